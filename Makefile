@@ -1,0 +1,59 @@
+# One virtual environment in .venv, built once and again whenever pyproject.toml or constraints.txt change.
+# make BOOTSTRAP=python3.12 ... chooses the interpreter that creates it.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+# The first interpreter that runs, is new enough and can create environments.
+BOOTSTRAP ?= $(shell for candidate in python3.11 python3.12 python3.13 python3 python; do \
+	if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	then echo "$$candidate"; break; fi; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo bench test check format lint types clean distclean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@if [ -z "$(BOOTSTRAP)" ]; then \
+		echo "Python 3.11 or newer, with its venv module, was not found." >&2; \
+		echo "Install it (on Debian and Ubuntu: python3 and python3-venv) or name one: make BOOTSTRAP=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi
+	"$(BOOTSTRAP)" -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## create .venv with everything pinned in constraints.txt
+
+demo: $(STAMP)  ## quantize a pretrained CNN on photographs and show what it costs and gains
+	$(PYTHON) -m benchmarks.demo $(ARGS)
+
+bench: $(STAMP)  ## measure accuracy, size and latency of the built-in recipes
+	$(PYTHON) -m benchmarks $(ARGS)
+
+test: $(STAMP)  ## run the tests; ARGS="-k gptq" is passed on
+	$(PYTHON) -m pytest $(ARGS)
+
+lint: $(STAMP)  ## formatting and lint, changing nothing
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+
+types: $(STAMP)  ## mypy, strict
+	$(PYTHON) -m mypy
+
+check: lint types test  ## the one command to be sure: format, lint, types, tests
+
+format: $(STAMP)  ## format the code and apply the safe fixes
+	$(PYTHON) -m ruff check --fix-only .
+	$(PYTHON) -m ruff format .
+
+clean:  ## remove caches and build products
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## remove the virtual environment too
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""The demonstration and the measurements; not part of the installed package."""

@@ -1,0 +1,107 @@
+"""Calibration: run the float graph and stream what its layers read into statistics. No activation is kept."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from converter.data import Dataset
+from converter.emit.floats import float_model
+from converter.runtime import Progress, open_session
+from passes.base import Model, Needs, Stats
+from passes.errors import DataError
+from passes.linear import Linear
+from passes.numerics.channels import ChannelStatistics
+from passes.numerics.histogram import Histogram
+from passes.numerics.moments import MomentsAccumulator
+
+__all__ = ["calibrate", "check_finite", "positions_per_image"]
+
+_BATCH = 8
+_HISTOGRAM_SAMPLES = 1 << 17  # values of a tensor and image that go into its histogram; extremes are always exact
+_MIN_ROWS, _ROWS_PER_INPUT = 32768, 8
+
+
+def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress) -> Stats:
+    """The statistics ``needs`` asks for, over all of ``data``.
+
+    Raises:
+        DataError: an activation is NaN or Inf; names the tensor.
+    """
+    layers = model.layers()
+    wanted = sorted(needs.histograms | {layers[name].input for name in needs.channels | needs.moments})
+    histograms = {name: Histogram() for name in sorted(needs.histograms)}
+    channels: dict[str, ChannelStatistics] = {}
+    moments: dict[str, MomentsAccumulator] = {}
+    proto = float_model(model.graph)
+    inputs = {value.name for value in proto.graph.input}
+    outputs = [name for name in wanted if name not in inputs]
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
+    session = open_session(proto) if outputs else None
+    done = 0
+    for batch in data.batches(_BATCH):
+        produced = session.run(outputs, batch.feeds) if session else []
+        tensors = {**batch.feeds, **dict(zip(outputs, produced, strict=True))}
+        for name, histogram in histograms.items():
+            _add_to_histogram(histogram, name, tensors[name][: batch.count])
+        for name in sorted(needs.channels):
+            _add_to_channels(channels, layers[name], tensors[layers[name].input][: batch.count])
+        for name in sorted(needs.moments):
+            _add_to_moments(moments, layers[name], tensors, batch.count, len(data), done)
+        done += batch.count
+        progress("calibrating", done, len(data))
+    return Stats(histograms, channels, {name: value.moments() for name, value in moments.items()}, done)
+
+
+def positions_per_image(k: int, images: int) -> int:
+    """Output positions to take from each image, so that a layer of k inputs gets rows enough for its Hessian."""
+    return max(1, -(-max(_MIN_ROWS, _ROWS_PER_INPUT * k) // max(images, 1)))
+
+
+def check_finite(name: str, values: NDArray[np.generic]) -> None:
+    """Refuse NaN and Inf.
+
+    Raises:
+        DataError: names the tensor.
+    """
+    if values.size and values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):
+        kind = "NaN" if np.isnan(values).any() else "Inf"
+        raise DataError(f"tensor {name!r} holds {kind} on the calibration data; check the model's weights and the images")
+
+
+def _add_to_histogram(histogram: Histogram, name: str, values: NDArray[np.generic]) -> None:
+    check_finite(name, values)
+    flat = values.reshape(-1)
+    limit = _HISTOGRAM_SAMPLES * max(len(values), 1)
+    if flat.size <= limit:
+        histogram.update(flat)
+        return
+    step = -(-flat.size // limit) | 1  # odd, so that it does not walk along one column of an even-sized image
+    histogram.update(np.append(flat[::step], [flat.min(), flat.max()]))
+
+
+def _add_to_channels(channels: dict[str, ChannelStatistics], layer: Linear, values: NDArray[np.float32]) -> None:
+    check_finite(layer.input, values)
+    axis = 1 if layer.kernel else values.ndim - 1
+    rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
+    if layer.name not in channels:
+        channels[layer.name] = ChannelStatistics(rows.shape[1])
+    channels[layer.name].update(rows)
+
+
+def _add_to_moments(
+    moments: dict[str, MomentsAccumulator],
+    layer: Linear,
+    tensors: Mapping[str, NDArray[np.float32]],
+    count: int,
+    images: int,
+    seed: int,
+) -> None:
+    values = tensors[layer.input][:count]
+    check_finite(layer.input, values)
+    groups, _, k = layer.matrix_shape
+    if layer.name not in moments:
+        moments[layer.name] = MomentsAccumulator(groups, k, cross=False)
+    moments[layer.name].update(layer.rows(values, positions=positions_per_image(k, images), seed=seed))

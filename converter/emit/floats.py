@@ -1,0 +1,25 @@
+"""The graph as it is in memory -> ONNX in float; what calibration runs and the quantized writers start from."""
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+__all__ = ["float_model", "set_opsets"]
+
+_OLDEST_IR = 10  # opset 21 and INT4
+
+
+def float_model(graph: gs.Graph) -> onnx.ModelProto:
+    """A graph of float operators as a ModelProto."""
+    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    set_opsets(proto, {entry.domain: entry.version for entry in proto.opset_import})
+    return proto
+
+
+def set_opsets(proto: onnx.ModelProto, opsets: dict[str, int]) -> None:
+    """Import these operator sets, and take the lowest IR version that has them."""
+    entries = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    del proto.opset_import[:]
+    proto.opset_import.extend(entries)
+    official = [entry for entry in entries if entry.domain in {"", "ai.onnx.ml"}]
+    proto.ir_version = max(_OLDEST_IR, helper.find_min_ir_version_for(official, ignore_unknown=True))

@@ -1,0 +1,64 @@
+"""MatMulNBits (com.microsoft): Gemm and MatMul with 4- or 8-bit weights in blocks, read by onnxruntime's own kernels.
+
+The operator wants ``[o, k]`` weights cut along k into blocks of a power of two, at least 16; codes are unsigned, so every code
+and zero point moves up by ``2^(bits-1)``; 4-bit codes pack two to a byte, lowest bits first.
+"""
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from converter.emit.storage import pack, stored_bits
+from converter.emit.weights import Fragment
+from passes.base import Quantized
+from passes.errors import TargetError
+from passes.linear import Linear
+
+__all__ = ["matmul_nbits"]
+
+
+def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto) -> Fragment:
+    """The node that replaces a Gemm or MatMul, with its initializers.
+
+    Raises:
+        TargetError: the block size is not a power of two of at least 16.
+    """
+    grid, (_, outputs, k) = quantized.grid, quantized.codes.shape
+    bits = max(stored_bits(grid.bits), 4)
+    block = grid.block or max(16, 1 << (k - 1).bit_length())
+    if block < 16 or block & (block - 1):
+        raise TargetError(f"{layer.name}: MatMulNBits cannot read blocks of {block}; use block = 32")
+    blocks = grid.scale.shape[2]
+    middle = 1 << (bits - 1)
+    zeros = grid.zero_point[0].astype(np.int16) + middle  # [o, b]
+    codes = quantized.codes[0].astype(np.int16) + middle  # [o, k]
+    codes = np.pad(codes, ((0, 0), (0, blocks * block - k)), constant_values=middle)
+    packed = pack(codes.reshape(-1), bits).reshape(outputs, blocks, block * bits // 8)
+    name = layer.weight
+    fragment = Fragment(node.output[0])
+    inputs = [
+        node.input[0],
+        fragment.constant(f"{name}_int{bits}", packed),
+        fragment.constant(f"{name}_scale", grid.scale[0].reshape(outputs, blocks)),
+    ]
+    bias = len(node.input) > 2 and bool(node.input[2])
+    if not grid.symmetric:
+        filled = np.pad(zeros, ((0, 0), (0, blocks % 2 if bits == 4 else 0)), constant_values=middle)
+        inputs.append(fragment.constant(f"{name}_zero_point", pack(filled.reshape(-1), bits).reshape(outputs, -1)))
+    elif bias:
+        inputs.append("")
+    if bias:
+        inputs += ["", node.input[2]]
+    fragment.nodes.append(
+        helper.make_node(
+            "MatMulNBits",
+            inputs,
+            list(node.output),
+            name=node.name,
+            domain="com.microsoft",
+            K=k,
+            N=outputs,
+            bits=bits,
+            block_size=block,
+        )
+    )
+    return fragment

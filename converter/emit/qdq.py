@@ -1,0 +1,185 @@
+"""Model -> ONNX: quantized weights and QuantizeLinear/DequantizeLinear around the operators that run on integers.
+
+A tensor ``t`` of `Model.ranges` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and whoever read
+``t`` reads ``t_dequantized``. Codes come from the passes as they are; nothing is rounded here but the int32 biases.
+"""
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto
+
+from converter.emit.floats import float_model, set_opsets
+from converter.emit.matmul_nbits import matmul_nbits
+from converter.emit.weights import Fragment, Storage, dequantized_weight, rescaled_weight
+from passes.base import Model, Quantized
+from passes.errors import TargetError
+from passes.linear import Linear
+from passes.numerics.grid import ActivationGrid
+from passes.placement import clamp_bounds
+
+__all__ = ["emit", "runs_on_integers"]
+
+_OPSET, _INT2_OPSET = 21, 25
+_BIAS_LIMIT = 2**31 - 1
+
+
+def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
+    """The quantized ONNX model.
+
+    Raises:
+        TargetError: a layer's grid has no form the integer kernels can read, or its bias does not fit 32 bits.
+    """
+    proto = float_model(model.graph)
+    writer = _Writer(model, storage)
+    writer.run(proto.graph)
+    needs_int2 = any(tensor.data_type == TensorProto.INT2 for tensor in proto.graph.initializer)
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    opsets[""] = max(opsets.get("", 0), _INT2_OPSET if needs_int2 else _OPSET)
+    if any(node.domain == "com.microsoft" for node in proto.graph.node):
+        opsets["com.microsoft"] = 1
+    set_opsets(proto, opsets)
+    proto.producer_name = "convert-onnx"
+    return proto
+
+
+def runs_on_integers(model: Model, layer: Linear) -> bool:
+    """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
+    return layer.input in model.ranges and layer.op in model.rules.linear and layer.name in model.quantized
+
+
+class _Writer:
+    """Rewrites one GraphProto in place."""
+
+    def __init__(self, model: Model, storage: Storage) -> None:
+        self.model = model
+        self.storage = storage
+        self.layers = model.layers()
+        self.nodes: list[NodeProto] = []
+        self.initializers: list[TensorProto] = []
+
+    def run(self, graph: onnx.GraphProto) -> None:
+        outputs = {value.name for value in graph.output}
+        self.constants = {tensor.name for tensor in graph.initializer}
+        clamps, absorbed = _absorbed(self.model, graph, outputs)
+        renamed: dict[str, str] = {}
+        for value in graph.input:
+            if value.name in self.model.ranges:
+                renamed[value.name] = self.quantize(value.name, value.name, f"{value.name}_dequantized")
+        for node in graph.node:
+            if node.name in clamps:
+                continue
+            node.output[:] = [absorbed.get(name, name) for name in node.output]
+            tail: list[tuple[str, str, str]] = []
+            for index, name in enumerate(list(node.output)):
+                if name not in self.model.ranges:
+                    continue
+                if name in outputs:  # the graph's output keeps its name, so the tensor before it gives way
+                    node.output[index] = f"{name}_unquantized"
+                    tail.append((name, node.output[index], name))
+                else:
+                    tail.append((name, name, f"{name}_dequantized"))
+                renamed[name] = tail[-1][2]
+            self.write(node, renamed)
+            for name, source, result in tail:
+                self.quantize(name, source, result)
+        used = {name for node in self.nodes for name in node.input} | outputs
+        kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        present = {name for node in self.nodes for name in node.output} | outputs
+        shapes = [value for value in graph.value_info if value.name in present]
+        for field, content in (("node", self.nodes), ("initializer", kept + self.initializers), ("value_info", shapes)):
+            graph.ClearField(field)
+            getattr(graph, field).extend(content)
+
+    def write(self, node: NodeProto, renamed: dict[str, str]) -> None:
+        """Append a node, and before it the form of its weight."""
+        layer = self.layers.get(node.name)
+        quantized = self.model.quantized.get(node.name)
+        reads = [renamed.get(name, name) for name in node.input]
+        if layer is None or quantized is None:
+            node.input[:] = reads
+            self.nodes.append(node)
+            return
+        node.input[0] = reads[0]
+        if runs_on_integers(self.model, layer):
+            self.integer_layer(node, layer, quantized)
+        elif self.storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"}:
+            self.add(matmul_nbits(layer, quantized, node))
+        else:
+            weight = rescaled_weight(layer, quantized, self.storage)
+            if self.storage == "dequantize" and quantized.grid.block is None and layer.groups == 1:
+                weight = dequantized_weight(layer, quantized, self.storage)
+            self.add(weight)
+            node.input[1] = weight.result
+            self.nodes.append(node)
+
+    def integer_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
+        grid = quantized.grid
+        if grid.block is not None:
+            raise TargetError(f"{layer.name}: block scales have no integer kernel; use block only without activation_ranges")
+        if not grid.symmetric:
+            raise TargetError(f"{layer.name}: integer kernels need symmetric weights; use symmetric = true")
+        weight = dequantized_weight(layer, quantized, self.storage)
+        self.add(weight)
+        node.input[1] = weight.result
+        bias = self.model.bias(layer)
+        if bias is not None:
+            scale = (self.model.ranges[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
+            codes = np.rint(bias.reshape(-1).astype(np.float64) / scale)
+            if np.abs(codes).max(initial=0) > _BIAS_LIMIT:
+                raise TargetError(
+                    f"{layer.name}: bias {bias.flat[int(np.abs(codes).argmax())]:g} does not fit 32 bits at scale "
+                    f"{scale[int(np.abs(codes).argmax())]:g}; this layer needs a larger weight scale"
+                )
+            name = layer.bias or f"{layer.name}.bias"
+            fragment = Fragment(f"{name}_dequantized")
+            inputs = [
+                fragment.constant(f"{name}_int32", codes.astype(np.int32)),
+                fragment.constant(f"{name}_scale", scale),
+                fragment.constant(f"{name}_zero_point", np.zeros(scale.shape, np.int32)),
+            ]
+            fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, fragment.result, axis=0)
+            self.add(fragment)
+            node.input[2] = fragment.result
+        self.nodes.append(node)
+
+    def quantize(self, name: str, source: str, result: str) -> str:
+        """Append QuantizeLinear and DequantizeLinear for tensor ``name``; returns what its readers read."""
+        grid: ActivationGrid = self.model.ranges[name]
+        fragment = Fragment(result)
+        scale = fragment.constant(f"{name}_scale", np.asarray(grid.scale, np.float32))
+        zero_point = fragment.constant(f"{name}_zero_point", np.asarray(grid.zero_point, grid.dtype))
+        codes = f"{name}_quantized"
+        fragment.node("QuantizeLinear", f"{name}_quantize", [source, scale, zero_point], codes)
+        fragment.node("DequantizeLinear", f"{name}_dequantize", [codes, scale, zero_point], result)
+        self.add(fragment)
+        return result
+
+    def add(self, fragment: Fragment) -> None:
+        self.nodes.extend(fragment.nodes)
+        self.initializers.extend(fragment.initializers)
+
+
+def _absorbed(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[set[str], dict[str, str]]:
+    """Clamps the quantizer after them makes needless: node names, and ``input tensor -> output tensor``."""
+    readers: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    produced = {name for node in graph.node for name in node.output}
+    clamps: set[str] = set()
+    result: dict[str, tuple[str, str]] = {}
+    for node in model.graph.nodes:
+        if node.op not in model.rules.absorbable:
+            continue
+        bounds, grid = clamp_bounds(node), model.ranges.get(node.outputs[0].name)
+        source = node.inputs[0].name
+        if bounds is None or grid is None or source in model.ranges or source in outputs:
+            continue
+        if readers.get(source) != 1 or source not in produced:
+            continue
+        first, last = grid.code_range
+        low, high = (first - grid.zero_point) * float(grid.scale), (last - grid.zero_point) * float(grid.scale)
+        if low >= bounds[0] and high <= bounds[1] * (1 + 1e-6):
+            clamps.add(node.name)
+            result[source] = node.outputs[0].name
+    return clamps, result

@@ -1,0 +1,65 @@
+"""How weight codes lie in the file: the only code that knows nibbles.
+
+INT4 and INT2 tensors hold two and four codes per byte, the first in the lowest bits (ONNX, TensorProto.raw_data). MatMulNBits
+wants unsigned codes in bytes of their own layout (onnxruntime, contrib operator MatMulNBits).
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from passes.numerics.grid import Codes
+
+__all__ = ["code_tensor", "pack", "stored_bits", "unpack", "unpack_tensor"]
+
+_TYPES = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8}
+
+
+def stored_bits(bits: int) -> int:
+    """Bits on disk of a code of ``bits`` bits: the next of 2, 4, 8."""
+    return 2 if bits <= 2 else 4 if bits <= 4 else 8
+
+
+def pack(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Flatten integer codes and pack ``8 / bits`` of them into each byte, lowest bits first.
+
+    >>> pack(np.array([1, -1, 7], np.int8), 4)
+    array([241,   7], dtype=uint8)
+    """
+    per_byte = 8 // bits
+    flat = codes.reshape(-1).astype(np.uint8) & np.uint8((1 << bits) - 1)
+    padded = np.pad(flat, (0, -len(flat) % per_byte)).reshape(-1, per_byte)
+    shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
+    return np.bitwise_or.reduce(padded << shifts, axis=1).astype(np.uint8)
+
+
+def unpack(data: NDArray[np.uint8], bits: int, count: int) -> Codes:
+    """The inverse of `pack` for ``count`` signed codes.
+
+    >>> unpack(np.array([241, 7], np.uint8), 4, 3)
+    array([ 1, -1,  7], dtype=int8)
+    """
+    shifts = np.arange(8 // bits, dtype=np.uint8) * np.uint8(bits)
+    fields = ((data[:, None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(-1)[:count]
+    lift = np.uint8(8 - bits)
+    return (fields << lift).view(np.int8) >> np.int8(lift)
+
+
+def code_tensor(name: str, codes: NDArray[Any], bits: int) -> TensorProto:
+    """An INT2, INT4 or INT8 initializer of the codes' shape; ``bits`` is 2, 4 or 8."""
+    tensor = TensorProto(name=name, data_type=_TYPES[bits], dims=codes.shape)
+    tensor.raw_data = codes.astype(np.int8).tobytes() if bits == 8 else pack(codes, bits).tobytes()
+    return tensor
+
+
+def unpack_tensor(tensor: TensorProto) -> Codes:
+    """The codes of an INT2, INT4 or INT8 initializer as int8 of its shape."""
+    bits = {kind: bits for bits, kind in _TYPES.items()}[tensor.data_type]
+    count = int(np.prod(tensor.dims))
+    if not tensor.raw_data:
+        return np.asarray(onnx.numpy_helper.to_array(tensor)).astype(np.int8)
+    data = np.frombuffer(tensor.raw_data, np.uint8)
+    return unpack(data, bits, count).reshape(tuple(tensor.dims))

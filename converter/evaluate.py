@@ -1,0 +1,215 @@
+"""Model files side by side on one data set: accuracy, agreement, SQNR, size, latency.
+
+    evaluation = evaluate([Path("float.onnx"), Path("int8.onnx")], data)
+    evaluation.models[1].top1, evaluation.models[1].speedup
+
+The first model is the reference that `agreement`, `sqnr_db` and `speedup` of the others are against. Memory does not
+grow with the number of images.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from converter.compare import Comparison, LayerError, compare
+from converter.data import Dataset
+from converter.latency import latencies_ms, latency_ratio
+from converter.runner import Runner, class_scores
+from converter.runtime import Progress
+from passes.errors import DataError, ModelError
+from passes.numerics.error import SqnrSum
+
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "LayerError",
+    "Measurement",
+    "compare",
+    "evaluate",
+    "latency_ratio",
+    "model_bytes",
+]
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model. Its fields are the keys of `evaluate --json`.
+
+    bytes        of the file and its external data
+    top1         fraction of images whose highest score is their label; None without labels
+    agreement    fraction of images with the first model's highest score; None unless the output is [n, classes]
+    sqnr_db      of the first output against the first model's; None for the first model, inf for equal outputs
+    latency_ms   median per image, batch 1, one thread; None when it was not measured
+    speedup      the first model's latency over this one's
+    """
+
+    model: str
+    bytes: int
+    images: int
+    top1: float | None
+    agreement: float | None
+    sqnr_db: float | None
+    latency_ms: float | None
+    speedup: float | None
+
+    @property
+    def top1_error(self) -> float | None:
+        """Binomial standard error of `top1`, sqrt(p (1 - p) / images); None without labels."""
+        return None if self.top1 is None else math.sqrt(self.top1 * (1 - self.top1) / self.images)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured: the data, as `Dataset.describe` has them, and one Measurement per model."""
+
+    data: dict[str, Any]
+    models: tuple[Measurement, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """{"data": {...}, "models": [{...}]}, as JSON can hold it: an infinite SQNR (no difference) becomes null."""
+        return {"data": self.data, "models": [_finite(asdict(model)) for model in self.models]}
+
+
+class _Tally:
+    """Counts for one model, batch by batch."""
+
+    def __init__(self) -> None:
+        self.correct = self.agreed = 0
+        self.sqnr = SqnrSum()
+        self.classifier = True
+
+
+def evaluate(
+    models: Sequence[Path], data: Dataset, *, latency: bool = True, progress: Progress | None = None
+) -> Evaluation:
+    """Measure every model on all of `data`; the first is the reference.
+
+    latency    also time them, interleaved (see converter.latency)
+    progress   called with "evaluating", images done, images in all
+
+    Raises ModelError, naming the model, for one that cannot be loaded or run, gives NaN or Inf, or has outputs of
+    another shape than the first; DataError for a label that the model has no class for.
+    """
+    paths = [Path(model) for model in models]
+    if not paths:
+        raise ModelError("no models to evaluate; give at least one .onnx file")
+    sizes = [model_bytes(path) for path in paths]
+    tallies = [_Tally() for _ in paths]
+    _stream([Runner(path, str(path)) for path in paths], tallies, data, progress)
+    times: Sequence[float | None] = [None] * len(paths)
+    if latency:
+        times = latencies_ms(paths, next(data.batches(1)).feeds)
+    count = len(data)
+    measured = [
+        Measurement(
+            model=str(path),
+            bytes=size,
+            images=count,
+            top1=tally.correct / count if tally.classifier and data.labels is not None else None,
+            agreement=tally.agreed / count if tally.classifier else None,
+            sqnr_db=tally.sqnr.db if tally is not tallies[0] else None,
+            latency_ms=time,
+            speedup=times[0] / time if time is not None and times[0] is not None else None,
+        )
+        for path, size, tally, time in zip(paths, sizes, tallies, times, strict=True)
+    ]
+    return Evaluation(data.describe(), tuple(measured))
+
+
+def model_bytes(path: Path) -> int:
+    """Size of a model file and of the external data files that it names. Raises ModelError for one that is missing."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file; check the path")
+    try:
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
+    except Exception as error:  # protobuf raises several types for a damaged file
+        raise ModelError(f"{path}: not an ONNX file, or a truncated one; export or download it again") from error
+    locations = {
+        entry.value
+        for tensor in _tensors(model.graph)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for location in sorted(locations):
+        if not (path.parent / location).is_file():
+            raise ModelError(f"{path}: its external data file {location!r} is missing; put it beside the model")
+    files = [path, *(path.parent / location for location in locations)]
+    return sum(file.stat().st_size for file in files)
+
+
+def _stream(runners: Sequence[Runner], tallies: Sequence[_Tally], data: Dataset, progress: Progress | None) -> None:
+    done = 0
+    for batch in data.batches(_BATCH):
+        reference: NDArray[Any] | None = None
+        for runner, tally in zip(runners, tallies, strict=True):
+            output = runner.run(batch.feeds, batch.count)[0]
+            _require_finite(runner, output, done)
+            if done == 0:
+                _require_classes(runner, output, data.labels)
+            reference = output if reference is None else reference
+            if output.shape != reference.shape:
+                raise ModelError(
+                    f"{runner.name}: first output is {list(output.shape)}, {runners[0].name} gives "
+                    f"{list(reference.shape)}; compare models of one kind"
+                )
+            _count(tally, reference, output, batch.labels)
+        done += batch.count
+        if progress is not None:
+            progress("evaluating", done, len(data))
+
+
+def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
+    if output is not reference:
+        tally.sqnr.update(reference, output)
+    scores, expected = class_scores(output), class_scores(reference)
+    if scores is None or expected is None:
+        tally.classifier = False
+        return
+    best = scores.argmax(axis=1)
+    tally.agreed += int((best == expected.argmax(axis=1)).sum())
+    if labels is not None:
+        tally.correct += int((best == labels).sum())
+
+
+def _require_classes(runner: Runner, output: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
+    scores = class_scores(output)
+    if scores is None or labels is None or labels.max() < scores.shape[1]:
+        return
+    row, classes = int(labels.argmax()), scores.shape[1]
+    raise DataError(
+        f"label {labels[row]} of image {row} is out of range: {runner.name} has {classes} classes (0..{classes - 1}); "
+        "use the labels that the model was trained on"
+    )
+
+
+def _require_finite(runner: Runner, output: NDArray[Any], done: int) -> None:
+    if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
+        row = int(np.argmin(np.isfinite(output).reshape(len(output), -1).all(axis=1)))
+        raise ModelError(
+            f"{runner.name}: output '{runner.outputs[0]}' holds NaN or Inf for image {done + row}; check its weights"
+        )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            for below in [attribute.g, *attribute.graphs]:
+                yield from _tensors(below)
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }

@@ -1,0 +1,84 @@
+"""How long models take, side by side, so that a slow minute of the machine hits all of them alike.
+
+Every round times each model once, in rotating order; a figure is the median over the rounds. One thread: sessions that
+spin beside each other time wrong by a factor of 4 (ARCHITECTURE.md).
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.runner import Runner
+
+__all__ = ["interleaved_times", "latencies_ms", "latency_ratio"]
+
+_SHORTEST = 0.002  # seconds; what is faster is called several times in a row, so that the clock's grain does not show
+_MOST_CALLS = 100
+_FEWEST_ROUNDS = 5
+
+
+def interleaved_times(
+    calls: Sequence[Callable[[], object]], *, rounds: int = 30, warmup: int = 2, budget: float = 20.0
+) -> NDArray[np.float64]:
+    """Seconds per call, [rounds, len(calls)], each round calling all of them, in rotating order.
+
+    rounds   how many to do; fewer, but 5 at least, once `budget` seconds are spent
+    warmup   calls of each beforehand that are not counted
+    """
+    repeats = []
+    for call in calls:
+        for _ in range(warmup):
+            call()
+        single = _seconds(call, 1)
+        repeats.append(min(_MOST_CALLS, max(1, math.ceil(_SHORTEST / max(single, 1e-9)))))
+    times: list[list[float]] = []
+    end = time.perf_counter() + budget
+    while len(times) < rounds and (len(times) < _FEWEST_ROUNDS or time.perf_counter() < end):
+        row = [0.0] * len(calls)
+        for offset in range(len(calls)):
+            place = (len(times) + offset) % len(calls)
+            row[place] = _seconds(calls[place], repeats[place])
+        times.append(row)
+    return np.array(times)
+
+
+def latencies_ms(
+    models: Sequence[Path], feeds: Mapping[str, NDArray[Any]], *, rounds: int = 30, budget: float = 20.0
+) -> list[float]:
+    """Median milliseconds per image of each model file at batch 1 on one thread, timed interleaved.
+
+    feeds   at least one row for every input; a model with a fixed batch size runs on that many copies of the first
+            row, and its time is divided by their number
+
+    Raises ModelError, naming the model, when one cannot be loaded or run.
+    """
+    runners = [Runner(path, str(path), threads=1) for path in models]
+    times = interleaved_times([_call(runner, feeds) for runner in runners], rounds=rounds, budget=budget)
+    medians = np.median(times, axis=0) * 1e3
+    return [float(median) / (runner.batch or 1) for median, runner in zip(medians, runners, strict=True)]
+
+
+def latency_ratio(
+    first: Path, second: Path, feeds: Mapping[str, NDArray[Any]], *, rounds: int = 30, budget: float = 20.0
+) -> float:
+    """How many times faster `second` runs than `first`: the quotient of their `latencies_ms`."""
+    slow, fast = latencies_ms([first, second], feeds, rounds=rounds, budget=budget)
+    return slow / fast
+
+
+def _call(runner: Runner, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], object]:
+    size = runner.batch or 1
+    rows = {name: np.repeat(array[:1], size, 0) for name, array in runner.inputs(feeds).items()}
+    return lambda: runner.execute(rows)
+
+
+def _seconds(call: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats

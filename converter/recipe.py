@@ -1,0 +1,229 @@
+"""Recipes: which passes run, in which order, with which settings, and how the result is stored."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from converter.emit.weights import STORAGES, Storage
+from converter.preprocess import Preprocess
+from passes.activation_ranges import ActivationRanges
+from passes.base import GraphPass, LayerPass
+from passes.errors import RecipeError
+from passes.exclude import Exclude
+from passes.fold_batchnorm import FoldBatchnorm
+from passes.gptq import Gptq
+from passes.normalise import Normalise
+from passes.rtn import Rtn
+
+__all__ = ["PASSES", "RECIPES", "Recipe", "dump_recipe", "find_recipe", "parse_recipe"]
+
+Pass = GraphPass | LayerPass
+
+PASSES: Mapping[str, type[Pass]] = MappingProxyType(
+    {kind.name: kind for kind in (Normalise, FoldBatchnorm, Exclude, ActivationRanges, Rtn, Gptq)}
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named way to quantize.
+
+    Attributes:
+        name: how it is asked for.
+        description: one line.
+        passes: run in this order.
+        storage: form of the weights in the file.
+        limit: calibration images used.
+        seed: of everything drawn at random.
+        preprocess: from images to tensors; the command line goes before it.
+    """
+
+    name: str
+    description: str
+    passes: tuple[Pass, ...]
+    storage: Storage = "cast"
+    limit: int = 512
+    seed: int = 0
+    preprocess: Preprocess = Preprocess()
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any pass looks at data."""
+        return any(
+            isinstance(step, ActivationRanges) or (isinstance(step, LayerPass) and step.wants_moments)
+            for step in self.passes
+        )
+
+
+_PREPARE: tuple[Pass, ...] = (Normalise(), FoldBatchnorm())
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        recipe.name: recipe
+        for recipe in (
+            Recipe(
+                "int8",
+                "8-bit weights and activations",
+                (*_PREPARE, ActivationRanges(), Rtn(bits=8)),
+                storage="int8",
+            ),
+            Recipe(
+                "int4",
+                "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
+                (*_PREPARE, ActivationRanges(), Gptq(bits=4)),
+            ),
+            Recipe(
+                "int4-weight-only",
+                "4-bit weights by sequential GPTQ, float activations; runs at float speed",
+                (*_PREPARE, Gptq(bits=4)),
+            ),
+            Recipe(
+                "int4-matmulnbits",
+                "4-bit weights in blocks of 32; Gemm and MatMul become MatMulNBits, convolutions stay float at run time",
+                (*_PREPARE, Gptq(bits=4, block=32)),
+                storage="matmulnbits",
+            ),
+        )
+    }
+)
+
+
+def find_recipe(spec: str | Path | Recipe) -> Recipe:
+    """A recipe by name or from a TOML file.
+
+    Raises:
+        RecipeError: no such recipe or file, or the file's content is wrong; quotes what and names the nearest.
+    """
+    if isinstance(spec, Recipe):
+        return spec
+    if str(spec) in RECIPES:
+        return RECIPES[str(spec)]
+    path = Path(spec)
+    if path.suffix != ".toml":
+        raise RecipeError(f"no recipe is named {str(spec)!r}; {_nearest(str(spec), RECIPES)}, or give a .toml file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise RecipeError(f"cannot read the recipe {path}: {reason}") from error
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, source: str) -> Recipe:
+    """A recipe from TOML text; ``source`` is named in errors.
+
+    Raises:
+        RecipeError: not TOML, or an unknown or wrong pass or field.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source} is not TOML: {error}") from error
+    steps = content.pop("passes", None)
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps) or not steps:
+        raise RecipeError(f"{source} has no [[passes]]; see `convert-onnx recipes --show int4`")
+    preprocess = content.pop("preprocess", {})
+    content.setdefault("name", Path(source).stem)
+    content.setdefault("description", "")
+    if content.get("storage", "cast") not in STORAGES:
+        raise RecipeError(f"{source}: storage {content['storage']!r} is not one of {', '.join(STORAGES)}")
+    content["passes"] = tuple(_pass(step, f"{source}, pass {index + 1}") for index, step in enumerate(steps))
+    content["preprocess"] = _build(Preprocess, preprocess, f"{source}, preprocess")
+    recipe = _build(Recipe, content, source)
+    if recipe.limit < 1:
+        raise RecipeError(f"{source}: limit must be at least 1, not {recipe.limit}")
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as TOML with every field spelled out; `parse_recipe` reads it back to an equal recipe."""
+    content: dict[str, Any] = {
+        field.name: getattr(recipe, field.name)
+        for field in dataclasses.fields(recipe)
+        if field.name not in {"passes", "preprocess"}
+    }
+    preprocess = _plain(recipe.preprocess)
+    if preprocess:
+        content["preprocess"] = preprocess
+    content["passes"] = [{"pass": step.name, **_plain(step)} for step in recipe.passes]
+    return tomli_w.dumps(content)
+
+
+def _plain(instance: Any) -> dict[str, Any]:
+    values = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return {key: value for key, value in plain.items() if value is not None and value != {}}
+
+
+def _pass(step: dict[str, Any], where: str) -> Pass:
+    fields = dict(step)
+    name = fields.pop("pass", None)
+    if name not in PASSES:
+        raise RecipeError(f"{where}: no pass is named {name!r}; {_nearest(str(name), PASSES)}")
+    built: Pass = _build(PASSES[name], fields, f"{where} ({name})")
+    return built
+
+
+def _build(kind: Any, values: Any, where: str) -> Any:
+    """An instance of a dataclass from TOML values, every name and type checked."""
+    if not isinstance(values, dict):
+        raise RecipeError(f"{where}: expected a table, not {values!r}")
+    hints = get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    arguments = {}
+    for key, value in values.items():
+        if key not in names:
+            raise RecipeError(f"{where}: no field is named {key!r}; {_nearest(key, names)}")
+        arguments[key] = _checked(value, hints[key], f"{where}: {key}")
+    try:
+        return kind(**arguments)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in {Union, UnionType}:
+        matching = [option for option in options if option is not type(None) and _fits(value, option)]
+        if not matching:
+            raise RecipeError(f"{where} cannot be {value!r}")
+        return _checked(value, matching[0], where)
+    if origin is Literal:
+        if value not in options:
+            raise RecipeError(f"{where} must be one of {', '.join(map(repr, options))}, not {value!r}")
+        return value
+    if not _fits(value, hint):
+        raise RecipeError(f"{where} cannot be {value!r}")
+    if origin is tuple:
+        return tuple(value) if options and isinstance(options[0], type) else value
+    return float(value) if hint is float else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in options
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False
+        return not isinstance(options[0], type) or all(_fits(item, options[0]) for item in value)
+    if origin is not None:
+        return isinstance(value, dict) and all(_fits(item, options[1]) for item in value.values())
+    if hint in {int, float} and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+def _nearest(name: str, known: Any) -> str:
+    nearest = get_close_matches(name, list(known), 1)
+    listed = f"there are: {', '.join(known)}"
+    return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed

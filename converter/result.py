@@ -1,0 +1,152 @@
+"""What a conversion gives back: the model, what happened to every layer, and what was measured."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from converter.emit.qdq import runs_on_integers
+from converter.emit.storage import stored_bits
+from converter.evaluate import Evaluation
+from converter.recipe import Recipe, dump_recipe
+from converter.save import save_onnx
+from passes.base import Model, PassReport
+from passes.linear import refused_layers
+
+__all__ = ["LayerReport", "Result", "layer_reports", "stamp"]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One Conv, ConvTranspose, Gemm or MatMul.
+
+    Attributes:
+        name, op: the node's.
+        shape: of the stored weight.
+        bits: of the weight's grid; 32 where it stayed in float.
+        stored_bits: bits a weight takes in the file.
+        granularity: what shares a scale: "channel" or "block 32".
+        activation_bits: of the layer's input.
+        before_db, after_db: SQNR of plain rounding and of what was written.
+        note: what else the pass did.
+        reason: why the layer stayed in float.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    bits: int
+    stored_bits: int
+    granularity: str
+    activation_bits: int
+    before_db: float | None
+    after_db: float | None
+    note: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished conversion.
+
+    Attributes:
+        model: the quantized ONNX model, checked and with provenance in metadata_props.
+        reference: the float model it was made from.
+        layers: every linear layer once.
+        passes: what each pass reported.
+        metrics: size, accuracy and latency before and after, if evaluation data were given.
+        seconds: of the whole conversion.
+    """
+
+    model: onnx.ModelProto
+    reference: onnx.ModelProto
+    recipe: Recipe
+    target: str
+    layers: tuple[LayerReport, ...]
+    passes: tuple[PassReport, ...]
+    metrics: Evaluation | None
+    seconds: float
+
+    def save(self, path: str | Path) -> None:
+        """Write the model; an existing file is replaced only once the new one has been checked and loaded.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        save_onnx(self.model, Path(path))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the model, ready for JSON."""
+        return {
+            "recipe": self.recipe.name,
+            "target": self.target,
+            "seconds": round(self.seconds, 3),
+            "layers": [dataclasses.asdict(layer) for layer in self.layers],
+            "passes": [
+                {
+                    "name": report.name,
+                    "seconds": round(report.seconds, 3),
+                    "changed": {name: change.what for name, change in report.changed.items()},
+                    "skipped": dict(report.skipped),
+                    "notes": list(report.notes),
+                }
+                for report in self.passes
+            ],
+            "metrics": None if self.metrics is None else self.metrics.to_json(),
+        }
+
+
+def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerReport, ...]:
+    """Every linear layer of the quantized model once, and every node that could not be seen as one."""
+    changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
+    result = []
+    refused = refused_layers(model.graph)
+    layers = model.layers()
+    for node in model.graph.nodes:
+        if node.name in refused:
+            result.append(
+                LayerReport(node.name, node.op, (), 32, 32, "", 32, None, None, "", refused[node.name])
+            )
+        if node.name not in layers:
+            continue
+        layer, quantized = layers[node.name], model.quantized.get(node.name)
+        if quantized is None:
+            reason = model.kept.get(layer.name, "no pass of the recipe quantizes it")
+            result.append(LayerReport(layer.name, layer.op, layer.weight_shape, 32, 32, "", 32, None, None, "", reason))
+            continue
+        change = changes[layer.name]
+        grid = quantized.grid
+        result.append(
+            LayerReport(
+                name=layer.name,
+                op=layer.op,
+                shape=layer.weight_shape,
+                bits=grid.bits,
+                stored_bits=stored_bits(grid.bits),
+                granularity="channel" if grid.block is None else f"block {grid.block}",
+                activation_bits=8 if runs_on_integers(model, layer) else 32,
+                before_db=change.before_db,
+                after_db=change.after_db,
+                note=change.what,
+                reason="",
+            )
+        )
+    return tuple(result)
+
+
+def stamp(model: onnx.ModelProto, recipe: Recipe, layers: Sequence[LayerReport], facts: Mapping[str, Any]) -> None:
+    """Write provenance into metadata_props: recipe, preprocessing, bits of every layer, why layers stayed in float, and ``facts``."""
+    entries = {
+        "recipe": dump_recipe(recipe),
+        "preprocess": recipe.preprocess.to_json(),
+        "layer_bits": json.dumps({layer.name: layer.bits for layer in layers}),
+        "kept": json.dumps({layer.name: layer.reason for layer in layers if layer.reason}),
+        **{key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()},
+    }
+    for key, value in entries.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = f"convert_onnx.{key}", value

@@ -1,0 +1,56 @@
+"""onnxruntime sessions, made in one place: CPU execution provider, quiet, errors in our own words."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from passes.errors import ModelError
+
+__all__ = ["Progress", "available_threads", "open_session"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+_BYTES_LIMIT = 2**31 - 2**24
+
+
+def available_threads() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_session(
+    model: onnx.ModelProto | Path, *, threads: int | None = None, optimized: Path | None = None
+) -> ort.InferenceSession:
+    """A session on the CPU execution provider.
+
+    Args:
+        model: a file, or a model in memory.
+        threads: for the operators; all of the process's by default.
+        optimized: where onnxruntime writes the graph it really runs.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or available_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    try:
+        if isinstance(model, Path):
+            return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        if model.ByteSize() < _BYTES_LIMIT:
+            return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            onnx.save(model, path, save_as_external_data=True)
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise ModelError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,73 @@
+"""The activations that are alive during the walk: in memory up to a budget, in files past it."""
+
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.errors import OutputError
+
+__all__ = ["Streams"]
+
+
+class Streams:
+    """Tensors of every batch, by stream and name; a context manager that removes its files.
+
+    Args:
+        budget: bytes kept in memory before arrays go to files in the system's temporary folder.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.peak = 0
+        self.spilled = 0
+        self._held = 0
+        self._arrays: dict[tuple[str, str], list[NDArray[Any]]] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> "Streams":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._arrays.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def append(self, stream: str, name: str, array: NDArray[Any]) -> None:
+        """Add the next batch of a tensor."""
+        if self._held + array.nbytes > self.budget and array.nbytes > 1 << 16:
+            array = self._spill(array)
+        else:
+            self._held += array.nbytes
+            self.peak = max(self.peak, self._held)
+        self._arrays.setdefault((stream, name), []).append(array)
+
+    def get(self, stream: str, name: str, batch: int) -> NDArray[Any]:
+        """One batch of a tensor."""
+        return self._arrays[stream, name][batch]
+
+    def release(self, stream: str, name: str) -> None:
+        """Forget a tensor."""
+        for array in self._arrays.pop((stream, name), []):
+            if isinstance(array, np.memmap):
+                Path(str(array.filename)).unlink()
+            else:
+                self._held -= array.nbytes
+
+    def _spill(self, array: NDArray[Any]) -> NDArray[Any]:
+        try:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="convert-onnx-")
+            self.spilled += 1
+            path = Path(self._folder.name) / f"{self.spilled}.bin"
+            mapped: NDArray[Any] = np.memmap(path, dtype=array.dtype, mode="w+", shape=array.shape)
+            mapped[...] = array
+        except OSError as error:
+            raise OutputError(
+                f"cannot spill {array.nbytes} bytes of activations to {tempfile.gettempdir()}: {error.strerror}; "
+                "use fewer images (--limit) or set TMPDIR to a larger disk"
+            ) from error
+        return mapped

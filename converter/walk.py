@@ -1,0 +1,166 @@
+"""The walk: solve one layer after the other, each on the inputs that the network quantized so far really gives it.
+
+Two streams of activations run side by side, segment by segment: the float network's, and the quantized network's with weights and
+activations as they will be deployed (the segment is emitted and run as the file will be). Each segment runs once; only tensors
+that are still to be read are kept.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from converter.calibrate import check_finite, positions_per_image
+from converter.data import Dataset
+from converter.emit.floats import float_model
+from converter.emit.qdq import emit
+from converter.runtime import Progress, open_session
+from converter.segments import Segment, cut, submodel
+from converter.streams import Streams
+from passes.base import Change, LayerPass, Model, PassReport, Problem, Quantized, Solution
+from passes.linear import Linear
+from passes.numerics.grid import Floats
+from passes.numerics.moments import Moments, MomentsAccumulator
+
+__all__ = ["DEFAULT_BUDGET", "solve_layers"]
+
+DEFAULT_BUDGET = 2 << 30  # bytes of activations held in memory
+_BATCH = 16
+_BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, so that a later correction fits too
+_FLOAT, _QUANTIZED = "float", "quantized"
+
+
+def solve_layers(
+    model: Model, layer_pass: LayerPass, data: Dataset | None, progress: Progress, *, budget: int = DEFAULT_BUDGET
+) -> PassReport:
+    """Run a layer pass over every layer that is to be quantized.
+
+    Args:
+        model: changed in place: weights become dequantized values, `Model.quantized` gets the codes.
+        layer_pass: what solves a layer.
+        data: calibration data; may be None for a pass that wants no moments.
+        progress: called after every layer.
+        budget: bytes of activations held in memory before they go to files.
+
+    Raises:
+        QuantizationError: a layer cannot be solved.
+        DataError: an activation is NaN or Inf; names the tensor.
+    """
+    layers = {name: layer for name, layer in model.layers().items() if name not in model.kept}
+    bits = layer_pass.bits_of(layers)
+    changed: dict[str, Change] = {}
+    started = time.perf_counter()
+    if layer_pass.wants_moments and data is not None:
+        with Streams(budget) as streams:
+            walk = _Walk(model, layer_pass, layers, data, streams)
+            for index, (layer, moments) in enumerate(walk.steps()):
+                changed[layer.name] = _solve(model, layer_pass, layer, bits[layer.name], moments)
+                progress(layer_pass.name, index + 1, len(layers))
+        notes: tuple[str, ...] = (f"{streams.spilled} activation batches went to files",) if streams.spilled else ()
+    else:
+        notes = ()
+        for index, layer in enumerate(layers.values()):
+            changed[layer.name] = _solve(model, layer_pass, layer, bits[layer.name], None)
+            progress(layer_pass.name, index + 1, len(layers))
+    return PassReport(layer_pass.name, changed, dict(model.kept), notes, time.perf_counter() - started)
+
+
+def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moments: Moments | None) -> Change:
+    """Solve one layer and write the answer into the model."""
+    block, why = _block(model, layer_pass, layer)
+    weight, bias = model.weight(layer), model.bias(layer)
+    floor = None
+    if layer.input in model.ranges and layer.op in model.rules.linear and bias is not None:
+        floor = (np.abs(bias) / (float(model.ranges[layer.input].scale) * _BIAS_HEADROOM)).astype(np.float32)
+    solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
+    sqnr = solution.after_db if solution.after_db is not None else float("nan")
+    model.quantized[layer.name] = Quantized(solution.codes, solution.grid, sqnr)
+    model.write(layer, solution.grid.values(solution.codes), solution.bias)
+    size = "per channel" if block is None else f"blocks of {block}"
+    what = ", ".join(part for part in (f"{bits} bits {size}", why, solution.note) if part)
+    return Change(what, solution.before_db, solution.after_db)
+
+
+def _block(model: Model, layer_pass: LayerPass, layer: Linear) -> tuple[int | None, str]:
+    """The block size of a layer, and why it is not the one asked for."""
+    if layer_pass.block is None or layer_pass.block >= layer.matrix_shape[2]:
+        return None, ""
+    if layer.op == "ConvTranspose":
+        return None, "ConvTranspose is stored per channel"
+    return layer_pass.block, ""
+
+
+class _Walk:
+    """The two streams and where they are."""
+
+    def __init__(
+        self, model: Model, layer_pass: LayerPass, layers: dict[str, Linear], data: Dataset, streams: Streams
+    ) -> None:
+        self.model = model
+        self.layers = layers
+        self.sequential = layer_pass.sequential
+        self.streams = streams
+        self.images = len(data)
+        self.counts: list[int] = []
+        self.kinds: dict[str, np.dtype] = {}
+        for batch in data.batches(_BATCH):
+            self.counts.append(batch.count)
+            for name, values in batch.feeds.items():
+                self._keep(_FLOAT, name, values)
+                if self.sequential:
+                    grid = model.ranges.get(name)
+                    self._keep(_QUANTIZED, name, values if grid is None else grid.values(values))
+
+    def steps(self) -> Iterator[tuple[Linear, Moments]]:
+        """Every layer with the moments of its inputs; a layer must be solved before the next is asked for."""
+        segments = cut(self.model.graph, self.layers)
+        for segment in segments:
+            float_graph = float_model(self._submodel(segment).graph)
+            if segment.layer is not None:
+                layer = self.layers[segment.layer]
+                yield layer, self._moments(layer)
+            if segment is segments[-1]:
+                return
+            if segment.outputs:
+                self._run(_FLOAT, segment, float_graph)
+                if self.sequential:
+                    self._run(_QUANTIZED, segment, emit(self._submodel(segment), "int8"))
+            for name in segment.released:
+                self.streams.release(_FLOAT, name)
+                self.streams.release(_QUANTIZED, name)
+
+    def _submodel(self, segment: Segment) -> Model:
+        return submodel(self.model, segment, self.kinds)
+
+    def _run(self, stream: str, segment: Segment, graph: onnx.ModelProto) -> None:
+        session = open_session(graph)
+        outputs = list(segment.outputs)
+        for batch in range(len(self.counts)):
+            feeds = {name: self.streams.get(stream, name, batch) for name in segment.inputs}
+            for name, values in zip(outputs, session.run(outputs, feeds), strict=True):
+                self._keep(stream, name, values)
+
+    def _keep(self, stream: str, name: str, values: NDArray[Any]) -> None:
+        self.kinds[name] = values.dtype
+        self.streams.append(stream, name, values)
+
+    def _moments(self, layer: Linear) -> Moments:
+        groups, _, k = layer.matrix_shape
+        total = MomentsAccumulator(groups, k, cross=self.sequential)
+        positions = positions_per_image(k, self.images)
+        for batch, count in enumerate(self.counts):
+            exact: Floats = self.streams.get(_FLOAT, layer.input, batch)[:count]
+            check_finite(layer.input, exact)
+            if not self.sequential:
+                total.update(layer.rows(exact, positions=positions, seed=batch))
+                continue
+            quantized: Floats = self.streams.get(_QUANTIZED, layer.input, batch)[:count]
+            check_finite(layer.input, quantized)
+            total.update(
+                layer.rows(quantized, positions=positions, seed=batch),
+                layer.rows(exact - quantized, positions=positions, seed=batch),
+            )
+        return total.moments()

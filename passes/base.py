@@ -1,0 +1,237 @@
+"""What a pass is, what it is given, and what it says it did.
+
+A pass is a frozen dataclass whose fields are its configuration. A graph pass rewrites the model; a layer pass solves one layer
+at a time. Both report every linear layer exactly once: changed, or skipped with a reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.errors import QuantizationError
+from passes.linear import Linear, linear_layers
+from passes.numerics.channels import ChannelStatistics
+from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
+from passes.numerics.histogram import Histogram
+from passes.numerics.moments import Moments
+from passes.placement import Rules
+
+__all__ = ["Change", "GraphPass", "LayerPass", "Model", "Needs", "PassReport", "Problem", "Quantized", "Solution", "Stats"]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A layer's weight on its grid: codes ``[g, o, k]`` are what the file will hold."""
+
+    codes: Codes
+    grid: Grid
+    sqnr_db: float
+
+
+@dataclass
+class Model:
+    """The graph, always runnable in float, and what is known of its quantization.
+
+    Attributes:
+        graph: a quantized layer's weight holds its dequantized values.
+        rules: what the target accepts.
+        quantized: by layer name.
+        ranges: grid of every activation tensor that will be quantized, by tensor name.
+        kept: why a layer stays in float, by layer name.
+    """
+
+    graph: gs.Graph
+    rules: Rules
+    quantized: dict[str, Quantized] = field(default_factory=dict)
+    ranges: dict[str, ActivationGrid] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+
+    def layers(self) -> dict[str, Linear]:
+        """Every linear layer by name, in the graph's order."""
+        return linear_layers(self.graph)
+
+    def node(self, name: str) -> gs.Node:
+        """The node of that name.
+
+        Raises:
+            QuantizationError: there is none.
+        """
+        for node in self.graph.nodes:
+            if node.name == name:
+                return node
+        raise QuantizationError(f"no node is named {name}")
+
+    def weight(self, layer: Linear) -> Floats:
+        """The layer's present weight as ``[g, o, k]``."""
+        return layer.matrix(np.asarray(self.node(layer.name).inputs[1].values, np.float32))
+
+    def bias(self, layer: Linear) -> Floats | None:
+        """The layer's bias as ``[g, o]``, or None."""
+        if layer.bias is None:
+            return None
+        stored = np.asarray(self.node(layer.name).inputs[2].values, np.float32)
+        groups, outputs, _ = layer.matrix_shape
+        return np.broadcast_to(stored.reshape(-1), (groups * outputs,)).reshape(groups, outputs).copy()
+
+    def write(self, layer: Linear, weight: Floats, bias: Floats | None) -> None:
+        """Give the layer a new weight ``[g, o, k]`` and bias ``[g, o]`` (fresh arrays; a missing bias is created)."""
+        node = self.node(layer.name)
+        node.inputs[1].values = np.ascontiguousarray(layer.stored(weight.astype(np.float32)))
+        if bias is None:
+            return
+        flat = np.ascontiguousarray(bias.reshape(-1).astype(np.float32))
+        if layer.bias is not None:
+            node.inputs[2].values = flat
+        elif layer.op != "MatMul":
+            while len(node.inputs) > 2:
+                node.inputs.pop()
+            node.inputs.append(gs.Constant(f"{layer.name}.bias", flat))
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The statistics a pass wants: histograms of tensors, channel statistics and moments of layers' inputs."""
+
+    histograms: frozenset[str] = frozenset()
+    channels: frozenset[str] = frozenset()
+    moments: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.histograms or self.channels or self.moments)
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(
+            self.histograms | other.histograms, self.channels | other.channels, self.moments | other.moments
+        )
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What calibration saw: histograms by tensor name; channel statistics and moments by layer name."""
+
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a pass did to a layer; errors are signal-to-noise ratios in dB, where the pass knows them."""
+
+    what: str
+    before_db: float | None = None
+    after_db: float | None = None
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """Every linear layer once: changed or skipped. ``notes`` are about the model as a whole."""
+
+    name: str
+    changed: Mapping[str, Change] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One layer to solve.
+
+    Attributes:
+        layer: its geometry.
+        weight: ``[g, o, k]`` float32.
+        bias: ``[g, o]`` or None.
+        bits: of the weight codes.
+        block: inputs that share a scale; None: the whole output channel.
+        floor: ``[g, o]``, the smallest scale whose int32 bias cannot overflow.
+        moments: of its inputs, if the pass asked for them.
+    """
+
+    layer: Linear
+    weight: Floats
+    bias: Floats | None
+    bits: int
+    block: int | None
+    floor: Floats | None
+    moments: Moments | None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A layer solved: codes ``[g, o, k]`` on their grid, bias ``[g, o]``, SQNR of plain rounding and of these codes."""
+
+    codes: Codes
+    grid: Grid
+    bias: Floats | None
+    before_db: float | None
+    after_db: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GraphPass:
+    """A pass over the whole graph. Subclasses set `name` and override `apply`, and `needs` if they want statistics."""
+
+    name: ClassVar[str]
+
+    def needs(self, model: Model) -> Needs:
+        """The statistics `apply` wants."""
+        return Needs()
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        """Rewrite the model."""
+        raise QuantizationError(f"{type(self).__name__} does not say how it applies")
+
+
+@dataclass(frozen=True)
+class LayerPass:
+    """A pass that solves one layer at a time; the converter's walk feeds it.
+
+    Attributes:
+        bits: of the weights, 2 to 8.
+        symmetric: zero point 0.
+        block: inputs that share a scale; None: the whole output channel does.
+        first_last_bits: bits of the first and the last layer, if they differ.
+        layer_bits: bits by layer name, before everything else.
+        sequential: layers see what their quantized predecessors produce.
+    """
+
+    name: ClassVar[str]
+    wants_moments: ClassVar[bool] = True
+
+    bits: int = 4
+    symmetric: bool = True
+    block: int | None = None
+    first_last_bits: int | None = None
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
+    sequential: bool = True
+
+    def __post_init__(self) -> None:
+        for bits in (self.bits, self.first_last_bits or self.bits, *self.layer_bits.values()):
+            code_range(bits)
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"block must be at least 1, not {self.block}")
+
+    def solve(self, problem: Problem) -> Solution:
+        """Codes, grid and bias of one layer."""
+        raise QuantizationError(f"{type(self).__name__} does not say how it solves")
+
+    def bits_of(self, layers: Mapping[str, Linear]) -> dict[str, int]:
+        """Weight bits of every layer.
+
+        Raises:
+            QuantizationError: `layer_bits` names a layer that does not exist.
+        """
+        for name in self.layer_bits:
+            if name not in layers:
+                raise QuantizationError(f"layer_bits: no layer is named {name!r}; the layers are {', '.join(layers)}")
+        bits = dict.fromkeys(layers, self.bits)
+        if self.first_last_bits is not None and bits:
+            names = list(layers)
+            bits[names[0]] = bits[names[-1]] = self.first_last_bits
+        return bits | dict(self.layer_bits)

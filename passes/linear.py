@@ -1,0 +1,239 @@
+"""A Conv, ConvTranspose, Gemm or MatMul seen as matrices: ``y = rows(x) @ weightᵀ + bias`` for every group.
+
+The sole home of groups, pads, strides, dilations and transB. Words: weight ``[g, o, k]`` (g groups, o outputs per group,
+k inputs per group x kernel taps), rows ``[g, n, k]`` (n output positions of all images).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from passes.errors import QuantizationError
+from passes.numerics.grid import Floats
+
+__all__ = ["LINEAR_OPS", "Linear", "find_linear", "linear_layers", "refused_layers", "why_not_linear"]
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One layer's geometry; holds no arrays. Spatial tuples have one entry per spatial axis, pads are begins then ends."""
+
+    name: str
+    op: str
+    input: str
+    output: str
+    weight: str
+    weight_shape: tuple[int, ...]
+    bias: str | None
+    groups: int = 1
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    auto_pad: str = "NOTSET"
+    output_padding: tuple[int, ...] = ()
+    transposed: bool = False
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Kernel size per spatial axis; empty for Gemm and MatMul."""
+        return self.weight_shape[2:] if self.op in {"Conv", "ConvTranspose"} else ()
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of all groups."""
+        g, o, _ = self.matrix_shape
+        return g * o
+
+    @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """``(g, o, k)``."""
+        taps = math.prod(self.kernel)
+        if self.op == "Conv":
+            return self.groups, self.weight_shape[0] // self.groups, self.weight_shape[1] * taps
+        if self.op == "ConvTranspose":
+            return self.groups, self.weight_shape[1], self.weight_shape[0] // self.groups * taps
+        rows, columns = self.weight_shape
+        return (1, rows, columns) if self.transposed else (1, columns, rows)
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the stored weight that runs over output channels (within a group for ConvTranspose)."""
+        if self.op == "ConvTranspose":
+            return 1
+        return 0 if self.op == "Conv" or self.transposed else 1
+
+    def matrix(self, stored: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The stored weight as ``[g, o, k]``."""
+        g, o, k = self.matrix_shape
+        if self.op == "Conv":
+            return stored.reshape(g, o, k)
+        if self.op == "ConvTranspose":
+            split = stored.reshape(g, self.weight_shape[0] // g, o, *self.kernel)  # [g, i, o, *taps]
+            flipped = np.flip(split, axis=tuple(range(3, split.ndim)))
+            return np.ascontiguousarray(np.swapaxes(flipped, 1, 2)).reshape(g, o, k)
+        return np.ascontiguousarray(stored if self.transposed else stored.T)[None]
+
+    def stored(self, matrix: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The inverse of `matrix`: ``[g, o, k]`` as the node stores it."""
+        g, o, _ = self.matrix_shape
+        if self.op == "Conv":
+            return matrix.reshape(self.weight_shape)
+        if self.op == "ConvTranspose":
+            split = np.swapaxes(matrix.reshape(g, o, self.weight_shape[0] // g, *self.kernel), 1, 2)
+            flipped = np.flip(split, axis=tuple(range(3, split.ndim)))
+            return np.ascontiguousarray(flipped).reshape(self.weight_shape)
+        return np.ascontiguousarray(matrix[0] if self.transposed else matrix[0].T)
+
+    def rows(self, x: Floats, *, positions: int | None = None, seed: int = 0) -> Floats:
+        """The layer's input as rows ``[g, n, k]``.
+
+        Args:
+            x: what the node reads, ``[n, c, *spatial]`` or ``[..., k]``.
+            positions: output positions taken per image, drawn without repetition; all of them by default.
+            seed: of that draw.
+
+        Raises:
+            QuantizationError: x does not fit the weight.
+        """
+        g, _, k = self.matrix_shape
+        if not self.kernel:
+            if x.shape[-1] != k:
+                raise QuantizationError(f"{self.name}: input of shape {x.shape} does not end in the weight's {k} inputs")
+            rows = x.reshape(x.shape[0] if x.ndim > 1 else 1, -1, k)  # [n, positions, k]
+            if positions is not None and rows.shape[1] > positions:
+                draw = np.random.default_rng(seed).choice(rows.shape[1], positions, replace=False)
+                rows = rows[:, np.sort(draw)]
+            return np.ascontiguousarray(rows.reshape(1, -1, k))
+        if x.ndim != 2 + len(self.kernel):
+            raise QuantizationError(f"{self.name}: input of shape {x.shape} for a kernel of {len(self.kernel)} spatial axes")
+        padded, strides = self._padded(x)
+        axes = tuple(range(2, x.ndim))
+        reach = tuple(d * (n - 1) + 1 for d, n in zip(self.dilations, self.kernel, strict=True))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)  # [n, c, *positions, *reach]
+        windows = windows[(..., *(slice(None, None, d) for d in self.dilations))]
+        windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
+        shape = windows.shape[2 : 2 + len(self.kernel)]
+        count = math.prod(shape)
+        chosen = np.arange(count)
+        if positions is not None and count > positions:
+            chosen = np.sort(np.random.default_rng(seed).choice(count, positions, replace=False))
+        picked = windows[(slice(None), slice(None), *np.unravel_index(chosen, shape))]  # [n, c, p, *taps]
+        n, c, p = picked.shape[:3]
+        grouped = picked.reshape(n, g, c // g, p, -1).transpose(1, 0, 3, 2, 4)  # [g, n, p, c/g, taps]
+        return np.ascontiguousarray(grouped).reshape(g, n * p, k)
+
+    def _padded(self, x: Floats) -> tuple[Floats, tuple[int, ...]]:
+        """The input padded so that every window lies inside, and the stride between windows."""
+        spatial = len(self.kernel)
+        begins, ends = self._pads(x.shape[2:])
+        if self.op == "ConvTranspose":  # a stride-1 convolution of the zero-stuffed input with the flipped kernel
+            size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self.strides, strict=True)]
+            stuffed = np.zeros((*x.shape[:2], *size), np.float32)
+            stuffed[(..., *(slice(None, None, s) for s in self.strides))] = x
+            reach = [d * (n - 1) for d, n in zip(self.dilations, self.kernel, strict=True)]
+            begins = tuple(r - b for r, b in zip(reach, begins, strict=True))
+            ends = tuple(r - e + o for r, e, o in zip(reach, ends, self.output_padding, strict=True))
+            x = stuffed
+            crop = tuple(slice(max(-b, 0), n - max(-e, 0)) for b, e, n in zip(begins, ends, x.shape[2:], strict=True))
+            x = x[(..., *crop)]
+            begins, ends = tuple(max(b, 0) for b in begins), tuple(max(e, 0) for e in ends)
+        width = [(0, 0), (0, 0), *zip(begins, ends, strict=True)]
+        strides = (1,) * spatial if self.op == "ConvTranspose" else self.strides
+        return np.pad(x, width), strides
+
+    def _pads(self, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        spatial = len(self.kernel)
+        if self.auto_pad in {"NOTSET", "VALID"}:
+            return self.pads[:spatial], self.pads[spatial:]
+        begins, ends = [], []
+        for n, kernel, stride, dilation in zip(size, self.kernel, self.strides, self.dilations, strict=True):
+            reach = dilation * (kernel - 1) + 1
+            if self.op == "ConvTranspose":
+                total = max(reach - stride, 0)
+            else:
+                total = max((-(-n // stride) - 1) * stride + reach - n, 0)
+            small, large = total // 2, total - total // 2
+            begins.append(small if self.auto_pad == "SAME_UPPER" else large)
+            ends.append(large if self.auto_pad == "SAME_UPPER" else small)
+        return tuple(begins), tuple(ends)
+
+
+def why_not_linear(node: gs.Node) -> str | None:
+    """Why a `LINEAR_OPS` node cannot be quantized as a linear layer; None if it can."""
+    if len(node.inputs) < 2 or not isinstance(node.inputs[1], gs.Constant):
+        constant = bool(node.inputs) and isinstance(node.inputs[0], gs.Constant)
+        return "its first operand is the constant" if constant else "both operands are activations"
+    if isinstance(node.inputs[0], gs.Constant):
+        return "its input is a constant"
+    weight = node.inputs[1]
+    if weight.dtype != np.float32:
+        return f"its weight is {np.dtype(weight.dtype).name}, not float32"
+    if node.op in {"Gemm", "MatMul"} and len(weight.shape) != 2:
+        return f"its weight has shape {tuple(weight.shape)}, not two axes"
+    if node.op == "Gemm":
+        if node.attrs.get("transA", 0):
+            return "transA is set"
+        if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
+            return "alpha or beta is not 1"
+    if len(node.inputs) > 2 and node.inputs[2].name and not isinstance(node.inputs[2], gs.Constant):
+        return "its bias is an activation"
+    if node.op == "ConvTranspose" and node.attrs.get("output_shape"):
+        return "output_shape is set instead of pads"
+    return None
+
+
+def find_linear(node: gs.Node) -> Linear:
+    """The geometry of a Conv, ConvTranspose, Gemm or MatMul node.
+
+    Raises:
+        QuantizationError: the node is not a linear layer.
+    """
+    reason = why_not_linear(node)
+    if node.op not in LINEAR_OPS or reason:
+        raise QuantizationError(f"{node.name}: {reason or node.op + ' is not a linear layer'}")
+    weight = node.inputs[1]
+    shape = tuple(int(n) for n in weight.shape)
+    bias = node.inputs[2].name if len(node.inputs) > 2 and node.inputs[2].name else None
+    spatial = len(shape) - 2 if node.op in {"Conv", "ConvTranspose"} else 0
+    attrs = node.attrs
+
+    def ints(key: str, default: int, count: int) -> tuple[int, ...]:
+        return tuple(int(v) for v in attrs.get(key, [default] * count))
+
+    return Linear(
+        name=node.name,
+        op=node.op,
+        input=node.inputs[0].name,
+        output=node.outputs[0].name,
+        weight=weight.name,
+        weight_shape=shape,
+        bias=bias,
+        groups=int(attrs.get("group", 1)),
+        strides=ints("strides", 1, spatial),
+        dilations=ints("dilations", 1, spatial),
+        pads=ints("pads", 0, 2 * spatial),
+        auto_pad=str(attrs.get("auto_pad", "NOTSET")),
+        output_padding=ints("output_padding", 0, spatial),
+        transposed=bool(attrs.get("transB", 0)),
+    )
+
+
+def linear_layers(graph: gs.Graph) -> dict[str, Linear]:
+    """Every linear layer of the graph by name, in the graph's order."""
+    return {
+        node.name: find_linear(node) for node in graph.nodes if node.op in LINEAR_OPS and why_not_linear(node) is None
+    }
+
+
+def refused_layers(graph: gs.Graph) -> dict[str, str]:
+    """Why, by name, for every Conv, ConvTranspose, Gemm and MatMul that is not a linear layer."""
+    reasons = {node.name: why_not_linear(node) for node in graph.nodes if node.op in LINEAR_OPS}
+    return {str(name): reason for name, reason in reasons.items() if reason}

@@ -1,0 +1,63 @@
+"""The same network in the one form that the other passes know, whatever exporter it came from."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_graphsurgeon as gs
+
+from passes.base import GraphPass, Model, PassReport, Stats
+from passes.normalise.constants import fold_constants, lower_constant_nodes
+from passes.normalise.control_flow import inline_constant_branches
+from passes.normalise.flatten import flatten_reshapes
+from passes.normalise.gemm import absorb_alpha_beta, matmul_to_gemm
+from passes.normalise.names import name_nodes
+from passes.normalise.no_ops import remove_no_ops
+from passes.normalise.pads import absorb_pads
+from passes.normalise.pooling import pool_means
+from passes.normalise.refusals import refuse_unsupported
+from passes.normalise.shapes import infer_shapes
+from passes.normalise.sharing import unshare_constants
+
+__all__ = ["Normalise", "normalise"]
+
+
+def normalise(graph: gs.Graph) -> list[str]:
+    """Rewrite `graph` in place; what it computes stays the same. Returns a line for every kind of change.
+
+    In order: Constant nodes and what follows from constants alone become initializers; Identity and inference-mode
+    Dropout go; every node gets a unique name; every layer gets its own weight and bias; Pad with zeros
+    becomes the convolution's own; means over all spatial axes become GlobalAveragePool and reshapes to [batch, rest]
+    become Flatten; Gemm has alpha = beta = 1; MatMul (+ Add) on a matrix becomes Gemm.
+
+    Raises:
+        ModelError: control flow, a training-mode BatchNormalization or Dropout, or a layer in another float type.
+    """
+    graph.toposort()
+    notes = lower_constant_nodes(graph) + fold_constants(graph)
+    while inlined := inline_constant_branches(graph):
+        notes += inlined + lower_constant_nodes(graph) + fold_constants(graph)
+    graph.cleanup().toposort()
+    refuse_unsupported(graph)
+    notes += remove_no_ops(graph)
+    notes += name_nodes(graph)
+    notes += unshare_constants(graph)
+    notes += absorb_pads(graph)
+    shapes = infer_shapes(graph)
+    notes += pool_means(graph, shapes)
+    notes += flatten_reshapes(graph, shapes)
+    notes += absorb_alpha_beta(graph)
+    notes += matmul_to_gemm(graph, shapes)
+    graph.cleanup().toposort()
+    return notes
+
+
+@dataclass(frozen=True)
+class Normalise(GraphPass):
+    """`normalise` as a pass."""
+
+    name: ClassVar[str] = "normalise"
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        """Rewrite the graph; no layer's result changes."""
+        notes = normalise(model.graph)
+        return PassReport(self.name, skipped=dict.fromkeys(model.layers(), "computes the same"), notes=tuple(notes))

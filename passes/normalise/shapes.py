@@ -1,0 +1,53 @@
+"""Shapes of a graph's tensors, by onnx's own inference."""
+
+import math
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.errors import ModelError
+
+__all__ = ["Dim", "Shapes", "infer_shapes"]
+
+Dim = int | str | None  # a size, the name of a dynamic size, or unknown
+Shapes = dict[str, tuple[Dim, ...]]  # by tensor name; tensors of unknown rank are missing
+
+_HEAVY = 1024  # elements: larger constants are data, never shapes, and inference needs only their type
+
+
+def infer_shapes(graph: gs.Graph) -> Shapes:
+    """Shapes of all tensors whose rank is known. The graph is not changed.
+
+    Two dynamic dimensions of the same name are equal.
+
+    Raises:
+        ModelError: onnx finds the graph's shapes contradict each other.
+    """
+    model = gs.export_onnx(_without_heavy_constants(graph), do_type_check=False)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(f"shapes cannot be inferred: {str(error).strip().splitlines()[0]}") from error
+    shapes: Shapes = {name: tuple(t.shape) for name, t in graph.tensors().items() if isinstance(t, gs.Constant)}
+    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+        if value.type.tensor_type.HasField("shape"):
+            shapes[value.name] = tuple(_dim(dim) for dim in value.type.tensor_type.shape.dim)
+    return shapes
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    if dim.HasField("dim_value"):
+        return dim.dim_value
+    return dim.dim_param or None
+
+
+def _without_heavy_constants(graph: gs.Graph) -> gs.Graph:
+    """A copy whose large constants are graph inputs: quick, and within protobuf's 2 GB whatever the model."""
+    copy = graph.copy()
+    for tensor in copy.tensors().values():
+        if isinstance(tensor, gs.Constant) and math.prod(tensor.shape) > _HEAVY:
+            dtype, shape = tensor.dtype, list(tensor.shape)
+            variable = tensor.to_variable(dtype, shape)
+            variable.type = "tensor_type"  # which graphsurgeon 0.6.1 forgets
+            copy.inputs.append(variable)
+    return copy

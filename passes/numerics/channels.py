@@ -1,0 +1,75 @@
+"""Streaming statistics of each channel of a layer's input: what SmoothQuant, AWQ and bias correction ask for."""
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["ChannelStatistics"]
+
+Floats = npt.NDArray[np.float64]
+
+_CHUNK = 1 << 16  # elements worked on at a time
+
+
+class ChannelStatistics:
+    """max|x|, mean |x| and mean x of every channel over all rows seen; sums are kept in float64.
+
+    Example: after update([[1, -4], [3, 0]]) absmax is [3, 4], mean_abs [2, 2], mean [2, -2] and count 2.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+        self.count = 0  # rows
+        self._absmax = np.zeros(channels, np.float64)  # [c]
+        self._sum_abs = np.zeros(channels, np.float64)  # [c]
+        self._sum = np.zeros(channels, np.float64)  # [c]
+
+    @property
+    def absmax(self) -> Floats:
+        """Largest |x| per channel [c]; 0 of no rows."""
+        return self._absmax.copy()
+
+    @property
+    def mean_abs(self) -> Floats:
+        """Mean of |x| per channel [c]; 0 of no rows."""
+        return self._sum_abs / max(self.count, 1)
+
+    @property
+    def mean(self) -> Floats:
+        """Mean of x per channel [c]; 0 of no rows."""
+        return self._sum / max(self.count, 1)
+
+    def update(self, x: npt.NDArray[np.generic]) -> None:
+        """Add rows `x` [n, c].
+
+        Raises:
+            ValueError: `x` is not [n, c] for this c, or holds NaN or Inf; nothing is counted.
+        """
+        if x.ndim != 2 or x.shape[1] != self.channels:
+            raise ValueError(f"rows of shape {x.shape} where [n, {self.channels}] was expected")
+        absmax, sum_abs, total = (np.zeros(self.channels, np.float64) for _ in range(3))
+        step = max(1, _CHUNK // max(self.channels, 1))
+        for start in range(0, len(x), step):
+            part = np.asarray(x[start : start + step], np.float32)  # [m, c]
+            size = np.abs(part)
+            np.maximum(absmax, size.max(axis=0), out=absmax)
+            sum_abs += size.sum(axis=0, dtype=np.float64)
+            total += part.sum(axis=0, dtype=np.float64)
+        if not np.isfinite(absmax).all():
+            raise ValueError(f"NaN or Inf in channel {int(np.flatnonzero(~np.isfinite(absmax))[0])}")
+        self._absmax = np.maximum(self._absmax, absmax)
+        self._sum_abs += sum_abs
+        self._sum += total
+        self.count += len(x)
+
+    def merge(self, other: "ChannelStatistics") -> None:
+        """Add the rows that `other` has seen.
+
+        Raises:
+            ValueError: the two have different numbers of channels.
+        """
+        if other.channels != self.channels:
+            raise ValueError(f"statistics of {self.channels} and {other.channels} channels cannot be merged")
+        self._absmax = np.maximum(self._absmax, other._absmax)
+        self._sum_abs += other._sum_abs
+        self._sum += other._sum
+        self.count += other.count

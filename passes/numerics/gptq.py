@@ -1,0 +1,169 @@
+"""GPTQ: rounding one input at a time, each error passed on to the inputs not yet rounded.
+
+Frantar et al. 2022 (arXiv 2210.17323), algorithm 1, on every group of a layer at once. With the upper factor
+``H⁻¹ = UᵀU`` and inputs in order of falling ``diag H`` (act-order):
+
+    q_j = Q(w_j),   e_j = (w_j - q_j) / U_jj,   w_l -= e_j U_jl  for l > j
+
+Before the sweep the weight moves to the least-squares answer for what the quantized network really feeds it,
+
+    W* = W + W (X - X̂)ᵀX̂ (X̂ᵀX̂ + λI)⁻¹
+
+(rows of X are samples; the asymmetric target of GPTAQ, Li et al. 2025, arXiv 2504.02692).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from passes.numerics.grid import Codes, Floats, Grid, code_range
+from passes.numerics.moments import Moments
+from passes.numerics.scale import search_grid
+
+__all__ = ["GptqResult", "gptq", "inverse_factor", "output_error"]
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GptqResult:
+    """Codes and grid of one layer, the target they approximate, and the damping that was used.
+
+    Attributes:
+        codes: ``[g, o, k]``.
+        grid: the grid the codes are on.
+        target: ``[g, o, k]``, the weight after the move to the least-squares answer.
+        damping: share of the mean diagonal that was added; larger than asked for if the Hessian was not positive.
+    """
+
+    codes: Codes
+    grid: Grid
+    target: Floats
+    damping: float
+
+
+def gptq(
+    weight: Floats,
+    moments: Moments,
+    bits: int,
+    *,
+    block: int | None = None,
+    symmetric: bool = True,
+    floor: Floats | None = None,
+    damping: float = 0.01,
+    act_order: bool = True,
+    asymmetric_target: bool = True,
+    lazy: int = 128,
+) -> GptqResult:
+    """Quantize ``weight`` ``[g, o, k]`` for the inputs that ``moments`` describe.
+
+    Args:
+        weight: float32.
+        moments: of the layer's rows, same g and k.
+        bits: 2 to 8.
+        block: inputs that share a scale; None: the whole output channel.
+        symmetric: zero point 0.
+        floor: smallest scale allowed, ``[g, o]``.
+        damping: λ as a share of the mean of diag H.
+        act_order: largest diag H first, else in order of k.
+        asymmetric_target: use ``moments.cross``.
+        lazy: inputs per block of deferred updates.
+
+    Raises:
+        numpy.linalg.LinAlgError: the Hessian is not positive definite even with damping 1.
+    """
+    groups, _, k = weight.shape
+    diagonal = moments.diagonal
+    order = np.argsort(-diagonal, axis=1, kind="stable") if act_order else np.tile(np.arange(k), (groups, 1))
+    undo = np.argsort(order, axis=1)
+    columns = order[:, None, :]
+    upper, damping = inverse_factor(_permuted(moments.hessian, order), damping)
+
+    target = np.take_along_axis(weight, columns, axis=2).astype(np.float64)
+    if asymmetric_target and moments.cross is not None:
+        cross = _permuted(moments.cross, order).astype(np.float64)
+        target += ((target @ cross) @ upper.transpose(0, 2, 1)) @ upper
+    target = target.astype(np.float32)
+    upper = upper.astype(np.float32)
+
+    moved = np.take_along_axis(target, undo[:, None, :], axis=2)
+    importance = np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
+    grid = search_grid(moved, bits, importance, block=block, symmetric=symmetric, floor=floor)
+    scale, zero = (np.take_along_axis(part, columns, axis=2) for part in grid.spread(k))
+    codes = _sweep(target, upper, scale, zero, bits, lazy)
+    return GptqResult(np.take_along_axis(codes, undo[:, None, :], axis=2), grid, moved, damping)
+
+
+def _sweep(target: Floats, upper: Floats, scale: Floats, zero: Codes, bits: int, lazy: int) -> Codes:
+    """The sweep over permuted inputs; every array but ``upper`` ``[g, k, k]`` is ``[g, o, k]``."""
+    low, high = code_range(bits)
+    k = target.shape[2]
+    work = target.copy()
+    codes = np.empty(target.shape, np.int8)
+    for start in range(0, k, lazy):
+        stop = min(start + lazy, k)
+        errors = np.empty((*target.shape[:2], stop - start), np.float32)  # [g, o, lazy]
+        block = work[:, :, start:stop].copy()
+        factor = upper[:, start:stop, start:stop]
+        for j in range(stop - start):
+            column = block[:, :, j]
+            step, offset = scale[:, :, start + j], zero[:, :, start + j]
+            code = np.clip(np.rint(column / step) + offset, low, high)
+            codes[:, :, start + j] = code
+            error = (column - (code - offset) * step) / factor[:, j, j, None]
+            errors[:, :, j] = error
+            block[:, :, j + 1 :] -= error[:, :, None] * factor[:, None, j, j + 1 :]
+        work[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
+    return codes
+
+
+def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
+    """Upper U with ``(H + λI)⁻¹ = UᵀU`` for every group of ``[g, k, k]``, and the damping that it took.
+
+    The reversed matrix has a lower Cholesky factor, ``H = R Rᵀ`` with R upper, hence ``U = R⁻¹``: one factorisation
+    instead of an inverse and a second one. Dead inputs get the mean diagonal. Damping grows tenfold while a factorisation fails.
+
+    Raises:
+        numpy.linalg.LinAlgError: not positive definite at damping 1, or not finite.
+    """
+    matrix = hessian.astype(np.float64)
+    groups, k, _ = matrix.shape
+    if not np.isfinite(matrix).all():
+        raise np.linalg.LinAlgError("the Hessian holds NaN or Inf")
+    index = np.arange(k)
+    diagonal = matrix[:, index, index]  # [g, k]
+    mean = diagonal.mean(axis=1, keepdims=True)
+    mean = np.where(mean > 0, mean, 1.0)
+    dead = diagonal <= 1e-8 * mean
+    matrix[:, index, index] = np.where(dead, mean, diagonal)
+    while True:
+        damped = matrix.copy()
+        damped[:, index, index] += damping * mean
+        try:
+            lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
+            break
+        except np.linalg.LinAlgError:
+            if damping >= 1:
+                raise
+            damping = min(max(damping * 10, 1e-3), 1.0)
+    if groups > 1:
+        return np.ascontiguousarray(np.linalg.inv(lower)[:, ::-1, ::-1]), damping
+    inverse, info = lapack.dtrtri(np.asfortranarray(lower[0]), lower=1)
+    if info:
+        raise np.linalg.LinAlgError(f"triangular inverse failed at row {info}")
+    return np.ascontiguousarray(inverse[::-1, ::-1])[None], damping
+
+
+def output_error(weight: Floats, values: Floats, hessian: Floats) -> float:
+    """Relative squared output error ``‖(W - Ŵ)X̂‖² / ‖WX̂‖²`` of a layer, from the Hessian alone."""
+    difference = (weight - values).astype(np.float32)
+    noise = float(np.einsum("gok,gok->", difference @ hessian, difference, optimize=True))
+    signal = float(np.einsum("gok,gok->", weight @ hessian, weight, optimize=True))
+    return max(noise, 0.0) / signal if signal > 0 else 0.0
+
+
+def _permuted(matrix: Floats, order: NDArray[np.intp]) -> Floats:
+    rows = np.take_along_axis(matrix, order[:, :, None], axis=1)
+    return np.take_along_axis(rows, order[:, None, :], axis=2)

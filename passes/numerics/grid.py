@@ -1,0 +1,137 @@
+"""Quantization grids: which real numbers a code of a few bits can stand for.
+
+A weight grid is affine, ``value = (code - zero_point) * scale`` (Jacob et al. 2018, equation 1), with signed
+codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` (8 bits: ``[-127, 127]``, so that a sign flip stays on the grid). One
+scale serves a whole output channel, or ``block`` neighbouring inputs of it.
+
+    >>> grid = Grid(bits=4, scale=np.array([[[0.5]]], np.float32), zero_point=np.array([[[0]]], np.int8))
+    >>> grid.codes(np.array([[[0.6, -9.0]]], np.float32))
+    array([[[ 1, -8]]], dtype=int8)
+    >>> grid.values(np.array([[[1, -8]]], np.int8))
+    array([[[ 0.5, -4. ]]], dtype=float32)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ActivationGrid", "Codes", "Floats", "Grid", "code_range"]
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.int8]
+
+
+def code_range(bits: int) -> tuple[int, int]:
+    """Smallest and largest signed weight code of ``bits`` bits.
+
+    Raises:
+        ValueError: bits outside 2..8.
+    """
+    if not 2 <= bits <= 8:
+        raise ValueError(f"weight bits must be 2 to 8, not {bits}")
+    return (-127, 127) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of one layer's weight ``[g, o, k]``.
+
+    Attributes:
+        bits: 2 to 8.
+        scale: ``[g, o, b]`` float32, positive; b scales per output channel: 1, or ``ceil(k / block)``.
+        zero_point: ``[g, o, b]`` int8, a code; all zero for a symmetric grid.
+        block: inputs that share a scale, the last block may be shorter; None: all inputs of a channel do.
+    """
+
+    bits: int
+    scale: Floats
+    zero_point: Codes
+    block: int | None = None
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether every zero point is 0."""
+        return not self.zero_point.any()
+
+    def spread(self, k: int) -> tuple[Floats, Codes]:
+        """Scale and zero point per input, both ``[g, o, k]``.
+
+        Raises:
+            ValueError: the grid has another number of blocks than k inputs need.
+        """
+        block = self.block or k
+        if self.scale.shape[2] != -(-k // block):
+            raise ValueError(f"{self.scale.shape[2]} scales for {k} inputs in blocks of {block}")
+        return np.repeat(self.scale, block, axis=2)[:, :, :k], np.repeat(self.zero_point, block, axis=2)[:, :, :k]
+
+    def values(self, codes: Codes) -> Floats:
+        """Dequantize ``[g, o, k]`` codes, in float32 and in the order DequantizeLinear uses."""
+        scale, zero = self.spread(codes.shape[2])
+        difference = codes.astype(np.int32) - zero
+        return (difference.astype(np.float32) * scale).astype(np.float32)
+
+    def codes(self, weight: Floats) -> Codes:
+        """Round ``[g, o, k]`` weights to the nearest code (ties to even), clipped to the code range."""
+        scale, zero = self.spread(weight.shape[2])
+        low, high = code_range(self.bits)
+        return np.clip(np.rint(weight / scale) + zero, low, high).astype(np.int8)
+
+
+@dataclass(frozen=True)
+class ActivationGrid:
+    """The 8-bit grid of one activation tensor, per tensor.
+
+    Attributes:
+        scale: positive float32.
+        zero_point: code that stands for 0.0.
+        signed: codes are int8 (-128..127) rather than uint8 (0..255).
+        low, high: the calibrated range the grid was made from.
+    """
+
+    scale: np.float32
+    zero_point: int
+    signed: bool
+    low: float
+    high: float
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """Smallest and largest code."""
+        return (-128, 127) if self.signed else (0, 255)
+
+    @property
+    def dtype(self) -> type[np.int8] | type[np.uint8]:
+        """The codes' numpy type."""
+        return np.int8 if self.signed else np.uint8
+
+    @classmethod
+    def of(cls, low: float, high: float, *, signed: bool = False, symmetric: bool = False) -> "ActivationGrid":
+        """Grid over ``[low, high]``, widened to hold 0.0 exactly.
+
+        A symmetric grid has zero point 0 (int8) or, for data that is never negative, uint8 zero point 0.
+
+        Raises:
+            ValueError: low > high, or a bound that is not finite.
+        """
+        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+            raise ValueError(f"not a range: {low} to {high}")
+        low, high = min(low, 0.0), max(high, 0.0)
+        first, last = (-128, 127) if signed else (0, 255)
+        smallest = float(np.finfo(np.float32).tiny) * 1e6
+        if symmetric and signed:
+            scale, zero = np.float32(max(max(-low, high) / 127, smallest)), 0
+        elif symmetric:
+            scale, zero = np.float32(max(max(-low, high) / 127, high / 255 if low == 0 else 0, smallest)), 128
+            if low == 0:
+                scale, zero = np.float32(max(high / 255, smallest)), 0
+        else:
+            scale = np.float32(max((high - low) / 255, smallest))
+            zero = int(np.clip(round(first - low / float(scale)), first, last))
+        return cls(scale, zero, signed, low, high)
+
+    def values(self, x: Floats) -> Floats:
+        """Quantize and dequantize float32 values of any shape."""
+        low, high = self.code_range
+        codes = np.clip(np.rint(x / self.scale) + self.zero_point, low, high)
+        return ((codes - self.zero_point) * self.scale).astype(np.float32)

@@ -1,0 +1,119 @@
+"""Cutting and joining an onnx-graphsurgeon graph.
+
+graphsurgeon compares tensors by name and nodes by content, so everything here goes by identity, and constants are
+replaced, never written into: copies of a graph share their arrays.
+"""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+__all__ = [
+    "bypass",
+    "fresh_name",
+    "graph_output_names",
+    "is_default_domain",
+    "remove_node",
+    "replace_input",
+    "replace_node",
+    "set_constant",
+    "sole_consumer",
+    "tensor_names",
+]
+
+
+def tensor_names(graph: gs.Graph) -> set[str]:
+    """Names of all tensors, graph inputs and outputs that no node touches included."""
+    return {*graph.tensors(), *(tensor.name for tensor in [*graph.inputs, *graph.outputs])}
+
+
+def graph_output_names(graph: gs.Graph) -> set[str]:
+    """Names of the graph's outputs."""
+    return {tensor.name for tensor in graph.outputs}
+
+
+def fresh_name(name: str, taken: set[str]) -> str:
+    """`name`, or `name_1`, `name_2`, ... if it is taken; the result is added to `taken`."""
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate
+
+
+def is_default_domain(node: gs.Node) -> bool:
+    """Whether the node is one of ONNX's own operators."""
+    return node.domain in (None, "", "ai.onnx")
+
+
+def sole_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
+    """The one node that reads `tensor`; None if several do, none does, or it leaves the graph."""
+    if len(tensor.outputs) != 1 or tensor.name in graph_output_names(graph):
+        return None
+    return tensor.outputs[0]
+
+
+def remove_node(graph: gs.Graph, node: gs.Node) -> None:
+    """Disconnect `node` and take it out of the graph."""
+    node.inputs.clear()
+    node.outputs.clear()
+    del graph.nodes[next(index for index, other in enumerate(graph.nodes) if other is node)]
+
+
+def replace_node(graph: gs.Graph, node: gs.Node, *replacements: gs.Node) -> None:
+    """Put `replacements`, connected already but for the last one's output, where `node` was."""
+    output = node.outputs[0]
+    index = next(index for index, other in enumerate(graph.nodes) if other is node)
+    node.inputs.clear()
+    node.outputs.clear()
+    graph.nodes[index : index + 1] = list(replacements)
+    replacements[-1].outputs = [output]
+
+
+def replace_input(node: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let `node` read `new` wherever it read `old`."""
+    for index, tensor in enumerate(list(node.inputs)):
+        if tensor is old:
+            node.inputs[index] = new
+
+
+def set_constant(graph: gs.Graph, node: gs.Node, index: int, values: NDArray[np.generic], name: str) -> None:
+    """Give `node` a constant of its own at input `index` (0..2; omitted ones before it are filled in).
+
+    A constant that nobody else reads keeps its name and gets `values`; otherwise a new one called `name` is made.
+    """
+    while len(node.inputs) < index:
+        node.inputs.append(gs.Variable.empty())
+    old = node.inputs[index] if len(node.inputs) > index else None
+    if isinstance(old, gs.Constant) and sole_consumer(graph, old) is node:
+        old.values = values
+        return
+    constant = gs.Constant(fresh_name(name, tensor_names(graph)), values)
+    if old is None:
+        node.inputs.append(constant)
+    else:
+        node.inputs[index] = constant
+
+
+def bypass(graph: gs.Graph, node: gs.Node) -> bool:
+    """Remove a node whose first output equals its first input; False if the graph's interface needs it.
+
+    That is when it leads from a graph input, a constant or another output straight to a graph output.
+    """
+    source, output = node.inputs[0], node.outputs[0]
+    outputs = graph_output_names(graph)
+    if output.name not in outputs:
+        for consumer in list(output.outputs):
+            replace_input(consumer, output, source)
+        remove_node(graph, node)
+        return True
+    if not source.inputs or source.name in outputs:
+        return False
+    producer = source.inputs[0]
+    position = next(index for index, tensor in enumerate(producer.outputs) if tensor is source)
+    remove_node(graph, node)
+    for consumer in list(source.outputs):
+        replace_input(consumer, source, output)
+    producer.outputs[position] = output
+    return True

@@ -5,6 +5,7 @@
 >>> result.save("model_int4.onnx")  # doctest: +SKIP
 """
 
+import converter.telemetry  # noqa: F401  (before onnxruntime)
 from converter.convert import convert
 from converter.data import Preprocess
 from converter.recipe import Recipe, find_recipe

@@ -20,7 +20,8 @@ __all__ = ["calibrate", "check_finite", "positions_per_image"]
 
 _BATCH = 8
 _HISTOGRAM_SAMPLES = 1 << 17  # values of a tensor and image that go into its histogram; extremes are always exact
-_MIN_ROWS, _ROWS_PER_INPUT = 32768, 8
+_ROWS_PER_INPUT, _FEWEST_ROWS, _ENOUGH_ROWS = 256, 4096, 32768
+_LEAST_ROWS_PER_INPUT = 8
 
 
 def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress) -> Stats:
@@ -57,7 +58,8 @@ def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress) -> 
 
 def positions_per_image(k: int, images: int) -> int:
     """Output positions to take from each image, so that a layer of k inputs gets rows enough for its Hessian."""
-    return max(1, -(-max(_MIN_ROWS, _ROWS_PER_INPUT * k) // max(images, 1)))
+    rows = min(max(_ROWS_PER_INPUT * k, _FEWEST_ROWS), _ENOUGH_ROWS)
+    return max(1, -(-max(rows, _LEAST_ROWS_PER_INPUT * k) // max(images, 1)))
 
 
 def check_finite(name: str, values: NDArray[np.generic]) -> None:

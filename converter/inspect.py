@@ -1,7 +1,7 @@
 """What is in an ONNX file, layer by layer: bits, storage, bytes, and whether onnxruntime runs it on integers.
 
-Works on any file: float, ours, other tools' QDQ or integer operators. "Fused" is what onnxruntime really does: the file is
-opened on the CPU and the graph it optimized is read back.
+Works on any file: float, ours, other tools' QDQ or integer operators. "Fused" is what onnxruntime really does: the file
+is opened on the CPU and the graph it optimized is read back.
 """
 
 import json
@@ -106,9 +106,11 @@ class _Runtime:
         self.graph = graph
         self.problem = problem
         nodes = graph.nodes if graph is not None else ()
-        self._by_name = {node.name: node for node in nodes if node.name}
         self._by_output = {name: node for node in nodes for name in node.output}
         self._integer = [node for node in nodes if node.op_type in INTEGER_OPS]
+        self._by_name: dict[str, list[NodeProto]] = {}
+        for node in nodes:  # a node onnxruntime makes in place of another bears its name, or name_token_1
+            self._by_name.setdefault(node.name.partition("_token_")[0], []).append(node)
 
     @classmethod
     def open(cls, path: Path) -> "_Runtime":
@@ -121,19 +123,18 @@ class _Runtime:
             return cls(Tensors.of(onnx.load_model(optimized, load_external_data=False).graph))
 
     def integer_node(self, node: NodeProto, weight: StoredWeight) -> NodeProto | None:
-        """The integer operator that this node became: by its weight, its name or its output, whichever survived."""
-        path = set(weight.path)
-        readers = [other for other in self._integer if _at(other.input, INTEGER_OPS[other.op_type].weight) in path]
-        if (
-            len(readers) > 1
-        ):  # a shared weight: onnxruntime keeps the node's name, with a suffix where it made a new one
-            readers = [other for other in readers if other.name.partition("_token_")[0] == node.name]
-        candidates = [*readers, self._by_name.get(node.name), self._by_output.get(node.output[0])]
-        return next((other for other in candidates if other is not None and other.op_type in INTEGER_OPS), None)
+        """The integer operator that this node became: by its name, else its output, else its weight."""
+        candidates = self._by_name.get(node.name, []) if node.name else []
+        if not candidates:
+            path = set(weight.path)
+            readers = [other for other in self._integer if _at(other.input, INTEGER_OPS[other.op_type].weight) in path]
+            candidates = [self._by_output[name] for name in node.output if name in self._by_output] or readers
+        return next((other for other in candidates if other.op_type in INTEGER_OPS), None)
 
     def dequantizes_every_run(self, node: NodeProto) -> bool:
         """Whether the node's weight is still computed in the optimized graph."""
-        other = self._by_name.get(node.name) or self._by_output.get(node.output[0])
+        candidates = self._by_name.get(node.name, []) if node.name else []
+        other = candidates[0] if candidates else self._by_output.get(node.output[0])
         if other is None or self.graph is None:
             return False
         roles = layer_roles(other)

@@ -12,7 +12,7 @@ __all__ = ["load_for"]
 
 
 def load_for(models: Sequence[str | Path], data: str, preprocess: Preprocess, limit: int | None = None) -> Dataset:
-    """Data for all of ``models``, preprocessed as the first of them with such metadata says; ``preprocess`` goes before.
+    """Data for all of ``models``, preprocessed as their metadata say; fields of ``preprocess`` go before.
 
     Raises:
         ModelError: a model cannot be read, or two of them store different preprocessing.
@@ -28,6 +28,7 @@ def load_for(models: Sequence[str | Path], data: str, preprocess: Preprocess, li
         if found != told[0][1]:
             raise ModelError(
                 f"{told[0][0]} and {model} store different preprocessing "
-                f"({told[0][1].to_json()} and {found.to_json()}); measure them apart, or give --mean, --std, --resize and --crop"
+                f"({told[0][1].to_json()} and {found.to_json()}); "
+                "measure them apart, or give --mean, --std, --resize and --crop"
             )
     return load_data(data, input_specs(protos[0]), preprocess=told[0][1] if told else preprocess, limit=limit)

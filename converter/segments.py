@@ -33,7 +33,7 @@ class Segment:
 
 
 def cut(graph: gs.Graph, layers: Mapping[str, Linear]) -> list[Segment]:
-    """Segments in running order: the first holds what comes before any of ``layers``, each other starts with one of them.
+    """Segments in running order: the first holds what comes before any of ``layers``, each other starts with one.
 
     Operators run as soon as they can, so that a layer's tensors are shortest-lived.
     """
@@ -55,10 +55,7 @@ def cut(graph: gs.Graph, layers: Mapping[str, Linear]) -> list[Segment]:
     segments = []
     for index, piece in enumerate(pieces):
         outputs = [
-            str(tensor.name)
-            for node in piece
-            for tensor in node.outputs
-            if last_read.get(tensor.name, -1) > index
+            str(tensor.name) for node in piece for tensor in node.outputs if last_read.get(tensor.name, -1) > index
         ]
         segments.append(
             Segment(
@@ -78,9 +75,7 @@ def _schedule(graph: gs.Graph, layers: Mapping[str, Linear]) -> list[list[gs.Nod
     pieces: list[list[gs.Node]] = [[]]
 
     def can_run(node: gs.Node) -> bool:
-        return all(
-            isinstance(tensor, gs.Constant) or not tensor.name or tensor.name in ready for tensor in node.inputs
-        )
+        return all(isinstance(tensor, gs.Constant) or not tensor.name or tensor.name in ready for tensor in node.inputs)
 
     while waiting:
         runnable = [node for node in waiting if can_run(node)]
@@ -96,7 +91,7 @@ def _schedule(graph: gs.Graph, layers: Mapping[str, Linear]) -> list[list[gs.Nod
 
 
 def submodel(model: Model, segment: Segment, kinds: Mapping[str, np.dtype[Any]]) -> Model:
-    """The segment as a model of its own; ``kinds`` are the types of tensors, float32 where not listed.
+    """The segment as a model of its own; ``kinds`` are the types of its inputs, onnxruntime works out the others.
 
     Weights are shared with ``model``, nodes are not.
     """
@@ -109,7 +104,7 @@ def submodel(model: Model, segment: Segment, kinds: Mapping[str, np.dtype[Any]])
             if isinstance(tensor, gs.Constant):
                 tensors[tensor.name] = gs.Constant(tensor.name, tensor.values)
             else:
-                tensors[tensor.name] = gs.Variable(tensor.name, dtype=kinds.get(tensor.name, np.dtype(np.float32)))
+                tensors[tensor.name] = gs.Variable(tensor.name, dtype=kinds.get(tensor.name))
         return tensors[tensor.name]
 
     by_name = {node.name: node for node in model.graph.nodes}

@@ -62,7 +62,7 @@ def layer_roles(node: NodeProto) -> Roles | None:
 
 def type_name(data_type: int) -> str:
     """A tensor type in NumPy's words: float32, int8, uint4."""
-    name = TensorProto.DataType.Name(data_type).lower()
+    name: str = TensorProto.DataType.Name(data_type).lower()
     return _RENAMED.get(name, name)
 
 
@@ -74,8 +74,8 @@ def type_bits(name: str) -> int:
 def tensor_bytes(tensor: TensorProto) -> int:
     """Bytes of a tensor's elements, packed as ONNX packs them."""
     if tensor.data_type == TensorProto.STRING:
-        return sum(len(value) for value in tensor.string_data)
-    return -(-math.prod(tensor.dims) * type_bits(type_name(tensor.data_type)) // 8)
+        return sum(len(bytes(value)) for value in tensor.string_data)
+    return -(-math.prod(int(size) for size in tensor.dims) * type_bits(type_name(tensor.data_type)) // 8)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Tensors:
         nodes = [node for part in graphs for node in part.node if node.op_type != "Constant"]
         constants = {tensor.name: tensor for part in graphs for tensor in part.initializer}
         for node in (node for part in graphs for node in part.node if node.op_type == "Constant"):
-            constants |= {node.output[0]: entry.t for entry in node.attribute if entry.HasField("t")}
+            constants.update((node.output[0], entry.t) for entry in node.attribute if entry.HasField("t"))
         return cls(tuple(nodes), {name: node for node in nodes for name in node.output if name}, constants)
 
 

@@ -149,11 +149,12 @@ class _Walk:
 
     def _moments(self, layer: Linear) -> Moments:
         groups, _, k = layer.matrix_shape
-        total = MomentsAccumulator(groups, k, cross=self.sequential)
+        parts = [MomentsAccumulator(groups, k, cross=self.sequential) for _ in range(min(2, len(self.counts)))]
         positions = positions_per_image(k, self.images)
         for batch, count in enumerate(self.counts):
             exact: Floats = self.streams.get(_FLOAT, layer.input, batch)[:count]
             check_finite(layer.input, exact)
+            total = parts[batch % len(parts)]
             if not self.sequential:
                 total.update(layer.rows(exact, positions=positions, seed=batch))
                 continue
@@ -163,4 +164,5 @@ class _Walk:
                 layer.rows(quantized, positions=positions, seed=batch),
                 layer.rows(exact - quantized, positions=positions, seed=batch),
             )
-        return total.moments()
+        first, *second = [part.moments() for part in parts]
+        return Moments.joined(first, second[0]) if second else first

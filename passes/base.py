@@ -18,6 +18,7 @@ from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 from passes.numerics.histogram import Histogram
 from passes.numerics.moments import Moments
 from passes.placement import Rules
+from passes.surgery import fresh_name, tensor_names
 
 __all__ = ["Change", "GraphPass", "LayerPass", "Model", "Needs", "PassReport", "Problem", "Quantized", "Solution", "Stats"]
 
@@ -88,7 +89,8 @@ class Model:
         elif layer.op != "MatMul":
             while len(node.inputs) > 2:
                 node.inputs.pop()
-            node.inputs.append(gs.Constant(f"{layer.name}.bias", flat))
+            name = fresh_name(f"{layer.name}.bias", tensor_names(self.graph))
+            node.inputs.append(gs.Constant(name, flat))
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,8 @@ class LayerPass:
     sequential: bool = True
 
     def __post_init__(self) -> None:
-        for bits in (self.bits, self.first_last_bits or self.bits, *self.layer_bits.values()):
+        ends = self.bits if self.first_last_bits is None else self.first_last_bits
+        for bits in (self.bits, ends, *self.layer_bits.values()):
             code_range(bits)
         if self.block is not None and self.block < 1:
             raise ValueError(f"block must be at least 1, not {self.block}")

@@ -13,6 +13,7 @@ from passes.errors import QuantizationError
 from passes.numerics.error import decibel
 from passes.numerics.gptq import gptq, output_error
 from passes.numerics.scale import absmax_grid
+from passes.numerics.target import asymmetric_target
 
 __all__ = ["Gptq"]
 
@@ -24,16 +25,25 @@ class Gptq(LayerPass):
     Attributes:
         damping: λ as a share of the mean of the Hessian's diagonal.
         act_order: inputs with the largest mean square first.
-        asymmetric_target: make up for the errors of the layers before (needs `sequential`).
-        bias_correction: let the bias take up the mean output error.
+        asymmetric_target: make up for the errors of the layers before, as far as it holds on held-out images (needs `sequential`).
+        bias_correction: let the bias take up the mean output error; the codes then only answer for what varies.
+        refine: rounds of single-code and scale descent after the sweep.
     """
 
     name: ClassVar[str] = "gptq"
 
-    damping: float = 0.01
+    damping: float = 0.05
     act_order: bool = True
     asymmetric_target: bool = True
     bias_correction: bool = True
+    refine: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.damping <= 10:
+            raise ValueError(f"damping must be above 0 and at most 10, not {self.damping}")
+        if self.refine < 0:
+            raise ValueError(f"refine must not be negative, not {self.refine}")
 
     def solve(self, problem: Problem) -> Solution:
         """Codes, grid and bias of one layer; errors are of its output on the quantized network's inputs.
@@ -44,17 +54,20 @@ class Gptq(LayerPass):
         weight, moments = problem.weight, problem.moments
         if moments is None:
             raise QuantizationError(f"{problem.layer.name}: GPTQ needs calibration data; use --calibration")
+        correct = self.bias_correction and problem.layer.op != "MatMul"  # which has no bias
+        varying = moments.centered() if correct else moments
         try:
+            target = asymmetric_target(weight, varying) if self.asymmetric_target else weight
             result = gptq(
-                weight,
-                moments,
+                target,
+                varying,
                 problem.bits,
                 block=problem.block,
                 symmetric=self.symmetric,
                 floor=problem.floor,
                 damping=self.damping,
                 act_order=self.act_order,
-                asymmetric_target=self.asymmetric_target,
+                rounds=self.refine,
             )
         except np.linalg.LinAlgError as error:
             raise QuantizationError(
@@ -63,7 +76,7 @@ class Gptq(LayerPass):
             ) from error
         values = result.grid.values(result.codes)
         bias = problem.bias
-        if self.bias_correction:
+        if correct:
             correction = np.einsum("gok,gk->go", weight, moments.mean) - np.einsum(
                 "gok,gk->go", values, moments.mean_quantized
             )
@@ -75,7 +88,7 @@ class Gptq(LayerPass):
             result.codes,
             result.grid,
             bias,
-            before_db=decibel(1.0, output_error(weight, rounded, moments.hessian)),
-            after_db=decibel(1.0, output_error(result.target, values, moments.hessian)),
+            before_db=decibel(1.0, output_error(target, rounded, varying.hessian)),
+            after_db=decibel(1.0, output_error(target, values, varying.hessian)),
             note=note,
         )

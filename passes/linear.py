@@ -112,8 +112,8 @@ class Linear:
                 draw = np.random.default_rng(seed).choice(rows.shape[1], positions, replace=False)
                 rows = rows[:, np.sort(draw)]
             return np.ascontiguousarray(rows.reshape(1, -1, k))
-        if x.ndim != 2 + len(self.kernel):
-            raise QuantizationError(f"{self.name}: input of shape {x.shape} for a kernel of {len(self.kernel)} spatial axes")
+        if x.ndim != 2 + len(self.kernel) or x.shape[1] * math.prod(self.kernel) != g * k:
+            raise QuantizationError(f"{self.name}: input of shape {x.shape} for a weight of shape {self.weight_shape}")
         padded, strides = self._padded(x)
         axes = tuple(range(2, x.ndim))
         reach = tuple(d * (n - 1) + 1 for d, n in zip(self.dilations, self.kernel, strict=True))
@@ -132,7 +132,6 @@ class Linear:
 
     def _padded(self, x: Floats) -> tuple[Floats, tuple[int, ...]]:
         """The input padded so that every window lies inside, and the stride between windows."""
-        spatial = len(self.kernel)
         begins, ends = self._pads(x.shape[2:])
         if self.op == "ConvTranspose":  # a stride-1 convolution of the zero-stuffed input with the flipped kernel
             size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self.strides, strict=True)]
@@ -141,23 +140,22 @@ class Linear:
             reach = [d * (n - 1) for d, n in zip(self.dilations, self.kernel, strict=True)]
             begins = tuple(r - b for r, b in zip(reach, begins, strict=True))
             ends = tuple(r - e + o for r, e, o in zip(reach, ends, self.output_padding, strict=True))
-            x = stuffed
+            grown = ((max(b, 0), max(e, 0)) for b, e in zip(begins, ends, strict=True))
+            x = np.pad(stuffed, [(0, 0), (0, 0), *grown])  # before the crop, which may reach past the input
             crop = tuple(slice(max(-b, 0), n - max(-e, 0)) for b, e, n in zip(begins, ends, x.shape[2:], strict=True))
-            x = x[(..., *crop)]
-            begins, ends = tuple(max(b, 0) for b in begins), tuple(max(e, 0) for e in ends)
-        width = [(0, 0), (0, 0), *zip(begins, ends, strict=True)]
-        strides = (1,) * spatial if self.op == "ConvTranspose" else self.strides
-        return np.pad(x, width), strides
+            return x[(..., *crop)], (1,) * len(self.kernel)
+        return np.pad(x, [(0, 0), (0, 0), *zip(begins, ends, strict=True)]), self.strides
 
     def _pads(self, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         spatial = len(self.kernel)
         if self.auto_pad in {"NOTSET", "VALID"}:
             return self.pads[:spatial], self.pads[spatial:]
         begins, ends = [], []
-        for n, kernel, stride, dilation in zip(size, self.kernel, self.strides, self.dilations, strict=True):
+        geometry = zip(size, self.kernel, self.strides, self.dilations, self.output_padding, strict=True)
+        for n, kernel, stride, dilation, extra in geometry:
             reach = dilation * (kernel - 1) + 1
             if self.op == "ConvTranspose":
-                total = max(reach - stride, 0)
+                total = max(reach - stride + extra, 0)
             else:
                 total = max((-(-n // stride) - 1) * stride + reach - n, 0)
             small, large = total // 2, total - total // 2
@@ -185,6 +183,10 @@ def why_not_linear(node: gs.Node) -> str | None:
             return "alpha or beta is not 1"
     if len(node.inputs) > 2 and node.inputs[2].name and not isinstance(node.inputs[2], gs.Constant):
         return "its bias is an activation"
+    if node.op == "Gemm" and len(node.inputs) > 2 and node.inputs[2].name:
+        shape = tuple(node.inputs[2].shape)
+        if len(shape) == 2 and shape[0] != 1:
+            return "its bias differs from row to row"
     if node.op == "ConvTranspose" and node.attrs.get("output_shape"):
         return "output_shape is set instead of pads"
     return None

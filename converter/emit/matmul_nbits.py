@@ -1,7 +1,7 @@
 """MatMulNBits (com.microsoft): Gemm and MatMul with 4- or 8-bit weights in blocks, read by onnxruntime's own kernels.
 
-The operator wants ``[o, k]`` weights cut along k into blocks of a power of two, at least 16; codes are unsigned, so every code
-and zero point moves up by ``2^(bits-1)``; 4-bit codes pack two to a byte, lowest bits first.
+The operator wants ``[o, k]`` weights cut along k into blocks of a power of two, at least 16; codes are unsigned, so
+every code and zero point moves up by ``2^(bits-1)``; 4-bit codes pack two to a byte, lowest bits first.
 """
 
 import numpy as np

@@ -1,8 +1,11 @@
 """Model -> ONNX: quantized weights and QuantizeLinear/DequantizeLinear around the operators that run on integers.
 
-A tensor ``t`` of `Model.ranges` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and whoever read
-``t`` reads ``t_dequantized``. Codes come from the passes as they are; nothing is rounded here but the int32 biases.
+A tensor ``t`` of `Model.ranges` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and
+whoever read ``t`` reads ``t_dequantized``. Codes come from the passes as they are; nothing is rounded here but the
+int32 biases.
 """
+
+from importlib.metadata import version
 
 import numpy as np
 import onnx
@@ -38,7 +41,7 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
     if any(node.domain == "com.microsoft" for node in proto.graph.node):
         opsets["com.microsoft"] = 1
     set_opsets(proto, opsets)
-    proto.producer_name = "convert-onnx"
+    proto.producer_name, proto.producer_version = "convert-onnx", version("convert-onnx")
     return proto
 
 
@@ -105,9 +108,8 @@ class _Writer:
         elif self.storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"}:
             self.add(matmul_nbits(layer, quantized, node))
         else:
-            weight = rescaled_weight(layer, quantized, self.storage)
-            if self.storage == "dequantize" and quantized.grid.block is None and layer.groups == 1:
-                weight = dequantized_weight(layer, quantized, self.storage)
+            dequantize = self.storage == "dequantize" and _one_axis(layer, quantized)
+            weight = (dequantized_weight if dequantize else rescaled_weight)(layer, quantized, self.storage)
             self.add(weight)
             node.input[1] = weight.result
             self.nodes.append(node)
@@ -115,7 +117,8 @@ class _Writer:
     def integer_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
         grid = quantized.grid
         if grid.block is not None:
-            raise TargetError(f"{layer.name}: block scales have no integer kernel; use block only without activation_ranges")
+            hint = "use block only without activation_ranges"
+            raise TargetError(f"{layer.name}: block scales have no integer kernel; {hint}")
         if not grid.symmetric:
             raise TargetError(f"{layer.name}: integer kernels need symmetric weights; use symmetric = true")
         weight = dequantized_weight(layer, quantized, self.storage)
@@ -159,6 +162,11 @@ class _Writer:
         self.initializers.extend(fragment.initializers)
 
 
+def _one_axis(layer: Linear, quantized: Quantized) -> bool:
+    """Whether the layer's scales lie along one axis of its stored weight, as DequantizeLinear wants them."""
+    return quantized.grid.block is None and not (layer.op == "ConvTranspose" and layer.groups > 1)
+
+
 def _absorbed(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[set[str], dict[str, str]]:
     """Clamps the quantizer after them makes needless: node names, and ``input tensor -> output tensor``."""
     readers: dict[str, int] = {}
@@ -167,7 +175,7 @@ def _absorbed(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[
             readers[name] = readers.get(name, 0) + 1
     produced = {name for node in graph.node for name in node.output}
     clamps: set[str] = set()
-    result: dict[str, tuple[str, str]] = {}
+    result: dict[str, str] = {}
     for node in model.graph.nodes:
         if node.op not in model.rules.absorbable:
             continue

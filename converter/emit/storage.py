@@ -1,7 +1,7 @@
 """How weight codes lie in the file: the only code that knows nibbles.
 
-INT4 and INT2 tensors hold two and four codes per byte, the first in the lowest bits (ONNX, TensorProto.raw_data). MatMulNBits
-wants unsigned codes in bytes of their own layout (onnxruntime, contrib operator MatMulNBits).
+INT4 and INT2 tensors hold two and four codes per byte, the first in the lowest bits (ONNX, TensorProto.raw_data).
+MatMulNBits wants unsigned codes in bytes of their own layout (onnxruntime, contrib operator MatMulNBits).
 """
 
 from typing import Any
@@ -33,7 +33,8 @@ def pack(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     flat = codes.reshape(-1).astype(np.uint8) & np.uint8((1 << bits) - 1)
     padded = np.pad(flat, (0, -len(flat) % per_byte)).reshape(-1, per_byte)
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
-    return np.bitwise_or.reduce(padded << shifts, axis=1).astype(np.uint8)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(padded << shifts, axis=1)
+    return packed
 
 
 def unpack(data: NDArray[np.uint8], bits: int, count: int) -> Codes:
@@ -57,7 +58,7 @@ def code_tensor(name: str, codes: NDArray[Any], bits: int) -> TensorProto:
 
 def unpack_tensor(tensor: TensorProto) -> Codes:
     """The codes of an INT2, INT4 or INT8 initializer as int8 of its shape."""
-    bits = {kind: bits for bits, kind in _TYPES.items()}[tensor.data_type]
+    bits = next(bits for bits, kind in _TYPES.items() if kind == tensor.data_type)
     count = int(np.prod(tensor.dims))
     if not tensor.raw_data:
         return np.asarray(onnx.numpy_helper.to_array(tensor)).astype(np.int8)

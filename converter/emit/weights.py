@@ -1,9 +1,9 @@
 """One layer's weight in the file, from its codes to the float tensor the operator reads; every form is exact.
 
-    cast        codes INT2/INT4 -> Cast(INT8) -> DequantizeLinear        folded at load, then fused to an integer kernel
-    int8        codes INT8 -> DequantizeLinear
-    dequantize  codes INT2/INT4 -> DequantizeLinear                      for targets that read packed codes themselves
-    rescale     codes -> Cast(FLOAT) [-> Sub] -> Mul(scale) [-> Reshape -> Slice]   weight-only, folded at load
+cast        codes INT2/INT4 -> Cast(INT8) -> DequantizeLinear        folded at load, then fused to an integer kernel
+int8        codes INT8 -> DequantizeLinear
+dequantize  codes INT4 -> DequantizeLinear                           for targets that read packed codes themselves
+rescale     codes -> Cast(FLOAT) [-> Sub] -> Mul(scale) [-> Reshape -> Slice]   weight-only, folded at load
 """
 
 from dataclasses import dataclass, field
@@ -43,7 +43,11 @@ class Fragment:
 
 
 def dequantized_weight(layer: Linear, quantized: Quantized, storage: Storage) -> Fragment:
-    """The per-channel form an integer kernel is fused from: codes, [Cast,] DequantizeLinear."""
+    """The per-channel form an integer kernel is fused from: codes, [Cast,] DequantizeLinear.
+
+    INT2 is always cast: onnxruntime 1.31 fuses ``DequantizeLinear(INT2)`` to kernels that cannot read it or that
+    read it wrongly.
+    """
     name, grid = layer.weight, quantized.grid
     fragment = Fragment(f"{name}_dequantized")
     bits = 8 if storage == "int8" else stored_bits(grid.bits)
@@ -51,7 +55,7 @@ def dequantized_weight(layer: Linear, quantized: Quantized, storage: Storage) ->
     fragment.initializers.append(code_tensor(codes, layer.stored(quantized.codes), bits))
     scale = fragment.constant(f"{name}_scale", grid.scale.reshape(-1))
     zeros = grid.zero_point.reshape(-1)
-    if storage == "dequantize" and bits < 8:
+    if storage == "dequantize" and bits == 4:
         fragment.initializers.append(code_tensor(f"{name}_zero_point", zeros, bits))
         zero_point = f"{name}_zero_point"
     else:

@@ -16,7 +16,7 @@ from passes.errors import OutputError
 __all__ = ["REPORT_SUFFIXES", "prepare_report", "write_report"]
 
 REPORT_SUFFIXES = (".json", ".html")
-_WIDTH = 140
+_WIDTH = 100
 _SEPARATOR = "\0"
 _CSS = """
 body { margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #1f2328; background: #ffffff; }
@@ -48,7 +48,9 @@ def write_report(path: Path, title: str, content: Mapping[str, Any], tables: Seq
 
 
 def _page(title: str, tables: Sequence[RenderableType]) -> str:
-    console = Console(record=True, file=io.StringIO(), width=_WIDTH, force_terminal=True, color_system="truecolor")
+    wide = Console(file=io.StringIO(), width=10_000)
+    width = max([_WIDTH, *(wide.measure(table).maximum for table in tables)])
+    console = Console(record=True, file=io.StringIO(), width=width, force_terminal=True, color_system="truecolor")
     for table in tables:
         console.print(table)
     exported = console.export_html(code_format=f"{{stylesheet}}{_SEPARATOR}{{code}}", inline_styles=False)

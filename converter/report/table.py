@@ -46,9 +46,9 @@ def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> 
     with console.capture() as capture:
         for renderable in renderables:
             console.print(renderable)
-    lines = "".join(f"{line.rstrip()}\n" for line in capture.get().lstrip("\n").splitlines())
+    text = "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
     encoding = console.encoding
-    console.file.write(lines.encode(encoding, "replace").decode(encoding))
+    console.file.write(text.encode(encoding, "replace").decode(encoding))
     console.file.flush()
 
 
@@ -67,7 +67,7 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
     table.add_row("SQNR", "", _db(last.sqnr_db), "")
     if last.speedup is not None:
         table.add_row("Latency", _ms(first), _ms(last), _ratio(last.speedup, "faster", "slower"))
-    table.caption = f"{last.images:,} images; latency of one image on one thread"
+    table.caption = f"{last.images:,} images\nlatency: 1 image, 1 thread"
     return table
 
 
@@ -111,7 +111,7 @@ def layers_table(layers: Iterable[LayerReport]) -> Table:
             _db(layer.after_db),
             layer.reason or layer.note,
         )
-    table.caption = "SQNR of the weights plainly rounded, and as they were written"
+    table.caption = "SQNR of the weights: plainly rounded, as written"
     return table
 
 
@@ -125,7 +125,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         others = (agreement, _db(model.sqnr_db)) if place else ("", "")
         table.add_row(model.model, size(model.bytes), top1, *others, _ms(model), _speed(model.speedup))
     images = evaluation.data.get("images")
-    table.caption = f"{images:,} images; agreement, SQNR and speed against the first; latency of one image, one thread"
+    table.caption = f"{images:,} images; agreement, SQNR, speed: against the first\nlatency: 1 image, 1 thread"
     return table
 
 
@@ -145,8 +145,8 @@ def comparison_tables(comparison: Comparison) -> list[RenderableType]:
 
 
 def inspection_tables(inspection: Inspection) -> list[RenderableType]:
-    """Every linear layer, then the bytes by type and the file's own facts."""
-    columns = ["layer", "op", "weights", "storage", "bytes", "scale per", "activations", "fused", "why not"]
+    """Every linear layer, why some are not fused, then the bytes by type and the file's own facts."""
+    columns = ["layer", "op", "weights", "storage", "bytes", "scale per", "input", "fused"]
     table = _table("", columns, numbers={4})
     for layer in inspection.layers:
         table.add_row(
@@ -158,8 +158,14 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
             layer.granularity,
             _bits(layer.activation_bits),
             Text("yes", style="green") if layer.fused else Text("no", style="yellow"),
-            layer.reason,
         )
+    reasons: dict[str, list[str]] = {}
+    for layer in inspection.layers:
+        if layer.reason:
+            reasons.setdefault(layer.reason, []).append(layer.name)
+    why = _table("", ["not fused because", "layers"])
+    for reason, names in reasons.items():
+        why.add_row(reason, f"{len(names)}: {', '.join(names)}")
     model = inspection.model
     facts = _table("", ["file", ""])
     facts.add_row("size", f"{size(model['bytes'])} ({model['bytes']:,} bytes)")
@@ -171,7 +177,7 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
             facts.add_row(key, str(model[key]))
     fused = sum(layer.fused for layer in inspection.layers)
     facts.add_row("layers on integers", f"{fused} of {len(inspection.layers)}")
-    return [table, facts]
+    return [table, *([why] if reasons else []), facts]
 
 
 def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
@@ -213,6 +219,7 @@ def _table(title: str, columns: Sequence[str], numbers: Iterable[int] = ()) -> T
         box=box.SIMPLE_HEAD,
         header_style="bold",
         pad_edge=False,
+        collapse_padding=True,
     )
     for index, column in enumerate(columns):
         if index in right:

@@ -5,11 +5,8 @@ Frantar et al. 2022 (arXiv 2210.17323), algorithm 1, on every group of a layer a
 
     q_j = Q(w_j),   e_j = (w_j - q_j) / U_jj,   w_l -= e_j U_jl  for l > j
 
-Before the sweep the weight moves to the least-squares answer for what the quantized network really feeds it,
-
-    W* = W + W (X - X̂)ᵀX̂ (X̂ᵀX̂ + λI)⁻¹
-
-(rows of X are samples; the asymmetric target of GPTAQ, Li et al. 2025, arXiv 2504.02692).
+The weight it starts from may be the asymmetric target (`passes.numerics.target`); the grid is fixed before the sweep, and
+`passes.numerics.refine` afterwards moves single codes and the scale as long as the error falls.
 """
 
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from scipy.linalg import lapack
 
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments
+from passes.numerics.refine import refine
 from passes.numerics.scale import search_grid
 
 __all__ = ["GptqResult", "gptq", "inverse_factor", "output_error"]
@@ -29,18 +27,16 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GptqResult:
-    """Codes and grid of one layer, the target they approximate, and the damping that was used.
+    """Codes and grid of one layer, and the damping that was used.
 
     Attributes:
         codes: ``[g, o, k]``.
         grid: the grid the codes are on.
-        target: ``[g, o, k]``, the weight after the move to the least-squares answer.
         damping: share of the mean diagonal that was added; larger than asked for if the Hessian was not positive.
     """
 
     codes: Codes
     grid: Grid
-    target: Floats
     damping: float
 
 
@@ -54,13 +50,13 @@ def gptq(
     floor: Floats | None = None,
     damping: float = 0.01,
     act_order: bool = True,
-    asymmetric_target: bool = True,
+    rounds: int = 0,
     lazy: int = 128,
 ) -> GptqResult:
     """Quantize ``weight`` ``[g, o, k]`` for the inputs that ``moments`` describe.
 
     Args:
-        weight: float32.
+        weight: float32; what the codes should approximate.
         moments: of the layer's rows, same g and k.
         bits: 2 to 8.
         block: inputs that share a scale; None: the whole output channel.
@@ -68,32 +64,34 @@ def gptq(
         floor: smallest scale allowed, ``[g, o]``.
         damping: λ as a share of the mean of diag H.
         act_order: largest diag H first, else in order of k.
-        asymmetric_target: use ``moments.cross``.
+        rounds: of refinement after the sweep.
         lazy: inputs per block of deferred updates.
 
     Raises:
         numpy.linalg.LinAlgError: the Hessian is not positive definite even with damping 1.
     """
     groups, _, k = weight.shape
-    diagonal = moments.diagonal
-    order = np.argsort(-diagonal, axis=1, kind="stable") if act_order else np.tile(np.arange(k), (groups, 1))
+    order = np.argsort(-moments.diagonal, axis=1, kind="stable") if act_order else np.tile(np.arange(k), (groups, 1))
     undo = np.argsort(order, axis=1)
     columns = order[:, None, :]
-    upper, damping = inverse_factor(_permuted(moments.hessian, order), damping)
-
-    target = np.take_along_axis(weight, columns, axis=2).astype(np.float64)
-    if asymmetric_target and moments.cross is not None:
-        cross = _permuted(moments.cross, order).astype(np.float64)
-        target += ((target @ cross) @ upper.transpose(0, 2, 1)) @ upper
-    target = target.astype(np.float32)
-    upper = upper.astype(np.float32)
-
-    moved = np.take_along_axis(target, undo[:, None, :], axis=2)
+    factor, damping = inverse_factor(_permuted(moments.hessian, order), damping)
+    upper = factor.astype(np.float32)
     importance = np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
-    grid = search_grid(moved, bits, importance, block=block, symmetric=symmetric, floor=floor)
-    scale, zero = (np.take_along_axis(part, columns, axis=2) for part in grid.spread(k))
-    codes = _sweep(target, upper, scale, zero, bits, lazy)
-    return GptqResult(np.take_along_axis(codes, undo[:, None, :], axis=2), grid, moved, damping)
+    grid = search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor)
+    step, zero = (np.take_along_axis(part, columns, axis=2) for part in grid.spread(k))
+    swept = _sweep(np.take_along_axis(weight, columns, axis=2), upper, step, zero, bits, lazy)
+    codes = np.take_along_axis(swept, undo[:, None, :], axis=2)
+    if rounds:
+        codes, grid = refine(weight, codes, grid, _damped(moments.hessian, damping), rounds=rounds, floor=floor)
+    return GptqResult(codes, grid, damping)
+
+
+def _damped(hessian: Floats, damping: float) -> Floats:
+    damped = hessian.copy()
+    index = np.arange(hessian.shape[1])
+    mean = np.einsum("gkk->g", hessian) / hessian.shape[1]
+    damped[:, index, index] += (damping * np.where(mean > 0, mean, 1))[:, None].astype(np.float32)
+    return damped
 
 
 def _sweep(target: Floats, upper: Floats, scale: Floats, zero: Codes, bits: int, lazy: int) -> Codes:

@@ -26,6 +26,7 @@ class Moments:
         mean: ``[g, k]`` of the float network's rows.
         mean_quantized: ``[g, k]`` of the quantized network's rows.
         rows: how many rows were summed.
+        halves: the same of two disjoint sets of images, where they were kept apart.
     """
 
     hessian: Floats
@@ -33,6 +34,35 @@ class Moments:
     mean: Floats
     mean_quantized: Floats
     rows: int
+    halves: "tuple[Moments, Moments] | None" = None
+
+    def centered(self) -> "Moments":
+        """The same moments about the means: what is left of the error once the bias has taken up its mean."""
+        shift = (self.mean - self.mean_quantized)[:, :, None] * self.mean_quantized[:, None, :]  # [g, k, k]
+        return Moments(
+            hessian=self.hessian - 2 * self.mean_quantized[:, :, None] * self.mean_quantized[:, None, :],
+            cross=None if self.cross is None else self.cross - 2 * shift,
+            mean=self.mean,
+            mean_quantized=self.mean_quantized,
+            rows=self.rows,
+            halves=None if self.halves is None else (self.halves[0].centered(), self.halves[1].centered()),
+        )
+
+    @classmethod
+    def joined(cls, first: "Moments", second: "Moments") -> "Moments":
+        """The moments of both sets of rows, with the two as `halves`."""
+        share = np.float32(first.rows / (first.rows + second.rows))
+        cross = None
+        if first.cross is not None and second.cross is not None:
+            cross = share * first.cross + (1 - share) * second.cross
+        return cls(
+            hessian=share * first.hessian + (1 - share) * second.hessian,
+            cross=cross,
+            mean=share * first.mean + (1 - share) * second.mean,
+            mean_quantized=share * first.mean_quantized + (1 - share) * second.mean_quantized,
+            rows=first.rows + second.rows,
+            halves=(first, second),
+        )
 
     @property
     def diagonal(self) -> Floats:
@@ -56,14 +86,12 @@ class MomentsAccumulator:
         self._sum_quantized += total
         self._sum += total
         self.rows += quantized.shape[1]
-        transposed = quantized.transpose(0, 2, 1)
-        if quantized.shape[0] == 1:
-            self._hessian[0] += quantized[0].T @ quantized[0]  # the same array twice: BLAS syrk, half the work
-        else:
-            self._hessian += transposed @ quantized
         if self._cross is not None and difference is not None:
             self._sum += difference.sum(axis=1, dtype=np.float64)
-            self._cross += difference.transpose(0, 2, 1) @ quantized
+        for group, rows in enumerate(quantized):  # one BLAS call a group: numpy's stacked product is no faster than a loop
+            self._hessian[group] += rows.T @ rows
+            if self._cross is not None and difference is not None:
+                self._cross[group] += difference[group].T @ rows
 
     def moments(self) -> Moments:
         """The moments of everything added so far.

@@ -52,7 +52,7 @@ def search_grid(
     scale, zero = best.scale.copy(), best.zero_point.copy()
     low, high = code_range(bits)
     best_error = np.full(scale.shape, np.inf, np.float32)
-    for shrink in np.linspace(1.1, 0.25, candidates):
+    for shrink in (1.0, *np.linspace(1.1, 0.25, candidates)):  # the full range itself is not among the others
         grid = _shrunk(blocked, bits, float(shrink), block, symmetric, floor)
         step, offset = grid.scale[..., None], grid.zero_point[..., None].astype(np.float32)
         difference = (np.clip(np.rint(blocked / step) + offset, low, high) - offset) * step - blocked

@@ -1,0 +1,161 @@
+"""Every bar of the project, measured.
+
+    make bench                        all of them
+    python -m benchmarks cifar time   some of them
+
+Exit 0 if every bar that was measured holds, 1 if one is missed or a benchmark fails; what lacks its data is skipped.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.accuracy import cifar, imagenet
+from benchmarks.bar import Bar, Benchmark
+from benchmarks.conversion_cost import calibration_memory, conversion_time
+from benchmarks.deployment import resnet18
+from benchmarks.shared_data import MissingData
+from converter import ConvertError
+from converter.report.progress import progress_bars
+from converter.report.table import show
+from converter.runtime import available_threads
+
+__all__ = ["BENCHMARKS", "Outcome", "main", "measure", "outcome_table", "verdict"]
+
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
+    {
+        "cifar": cifar,
+        "imagenet": imagenet,
+        "resnet18": resnet18,
+        "time": conversion_time,
+        "memory": calibration_memory,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A benchmark that ran; ``skipped`` and ``error`` say why it did not, or not to its end."""
+
+    name: str
+    bars: tuple[Bar, ...]
+    seconds: float
+    skipped: str = ""
+    error: str = ""
+
+    @property
+    def missed(self) -> int:
+        """Bars that do not hold, and 1 for an error."""
+        return sum(bar.holds is False for bar in self.bars) + bool(self.error)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, ready for JSON."""
+        bars = [bar.to_json() for bar in self.bars]
+        return {
+            "name": self.name,
+            "seconds": round(self.seconds, 1),
+            "skipped": self.skipped or None,
+            "error": self.error or None,
+            "bars": bars,
+        }
+
+
+def measure(name: str, benchmark: Benchmark) -> Outcome:
+    """Run one benchmark; what it measured before an error is kept."""
+    started = time.perf_counter()
+    bars: list[Bar] = []
+    skipped = error = ""
+    try:
+        with progress_bars() as progress:
+            bars.extend(benchmark(progress))
+    except MissingData as reason:
+        skipped = str(reason)
+    except ConvertError as problem:
+        error = f"{type(problem).__name__}: {problem}"
+    return Outcome(name, tuple(bars), time.perf_counter() - started, skipped, error)
+
+
+def outcome_table(outcome: Outcome) -> Table:
+    """One row for each bar."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.title = f"{outcome.name}, {outcome.seconds:.0f} s"
+    table.title_justify, table.title_style = "left", "bold"
+    for column in (outcome.name, "measured", "bar", "", "how"):
+        table.add_column(column, justify="right" if column in {"measured", "bar"} else "left")
+    for bar in outcome.bars:
+        sign = "at least" if bar.at_least else "at most"
+        limit = "-" if bar.limit is None else f"{sign} {bar.limit:g}"
+        table.add_row(bar.what, f"{number(bar.measured)} {bar.unit}", limit, verdict(bar), Text(bar.note, style="dim"))
+    for word, text, style in (("skipped", outcome.skipped, "yellow"), ("failed", outcome.error, "red")):
+        if text:
+            table.add_row("", "", "", Text(word, style=style), text)
+    return table
+
+
+def verdict(bar: Bar) -> Text:
+    """Whether the bar holds, or by how much not."""
+    if bar.holds is None:
+        return Text("no bar", style="dim")
+    if bar.holds:
+        return Text("holds", style="green")
+    return Text(f"misses by {number(bar.missed_by)} {bar.unit}", style="bold red")
+
+
+def number(value: float) -> str:
+    """A count as it is, anything else with two decimals."""
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": available_threads(),
+        "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what was asked for and say what holds."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description="Measure the project's bars.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in BENCHMARKS:
+            near = get_close_matches(name, BENCHMARKS, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            parser.error(f"no benchmark is named {name!r}; {hint}there are: {', '.join(BENCHMARKS)}")
+    facts = machine()
+    outcomes = []
+    for name in options.names or BENCHMARKS:
+        outcomes.append(measure(name, BENCHMARKS[name]))
+        show([outcome_table(outcomes[-1])])
+    if options.json is not None:
+        content = {"machine": facts, "benchmarks": [outcome.to_json() for outcome in outcomes]}
+        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    missed = sum(outcome.missed for outcome in outcomes)
+    held = sum(bar.holds is True for outcome in outcomes for bar in outcome.bars)
+    skipped = [outcome.name for outcome in outcomes if outcome.skipped]
+    print(f"{held} bars hold, {missed} missed" + (f"; skipped: {', '.join(skipped)}" if skipped else ""))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""How much top-1 accuracy a recipe costs, on images that calibration has not seen."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from benchmarks.bar import Bar
+from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56
+from converter import Recipe, convert, find_recipe
+from converter.data import Dataset
+from converter.evaluate import Measurement, evaluate
+from converter.runtime import Progress
+from converter.save import save_onnx
+from passes.gptq import Gptq
+
+__all__ = ["INT3_WEIGHT_ONLY", "accuracy_losses", "cifar", "imagenet"]
+
+INT3_WEIGHT_ONLY = replace(
+    find_recipe("int4-weight-only"),
+    name="int3-weight-only",
+    description="3-bit weights by sequential GPTQ, float activations",
+    passes=tuple(
+        replace(step, bits=3) if isinstance(step, Gptq) else step for step in find_recipe("int4-weight-only").passes
+    ),
+)
+
+
+def cifar(progress: Progress) -> Iterator[Bar]:
+    """ResNet-20 and ResNet-56 on CIFAR-10, 512 calibration images."""
+    limits = ((find_recipe("int8"), 0.2), (find_recipe("int4"), 0.5), (INT3_WEIGHT_ONLY, 1.0))
+    for name, pretrained in (("ResNet-20", RESNET20), ("ResNet-56", RESNET56)):
+        model = pretrained.model()
+        yield from accuracy_losses(name, model, *pretrained.images(model, 512), limits, progress)
+
+
+def imagenet(progress: Progress) -> Iterator[Bar]:
+    """EfficientNet-Lite0 on the ImageNet sample: 256 images calibrate, the others evaluate."""
+    limits = ((find_recipe("int8"), 0.5), (find_recipe("int4"), 1.5))
+    model = EFFICIENTNET.model()
+    yield from accuracy_losses("EfficientNet-Lite0", model, *EFFICIENTNET.images(model, 256), limits, progress)
+
+
+def accuracy_losses(
+    name: str,
+    model: onnx.ModelProto,
+    calibration: Dataset,
+    evaluation: Dataset,
+    limits: Sequence[tuple[Recipe, float]],
+    progress: Progress,
+) -> Iterator[Bar]:
+    """Convert ``model`` with every recipe and compare with float on the same images; ``limits`` are in points."""
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        paths = [Path(folder) / "float.onnx"]
+        save_onnx(model, paths[0])
+        seconds = []
+        for recipe, _ in limits:
+            result = convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress)
+            paths.append(Path(folder) / f"{recipe.name}.onnx")
+            result.save(paths[-1])
+            seconds.append(result.seconds)
+        reference, *others = evaluate(paths, evaluation, latency=False, progress=progress).models
+    for (recipe, limit), other, took in zip(limits, others, seconds, strict=True):
+        loss = 100 * (_top1(reference) - _top1(other))
+        note = (
+            f"{100 * _top1(reference):.2f} -> {100 * _top1(other):.2f} ± {100 * (other.top1_error or 0):.2f} % "
+            f"of {other.images:,} images, {reference.bytes / other.bytes:.1f}x smaller, {took:.0f} s"
+        )
+        yield Bar(f"{name}, {recipe.name}: top-1 lost", loss, limit, "points", note=note)
+
+
+def _top1(model: Measurement) -> float:
+    if model.top1 is None:
+        raise ValueError(f"{model.model}: the data have no labels")
+    return model.top1

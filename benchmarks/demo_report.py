@@ -1,0 +1,85 @@
+"""What the demonstration prints: one row for each file, what the columns mean, and what was left alone."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from converter.evaluate import Evaluation, Measurement
+from converter.report.table import float_layers_table, size
+from converter.result import Result
+
+__all__ = ["measured_on", "result_table", "skipped_layers"]
+
+COLUMNS = ("file", "weights", "activations", "size", "", "latency", "", "agreement", "SQNR", "conversion")
+
+
+def result_table(evaluation: Evaluation, results: Sequence[Result]) -> Table:
+    """The float model, then one row for each conversion, in the order of ``evaluation.models``."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in COLUMNS:
+        left = column in {"file", "weights", "activations"}
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    reference, *converted = evaluation.models
+    table.add_row(
+        Path(reference.model).name, "32 bits", "32 bits", size(reference.bytes), "", _milliseconds(reference), *[""] * 4
+    )
+    for model, result in zip(converted, results, strict=True):
+        table.add_row(
+            Text(Path(model.model).name, style="bold"),
+            _bits([layer.bits for layer in result.layers]),
+            _bits([layer.activation_bits for layer in result.layers]),
+            size(model.bytes),
+            f"{reference.bytes / model.bytes:.1f}x smaller",
+            _milliseconds(model),
+            "-" if model.speedup is None else _speed(model.speedup),
+            "-" if model.agreement is None else f"{100 * model.agreement:.1f} %",
+            "-" if model.sqnr_db is None else f"{model.sqnr_db:.1f} dB",
+            f"{result.seconds:.0f} s",
+        )
+    return table
+
+
+def measured_on(evaluation: Evaluation, calibrated: int) -> Text:
+    """What the columns mean."""
+    images = evaluation.models[0].images
+    lines = (
+        ("latency", "one image on one thread, the files timed in turns, median"),
+        ("agreement", f"top-1 class is the float model's, on {images} crops of photographs that calibration never saw"),
+        ("SQNR", "signal to quantization noise of the class scores, in decibels; 6 more halve the error"),
+        ("conversion", f"seconds from the float file to the checked one, with {calibrated} calibration crops"),
+    )
+    return Text("\n".join(f"{name:<11} {meaning}" for name, meaning in lines), style="dim")
+
+
+def skipped_layers(results: Sequence[Result]) -> list[RenderableType]:
+    """For every conversion the layers that stayed in float, and why; one line where there are none."""
+    parts: list[RenderableType] = []
+    for result in results:
+        left = float_layers_table(result.layers)
+        if left is not None:
+            parts += [Text(f"\n{result.recipe.name}:"), left]
+    counts = {len(result.layers) for result in results}
+    if not parts and len(counts) == 1:
+        parts.append(Text(f"\nNothing was skipped: all {counts.pop()} convolutions and matrix products are quantized."))
+    return parts
+
+
+def _bits(bits: Sequence[int]) -> str:
+    """The commonest, and for how many of the layers if not for all."""
+    (most, count), *others = Counter(bits).most_common()
+    return f"{most} bits" + (f" in {count} of {len(bits)}" if others else "")
+
+
+def _milliseconds(model: Measurement) -> str:
+    return "-" if model.latency_ms is None else f"{model.latency_ms:.1f} ms"
+
+
+def _speed(speedup: float) -> str:
+    if abs(speedup - 1) < 0.03:  # no more than two runs differ by
+        return "as float"
+    return f"{speedup:.2f}x faster" if speedup >= 1 else f"{1 / speedup:.2f}x slower"

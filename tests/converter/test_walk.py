@@ -1,0 +1,375 @@
+"""The walk: what each layer is solved on, that every segment runs once, and what is held in memory meanwhile."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import helper
+
+import converter.walk
+from converter.calibrate import calibrate
+from converter.emit.floats import float_model
+from converter.emit.qdq import emit
+from converter.runtime import open_session
+from converter.segments import cut
+from converter.streams import Streams
+from converter.walk import solve_layers
+from passes.base import LayerPass, Model, Needs, PassReport, Problem, Solution
+from passes.errors import DataError, QuantizationError
+from passes.gptq import Gptq
+from passes.numerics.error import sqnr_db
+from passes.numerics.moments import Moments
+from passes.rtn import Rtn
+from tests.converter.networks import (
+    branches,
+    conv,
+    dataset,
+    images,
+    network,
+    prepared,
+    quantize,
+    quiet,
+    random,
+    resnet,
+    run,
+    set_ranges,
+    shape_branch,
+)
+
+X = images(20, 3, 12, 12)  # batches of 16 and 4
+NETWORKS: dict[str, tuple[onnx.ModelProto, Any]] = {
+    "resnet": (resnet(), {"x": X}),
+    "fixed_batch": (resnet(batch=8), {"x": X}),
+    "branches": (branches(), {"a": images(20, 3, 8, 8), "b": images(20, 4)}),
+    "fixed_batch_branches": (branches(batch=8), {"a": images(20, 3, 8, 8), "b": images(20, 4)}),
+    "shape_branch": (shape_branch(), {"x": images(20, 3, 8, 8)}),
+}
+
+
+@dataclass(frozen=True)
+class Recorded(LayerPass):
+    """Rounds to the nearest and keeps what it was asked."""
+
+    name: ClassVar[str] = "recorded"
+    problems: dict[str, Problem] = field(default_factory=dict)
+
+    def solve(self, problem: Problem) -> Solution:
+        assert problem.layer.name not in self.problems, "solved twice"
+        self.problems[problem.layer.name] = problem
+        return Rtn(bits=self.bits).solve(problem)
+
+    def moments(self, name: str) -> Moments:
+        found = self.problems[name].moments
+        assert found is not None
+        return found
+
+
+def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    del proto.graph.output[:]
+    proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    return proto
+
+
+def tensors(
+    proto: onnx.ModelProto, names: list[str], data: dict[str, Any], batch: int | None
+) -> dict[str, NDArray[Any]]:
+    """Tensors of a file for all the data, portion by portion where the batch size is fixed."""
+    count = len(next(iter(data.values())))
+    size = batch or count
+    parts = []
+    for start in range(0, count, size):
+        feeds = {
+            name: np.resize(values[start : start + size], (size, *values.shape[1:])) for name, values in data.items()
+        }
+        parts.append([values[: count - start] for values in run(with_outputs(proto, names), feeds)])
+    return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)} | data
+
+
+def assert_close(found: NDArray[Any], expected: NDArray[Any], scale: float) -> None:
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-5 * scale
+
+
+def solved(name: str, layer_pass: LayerPass, *, ranges: bool) -> Model:
+    proto, data = NETWORKS[name]
+    return quantize(proto, layer_pass, data, ranges=ranges)
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["integer", "weight_only"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_layer_sees_what_its_quantized_predecessors_produce(name: str, ranges: bool) -> None:
+    """Moments of every layer are those of the finished file's own tensors, against the float network's."""
+    proto, data = NETWORKS[name]
+    layer_pass = Recorded(bits=3)
+    model = quantize(proto, layer_pass, data, ranges=ranges)
+    original = prepared(proto)
+    layers = original.layers()
+    assert list(layer_pass.problems) != []
+    assert set(layer_pass.problems) == set(layers)
+    batch = 8 if "fixed" in name else None
+    graph_inputs, graph_outputs = set(data), {value.name for value in proto.graph.output}
+    inputs = {layer.input for layer in layers.values()}
+    deployed = {name: f"{name}_dequantized" for name in inputs if name in model.ranges and name not in graph_outputs}
+    quantized = tensors(
+        emit(model),
+        sorted(deployed.get(name, name) for name in inputs if name in deployed or name not in data),
+        data,
+        batch,
+    )
+    exact = tensors(float_model(original.graph), sorted(inputs - graph_inputs), data, batch)
+    moved = 0
+    for layer in layers.values():
+        moments = layer_pass.moments(layer.name)
+        seen = layer.rows(quantized[deployed.get(layer.input, layer.input)]).astype(np.float64)  # [g, n, k]
+        wanted = layer.rows(exact[layer.input]).astype(np.float64)
+        scale = 2 / seen.shape[1]
+        size = float(np.abs(scale * seen.transpose(0, 2, 1) @ seen).max())
+        assert moments.rows == seen.shape[1]
+        assert moments.cross is not None
+        assert_close(moments.hessian, scale * seen.transpose(0, 2, 1) @ seen, size)
+        assert_close(moments.cross, scale * (wanted - seen).transpose(0, 2, 1) @ seen, size)
+        assert_close(moments.mean, wanted.mean(1), float(np.abs(wanted).max()))
+        assert_close(moments.mean_quantized, seen.mean(1), float(np.abs(seen).max()))
+        moved += bool(np.abs(moments.cross).max() > 1e-4 * size)
+    assert moved >= len(layers) - len(data), "the quantized stream is the float stream"
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["integer", "weight_only"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_independent_calibration_is_what_calibrate_gives(name: str, ranges: bool) -> None:
+    proto, data = NETWORKS[name]
+    layer_pass = Recorded(bits=3, sequential=False)
+    quantize(proto, layer_pass, data, ranges=ranges)
+    model = prepared(proto)
+    expected = calibrate(model, Needs(moments=frozenset(model.layers())), dataset(model, data), quiet).moments
+    assert set(layer_pass.problems) == set(expected)
+    for layer, moments in expected.items():
+        found = layer_pass.moments(layer)
+        assert found.cross is None
+        assert found.rows == moments.rows
+        assert_close(found.hessian, moments.hessian, float(np.abs(moments.hessian).max()))
+        np.testing.assert_allclose(found.mean, found.mean_quantized)
+
+
+def test_weights_and_biases_are_those_of_the_float_network() -> None:
+    layer_pass = Recorded(bits=3)
+    solved("resnet", layer_pass, ranges=True)
+    original = prepared(resnet())
+    for name, problem in layer_pass.problems.items():
+        np.testing.assert_array_equal(problem.weight, original.weight(problem.layer))
+        expected = original.bias(original.layers()[name])
+        assert problem.bias is not None
+        assert expected is not None
+        np.testing.assert_array_equal(problem.bias, expected)
+
+
+def test_the_scale_floor_leaves_room_for_the_bias() -> None:
+    layer_pass = Recorded(bits=3)
+    model = solved("resnet", layer_pass, ranges=True)
+    for problem in layer_pass.problems.values():
+        assert problem.floor is not None
+        assert problem.bias is not None
+        codes = np.abs(problem.bias) / (float(model.ranges[problem.layer.input].scale) * problem.floor)
+        assert codes.max() < 2**30
+    weight_only = Recorded(bits=3)
+    solved("resnet", weight_only, ranges=False)
+    assert {problem.floor for problem in weight_only.problems.values()} == {None}
+
+
+class CountedSession:
+    """A session that counts its runs."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.nodes = {node.name for node in proto.graph.node}
+        self.runs = 0
+        self._session = open_session(proto, threads=1)
+
+    def run(self, *arguments: Any) -> Any:
+        self.runs += 1
+        return self._session.run(*arguments)
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_segment_runs_once(name: str, sequential: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions: list[CountedSession] = []
+
+    def counted(proto: onnx.ModelProto) -> CountedSession:
+        sessions.append(CountedSession(proto))
+        return sessions[-1]
+
+    monkeypatch.setattr(converter.walk, "open_session", counted)
+    solved(name, Recorded(bits=3, sequential=sequential), ranges=False)
+    model = prepared(NETWORKS[name][0])
+    needed = [segment for segment in cut(model.graph, model.layers()) if segment.outputs]
+    assert len(sessions) == len(needed) * (2 if sequential else 1)
+    assert {session.runs for session in sessions} == {3 if "fixed" in name else 2}
+    for node in (node for segment in needed for node in segment.nodes):
+        assert sum(node in session.nodes for session in sessions) == (2 if sequential else 1)
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[Streams]:
+    """The streams of the walks of a test."""
+    opened: list[Streams] = []
+
+    class Seen(Streams):
+        def __init__(self, budget: int) -> None:
+            super().__init__(budget)
+            opened.append(self)
+
+    monkeypatch.setattr(converter.walk, "Streams", Seen)
+    return opened
+
+
+def chain(length: int, side: int = 12) -> onnx.ModelProto:
+    """Conv, Relu, Conv, Relu, ..., all tensors of one size."""
+    constants: dict[str, NDArray[Any]] = {}
+    nodes = []
+    for index in range(length):
+        nodes.append(conv(constants, f"conv{index}", f"t{index}", f"c{index}", (4, 4, 3, 3)))
+        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"t{index + 1}"], f"relu{index}"))
+    return network(nodes, constants, {"t0": ["N", 4, side, side]}, {f"t{length}": ["N", 4, side, side]})
+
+
+def test_only_live_tensors_are_held(streams: list[Streams]) -> None:
+    data = images(40, 4, 12, 12)
+    quantize(chain(10), Recorded(bits=3), {"t0": data})
+    # a layer's input and output in two streams, where the network has 20 tensors in each
+    assert 3 * data.nbytes <= streams[0].peak <= 4 * data.nbytes
+    quantize(chain(10), Recorded(bits=3, sequential=False), {"t0": data})
+    assert streams[1].peak <= 2 * data.nbytes
+
+
+LARGE: dict[str, tuple[onnx.ModelProto, Any]] = {
+    "chain": (chain(4, 32), {"t0": images(20, 4, 32, 32)}),
+    "fixed_batch_branches": (branches(batch=8, side=32), {"a": images(20, 3, 32, 32), "b": images(20, 4)}),
+}
+"""Networks whose tensors are large enough for files."""
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_walk_through_files_gives_the_same_bits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    proto, data = LARGE[name]
+    models, reports = [], []
+    for budget in (1 << 30, 0):
+        model = prepared(proto)
+        set_ranges(model, data)
+        reports.append(solve_layers(model, Gptq(bits=3), dataset(model, data), quiet, budget=budget))
+        models.append(emit(model).SerializeToString(deterministic=True))
+    assert models[0] == models[1]
+    assert reports[0].notes == ()
+    assert "activation batches went to files" in reports[1].notes[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_that_cannot_be_solved_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    @dataclass(frozen=True)
+    class Fails(Recorded):
+        def solve(self, problem: Problem) -> Solution:
+            if problem.layer.name == "conv2":
+                assert list(tmp_path.rglob("*.bin")), "nothing had gone to files"
+                raise QuantizationError("conv2: no")
+            return super().solve(problem)
+
+    with pytest.raises(QuantizationError, match="conv2: no"):
+        quantize(LARGE["chain"][0], Fails(), LARGE["chain"][1], budget=0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_is_reported_once(name: str) -> None:
+    proto, data = NETWORKS[name]
+    model = prepared(proto)
+    first, *rest = model.layers()
+    model.kept[first] = "a test says so"
+    seen: list[tuple[str, int, int]] = []
+    report: PassReport = solve_layers(model, Gptq(bits=3), dataset(model, data), lambda *step: seen.append(step))
+    assert set(report.changed) == set(rest) == set(model.quantized)
+    assert report.skipped == {first: "a test says so"}
+    assert seen == [("gptq", index + 1, len(rest)) for index in range(len(rest))]
+    for change in report.changed.values():
+        assert change.what.startswith("3 bits per channel")
+        assert change.before_db is not None
+        assert change.after_db is not None
+
+
+def test_a_layer_left_in_float_passes_the_errors_on() -> None:
+    """It is computed in both streams, in float on quantized inputs."""
+    model = prepared(resnet())
+    model.kept["block.conv1"] = "a test says so"
+    layer_pass = Recorded(bits=3)
+    solve_layers(model, layer_pass, dataset(model, {"x": X}), quiet)
+    assert "block.conv1" not in layer_pass.problems
+    cross = layer_pass.moments("block.conv2").cross
+    assert cross is not None
+    assert np.abs(cross).max() > 1e-3 * np.abs(layer_pass.moments("block.conv2").hessian).max()
+
+
+def test_a_pass_without_moments_needs_no_data() -> None:
+    model = prepared(resnet())
+    report = solve_layers(model, Rtn(bits=4), None, quiet)
+    assert set(report.changed) == set(model.layers())
+
+
+def test_gptq_without_data_says_so() -> None:
+    with pytest.raises(QuantizationError, match="stem: GPTQ needs calibration data; use --calibration"):
+        solve_layers(prepared(resnet()), Gptq(bits=4), None, quiet)
+
+
+@pytest.mark.parametrize(("bits", "block", "op"), [(4, 8, "Conv"), (4, 8, "ConvTranspose")])
+def test_blocks_where_the_form_has_them(bits: int, block: int, op: str) -> None:
+    shape = (6, 4, 2, 2) if op == "Conv" else (4, 6, 2, 2)
+    proto = network(
+        [helper.make_node(op, ["x", "w"], ["y"], "layer")],
+        {"w": random(*shape)},
+        {"x": ["N", 4, 8, 8]},
+        {"y": ["N", 6, "h", "w"]},
+    )
+    model = prepared(proto)
+    report = solve_layers(model, Gptq(bits=bits, block=block), dataset(model, images(16, 4, 8, 8)), quiet)
+    expected = {
+        "Conv": (8, "4 bits blocks of 8"),
+        "ConvTranspose": (None, "4 bits per channel, ConvTranspose is stored per channel"),
+    }
+    assert (model.quantized["layer"].grid.block, report.changed["layer"].what) == expected[op]
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_an_activation_that_is_not_a_number_is_named(sequential: bool) -> None:
+    constants: dict[str, NDArray[Any]] = {"hundred": np.array(100, np.float32)}
+    nodes = [
+        conv(constants, "first", "x", "a", (4, 3, 3, 3)),
+        helper.make_node("Mul", ["a", "hundred"], ["scaled"], "scale"),
+        helper.make_node("Exp", ["scaled"], ["grown"], "grow"),
+        conv(constants, "second", "grown", "y", (4, 4, 3, 3)),
+    ]
+    proto = network(nodes, constants, {"x": ["N", 3, 8, 8]}, {"y": ["N", 4, 8, 8]})
+    with pytest.raises(DataError, match="tensor 'grown' holds Inf on the calibration data"):
+        quantize(proto, Recorded(sequential=sequential), images(20, 3, 8, 8))
+
+
+def test_sequential_beats_independent_on_the_network_s_output() -> None:
+    """At 3 bits through ten layers; both beat rounding to the nearest."""
+    proto, data = chain(10), images(64, 4, 12, 12)
+    unseen = images(16, 4, 12, 12, seed=7)
+    expected = run(proto, unseen)[0]
+
+    def decibels(layer_pass: LayerPass) -> float:
+        return sqnr_db(expected, run(emit(quantize(proto, layer_pass, {"t0": data})), unseen)[0])
+
+    nearest, independent, sequential = (
+        decibels(Rtn(bits=3)),
+        decibels(Gptq(sequential=False, bits=3)),
+        decibels(Gptq(bits=3)),
+    )
+    assert independent > nearest + 1
+    assert sequential > independent + 0.5

@@ -1,0 +1,157 @@
+"""Second moments: streamed batches give 2/n XᵀX, the cross moments and the means of all rows at once."""
+
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from passes.numerics.grid import Floats
+from passes.numerics.moments import Moments, MomentsAccumulator
+
+TOLERANCE = 1e-5  # of float32 sums, relative to the largest entry
+
+
+def draw(groups: int, n: int, k: int, seed: int = 0) -> tuple[Floats, Floats]:
+    """Float rows that are not centred, and quantized rows that differ from them with a bias."""
+    rng = np.random.default_rng(seed)
+    exact = rng.normal(0.5, 1.0, (groups, n, k))
+    quantized = exact + rng.normal(0.1, 0.2, exact.shape)
+    return exact.astype(np.float32), quantized.astype(np.float32)
+
+
+def stream(exact: Floats, quantized: Floats, cuts: list[int]) -> Moments:
+    total = MomentsAccumulator(exact.shape[0], exact.shape[2], cross=True)
+    for start, stop in zip([0, *cuts], [*cuts, exact.shape[1]], strict=True):
+        part = slice(start, stop)
+        total.update(quantized[:, part], exact[:, part] - quantized[:, part])
+    return total.moments()
+
+
+def assert_close(found: Floats | None, expected: np.ndarray) -> None:
+    assert found is not None
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= TOLERANCE * max(np.abs(expected).max(), 1e-30)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_moments_are_their_formulas(groups: int) -> None:
+    exact, quantized = draw(groups, 50, 6)
+    found = stream(exact, quantized, [])
+    for g in range(groups):
+        x, y = exact[g].astype(np.float64), quantized[g].astype(np.float64)
+        assert_close(found.hessian[g], 2 / 50 * y.T @ y)
+        assert found.cross is not None
+        assert_close(found.cross[g], 2 / 50 * (x - y).T @ y)
+        assert_close(found.mean[g], x.mean(axis=0))
+        assert_close(found.mean_quantized[g], y.mean(axis=0))
+    assert found.rows == 50
+    assert found.hessian.shape == (groups, 6, 6)
+
+
+def test_cross_is_not_its_transpose() -> None:
+    exact, quantized = draw(1, 50, 6)
+    cross = stream(exact, quantized, []).cross
+    assert cross is not None
+    assert np.abs(cross - cross.transpose(0, 2, 1)).max() > 0.01 * np.abs(cross).max()
+
+
+@settings(deadline=None)
+@given(
+    groups=st.integers(1, 3),
+    n=st.integers(1, 40),
+    k=st.integers(1, 9),
+    fractions=st.lists(st.floats(0, 1), max_size=5),
+    seed=st.integers(0, 1000),
+)
+def test_batchwise_is_one_shot(groups: int, n: int, k: int, fractions: list[float], seed: int) -> None:
+    exact, quantized = draw(groups, n, k, seed)
+    whole = stream(exact, quantized, [])
+    parts = stream(exact, quantized, sorted(int(fraction * n) for fraction in fractions))  # empty batches too
+    assert parts.rows == whole.rows == n
+    assert whole.cross is not None
+    assert_close(parts.hessian, whole.hessian)
+    assert_close(parts.cross, whole.cross)
+    assert_close(parts.mean, whole.mean)
+    assert_close(parts.mean_quantized, whole.mean_quantized)
+
+
+def test_without_cross_moments_both_means_are_of_the_same_rows() -> None:
+    _, rows = draw(2, 30, 4)
+    total = MomentsAccumulator(2, 4, cross=False)
+    total.update(rows)
+    found = total.moments()
+    assert found.cross is None
+    np.testing.assert_array_equal(found.mean, found.mean_quantized)
+    assert_close(found.mean, rows.mean(axis=1, dtype=np.float64))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_centered_moments_are_those_of_centered_rows(groups: int) -> None:
+    exact, quantized = draw(groups, 50, 6)
+    found = stream(exact, quantized, [20]).centered()
+    difference = (exact - quantized).astype(np.float64)
+    difference -= difference.mean(axis=1, keepdims=True)
+    rows = quantized.astype(np.float64) - quantized.mean(axis=1, keepdims=True, dtype=np.float64)
+    assert_close(found.hessian, 2 / 50 * rows.transpose(0, 2, 1) @ rows)
+    assert_close(found.cross, 2 / 50 * difference.transpose(0, 2, 1) @ rows)
+    assert_close(found.mean, exact.mean(axis=1, dtype=np.float64))
+    assert_close(found.mean_quantized, quantized.mean(axis=1, dtype=np.float64))
+    assert found.rows == 50
+
+
+@pytest.mark.parametrize("cut", [10, 37])
+def test_joined_moments_are_those_of_all_rows_and_keep_the_halves(cut: int) -> None:
+    exact, quantized = draw(2, 50, 6)
+    first = stream(exact[:, :cut], quantized[:, :cut], [])
+    second = stream(exact[:, cut:], quantized[:, cut:], [])
+    whole, joined = stream(exact, quantized, []), Moments.joined(first, second)
+    assert whole.cross is not None
+    assert_close(joined.hessian, whole.hessian)
+    assert_close(joined.cross, whole.cross)
+    assert_close(joined.mean, whole.mean)
+    assert_close(joined.mean_quantized, whole.mean_quantized)
+    assert joined.rows == 50
+    assert joined.halves is not None
+    assert joined.halves[0] is first
+    assert joined.halves[1] is second
+
+
+def test_the_hessian_is_symmetric_and_the_diagonal_twice_the_mean_square() -> None:
+    exact, quantized = draw(3, 40, 5)
+    found = stream(exact, quantized, [7])
+    np.testing.assert_allclose(found.hessian, found.hessian.transpose(0, 2, 1), rtol=1e-5, atol=1e-6)
+    assert_close(found.diagonal, 2 * np.square(quantized, dtype=np.float64).mean(axis=1))
+
+
+def test_moments_can_be_read_and_added_to() -> None:
+    exact, quantized = draw(1, 20, 3)
+    total = MomentsAccumulator(1, 3, cross=False)
+    total.update(quantized[:, :10])
+    half = total.moments()
+    before = half.hessian.copy()
+    total.update(quantized[:, 10:])
+    np.testing.assert_array_equal(half.hessian, before)
+    assert_close(total.moments().hessian, 2 / 20 * np.einsum("gni,gnj->gij", quantized, quantized, dtype=np.float64))
+    assert exact.shape == quantized.shape
+
+
+def test_no_batch_is_kept() -> None:
+    exact, quantized = draw(1, 20, 3)
+    difference = exact - quantized
+    total = MomentsAccumulator(1, 3, cross=True)
+    total.update(quantized, difference)
+    alive = [weakref.ref(quantized), weakref.ref(difference)]
+    del exact, quantized, difference
+    assert [reference() for reference in alive] == [None, None]
+
+
+@pytest.mark.parametrize("rows", [None, 0])
+def test_no_rows_are_refused(rows: int | None) -> None:
+    total = MomentsAccumulator(1, 3, cross=False)
+    if rows is not None:
+        total.update(np.empty((1, rows, 3), np.float32))
+    with pytest.raises(ValueError, match="no rows were collected"):
+        total.moments()

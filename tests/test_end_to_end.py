@@ -1,0 +1,232 @@
+"""The main job: a small CNN, trained here on scikit-learn's digits, through every recipe to a measured file."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from torch import nn
+
+from converter import Recipe, Result, convert
+from converter.data import input_specs, load_data
+from converter.evaluate import Measurement, evaluate
+from converter.runtime import open_session
+from passes.activation_ranges import ActivationRanges
+from passes.base import LayerPass
+from passes.fold_batchnorm import FoldBatchnorm
+from passes.gptq import Gptq
+from passes.normalise import Normalise
+from passes.rtn import Rtn
+
+EPOCHS, TRAINED_ON, CALIBRATED_ON = 10, 1000, 128
+
+
+class Block(nn.Module):
+    """Depthwise and pointwise convolution around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = nn.functional.relu6(self.bn1(self.depthwise(x)))
+        return nn.functional.relu(x + self.bn2(self.pointwise(y)))
+
+
+class DigitNet(nn.Module):
+    """Images [n, 1, 8, 8] -> scores [n, 10]; 13,000 weights in 7 layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 32, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(32)
+        self.block1 = Block(32)
+        self.down = nn.Conv2d(32, 32, 3, stride=2, padding=1)
+        self.block2 = Block(32)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.relu(self.bn(self.stem(x)))
+        x = nn.functional.relu(self.down(self.block1(x)))
+        scores: torch.Tensor = self.fc(torch.flatten(self.pool(self.block2(x)), 1))
+        return scores
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The float network, images to calibrate on, and images and labels that neither it nor a recipe has seen."""
+
+    network: nn.Module
+    calibration: NDArray[np.float32]
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def train(images: torch.Tensor, labels: torch.Tensor) -> nn.Module:
+    """Adam with a falling rate; images are shifted by up to a pixel, so that the network has something to learn."""
+    torch.manual_seed(0)
+    network = DigitNet()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=6e-3)
+    batches = len(images) // 50
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=EPOCHS * batches)
+    for _ in range(EPOCHS):
+        order = torch.randperm(len(images))
+        for batch in order[: batches * 50].reshape(batches, 50):
+            shift = torch.randint(-1, 2, (2,)).tolist()
+            loss = nn.functional.cross_entropy(network(torch.roll(images[batch], shift, (2, 3))), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def trained() -> Iterator[Trained]:
+    """Trained once, in one thread, from fixed seeds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    digits = load_digits()
+    images = (digits.images[:, None] / 8 - 1).astype(np.float32)
+    labels = digits.target.astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(images))
+    seen, unseen = order[:TRAINED_ON], order[TRAINED_ON:]
+    network = train(torch.from_numpy(images[seen]), torch.from_numpy(labels[seen]))
+    yield Trained(network, images[seen[:CALIBRATED_ON]], images[unseen], labels[unseen])
+    torch.set_num_threads(threads)
+
+
+def recipe(*steps: LayerPass | ActivationRanges) -> Recipe:
+    return Recipe("test", "", (Normalise(), FoldBatchnorm(), *steps))
+
+
+RECIPES: dict[str, str | Recipe] = {
+    "int8": "int8",
+    "int4": "int4",
+    "int4-weight-only": "int4-weight-only",
+    "int4-matmulnbits": "int4-matmulnbits",
+    "rtn4": recipe(ActivationRanges(), Rtn(bits=4)),
+    "rtn3": recipe(ActivationRanges(), Rtn(bits=3)),
+    "gptq3": recipe(ActivationRanges(), Gptq(bits=3)),
+    "rtn3-weight-only": recipe(Rtn(bits=3)),
+    "gptq3-weight-only": recipe(Gptq(bits=3)),
+    "rtn2": recipe(ActivationRanges(), Rtn(bits=2)),
+}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Every recipe's result, and the measurements of its file with the float model's first."""
+
+    results: dict[str, Result]
+    measured: dict[str, Measurement]
+
+
+@pytest.fixture(scope="module")
+def converted(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    """From the torch module, exported once, to files on the disk, and what `evaluate` makes of them."""
+    folder = tmp_path_factory.mktemp("models")
+    results: dict[str, Result] = {}
+    model: onnx.ModelProto | nn.Module = trained.network
+    for name, steps in RECIPES.items():
+        results[name] = convert(model, trained.calibration, recipe=steps, input_shape=(1, 1, 8, 8))
+        results[name].save(folder / f"{name}.onnx")
+        model = results[name].reference
+    onnx.save(results["int8"].reference, folder / "float.onnx")
+    names = ["float", *RECIPES]
+    data = load_data((trained.images, trained.labels), input_specs(results["int8"].reference))
+    measured = evaluate([folder / f"{name}.onnx" for name in names], data, latency=False).models
+    return Converted(results, dict(zip(names, measured, strict=True)))
+
+
+def points_lost(converted: Converted, name: str) -> float:
+    before, after = converted.measured["float"].top1, converted.measured[name].top1
+    assert before is not None
+    assert after is not None
+    return 100 * (before - after)
+
+
+def decibels(converted: Converted, name: str) -> float:
+    found = converted.measured[name].sqnr_db
+    assert found is not None
+    return found
+
+
+def test_the_float_model_has_learnt_something(converted: Converted) -> None:
+    assert converted.measured["float"].images == 797
+    assert points_lost(converted, "float") == 0
+    assert (converted.measured["float"].top1 or 0) > 0.95  # a linear model reaches 0.93
+
+
+def test_the_file_computes_what_torch_computes(trained: Trained, converted: Converted) -> None:
+    with torch.no_grad():
+        expected = trained.network(torch.from_numpy(trained.images)).numpy()
+    session = open_session(converted.results["int8"].reference, threads=1)
+    found = np.asarray(session.run(None, {session.get_inputs()[0].name: trained.images})[0])
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+# 797 images: one point is 8 of them. At 36 dB (8 bits) one or two images change their class, at 29 dB (4 bits) five do,
+# in either direction; the floors are twice that. 3 bits at 22 dB change seven; rounding to the nearest, at 7 dB, 125.
+FLOORS = {
+    "int8": (0.5, 32),
+    "int4": (1.25, 25),
+    "int4-weight-only": (1.25, 25),
+    "int4-matmulnbits": (1.25, 25),
+    "gptq3": (2.0, 18),
+    "gptq3-weight-only": (2.0, 18),
+}
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_accuracy(converted: Converted, name: str) -> None:
+    points, floor = FLOORS[name]
+    assert points_lost(converted, name) <= points
+    assert decibels(converted, name) >= floor
+
+
+@pytest.mark.parametrize("form", ["", "-weight-only"])
+def test_gptq_keeps_at_three_bits_what_rounding_loses(converted: Converted, form: str) -> None:
+    assert points_lost(converted, f"rtn3{form}") > points_lost(converted, f"gptq3{form}") + 3
+    assert decibels(converted, f"gptq3{form}") > decibels(converted, f"rtn3{form}") + 6  # what one bit more would give
+
+
+def test_four_bits_by_gptq_beat_four_bits_by_rounding(converted: Converted) -> None:
+    assert decibels(converted, "int4") > decibels(converted, "rtn4") + 6
+
+
+def test_sizes(converted: Converted) -> None:
+    """Bytes per weight, by difference: what the graph itself takes is the same in both files."""
+    sizes = {name: converted.measured[name].bytes for name in ("float", *RECIPES)}
+    layers = converted.results["int8"].layers
+    weights = sum(int(np.prod(layer.shape)) for layer in layers)
+    casts = 160 * len(layers)  # a Cast and its names for each layer
+    provenance = 400  # the recipes' texts differ
+    assert weights > 11_000
+    assert abs((sizes["int8"] - sizes["rtn4"]) - weights / 2) < casts + provenance
+    assert abs((sizes["rtn4"] - sizes["rtn2"]) - weights / 4) < provenance
+    assert abs(sizes["rtn4"] - sizes["rtn3"]) < provenance
+    assert abs(sizes["int4"] - sizes["rtn4"]) < provenance
+    assert sizes["int4-weight-only"] < sizes["float"] / 4
+    assert sizes["int4-matmulnbits"] < sizes["float"] / 4
+
+
+def test_every_layer_of_the_deployed_file_runs_on_integers(converted: Converted, tmp_path: Path) -> None:
+    result = converted.results["int4"]
+    assert [layer.op for layer in result.layers] == ["Conv"] * 6 + ["Gemm"]
+    assert {layer.name for layer in result.layers} >= {"stem", "block1.depthwise", "fc"}
+    assert {layer.activation_bits for layer in result.layers} == {8}
+    open_session(result.model, threads=1, optimized=tmp_path / "optimized.onnx")
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert operators.count("QLinearConv") == 6
+    assert operators.count("QLinearAdd") == 2
+    assert not {"Conv", "FusedConv", "Relu", "Clip", "Add", "BatchNormalization", "ReduceMean"} & set(operators)

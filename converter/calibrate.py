@@ -68,9 +68,15 @@ def check_finite(name: str, values: NDArray[np.generic]) -> None:
     Raises:
         DataError: names the tensor.
     """
-    if values.size and values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):
+    if not values.size or values.dtype.kind != "f":
+        return
+    with np.errstate(invalid="ignore"):  # inf - inf
+        total = values.sum(dtype=np.float64)
+    if not np.isfinite(total):
         kind = "NaN" if np.isnan(values).any() else "Inf"
-        raise DataError(f"tensor {name!r} holds {kind} on the calibration data; check the model's weights and the images")
+        raise DataError(
+            f"tensor {name!r} holds {kind} on the calibration data; check the model's weights and the images"
+        )
 
 
 def _add_to_histogram(histogram: Histogram, name: str, values: NDArray[np.generic]) -> None:

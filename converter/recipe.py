@@ -15,7 +15,7 @@ from converter.emit.weights import STORAGES, Storage
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
 from passes.base import GraphPass, LayerPass
-from passes.errors import RecipeError
+from passes.errors import ConvertError, RecipeError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
@@ -51,7 +51,13 @@ class Recipe:
     storage: Storage = "cast"
     limit: int = 512
     seed: int = 0
-    preprocess: Preprocess = Preprocess()
+    preprocess: Preprocess = Preprocess()  # noqa: RUF009  (frozen)
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise RecipeError(f"limit must be at least 1, not {self.limit}")
+        if self.seed < 0:
+            raise RecipeError(f"seed must not be negative, not {self.seed}")
 
     @property
     def needs_calibration(self) -> bool:
@@ -86,7 +92,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             ),
             Recipe(
                 "int4-matmulnbits",
-                "4-bit weights in blocks of 32; Gemm and MatMul become MatMulNBits, convolutions stay float at run time",
+                "4-bit weights in blocks of 32; Gemm and MatMul become MatMulNBits, convolutions run in float",
                 (*_PREPARE, Gptq(bits=4, block=32)),
                 storage="matmulnbits",
             ),
@@ -136,9 +142,7 @@ def parse_recipe(text: str, source: str) -> Recipe:
         raise RecipeError(f"{source}: storage {content['storage']!r} is not one of {', '.join(STORAGES)}")
     content["passes"] = tuple(_pass(step, f"{source}, pass {index + 1}") for index, step in enumerate(steps))
     content["preprocess"] = _build(Preprocess, preprocess, f"{source}, preprocess")
-    recipe = _build(Recipe, content, source)
-    if recipe.limit < 1:
-        raise RecipeError(f"{source}: limit must be at least 1, not {recipe.limit}")
+    recipe: Recipe = _build(Recipe, content, source)
     return recipe
 
 
@@ -165,7 +169,7 @@ def _plain(instance: Any) -> dict[str, Any]:
 def _pass(step: dict[str, Any], where: str) -> Pass:
     fields = dict(step)
     name = fields.pop("pass", None)
-    if name not in PASSES:
+    if not isinstance(name, str) or name not in PASSES:
         raise RecipeError(f"{where}: no pass is named {name!r}; {_nearest(str(name), PASSES)}")
     built: Pass = _build(PASSES[name], fields, f"{where} ({name})")
     return built
@@ -184,7 +188,7 @@ def _build(kind: Any, values: Any, where: str) -> Any:
         arguments[key] = _checked(value, hints[key], f"{where}: {key}")
     try:
         return kind(**arguments)
-    except (ValueError, TypeError) as error:
+    except (ConvertError, ValueError, TypeError) as error:
         raise RecipeError(f"{where}: {error}") from error
 
 

@@ -108,9 +108,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerRep
     layers = model.layers()
     for node in model.graph.nodes:
         if node.name in refused:
-            result.append(
-                LayerReport(node.name, node.op, (), 32, 32, "", 32, None, None, "", refused[node.name])
-            )
+            result.append(LayerReport(node.name, node.op, (), 32, 32, "", 32, None, None, "", refused[node.name]))
         if node.name not in layers:
             continue
         layer, quantized = layers[node.name], model.quantized.get(node.name)
@@ -139,7 +137,10 @@ def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerRep
 
 
 def stamp(model: onnx.ModelProto, recipe: Recipe, layers: Sequence[LayerReport], facts: Mapping[str, Any]) -> None:
-    """Write provenance into metadata_props: recipe, preprocessing, bits of every layer, why layers stayed in float, and ``facts``."""
+    """Write provenance into metadata_props.
+
+    That is the recipe, the preprocessing, the bits of every layer, why layers stayed in float, and ``facts``.
+    """
     entries = {
         "recipe": dump_recipe(recipe),
         "preprocess": recipe.preprocess.to_json(),

@@ -31,7 +31,9 @@ class Streams:
     def __enter__(self) -> "Streams":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._arrays.clear()
         if self._folder is not None:
             self._folder.cleanup()

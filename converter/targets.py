@@ -20,14 +20,18 @@ class Target:
 _CPU = Rules(
     linear=frozenset({"Conv", "Gemm", "MatMul"}),
     compute=frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "Softmax"}),
-    moving=frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Resize", "Split"}),
+    moving=frozenset(
+        {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Resize", "Split"}
+    ),
     absorbable=frozenset({"Relu", "Clip"}),
     float_outputs=frozenset({"Gemm", "MatMul"}),
 )
 
 TARGETS = {
     target.name: target
-    for target in (Target("cpu", "onnxruntime CPU execution provider: uint8 activations, int8 per-channel weights", _CPU),)
+    for target in (
+        Target("cpu", "onnxruntime CPU execution provider: uint8 activations, int8 per-channel weights", _CPU),
+    )
 }
 
 

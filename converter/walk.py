@@ -1,8 +1,8 @@
 """The walk: solve one layer after the other, each on the inputs that the network quantized so far really gives it.
 
-Two streams of activations run side by side, segment by segment: the float network's, and the quantized network's with weights and
-activations as they will be deployed (the segment is emitted and run as the file will be). Each segment runs once; only tensors
-that are still to be read are kept.
+Two streams of activations run side by side, segment by segment: the float network's, and the quantized network's with
+weights and activations as they will be deployed (the segment is emitted and run as the file will be). Each segment runs
+once; only tensors that are still to be read are kept.
 """
 
 import time
@@ -70,7 +70,7 @@ def solve_layers(
 
 def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moments: Moments | None) -> Change:
     """Solve one layer and write the answer into the model."""
-    block, why = _block(model, layer_pass, layer)
+    block, why = _block(layer_pass, layer)
     weight, bias = model.weight(layer), model.bias(layer)
     floor = None
     if layer.input in model.ranges and layer.op in model.rules.linear and bias is not None:
@@ -84,7 +84,7 @@ def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moment
     return Change(what, solution.before_db, solution.after_db)
 
 
-def _block(model: Model, layer_pass: LayerPass, layer: Linear) -> tuple[int | None, str]:
+def _block(layer_pass: LayerPass, layer: Linear) -> tuple[int | None, str]:
     """The block size of a layer, and why it is not the one asked for."""
     if layer_pass.block is None or layer_pass.block >= layer.matrix_shape[2]:
         return None, ""

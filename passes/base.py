@@ -1,7 +1,7 @@
 """What a pass is, what it is given, and what it says it did.
 
-A pass is a frozen dataclass whose fields are its configuration. A graph pass rewrites the model; a layer pass solves one layer
-at a time. Both report every linear layer exactly once: changed, or skipped with a reason.
+A pass is a frozen dataclass whose fields are its configuration. A graph pass rewrites the model; a layer pass solves
+one layer at a time. Both report every linear layer exactly once: changed, or skipped with a reason.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,18 @@ from passes.numerics.moments import Moments
 from passes.placement import Rules
 from passes.surgery import fresh_name, tensor_names
 
-__all__ = ["Change", "GraphPass", "LayerPass", "Model", "Needs", "PassReport", "Problem", "Quantized", "Solution", "Stats"]
+__all__ = [
+    "Change",
+    "GraphPass",
+    "LayerPass",
+    "Model",
+    "Needs",
+    "PassReport",
+    "Problem",
+    "Quantized",
+    "Solution",
+    "Stats",
+]
 
 
 @dataclass(frozen=True)
@@ -105,9 +116,7 @@ class Needs:
         return bool(self.histograms or self.channels or self.moments)
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(
-            self.histograms | other.histograms, self.channels | other.channels, self.moments | other.moments
-        )
+        return Needs(self.histograms | other.histograms, self.channels | other.channels, self.moments | other.moments)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,16 @@ def _wiring(graph: gs.Graph) -> str | None:
     for tensor in graph.outputs:
         if tensor.name not in written and not isinstance(tensor, gs.Constant):
             return f"nothing writes the output {tensor.name!r}"
+    return _constants(graph)
+
+
+def _constants(graph: gs.Graph) -> str | None:
+    """Of two constants with one name onnx-graphsurgeon exports the first and drops the other."""
+    seen: dict[str, gs.Constant] = {}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant) and seen.setdefault(tensor.name, tensor) is not tensor:
+                return f"two constants are named {tensor.name!r}"
     return None
 
 

@@ -25,7 +25,8 @@ class Gptq(LayerPass):
     Attributes:
         damping: λ as a share of the mean of the Hessian's diagonal.
         act_order: inputs with the largest mean square first.
-        asymmetric_target: make up for the errors of the layers before, as far as it holds on held-out images (needs `sequential`).
+        asymmetric_target: make up for the errors of the layers before, as far as it holds on held-out images (needs
+            `sequential`).
         bias_correction: let the bias take up the mean output error; the codes then only answer for what varies.
         refine: rounds of single-code and scale descent after the sweep.
     """

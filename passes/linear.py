@@ -1,12 +1,13 @@
 """A Conv, ConvTranspose, Gemm or MatMul seen as matrices: ``y = rows(x) @ weightᵀ + bias`` for every group.
 
-The sole home of groups, pads, strides, dilations and transB. Words: weight ``[g, o, k]`` (g groups, o outputs per group,
-k inputs per group x kernel taps), rows ``[g, n, k]`` (n output positions of all images).
+The sole home of groups, pads, strides, dilations and transB. Words: weight ``[g, o, k]`` (g groups, o outputs per
+group, k inputs per group x kernel taps), rows ``[g, n, k]`` (n output positions of all images).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,7 +25,10 @@ LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 @dataclass(frozen=True)
 class Linear:
-    """One layer's geometry; holds no arrays. Spatial tuples have one entry per spatial axis, pads are begins then ends."""
+    """One layer's geometry; holds no arrays.
+
+    Spatial tuples have one entry per spatial axis, pads are begins then ends.
+    """
 
     name: str
     op: str
@@ -106,7 +110,9 @@ class Linear:
         g, _, k = self.matrix_shape
         if not self.kernel:
             if x.shape[-1] != k:
-                raise QuantizationError(f"{self.name}: input of shape {x.shape} does not end in the weight's {k} inputs")
+                raise QuantizationError(
+                    f"{self.name}: input of shape {x.shape} does not end in the weight's {k} inputs"
+                )
             rows = x.reshape(x.shape[0] if x.ndim > 1 else 1, -1, k)  # [n, positions, k]
             if positions is not None and rows.shape[1] > positions:
                 draw = np.random.default_rng(seed).choice(rows.shape[1], positions, replace=False)
@@ -118,14 +124,15 @@ class Linear:
         axes = tuple(range(2, x.ndim))
         reach = tuple(d * (n - 1) + 1 for d, n in zip(self.dilations, self.kernel, strict=True))
         windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)  # [n, c, *positions, *reach]
-        windows = windows[(..., *(slice(None, None, d) for d in self.dilations))]
-        windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
+        kept = (slice(None), slice(None), *_every(strides), *_every(self.dilations))
+        windows = windows[kept]
         shape = windows.shape[2 : 2 + len(self.kernel)]
         count = math.prod(shape)
         chosen = np.arange(count)
         if positions is not None and count > positions:
             chosen = np.sort(np.random.default_rng(seed).choice(count, positions, replace=False))
-        picked = windows[(slice(None), slice(None), *np.unravel_index(chosen, shape))]  # [n, c, p, *taps]
+        places: tuple[Any, ...] = np.unravel_index(chosen, shape)
+        picked = windows[(slice(None), slice(None), *places)]  # [n, c, p, *taps]
         n, c, p = picked.shape[:3]
         grouped = picked.reshape(n, g, c // g, p, -1).transpose(1, 0, 3, 2, 4)  # [g, n, p, c/g, taps]
         return np.ascontiguousarray(grouped).reshape(g, n * p, k)
@@ -136,14 +143,14 @@ class Linear:
         if self.op == "ConvTranspose":  # a stride-1 convolution of the zero-stuffed input with the flipped kernel
             size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self.strides, strict=True)]
             stuffed = np.zeros((*x.shape[:2], *size), np.float32)
-            stuffed[(..., *(slice(None, None, s) for s in self.strides))] = x
+            stuffed[(slice(None), slice(None), *_every(self.strides))] = x
             reach = [d * (n - 1) for d, n in zip(self.dilations, self.kernel, strict=True)]
             begins = tuple(r - b for r, b in zip(reach, begins, strict=True))
             ends = tuple(r - e + o for r, e, o in zip(reach, ends, self.output_padding, strict=True))
             grown = ((max(b, 0), max(e, 0)) for b, e in zip(begins, ends, strict=True))
             x = np.pad(stuffed, [(0, 0), (0, 0), *grown])  # before the crop, which may reach past the input
             crop = tuple(slice(max(-b, 0), n - max(-e, 0)) for b, e, n in zip(begins, ends, x.shape[2:], strict=True))
-            return x[(..., *crop)], (1,) * len(self.kernel)
+            return x[(slice(None), slice(None), *crop)], (1,) * len(self.kernel)
         return np.pad(x, [(0, 0), (0, 0), *zip(begins, ends, strict=True)]), self.strides
 
     def _pads(self, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -162,6 +169,10 @@ class Linear:
             begins.append(small if self.auto_pad == "SAME_UPPER" else large)
             ends.append(large if self.auto_pad == "SAME_UPPER" else small)
         return tuple(begins), tuple(ends)
+
+
+def _every(steps: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(None, None, step) for step in steps)
 
 
 def why_not_linear(node: gs.Node) -> str | None:

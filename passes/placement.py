@@ -1,8 +1,8 @@
 """Which activation tensors are quantized: the ones between operators that the target runs on integers.
 
-A linear layer reads and writes integers. Other operators join it where their input is already quantized; operators that only move
-values keep the grid of what they read; a Relu or Clip right after a linear layer or an Add is absorbed: its output is quantized and
-the tensor before it is not, so the clamp is the quantizer's own saturation.
+A linear layer reads and writes integers. Other operators join it where an input is quantized, whoever asked for that;
+operators that only move values keep the grid of what they read; a Relu or Clip right after a linear layer or an Add is
+absorbed: its output is quantized and the tensor before it is not, so the clamp is the quantizer's own saturation.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,8 @@ class Placement:
     """The decision for one graph.
 
     Attributes:
-        tensors: quantized activation tensors, in the graph's order, with the tensor whose grid each uses (often itself).
+        tensors: quantized activation tensors, in the graph's order, with the tensor whose grid each uses (often
+            itself).
         bounds: what an absorbed clamp or the operator's nature says of a tensor's range, ``(low, high)``.
         integer: nodes that run on integers.
         reasons: why a node with a kernel in `Rules`, or one next to integers, stays in float.
@@ -72,12 +73,32 @@ def clamp_bounds(node: gs.Node) -> tuple[float, float] | None:
 
 
 def place(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> Placement:
-    """Decide for every tensor of a topologically sorted graph; ``layers`` are the linear layers to be quantized."""
-    outputs = {tensor.name for tensor in graph.outputs}
+    """Decide for every tensor of a topologically sorted graph; ``layers`` are the linear layers to be quantized.
+
+    Who reads a tensor does not depend on the order of the nodes, so neither may the decision: it is taken again with
+    every tensor known that is quantized for a later node, until none is added.
+    """
     readers: dict[str, list[gs.Node]] = {}
     for node in graph.nodes:
         for tensor in node.inputs:
             readers.setdefault(tensor.name, []).append(node)
+    known: frozenset[str] = frozenset()
+    while True:
+        placement = _walk(graph, rules, layers, readers, known)
+        if known.issuperset(placement.tensors):
+            return placement
+        known = known.union(placement.tensors)
+
+
+def _walk(
+    graph: gs.Graph,
+    rules: Rules,
+    layers: frozenset[str],
+    readers: Mapping[str, list[gs.Node]],
+    known: frozenset[str],
+) -> Placement:
+    """One walk over the nodes; ``known`` are tensors that will be quantized."""
+    outputs = {tensor.name for tensor in graph.outputs}
     tensors: dict[str, str] = {}
     bounds: dict[str, tuple[float, float]] = {}
     integer: set[str] = set()
@@ -100,9 +121,7 @@ def place(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> Placement:
         if node.name in integer:
             continue
         if node.op in LINEAR_OPS:
-            reason = why_not_linear(node) or (None if node.name in layers else "left in float by the recipe")
-            if reason is None and node.op not in rules.linear:
-                reason = f"the target has no integer {node.op}"
+            reason = _why_float_linear(node, rules, layers)
             if reason:
                 reasons[node.name] = reason
                 continue
@@ -114,21 +133,28 @@ def place(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> Placement:
             continue
         data = [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant) and tensor.name]
         data = data[:1] if node.op in rules.moving else data
-        if not any(tensor.name in tensors for tensor in data):
+        if not any(tensor.name in tensors or tensor.name in known for tensor in data):
             continue
         reason = _why_float(node, rules, data, outputs)
         if reason:
             reasons[node.name] = reason
             continue
         integer.add(node.name)
+        for tensor in data:
+            tensors.setdefault(tensor.name, tensor.name)
         if node.op in rules.moving:
             for output in node.outputs:
                 tensors.setdefault(output.name, tensors[data[0].name])
             continue
-        for tensor in data:
-            tensors.setdefault(tensor.name, tensor.name)
         tensors.setdefault(*(2 * (result_of(node),)))
     return Placement(tensors, bounds, frozenset(integer), reasons)
+
+
+def _why_float_linear(node: gs.Node, rules: Rules, layers: frozenset[str]) -> str | None:
+    reason = why_not_linear(node) or (None if node.name in layers else "left in float by the recipe")
+    if reason is None and node.op not in rules.linear:
+        return f"the target has no integer {node.op}"
+    return reason
 
 
 def _why_float(node: gs.Node, rules: Rules, data: list[gs.Variable], outputs: set[str]) -> str | None:

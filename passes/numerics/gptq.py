@@ -5,8 +5,8 @@ Frantar et al. 2022 (arXiv 2210.17323), algorithm 1, on every group of a layer a
 
     q_j = Q(w_j),   e_j = (w_j - q_j) / U_jj,   w_l -= e_j U_jl  for l > j
 
-The weight it starts from may be the asymmetric target (`passes.numerics.target`); the grid is fixed before the sweep, and
-`passes.numerics.refine` afterwards moves single codes and the scale as long as the error falls.
+The weight it starts from may be the asymmetric target (`passes.numerics.target`); the grid is fixed before the sweep,
+and `passes.numerics.refine` afterwards moves single codes and the scale as long as the error falls.
 """
 
 from dataclasses import dataclass
@@ -78,7 +78,8 @@ def gptq(
     upper = factor.astype(np.float32)
     importance = np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
     grid = search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor)
-    step, zero = (np.take_along_axis(part, columns, axis=2) for part in grid.spread(k))
+    scale, zero_point = grid.spread(k)
+    step, zero = np.take_along_axis(scale, columns, axis=2), np.take_along_axis(zero_point, columns, axis=2)
     swept = _sweep(np.take_along_axis(weight, columns, axis=2), upper, step, zero, bits, lazy)
     codes = np.take_along_axis(swept, undo[:, None, :], axis=2)
     if rounds:
@@ -121,7 +122,8 @@ def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
     """Upper U with ``(H + λI)⁻¹ = UᵀU`` for every group of ``[g, k, k]``, and the damping that it took.
 
     The reversed matrix has a lower Cholesky factor, ``H = R Rᵀ`` with R upper, hence ``U = R⁻¹``: one factorisation
-    instead of an inverse and a second one. Dead inputs get the mean diagonal. Damping grows tenfold while a factorisation fails.
+    instead of an inverse and a second one. Dead inputs get the mean diagonal. Damping grows tenfold while a
+    factorisation fails.
 
     Raises:
         numpy.linalg.LinAlgError: not positive definite at damping 1, or not finite.

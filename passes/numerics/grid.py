@@ -75,7 +75,8 @@ class Grid:
         """Round ``[g, o, k]`` weights to the nearest code (ties to even), clipped to the code range."""
         scale, zero = self.spread(weight.shape[2])
         low, high = code_range(self.bits)
-        return np.clip(np.rint(weight / scale) + zero, low, high).astype(np.int8)
+        codes: Codes = np.clip(np.rint(weight / scale) + zero, low, high).astype(np.int8)
+        return codes
 
 
 @dataclass(frozen=True)
@@ -134,4 +135,5 @@ class ActivationGrid:
         """Quantize and dequantize float32 values of any shape."""
         low, high = self.code_range
         codes = np.clip(np.rint(x / self.scale) + self.zero_point, low, high)
-        return ((codes - self.zero_point) * self.scale).astype(np.float32)
+        values: Floats = ((codes - self.zero_point) * self.scale).astype(np.float32)
+        return values

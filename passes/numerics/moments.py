@@ -67,7 +67,8 @@ class Moments:
     @property
     def diagonal(self) -> Floats:
         """Mean square of every input, twice: ``[g, k]``."""
-        return np.einsum("gkk->gk", self.hessian)
+        diagonal: Floats = np.einsum("gkk->gk", self.hessian)
+        return diagonal
 
 
 class MomentsAccumulator:
@@ -88,7 +89,7 @@ class MomentsAccumulator:
         self.rows += quantized.shape[1]
         if self._cross is not None and difference is not None:
             self._sum += difference.sum(axis=1, dtype=np.float64)
-        for group, rows in enumerate(quantized):  # one BLAS call a group: numpy's stacked product is no faster than a loop
+        for group, rows in enumerate(quantized):  # one BLAS call a group: numpy's stacked product is no faster
             self._hessian[group] += rows.T @ rows
             if self._cross is not None and difference is not None:
                 self._cross[group] += difference[group].T @ rows

@@ -1,8 +1,9 @@
 """Descent from a rounded weight: move one code at a time, refit the scale, as long as the output error falls.
 
-For a row of the weight with target w and values v the error is ``(w - v) H (w - v)ᵀ``. With everything else fixed its least
-value along input j is at ``v_j + ((w - v) H)_j / H_jj``, rounded to the grid; with the codes fixed the best scale is
-``(c H wᵀ) / (c H cᵀ)``. Neither step can raise the error (coordinate descent; Nair & Suggala 2024, arXiv 2411.17525, for codes).
+For a row of the weight with target w and values v the error is ``(w - v) H (w - v)ᵀ``. With everything else fixed its
+least value along input j is at ``v_j + ((w - v) H)_j / H_jj``, rounded to the grid; with the codes fixed the best scale
+is ``(c H wᵀ) / (c H cᵀ)``. Neither step can raise the error (coordinate descent; Nair & Suggala 2024, arXiv 2411.17525,
+for codes).
 """
 
 from dataclasses import replace

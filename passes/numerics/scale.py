@@ -1,7 +1,7 @@
 """Choosing a weight grid before rounding: the scale that loses least, by search.
 
-The largest weight does not decide (Nagel et al. 2021, §2.4, "MSE"): candidates from that range down to a quarter of it are
-tried, and each output channel (or block) keeps the one with the smallest weighted squared error
+The largest weight does not decide (Nagel et al. 2021, §2.4, "MSE"): candidates from that range down to a quarter of it
+are tried, and each output channel (or block) keeps the one with the smallest weighted squared error
 
     Σ_k importance_k (Q(w_k) - w_k)²
 

@@ -1,15 +1,17 @@
 """What the codes of a layer should approximate, given that the layers before it err: the asymmetric target.
 
-With rows X of the float network and X̂ of the quantized one, the weight moves to the least-squares answer for what it is really fed,
+With rows X of the float network and X̂ of the quantized one, the weight moves to the least-squares answer for what it is
+really fed,
 
     W* = W + Δ,   Δ = W (X - X̂)ᵀX̂ (X̂ᵀX̂ + λI)⁻¹
 
-(GPTAQ, Li et al. 2025, arXiv 2504.02692). Δ has as many free numbers a row as the layer has inputs. With few rows (a classifier
-has one an image) it explains the calibration images and nothing else; on rows it has not seen it leaves
+(GPTAQ, Li et al. 2025, arXiv 2504.02692). Δ has as many free numbers a row as the layer has inputs. With few rows (a
+classifier has one an image) it explains the calibration images and nothing else; on rows it has not seen it leaves
 
     ‖W(X - X̂) - ΔX̂‖² = const - 2 <Δ, W (X - X̂)ᵀX̂> + <Δ X̂ᵀX̂, Δ>
 
-which the moments of those rows give in closed form. So λ is chosen by two-fold cross-validation, without an activation stored.
+which the moments of those rows give in closed form. So λ is chosen by two-fold cross-validation, without an activation
+stored.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ from passes.numerics.moments import Moments
 
 __all__ = ["HELD_OUT_DAMPINGS", "asymmetric_target", "held_out_damping"]
 
-HELD_OUT_DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+HELD_OUT_DAMPINGS = (0.01, 0.1, 1.0, 10.0)
 
 
 def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = None) -> Floats:
@@ -31,7 +33,8 @@ def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = 
     Args:
         weight: float32.
         moments: of the layer's inputs, with `cross`.
-        damping: λ as a share of the mean of diag H; None: the best of `HELD_OUT_DAMPINGS` on held-out halves, 0.01 without halves.
+        damping: λ as a share of the mean of diag H; None: the best of `HELD_OUT_DAMPINGS` on held-out halves, 0.01
+            without halves.
 
     Raises:
         numpy.linalg.LinAlgError: the Hessian is not positive definite even with the damping.
@@ -51,16 +54,21 @@ def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates
     """
     if not candidates:
         raise ValueError("no candidates for the damping")
-    losses = []
+    pairs = []
+    for fitted, unseen in (halves, halves[::-1]):
+        if fitted.cross is None or unseen.cross is None:
+            raise ValueError("the moments have no cross moments")
+        pairs.append((fitted.hessian, weight @ fitted.cross, unseen.hessian, 2 * (weight @ unseen.cross)))
+    best, least = candidates[0], np.inf
     for damping in candidates:
         loss = 0.0
-        for fitted, unseen in (halves, halves[::-1]):
-            if fitted.cross is None or unseen.cross is None:
-                raise ValueError("the moments have no cross moments")
-            move = _solve(fitted.hessian, weight @ fitted.cross, damping)
-            loss += float(((move @ unseen.hessian - 2 * (weight @ unseen.cross)) * move).sum())
-        losses.append(loss)
-    return float(candidates[int(np.argmin(losses))])
+        for hessian, wish, other, twice in pairs:
+            move = _solve(hessian, wish, damping)
+            loss += float(((move @ other - twice) * move).sum())
+        if loss > least:  # the loss falls and then rises with the damping
+            break
+        best, least = damping, loss
+    return float(best)
 
 
 def _solve(hessian: Floats, right: Floats, damping: float) -> Floats:

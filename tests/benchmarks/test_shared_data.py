@@ -23,16 +23,15 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def one_sweep(name: str) -> Recipe:
-    """A recipe whose GPTQ searches for nothing beside the codes.
+    """A recipe whose GPTQ is the sweep alone, without the target's move before it and the descent after it.
 
-    The searches multiply the time of a layer with 4,608 inputs; a network that keeps its accuracy without them is the
-    harder test.
+    Those multiply the time of a layer with 4,608 inputs; the bar must hold without them as well.
     """
     recipe = find_recipe(name)
     return replace(
         recipe,
         passes=tuple(
-            replace(step, scale_factors=(1.0,), refine=0, held_out=False) if isinstance(step, Gptq) else step
+            replace(step, asymmetric_target=False, refine=0) if isinstance(step, Gptq) else step
             for step in recipe.passes
         ),
     )

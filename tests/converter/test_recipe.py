@@ -11,7 +11,7 @@ from converter.emit.weights import STORAGES
 from converter.preprocess import Preprocess
 from converter.recipe import PASSES, RECIPES, Recipe, dump_recipe, find_recipe, parse_recipe
 from passes.activation_ranges import ActivationRanges
-from passes.errors import ConvertError, RecipeError
+from passes.errors import RecipeError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
@@ -61,7 +61,9 @@ def test_every_pass_can_be_named() -> None:
         sequential=st.booleans(),
         damping=st.floats(1e-6, 1),
         act_order=st.booleans(),
+        asymmetric_target=st.booleans(),
         bias_correction=st.booleans(),
+        refine=st.integers(0, 9),
     ),
     ranges=st.builds(
         ActivationRanges,
@@ -178,9 +180,9 @@ def test_refusals_name_the_place_and_the_value(text: str, message: str) -> None:
         parse_recipe(text, "f.toml")
 
 
-@pytest.mark.parametrize("line", ["mean = [0.5, 0.5]", "resize = 0", "crop = 9\nresize = 3"])
+@pytest.mark.parametrize("line", ["mean = [0.5, 0.5]", "std = [0]", "resize = 0", "crop = 9\nresize = 3"])
 def test_preprocessing_that_cannot_be_meant(line: str) -> None:
-    with pytest.raises(ConvertError):
+    with pytest.raises(RecipeError, match=rf"f\.toml, preprocess: {line.split(maxsplit=1)[0]} "):
         parse_recipe(f"[preprocess]\n{line}\n{ONE_PASS}", "f.toml")
 
 
@@ -190,13 +192,19 @@ def test_preprocessing_that_cannot_be_meant(line: str) -> None:
         pytest.param('[[passes]]\npass = ["gptq"]', id="pass is a list"),
         pytest.param('[[passes]]\npass = "gptq"\ndamping = nan', id="damping is nan"),
         pytest.param('[[passes]]\npass = "gptq"\ndamping = -0.1', id="damping is negative"),
+        pytest.param('[[passes]]\npass = "gptq"\nrefine = -1', id="refine is negative"),
         pytest.param(f"seed = -1\n{ONE_PASS}", id="seed is negative"),
     ],
 )
-@pytest.mark.xfail(reason="parse_recipe lets it through, and it fails later or as a TypeError")
-def test_values_that_only_fail_later(text: str) -> None:
-    with pytest.raises(RecipeError):
+def test_values_that_would_only_fail_later(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"f\.toml"):
         parse_recipe(text, "f.toml")
+
+
+@pytest.mark.parametrize(("field", "value"), [("seed", -1), ("limit", 0)])
+def test_a_recipe_made_in_python_is_checked_too(field: str, value: int) -> None:
+    with pytest.raises(RecipeError, match=f"{field} must .*not {value}"):
+        dataclasses.replace(RECIPES["int8"], **{field: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

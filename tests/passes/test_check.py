@@ -155,13 +155,18 @@ def test_violation_is_found(damage: Callable[[Model], None], message: str) -> No
     assert str(caught.value) == f"after smoothquant: {message}; please report this with the model"
 
 
-@pytest.mark.xfail(reason="known: constants are not checked")
 def test_two_constants_of_one_name_are_found() -> None:
     """onnx-graphsurgeon exports one of them and drops the other."""
     model = quantized_model()
     model.node("fc").inputs.append(gs.Constant("conv.b", np.zeros(5, np.float32)))
-    with pytest.raises(QuantizationError, match=r"conv\.b"):
+    with pytest.raises(QuantizationError, match=r"after gptq: two constants are named 'conv\.b'"):
         check(model, "gptq")
+
+
+def test_one_constant_that_two_nodes_read_is_fine() -> None:
+    model = quantized_model()
+    model.node("up").inputs.append(model.node("conv").inputs[2])
+    check(model, "gptq")
 
 
 def test_an_optional_input_that_is_left_out_is_not_dangling() -> None:

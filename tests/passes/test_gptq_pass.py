@@ -24,7 +24,7 @@ LAYERS: dict[str, tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, ..
     "conv": ("Conv", (8, 3, 3, 3), 8, {"pads": [1, 1, 1, 1]}, (6, 3, 9, 9)),
     "conv_strided_group": ("Conv", (8, 2, 3, 3), 8, {"group": 2, "strides": [2, 1]}, (6, 4, 9, 9)),
     "depthwise": ("Conv", (6, 1, 3, 3), 6, {"group": 6, "auto_pad": "SAME_UPPER"}, (6, 6, 9, 9)),
-    "conv_transpose": ("ConvTranspose", (4, 3, 3, 3), 6, {"group": 2, "strides": [2, 2]}, (6, 4, 6, 6)),
+    "conv_transpose": ("ConvTranspose", (4, 8, 3, 3), 16, {"group": 2, "strides": [2, 2]}, (6, 4, 6, 6)),
     "gemm": ("Gemm", (30, 8), 8, {}, (200, 30)),
     "gemm_trans_b": ("Gemm", (8, 30), 8, {"transB": 1}, (200, 30)),
 }

@@ -376,12 +376,23 @@ def test_clamp_bounds_of_what_does_not_clamp(op: str) -> None:
     assert clamp_bounds(gs.Node(op, inputs=[gs.Variable("x")])) is None
 
 
-@pytest.mark.xfail(reason="known: a moving operator only joins if its input is quantized by a node before it")
 def test_placement_does_not_depend_on_which_order_the_nodes_came_in() -> None:
     """Both are topological orders of one graph: x feeds a convolution and, through MaxPool, another."""
     pool = node("MaxPool", ["x"], ["p"], name="pool", **POOL)
     first, second = conv("x", "y", "c"), conv("p", "z", "d")
     orders = [[pool, second, first], [first, pool, second]]
     found = [placed(order, outputs=("y", "z")) for order in orders]
-    assert dict(found[0].tensors) == dict(found[1].tensors)
-    assert found[0].integer == found[1].integer
+    assert dict(found[0].tensors) == dict(found[1].tensors) == {"x": "x", "p": "x", "y": "y", "z": "z"}
+    assert found[0].integer == found[1].integer == {"pool", first.name, second.name}
+
+
+def test_a_tensor_that_a_later_add_quantizes_is_quantized_for_its_first_reader_too() -> None:
+    """The Add quantizes x because c is quantized, so the pool reads integers wherever it stands."""
+    pool = node("MaxPool", ["x"], ["p"], name="pool", **POOL)
+    layer, add = conv("v", "c", "layer"), node("Add", ["x", "c"], ["s"], name="add")
+    ends = [node("Tanh", ["s"], ["y"], name="tanh"), node("Tanh", ["p"], ["z"], name="tanh_too")]
+    before = [node("Tanh", ["x"], ["v"], name="tanh_first")]
+    orders = [[*before, pool, layer, add, *ends], [*before, layer, add, pool, *ends]]
+    found = [placed(order, outputs=("y", "z")) for order in orders]
+    assert dict(found[0].tensors) == dict(found[1].tensors) == {"v": "v", "c": "c", "x": "x", "p": "x", "s": "s"}
+    assert found[0].integer == found[1].integer == {"pool", "layer", "add"}

@@ -20,7 +20,7 @@ __all__ = ["calibrate", "check_finite", "positions_per_image"]
 
 _BATCH = 8
 _HISTOGRAM_SAMPLES = 1 << 17  # values of a tensor and image that go into its histogram; extremes are always exact
-_ROWS_PER_INPUT, _FEWEST_ROWS, _ENOUGH_ROWS = 256, 4096, 32768
+_ROWS_PER_INPUT, _FEWEST_ROWS, _ENOUGH_ROWS = 256, 4096, 16384
 _LEAST_ROWS_PER_INPUT = 8
 
 

@@ -75,7 +75,7 @@ def gptq(
     undo = np.argsort(order, axis=1)
     columns = order[:, None, :]
     factor, damping = inverse_factor(_permuted(moments.hessian, order), damping)
-    upper = factor.astype(np.float32)
+    upper = factor.astype(np.float32, order="C")
     importance = np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
     grid = search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor)
     scale, zero_point = grid.spread(k)
@@ -128,7 +128,7 @@ def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
     Raises:
         numpy.linalg.LinAlgError: not positive definite at damping 1, or not finite.
     """
-    matrix = hessian.astype(np.float64)
+    matrix = np.array(hessian[:, ::-1, ::-1], np.float64, order="C")
     groups, k, _ = matrix.shape
     if not np.isfinite(matrix).all():
         raise np.linalg.LinAlgError("the Hessian holds NaN or Inf")
@@ -136,24 +136,29 @@ def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
     diagonal = matrix[:, index, index]  # [g, k]
     mean = diagonal.mean(axis=1, keepdims=True)
     mean = np.where(mean > 0, mean, 1.0)
-    dead = diagonal <= 1e-8 * mean
-    matrix[:, index, index] = np.where(dead, mean, diagonal)
+    diagonal = np.where(diagonal <= 1e-8 * mean, mean, diagonal)
     while True:
-        damped = matrix.copy()
-        damped[:, index, index] += damping * mean
+        matrix[:, index, index] = diagonal + damping * mean
         try:
-            lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
-            break
+            return _inverse_of_lower_factor(matrix)[:, ::-1, ::-1], damping
         except np.linalg.LinAlgError:
             if damping >= 1:
                 raise
             damping = min(max(damping * 10, 1e-3), 1.0)
-    if groups > 1:
-        return np.ascontiguousarray(np.linalg.inv(lower)[:, ::-1, ::-1]), damping
-    inverse, info = lapack.dtrtri(np.asfortranarray(lower[0]), lower=1)
+
+
+def _inverse_of_lower_factor(matrix: Doubles) -> Doubles:
+    """``L⁻¹`` of ``L Lᵀ``, for every group; LAPACK itself where there is one large matrix, for it can work in place."""
+    if len(matrix) > 1:
+        inverse: Doubles = np.linalg.inv(np.linalg.cholesky(matrix))
+        return inverse
+    lower, info = lapack.dpotrf(matrix[0].T, lower=1)
+    if info:
+        raise np.linalg.LinAlgError(f"not positive definite at row {info}")
+    inverse, info = lapack.dtrtri(lower, lower=1, overwrite_c=1)
     if info:
         raise np.linalg.LinAlgError(f"triangular inverse failed at row {info}")
-    return np.ascontiguousarray(inverse[::-1, ::-1])[None], damping
+    return inverse[None]
 
 
 def output_error(weight: Floats, values: Floats, hessian: Floats) -> float:

@@ -5,7 +5,7 @@
 >>> result.save("model_int4.onnx")  # doctest: +SKIP
 """
 
-import converter.telemetry  # noqa: F401  (before onnxruntime)
+import converter.environment  # noqa: F401  (before numpy and onnxruntime)
 from converter.convert import convert
 from converter.data import Preprocess
 from converter.recipe import Recipe, find_recipe

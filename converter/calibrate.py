@@ -20,8 +20,8 @@ __all__ = ["calibrate", "check_finite", "positions_per_image"]
 
 _BATCH = 8
 _HISTOGRAM_SAMPLES = 1 << 17  # values of a tensor and image that go into its histogram; extremes are always exact
-_ROWS_PER_INPUT, _FEWEST_ROWS, _ENOUGH_ROWS = 256, 4096, 16384
-_LEAST_ROWS_PER_INPUT = 8
+_ROWS_PER_INPUT, _FEWEST_ROWS, _MOST_ROWS = 256, 4096, 32768
+_MOST_VALUES, _LEAST_ROWS_PER_INPUT = 1 << 25, 8  # rows x inputs, so that a wide layer does not take minutes
 
 
 def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress) -> Stats:
@@ -58,7 +58,7 @@ def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress) -> 
 
 def positions_per_image(k: int, images: int) -> int:
     """Output positions to take from each image, so that a layer of k inputs gets rows enough for its Hessian."""
-    rows = min(max(_ROWS_PER_INPUT * k, _FEWEST_ROWS), _ENOUGH_ROWS)
+    rows = min(max(_ROWS_PER_INPUT * k, _FEWEST_ROWS), _MOST_ROWS, _MOST_VALUES // k)
     return max(1, -(-max(rows, _LEAST_ROWS_PER_INPUT * k) // max(images, 1)))
 
 

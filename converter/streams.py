@@ -47,6 +47,10 @@ class Streams:
             self.peak = max(self.peak, self._held)
         self._arrays.setdefault((stream, name), []).append(array)
 
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        """Whether ``(stream, name)`` is alive."""
+        return key in self._arrays
+
     def get(self, stream: str, name: str, batch: int) -> NDArray[Any]:
         """One batch of a tensor."""
         return self._arrays[stream, name][batch]

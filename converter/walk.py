@@ -151,18 +151,37 @@ class _Walk:
         groups, _, k = layer.matrix_shape
         parts = [MomentsAccumulator(groups, k, cross=self.sequential) for _ in range(min(2, len(self.counts)))]
         positions = positions_per_image(k, self.images)
+        added = self._added(layer)
         for batch, count in enumerate(self.counts):
+            take = {"positions": positions, "seed": batch}
             exact: Floats = self.streams.get(_FLOAT, layer.input, batch)[:count]
             check_finite(layer.input, exact)
             total = parts[batch % len(parts)]
             if not self.sequential:
-                total.update(layer.rows(exact, positions=positions, seed=batch))
+                total.update(layer.rows(exact, **take))
                 continue
             quantized: Floats = self.streams.get(_QUANTIZED, layer.input, batch)[:count]
             check_finite(layer.input, quantized)
-            total.update(
-                layer.rows(quantized, positions=positions, seed=batch),
-                layer.rows(exact - quantized, positions=positions, seed=batch),
-            )
+            residual = None
+            if added is not None:
+                exact_sum, quantized_sum = (
+                    layer.output_rows(self.streams.get(stream, added, batch)[:count], **take)
+                    for stream in (_FLOAT, _QUANTIZED)
+                )
+                residual = exact_sum - quantized_sum
+            total.update(layer.rows(quantized, **take), layer.rows(exact - quantized, **take), residual)
         first, *second = [part.moments() for part in parts]
         return Moments.joined(first, second[0]) if second else first
+
+    def _added(self, layer: Linear) -> str | None:
+        """The tensor that an Add adds to the layer's output, and only to it, if both streams have it by now."""
+        graph = self.model.graph
+        readers = [node for node in graph.nodes if any(tensor.name == layer.output for tensor in node.inputs)]
+        if len(readers) != 1 or readers[0].op != "Add" or any(out.name == layer.output for out in graph.outputs):
+            return None
+        others = [str(tensor.name) for tensor in readers[0].inputs if tensor.name != layer.output]
+        if len(others) != 1 or any((stream, others[0]) not in self.streams for stream in (_FLOAT, _QUANTIZED)):
+            return None
+        read = self.streams.get(_FLOAT, layer.input, 0)
+        same = self.streams.get(_FLOAT, others[0], 0).shape == layer.output_shape(read.shape)
+        return others[0] if same else None

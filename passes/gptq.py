@@ -25,8 +25,8 @@ class Gptq(LayerPass):
     Attributes:
         damping: λ as a share of the mean of the Hessian's diagonal.
         act_order: inputs with the largest mean square first.
-        asymmetric_target: make up for the errors of the layers before, as far as it holds on held-out images (needs
-            `sequential`).
+        asymmetric_target: make up for the errors of the layers before, and of what an Add adds to the output, as far as
+            it holds on held-out images (needs `sequential`).
         bias_correction: let the bias take up the mean output error; the codes then only answer for what varies.
         refine: rounds of single-code and scale descent after the sweep.
     """
@@ -81,6 +81,8 @@ class Gptq(LayerPass):
             correction = np.einsum("gok,gk->go", weight, moments.mean) - np.einsum(
                 "gok,gk->go", values, moments.mean_quantized
             )
+            if moments.mean_residual is not None and self.asymmetric_target:
+                correction = correction + moments.mean_residual.reshape(-1)
             bias = correction if bias is None else bias + correction
         plain = absmax_grid(weight, problem.bits, block=problem.block, symmetric=self.symmetric, floor=problem.floor)
         rounded = plain.values(plain.codes(weight))

@@ -113,11 +113,8 @@ class Linear:
                 raise QuantizationError(
                     f"{self.name}: input of shape {x.shape} does not end in the weight's {k} inputs"
                 )
-            rows = x.reshape(x.shape[0] if x.ndim > 1 else 1, -1, k)  # [n, positions, k]
-            if positions is not None and rows.shape[1] > positions:
-                draw = np.random.default_rng(seed).choice(rows.shape[1], positions, replace=False)
-                rows = rows[:, np.sort(draw)]
-            return np.ascontiguousarray(rows.reshape(1, -1, k))
+            rows = x.reshape(_batch(x), -1, k)  # [n, positions, k]
+            return np.ascontiguousarray(rows[:, _drawn(rows.shape[1], positions, seed)].reshape(1, -1, k))
         if x.ndim != 2 + len(self.kernel) or x.shape[1] * math.prod(self.kernel) != g * k:
             raise QuantizationError(f"{self.name}: input of shape {x.shape} for a weight of shape {self.weight_shape}")
         padded, strides = self._padded(x)
@@ -127,15 +124,36 @@ class Linear:
         kept = (slice(None), slice(None), *_every(strides), *_every(self.dilations))
         windows = windows[kept]
         shape = windows.shape[2 : 2 + len(self.kernel)]
-        count = math.prod(shape)
-        chosen = np.arange(count)
-        if positions is not None and count > positions:
-            chosen = np.sort(np.random.default_rng(seed).choice(count, positions, replace=False))
-        places: tuple[Any, ...] = np.unravel_index(chosen, shape)
+        places: tuple[Any, ...] = np.unravel_index(_drawn(math.prod(shape), positions, seed), shape)
         picked = windows[(slice(None), slice(None), *places)]  # [n, c, p, *taps]
         n, c, p = picked.shape[:3]
         grouped = picked.reshape(n, g, c // g, p, -1).transpose(1, 0, 3, 2, 4)  # [g, n, p, c/g, taps]
         return np.ascontiguousarray(grouped).reshape(g, n * p, k)
+
+    def output_rows(self, y: Floats, *, positions: int | None = None, seed: int = 0) -> Floats:
+        """A tensor of the output's shape ``[n, c, *spatial]`` or ``[..., o]`` as rows ``[g, n, o]``.
+
+        With the same arguments as `rows` it takes the same positions.
+        """
+        g, o, _ = self.matrix_shape
+        y = y.reshape(*y.shape[:2], -1) if self.kernel else y.reshape(_batch(y), -1, o).swapaxes(1, 2)
+        picked = y[:, :, _drawn(y.shape[2], positions, seed)]  # [n, g o, p]
+        return np.ascontiguousarray(picked.reshape(len(y), g, o, -1).transpose(1, 0, 3, 2)).reshape(g, -1, o)
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The output's shape for an input's."""
+        if not self.kernel:
+            return (*shape[:-1], self.outputs)
+        begins, ends = self._pads(shape[2:])
+        spatial = []
+        for axis, size in enumerate(shape[2:]):
+            reach = self.dilations[axis] * (self.kernel[axis] - 1) + 1
+            pads = begins[axis] + ends[axis]
+            if self.op == "ConvTranspose":
+                spatial.append((size - 1) * self.strides[axis] + reach - pads + self.output_padding[axis])
+            else:
+                spatial.append((size + pads - reach) // self.strides[axis] + 1)
+        return (shape[0], self.outputs, *spatial)
 
     def _padded(self, x: Floats) -> tuple[Floats, tuple[int, ...]]:
         """The input padded so that every window lies inside, and the stride between windows."""
@@ -169,6 +187,17 @@ class Linear:
             begins.append(small if self.auto_pad == "SAME_UPPER" else large)
             ends.append(large if self.auto_pad == "SAME_UPPER" else small)
         return tuple(begins), tuple(ends)
+
+
+def _batch(x: Floats) -> int:
+    return x.shape[0] if x.ndim > 1 else 1
+
+
+def _drawn(count: int, positions: int | None, seed: int) -> NDArray[np.intp]:
+    """Which of ``count`` positions are taken, in order."""
+    if positions is None or count <= positions:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, positions, replace=False))
 
 
 def _every(steps: Sequence[int]) -> tuple[slice, ...]:

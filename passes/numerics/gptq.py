@@ -129,7 +129,7 @@ def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
         numpy.linalg.LinAlgError: not positive definite at damping 1, or not finite.
     """
     matrix = np.array(hessian[:, ::-1, ::-1], np.float64, order="C")
-    groups, k, _ = matrix.shape
+    k = matrix.shape[1]
     if not np.isfinite(matrix).all():
         raise np.linalg.LinAlgError("the Hessian holds NaN or Inf")
     index = np.arange(k)

@@ -5,10 +5,13 @@ really fed,
 
     W* = W + Δ,   Δ = W (X - X̂)ᵀX̂ (X̂ᵀX̂ + λI)⁻¹
 
-(GPTAQ, Li et al. 2025, arXiv 2504.02692). Δ has as many free numbers a row as the layer has inputs. With few rows (a
-classifier has one an image) it explains the calibration images and nothing else; on rows it has not seen it leaves
+(GPTAQ, Li et al. 2025, arXiv 2504.02692). Where a tensor S is added to the layer's output, as at the end of a residual
+block, the layer can make up for its error too, and ``(S - Ŝ)ᵀX̂`` joins ``W (X - X̂)ᵀX̂``.
 
-    ‖W(X - X̂) - ΔX̂‖² = const - 2 <Δ, W (X - X̂)ᵀX̂> + <Δ X̂ᵀX̂, Δ>
+Δ has as many free numbers a row as the layer has inputs. With few rows (a classifier has one an image) it explains the
+calibration images and nothing else; on rows it has not seen it leaves
+
+    ‖E - ΔX̂‖² = const - 2 <Δ, EᵀX̂> + <Δ X̂ᵀX̂, Δ>,   E = W(X - X̂) + S - Ŝ
 
 which the moments of those rows give in closed form. So λ is chosen by two-fold cross-validation, without an activation
 stored.
@@ -44,7 +47,7 @@ def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = 
         return weight
     if damping is None:
         damping = 0.01 if moments.halves is None else held_out_damping(weight, moments.halves, HELD_OUT_DAMPINGS)
-    return weight + _solve(moments.hessian, weight @ moments.cross, damping)
+    return weight + _solve(moments.hessian, _wish(weight, moments), damping)
 
 
 def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates: Sequence[float]) -> float:
@@ -55,12 +58,11 @@ def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates
     """
     if not candidates:
         raise ValueError("no candidates for the damping")
-    judged = weight[:, :: -(-weight.shape[1] // _JUDGED)]  # one λ serves them all
+    every = -(-weight.shape[1] // _JUDGED)  # one λ serves them all
+    judged = weight[:, ::every]
     pairs = []
     for fitted, unseen in (halves, halves[::-1]):
-        if fitted.cross is None or unseen.cross is None:
-            raise ValueError("the moments have no cross moments")
-        pairs.append((fitted.hessian, judged @ fitted.cross, unseen.hessian, 2 * (judged @ unseen.cross)))
+        pairs.append((fitted.hessian, _wish(judged, fitted, every), unseen.hessian, 2 * _wish(judged, unseen, every)))
     best, least = candidates[0], np.inf
     for damping in candidates:
         loss = 0.0
@@ -71,6 +73,14 @@ def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates
             break
         best, least = damping, loss
     return float(best)
+
+
+def _wish(weight: Floats, moments: Moments, every: int = 1) -> Floats:
+    """``W (X - X̂)ᵀX̂ + (S - Ŝ)ᵀX̂``, of every so many of the layer's outputs."""
+    if moments.cross is None:
+        raise ValueError("the moments have no cross moments")
+    wish: Floats = weight @ moments.cross
+    return wish if moments.residual is None else wish + moments.residual[:, ::every]
 
 
 def _solve(hessian: Floats, right: Floats, damping: float) -> Floats:

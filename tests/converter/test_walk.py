@@ -139,6 +139,43 @@ def test_a_layer_sees_what_its_quantized_predecessors_produce(name: str, ranges:
     assert moved >= len(layers) - len(data), "the quantized stream is the float stream"
 
 
+def test_a_layer_learns_what_is_added_to_its_output() -> None:
+    """Only the convolution before the Add, and only in the sequential form."""
+    proto, data = NETWORKS["resnet"]
+    layer_pass = Recorded(bits=3)
+    model = quantize(proto, layer_pass, data, ranges=True)
+    layer = model.layers()["block.conv2"]
+    exact = tensors(float_model(prepared(proto).graph), ["pooled"], data, None)["pooled"]
+    quantized = tensors(emit(model), ["pooled_dequantized", "block1_relu_dequantized"], data, None)
+    difference = layer.output_rows(exact - quantized["pooled_dequantized"]).astype(np.float64)  # [g, n, o]
+    seen = layer.rows(quantized["block1_relu_dequantized"]).astype(np.float64)
+    found = layer_pass.moments("block.conv2")
+    assert found.residual is not None
+    assert found.mean_residual is not None
+    expected = 2 / seen.shape[1] * difference.transpose(0, 2, 1) @ seen
+    assert np.abs(expected).max() > 0
+    assert_close(found.residual, expected, float(np.abs(expected).max()) * 10)
+    assert_close(found.mean_residual, difference.mean(1), float(np.abs(exact).max()))
+    assert [name for name in layer_pass.problems if layer_pass.moments(name).residual is not None] == ["block.conv2"]
+    independent = Recorded(bits=3, sequential=False)
+    quantize(proto, independent, data, ranges=True)
+    assert all(independent.moments(name).residual is None for name in independent.problems)
+
+
+def test_a_tensor_that_is_spread_over_the_output_is_not_made_up_for() -> None:
+    constants: dict[str, NDArray[Any]] = {}
+    nodes = [
+        conv(constants, "stem", "x", "stem", (4, 3, 3, 3)),
+        helper.make_node("GlobalAveragePool", ["stem"], ["average"], "average"),
+        conv(constants, "last", "stem", "last", (4, 4, 3, 3)),
+        helper.make_node("Add", ["last", "average"], ["y"], "add"),
+    ]
+    proto = network(nodes, constants, {"x": ["N", 3, 12, 12]}, {"y": ["N", 4, 12, 12]})
+    layer_pass = Recorded(bits=3)
+    quantize(proto, layer_pass, {"x": X}, ranges=True)
+    assert all(layer_pass.moments(name).residual is None for name in ("stem", "last"))
+
+
 @pytest.mark.parametrize("ranges", [True, False], ids=["integer", "weight_only"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_independent_calibration_is_what_calibrate_gives(name: str, ranges: bool) -> None:

@@ -48,7 +48,10 @@ def assert_is_onnxruntimes(model: onnx.ModelProto, x: np.ndarray) -> None:
     assert layer.outputs == g * o
     np.testing.assert_array_equal(layer.stored(layer.matrix(weight)), weight)
     assert layer.stored(layer.matrix(weight)).shape == weight.shape
+    assert layer.output_shape(x.shape) == expected.shape
     found = output(layer, weight, bias, x)
+    rows = np.moveaxis(expected.reshape(*expected.shape[:2], -1), 1, 2) if layer.kernel else expected
+    np.testing.assert_array_equal(layer.output_rows(expected), rows.reshape(-1, g, o).transpose(1, 0, 2))
     if layer.kernel:
         assert layer.outputs == expected.shape[1]
         assert found.size == expected.size

@@ -170,3 +170,44 @@ def test_arguments_are_left_alone() -> None:
     asymmetric_target(weight, moments)
     for array, copy in zip((weight, moments.hessian, moments.cross), before, strict=True):
         np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("centered", [False, True])
+def test_it_makes_up_for_what_is_added_to_the_output(groups: int, centered: bool) -> None:
+    """Against least squares of W(x - x̂) + s - ŝ on x̂; centred, against the same of rows less their means."""
+    n, k, o = 300, 10, 5
+    exact, quantized = streams(groups, n, k)
+    weight = weights(groups, o, k)
+    added = quantized @ weights(groups, k, o, seed=4) * np.float32(0.1) + np.float32(0.3)  # [g, n, o]
+    total = MomentsAccumulator(groups, k, cross=True)
+    for part in (slice(100), slice(100, n)):
+        total.update(quantized[:, part], (exact - quantized)[:, part], added[:, part])
+    moments = total.moments()
+    assert moments.mean_residual is not None
+    np.testing.assert_allclose(moments.mean_residual, added.mean(axis=1), rtol=1e-4)
+    found = asymmetric_target(weight, moments.centered() if centered else moments, 0.01)
+    for g in range(groups):
+        x, y, s = (stream[g].astype(np.float64) for stream in (exact, quantized, added))
+        if centered:
+            x, y, s = (stream - stream.mean(axis=0) for stream in (x, y, s))
+        ridge = np.sqrt(0.01 * np.square(y).sum() / k)
+        wanted = np.concatenate([(x - y) @ weight[g].T + s, np.zeros((k, o))])
+        expected = weight[g] + np.linalg.lstsq(np.concatenate([y, ridge * np.eye(k)]), wanted, rcond=None)[0].T
+        assert np.abs(found[g] - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_the_choice_of_damping_heeds_what_is_added() -> None:
+    """Noise that is added to the output of one half cannot be made up for on the other: the damping grows."""
+    exact, quantized = streams(1, 60, 20, noise=0.01)
+    weight = weights(1, 6, 20)
+    noise = np.random.default_rng(5).normal(0, 30, (1, 60, 6)).astype(np.float32)
+    chosen = []
+    for added in (np.zeros_like(noise), noise):
+        halves = []
+        for part in (slice(30), slice(30, 60)):
+            total = MomentsAccumulator(1, 20, cross=True)
+            total.update(quantized[:, part], (exact - quantized)[:, part], added[:, part])
+            halves.append(total.moments())
+        chosen.append(held_out_damping(weight, (halves[0], halves[1]), HELD_OUT_DAMPINGS))
+    assert chosen[1] > chosen[0]

@@ -37,7 +37,7 @@ from passes.rtn import Rtn
 __all__ = ["METHODS", "PARTS", "Row", "ablation", "main", "methods", "without"]
 
 CALIBRATE = 512
-ABLATED_BITS = (4, 3, 2)
+ABLATED_BITS = (4, 2)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress) -> 
             _add_to_moments(moments, layers[name], tensors, batch.count, len(data), done)
         done += batch.count
         progress("calibrating", done, len(data))
-    return Stats(histograms, channels, {name: value.moments() for name, value in moments.items()}, done)
+    return Stats(histograms, channels, {name: value.moments() for name, value in moments.items()})
 
 
 def positions_per_image(k: int, images: int) -> int:

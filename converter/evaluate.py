@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from converter.compare import Comparison, LayerError, compare
 from converter.data import Dataset
-from converter.latency import latencies_ms, latency_ratio
+from converter.latency import latencies_ms
 from converter.runner import Runner, class_scores
 from converter.runtime import Progress
 from passes.errors import DataError, ModelError
@@ -32,7 +32,6 @@ __all__ = [
     "Measurement",
     "compare",
     "evaluate",
-    "latency_ratio",
     "model_bytes",
 ]
 

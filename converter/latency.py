@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from converter.runner import Runner
 
-__all__ = ["interleaved_times", "latencies_ms", "latency_ratio"]
+__all__ = ["interleaved_times", "latencies_ms"]
 
 _SHORTEST = 0.002  # seconds; what is faster is called several times in a row, so that the clock's grain does not show
 _MOST_CALLS = 100
@@ -61,14 +61,6 @@ def latencies_ms(
     times = interleaved_times([_call(runner, feeds) for runner in runners], rounds=rounds, budget=budget)
     medians = np.median(times, axis=0) * 1e3
     return [float(median) / (runner.batch or 1) for median, runner in zip(medians, runners, strict=True)]
-
-
-def latency_ratio(
-    first: Path, second: Path, feeds: Mapping[str, NDArray[Any]], *, rounds: int = 30, budget: float = 20.0
-) -> float:
-    """How many times faster `second` runs than `first`: the quotient of their `latencies_ms`."""
-    slow, fast = latencies_ms([first, second], feeds, rounds=rounds, budget=budget)
-    return slow / fast
 
 
 def _call(runner: Runner, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], object]:

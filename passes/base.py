@@ -126,7 +126,6 @@ class Stats:
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
-    images: int = 0
 
 
 @dataclass(frozen=True)

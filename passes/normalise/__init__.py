@@ -30,7 +30,8 @@ def normalise(graph: gs.Graph) -> list[str]:
     become Flatten; Gemm has alpha = beta = 1; MatMul (+ Add) on a matrix becomes Gemm.
 
     Raises:
-        ModelError: control flow, a training-mode BatchNormalization or Dropout, or a layer in another float type.
+        ModelError: control flow, a training-mode BatchNormalization or Dropout, a layer in another float type, or
+            weights that are NaN or Inf.
     """
     graph.toposort()
     notes = lower_constant_nodes(graph) + fold_constants(graph)

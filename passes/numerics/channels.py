@@ -60,16 +60,3 @@ class ChannelStatistics:
         self._sum_abs += sum_abs
         self._sum += total
         self.count += len(x)
-
-    def merge(self, other: "ChannelStatistics") -> None:
-        """Add the rows that `other` has seen.
-
-        Raises:
-            ValueError: the two have different numbers of channels.
-        """
-        if other.channels != self.channels:
-            raise ValueError(f"statistics of {self.channels} and {other.channels} channels cannot be merged")
-        self._absmax = np.maximum(self._absmax, other._absmax)
-        self._sum_abs += other._sum_abs
-        self._sum += other._sum
-        self.count += other.count

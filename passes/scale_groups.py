@@ -105,7 +105,7 @@ class _Members:
         component = _components(self.ties)
         sides = (self.producers, self.consumers, self.norms_before, self.norms_after)
         numbers: dict[int, dict[int, int]] = {}  # of a component's roots
-        found: dict[int, tuple[dict[str, Indices], ...]] = {}
+        found: dict[int, list[dict[str, Indices]]] = {}
         reasons: tuple[dict[str, str], ...] = ({}, {}, {}, {})
 
         def scales_of(ids: Indices) -> tuple[int, Indices] | None:
@@ -124,16 +124,17 @@ class _Members:
                 if place is None:
                     reasons[side][name] = self.ties.reason(ids[0]) or ""
                 else:
-                    found.setdefault(place[0], ({}, {}, {}, {}))[side][name] = place[1]
+                    found.setdefault(place[0], [{}, {}, {}, {}])[side][name] = place[1]
         shifts: dict[int, list[Shift]] = {}
         for shift in self.ties.shifts:
             place = scales_of(shift.ids)
             if place is not None:
                 shifts.setdefault(place[0], []).append(Shift(shift.node, shift.index, place[1], shift.from_right))
-        groups = tuple(
-            ScaleGroup(len(numbers[own]), *parts, tuple(shifts.get(own, ()))) for own, parts in found.items()
-        )
-        return ScaleGroups(groups, inputs=reasons[1], outputs=reasons[0])
+        groups = []
+        for own, (producers, consumers, before, after) in found.items():
+            own_shifts = tuple(shifts.get(own, ()))
+            groups.append(ScaleGroup(len(numbers[own]), producers, consumers, before, after, own_shifts))
+        return ScaleGroups(tuple(groups), inputs=reasons[1], outputs=reasons[0])
 
 
 def _components(ties: Ties) -> Ties:

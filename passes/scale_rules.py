@@ -177,7 +177,7 @@ def _transpose(ties: Ties, node: gs.Node) -> str | None:
 def _sum(ties: Ties, node: gs.Node) -> str | None:
     """Sums, differences, maxima and minima: all operands share the scale, constants are rescaled."""
     operands = [ties.read(tensor) for tensor in activations(node.inputs)]
-    joined = _aligned(ties, node, operands)
+    joined = _aligned(node, operands)
     if isinstance(joined, str):
         return joined
     for wires in operands:
@@ -195,7 +195,7 @@ def _product(ties: Ties, node: gs.Node) -> str | None:
     operands = [ties.read(tensor) for tensor in activations(node.inputs)]
     if node.op == "Div" and (len(operands) > 1 or isinstance(node.inputs[0], gs.Constant)):
         return "divides by an activation"
-    aligned = _aligned(ties, node, operands)
+    aligned = _aligned(node, operands)
     if isinstance(aligned, str):
         return aligned
     free = [wires.ids for wires in operands if wires is not None and not ties.is_fixed(wires)]
@@ -206,8 +206,8 @@ def _product(ties: Ties, node: gs.Node) -> str | None:
     return None
 
 
-def _aligned(ties: Ties, node: gs.Node, operands: Sequence[Wires | None]) -> Wires | str:
-    """The output's wires, named after the operand with most channels, or why operands do not meet channel by channel."""
+def _aligned(node: gs.Node, operands: Sequence[Wires | None]) -> Wires | str:
+    """The output's wires, named after the operand with most channels, or why channels do not meet one by one."""
     known = [wires for wires in operands if wires is not None]
     if len(known) != len(operands) or not known:
         return _UNKNOWN

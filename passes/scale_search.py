@@ -63,11 +63,14 @@ def calibrated(
     return [Consumer(layers[reader], model.weight(layers[reader]), group.consumers[reader]) for reader in readers]
 
 
-def over_channels(group: ScaleGroup, values: Mapping[str, Doubles]) -> Doubles:
-    """The largest value of every scale ``[size]`` among the channels of layers, ``[c]`` each by name; none: 0."""
-    largest = np.zeros(group.size + 1)
+def over_channels(size: int, members: Mapping[str, Indices], values: Mapping[str, Doubles]) -> Doubles:
+    """The largest value of every scale ``[size]`` among channels ``[c]`` of layers, by name; 0 of none.
+
+    ``members`` say which channel has which scale: a group's producers, or its consumers.
+    """
+    largest = np.zeros(size + 1)
     for name, channels in values.items():
-        np.maximum.at(largest, group.consumers[name], channels)  # -1, a fixed scale, is the last
+        np.maximum.at(largest, members[name], channels)  # the last is of those without a scale, -1
     return largest[:-1]
 
 

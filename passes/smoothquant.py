@@ -62,8 +62,9 @@ class SmoothQuant(GraphPass):
             readers = calibrated(model, group, stats.channels, self.name)
             if not readers:
                 continue
-            activations = over_channels(group, {r.layer.name: stats.channels[r.layer.name].absmax for r in readers})
-            weights = over_channels(group, {r.layer.name: r.largest_weights for r in readers})
+            inputs = {r.layer.name: stats.channels[r.layer.name].absmax for r in readers}
+            largest = {r.layer.name: r.largest_weights for r in readers}
+            activations, weights = (over_channels(group.size, group.consumers, side) for side in (inputs, largest))
             candidates = [np.ones(group.size), *(smoothquant(activations, weights, alpha) for alpha in alphas)]
             losses = losses_of(readers, candidates, lambda reader, s: self._noise(reader, s, stats))  # [r, 1 + a]
             best = self._best(losses)

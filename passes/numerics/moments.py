@@ -72,7 +72,9 @@ class Moments:
             rows=self.rows,
             residual=None if self.residual is None else self.residual * own[:, None, :],
             mean_residual=self.mean_residual,
-            halves=None if self.halves is None else (self.halves[0].rescaled(factors), self.halves[1].rescaled(factors)),
+            halves=None
+            if self.halves is None
+            else (self.halves[0].rescaled(factors), self.halves[1].rescaled(factors)),
         )
 
     @classmethod

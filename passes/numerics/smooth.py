@@ -47,15 +47,21 @@ def equalization(rows: Doubles, columns: Doubles) -> Doubles:
     """
     alive = (rows > 0) & (columns > 0)
     logarithm = (_log(columns, alive) - _log(rows, alive)) / 2
-    return np.exp(np.clip(logarithm, -np.log(_FURTHEST), np.log(_FURTHEST)))
+    return _exp(logarithm)
 
 
 def _log(values: Doubles, alive: NDArray[np.bool_]) -> Doubles:
-    return np.log(np.where(alive, values, 1.0))
+    logarithm: Doubles = np.log(np.where(alive, values, 1.0))
+    return logarithm
+
+
+def _exp(logarithm: Doubles) -> Doubles:
+    scale: Doubles = np.exp(np.clip(logarithm, -np.log(_FURTHEST), np.log(_FURTHEST)))
+    return scale
 
 
 def _around_one(logarithm: Doubles, alive: NDArray[np.bool_]) -> Doubles:
     if not alive.any():
         return np.ones(len(logarithm))
     centered = np.where(alive, logarithm - logarithm[alive].mean(), 0.0)
-    return np.exp(np.clip(centered, -np.log(_FURTHEST), np.log(_FURTHEST)))
+    return _exp(centered)

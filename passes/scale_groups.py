@@ -132,6 +132,9 @@ class _Members:
                 shifts.setdefault(place[0], []).append(Shift(shift.node, shift.index, place[1], shift.from_right))
         groups = []
         for own, (producers, consumers, before, after) in found.items():
+            if not consumers and not after:
+                reasons[0].update(dict.fromkeys(producers, "no layer reads its channels one by one"))
+                continue
             own_shifts = tuple(shifts.get(own, ()))
             groups.append(ScaleGroup(len(numbers[own]), producers, consumers, before, after, own_shifts))
         return ScaleGroups(tuple(groups), inputs=reasons[1], outputs=reasons[0])
@@ -168,20 +171,23 @@ def _add_layer(members: _Members, model: Model, node: gs.Node) -> None:
         return
     layer = find_linear(node)
     source = ties.read(node.inputs[0])
-    inputs, outputs = ties.fresh(input_channels(layer)), ties.fresh(layer.outputs)
+    outputs = ties.fresh(layer.outputs)
     rank = len(layer.weight_shape) if layer.op != "MatMul" or source is None else source.rank
     axis = 1 if layer.kernel else rank - 1
-    reason = "it is quantized already" if layer.name in model.quantized else _why_fixed(model.graph, node)
-    if reason is None and (source is None or source.axis != axis or len(source.ids) != len(inputs)):
-        reason = "it does not multiply channels one by one that are known"
-    if reason is None and source is not None:
-        inputs = source.ids
-    else:
-        for ids in (inputs, outputs, *([] if source is None else [source.ids])):
-            ties.fix(ids, f"{node.name} ({node.op}): {reason}")
-    members.consumers[layer.name], members.producers[layer.name] = inputs, outputs
+    members.producers[layer.name] = outputs
     if layer.op != "MatMul" or source is not None:
         ties.write(node.outputs[0], outputs, axis, rank)
+    reason = "it is quantized already" if layer.name in model.quantized else _why_fixed(model.graph, node)
+    if reason is not None:
+        ties.fix(outputs, f"{node.name} ({node.op}): {reason}")
+    elif source is not None and source.axis == axis and len(source.ids) == input_channels(layer):
+        members.consumers[layer.name] = source.ids
+        return
+    members.consumers[layer.name] = ties.fresh(input_channels(layer))
+    if source is not None:
+        reason = reason or ties.reason(source.ids[0]) or "it does not multiply its input's channels one by one"
+        ties.fix(source.ids, f"{node.name} ({node.op}): {reason}")
+    ties.fix(members.consumers[layer.name], f"{node.name} ({node.op}): {reason or 'its input has unknown channels'}")
 
 
 def _add_norm(members: _Members, graph: gs.Graph, node: gs.Node) -> None:

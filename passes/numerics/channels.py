@@ -11,10 +11,10 @@ _CHUNK = 1 << 16  # elements worked on at a time
 
 
 class ChannelStatistics:
-    """max|x|, mean |x|, mean x² and mean x of every channel over all rows seen; sums are kept in float64.
+    """max|x|, mean |x|, mean x², mean x and the share of zeros of every channel over all rows; sums are in float64.
 
-    Example: after update([[1, -4], [3, 0]]) absmax is [3, 4], mean_abs [2, 2], mean_square [5, 8], mean [2, -2] and
-    count 2.
+    Example: after update([[1, -4], [3, 0]]) absmax is [3, 4], mean_abs [2, 2], mean_square [5, 8], mean [2, -2],
+    zeros [0, 0.5] and count 2.
     """
 
     def __init__(self, channels: int) -> None:
@@ -24,6 +24,7 @@ class ChannelStatistics:
         self._sum_abs = np.zeros(channels, np.float64)  # [c]
         self._sum_square = np.zeros(channels, np.float64)  # [c]
         self._sum = np.zeros(channels, np.float64)  # [c]
+        self._zeros = np.zeros(channels, np.int64)  # [c]
 
     @property
     def absmax(self) -> Floats:
@@ -45,6 +46,12 @@ class ChannelStatistics:
         """Mean of x per channel [c]; 0 of no rows."""
         return self._sum / max(self.count, 1)
 
+    @property
+    def zeros(self) -> Floats:
+        """Share of values that are exactly zero per channel [c]; 0 of no rows."""
+        share: Floats = self._zeros / max(self.count, 1)
+        return share
+
     def update(self, x: npt.NDArray[np.generic]) -> None:
         """Add rows `x` [n, c].
 
@@ -54,11 +61,13 @@ class ChannelStatistics:
         if x.ndim != 2 or x.shape[1] != self.channels:
             raise ValueError(f"rows of shape {x.shape} where [n, {self.channels}] was expected")
         absmax, sum_abs, sum_square, total = (np.zeros(self.channels, np.float64) for _ in range(4))
+        zeros = np.zeros(self.channels, np.int64)  # [c]
         step = max(1, _CHUNK // max(self.channels, 1))
         for start in range(0, len(x), step):
             part = np.asarray(x[start : start + step], np.float32)  # [m, c]
             size = np.abs(part)
             np.maximum(absmax, size.max(axis=0), out=absmax)
+            zeros += np.count_nonzero(size == 0, axis=0)
             sum_abs += size.sum(axis=0, dtype=np.float64)
             sum_square += np.square(part, dtype=np.float64).sum(axis=0)
             total += part.sum(axis=0, dtype=np.float64)
@@ -68,6 +77,7 @@ class ChannelStatistics:
         self._sum_abs += sum_abs
         self._sum_square += sum_square
         self._sum += total
+        self._zeros += zeros
         self.count += len(x)
 
     def merge(self, other: "ChannelStatistics") -> None:
@@ -82,6 +92,7 @@ class ChannelStatistics:
         self._sum_abs += other._sum_abs
         self._sum_square += other._sum_square
         self._sum += other._sum
+        self._zeros += other._zeros
         self.count += other.count
 
     def rescaled(self, factors: Floats) -> "ChannelStatistics":
@@ -92,4 +103,5 @@ class ChannelStatistics:
         result._sum_abs = self._sum_abs * factors
         result._sum_square = self._sum_square * np.square(factors)
         result._sum = self._sum * factors
+        result._zeros = self._zeros.copy()
         return result

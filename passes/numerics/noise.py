@@ -1,8 +1,8 @@
 """What quantizing a layer's inputs and weights will cost its output, expected from a few numbers per channel.
 
-Rounding errors of weights are uncorrelated, so only the diagonal of the Hessian meets them; a grid of step Δ has the
-mean squared error Δ²/12, and what a range R clips off a channel of spread b is 2 b² exp(-R/b) for a Laplace density
-(Banner et al. 2019, arXiv:1810.05723, equation 5), b = rms / √2:
+Rounding errors of weights are uncorrelated, so only the diagonal of the Hessian meets them. A grid of step Δ has the
+mean squared error Δ²/12 but at zero, which is exact; what a range R clips off a channel of spread b is 2 b² exp(-R/b)
+for a Laplace density (Banner et al. 2019, arXiv:1810.05723, equation 5), b = rms / √2:
 
     noise = Σ_c E[e_c²] Σ_o W_oc²  +  Σ_o Δ_o²/12 Σ_c E[x_c²]      e_c from rounding and clipping x, Δ_o from W_o
 """
@@ -30,7 +30,7 @@ def activation_error(inputs: ChannelStatistics) -> Doubles:
     rounding = np.square(reach * (1 if one_sided else 2) / _LEVELS) / 12
     rms = np.sqrt(np.maximum(inputs.mean_square, 1e-30))  # [c]
     clipping = inputs.mean_square * np.exp(-reach * np.sqrt(2) / rms)
-    error: Doubles = rounding + np.where(reach < inputs.absmax, clipping, 0.0)  # [r, c]
+    error: Doubles = rounding * (1 - inputs.zeros) + np.where(reach < inputs.absmax, clipping, 0.0)  # [r, c]
     best: Doubles = error[int(error.sum(axis=1).argmin())]
     return best
 

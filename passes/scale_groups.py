@@ -144,8 +144,7 @@ def _components(ties: Ties) -> Ties:
     """Union-find over the same wires in which all free wires of one tensor are tied as well."""
     component = Ties({})
     component.fresh(ties.count)
-    for wire in range(ties.count):
-        component.join(np.array([wire]), np.array([ties.root(wire)]))
+    component.join(np.arange(ties.count), np.array([ties.root(wire) for wire in range(ties.count)], np.intp))
     for wires in ties.wires.values():
         free = np.array([wire for wire in wires.ids.tolist() if ties.reason(wire) is None], np.intp)
         component.join(free[:-1], free[1:])

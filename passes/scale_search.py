@@ -114,4 +114,4 @@ class Migration:
         return PassReport(self.name, changed, skipped, grids=self.grids)
 
     def _reason(self, name: str) -> str:
-        return self.left.get(name) or self.model.kept.get(name) or self.analysis.inputs.get(name, "nothing to rescale")
+        return self.model.kept.get(name) or self.left.get(name) or self.analysis.inputs.get(name, "nothing to rescale")

@@ -20,7 +20,7 @@ from passes.numerics.grid import code_range
 from passes.numerics.smooth import awq, salient
 from passes.rescale import input_factors
 from passes.scale_groups import ScaleGroup, scale_groups
-from passes.scale_search import Consumer, Migration, calibrated, consumers, losses_of, over_channels
+from passes.scale_search import Consumer, Migration, best_of, calibrated, consumers, losses_of, over_channels
 
 __all__ = ["Awq"]
 
@@ -86,12 +86,13 @@ class Awq(GraphPass):
             candidates = self._candidates(group, readers, stats, points)
             losses = losses_of(readers, candidates, lambda reader, s: self._noise(reader, s, stats))  # [r, n]
             losses /= np.array([[self._power(reader, stats)] for reader in readers])
-            plain, best = points.index((0.0, 1.0)), int(losses.sum(axis=0).argmin())
+            plain = points.index((0.0, 1.0))
+            best = best_of(losses, plain)
             for reader, loss in zip(readers, losses, strict=True):
                 name = reader.layer.name
                 migration.grids[name] = LossGrid(axes, loss.reshape(shape), float(loss[plain]))
                 if best == plain:
-                    migration.left[name] = "no scale lowers the output error"
+                    migration.left[name] = "no scale lowers the output error by 5 %"
                     continue
                 alpha, factor = points[best]
                 what = f"inputs scaled with alpha {alpha:g}" + (f", salient ones by {factor:g}" if factor != 1 else "")

@@ -15,9 +15,11 @@ from passes.rescale import factors_of, input_factors, rescale
 from passes.scale_groups import ScaleGroup, ScaleGroups, input_channels
 from passes.scale_ties import Indices
 
-__all__ = ["Consumer", "Migration", "calibrated", "consumers", "losses_of", "over_channels"]
+__all__ = ["Consumer", "Migration", "best_of", "calibrated", "consumers", "losses_of", "over_channels"]
 
 Doubles = NDArray[np.float64]
+
+_WORTH = 0.95
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,16 @@ def losses_of(
 ) -> Doubles:
     """The loss ``[r, n]`` of every reader for every candidate s ``[size]``, which ``loss`` gets by input channel."""
     return np.array([[loss(reader, factors_of(reader.indices, s)) for s in candidates] for reader in readers])
+
+
+def best_of(losses: Doubles, plain: int) -> int:
+    """The candidate with the least loss over all readers ``[r, n]``; ``plain`` unless it saves 5 %.
+
+    What a smaller gain promises is within the error of an expectation, and of how the next rounding happens to fall.
+    """
+    total = losses.sum(axis=0)
+    best = int(total.argmin())
+    return best if total[best] < _WORTH * total[plain] else plain
 
 
 @dataclass

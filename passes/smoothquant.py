@@ -18,12 +18,11 @@ from passes.numerics.grid import code_range
 from passes.numerics.noise import expected_noise
 from passes.numerics.smooth import smoothquant
 from passes.scale_groups import scale_groups
-from passes.scale_search import Consumer, Migration, calibrated, consumers, losses_of, over_channels
+from passes.scale_search import Consumer, Migration, best_of, calibrated, consumers, losses_of, over_channels
 
 __all__ = ["SmoothQuant"]
 
 _ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21).round(2))
-_WORTH = 0.95  # of the expected noise without smoothing: a smaller gain is within the error of the expectation
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,11 @@ class SmoothQuant(GraphPass):
             activations, weights = (over_channels(group.size, group.consumers, side) for side in (inputs, largest))
             candidates = [np.ones(group.size), *(smoothquant(activations, weights, alpha) for alpha in alphas)]
             losses = losses_of(readers, candidates, lambda reader, s: self._noise(reader, s, stats))  # [r, 1 + a]
-            best = self._best(losses)
+            best = best_of(losses, 0) if isinstance(self.alpha, str) else 1
             for reader, loss in zip(readers, losses, strict=True):
                 migration.grids[reader.layer.name] = LossGrid({"alpha": alphas}, loss[1:], float(loss[0]))
                 if best == 0:
-                    migration.left[reader.layer.name] = "no alpha is expected to lower the noise"
+                    migration.left[reader.layer.name] = "no alpha is expected to lower the noise by 5 %"
                     continue
                 what = f"inputs smoothed with alpha {alphas[best - 1]:g}"
                 change = Change(what, decibel(1.0, float(loss[0])), decibel(1.0, float(loss[best])))
@@ -84,11 +83,3 @@ class SmoothQuant(GraphPass):
         """The expected noise of a layer whose input channels are divided by ``s`` ``[c]``."""
         inputs = stats.channels[reader.layer.name].rescaled(1 / s)
         return expected_noise(reader.scaled(s), inputs, self.bits)
-
-    def _best(self, losses: NDArray[np.float64]) -> int:
-        """Which candidate is taken, by the losses ``[r, 1 + a]`` of a group's layers; 0: none."""
-        if not isinstance(self.alpha, str):
-            return 1
-        total = losses.sum(axis=0)
-        best = int(total.argmin())
-        return best if total[best] < _WORTH * total[0] else 0

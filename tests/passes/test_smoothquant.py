@@ -64,7 +64,7 @@ def test_the_search_leaves_even_channels_alone() -> None:
     assert report.changed == {}
     assert report.skipped == {
         "first": "x is an input of the model",
-        "second": "no alpha is expected to lower the noise",
+        "second": "no alpha is expected to lower the noise by 5 %",
     }
 
 

@@ -60,7 +60,7 @@ def test_the_salient_form_scales_the_salient_channels_alone() -> None:
     np.testing.assert_allclose(ratio[:, :, 5], 4, rtol=1e-6)
     np.testing.assert_allclose(np.delete(ratio, 5, axis=2), 1, rtol=1e-6)
     losses = report.grids["second"].losses
-    assert losses[0, 1] < 0.5 * losses[0, 0]
+    assert losses[0, 1] < 0.7 * losses[0, 0]
     assert losses[0, 1] < losses[1].min()
 
 

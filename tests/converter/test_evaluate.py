@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from converter.data import Dataset, InputSpec, Preprocess, load_data
-from converter.evaluate import Measurement, compare, evaluate, latency_ratio, model_bytes
+from converter.evaluate import Measurement, compare, evaluate, model_bytes
 from converter.latency import interleaved_times, latencies_ms
 from converter.runner import Runner, class_scores
 from passes.errors import DataError, ModelError
@@ -244,19 +244,6 @@ def test_rounds_call_everything_in_rotating_order() -> None:
 def test_spent_budget_still_does_five_rounds() -> None:
     assert interleaved_times([lambda: None], rounds=50, budget=0).shape == (5, 1)
     assert interleaved_times([lambda: None], rounds=3, budget=0).shape == (3, 1)
-
-
-def test_latency_ratio_is_first_over_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-
-    def known(models: Any, feeds: Any, **_: Any) -> list[float]:
-        seen.append((models, feeds))
-        return [6.0, 2.0]
-
-    monkeypatch.setattr("converter.latency.latencies_ms", known)
-    first, second = Path("slow.onnx"), Path("fast.onnx")
-    assert latency_ratio(first, second, {"x": ROWS}) == 3
-    assert seen[0][0] == [first, second]
 
 
 def test_latencies_are_medians_per_image(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:

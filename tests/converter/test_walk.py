@@ -250,18 +250,27 @@ def test_every_segment_runs_once(name: str, sequential: bool, monkeypatch: pytes
         assert sum(node in session.nodes for session in sessions) == (2 if sequential else 1)
 
 
+class Seen(Streams):
+    """Streams that remember how many bytes they held at most."""
+
+    opened: ClassVar[list["Seen"]] = []
+
+    def __init__(self, budget: int) -> None:
+        super().__init__(budget)
+        self.peak = 0
+        self.opened.append(self)
+
+    def append(self, stream: str, name: str, array: NDArray[Any]) -> None:
+        super().append(stream, name, array)
+        self.peak = max(self.peak, self._held)
+
+
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> list[Streams]:
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     """The streams of the walks of a test."""
-    opened: list[Streams] = []
-
-    class Seen(Streams):
-        def __init__(self, budget: int) -> None:
-            super().__init__(budget)
-            opened.append(self)
-
+    monkeypatch.setattr(Seen, "opened", [])
     monkeypatch.setattr(converter.walk, "Streams", Seen)
-    return opened
+    return Seen.opened
 
 
 def chain(length: int, side: int = 12) -> onnx.ModelProto:
@@ -274,7 +283,7 @@ def chain(length: int, side: int = 12) -> onnx.ModelProto:
     return network(nodes, constants, {"t0": ["N", 4, side, side]}, {f"t{length}": ["N", 4, side, side]})
 
 
-def test_only_live_tensors_are_held(streams: list[Streams]) -> None:
+def test_only_live_tensors_are_held(streams: list[Seen]) -> None:
     data = images(40, 4, 12, 12)
     quantize(chain(10), Recorded(bits=3), {"t0": data})
     # a layer's input and output in two streams, where the network has 20 tensors in each

@@ -1,7 +1,7 @@
 """Where a quantized model goes wrong: the SQNR of every tensor that it shares with its float reference.
 
-The emitters write activation `T` of the reference as `T -> T_quantize -> T_quantized -> T_dequantize -> T_dequantized`.
-So `T` is matched with `T_dequantized`, which carries the rounding of the activation too, or else with a tensor that is
+Quantizing an activation `T` makes `T -> QuantizeLinear -> DequantizeLinear`, whatever those two call what they write.
+So `T` is matched with what comes out, which carries the rounding of the activation too, or else with a tensor that is
 still called `T`. A tensor absorbed by a fusion (the output of a Conv before its Relu) has no match and is listed so.
 """
 
@@ -24,7 +24,6 @@ from passes.numerics.error import SqnrSum
 __all__ = ["Comparison", "LayerError", "compare"]
 
 _BATCH = 4  # every activation of two models is alive at once
-_DEQUANTIZED = "_dequantized"
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
@@ -177,9 +176,10 @@ def _match(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[list[_Ma
     Constants, and what is computed from constants alone, are left out.
     """
     there = {name for node in other.node for name in node.output if name}
+    rounded = _dequantized(other)
     fixed = {tensor.name for tensor in reference.initializer}
     live = [value.name for value in reference.input if value.name not in fixed]
-    matches = [_Match(name, "Input", name, name + _DEQUANTIZED) for name in live if name + _DEQUANTIZED in there]
+    matches = [_Match(name, "Input", name, rounded[name]) for name in live if name in rounded]
     unmatched = []
     reached = set(live)
     for node in reference.node:
@@ -187,12 +187,21 @@ def _match(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[list[_Ma
             continue
         for tensor in filter(None, node.output):
             reached.add(tensor)
-            name = next((name for name in (tensor + _DEQUANTIZED, tensor) if name in there), None)
-            if name is None:
-                unmatched.append(tensor)
+            if tensor in there:
+                matches.append(_Match(node.name or tensor, node.op_type, tensor, rounded.get(tensor, tensor)))
             else:
-                matches.append(_Match(node.name or tensor, node.op_type, tensor, name))
+                unmatched.append(tensor)
     return matches, unmatched
+
+
+def _dequantized(graph: onnx.GraphProto) -> dict[str, str]:
+    """By float tensor: what a DequantizeLinear makes of the codes that a QuantizeLinear made of it."""
+    sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    found: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in sources:
+            found.setdefault(sources[node.input[0]], node.output[0])
+    return found
 
 
 def _json_number(value: float) -> float | None:

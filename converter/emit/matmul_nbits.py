@@ -7,8 +7,8 @@ every code and zero point moves up by ``2^(bits-1)``; 4-bit codes pack two to a 
 import numpy as np
 from onnx import NodeProto, helper
 
+from converter.emit.fragment import Fragment, Names
 from converter.emit.storage import pack, stored_bits
-from converter.emit.weights import Fragment
 from passes.base import Quantized
 from passes.errors import TargetError
 from passes.linear import Linear
@@ -16,7 +16,7 @@ from passes.linear import Linear
 __all__ = ["matmul_nbits"]
 
 
-def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto) -> Fragment:
+def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Names) -> Fragment:
     """The node that replaces a Gemm or MatMul, with its initializers.
 
     Raises:
@@ -34,7 +34,7 @@ def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto) -> Fragme
     codes = np.pad(codes, ((0, 0), (0, blocks * block - k)), constant_values=middle)
     packed = pack(codes.reshape(-1), bits).reshape(outputs, blocks, block * bits // 8)
     name = layer.weight
-    fragment = Fragment(node.output[0])
+    fragment = Fragment(names)
     inputs = [
         node.input[0],
         fragment.constant(f"{name}_int{bits}", packed),

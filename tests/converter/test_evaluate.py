@@ -275,8 +275,8 @@ def float_net() -> onnx.ModelProto:
     return build(nodes, {"w1": WEIGHT * 2, "w2": WEIGHT}, ["n", 4], "scores")
 
 
-def quantized_net(steps: dict[str, float]) -> onnx.ModelProto:
-    """The float net with quantize and dequantize nodes, named as the emitter does, of the given steps; no fc1_out."""
+def quantized_net(steps: dict[str, float], *, ending: str = "_dequantized") -> onnx.ModelProto:
+    """The float net with quantize and dequantize nodes of the given steps; no fc1_out."""
 
     def rounding(tensor: str) -> list[onnx.NodeProto]:
         scale, zero = f"{tensor}_scale", f"{tensor}_zero"
@@ -285,12 +285,12 @@ def quantized_net(steps: dict[str, float]) -> onnx.ModelProto:
                 "QuantizeLinear", [tensor, scale, zero], [f"{tensor}_quantized"], name=f"{tensor}_quantize"
             ),
             helper.make_node(
-                "DequantizeLinear", [f"{tensor}_quantized", scale, zero], [f"{tensor}_dequantized"],
+                "DequantizeLinear", [f"{tensor}_quantized", scale, zero], [f"{tensor}{ending}"],
                 name=f"{tensor}_dequantize",
             ),
         ]  # fmt: skip
 
-    read = {name: f"{name}_dequantized" if name in steps else name for name in ("x", "relu_out")}
+    read = {name: f"{name}{ending}" if name in steps else name for name in ("x", "relu_out")}
     nodes = [*(rounding("x") if "x" in steps else [])]
     nodes.append(helper.make_node("MatMul", [read["x"], "w1"], ["fused"], name="fc1"))
     nodes.append(helper.make_node("Relu", ["fused"], ["relu_out"], name="relu"))
@@ -306,9 +306,11 @@ def rounded(values: NDArray[Any], step: float) -> NDArray[np.float32]:
     return (np.round(values / np.float32(step)).clip(-128, 127) * np.float32(step)).astype(np.float32)
 
 
-def test_every_shared_tensor_gets_the_sqnr_that_numpy_says(save: Save) -> None:
+@pytest.mark.parametrize("ending", ["_dequantized", "_dequantized_1", "_DequantizeLinear_Output"])
+def test_every_shared_tensor_gets_the_sqnr_that_numpy_says(ending: str, save: Save) -> None:
+    """Whatever the tools that wrote the file call the tensors on the way."""
     steps = {"x": 0.1, "relu_out": 0.25}
-    comparison = compare(float_net(), save(quantized_net(steps)), data())
+    comparison = compare(float_net(), save(quantized_net(steps, ending=ending)), data())
     x = rounded(ROWS, 0.1)
     hidden = np.maximum(ROWS * 2, 0)
     last = rounded(np.maximum(x * 2, 0), 0.25)
@@ -323,6 +325,18 @@ def test_every_shared_tensor_gets_the_sqnr_that_numpy_says(save: Save) -> None:
     assert comparison.sqnr_db == pytest.approx(expected[-1][3], abs=1e-4)
     assert comparison.agreement == np.mean(last.argmax(1) == hidden.argmax(1))
     assert comparison.images == 21
+
+
+def test_a_name_that_ends_like_a_rounded_tensor_is_not_taken_for_one(save: Save) -> None:
+    """x is not rounded at all, and another tensor is called x_dequantized in both models."""
+    models = [float_net(), quantized_net({"relu_out": 0.25})]
+    for model in models:
+        model.graph.node.append(helper.make_node("Neg", ["x"], ["x_dequantized"], name="neg"))
+    comparison = compare(models[0], save(models[1]), data())
+    found = {row.tensor: row.sqnr_db for row in comparison.layers}
+    assert set(found) == {"x_dequantized", "relu_out", "scores"}
+    assert found["x_dequantized"] == math.inf
+    assert math.isfinite(found["relu_out"])
 
 
 def test_end_to_end_figures_are_those_of_evaluate(save: Save) -> None:

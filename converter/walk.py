@@ -149,7 +149,8 @@ class _Walk:
 
     def _moments(self, layer: Linear) -> Moments:
         groups, _, k = layer.matrix_shape
-        parts = [MomentsAccumulator(groups, k, cross=self.sequential) for _ in range(min(2, len(self.counts)))]
+        halves = min(2, len(self.counts)) if self.sequential else 1  # what is held out judges the asymmetric target
+        parts = [MomentsAccumulator(groups, k, cross=self.sequential, shifted=True) for _ in range(halves)]
         positions = positions_per_image(k, self.images)
         added = self._added(layer)
         for batch, count in enumerate(self.counts):

@@ -180,7 +180,7 @@ class Problem:
         bits: of the weight codes.
         block: inputs that share a scale; None: the whole output channel.
         floor: ``[g, o]``, the smallest scale whose int32 bias cannot overflow.
-        moments: of its inputs, if the pass asked for them.
+        moments: of its inputs, if the pass asked for them; about an origin near their mean, see `Moments.about`.
     """
 
     layer: Linear

@@ -66,7 +66,7 @@ class Recorded(LayerPass):
     def moments(self, name: str) -> Moments:
         found = self.problems[name].moments
         assert found is not None
-        return found
+        return found.about(None)
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
@@ -191,6 +191,33 @@ def test_independent_calibration_is_what_calibrate_gives(name: str, ranges: bool
         assert found.rows == moments.rows
         assert_close(found.hessian, moments.hessian, float(np.abs(moments.hessian).max()))
         np.testing.assert_allclose(found.mean, found.mean_quantized)
+
+
+def test_what_varies_is_seen_where_the_mean_is_a_thousand_times_as_large() -> None:
+    """Centred Hessians as float64 gives them; from sums about zero in float32 they are off by as much as they are."""
+    x = images(20, 3, 8, 8) + np.float32(1000)
+    problems: dict[str, Problem] = {}
+    model = quantize(single_conv(), Recorded(bits=8, problems=problems), {"x": x})
+    problem = problems["conv"]
+    assert problem.moments is not None
+    rows = model.layers()["conv"].rows(x).astype(np.float64)  # [1, n, k]
+    rows -= rows.mean(axis=1, keepdims=True)
+    expected = 2 / rows.shape[1] * rows.transpose(0, 2, 1) @ rows
+    found = problem.moments.centered().hessian
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.linalg.eigvalsh(found.astype(np.float64)).min() > 0
+
+
+def single_conv() -> onnx.ModelProto:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "conv")
+    return network([node], {"w": random(4, 3, 3, 3)}, {"x": ["N", 3, 8, 8]}, {"y": ["N", 4, 6, 6]})
+
+
+@pytest.mark.parametrize(("sequential", "kept"), [(True, True), (False, False)])
+def test_halves_are_kept_apart_only_where_something_is_judged_on_them(sequential: bool, kept: bool) -> None:
+    layer_pass = Recorded(bits=3, sequential=sequential)
+    solved("resnet", layer_pass, ranges=True)
+    assert {layer_pass.moments(name).halves is not None for name in layer_pass.problems} == {kept}
 
 
 def test_weights_and_biases_are_those_of_the_float_network() -> None:

@@ -19,11 +19,13 @@ from converter.open import open_model
 from converter.recipe import Pass, Recipe, find_recipe
 from converter.result import Result, layer_reports, stamp
 from converter.runtime import Progress
+from converter.stored_weights import Tensors
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET, solve_layers
 from passes.base import GraphPass, Model, PassReport, Stats
 from passes.check import check
-from passes.errors import DataError
+from passes.errors import DataError, ModelError
+from passes.linear import LINEAR_OPS
 
 __all__ = ["convert"]
 
@@ -70,6 +72,7 @@ def convert(
     plan = _with_overrides(find_recipe(recipe), preprocess, limit, seed)
     rules = find_target(target).rules
     source = open_model(model, weights=weights, input_shape=input_shape)
+    _refuse_without_layers(source)
     data = _calibration(calibration, source, plan)
     unseen = _evaluation(evaluation, source, plan)
 
@@ -85,6 +88,15 @@ def convert(
     metrics = None if unseen is None else _measure(source, quantized, unseen, plan.name, progress)
     seconds = time.perf_counter() - started
     return Result(quantized, source, plan, target, layers, tuple(reports), metrics, seconds)
+
+
+def _refuse_without_layers(model: onnx.ModelProto) -> None:
+    found = sorted({node.op_type for node in Tensors.of(model.graph).nodes})
+    if not LINEAR_OPS.intersection(found):
+        raise ModelError(
+            f"nothing to quantize: the model has no {', '.join(sorted(LINEAR_OPS))}, only {', '.join(found)}; "
+            "give the model that holds the layers"
+        )
 
 
 def _run(step: Pass, model: Model, data: Dataset | None, budget: int, progress: Progress) -> PassReport:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
+from converter.emit.matmul_nbits import BLOCKS
 from converter.emit.weights import STORAGES, Storage
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
@@ -64,6 +65,11 @@ class Recipe:
             raise RecipeError(f"limit must be at least 1, not {self.limit}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, not {self.seed}")
+        for step in self.passes:
+            block = step.block if isinstance(step, LayerPass) else None
+            if self.storage == "matmulnbits" and block is not None and block not in BLOCKS:
+                allowed = ", ".join(map(str, BLOCKS))
+                raise RecipeError(f"{step.name}: MatMulNBits has no blocks of {block}; block can be one of {allowed}")
 
     @property
     def needs_calibration(self) -> bool:

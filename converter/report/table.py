@@ -175,8 +175,10 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     for key in ("recipe", "target"):
         if key in model:
             facts.add_row(key, str(model[key]))
-    fused = sum(layer.fused for layer in inspection.layers)
-    facts.add_row("layers on integers", f"{fused} of {len(inspection.layers)}")
+    count, integer = len(inspection.layers), sum(layer.on_integers for layer in inspection.layers)
+    facts.add_row("layers on integers", f"{integer} of {count}")
+    if others := sum(layer.fused for layer in inspection.layers) - integer:
+        facts.add_row("codes times float activations", f"{others} of {count}")
     return [table, *([why] if reasons else []), facts]
 
 

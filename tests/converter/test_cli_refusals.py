@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from tests.command_line import CONVERT, names, run
-from tests.models_zoo import SIDE, images
+from tests.models_zoo import SIDE, images, make_model, small_cnn
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -29,6 +30,15 @@ def prepare_bad_files() -> None:
     Path("bad_field.toml").write_text('[[passes]]\npass = "gptq"\nbit = 4\n')
     Path("bad_value.toml").write_text('[[passes]]\npass = "gptq"\nbits = 40\n')
     Path("a_file").touch()
+    relu = helper.make_node("Relu", ["input"], ["output"], "relu")
+    shape = {"input": ["n", 3, SIDE, SIDE]}, {"output": ["n", 3, SIDE, SIDE]}
+    onnx.save(make_model([relu], {}, inputs=shape[0], outputs=shape[1]), "relu.onnx")
+    spoilt = small_cnn()
+    weight = next(tensor for tensor in spoilt.graph.initializer if tensor.name == "deep.weight")
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(spoilt, "spoilt.onnx")
     weights: dict[str, Any] = {"left.over": np.zeros(3, np.float32)}
     np.savez("w.npz", **weights)
 
@@ -43,6 +53,14 @@ F = ("convert", "-o", "out.onnx", "--input-shape", "1,3,12,12", *CAL)
         pytest.param(("convert", "missing.onnx", "-o", "out.onnx", *CAL), ["missing.onnx"], id="missing_model"),
         pytest.param(("convert", "text.onnx", "-o", "out.onnx", *CAL), ["text.onnx", "text"], id="not_onnx"),
         pytest.param(("convert", "short.onnx", "-o", "out.onnx", *CAL), ["short.onnx", "truncated"], id="truncated"),
+        pytest.param(
+            ("convert", "relu.onnx", "-o", "out.onnx", *CAL),
+            ["nothing to quantize", "Conv, ConvTranspose, Gemm, MatMul", "Relu"],
+            id="no_layers",
+        ),
+        pytest.param(
+            ("convert", "spoilt.onnx", "-o", "out.onnx", *CAL), ["deep.weight", "NaN", "finite"], id="nan_weight"
+        ),
         pytest.param(("inspect", "missing.onnx"), ["missing.onnx"], id="inspect_missing"),
         pytest.param(("inspect", "short.onnx"), ["short.onnx", "truncated"], id="inspect_truncated"),
         pytest.param(("evaluate", "text.onnx", "--data", "unseen.npz"), ["text.onnx"], id="evaluate_not_onnx"),

@@ -239,3 +239,18 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"name = '\xff'")
     with pytest.raises(RecipeError, match=r"cannot read the recipe .*latin.toml: it is not UTF-8 text"):
         find_recipe(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("block", [8, 24, 48, 512])
+def test_blocks_without_a_kernel_are_refused_in_the_recipe(block: int) -> None:
+    text = f'storage = "matmulnbits"\n[[passes]]\npass = "gptq"\nblock = {block}\n'
+    message = f"f.toml: gptq: MatMulNBits has no blocks of {block}; block can be one of 16, 32, 64, 128, 256"
+    with pytest.raises(RecipeError) as raised:
+        parse_recipe(text, "f.toml")
+    assert str(raised.value) == message
+    assert parse_recipe(text.replace("matmulnbits", "cast"), "f.toml").passes[0] == Gptq(block=block)
+
+
+@pytest.mark.parametrize("block", [16, 256, None])
+def test_blocks_with_a_kernel_are_taken(block: int | None) -> None:
+    assert Recipe("mine", "", (Gptq(block=block),), storage="matmulnbits").storage == "matmulnbits"

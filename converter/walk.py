@@ -30,6 +30,8 @@ __all__ = ["DEFAULT_BUDGET", "solve_layers"]
 DEFAULT_BUDGET = 2 << 30  # bytes of activations held in memory
 _BATCH = 16
 _BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, so that a later correction fits too
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+_RAISES = 4  # a larger scale moves the correction again, less each time
 _FLOAT, _QUANTIZED = "float", "quantized"
 
 
@@ -72,16 +74,34 @@ def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moment
     """Solve one layer and write the answer into the model."""
     block, why = _block(layer_pass, layer)
     weight, bias = model.weight(layer), model.bias(layer)
-    floor = None
-    if layer.input in model.ranges and layer.op in model.rules.linear and bias is not None:
-        floor = (np.abs(bias) / (float(model.ranges[layer.input].scale) * _BIAS_HEADROOM)).astype(np.float32)
+    floor = _scale_floor(model, layer, bias)
     solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
+    raised = ""
+    for _ in range(_RAISES):
+        needed = _scale_floor(model, layer, solution.bias)
+        if floor is None or needed is None or (2 * solution.grid.scale.min(axis=2) >= needed).all():
+            break
+        floor, raised = np.maximum(floor, needed), "scale raised for the corrected bias"
+        solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")
     model.quantized[layer.name] = Quantized(solution.codes, solution.grid, sqnr)
     model.write(layer, solution.grid.values(solution.codes), solution.bias)
     size = "per channel" if block is None else f"blocks of {block}"
-    what = ", ".join(part for part in (f"{bits} bits {size}", why, solution.note) if part)
+    what = ", ".join(part for part in (f"{bits} bits {size}", why, solution.note, raised) if part)
     return Change(what, solution.before_db, solution.after_db)
+
+
+def _scale_floor(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
+    """``[g, o]``, the weight scale below which an int32 bias leaves its headroom; None where the bias is a float.
+
+    A product of the two scales that float32 cannot hold would be no scale at all, so there is one without a bias too.
+    """
+    if layer.input not in model.ranges or layer.op not in model.rules.linear:
+        return None
+    groups, outputs, _ = layer.matrix_shape
+    size = np.zeros((groups, outputs)) if bias is None else np.abs(bias.astype(np.float64))
+    floor = np.maximum(size / _BIAS_HEADROOM, _SMALLEST_SCALE) / float(model.ranges[layer.input].scale)
+    return np.asarray(floor, np.float32)
 
 
 def _block(layer_pass: LayerPass, layer: Linear) -> tuple[int | None, str]:

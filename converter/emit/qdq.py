@@ -121,7 +121,10 @@ class _Writer:
         bias = self.model.bias(layer)
         if bias is not None:
             scale = (self.model.ranges[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
-            codes = np.rint(bias.reshape(-1).astype(np.float64) / scale)
+            exact = bias.reshape(-1).astype(np.float64)
+            codes = np.rint(
+                np.divide(exact, scale, out=np.copysign(np.where(exact, np.inf, 0.0), exact), where=scale > 0)
+            )
             if np.abs(codes).max(initial=0) > _BIAS_LIMIT:
                 raise TargetError(
                     f"{layer.name}: bias {bias.flat[int(np.abs(codes).argmax())]:g} does not fit 32 bits at scale "

@@ -149,6 +149,6 @@ def _guarded(name: str, batches: Iterable[Any]) -> Iterator[Any]:
             batch = next(iterator)
         except StopIteration:
             return
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise DataError(f"{name}: raised {type(error).__name__}: {error}") from error
         yield batch

@@ -322,7 +322,7 @@ def _warn(message: str) -> None:
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    click.echo(json.dumps(content, indent=2))
+    click.echo(json.dumps(content, indent=2, allow_nan=False))
 
 
 def _leave(number: int, _: FrameType | None) -> None:

@@ -5,9 +5,8 @@ So `T` is matched with `T_dequantized`, which carries the rounding of the activa
 still called `T`. A tensor absorbed by a fusion (the output of a Conv before its Relu) has no match and is listed so.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.data import Batch, Dataset
+from converter.json_values import finite
+from converter.load import read_whole_onnx
 from converter.runner import Runner, class_scores
 from converter.runtime import Progress
 from passes.errors import ModelError
@@ -58,18 +59,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The same as values JSON can hold: an infinite SQNR (no difference at all) becomes null."""
-        return {
-            "reference": self.reference,
-            "model": self.model,
-            "images": self.images,
-            "agreement": self.agreement,
-            "sqnr_db": _json_number(self.sqnr_db),
-            "layers": [
-                {"layer": row.layer, "op": row.op, "tensor": row.tensor, "sqnr_db": _json_number(row.sqnr_db)}
-                for row in self.layers
-            ],
-            "unmatched": list(self.unmatched),
-        }
+        values: dict[str, Any] = finite(asdict(self))
+        return values
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ def compare(
     Raises ModelError, naming the model, for one that cannot be loaded or run, or that has outputs of another shape.
     """
     float_name = "reference" if isinstance(reference, onnx.ModelProto) else str(reference)
-    float_model, other_model = _load(reference, float_name), _load(model, str(model))
+    float_model, other_model = _load(reference), _load(model)
     matches, unmatched = _match(float_model.graph, other_model.graph)
     expected = _Tap(float_model, float_name, [match.tensor for match in matches])
     found = _Tap(other_model, str(model), [match.other for match in matches])
@@ -158,17 +149,12 @@ class _Tap:
         return outputs[0], tensors | {name: feeds[name][: batch.count] for name in self._inputs}
 
 
-def _load(model: onnx.ModelProto | Path, name: str) -> onnx.ModelProto:
+def _load(model: onnx.ModelProto | Path) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         return copy
-    if not model.is_file():
-        raise ModelError(f"{name}: no such model file; check the path")
-    try:
-        return onnx.load(model)
-    except Exception as error:  # protobuf and the external data loader raise several types
-        raise ModelError(f"{name}: cannot be read as ONNX; export or download it again") from error
+    return read_whole_onnx(model)
 
 
 def _match(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[list[_Match], list[str]]:
@@ -193,7 +179,3 @@ def _match(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[list[_Ma
             else:
                 matches.append(_Match(node.name or tensor, node.op_type, tensor, name))
     return matches, unmatched
-
-
-def _json_number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

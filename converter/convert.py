@@ -19,6 +19,7 @@ from converter.open import open_model
 from converter.recipe import Pass, Recipe, find_recipe
 from converter.result import Result, layer_reports, stamp
 from converter.runtime import Progress
+from converter.save import write_onnx
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET, solve_layers
 from passes.base import GraphPass, Model, PassReport, Stats
@@ -128,7 +129,7 @@ def _measure(
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / "float.onnx", Path(folder) / f"{name}.onnx"]
         for model, path in zip((reference, quantized), paths, strict=True):
-            onnx.save(model, path, save_as_external_data=model.ByteSize() > 2**31 - 2**24)
+            write_onnx(model, path)
         return evaluate(paths, data, progress=progress)
 
 

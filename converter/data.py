@@ -207,7 +207,7 @@ def _from_memory(
     if callable(data) and not hasattr(data, "__array__"):
         try:
             data = data()
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise DataError(f"{name}: raised {type(error).__name__}: {error}") from error
     if isinstance(data, np.ndarray | Mapping) or is_pair(data):
         return array_source(name, batch_arrays(name, data, inputs), inputs, preprocess)

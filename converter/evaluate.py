@@ -8,7 +8,7 @@ grow with the number of images.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 
 from converter.compare import Comparison, LayerError, compare
 from converter.data import Dataset
+from converter.json_values import finite
 from converter.latency import latencies_ms, latency_ratio
+from converter.load import read_onnx
+from converter.protobuf import all_tensors
 from converter.runner import Runner, class_scores
 from converter.runtime import Progress
 from passes.errors import DataError, ModelError
@@ -75,7 +78,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """{"data": {...}, "models": [{...}]}, as JSON can hold it: an infinite SQNR (no difference) becomes null."""
-        return {"data": self.data, "models": [_finite(asdict(model)) for model in self.models]}
+        return {"data": self.data, "models": [finite(asdict(model)) for model in self.models]}
 
 
 class _Tally:
@@ -126,15 +129,10 @@ def evaluate(
 
 def model_bytes(path: Path) -> int:
     """Size of a model file and of the external data files that it names. Raises ModelError for one that is missing."""
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model file; check the path")
-    try:
-        model = onnx.load_model(path, format="protobuf", load_external_data=False)
-    except Exception as error:  # protobuf raises several types for a damaged file
-        raise ModelError(f"{path}: not an ONNX file, or a truncated one; export or download it again") from error
+    model = read_onnx(path)
     locations = {
         entry.value
-        for tensor in _tensors(model.graph)
+        for tensor in all_tensors(model.graph)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
@@ -197,19 +195,3 @@ def _require_finite(runner: Runner, output: NDArray[Any], done: int) -> None:
         raise ModelError(
             f"{runner.name}: output '{runner.outputs[0]}' holds NaN or Inf for image {done + row}; check its weights"
         )
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for below in [attribute.g, *attribute.graphs]:
-                yield from _tensors(below)
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }

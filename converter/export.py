@@ -29,6 +29,7 @@ import onnx
 import onnxruntime as ort
 
 from converter.factory import apply_weights, load_factory, load_module, load_weights, require_torch
+from converter.reasons import first_line
 from passes.errors import ExportError
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _run(module: torch.nn.Module, images: torch.Tensor) -> list[np.ndarray[Any, 
     except Exception as error:
         raise ExportError(
             f"{type(module).__name__} does not run on an input {list(images.shape)}: {type(error).__name__}: "
-            f"{_first_line(error)}; check --input-shape, and that forward() takes one tensor of any batch size"
+            f"{first_line(error)}; check --input-shape, and that forward() takes one tensor of any batch size"
         ) from error
     outputs = torch.utils._pytree.tree_leaves(found)
     if not outputs or not all(isinstance(value, torch.Tensor) for value in outputs):
@@ -204,14 +205,9 @@ def _refusal(module: torch.nn.Module, error: BaseException) -> ExportError:
     where = f" (forward(), line {places[-1][1]})" if places else ""
     return ExportError(
         f"torch.onnx.export cannot export {type(module).__name__} with a dynamic batch{where}: "
-        f"{type(cause).__name__}: {_first_line(cause)}; write forward() without branches on tensor values, numpy or a "
+        f"{type(cause).__name__}: {first_line(cause)}; write forward() without branches on tensor values, numpy or a "
         f"fixed batch size, or export the model yourself and give convert-onnx the .onnx file"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".;:") if lines else "no message"
 
 
 def _simplify(model: onnx_ir.Model) -> None:
@@ -256,7 +252,7 @@ def _rename(model: onnx_ir.Model, module: torch.nn.Module) -> None:
     fixed = {id(value) for value in itertools.chain(model.graph.inputs, model.graph.outputs)}
     for value in itertools.chain(model.graph.inputs, model.graph.outputs, model.graph.initializers.values()):
         if id(value) in fixed or value.name in parameters:
-            tensors.unique(str(value.name))
+            value.name = tensors.unique(str(value.name))  # a parameter may be called what an input or output is
             fixed.add(id(value))
     constants = [value for value in model.graph.initializers.values() if id(value) not in fixed]
     for i, value in enumerate(constants):
@@ -347,7 +343,7 @@ def _check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"torch.onnx.export wrote a model that onnx.checker refuses: {_first_line(error)}") from error
+        raise ExportError(f"torch.onnx.export wrote a model that onnx.checker refuses: {first_line(error)}") from error
 
 
 def _parity(model: onnx.ModelProto, images: np.ndarray[Any, Any], expected: list[np.ndarray[Any, Any]]) -> Parity:
@@ -358,7 +354,7 @@ def _parity(model: onnx.ModelProto, images: np.ndarray[Any, Any], expected: list
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         found = session.run(None, {"input": images})
     except Exception as error:  # onnxruntime's exceptions have no public base
-        raise ExportError(f"onnxruntime cannot run the exported model: {_first_line(error)}") from error
+        raise ExportError(f"onnxruntime cannot run the exported model: {first_line(error)}") from error
     for name, a, b in zip([o.name for o in model.graph.output], found, expected, strict=True):
         if a.shape != b.shape:
             raise ExportError(

@@ -86,7 +86,7 @@ def _literal_arguments(spec: str, text: str) -> dict[str, Any]:
     for keyword in call.keywords:
         try:
             values[str(keyword.arg)] = ast.literal_eval(keyword.value)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # a TypeError for a list as a key
             text = ast.unparse(keyword)
             raise ExportError(f"{spec!r}: {text} is not a literal (number, string, tuple, list, dict)") from error
     return values

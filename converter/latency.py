@@ -1,7 +1,7 @@
 """How long models take, side by side, so that a slow minute of the machine hits all of them alike.
 
-Every round times each model once, in rotating order; a figure is the median over the rounds. One thread: sessions that
-spin beside each other time wrong by a factor of 4 (ARCHITECTURE.md).
+Every round times each model once, in rotating order; a figure is the median over the rounds. One thread: the figure is
+of the kernels, not of threads that wait for each other.
 """
 
 import math

@@ -5,16 +5,16 @@ What only a look at the nodes can tell (training mode, control flow, float16 wei
 """
 
 import difflib
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, inliner, version_converter
 
-from converter.protobuf import copy_fields
+from converter.protobuf import all_tensors, copy_fields
+from converter.reasons import first_line
 from passes.errors import ModelError
 
-__all__ = ["IR_VERSION", "OPSET", "load_onnx", "read_onnx", "upgrade_opset"]
+__all__ = ["IR_VERSION", "OPSET", "load_onnx", "read_onnx", "read_whole_onnx", "upgrade_opset"]
 
 OPSET = 21  # the first opset with int4 and blocked DequantizeLinear
 IR_VERSION = 10  # the IR version that came with opset 21
@@ -68,6 +68,17 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """
     _require_file(path)
     return _parse(path)
+
+
+def read_whole_onnx(path: Path) -> onnx.ModelProto:
+    """Any ONNX file, quantized or not, as it is, with its external data.
+
+    Raises:
+        ModelError: as `read_onnx`, or its external data are missing or truncated.
+    """
+    model = read_onnx(path)
+    _load_external_data(path, model)
+    return model
 
 
 def upgrade_opset(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
@@ -149,7 +160,7 @@ def _refuse_quantized(path: Path, model: onnx.ModelProto) -> None:
 
 def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
     folder = path.parent
-    for tensor in _tensors(model.graph):
+    for tensor in all_tensors(model.graph):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -168,25 +179,14 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
     try:
         onnx.load_external_data_for_model(model, str(folder))
     except Exception as error:  # the helper raises ValidationError, ValueError, OSError: all are about these data
-        raise ModelError(f"{path}: the external data cannot be read: {_first_line(error)}") from error
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for subgraph in [attribute.g, *attribute.graphs]:
-                yield from _tensors(subgraph)
+        raise ModelError(f"{path}: the external data cannot be read: {first_line(error)}") from error
 
 
 def _check(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path))  # by path: works above 2 GB too
     except Exception as error:
-        raise ModelError(f"{path} is not a valid ONNX model: {_first_line(error)}") from error
+        raise ModelError(f"{path} is not a valid ONNX model: {first_line(error)}") from error
 
 
 def _drop_initializer_inputs(graph: onnx.GraphProto) -> None:
@@ -262,10 +262,6 @@ def _keep_old_resize_grid(graph: onnx.GraphProto, outputs: set[str]) -> None:
             node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
 def _reason(error: BaseException) -> str:
     """The converter's own words, without the C++ source line before them (`x.h:12: f: Assertion ... failed: why`)."""
-    return _first_line(error).rsplit("failed: ", 1)[-1]
+    return first_line(error).rsplit("failed: ", 1)[-1]

@@ -12,6 +12,7 @@ import onnx
 from converter.emit.qdq import runs_on_integers
 from converter.emit.storage import stored_bits
 from converter.evaluate import Evaluation
+from converter.json_values import finite
 from converter.recipe import Recipe, dump_recipe
 from converter.save import save_onnx
 from passes.base import Model, PassReport
@@ -80,8 +81,8 @@ class Result:
         save_onnx(self.model, Path(path))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the model, ready for JSON."""
-        return {
+        """Everything but the model, ready for JSON: an infinite or undefined SQNR becomes null."""
+        values: dict[str, Any] = {
             "recipe": self.recipe.name,
             "target": self.target,
             "seconds": round(self.seconds, 3),
@@ -98,6 +99,8 @@ class Result:
             ],
             "metrics": None if self.metrics is None else self.metrics.to_json(),
         }
+        content: dict[str, Any] = finite(values)
+        return content
 
 
 def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerReport, ...]:

@@ -43,7 +43,7 @@ def write_report(path: Path, title: str, content: Mapping[str, Any], tables: Seq
         OutputError: as `prepare_report`; an existing file stays as it was.
     """
     prepare_report(path)
-    text = json.dumps(content, indent=2) + "\n" if path.suffix == ".json" else _page(title, tables)
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n" if path.suffix == ".json" else _page(title, tables)
     _write(path, text)
 
 

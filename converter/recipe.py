@@ -14,20 +14,26 @@ import tomli_w
 from converter.emit.weights import STORAGES, Storage
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
+from passes.awq import Awq
 from passes.base import GraphPass, LayerPass
+from passes.equalize import Equalize
 from passes.errors import ConvertError, RecipeError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
 from passes.normalise import Normalise
 from passes.rtn import Rtn
+from passes.smoothquant import SmoothQuant
 
 __all__ = ["PASSES", "RECIPES", "Recipe", "dump_recipe", "find_recipe", "parse_recipe"]
 
 Pass = GraphPass | LayerPass
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
-    {kind.name: kind for kind in (Normalise, FoldBatchnorm, Exclude, ActivationRanges, Rtn, Gptq)}
+    {
+        kind.name: kind
+        for kind in (Normalise, FoldBatchnorm, Exclude, Equalize, SmoothQuant, Awq, ActivationRanges, Rtn, Gptq)
+    }
 )
 
 
@@ -63,7 +69,8 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """Whether any pass looks at data."""
         return any(
-            isinstance(step, ActivationRanges) or (isinstance(step, LayerPass) and step.wants_moments)
+            isinstance(step, (ActivationRanges, SmoothQuant, Awq))
+            or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )
 

@@ -1,8 +1,9 @@
 """Recipes: which passes run, in which order, with which settings, and how the result is stored."""
 
 import dataclasses
+import itertools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +16,7 @@ from converter.emit.weights import STORAGES, Storage
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
-from passes.base import GraphPass, LayerPass
+from passes.base import GraphPass, LayerPass, Stage
 from passes.equalize import Equalize
 from passes.errors import ConvertError, RecipeError
 from passes.exclude import Exclude
@@ -44,7 +45,7 @@ class Recipe:
     Attributes:
         name: how it is asked for.
         description: one line.
-        passes: run in this order.
+        passes: run in this order, which follows their stages; exactly one gives the weights their grids and codes.
         storage: form of the weights in the file.
         limit: calibration images used.
         seed: of everything drawn at random.
@@ -64,6 +65,7 @@ class Recipe:
             raise RecipeError(f"limit must be at least 1, not {self.limit}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, not {self.seed}")
+        _check_order(self.passes)
 
     @property
     def needs_calibration(self) -> bool:
@@ -73,6 +75,23 @@ class Recipe:
             or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )
+
+
+def _check_order(passes: Sequence[Pass]) -> None:
+    """Refuse passes that stand before or after their stage's turn, and any number of layer passes but one."""
+    for place, (first, second) in enumerate(itertools.pairwise(passes), start=2):
+        if first.stage > second.stage:
+            raise RecipeError(f"{second.name} (pass {place}) cannot come after {first.name}; {_order()}")
+    names = [step.name for step in passes if step.stage == Stage.WEIGHTS]
+    if len(names) != 1:
+        found = f"{' and '.join(names)} both quantize" if names else "no pass quantizes"
+        raise RecipeError(f"{found} the weights; {_order()}")
+
+
+def _order() -> str:
+    named = {stage: ", ".join(kind.name for kind in PASSES.values() if kind.stage == stage) for stage in Stage}
+    named[Stage.WEIGHTS] = f"exactly one of {named[Stage.WEIGHTS]}"
+    return f"the order is {', then '.join(names for names in named.values() if names)}"
 
 
 _PREPARE: tuple[Pass, ...] = (Normalise(), FoldBatchnorm())

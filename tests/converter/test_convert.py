@@ -239,11 +239,6 @@ def test_a_recipe_that_looks_at_no_data_needs_none() -> None:
     assert decibels(result) > 35
 
 
-def test_a_recipe_that_quantizes_nothing_says_so() -> None:
-    result = convert(resnet(), recipe=Recipe("r", "", PREPARE))
-    assert {layer.reason for layer in result.layers} == {"no pass of the recipe quantizes it"}
-
-
 # ------------------------------------------------------------------- refusals
 
 

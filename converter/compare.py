@@ -72,21 +72,27 @@ class _Match:
 
 
 def compare(
-    reference: onnx.ModelProto | Path, model: Path, data: Dataset, *, progress: Progress | None = None
+    reference: onnx.ModelProto | Path,
+    model: Path,
+    data: Dataset,
+    *,
+    names: tuple[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
-    """Run both models on all of `data`, with every tensor they share as an extra output.
+    """Run both models on all of `data`, with every tensor they share as an extra output; `names` are theirs.
 
     End-to-end figures come from the model file as it is: extra outputs can keep onnxruntime from fusing.
 
     Raises ModelError, naming the model, for one that cannot be loaded or run, or that has outputs of another shape.
     """
     float_name = "reference" if isinstance(reference, onnx.ModelProto) else str(reference)
+    float_name, name = (float_name, str(model)) if names is None else names
     float_model, other_model = _load(reference), _load(model)
     matches, unmatched = _match(float_model.graph, other_model.graph)
     expected = _Tap(float_model, float_name, [match.tensor for match in matches])
-    found = _Tap(other_model, str(model), [match.other for match in matches])
+    found = _Tap(other_model, name, [match.other for match in matches])
     matches = [match for match in matches if match.tensor in expected.floats and match.other in found.floats]
-    deployed = Runner(model, str(model))
+    deployed = Runner(model, name)
 
     sums = {match.tensor: SqnrSum() for match in matches}
     total, agreed, classifier, done = SqnrSum(), 0, True, 0
@@ -95,7 +101,7 @@ def compare(
         given = deployed.run(batch.feeds, batch.count)[0]
         if wanted.shape != given.shape:
             raise ModelError(
-                f"{model}: first output is {list(given.shape)}, {float_name} gives {list(wanted.shape)}; "
+                f"{name}: first output is {list(given.shape)}, {float_name} gives {list(wanted.shape)}; "
                 "compare models of one kind"
             )
         total.update(wanted, given)
@@ -122,7 +128,7 @@ def compare(
     )
     unmatched += [match.tensor for match in matches if match.tensor not in sums]
     agreement = agreed / done if classifier else None
-    return Comparison(float_name, str(model), done, layers, tuple(unmatched), agreement, total.db)
+    return Comparison(float_name, name, done, layers, tuple(unmatched), agreement, total.db)
 
 
 class _Tap:

@@ -30,6 +30,7 @@ import onnxruntime as ort
 
 from converter.factory import apply_weights, load_factory, load_module, load_weights, require_torch
 from converter.reasons import first_line
+from converter.user_code import Terminated
 from passes.errors import ExportError
 
 if TYPE_CHECKING:
@@ -134,7 +135,9 @@ def _run(module: torch.nn.Module, images: torch.Tensor) -> list[np.ndarray[Any, 
     torch = require_torch()
     try:
         found = module(images)
-    except Exception as error:
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:
         raise ExportError(
             f"{type(module).__name__} does not run on an input {list(images.shape)}: {type(error).__name__}: "
             f"{first_line(error)}; check --input-shape, and that forward() takes one tensor of any batch size"
@@ -165,7 +168,9 @@ def _torch_export(module: torch.nn.Module, example: torch.Tensor, outputs: int, 
                 output_names=names,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
-    except Exception as error:  # the exporter's own tree is private, and torch.export raises dozens of types through it
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:  # the exporter's own tree is private, and forward() may raise anything
         raise _refusal(module, error) from error
     if program is None:
         raise ExportError(f"torch {torch.__version__} returned no ONNX program; it must be 2.6 or newer")
@@ -250,7 +255,7 @@ def _rename(model: onnx_ir.Model, module: torch.nn.Module) -> None:
     nodes, tensors = _Names(), _Names()
     parameters = {name for name, _ in itertools.chain(module.named_parameters(), module.named_buffers())}
     fixed = {id(value) for value in itertools.chain(model.graph.inputs, model.graph.outputs)}
-    for value in itertools.chain(model.graph.inputs, model.graph.outputs, model.graph.initializers.values()):
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
         if id(value) in fixed or value.name in parameters:
             value.name = tensors.unique(str(value.name))  # a parameter may be called what an input or output is
             fixed.add(id(value))

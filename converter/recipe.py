@@ -26,7 +26,16 @@ from passes.normalise import Normalise
 from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
 
-__all__ = ["PASSES", "RECIPES", "Recipe", "dump_recipe", "find_recipe", "parse_recipe"]
+__all__ = [
+    "PASSES",
+    "RECIPES",
+    "Recipe",
+    "dump_recipe",
+    "find_recipe",
+    "parse_recipe",
+    "recipe_content",
+    "recipe_values",
+]
 
 Pass = GraphPass | LayerPass
 
@@ -75,6 +84,11 @@ class Recipe:
             or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )
+
+    @property
+    def sqnr_of(self) -> str:
+        """What the layers' errors in a report are of: "weights" or "outputs"."""
+        return next(step.sqnr_of for step in self.passes if isinstance(step, LayerPass))
 
 
 def _check_order(passes: Sequence[Pass]) -> None:
@@ -174,6 +188,11 @@ def parse_recipe(text: str, source: str) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as TOML with every field spelled out; `parse_recipe` reads it back to an equal recipe."""
+    return tomli_w.dumps(recipe_content(recipe))
+
+
+def recipe_content(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe's TOML holds: every field that is set."""
     content: dict[str, Any] = {
         field.name: getattr(recipe, field.name)
         for field in dataclasses.fields(recipe)
@@ -183,7 +202,15 @@ def dump_recipe(recipe: Recipe) -> str:
     if preprocess:
         content["preprocess"] = preprocess
     content["passes"] = [{"pass": step.name, **_plain(step)} for step in recipe.passes]
-    return tomli_w.dumps(content)
+    return content
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Every field of the recipe, of its passes and of its preprocessing, set or not, ready for JSON."""
+    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe) if field.name != "passes"}
+    values["preprocess"] = dataclasses.asdict(recipe.preprocess)
+    values["passes"] = [{"pass": step.name, **dataclasses.asdict(step)} for step in recipe.passes]
+    return values
 
 
 def _plain(instance: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from onnx import TensorProto
 
 from converter.protobuf import copy_fields
 from converter.reasons import first_line
+from converter.user_code import Terminated
 from passes.errors import OutputError, VerificationError
 
 __all__ = ["INLINE_LIMIT", "prepare_output", "save_onnx", "write_onnx"]
@@ -165,7 +166,7 @@ def _exit_on_sigterm() -> Iterator[None]:
     """SIGTERM unwinds the stack, as Ctrl-C does, instead of ending the process where it stands."""
 
     def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise Terminated(128 + number)
 
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

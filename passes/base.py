@@ -252,6 +252,7 @@ class LayerPass:
     name: ClassVar[str]
     stage: ClassVar[Stage] = Stage.WEIGHTS
     wants_moments: ClassVar[bool] = True
+    sqnr_of: ClassVar[str] = "outputs"  # what the errors of its solutions are of
 
     bits: int = 4
     symmetric: bool = True

@@ -24,8 +24,8 @@ _ROWS_PER_INPUT, _FEWEST_ROWS, _MOST_ROWS = 256, 4096, 32768
 _MOST_VALUES, _LEAST_ROWS_PER_INPUT = 1 << 25, 8  # rows x inputs, so that a wide layer does not take minutes
 
 
-def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress) -> Stats:
-    """The statistics ``needs`` asks for, over all of ``data``.
+def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress, *, seed: int = 0) -> Stats:
+    """The statistics ``needs`` asks for, over all of ``data``; ``seed`` is of the positions drawn from each image.
 
     Raises:
         DataError: an activation is NaN or Inf; names the tensor.
@@ -50,7 +50,7 @@ def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress) -> 
         for name in sorted(needs.channels):
             _add_to_channels(channels, layers[name], tensors[layers[name].input][: batch.count])
         for name in sorted(needs.moments):
-            _add_to_moments(moments, layers[name], tensors, batch.count, len(data), done)
+            _add_to_moments(moments, layers[name], tensors, batch.count, len(data), (seed, done))
         done += batch.count
         progress("calibrating", done, len(data))
     return Stats(histograms, channels, {name: value.moments() for name, value in moments.items()})
@@ -105,7 +105,7 @@ def _add_to_moments(
     tensors: Mapping[str, NDArray[np.float32]],
     count: int,
     images: int,
-    seed: int,
+    seed: tuple[int, int],
 ) -> None:
     values = tensors[layer.input][:count]
     check_finite(layer.input, values)

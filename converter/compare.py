@@ -5,9 +5,8 @@ So `T` is matched with what comes out, which carries the rounding of the activat
 still called `T`. A tensor absorbed by a fusion (the output of a Conv before its Relu) has no match and is listed so.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.data import Batch, Dataset
+from converter.json_values import finite
+from converter.load import read_whole_onnx
 from converter.runner import Runner, class_scores
 from converter.runtime import Progress
 from passes.errors import ModelError
@@ -57,18 +58,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The same as values JSON can hold: an infinite SQNR (no difference at all) becomes null."""
-        return {
-            "reference": self.reference,
-            "model": self.model,
-            "images": self.images,
-            "agreement": self.agreement,
-            "sqnr_db": _json_number(self.sqnr_db),
-            "layers": [
-                {"layer": row.layer, "op": row.op, "tensor": row.tensor, "sqnr_db": _json_number(row.sqnr_db)}
-                for row in self.layers
-            ],
-            "unmatched": list(self.unmatched),
-        }
+        values: dict[str, Any] = finite(asdict(self))
+        return values
 
 
 @dataclass(frozen=True)
@@ -80,21 +71,27 @@ class _Match:
 
 
 def compare(
-    reference: onnx.ModelProto | Path, model: Path, data: Dataset, *, progress: Progress | None = None
+    reference: onnx.ModelProto | Path,
+    model: Path,
+    data: Dataset,
+    *,
+    names: tuple[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
-    """Run both models on all of `data`, with every tensor they share as an extra output.
+    """Run both models on all of `data`, with every tensor they share as an extra output; `names` are theirs.
 
     End-to-end figures come from the model file as it is: extra outputs can keep onnxruntime from fusing.
 
     Raises ModelError, naming the model, for one that cannot be loaded or run, or that has outputs of another shape.
     """
     float_name = "reference" if isinstance(reference, onnx.ModelProto) else str(reference)
-    float_model, other_model = _load(reference, float_name), _load(model, str(model))
+    float_name, name = (float_name, str(model)) if names is None else names
+    float_model, other_model = _load(reference), _load(model)
     matches, unmatched = _match(float_model.graph, other_model.graph)
     expected = _Tap(float_model, float_name, [match.tensor for match in matches])
-    found = _Tap(other_model, str(model), [match.other for match in matches])
+    found = _Tap(other_model, name, [match.other for match in matches])
     matches = [match for match in matches if match.tensor in expected.floats and match.other in found.floats]
-    deployed = Runner(model, str(model))
+    deployed = Runner(model, name)
 
     sums = {match.tensor: SqnrSum() for match in matches}
     total, agreed, classifier, done = SqnrSum(), 0, True, 0
@@ -103,7 +100,7 @@ def compare(
         given = deployed.run(batch.feeds, batch.count)[0]
         if wanted.shape != given.shape:
             raise ModelError(
-                f"{model}: first output is {list(given.shape)}, {float_name} gives {list(wanted.shape)}; "
+                f"{name}: first output is {list(given.shape)}, {float_name} gives {list(wanted.shape)}; "
                 "compare models of one kind"
             )
         total.update(wanted, given)
@@ -130,7 +127,7 @@ def compare(
     )
     unmatched += [match.tensor for match in matches if match.tensor not in sums]
     agreement = agreed / done if classifier else None
-    return Comparison(float_name, str(model), done, layers, tuple(unmatched), agreement, total.db)
+    return Comparison(float_name, name, done, layers, tuple(unmatched), agreement, total.db)
 
 
 class _Tap:
@@ -157,17 +154,12 @@ class _Tap:
         return outputs[0], tensors | {name: feeds[name][: batch.count] for name in self._inputs}
 
 
-def _load(model: onnx.ModelProto | Path, name: str) -> onnx.ModelProto:
+def _load(model: onnx.ModelProto | Path) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         return copy
-    if not model.is_file():
-        raise ModelError(f"{name}: no such model file; check the path")
-    try:
-        return onnx.load(model)
-    except Exception as error:  # protobuf and the external data loader raise several types
-        raise ModelError(f"{name}: cannot be read as ONNX; export or download it again") from error
+    return read_whole_onnx(model)
 
 
 def _match(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[list[_Match], list[str]]:
@@ -202,7 +194,3 @@ def _dequantized(graph: onnx.GraphProto) -> dict[str, str]:
         if node.op_type == "DequantizeLinear" and node.input[0] in sources:
             found.setdefault(sources[node.input[0]], node.output[0])
     return found
-
-
-def _json_number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -81,8 +81,8 @@ class Inspection:
         return {"model": self.model, "layers": layers, "bytes_by_type": self.bytes_by_type}
 
 
-def inspect_model(path: str | Path) -> Inspection:
-    """Look into an ONNX file.
+def inspect_model(path: str | Path, name: str | None = None) -> Inspection:
+    """Look into an ONNX file; ``name`` is what it is called, its path by default.
 
     Raises:
         ModelError: no such file, not an ONNX file, truncated, or its external data are missing.
@@ -103,7 +103,7 @@ def inspect_model(path: str | Path) -> Inspection:
     for tensor in tensors.constants.values():
         kind = type_name(tensor.data_type)
         by_type[kind] = by_type.get(kind, 0) + tensor_bytes(tensor)
-    return Inspection(_facts(path, model, size, metadata, runtime), layers, dict(sorted(by_type.items())))
+    return Inspection(_facts(name or str(path), model, size, metadata, runtime), layers, dict(sorted(by_type.items())))
 
 
 class _Runtime:
@@ -235,11 +235,11 @@ def _bits_of(tensors: Tensors, zero_point: str) -> int:
 
 
 def _facts(
-    path: Path, model: onnx.ModelProto, size: int, metadata: Mapping[str, str], runtime: _Runtime
+    name: str, model: onnx.ModelProto, size: int, metadata: Mapping[str, str], runtime: _Runtime
 ) -> dict[str, Any]:
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     facts: dict[str, Any] = {
-        "path": str(path),
+        "path": name,
         "bytes": size,
         "ir_version": model.ir_version,
         "opsets": opsets,

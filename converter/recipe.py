@@ -1,8 +1,9 @@
 """Recipes: which passes run, in which order, with which settings, and how the result is stored."""
 
 import dataclasses
+import itertools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +17,7 @@ from converter.emit.weights import STORAGES, Storage
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
-from passes.base import GraphPass, LayerPass
+from passes.base import GraphPass, LayerPass, Stage
 from passes.equalize import Equalize
 from passes.errors import ConvertError, RecipeError
 from passes.exclude import Exclude
@@ -26,7 +27,16 @@ from passes.normalise import Normalise
 from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
 
-__all__ = ["PASSES", "RECIPES", "Recipe", "dump_recipe", "find_recipe", "parse_recipe"]
+__all__ = [
+    "PASSES",
+    "RECIPES",
+    "Recipe",
+    "dump_recipe",
+    "find_recipe",
+    "parse_recipe",
+    "recipe_content",
+    "recipe_values",
+]
 
 Pass = GraphPass | LayerPass
 
@@ -45,7 +55,7 @@ class Recipe:
     Attributes:
         name: how it is asked for.
         description: one line.
-        passes: run in this order.
+        passes: run in this order, which follows their stages; exactly one gives the weights their grids and codes.
         storage: form of the weights in the file.
         limit: calibration images used.
         seed: of everything drawn at random.
@@ -70,6 +80,7 @@ class Recipe:
             if self.storage == "matmulnbits" and block is not None and block not in BLOCKS:
                 allowed = ", ".join(map(str, BLOCKS))
                 raise RecipeError(f"{step.name}: MatMulNBits has no blocks of {block}; block can be one of {allowed}")
+        _check_order(self.passes)
 
     @property
     def needs_calibration(self) -> bool:
@@ -79,6 +90,28 @@ class Recipe:
             or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )
+
+    @property
+    def sqnr_of(self) -> str:
+        """What the layers' errors in a report are of: "weights" or "outputs"."""
+        return next(step.sqnr_of for step in self.passes if isinstance(step, LayerPass))
+
+
+def _check_order(passes: Sequence[Pass]) -> None:
+    """Refuse passes that stand before or after their stage's turn, and any number of layer passes but one."""
+    for place, (first, second) in enumerate(itertools.pairwise(passes), start=2):
+        if first.stage > second.stage:
+            raise RecipeError(f"{second.name} (pass {place}) cannot come after {first.name}; {_order()}")
+    names = [step.name for step in passes if step.stage == Stage.WEIGHTS]
+    if len(names) != 1:
+        found = f"{' and '.join(names)} both quantize" if names else "no pass quantizes"
+        raise RecipeError(f"{found} the weights; {_order()}")
+
+
+def _order() -> str:
+    named = {stage: ", ".join(kind.name for kind in PASSES.values() if kind.stage == stage) for stage in Stage}
+    named[Stage.WEIGHTS] = f"exactly one of {named[Stage.WEIGHTS]}"
+    return f"the order is {', then '.join(names for names in named.values() if names)}"
 
 
 _PREPARE: tuple[Pass, ...] = (Normalise(), FoldBatchnorm())
@@ -161,6 +194,11 @@ def parse_recipe(text: str, source: str) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as TOML with every field spelled out; `parse_recipe` reads it back to an equal recipe."""
+    return tomli_w.dumps(recipe_content(recipe))
+
+
+def recipe_content(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe's TOML holds: every field that is set."""
     content: dict[str, Any] = {
         field.name: getattr(recipe, field.name)
         for field in dataclasses.fields(recipe)
@@ -170,7 +208,15 @@ def dump_recipe(recipe: Recipe) -> str:
     if preprocess:
         content["preprocess"] = preprocess
     content["passes"] = [{"pass": step.name, **_plain(step)} for step in recipe.passes]
-    return tomli_w.dumps(content)
+    return content
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Every field of the recipe, of its passes and of its preprocessing, set or not, ready for JSON."""
+    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe) if field.name != "passes"}
+    values["preprocess"] = dataclasses.asdict(recipe.preprocess)
+    values["passes"] = [{"pass": step.name, **dataclasses.asdict(step)} for step in recipe.passes]
+    return values
 
 
 def _plain(instance: Any) -> dict[str, Any]:

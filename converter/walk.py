@@ -36,7 +36,13 @@ _FLOAT, _QUANTIZED = "float", "quantized"
 
 
 def solve_layers(
-    model: Model, layer_pass: LayerPass, data: Dataset | None, progress: Progress, *, budget: int = DEFAULT_BUDGET
+    model: Model,
+    layer_pass: LayerPass,
+    data: Dataset | None,
+    progress: Progress,
+    *,
+    budget: int = DEFAULT_BUDGET,
+    seed: int = 0,
 ) -> PassReport:
     """Run a layer pass over every layer that is to be quantized.
 
@@ -46,6 +52,7 @@ def solve_layers(
         data: calibration data; may be None for a pass that wants no moments.
         progress: called after every layer.
         budget: bytes of activations held in memory before they go to files.
+        seed: of the output positions drawn from each image.
 
     Raises:
         QuantizationError: a layer cannot be solved.
@@ -57,7 +64,7 @@ def solve_layers(
     started = time.perf_counter()
     if layer_pass.wants_moments and data is not None:
         with Streams(budget) as streams:
-            walk = _Walk(model, layer_pass, layers, data, streams)
+            walk = _Walk(model, layer_pass, layers, data, streams, seed)
             for index, (layer, moments) in enumerate(walk.steps()):
                 changed[layer.name] = _solve(model, layer_pass, layer, bits[layer.name], moments)
                 progress(layer_pass.name, index + 1, len(layers))
@@ -117,13 +124,20 @@ class _Walk:
     """The two streams and where they are."""
 
     def __init__(
-        self, model: Model, layer_pass: LayerPass, layers: dict[str, Linear], data: Dataset, streams: Streams
+        self,
+        model: Model,
+        layer_pass: LayerPass,
+        layers: dict[str, Linear],
+        data: Dataset,
+        streams: Streams,
+        seed: int,
     ) -> None:
         self.model = model
         self.layers = layers
         self.sequential = layer_pass.sequential
         self.streams = streams
         self.images = len(data)
+        self.seed = seed
         self.counts: list[int] = []
         self.kinds: dict[str, np.dtype] = {}
         for batch in data.batches(_BATCH):
@@ -174,23 +188,24 @@ class _Walk:
         positions = positions_per_image(k, self.images)
         added = self._added(layer)
         for batch, count in enumerate(self.counts):
-            take = {"positions": positions, "seed": batch}
+            seed = (self.seed, batch)
             exact: Floats = self.streams.get(_FLOAT, layer.input, batch)[:count]
             check_finite(layer.input, exact)
             total = parts[batch % len(parts)]
             if not self.sequential:
-                total.update(layer.rows(exact, **take))
+                total.update(layer.rows(exact, positions=positions, seed=seed))
                 continue
             quantized: Floats = self.streams.get(_QUANTIZED, layer.input, batch)[:count]
             check_finite(layer.input, quantized)
             residual = None
             if added is not None:
                 exact_sum, quantized_sum = (
-                    layer.output_rows(self.streams.get(stream, added, batch)[:count], **take)
+                    layer.output_rows(self.streams.get(stream, added, batch)[:count], positions=positions, seed=seed)
                     for stream in (_FLOAT, _QUANTIZED)
                 )
                 residual = exact_sum - quantized_sum
-            total.update(layer.rows(quantized, **take), layer.rows(exact - quantized, **take), residual)
+            rows = layer.rows(quantized, positions=positions, seed=seed)
+            total.update(rows, layer.rows(exact - quantized, positions=positions, seed=seed), residual)
         first, *second = [part.moments() for part in parts]
         return Moments.joined(first, second[0]) if second else first
 

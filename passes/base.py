@@ -6,6 +6,7 @@ one layer at a time. Both report every linear layer exactly once: changed, or sk
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import ClassVar
 
 import numpy as np
@@ -32,8 +33,19 @@ __all__ = [
     "Problem",
     "Quantized",
     "Solution",
+    "Stage",
     "Stats",
 ]
+
+
+class Stage(IntEnum):
+    """Where in a recipe a pass belongs; stages follow each other, passes of one stage stand in any order."""
+
+    NORMALISE = 1  # the graph brought to the forms the other passes know
+    FLOAT = 2  # float in, float out
+    RANGES = 3  # grids of activations, of the float graph as the stages before leave it
+    WEIGHTS = 4  # grids and codes of weights
+    REFINEMENT = 5  # of codes that are there
 
 
 @dataclass(frozen=True)
@@ -206,9 +218,13 @@ class Solution:
 
 @dataclass(frozen=True)
 class GraphPass:
-    """A pass over the whole graph. Subclasses set `name` and override `apply`, and `needs` if they want statistics."""
+    """A pass over the whole graph. Subclasses set `name` and override `apply`, and `needs` if they want statistics.
+
+    A pass that does not take a float graph and leave one sets `stage` too.
+    """
 
     name: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.FLOAT
 
     def needs(self, model: Model) -> Needs:
         """The statistics `apply` wants."""
@@ -233,7 +249,9 @@ class LayerPass:
     """
 
     name: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.WEIGHTS
     wants_moments: ClassVar[bool] = True
+    sqnr_of: ClassVar[str] = "outputs"  # what the errors of its solutions are of
 
     bits: int = 4
     symmetric: bool = True

@@ -100,6 +100,17 @@ def test_moments() -> None:
         np.testing.assert_array_equal(moments.mean_quantized, moments.mean)
 
 
+def test_the_seed_draws_the_positions() -> None:
+    model, data = prepared(resnet()), images(300, 3, 12, 12)
+    wanted = Needs(moments=frozenset({"stem"}))
+    first, again, other = (
+        calibrate(model, wanted, dataset(model, {"x": data}), quiet, seed=seed).moments["stem"].hessian
+        for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
 def test_moments_of_many_images_are_sampled() -> None:
     model, data = prepared(resnet()), images(300, 3, 12, 12)
     found = stats(model, Needs(moments=frozenset({"stem"})), data).moments["stem"]

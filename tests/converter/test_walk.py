@@ -387,6 +387,17 @@ def test_a_layer_left_in_float_passes_the_errors_on() -> None:
     assert np.abs(cross).max() > 1e-3 * np.abs(layer_pass.moments("block.conv2").hessian).max()
 
 
+def test_the_seed_draws_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.walk.positions_per_image", lambda *_: 5)
+    found = []
+    for seed in (1, 1, 2):
+        model, layer_pass = prepared(resnet()), Recorded(bits=3)
+        solve_layers(model, layer_pass, dataset(model, {"x": X}), quiet, seed=seed)
+        found.append(layer_pass.moments("stem").hessian)
+    assert np.array_equal(found[0], found[1])
+    assert not np.allclose(found[0], found[2], rtol=1e-3)
+
+
 def test_a_pass_without_moments_needs_no_data() -> None:
     model = prepared(resnet())
     report = solve_layers(model, Rtn(bits=4), None, quiet)

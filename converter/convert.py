@@ -12,6 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from converter.calibrate import calibrate
+from converter.correct import correct_layers
 from converter.data import Dataset, Preprocess, input_specs, load_data
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
@@ -21,7 +22,7 @@ from converter.result import Result, layer_reports, stamp
 from converter.runtime import Progress
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET, solve_layers
-from passes.base import GraphPass, Model, PassReport, Stats
+from passes.base import CorrectionPass, LayerPass, Model, PassReport, Stats
 from passes.check import check
 from passes.errors import DataError
 
@@ -89,8 +90,10 @@ def convert(
 
 def _run(step: Pass, model: Model, data: Dataset | None, budget: int, progress: Progress) -> PassReport:
     """One pass, with the statistics it asks for."""
-    if not isinstance(step, GraphPass):
+    if isinstance(step, LayerPass):
         return solve_layers(model, step, data, progress, budget=budget)
+    if isinstance(step, CorrectionPass):
+        return correct_layers(model, step, data, progress, budget=budget)
     started = time.perf_counter()
     needs = step.needs(model)
     stats = calibrate(model, needs, data, progress) if needs and data is not None else Stats()

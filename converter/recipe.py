@@ -15,24 +15,40 @@ from converter.emit.weights import STORAGES, Storage
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
-from passes.base import GraphPass, LayerPass
+from passes.base import CorrectionPass, GraphPass, LayerPass
+from passes.batchnorm_reestimation import ReestimateBatchnorm
+from passes.bias_correction import BiasCorrection
 from passes.equalize import Equalize
 from passes.errors import ConvertError, RecipeError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
 from passes.normalise import Normalise
+from passes.obq import Obq
 from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
 
 __all__ = ["PASSES", "RECIPES", "Recipe", "dump_recipe", "find_recipe", "parse_recipe"]
 
-Pass = GraphPass | LayerPass
+Pass = GraphPass | LayerPass | CorrectionPass
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
     {
         kind.name: kind
-        for kind in (Normalise, FoldBatchnorm, Exclude, Equalize, SmoothQuant, Awq, ActivationRanges, Rtn, Gptq)
+        for kind in (
+            Normalise,
+            FoldBatchnorm,
+            Exclude,
+            Equalize,
+            SmoothQuant,
+            Awq,
+            ActivationRanges,
+            Rtn,
+            Gptq,
+            Obq,
+            BiasCorrection,
+            ReestimateBatchnorm,
+        )
     }
 )
 
@@ -69,7 +85,7 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """Whether any pass looks at data."""
         return any(
-            isinstance(step, (ActivationRanges, SmoothQuant, Awq))
+            isinstance(step, (ActivationRanges, SmoothQuant, Awq, CorrectionPass))
             or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )

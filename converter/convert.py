@@ -81,7 +81,7 @@ def convert(
         check(work, step.name)
 
     quantized = emit(work, plan.storage)
-    layers = layer_reports(work, reports)
+    layers = layer_reports(work, reports, plan.storage)
     stamp(quantized, plan, layers, _facts(target, data))
     metrics = None if unseen is None else _measure(source, quantized, unseen, plan.name, progress)
     seconds = time.perf_counter() - started

@@ -78,7 +78,9 @@ def weight_figure(study: Study) -> "Figure":
     for weight, colour, label in ((study.before, _BEFORE, "before AWQ"), (study.after, _AFTER, "after AWQ")):
         relative = weight / np.abs(weight).max(axis=2, keepdims=True)
         left.hist(relative.reshape(-1), bins=np.linspace(-1, 1, 101), histtype="step", color=colour, label=label)
-    left.set(yscale="log", xlabel="weight / largest of its output channel", ylabel="weights")
+    left.set(
+        yscale="log", xlabel="weight / largest of its output channel", ylabel="weights", xticks=(-1, -0.5, 0, 0.5, 1)
+    )
     left.legend(frameon=False)
     largest = [np.abs(weight).max(axis=1).reshape(-1) for weight in (study.before, study.after)]
     by_channel = [values.reshape(input_channels(study.layer), -1).max(axis=1) for values in largest]  # [c]

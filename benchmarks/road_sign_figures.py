@@ -40,6 +40,7 @@ __all__ = ["Study", "grid_figure", "main", "study", "weight_figure"]
 
 _INK, _BEFORE, _AFTER = "#222222", "#2b6cb0", "#dd6b20"
 _SIZE, _DPI = (9.0, 3.6), 110
+_BINS: list[float] = np.linspace(-1, 1, 101).tolist()
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def weight_figure(study: Study) -> "Figure":
     figure, (left, right) = _panels()
     for weight, colour, label in ((study.before, _BEFORE, "before AWQ"), (study.after, _AFTER, "after AWQ")):
         relative = weight / np.abs(weight).max(axis=2, keepdims=True)
-        left.hist(relative.reshape(-1), bins=np.linspace(-1, 1, 101), histtype="step", color=colour, label=label)
+        left.hist(relative.reshape(-1), bins=_BINS, histtype="step", color=colour, label=label)
     left.set(
         yscale="log", xlabel="weight / largest of its output channel", ylabel="weights", xticks=(-1, -0.5, 0, 0.5, 1)
     )

@@ -2,7 +2,7 @@
 
     python -m benchmarks.road_signs                      the table, then the ablation
     python -m benchmarks.road_signs table --json FILE
-    python -m benchmarks.road_signs ablation --bits 4 2
+    python -m benchmarks.road_signs ablation --bits 4 2 --without sequential everything
     python -m benchmarks.road_sign_figures               the plots
 
 The study brought methods for language models to a CNN and got a small file or a fast one; GPTQ fell to 63 % and AWQ to
@@ -43,6 +43,7 @@ __all__ = ["AWQ_GRID", "METHODS", "PARTS", "Row", "ablation", "main", "methods",
 CALIBRATE = 512
 ABLATED_BITS = (4, 2)
 _PARTS_OF_THE_STUDY = ("table", "ablation")
+_NOTHING, _RANGES, _EVERYTHING = "nothing", "activation ranges", "everything"
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,14 @@ PARTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 def without(part: str, bits: int) -> Recipe:
     """`int4` at other bits without one part of `PARTS`, without searched activation ranges, or without all of them."""
     whole = with_gptq(find_recipe("int4"), f"{bits} bits", bits=bits)
-    if part == "nothing":
+    if part == _NOTHING:
         return whole
     fields: dict[str, Any] = dict(PARTS.get(part, {}))
-    if part == "everything":
+    if part == _EVERYTHING:
         for each in PARTS.values():
             fields |= each
     recipe = with_gptq(whole, f"{bits} bits without {part}", **fields)
-    if part in {"activation ranges", "everything"}:
+    if part in {_RANGES, _EVERYTHING}:
         recipe = with_steps(recipe, recipe.name, {ActivationRanges: ActivationRanges(method="minmax")})
     return recipe
 
@@ -136,10 +137,14 @@ def methods(model: onnx.ModelProto, calibration: Dataset, evaluation: Dataset, p
 
 
 def ablation(
-    model: onnx.ModelProto, calibration: Dataset, evaluation: Dataset, progress: Progress, bits: Sequence[int]
+    model: onnx.ModelProto,
+    calibration: Dataset,
+    evaluation: Dataset,
+    progress: Progress,
+    bits: Sequence[int],
+    parts: Sequence[str],
 ) -> list[Row]:
-    """GPTQ whole, then without each of its parts, then without all of them, at every number of bits; float first."""
-    parts = ("nothing", *PARTS, "activation ranges", "everything")
+    """GPTQ without each of the ``parts`` at every number of bits; float first."""
     names = [("float", 32), *((part, width) for width in bits for part in parts)]
     recipes = [without(part, width) for part, width in names[1:]]
     return _measured(model, names, recipes, calibration, evaluation, False, progress)
@@ -222,6 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help="of table, ablation; default both")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--bits", type=int, nargs="+", default=list(ABLATED_BITS), help="of the ablation")
+    parts = (_NOTHING, *PARTS, _RANGES, _EVERYTHING)
+    parser.add_argument("--without", nargs="+", choices=parts, default=parts, help="of the ablation; default each")
     options = parser.parse_args(arguments)
     for part in options.parts:
         if part not in _PARTS_OF_THE_STUDY:
@@ -239,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             content["methods"] = [asdict(row) for row in rows]
         if "ablation" in wanted:
             with progress_bars() as progress:
-                rows = ablation(model, calibration, evaluation, progress, options.bits)
+                rows = ablation(model, calibration, evaluation, progress, options.bits, options.without)
             show([ablation_table(rows)])
             print(_images(rows))
             content["ablation"] = [asdict(row) for row in rows]

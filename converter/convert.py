@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from converter.calibrate import calibrate
 from converter.conversion_data import open_data, require_calibration
+from converter.correct import correct_layers
 from converter.data import Dataset, Preprocess, stored_preprocess
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
@@ -23,7 +24,7 @@ from converter.save import write_onnx
 from converter.stored_weights import Tensors
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET, solve_layers
-from passes.base import GraphPass, Model, PassReport, Stats
+from passes.base import CorrectionPass, LayerPass, Model, PassReport, Stats
 from passes.check import check
 from passes.errors import ModelError
 from passes.linear import LINEAR_OPS
@@ -92,7 +93,7 @@ def convert(
         check(work, step.name)
 
     quantized = emit(work, plan.storage)
-    layers = layer_reports(work, reports)
+    layers = layer_reports(work, reports, plan.storage)
     calibrated = None if data is None else data.describe()
     stamp(quantized, plan, layers, {"target": target, "calibration": calibrated, "versions": versions()})
     metrics = None if unseen is None else _measure(source, quantized, unseen, plan.name, progress)
@@ -111,8 +112,10 @@ def _refuse_without_layers(model: onnx.ModelProto) -> None:
 
 def _run(step: Pass, model: Model, data: Dataset | None, budget: int, seed: int, progress: Progress) -> PassReport:
     """One pass, with the statistics it asks for."""
-    if not isinstance(step, GraphPass):
+    if isinstance(step, LayerPass):
         return solve_layers(model, step, data, progress, budget=budget, seed=seed)
+    if isinstance(step, CorrectionPass):
+        return correct_layers(model, step, data, progress, budget=budget, seed=seed)
     started = time.perf_counter()
     needs = step.needs(model)
     stats = calibrate(model, needs, data, progress, seed=seed) if needs and data is not None else Stats()

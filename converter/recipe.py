@@ -17,13 +17,17 @@ from converter.emit.weights import STORAGES, Storage
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
-from passes.base import GraphPass, LayerPass, Stage
+from passes.base import CorrectionPass, GraphPass, LayerPass, Stage
+from passes.batchnorm_reestimation import ReestimateBatchnorm
+from passes.bias_correction import BiasCorrection
 from passes.equalize import Equalize
 from passes.errors import ConvertError, RecipeError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
 from passes.normalise import Normalise
+from passes.obq import Obq
+from passes.rotate import Rotate
 from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
 
@@ -38,12 +42,26 @@ __all__ = [
     "recipe_values",
 ]
 
-Pass = GraphPass | LayerPass
+Pass = GraphPass | LayerPass | CorrectionPass
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
     {
         kind.name: kind
-        for kind in (Normalise, FoldBatchnorm, Exclude, Equalize, SmoothQuant, Awq, ActivationRanges, Rtn, Gptq)
+        for kind in (
+            Normalise,
+            FoldBatchnorm,
+            Exclude,
+            Equalize,
+            SmoothQuant,
+            Awq,
+            Rotate,
+            ActivationRanges,
+            Rtn,
+            Gptq,
+            Obq,
+            BiasCorrection,
+            ReestimateBatchnorm,
+        )
     }
 )
 
@@ -86,7 +104,7 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """Whether any pass looks at data."""
         return any(
-            isinstance(step, (ActivationRanges, SmoothQuant, Awq))
+            isinstance(step, (ActivationRanges, SmoothQuant, Awq, CorrectionPass))
             or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )
@@ -129,12 +147,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int4",
                 "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
-                (*_PREPARE, ActivationRanges(), Gptq(bits=4)),
+                (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4)),
             ),
             Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
-                (*_PREPARE, Gptq(bits=4)),
+                (*_PREPARE, Rotate(), Gptq(bits=4)),
             ),
             Recipe(
                 "int4-matmulnbits",

@@ -10,8 +10,8 @@ from typing import Any
 
 import onnx
 
-from converter.emit.qdq import runs_on_integers
-from converter.emit.storage import stored_bits
+from converter.emit.qdq import bits_in_file, runs_on_integers
+from converter.emit.weights import Storage
 from converter.evaluate import Evaluation
 from converter.json_values import finite
 from converter.recipe import Recipe, dump_recipe, recipe_values
@@ -114,7 +114,7 @@ class Result:
         return content
 
 
-def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerReport, ...]:
+def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage) -> tuple[LayerReport, ...]:
     """Every linear layer of the quantized model once, and every node that could not be seen as one."""
     changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
     result = []
@@ -138,7 +138,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerRep
                 op=layer.op,
                 shape=layer.weight_shape,
                 bits=grid.bits,
-                stored_bits=stored_bits(grid.bits),
+                stored_bits=bits_in_file(model, layer, storage),
                 granularity="channel" if grid.block is None else f"block {grid.block}",
                 activation_bits=8 if runs_on_integers(model, layer) else 32,
                 before_db=change.before_db,

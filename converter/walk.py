@@ -6,7 +6,7 @@ once; only tensors that are still to be read are kept.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from passes.linear import Linear
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
 
-__all__ = ["DEFAULT_BUDGET", "solve_layers"]
+__all__ = ["DEFAULT_BUDGET", "Walk", "bias_floor", "solve_layers"]
 
 DEFAULT_BUDGET = 2 << 30  # bytes of activations held in memory
 _BATCH = 16
@@ -64,9 +64,9 @@ def solve_layers(
     started = time.perf_counter()
     if layer_pass.wants_moments and data is not None:
         with Streams(budget) as streams:
-            walk = _Walk(model, layer_pass, layers, data, streams, seed)
-            for index, (layer, moments) in enumerate(walk.steps()):
-                changed[layer.name] = _solve(model, layer_pass, layer, bits[layer.name], moments)
+            walk = Walk(model, model, layers, data, streams, seed=seed, sequential=layer_pass.sequential)
+            for index, layer in enumerate(walk.steps()):
+                changed[layer.name] = _solve(model, layer_pass, layer, bits[layer.name], walk.moments(layer))
                 progress(layer_pass.name, index + 1, len(layers))
         notes: tuple[str, ...] = (f"{streams.spilled} activation batches went to files",) if streams.spilled else ()
     else:
@@ -81,16 +81,17 @@ def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moment
     """Solve one layer and write the answer into the model."""
     block, why = _block(layer_pass, layer)
     weight, bias = model.weight(layer), model.bias(layer)
-    floor = _scale_floor(model, layer, bias)
+    floor = bias_floor(model, layer, bias)
     solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
     raised = ""
     for _ in range(_RAISES):
-        needed = _scale_floor(model, layer, solution.bias)
+        needed = bias_floor(model, layer, solution.bias)
         if floor is None or needed is None or (2 * solution.grid.scale.min(axis=2) >= needed).all():
             break
         floor, raised = np.maximum(floor, needed), "scale raised for the corrected bias"
         solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")
+    model.exact[layer.name] = (weight, bias)
     model.quantized[layer.name] = Quantized(solution.codes, solution.grid, sqnr)
     model.write(layer, solution.grid.values(solution.codes), solution.bias)
     size = "per channel" if block is None else f"blocks of {block}"
@@ -98,7 +99,7 @@ def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moment
     return Change(what, solution.before_db, solution.after_db)
 
 
-def _scale_floor(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
+def bias_floor(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
     """``[g, o]``, the weight scale below which an int32 bias leaves its headroom; None where the bias is a float.
 
     A product of the two scales that float32 cannot hold would be no scale at all, so there is one without a bias too.
@@ -120,21 +121,33 @@ def _block(layer_pass: LayerPass, layer: Linear) -> tuple[int | None, str]:
     return layer_pass.block, ""
 
 
-class _Walk:
-    """The two streams and where they are."""
+class Walk:
+    """The two streams and where they are.
+
+    Args:
+        model: what the quantized stream runs.
+        exact: what the float stream runs: the same nodes with float weights.
+        layers: to stop at.
+        data: the images.
+        streams: what holds the activations.
+        sequential: without it there is only the float stream.
+    """
 
     def __init__(
         self,
         model: Model,
-        layer_pass: LayerPass,
+        exact: Model,
         layers: dict[str, Linear],
         data: Dataset,
         streams: Streams,
+        *,
         seed: int,
+        sequential: bool = True,
     ) -> None:
         self.model = model
+        self.exact = exact
         self.layers = layers
-        self.sequential = layer_pass.sequential
+        self.sequential = sequential
         self.streams = streams
         self.images = len(data)
         self.seed = seed
@@ -148,26 +161,22 @@ class _Walk:
                     grid = model.ranges.get(name)
                     self._keep(_QUANTIZED, name, values if grid is None else grid.values(values))
 
-    def steps(self) -> Iterator[tuple[Linear, Moments]]:
-        """Every layer with the moments of its inputs; a layer must be solved before the next is asked for."""
+    def steps(self) -> Iterator[Linear]:
+        """Every layer; while it is the last, its inputs can be seen, and it must be solved before the next."""
         segments = cut(self.model.graph, self.layers)
         for segment in segments:
-            float_graph = float_model(self._submodel(segment).graph)
+            float_graph = float_model(submodel(self.exact, segment, self.kinds).graph)
             if segment.layer is not None:
-                layer = self.layers[segment.layer]
-                yield layer, self._moments(layer)
+                yield self.layers[segment.layer]
             if segment is segments[-1]:
                 return
             if segment.outputs:
                 self._run(_FLOAT, segment, float_graph)
                 if self.sequential:
-                    self._run(_QUANTIZED, segment, emit(self._submodel(segment), "int8"))
+                    self._run(_QUANTIZED, segment, emit(submodel(self.model, segment, self.kinds), "int8"))
             for name in segment.released:
                 self.streams.release(_FLOAT, name)
                 self.streams.release(_QUANTIZED, name)
-
-    def _submodel(self, segment: Segment) -> Model:
-        return submodel(self.model, segment, self.kinds)
 
     def _run(self, stream: str, segment: Segment, graph: onnx.ModelProto) -> None:
         session = open_session(graph)
@@ -181,31 +190,41 @@ class _Walk:
         self.kinds[name] = values.dtype
         self.streams.append(stream, name, values)
 
-    def _moments(self, layer: Linear) -> Moments:
+    def rows(self, layer: Linear) -> Iterator[tuple[int, Floats, Floats | None]]:
+        """Batch by batch its number and the layer's inputs as rows ``[g, n, k]``: float, and quantized if there are."""
+        for batch in range(len(self.counts)):
+            exact = self._rows(_FLOAT, layer, batch)
+            yield batch, exact, self._rows(_QUANTIZED, layer, batch) if self.sequential else None
+
+    def _rows(self, stream: str, layer: Linear, batch: int) -> Floats:
+        values: Floats = self.streams.get(stream, layer.input, batch)
+        check_finite(layer.input, values[: self.counts[batch]])
+        return self._drawn(layer.rows, layer, values, batch)
+
+    def _drawn(self, rows: Callable[..., Floats], layer: Linear, values: Floats, batch: int) -> Floats:
+        """Rows of a batch at the output positions that are drawn for the layer."""
+        positions = positions_per_image(layer.matrix_shape[2], self.images)
+        return rows(values[: self.counts[batch]], positions=positions, seed=(self.seed, batch))
+
+    def moments(self, layer: Linear) -> Moments:
+        """The moments of the layer's inputs."""
         groups, _, k = layer.matrix_shape
         halves = min(2, len(self.counts)) if self.sequential else 1  # what is held out judges the asymmetric target
         parts = [MomentsAccumulator(groups, k, cross=self.sequential, shifted=True) for _ in range(halves)]
-        positions = positions_per_image(k, self.images)
         added = self._added(layer)
-        for batch, count in enumerate(self.counts):
-            seed = (self.seed, batch)
-            exact: Floats = self.streams.get(_FLOAT, layer.input, batch)[:count]
-            check_finite(layer.input, exact)
+        for batch, exact, quantized in self.rows(layer):
             total = parts[batch % len(parts)]
-            if not self.sequential:
-                total.update(layer.rows(exact, positions=positions, seed=seed))
+            if quantized is None:
+                total.update(exact)
                 continue
-            quantized: Floats = self.streams.get(_QUANTIZED, layer.input, batch)[:count]
-            check_finite(layer.input, quantized)
             residual = None
             if added is not None:
                 exact_sum, quantized_sum = (
-                    layer.output_rows(self.streams.get(stream, added, batch)[:count], positions=positions, seed=seed)
+                    self._drawn(layer.output_rows, layer, self.streams.get(stream, added, batch), batch)
                     for stream in (_FLOAT, _QUANTIZED)
                 )
                 residual = exact_sum - quantized_sum
-            rows = layer.rows(quantized, positions=positions, seed=seed)
-            total.update(rows, layer.rows(exact - quantized, positions=positions, seed=seed), residual)
+            total.update(quantized, exact - quantized, residual)
         first, *second = [part.moments() for part in parts]
         return Moments.joined(first, second[0]) if second else first
 

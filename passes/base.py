@@ -19,11 +19,14 @@ from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 from passes.numerics.histogram import Histogram
 from passes.numerics.moments import Moments
+from passes.numerics.outputs import OutputStatistics
 from passes.placement import Rules
 from passes.surgery import fresh_name, tensor_names
 
 __all__ = [
     "Change",
+    "Correction",
+    "CorrectionPass",
     "GraphPass",
     "LayerPass",
     "LossGrid",
@@ -67,6 +70,7 @@ class Model:
         quantized: by layer name.
         ranges: grid of every activation tensor that will be quantized, by tensor name.
         kept: why a layer stays in float, by layer name.
+        exact: weight ``[g, o, k]`` and bias ``[g, o]`` a layer had before it was quantized, by layer name.
     """
 
     graph: gs.Graph
@@ -74,6 +78,7 @@ class Model:
     quantized: dict[str, Quantized] = field(default_factory=dict)
     ranges: dict[str, ActivationGrid] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    exact: dict[str, tuple[Floats, Floats | None]] = field(default_factory=dict)
 
     def layers(self) -> dict[str, Linear]:
         """Every linear layer by name, in the graph's order."""
@@ -120,26 +125,36 @@ class Model:
 
 @dataclass(frozen=True)
 class Needs:
-    """The statistics a pass wants: histograms of tensors, channel statistics and moments of layers' inputs."""
+    """The statistics a pass wants: histograms of tensors, channel statistics and moments of layers' inputs.
+
+    ``tensors`` are others whose channel statistics are wanted, with the axis of their channels.
+    """
 
     histograms: frozenset[str] = frozenset()
     channels: frozenset[str] = frozenset()
     moments: frozenset[str] = frozenset()
+    tensors: frozenset[tuple[str, int]] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.histograms or self.channels or self.moments)
+        return bool(self.histograms or self.channels or self.moments or self.tensors)
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(self.histograms | other.histograms, self.channels | other.channels, self.moments | other.moments)
+        return Needs(
+            self.histograms | other.histograms,
+            self.channels | other.channels,
+            self.moments | other.moments,
+            self.tensors | other.tensors,
+        )
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What calibration saw: histograms by tensor name; channel statistics and moments by layer name."""
+    """What calibration saw: histograms and ``tensors`` by tensor name; channel statistics and moments by layer name."""
 
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
+    tensors: Mapping[str, ChannelStatistics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -285,3 +300,27 @@ class LayerPass:
             names = list(layers)
             bits[names[0]] = bits[names[-1]] = self.first_last_bits
         return bits | dict(self.layer_bits)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What to do to a quantized layer's outputs: multiply by ``factor`` and add ``shift``, both ``[g, o]``."""
+
+    what: str
+    factor: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CorrectionPass:
+    """A pass that moves the scales and biases of quantized layers, never their codes; `converter.correct` feeds it.
+
+    `Model.exact` is what it compares with, so a layer pass goes before it. Subclasses set `name`.
+    """
+
+    name: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.REFINEMENT
+
+    def correct(self, outputs: OutputStatistics) -> Correction:
+        """The correction of one layer, given its outputs in both networks."""
+        raise QuantizationError(f"{type(self).__name__} does not say how it corrects")

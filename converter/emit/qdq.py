@@ -14,6 +14,7 @@ from onnx import NodeProto, TensorProto
 from converter.emit.floats import float_model, set_opsets
 from converter.emit.fragment import Fragment, Names
 from converter.emit.matmul_nbits import matmul_nbits
+from converter.emit.storage import stored_bits
 from converter.emit.weights import Storage, dequantized_weight, rescaled_weight
 from passes.base import Model, Quantized
 from passes.errors import TargetError
@@ -21,7 +22,7 @@ from passes.linear import Linear
 from passes.numerics.grid import ActivationGrid
 from passes.placement import clamp_bounds
 
-__all__ = ["emit", "runs_on_integers"]
+__all__ = ["bits_in_file", "emit", "runs_on_integers"]
 
 _OPSET, _INT2_OPSET = 21, 25
 _BIAS_LIMIT = 2**31 - 1
@@ -48,6 +49,16 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
 def runs_on_integers(model: Model, layer: Linear) -> bool:
     """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
     return layer.input in model.ranges and layer.op in model.rules.linear and layer.name in model.quantized
+
+
+def bits_in_file(model: Model, layer: Linear, storage: Storage) -> int:
+    """Bits that a code of a quantized layer takes in the file, which has no type of 3, 5, 6 or 7 bits."""
+    bits = 8 if storage == "int8" else stored_bits(model.quantized[layer.name].grid.bits)
+    return max(bits, 4) if storage == "matmulnbits" and _is_matmul_nbits(model, layer) else bits
+
+
+def _is_matmul_nbits(model: Model, layer: Linear) -> bool:
+    return layer.op in {"Gemm", "MatMul"} and not runs_on_integers(model, layer)
 
 
 class _Writer:
@@ -98,7 +109,7 @@ class _Writer:
         node.input[0] = reads[0]
         if runs_on_integers(self.model, layer):
             self.integer_layer(node, layer, quantized)
-        elif self.storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"}:
+        elif self.storage == "matmulnbits" and _is_matmul_nbits(self.model, layer):
             self.add(matmul_nbits(layer, quantized, node, self.names))
         else:
             dequantize = self.storage == "dequantize" and _one_axis(layer, quantized)

@@ -111,24 +111,17 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
 
 def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
     """How many layers got which weights and activations, and the SQNR of their weights or outputs."""
-    groups: dict[tuple[int, int, str], list[LayerReport]] = {}
+    groups: dict[tuple[int, int, int, str], list[LayerReport]] = {}
     for layer in layers:
-        groups.setdefault((layer.bits, layer.activation_bits, layer.granularity), []).append(layer)
+        key = (layer.bits, layer.stored_bits, layer.activation_bits, layer.granularity)
+        groups.setdefault(key, []).append(layer)
     columns = ["weights", "activations", "scale per", "layers", "median SQNR", "lowest SQNR", "at"]
     table = _table("", columns, numbers={3, 4, 5})
-    for (bits, activations, granularity), members in sorted(groups.items()):
+    for (_, _, activations, granularity), members in sorted(groups.items()):
         known = sorted((layer.after_db, layer.name) for layer in members if layer.after_db is not None)
         middle, lowest = (known[len(known) // 2][0], known[0]) if known else (None, (None, ""))
-        _row(
-            table,
-            _bits(bits),
-            _bits(activations),
-            granularity,
-            str(len(members)),
-            _db(middle),
-            _db(lowest[0]),
-            lowest[1],
-        )
+        weights, count = _weight_bits(members[0]), str(len(members))
+        _row(table, weights, _bits(activations), granularity, count, _db(middle), _db(lowest[0]), lowest[1])
     table.caption = f"SQNR of each layer's {sqnr_of}"
     return table
 
@@ -152,7 +145,7 @@ def layers_table(result: Result) -> Table:
             layer.name,
             layer.op,
             "x".join(map(str, layer.shape)),
-            _bits(layer.bits),
+            _weight_bits(layer),
             _bits(layer.activation_bits),
             _db(layer.before_db),
             _db(layer.after_db),
@@ -311,6 +304,11 @@ def _sqnr(row: LayerError) -> float:
 
 def _bits(bits: int, storage: str = "") -> str:
     return f"float{bits}" if "float" in storage or (not storage and bits >= 32) else f"{bits} bits"
+
+
+def _weight_bits(layer: LayerReport) -> str:
+    """Bits of the grid, and of the file where it has no type for them."""
+    return _bits(layer.bits) + ("" if layer.stored_bits == layer.bits else f" in int{layer.stored_bits}")
 
 
 def _percent(fraction: float) -> str:

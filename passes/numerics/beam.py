@@ -74,8 +74,9 @@ def _search(
         wish = column / scale
         first = np.rint(wish)
         second = first + np.where(wish >= first, np.float32(1), np.float32(-1))
-        both = np.clip(np.stack([first, second], axis=3) + offset[..., None], low, high)  # [g, n, kept, 2]
-        error = (column[..., None] - (both - offset[..., None]) * scale[..., None]) / upper[:, j, j, None, None, None]
+        both: Floats = np.clip(np.stack([first, second], axis=3) + offset[..., None], low, high)  # [g, n, kept, 2]
+        missed: Floats = column[..., None] - (both - offset[..., None]) * scale[..., None]
+        error = missed / upper[:, j, j, None, None, None]
         total = cost[..., None] + np.square(error)
         total[..., 1] = np.where(both[..., 0] == both[..., 1], np.inf, total[..., 1])
         flat = total.reshape(groups, rows, -1)

@@ -11,6 +11,7 @@ import numpy as np
 from passes.base import LayerPass, Problem, Solution
 from passes.errors import QuantizationError
 from passes.numerics.error import decibel
+from passes.numerics.few_rows import damping_for_few_rows, has_few_rows
 from passes.numerics.gptq import GptqResult, gptq, output_error
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments
@@ -33,6 +34,8 @@ class Gptq(LayerPass):
             it holds on held-out images (needs `sequential`).
         bias_correction: let the bias take up the mean output error; the codes then only answer for what varies.
         beam: roundings kept in the sweep of a small layer, on scales around the one searched; 1 keeps GPTQ's own.
+        few_rows: where a layer has fewer than 16 rows for every input, choose its damping on held-out images (needs
+            `sequential`).
         refine: rounds of single-code and scale descent after the sweep.
     """
 
@@ -44,6 +47,7 @@ class Gptq(LayerPass):
     asymmetric_target: bool = True
     bias_correction: bool = True
     beam: int = 8
+    few_rows: bool = True
     refine: int = 2
 
     def __post_init__(self) -> None:
@@ -105,6 +109,20 @@ class Gptq(LayerPass):
 
     def rounded(self, target: Floats, moments: Moments, problem: Problem) -> tuple[GptqResult, str]:
         """Codes and grid for ``target`` ``[g, o, k]`` and the rows that ``moments`` describe, and a note."""
+        damping, notes = self.damping, []
+        if self.few_rows and has_few_rows(moments):
+            damping = damping_for_few_rows(
+                target,
+                moments,
+                problem.bits,
+                damping,
+                block=problem.block,
+                symmetric=self.symmetric,
+                floor=problem.floor,
+                rounds=self.refine,
+            )
+            if damping > self.damping:
+                notes.append(f"damping {damping:g} chosen on held-out images")
         result = gptq(
             target,
             moments,
@@ -112,10 +130,12 @@ class Gptq(LayerPass):
             block=problem.block,
             symmetric=self.symmetric,
             floor=problem.floor,
-            damping=self.damping,
+            damping=damping,
             act_order=self.act_order,
             search=self.scale == "hessian",
             rounds=self.refine,
             beam=self.beam,
         )
-        return result, f"damping raised to {result.damping:g}" if result.damping > self.damping else ""
+        if result.damping > damping:
+            notes.append(f"damping raised to {result.damping:g}")
+        return result, ", ".join(notes)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from converter.cli_targets import targets, verify
 from passes.errors import ConvertError
 
 if TYPE_CHECKING:
@@ -296,13 +297,8 @@ def recipes(name: str | None) -> None:
         table.show([table.recipes_table(RECIPES)])
 
 
-@cli.command()
-def targets() -> None:
-    """What there is for `convert --target`."""
-    from converter.report import table
-    from converter.targets import TARGETS
-
-    table.show([table.targets_table(TARGETS)])
+cli.add_command(targets)
+cli.add_command(verify)
 
 
 def _preprocess(

@@ -15,6 +15,7 @@ from converter.calibrate import calibrate
 from converter.data import Dataset, Preprocess, input_specs, load_data
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
+from converter.fit_target import fix_batch, require_fit
 from converter.open import open_model
 from converter.recipe import Pass, Recipe, find_recipe
 from converter.result import Result, layer_reports, stamp
@@ -68,19 +69,23 @@ def convert(
     """
     started = time.perf_counter()
     plan = _with_overrides(find_recipe(recipe), preprocess, limit, seed)
-    rules = find_target(target).rules
+    chosen = find_target(target)
     source = open_model(model, weights=weights, input_shape=input_shape)
+    require_fit(source, chosen)
     data = _calibration(calibration, source, plan)
     unseen = _evaluation(evaluation, source, plan)
 
-    work = Model(gs.import_onnx(source), rules)
+    work = Model(gs.import_onnx(source), chosen.rules)
     reports = []
     for step in plan.passes:
         reports.append(_run(step, work, data, memory_budget, progress))
         check(work, step.name)
 
-    quantized = emit(work, plan.storage)
-    layers = layer_reports(work, reports)
+    storage = chosen.storage(plan.storage)
+    quantized = emit(work, storage)
+    if chosen.static_shapes:
+        fix_batch(quantized)
+    layers = layer_reports(work, reports, storage)
     stamp(quantized, plan, layers, _facts(target, data))
     metrics = None if unseen is None else _measure(source, quantized, unseen, plan.name, progress)
     seconds = time.perf_counter() - started

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from converter.emit.qdq import runs_on_integers
-from converter.emit.storage import stored_bits
+from converter.emit.weights import Storage, file_bits
 from converter.evaluate import Evaluation
 from converter.recipe import Recipe, dump_recipe
 from converter.save import save_onnx
@@ -104,7 +104,7 @@ class Result:
         }
 
 
-def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerReport, ...]:
+def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage) -> tuple[LayerReport, ...]:
     """Every linear layer of the quantized model once, and every node that could not be seen as one."""
     changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
     result = []
@@ -128,7 +128,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerRep
                 op=layer.op,
                 shape=layer.weight_shape,
                 bits=grid.bits,
-                stored_bits=stored_bits(grid.bits),
+                stored_bits=file_bits(grid.bits, storage, model.rules.narrowest),
                 granularity="channel" if grid.block is None else f"block {grid.block}",
                 activation_bits=8 if runs_on_integers(model, layer) else 32,
                 before_db=change.before_db,

@@ -73,7 +73,7 @@ def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moment
     block, why = _block(layer_pass, layer)
     weight, bias = model.weight(layer), model.bias(layer)
     floor = None
-    if layer.input in model.ranges and layer.op in model.rules.linear and bias is not None:
+    if layer.input in model.ranges and bias is not None and model.rules.bias == "int32":
         floor = (np.abs(bias) / (float(model.ranges[layer.input].scale) * _BIAS_HEADROOM)).astype(np.float32)
     solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")

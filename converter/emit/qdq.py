@@ -47,7 +47,8 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
 
 def runs_on_integers(model: Model, layer: Linear) -> bool:
     """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
-    return layer.input in model.ranges and layer.op in model.rules.linear and layer.name in model.quantized
+    kernel = model.rules.why_no_kernel(layer.op, len(layer.weight_shape)) is None
+    return kernel and layer.input in model.ranges and layer.name in model.quantized
 
 
 class _Writer:
@@ -108,8 +109,10 @@ class _Writer:
         elif self.storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"}:
             self.add(matmul_nbits(layer, quantized, node))
         else:
+            self.require_weight_only(layer)
             dequantize = self.storage == "dequantize" and _one_axis(layer, quantized)
-            weight = (dequantized_weight if dequantize else rescaled_weight)(layer, quantized, self.storage)
+            form = dequantized_weight if dequantize else rescaled_weight
+            weight = form(layer, quantized, self.storage, self.model.rules.narrowest)
             self.add(weight)
             node.input[1] = weight.result
             self.nodes.append(node)
@@ -121,11 +124,11 @@ class _Writer:
             raise TargetError(f"{layer.name}: block scales have no integer kernel; {hint}")
         if not grid.symmetric:
             raise TargetError(f"{layer.name}: integer kernels need symmetric weights; use symmetric = true")
-        weight = dequantized_weight(layer, quantized, self.storage)
+        weight = dequantized_weight(layer, quantized, self.storage, self.model.rules.narrowest)
         self.add(weight)
         node.input[1] = weight.result
         bias = self.model.bias(layer)
-        if bias is not None:
+        if bias is not None and self.model.rules.bias == "int32":
             scale = (self.model.ranges[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
             codes = np.rint(bias.reshape(-1).astype(np.float64) / scale)
             if np.abs(codes).max(initial=0) > _BIAS_LIMIT:
@@ -144,6 +147,12 @@ class _Writer:
             self.add(fragment)
             node.input[2] = fragment.result
         self.nodes.append(node)
+
+    def require_weight_only(self, layer: Linear) -> None:
+        if not self.model.rules.weight_only:
+            reason = self.model.rules.why_no_kernel(layer.op, len(layer.weight_shape)) or "its input stays in float"
+            hint = "leave it out with an exclude pass, or use a recipe that quantizes activations"
+            raise TargetError(f"{layer.name}: the target reads codes on integers only, and {reason}; {hint}")
 
     def quantize(self, name: str, source: str, result: str) -> str:
         """Append QuantizeLinear and DequantizeLinear for tensor ``name``; returns what its readers read."""

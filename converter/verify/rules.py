@@ -47,13 +47,15 @@ class _File:
                 yield node, self.tensors.constants.get(node.input[2]) if len(node.input) > 2 else None
 
     def layers(self) -> Iterator[tuple[NodeProto, StoredWeight, bool]]:
-        """Linear nodes with constant codes as weight, and whether they read integers."""
+        """Linear nodes with codes as weight, and whether weight and input are as an integer kernel wants them."""
         for node in self.tensors.nodes:
             if layer_roles(node) is None or node.op_type == "MatMulNBits":
                 continue
             weight = find_weight(node, self.tensors)
-            if weight.codes is not None and not weight.is_float:
-                yield node, weight, self.dequantized(node.input[0])
+            if weight.codes is None or weight.is_float:
+                continue
+            integer = any(step.op_type == "DequantizeLinear" for step in weight.operators)
+            yield node, weight, integer and self.dequantized(node.input[0])
 
     def dequantized(self, name: str) -> bool:
         """Whether a tensor comes from integers that were computed."""

@@ -14,14 +14,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-__all__ = ["ZOO", "feeds_of"]
+__all__ = ["ZOO", "Net", "feeds_of"]
 
 CHANNELS, SIDE = 8, 10
 _OPSET, _IR = 21, 10
 _IMAGE = ("n", CHANNELS, SIDE, SIDE)
 
 
-class _Net:
+class Net:
     """Nodes and constants as they are added; every method gives the name of what it computes."""
 
     def __init__(self, seed: int = 0) -> None:
@@ -89,9 +89,9 @@ class _Net:
         return inferred
 
 
-def _between(build: Callable[[_Net, str], str], channels: int = CHANNELS, opset: int = _OPSET) -> onnx.ModelProto:
+def _between(build: Callable[[Net, str], str], channels: int = CHANNELS, opset: int = _OPSET) -> onnx.ModelProto:
     """Conv -> Relu -> what `build` adds -> Conv; `channels` are those that come out of the middle."""
-    net = _Net()
+    net = Net()
     middle = build(net, net.node("Relu", net.conv("x")))
     return net.model(net.conv(middle, channels), opset=opset)
 
@@ -100,7 +100,7 @@ def _unary(op: str, **attributes: Any) -> Callable[[], onnx.ModelProto]:
     """Conv -> operator -> Conv: the operator sees both signs."""
 
     def build() -> onnx.ModelProto:
-        net = _Net()
+        net = Net()
         return net.model(net.conv(net.node(op, net.conv("x"), **attributes)))
 
     return build
@@ -108,7 +108,7 @@ def _unary(op: str, **attributes: Any) -> Callable[[], onnx.ModelProto]:
 
 def _layer(dims: int = 2, **attributes: Any) -> Callable[[], onnx.ModelProto]:
     def build() -> onnx.ModelProto:
-        net = _Net()
+        net = Net()
         x = net.node("Relu", net.conv("x", dims=dims))
         y = net.node("Relu", net.conv(x, dims=dims, **attributes))
         return net.model(net.conv(y, dims=dims), {"x": ("n", CHANNELS, *[SIDE] * dims)})
@@ -117,7 +117,7 @@ def _layer(dims: int = 2, **attributes: Any) -> Callable[[], onnx.ModelProto]:
 
 
 def _conv_transpose() -> onnx.ModelProto:
-    def middle(net: _Net, x: str) -> str:
+    def middle(net: Net, x: str) -> str:
         weight = net.weight("up.weight", CHANNELS, CHANNELS, 2, 2)
         return net.node("ConvTranspose", x, weight, strides=[2, 2], kernel_shape=[2, 2])
 
@@ -128,7 +128,7 @@ def _dense(kind: str) -> Callable[[], onnx.ModelProto]:
     """Three matrix products; Gemm with transB 0 or 1, or MatMul and Add."""
 
     def build() -> onnx.ModelProto:
-        net, x = _Net(), "x"
+        net, x = Net(), "x"
         for index, (inputs, outputs) in enumerate(((16, 32), (32, 32), (32, 10))):
             shape = (outputs, inputs) if kind == "transB1" else (inputs, outputs)
             weight, bias = net.weight(f"w{index}", *shape), net.weight(f"b{index}", outputs)
@@ -142,26 +142,26 @@ def _dense(kind: str) -> Callable[[], onnx.ModelProto]:
     return build
 
 
-def _residual(net: _Net, x: str) -> str:
+def _residual(net: Net, x: str) -> str:
     return net.node("Relu", net.node("Add", net.conv(x), x))
 
 
-def _split(net: _Net, x: str) -> str:
+def _split(net: Net, x: str) -> str:
     first = net.node("Split", x, outputs=2, axis=1, num_outputs=2)
     return net.node("Concat", f"{first}_1", first, axis=1)
 
 
-def _slice(net: _Net, x: str) -> str:
+def _slice(net: Net, x: str) -> str:
     names = [net.constant(f"slice_{key}", np.array([value], np.int64)) for key, value in (("a", 1), ("b", 9), ("c", 2))]
     return net.node("Slice", x, *names)
 
 
-def _pad(net: _Net, x: str) -> str:
+def _pad(net: Net, x: str) -> str:
     return net.node("Pad", x, net.constant("pads", np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)))
 
 
-def _resize(mode: str) -> Callable[[_Net, str], str]:
-    def middle(net: _Net, x: str) -> str:
+def _resize(mode: str) -> Callable[[Net, str], str]:
+    def middle(net: Net, x: str) -> str:
         scales = net.constant("scales", np.array([1, 1, 2, 2], np.float32))
         form = "asymmetric" if mode == "nearest" else "half_pixel"
         extra: dict[str, Any] = {"nearest_mode": "floor"} if mode == "nearest" else {}
@@ -170,24 +170,24 @@ def _resize(mode: str) -> Callable[[_Net, str], str]:
     return middle
 
 
-def _clip(net: _Net, x: str) -> str:
+def _clip(net: Net, x: str) -> str:
     bounds = [net.constant(name, np.float32(value)) for name, value in (("low", 0.0), ("high", 6.0))]
     return net.node("Clip", net.conv(x), *bounds)
 
 
-def _silu(net: _Net, x: str) -> str:
+def _silu(net: Net, x: str) -> str:
     y = net.conv(x)
     return net.node("Mul", y, net.node("Sigmoid", y))
 
 
-def _squeeze_and_excitation(net: _Net, x: str) -> str:
+def _squeeze_and_excitation(net: Net, x: str) -> str:
     y = net.node("GlobalAveragePool", x)
     for index, (op, shape) in enumerate((("Relu", (4, CHANNELS, 1, 1)), ("Sigmoid", (CHANNELS, 4, 1, 1)))):
         y = net.node(op, net.node("Conv", y, net.weight(f"se{index}", *shape)))
     return net.node("Mul", x, y)
 
 
-def _shared(net: _Net, x: str) -> str:
+def _shared(net: Net, x: str) -> str:
     weight = net.weight("shared", CHANNELS, CHANNELS, 3, 3)
     y = net.node("Relu", net.node("Conv", x, weight, pads=[1] * 4))
     return net.node("Conv", y, weight, pads=[1] * 4)
@@ -195,7 +195,7 @@ def _shared(net: _Net, x: str) -> str:
 
 def _classifier(opset: int = _OPSET) -> onnx.ModelProto:
     """Convolutions, a residual Add, pools and a Gemm: the shape of most networks."""
-    net = _Net()
+    net = Net()
     x = net.node("Relu", net.conv("x"))
     x = net.node("MaxPool", _residual(net, x), kernel_shape=[2, 2], strides=[2, 2])
     x = net.node("Flatten", net.node("GlobalAveragePool", net.node("Relu", net.conv(x))))
@@ -203,14 +203,14 @@ def _classifier(opset: int = _OPSET) -> onnx.ModelProto:
 
 
 def _softmax_head() -> onnx.ModelProto:
-    net = _Net()
+    net = Net()
     x = net.node("Flatten", net.node("GlobalAveragePool", net.node("Relu", net.conv("x"))))
     return net.model(net.node("Softmax", net.dense(x, CHANNELS, 10), axis=1))
 
 
 def _detector_head() -> onnx.ModelProto:
     """Boxes and scores side by side, as YOLO-like detectors write them."""
-    net = _Net()
+    net = Net()
     x = net.node("Relu", net.conv("x"))
     boxes, scores = net.conv(x, outputs=4), net.node("Sigmoid", net.conv(x, outputs=6))
     both = net.node("Concat", boxes, scores, axis=1)
@@ -219,29 +219,29 @@ def _detector_head() -> onnx.ModelProto:
 
 
 def _several_inputs() -> onnx.ModelProto:
-    net = _Net()
+    net = Net()
     both = net.node("Concat", net.node("Relu", net.conv("x")), net.node("Relu", net.conv("z")), axis=1)
     return net.model(net.conv(both, 2 * CHANNELS), {"x": _IMAGE, "z": _IMAGE})
 
 
 def _several_outputs() -> onnx.ModelProto:
-    net = _Net()
+    net = Net()
     x = net.node("Relu", net.conv("x"))
     return net.model([net.conv(x), net.node("Relu", net.conv(x, outputs=4))])
 
 
 def _open_sides() -> onnx.ModelProto:
-    net = _Net()
+    net = Net()
     return net.model(net.conv(net.node("Relu", net.conv("x"))), {"x": ("n", CHANNELS, "h", "w")})
 
 
-def _norm(net: _Net, x: str, width: int, name: str) -> str:
+def _norm(net: Net, x: str, width: int, name: str) -> str:
     ones = net.constant(f"{name}.weight", np.ones(width, np.float32))
     return net.node("LayerNormalization", x, ones, net.weight(f"{name}.bias", width), axis=-1)
 
 
 def _layer_norm() -> onnx.ModelProto:
-    net = _Net()
+    net = Net()
     x = net.node(
         "MatMul", _norm(net, net.node("MatMul", "x", net.weight("a", 16, 16)), 16, "norm"), net.weight("b", 16, 16)
     )
@@ -250,7 +250,7 @@ def _layer_norm() -> onnx.ModelProto:
 
 def _attention() -> onnx.ModelProto:
     """One head of one block: LayerNorm, attention, residual, GELU."""
-    net, width = _Net(), 16
+    net, width = Net(), 16
     x = _norm(net, "x", width, "norm")
     q, k, v = (net.node("MatMul", x, net.weight(name, width, width)) for name in "qkv")
     scores = net.node(
@@ -262,14 +262,14 @@ def _attention() -> onnx.ModelProto:
     return net.model(net.node("MatMul", x, net.weight("down", 2 * width, width)), {"x": ("n", 6, width)})
 
 
-def _channel_shuffle(net: _Net, x: str) -> str:
+def _channel_shuffle(net: Net, x: str) -> str:
     first = net.constant("first", np.array([0, 2, CHANNELS // 2, SIDE, SIDE], np.int64))
     last = net.constant("last", np.array([0, CHANNELS, SIDE, SIDE], np.int64))
     y = net.node("Transpose", net.node("Reshape", net.conv(x, group=2), first), perm=[0, 2, 1, 3, 4])
     return net.node("Reshape", y, last)
 
 
-def _prelu(net: _Net, x: str) -> str:
+def _prelu(net: Net, x: str) -> str:
     return net.node("PRelu", net.conv(x), net.constant("slope", np.full((CHANNELS, 1, 1), 0.2, np.float32)))
 
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.targets.zoo import ZOO, feeds_of
+from benchmarks.targets.zoo import ZOO, Net, feeds_of
 from converter import convert
 from converter.recipe import RECIPES
 from converter.runtime import open_session
@@ -36,6 +36,9 @@ SUBSET = (
     "several outputs",
     "opset 11",
 )
+
+
+REFUSED = {("conv 1-D", "tensorrt"): "the target has no integer Conv of 1 dimension; leave it out with an exclude pass"}
 
 
 def written(target: str, recipe: str = "int4") -> onnx.ModelProto:
@@ -67,12 +70,11 @@ def test_an_unknown_target() -> None:
 def test_what_is_written_is_as_the_target_says(graph: str, target: str) -> None:
     model = ZOO[graph]()
     feeds = feeds_of(model, 8)
-    try:
-        result = convert(model, feeds, recipe="int8", target=target)
-    except TargetError as error:
-        assert target == "tensorrt"
-        assert "target" in str(error)
+    if (graph, target) in REFUSED:
+        with pytest.raises(TargetError, match=REFUSED[graph, target]):
+            convert(model, feeds, recipe="int8", target=target)
         return
+    result = convert(model, feeds, recipe="int8", target=target)
     assert violations(result.model, find_target(target)) == ()
     assert all(layer.bits == 8 or layer.reason for layer in result.layers)
     names = [value.name for value in model.graph.output]
@@ -107,9 +109,7 @@ def test_tensorrt_is_symmetric_and_adds_before_rounding() -> None:
 
 
 def test_of_two_convolutions_the_last_one_is_added_unrounded() -> None:
-    from benchmarks.targets.zoo import _Net  # noqa: PLC2701
-
-    net = _Net()
+    net = Net()
     x = net.node("Relu", net.conv("x"))
     first, last = net.conv(x), net.conv(x)
     model = net.model(net.conv(net.node("Add", first, last)))

@@ -21,7 +21,8 @@ def written(target: str, recipe: str = "int8") -> onnx.ModelProto:
 
 
 def node(model: onnx.ModelProto, name: str) -> NodeProto:
-    return next(each for each in model.graph.node if each.name == name)
+    found: NodeProto = next(each for each in model.graph.node if each.name == name)
+    return found
 
 
 def retype(model: onnx.ModelProto, name: str, values: Any) -> None:

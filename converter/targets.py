@@ -93,9 +93,9 @@ _CPU_SOURCES = MappingProxyType(
         "fused_adds": _CPU_KERNELS,
         "conv_dims": _CONFORMANCE,
         "bias": "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",
-        "narrowest": "measured: Cast(INT2) is folded when the session loads (onnxruntime 1.31, opset 25)",
+        "narrowest": "measured: Cast(INT2) is folded when the session loads; opset 25, so onnxruntime 1.24 or newer",
         "weight_only": "measured: Cast -> Mul is folded when the session loads",
-        "runtime": "measured: int4 files on onnxruntime 1.23.0; Cast(INT4) is not implemented in 1.22",
+        "runtime": "measured: int4 files run on onnxruntime 1.23.0; 1.22.1 does not implement Cast(INT4)",
         "int4": "measured: ResNet-18 with DequantizeLinear(INT4) is 2.1x slower than float, with Cast 2.9x faster",
         "matmulnbits": "https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md",
         "static_shapes": _CONFORMANCE,
@@ -126,16 +126,16 @@ _ALL = (
     Target(
         "openvino",
         "onnxruntime OpenVINO execution provider: takes what the CPU takes",
-        dataclasses.replace(_CPU, narrowest=4),
-        runtime="onnxruntime-openvino 1.23",
+        _CPU,
+        runtime="onnxruntime-openvino 1.24.1",
         channel_axes=_AXES,
         provider="openvino",
         sources=_sources(
             {
                 **dict.fromkeys(("linear", "compute", "moving", "static_shapes", "conv_dims"), _CONFORMANCE),
                 **dict.fromkeys(("signed", "int4", "weight_only", "bias", "absorbable"), _MEASURED),
-                "narrowest": _CONFORMANCE,
-                "runtime": _MEASURED,
+                "narrowest": "measured: INT2 on onnxruntime-openvino 1.24.1",
+                "runtime": f"{_MEASURED}; older versions were not run",
                 "matmulnbits": _OURS,
                 "provider": "the onnxruntime-openvino package, device CPU",
             }
@@ -144,20 +144,21 @@ _ALL = (
     Target(
         "qnn",
         "Qualcomm HTP by onnxruntime's QNN execution provider: fixed shapes, every output quantized, no CPU fallback",
-        dataclasses.replace(_CPU, narrowest=4, float_outputs=frozenset()),
-        runtime="onnxruntime 1.24 with onnxruntime-qnn 2.3",
+        dataclasses.replace(_CPU, float_outputs=frozenset()),
+        runtime="onnxruntime 1.31 with onnxruntime-qnn 2.7",
         static_shapes=True,
         channel_axes=_AXES,
         whole=True,
         provider="qnn",
         sources=_sources(
             {
-                **dict.fromkeys(("linear", "compute", "moving", "conv_dims", "narrowest"), _CONFORMANCE),
+                **dict.fromkeys(("linear", "compute", "moving", "conv_dims"), _CONFORMANCE),
+                "narrowest": "measured: INT2 on onnxruntime-qnn 2.7.0",
                 **dict.fromkeys(("int4", "weight_only", "bias", "absorbable"), _MEASURED),
                 "signed": _QNN,
                 "float_outputs": "measured: a Gemm that writes floats is left to the CPU (onnxruntime-qnn 2.7)",
                 "static_shapes": "measured: with an open batch no node is taken (onnxruntime-qnn 2.7)",
-                "runtime": "the onnxruntime-qnn package; versions below 2.7 were not run",
+                "runtime": f"{_MEASURED}; older versions were not run",
                 "matmulnbits": _QNN,
                 "whole": "session.disable_cpu_ep_fallback=1",
                 "provider": "the onnxruntime-qnn package, its HTP library on x86",
@@ -224,8 +225,8 @@ _ALL = (
     Target(
         "web",
         "onnxruntime-web on WebAssembly: takes what the CPU takes",
-        dataclasses.replace(_CPU, narrowest=4),
-        runtime="onnxruntime-web 1.23",
+        _CPU,
+        runtime="onnxruntime-web 1.30",
         matmulnbits=True,
         channel_axes=_AXES,
         provider="web",
@@ -233,8 +234,8 @@ _ALL = (
             {
                 **dict.fromkeys(("linear", "compute", "moving", "static_shapes", "conv_dims"), _CONFORMANCE),
                 **dict.fromkeys(("signed", "int4", "weight_only", "bias", "absorbable"), _MEASURED),
-                "narrowest": _CONFORMANCE,
-                "runtime": "as onnxruntime; 1.30.0 was run",
+                "narrowest": "measured: INT2 on onnxruntime-web 1.30.0",
+                "runtime": f"{_MEASURED}; older versions were not run",
                 "matmulnbits": _CONFORMANCE,
                 "provider": "the onnxruntime-web package, in node and in Chromium",
             }
@@ -257,7 +258,8 @@ _ALL = (
         sources=_sources(
             {
                 **dict.fromkeys(("linear", "compute", "moving", "float_outputs"), f"{_NNAPI}helper.cc"),
-                "signed": f"{_NNAPI}helper.cc: HasValidBinaryOpQuantizedInputTypes",
+                "signed": f"{_NNAPI}helper.cc: HasValidBinaryOpQuantizedInputTypes; XNNPACK wants int8, and leaves "
+                f"these layers to the CPU ({_ORT}providers/xnnpack/nn/conv_base.cc)",
                 "static_shapes": f"{_NNAPI}impl/base_op_builder.cc: HasSupportedInputOutputs",
                 "conv_dims": f"{_NNAPI}impl/conv_op_builder.cc",
                 "narrowest": f"{_NNAPI}helper.cc",
@@ -283,7 +285,7 @@ _ALL = (
                 "int4": "no INT4: codes are stored as INT8",
                 "matmulnbits": _OURS,
                 "opset": "https://onnxruntime.ai/docs/reference/compatibility.html",
-                "runtime": _MEASURED,
+                "runtime": "measured: every recipe on onnxruntime 1.18.1 and 1.22.1",
             }
         ),
     ),

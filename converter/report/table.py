@@ -71,16 +71,18 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
 
 def weights_table(layers: Iterable[LayerReport]) -> Table:
     """How many layers got which weights and activations, and the SQNR of their outputs."""
-    groups: dict[tuple[int, int, str], list[LayerReport]] = {}
+    groups: dict[tuple[int, int, int, str], list[LayerReport]] = {}
     for layer in layers:
-        groups.setdefault((layer.bits, layer.activation_bits, layer.granularity), []).append(layer)
+        key = (layer.bits, layer.stored_bits, layer.activation_bits, layer.granularity)
+        groups.setdefault(key, []).append(layer)
     columns = ["weights", "activations", "scale per", "layers", "median SQNR", "lowest SQNR", "at"]
     table = plain_table("", columns, numbers={3, 4, 5})
-    for (bits, activations, granularity), members in sorted(groups.items()):
+    for (bits, stored, activations, granularity), members in sorted(groups.items()):
+        weights = _bits(bits) if stored == bits else f"{_bits(bits)} in int{stored}"
         known = sorted((layer.after_db, layer.name) for layer in members if layer.after_db is not None)
         middle, lowest = (known[len(known) // 2][0], known[0]) if known else (None, (None, ""))
         table.add_row(
-            _bits(bits), _bits(activations), granularity, str(len(members)), _db(middle), _db(lowest[0]), lowest[1]
+            weights, _bits(activations), granularity, str(len(members)), _db(middle), _db(lowest[0]), lowest[1]
         )
     return table
 

@@ -167,7 +167,7 @@ def test_two_bit_codes_where_four_are_the_narrowest() -> None:
     recipe = Recipe("r", "", (Normalise(), FoldBatchnorm(), ActivationRanges(), Rtn(bits=2)))
     for target, bits, kind in (
         ("cpu", 2, TensorProto.INT2),
-        ("qnn", 4, TensorProto.INT4),
+        ("cuda", 4, TensorProto.INT4),
         ("mobile", 8, TensorProto.INT8),
     ):
         model = convert(small_cnn(transpose=False), X, recipe=recipe, target=target).model

@@ -144,7 +144,12 @@ _ALL = (
     Target(
         "qnn",
         "Qualcomm HTP by onnxruntime's QNN execution provider: fixed shapes, every output quantized, no CPU fallback",
-        dataclasses.replace(_CPU, float_outputs=frozenset()),
+        dataclasses.replace(
+            _CPU,
+            linear=_CPU.linear | {"ConvTranspose"},
+            compute=_CPU.compute | {"HardSwish", "Gelu"},
+            float_outputs=frozenset(),
+        ),
         runtime="onnxruntime 1.31 with onnxruntime-qnn 2.7",
         static_shapes=True,
         channel_axes=_AXES,

@@ -49,13 +49,15 @@ class Rules:
     narrowest: Literal[2, 4, 8] = 2
     weight_only: bool = True
 
-    def why_no_kernel(self, op: str, weight_rank: int) -> str | None:
+    def why_no_kernel(self, op: str, weight_rank: int, groups: int) -> str | None:
         """Why a linear operator with a weight of that rank stays in float; None where there is an integer kernel."""
         if op not in self.linear:
             return f"the target has no integer {op}"
         dims = weight_rank - 2
         if op in {"Conv", "ConvTranspose"} and dims not in self.conv_dims:
             return f"the target has no integer {op} of {dims} dimension{'s' if dims > 1 else ''}"
+        if op == "ConvTranspose" and groups > 1:
+            return "the channels of a grouped ConvTranspose lie along two axes of its weight"
         return None
 
 
@@ -198,7 +200,7 @@ def _fused(
 
 def _why_float_linear(node: gs.Node, rules: Rules, layers: frozenset[str]) -> str | None:
     reason = why_not_linear(node) or (None if node.name in layers else "left in float by the recipe")
-    return reason or rules.why_no_kernel(node.op, len(node.inputs[1].shape))
+    return reason or rules.why_no_kernel(node.op, len(node.inputs[1].shape), int(node.attrs.get("group", 1)))
 
 
 def _why_float(node: gs.Node, rules: Rules, data: list[gs.Variable], outputs: set[str]) -> str | None:

@@ -47,7 +47,7 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
 
 def runs_on_integers(model: Model, layer: Linear) -> bool:
     """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
-    kernel = model.rules.why_no_kernel(layer.op, len(layer.weight_shape)) is None
+    kernel = model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
     return kernel and layer.input in model.ranges and layer.name in model.quantized
 
 
@@ -150,7 +150,10 @@ class _Writer:
 
     def require_weight_only(self, layer: Linear) -> None:
         if not self.model.rules.weight_only:
-            reason = self.model.rules.why_no_kernel(layer.op, len(layer.weight_shape)) or "its input stays in float"
+            reason = (
+                self.model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups)
+                or "its input stays in float"
+            )
             hint = "leave it out with an exclude pass, or use a recipe that quantizes activations"
             raise TargetError(f"{layer.name}: the target reads codes on integers only, and {reason}; {hint}")
 

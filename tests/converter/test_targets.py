@@ -96,6 +96,21 @@ def test_no_weight_only_form_on_tensorrt() -> None:
         written("tensorrt", "int4-weight-only")
 
 
+def test_a_transposed_convolution_on_integers() -> None:
+    """Its outputs lie along the second axis of the weight; grouped, along two, which no DequantizeLinear has."""
+    net = Net()
+    weight = net.weight("up.weight", 8, 4, 2, 2)
+    up = net.node("ConvTranspose", net.conv("x"), weight, kernel_shape=[2, 2], group=2)
+    grouped = net.model(net.conv(up))
+    model = convert(grouped, feeds_of(grouped, 4), target="qnn").model
+    assert violations(model, find_target("qnn")) == ()
+    assert not any(node.op_type == "DequantizeLinear" and "up.weight" in node.input[0] for node in model.graph.node)
+    plain = ZOO["conv transpose"]()
+    model = convert(plain, feeds_of(plain, 4), target="qnn").model
+    (read,) = (node for node in nodes(model, "DequantizeLinear") if node.input[0].startswith("up.weight"))
+    assert [entry.i for entry in read.attribute if entry.name == "axis"] == [1]
+
+
 def test_tensorrt_is_symmetric_and_adds_before_rounding() -> None:
     model = written("tensorrt", "int8")
     for node in nodes(model, "QuantizeLinear"):

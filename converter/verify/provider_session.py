@@ -17,6 +17,7 @@ from typing import Any
 __all__ = ["run_job"]
 
 _NAMES = {"cpu": "CPUExecutionProvider", "openvino": "OpenVINOExecutionProvider", "qnn": "QNNExecutionProvider"}
+_ASSIGNMENT = "get_provider_graph_assignment_info"  # from onnxruntime 1.24 on
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
-        options.enable_profiling = True
+        options.enable_profiling = not hasattr(ort.InferenceSession, _ASSIGNMENT)
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         session = _open(ort, job, options, found)
@@ -75,15 +76,11 @@ def _open(ort: Any, job: dict[str, Any], options: Any, found: dict[str, Any]) ->
 
 def _assignment(session: Any, provider: str) -> tuple[int, list[dict[str, str]]]:
     """How many nodes the provider took, and which it did not; an older runtime tells only of those that ran."""
-    profile = Path(session.end_profiling())
-    if hasattr(session, "get_provider_graph_assignment_info"):
-        nodes = [
-            (graph.ep_name, node.op_type, node.name)
-            for graph in session.get_provider_graph_assignment_info()
-            for node in graph.get_nodes()
-        ]
+    if hasattr(session, _ASSIGNMENT):
+        graphs = getattr(session, _ASSIGNMENT)()
+        nodes = [(graph.ep_name, node.op_type, node.name) for graph in graphs for node in graph.get_nodes()]
     else:
-        events = json.loads(profile.read_text(encoding="utf-8"))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         kernels = {event["name"]: event["args"] for event in events if event["name"].endswith("_kernel_time")}
         nodes = [(args["provider"], args["op_name"], name[: -len("_kernel_time")]) for name, args in kernels.items()]
     left = [{"name": name, "op": op} for where, op, name in nodes if where != provider]

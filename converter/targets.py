@@ -128,6 +128,7 @@ _ALL = (
         "onnxruntime OpenVINO execution provider: takes what the CPU takes",
         _CPU,
         runtime="onnxruntime-openvino 1.24.1",
+        opset=25,
         channel_axes=_AXES,
         provider="openvino",
         sources=_sources(
@@ -135,6 +136,7 @@ _ALL = (
                 **dict.fromkeys(("linear", "compute", "moving", "static_shapes", "conv_dims"), _CONFORMANCE),
                 **dict.fromkeys(("signed", "int4", "weight_only", "bias", "absorbable"), _MEASURED),
                 "narrowest": "measured: INT2 on onnxruntime-openvino 1.24.1",
+                "opset": "measured: onnxruntime-openvino 1.24.1 loads 25 and refuses 26",
                 "runtime": f"{_MEASURED}; older versions were not run",
                 "matmulnbits": _OURS,
                 "provider": "the onnxruntime-openvino package, device CPU",

@@ -27,7 +27,7 @@ class Environment:
 ENVIRONMENTS: Mapping[str, Environment] = MappingProxyType(
     {
         "cpu-oldest": Environment(("onnxruntime==1.23.0", "numpy")),
-        "generic": Environment(("onnxruntime==1.18.1", "numpy<2")),
+        "generic": Environment(("onnxruntime==1.20.1", "numpy")),
         "openvino": Environment(("onnxruntime-openvino==1.24.1", "numpy")),
         "qnn": Environment(("onnxruntime==1.31.1", "onnxruntime-qnn==2.7.0", "numpy")),
         "web": Environment(("onnxruntime-web@1.30.0",), npm=True),

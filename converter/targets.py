@@ -125,15 +125,17 @@ _ALL = (
     ),
     Target(
         "openvino",
-        "onnxruntime OpenVINO execution provider: takes what the CPU takes",
-        _CPU,
+        "onnxruntime OpenVINO execution provider: what the CPU takes, and transposed convolutions",
+        dataclasses.replace(_CPU, linear=_CPU.linear | {"ConvTranspose"}),
         runtime="onnxruntime-openvino 1.24.1",
         opset=25,
         channel_axes=_AXES,
         provider="openvino",
         sources=_sources(
             {
-                **dict.fromkeys(("linear", "compute", "moving", "static_shapes", "conv_dims"), _CONFORMANCE),
+                **dict.fromkeys(("compute", "moving", "static_shapes", "conv_dims"), _CONFORMANCE),
+                "linear": "measured: make conformance; float ConvTranspose of 4-bit codes behind quantized activations "
+                "is 9 dB wrong on 1.24.1",
                 **dict.fromkeys(("signed", "int4", "weight_only", "bias", "absorbable"), _MEASURED),
                 "narrowest": "measured: INT2 on onnxruntime-openvino 1.24.1",
                 "opset": "measured: onnxruntime-openvino 1.24.1 loads 25 and refuses 26",

@@ -26,7 +26,7 @@ __all__ = ["NETWORKS", "main"]
 
 _CALIBRATE, _RANDOM_IMAGES = 256, 8
 _RUNS = (("cpu", None), ("cpu", "cpu-oldest"), ("openvino", None), ("qnn", None), ("web", None), ("web", "node"))
-_WRITTEN = {"openvino": "cpu", "web": "cpu"}  # the same file at 4 and 8 bits: one conversion serves them
+_WRITTEN = {"openvino": "cpu", "web": "cpu"}  # no ConvTranspose in these networks: the same file
 
 Network = Callable[[int], tuple[onnx.ModelProto, Dataset, Dataset]]
 

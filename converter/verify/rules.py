@@ -125,6 +125,16 @@ def _weight_only(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: its weight is codes, its input floats"
 
 
+def _float_conv_dims(file: _File, target: Target) -> Iterator[str]:
+    integer = {node.output[0] for node, _, integer in file.layers() if integer}
+    for node in file.tensors.nodes:
+        if node.op_type not in {"Conv", "ConvTranspose"} or node.output[0] in integer:
+            continue
+        codes = find_weight(node, file.tensors).codes
+        if codes is not None and not target.rules.runs_in_float(node.op_type, len(codes.dims)):
+            yield f"{node.name}: no float {node.op_type} of {len(codes.dims) - 2} dimensions"
+
+
 def _linear(file: _File, target: Target) -> Iterator[str]:
     for node, _, integer in file.layers():
         if integer and node.op_type not in target.rules.linear:
@@ -208,6 +218,7 @@ RULES: tuple[Rule, ...] = (
     Rule("narrowest", _narrowest),
     Rule("int4", _int4),
     Rule("weight_only", _weight_only),
+    Rule("float_conv_dims", _float_conv_dims),
     Rule("linear", _linear),
     Rule("conv_dims", _conv_dims),
     Rule("channel_axes", _channel_axes),

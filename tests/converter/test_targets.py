@@ -111,6 +111,13 @@ def test_a_transposed_convolution_on_integers() -> None:
     assert [entry.i for entry in read.attribute if entry.name == "axis"] == [1]
 
 
+def test_a_float_convolution_that_the_target_does_not_have() -> None:
+    model = ZOO["conv 3-D"]()
+    with pytest.raises(TargetError, match="the target has no float Conv of 3 dimensions; use a recipe that quantizes"):
+        convert(model, feeds_of(model, 4), recipe="int4-weight-only", target="qnn")
+    assert violations(convert(model, feeds_of(model, 4), target="qnn").model, find_target("qnn")) == ()
+
+
 def test_tensorrt_is_symmetric_and_adds_before_rounding() -> None:
     model = written("tensorrt", "int8")
     for node in nodes(model, "QuantizeLinear"):

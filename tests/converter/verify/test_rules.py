@@ -84,6 +84,12 @@ def one_dimension(model: onnx.ModelProto) -> None:
     tensor.raw_data = tensor.raw_data[: int(np.prod(tensor.dims))]
 
 
+def no_float_kernel(model: onnx.ModelProto) -> None:
+    weight = numpy_helper.from_array(np.ones((8, 8, 1, 1, 1), np.float32), "deep3d.weight")
+    model.graph.initializer.append(weight)
+    model.graph.node.append(helper.make_node("Conv", ["relu", "deep3d.weight"], ["deep3d"], name="deep3d"))
+
+
 def other_axis(model: onnx.ModelProto) -> None:
     (axis,) = (entry for entry in node(model, "stem.weight_dequantize").attribute if entry.name == "axis")
     axis.i = 1
@@ -140,6 +146,7 @@ BREAKS: dict[str, tuple[str, str, Callable[[onnx.ModelProto], None], str]] = {
     "narrowest mobile": ("mobile", "int8", nibbles, "stem.weight_int8: int4, the smallest integers are int8"),
     "int4": ("cpu", "int4", read_directly, "stem: codes are read by dequantize, not cast"),
     "weight_only": ("tensorrt", "int8", float_input, "stem: its weight is codes, its input floats"),
+    "float_conv_dims": ("qnn", "int8", no_float_kernel, "deep3d: no float Conv of 3 dimensions"),
     "linear": ("cuda", "int8", integer_gemm, "stem: no integer Conv, so it runs on dequantized floats"),
     "conv_dims": ("mobile", "int8", one_dimension, "stem: no integer Conv of 1 dimensions"),
     "channel_axes": ("tensorrt", "int8", other_axis, "stem: scales along axis 1 of the weight, not 0"),

@@ -15,13 +15,14 @@ from converter.calibrate import calibrate
 from converter.data import Dataset, Preprocess, input_specs, load_data
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
-from converter.fit_target import fix_batch, require_fit
+from converter.fit_target import fix_batch, require_fit, require_kernels
 from converter.open import open_model
 from converter.recipe import Pass, Recipe, find_recipe
 from converter.result import Result, layer_reports, stamp
 from converter.runtime import Progress
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET, solve_layers
+from passes.activation_ranges import ActivationRanges
 from passes.base import GraphPass, Model, PassReport, Stats
 from passes.check import check
 from passes.errors import DataError
@@ -72,6 +73,8 @@ def convert(
     chosen = find_target(target)
     source = open_model(model, weights=weights, input_shape=input_shape)
     require_fit(source, chosen)
+    if not any(isinstance(step, ActivationRanges) for step in plan.passes):  # then all of it stays in float
+        require_kernels(source, chosen)
     data = _calibration(calibration, source, plan)
     unseen = _evaluation(evaluation, source, plan)
 
@@ -83,6 +86,7 @@ def convert(
 
     storage = chosen.storage(plan.storage)
     quantized = emit(work, storage)
+    require_kernels(quantized, chosen)
     if chosen.static_shapes:
         fix_batch(quantized)
     layers = layer_reports(work, reports, storage)

@@ -4,9 +4,10 @@ import onnx
 from onnx import shape_inference
 
 from converter.targets import Target
+from converter.verify.rules import violations
 from passes.errors import TargetError
 
-__all__ = ["fix_batch", "require_fit"]
+__all__ = ["fix_batch", "require_fit", "require_kernels"]
 
 _INFERENCE_LIMIT = 2**31 - 2**24  # shape inference serializes the model
 
@@ -32,6 +33,17 @@ def require_fit(model: onnx.ModelProto, target: Target) -> None:
                     f"input {value.name!r} has an open dimension {axis} ({dim.dim_param or 'unnamed'}), target "
                     f"{target.name} needs fixed shapes; export the model with a fixed height and width"
                 )
+
+
+def require_kernels(model: onnx.ModelProto, target: Target) -> None:
+    """Whether the target has a float kernel for all that stays in float.
+
+    Raises:
+        TargetError: it has not.
+    """
+    for found in violations(model, target):
+        if found.fact == "no_float":
+            raise TargetError(f"{found.what} on target {target.name}; use a recipe that quantizes activations, as int8")
 
 
 def fix_batch(model: onnx.ModelProto) -> None:

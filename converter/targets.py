@@ -95,7 +95,7 @@ _CPU_SOURCES = MappingProxyType(
         "bias": "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",
         "narrowest": "measured: Cast(INT2) is folded when the session loads; opset 25, so onnxruntime 1.24 or newer",
         "weight_only": "measured: Cast -> Mul is folded when the session loads",
-        "float_conv_dims": _CONFORMANCE,
+        "no_float": _CONFORMANCE,
         "runtime": "measured: int4 files run on onnxruntime 1.23.0; 1.22.1 does not implement Cast(INT4)",
         "int4": "measured: ResNet-18 with DequantizeLinear(INT4) is 2.1x slower than float, with Cast 2.9x faster",
         "matmulnbits": "https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md",
@@ -154,7 +154,7 @@ _ALL = (
             linear=_CPU.linear | {"ConvTranspose"},
             compute=_CPU.compute | {"HardSwish", "Gelu"},
             float_outputs=frozenset(),
-            float_conv_dims=frozenset({1, 2}),
+            no_float=frozenset({"Conv 3-D", "ConvTranspose 3-D", "Gelu", "Resize nearest"}),
         ),
         runtime="onnxruntime 1.31 with onnxruntime-qnn 2.7",
         static_shapes=True,
@@ -167,7 +167,7 @@ _ALL = (
                 "narrowest": "measured: INT2 on onnxruntime-qnn 2.7.0",
                 **dict.fromkeys(("int4", "weight_only", "bias", "absorbable"), _MEASURED),
                 "signed": _QNN,
-                "float_conv_dims": "measured: a float 3-D Conv fails to finalize (onnxruntime-qnn 2.7, HTP on x86)",
+                "no_float": "measured: make conformance; these fail to finalize (onnxruntime-qnn 2.7, HTP on x86)",
                 "float_outputs": "measured: a Gemm that writes floats is left to the CPU (onnxruntime-qnn 2.7)",
                 "static_shapes": "measured: with an open batch no node is taken (onnxruntime-qnn 2.7)",
                 "runtime": f"{_MEASURED}; older versions were not run",
@@ -199,7 +199,7 @@ _ALL = (
         channel_axes=_AXES,
         sources=_sources(
             {
-                **dict.fromkeys(("linear", "compute", "moving", "conv_dims", "float_conv_dims"), _TENSORRT_OPERATORS),
+                **dict.fromkeys(("linear", "compute", "moving", "conv_dims", "no_float"), _TENSORRT_OPERATORS),
                 **dict.fromkeys(("signed", "symmetric", "weight_zero_points"), f"{_TENSORRT}work-quantized-types.html"),
                 **dict.fromkeys(
                     ("fused_adds", "float_outputs", "absorbable", "weight_only", "channel_axes"),
@@ -230,7 +230,7 @@ _ALL = (
                     f"{_ORT}providers/cuda/cuda_execution_provider.cc: no QLinearConv is registered",
                 ),
                 "weight_only": "the CPU folds Cast -> Mul when the session loads, before nodes go to providers",
-                "float_conv_dims": "https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html",
+                "no_float": "https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html",
                 "provider": "needs an NVIDIA GPU: only the rules are checked",
             }
         ),
@@ -275,7 +275,7 @@ _ALL = (
                 f"these layers to the CPU ({_ORT}providers/xnnpack/nn/conv_base.cc)",
                 "static_shapes": f"{_NNAPI}impl/base_op_builder.cc: HasSupportedInputOutputs",
                 "conv_dims": f"{_NNAPI}impl/conv_op_builder.cc",
-                "float_conv_dims": "the CPU runs what NNAPI does not take",
+                "no_float": "the CPU runs what NNAPI does not take",
                 "narrowest": f"{_NNAPI}helper.cc",
                 "weight_zero_points": f"{_NNAPI}impl/base_op_builder.cc",
                 "weight_only": "the CPU folds Cast -> Mul when the session loads, before nodes go to providers",

@@ -34,7 +34,7 @@ class Rules:
         bias: form of an integer layer's bias in the file.
         narrowest: bits of the smallest integers that a constant may be stored in.
         weight_only: float operators may read codes that are rescaled in the file.
-        float_conv_dims: spatial dimensions of the convolutions that run in float.
+        no_float: kernels that the target has on integers only: "Gelu", "Conv 3-D", "Resize nearest".
     """
 
     linear: frozenset[str]
@@ -49,7 +49,7 @@ class Rules:
     bias: Literal["int32", "float"] = "int32"
     narrowest: Literal[2, 4, 8] = 2
     weight_only: bool = True
-    float_conv_dims: frozenset[int] = frozenset({1, 2, 3})
+    no_float: frozenset[str] = frozenset()
 
     def why_no_kernel(self, op: str, weight_rank: int, groups: int) -> str | None:
         """Why a linear operator with a weight of that rank stays in float; None where there is an integer kernel."""
@@ -61,10 +61,6 @@ class Rules:
         if op == "ConvTranspose" and groups > 1:
             return "the channels of a grouped ConvTranspose lie along two axes of its weight"
         return None
-
-    def runs_in_float(self, op: str, weight_rank: int) -> bool:
-        """Whether the target has a float kernel for a linear operator with a weight of that rank."""
-        return op not in {"Conv", "ConvTranspose"} or weight_rank - 2 in self.float_conv_dims
 
 
 @dataclass(frozen=True)

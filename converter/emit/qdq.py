@@ -149,10 +149,6 @@ class _Writer:
         self.nodes.append(node)
 
     def require_weight_only(self, layer: Linear) -> None:
-        rank = len(layer.weight_shape)
-        if not self.model.rules.runs_in_float(layer.op, rank):
-            hint = "use a recipe that quantizes activations"
-            raise TargetError(f"{layer.name}: the target has no float {layer.op} of {rank - 2} dimensions; {hint}")
         if not self.model.rules.weight_only:
             reason = (
                 self.model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups)

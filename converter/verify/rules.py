@@ -125,14 +125,29 @@ def _weight_only(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: its weight is codes, its input floats"
 
 
-def _float_conv_dims(file: _File, target: Target) -> Iterator[str]:
+def _no_float(file: _File, target: Target) -> Iterator[str]:
+    if not target.rules.no_float:
+        return
     integer = {node.output[0] for node, _, integer in file.layers() if integer}
     for node in file.tensors.nodes:
-        if node.op_type not in {"Conv", "ConvTranspose"} or node.output[0] in integer:
+        kernel = _kernel(node, file)
+        if kernel not in target.rules.no_float or node.output[0] in integer:
             continue
+        readers = file.readers.get(node.output[0], [])
+        rounded = bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+        if layer_roles(node) is not None or not (rounded and file.dequantized(node.input[0])):
+            yield f"{node.name}: there is no float {kernel}"
+
+
+def _kernel(node: NodeProto, file: _File) -> str:
+    """A node's operator, with what else tells its kernels apart."""
+    if node.op_type in {"Conv", "ConvTranspose"}:
         codes = find_weight(node, file.tensors).codes
-        if codes is not None and not target.rules.runs_in_float(node.op_type, len(codes.dims)):
-            yield f"{node.name}: no float {node.op_type} of {len(codes.dims) - 2} dimensions"
+        return node.op_type if codes is None else f"{node.op_type} {len(codes.dims) - 2}-D"
+    if node.op_type == "Resize":
+        mode = next((entry.s.decode() for entry in node.attribute if entry.name == "mode"), "nearest")
+        return f"Resize {mode}"
+    return str(node.op_type)
 
 
 def _linear(file: _File, target: Target) -> Iterator[str]:
@@ -218,7 +233,7 @@ RULES: tuple[Rule, ...] = (
     Rule("narrowest", _narrowest),
     Rule("int4", _int4),
     Rule("weight_only", _weight_only),
-    Rule("float_conv_dims", _float_conv_dims),
+    Rule("no_float", _no_float),
     Rule("linear", _linear),
     Rule("conv_dims", _conv_dims),
     Rule("channel_axes", _channel_axes),

@@ -111,10 +111,13 @@ def test_a_transposed_convolution_on_integers() -> None:
     assert [entry.i for entry in read.attribute if entry.name == "axis"] == [1]
 
 
-def test_a_float_convolution_that_the_target_does_not_have() -> None:
-    model = ZOO["conv 3-D"]()
-    with pytest.raises(TargetError, match="the target has no float Conv of 3 dimensions; use a recipe that quantizes"):
-        convert(model, feeds_of(model, 4), recipe="int4-weight-only", target="qnn")
+@pytest.mark.parametrize(
+    ("graph", "kernel"), [("conv 3-D", "Conv 3-D"), ("gelu", "Gelu"), ("resize nearest", "Resize nearest")]
+)
+def test_a_float_kernel_that_the_target_does_not_have(graph: str, kernel: str) -> None:
+    model = ZOO[graph]()
+    with pytest.raises(TargetError, match=f"there is no float {kernel} on target qnn; use a recipe that quantizes"):
+        convert(model, "no such data", recipe="int4-weight-only", target="qnn")
     assert violations(convert(model, feeds_of(model, 4), target="qnn").model, find_target("qnn")) == ()
 
 

@@ -146,7 +146,7 @@ BREAKS: dict[str, tuple[str, str, Callable[[onnx.ModelProto], None], str]] = {
     "narrowest mobile": ("mobile", "int8", nibbles, "stem.weight_int8: int4, the smallest integers are int8"),
     "int4": ("cpu", "int4", read_directly, "stem: codes are read by dequantize, not cast"),
     "weight_only": ("tensorrt", "int8", float_input, "stem: its weight is codes, its input floats"),
-    "float_conv_dims": ("qnn", "int8", no_float_kernel, "deep3d: no float Conv of 3 dimensions"),
+    "no_float": ("qnn", "int8", no_float_kernel, "deep3d: there is no float Conv 3-D"),
     "linear": ("cuda", "int8", integer_gemm, "stem: no integer Conv, so it runs on dequantized floats"),
     "conv_dims": ("mobile", "int8", one_dimension, "stem: no integer Conv of 1 dimensions"),
     "channel_axes": ("tensorrt", "int8", other_axis, "stem: scales along axis 1 of the weight, not 0"),

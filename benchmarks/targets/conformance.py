@@ -53,7 +53,7 @@ def attempt(graph: str, recipe: str, target: str, folder: Path) -> Outcome:
         data = load_data(feeds_of(model, _RUN, seed=2), input_specs(result.model))
         found = verify(path, target, data, reference=reference, min_agreement=0.0)
     except ConvertError as error:
-        return Outcome(graph, recipe, target, "refused", str(error))
+        return Outcome(graph, recipe, target, "refused", str(error).replace(f"{folder}/", ""))
     except Exception as error:  # a traceback is what this suite looks for
         return Outcome(graph, recipe, target, "crashed", f"{type(error).__name__}: {error}")
     if not found.passed:

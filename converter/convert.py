@@ -15,7 +15,7 @@ from converter.calibrate import calibrate
 from converter.data import Dataset, Preprocess, input_specs, load_data
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
-from converter.fit_target import fix_batch, require_fit, require_kernels
+from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
 from converter.open import open_model
 from converter.recipe import Pass, Recipe, find_recipe
 from converter.result import Result, layer_reports, stamp
@@ -73,8 +73,8 @@ def convert(
     chosen = find_target(target)
     source = open_model(model, weights=weights, input_shape=input_shape)
     require_fit(source, chosen)
-    if not any(isinstance(step, ActivationRanges) for step in plan.passes):  # then all of it stays in float
-        require_kernels(source, chosen)
+    if not any(isinstance(step, ActivationRanges) for step in plan.passes):
+        require_weight_only(source, chosen)
     data = _calibration(calibration, source, plan)
     unseen = _evaluation(evaluation, source, plan)
 

@@ -7,7 +7,7 @@ from converter.targets import Target
 from converter.verify.rules import violations
 from passes.errors import TargetError
 
-__all__ = ["fix_batch", "require_fit", "require_kernels"]
+__all__ = ["fix_batch", "require_fit", "require_kernels", "require_weight_only"]
 
 _INFERENCE_LIMIT = 2**31 - 2**24  # shape inference serializes the model
 
@@ -33,6 +33,19 @@ def require_fit(model: onnx.ModelProto, target: Target) -> None:
                     f"input {value.name!r} has an open dimension {axis} ({dim.dim_param or 'unnamed'}), target "
                     f"{target.name} needs fixed shapes; export the model with a fixed height and width"
                 )
+
+
+def require_weight_only(model: onnx.ModelProto, target: Target) -> None:
+    """Whether the target takes a file of the float model in which only weights are quantized.
+
+    Raises:
+        TargetError: it does not.
+    """
+    if not target.rules.weight_only:
+        raise TargetError(
+            f"target {target.name} reads codes on integers only; use a recipe that quantizes activations, as int8"
+        )
+    require_kernels(model, target)
 
 
 def require_kernels(model: onnx.ModelProto, target: Target) -> None:

@@ -92,8 +92,8 @@ def test_every_recipe_is_as_the_target_says(recipe: str, target: str) -> None:
 
 
 def test_no_weight_only_form_on_tensorrt() -> None:
-    with pytest.raises(TargetError, match="stem: the target reads codes on integers only, and its input stays in floa"):
-        written("tensorrt", "int4-weight-only")
+    with pytest.raises(TargetError, match="target tensorrt reads codes on integers only; use a recipe that quantizes"):
+        convert(small_cnn(), "no such data", recipe="int4-weight-only", target="tensorrt")
 
 
 def test_a_transposed_convolution_on_integers() -> None:

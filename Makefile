@@ -12,10 +12,10 @@ BOOTSTRAP ?= $(shell for candidate in python3.11 python3.12 python3.13 python3 p
 	then echo "$$candidate"; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench test check format lint types clean distclean
+.PHONY: help install demo bench targets conformance test check format lint types clean distclean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@if [ -z "$(BOOTSTRAP)" ]; then \
@@ -34,6 +34,12 @@ demo: $(STAMP)  ## quantize a pretrained CNN on photographs and show what it cos
 
 bench: $(STAMP)  ## measure accuracy, size and latency of the built-in recipes
 	$(PYTHON) -m benchmarks $(ARGS)
+
+targets: $(STAMP)  ## set up the execution providers that can be had here, in build/targets
+	$(PYTHON) -m benchmarks.targets setup $(ARGS)
+
+conformance: targets  ## every recipe, target and small graph, run where it can be; writes docs/conformance.md
+	$(PYTHON) -m benchmarks.targets conformance
 
 test: $(STAMP)  ## run the tests; ARGS="-k gptq" is passed on
 	$(PYTHON) -m pytest $(ARGS)

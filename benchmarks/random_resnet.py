@@ -1,4 +1,4 @@
-"""ResNet-18 at 224 with random weights that behave like trained ones: for size, speed and cost, not for accuracy."""
+"""Networks at 224 with random weights that behave like trained ones: for size, speed and cost, not for accuracy."""
 
 from pathlib import Path
 
@@ -10,25 +10,31 @@ from benchmarks.shared_data import IMAGENET_SIZE, ROOT
 from converter.export import export
 from converter.factory import load_module
 
-__all__ = ["random_images", "random_resnet18", "write_random_resnet18"]
+__all__ = ["random_images", "random_network", "random_resnet18", "write_random_resnet18"]
 
 
-def random_resnet18(size: int = IMAGENET_SIZE) -> onnx.ModelProto:
+def random_network(factory: str, size: int = IMAGENET_SIZE) -> onnx.ModelProto:
     """Kaiming-normal convolutions, and batch normalization with the statistics of 16 random images."""
     import torch
     from torch import nn
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = load_module(f"{ROOT / 'models' / 'resnet.py'}:resnet18")
+        module = load_module(f"{ROOT / 'models' / factory}")
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                whole = layer.groups == 1  # an output of a depthwise layer has one input channel
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out" if whole else "fan_in", nonlinearity="relu")
             elif isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = None  # the mean over all batches seen, which is one
         with torch.no_grad():
             module.train()(torch.from_numpy(random_images(16, size)))
     return export(module, (1, 3, size, size)).model
+
+
+def random_resnet18(size: int = IMAGENET_SIZE) -> onnx.ModelProto:
+    """`random_network` of ResNet-18."""
+    return random_network("resnet.py:resnet18", size)
 
 
 def random_images(count: int, size: int = IMAGENET_SIZE, seed: int = 0) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter import options
+from converter.cli_targets import targets, verify
 from converter.user_code import Terminated
 from passes.errors import ConvertError, UsageError
 
@@ -331,13 +332,8 @@ def recipes(name: str | None) -> None:
         table.show([table.recipes_table(RECIPES)])
 
 
-@cli.command()
-def targets() -> None:
-    """What there is for `convert --target`."""
-    from converter.report import table
-    from converter.targets import TARGETS
-
-    table.show([table.targets_table(TARGETS)])
+cli.add_command(targets)
+cli.add_command(verify)
 
 
 def _preprocess(

@@ -16,6 +16,7 @@ from converter.correct import correct_layers
 from converter.data import Dataset, Preprocess, stored_preprocess
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
+from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
 from converter.open import assumed_shape, open_model, suggesting_shape
 from converter.recipe import Pass, Recipe, find_recipe
 from converter.result import Result, layer_reports, stamp, versions
@@ -24,6 +25,7 @@ from converter.save import write_onnx
 from converter.stored_weights import Tensors
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET, solve_layers
+from passes.activation_ranges import ActivationRanges
 from passes.base import CorrectionPass, LayerPass, Model, PassReport, Stats
 from passes.check import check
 from passes.errors import ModelError
@@ -78,22 +80,29 @@ def convert(
     """
     started = time.perf_counter()
     plan = find_recipe(recipe)
-    rules = find_target(target).rules
+    chosen = find_target(target)
     require_calibration(calibration, plan)
     source = open_model(model, weights=weights, input_shape=input_shape)
     _refuse_without_layers(source)
+    require_fit(source, chosen)
+    if not any(isinstance(step, ActivationRanges) for step in plan.passes):
+        require_weight_only(source, chosen)
     plan = _with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
     with suggesting_shape(assumed_shape([model], input_shape)):
         data, unseen = open_data(calibration, evaluation, source, plan, preprocess, warn)
 
-    work = Model(gs.import_onnx(source), rules)
+    work = Model(gs.import_onnx(source), chosen.rules)
     reports = []
     for step in plan.passes:
         reports.append(_run(step, work, data, memory_budget, plan.seed, progress))
         check(work, step.name)
 
-    quantized = emit(work, plan.storage)
-    layers = layer_reports(work, reports, plan.storage)
+    storage = chosen.storage(plan.storage)
+    quantized = emit(work, storage)
+    require_kernels(quantized, chosen)
+    if chosen.static_shapes:
+        fix_batch(quantized)
+    layers = layer_reports(work, reports, storage)
     calibrated = None if data is None else data.describe()
     stamp(quantized, plan, layers, {"target": target, "calibration": calibrated, "versions": versions()})
     metrics = None if unseen is None else _measure(source, quantized, unseen, plan.name, progress)

@@ -7,6 +7,7 @@ absorbed: its output is quantized and the tensor before it is not, so the clamp 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -28,6 +29,12 @@ class Rules:
         signed: activations are int8 rather than uint8.
         symmetric: activation grids have zero point 0 (int8) or the middle (uint8).
         float_outputs: linear operators that may write a float graph output.
+        fused_adds: an Add takes a convolution's result before it is rounded; only its other operand is quantized.
+        conv_dims: spatial dimensions of the convolutions with integer kernels.
+        bias: form of an integer layer's bias in the file.
+        narrowest: bits of the smallest integers that a constant may be stored in.
+        weight_only: float operators may read codes that are rescaled in the file.
+        no_float: kernels that the target has on integers only: "Gelu", "Conv 3-D", "Resize nearest".
     """
 
     linear: frozenset[str]
@@ -37,6 +44,23 @@ class Rules:
     signed: bool = False
     symmetric: bool = False
     float_outputs: frozenset[str] = frozenset()
+    fused_adds: bool = False
+    conv_dims: frozenset[int] = frozenset({1, 2, 3})
+    bias: Literal["int32", "float"] = "int32"
+    narrowest: Literal[2, 4, 8] = 2
+    weight_only: bool = True
+    no_float: frozenset[str] = frozenset()
+
+    def why_no_kernel(self, op: str, weight_rank: int, groups: int) -> str | None:
+        """Why a linear operator with a weight of that rank stays in float; None where there is an integer kernel."""
+        if op not in self.linear:
+            return f"the target has no integer {op}"
+        dims = weight_rank - 2
+        if op in {"Conv", "ConvTranspose"} and dims not in self.conv_dims:
+            return f"the target has no integer {op} of {dims} dimension{'s' if dims > 1 else ''}"
+        if op == "ConvTranspose" and groups > 1:
+            return "the channels of a grouped ConvTranspose lie along two axes of its weight"
+        return None
 
 
 @dataclass(frozen=True)
@@ -99,6 +123,7 @@ def _walk(
 ) -> Placement:
     """One walk over the nodes; ``known`` are tensors that will be quantized."""
     outputs = {tensor.name for tensor in graph.outputs}
+    fused = _fused(graph, rules, layers, readers, outputs) if rules.fused_adds else frozenset()
     tensors: dict[str, str] = {}
     bounds: dict[str, tuple[float, float]] = {}
     integer: set[str] = set()
@@ -128,11 +153,13 @@ def _walk(
             tensors.setdefault(node.inputs[0].name, node.inputs[0].name)
             result = result_of(node)
             integer.add(node.name)
+            if result in fused:
+                continue
             if not (result in outputs and result == node.outputs[0].name and node.op in rules.float_outputs):
                 tensors.setdefault(result, result)
             continue
         data = [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant) and tensor.name]
-        data = data[:1] if node.op in rules.moving else data
+        data = data[:1] if node.op in rules.moving else [tensor for tensor in data if tensor.name not in fused]
         if not any(tensor.name in tensors or tensor.name in known for tensor in data):
             continue
         reason = _why_float(node, rules, data, outputs)
@@ -150,11 +177,32 @@ def _walk(
     return Placement(tensors, bounds, frozenset(integer), reasons)
 
 
+def _fused(
+    graph: gs.Graph, rules: Rules, layers: frozenset[str], readers: Mapping[str, list[gs.Node]], outputs: set[str]
+) -> frozenset[str]:
+    """For every Add, the convolution result that it takes unrounded: of two, the one that is computed last."""
+    order = {
+        node.outputs[0].name: index
+        for index, node in enumerate(graph.nodes)
+        if node.op == "Conv" and _why_float_linear(node, rules, layers) is None
+    }
+    fused = set()
+    for node in graph.nodes:
+        if node.op != "Add" or any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+            continue
+        own = [
+            tensor.name
+            for tensor in node.inputs
+            if tensor.name in order and len(readers[tensor.name]) == 1 and tensor.name not in outputs
+        ]
+        if own:
+            fused.add(max(own, key=order.__getitem__))
+    return frozenset(fused)
+
+
 def _why_float_linear(node: gs.Node, rules: Rules, layers: frozenset[str]) -> str | None:
     reason = why_not_linear(node) or (None if node.name in layers else "left in float by the recipe")
-    if reason is None and node.op not in rules.linear:
-        return f"the target has no integer {node.op}"
-    return reason
+    return reason or rules.why_no_kernel(node.op, len(node.inputs[1].shape), int(node.attrs.get("group", 1)))
 
 
 def _why_float(node: gs.Node, rules: Rules, data: list[gs.Variable], outputs: set[str]) -> str | None:
@@ -164,7 +212,7 @@ def _why_float(node: gs.Node, rules: Rules, data: list[gs.Variable], outputs: se
         return "it writes a graph output"
     if node.op in rules.moving and data[0].name != node.inputs[0].name:
         return "its first input is a constant"
-    if len(data) < len(node.inputs) and node.op in rules.compute:
+    if node.op in rules.compute and any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
         return "one operand is a constant"
     if node.op == "Resize" and node.attrs.get("mode", "nearest") != "nearest":
         return "only nearest Resize has an integer kernel"

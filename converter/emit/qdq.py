@@ -14,8 +14,7 @@ from onnx import NodeProto, TensorProto
 from converter.emit.floats import float_model, set_opsets
 from converter.emit.fragment import Fragment, Names
 from converter.emit.matmul_nbits import matmul_nbits
-from converter.emit.storage import stored_bits
-from converter.emit.weights import Storage, dequantized_weight, rescaled_weight
+from converter.emit.weights import Storage, dequantized_weight, file_bits, rescaled_weight
 from passes.base import Model, Quantized
 from passes.errors import TargetError
 from passes.linear import Linear
@@ -48,12 +47,13 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
 
 def runs_on_integers(model: Model, layer: Linear) -> bool:
     """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
-    return layer.input in model.ranges and layer.op in model.rules.linear and layer.name in model.quantized
+    kernel = model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
+    return kernel and layer.input in model.ranges and layer.name in model.quantized
 
 
 def bits_in_file(model: Model, layer: Linear, storage: Storage) -> int:
     """Bits that a code of a quantized layer takes in the file, which has no type of 3, 5, 6 or 7 bits."""
-    bits = 8 if storage == "int8" else stored_bits(model.quantized[layer.name].grid.bits)
+    bits = file_bits(model.quantized[layer.name].grid.bits, storage, model.rules.narrowest)
     return max(bits, 4) if storage == "matmulnbits" and _is_matmul_nbits(model, layer) else bits
 
 
@@ -112,9 +112,10 @@ class _Writer:
         elif self.storage == "matmulnbits" and _is_matmul_nbits(self.model, layer):
             self.add(matmul_nbits(layer, quantized, node, self.names))
         else:
+            self.require_weight_only(layer)
             dequantize = self.storage == "dequantize" and _one_axis(layer, quantized)
             form = dequantized_weight if dequantize else rescaled_weight
-            weight = form(layer, quantized, self.storage, self.names)
+            weight = form(layer, quantized, self.storage, self.names, self.model.rules.narrowest)
             self.add(weight)
             node.input[1] = weight.result
             self.nodes.append(node)
@@ -126,11 +127,11 @@ class _Writer:
             raise TargetError(f"{layer.name}: block scales have no integer kernel; {hint}")
         if not grid.symmetric:
             raise TargetError(f"{layer.name}: integer kernels need symmetric weights; use symmetric = true")
-        weight = dequantized_weight(layer, quantized, self.storage, self.names)
+        weight = dequantized_weight(layer, quantized, self.storage, self.names, self.model.rules.narrowest)
         self.add(weight)
         node.input[1] = weight.result
         bias = self.model.bias(layer)
-        if bias is not None:
+        if bias is not None and self.model.rules.bias == "int32":
             scale = (self.model.ranges[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
             exact = bias.reshape(-1).astype(np.float64)
             codes = np.rint(
@@ -152,6 +153,15 @@ class _Writer:
             self.add(fragment)
             node.input[2] = fragment.result
         self.nodes.append(node)
+
+    def require_weight_only(self, layer: Linear) -> None:
+        if not self.model.rules.weight_only:
+            reason = (
+                self.model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups)
+                or "its input stays in float"
+            )
+            hint = "leave it out with an exclude pass, or use a recipe that quantizes activations"
+            raise TargetError(f"{layer.name}: the target reads codes on integers only, and {reason}; {hint}")
 
     def quantize(self, name: str, source: str, result: str | None = None) -> str:
         """Append QuantizeLinear and DequantizeLinear for tensor ``name``; returns what its readers read.

@@ -17,13 +17,20 @@ from converter.emit.storage import stored_bits
 from passes.base import Quantized
 from passes.linear import Linear
 
-__all__ = ["STORAGES", "Storage", "dequantized_weight", "rescaled_weight"]
+__all__ = ["STORAGES", "Storage", "dequantized_weight", "file_bits", "rescaled_weight"]
 
 Storage = Literal["cast", "int8", "dequantize", "matmulnbits"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 
 
-def dequantized_weight(layer: Linear, quantized: Quantized, storage: Storage, names: Names) -> Fragment:
+def file_bits(bits: int, storage: Storage, narrowest: int = 2) -> int:
+    """Bits that a code of ``bits`` bits takes in the file of a target whose smallest integers have ``narrowest``."""
+    return 8 if storage == "int8" else max(stored_bits(bits), narrowest)
+
+
+def dequantized_weight(
+    layer: Linear, quantized: Quantized, storage: Storage, names: Names, narrowest: int = 2
+) -> Fragment:
     """The per-channel form an integer kernel is fused from: codes, [Cast,] DequantizeLinear.
 
     INT2 is always cast: onnxruntime 1.31 fuses ``DequantizeLinear(INT2)`` to kernels that cannot read it or that
@@ -31,7 +38,7 @@ def dequantized_weight(layer: Linear, quantized: Quantized, storage: Storage, na
     """
     name, grid = layer.weight, quantized.grid
     fragment = Fragment(names)
-    bits = 8 if storage == "int8" else stored_bits(grid.bits)
+    bits = file_bits(grid.bits, storage, narrowest)
     codes = fragment.codes(f"{name}_int{bits}", layer.stored(quantized.codes), bits)
     scale = fragment.constant(f"{name}_scale", grid.scale.reshape(-1))
     zeros = grid.zero_point.reshape(-1)
@@ -46,11 +53,13 @@ def dequantized_weight(layer: Linear, quantized: Quantized, storage: Storage, na
     return fragment
 
 
-def rescaled_weight(layer: Linear, quantized: Quantized, storage: Storage, names: Names) -> Fragment:
+def rescaled_weight(
+    layer: Linear, quantized: Quantized, storage: Storage, names: Names, narrowest: int = 2
+) -> Fragment:
     """The weight-only form: codes as floats times their scale, per channel or per block of inputs."""
     name, grid = layer.weight, quantized.grid
     fragment, result = Fragment(names), f"{name}_rescaled"
-    bits = 8 if storage == "int8" else stored_bits(grid.bits)
+    bits = file_bits(grid.bits, storage, narrowest)
     if grid.block is None:
         codes, shape = layer.stored(quantized.codes), _channel_shape(layer)
         scale, zeros = _per_channel(layer, grid.scale, shape), _per_channel(layer, grid.zero_point, shape)

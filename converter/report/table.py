@@ -18,7 +18,6 @@ from converter.latency import BATCH, THREADS
 from converter.preprocess import Preprocess
 from converter.recipe import Recipe
 from converter.result import LayerReport, Result
-from converter.targets import Target
 from passes.linear import LINEAR_OPS
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "layers_table",
     "recipes_table",
     "show",
-    "targets_table",
     "weights_table",
 ]
 
@@ -89,7 +87,7 @@ def conversion_tables(result: Result, before: int, after: int) -> list[Renderabl
 
 def before_after_table(result: Result, before: int, after: int) -> Table:
     """File size and, where they were measured, accuracy and latency of a conversion; sizes in bytes."""
-    table = _table("", ["", "before", "after", "change"], numbers={1, 2, 3})
+    table = plain_table("", ["", "before", "after", "change"], numbers={1, 2, 3})
     _row(table, "File", size(before), size(after), _ratio(before / after, "smaller", "larger"))
     calibrated = "" if result.calibration is None else f"calibrated on {result.calibration['images']:,} images"
     if result.metrics is None:
@@ -116,7 +114,7 @@ def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
         key = (layer.bits, layer.stored_bits, layer.activation_bits, layer.granularity)
         groups.setdefault(key, []).append(layer)
     columns = ["weights", "activations", "scale per", "layers", "median SQNR", "lowest SQNR", "at"]
-    table = _table("", columns, numbers={3, 4, 5})
+    table = plain_table("", columns, numbers={3, 4, 5})
     for (_, _, activations, granularity), members in sorted(groups.items()):
         known = sorted((layer.after_db, layer.name) for layer in members if layer.after_db is not None)
         middle, lowest = (known[len(known) // 2][0], known[0]) if known else (None, (None, ""))
@@ -128,7 +126,7 @@ def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
 
 def float_layers_table(layers: Iterable[LayerReport]) -> Table | None:
     """The layers that stayed in float, and why; None if there are none."""
-    table = _table("Left in float", ["layer", "op", "why"])
+    table = plain_table("Left in float", ["layer", "op", "why"])
     for layer in layers:
         if layer.reason:
             _row(table, layer.name, layer.op, layer.reason)
@@ -138,7 +136,7 @@ def float_layers_table(layers: Iterable[LayerReport]) -> Table | None:
 def layers_table(result: Result) -> Table:
     """Every layer with what was done to it."""
     columns = ["layer", "op", "shape", "weights", "activations", "rounded", "written", "what"]
-    table = _table("Layers", columns, numbers={5, 6})
+    table = plain_table("Layers", columns, numbers={5, 6})
     for layer in result.layers:
         _row(
             table,
@@ -158,7 +156,7 @@ def layers_table(result: Result) -> Table:
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Models side by side; the first is the reference."""
     columns = ["model", "size", "top-1", "agreement", "SQNR", "latency", "speed"]
-    table = _table("", columns, numbers=set(range(1, 7)))
+    table = plain_table("", columns, numbers=set(range(1, 7)))
     for place, model in enumerate(evaluation.models):
         top1 = _NOTHING if model.top1 is None else f"{_percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
         agreement = _NOTHING if model.agreement is None else _percent(model.agreement)
@@ -171,10 +169,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def comparison_tables(comparison: Comparison, preprocess: Preprocess | None) -> list[RenderableType]:
     """SQNR of every shared tensor, then the models end to end."""
-    table = _table("", ["layer", "op", "tensor", "SQNR"], numbers={3})
+    table = plain_table("", ["layer", "op", "tensor", "SQNR"], numbers={3})
     for row in comparison.layers:
         _row(table, row.layer, row.op, row.tensor, _db(row.sqnr_db))
-    whole = _table("", ["end to end", ""], numbers={1})
+    whole = plain_table("", ["end to end", ""], numbers={1})
     _row(whole, "images", f"{comparison.images:,}")
     _row(whole, "preprocessing", _used(preprocess))
     if comparison.agreement is not None:
@@ -195,7 +193,7 @@ def comparison_tables(comparison: Comparison, preprocess: Preprocess | None) -> 
 def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     """Every linear layer, why some are not fused, then the bytes by type and the file's own facts."""
     columns = ["layer", "op", "weights", "storage", "bytes", "scale per", "input", "fused"]
-    table = _table("", columns, numbers={4})
+    table = plain_table("", columns, numbers={4})
     for layer in inspection.layers:
         _row(
             table,
@@ -212,11 +210,11 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     for layer in inspection.layers:
         if layer.reason:
             reasons.setdefault(layer.reason, []).append(layer.name)
-    why = _table("", ["not fused because", "layers"])
+    why = plain_table("", ["not fused because", "layers"])
     for reason, names in reasons.items():
         _row(why, reason, f"{len(names)}: {', '.join(names)}")
     model = inspection.model
-    facts = _table("", ["file", ""])
+    facts = plain_table("", ["file", ""])
     _row(facts, "size", f"{size(model['bytes'])} ({model['bytes']:,} bytes)")
     _row(facts, "constants", ", ".join(f"{kind} {size(count)}" for kind, count in inspection.bytes_by_type.items()))
     _row(facts, "opsets", ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items()))
@@ -233,17 +231,9 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
 
 def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
     """Every recipe with its passes."""
-    table = _table("", ["recipe", "what", "passes", "storage"])
+    table = plain_table("", ["recipe", "what", "passes", "storage"])
     for recipe in recipes.values():
         _row(table, recipe.name, recipe.description, ", ".join(step.name for step in recipe.passes), recipe.storage)
-    return table
-
-
-def targets_table(targets: Mapping[str, Target]) -> Table:
-    """Every deployment target."""
-    table = _table("", ["target", "what", "integer layers"])
-    for target in targets.values():
-        _row(table, target.name, target.description, ", ".join(sorted(target.rules.linear)))
     return table
 
 
@@ -259,7 +249,7 @@ def size(count: int) -> str:
     return f"{value:.1f} {_UNITS[unit]}" if unit else f"{count} B"
 
 
-def _table(title: str, columns: Sequence[str], numbers: Iterable[int] = ()) -> Table:
+def plain_table(title: str, columns: Sequence[str], numbers: Iterable[int] = ()) -> Table:
     right = set(numbers)
     table = Table(
         title=title or None,

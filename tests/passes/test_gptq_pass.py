@@ -91,7 +91,7 @@ def test_a_target_that_cannot_be_found_is_told_and_the_weight_kept() -> None:
     layer = model.layers()["layer"]
     parts = [moments_of(layer, quantized[part], exact[part]) for part in (slice(100), slice(100, 200))]
     moments = Moments.joined(parts[0], parts[1])
-    bent = dataclasses.replace(parts[0], hessian=-20 * parts[0].hessian)  # one half only: the sweep finds no fault
+    bent = dataclasses.replace(parts[0], hessian=-20_000 * parts[0].hessian)  # one half only: the sweep finds no fault
     problem = problem_of(model, dataclasses.replace(moments, halves=(bent, parts[1])))
     found = Gptq(few_rows=False).solve(problem)
     plain = Gptq(few_rows=False, asymmetric_target=False).solve(problem)

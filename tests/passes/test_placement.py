@@ -282,6 +282,59 @@ def test_a_layer_without_an_integer_kernel() -> None:
     assert placed(nodes, rules=dataclasses.replace(RULES, linear=frozenset())).tensors == {}
 
 
+def test_a_grouped_transposed_convolution_has_no_integer_form() -> None:
+    rules = dataclasses.replace(RULES, linear=RULES.linear | {"ConvTranspose"})
+    for group, tensors in ((1, own("x", "a", "y")), (2, own("x", "a"))):
+        nodes = [conv("x", "a", "c"), node("ConvTranspose", ["a", "up.w"], ["y"], name="up", group=group)]
+        assert placed(nodes, {"up.w": array(4, 4 // group, 1, 1)}, rules).tensors == tensors
+
+
+def test_convolutions_of_other_dimensions() -> None:
+    flat = {"c.w": array(4, 4, 1)}
+    rules = dataclasses.replace(RULES, conv_dims=frozenset({2, 3}))
+    assert placed([conv("x", "y", "c")], flat, shape=["n", 4, 8]).tensors == own("x", "y")
+    found = placed([conv("x", "y", "c")], flat, rules, shape=["n", 4, 8])
+    assert found.reasons == {"c": "the target has no integer Conv of 1 dimension"}
+
+
+FUSED = dataclasses.replace(RULES, fused_adds=True)
+
+
+def test_an_add_takes_the_convolution_unrounded() -> None:
+    nodes = [
+        conv("x", "a", "c1"),
+        conv("a", "b", "c2"),
+        node("Add", ["b", "a"], ["s"], name="add"),
+        conv("s", "y", "c3"),
+    ]
+    assert placed(nodes).tensors == own("x", "a", "b", "s", "y")
+    found = placed(nodes, rules=FUSED)
+    assert found.tensors == own("x", "a", "s", "y")
+    assert found.integer == {"c1", "c2", "add", "c3"}
+
+
+def test_of_two_convolutions_an_add_takes_the_last() -> None:
+    nodes = [
+        conv("x", "a", "c1"),
+        conv("x", "b", "c2"),
+        node("Add", ["b", "a"], ["s"], name="add"),
+        conv("s", "y", "c3"),
+    ]
+    assert placed(nodes, rules=FUSED).tensors == own("x", "a", "s", "y")
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        pytest.param([conv("b", "d", "c3"), node("Add", ["b", "a"], ["s"], name="add")], id="read_twice"),
+        pytest.param([node("Relu", ["b"], ["d"], name="r"), node("Add", ["d", "a"], ["s"], name="add")], id="relu"),
+    ],
+)
+def test_convolutions_that_are_rounded_before_an_add(nodes: list[onnx.NodeProto]) -> None:
+    graph = [conv("x", "a", "c1"), conv("a", "b", "c2"), *nodes, conv("s", "y", "c4")]
+    assert placed(graph, rules=FUSED).tensors == placed(graph).tensors
+
+
 def test_a_layer_that_is_no_linear_layer() -> None:
     nodes = [conv("x", "a", "c"), node("MatMul", ["a", "a"], ["y"], name="attention")]
     assert placed(nodes).reasons == {"attention": "both operands are activations"}

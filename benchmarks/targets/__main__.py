@@ -1,0 +1,67 @@
+"""The files that are written for every target, on the execution providers that a plain machine can have.
+
+python -m benchmarks.targets setup [NAME ...]     an environment for every runtime, in build/targets
+python -m benchmarks.targets measure [NAME ...]   ResNet-18, MobileNetV2 and EfficientNet-Lite0 on them
+python -m benchmarks.targets page                 a page in headless Chromium classifies an image
+python -m benchmarks.targets conformance          every recipe, target and graph of the zoo; see docs/conformance.md
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.shared_data import ROOT, MissingData
+from benchmarks.targets import conformance, measure, page
+from benchmarks.targets.environments import ENVIRONMENTS, set_up
+from passes.errors import ConvertError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what was asked for; 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="benchmarks.targets", description="Files on their execution providers.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    setup = commands.add_parser("setup", help="make environments")
+    setup.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ENVIRONMENTS)}; default all")
+    measuring = commands.add_parser("measure", help="networks on every provider")
+    measuring.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(measure.NETWORKS)}; default all")
+    measuring.add_argument("--images", type=int, default=200, metavar="N", help="run on each (default 200)")
+    commands.add_parser("page", help="a page in headless Chromium")
+    suite = commands.add_parser("conformance", help="recipes x targets x zoo")
+    suite.add_argument("--only", default="", metavar="PREFIX", help="graphs whose names begin so; printed, not written")
+    options = parser.parse_args(arguments)
+    known = {"setup": ENVIRONMENTS, "measure": measure.NETWORKS}.get(options.command, {})
+    for name in getattr(options, "names", ()):
+        if name not in known:
+            parser.error(f"nothing is named {name!r}; there are: {', '.join(known)}")
+    try:
+        if options.command == "setup":
+            return _set_up(options.names or list(ENVIRONMENTS))
+        if options.command == "measure":
+            return measure.main(options.names or list(measure.NETWORKS), options.images)
+        if options.command == "page":
+            return page.main()
+        out: Path | None = None if options.only else ROOT / "docs" / "conformance.md"
+        return conformance.main(options.only, out)
+    except (ConvertError, MissingData) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
+def _set_up(names: Sequence[str]) -> int:
+    """Each for itself: one that cannot be installed does not stop the others."""
+    status = 0
+    for name in names:
+        try:
+            print(f"{name}: {set_up(name)}")
+        except (subprocess.CalledProcessError, OSError) as error:
+            print(f"{name}: not installed: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Every built-in recipe on every target for every graph of the zoo: run, rules, or refused with a reason.
+
+python -m benchmarks.targets conformance                     all of it, written to docs/conformance.md
+python -m benchmarks.targets conformance --only conv         the graphs whose names begin so, printed only
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from benchmarks.targets.zoo import ZOO, feeds_of
+from converter import convert
+from converter.data import input_specs, load_data
+from converter.recipe import RECIPES
+from converter.targets import TARGETS
+from converter.verify import verify
+from passes.errors import ConvertError
+
+__all__ = ["Outcome", "attempt", "conformance", "report"]
+
+_CALIBRATE, _RUN = 16, 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One graph, recipe and target.
+
+    kind     "run", "rules", "refused" (a ConvertError with its reason), "failed" (verification), "crashed" (a bug)
+    detail   the runtime, the reason, or what failed
+    left     nodes that the provider left to the CPU
+    """
+
+    graph: str
+    recipe: str
+    target: str
+    kind: str
+    detail: str
+    left: int = 0
+
+
+def attempt(graph: str, recipe: str, target: str, folder: Path) -> Outcome:
+    """Convert for the target and verify on it."""
+    model = ZOO[graph]()
+    reference, path = folder / "float.onnx", folder / "quantized.onnx"
+    onnx.save(model, reference)
+    try:
+        result = convert(model, feeds_of(model, _CALIBRATE), recipe=recipe, target=target)
+        result.save(path)
+        data = load_data(feeds_of(model, _RUN, seed=2), input_specs(result.model))
+        found = verify(path, target, data, reference=reference, min_agreement=0.0)
+    except ConvertError as error:
+        return Outcome(graph, recipe, target, "refused", str(error).replace(f"{folder}/", ""))
+    except Exception as error:  # a traceback is what this suite looks for
+        return Outcome(graph, recipe, target, "crashed", f"{type(error).__name__}: {error}")
+    if not found.passed:
+        return Outcome(graph, recipe, target, "failed", "; ".join(found.failures[:3]), len(found.left))
+    return Outcome(graph, recipe, target, found.how, found.runtime, len(found.left))
+
+
+def conformance(graphs: Iterable[str], recipes: Iterable[str], targets: Iterable[str]) -> Iterator[Outcome]:
+    """All combinations, a graph at a time."""
+    recipes, targets = tuple(recipes), tuple(targets)
+    for graph in graphs:
+        for recipe in recipes:
+            for target in targets:
+                with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+                    yield attempt(graph, recipe, target, Path(folder))
+
+
+def report(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes as Markdown: totals, runtimes, one table a recipe, and every reason once."""
+    kinds = Counter(outcome.kind for outcome in outcomes)
+    reasons = _reasons(outcomes)
+    lines = [
+        "# Conformance",
+        "",
+        "Written by `make conformance`: every built-in recipe, target and graph of `benchmarks/targets/zoo.py`.",
+        "*run*: converted, loaded and run on the target, and as near to float as on the CPU. *rules*: the target",
+        "cannot be had here; its written rules hold. A number in brackets: nodes that the provider left to the CPU.",
+        "*refused*: the conversion says why, below.",
+        "",
+        f"{len(outcomes)} pairs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) + ".",
+        "",
+        "| target | ran on |",
+        "|---|---|",
+        *(f"| {target} | {_runtime(outcomes, target)} |" for target in dict.fromkeys(each.target for each in outcomes)),
+    ]
+    for recipe in dict.fromkeys(outcome.recipe for outcome in outcomes):
+        some = [outcome for outcome in outcomes if outcome.recipe == recipe]
+        targets = list(dict.fromkeys(outcome.target for outcome in some))
+        lines += ["", f"## {recipe}", "", "| graph | " + " | ".join(targets) + " |", "|---" * (len(targets) + 1) + "|"]
+        for graph in dict.fromkeys(outcome.graph for outcome in some):
+            row = {outcome.target: outcome for outcome in some if outcome.graph == graph}
+            lines.append(f"| {graph} | " + " | ".join(_cell(row[target], reasons) for target in targets) + " |")
+    if reasons:
+        lines += ["", "## Reasons", ""]
+        lines += [f"{number}. {reason}" for reason, number in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> Mapping[str, int]:
+    """Every different reason and its number."""
+    numbers: dict[str, int] = {}
+    for outcome in outcomes:
+        if outcome.kind not in {"run", "rules"}:
+            numbers.setdefault(outcome.detail, len(numbers) + 1)
+    return numbers
+
+
+def _cell(outcome: Outcome, reasons: Mapping[str, int]) -> str:
+    if outcome.detail in reasons:
+        return f"{outcome.kind} {reasons[outcome.detail]}"
+    return f"{outcome.kind} ({outcome.left})" if outcome.left else outcome.kind
+
+
+def _runtime(outcomes: Sequence[Outcome], target: str) -> str:
+    found = {each.detail for each in outcomes if each.target == target and each.kind in {"run", "rules"}}
+    return "; ".join(sorted(found)) or "nothing"
+
+
+def main(only: str = "", out: Path | None = None) -> int:
+    """Run it; 1 if anything failed or crashed."""
+    graphs = [name for name in ZOO if name.startswith(only)]
+    outcomes = []
+    for outcome in conformance(graphs, RECIPES, TARGETS):
+        outcomes.append(outcome)
+        if outcome.kind in {"failed", "crashed"}:
+            print(f"{outcome.graph}, {outcome.recipe}, {outcome.target}: {outcome.kind}: {outcome.detail}", flush=True)
+    text = report(outcomes)
+    if out is None:
+        print(text)
+    else:
+        out.parent.mkdir(exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+        print(text.partition("\n| target")[0].splitlines()[-2])
+    return int(any(outcome.kind in {"failed", "crashed"} for outcome in outcomes))

@@ -1,0 +1,59 @@
+// One ONNX file on onnxruntime-web (WebAssembly) or onnxruntime-node. Stands alone: node and that package.
+//
+//   node node_session.mjs JOB.json
+//
+// JOB: {"model", "package": folder of the npm package, "feeds": [{"name", "type", "dims", "file"}], "folder"}.
+// Every row of the feeds is run alone. Each output goes to a file of its own in the folder; prints one JSON object.
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+
+const ARRAYS = {
+  float32: Float32Array, float64: Float64Array, int8: Int8Array, uint8: Uint8Array, int16: Int16Array,
+  uint16: Uint16Array, int32: Int32Array, uint32: Uint32Array, int64: BigInt64Array, uint64: BigUint64Array, bool: Uint8Array,
+};
+
+async function run(job) {
+  const require = createRequire(join(job.package, "package.json"));
+  const { name, version } = require(join(job.package, "package.json"));
+  const ort = require(name);
+  const web = name === "onnxruntime-web";
+  if (web) ort.env.wasm.numThreads = 1;
+  ort.env.logLevel = "fatal";
+  const options = { executionProviders: [web ? "wasm" : "cpu"], intraOpNumThreads: 1, interOpNumThreads: 1 };
+  const session = await ort.InferenceSession.create(job.model, options);
+  const feeds = job.feeds.map((feed) => {
+    const bytes = readFileSync(feed.file);
+    const data = new ARRAYS[feed.type](bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
+    return { ...feed, data, size: data.length / feed.dims[0] };
+  });
+  const outputs = session.outputNames.map((output) => ({ name: output, parts: [] }));
+  for (let start = 0; start < feeds[0].dims[0]; start += job.batch) {
+    const inputs = Object.fromEntries(feeds.map((feed) => {
+      const part = feed.data.slice(start * feed.size, (start + job.batch) * feed.size);
+      return [feed.name, new ort.Tensor(feed.type, part, [job.batch, ...feed.dims.slice(1)])];
+    }));
+    const results = await session.run(inputs);
+    for (const output of outputs) {
+      const tensor = results[output.name];
+      output.dims = tensor.dims;
+      output.type = tensor.type;
+      output.parts.push(Buffer.from(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength));
+    }
+  }
+  const written = outputs.map((output, index) => {
+    const file = join(job.folder, `output${index}.bin`);
+    writeFileSync(file, Buffer.concat(output.parts));
+    return { name: output.name, type: output.type, dims: output.dims, file };
+  });
+  return { runtime: `${name} ${version}`, provider: web ? "wasm" : "cpu", nodes: null, left: [], outputs: written };
+}
+
+const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const log = console.log;
+console.log = console.error;
+run(job).then(
+  (found) => log(JSON.stringify(found)),
+  (error) => log(JSON.stringify({ error: String(error?.message ?? error).split("\n")[0] })),
+);

@@ -1,0 +1,102 @@
+"""One ONNX file on one execution provider, in whatever Python has that provider. Stands alone: numpy and onnxruntime.
+
+    python provider_session.py JOB.json
+
+JOB: {"model", "provider": "cpu" | "openvino" | "qnn", "feeds": .npz of [rows, ...], "outputs": .npz to write, "batch"}.
+Prints one JSON object: the runtime, how many nodes the provider took and which it did not, or the error. Rows are run
+`batch` at a time.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+__all__ = ["run_job"]
+
+_NAMES = {"cpu": "CPUExecutionProvider", "openvino": "OpenVINOExecutionProvider", "qnn": "QNNExecutionProvider"}
+_ASSIGNMENT = "get_provider_graph_assignment_info"  # from onnxruntime 1.24 on
+
+
+def run_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Load the model on the provider, run every row of the feeds, write the outputs."""
+    import numpy as np
+    import onnxruntime as ort
+
+    found: dict[str, Any] = {"runtime": f"onnxruntime {ort.__version__}", "provider": _NAMES[job["provider"]]}
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        options.enable_profiling = not hasattr(ort.InferenceSession, _ASSIGNMENT)
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        session = _open(ort, job, options, found)
+        feeds = dict(np.load(job["feeds"]))
+        names = [value.name for value in session.get_outputs()]
+        batch = job["batch"]
+        starts = range(0, len(next(iter(feeds.values()))), batch)
+        parts = [
+            session.run(names, {key: rows[start : start + batch] for key, rows in feeds.items()}) for start in starts
+        ]
+        outputs: dict[str, Any] = {
+            name: np.concatenate([np.atleast_1d(part[index]) for part in parts]) for index, name in enumerate(names)
+        }
+        np.savez(job["outputs"], **outputs)
+        found["nodes"], found["left"] = _assignment(session, found["provider"])
+    return found
+
+
+def _open(ort: Any, job: dict[str, Any], options: Any, found: dict[str, Any]) -> Any:
+    """The session; the provider's own version goes into `found`."""
+    name = _NAMES[job["provider"]]
+    if job["provider"] == "qnn":
+        import onnxruntime_qnn
+
+        found["package"] = f"onnxruntime-qnn {onnxruntime_qnn.__version__}, HTP"
+        ort.register_execution_provider_library(name, onnxruntime_qnn.get_library_path())
+        devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+        settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), "offload_graph_io_quantization": "0"}
+        options.add_provider_for_devices(devices[:1], settings)
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            return ort.InferenceSession(job["model"], options)
+        except Exception as error:
+            if "disabled by the user" not in str(error):
+                raise
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")  # then say which nodes these are
+        return ort.InferenceSession(job["model"], options)
+    if job["provider"] == "openvino":
+        found["package"] = f"onnxruntime-openvino {ort.__version__}"
+        return ort.InferenceSession(job["model"], options, providers=[(name, {"device_type": "CPU"})])
+    return ort.InferenceSession(job["model"], options, providers=[name])
+
+
+def _assignment(session: Any, provider: str) -> tuple[int, list[dict[str, str]]]:
+    """How many nodes the provider took, and which it did not; an older runtime tells only of those that ran."""
+    if hasattr(session, _ASSIGNMENT):
+        graphs = getattr(session, _ASSIGNMENT)()
+        nodes = [(graph.ep_name, node.op_type, node.name) for graph in graphs for node in graph.get_nodes()]
+    else:
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        kernels = {event["name"]: event["args"] for event in events if event["name"].endswith("_kernel_time")}
+        nodes = [(args["provider"], args["op_name"], name[: -len("_kernel_time")]) for name, args in kernels.items()]
+    left = [{"name": name, "op": op} for where, op, name in nodes if where != provider]
+    return len(nodes) - len(left), left
+
+
+def main() -> None:
+    """Run the job; stdout is kept for the answer, whatever the provider's libraries print."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        found = run_job(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    except Exception as error:  # the answer is the report of whatever went wrong
+        found = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
+    print(json.dumps(found), file=answer, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""What a target's data say about a file, node by node: for targets that cannot be run here, and as advice for others.
+
+A rule is one small function over the file's graph. What it wants to know it reads from the target, and the target's
+`sources` say where that comes from; so a rule holds for every target, and none knows a target's name.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from converter.load import read_onnx
+from converter.stored_weights import StoredWeight, Tensors, find_weight, layer_roles, type_bits, type_name
+from converter.targets import Target
+
+__all__ = ["RULES", "Rule", "Violation", "violations"]
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing in a file that the target does not take, the fact it breaks and where that comes from."""
+
+    fact: str
+    what: str
+    source: str
+
+
+class _File:
+    """A model as the rules look at it."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.tensors = Tensors.of(model.graph)
+        self.outputs = {value.name for value in model.graph.output}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in self.tensors.nodes:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def activations(self) -> Iterator[tuple[NodeProto, TensorProto | None]]:
+        """QuantizeLinear nodes of what is computed, with their zero points."""
+        for node in self.tensors.nodes:
+            if node.op_type == "QuantizeLinear" and node.input[0] not in self.tensors.constants:
+                yield node, self.tensors.constants.get(node.input[2]) if len(node.input) > 2 else None
+
+    def layers(self) -> Iterator[tuple[NodeProto, StoredWeight, bool]]:
+        """Linear nodes with codes as weight, and whether weight and input are as an integer kernel wants them."""
+        for node in self.tensors.nodes:
+            if layer_roles(node) is None or node.op_type == "MatMulNBits":
+                continue
+            weight = find_weight(node, self.tensors)
+            if weight.codes is None or weight.is_float:
+                continue
+            integer = any(step.op_type == "DequantizeLinear" for step in weight.operators)
+            yield node, weight, integer and self.dequantized(node.input[0])
+
+    def dequantized(self, name: str) -> bool:
+        """Whether a tensor comes from integers that were computed."""
+        maker = self.tensors.makers.get(name)
+        return maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in self.tensors.makers
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`fact` is the field of `Target` or `Rules` that it reads; `check` gives one sentence for each offence."""
+
+    fact: str
+    check: Callable[[_File, Target], Iterator[str]]
+
+
+def _opset(file: _File, target: Target) -> Iterator[str]:
+    opset = next((entry.version for entry in file.model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
+    if target.opset is not None and opset > target.opset:
+        yield f"opset {opset} is above {target.opset}"
+
+
+def _static_shapes(file: _File, target: Target) -> Iterator[str]:
+    for value in file.model.graph.input if target.static_shapes else ():
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                yield f"input {value.name}: dimension {axis} is open ({dim.dim_param or 'unnamed'})"
+
+
+def _signed(file: _File, target: Target) -> Iterator[str]:
+    wanted = TensorProto.INT8 if target.rules.signed else TensorProto.UINT8
+    for node, zero_point in file.activations():
+        found = TensorProto.UINT8 if zero_point is None else zero_point.data_type
+        if found != wanted:
+            yield f"{node.name}: activations are {type_name(found)}, not {type_name(wanted)}"
+
+
+def _symmetric(file: _File, target: Target) -> Iterator[str]:
+    for node, zero_point in file.activations() if target.rules.symmetric else ():
+        if zero_point is not None and numpy_helper.to_array(zero_point).any():
+            yield f"{node.name}: zero point {int(numpy_helper.to_array(zero_point).reshape(-1)[0])} is not 0"
+
+
+def _weight_zero_points(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        zero_point = weight.zero_point
+        if integer and zero_point is not None and not target.weight_zero_points and _codes(zero_point).any():
+            yield f"{node.name}: a weight zero point is not 0"
+
+
+def _narrowest(file: _File, target: Target) -> Iterator[str]:
+    for name, tensor in file.tensors.constants.items():
+        kind = type_name(tensor.data_type)
+        if kind.lstrip("u").startswith("int") and type_bits(kind) < target.rules.narrowest:
+            yield f"{name}: {kind}, the smallest integers are int{target.rules.narrowest}"
+
+
+def _int4(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        form = weight.storage.rpartition(" ")[2]
+        if integer and weight.bits < 8 and form in {"cast", "dequantize"} and form != target.int4:
+            yield f"{node.name}: codes are read by {form}, not {target.int4}"
+
+
+def _weight_only(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        if not integer and not target.rules.weight_only:
+            yield f"{node.name}: its weight is codes, its input floats"
+
+
+def _no_float(file: _File, target: Target) -> Iterator[str]:
+    if not target.rules.no_float:
+        return
+    integer = {node.output[0] for node, _, integer in file.layers() if integer}
+    for node in file.tensors.nodes:
+        kernel = _kernel(node, file)
+        if kernel not in target.rules.no_float or node.output[0] in integer:
+            continue
+        readers = file.readers.get(node.output[0], [])
+        rounded = bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+        if layer_roles(node) is not None or not (rounded and file.dequantized(node.input[0])):
+            yield f"{node.name}: there is no float {kernel}"
+
+
+def _kernel(node: NodeProto, file: _File) -> str:
+    """A node's operator, with what else tells its kernels apart."""
+    if node.op_type in {"Conv", "ConvTranspose"}:
+        codes = find_weight(node, file.tensors).codes
+        return node.op_type if codes is None else f"{node.op_type} {len(codes.dims) - 2}-D"
+    if node.op_type == "Resize":
+        mode = next((entry.s.decode() for entry in node.attribute if entry.name == "mode"), "nearest")
+        return f"Resize {mode}"
+    return str(node.op_type)
+
+
+def _linear(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        if integer and node.op_type not in target.rules.linear:
+            yield f"{node.name}: no integer {node.op_type}, so it runs on dequantized floats"
+
+
+def _conv_dims(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        dims = len(weight.codes.dims) - 2 if weight.codes is not None else 0
+        kernel = node.op_type in target.rules.linear and node.op_type in {"Conv", "ConvTranspose"}
+        if integer and kernel and dims not in target.rules.conv_dims:
+            yield f"{node.name}: no integer {node.op_type} of {dims} dimensions"
+
+
+def _channel_axes(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        wanted = target.channel_axes.get(node.op_type)
+        for step in weight.operators:
+            if (
+                integer
+                and wanted is not None
+                and step.op_type == "DequantizeLinear"
+                and weight.granularity == "channel"
+            ):
+                axis = next((entry.i for entry in step.attribute if entry.name == "axis"), 1)
+                if axis != wanted:
+                    yield f"{node.name}: scales along axis {axis} of the weight, not {wanted}"
+
+
+def _bias(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        maker = file.tensors.makers.get(node.input[2]) if integer and len(node.input) > 2 else None
+        if maker is not None and maker.op_type == "DequantizeLinear" and target.rules.bias != "int32":
+            yield f"{node.name}: its bias is int32 behind a DequantizeLinear, not float"
+
+
+def _float_outputs(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        if integer and node.output[0] in file.outputs and node.op_type not in target.rules.float_outputs:
+            yield f"{node.name}: it reads integers and writes a float output of the graph"
+
+
+def _fused_adds(file: _File, target: Target) -> Iterator[str]:
+    convolutions = {node.output[0]: node for node, _, integer in file.layers() if integer and node.op_type == "Conv"}
+    for node in file.tensors.nodes if target.rules.fused_adds else ():
+        if node.op_type != "Add" or any(name in file.tensors.constants for name in node.input):
+            continue
+        sources = [_source(file, name) for name in node.input]
+        whole = [name for name in sources if name in convolutions]
+        if whole and all(file.dequantized(name) for name in node.input):
+            yield f"{node.name}: every operand is rounded, so {convolutions[whole[0]].name} cannot take it in"
+        elif whole and not any(file.dequantized(name) for name in node.input):
+            yield f"{node.name}: no operand is quantized; the one that skips the convolution has to be"
+
+
+def _matmulnbits(file: _File, target: Target) -> Iterator[str]:
+    for node in file.tensors.nodes:
+        if node.op_type == "MatMulNBits" and not target.matmulnbits:
+            yield f"{node.name}: MatMulNBits is not run"
+
+
+def _source(file: _File, name: str) -> str:
+    """Through QuantizeLinear and DequantizeLinear to what is computed."""
+    maker = file.tensors.makers.get(name)
+    while maker is not None and maker.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+        name = maker.input[0]
+        maker = file.tensors.makers.get(name)
+    return name
+
+
+def _codes(tensor: TensorProto) -> np.ndarray:
+    return numpy_helper.to_array(tensor).astype(np.int32)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("opset", _opset),
+    Rule("static_shapes", _static_shapes),
+    Rule("signed", _signed),
+    Rule("symmetric", _symmetric),
+    Rule("weight_zero_points", _weight_zero_points),
+    Rule("narrowest", _narrowest),
+    Rule("int4", _int4),
+    Rule("weight_only", _weight_only),
+    Rule("no_float", _no_float),
+    Rule("linear", _linear),
+    Rule("conv_dims", _conv_dims),
+    Rule("channel_axes", _channel_axes),
+    Rule("bias", _bias),
+    Rule("float_outputs", _float_outputs),
+    Rule("fused_adds", _fused_adds),
+    Rule("matmulnbits", _matmulnbits),
+)
+
+
+def violations(model: onnx.ModelProto | Path, target: Target) -> tuple[Violation, ...]:
+    """Everything in the file that the target's data do not allow.
+
+    Raises:
+        ModelError: no such file, or not an ONNX file.
+    """
+    file = _File(read_onnx(model) if isinstance(model, Path) else model)
+    return tuple(
+        Violation(rule.fact, what, target.sources[rule.fact]) for rule in RULES for what in rule.check(file, target)
+    )

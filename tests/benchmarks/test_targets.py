@@ -1,0 +1,129 @@
+"""The conformance suite's own bookkeeping, and the set-up of runtimes; with those, a real page in a real browser."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from benchmarks.targets import __main__ as command
+from benchmarks.targets import conformance
+from benchmarks.targets.conformance import Outcome, attempt, report
+from benchmarks.targets.environments import ENVIRONMENTS, FOLDER, set_up
+from benchmarks.targets.page import classify_in_browser
+from benchmarks.targets.zoo import ZOO, feeds_of
+from converter import convert
+from converter.data import Preprocess
+from converter.runtime import open_session
+from converter.targets import TARGETS
+from converter.verify import Verification
+from tests.models_zoo import SIDE, images, small_cnn
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_zoo_runs(name: str) -> None:
+    model = ZOO[name]()
+    for output in open_session(model, threads=1).run(None, feeds_of(model, 2)):
+        assert np.isfinite(output).all()
+
+
+def test_a_pair_ends_in_run_rules_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVERT_ONNX_TARGETS", str(tmp_path))
+    kinds = {target: attempt("conv 1-D", "int8", target, tmp_path).kind for target in ("cpu", "web", "tensorrt")}
+    assert kinds == {"cpu": "run", "web": "rules", "tensorrt": "refused"}
+    refused = attempt("open height and width", "int8", "qnn", tmp_path)
+    assert refused.detail.startswith("input 'x' has an open dimension 2 (h), target qnn needs fixed shapes")
+
+
+def test_what_fails_and_what_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = Verification("m", "cpu", "run", "onnxruntime 0", left=("a (B)",), failures=("it is wrong",))
+    monkeypatch.setattr(conformance, "verify", lambda *_, **__: failed)
+    assert attempt("conv", "int8", "cpu", tmp_path) == Outcome("conv", "int8", "cpu", "failed", "it is wrong", 1)
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(conformance, "convert", crash)
+    assert attempt("conv", "int8", "cpu", tmp_path) == Outcome("conv", "int8", "cpu", "crashed", "KeyError: 'x'")
+
+
+def test_the_report() -> None:
+    text = report(
+        [
+            Outcome("conv", "int8", "cpu", "run", "onnxruntime 1", 2),
+            Outcome("conv", "int8", "cuda", "rules", "no GPU"),
+            Outcome("pad", "int8", "cpu", "refused", "too wide"),
+            Outcome("pad", "int8", "cuda", "refused", "too wide"),
+        ]
+    )
+    assert "4 pairs: 2 refused, 1 run, 1 rules." in text
+    assert "| cpu | onnxruntime 1 |\n| cuda | no GPU |" in text
+    assert "| graph | cpu | cuda |\n|---|---|---|\n| conv | run (2) | rules |\n| pad | refused 1 | refused 1 |" in text
+    assert text.endswith("## Reasons\n\n1. too wide\n")
+
+
+def test_a_failure_is_seen_from_outside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def outcomes(*_: object) -> list[Outcome]:
+        return [Outcome("conv", "int8", "cpu", "failed", "it is wrong")]
+
+    monkeypatch.setattr(conformance, "conformance", outcomes)
+    assert command.main(["conformance", "--only", "conv"]) == 1
+    assert "conv, int8, cpu: failed: it is wrong" in capsys.readouterr().out
+
+
+def test_set_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda arguments, **_: ran.append(arguments))
+    place = set_up("web", tmp_path)
+    assert (place, len(ran)) == (tmp_path / "web", 1)
+    assert ran[0][-1] == "onnxruntime-web@1.30.0"
+    set_up("web", tmp_path)
+    assert len(ran) == 1
+    (place / ".installed").write_text("onnxruntime-web@1.0.0")
+    set_up("web", tmp_path)
+    assert len(ran) == 2
+
+
+def test_one_that_cannot_be_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(name: str) -> Path:
+        if name == "qnn":
+            raise subprocess.CalledProcessError(1, "pip")
+        return Path(name)
+
+    monkeypatch.setattr(command, "set_up", fail)
+    assert command.main(["setup", "qnn", "web"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "web: web\n"
+    assert printed.err.startswith("qnn: not installed: Command 'pip' returned")
+
+
+def test_names_that_do_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["setup", "tpu"])
+    assert "nothing is named 'tpu'; there are: cpu-oldest, generic," in capsys.readouterr().err
+
+
+def test_every_environment_but_two_is_a_target_s() -> None:
+    assert set(ENVIRONMENTS) - set(TARGETS) == {"cpu-oldest", "node"}
+
+
+@pytest.mark.slow
+def test_a_page_classifies_an_image(tmp_path: Path) -> None:
+    if not (FOLDER / "web" / ".installed").exists():
+        pytest.skip("onnxruntime-web is not set up: python -m benchmarks.targets setup web")
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("no Chromium on the path")
+    preprocess = Preprocess(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    picture = images(1)[0]
+    result = convert(small_cnn(), images(16), recipe="int4", target="web", preprocess=preprocess)
+    onnx.save(result.model, tmp_path / "m.onnx")
+    found = classify_in_browser(tmp_path / "m.onnx", picture, preprocess, FOLDER / "web")
+    assert preprocess.mean is not None
+    rows = (picture / 255 - np.array(preprocess.mean)) / np.array(preprocess.std)
+    tensor = rows.astype(np.float32).transpose(2, 0, 1).reshape(1, 3, SIDE, SIDE)
+    expected = open_session(result.model, threads=1).run(None, {"input": tensor})[0][0]
+    assert (
+        np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    )  # one code of the input may round the other way

@@ -15,15 +15,17 @@ from converter.calibrate import calibrate
 from converter.data import Dataset, Preprocess, input_specs, load_data
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
+from converter.learn import learn_rounding
 from converter.open import open_model
 from converter.recipe import Pass, Recipe, find_recipe
 from converter.result import Result, layer_reports, stamp
 from converter.runtime import Progress
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET, solve_layers
-from passes.base import GraphPass, Model, PassReport, Stats
+from passes.base import LayerPass, Model, PassReport, Stats
 from passes.check import check
 from passes.errors import DataError
+from passes.learned_rounding import LearnedRounding
 
 __all__ = ["convert"]
 
@@ -89,8 +91,10 @@ def convert(
 
 def _run(step: Pass, model: Model, data: Dataset | None, budget: int, progress: Progress) -> PassReport:
     """One pass, with the statistics it asks for."""
-    if not isinstance(step, GraphPass):
+    if isinstance(step, LayerPass):
         return solve_layers(model, step, data, progress, budget=budget)
+    if isinstance(step, LearnedRounding):
+        return learn_rounding(model, step, data, progress, budget=budget)
     started = time.perf_counter()
     needs = step.needs(model)
     stats = calibrate(model, needs, data, progress) if needs and data is not None else Stats()

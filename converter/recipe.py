@@ -14,20 +14,21 @@ import tomli_w
 from converter.emit.weights import STORAGES, Storage
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
-from passes.base import GraphPass, LayerPass
+from passes.base import BlockPass, GraphPass, LayerPass
 from passes.errors import ConvertError, RecipeError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
+from passes.learned_rounding import LearnedRounding
 from passes.normalise import Normalise
 from passes.rtn import Rtn
 
 __all__ = ["PASSES", "RECIPES", "Recipe", "dump_recipe", "find_recipe", "parse_recipe"]
 
-Pass = GraphPass | LayerPass
+Pass = GraphPass | LayerPass | BlockPass
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
-    {kind.name: kind for kind in (Normalise, FoldBatchnorm, Exclude, ActivationRanges, Rtn, Gptq)}
+    {kind.name: kind for kind in (Normalise, FoldBatchnorm, Exclude, ActivationRanges, Rtn, Gptq, LearnedRounding)}
 )
 
 
@@ -63,7 +64,7 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """Whether any pass looks at data."""
         return any(
-            isinstance(step, ActivationRanges) or (isinstance(step, LayerPass) and step.wants_moments)
+            isinstance(step, ActivationRanges | BlockPass) or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )
 
@@ -84,6 +85,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "int4",
                 "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
                 (*_PREPARE, ActivationRanges(), Gptq(bits=4)),
+            ),
+            Recipe(
+                "int4-learned",
+                "int4, then scales, biases and codes learned block by block with torch",
+                (*_PREPARE, ActivationRanges(), Gptq(bits=4), LearnedRounding()),
             ),
             Recipe(
                 "int4-weight-only",

@@ -77,6 +77,7 @@ def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moment
         floor = (np.abs(bias) / (float(model.ranges[layer.input].scale) * _BIAS_HEADROOM)).astype(np.float32)
     solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")
+    model.exact[layer.name] = (weight, bias)
     model.quantized[layer.name] = Quantized(solution.codes, solution.grid, sqnr)
     model.write(layer, solution.grid.values(solution.codes), solution.bias)
     size = "per channel" if block is None else f"blocks of {block}"

@@ -21,6 +21,7 @@ from passes.placement import Rules
 from passes.surgery import fresh_name, tensor_names
 
 __all__ = [
+    "BlockPass",
     "Change",
     "GraphPass",
     "LayerPass",
@@ -53,6 +54,7 @@ class Model:
         quantized: by layer name.
         ranges: grid of every activation tensor that will be quantized, by tensor name.
         kept: why a layer stays in float, by layer name.
+        exact: weight ``[g, o, k]`` and bias ``[g, o]`` a layer had before it was quantized, by layer name.
     """
 
     graph: gs.Graph
@@ -60,6 +62,7 @@ class Model:
     quantized: dict[str, Quantized] = field(default_factory=dict)
     ranges: dict[str, ActivationGrid] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    exact: dict[str, tuple[Floats, Floats | None]] = field(default_factory=dict)
 
     def layers(self) -> dict[str, Linear]:
         """Every linear layer by name, in the graph's order."""
@@ -247,3 +250,13 @@ class LayerPass:
             names = list(layers)
             bits[names[0]] = bits[names[-1]] = self.first_last_bits
         return bits | dict(self.layer_bits)
+
+
+@dataclass(frozen=True)
+class BlockPass:
+    """A pass that refines a quantized model block by block, against the float network; `converter.learn` runs it.
+
+    `Model.exact` is what it compares with, so layer passes go before it. Subclasses set `name`.
+    """
+
+    name: ClassVar[str]

@@ -82,7 +82,7 @@ class Gptq(LayerPass):
                 "gok,gk->go", values, moments.mean_quantized
             )
             if moments.mean_residual is not None and self.asymmetric_target:
-                correction = correction + moments.mean_residual.reshape(-1)
+                correction = correction + moments.mean_residual
             bias = correction if bias is None else bias + correction
         plain = absmax_grid(weight, problem.bits, block=problem.block, symmetric=self.symmetric, floor=problem.floor)
         rounded = plain.values(plain.codes(weight))

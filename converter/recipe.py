@@ -14,7 +14,9 @@ import tomli_w
 from converter.emit.weights import STORAGES, Storage
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
+from passes.awq import Awq
 from passes.base import BlockPass, GraphPass, LayerPass
+from passes.equalize import Equalize
 from passes.errors import ConvertError, RecipeError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
@@ -22,13 +24,18 @@ from passes.gptq import Gptq
 from passes.learned_rounding import LearnedRounding
 from passes.normalise import Normalise
 from passes.rtn import Rtn
+from passes.smoothquant import SmoothQuant
 
 __all__ = ["PASSES", "RECIPES", "Recipe", "dump_recipe", "find_recipe", "parse_recipe"]
 
 Pass = GraphPass | LayerPass | BlockPass
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
-    {kind.name: kind for kind in (Normalise, FoldBatchnorm, Exclude, ActivationRanges, Rtn, Gptq, LearnedRounding)}
+    {
+        kind.name: kind
+        for kind in (Normalise, FoldBatchnorm, Exclude, Equalize, SmoothQuant, Awq)
+        + (ActivationRanges, Rtn, Gptq, LearnedRounding)
+    }
 )
 
 
@@ -64,7 +71,8 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """Whether any pass looks at data."""
         return any(
-            isinstance(step, ActivationRanges | BlockPass) or (isinstance(step, LayerPass) and step.wants_moments)
+            isinstance(step, (ActivationRanges, SmoothQuant, Awq, BlockPass))
+            or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )
 

@@ -93,6 +93,10 @@ class Result:
                     "changed": {name: change.what for name, change in report.changed.items()},
                     "skipped": dict(report.skipped),
                     "notes": list(report.notes),
+                    "grids": {
+                        name: {"axes": dict(grid.axes), "losses": grid.losses.tolist(), "plain": grid.plain}
+                        for name, grid in report.grids.items()
+                    },
                 }
                 for report in self.passes
             ],

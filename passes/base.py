@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from passes.errors import QuantizationError
 from passes.linear import Linear, linear_layers
@@ -25,6 +26,7 @@ __all__ = [
     "Change",
     "GraphPass",
     "LayerPass",
+    "LossGrid",
     "Model",
     "Needs",
     "PassReport",
@@ -142,14 +144,33 @@ class Change:
 
 
 @dataclass(frozen=True)
+class LossGrid:
+    """What a search saw for one layer, so that it can be drawn as a line or a heat map.
+
+    Attributes:
+        axes: name and points of every parameter, in order.
+        losses: one for every combination of points, an axis per parameter.
+        plain: the loss of leaving the layer alone.
+    """
+
+    axes: Mapping[str, tuple[float, ...]]
+    losses: NDArray[np.float64]
+    plain: float
+
+
+@dataclass(frozen=True)
 class PassReport:
-    """Every linear layer once: changed or skipped. ``notes`` are about the model as a whole."""
+    """Every linear layer once: changed or skipped.
+
+    ``notes`` are about the model as a whole; ``grids`` hold the losses of a search, by layer.
+    """
 
     name: str
     changed: Mapping[str, Change] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    grids: Mapping[str, LossGrid] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ After the sweep the bias takes up what is left of the mean output error, ``E[W X
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Gptq(LayerPass):
     Attributes:
         damping: λ as a share of the mean of the Hessian's diagonal.
         act_order: inputs with the largest mean square first.
+        scale: "hessian" searches each channel's scale by what an error costs the sweep, "absmax" takes the largest
+            weight's.
         asymmetric_target: make up for the errors of the layers before, and of what an Add adds to the output, as far as
             it holds on held-out images (needs `sequential`).
         bias_correction: let the bias take up the mean output error; the codes then only answer for what varies.
@@ -35,6 +37,7 @@ class Gptq(LayerPass):
 
     damping: float = 0.05
     act_order: bool = True
+    scale: Literal["hessian", "absmax"] = "hessian"
     asymmetric_target: bool = True
     bias_correction: bool = True
     refine: int = 2
@@ -68,6 +71,7 @@ class Gptq(LayerPass):
                 floor=problem.floor,
                 damping=self.damping,
                 act_order=self.act_order,
+                search=self.scale == "hessian",
                 rounds=self.refine,
             )
         except np.linalg.LinAlgError as error:

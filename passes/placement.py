@@ -46,7 +46,7 @@ class Placement:
     Attributes:
         tensors: quantized activation tensors, in the graph's order, with the tensor whose grid each uses (often
             itself).
-        bounds: what an absorbed clamp or the operator's nature says of a tensor's range, ``(low, high)``.
+        bounds: what an absorbed clamp says of a tensor's range, ``(low, high)``.
         integer: nodes that run on integers.
         reasons: why a node with a kernel in `Rules`, or one next to integers, stays in float.
     """

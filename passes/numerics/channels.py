@@ -11,9 +11,10 @@ _CHUNK = 1 << 16  # elements worked on at a time
 
 
 class ChannelStatistics:
-    """max|x|, mean |x| and mean x of every channel over all rows seen; sums are kept in float64.
+    """max|x|, mean |x|, mean x², mean x and the share of zeros of every channel over all rows; sums are in float64.
 
-    Example: after update([[1, -4], [3, 0]]) absmax is [3, 4], mean_abs [2, 2], mean [2, -2] and count 2.
+    Example: after update([[1, -4], [3, 0]]) absmax is [3, 4], mean_abs [2, 2], mean_square [5, 8], mean [2, -2],
+    zeros [0, 0.5] and count 2.
     """
 
     def __init__(self, channels: int) -> None:
@@ -21,7 +22,9 @@ class ChannelStatistics:
         self.count = 0  # rows
         self._absmax = np.zeros(channels, np.float64)  # [c]
         self._sum_abs = np.zeros(channels, np.float64)  # [c]
+        self._sum_square = np.zeros(channels, np.float64)  # [c]
         self._sum = np.zeros(channels, np.float64)  # [c]
+        self._zeros = np.zeros(channels, np.int64)  # [c]
 
     @property
     def absmax(self) -> Floats:
@@ -34,9 +37,20 @@ class ChannelStatistics:
         return self._sum_abs / max(self.count, 1)
 
     @property
+    def mean_square(self) -> Floats:
+        """Mean of x² per channel [c]; 0 of no rows."""
+        return self._sum_square / max(self.count, 1)
+
+    @property
     def mean(self) -> Floats:
         """Mean of x per channel [c]; 0 of no rows."""
         return self._sum / max(self.count, 1)
+
+    @property
+    def zeros(self) -> Floats:
+        """Share of values that are exactly zero per channel [c]; 0 of no rows."""
+        share: Floats = self._zeros / max(self.count, 1)
+        return share
 
     def update(self, x: npt.NDArray[np.generic]) -> None:
         """Add rows `x` [n, c].
@@ -46,19 +60,24 @@ class ChannelStatistics:
         """
         if x.ndim != 2 or x.shape[1] != self.channels:
             raise ValueError(f"rows of shape {x.shape} where [n, {self.channels}] was expected")
-        absmax, sum_abs, total = (np.zeros(self.channels, np.float64) for _ in range(3))
+        absmax, sum_abs, sum_square, total = (np.zeros(self.channels, np.float64) for _ in range(4))
+        zeros = np.zeros(self.channels, np.int64)  # [c]
         step = max(1, _CHUNK // max(self.channels, 1))
         for start in range(0, len(x), step):
             part = np.asarray(x[start : start + step], np.float32)  # [m, c]
             size = np.abs(part)
             np.maximum(absmax, size.max(axis=0), out=absmax)
+            zeros += np.count_nonzero(size == 0, axis=0)
             sum_abs += size.sum(axis=0, dtype=np.float64)
+            sum_square += np.square(part, dtype=np.float64).sum(axis=0)
             total += part.sum(axis=0, dtype=np.float64)
         if not np.isfinite(absmax).all():
             raise ValueError(f"NaN or Inf in channel {int(np.flatnonzero(~np.isfinite(absmax))[0])}")
         self._absmax = np.maximum(self._absmax, absmax)
         self._sum_abs += sum_abs
+        self._sum_square += sum_square
         self._sum += total
+        self._zeros += zeros
         self.count += len(x)
 
     def merge(self, other: "ChannelStatistics") -> None:
@@ -71,5 +90,18 @@ class ChannelStatistics:
             raise ValueError(f"statistics of {self.channels} and {other.channels} channels cannot be merged")
         self._absmax = np.maximum(self._absmax, other._absmax)
         self._sum_abs += other._sum_abs
+        self._sum_square += other._sum_square
         self._sum += other._sum
+        self._zeros += other._zeros
         self.count += other.count
+
+    def rescaled(self, factors: Floats) -> "ChannelStatistics":
+        """The statistics of ``x factors``, with a positive factor for every channel [c]: no data is seen again."""
+        result = ChannelStatistics(self.channels)
+        result.count = self.count
+        result._absmax = self._absmax * factors
+        result._sum_abs = self._sum_abs * factors
+        result._sum_square = self._sum_square * np.square(factors)
+        result._sum = self._sum * factors
+        result._zeros = self._zeros.copy()
+        return result

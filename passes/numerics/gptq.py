@@ -18,7 +18,7 @@ from scipy.linalg import lapack
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments
 from passes.numerics.refine import refine
-from passes.numerics.scale import search_grid
+from passes.numerics.scale import absmax_grid, search_grid
 
 __all__ = ["GptqResult", "gptq", "inverse_factor", "output_error"]
 
@@ -50,6 +50,7 @@ def gptq(
     floor: Floats | None = None,
     damping: float = 0.01,
     act_order: bool = True,
+    search: bool = True,
     rounds: int = 0,
     lazy: int = 128,
 ) -> GptqResult:
@@ -64,6 +65,7 @@ def gptq(
         floor: smallest scale allowed, ``[g, o]``.
         damping: λ as a share of the mean of diag H.
         act_order: largest diag H first, else in order of k.
+        search: look for each channel's scale, else take that of its largest weight.
         rounds: of refinement after the sweep.
         lazy: inputs per block of deferred updates.
 
@@ -77,7 +79,10 @@ def gptq(
     factor, damping = inverse_factor(_permuted(moments.hessian, order), damping)
     upper = factor.astype(np.float32, order="C")
     importance = np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
-    grid = search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor)
+    if search:
+        grid = search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor)
+    else:
+        grid = absmax_grid(weight, bits, block=block, symmetric=symmetric, floor=floor)
     scale, zero_point = grid.spread(k)
     step, zero = np.take_along_axis(scale, columns, axis=2), np.take_along_axis(zero_point, columns, axis=2)
     swept = _sweep(np.take_along_axis(weight, columns, axis=2), upper, step, zero, bits, lazy)

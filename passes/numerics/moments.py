@@ -60,6 +60,23 @@ class Moments:
             halves=None if self.halves is None else (self.halves[0].centered(), self.halves[1].centered()),
         )
 
+    def rescaled(self, factors: NDArray[np.float64]) -> "Moments":
+        """The moments of inputs multiplied by ``factors`` ``[g, k]``: H' = S H S, and so for the others."""
+        own = factors.astype(np.float32)
+        both = own[:, :, None] * own[:, None, :]
+        return Moments(
+            hessian=self.hessian * both,
+            cross=None if self.cross is None else self.cross * both,
+            mean=self.mean * own,
+            mean_quantized=self.mean_quantized * own,
+            rows=self.rows,
+            residual=None if self.residual is None else self.residual * own[:, None, :],
+            mean_residual=self.mean_residual,
+            halves=None
+            if self.halves is None
+            else (self.halves[0].rescaled(factors), self.halves[1].rescaled(factors)),
+        )
+
     @classmethod
     def joined(cls, first: "Moments", second: "Moments") -> "Moments":
         """The moments of both sets of rows, with the two as `halves`."""

@@ -11,12 +11,15 @@ from converter.emit.weights import STORAGES
 from converter.preprocess import Preprocess
 from converter.recipe import PASSES, RECIPES, Recipe, dump_recipe, find_recipe, parse_recipe
 from passes.activation_ranges import ActivationRanges
+from passes.awq import Awq
+from passes.equalize import Equalize
 from passes.errors import RecipeError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
 from passes.normalise import Normalise
 from passes.rtn import Rtn
+from passes.smoothquant import SmoothQuant
 
 ONE_PASS = '[[passes]]\npass = "normalise"\n'
 
@@ -120,6 +123,9 @@ def test_a_recipe_is_found_by_name_or_is_itself() -> None:
         ((Normalise(), FoldBatchnorm(), Rtn(bits=4)), False),
         ((ActivationRanges(), Rtn(bits=8)), True),
         ((Gptq(bits=4),), True),
+        ((SmoothQuant(), Rtn(bits=8)), True),
+        ((Awq(), Rtn(bits=4)), True),
+        ((Equalize(), Rtn(bits=4)), False),
     ],
 )
 def test_which_recipes_need_data(steps: tuple[Rtn, ...], needed: bool) -> None:
@@ -166,6 +172,10 @@ def test_which_recipes_need_data(steps: tuple[Rtn, ...], needed: bool) -> None:
         ('[[passes]]\npass = "rtn"\nscale = "max"', "scale must be one of 'mse', 'absmax', not 'max'"),
         ('[[passes]]\npass = "activation_ranges"\nmethod = 3', "method must be one of 'mse', .* not 3"),
         ('[[passes]]\npass = "activation_ranges"\npercentile = 40', "percentile must be above 50 .* not 40"),
+        ('[[passes]]\npass = "smoothquant"\nalpha = "best"', "alpha cannot be 'best'"),
+        ('[[passes]]\npass = "smoothquant"\nalpha = 2', "alpha must be 0 to 1 or 'search', not 2.0"),
+        ('[[passes]]\npass = "awq"\nfactors = [1, "2"]', "factors cannot be"),
+        ('[[passes]]\npass = "equalize"\niterations = 0', "iterations must be at least 1, not 0"),
         ('storage = "int3"\n' + ONE_PASS, "f.toml: storage 'int3' is not one of cast, int8, dequantize, matmulnbits"),
         ("storage = 4\n" + ONE_PASS, "f.toml: storage 4 is not one of"),
         ("limit = 0\n" + ONE_PASS, "f.toml: limit must be at least 1, not 0"),

@@ -103,6 +103,28 @@ def test_bias_correction_makes_the_mean_output_error_vanish(
 
 
 @layers
+@biased
+def test_the_bias_makes_up_for_the_mean_of_what_is_added(
+    case: tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, ...]], bias: bool
+) -> None:
+    """The sum with the added tensor has the float network's mean, channel by channel, over groups too."""
+    proto = one_layer(case, bias)
+    exact, quantized = streams(case[4])
+    expected = run(proto, exact)[0]
+    noise = array(*expected.shape, seed=8) * np.float32(0.1)
+    noise += np.arange(expected.shape[1], dtype=np.float32).reshape(1, -1, *[1] * (expected.ndim - 2))
+    model = Model(gs.import_onnx(proto), RULES)
+    layer = model.layers()["layer"]
+    g, _, k = layer.matrix_shape
+    total = MomentsAccumulator(g, k, cross=True)
+    total.update(layer.rows(quantized), layer.rows(exact - quantized), layer.output_rows(noise))
+    solution = Gptq().solve(problem_of(model, total.moments()))
+    error = run(written(model, solution), quantized)[0] - noise - expected  # the sum errs by -noise before the bias
+    axes = tuple(axis for axis in range(error.ndim) if axis != 1)
+    assert np.abs(error.mean(axis=axes, dtype=np.float64)).max() < 1e-4 * np.abs(noise).max()
+
+
+@layers
 def test_the_written_layer_beats_round_to_nearest(
     case: tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, ...]],
 ) -> None:

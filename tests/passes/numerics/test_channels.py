@@ -24,6 +24,8 @@ def test_batchwise_equals_one_shot(batches: list[np.ndarray]) -> None:
         if len(together):
             np.testing.assert_array_equal(statistics.absmax, np.abs(together).max(axis=0))
             np.testing.assert_allclose(statistics.mean_abs, np.abs(together).mean(axis=0), rtol=1e-12)
+            np.testing.assert_allclose(statistics.mean_square, np.square(together).mean(axis=0), rtol=1e-12)
+            np.testing.assert_array_equal(statistics.zeros, (together == 0).mean(axis=0))
             np.testing.assert_allclose(statistics.mean, together.mean(axis=0), rtol=1e-9, atol=1e-6)
 
 
@@ -32,7 +34,9 @@ def test_worked_example_of_the_docstring() -> None:
     statistics.update(np.array([[1, -4], [3, 0]]))
     assert statistics.absmax.tolist() == [3, 4]
     assert statistics.mean_abs.tolist() == [2, 2]
+    assert statistics.mean_square.tolist() == [5, 8]
     assert statistics.mean.tolist() == [2, -2]
+    assert statistics.zeros.tolist() == [0, 0.5]
     assert statistics.count == 2
 
 
@@ -65,3 +69,19 @@ def test_nan_or_inf_names_the_channel_and_counts_nothing(bad: float) -> None:
 def test_different_channels_do_not_merge() -> None:
     with pytest.raises(ValueError, match="2 and 3 channels"):
         ChannelStatistics(2).merge(ChannelStatistics(3))
+
+
+@settings(deadline=None)
+@given(
+    arrays(np.float32, (9, 3), elements=st.floats(-1000, 1000, width=16).filter(lambda x: x == 0 or abs(x) > 1e-3)),
+    arrays(np.float64, 3, elements=st.floats(1e-3, 1e3)),
+)
+def test_rescaled_statistics_are_those_of_rescaled_rows(x: np.ndarray, factors: np.ndarray) -> None:
+    seen, again = ChannelStatistics(3), ChannelStatistics(3)
+    seen.update(x)
+    again.update(x * factors)
+    found = seen.rescaled(factors)
+    assert found.count == again.count
+    for name in ("absmax", "mean_abs", "mean_square", "mean", "zeros"):  # `update` rounds rows to float32
+        expected = getattr(again, name)
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-6, atol=1e-6 * again.absmax.max())

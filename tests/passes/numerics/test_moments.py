@@ -155,3 +155,29 @@ def test_no_rows_are_refused(rows: int | None) -> None:
         total.update(np.empty((1, rows, 3), np.float32))
     with pytest.raises(ValueError, match="no rows were collected"):
         total.moments()
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), groups=st.integers(1, 3))
+def test_rescaled_moments_are_those_of_rescaled_rows(seed: int, groups: int) -> None:
+    exact, quantized = draw(groups, 60, 4, seed)
+    residual = draw(groups, 60, 2, seed + 1)[0]
+    factors = np.exp(np.random.default_rng(seed).uniform(-3, 3, (groups, 4)))
+
+    def seen(scale: np.ndarray) -> Moments:
+        halves = []
+        for part in (slice(0, 25), slice(25, 60)):
+            total = MomentsAccumulator(groups, 4, cross=True)
+            x, x_hat = ((rows[:, part] * scale[:, None, :]).astype(np.float32) for rows in (exact, quantized))
+            total.update(x_hat, x - x_hat, residual[:, part])
+            halves.append(total.moments())
+        return Moments.joined(*halves)
+
+    found, expected = seen(np.ones((groups, 4))).rescaled(factors), seen(factors)
+    assert found.halves is not None
+    assert expected.halves is not None
+    for one, other in ((found, expected), *zip(found.halves, expected.halves, strict=True)):
+        assert one.rows == other.rows
+        for name in ("hessian", "cross", "mean", "mean_quantized", "residual", "mean_residual"):
+            value = getattr(other, name)
+            assert np.abs(getattr(one, name) - value).max() <= 1e-4 * np.abs(value).max(), name

@@ -1,0 +1,180 @@
+"""Other quantizers beside convert-onnx: one model, the same images, latency in one interleaved run.
+
+    python -m benchmarks.peers                                   ResNet-20, every peer
+    python -m benchmarks.peers --model efficientnet nncf aimet   some of them, on another model
+
+Each peer gets an environment in build/peers/NAME (AIMET's takes 2 GB) and runs alone. A peer that cannot be installed,
+or refuses, is a row that says so.
+"""
+
+import argparse
+import subprocess
+import sys
+import venv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT, MissingData, Pretrained
+from converter import ConvertError, convert
+from converter.data import Dataset
+from converter.evaluate import evaluate
+from converter.report.progress import progress_bars
+from converter.report.table import show
+from converter.save import save_onnx
+
+__all__ = ["MODELS", "PEERS", "Attempt", "Peer", "main"]
+
+MODELS: Mapping[str, tuple[Pretrained, int]] = MappingProxyType(
+    {
+        "resnet20": (RESNET20, 512),
+        "resnet56": (RESNET56, 512),
+        "efficientnet": (EFFICIENTNET, 256),
+        "road_signs": (ROAD_SIGNS, 512),
+    }
+)
+OURS = ("int8", "int4")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A script beside this one, what its environment needs, and the forms it makes."""
+
+    script: str
+    packages: tuple[str, ...]
+    forms: tuple[str, ...]
+
+
+PEERS: Mapping[str, Peer] = MappingProxyType(
+    {
+        "onnxruntime": Peer("onnxruntime_static.py", ("onnxruntime==1.31.1", "onnx", "sympy"), ("W8A8", "W4A8")),
+        "nncf": Peer("nncf_ptq.py", ("nncf==3.4.0", "onnx", "onnxruntime"), ("W8A8",)),
+        "aimet": Peer("aimet.py", ("aimet-onnx==2.42.0",), ("W8A8", "W4A8")),
+        "onnxsim": Peer("onnxsim_int4.py", ("onnxsim==0.8.1", "onnx", "onnxruntime"), ("W4A32",)),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One file that was asked for: where it lies, or why there is none."""
+
+    name: str
+    form: str
+    path: Path
+    seconds: float
+    trouble: str = ""
+
+
+def environment(name: str, peer: Peer, folder: Path) -> Path:
+    """The interpreter of the peer's environment, made if it is not there; raises CalledProcessError."""
+    python = folder / name / "bin" / "python"
+    if not (folder / name / ".installed").exists():
+        venv.create(folder / name, with_pip=True, clear=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pinned = next(
+            line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch==")
+        )
+        (folder / name / "torch.txt").write_text(pinned + "\n", encoding="utf-8")
+        command += ["--constraint", str(folder / name / "torch.txt"), *peer.packages]
+        subprocess.run(command, check=True)
+        (folder / name / ".installed").touch()
+    return python
+
+
+def attempt(name: str, form: str, python: Path, model: Path, data: Path, out: Path) -> Attempt:
+    """Run a peer's script; its last line is the seconds that the conversion took."""
+    command = [str(python), str(Path(__file__).with_name(PEERS[name].script)), str(model), str(data), str(out), form]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not out.exists():
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no file was written"]
+        return Attempt(name, form, out, 0.0, lines[-1][:100])
+    return Attempt(name, form, out, float(done.stdout.strip().splitlines()[-1]))
+
+
+def run(names: Sequence[str], pretrained: Pretrained, calibrate: int, folder: Path) -> None:
+    """Every file, then one table."""
+    model = pretrained.model()
+    calibration, evaluation = pretrained.images(model, calibrate)
+    reference, data = folder / "float.onnx", folder / "calibration.npz"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_onnx(model, reference)
+    name = str(model.graph.input[0].name)
+    np.savez(data, x=np.concatenate([batch.feeds[name][: batch.count] for batch in calibration.batches(32)]), name=name)
+    attempts = []
+    for peer in names:
+        try:
+            python = environment(peer, PEERS[peer], folder.parent)
+        except subprocess.CalledProcessError as error:
+            attempts.append(Attempt(peer, "", folder / "none", 0.0, f"not installed: pip exits {error.returncode}"))
+            continue
+        for form in PEERS[peer].forms:
+            out = folder / f"{peer}-{form}.onnx"
+            out.unlink(missing_ok=True)
+            attempts.append(attempt(peer, form, python, reference, data, out))
+    with progress_bars() as progress:
+        for recipe in OURS:
+            result = convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress)
+            path = folder / f"convert-onnx-{recipe}.onnx"
+            result.save(path)
+            attempts.append(Attempt("convert-onnx", recipe, path, result.seconds))
+    show([_table(reference, attempts, evaluation)])
+
+
+def _table(reference: Path, attempts: Sequence[Attempt], evaluation: Dataset) -> Table:
+    """Files that load are measured together; the others say what is wrong."""
+    usable, trouble = [], {}
+    for one in attempts:
+        if one.trouble:
+            trouble[one.path] = one.trouble
+            continue
+        try:
+            evaluate([one.path], evaluation.limit(4), latency=False)
+            usable.append(one)
+        except ConvertError as error:
+            trouble[one.path] = str(error)[:100]
+    with progress_bars() as progress:
+        measured = evaluate([reference, *(one.path for one in usable)], evaluation, progress=progress).models
+    by_path = dict(zip([reference, *(one.path for one in usable)], measured, strict=True))
+    base = by_path[reference]
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in ("tool", "form", "top-1", "size", "latency over float", "conversion"):
+        table.add_column(column, justify="left" if column in {"tool", "form"} else "right")
+    table.add_row("float", "", f"{100 * (base.top1 or 0):.2f} %", f"{base.bytes:,}", "1.00", "")
+    for one in attempts:
+        if one.path in trouble:
+            table.add_row(one.name, one.form, trouble[one.path], "", "", "")
+            continue
+        found = by_path[one.path]
+        ratio = f"{found.latency_ms / base.latency_ms:.2f}" if found.latency_ms and base.latency_ms else ""
+        table.add_row(
+            one.name, one.form, f"{100 * (found.top1 or 0):.2f} %", f"{found.bytes:,}", ratio, f"{one.seconds:.0f} s"
+        )
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the peers that were asked for; 1 if the data are not there."""
+    parser = argparse.ArgumentParser(prog="benchmarks.peers", description="Other quantizers beside convert-onnx.")
+    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(PEERS)}; default all")
+    parser.add_argument("--model", choices=list(MODELS), default="resnet20")
+    options = parser.parse_args(arguments)
+    for name in options.peers:
+        if name not in PEERS:
+            parser.error(f"no peer is named {name!r}; there are: {', '.join(PEERS)}")
+    pretrained, calibrate = MODELS[options.model]
+    try:
+        run(options.peers or list(PEERS), pretrained, calibrate, ROOT / "build" / "peers" / options.model)
+    except (ConvertError, MissingData) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

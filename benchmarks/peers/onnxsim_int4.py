@@ -1,0 +1,22 @@
+"""onnxsim's 4-bit weights in blocks of 32, float activations: it needs no data.
+
+python onnxsim_int4.py FLOAT.onnx CALIBRATION.npz OUT.onnx W4A32
+"""
+
+import sys
+import time
+
+import onnx
+import onnxsim
+
+
+def main(model: str, _: str, out: str, form: str) -> None:
+    """Quantize."""
+    if form != "W4A32":
+        raise SystemExit(f"onnxsim has no {form} for convolutions")
+    started = time.perf_counter()
+    onnx.save(onnxsim.quantize_weight_only_int4(onnx.load(model)), out)
+    print(time.perf_counter() - started)
+
+
+main(*sys.argv[1:])

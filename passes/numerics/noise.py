@@ -1,0 +1,58 @@
+"""What quantizing a layer's inputs and weights will cost its output, expected from a few numbers per channel.
+
+Rounding errors of weights are uncorrelated, so only the diagonal of the Hessian meets them. A grid of step Δ has the
+mean squared error Δ²/12 but at zero, which is exact; what a range R clips off a channel of spread b is 2 b² exp(-R/b)
+for a Laplace density (Banner et al. 2019, arXiv:1810.05723, equation 5), b = rms / √2:
+
+    noise = Σ_c E[e_c²] Σ_o W_oc²  +  Σ_o Δ_o²/12 Σ_c E[x_c²]      e_c from rounding and clipping x, Δ_o from W_o
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.numerics.channels import ChannelStatistics
+from passes.numerics.grid import Floats, code_range
+
+__all__ = ["activation_error", "expected_noise"]
+
+Doubles = NDArray[np.float64]
+
+_LEVELS = 255  # steps of an 8-bit activation grid
+
+
+def activation_error(inputs: ChannelStatistics) -> Doubles:
+    """Mean squared error ``[c]`` of the channels on one 8-bit grid, its range the one of least total error."""
+    largest = float(inputs.absmax.max(initial=0.0))
+    if largest == 0:
+        return np.zeros(inputs.channels)
+    one_sided = bool(np.all(np.abs(inputs.mean) >= inputs.mean_abs * (1 - 1e-6)))  # of one sign
+    reach = largest * np.geomspace(0.02, 1, 60)[:, None]  # [r, 1]
+    rounding = np.square(reach * (1 if one_sided else 2) / _LEVELS) / 12
+    rms = np.sqrt(np.maximum(inputs.mean_square, 1e-30))  # [c]
+    clipping = inputs.mean_square * np.exp(-reach * np.sqrt(2) / rms)
+    error: Doubles = rounding * (1 - inputs.zeros) + np.where(reach < inputs.absmax, clipping, 0.0)  # [r, c]
+    best: Doubles = error[int(error.sum(axis=1).argmin())]
+    return best
+
+
+def expected_noise(weight: Floats, inputs: ChannelStatistics, bits: int) -> float:
+    """Expected squared output error over the output's own mean square, summed over outputs.
+
+    Args:
+        weight: ``[g, o, k]``, on a grid of ``bits`` bits with a scale for every output.
+        inputs: statistics of the ``g i`` input channels, each read by ``k / i`` taps.
+        bits: of the weight.
+    """
+    groups, _, k = weight.shape
+    taps = k * groups // inputs.channels
+
+    def by_input(channels: Doubles) -> Doubles:
+        return np.repeat(channels.reshape(groups, -1), taps, axis=1)  # [g, k]
+
+    squares = np.square(weight, dtype=np.float64)
+    power = by_input(inputs.mean_square)
+    from_inputs = float(np.einsum("gok,gk->", squares, by_input(activation_error(inputs))))
+    step = np.abs(weight).max(axis=2) / code_range(bits)[1]  # [g, o]
+    from_weights = float((np.square(step, dtype=np.float64) / 12).sum(axis=1) @ power.sum(axis=1))
+    signal = float(np.einsum("gok,gk->", squares, power))
+    return (from_inputs + from_weights) / signal if signal > 0 else 0.0

@@ -1,0 +1,99 @@
+"""SmoothQuant: outliers move into the weights, and nothing moves where there are none."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from passes.base import Model, Stats
+from passes.errors import QuantizationError
+from passes.numerics.grid import ActivationGrid, Floats
+from passes.rescale import rescale
+from passes.scale_groups import scale_groups
+from passes.smoothquant import SmoothQuant
+from tests.passes.layers_with_statistics import depthwise_chain, inputs_of, perceptron, seen
+from tests.passes.small_models import array, assert_same_outputs
+
+
+def with_outlier(factor: float = 50.0) -> tuple[Model, Floats]:
+    """A perceptron whose hidden channel 3 is ``factor`` times larger, exactly, than it was, and its inputs."""
+    model = perceptron()
+    (group,) = scale_groups(model).groups
+    factors = np.ones(group.size)
+    factors[3] = factor
+    rescale(model, group, factors)
+    return model, inputs_of(model)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_a_fixed_alpha_is_the_papers_equation(alpha: float) -> None:
+    model = perceptron()
+    before = gs.export_onnx(model.graph)
+    x = inputs_of(model)
+    old = model.weight(model.layers()["second"])[0]
+    report = SmoothQuant(alpha=alpha).apply(model, seen(x))
+    expected = np.abs(x).max(axis=0) ** alpha / np.abs(old).max(axis=0) ** (1 - alpha)
+    found = model.weight(model.layers()["second"])[0] / old
+    np.testing.assert_allclose(found, np.broadcast_to(expected / np.exp(np.log(expected).mean()), old.shape), rtol=1e-4)
+    assert report.changed["second"].what == f"inputs smoothed with alpha {alpha:g}"
+    assert_same_outputs(before, model.graph, array(20, 10), 1e-5)
+
+
+def test_the_search_undoes_an_outlier() -> None:
+    model, x = with_outlier()
+    peaks = x.max(axis=0)
+    assert peaks[3] > 10 * np.median(peaks)
+    report = SmoothQuant().apply(model, seen(x))
+    peaks = inputs_of(model).max(axis=0)
+    assert peaks[3] < 4 * np.median(peaks)
+    change = report.changed["second"]
+    assert change.before_db is not None
+    assert change.after_db is not None
+    assert change.after_db > change.before_db + 15
+    grid = report.grids["second"]
+    assert len(grid.axes["alpha"]) == len(grid.losses) == 21
+    assert change.after_db == pytest.approx(-10 * np.log10(grid.losses.min()))
+    assert change.before_db == pytest.approx(-10 * np.log10(grid.plain))
+
+
+def test_the_search_leaves_even_channels_alone() -> None:
+    model = perceptron()
+    x = inputs_of(model)
+    even = x / x.max(axis=0)
+    model.graph.nodes[2].inputs[1].values = np.sign(array(12, 16)).astype(np.float32)
+    report = SmoothQuant().apply(model, seen(even))
+    assert report.changed == {}
+    assert report.skipped == {
+        "first": "x is an input of the model",
+        "second": "no alpha is expected to lower the noise by 5 %",
+    }
+
+
+def test_dead_channels_stay_as_they_are() -> None:
+    model = perceptron()
+    x = inputs_of(model)
+    x[:, 2] = 0
+    old = model.weight(model.layers()["second"])[0]
+    SmoothQuant(alpha=0.5).apply(model, seen(x))
+    new = model.weight(model.layers()["second"])[0]
+    np.testing.assert_array_equal(new[:, 2], old[:, 2])
+    assert not np.array_equal(new[:, 1], old[:, 1])
+
+
+def test_needs_and_refusals() -> None:
+    model = depthwise_chain()
+    needs = SmoothQuant().needs(model)
+    assert needs.channels == {"deep", "project"}
+    assert not needs.moments
+    with pytest.raises(QuantizationError, match="deep: smoothquant needs calibration data; use --calibration"):
+        SmoothQuant().apply(model, Stats())
+    model.ranges["b"] = ActivationGrid.of(0, 1)
+    with pytest.raises(QuantizationError, match="once activation_ranges has run"):
+        SmoothQuant().needs(model)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_an_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha must be 0 to 1 or 'search', not"):
+        SmoothQuant(alpha=alpha)
+    with pytest.raises(ValueError, match="weight bits must be 2 to 8, not 16"):
+        SmoothQuant(bits=16)

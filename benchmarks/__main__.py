@@ -29,6 +29,7 @@ from benchmarks.bar import Bar, Benchmark
 from benchmarks.conversion_cost import calibration_memory, conversion_time
 from benchmarks.deployment import resnet18
 from benchmarks.shared_data import MissingData
+from benchmarks.smoothquant import smoothquant
 from converter import ConvertError
 from converter.report.progress import progress_bars
 from converter.report.table import show
@@ -40,6 +41,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         "cifar": cifar,
         "imagenet": imagenet,
+        "smoothquant": smoothquant,
         "resnet18": resnet18,
         "time": conversion_time,
         "memory": calibration_memory,

@@ -31,6 +31,7 @@ from converter.export import export
 from converter.factory import load_module
 from converter.load import load_onnx
 from converter.measured import load_for
+from converter.open import ModelFile
 from converter.report.progress import progress_bars
 from converter.report.table import show
 from converter.runtime import Progress
@@ -117,7 +118,8 @@ def measure(
 ) -> Evaluation:
     """The float model and its conversions side by side on the evaluation crops, timed interleaved."""
     paths = [reference, *(conversion.path for conversion in conversions)]
-    return evaluate(paths, load_for(paths, str(photographs.evaluation), PREPROCESS), progress=progress)
+    files = [ModelFile(str(path), path) for path in paths]
+    return evaluate(paths, load_for(files, str(photographs.evaluation), PREPROCESS), progress=progress)
 
 
 def convert_command(factory: str, weights: Path, photographs: Photographs, out: Path) -> list[str]:

@@ -1,7 +1,9 @@
 """The road-sign study again: ResNet-18 on 43 German road signs, every method by this tool, and what each part is worth.
 
     python -m benchmarks.road_signs                      the table, then the ablation
-    python -m benchmarks.road_signs --json FILE
+    python -m benchmarks.road_signs table --json FILE
+    python -m benchmarks.road_signs ablation --bits 4 2 --without sequential everything
+    python -m benchmarks.road_sign_figures               the plots
 
 The study brought methods for language models to a CNN and got a small file or a fast one; GPTQ fell to 63 % and AWQ to
 75 %. The ablation takes one part of GPTQ away at a time, then all of them at once.
@@ -11,7 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -25,30 +27,35 @@ from benchmarks.shared_data import ROAD_SIGNS, MissingData
 from converter import ConvertError, Recipe, convert, find_recipe
 from converter.data import Dataset
 from converter.evaluate import Measurement, evaluate
-from converter.recipe import Pass
+from converter.recipe import RECIPES, Pass
 from converter.report.progress import progress_bars
 from converter.report.table import show
 from converter.runtime import Progress
 from converter.save import save_onnx
 from passes.activation_ranges import ActivationRanges
+from passes.awq import Awq
 from passes.gptq import Gptq
 from passes.rtn import Rtn
+from passes.smoothquant import SmoothQuant
 
-__all__ = ["METHODS", "PARTS", "Row", "ablation", "main", "methods", "without"]
+__all__ = ["AWQ_GRID", "METHODS", "PARTS", "Row", "ablation", "main", "methods", "without"]
 
 CALIBRATE = 512
 ABLATED_BITS = (4, 2)
+_PARTS_OF_THE_STUDY = ("table", "ablation")
+_NOTHING, _RANGES, _EVERYTHING = "nothing", "activation ranges", "everything"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One file: what made it, its accuracy in percent on how many images, its size and speed."""
+    """One file: what made it, its accuracy in percent on how many images, its scores' SQNR, its size and speed."""
 
     method: str
     bits: int
     top1: float
     error: float
     images: int
+    sqnr_db: float | None
     bytes: int
     faster: float | None
     seconds: float
@@ -66,13 +73,32 @@ def with_steps(recipe: Recipe, name: str, replacement: Mapping[type, Pass]) -> R
     return replace(recipe, name=name, passes=steps)
 
 
+def before_ranges(recipe: Recipe, name: str, added: Pass) -> Recipe:
+    """The recipe with a pass more before its activation ranges."""
+    at = next(index for index, step in enumerate(recipe.passes) if isinstance(step, ActivationRanges))
+    return replace(recipe, name=name, passes=(*recipe.passes[:at], added, *recipe.passes[at:]))
+
+
+AWQ_GRID = Awq(factors=(1.0, 1.25, 1.5, 2.0, 3.0))
+"""The study's grid: α and a factor for the salient 1 % of the channels."""
+
+_INT4 = find_recipe("int4")
+_RTN4 = with_steps(_INT4, "rtn4", {Gptq: Rtn(bits=4)})
+_LEARNED = {"learned rounding, W4A8": (4, RECIPES["int4-learned"])} if "int4-learned" in RECIPES else {}
+
 METHODS: Mapping[str, tuple[int, Recipe]] = MappingProxyType(
     {
         "round to nearest, W8A8": (8, find_recipe("int8")),
-        "round to nearest, W4A8": (4, with_steps(find_recipe("int4"), "rtn4", {Gptq: Rtn(bits=4)})),
-        "GPTQ, W4A8": (4, find_recipe("int4")),
-        "GPTQ, W3A8": (3, with_gptq(find_recipe("int4"), "gptq3", bits=3)),
-        "GPTQ, W2A8": (2, with_gptq(find_recipe("int4"), "gptq2", bits=2)),
+        "SmoothQuant, W8A8": (8, before_ranges(find_recipe("int8"), "smooth8", SmoothQuant())),
+        "round to nearest, W4A8": (4, _RTN4),
+        "AWQ, W4A8": (4, before_ranges(_RTN4, "awq4", Awq(factors=(1.0,)))),
+        "AWQ with salient weights, W4A8": (4, before_ranges(_RTN4, "awq4-salient", AWQ_GRID)),
+        "AWQ and GPTQ, W4A8": (4, before_ranges(_INT4, "awq-gptq4", Awq(factors=(1.0,)))),
+        "GPTQ, W4A8": (4, _INT4),
+        **_LEARNED,
+        "GPTQ, W3A8": (3, with_gptq(_INT4, "gptq3", bits=3)),
+        "round to nearest, W2A8": (2, with_steps(_INT4, "rtn2", {Gptq: Rtn(bits=2)})),
+        "GPTQ, W2A8": (2, with_gptq(_INT4, "gptq2", bits=2)),
     }
 )
 
@@ -91,111 +117,149 @@ PARTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 def without(part: str, bits: int) -> Recipe:
     """`int4` at other bits without one part of `PARTS`, without searched activation ranges, or without all of them."""
     whole = with_gptq(find_recipe("int4"), f"{bits} bits", bits=bits)
-    if part == "nothing":
+    if part == _NOTHING:
         return whole
     fields: dict[str, Any] = dict(PARTS.get(part, {}))
-    if part == "everything":
+    if part == _EVERYTHING:
         for each in PARTS.values():
             fields |= each
     recipe = with_gptq(whole, f"{bits} bits without {part}", **fields)
-    if part in {"activation ranges", "everything"}:
+    if part in {_RANGES, _EVERYTHING}:
         recipe = with_steps(recipe, recipe.name, {ActivationRanges: ActivationRanges(method="minmax")})
     return recipe
 
 
 def methods(model: onnx.ModelProto, calibration: Dataset, evaluation: Dataset, progress: Progress) -> list[Row]:
     """Every method of `METHODS`, and float, measured side by side with interleaved latency."""
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-        paths = [Path(folder) / "float.onnx"]
-        save_onnx(model, paths[0])
-        seconds = [0.0]
-        for name, (_, recipe) in METHODS.items():
-            result = convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress)
-            paths.append(Path(folder) / f"{len(paths)} {name}.onnx")
-            result.save(paths[-1])
-            seconds.append(result.seconds)
-        measured = evaluate(paths, evaluation, progress=progress).models
-    names, bits = ["float", *METHODS], [32, *(bits for bits, _ in METHODS.values())]
-    base = measured[0].latency_ms
-    rows = []
-    for name, width, one, took in zip(names, bits, measured, seconds, strict=True):
-        faster = base / one.latency_ms if base and one.latency_ms else None
-        rows.append(_row(name, width, one, took, faster))
-    return rows
+    names = [("float", 32), *((name, bits) for name, (bits, _) in METHODS.items())]
+    recipes = [recipe for _, recipe in METHODS.values()]
+    return _measured(model, names, recipes, calibration, evaluation, True, progress)
 
 
 def ablation(
-    model: onnx.ModelProto, calibration: Dataset, evaluation: Dataset, progress: Progress, bits: Sequence[int]
-) -> Iterator[Row]:
-    """GPTQ whole, then without each of its parts, then without all of them, at every number of bits."""
-    for width in bits:
-        for part in ("nothing", *PARTS, "activation ranges", "everything"):
-            recipe = without(part, width)
+    model: onnx.ModelProto,
+    calibration: Dataset,
+    evaluation: Dataset,
+    progress: Progress,
+    bits: Sequence[int],
+    parts: Sequence[str],
+) -> list[Row]:
+    """GPTQ without each of the ``parts`` at every number of bits; float first."""
+    names = [("float", 32), *((part, width) for width in bits for part in parts)]
+    recipes = [without(part, width) for part, width in names[1:]]
+    return _measured(model, names, recipes, calibration, evaluation, False, progress)
+
+
+def _measured(
+    model: onnx.ModelProto,
+    names: Sequence[tuple[str, int]],
+    recipes: Sequence[Recipe],
+    calibration: Dataset,
+    evaluation: Dataset,
+    latency: bool,
+    progress: Progress,
+) -> list[Row]:
+    """A row for the float model and one for every recipe; ``names`` are of both, with bits."""
+    seconds = [0.0]
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        paths = [Path(folder) / "float.onnx"]
+        save_onnx(model, paths[0])
+        for recipe in recipes:
             result = convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress)
-            with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-                path = Path(folder) / "ablated.onnx"
-                result.save(path)
-                measured = evaluate([path], evaluation, latency=False, progress=progress).models[0]
-            yield _row(part, width, measured, result.seconds, None)
+            paths.append(Path(folder) / f"{len(paths)} {recipe.name}.onnx")
+            result.save(paths[-1])
+            seconds.append(result.seconds)
+        measured = evaluate(paths, evaluation, latency=latency, progress=progress).models
+    return [
+        _row(name, width, one, took, measured[0].latency_ms)
+        for (name, width), one, took in zip(names, measured, seconds, strict=True)
+    ]
 
 
-def _row(method: str, bits: int, measured: Measurement, seconds: float, faster: float | None) -> Row:
+def _row(method: str, bits: int, measured: Measurement, seconds: float, base: float | None) -> Row:
     if measured.top1 is None:
         raise ValueError(f"{measured.model}: the data have no labels")
+    faster = base / measured.latency_ms if base and measured.latency_ms else None
     error = 100 * (measured.top1_error or 0.0)
-    return Row(method, bits, 100 * measured.top1, error, measured.images, measured.bytes, faster, seconds)
+    return Row(
+        method, bits, 100 * measured.top1, error, measured.images, measured.sqnr_db, measured.bytes, faster, seconds
+    )
 
 
 def method_table(rows: Sequence[Row]) -> Table:
     """One line a file."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in ("method", "top-1", "size", "", "latency", "conversion"):
+    for column in ("method", "top-1", "SQNR", "size", "", "latency", "conversion"):
         table.add_column(column, justify="left" if column == "method" else "right")
     whole = rows[0].bytes
     for row in rows:
         faster = "" if row.faster is None or row.bits == 32 else f"{row.faster:.2f}x faster"
         smaller = "" if row.bits == 32 else f"{whole / row.bytes:.1f}x smaller"
         took = "" if row.bits == 32 else f"{row.seconds:.0f} s"
-        table.add_row(row.method, f"{row.top1:.2f} %", f"{row.bytes / 1e6:.2f} MB", smaller, faster, took)
+        top1, size = f"{row.top1:.2f} %", f"{row.bytes / 1e6:.2f} MB"
+        table.add_row(row.method, top1, _decibels(row), size, smaller, faster, took)
     return table
 
 
 def ablation_table(rows: Sequence[Row]) -> Table:
-    """One line a part, one column a number of bits."""
+    """One line a part, two columns a number of bits: accuracy and SQNR of the scores."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    widths = sorted({row.bits for row in rows}, reverse=True)
+    quantized = [row for row in rows if row.bits != 32]
+    widths = sorted({row.bits for row in quantized}, reverse=True)
     table.add_column("GPTQ without")
     for width in widths:
         table.add_column(f"W{width}A8", justify="right")
-    found = {(row.method, row.bits): row.top1 for row in rows}
-    for part in dict.fromkeys(row.method for row in rows):
-        table.add_row(part, *(f"{found[part, width]:.2f} %" for width in widths))
+        table.add_column("SQNR", justify="right")
+    found = {(row.method, row.bits): row for row in quantized}
+    for part in dict.fromkeys(row.method for row in quantized):
+        cells = [(f"{found[part, width].top1:.2f} %", _decibels(found[part, width])) for width in widths]
+        table.add_row(part, *(text for cell in cells for text in cell))
     return table
 
 
+def _decibels(row: Row) -> str:
+    return "" if row.sqnr_db is None else f"{row.sqnr_db:.1f} dB"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print both tables; 1 if the data are not there."""
+    """Print what was asked for; 1 if the data are not there."""
     parser = argparse.ArgumentParser(prog="benchmarks.road_signs", description="The road-sign study, by this tool.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="of table, ablation; default both")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--bits", type=int, nargs="+", default=list(ABLATED_BITS), help="of the ablation")
+    parts = (_NOTHING, *PARTS, _RANGES, _EVERYTHING)
+    parser.add_argument("--without", nargs="+", choices=parts, default=parts, help="of the ablation; default each")
     options = parser.parse_args(arguments)
+    for part in options.parts:
+        if part not in _PARTS_OF_THE_STUDY:
+            parser.error(f"no part is named {part!r}; there are: {', '.join(_PARTS_OF_THE_STUDY)}")
+    wanted = options.parts or _PARTS_OF_THE_STUDY
+    content: dict[str, Any] = {}
     try:
         model = ROAD_SIGNS.model()
         calibration, evaluation = ROAD_SIGNS.images(model, CALIBRATE)
-        with progress_bars() as progress:
-            table = methods(model, calibration, evaluation, progress)
-        show([method_table(table)])
-        with progress_bars() as progress:
-            parts = list(ablation(model, calibration, evaluation, progress, options.bits))
-        show([ablation_table(parts)])
+        if "table" in wanted:
+            with progress_bars() as progress:
+                rows = methods(model, calibration, evaluation, progress)
+            show([method_table(rows)])
+            print(_images(rows))
+            content["methods"] = [asdict(row) for row in rows]
+        if "ablation" in wanted:
+            with progress_bars() as progress:
+                rows = ablation(model, calibration, evaluation, progress, options.bits, options.without)
+            show([ablation_table(rows)])
+            print(_images(rows))
+            content["ablation"] = [asdict(row) for row in rows]
     except (ConvertError, MissingData) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    print(f"{len(evaluation):,} images, binomial error ±{table[0].error:.2f} points; {CALIBRATE} others calibrated")
     if options.json is not None:
-        content = {"methods": [asdict(row) for row in table], "ablation": [asdict(row) for row in parts]}
         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _images(rows: Sequence[Row]) -> str:
+    return f"{rows[0].images:,} images, binomial error ±{rows[0].error:.2f} points; {CALIBRATE} others calibrated"
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from converter.inputs import InputSpec
 from converter.preprocess import Preprocess
 from converter.sources import ArraySource
+from converter.user_code import user_code
 from passes.errors import DataError
 
 __all__ = ["array_source", "batch_arrays", "is_pair", "only_input", "spool"]
 
+_NO_MORE = object()
 _SPOOL_LIMIT = 64 * 2**30  # bytes; a callable that yields more most likely never ends
 
 
@@ -143,12 +145,11 @@ def _check_alike(name: str, place: int, part: ArraySource, first: ArraySource) -
 
 
 def _guarded(name: str, batches: Iterable[Any]) -> Iterator[Any]:
-    iterator = iter(batches)
+    with user_code(name, DataError):
+        iterator = iter(batches)
     while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
+        with user_code(name, DataError):
+            batch = next(iterator, _NO_MORE)
+        if batch is _NO_MORE:
             return
-        except Exception as error:  # the user's code may raise anything
-            raise DataError(f"{name}: raised {type(error).__name__}: {error}") from error
         yield batch

@@ -24,20 +24,22 @@ _ROWS_PER_INPUT, _FEWEST_ROWS, _MOST_ROWS = 256, 4096, 32768
 _MOST_VALUES, _LEAST_ROWS_PER_INPUT = 1 << 25, 8  # rows x inputs, so that a wide layer does not take minutes
 
 
-def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress) -> Stats:
-    """The statistics ``needs`` asks for, over all of ``data``.
+def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress, *, seed: int = 0) -> Stats:
+    """The statistics ``needs`` asks for, over all of ``data``; ``seed`` is of the positions drawn from each image.
 
     Raises:
         DataError: an activation is NaN or Inf; names the tensor.
     """
     layers = model.layers()
-    wanted = sorted(needs.histograms | {layers[name].input for name in needs.channels | needs.moments})
+    inputs = {layers[name].input for name in needs.channels | needs.moments}
+    wanted = sorted(needs.histograms | inputs | {name for name, _ in needs.tensors})
     histograms = {name: Histogram() for name in sorted(needs.histograms)}
     channels: dict[str, ChannelStatistics] = {}
+    others: dict[str, ChannelStatistics] = {}
     moments: dict[str, MomentsAccumulator] = {}
     proto = float_model(model.graph)
-    inputs = {value.name for value in proto.graph.input}
-    outputs = [name for name in wanted if name not in inputs]
+    fed = {value.name for value in proto.graph.input}
+    outputs = [name for name in wanted if name not in fed]
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
     session = open_session(proto) if outputs else None
@@ -48,12 +50,17 @@ def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress) -> 
         for name, histogram in histograms.items():
             _add_to_histogram(histogram, name, tensors[name][: batch.count])
         for name in sorted(needs.channels):
-            _add_to_channels(channels, layers[name], tensors[layers[name].input][: batch.count])
+            values = tensors[layers[name].input][: batch.count]
+            check_finite(layers[name].input, values)
+            _add_to_channels(channels, name, values, 1 if layers[name].kernel else values.ndim - 1)
+        for name, axis in sorted(needs.tensors):
+            check_finite(name, tensors[name][: batch.count])
+            _add_to_channels(others, name, tensors[name][: batch.count], axis)
         for name in sorted(needs.moments):
-            _add_to_moments(moments, layers[name], tensors, batch.count, len(data), done)
+            _add_to_moments(moments, layers[name], tensors, batch.count, len(data), (seed, done))
         done += batch.count
         progress("calibrating", done, len(data))
-    return Stats(histograms, channels, {name: value.moments() for name, value in moments.items()}, done)
+    return Stats(histograms, channels, {name: value.moments() for name, value in moments.items()}, others)
 
 
 def positions_per_image(k: int, images: int) -> int:
@@ -90,13 +97,11 @@ def _add_to_histogram(histogram: Histogram, name: str, values: NDArray[np.generi
     histogram.update(np.append(flat[::step], [flat.min(), flat.max()]))
 
 
-def _add_to_channels(channels: dict[str, ChannelStatistics], layer: Linear, values: NDArray[np.float32]) -> None:
-    check_finite(layer.input, values)
-    axis = 1 if layer.kernel else values.ndim - 1
+def _add_to_channels(channels: dict[str, ChannelStatistics], name: str, values: NDArray[np.float32], axis: int) -> None:
     rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
-    if layer.name not in channels:
-        channels[layer.name] = ChannelStatistics(rows.shape[1])
-    channels[layer.name].update(rows)
+    if name not in channels:
+        channels[name] = ChannelStatistics(rows.shape[1])
+    channels[name].update(rows)
 
 
 def _add_to_moments(
@@ -105,7 +110,7 @@ def _add_to_moments(
     tensors: Mapping[str, NDArray[np.float32]],
     count: int,
     images: int,
-    seed: int,
+    seed: tuple[int, int],
 ) -> None:
     values = tensors[layer.input][:count]
     check_finite(layer.input, values)

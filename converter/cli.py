@@ -5,43 +5,40 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from passes.errors import ConvertError
+from converter import options
+from converter.user_code import Terminated
+from passes.errors import ConvertError, UsageError
 
 if TYPE_CHECKING:
     from converter.preprocess import Preprocess
 
 __all__ = ["cli", "main"]
 
-_INTERRUPTED, _INTERRUPTED_CODE = "Interrupted; nothing was written", 130
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+_DEBUG = "converter.debug"
+_INTERRUPTED, _INTERRUPTED_CODE = "Interrupted", 130
 
 
-def _floats(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list of numbers such as 0.5,0.5,0.5") from error
+def _debug(context: click.Context, _: click.Parameter, given: bool) -> None:
+    context.find_root().meta[_DEBUG] = given or context.find_root().meta.get(_DEBUG, False)
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list of sizes such as 1,3,224,224") from error
-    if min(sizes) < 1:
-        raise click.BadParameter(f"{text!r} has a size below 1; write sizes such as 1,3,224,224")
-    return sizes
+_debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show the traceback of an error."
+)
 
 
 class _Commands(click.Group):
-    """Turns whatever a command raises into one line on stderr and an exit code."""
+    """Turns whatever a command raises into one line on stderr and an exit code; gives every command --debug."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        super().add_command(_debug_option(cmd), name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -54,7 +51,7 @@ class _Commands(click.Group):
         except Exception as error:
             if getattr(error, "errno", None) == errno.EPIPE:  # click ends quietly where the reader has gone
                 raise
-            if ctx.params.get("debug"):
+            if ctx.meta.get(_DEBUG):
                 traceback.print_exc()
             message = "; ".join(line.strip() for line in _describe(error).splitlines() if line.strip())
             click.echo(f"Error: {message}", err=True)
@@ -71,47 +68,16 @@ def _describe(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error}; this is a bug: run again with --debug"
 
 
-def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    """Several options as one decorator, in the order in which --help shows them."""
-
-    def decorate(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_FILE = click.Path(path_type=Path)
-_output = click.option("-o", "--output", type=_FILE, required=True, metavar="OUT.onnx", help="File to write.")
-_torch = _options(
-    click.option("--weights", type=_FILE, metavar="FILE", help=".safetensors, .npz or .pt for FILE.py:FACTORY."),
-    click.option("--input-shape", type=_shape, metavar="1,3,224,224", help="Of FILE.py:FACTORY, with the batch."),
-)
-_images = _options(
-    click.option("--mean", type=_floats, metavar="a,b,c", help="Subtracted from uint8 images, on the 0..1 scale."),
-    click.option("--std", type=_floats, metavar="a,b,c", help="Divides them, on the 0..1 scale."),
-    click.option("--resize", type=click.IntRange(min=1), metavar="N", help="Their shorter side becomes N pixels."),
-    click.option("--crop", type=click.IntRange(min=1), metavar="N", help="Their N x N centre is used."),
-)
-_limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
-_data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
-_quiet = click.option(
-    "--quiet", is_flag=True, help="Print less: no progress bars, and one line from convert and export."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@_debug_option
 @click.version_option(package_name="convert-onnx", prog_name="convert-onnx", message="%(prog)s %(version)s")
-def cli(debug: bool) -> None:
+def cli() -> None:
     """Turn a PyTorch CNN or an ONNX file into a small, fast, accurate quantized ONNX model."""
 
 
 @cli.command()
 @click.argument("model")
-@_output
+@options.output
 @click.option("--recipe", default="int8", show_default=True, metavar="NAME|FILE.toml", help="See `recipes`.")
 @click.option("--target", default="cpu", show_default=True, metavar="NAME", help="See `targets`.")
 @click.option("--calibration", metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
@@ -119,11 +85,17 @@ def cli(debug: bool) -> None:
     "--limit", type=click.IntRange(min=1), metavar="N", help="Calibration images used; 512 unless the recipe says."
 )
 @click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
-@_torch
-@_images
-@click.option("--report", type=_FILE, metavar="FILE", help="Also write a .json or .html report.")
+@options.torch
+@options.images
+@click.option(
+    "--report",
+    type=options.FILE,
+    multiple=True,
+    metavar="FILE",
+    help="Also write a .json or .html report; may be repeated.",
+)
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything drawn at random.")
-@_quiet
+@options.quiet
 def convert(
     model: str,
     output: Path,
@@ -134,7 +106,7 @@ def convert(
     evaluation: str | None,
     weights: Path | None,
     input_shape: tuple[int, ...] | None,
-    report: Path | None,
+    report: tuple[Path, ...],
     seed: int | None,
     quiet: bool,
     **images: Any,
@@ -146,18 +118,26 @@ def convert(
     from converter.convert import convert as quantize
     from converter.evaluate import model_bytes
     from converter.open import is_factory
+    from converter.outputs import check_outputs, same_file
     from converter.report import table
-    from converter.report.files import prepare_report, write_report
+    from converter.report.files import check_suffix, write_report
     from converter.report.progress import progress_bars
-    from converter.save import prepare_output
 
-    if _same(model, str(output)):
-        raise click.UsageError(f"-o {output} is the model itself; give another name")
-    prepare_output(output)
-    if report is not None:
-        prepare_report(report)
-    if evaluation is not None and calibration is not None and _same(evaluation, calibration):
+    for path in report:
+        check_suffix(path)
+    check_outputs(
+        [("-o", output), *(("--report", path) for path in report)],
+        [
+            ("MODEL", model),
+            ("--calibration", calibration),
+            ("--evaluate", evaluation),
+            ("--weights", weights),
+            ("--recipe", recipe),
+        ],
+    )
+    if evaluation is not None and calibration is not None and same_file(evaluation, calibration):
         _warn(f"{evaluation} calibrates and evaluates: the accuracy shown is not that on unseen images")
+    _state_shape([model], input_shape)
     with progress_bars(quiet=quiet) as progress:
         result = quantize(
             model,
@@ -171,42 +151,55 @@ def convert(
             limit=limit,
             seed=seed,
             progress=progress,
+            warn=_warn,
         )
         before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
         result.save(output)
     after = model_bytes(output)
-    tables = [table.before_after_table(result, before, after), table.weights_table(result.layers)]
-    left = table.float_layers_table(result.layers)
-    tables += [] if left is None else [left]
-    if report is not None:
-        files = {"model": model, "output": str(output), "bytes": {"before": before, "after": after}}
-        title = f"{model} -> {output} ({result.recipe.name}, {target})"
-        write_report(report, title, files | result.to_json(), [*tables, table.layers_table(result.layers)])
+    tables = table.conversion_tables(result, before, after)
     if not quiet:
         table.show(tables)
-    where = "" if report is None else f", report {report}"
-    click.echo(f"Wrote {output} ({result.recipe.name}, {target}){where} in {result.seconds:.1f} s")
+    elif result.metrics is not None:
+        table.show(tables[:1])
+    click.echo(f"Wrote {output} ({result.recipe.name}, {target}) in {result.seconds:.1f} s")
+    files = {"model": model, "output": str(output), "bytes": {"before": before, "after": after}}
+    title = f"{model} -> {output} ({result.recipe.name}, {target})"
+    for path in report:
+        write_report(path, title, files | result.to_json(), [*tables, table.layers_table(result)])
+        click.echo(f"Wrote {path}")
 
 
 @cli.command()
 @click.argument("model", metavar="FILE.py:FACTORY")
-@_output
-@_torch
-@_quiet
-def export(model: str, output: Path, weights: Path | None, input_shape: tuple[int, ...] | None, quiet: bool) -> None:
+@options.output
+@options.torch
+@options.images
+@options.quiet
+def export(
+    model: str, output: Path, weights: Path | None, input_shape: tuple[int, ...] | None, quiet: bool, **images: Any
+) -> None:
     """Write a PyTorch model as float ONNX.
 
-    FACTORY, or FACTORY(name=value), returns the torch.nn.Module.
+    FACTORY, or FACTORY(name=value), returns the torch.nn.Module. The preprocessing of its images goes into the file.
     """
     from converter.evaluate import model_bytes
     from converter.export import export as export_module
     from converter.factory import load_module
+    from converter.inputs import input_specs
     from converter.open import DEFAULT_INPUT_SHAPE
+    from converter.outputs import check_outputs
+    from converter.preprocess import store_preprocess
+    from converter.preprocess_use import check_channels
     from converter.report.table import size
-    from converter.save import prepare_output, save_onnx
+    from converter.save import save_onnx
 
-    prepare_output(output)
+    check_outputs([("-o", output)], [("MODEL", model), ("--weights", weights)])
+    preprocess = _preprocess(**images)
+    _state_shape([model], input_shape)
     exported = export_module(load_module(model, weights), input_shape or DEFAULT_INPUT_SHAPE)
+    if any(images.values()):
+        check_channels(preprocess, input_specs(exported.model))
+        store_preprocess(exported.model, preprocess)
     save_onnx(exported.model, output)
     if not quiet:
         click.echo(f"Parity: {exported.parity}")
@@ -215,24 +208,43 @@ def export(model: str, output: Path, weights: Path | None, input_shape: tuple[in
 
 @cli.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@_data
-@_json
-@_limit
-@_images
-@_quiet
-def evaluate(models: tuple[str, ...], data: str, as_json: bool, limit: int | None, quiet: bool, **images: Any) -> None:
+@options.data
+@options.json
+@options.limit
+@options.torch
+@options.images
+@options.quiet
+def evaluate(
+    models: tuple[str, ...],
+    data: str,
+    as_json: bool,
+    limit: int | None,
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+    quiet: bool,
+    **images: Any,
+) -> None:
     """Accuracy, size and latency, side by side.
 
-    The first MODEL is the reference. Preprocessing comes from the files' metadata; options go before it.
+    A MODEL is an .onnx file or FILE.py:FACTORY; the first is the reference. Preprocessing comes from
+    the files' metadata; options go before it.
     """
     from converter.evaluate import evaluate as measure
     from converter.measured import load_for
+    from converter.open import model_files, suggesting_shape
+    from converter.preprocess_use import unscaled
     from converter.report import table
     from converter.report.progress import progress_bars
 
-    dataset = load_for(models, data, _preprocess(**images), limit)
-    with progress_bars(quiet=quiet) as progress:
-        evaluation = measure([Path(model) for model in models], dataset, progress=progress)
+    preprocess = _preprocess(**images)
+    shape = _state_shape(models, input_shape)
+    with model_files(models, weights=weights, input_shape=input_shape) as files:
+        with suggesting_shape(shape):
+            dataset = load_for(files, data, preprocess, limit)
+        _warn(unscaled(dataset))
+        with progress_bars(quiet=quiet) as progress:
+            names = [file.name for file in files]
+            evaluation = measure([file.path for file in files], dataset, names=names, progress=progress)
     if as_json:
         _print_json(evaluation.to_json())
     else:
@@ -242,41 +254,63 @@ def evaluate(models: tuple[str, ...], data: str, as_json: bool, limit: int | Non
 @cli.command()
 @click.argument("reference")
 @click.argument("model")
-@_data
-@_json
-@_limit
-@_images
-@_quiet
+@options.data
+@options.json
+@options.limit
+@options.torch
+@options.images
+@options.quiet
 def compare(
-    reference: str, model: str, data: str, as_json: bool, limit: int | None, quiet: bool, **images: Any
+    reference: str,
+    model: str,
+    data: str,
+    as_json: bool,
+    limit: int | None,
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+    quiet: bool,
+    **images: Any,
 ) -> None:
-    """Errors of MODEL against REFERENCE, by layer."""
+    """Errors of MODEL against REFERENCE, by layer; both are .onnx files or FILE.py:FACTORY."""
     from converter.compare import compare as measure
     from converter.measured import load_for
+    from converter.open import model_files, suggesting_shape
+    from converter.preprocess_use import unscaled
     from converter.report import table
     from converter.report.progress import progress_bars
 
-    dataset = load_for((reference, model), data, _preprocess(**images), limit)
-    with progress_bars(quiet=quiet) as progress:
-        comparison = measure(Path(reference), Path(model), dataset, progress=progress)
+    preprocess = _preprocess(**images)
+    shape = _state_shape((reference, model), input_shape)
+    with model_files((reference, model), weights=weights, input_shape=input_shape) as files:
+        with suggesting_shape(shape):
+            dataset = load_for(files, data, preprocess, limit)
+        _warn(unscaled(dataset))
+        with progress_bars(quiet=quiet) as progress:
+            first, second = files
+            names = (first.name, second.name)
+            comparison = measure(first.path, second.path, dataset, names=names, progress=progress)
     if as_json:
         _print_json(comparison.to_json())
     else:
-        table.show(table.comparison_tables(comparison))
+        table.show(table.comparison_tables(comparison, dataset.preprocess))
 
 
 @cli.command()
 @click.argument("model")
-@_json
-def inspect(model: str, as_json: bool) -> None:
-    """What is in an .onnx file, by layer.
+@options.json
+@options.torch
+def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[int, ...] | None) -> None:
+    """What is in an .onnx file, or in the export of FILE.py:FACTORY, by layer.
 
     Bits, storage, bytes, and whether onnxruntime runs the layer on integers; if not, why.
     """
     from converter.inspect import inspect_model
+    from converter.open import model_files
     from converter.report import table
 
-    inspection = inspect_model(model)
+    _state_shape([model], input_shape)
+    with model_files([model], weights=weights, input_shape=input_shape) as files:
+        inspection = inspect_model(files[0].path, files[0].name)
     if as_json:
         _print_json(inspection.to_json())
     else:
@@ -287,11 +321,12 @@ def inspect(model: str, as_json: bool) -> None:
 @click.option("--show", "name", metavar="NAME", help="Print one recipe as TOML, every field spelled out.")
 def recipes(name: str | None) -> None:
     """What there is for `convert --recipe`."""
-    from converter.recipe import RECIPES, dump_recipe, find_recipe
+    from converter.recipe import RECIPES, find_recipe
+    from converter.recipe_text import spell_out
     from converter.report import table
 
     if name is not None:
-        click.echo(dump_recipe(find_recipe(name)), nl=False)
+        click.echo(spell_out(find_recipe(name)), nl=False)
     else:
         table.show([table.recipes_table(RECIPES)])
 
@@ -310,24 +345,33 @@ def _preprocess(
 ) -> "Preprocess":
     from converter.preprocess import Preprocess
 
-    return Preprocess(mean=mean, std=std, resize=resize, crop=crop)
+    try:
+        return Preprocess(mean=mean, std=std, resize=resize, crop=crop)
+    except ConvertError as error:
+        raise UsageError(str(error)) from error
 
 
-def _same(first: str, second: str) -> bool:
-    return first == second or Path(first).resolve() == Path(second).resolve()
+def _state_shape(models: Sequence[str], input_shape: tuple[int, ...] | None) -> str:
+    """Say which input shape is assumed where one is needed and was not given; returns it."""
+    from converter.open import assumed_shape
+
+    shape = assumed_shape(models, input_shape)
+    _warn(shape and f"inputs are assumed to be {shape}; --input-shape gives another")
+    return shape
 
 
 def _warn(message: str) -> None:
-    click.echo(f"Warning: {message}", err=True)
+    if message:
+        click.echo(f"Warning: {message}", err=True)
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    click.echo(json.dumps(content, indent=2))
+    click.echo(json.dumps(content, indent=2, allow_nan=False))
 
 
 def _leave(number: int, _: FrameType | None) -> None:
     """SIGTERM unwinds the stack, so that temporary files go."""
-    raise SystemExit(128 + number)
+    raise Terminated(128 + number)
 
 
 def main() -> None:

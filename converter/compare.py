@@ -1,13 +1,12 @@
 """Where a quantized model goes wrong: the SQNR of every tensor that it shares with its float reference.
 
-The emitters write activation `T` of the reference as `T -> T_quantize -> T_quantized -> T_dequantize -> T_dequantized`.
-So `T` is matched with `T_dequantized`, which carries the rounding of the activation too, or else with a tensor that is
+Quantizing an activation `T` makes `T -> QuantizeLinear -> DequantizeLinear`, whatever those two call what they write.
+So `T` is matched with what comes out, which carries the rounding of the activation too, or else with a tensor that is
 still called `T`. A tensor absorbed by a fusion (the output of a Conv before its Relu) has no match and is listed so.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.data import Batch, Dataset
+from converter.json_values import finite
+from converter.load import read_whole_onnx
 from converter.runner import Runner, class_scores
 from converter.runtime import Progress
 from passes.errors import ModelError
@@ -24,7 +25,6 @@ from passes.numerics.error import SqnrSum
 __all__ = ["Comparison", "LayerError", "compare"]
 
 _BATCH = 4  # every activation of two models is alive at once
-_DEQUANTIZED = "_dequantized"
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
@@ -58,18 +58,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The same as values JSON can hold: an infinite SQNR (no difference at all) becomes null."""
-        return {
-            "reference": self.reference,
-            "model": self.model,
-            "images": self.images,
-            "agreement": self.agreement,
-            "sqnr_db": _json_number(self.sqnr_db),
-            "layers": [
-                {"layer": row.layer, "op": row.op, "tensor": row.tensor, "sqnr_db": _json_number(row.sqnr_db)}
-                for row in self.layers
-            ],
-            "unmatched": list(self.unmatched),
-        }
+        values: dict[str, Any] = finite(asdict(self))
+        return values
 
 
 @dataclass(frozen=True)
@@ -81,21 +71,27 @@ class _Match:
 
 
 def compare(
-    reference: onnx.ModelProto | Path, model: Path, data: Dataset, *, progress: Progress | None = None
+    reference: onnx.ModelProto | Path,
+    model: Path,
+    data: Dataset,
+    *,
+    names: tuple[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
-    """Run both models on all of `data`, with every tensor they share as an extra output.
+    """Run both models on all of `data`, with every tensor they share as an extra output; `names` are theirs.
 
     End-to-end figures come from the model file as it is: extra outputs can keep onnxruntime from fusing.
 
     Raises ModelError, naming the model, for one that cannot be loaded or run, or that has outputs of another shape.
     """
     float_name = "reference" if isinstance(reference, onnx.ModelProto) else str(reference)
-    float_model, other_model = _load(reference, float_name), _load(model, str(model))
+    float_name, name = (float_name, str(model)) if names is None else names
+    float_model, other_model = _load(reference), _load(model)
     matches, unmatched = _match(float_model.graph, other_model.graph)
     expected = _Tap(float_model, float_name, [match.tensor for match in matches])
-    found = _Tap(other_model, str(model), [match.other for match in matches])
+    found = _Tap(other_model, name, [match.other for match in matches])
     matches = [match for match in matches if match.tensor in expected.floats and match.other in found.floats]
-    deployed = Runner(model, str(model))
+    deployed = Runner(model, name)
 
     sums = {match.tensor: SqnrSum() for match in matches}
     total, agreed, classifier, done = SqnrSum(), 0, True, 0
@@ -104,7 +100,7 @@ def compare(
         given = deployed.run(batch.feeds, batch.count)[0]
         if wanted.shape != given.shape:
             raise ModelError(
-                f"{model}: first output is {list(given.shape)}, {float_name} gives {list(wanted.shape)}; "
+                f"{name}: first output is {list(given.shape)}, {float_name} gives {list(wanted.shape)}; "
                 "compare models of one kind"
             )
         total.update(wanted, given)
@@ -131,7 +127,7 @@ def compare(
     )
     unmatched += [match.tensor for match in matches if match.tensor not in sums]
     agreement = agreed / done if classifier else None
-    return Comparison(float_name, str(model), done, layers, tuple(unmatched), agreement, total.db)
+    return Comparison(float_name, name, done, layers, tuple(unmatched), agreement, total.db)
 
 
 class _Tap:
@@ -158,17 +154,12 @@ class _Tap:
         return outputs[0], tensors | {name: feeds[name][: batch.count] for name in self._inputs}
 
 
-def _load(model: onnx.ModelProto | Path, name: str) -> onnx.ModelProto:
+def _load(model: onnx.ModelProto | Path) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         return copy
-    if not model.is_file():
-        raise ModelError(f"{name}: no such model file; check the path")
-    try:
-        return onnx.load(model)
-    except Exception as error:  # protobuf and the external data loader raise several types
-        raise ModelError(f"{name}: cannot be read as ONNX; export or download it again") from error
+    return read_whole_onnx(model)
 
 
 def _match(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[list[_Match], list[str]]:
@@ -177,9 +168,10 @@ def _match(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[list[_Ma
     Constants, and what is computed from constants alone, are left out.
     """
     there = {name for node in other.node for name in node.output if name}
+    rounded = _dequantized(other)
     fixed = {tensor.name for tensor in reference.initializer}
     live = [value.name for value in reference.input if value.name not in fixed]
-    matches = [_Match(name, "Input", name, name + _DEQUANTIZED) for name in live if name + _DEQUANTIZED in there]
+    matches = [_Match(name, "Input", name, rounded[name]) for name in live if name in rounded]
     unmatched = []
     reached = set(live)
     for node in reference.node:
@@ -187,13 +179,18 @@ def _match(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[list[_Ma
             continue
         for tensor in filter(None, node.output):
             reached.add(tensor)
-            name = next((name for name in (tensor + _DEQUANTIZED, tensor) if name in there), None)
-            if name is None:
-                unmatched.append(tensor)
+            if tensor in there:
+                matches.append(_Match(node.name or tensor, node.op_type, tensor, rounded.get(tensor, tensor)))
             else:
-                matches.append(_Match(node.name or tensor, node.op_type, tensor, name))
+                unmatched.append(tensor)
     return matches, unmatched
 
 
-def _json_number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _dequantized(graph: onnx.GraphProto) -> dict[str, str]:
+    """By float tensor: what a DequantizeLinear makes of the codes that a QuantizeLinear made of it."""
+    sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    found: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in sources:
+            found.setdefault(sources[node.input[0]], node.output[0])
+    return found

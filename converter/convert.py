@@ -1,10 +1,9 @@
 """From a float model to a quantized one: load -> [calibrate -> pass -> check]* -> emit -> evaluate."""
 
 import dataclasses
-import importlib.metadata
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,35 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from converter.calibrate import calibrate
-from converter.data import Dataset, Preprocess, input_specs, load_data
+from converter.conversion_data import open_data, require_calibration
+from converter.correct import correct_layers
+from converter.data import Dataset, Preprocess, stored_preprocess
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
 from converter.learn import learn_rounding
-from converter.open import open_model
+from converter.open import assumed_shape, open_model, suggesting_shape
 from converter.recipe import Pass, Recipe, find_recipe
-from converter.result import Result, layer_reports, stamp
+from converter.result import Result, layer_reports, stamp, versions
 from converter.runtime import Progress
+from converter.save import write_onnx
+from converter.stored_weights import Tensors
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET, solve_layers
-from passes.base import LayerPass, Model, PassReport, Stats
+from passes.base import CorrectionPass, LayerPass, Model, PassReport, Stats
 from passes.check import check
-from passes.errors import DataError
+from passes.errors import ModelError
 from passes.learned_rounding import LearnedRounding
+from passes.linear import LINEAR_OPS
 
 __all__ = ["convert"]
 
 
 def silent(what: str, done: int, total: int) -> None:
     """Progress that is not shown."""
+
+
+def unheard(warning: str) -> None:
+    """A warning that nobody asked for."""
 
 
 def convert(
@@ -48,6 +56,7 @@ def convert(
     seed: int | None = None,
     memory_budget: int = DEFAULT_BUDGET,
     progress: Progress = silent,
+    warn: Callable[[str], None] = unheard,
 ) -> Result:
     """Quantize a model.
 
@@ -59,87 +68,80 @@ def convert(
         evaluation: data to measure the result on, in the same forms as ``calibration``.
         weights: file of weights for a torch factory.
         input_shape: of a torch model's input, with the batch; (1, 3, 224, 224) if not given.
-        preprocess: for uint8 data; goes before the recipe's.
+        preprocess: for uint8 data; goes before the recipe's, and that before what the model's metadata say.
         limit: calibration images used; goes before the recipe's.
         seed: of everything drawn at random; goes before the recipe's.
         memory_budget: bytes of activations the walk holds in memory before it uses files.
         progress: called as work goes on.
+        warn: called with what the caller should know and may not have meant.
 
     Raises:
         ConvertError: anything a user can mend; the message says how.
     """
     started = time.perf_counter()
-    plan = _with_overrides(find_recipe(recipe), preprocess, limit, seed)
+    plan = find_recipe(recipe)
     rules = find_target(target).rules
+    require_calibration(calibration, plan)
     source = open_model(model, weights=weights, input_shape=input_shape)
-    data = _calibration(calibration, source, plan)
-    unseen = _evaluation(evaluation, source, plan)
+    _refuse_without_layers(source)
+    plan = _with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
+    with suggesting_shape(assumed_shape([model], input_shape)):
+        data, unseen = open_data(calibration, evaluation, source, plan, preprocess, warn)
 
     work = Model(gs.import_onnx(source), rules)
     reports = []
     for step in plan.passes:
-        reports.append(_run(step, work, data, memory_budget, progress))
+        reports.append(_run(step, work, data, memory_budget, plan.seed, progress))
         check(work, step.name)
 
     quantized = emit(work, plan.storage)
-    layers = layer_reports(work, reports)
-    stamp(quantized, plan, layers, _facts(target, data))
+    layers = layer_reports(work, reports, plan.storage)
+    calibrated = None if data is None else data.describe()
+    stamp(quantized, plan, layers, {"target": target, "calibration": calibrated, "versions": versions()})
     metrics = None if unseen is None else _measure(source, quantized, unseen, plan.name, progress)
     seconds = time.perf_counter() - started
-    return Result(quantized, source, plan, target, layers, tuple(reports), metrics, seconds)
+    return Result(quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds)
 
 
-def _run(step: Pass, model: Model, data: Dataset | None, budget: int, progress: Progress) -> PassReport:
+def _refuse_without_layers(model: onnx.ModelProto) -> None:
+    found = sorted({node.op_type for node in Tensors.of(model.graph).nodes})
+    if not LINEAR_OPS.intersection(found):
+        raise ModelError(
+            f"nothing to quantize: the model has no {', '.join(sorted(LINEAR_OPS))}, only {', '.join(found)}; "
+            "give the model that holds the layers"
+        )
+
+
+def _run(step: Pass, model: Model, data: Dataset | None, budget: int, seed: int, progress: Progress) -> PassReport:
     """One pass, with the statistics it asks for."""
     if isinstance(step, LayerPass):
-        return solve_layers(model, step, data, progress, budget=budget)
+        return solve_layers(model, step, data, progress, budget=budget, seed=seed)
+    if isinstance(step, CorrectionPass):
+        return correct_layers(model, step, data, progress, budget=budget, seed=seed)
     if isinstance(step, LearnedRounding):
-        return learn_rounding(model, step, data, progress, budget=budget)
+        return learn_rounding(model, step, data, progress, budget=budget, seed=seed)
     started = time.perf_counter()
     needs = step.needs(model)
-    stats = calibrate(model, needs, data, progress) if needs and data is not None else Stats()
+    stats = calibrate(model, needs, data, progress, seed=seed) if needs and data is not None else Stats()
     return dataclasses.replace(step.apply(model, stats), seconds=time.perf_counter() - started)
 
 
-def _with_overrides(recipe: Recipe, preprocess: Preprocess, limit: int | None, seed: int | None) -> Recipe:
+def _with_overrides(
+    recipe: Recipe, stored: Preprocess, preprocess: Preprocess, limit: int | None, seed: int | None
+) -> Recipe:
     return dataclasses.replace(
         recipe,
-        preprocess=recipe.preprocess.merge(preprocess),
+        preprocess=stored.merge(recipe.preprocess).merge(preprocess),
         limit=recipe.limit if limit is None else limit,
         seed=recipe.seed if seed is None else seed,
     )
-
-
-def _calibration(spec: Any, model: onnx.ModelProto, recipe: Recipe) -> Dataset | None:
-    if spec is None:
-        if recipe.needs_calibration:
-            raise DataError(f"recipe {recipe.name!r} needs calibration data; use --calibration with images or an .npz")
-        return None
-    if isinstance(spec, Dataset):
-        return spec.limit(recipe.limit, recipe.seed)
-    return load_data(spec, input_specs(model), preprocess=recipe.preprocess, limit=recipe.limit, seed=recipe.seed)
-
-
-def _evaluation(spec: Any, model: onnx.ModelProto, recipe: Recipe) -> Dataset | None:
-    if spec is None or isinstance(spec, Dataset):
-        return spec
-    return load_data(spec, input_specs(model), preprocess=recipe.preprocess)
 
 
 def _measure(
     reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
 ) -> Evaluation:
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-        paths = [Path(folder) / "float.onnx", Path(folder) / f"{name}.onnx"]
+        paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
         for model, path in zip((reference, quantized), paths, strict=True):
-            onnx.save(model, path, save_as_external_data=model.ByteSize() > 2**31 - 2**24)
-        return evaluate(paths, data, progress=progress)
-
-
-def _facts(target: str, data: Dataset | None) -> dict[str, Any]:
-    packages = ("convert-onnx", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
-    return {
-        "target": target,
-        "calibration": None if data is None else data.describe(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
+            write_onnx(model, path)
+        return evaluate(paths, data, names=["float", name], progress=progress)

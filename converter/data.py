@@ -9,8 +9,9 @@ spooled to an unnamed temporary file, so that data can be walked any number of t
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 
 from converter.batches import array_source, batch_arrays, is_pair, only_input, spool
 from converter.inputs import InputSpec, input_specs, static_batch
+from converter.labels import Classes, check_labels
 from converter.preprocess import METADATA_KEY, Preprocess, stored_preprocess
-from converter.pyfile import load_name
+from converter.pyfile import call, functions_of, load_name, parse_spec
 from converter.sources import ArraySource, FolderSource, Rows, Source
-from passes.errors import DataError
+from passes.errors import DataError, UsageError
 
 __all__ = [
     "METADATA_KEY",
@@ -70,6 +72,16 @@ class Dataset:
     def labels(self) -> NDArray[np.int64] | None:
         """One label a row, [len(self)], or None."""
         return self._rows.labels
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """How images become tensors; None where the data are what the model takes."""
+        return self._rows.preprocess if self._rows.images else None
+
+    @property
+    def takes_floats(self) -> bool:
+        """Whether any of the model's inputs is of a float type."""
+        return any(np.issubdtype(spec.dtype, np.floating) for spec in self.inputs)
 
     @property
     def static_batch(self) -> int | None:
@@ -123,9 +135,14 @@ class Dataset:
         return self._rows.digest()
 
     def describe(self) -> dict[str, Any]:
-        """Source, number of images, whether there are labels, and digest, ready for JSON."""
-        labelled = self.labels is not None
-        return {"source": self.source, "images": len(self), "labels": labelled, "sha256": self.digest()}
+        """Source, number of images, whether there are labels, digest and preprocessing, ready for JSON."""
+        return {
+            "source": self.source,
+            "images": len(self),
+            "labels": self.labels is not None,
+            "sha256": self.digest(),
+            "preprocess": None if self.preprocess is None else asdict(self.preprocess),
+        }
 
 
 def load_data(
@@ -135,16 +152,19 @@ def load_data(
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
     limit: int | None = None,
     seed: int = 0,
+    classes: Classes | None = None,
 ) -> Dataset:
     """The data that `spec` names, checked against what the model's `inputs` take.
 
     spec    "FILE.npz"            `x`: uint8 [n, h, w, c], preprocessed; or of the model's own dtype and shape, taken as
                                   it is. `y`: integer labels [n], optional. One array per input name for several inputs
             "FOLDER"              images, recursively; class folders give labels (see FolderSource)
-            "FILE.py:CALLABLE"    gives batches: array, (array, labels), or {input name: array} (a `y` in it: labels)
+            "FILE.py:CALLABLE"    or FILE.py:CALLABLE(name=literal), gives batches: array, (array, labels), or
+                                  {input name: array} (a `y` in it: labels)
             in memory             an array, (array, labels), {name: array}, a callable, or an iterable of batches
     limit   number of images to use, see `Dataset.limit`; batches of a callable or iterable are read up to it and no
             further, so that it may be endless
+    classes what the labels are checked against
 
     Raises DataError, in one line with the offending value and the next step, for whatever cannot be used.
     """
@@ -157,6 +177,7 @@ def load_data(
         name, rows = str(spec), _from_path(str(spec), inputs, preprocess, limit)
     else:
         name, rows = "data", _from_memory("data", spec, inputs, preprocess, limit)
+    check_labels(name, rows.labels, classes, rows.files if isinstance(rows, FolderSource) else None)
     if limit is not None and limit < len(rows):
         rows = rows.take(_spread(len(rows), limit, seed))
     rows.check()
@@ -174,17 +195,22 @@ def _spread(total: int, n: int, seed: int) -> Rows:
 
 def _from_path(name: str, inputs: tuple[InputSpec, ...], preprocess: Preprocess, limit: int | None) -> Source:
     path = Path(name)
-    file, colon, attribute = name.rpartition(":")
-    if colon and file.endswith(".py"):
-        with load_name(Path(file), attribute, DataError) as found:
-            return _from_memory(name, found, inputs, preprocess, limit)
+    if ".py:" in name:
+        spec = parse_spec(name, "FILE.py:CALLABLE or FILE.py:CALLABLE(name=value)")
+        with load_name(spec.path, spec.name, DataError) as found:
+            if spec.arguments and not callable(found):
+                raise UsageError(f"{spec} is {type(found).__name__}, which takes no arguments")
+            return _from_memory(name, found, inputs, preprocess, limit, spec.arguments)
     if not path.exists():
         raise DataError(f"{name}: no such file or folder; give an .npz file, a folder of images or FILE.py:CALLABLE")
     if path.is_dir():
         return FolderSource.scan(path, only_input(inputs, f"{name}: a folder of images"), preprocess)
     if path.suffix == ".npz":
         return array_source(name, _read_npz(path, inputs), inputs, preprocess)
-    hint = f"name the callable: {name}:CALLABLE" if path.suffix == ".py" else "use an .npz file or a folder of images"
+    if path.suffix == ".py":
+        named = ", ".join(f"{name}:{function}" for function in functions_of(path)) or f"{name}:CALLABLE"
+        raise UsageError(f"{name}: data are what a callable in it yields; name the callable: {named}")
+    hint = "use an .npz file or a folder of images"
     raise DataError(f"{name}: data cannot be read from a '{path.suffix}' file; {hint}")
 
 
@@ -202,13 +228,15 @@ def _read_npz(path: Path, inputs: tuple[InputSpec, ...]) -> dict[str, NDArray[An
 
 
 def _from_memory(
-    name: str, data: Any, inputs: tuple[InputSpec, ...], preprocess: Preprocess, limit: int | None
+    name: str,
+    data: Any,
+    inputs: tuple[InputSpec, ...],
+    preprocess: Preprocess,
+    limit: int | None,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> Source:
     if callable(data) and not hasattr(data, "__array__"):
-        try:
-            data = data()
-        except Exception as error:  # the user's code may raise anything
-            raise DataError(f"{name}: raised {type(error).__name__}: {error}") from error
+        data = call(data, arguments, name, DataError)
     if isinstance(data, np.ndarray | Mapping) or is_pair(data):
         return array_source(name, batch_arrays(name, data, inputs), inputs, preprocess)
     if not isinstance(data, Iterable):

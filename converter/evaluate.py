@@ -8,7 +8,7 @@ grow with the number of images.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,14 @@ from numpy.typing import NDArray
 
 from converter.compare import Comparison, LayerError, compare
 from converter.data import Dataset
-from converter.latency import latencies_ms, latency_ratio
+from converter.json_values import finite
+from converter.labels import Classes, check_labels
+from converter.latency import BATCH, THREADS, latencies_ms
+from converter.load import read_onnx
+from converter.protobuf import all_tensors
 from converter.runner import Runner, class_scores
 from converter.runtime import Progress
-from passes.errors import DataError, ModelError
+from passes.errors import ModelError
 from passes.numerics.error import SqnrSum
 
 __all__ = [
@@ -32,7 +36,6 @@ __all__ = [
     "Measurement",
     "compare",
     "evaluate",
-    "latency_ratio",
     "model_bytes",
 ]
 
@@ -74,8 +77,9 @@ class Evaluation:
     models: tuple[Measurement, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """{"data": {...}, "models": [{...}]}, as JSON can hold it: an infinite SQNR (no difference) becomes null."""
-        return {"data": self.data, "models": [_finite(asdict(model)) for model in self.models]}
+        """{"data": {...}, "latency": {...}, "models": [{...}]}; an infinite SQNR (no difference) becomes null."""
+        latency = {"batch": BATCH, "threads": THREADS}
+        return {"data": self.data, "latency": latency, "models": [finite(asdict(model)) for model in self.models]}
 
 
 class _Tally:
@@ -88,10 +92,16 @@ class _Tally:
 
 
 def evaluate(
-    models: Sequence[Path], data: Dataset, *, latency: bool = True, progress: Progress | None = None
+    models: Sequence[Path],
+    data: Dataset,
+    *,
+    names: Sequence[str] | None = None,
+    latency: bool = True,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Measure every model on all of `data`; the first is the reference.
 
+    names      what the models are called; their paths by default
     latency    also time them, interleaved (see converter.latency)
     progress   called with "evaluating", images done, images in all
 
@@ -101,16 +111,17 @@ def evaluate(
     paths = [Path(model) for model in models]
     if not paths:
         raise ModelError("no models to evaluate; give at least one .onnx file")
+    called = [str(path) for path in paths] if names is None else names
     sizes = [model_bytes(path) for path in paths]
     tallies = [_Tally() for _ in paths]
-    _stream([Runner(path, str(path)) for path in paths], tallies, data, progress)
+    _stream([Runner(path, name) for path, name in zip(paths, called, strict=True)], tallies, data, progress)
     times: Sequence[float | None] = [None] * len(paths)
     if latency:
-        times = latencies_ms(paths, next(data.batches(1)).feeds)
+        times = latencies_ms(paths, next(data.batches(1)).feeds, names=called)
     count = len(data)
     measured = [
         Measurement(
-            model=str(path),
+            model=name,
             bytes=size,
             images=count,
             top1=tally.correct / count if tally.classifier and data.labels is not None else None,
@@ -119,22 +130,17 @@ def evaluate(
             latency_ms=time,
             speedup=times[0] / time if time is not None and times[0] is not None else None,
         )
-        for path, size, tally, time in zip(paths, sizes, tallies, times, strict=True)
+        for name, size, tally, time in zip(called, sizes, tallies, times, strict=True)
     ]
     return Evaluation(data.describe(), tuple(measured))
 
 
 def model_bytes(path: Path) -> int:
     """Size of a model file and of the external data files that it names. Raises ModelError for one that is missing."""
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model file; check the path")
-    try:
-        model = onnx.load_model(path, format="protobuf", load_external_data=False)
-    except Exception as error:  # protobuf raises several types for a damaged file
-        raise ModelError(f"{path}: not an ONNX file, or a truncated one; export or download it again") from error
+    model = read_onnx(path)
     locations = {
         entry.value
-        for tensor in _tensors(model.graph)
+        for tensor in all_tensors(model.graph)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
@@ -154,7 +160,7 @@ def _stream(runners: Sequence[Runner], tallies: Sequence[_Tally], data: Dataset,
             output = runner.run(batch.feeds, batch.count)[0]
             _require_finite(runner, output, done)
             if done == 0:
-                _require_classes(runner, output, data.labels)
+                _require_classes(runner, output, data)
             reference = output if reference is None else reference
             if output.shape != reference.shape:
                 raise ModelError(
@@ -180,15 +186,10 @@ def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], labels:
         tally.correct += int((best == labels).sum())
 
 
-def _require_classes(runner: Runner, output: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
+def _require_classes(runner: Runner, output: NDArray[Any], data: Dataset) -> None:
+    """For models that do not say before they run how many classes they have."""
     scores = class_scores(output)
-    if scores is None or labels is None or labels.max() < scores.shape[1]:
-        return
-    row, classes = int(labels.argmax()), scores.shape[1]
-    raise DataError(
-        f"label {labels[row]} of image {row} is out of range: {runner.name} has {classes} classes (0..{classes - 1}); "
-        "use the labels that the model was trained on"
-    )
+    check_labels(data.source, data.labels, None if scores is None else Classes(runner.name, scores.shape[1]))
 
 
 def _require_finite(runner: Runner, output: NDArray[Any], done: int) -> None:
@@ -197,19 +198,3 @@ def _require_finite(runner: Runner, output: NDArray[Any], done: int) -> None:
         raise ModelError(
             f"{runner.name}: output '{runner.outputs[0]}' holds NaN or Inf for image {done + row}; check its weights"
         )
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for below in [attribute.g, *attribute.graphs]:
-                yield from _tensors(below)
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }

@@ -29,6 +29,8 @@ import onnx
 import onnxruntime as ort
 
 from converter.factory import apply_weights, load_factory, load_module, load_weights, require_torch
+from converter.reasons import first_line
+from converter.user_code import Terminated
 from passes.errors import ExportError
 
 if TYPE_CHECKING:
@@ -133,10 +135,12 @@ def _run(module: torch.nn.Module, images: torch.Tensor) -> list[np.ndarray[Any, 
     torch = require_torch()
     try:
         found = module(images)
-    except Exception as error:
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:
         raise ExportError(
             f"{type(module).__name__} does not run on an input {list(images.shape)}: {type(error).__name__}: "
-            f"{_first_line(error)}; check --input-shape, and that forward() takes one tensor of any batch size"
+            f"{first_line(error)}; check --input-shape, and that forward() takes one tensor of any batch size"
         ) from error
     outputs = torch.utils._pytree.tree_leaves(found)
     if not outputs or not all(isinstance(value, torch.Tensor) for value in outputs):
@@ -164,7 +168,9 @@ def _torch_export(module: torch.nn.Module, example: torch.Tensor, outputs: int, 
                 output_names=names,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
-    except Exception as error:  # the exporter's own tree is private, and torch.export raises dozens of types through it
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:  # the exporter's own tree is private, and forward() may raise anything
         raise _refusal(module, error) from error
     if program is None:
         raise ExportError(f"torch {torch.__version__} returned no ONNX program; it must be 2.6 or newer")
@@ -204,14 +210,9 @@ def _refusal(module: torch.nn.Module, error: BaseException) -> ExportError:
     where = f" (forward(), line {places[-1][1]})" if places else ""
     return ExportError(
         f"torch.onnx.export cannot export {type(module).__name__} with a dynamic batch{where}: "
-        f"{type(cause).__name__}: {_first_line(cause)}; write forward() without branches on tensor values, numpy or a "
+        f"{type(cause).__name__}: {first_line(cause)}; write forward() without branches on tensor values, numpy or a "
         f"fixed batch size, or export the model yourself and give convert-onnx the .onnx file"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".;:") if lines else "no message"
 
 
 def _simplify(model: onnx_ir.Model) -> None:
@@ -254,9 +255,9 @@ def _rename(model: onnx_ir.Model, module: torch.nn.Module) -> None:
     nodes, tensors = _Names(), _Names()
     parameters = {name for name, _ in itertools.chain(module.named_parameters(), module.named_buffers())}
     fixed = {id(value) for value in itertools.chain(model.graph.inputs, model.graph.outputs)}
-    for value in itertools.chain(model.graph.inputs, model.graph.outputs, model.graph.initializers.values()):
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
         if id(value) in fixed or value.name in parameters:
-            tensors.unique(str(value.name))
+            value.name = tensors.unique(str(value.name))  # a parameter may be called what an input or output is
             fixed.add(id(value))
     constants = [value for value in model.graph.initializers.values() if id(value) not in fixed]
     for i, value in enumerate(constants):
@@ -347,7 +348,7 @@ def _check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"torch.onnx.export wrote a model that onnx.checker refuses: {_first_line(error)}") from error
+        raise ExportError(f"torch.onnx.export wrote a model that onnx.checker refuses: {first_line(error)}") from error
 
 
 def _parity(model: onnx.ModelProto, images: np.ndarray[Any, Any], expected: list[np.ndarray[Any, Any]]) -> Parity:
@@ -358,7 +359,7 @@ def _parity(model: onnx.ModelProto, images: np.ndarray[Any, Any], expected: list
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         found = session.run(None, {"input": images})
     except Exception as error:  # onnxruntime's exceptions have no public base
-        raise ExportError(f"onnxruntime cannot run the exported model: {_first_line(error)}") from error
+        raise ExportError(f"onnxruntime cannot run the exported model: {first_line(error)}") from error
     for name, a, b in zip([o.name for o in model.graph.output], found, expected, strict=True):
         if a.shape != b.shape:
             raise ExportError(

@@ -6,19 +6,16 @@ torch is an optional extra, imported inside the functions that need it.
 
 from __future__ import annotations
 
-import ast
-import inspect
-import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.pyfile import load_name
+from converter.pyfile import call, load_name, parse_spec
 from passes.errors import ExportError
 
 if TYPE_CHECKING:
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["apply_weights", "load_factory", "load_module", "load_weights", "require_torch"]
 
 NAMED = 5  # keys an error message lists before it counts the rest
-SPEC = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)(?P<arguments>\(.*\))?", re.DOTALL)
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 UNUSED = "num_batches_tracked"  # BatchNorm's training counter: no part of inference
 
@@ -55,41 +51,21 @@ def load_factory(spec: str) -> torch.nn.Module:
     """Call the factory that `FILE.py:FACTORY` or `FILE.py:FACTORY(name=literal, ...)` names; return its module.
 
     FILE is loaded by its path. Its folder can be imported from while the file loads and the factory runs, not later.
-    Raises ExportError for a missing file, a file that fails to load, a name it does not have, arguments that are not
-    literal keywords or that the factory does not take, a factory that raises, and a result that is not an nn.Module.
+    Raises UsageError for another form and for arguments that are not literal keywords or that the factory does not
+    take; ExportError for a missing file, a file that fails to load, a name it does not have, a factory that raises, and
+    a result that is not an nn.Module.
     """
-    match = SPEC.fullmatch(spec)
-    if match is None:
-        raise ExportError(f"{spec!r} is not FILE.py:FACTORY, for example models/resnet.py:resnet18")
-    path, name = Path(match["file"]), match["name"]
-    arguments = _literal_arguments(spec, match["arguments"] or "()")
+    found = parse_spec(spec, "FILE.py:FACTORY, for example models/resnet.py:resnet18")
     require_torch()
     from torch import nn
 
-    with _forgetting_siblings(path), load_name(path, name, ExportError) as factory:
-        module = _call(factory, arguments, f"{path}:{name}")
+    with _forgetting_siblings(found.path), load_name(found.path, found.name, ExportError) as factory:
+        if not callable(factory):
+            raise ExportError(f"{found} is {type(factory).__name__}, not a function that returns a torch.nn.Module")
+        module = call(factory, found.arguments, str(found), ExportError)
     if not isinstance(module, nn.Module):
-        raise ExportError(f"{path}:{name} returned {type(module).__name__}, not a torch.nn.Module")
+        raise ExportError(f"{found} returned {type(module).__name__}, not a torch.nn.Module")
     return module
-
-
-def _literal_arguments(spec: str, text: str) -> dict[str, Any]:
-    try:
-        call = ast.parse(f"f{text}", mode="eval").body
-    except SyntaxError as error:
-        raise ExportError(f"{spec!r}: cannot read the arguments {text}: {error.msg}") from error
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        raise ExportError(f"{spec!r}: cannot read the arguments {text}; write FACTORY(name=value)")
-    if call.args or any(keyword.arg is None for keyword in call.keywords):
-        raise ExportError(f"{spec!r}: arguments must be named, for example (num_classes=43)")
-    values: dict[str, Any] = {}
-    for keyword in call.keywords:
-        try:
-            values[str(keyword.arg)] = ast.literal_eval(keyword.value)
-        except ValueError as error:
-            text = ast.unparse(keyword)
-            raise ExportError(f"{spec!r}: {text} is not a literal (number, string, tuple, list, dict)") from error
-    return values
 
 
 @contextmanager
@@ -104,36 +80,6 @@ def _forgetting_siblings(path: Path) -> Iterator[None]:
             top = name.partition(".")[0]
             if (folder / f"{top}.py").is_file() or (folder / top).is_dir():
                 del sys.modules[name]
-
-
-def _call(factory: Any, arguments: dict[str, Any], name: str) -> Any:
-    if not callable(factory):
-        raise ExportError(f"{name} is {type(factory).__name__}, not a function that returns a torch.nn.Module")
-    _check_signature(factory, arguments, name)
-    try:
-        return factory(**arguments)
-    except (Exception, SystemExit) as error:
-        raise ExportError(f"{name} raised {_describe(error)}") from error
-
-
-def _check_signature(factory: Callable[..., Any], arguments: dict[str, Any], name: str) -> None:
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # a callable written in C has none to check
-        return
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise ExportError(f"{name} takes {signature}: {error}") from error
-
-
-def _describe(error: BaseException) -> str:
-    where = ""
-    frame = error.__traceback__
-    while frame is not None:
-        where = f" ({Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno})"
-        frame = frame.tb_next
-    return f"{type(error).__name__}: {error}" + ("" if isinstance(error, SyntaxError) else where)
 
 
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What is in an ONNX file, layer by layer: bits, storage, bytes, and whether onnxruntime runs it on integers.
+"""What is in an ONNX file, layer by layer: bits, storage, bytes, and whether onnxruntime computes with the codes.
 
 Works on any file: float, ours, other tools' QDQ or integer operators. "Fused" is what onnxruntime really does: the file
 is opened on the CPU and the graph it optimized is read back.
@@ -33,6 +33,7 @@ from passes.errors import ModelError
 __all__ = ["InspectedLayer", "Inspection", "inspect_model"]
 
 _PREFIX = "convert_onnx."
+_INT8_ACCURACY = 4  # accuracy_level at which MatMulNBits rounds its activations to int8; they are floats below
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class InspectedLayer:
     storage          "float32", "int8", "int4 cast", "int4 dequantize", "int4 rescale", "matmulnbits", ...
     bytes            of codes, scales and zero points in the file
     granularity      what shares a scale: "tensor", "channel", "block 32"; empty for floats
-    activation_bits  of what the layer reads
-    fused            whether onnxruntime's CPU provider runs it as one operator that reads the codes
+    activation_bits  of what the layer reads, or itself rounds it to (MatMulNBits at accuracy_level 4)
+    fused            whether onnxruntime's CPU provider runs it as one operator that reads the codes; MatMulNBits reads
+                     them beside float activations, every other one multiplies integers
     reason           why not; empty if it does
     """
 
@@ -58,6 +60,11 @@ class InspectedLayer:
     activation_bits: int
     fused: bool
     reason: str
+
+    @property
+    def on_integers(self) -> bool:
+        """Whether both operands of its products are integers."""
+        return self.fused and self.activation_bits < 32
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,8 @@ class Inspection:
         return {"model": self.model, "layers": layers, "bytes_by_type": self.bytes_by_type}
 
 
-def inspect_model(path: str | Path) -> Inspection:
-    """Look into an ONNX file.
+def inspect_model(path: str | Path, name: str | None = None) -> Inspection:
+    """Look into an ONNX file; ``name`` is what it is called, its path by default.
 
     Raises:
         ModelError: no such file, not an ONNX file, truncated, or its external data are missing.
@@ -96,7 +103,7 @@ def inspect_model(path: str | Path) -> Inspection:
     for tensor in tensors.constants.values():
         kind = type_name(tensor.data_type)
         by_type[kind] = by_type.get(kind, 0) + tensor_bytes(tensor)
-    return Inspection(_facts(path, model, size, metadata, runtime), layers, dict(sorted(by_type.items())))
+    return Inspection(_facts(name or str(path), model, size, metadata, runtime), layers, dict(sorted(by_type.items())))
 
 
 class _Runtime:
@@ -145,13 +152,14 @@ def _layer(
     node: NodeProto, tensors: Tensors, runtime: _Runtime, bits: Mapping[str, Any], kept: Mapping[str, Any]
 ) -> InspectedLayer:
     weight = find_weight(node, tensors)
-    name, activation_bits = node.name or node.output[0], _activation_bits(node, tensors)
-    fused = not weight.is_float and runtime.integer_node(node, weight) is not None
+    running = runtime.integer_node(node, weight)
+    name, activation_bits = node.name or node.output[0], _activation_bits(node, running, tensors)
+    fused = not weight.is_float and running is not None
     stored, storage = weight.bits, weight.storage
     if node.op_type == "MatMulNBits":
-        stored, storage = next((entry.i for entry in node.attribute if entry.name == "bits"), 4), "matmulnbits"
+        stored, storage = _attribute(node, "bits", 4), "matmulnbits"
     elif storage.endswith(" quantize"):
-        stored, fused = _quantized_bits(weight), runtime.integer_node(node, weight) is not None
+        stored, fused = _quantized_bits(weight), running is not None
     quantized = weight.codes is not None and (not weight.is_float or storage.endswith(" quantize"))
     grid = bits.get(name, stored) if quantized else stored
     return InspectedLayer(
@@ -196,9 +204,12 @@ def _reason(
     return f"not fused by onnxruntime; {when}"
 
 
-def _activation_bits(node: NodeProto, tensors: Tensors) -> int:
-    """Bits of the layer's input, by the integers it was dequantized from."""
+def _activation_bits(node: NodeProto, running: NodeProto | None, tensors: Tensors) -> int:
+    """Bits of the layer's input, by the integers it was dequantized from; ``running`` is what the node became."""
     roles = layer_roles(node)
+    for other in (node, running):
+        if other is not None and other.op_type == "MatMulNBits":
+            return 8 if _attribute(other, "accuracy_level", 0) == _INT8_ACCURACY else 32
     if node.op_type in {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}:
         return 8
     if roles is not None and roles.activation is not None:
@@ -207,6 +218,10 @@ def _activation_bits(node: NodeProto, tensors: Tensors) -> int:
     if maker is None or maker.op_type != "DequantizeLinear" or _at(maker.input, 0) in tensors.constants:
         return 32
     return _bits_of(tensors, _at(maker.input, 2))
+
+
+def _attribute(node: NodeProto, name: str, default: int) -> int:
+    return next((int(entry.i) for entry in node.attribute if entry.name == name), default)
 
 
 def _quantized_bits(weight: StoredWeight) -> int:
@@ -220,11 +235,11 @@ def _bits_of(tensors: Tensors, zero_point: str) -> int:
 
 
 def _facts(
-    path: Path, model: onnx.ModelProto, size: int, metadata: Mapping[str, str], runtime: _Runtime
+    name: str, model: onnx.ModelProto, size: int, metadata: Mapping[str, str], runtime: _Runtime
 ) -> dict[str, Any]:
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     facts: dict[str, Any] = {
-        "path": str(path),
+        "path": name,
         "bytes": size,
         "ir_version": model.ir_version,
         "opsets": opsets,

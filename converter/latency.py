@@ -1,7 +1,7 @@
 """How long models take, side by side, so that a slow minute of the machine hits all of them alike.
 
-Every round times each model once, in rotating order; a figure is the median over the rounds. One thread: sessions that
-spin beside each other time wrong by a factor of 4 (ARCHITECTURE.md).
+Every round times each model once, in rotating order; a figure is the median over the rounds. One thread: the figure is
+of the kernels, not of threads that wait for each other.
 """
 
 import math
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from converter.runner import Runner
 
-__all__ = ["interleaved_times", "latencies_ms", "latency_ratio"]
+__all__ = ["BATCH", "THREADS", "interleaved_times", "latencies_ms"]
 
+BATCH, THREADS = 1, 1  # what every figure is for
 _SHORTEST = 0.002  # seconds; what is faster is called several times in a row, so that the clock's grain does not show
 _MOST_CALLS = 100
 _FEWEST_ROUNDS = 5
@@ -48,32 +49,31 @@ def interleaved_times(
 
 
 def latencies_ms(
-    models: Sequence[Path], feeds: Mapping[str, NDArray[Any]], *, rounds: int = 30, budget: float = 20.0
+    models: Sequence[Path],
+    feeds: Mapping[str, NDArray[Any]],
+    *,
+    names: Sequence[str] | None = None,
+    rounds: int = 30,
+    budget: float = 20.0,
 ) -> list[float]:
     """Median milliseconds per image of each model file at batch 1 on one thread, timed interleaved.
 
     feeds   at least one row for every input; a model with a fixed batch size runs on that many copies of the first
             row, and its time is divided by their number
+    names   what messages call the models; their paths by default
 
     Raises ModelError, naming the model, when one cannot be loaded or run.
     """
-    runners = [Runner(path, str(path), threads=1) for path in models]
+    called = [str(path) for path in models] if names is None else names
+    runners = [Runner(path, name, threads=THREADS) for path, name in zip(models, called, strict=True)]
     times = interleaved_times([_call(runner, feeds) for runner in runners], rounds=rounds, budget=budget)
     medians = np.median(times, axis=0) * 1e3
     return [float(median) / (runner.batch or 1) for median, runner in zip(medians, runners, strict=True)]
 
 
-def latency_ratio(
-    first: Path, second: Path, feeds: Mapping[str, NDArray[Any]], *, rounds: int = 30, budget: float = 20.0
-) -> float:
-    """How many times faster `second` runs than `first`: the quotient of their `latencies_ms`."""
-    slow, fast = latencies_ms([first, second], feeds, rounds=rounds, budget=budget)
-    return slow / fast
-
-
 def _call(runner: Runner, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], object]:
     size = runner.batch or 1
-    rows = {name: np.repeat(array[:1], size, 0) for name, array in runner.inputs(feeds).items()}
+    rows = {name: np.repeat(array[:BATCH], size, 0) for name, array in runner.inputs(feeds).items()}
     return lambda: runner.execute(rows)
 
 

@@ -5,16 +5,18 @@ What only a look at the nodes can tell (training mode, control flow, float16 wei
 """
 
 import difflib
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, inliner, version_converter
 
-from converter.protobuf import copy_fields
+from converter.protobuf import all_tensors, copy_fields
+from converter.reasons import first_line
+from converter.save import INLINE_LIMIT, write_onnx
 from passes.errors import ModelError
 
-__all__ = ["IR_VERSION", "OPSET", "load_onnx", "read_onnx", "upgrade_opset"]
+__all__ = ["IR_VERSION", "OPSET", "load_onnx", "load_proto", "read_onnx", "read_whole_onnx", "upgrade_opset"]
 
 OPSET = 21  # the first opset with int4 and blocked DequantizeLinear
 IR_VERSION = 10  # the IR version that came with opset 21
@@ -48,16 +50,43 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """
     path = Path(path)
     model = read_onnx(path)
-    if not model.graph.node:
-        raise ModelError(f"{path}: the graph is empty (no nodes); export the model again")
-    _refuse_quantized(path, model)
+    _refuse_empty_or_quantized(str(path), model)
     _load_external_data(path, model)
-    _check(path)
+    _check(str(path), path)  # by path: works above 2 GB too
+    return _prepared(str(path), model)
+
+
+def load_proto(model: onnx.ModelProto, name: str = "model", *, inline_limit: int = INLINE_LIMIT) -> onnx.ModelProto:
+    """A model in memory, checked and upgraded as `load_onnx` does; `model` itself stays as it is.
+
+    Raises:
+        ModelError: as `load_onnx`, with `name` for the path, or the weights are in files outside of the model.
+    """
+    outside = [tensor for tensor in all_tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL]
+    if outside:
+        raise ModelError(
+            f"{name}: the data of {outside[0].name} are in a file outside of the model in memory; "
+            "load it with onnx.load(path), or pass the path"
+        )
+    _refuse_empty_or_quantized(name, model)
+    if model.ByteSize() < inline_limit:
+        _check(name, model)
+    else:
+        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+            path = Path(folder) / "model.onnx"
+            write_onnx(model, path, inline_limit=inline_limit)
+            _check(name, path)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return _prepared(name, copy)
+
+
+def _prepared(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
     if model.functions:
         model = inliner.inline_local_functions(model)
     _drop_initializer_inputs(model.graph)
-    _require_float_input(path, model.graph)
-    return upgrade_opset(model, str(path))
+    _require_float_input(name, model.graph)
+    return upgrade_opset(model, name)
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -68,6 +97,17 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """
     _require_file(path)
     return _parse(path)
+
+
+def read_whole_onnx(path: Path) -> onnx.ModelProto:
+    """Any ONNX file, quantized or not, as it is, with its external data.
+
+    Raises:
+        ModelError: as `read_onnx`, or its external data are missing or truncated.
+    """
+    model = read_onnx(path)
+    _load_external_data(path, model)
+    return model
 
 
 def upgrade_opset(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
@@ -137,19 +177,21 @@ def _is_text(head: bytes) -> bool:
     return all(byte >= 0x20 or byte in b"\t\n\r\f" for byte in head)
 
 
-def _refuse_quantized(path: Path, model: onnx.ModelProto) -> None:
+def _refuse_empty_or_quantized(name: str, model: onnx.ModelProto) -> None:
+    if not model.graph.node:
+        raise ModelError(f"{name}: the graph is empty (no nodes); export the model again")
     count: dict[str, int] = {}
     for node in model.graph.node:
         if node.op_type in _QUANTIZED_OPS:
             count[node.op_type] = count.get(node.op_type, 0) + 1
     if count:
-        op = "QuantizeLinear" if "QuantizeLinear" in count else max(count, key=lambda name: count[name])
-        raise ModelError(f"{path} is already quantized ({count[op]} {op} nodes); pass the float model it was made from")
+        op = "QuantizeLinear" if "QuantizeLinear" in count else max(count, key=lambda kind: count[kind])
+        raise ModelError(f"{name} is already quantized ({count[op]} {op} nodes); pass the float model it was made from")
 
 
 def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
     folder = path.parent
-    for tensor in _tensors(model.graph):
+    for tensor in all_tensors(model.graph):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -168,25 +210,14 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
     try:
         onnx.load_external_data_for_model(model, str(folder))
     except Exception as error:  # the helper raises ValidationError, ValueError, OSError: all are about these data
-        raise ModelError(f"{path}: the external data cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"{path}: the external data cannot be read: {first_line(error)}") from error
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for subgraph in [attribute.g, *attribute.graphs]:
-                yield from _tensors(subgraph)
-
-
-def _check(path: Path) -> None:
+def _check(name: str, model: Path | onnx.ModelProto) -> None:
     try:
-        onnx.checker.check_model(str(path))  # by path: works above 2 GB too
+        onnx.checker.check_model(str(model) if isinstance(model, Path) else model)
     except Exception as error:
-        raise ModelError(f"{path} is not a valid ONNX model: {_first_line(error)}") from error
+        raise ModelError(f"{name} is not a valid ONNX model: {first_line(error)}") from error
 
 
 def _drop_initializer_inputs(graph: onnx.GraphProto) -> None:
@@ -196,12 +227,12 @@ def _drop_initializer_inputs(graph: onnx.GraphProto) -> None:
     graph.input.extend(inputs)
 
 
-def _require_float_input(path: Path, graph: onnx.GraphProto) -> None:
+def _require_float_input(name: str, graph: onnx.GraphProto) -> None:
     types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
     if TensorProto.FLOAT in types.values():
         return
-    found = ", ".join(f"{name} is {TensorProto.DataType.Name(code).lower()}" for name, code in types.items())
-    raise ModelError(f"{path}: no float32 input ({found or 'no inputs at all'}); export the model in float32")
+    found = ", ".join(f"{value} is {TensorProto.DataType.Name(code).lower()}" for value, code in types.items())
+    raise ModelError(f"{name}: no float32 input ({found or 'no inputs at all'}); export the model in float32")
 
 
 # --- opset -----------------------------------------------------------------------------------------------------------
@@ -262,10 +293,6 @@ def _keep_old_resize_grid(graph: onnx.GraphProto, outputs: set[str]) -> None:
             node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
 def _reason(error: BaseException) -> str:
     """The converter's own words, without the C++ source line before them (`x.h:12: f: Assertion ... failed: why`)."""
-    return _first_line(error).rsplit("failed: ", 1)[-1]
+    return first_line(error).rsplit("failed: ", 1)[-1]

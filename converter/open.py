@@ -1,17 +1,37 @@
 """A model from whatever the user named: an ONNX file, FILE.py:FACTORY, or an object in memory."""
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from converter.load import load_onnx, upgrade_opset
-from passes.errors import ModelError
+from converter.load import load_onnx, load_proto
+from converter.pyfile import functions_of
+from passes.errors import ShapeError, UsageError
 
-__all__ = ["DEFAULT_INPUT_SHAPE", "is_factory", "open_model"]
+__all__ = [
+    "DEFAULT_INPUT_SHAPE",
+    "ModelFile",
+    "assumed_shape",
+    "is_factory",
+    "model_files",
+    "open_model",
+    "suggesting_shape",
+]
 
 DEFAULT_INPUT_SHAPE = (1, 3, 224, 224)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An .onnx file to measure or look into, and what the user calls it."""
+
+    name: str
+    path: Path
 
 
 def is_factory(spec: str) -> bool:
@@ -19,10 +39,27 @@ def is_factory(spec: str) -> bool:
     return ".py:" in spec
 
 
+def assumed_shape(models: Sequence[Any], input_shape: Sequence[int] | None) -> str:
+    """The input shape that a torch model among ``models`` is exported for because none was given; else nothing."""
+    exported = [model for model in models if _is_exported(model)]
+    return ",".join(map(str, DEFAULT_INPUT_SHAPE)) if exported and input_shape is None else ""
+
+
+@contextlib.contextmanager
+def suggesting_shape(assumed: str) -> Iterator[None]:
+    """Where an input shape was ``assumed``, data that do not fit it may want another: the error says so."""
+    try:
+        yield
+    except ShapeError as error:
+        if not assumed:
+            raise
+        raise ShapeError(f"{error}; or, since {assumed} was only assumed, give --input-shape") from error
+
+
 def open_model(
     model: Any, *, weights: str | Path | None = None, input_shape: Sequence[int] | None = None
 ) -> onnx.ModelProto:
-    """The float model as ONNX.
+    """The float model as ONNX; the caller's own stays as it is.
 
     Args:
         model: path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
@@ -30,16 +67,58 @@ def open_model(
         input_shape: of the torch module's input, with the batch.
 
     Raises:
+        UsageError: an empty name, a Python file without a factory, or an argument that does nothing for this model.
         ModelError, ExportError: see `load_onnx` and `converter.export`.
     """
+    _check_arguments([model], weights, input_shape)
     if isinstance(model, onnx.ModelProto):
-        return upgrade_opset(model)
-    if isinstance(model, (str, Path)) and not is_factory(str(model)):
-        if weights is not None:
-            raise ModelError(f"--weights is for FILE.py:FACTORY; {model} has its weights inside")
+        return load_proto(model)
+    if not _is_exported(model):
         return load_onnx(Path(model))
     from converter.export import export  # torch is an extra
     from converter.factory import load_module
 
     module = load_module(str(model), weights) if isinstance(model, (str, Path)) else model
     return export(module, tuple(input_shape or DEFAULT_INPUT_SHAPE)).model
+
+
+@contextlib.contextmanager
+def model_files(
+    models: Sequence[str | Path], *, weights: str | Path | None = None, input_shape: Sequence[int] | None = None
+) -> Iterator[list[ModelFile]]:
+    """Models as files: an .onnx file itself, quantized or not; a factory's export, until the `with` block ends.
+
+    Raises:
+        UsageError, ExportError: as `open_model`.
+    """
+    _check_arguments(models, weights, input_shape)
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        files = []
+        for place, model in enumerate(models):
+            path = Path(model)
+            if _is_exported(model):
+                from converter.save import write_onnx
+
+                path = Path(folder) / f"{place}.onnx"
+                write_onnx(open_model(model, weights=weights, input_shape=input_shape), path)
+            files.append(ModelFile(str(model), path))
+        yield files
+
+
+def _is_exported(model: Any) -> bool:
+    """Whether a model goes through torch's exporter."""
+    return is_factory(str(model)) if isinstance(model, (str, Path)) else not isinstance(model, onnx.ModelProto)
+
+
+def _check_arguments(models: Sequence[Any], weights: Any, input_shape: Any) -> None:
+    for model in models:
+        if isinstance(model, str) and not model:
+            raise UsageError("the model's name is empty; give an .onnx file or FILE.py:FACTORY")
+        if isinstance(model, (str, Path)) and Path(model).suffix == ".py":
+            named = ", ".join(f"{model}:{name}" for name in functions_of(Path(model))) or f"{model}:FACTORY"
+            raise UsageError(f"{model}: name the function in it that returns the model: {named}")
+    names = " and ".join(str(model) if isinstance(model, (str, Path)) else type(model).__name__ for model in models)
+    if weights is not None and not any(isinstance(model, (str, Path)) and is_factory(str(model)) for model in models):
+        raise UsageError(f"--weights is for FILE.py:FACTORY; {names} has its weights inside")
+    if input_shape is not None and not any(_is_exported(model) for model in models):
+        raise UsageError(f"--input-shape is for FILE.py:FACTORY; {names} has its shape inside")

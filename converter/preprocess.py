@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from converter.inputs import InputSpec
-from passes.errors import DataError
+from passes.errors import DataError, UsageError
 
-__all__ = ["METADATA_KEY", "Preprocess", "stored_preprocess"]
+__all__ = ["METADATA_KEY", "Preprocess", "store_preprocess", "stored_preprocess"]
 
 METADATA_KEY = "convert_onnx.preprocess"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -32,11 +32,14 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 class Preprocess:
     """How uint8 images become a model's input; a field that is None does nothing.
 
-    mean, std   1 or 3 numbers on the 0..1 scale
-    resize      shorter side, in pixels
-    crop        side of the centre crop, in pixels
+    Attributes:
+        mean: subtracted, 1 or 3 numbers on the 0..1 scale.
+        std: divides, 1 or 3 numbers on the 0..1 scale.
+        resize: of the shorter side, in pixels.
+        crop: side of the centre crop, in pixels.
 
-    Raises DataError for a value that cannot be meant.
+    Raises:
+        DataError: a value cannot be meant.
     """
 
     mean: tuple[float, ...] | None = None
@@ -59,6 +62,11 @@ class Preprocess:
             raise DataError(
                 f"crop {self.crop} is larger than resize {self.resize}; use a crop of at most {self.resize}"
             )
+
+    def __str__(self) -> str:
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        shown = {name: _listed(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        return ", ".join(f"{name} {value}" for name, value in shown.items()) or "pixels / 255"
 
     def to_json(self) -> str:
         """One line of JSON, as it is stored under METADATA_KEY in a model's metadata_props."""
@@ -84,15 +92,15 @@ class Preprocess:
         return Preprocess(**{**asdict(self), **given})
 
     def check_channels(self, spec: InputSpec, channels: int) -> None:
-        """Raises DataError when mean or std has 3 values and the input another number of channels."""
+        """Raises UsageError when mean or std has 3 values and the input another number of channels."""
         for name in ("mean", "std"):
             numbers = getattr(self, name)
             if numbers is not None and len(numbers) not in (1, channels):
-                raise DataError(
+                raise UsageError(
                     f"{name} has {len(numbers)} values, input {spec} takes {channels} channels; give 1 value"
                 )
             if numbers is not None and spec.dtype == np.uint8:
-                raise DataError(f"input {spec} takes uint8 pixels as they are; leave out --{name}")
+                raise UsageError(f"input {spec} takes uint8 pixels as they are; leave out --{name}")
 
     def output_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of an image of that size after resize and crop. Raises DataError when the crop is larger."""
@@ -149,13 +157,23 @@ class Preprocess:
         return np.ascontiguousarray(values, dtype=spec.dtype)
 
 
+def store_preprocess(model: onnx.ModelProto, preprocess: Preprocess) -> None:
+    """Write the preprocessing into the model's metadata, where `stored_preprocess` finds it."""
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, preprocess.to_json()
+
+
 def stored_preprocess(model: onnx.ModelProto | ort.InferenceSession) -> Preprocess:
-    """The preprocessing that `convert` wrote into the model's metadata; an empty Preprocess where there is none."""
+    """What `convert` or `export` wrote into the model's metadata; an empty Preprocess where there is none."""
     if isinstance(model, onnx.ModelProto):
         metadata = {entry.key: entry.value for entry in model.metadata_props}
     else:
         metadata = dict(model.get_modelmeta().custom_metadata_map)
     return Preprocess.from_json(metadata[METADATA_KEY]) if METADATA_KEY in metadata else Preprocess()
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
 
 
 def _with_channels(image: Image.Image, channels: int) -> Image.Image:

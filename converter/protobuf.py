@@ -1,10 +1,11 @@
-"""Copying parts of an ONNX protobuf without ever copying the weights."""
+"""Walking an ONNX protobuf, and copying parts of it without ever copying the weights."""
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import onnx
 
-__all__ = ["copy_fields"]
+__all__ = ["all_tensors", "copy_fields"]
 
 Message = TypeVar("Message", onnx.ModelProto, onnx.GraphProto)
 
@@ -19,3 +20,15 @@ def copy_fields(source: Message, copy: Message, *, skip: str) -> None:
             target.MergeFrom(value)
         else:
             setattr(copy, field.name, value)
+
+
+def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor stored in a graph: initializers and attributes, in subgraphs too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for subgraph in [attribute.g, *attribute.graphs]:
+                yield from all_tensors(subgraph)

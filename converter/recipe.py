@@ -1,8 +1,9 @@
 """Recipes: which passes run, in which order, with which settings, and how the result is stored."""
 
 import dataclasses
+import itertools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
+from converter.emit.matmul_nbits import BLOCKS
 from converter.emit.weights import STORAGES, Storage
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
-from passes.base import BlockPass, GraphPass, LayerPass
+from passes.base import CorrectionPass, GraphPass, LayerPass, Stage
+from passes.batchnorm_reestimation import ReestimateBatchnorm
+from passes.bias_correction import BiasCorrection
 from passes.equalize import Equalize
 from passes.errors import ConvertError, RecipeError
 from passes.exclude import Exclude
@@ -23,18 +27,43 @@ from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
 from passes.learned_rounding import LearnedRounding
 from passes.normalise import Normalise
+from passes.obq import Obq
+from passes.rotate import Rotate
 from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
 
-__all__ = ["PASSES", "RECIPES", "Recipe", "dump_recipe", "find_recipe", "parse_recipe"]
+__all__ = [
+    "PASSES",
+    "RECIPES",
+    "Recipe",
+    "dump_recipe",
+    "find_recipe",
+    "parse_recipe",
+    "recipe_content",
+    "recipe_values",
+]
 
-Pass = GraphPass | LayerPass | BlockPass
+Pass = GraphPass | LayerPass | CorrectionPass | LearnedRounding
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
     {
         kind.name: kind
-        for kind in (Normalise, FoldBatchnorm, Exclude, Equalize, SmoothQuant, Awq)
-        + (ActivationRanges, Rtn, Gptq, LearnedRounding)
+        for kind in (
+            Normalise,
+            FoldBatchnorm,
+            Exclude,
+            Equalize,
+            SmoothQuant,
+            Awq,
+            Rotate,
+            ActivationRanges,
+            Rtn,
+            Gptq,
+            Obq,
+            BiasCorrection,
+            ReestimateBatchnorm,
+            LearnedRounding,
+        )
     }
 )
 
@@ -46,7 +75,7 @@ class Recipe:
     Attributes:
         name: how it is asked for.
         description: one line.
-        passes: run in this order.
+        passes: run in this order, which follows their stages; exactly one gives the weights their grids and codes.
         storage: form of the weights in the file.
         limit: calibration images used.
         seed: of everything drawn at random.
@@ -66,15 +95,43 @@ class Recipe:
             raise RecipeError(f"limit must be at least 1, not {self.limit}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, not {self.seed}")
+        for step in self.passes:
+            block = step.block if isinstance(step, LayerPass) else None
+            if self.storage == "matmulnbits" and block is not None and block not in BLOCKS:
+                allowed = ", ".join(map(str, BLOCKS))
+                raise RecipeError(f"{step.name}: MatMulNBits has no blocks of {block}; block can be one of {allowed}")
+        _check_order(self.passes)
 
     @property
     def needs_calibration(self) -> bool:
         """Whether any pass looks at data."""
         return any(
-            isinstance(step, (ActivationRanges, SmoothQuant, Awq, BlockPass))
+            isinstance(step, (ActivationRanges, SmoothQuant, Awq, CorrectionPass, LearnedRounding))
             or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )
+
+    @property
+    def sqnr_of(self) -> str:
+        """What the layers' errors in a report are of: "weights" or "outputs"."""
+        return next(step.sqnr_of for step in self.passes if isinstance(step, LayerPass))
+
+
+def _check_order(passes: Sequence[Pass]) -> None:
+    """Refuse passes that stand before or after their stage's turn, and any number of layer passes but one."""
+    for place, (first, second) in enumerate(itertools.pairwise(passes), start=2):
+        if first.stage > second.stage:
+            raise RecipeError(f"{second.name} (pass {place}) cannot come after {first.name}; {_order()}")
+    names = [step.name for step in passes if step.stage == Stage.WEIGHTS]
+    if len(names) != 1:
+        found = f"{' and '.join(names)} both quantize" if names else "no pass quantizes"
+        raise RecipeError(f"{found} the weights; {_order()}")
+
+
+def _order() -> str:
+    named = {stage: ", ".join(kind.name for kind in PASSES.values() if kind.stage == stage) for stage in Stage}
+    named[Stage.WEIGHTS] = f"exactly one of {named[Stage.WEIGHTS]}"
+    return f"the order is {', then '.join(names for names in named.values() if names)}"
 
 
 _PREPARE: tuple[Pass, ...] = (Normalise(), FoldBatchnorm())
@@ -92,17 +149,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int4",
                 "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
-                (*_PREPARE, ActivationRanges(), Gptq(bits=4)),
+                (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4)),
             ),
             Recipe(
                 "int4-learned",
-                "int4, then scales, biases and codes learned block by block with torch",
-                (*_PREPARE, ActivationRanges(), Gptq(bits=4), LearnedRounding()),
+                "int4, then codes, scales and biases learned block by block with torch",
+                (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4), LearnedRounding()),
             ),
             Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
-                (*_PREPARE, Gptq(bits=4)),
+                (*_PREPARE, Rotate(), Gptq(bits=4)),
             ),
             Recipe(
                 "int4-matmulnbits",
@@ -162,6 +219,11 @@ def parse_recipe(text: str, source: str) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as TOML with every field spelled out; `parse_recipe` reads it back to an equal recipe."""
+    return tomli_w.dumps(recipe_content(recipe))
+
+
+def recipe_content(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe's TOML holds: every field that is set."""
     content: dict[str, Any] = {
         field.name: getattr(recipe, field.name)
         for field in dataclasses.fields(recipe)
@@ -171,7 +233,15 @@ def dump_recipe(recipe: Recipe) -> str:
     if preprocess:
         content["preprocess"] = preprocess
     content["passes"] = [{"pass": step.name, **_plain(step)} for step in recipe.passes]
-    return tomli_w.dumps(content)
+    return content
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Every field of the recipe, of its passes and of its preprocessing, set or not, ready for JSON."""
+    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe) if field.name != "passes"}
+    values["preprocess"] = dataclasses.asdict(recipe.preprocess)
+    values["passes"] = [{"pass": step.name, **dataclasses.asdict(step)} for step in recipe.passes]
+    return values
 
 
 def _plain(instance: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a conversion gives back: the model, what happened to every layer, and what was measured."""
 
 import dataclasses
+import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +10,18 @@ from typing import Any
 
 import onnx
 
-from converter.emit.qdq import runs_on_integers
-from converter.emit.storage import stored_bits
+from converter.emit.qdq import bits_in_file, runs_on_integers
+from converter.emit.weights import Storage
 from converter.evaluate import Evaluation
-from converter.recipe import Recipe, dump_recipe
+from converter.json_values import finite
+from converter.recipe import Recipe, dump_recipe, recipe_values
 from converter.save import save_onnx
 from passes.base import Model, PassReport
 from passes.linear import refused_layers
 
-__all__ = ["LayerReport", "Result", "layer_reports", "stamp"]
+__all__ = ["LayerReport", "Result", "layer_reports", "stamp", "versions"]
+
+_PACKAGES = ("convert-onnx", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Result:
         layers: every linear layer once.
         passes: what each pass reported.
         metrics: size, accuracy and latency before and after, if evaluation data were given.
+        calibration: source, number, digest and preprocessing of the calibration images, if there were any.
         seconds: of the whole conversion.
     """
 
@@ -69,6 +74,7 @@ class Result:
     layers: tuple[LayerReport, ...]
     passes: tuple[PassReport, ...]
     metrics: Evaluation | None
+    calibration: Mapping[str, Any] | None
     seconds: float
 
     def save(self, path: str | Path) -> None:
@@ -80,10 +86,12 @@ class Result:
         save_onnx(self.model, Path(path))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the model, ready for JSON."""
-        return {
-            "recipe": self.recipe.name,
+        """Everything but the model, ready for JSON: an infinite or undefined SQNR becomes null."""
+        values: dict[str, Any] = {
+            "recipe": recipe_values(self.recipe),
             "target": self.target,
+            "calibration": self.calibration,
+            "versions": versions(),
             "seconds": round(self.seconds, 3),
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
             "passes": [
@@ -102,9 +110,11 @@ class Result:
             ],
             "metrics": None if self.metrics is None else self.metrics.to_json(),
         }
+        content: dict[str, Any] = finite(values)
+        return content
 
 
-def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerReport, ...]:
+def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage) -> tuple[LayerReport, ...]:
     """Every linear layer of the quantized model once, and every node that could not be seen as one."""
     changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
     result = []
@@ -128,7 +138,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerRep
                 op=layer.op,
                 shape=layer.weight_shape,
                 bits=grid.bits,
-                stored_bits=stored_bits(grid.bits),
+                stored_bits=bits_in_file(model, layer, storage),
                 granularity="channel" if grid.block is None else f"block {grid.block}",
                 activation_bits=8 if runs_on_integers(model, layer) else 32,
                 before_db=change.before_db,
@@ -138,6 +148,11 @@ def layer_reports(model: Model, reports: Sequence[PassReport]) -> tuple[LayerRep
             )
         )
     return tuple(result)
+
+
+def versions() -> dict[str, str]:
+    """This package's version and those of the libraries that the numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def stamp(model: onnx.ModelProto, recipe: Recipe, layers: Sequence[LayerReport], facts: Mapping[str, Any]) -> None:

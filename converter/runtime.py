@@ -8,14 +8,13 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
+from converter.save import INLINE_LIMIT, write_onnx
 from passes.errors import ModelError
 
 __all__ = ["Progress", "available_threads", "open_session"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
-
-_BYTES_LIMIT = 2**31 - 2**24
 
 
 def available_threads() -> int:
@@ -46,11 +45,11 @@ def open_session(
     try:
         if isinstance(model, Path):
             return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        if model.ByteSize() < _BYTES_LIMIT:
+        if model.ByteSize() < INLINE_LIMIT:
             return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            onnx.save(model, path, save_as_external_data=True)
+            write_onnx(model, path, inline_limit=0)
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise ModelError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error

@@ -20,9 +20,11 @@ import onnxruntime
 from onnx import TensorProto
 
 from converter.protobuf import copy_fields
+from converter.reasons import first_line
+from converter.user_code import Terminated
 from passes.errors import OutputError, VerificationError
 
-__all__ = ["INLINE_LIMIT", "prepare_output", "save_onnx"]
+__all__ = ["INLINE_LIMIT", "prepare_output", "save_onnx", "write_onnx"]
 
 INLINE_LIMIT = 2**31 - 2**24  # bytes of weights a single protobuf (2 GiB at most) can hold, with room for the nodes
 _EXTERNAL_FROM = 1024  # bytes: smaller tensors (shapes, scales) stay inside the model
@@ -64,14 +66,15 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_
     with _exit_on_sigterm(), _scratch_folder(path, target) as scratch:
         written = scratch / target.name
         try:
-            _write(model, written, inline_limit)
+            write_onnx(model, written, inline_limit=inline_limit)
             _verify(written, Path(path))
             _publish(written, target)
         except OSError as error:
             raise _output_error(path, error) from error
 
 
-def _write(model: onnx.ModelProto, written: Path, inline_limit: int) -> None:
+def write_onnx(model: onnx.ModelProto, written: Path, *, inline_limit: int = INLINE_LIMIT) -> None:
+    """Write `model`, its weights beside it above `inline_limit` bytes, without a check; `model` is not changed."""
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > inline_limit:
         with _data_of(written).open("wb") as data:
             model = _with_external_data(model, _data_of(written).name, data.fileno())
@@ -110,14 +113,14 @@ def _verify(written: Path, path: Path) -> None:
     try:
         onnx.checker.check_model(str(written), full_check=True)
     except Exception as error:
-        raise VerificationError(f"{path} not written: onnx.checker refuses the result: {_reason(error)}") from error
+        raise VerificationError(f"{path} not written: onnx.checker refuses the result: {first_line(error)}") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its own words come with the exception
     options.intra_op_num_threads = 1
     try:
         onnxruntime.InferenceSession(str(written), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise VerificationError(f"{path} not written: onnxruntime cannot load it: {_reason(error)}") from error
+        raise VerificationError(f"{path} not written: onnxruntime cannot load it: {first_line(error)}") from error
 
 
 def _publish(written: Path, target: Path) -> None:
@@ -163,7 +166,7 @@ def _exit_on_sigterm() -> Iterator[None]:
     """SIGTERM unwinds the stack, as Ctrl-C does, instead of ending the process where it stands."""
 
     def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise Terminated(128 + number)
 
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -195,7 +198,3 @@ def _output_error(path: Path, error: OSError) -> OutputError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"{path}: the folder cannot be written ({error.strerror}); give another output folder")
     return OutputError(f"{path} cannot be written: {error.strerror or error}; give another output name")
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from converter.inputs import InputSpec
 from converter.preprocess import Preprocess
-from passes.errors import DataError
+from passes.errors import DataError, ShapeError
 
 __all__ = ["ArraySource", "FolderSource", "Rows", "Source"]
 
@@ -31,6 +31,14 @@ class Source(Protocol):
     @property
     def labels(self) -> NDArray[np.int64] | None:
         """One label a row, or None."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From images to tensors."""
+
+    @property
+    def images(self) -> bool:
+        """Whether rows are images that go through preprocessing."""
 
     def __len__(self) -> int: ...
 
@@ -66,6 +74,10 @@ class ArraySource:
     def __post_init__(self) -> None:
         for spec in self.specs:
             self._check_array(spec)
+
+    @property
+    def images(self) -> bool:
+        return any(self._is_image(spec) for spec in self.specs)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -136,7 +148,7 @@ class ArraySource:
                 f"{what} is {array.dtype}, the model's input {spec} takes {spec.dtype}; save it as {spec.dtype}{image}"
             )
         elif not spec.accepts(array.shape):
-            raise DataError(f"{what} has shape {array.shape}, which does not fit the model's input {spec}")
+            raise ShapeError(f"{what} has shape {array.shape}, which does not fit the model's input {spec}")
 
     def _check_image(self, spec: InputSpec, what: str) -> None:
         count, height, width, have = self.arrays[spec.name].shape
@@ -177,6 +189,10 @@ class FolderSource:
             raise DataError(f"{root}: images do not fit the model's input {spec}; give an .npz of arrays instead")
         preprocess.check_channels(spec, spec.image[0] or 3)
         return cls(root, files, _folder_labels(root, files), spec, preprocess)
+
+    @property
+    def images(self) -> bool:
+        return True
 
     def __len__(self) -> int:
         return len(self.files)
@@ -240,7 +256,7 @@ def check_size(what: str, size: tuple[int, int], preprocess: Preprocess, spec: I
         hint = f"use --resize {round(want_width * 256 / 224)} --crop {want_width}"
     else:
         hint = f"bring the images to {wanted} first"
-    raise DataError(f"{what}: image is {shown}; the model takes {wanted}; {hint}")
+    raise ShapeError(f"{what}: image is {shown}; the model takes {wanted}; {hint}")
 
 
 def _unreadable(file: Path, error: Exception) -> DataError:

@@ -22,7 +22,6 @@ class Streams:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.peak = 0
         self.spilled = 0
         self._held = 0
         self._arrays: dict[tuple[str, str], list[NDArray[Any]]] = {}
@@ -44,7 +43,6 @@ class Streams:
             array = self._spill(array)
         else:
             self._held += array.nbytes
-            self.peak = max(self.peak, self._held)
         self._arrays.setdefault((stream, name), []).append(array)
 
     def __contains__(self, key: tuple[str, str]) -> bool:

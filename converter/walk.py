@@ -6,7 +6,7 @@ once; only tensors that are still to be read are kept.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,24 @@ from passes.linear import Linear
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
 
-__all__ = ["DEFAULT_BUDGET", "solve_layers"]
+__all__ = ["DEFAULT_BUDGET", "Walk", "bias_floor", "solve_layers"]
 
 DEFAULT_BUDGET = 2 << 30  # bytes of activations held in memory
 _BATCH = 16
 _BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, so that a later correction fits too
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+_RAISES = 4  # a larger scale moves the correction again, less each time
 _FLOAT, _QUANTIZED = "float", "quantized"
 
 
 def solve_layers(
-    model: Model, layer_pass: LayerPass, data: Dataset | None, progress: Progress, *, budget: int = DEFAULT_BUDGET
+    model: Model,
+    layer_pass: LayerPass,
+    data: Dataset | None,
+    progress: Progress,
+    *,
+    budget: int = DEFAULT_BUDGET,
+    seed: int = 0,
 ) -> PassReport:
     """Run a layer pass over every layer that is to be quantized.
 
@@ -44,6 +52,7 @@ def solve_layers(
         data: calibration data; may be None for a pass that wants no moments.
         progress: called after every layer.
         budget: bytes of activations held in memory before they go to files.
+        seed: of the output positions drawn from each image.
 
     Raises:
         QuantizationError: a layer cannot be solved.
@@ -55,9 +64,9 @@ def solve_layers(
     started = time.perf_counter()
     if layer_pass.wants_moments and data is not None:
         with Streams(budget) as streams:
-            walk = _Walk(model, layer_pass, layers, data, streams)
-            for index, (layer, moments) in enumerate(walk.steps()):
-                changed[layer.name] = _solve(model, layer_pass, layer, bits[layer.name], moments)
+            walk = Walk(model, model, layers, data, streams, seed=seed, sequential=layer_pass.sequential)
+            for index, layer in enumerate(walk.steps()):
+                changed[layer.name] = _solve(model, layer_pass, layer, bits[layer.name], walk.moments(layer))
                 progress(layer_pass.name, index + 1, len(layers))
         notes: tuple[str, ...] = (f"{streams.spilled} activation batches went to files",) if streams.spilled else ()
     else:
@@ -72,17 +81,35 @@ def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moment
     """Solve one layer and write the answer into the model."""
     block, why = _block(layer_pass, layer)
     weight, bias = model.weight(layer), model.bias(layer)
-    floor = None
-    if layer.input in model.ranges and layer.op in model.rules.linear and bias is not None:
-        floor = (np.abs(bias) / (float(model.ranges[layer.input].scale) * _BIAS_HEADROOM)).astype(np.float32)
+    floor = bias_floor(model, layer, bias)
     solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
+    raised = ""
+    for _ in range(_RAISES):
+        needed = bias_floor(model, layer, solution.bias)
+        if floor is None or needed is None or (2 * solution.grid.scale.min(axis=2) >= needed).all():
+            break
+        floor, raised = np.maximum(floor, needed), "scale raised for the corrected bias"
+        solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")
     model.exact[layer.name] = (weight, bias)
     model.quantized[layer.name] = Quantized(solution.codes, solution.grid, sqnr)
     model.write(layer, solution.grid.values(solution.codes), solution.bias)
     size = "per channel" if block is None else f"blocks of {block}"
-    what = ", ".join(part for part in (f"{bits} bits {size}", why, solution.note) if part)
+    what = ", ".join(part for part in (f"{bits} bits {size}", why, solution.note, raised) if part)
     return Change(what, solution.before_db, solution.after_db)
+
+
+def bias_floor(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
+    """``[g, o]``, the weight scale below which an int32 bias leaves its headroom; None where the bias is a float.
+
+    A product of the two scales that float32 cannot hold would be no scale at all, so there is one without a bias too.
+    """
+    if layer.input not in model.ranges or layer.op not in model.rules.linear:
+        return None
+    groups, outputs, _ = layer.matrix_shape
+    size = np.zeros((groups, outputs)) if bias is None else np.abs(bias.astype(np.float64))
+    floor = np.maximum(size / _BIAS_HEADROOM, _SMALLEST_SCALE) / float(model.ranges[layer.input].scale)
+    return np.asarray(floor, np.float32)
 
 
 def _block(layer_pass: LayerPass, layer: Linear) -> tuple[int | None, str]:
@@ -94,17 +121,36 @@ def _block(layer_pass: LayerPass, layer: Linear) -> tuple[int | None, str]:
     return layer_pass.block, ""
 
 
-class _Walk:
-    """The two streams and where they are."""
+class Walk:
+    """The two streams and where they are.
+
+    Args:
+        model: what the quantized stream runs.
+        exact: what the float stream runs: the same nodes with float weights.
+        layers: to stop at.
+        data: the images.
+        streams: what holds the activations.
+        sequential: without it there is only the float stream.
+    """
 
     def __init__(
-        self, model: Model, layer_pass: LayerPass, layers: dict[str, Linear], data: Dataset, streams: Streams
+        self,
+        model: Model,
+        exact: Model,
+        layers: dict[str, Linear],
+        data: Dataset,
+        streams: Streams,
+        *,
+        seed: int,
+        sequential: bool = True,
     ) -> None:
         self.model = model
+        self.exact = exact
         self.layers = layers
-        self.sequential = layer_pass.sequential
+        self.sequential = sequential
         self.streams = streams
         self.images = len(data)
+        self.seed = seed
         self.counts: list[int] = []
         self.kinds: dict[str, np.dtype] = {}
         for batch in data.batches(_BATCH):
@@ -115,26 +161,22 @@ class _Walk:
                     grid = model.ranges.get(name)
                     self._keep(_QUANTIZED, name, values if grid is None else grid.values(values))
 
-    def steps(self) -> Iterator[tuple[Linear, Moments]]:
-        """Every layer with the moments of its inputs; a layer must be solved before the next is asked for."""
+    def steps(self) -> Iterator[Linear]:
+        """Every layer; while it is the last, its inputs can be seen, and it must be solved before the next."""
         segments = cut(self.model.graph, self.layers)
         for segment in segments:
-            float_graph = float_model(self._submodel(segment).graph)
+            float_graph = float_model(submodel(self.exact, segment, self.kinds).graph)
             if segment.layer is not None:
-                layer = self.layers[segment.layer]
-                yield layer, self._moments(layer)
+                yield self.layers[segment.layer]
             if segment is segments[-1]:
                 return
             if segment.outputs:
                 self._run(_FLOAT, segment, float_graph)
                 if self.sequential:
-                    self._run(_QUANTIZED, segment, emit(self._submodel(segment), "int8"))
+                    self._run(_QUANTIZED, segment, emit(submodel(self.model, segment, self.kinds), "int8"))
             for name in segment.released:
                 self.streams.release(_FLOAT, name)
                 self.streams.release(_QUANTIZED, name)
-
-    def _submodel(self, segment: Segment) -> Model:
-        return submodel(self.model, segment, self.kinds)
 
     def _run(self, stream: str, segment: Segment, graph: onnx.ModelProto) -> None:
         session = open_session(graph)
@@ -148,29 +190,41 @@ class _Walk:
         self.kinds[name] = values.dtype
         self.streams.append(stream, name, values)
 
-    def _moments(self, layer: Linear) -> Moments:
+    def rows(self, layer: Linear) -> Iterator[tuple[int, Floats, Floats | None]]:
+        """Batch by batch its number and the layer's inputs as rows ``[g, n, k]``: float, and quantized if there are."""
+        for batch in range(len(self.counts)):
+            exact = self._rows(_FLOAT, layer, batch)
+            yield batch, exact, self._rows(_QUANTIZED, layer, batch) if self.sequential else None
+
+    def _rows(self, stream: str, layer: Linear, batch: int) -> Floats:
+        values: Floats = self.streams.get(stream, layer.input, batch)
+        check_finite(layer.input, values[: self.counts[batch]])
+        return self._drawn(layer.rows, layer, values, batch)
+
+    def _drawn(self, rows: Callable[..., Floats], layer: Linear, values: Floats, batch: int) -> Floats:
+        """Rows of a batch at the output positions that are drawn for the layer."""
+        positions = positions_per_image(layer.matrix_shape[2], self.images)
+        return rows(values[: self.counts[batch]], positions=positions, seed=(self.seed, batch))
+
+    def moments(self, layer: Linear) -> Moments:
+        """The moments of the layer's inputs."""
         groups, _, k = layer.matrix_shape
-        parts = [MomentsAccumulator(groups, k, cross=self.sequential) for _ in range(min(2, len(self.counts)))]
-        positions = positions_per_image(k, self.images)
+        halves = min(2, len(self.counts)) if self.sequential else 1  # what is held out judges the asymmetric target
+        parts = [MomentsAccumulator(groups, k, cross=self.sequential, shifted=True) for _ in range(halves)]
         added = self._added(layer)
-        for batch, count in enumerate(self.counts):
-            take = {"positions": positions, "seed": batch}
-            exact: Floats = self.streams.get(_FLOAT, layer.input, batch)[:count]
-            check_finite(layer.input, exact)
+        for batch, exact, quantized in self.rows(layer):
             total = parts[batch % len(parts)]
-            if not self.sequential:
-                total.update(layer.rows(exact, **take))
+            if quantized is None:
+                total.update(exact)
                 continue
-            quantized: Floats = self.streams.get(_QUANTIZED, layer.input, batch)[:count]
-            check_finite(layer.input, quantized)
             residual = None
             if added is not None:
                 exact_sum, quantized_sum = (
-                    layer.output_rows(self.streams.get(stream, added, batch)[:count], **take)
+                    self._drawn(layer.output_rows, layer, self.streams.get(stream, added, batch), batch)
                     for stream in (_FLOAT, _QUANTIZED)
                 )
                 residual = exact_sum - quantized_sum
-            total.update(layer.rows(quantized, **take), layer.rows(exact - quantized, **take), residual)
+            total.update(quantized, exact - quantized, residual)
         first, *second = [part.moments() for part in parts]
         return Moments.joined(first, second[0]) if second else first
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from passes.base import Change, GraphPass, Model, Needs, PassReport, Stats
+from passes.base import Change, GraphPass, Model, Needs, PassReport, Stage, Stats
 from passes.numerics.grid import ActivationGrid
 from passes.numerics.histogram import Histogram
 from passes.numerics.ranges import entropy, minmax, mse, percentile
@@ -23,6 +23,7 @@ class ActivationRanges(GraphPass):
     """
 
     name: ClassVar[str] = "activation_ranges"
+    stage: ClassVar[Stage] = Stage.RANGES
 
     method: Literal["mse", "percentile", "entropy", "minmax"] = "mse"
     percentile: float = 99.99

@@ -6,6 +6,7 @@ one layer at a time. Both report every linear layer exactly once: changed, or sk
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import ClassVar
 
 import numpy as np
@@ -18,12 +19,14 @@ from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 from passes.numerics.histogram import Histogram
 from passes.numerics.moments import Moments
+from passes.numerics.outputs import OutputStatistics
 from passes.placement import Rules
 from passes.surgery import fresh_name, tensor_names
 
 __all__ = [
-    "BlockPass",
     "Change",
+    "Correction",
+    "CorrectionPass",
     "GraphPass",
     "LayerPass",
     "LossGrid",
@@ -33,8 +36,19 @@ __all__ = [
     "Problem",
     "Quantized",
     "Solution",
+    "Stage",
     "Stats",
 ]
+
+
+class Stage(IntEnum):
+    """Where in a recipe a pass belongs; stages follow each other, passes of one stage stand in any order."""
+
+    NORMALISE = 1  # the graph brought to the forms the other passes know
+    FLOAT = 2  # float in, float out
+    RANGES = 3  # grids of activations, of the float graph as the stages before leave it
+    WEIGHTS = 4  # grids and codes of weights
+    REFINEMENT = 5  # of codes that are there
 
 
 @dataclass(frozen=True)
@@ -111,27 +125,36 @@ class Model:
 
 @dataclass(frozen=True)
 class Needs:
-    """The statistics a pass wants: histograms of tensors, channel statistics and moments of layers' inputs."""
+    """The statistics a pass wants: histograms of tensors, channel statistics and moments of layers' inputs.
+
+    ``tensors`` are others whose channel statistics are wanted, with the axis of their channels.
+    """
 
     histograms: frozenset[str] = frozenset()
     channels: frozenset[str] = frozenset()
     moments: frozenset[str] = frozenset()
+    tensors: frozenset[tuple[str, int]] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.histograms or self.channels or self.moments)
+        return bool(self.histograms or self.channels or self.moments or self.tensors)
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(self.histograms | other.histograms, self.channels | other.channels, self.moments | other.moments)
+        return Needs(
+            self.histograms | other.histograms,
+            self.channels | other.channels,
+            self.moments | other.moments,
+            self.tensors | other.tensors,
+        )
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What calibration saw: histograms by tensor name; channel statistics and moments by layer name."""
+    """What calibration saw: histograms and ``tensors`` by tensor name; channel statistics and moments by layer name."""
 
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
-    images: int = 0
+    tensors: Mapping[str, ChannelStatistics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,7 +207,7 @@ class Problem:
         bits: of the weight codes.
         block: inputs that share a scale; None: the whole output channel.
         floor: ``[g, o]``, the smallest scale whose int32 bias cannot overflow.
-        moments: of its inputs, if the pass asked for them.
+        moments: of its inputs, if the pass asked for them; about an origin near their mean, see `Moments.about`.
     """
 
     layer: Linear
@@ -210,9 +233,13 @@ class Solution:
 
 @dataclass(frozen=True)
 class GraphPass:
-    """A pass over the whole graph. Subclasses set `name` and override `apply`, and `needs` if they want statistics."""
+    """A pass over the whole graph. Subclasses set `name` and override `apply`, and `needs` if they want statistics.
+
+    A pass that does not take a float graph and leave one sets `stage` too.
+    """
 
     name: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.FLOAT
 
     def needs(self, model: Model) -> Needs:
         """The statistics `apply` wants."""
@@ -237,7 +264,9 @@ class LayerPass:
     """
 
     name: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.WEIGHTS
     wants_moments: ClassVar[bool] = True
+    sqnr_of: ClassVar[str] = "outputs"  # what the errors of its solutions are of
 
     bits: int = 4
     symmetric: bool = True
@@ -274,10 +303,24 @@ class LayerPass:
 
 
 @dataclass(frozen=True)
-class BlockPass:
-    """A pass that refines a quantized model block by block, against the float network; `converter.learn` runs it.
+class Correction:
+    """What to do to a quantized layer's outputs: multiply by ``factor`` and add ``shift``, both ``[g, o]``."""
 
-    `Model.exact` is what it compares with, so layer passes go before it. Subclasses set `name`.
+    what: str
+    factor: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CorrectionPass:
+    """A pass that moves the scales and biases of quantized layers, never their codes; `converter.correct` feeds it.
+
+    `Model.exact` is what it compares with, so a layer pass goes before it. Subclasses set `name`.
     """
 
     name: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.REFINEMENT
+
+    def correct(self, outputs: OutputStatistics) -> Correction:
+        """The correction of one layer, given its outputs in both networks."""
+        raise QuantizationError(f"{type(self).__name__} does not say how it corrects")

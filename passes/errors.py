@@ -1,12 +1,14 @@
 """Every error a user can meet, as one tree.
 
 ConvertError                      everything below; the command line prints it as one line
+├── UsageError                    an option or argument that cannot be meant, or that would do nothing (exit code 2)
 ├── QuantizationError             a pass cannot do what the recipe asks of this model
 ├── ModelError                    the model file or its graph cannot be used
 ├── ExportError                   a torch factory or its weights cannot be used
 ├── DataError                     calibration or evaluation data cannot be used
-├── RecipeError                   a recipe, pass or field that does not exist or has a wrong value
-├── TargetError                   the target cannot take what the recipe produces
+│   └── ShapeError                images or arrays of another size than the model takes
+├── RecipeError                   a recipe, pass or field that does not exist or has a wrong value (exit code 2)
+├── TargetError                   no such target, or it cannot take what the recipe produces (exit code 2)
 ├── OutputError                   the result cannot be written
 └── VerificationError             the written file does not do what it should (exit code 3)
 
@@ -21,7 +23,9 @@ __all__ = [
     "OutputError",
     "QuantizationError",
     "RecipeError",
+    "ShapeError",
     "TargetError",
+    "UsageError",
     "VerificationError",
 ]
 
@@ -30,6 +34,12 @@ class ConvertError(Exception):
     """Base of every error that convert-onnx raises on purpose."""
 
     exit_code = 1
+
+
+class UsageError(ConvertError):
+    """An option or argument cannot be meant, or would do nothing."""
+
+    exit_code = 2
 
 
 class QuantizationError(ConvertError):
@@ -48,12 +58,20 @@ class DataError(ConvertError):
     """Calibration or evaluation data cannot be used."""
 
 
+class ShapeError(DataError):
+    """Images or arrays are of another size than the model takes."""
+
+
 class RecipeError(ConvertError):
     """A recipe, pass or field does not exist or has a wrong value."""
 
+    exit_code = 2
+
 
 class TargetError(ConvertError):
-    """The target cannot take what the recipe produces."""
+    """There is no such target, or it cannot take what the recipe produces."""
+
+    exit_code = 2
 
 
 class OutputError(ConvertError):

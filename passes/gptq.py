@@ -11,7 +11,9 @@ import numpy as np
 from passes.base import LayerPass, Problem, Solution
 from passes.errors import QuantizationError
 from passes.numerics.error import decibel
-from passes.numerics.gptq import gptq, output_error
+from passes.numerics.gptq import GptqResult, gptq, output_error
+from passes.numerics.grid import Floats
+from passes.numerics.moments import Moments
 from passes.numerics.scale import absmax_grid
 from passes.numerics.target import asymmetric_target
 
@@ -59,21 +61,10 @@ class Gptq(LayerPass):
         if moments is None:
             raise QuantizationError(f"{problem.layer.name}: GPTQ needs calibration data; use --calibration")
         correct = self.bias_correction and problem.layer.op != "MatMul"  # which has no bias
-        varying = moments.centered() if correct else moments
+        varying = moments.centered() if correct else moments.about(None)
+        target, why = self._target(weight, varying)
         try:
-            target = asymmetric_target(weight, varying) if self.asymmetric_target else weight
-            result = gptq(
-                target,
-                varying,
-                problem.bits,
-                block=problem.block,
-                symmetric=self.symmetric,
-                floor=problem.floor,
-                damping=self.damping,
-                act_order=self.act_order,
-                search=self.scale == "hessian",
-                rounds=self.refine,
-            )
+            result, note = self.rounded(target, varying, problem)
         except np.linalg.LinAlgError as error:
             raise QuantizationError(
                 f"{problem.layer.name}: the Hessian of {moments.rows} rows cannot be factorised ({error}); "
@@ -90,12 +81,36 @@ class Gptq(LayerPass):
             bias = correction if bias is None else bias + correction
         plain = absmax_grid(weight, problem.bits, block=problem.block, symmetric=self.symmetric, floor=problem.floor)
         rounded = plain.values(plain.codes(weight))
-        note = f"damping raised to {result.damping:g}" if result.damping > self.damping else ""
         return Solution(
             result.codes,
             result.grid,
             bias,
             before_db=decibel(1.0, output_error(target, rounded, varying.hessian)),
             after_db=decibel(1.0, output_error(target, values, varying.hessian)),
-            note=note,
+            note=", ".join(part for part in (why, note) if part),
         )
+
+    def _target(self, weight: Floats, moments: Moments) -> tuple[Floats, str]:
+        """What the codes should approximate, and why it is the weight itself if it should have been moved."""
+        if not self.asymmetric_target:
+            return weight, ""
+        try:
+            return asymmetric_target(weight, moments), ""
+        except np.linalg.LinAlgError as error:
+            return weight, f"errors of the layers before not made up for (Hessian {error})"
+
+    def rounded(self, target: Floats, moments: Moments, problem: Problem) -> tuple[GptqResult, str]:
+        """Codes and grid for ``target`` ``[g, o, k]`` and the rows that ``moments`` describe, and a note."""
+        result = gptq(
+            target,
+            moments,
+            problem.bits,
+            block=problem.block,
+            symmetric=self.symmetric,
+            floor=problem.floor,
+            damping=self.damping,
+            act_order=self.act_order,
+            search=self.scale == "hessian",
+            rounds=self.refine,
+        )
+        return result, f"damping raised to {result.damping:g}" if result.damping > self.damping else ""

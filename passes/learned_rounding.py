@@ -8,54 +8,55 @@ that of a block, Wei et al. 2022 (QDrop, arXiv 2203.05740) with inputs mixed bet
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from passes.base import BlockPass
+from passes.base import Stage
 
 __all__ = ["LearnedRounding"]
 
 
 @dataclass(frozen=True)
-class LearnedRounding(BlockPass):
-    """Learned rounding, on top of the codes that a layer pass has found.
+class LearnedRounding:
+    """Learned rounding, on top of the codes that a layer pass has found and against the weights of `Model.exact`.
 
     Attributes:
         granularity: what is learned together: a block, a layer, or the whole network on its outputs.
         layers_per_block: at most, where the graph leaves a choice.
         steps: of Adam, for every block.
         batch: images per step.
-        offset_rate, scale_rate, bias_rate: learning rates of code offsets (in codes), of the scales' logarithms, and of
-            biases (in standard deviations of the layer's output); they fall to zero along a cosine.
+        move_share: of a layer's rows, in how many at most a code moves at one step; 0: codes stay.
+        certainty: a code moves if the gain exceeds so many standard errors of its gradient.
+        scale_rate, bias_rate: learning rates of the scales' logarithms, and of biases (in standard deviations of the
+            layer's output); they fall to zero along a cosine.
         drop: share of a block's input values taken from the float network.
         window: side of the piece taken from each image, for blocks that only look around themselves.
         held_out: share of the calibration images that judges; a block keeps what it had unless they gain.
         device: where it runs; auto: a CUDA device if there is one.
-        seed: of the draws.
     """
 
     name: ClassVar[str] = "learned_rounding"
+    stage: ClassVar[Stage] = Stage.REFINEMENT
 
     granularity: Literal["block", "layer", "network"] = "block"
     layers_per_block: int = 4
-    steps: int = 150
-    batch: int = 16
-    offset_rate: float = 0.002
+    steps: int = 100
+    batch: int = 32
+    move_share: float = 0.06
+    certainty: float = 1.0
     scale_rate: float = 0.001
     bias_rate: float = 0.003
     drop: float = 0.0
     window: int = 28
     held_out: float = 0.125
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers_per_block", "steps", "batch", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("offset_rate", "scale_rate", "bias_rate"):
-            if getattr(self, name) < 0:
+        for name in ("certainty", "scale_rate", "bias_rate"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if not 0 <= self.drop <= 1:
-            raise ValueError(f"drop must be 0 to 1, not {self.drop}")
+        for name in ("move_share", "drop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be between 0 and 1, not {self.held_out}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, not {self.seed}")

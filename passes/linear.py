@@ -19,6 +19,7 @@ from passes.numerics.grid import Floats
 __all__ = ["LINEAR_OPS", "Linear", "find_linear", "linear_layers", "refused_layers", "why_not_linear"]
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+Seed = int | tuple[int, ...]
 
 LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -96,12 +97,12 @@ class Linear:
             return np.ascontiguousarray(flipped).reshape(self.weight_shape)
         return np.ascontiguousarray(matrix[0] if self.transposed else matrix[0].T)
 
-    def rows(self, x: Floats, *, positions: int | None = None, seed: int = 0) -> Floats:
+    def rows(self, x: Floats, *, positions: int | None = None, seed: Seed = 0) -> Floats:
         """The layer's input as rows ``[g, n, k]``.
 
         Args:
             x: what the node reads, ``[n, c, *spatial]`` or ``[..., k]``.
-            positions: output positions taken per image, drawn without repetition; all of them by default.
+            positions: output positions taken of each image, each its own draw without repetition; by default all.
             seed: of that draw.
 
         Raises:
@@ -114,7 +115,8 @@ class Linear:
                     f"{self.name}: input of shape {x.shape} does not end in the weight's {k} inputs"
                 )
             rows = x.reshape(_batch(x), -1, k)  # [n, positions, k]
-            return np.ascontiguousarray(rows[:, _drawn(rows.shape[1], positions, seed)].reshape(1, -1, k))
+            drawn = _drawn(len(rows), rows.shape[1], positions, seed)
+            return np.take_along_axis(rows, drawn[:, :, None], 1).reshape(1, -1, k)
         if x.ndim != 2 + len(self.kernel) or x.shape[1] * math.prod(self.kernel) != g * k:
             raise QuantizationError(f"{self.name}: input of shape {x.shape} for a weight of shape {self.weight_shape}")
         padded, strides = self._padded(x)
@@ -124,20 +126,21 @@ class Linear:
         kept = (slice(None), slice(None), *_every(strides), *_every(self.dilations))
         windows = windows[kept]
         shape = windows.shape[2 : 2 + len(self.kernel)]
-        places: tuple[Any, ...] = np.unravel_index(_drawn(math.prod(shape), positions, seed), shape)
-        picked = windows[(slice(None), slice(None), *places)]  # [n, c, p, *taps]
-        n, c, p = picked.shape[:3]
-        grouped = picked.reshape(n, g, c // g, p, -1).transpose(1, 0, 3, 2, 4)  # [g, n, p, c/g, taps]
+        places: tuple[Any, ...] = np.unravel_index(_drawn(len(x), math.prod(shape), positions, seed), shape)  # [n, p]
+        picked = windows[(np.arange(len(x))[:, None], slice(None), *places)]  # [n, p, c, *taps]
+        n, p, c = picked.shape[:3]
+        grouped = picked.reshape(n, p, g, c // g, -1).transpose(2, 0, 1, 3, 4)  # [g, n, p, c/g, taps]
         return np.ascontiguousarray(grouped).reshape(g, n * p, k)
 
-    def output_rows(self, y: Floats, *, positions: int | None = None, seed: int = 0) -> Floats:
+    def output_rows(self, y: Floats, *, positions: int | None = None, seed: Seed = 0) -> Floats:
         """A tensor of the output's shape ``[n, c, *spatial]`` or ``[..., o]`` as rows ``[g, n, o]``.
 
         With the same arguments as `rows` it takes the same positions.
         """
         g, o, _ = self.matrix_shape
         y = y.reshape(*y.shape[:2], -1) if self.kernel else y.reshape(_batch(y), -1, o).swapaxes(1, 2)
-        picked = y[:, :, _drawn(y.shape[2], positions, seed)]  # [n, g o, p]
+        drawn = _drawn(len(y), y.shape[2], positions, seed)
+        picked = np.take_along_axis(y, drawn[:, None, :], 2)  # [n, g o, p]
         return np.ascontiguousarray(picked.reshape(len(y), g, o, -1).transpose(1, 0, 3, 2)).reshape(g, -1, o)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -193,11 +196,12 @@ def _batch(x: Floats) -> int:
     return x.shape[0] if x.ndim > 1 else 1
 
 
-def _drawn(count: int, positions: int | None, seed: int) -> NDArray[np.intp]:
-    """Which of ``count`` positions are taken, in order."""
+def _drawn(images: int, count: int, positions: int | None, seed: Seed) -> NDArray[np.intp]:
+    """Which of ``count`` positions are taken of each image, in order: ``[images, positions]``."""
     if positions is None or count <= positions:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, positions, replace=False))
+        return np.broadcast_to(np.arange(count), (images, count))
+    draw = np.random.default_rng(seed)
+    return np.sort([draw.choice(count, positions, replace=False, shuffle=False) for _ in range(images)])
 
 
 def _every(steps: Sequence[int]) -> tuple[slice, ...]:

@@ -22,6 +22,7 @@ class Rtn(LayerPass):
 
     name: ClassVar[str] = "rtn"
     wants_moments: ClassVar[bool] = False
+    sqnr_of: ClassVar[str] = "weights"
 
     bits: int = 8
     sequential: bool = False

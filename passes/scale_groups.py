@@ -17,7 +17,7 @@ from passes.errors import QuantizationError
 from passes.linear import LINEAR_OPS, Linear, find_linear, why_not_linear
 from passes.normalise.shapes import infer_shapes
 from passes.scale_rules import tie
-from passes.scale_ties import Indices, Shift, Ties
+from passes.scale_ties import Indices, Shift, Ties, Wires
 from passes.surgery import sole_consumer
 
 __all__ = ["ScaleGroup", "ScaleGroups", "input_channels", "scale_groups"]
@@ -35,6 +35,7 @@ class ScaleGroup:
         consumers: by layer, of its input channels.
         norms_before, norms_after: the same for BatchNormalization, which writes or reads the channels ``[c]``.
         shifts: constants added to the channels.
+        tensors: the activations themselves, their scales in place of wires.
     """
 
     size: int
@@ -43,6 +44,7 @@ class ScaleGroup:
     norms_before: Mapping[str, Indices] = field(default_factory=dict)
     norms_after: Mapping[str, Indices] = field(default_factory=dict)
     shifts: tuple[Shift, ...] = ()
+    tensors: Mapping[str, Wires] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,18 @@ class _Members:
             place = scales_of(shift.ids)
             if place is not None:
                 shifts.setdefault(place[0], []).append(Shift(shift.node, shift.index, place[1], shift.from_right))
+        tensors: dict[int, dict[str, Wires]] = {}
+        for name, wires in self.ties.wires.items():
+            place = scales_of(wires.ids)
+            if place is not None:
+                tensors.setdefault(place[0], {})[name] = Wires(place[1], wires.axis, wires.rank)
         groups = []
         for own, (producers, consumers, before, after) in found.items():
             if not consumers and not after:
                 reasons[0].update(dict.fromkeys(producers, "no layer reads its channels one by one"))
                 continue
-            own_shifts = tuple(shifts.get(own, ()))
-            groups.append(ScaleGroup(len(numbers[own]), producers, consumers, before, after, own_shifts))
+            size, own_shifts = len(numbers[own]), tuple(shifts.get(own, ()))
+            groups.append(ScaleGroup(size, producers, consumers, before, after, own_shifts, tensors[own]))
         return ScaleGroups(tuple(groups), inputs=reasons[1], outputs=reasons[0])
 
 

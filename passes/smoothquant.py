@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 from passes.base import Change, GraphPass, LossGrid, Model, Needs, PassReport, Stats
 from passes.numerics.error import decibel
 from passes.numerics.grid import code_range
-from passes.numerics.noise import expected_noise
+from passes.numerics.noise import activation_error, expected_noise, noise_gain
 from passes.numerics.smooth import smoothquant
-from passes.scale_groups import scale_groups
+from passes.placement import place
+from passes.rescale import factors_of
+from passes.scale_groups import ScaleGroup, scale_groups
 from passes.scale_search import Consumer, Migration, best_of, calibrated, consumers, losses_of, over_channels
+from passes.scale_ties import Wires
 
 __all__ = ["SmoothQuant"]
+
+Doubles = NDArray[np.float64]
 
 _ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21).round(2))
 
@@ -45,8 +50,10 @@ class SmoothQuant(GraphPass):
             raise ValueError(f"alpha must be 0 to 1 or 'search', not {self.alpha}")
 
     def needs(self, model: Model) -> Needs:
-        """Channel statistics of every layer whose inputs can be scaled."""
-        return Needs(channels=consumers(model, scale_groups(model).groups))
+        """Channel statistics of inputs that can be scaled, and of quantized tensors that take the same scales."""
+        groups = scale_groups(model).groups
+        tensors = {(name, wires.axis) for group in groups for name, wires in _between(model, group).items()}
+        return Needs(channels=consumers(model, groups), tensors=frozenset(tensors))
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Choose an s for every group, then move them all.
@@ -66,7 +73,8 @@ class SmoothQuant(GraphPass):
             activations, weights = (over_channels(group.size, group.consumers, side) for side in (inputs, largest))
             candidates = [np.ones(group.size), *(smoothquant(activations, weights, alpha) for alpha in alphas)]
             losses = losses_of(readers, candidates, lambda reader, s: self._noise(reader, s, stats))  # [r, 1 + a]
-            best = best_of(losses, 0) if isinstance(self.alpha, str) else 1
+            others = self._losses_between(model, group, readers, candidates, stats)  # [t, 1 + a]
+            best = best_of(np.concatenate([losses, others]), 0) if isinstance(self.alpha, str) else 1
             for reader, loss in zip(readers, losses, strict=True):
                 migration.grids[reader.layer.name] = LossGrid({"alpha": alphas}, loss[1:], float(loss[0]))
                 if best == 0:
@@ -79,7 +87,35 @@ class SmoothQuant(GraphPass):
                 migration.move(group, 1 / candidates[best])
         return migration.report()
 
-    def _noise(self, reader: Consumer, s: NDArray[np.float64], stats: Stats) -> float:
+    def _noise(self, reader: Consumer, s: Doubles, stats: Stats) -> float:
         """The expected noise of a layer whose input channels are divided by ``s`` ``[c]``."""
         inputs = stats.channels[reader.layer.name].rescaled(1 / s)
         return expected_noise(reader.scaled(s), inputs, self.bits)
+
+    def _losses_between(
+        self, model: Model, group: ScaleGroup, readers: list[Consumer], candidates: list[Doubles], stats: Stats
+    ) -> Doubles:
+        """The noise ``[t, 1 + a]`` that tensors between the layers pass on to an average reader."""
+        tensors = _between(model, group)
+        losses = np.zeros((len(tensors), len(candidates)))
+        for column, s in enumerate(candidates):
+            gain = np.zeros(group.size + 1)
+            for reader in readers:
+                own = factors_of(reader.indices, s)
+                inputs = stats.channels[reader.layer.name].rescaled(1 / own)
+                np.add.at(gain, reader.indices, noise_gain(reader.scaled(own), inputs) / len(readers))
+            gain[-1] = 0.0  # of channels whose scale is fixed
+            for row, (name, wires) in enumerate(tensors.items()):
+                seen = stats.tensors[name].rescaled(1 / factors_of(wires.ids, s))
+                losses[row, column] = gain[wires.ids] @ activation_error(seen)
+        return losses
+
+
+def _between(model: Model, group: ScaleGroup) -> dict[str, Wires]:
+    """The group's quantized tensors that no layer reads: terms of residual Adds, and what pools read."""
+    layers = model.layers()
+    quantized = frozenset(layers) - frozenset(model.kept)
+    if not quantized & group.consumers.keys():
+        return {}
+    sources = set(place(model.graph, model.rules, quantized).tensors.values())
+    return {name: group.tensors[name] for name in sources & group.tensors.keys() - {r.input for r in layers.values()}}

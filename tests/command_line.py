@@ -9,9 +9,10 @@ from click.testing import CliRunner, Result
 
 from converter.cli import cli
 
-__all__ = ["CONVERT", "names", "process", "run"]
+__all__ = ["CONVERT", "SCALE", "names", "process", "run"]
 
-CONVERT = ("convert", "m.onnx", "-o", "out.onnx", "--calibration", "calibration.npz")
+SCALE = ("--mean", "0.5", "--std", "0.25")
+CONVERT = ("convert", "m.onnx", "-o", "out.onnx", "--calibration", "calibration.npz", *SCALE)
 
 
 def names(folder: Path) -> set[str]:

@@ -35,7 +35,7 @@ RULES = (
     Rule("passes", forbidden=("converter", "models", "benchmarks", "tests", "onnxruntime", "click", "rich")),
     Rule("passes", forbidden=("torch",), exempt=("passes.numerics",)),
     Rule("converter", forbidden=("models", "benchmarks", "tests")),
-    Rule("converter", forbidden=("click",), exempt=("converter.cli",)),
+    Rule("converter", forbidden=("click",), exempt=("converter.cli", "converter.options")),
     Rule("models", forbidden=("converter", "passes", "benchmarks", "tests", "onnx", "onnxruntime")),
     Rule("benchmarks", forbidden=("tests",)),
 )

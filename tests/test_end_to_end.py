@@ -137,10 +137,11 @@ def converted(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Con
     folder = tmp_path_factory.mktemp("models")
     results: dict[str, Result] = {}
     model: onnx.ModelProto | nn.Module = trained.network
+    shape: tuple[int, ...] | None = (1, 1, 8, 8)
     for name, steps in RECIPES.items():
-        results[name] = convert(model, trained.calibration, recipe=steps, input_shape=(1, 1, 8, 8))
+        results[name] = convert(model, trained.calibration, recipe=steps, input_shape=shape)
         results[name].save(folder / f"{name}.onnx")
-        model = results[name].reference
+        model, shape = results[name].reference, None
     onnx.save(results["int8"].reference, folder / "float.onnx")
     names = ["float", *RECIPES]
     data = load_data((trained.images, trained.labels), input_specs(results["int8"].reference))

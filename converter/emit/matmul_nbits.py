@@ -1,44 +1,52 @@
 """MatMulNBits (com.microsoft): Gemm and MatMul with 4- or 8-bit weights in blocks, read by onnxruntime's own kernels.
 
-The operator wants ``[o, k]`` weights cut along k into blocks of a power of two, at least 16; codes are unsigned, so
-every code and zero point moves up by ``2^(bits-1)``; 4-bit codes pack two to a byte, lowest bits first.
+The operator wants ``[o, k]`` weights cut along k into blocks of one of five sizes (`BLOCKS`), the last one filled up;
+codes are unsigned, so every code and zero point moves up by ``2^(bits-1)``; 4-bit codes pack two to a byte,
+lowest bits first. A channel with one scale is cut too, and every block gets that scale.
 """
 
 import numpy as np
 from onnx import NodeProto, helper
 
+from converter.emit.fragment import Fragment, Names
 from converter.emit.storage import pack, stored_bits
-from converter.emit.weights import Fragment
 from passes.base import Quantized
 from passes.errors import TargetError
 from passes.linear import Linear
 
-__all__ = ["matmul_nbits"]
+__all__ = ["BLOCKS", "matmul_nbits"]
+
+BLOCKS = (16, 32, 64, 128, 256)
+"""What onnxruntime 1.31 has kernels for; it refuses to load any other."""
+
+_LISTED = f"{', '.join(map(str, BLOCKS[:-1]))} or {BLOCKS[-1]}"
 
 
-def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto) -> Fragment:
+def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Names) -> Fragment:
     """The node that replaces a Gemm or MatMul, with its initializers.
 
     Raises:
-        TargetError: the block size is not a power of two of at least 16.
+        TargetError: onnxruntime has no kernel for the block size.
     """
     grid, (_, outputs, k) = quantized.grid, quantized.codes.shape
     bits = max(stored_bits(grid.bits), 4)
-    block = grid.block or max(16, 1 << (k - 1).bit_length())
-    if block < 16 or block & (block - 1):
-        raise TargetError(f"{layer.name}: MatMulNBits cannot read blocks of {block}; use block = 32")
-    blocks = grid.scale.shape[2]
+    block = grid.block or next((size for size in BLOCKS if size >= k), BLOCKS[-1])
+    if block not in BLOCKS:
+        raise TargetError(f"{layer.name}: MatMulNBits cannot read blocks of {block}; use block = {_LISTED}")
+    blocks = -(-k // block)
+    repeats = blocks // grid.scale.shape[2]
+    scale, zero_point = (np.repeat(part[0], repeats, axis=1) for part in (grid.scale, grid.zero_point))  # [o, b]
     middle = 1 << (bits - 1)
-    zeros = grid.zero_point[0].astype(np.int16) + middle  # [o, b]
+    zeros = zero_point.astype(np.int16) + middle  # [o, b]
     codes = quantized.codes[0].astype(np.int16) + middle  # [o, k]
     codes = np.pad(codes, ((0, 0), (0, blocks * block - k)), constant_values=middle)
     packed = pack(codes.reshape(-1), bits).reshape(outputs, blocks, block * bits // 8)
     name = layer.weight
-    fragment = Fragment(node.output[0])
+    fragment = Fragment(names)
     inputs = [
         node.input[0],
         fragment.constant(f"{name}_int{bits}", packed),
-        fragment.constant(f"{name}_scale", grid.scale[0].reshape(outputs, blocks)),
+        fragment.constant(f"{name}_scale", scale),
     ]
     bias = len(node.input) > 2 and bool(node.input[2])
     if not grid.symmetric:

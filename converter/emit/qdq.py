@@ -1,8 +1,8 @@
 """Model -> ONNX: quantized weights and QuantizeLinear/DequantizeLinear around the operators that run on integers.
 
 A tensor ``t`` of `Model.ranges` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and
-whoever read ``t`` reads ``t_dequantized``. Codes come from the passes as they are; nothing is rounded here but the
-int32 biases.
+whoever read ``t`` reads ``t_dequantized``; a name that the model uses already gets a number behind it. Codes come from
+the passes as they are; nothing is rounded here but the int32 biases.
 """
 
 from importlib.metadata import version
@@ -12,15 +12,17 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from converter.emit.floats import float_model, set_opsets
+from converter.emit.fragment import Fragment, Names
 from converter.emit.matmul_nbits import matmul_nbits
-from converter.emit.weights import Fragment, Storage, dequantized_weight, rescaled_weight
+from converter.emit.storage import stored_bits
+from converter.emit.weights import Storage, dequantized_weight, rescaled_weight
 from passes.base import Model, Quantized
 from passes.errors import TargetError
 from passes.linear import Linear
 from passes.numerics.grid import ActivationGrid
 from passes.placement import clamp_bounds
 
-__all__ = ["emit", "runs_on_integers"]
+__all__ = ["bits_in_file", "emit", "runs_on_integers"]
 
 _OPSET, _INT2_OPSET = 21, 25
 _BIAS_LIMIT = 2**31 - 1
@@ -33,8 +35,7 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
         TargetError: a layer's grid has no form the integer kernels can read, or its bias does not fit 32 bits.
     """
     proto = float_model(model.graph)
-    writer = _Writer(model, storage)
-    writer.run(proto.graph)
+    _Writer(model, storage, Names(proto.graph)).run(proto.graph)
     needs_int2 = any(tensor.data_type == TensorProto.INT2 for tensor in proto.graph.initializer)
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     opsets[""] = max(opsets.get("", 0), _INT2_OPSET if needs_int2 else _OPSET)
@@ -50,41 +51,44 @@ def runs_on_integers(model: Model, layer: Linear) -> bool:
     return layer.input in model.ranges and layer.op in model.rules.linear and layer.name in model.quantized
 
 
+def bits_in_file(model: Model, layer: Linear, storage: Storage) -> int:
+    """Bits that a code of a quantized layer takes in the file, which has no type of 3, 5, 6 or 7 bits."""
+    bits = 8 if storage == "int8" else stored_bits(model.quantized[layer.name].grid.bits)
+    return max(bits, 4) if storage == "matmulnbits" and _is_matmul_nbits(model, layer) else bits
+
+
+def _is_matmul_nbits(model: Model, layer: Linear) -> bool:
+    return layer.op in {"Gemm", "MatMul"} and not runs_on_integers(model, layer)
+
+
 class _Writer:
     """Rewrites one GraphProto in place."""
 
-    def __init__(self, model: Model, storage: Storage) -> None:
+    def __init__(self, model: Model, storage: Storage, names: Names) -> None:
         self.model = model
         self.storage = storage
+        self.names = names
         self.layers = model.layers()
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
 
     def run(self, graph: onnx.GraphProto) -> None:
         outputs = {value.name for value in graph.output}
-        self.constants = {tensor.name for tensor in graph.initializer}
         clamps, absorbed = _absorbed(self.model, graph, outputs)
         renamed: dict[str, str] = {}
         for value in graph.input:
             if value.name in self.model.ranges:
-                renamed[value.name] = self.quantize(value.name, value.name, f"{value.name}_dequantized")
+                renamed[value.name] = self.quantize(value.name, value.name)
         for node in graph.node:
             if node.name in clamps:
                 continue
             node.output[:] = [absorbed.get(name, name) for name in node.output]
-            tail: list[tuple[str, str, str]] = []
-            for index, name in enumerate(list(node.output)):
-                if name not in self.model.ranges:
-                    continue
-                if name in outputs:  # the graph's output keeps its name, so the tensor before it gives way
-                    node.output[index] = f"{name}_unquantized"
-                    tail.append((name, node.output[index], name))
-                else:
-                    tail.append((name, name, f"{name}_dequantized"))
-                renamed[name] = tail[-1][2]
+            written = [name for name in node.output if name in self.model.ranges]
+            sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
+            node.output[:] = [sources.get(name, name) for name in node.output]  # outputs of the graph keep their names
             self.write(node, renamed)
-            for name, source, result in tail:
-                self.quantize(name, source, result)
+            for name in written:
+                renamed[name] = self.quantize(name, sources.get(name, name), name if name in outputs else None)
         used = {name for node in self.nodes for name in node.input} | outputs
         kept = [tensor for tensor in graph.initializer if tensor.name in used]
         present = {name for node in self.nodes for name in node.output} | outputs
@@ -105,11 +109,12 @@ class _Writer:
         node.input[0] = reads[0]
         if runs_on_integers(self.model, layer):
             self.integer_layer(node, layer, quantized)
-        elif self.storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"}:
-            self.add(matmul_nbits(layer, quantized, node))
+        elif self.storage == "matmulnbits" and _is_matmul_nbits(self.model, layer):
+            self.add(matmul_nbits(layer, quantized, node, self.names))
         else:
             dequantize = self.storage == "dequantize" and _one_axis(layer, quantized)
-            weight = (dequantized_weight if dequantize else rescaled_weight)(layer, quantized, self.storage)
+            form = dequantized_weight if dequantize else rescaled_weight
+            weight = form(layer, quantized, self.storage, self.names)
             self.add(weight)
             node.input[1] = weight.result
             self.nodes.append(node)
@@ -121,39 +126,45 @@ class _Writer:
             raise TargetError(f"{layer.name}: block scales have no integer kernel; {hint}")
         if not grid.symmetric:
             raise TargetError(f"{layer.name}: integer kernels need symmetric weights; use symmetric = true")
-        weight = dequantized_weight(layer, quantized, self.storage)
+        weight = dequantized_weight(layer, quantized, self.storage, self.names)
         self.add(weight)
         node.input[1] = weight.result
         bias = self.model.bias(layer)
         if bias is not None:
             scale = (self.model.ranges[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
-            codes = np.rint(bias.reshape(-1).astype(np.float64) / scale)
+            exact = bias.reshape(-1).astype(np.float64)
+            codes = np.rint(
+                np.divide(exact, scale, out=np.copysign(np.where(exact, np.inf, 0.0), exact), where=scale > 0)
+            )
             if np.abs(codes).max(initial=0) > _BIAS_LIMIT:
                 raise TargetError(
                     f"{layer.name}: bias {bias.flat[int(np.abs(codes).argmax())]:g} does not fit 32 bits at scale "
                     f"{scale[int(np.abs(codes).argmax())]:g}; this layer needs a larger weight scale"
                 )
             name = layer.bias or f"{layer.name}.bias"
-            fragment = Fragment(f"{name}_dequantized")
+            fragment = Fragment(self.names)
             inputs = [
                 fragment.constant(f"{name}_int32", codes.astype(np.int32)),
                 fragment.constant(f"{name}_scale", scale),
                 fragment.constant(f"{name}_zero_point", np.zeros(scale.shape, np.int32)),
             ]
-            fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, fragment.result, axis=0)
+            fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, f"{name}_dequantized", axis=0)
             self.add(fragment)
             node.input[2] = fragment.result
         self.nodes.append(node)
 
-    def quantize(self, name: str, source: str, result: str) -> str:
-        """Append QuantizeLinear and DequantizeLinear for tensor ``name``; returns what its readers read."""
+    def quantize(self, name: str, source: str, result: str | None = None) -> str:
+        """Append QuantizeLinear and DequantizeLinear for tensor ``name``; returns what its readers read.
+
+        That is ``result``, a tensor of the graph that nothing else writes, or a new one.
+        """
         grid: ActivationGrid = self.model.ranges[name]
-        fragment = Fragment(result)
+        fragment = Fragment(self.names)
         scale = fragment.constant(f"{name}_scale", np.asarray(grid.scale, np.float32))
         zero_point = fragment.constant(f"{name}_zero_point", np.asarray(grid.zero_point, grid.dtype))
-        codes = f"{name}_quantized"
-        fragment.node("QuantizeLinear", f"{name}_quantize", [source, scale, zero_point], codes)
-        fragment.node("DequantizeLinear", f"{name}_dequantize", [codes, scale, zero_point], result)
+        codes = fragment.node("QuantizeLinear", f"{name}_quantize", [source, scale, zero_point], f"{name}_quantized")
+        result = result or self.names.tensor(f"{name}_dequantized")
+        fragment.node_into("DequantizeLinear", f"{name}_dequantize", [codes, scale, zero_point], result)
         self.add(fragment)
         return result
 

@@ -7,13 +7,10 @@ MatMulNBits wants unsigned codes in bytes of their own layout (onnxruntime, cont
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from passes.numerics.grid import Codes
-
-__all__ = ["code_tensor", "pack", "stored_bits", "unpack", "unpack_tensor"]
+__all__ = ["code_tensor", "pack", "stored_bits"]
 
 _TYPES = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8}
 
@@ -37,30 +34,8 @@ def pack(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     return packed
 
 
-def unpack(data: NDArray[np.uint8], bits: int, count: int) -> Codes:
-    """The inverse of `pack` for ``count`` signed codes.
-
-    >>> unpack(np.array([241, 7], np.uint8), 4, 3)
-    array([ 1, -1,  7], dtype=int8)
-    """
-    shifts = np.arange(8 // bits, dtype=np.uint8) * np.uint8(bits)
-    fields = ((data[:, None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(-1)[:count]
-    lift = np.uint8(8 - bits)
-    return (fields << lift).view(np.int8) >> np.int8(lift)
-
-
 def code_tensor(name: str, codes: NDArray[Any], bits: int) -> TensorProto:
     """An INT2, INT4 or INT8 initializer of the codes' shape; ``bits`` is 2, 4 or 8."""
     tensor = TensorProto(name=name, data_type=_TYPES[bits], dims=codes.shape)
     tensor.raw_data = codes.astype(np.int8).tobytes() if bits == 8 else pack(codes, bits).tobytes()
     return tensor
-
-
-def unpack_tensor(tensor: TensorProto) -> Codes:
-    """The codes of an INT2, INT4 or INT8 initializer as int8 of its shape."""
-    bits = next(bits for bits, kind in _TYPES.items() if kind == tensor.data_type)
-    count = int(np.prod(tensor.dims))
-    if not tensor.raw_data:
-        return np.asarray(onnx.numpy_helper.to_array(tensor)).astype(np.int8)
-    data = np.frombuffer(tensor.raw_data, np.uint8)
-    return unpack(data, bits, count).reshape(tuple(tensor.dims))

@@ -6,88 +6,66 @@ dequantize  codes INT4 -> DequantizeLinear                           for targets
 rescale     codes -> Cast(FLOAT) [-> Sub] -> Mul(scale) [-> Reshape -> Slice]   weight-only, folded at load
 """
 
-from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from converter.emit.storage import code_tensor, stored_bits
+from converter.emit.fragment import Fragment, Names
+from converter.emit.storage import stored_bits
 from passes.base import Quantized
 from passes.linear import Linear
 
-__all__ = ["STORAGES", "Fragment", "Storage", "dequantized_weight", "rescaled_weight"]
+__all__ = ["STORAGES", "Storage", "dequantized_weight", "rescaled_weight"]
 
 Storage = Literal["cast", "int8", "dequantize", "matmulnbits"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 
 
-@dataclass
-class Fragment:
-    """Nodes and initializers to be added to a graph; `result` is the tensor they produce."""
-
-    result: str
-    nodes: list[NodeProto] = field(default_factory=list)
-    initializers: list[TensorProto] = field(default_factory=list)
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Add an initializer and return its name."""
-        self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
-        return name
-
-    def node(self, op: str, name: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Add a node and return its output."""
-        self.nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
-        return output
-
-
-def dequantized_weight(layer: Linear, quantized: Quantized, storage: Storage) -> Fragment:
+def dequantized_weight(layer: Linear, quantized: Quantized, storage: Storage, names: Names) -> Fragment:
     """The per-channel form an integer kernel is fused from: codes, [Cast,] DequantizeLinear.
 
     INT2 is always cast: onnxruntime 1.31 fuses ``DequantizeLinear(INT2)`` to kernels that cannot read it or that
     read it wrongly.
     """
     name, grid = layer.weight, quantized.grid
-    fragment = Fragment(f"{name}_dequantized")
+    fragment = Fragment(names)
     bits = 8 if storage == "int8" else stored_bits(grid.bits)
-    codes = f"{name}_int{bits}"
-    fragment.initializers.append(code_tensor(codes, layer.stored(quantized.codes), bits))
+    codes = fragment.codes(f"{name}_int{bits}", layer.stored(quantized.codes), bits)
     scale = fragment.constant(f"{name}_scale", grid.scale.reshape(-1))
     zeros = grid.zero_point.reshape(-1)
     if storage == "dequantize" and bits == 4:
-        fragment.initializers.append(code_tensor(f"{name}_zero_point", zeros, bits))
-        zero_point = f"{name}_zero_point"
+        zero_point = fragment.codes(f"{name}_zero_point", zeros, bits)
     else:
         zero_point = fragment.constant(f"{name}_zero_point", zeros)
         if bits < 8:
             codes = fragment.node("Cast", f"{name}_cast", [codes], f"{name}_int8", to=TensorProto.INT8)
-    inputs = [codes, scale, zero_point]
-    fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, fragment.result, axis=layer.channel_axis)
+    inputs, result = [codes, scale, zero_point], f"{name}_dequantized"
+    fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, result, axis=layer.channel_axis)
     return fragment
 
 
-def rescaled_weight(layer: Linear, quantized: Quantized, storage: Storage) -> Fragment:
+def rescaled_weight(layer: Linear, quantized: Quantized, storage: Storage, names: Names) -> Fragment:
     """The weight-only form: codes as floats times their scale, per channel or per block of inputs."""
     name, grid = layer.weight, quantized.grid
-    fragment = Fragment(f"{name}_rescaled")
+    fragment, result = Fragment(names), f"{name}_rescaled"
     bits = 8 if storage == "int8" else stored_bits(grid.bits)
     if grid.block is None:
         codes, shape = layer.stored(quantized.codes), _channel_shape(layer)
         scale, zeros = _per_channel(layer, grid.scale, shape), _per_channel(layer, grid.zero_point, shape)
     else:
         codes, scale, zeros = _blocks(quantized)
-    packed = f"{name}_int{bits}"
-    fragment.initializers.append(code_tensor(packed, codes, bits))
+    packed = fragment.codes(f"{name}_int{bits}", codes, bits)
     value = fragment.node("Cast", f"{name}_cast", [packed], f"{name}_float", to=TensorProto.FLOAT)
     if not grid.symmetric:
         zero_point = fragment.constant(f"{name}_zero_point", zeros.astype(np.float32))
         value = fragment.node("Sub", f"{name}_center", [value, zero_point], f"{name}_centered")
     factor = fragment.constant(f"{name}_scale", scale)
-    last = fragment.result if grid.block is None else f"{name}_scaled"
+    last = result if grid.block is None else f"{name}_scaled"
     value = fragment.node("Mul", f"{name}_rescale", [value, factor], last)
     if grid.block is not None:
-        _unblock(fragment, layer, value, codes.shape)
+        _unblock(fragment, layer, value, codes.shape, result)
     return fragment
 
 
@@ -117,8 +95,8 @@ def _blocks(quantized: Quantized) -> tuple[NDArray[Any], NDArray[Any], NDArray[A
     return codes.reshape(g * o, blocks, block), grid.scale.reshape(shape), grid.zero_point.reshape(shape)
 
 
-def _unblock(fragment: Fragment, layer: Linear, value: str, shape: tuple[int, ...]) -> None:
-    """From ``[g·o, b, block]`` back to the stored shape."""
+def _unblock(fragment: Fragment, layer: Linear, value: str, shape: tuple[int, ...], result: str) -> None:
+    """From ``[g·o, b, block]`` back to the stored shape, as ``result``."""
     name, (_, _, k) = layer.weight, layer.matrix_shape
     outputs, filled = shape[0], shape[1] * shape[2]
     conv = layer.op == "Conv" or layer.transposed
@@ -130,6 +108,6 @@ def _unblock(fragment: Fragment, layer: Linear, value: str, shape: tuple[int, ..
         value = fragment.node("Slice", f"{name}_crop", [value, *bounds], f"{name}_cropped")
     target = layer.weight_shape if conv else (outputs, k)
     final = fragment.constant(f"{name}_shape", np.array(target, np.int64))
-    value = fragment.node("Reshape", f"{name}_reshape", [value, final], fragment.result if conv else f"{name}_rows")
+    value = fragment.node("Reshape", f"{name}_reshape", [value, final], result if conv else f"{name}_rows")
     if not conv:
-        fragment.node("Transpose", f"{name}_transpose", [value], fragment.result, perm=[1, 0])
+        fragment.node("Transpose", f"{name}_transpose", [value], result, perm=[1, 0])

@@ -10,7 +10,7 @@ __all__ = ["learn_rounding"]
 
 
 def learn_rounding(
-    model: Model, settings: LearnedRounding, data: Dataset | None, progress: Progress, *, budget: int
+    model: Model, settings: LearnedRounding, data: Dataset | None, progress: Progress, *, budget: int, seed: int
 ) -> PassReport:
     """Refine a quantized model; see `converter.learn.refine.refine_blocks`.
 
@@ -26,4 +26,4 @@ def learn_rounding(
 
     if data is None:
         raise DataError(f"{settings.name} needs calibration data; use --calibration with images or an .npz")
-    return refine_blocks(model, settings, data, progress, budget=budget)
+    return refine_blocks(model, settings, data, progress, budget=budget, seed=seed)

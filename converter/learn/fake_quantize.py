@@ -1,9 +1,9 @@
 """Quantization inside a float network, with gradients: what a block computes once its weights are codes.
 
-Activations go through their 8-bit grid with the straight-through estimator. A weight is ``s (q + round(δ) - z)`` with
-q the codes it starts from, and every part of it is learned: the offset δ of each code (not only up or down: Yvinec et
-al. 2023, arXiv 2308.07662), the scale s of each channel or block (LSQ, Esser et al. 2020, arXiv 1902.08153), and the
-layer's bias.
+Activations go through their 8-bit grid with the straight-through estimator. A weight is ``s (q - z)``, and every part of
+it is learned: the codes q, by whole steps and as many as it takes (not only up or down: Yvinec et al. 2023, arXiv
+2308.07662; `converter.learn.moves` makes them), the scale s of each channel or block (LSQ, Esser et al. 2020, arXiv
+1902.08153), and the layer's bias.
 """
 
 from collections.abc import Mapping
@@ -23,13 +23,15 @@ BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, as in `con
 
 
 def fake_quantize(x: Tensor, grid: ActivationGrid) -> Tensor:
-    """x of any shape on its grid; the gradient passes where x is within the grid's range."""
+    """Values of any shape on their grid; the gradient passes where they are within its range."""
     low, high = grid.code_range
     return torch.fake_quantize_per_tensor_affine(x, float(grid.scale), grid.zero_point, low, high)
 
 
 class LearnedWeight(nn.Module):
-    """One layer's codes, scales and bias as parameters; as it is made, it computes exactly what it was given.
+    """One layer's codes, scales and bias as they are learned; as it is made, it computes exactly what it was given.
+
+    `nudge` is zero and stays so: its gradient is that of the codes.
 
     Args:
         layer: its geometry.
@@ -56,18 +58,16 @@ class LearnedWeight(nn.Module):
         self.register_buffer("zero_point", torch.from_numpy(zero_point.astype(np.float32)))
         self.register_buffer("start", None if bias is None else torch.from_numpy(bias.copy()))
         self.register_buffer("unit", torch.from_numpy(unit.astype(np.float32)))
-        self.offset = nn.Parameter(torch.zeros_like(self.codes))
+        self.nudge = nn.Parameter(torch.zeros_like(self.codes))
         self.growth = nn.Parameter(torch.zeros_like(self.scale))  # of the scale's logarithm
         self.shift = None if bias is None else nn.Parameter(torch.zeros(bias.shape))
 
     def forward(self) -> Tensor:
         """The weight as the node stores it."""
-        latent = torch.clamp(self.codes + self.offset, self.low, self.high)
-        rounded = latent + (torch.round(latent) - latent).detach()  # [g, o, k]
         scale = self.scales()
         if self.grid.block is not None:
-            scale = scale.repeat_interleave(self.grid.block, dim=2)[:, :, : latent.shape[2]]
-        return _stored(self.layer, (rounded - self.zero_point) * scale)
+            scale = scale.repeat_interleave(self.grid.block, dim=2)[:, :, : self.codes.shape[2]]
+        return _stored(self.layer, (self.codes + self.nudge - self.zero_point) * scale)
 
     def scales(self) -> Tensor:
         """``[g, o, b]``."""
@@ -85,10 +85,9 @@ class LearnedWeight(nn.Module):
     @torch.no_grad()
     def solution(self) -> tuple[Codes, Grid, Floats | None]:
         """Codes ``[g, o, k]``, their grid and the bias ``[g, o]``, as they are now."""
-        codes = torch.round(torch.clamp(self.codes + self.offset, self.low, self.high))
         bias = self.bias()
         grid = Grid(self.grid.bits, self.scales().cpu().numpy(), self.grid.zero_point, self.grid.block)
-        return codes.cpu().numpy().astype(np.int8), grid, None if bias is None else bias.cpu().numpy()
+        return self.codes.cpu().numpy().astype(np.int8), grid, None if bias is None else bias.cpu().numpy()
 
 
 class QuantizedBlock(nn.Module):
@@ -115,13 +114,17 @@ class QuantizedBlock(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The block's outputs by name."""
-        learned = dict(zip(self.names, cast("list[LearnedWeight]", list(self.weights)), strict=True))
+        learned = dict(zip(self.names, self.learned(), strict=True))
         constants: dict[str, Tensor] = {name: weight() for name, weight in learned.items()}
         for name, owner in self.biases.items():
             bias = learned[owner].bias()
             if bias is not None:
                 constants[name] = bias.reshape(-1)
         return self.program(inputs, constants, self._quantize)
+
+    def learned(self) -> list[LearnedWeight]:
+        """The weights, in the order of `names`."""
+        return cast("list[LearnedWeight]", list(self.weights))
 
     def _quantize(self, name: str, value: Tensor) -> Tensor:
         grid = self.ranges.get(name)

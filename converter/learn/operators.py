@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from converter.learn.spatial import SPATIAL
@@ -22,7 +22,7 @@ After = Callable[[str, Tensor], Tensor]
 """What happens to a tensor that a node has written, by its name."""
 
 
-def _untouched(name: str, value: Tensor) -> Tensor:
+def _untouched(_: str, value: Tensor) -> Tensor:
     return value
 
 
@@ -87,8 +87,8 @@ def _clip(attrs: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor 
 
 def _gemm(attrs: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     a, b = a.t() if attrs.get("transA") else a, b.t() if attrs.get("transB") else b
-    y = attrs.get("alpha", 1.0) * (a @ b)
-    return y if c is None else y + attrs.get("beta", 1.0) * c
+    y = float(attrs.get("alpha", 1.0)) * (a @ b)
+    return y if c is None else y + float(attrs.get("beta", 1.0)) * c
 
 
 def _hard_sigmoid(attrs: Attributes, x: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ OPERATORS: Mapping[str, Callable[..., Tensor]] = {
     "Clip": _clip,
     "Concat": _concat,
     "Div": lambda attrs, a, b: a / b,
-    "Dropout": lambda attrs, x, *rest: x,
+    "Dropout": lambda attrs, x, *mask: x,
     "Elu": lambda attrs, x: F.elu(x, float(attrs.get("alpha", 1.0))),
     "Erf": lambda attrs, x: torch.erf(x),
     "Exp": lambda attrs, x: torch.exp(x),

@@ -13,6 +13,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from converter.correct import exact_model
 from converter.data import Dataset
 from converter.emit.floats import float_model
 from converter.emit.qdq import emit
@@ -30,7 +31,7 @@ from passes.learned_rounding import LearnedRounding
 from passes.linear import Linear
 from passes.numerics.grid import Floats
 
-__all__ = ["exact_model", "refine_blocks"]
+__all__ = ["refine_blocks"]
 
 _BATCH = 16
 _FLOAT, _QUANTIZED = "float", "quantized"
@@ -38,7 +39,7 @@ _FEWEST_IMAGES = 4
 
 
 def refine_blocks(
-    model: Model, settings: LearnedRounding, data: Dataset, progress: Progress, *, budget: int
+    model: Model, settings: LearnedRounding, data: Dataset, progress: Progress, *, budget: int, seed: int
 ) -> PassReport:
     """Refine the codes, scales and biases of every block that gains from it.
 
@@ -48,6 +49,7 @@ def refine_blocks(
         data: calibration data.
         progress: called after every block.
         budget: bytes of activations held in memory before they go to files.
+        seed: of the images held out, the windows and the batches.
 
     Raises:
         QuantizationError: nothing is quantized yet, or there is no CUDA device where one is asked for.
@@ -64,7 +66,7 @@ def refine_blocks(
     skipped = dict(model.kept)
     torch.set_num_threads(available_threads())
     with Streams(budget) as streams:
-        network = _Network(model, layers, data, streams)
+        network = _Network(model, layers, data, streams, seed)
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
             inside = {name: layers[name] for name in piece.nodes if name in layers}
@@ -82,18 +84,6 @@ def refine_blocks(
     return PassReport(settings.name, changed, skipped, notes, time.perf_counter() - started)
 
 
-def exact_model(model: Model) -> Model:
-    """The float network that a quantized model came from: the same graph with the weights of `Model.exact`."""
-    exact = Model(model.graph.copy(), model.rules)
-    layers = exact.layers()
-    for name, (weight, bias) in model.exact.items():
-        present = exact.bias(layers[name])
-        if bias is None and present is not None:  # the layer pass has made one
-            bias = np.zeros_like(present)
-        exact.write(layers[name], weight, bias)
-    return exact
-
-
 def _device(settings: LearnedRounding) -> torch.device:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise QuantizationError(f"{settings.name}: torch finds no CUDA device; use device = 'cpu' or 'auto'")
@@ -106,8 +96,8 @@ def _device(settings: LearnedRounding) -> torch.device:
 def _report(
     outcome: Outcome, inside: Mapping[str, Linear], changed: dict[str, Change], skipped: dict[str, str]
 ) -> None:
-    text = f"{outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
     size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"
+    text = f"{outcome.moved} codes moved, {outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
     for name in inside:
         if outcome.improved:
             changed[name] = Change(f"learned{size}, {text}", outcome.before_db, outcome.after_db)
@@ -126,8 +116,8 @@ class _Split:
 class _Network:
     """Both streams, and the block that is being learned."""
 
-    def __init__(self, model: Model, layers: dict[str, Linear], data: Dataset, streams: Streams) -> None:
-        self.model, self.layers, self.streams = model, layers, streams
+    def __init__(self, model: Model, layers: dict[str, Linear], data: Dataset, streams: Streams, seed: int) -> None:
+        self.model, self.layers, self.streams, self.seed = model, layers, streams, seed
         self.exact = exact_model(model)
         self.counts: list[int] = []
         self.kinds: dict[str, np.dtype] = {}
@@ -170,15 +160,15 @@ class _Network:
             return "the block reads tensors that are not float"
         program = Program(submodel(self.exact, piece, self.kinds).graph, device)
         side = settings.window if looks_around(nodes, exact) else None
-        seed = settings.seed + index
-        split = _split(sum(self.counts), settings)
+        seed = self.seed + index
+        split = _split(sum(self.counts), settings.held_out, self.seed)
         try:
             train, held_out = (
                 self._samples(program, exact, quantized, part, side, seed, device)
                 for part in (split.train, split.held_out)
             )
             block = self._block(piece, inside, program, train, device)
-            outcome = learn(block, train, held_out, settings)
+            outcome = learn(block, train, held_out, settings, seed)
         except NotImplementedError as error:
             return f"{error} has no differentiable form"
         if outcome.improved:
@@ -245,11 +235,9 @@ class _Network:
         return QuantizedBlock(program, weights, biases, ranges)
 
     def _write(self, inside: dict[str, Linear], block: QuantizedBlock) -> None:
-        learned = dict(zip(block.names, block.weights, strict=True))
+        learned = dict(zip(block.names, block.learned(), strict=True))
         for name, layer in inside.items():
-            weight = learned[layer.weight]
-            assert isinstance(weight, LearnedWeight)  # noqa: S101
-            codes, grid, bias = weight.solution()
+            codes, grid, bias = learned[layer.weight].solution()
             self.model.quantized[name] = Quantized(codes, grid, self.model.quantized[name].sqnr_db)
             self.model.write(layer, grid.values(codes), bias)
 
@@ -274,7 +262,7 @@ class _Network:
         self.streams.append(stream, name, values)
 
 
-def _split(images: int, settings: LearnedRounding) -> _Split:
-    order = np.random.default_rng(settings.seed).permutation(images)
-    count = min(max(1, round(images * settings.held_out)), images - 1)
+def _split(images: int, held_out: float, seed: int) -> _Split:
+    order = np.random.default_rng(seed).permutation(images)
+    count = min(max(1, round(images * held_out)), images - 1)
     return _Split(np.sort(order[count:]), np.sort(order[:count]))

@@ -52,9 +52,7 @@ def looks_around(nodes: Sequence[gs.Node], inputs: Mapping[str, NDArray[np.float
     return images and len(sizes) == 1 and uniform and all(node.op in _LOCAL for node in nodes)
 
 
-def windows(
-    inputs: Mapping[str, NDArray[np.float32]], side: int | None, device: torch.device, seed: int
-) -> Tensors:
+def windows(inputs: Mapping[str, NDArray[np.float32]], side: int | None, device: torch.device, seed: int) -> Tensors:
     """A window of every image, the same one for all inputs; whole tensors for ``side`` None or at least the image.
 
     Args:
@@ -75,13 +73,13 @@ def windows(
     return {name: _on_device(values, device) for name, values in cut.items()}
 
 
-def batches(count: int, size: int, steps: int) -> Iterator[Tensor]:
-    """Indices of the samples of every step: each sample once before any comes again; torch's random state."""
-    order = torch.randperm(count)
+def batches(count: int, size: int, steps: int, draws: torch.Generator) -> Iterator[Tensor]:
+    """Indices of the samples of every step: each sample once before any comes again."""
+    order = torch.randperm(count, generator=draws)
     place = 0
     for _ in range(steps):
         if place + size > count:
-            order, place = torch.randperm(count), 0
+            order, place = torch.randperm(count, generator=draws), 0
         yield order[place : place + size]
         place += size
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["SPATIAL"]
@@ -93,7 +93,9 @@ def _batch_normalization(
     return F.batch_norm(x, mean, variance, scale, bias, eps=float(attrs.get("epsilon", 1e-5)))
 
 
-def _resize(attrs: Attributes, x: Tensor, roi: Tensor | None, scales: Tensor | None, sizes: Tensor | None = None) -> Tensor:
+def _resize(
+    attrs: Attributes, x: Tensor, roi: Tensor | None, scales: Tensor | None, sizes: Tensor | None = None
+) -> Tensor:
     factors = [] if scales is None else [float(value) for value in scales.tolist()]
     whole = len(factors) == x.ndim and factors[:2] == [1.0, 1.0] and all(value == int(value) for value in factors)
     if attrs.get("mode", "nearest") != "nearest" or not whole:

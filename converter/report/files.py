@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from converter.save import prepare_output
-from passes.errors import OutputError
+from passes.errors import OutputError, UsageError
 
-__all__ = ["REPORT_SUFFIXES", "prepare_report", "write_report"]
+__all__ = ["REPORT_SUFFIXES", "check_suffix", "write_report"]
 
 REPORT_SUFFIXES = (".json", ".html")
 _WIDTH = 100
@@ -25,25 +25,25 @@ pre { overflow-x: auto; font: 0.85rem/1.35 Menlo, Consolas, "DejaVu Sans Mono", 
 """
 
 
-def prepare_report(path: Path) -> None:
-    """Find out before a long run whether a report can be written there.
+def check_suffix(path: Path) -> None:
+    """Refuse a report that is neither .json nor .html.
 
     Raises:
-        OutputError: the suffix is neither .json nor .html, or the file cannot be written.
+        UsageError: quotes the suffix.
     """
     if path.suffix not in REPORT_SUFFIXES:
-        raise OutputError(f"{path}: a report is a {' or '.join(REPORT_SUFFIXES)} file, not {path.suffix or 'this'!r}")
-    prepare_output(path)
+        raise UsageError(f"{path}: a report is a {' or '.join(REPORT_SUFFIXES)} file, not {path.suffix or 'this'!r}")
 
 
 def write_report(path: Path, title: str, content: Mapping[str, Any], tables: Sequence[RenderableType]) -> None:
     """Write ``content`` as .json, or ``tables`` as one self-contained .html page, by the path's suffix.
 
     Raises:
-        OutputError: as `prepare_report`; an existing file stays as it was.
+        UsageError: as `check_suffix`.
+        OutputError: the file cannot be written; an existing one stays as it was.
     """
-    prepare_report(path)
-    text = json.dumps(content, indent=2) + "\n" if path.suffix == ".json" else _page(title, tables)
+    check_suffix(path)
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n" if path.suffix == ".json" else _page(title, tables)
     _write(path, text)
 
 

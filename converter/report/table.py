@@ -1,25 +1,32 @@
 """Results as rich tables: one style for all of them, on a terminal, in a pipe and in HTML."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from converter.compare import Comparison
+from converter.compare import Comparison, LayerError
 from converter.evaluate import Evaluation, Measurement
 from converter.inspect import Inspection
+from converter.latency import BATCH, THREADS
+from converter.preprocess import Preprocess
 from converter.recipe import Recipe
 from converter.result import LayerReport, Result
 from converter.targets import Target
+from passes.linear import LINEAR_OPS
 
 __all__ = [
     "before_after_table",
     "comparison_tables",
+    "conversion_tables",
     "evaluation_table",
+    "fitted",
     "float_layers_table",
     "inspection_tables",
     "layers_table",
@@ -30,6 +37,8 @@ __all__ = [
 ]
 
 _PIPED_WIDTH = 100
+_NARROW = 80  # columns; tables are laid out to fit this width
+_NOTHING = "–"
 _UNITS = ("B", "kB", "MB", "GB")
 
 
@@ -38,7 +47,7 @@ def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> 
     console = Console(file=file, highlight=False)
     if console.is_terminal:
         for renderable in renderables:
-            console.print(renderable)
+            console.print(fitted(renderable, console))
         return
     wide = Console(file=file, width=10_000)
     widths = [wide.measure(renderable).maximum for renderable in renderables]
@@ -52,38 +61,68 @@ def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> 
     console.file.flush()
 
 
+def fitted(renderable: RenderableType, console: Console) -> RenderableType:
+    """A table that does not fit a narrow terminal as a list of its rows, `column value` after `column value`."""
+    if not isinstance(renderable, Table) or console.width >= _NARROW:
+        return renderable
+    if Console(width=10_000).measure(renderable).maximum <= console.width:
+        return renderable
+    lines: list[RenderableType] = [] if renderable.title is None else [Text(str(renderable.title), style="bold")]
+    headers = [str(column.header) for column in renderable.columns]
+    for first, *others in zip(*(list(column.cells) for column in renderable.columns), strict=True):
+        lines.append(Text(f"{headers[0]} {first}".strip(), style="bold"))
+        if not any(headers[1:]):
+            lines[-1:] = [Text(": ".join(map(str, [first, *others])))]
+            continue
+        cells = [f"{header} {cell}".strip() for header, cell in zip(headers[1:], others, strict=True)]
+        lines.append(Padding(Text("; ".join(cells)), (0, 0, 0, 2)))
+    lines += [] if renderable.caption is None else [Text(str(renderable.caption), style="dim")]
+    return Padding(Group(*lines), (1, 0, 0, 0))
+
+
+def conversion_tables(result: Result, before: int, after: int) -> list[RenderableType]:
+    """What a conversion did: before and after, the layers by bits, and those left in float."""
+    left = float_layers_table(result.layers)
+    tables = [before_after_table(result, before, after), weights_table(result.layers, result.recipe.sqnr_of)]
+    return [*tables, *([] if left is None else [left])]
+
+
 def before_after_table(result: Result, before: int, after: int) -> Table:
     """File size and, where they were measured, accuracy and latency of a conversion; sizes in bytes."""
     table = _table("", ["", "before", "after", "change"], numbers={1, 2, 3})
-    table.add_row("File", size(before), size(after), _ratio(before / after, "smaller", "larger"))
+    _row(table, "File", size(before), size(after), _ratio(before / after, "smaller", "larger"))
+    calibrated = "" if result.calibration is None else f"calibrated on {result.calibration['images']:,} images"
     if result.metrics is None:
+        table.caption = calibrated or None
         return table
     first, last = result.metrics.models[0], result.metrics.models[-1]
     if first.top1 is not None and last.top1 is not None:
         points = 100 * (last.top1 - first.top1)
-        table.add_row("Top-1", _percent(first.top1), _percent(last.top1), f"{points:+.2f} points")
+        _row(table, "Top-1", _percent(first.top1), _percent(last.top1), f"{points:+.2f} points")
     if last.agreement is not None:
-        table.add_row("Agreement", "", _percent(last.agreement), "")
-    table.add_row("SQNR", "", _db(last.sqnr_db), "")
+        _row(table, "Agreement", "", _percent(last.agreement), "")
+    _row(table, "SQNR", "", _db(last.sqnr_db), "")
     if last.speedup is not None:
-        table.add_row("Latency", _ms(first), _ms(last), _ratio(last.speedup, "faster", "slower"))
-    table.caption = f"{last.images:,} images\nlatency: 1 image, 1 thread"
+        _row(table, "Latency", _ms(first), _ms(last), _ratio(last.speedup, "faster", "slower"))
+    lines = (calibrated, f"measured on {last.images:,} images", *_conditions(result.metrics))
+    table.caption = "\n".join(filter(None, lines))
     return table
 
 
-def weights_table(layers: Iterable[LayerReport]) -> Table:
-    """How many layers got which weights and activations, and the SQNR of their outputs."""
-    groups: dict[tuple[int, int, str], list[LayerReport]] = {}
+def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
+    """How many layers got which weights and activations, and the SQNR of their weights or outputs."""
+    groups: dict[tuple[int, int, int, str], list[LayerReport]] = {}
     for layer in layers:
-        groups.setdefault((layer.bits, layer.activation_bits, layer.granularity), []).append(layer)
+        key = (layer.bits, layer.stored_bits, layer.activation_bits, layer.granularity)
+        groups.setdefault(key, []).append(layer)
     columns = ["weights", "activations", "scale per", "layers", "median SQNR", "lowest SQNR", "at"]
     table = _table("", columns, numbers={3, 4, 5})
-    for (bits, activations, granularity), members in sorted(groups.items()):
+    for (_, _, activations, granularity), members in sorted(groups.items()):
         known = sorted((layer.after_db, layer.name) for layer in members if layer.after_db is not None)
         middle, lowest = (known[len(known) // 2][0], known[0]) if known else (None, (None, ""))
-        table.add_row(
-            _bits(bits), _bits(activations), granularity, str(len(members)), _db(middle), _db(lowest[0]), lowest[1]
-        )
+        weights, count = _weight_bits(members[0]), str(len(members))
+        _row(table, weights, _bits(activations), granularity, count, _db(middle), _db(lowest[0]), lowest[1])
+    table.caption = f"SQNR of each layer's {sqnr_of}"
     return table
 
 
@@ -92,26 +131,27 @@ def float_layers_table(layers: Iterable[LayerReport]) -> Table | None:
     table = _table("Left in float", ["layer", "op", "why"])
     for layer in layers:
         if layer.reason:
-            table.add_row(layer.name, layer.op, layer.reason)
+            _row(table, layer.name, layer.op, layer.reason)
     return table if table.row_count else None
 
 
-def layers_table(layers: Iterable[LayerReport]) -> Table:
+def layers_table(result: Result) -> Table:
     """Every layer with what was done to it."""
     columns = ["layer", "op", "shape", "weights", "activations", "rounded", "written", "what"]
     table = _table("Layers", columns, numbers={5, 6})
-    for layer in layers:
-        table.add_row(
+    for layer in result.layers:
+        _row(
+            table,
             layer.name,
             layer.op,
             "x".join(map(str, layer.shape)),
-            _bits(layer.bits),
+            _weight_bits(layer),
             _bits(layer.activation_bits),
             _db(layer.before_db),
             _db(layer.after_db),
             layer.reason or layer.note,
         )
-    table.caption = "SQNR of the weights: plainly rounded, as written"
+    table.caption = f"rounded, written: SQNR of the layer's {result.recipe.sqnr_of}, plainly rounded and as written"
     return table
 
 
@@ -120,28 +160,36 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     columns = ["model", "size", "top-1", "agreement", "SQNR", "latency", "speed"]
     table = _table("", columns, numbers=set(range(1, 7)))
     for place, model in enumerate(evaluation.models):
-        top1 = "-" if model.top1 is None else f"{_percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
-        agreement = "-" if model.agreement is None else _percent(model.agreement)
+        top1 = _NOTHING if model.top1 is None else f"{_percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
+        agreement = _NOTHING if model.agreement is None else _percent(model.agreement)
         others = (agreement, _db(model.sqnr_db)) if place else ("", "")
-        table.add_row(model.model, size(model.bytes), top1, *others, _ms(model), _speed(model.speedup))
-    images = evaluation.data.get("images")
-    table.caption = f"{images:,} images; agreement, SQNR, speed: against the first\nlatency: 1 image, 1 thread"
+        _row(table, model.model, size(model.bytes), top1, *others, _ms(model), _speed(model.speedup))
+    images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first"
+    table.caption = "\n".join([images, *_conditions(evaluation)])
     return table
 
 
-def comparison_tables(comparison: Comparison) -> list[RenderableType]:
+def comparison_tables(comparison: Comparison, preprocess: Preprocess | None) -> list[RenderableType]:
     """SQNR of every shared tensor, then the models end to end."""
     table = _table("", ["layer", "op", "tensor", "SQNR"], numbers={3})
     for row in comparison.layers:
-        table.add_row(row.layer, row.op, row.tensor, _db(row.sqnr_db))
+        _row(table, row.layer, row.op, row.tensor, _db(row.sqnr_db))
     whole = _table("", ["end to end", ""], numbers={1})
-    whole.add_row("images", f"{comparison.images:,}")
+    _row(whole, "images", f"{comparison.images:,}")
+    _row(whole, "preprocessing", _used(preprocess))
     if comparison.agreement is not None:
-        whole.add_row("agreement", _percent(comparison.agreement))
-    whole.add_row("SQNR", _db(comparison.sqnr_db))
+        _row(whole, "agreement", _percent(comparison.agreement))
+    _row(whole, "SQNR", _db(comparison.sqnr_db))
+    lowest = min((row for row in comparison.layers if math.isfinite(row.sqnr_db)), key=_sqnr, default=None)
+    if lowest is not None:
+        _row(whole, "lowest of the tensors", f"{_db(lowest.sqnr_db)} at {lowest.layer}")
     if comparison.unmatched:
-        whole.add_row("tensors without a counterpart", str(len(comparison.unmatched)))
-    return [table, whole]
+        _row(whole, "tensors without a counterpart", str(len(comparison.unmatched)))
+    if lowest is None or lowest.op not in LINEAR_OPS:
+        return [table, whole]
+    name = json.dumps(lowest.layer)
+    more, none = f"layer_bits = {{ {name} = 8 }} gives it more bits", f"layers = [{name}] leaves it in float"
+    return [table, whole, Text(f'In a recipe, {more}, and a pass "exclude" with {none}.')]
 
 
 def inspection_tables(inspection: Inspection) -> list[RenderableType]:
@@ -149,10 +197,11 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     columns = ["layer", "op", "weights", "storage", "bytes", "scale per", "input", "fused"]
     table = _table("", columns, numbers={4})
     for layer in inspection.layers:
-        table.add_row(
+        _row(
+            table,
             layer.name,
             layer.op,
-            "-" if layer.weight_bits is None else _bits(layer.weight_bits, layer.storage),
+            _NOTHING if layer.weight_bits is None else _bits(layer.weight_bits, layer.storage),
             layer.storage,
             f"{layer.bytes:,}",
             layer.granularity,
@@ -165,18 +214,20 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
             reasons.setdefault(layer.reason, []).append(layer.name)
     why = _table("", ["not fused because", "layers"])
     for reason, names in reasons.items():
-        why.add_row(reason, f"{len(names)}: {', '.join(names)}")
+        _row(why, reason, f"{len(names)}: {', '.join(names)}")
     model = inspection.model
     facts = _table("", ["file", ""])
-    facts.add_row("size", f"{size(model['bytes'])} ({model['bytes']:,} bytes)")
-    facts.add_row("constants", ", ".join(f"{kind} {size(count)}" for kind, count in inspection.bytes_by_type.items()))
-    facts.add_row("opsets", ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items()))
-    facts.add_row("producer", model["producer"] or "-")
+    _row(facts, "size", f"{size(model['bytes'])} ({model['bytes']:,} bytes)")
+    _row(facts, "constants", ", ".join(f"{kind} {size(count)}" for kind, count in inspection.bytes_by_type.items()))
+    _row(facts, "opsets", ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items()))
+    _row(facts, "producer", model["producer"] or _NOTHING)
     for key in ("recipe", "target"):
         if key in model:
-            facts.add_row(key, str(model[key]))
-    fused = sum(layer.fused for layer in inspection.layers)
-    facts.add_row("layers on integers", f"{fused} of {len(inspection.layers)}")
+            _row(facts, key, str(model[key]))
+    count, integer = len(inspection.layers), sum(layer.on_integers for layer in inspection.layers)
+    _row(facts, "layers on integers", f"{integer} of {count}")
+    if others := sum(layer.fused for layer in inspection.layers) - integer:
+        _row(facts, "codes times float activations", f"{others} of {count}")
     return [table, *([why] if reasons else []), facts]
 
 
@@ -184,7 +235,7 @@ def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
     """Every recipe with its passes."""
     table = _table("", ["recipe", "what", "passes", "storage"])
     for recipe in recipes.values():
-        table.add_row(recipe.name, recipe.description, ", ".join(step.name for step in recipe.passes), recipe.storage)
+        _row(table, recipe.name, recipe.description, ", ".join(step.name for step in recipe.passes), recipe.storage)
     return table
 
 
@@ -192,7 +243,7 @@ def targets_table(targets: Mapping[str, Target]) -> Table:
     """Every deployment target."""
     table = _table("", ["target", "what", "integer layers"])
     for target in targets.values():
-        table.add_row(target.name, target.description, ", ".join(sorted(target.rules.linear)))
+        _row(table, target.name, target.description, ", ".join(sorted(target.rules.linear)))
     return table
 
 
@@ -229,8 +280,35 @@ def _table(title: str, columns: Sequence[str], numbers: Iterable[int] = ()) -> T
     return table
 
 
+def _row(table: Table, *cells: str | Text) -> None:
+    """Add a row; a cell with nothing in it gets a dash, so that nobody takes it for one cut off."""
+    table.add_row(*(cell or _NOTHING for cell in cells))
+
+
+def _conditions(evaluation: Evaluation) -> list[str]:
+    """How the figures were taken, a line each."""
+    lines = [f"latency: batch {BATCH}, {THREADS} thread"]
+    if "preprocess" in evaluation.data:
+        settings = evaluation.data["preprocess"]
+        lines.append(f"preprocessing: {_used(None if settings is None else Preprocess(**settings))}")
+    return lines
+
+
+def _used(preprocess: Preprocess | None) -> str:
+    return "none, tensors as they are" if preprocess is None else str(preprocess)
+
+
+def _sqnr(row: LayerError) -> float:
+    return row.sqnr_db
+
+
 def _bits(bits: int, storage: str = "") -> str:
     return f"float{bits}" if "float" in storage or (not storage and bits >= 32) else f"{bits} bits"
+
+
+def _weight_bits(layer: LayerReport) -> str:
+    """Bits of the grid, and of the file where it has no type for them."""
+    return _bits(layer.bits) + ("" if layer.stored_bits == layer.bits else f" in int{layer.stored_bits}")
 
 
 def _percent(fraction: float) -> str:
@@ -238,13 +316,13 @@ def _percent(fraction: float) -> str:
 
 
 def _db(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f} dB" if math.isfinite(value) else "equal"
+    if value is None or math.isnan(value) or value == -math.inf:
+        return _NOTHING
+    return "equal" if math.isinf(value) else f"{value:.1f} dB"
 
 
 def _ms(model: Measurement) -> str:
-    return "-" if model.latency_ms is None else f"{model.latency_ms:,.2f} ms"
+    return _NOTHING if model.latency_ms is None else f"{model.latency_ms:,.2f} ms"
 
 
 def _ratio(ratio: float, more: str, less: str) -> str:
@@ -252,4 +330,4 @@ def _ratio(ratio: float, more: str, less: str) -> str:
 
 
 def _speed(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f}x"
+    return _NOTHING if ratio is None else f"{ratio:.2f}x"

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from passes.base import GraphPass, Model, PassReport, Stats
+from passes.base import GraphPass, Model, PassReport, Stage, Stats
 from passes.normalise.constants import fold_constants, lower_constant_nodes
 from passes.normalise.control_flow import inline_constant_branches
 from passes.normalise.flatten import flatten_reshapes
@@ -30,7 +30,8 @@ def normalise(graph: gs.Graph) -> list[str]:
     become Flatten; Gemm has alpha = beta = 1; MatMul (+ Add) on a matrix becomes Gemm.
 
     Raises:
-        ModelError: control flow, a training-mode BatchNormalization or Dropout, or a layer in another float type.
+        ModelError: control flow, a training-mode BatchNormalization or Dropout, a layer in another float type, or
+            weights that are NaN or Inf.
     """
     graph.toposort()
     notes = lower_constant_nodes(graph) + fold_constants(graph)
@@ -56,6 +57,7 @@ class Normalise(GraphPass):
     """`normalise` as a pass."""
 
     name: ClassVar[str] = "normalise"
+    stage: ClassVar[Stage] = Stage.NORMALISE
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Rewrite the graph; no layer's result changes."""

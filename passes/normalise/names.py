@@ -8,11 +8,11 @@ import re
 
 import onnx_graphsurgeon as gs
 
+from passes.linear import LINEAR_OPS
 from passes.surgery import fresh_name
 
 __all__ = ["name_nodes"]
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _WEIGHT = re.compile(r"(?P<stem>.*[A-Za-z].*)[._/](weight|kernel|W)(:0)?")
 
 
@@ -38,7 +38,7 @@ def name_nodes(graph: gs.Graph) -> list[str]:
 
 
 def _weight_stem(node: gs.Node) -> str | None:
-    if node.op not in _LAYERS:
+    if node.op not in LINEAR_OPS:
         return None
     for tensor in node.inputs[:2]:
         if isinstance(tensor, gs.Constant) and (match := _WEIGHT.fullmatch(tensor.name)):

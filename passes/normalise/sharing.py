@@ -3,11 +3,11 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.linear import LINEAR_OPS
 from passes.surgery import fresh_name, sole_consumer, tensor_names
 
 __all__ = ["unshare_constants"]
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ROLES = ("weight", "weight", "bias")  # by input; MatMul's constant may be its first
 
 
@@ -19,7 +19,7 @@ def unshare_constants(graph: gs.Graph) -> list[str]:
     taken = tensor_names(graph)
     notes = []
     for node in graph.nodes:
-        if node.op not in _LAYERS:
+        if node.op not in LINEAR_OPS:
             continue
         for index, tensor in enumerate(list(node.inputs)):
             if not isinstance(tensor, gs.Constant) or sole_consumer(graph, tensor) is node:

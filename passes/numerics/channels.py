@@ -80,21 +80,6 @@ class ChannelStatistics:
         self._zeros += zeros
         self.count += len(x)
 
-    def merge(self, other: "ChannelStatistics") -> None:
-        """Add the rows that `other` has seen.
-
-        Raises:
-            ValueError: the two have different numbers of channels.
-        """
-        if other.channels != self.channels:
-            raise ValueError(f"statistics of {self.channels} and {other.channels} channels cannot be merged")
-        self._absmax = np.maximum(self._absmax, other._absmax)
-        self._sum_abs += other._sum_abs
-        self._sum_square += other._sum_square
-        self._sum += other._sum
-        self._zeros += other._zeros
-        self.count += other.count
-
     def rescaled(self, factors: Floats) -> "ChannelStatistics":
         """The statistics of ``x factors``, with a positive factor for every channel [c]: no data is seen again."""
         result = ChannelStatistics(self.channels)

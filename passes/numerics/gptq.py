@@ -20,7 +20,7 @@ from passes.numerics.moments import Moments
 from passes.numerics.refine import refine
 from passes.numerics.scale import absmax_grid, search_grid
 
-__all__ = ["GptqResult", "gptq", "inverse_factor", "output_error"]
+__all__ = ["GptqResult", "damped", "gptq", "inverse_factor", "output_error"]
 
 Doubles = NDArray[np.float64]
 
@@ -88,11 +88,12 @@ def gptq(
     swept = _sweep(np.take_along_axis(weight, columns, axis=2), upper, step, zero, bits, lazy)
     codes = np.take_along_axis(swept, undo[:, None, :], axis=2)
     if rounds:
-        codes, grid = refine(weight, codes, grid, _damped(moments.hessian, damping), rounds=rounds, floor=floor)
+        codes, grid = refine(weight, codes, grid, damped(moments.hessian, damping), rounds=rounds, floor=floor)
     return GptqResult(codes, grid, damping)
 
 
-def _damped(hessian: Floats, damping: float) -> Floats:
+def damped(hessian: Floats, damping: float) -> Floats:
+    """``H + λI`` ``[g, k, k]``, λ a share of the mean diagonal of each group."""
     damped = hessian.copy()
     index = np.arange(hessian.shape[1])
     mean = np.einsum("gkk->g", hessian) / hessian.shape[1]

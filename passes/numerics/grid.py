@@ -110,6 +110,8 @@ class ActivationGrid:
     def of(cls, low: float, high: float, *, signed: bool = False, symmetric: bool = False) -> "ActivationGrid":
         """Grid over ``[low, high]``, widened to hold 0.0 exactly.
 
+        Nothing but zeros gets a step of 1/255: any would do, but products with it must not vanish.
+
         A symmetric grid has zero point 0 (int8) or, for data that is never negative, uint8 zero point 0.
 
         Raises:
@@ -119,7 +121,7 @@ class ActivationGrid:
             raise ValueError(f"not a range: {low} to {high}")
         low, high = min(low, 0.0), max(high, 0.0)
         first, last = (-128, 127) if signed else (0, 255)
-        smallest = float(np.finfo(np.float32).tiny) * 1e6
+        smallest = float(np.finfo(np.float32).tiny) * 1e6 if low < high else 1 / 255
         if symmetric and signed:
             scale, zero = np.float32(max(max(-low, high) / 127, smallest)), 0
         elif symmetric:

@@ -79,24 +79,6 @@ class Histogram:
             self._sum_abs += float(np.abs(part, out=part).sum(dtype=np.float64))
         self.count += flat.size
 
-    def merge(self, other: "Histogram") -> None:
-        """Add the counts of `other`, as if its values had been given to `update` here.
-
-        Raises:
-            ValueError: the two have different numbers of bins.
-        """
-        if other.bins != self.bins:
-            raise ValueError(f"histograms of {self.bins} and {other.bins} bins cannot be merged")
-        if not other.count:
-            return
-        self._cover(other.min, other.max)
-        index = _coarser(other._origin + np.arange(other.bins), self._exponent - other._exponent) - self._origin
-        held = other.counts > 0  # empty bins may lie outside
-        np.add.at(self.counts, index[held], other.counts[held])
-        self.count += other.count
-        self.zeros += other.zeros
-        self._sum_abs += other._sum_abs
-
     def _cover(self, low: float, high: float) -> None:
         """Grow the range to hold [low, high] as well, keeping every count."""
         self.min, self.max = min(self.min, low), max(self.max, high)

@@ -6,9 +6,13 @@ With rows ``X`` of the float network and ``X̂`` of the quantized one, both ``[g
     cross   = 2/n (X - X̂)ᵀX̂  what the predecessors' errors leave to be made up for
     residual = 2/n (S - Ŝ)ᵀX̂ the same of a tensor S that is added to the layer's output, ``[g, n, o]``
     mean, mean_quantized      E[X], E[X̂], for the bias; mean_residual is E[S - Ŝ]
+
+Where |E[X̂]| is 100 times the spread, what varies is 1/10,000 of X̂ᵀX̂ and lost in float32. So the accumulator can sum
+X̂ - c instead, c the mean of its first batch, and `Moments.about` moves the sums to another origin (shifted data; Chan,
+Golub & LeVeque 1983, §3).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +36,7 @@ class Moments:
         residual: ``[g, o, k]``, or None where nothing is added to the layer's output.
         mean_residual: ``[g, o]``, with `residual`.
         halves: the same of two disjoint sets of images, where they were kept apart.
+        origin: ``[g, k]``, what X̂ is less in `hessian`, `cross` and `residual`; None: nothing.
     """
 
     hessian: Floats
@@ -42,22 +47,35 @@ class Moments:
     residual: Floats | None = None
     mean_residual: Floats | None = None
     halves: "tuple[Moments, Moments] | None" = None
+    origin: Floats | None = None
 
     def centered(self) -> "Moments":
         """The same moments about the means: what is left of the error once the bias has taken up its mean."""
-        shift = (self.mean - self.mean_quantized)[:, :, None] * self.mean_quantized[:, None, :]  # [g, k, k]
-        residual = self.residual
+        halves = None if self.halves is None else (self.halves[0].centered(), self.halves[1].centered())
+        return replace(self.about(self.mean_quantized), halves=halves)
+
+    def about(self, origin: Floats | None) -> "Moments":
+        """The same moments about another origin ``[g, k]``; None: about zero.
+
+        With δ the rows' mean about the old origin and ε about the new one, X̂ᵀX̂ / n changes by εεᵀ - δδᵀ.
+        """
+        old = np.zeros_like(self.mean_quantized) if self.origin is None else self.origin
+        new = np.zeros_like(self.mean_quantized) if origin is None else origin
+        before, after, shift = self.mean_quantized - old, self.mean_quantized - new, new - old  # [g, k]
+        hessian, cross, residual = self.hessian.copy(), self.cross, self.residual
+        hessian += _twice_outer(after, after)
+        hessian -= _twice_outer(before, before)
+        if cross is not None:
+            cross = cross - _twice_outer(self.mean - self.mean_quantized, shift)
         if residual is not None and self.mean_residual is not None:
-            residual = residual - 2 * self.mean_residual[:, :, None] * self.mean_quantized[:, None, :]
-        return Moments(
-            hessian=self.hessian - 2 * self.mean_quantized[:, :, None] * self.mean_quantized[:, None, :],
-            cross=None if self.cross is None else self.cross - 2 * shift,
-            mean=self.mean,
-            mean_quantized=self.mean_quantized,
-            rows=self.rows,
+            residual = residual - _twice_outer(self.mean_residual, shift)
+        return replace(
+            self,
+            hessian=hessian,
+            cross=cross,
             residual=residual,
-            mean_residual=self.mean_residual,
-            halves=None if self.halves is None else (self.halves[0].centered(), self.halves[1].centered()),
+            halves=None if self.halves is None else (self.halves[0].about(origin), self.halves[1].about(origin)),
+            origin=origin,
         )
 
     def rescaled(self, factors: NDArray[np.float64]) -> "Moments":
@@ -75,12 +93,14 @@ class Moments:
             halves=None
             if self.halves is None
             else (self.halves[0].rescaled(factors), self.halves[1].rescaled(factors)),
+            origin=None if self.origin is None else self.origin * own,
         )
 
     @classmethod
     def joined(cls, first: "Moments", second: "Moments") -> "Moments":
         """The moments of both sets of rows, with the two as `halves`."""
         share = np.float32(first.rows / (first.rows + second.rows))
+        moved = second if second.origin is first.origin else second.about(first.origin)
 
         def mean(one: Floats, other: Floats) -> Floats:
             return share * one + (1 - share) * other
@@ -89,14 +109,15 @@ class Moments:
             return None if one is None or other is None else mean(one, other)
 
         return cls(
-            hessian=mean(first.hessian, second.hessian),
-            cross=mean_if_any(first.cross, second.cross),
+            hessian=mean(first.hessian, moved.hessian),
+            cross=mean_if_any(first.cross, moved.cross),
             mean=mean(first.mean, second.mean),
             mean_quantized=mean(first.mean_quantized, second.mean_quantized),
             rows=first.rows + second.rows,
-            residual=mean_if_any(first.residual, second.residual),
+            residual=mean_if_any(first.residual, moved.residual),
             mean_residual=mean_if_any(first.mean_residual, second.mean_residual),
             halves=(first, second),
+            origin=first.origin,
         )
 
     @property
@@ -107,10 +128,18 @@ class Moments:
 
 
 class MomentsAccumulator:
-    """Adds batches of rows; `moments` gives the result."""
+    """Adds batches of rows; `moments` gives the result.
 
-    def __init__(self, groups: int, k: int, *, cross: bool) -> None:
+    Args:
+        groups, k: of the rows ``[g, n, k]``.
+        cross: rows of two networks come in.
+        shifted: sum about the mean of the first batch, which becomes the moments' origin.
+    """
+
+    def __init__(self, groups: int, k: int, *, cross: bool, shifted: bool = False) -> None:
         self.rows = 0
+        self._shifted = shifted
+        self._origin: Floats | None = None
         self._hessian = np.zeros((groups, k, k), np.float32)  # its upper triangle
         self._cross = np.zeros((groups, k, k), np.float32) if cross else None
         self._residual: Floats | None = None
@@ -120,10 +149,16 @@ class MomentsAccumulator:
 
     def update(self, quantized: Floats, difference: Floats | None = None, residual: Floats | None = None) -> None:
         """Add rows X̂ ``[g, n, k]`` and, with cross moments, ``X - X̂`` of the same shape and ``S - Ŝ`` ``[g, n, o]``."""
+        if not quantized.shape[1]:
+            return
         total = quantized.sum(axis=1, dtype=np.float64)
         self._sum_quantized += total
         self._sum += total
         self.rows += quantized.shape[1]
+        if self._shifted and self._origin is None:
+            self._origin = (total / quantized.shape[1]).astype(np.float32)
+        if self._origin is not None:
+            quantized = quantized - self._origin[:, None, :]
         if self._cross is not None and difference is not None:
             self._sum += difference.sum(axis=1, dtype=np.float64)
         if residual is not None:
@@ -161,4 +196,10 @@ class MomentsAccumulator:
             rows=self.rows,
             residual=None if self._residual is None else self._residual * factor,
             mean_residual=None if self._sum_residual is None else (self._sum_residual / self.rows).astype(np.float32),
+            origin=self._origin,
         )
+
+
+def _twice_outer(left: Floats, right: Floats) -> Floats:
+    """``2 left rightᵀ`` ``[g, i, k]`` of ``[g, i]`` and ``[g, k]``."""
+    return 2 * left[:, :, None] * right[:, None, :]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import Floats, code_range
 
-__all__ = ["activation_error", "expected_noise"]
+__all__ = ["activation_error", "expected_noise", "noise_gain"]
 
 Doubles = NDArray[np.float64]
 
@@ -35,24 +35,34 @@ def activation_error(inputs: ChannelStatistics) -> Doubles:
     return best
 
 
+def noise_gain(weight: Floats, inputs: ChannelStatistics) -> Doubles:
+    """Output error that an error of mean square 1 in each input channel makes ``[g i]``, over the output's mean square.
+
+    Args:
+        weight: ``[g, o, k]``.
+        inputs: statistics of the ``g i`` input channels, each read by ``k / i`` taps.
+    """
+    groups, _, k = weight.shape
+    taps = k * groups // inputs.channels
+    energy = np.square(weight, dtype=np.float64).sum(axis=1).reshape(-1, taps).sum(axis=1)  # [g i]
+    signal = float(energy @ inputs.mean_square)
+    gain: Doubles = energy / signal if signal > 0 else np.zeros(inputs.channels)
+    return gain
+
+
 def expected_noise(weight: Floats, inputs: ChannelStatistics, bits: int) -> float:
     """Expected squared output error over the output's own mean square, summed over outputs.
 
     Args:
         weight: ``[g, o, k]``, on a grid of ``bits`` bits with a scale for every output.
-        inputs: statistics of the ``g i`` input channels, each read by ``k / i`` taps.
+        inputs: as in `noise_gain`.
         bits: of the weight.
     """
     groups, _, k = weight.shape
     taps = k * groups // inputs.channels
-
-    def by_input(channels: Doubles) -> Doubles:
-        return np.repeat(channels.reshape(groups, -1), taps, axis=1)  # [g, k]
-
-    squares = np.square(weight, dtype=np.float64)
-    power = by_input(inputs.mean_square)
-    from_inputs = float(np.einsum("gok,gk->", squares, by_input(activation_error(inputs))))
+    gain = noise_gain(weight, inputs)
     step = np.abs(weight).max(axis=2) / code_range(bits)[1]  # [g, o]
-    from_weights = float((np.square(step, dtype=np.float64) / 12).sum(axis=1) @ power.sum(axis=1))
-    signal = float(np.einsum("gok,gk->", squares, power))
-    return (from_inputs + from_weights) / signal if signal > 0 else 0.0
+    power = inputs.mean_square.reshape(groups, -1).sum(axis=1) * taps  # [g]
+    from_weights = float((np.square(step, dtype=np.float64) / 12).sum(axis=1) @ power)
+    signal = float(np.square(weight, dtype=np.float64).sum(axis=1).reshape(-1, taps).sum(axis=1) @ inputs.mean_square)
+    return float(gain @ activation_error(inputs)) + from_weights / signal if signal > 0 else 0.0

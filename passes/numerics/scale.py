@@ -1,7 +1,8 @@
 """Choosing a weight grid before rounding: the scale that loses least, by search.
 
 The largest weight does not decide (Nagel et al. 2021, §2.4, "MSE"): candidates from that range down to a quarter of it
-are tried, and each output channel (or block) keeps the one with the smallest weighted squared error
+(a twentieth at 2 and 3 bits, whose grids would else leave most weights at zero) are tried, and each output channel (or
+block) keeps the one with the smallest weighted squared error
 
     Σ_k importance_k (Q(w_k) - w_k)²
 
@@ -13,6 +14,8 @@ import numpy as np
 from passes.numerics.grid import Floats, Grid, code_range
 
 __all__ = ["absmax_grid", "search_grid"]
+
+_LEAST_SHRINK, _LEAST_SHRINK_OF_FEW_BITS = 0.25, 0.05
 
 
 def absmax_grid(
@@ -44,7 +47,7 @@ def search_grid(
         block: inputs that share a scale; None: the whole output channel.
         symmetric: zero point 0; otherwise the range of each block is affine.
         floor: smallest scale allowed, ``[g, o]``.
-        candidates: shrink factors tried, 1.1 down to 0.25 of the full range.
+        candidates: shrink factors tried, from 1.1 of the full range down.
     """
     blocked = _blocked(weight, block)  # [g, o, b, block]
     weights = _blocked(importance[:, None, :], block)  # [g, 1, b, block]
@@ -52,7 +55,10 @@ def search_grid(
     scale, zero = best.scale.copy(), best.zero_point.copy()
     low, high = code_range(bits)
     best_error = np.full(scale.shape, np.inf, np.float32)
-    for shrink in (1.0, *np.linspace(1.1, 0.25, candidates)):  # the full range itself is not among the others
+    for shrink in (
+        1.0,
+        *np.linspace(1.1, _LEAST_SHRINK if bits > 3 else _LEAST_SHRINK_OF_FEW_BITS, candidates),
+    ):  # the full range itself is not among the others
         grid = _shrunk(blocked, bits, float(shrink), block, symmetric, floor)
         step, offset = grid.scale[..., None], grid.zero_point[..., None].astype(np.float32)
         difference = (np.clip(np.rint(blocked / step) + offset, low, high) - offset) * step - blocked

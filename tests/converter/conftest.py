@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(scratch))
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     onnx.save(small_cnn(), "m.onnx")
-    save_images(Path("calibration.npz"))
+    save_images(Path("calibration.npz"), 32)
     save_images(Path("unseen.npz"), 16, seed=2)
     Path("net.py").write_text(FACTORY)
     return work

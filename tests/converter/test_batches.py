@@ -126,8 +126,8 @@ def test_callable_may_return_one_array_or_be_a_list(loader: str) -> None:
     [
         ("labeled", "has no 'labeled'; did you mean 'labelled'?"),
         ("zzz", "has no 'zzz'; it has arrays, labelled"),
-        ("broken", "loader.py:broken: raised KeyError: 'lost'"),
-        ("refusing", "loader.py:refusing: raised RuntimeError: no such bucket"),
+        ("broken", "loader.py:broken raised KeyError: 'lost' (loader.py, line"),
+        ("refusing", "loader.py:refusing raised RuntimeError: no such bucket (loader.py, line"),
         ("nothing", "gives no batches; yield at least one"),
         ("number", "gives int, not batches"),
         ("strings", "batch 0: a batch is str; yield an array"),

@@ -32,15 +32,15 @@ def batches():
 
 
 def test_convert_prints_what_changed(folder: Path) -> None:
-    result = run(*CONVERT, "--recipe", "int4", "--evaluate", "unseen.npz", "--seed", "3", "--limit", "16")
+    result = run(*CONVERT, "--recipe", "int4", "--evaluate", "unseen.npz", "--seed", "3", "--limit", "32")
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     for words in ("File", "Top-1", "Agreement", "SQNR", "Latency", "4 bits", "16 images", "Wrote out.onnx (int4, cpu)"):
         assert words in result.stdout
     metadata = {entry.key: entry.value for entry in onnx.load("out.onnx").metadata_props}
     recipe = parse_recipe(metadata["convert_onnx.recipe"], "metadata")
-    assert (recipe.name, recipe.seed, recipe.limit) == ("int4", 3, 16)
-    assert json.loads(metadata["convert_onnx.calibration"])["images"] == 16
+    assert (recipe.name, recipe.seed, recipe.limit) == ("int4", 3, 32)
+    assert json.loads(metadata["convert_onnx.calibration"])["images"] == 32
     assert names(folder.parent / "tmp") == set()
 
 
@@ -109,8 +109,9 @@ def test_models_with_different_preprocessing_are_not_measured_together() -> None
 def test_evaluate_json_has_the_contract_s_keys(folder: Path) -> None:
     result = run("evaluate", "m.onnx", "m.onnx", "--data", "unseen.npz", "--json")
     content = json.loads(result.stdout)
-    assert set(content) == {"data", "models"}
+    assert set(content) == {"data", "latency", "models"}
     keys = {"model", "bytes", "images", "top1", "agreement", "sqnr_db", "latency_ms", "speedup"}
+    assert content["latency"] == {"batch": 1, "threads": 1}
     assert all(set(model) == keys for model in content["models"])
     assert content["models"][0]["bytes"] == (folder / "m.onnx").stat().st_size
 
@@ -190,15 +191,27 @@ def test_a_stream_that_cannot_show_box_characters() -> None:
     assert "stem" in done.stdout
 
 
-def test_help_does_not_import_torch() -> None:
-    code = "import sys, converter.cli; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "onnx", "onnxruntime", "rich"}
+    code = f"import sys, converter.cli; sys.exit(', '.join({heavy} & {{*sys.modules}}) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b""), done.stderr
+
+
+@pytest.mark.parametrize("library", ["click", "numpy", "onnxruntime"])
+def test_ctrl_c_while_libraries_load(folder: Path, library: str) -> None:
+    """A library that is interrupted as it loads stands for a user who is quick with Ctrl-C."""
+    (folder / "early").mkdir()
+    (folder / "early" / f"{library}.py").write_text("raise KeyboardInterrupt\n")
+    root = str(Path(__file__).parents[2])
+    done = process(*CONVERT, PYTHONPATH=os.pathsep.join([str(folder / "early"), root]))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(
     ("number", "code", "words"),
-    [(signal.SIGINT, 130, "Interrupted; nothing was written\n"), (signal.SIGTERM, 143, "")],
+    [(signal.SIGINT, 130, "Interrupted\n"), (signal.SIGTERM, 143, "")],
     ids=["ctrl_c", "sigterm"],
 )
 def test_a_signal_leaves_nothing(folder: Path, number: signal.Signals, code: int, words: str) -> None:

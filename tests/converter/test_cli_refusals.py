@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from tests.command_line import CONVERT, names, run
-from tests.models_zoo import SIDE, images
+from tests.models_zoo import SIDE, images, make_model, small_cnn
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -29,6 +30,15 @@ def prepare_bad_files() -> None:
     Path("bad_field.toml").write_text('[[passes]]\npass = "gptq"\nbit = 4\n')
     Path("bad_value.toml").write_text('[[passes]]\npass = "gptq"\nbits = 40\n')
     Path("a_file").touch()
+    relu = helper.make_node("Relu", ["input"], ["output"], "relu")
+    shape = {"input": ["n", 3, SIDE, SIDE]}, {"output": ["n", 3, SIDE, SIDE]}
+    onnx.save(make_model([relu], {}, inputs=shape[0], outputs=shape[1]), "relu.onnx")
+    spoilt = small_cnn()
+    weight = next(tensor for tensor in spoilt.graph.initializer if tensor.name == "deep.weight")
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(spoilt, "spoilt.onnx")
     weights: dict[str, Any] = {"left.over": np.zeros(3, np.float32)}
     np.savez("w.npz", **weights)
 
@@ -43,18 +53,23 @@ F = ("convert", "-o", "out.onnx", "--input-shape", "1,3,12,12", *CAL)
         pytest.param(("convert", "missing.onnx", "-o", "out.onnx", *CAL), ["missing.onnx"], id="missing_model"),
         pytest.param(("convert", "text.onnx", "-o", "out.onnx", *CAL), ["text.onnx", "text"], id="not_onnx"),
         pytest.param(("convert", "short.onnx", "-o", "out.onnx", *CAL), ["short.onnx", "truncated"], id="truncated"),
+        pytest.param(
+            ("convert", "relu.onnx", "-o", "out.onnx", *CAL),
+            ["nothing to quantize", "Conv, ConvTranspose, Gemm, MatMul", "Relu"],
+            id="no_layers",
+        ),
+        pytest.param(
+            ("convert", "spoilt.onnx", "-o", "out.onnx", *CAL), ["deep.weight", "NaN", "finite"], id="nan_weight"
+        ),
         pytest.param(("inspect", "missing.onnx"), ["missing.onnx"], id="inspect_missing"),
         pytest.param(("inspect", "short.onnx"), ["short.onnx", "truncated"], id="inspect_truncated"),
         pytest.param(("evaluate", "text.onnx", "--data", "unseen.npz"), ["text.onnx"], id="evaluate_not_onnx"),
-        pytest.param(("evaluate", "net.py:net", "--data", "unseen.npz"), ["net.py:net", "export"], id="evaluate_py"),
         pytest.param(("compare", "m.onnx", "short.onnx", "--data", "unseen.npz"), ["short.onnx"], id="compare_short"),
         pytest.param((*F, "net.py:nett"), ["nett", "'net'"], id="no_such_factory"),
         pytest.param((*F, "nowhere.py:net"), ["nowhere.py"], id="no_such_file"),
         pytest.param((*F, "net.py:broken"), ["broken", "no weights on this disk"], id="factory_raises"),
         pytest.param((*F, "net.py:net", "--weights", "w.npz"), ["0.weight", "left.over"], id="weights_do_not_fit"),
         pytest.param((*F, "net.py:net", "--weights", "none.npz"), ["none.npz"], id="no_weights"),
-        pytest.param((*C, *CAL, "--weights", "w.npz"), ["--weights", "m.onnx"], id="weights_for_onnx"),
-        pytest.param(C, ["--calibration"], id="no_calibration"),
         pytest.param((*C, "--calibration", "missing.npz"), ["missing.npz"], id="no_data"),
         pytest.param((*C, "--calibration", "empty.npz"), ["empty.npz", "no images"], id="empty_data"),
         pytest.param((*C, "--calibration", "nothing"), ["nothing", "no images"], id="empty_folder"),
@@ -65,6 +80,21 @@ F = ("convert", "-o", "out.onnx", "--input-shape", "1,3,12,12", *CAL)
         pytest.param((*C, *CAL, "--evaluate", "missing.npz"), ["missing.npz"], id="no_evaluation_data"),
         pytest.param((*C, *CAL, "--evaluate", "labels.npz"), ["99", "5 classes"], id="labels_out_of_range"),
         pytest.param(("evaluate", "m.onnx", "--data", "labels.npz"), ["99", "5 classes"], id="evaluate_labels"),
+        pytest.param(("convert", "m.onnx", "-o", "gone/out.onnx", *CAL), ["gone"], id="no_output_folder"),
+        pytest.param(("convert", "m.onnx", "-o", "nothing", *CAL), ["nothing"], id="output_is_a_folder"),
+        pytest.param(("convert", "m.onnx", "-o", "a_file/out.onnx", *CAL), ["a_file"], id="output_below_a_file"),
+        pytest.param((*C, *CAL, "--report", "gone/r.json"), ["gone"], id="no_report_folder"),
+    ],
+)
+def test_bad_input_is_one_line(folder: Path, arguments: tuple[str, ...], words: list[str]) -> None:
+    refused(folder, arguments, words, exit_code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param((*C, *CAL, "--weights", "w.npz"), ["--weights", "m.onnx"], id="weights_for_onnx"),
+        pytest.param(C, ["--calibration"], id="no_calibration"),
         pytest.param((*C, *CAL, "--recipe", "int9"), ["int9", "int8"], id="unknown_recipe"),
         pytest.param((*C, *CAL, "--recipe", "gone.toml"), ["gone.toml"], id="no_recipe_file"),
         pytest.param((*C, *CAL, "--recipe", "bad_pass.toml"), ["gptqq", "'gptq'"], id="unknown_pass"),
@@ -74,22 +104,24 @@ F = ("convert", "-o", "out.onnx", "--input-shape", "1,3,12,12", *CAL)
         pytest.param((*C, *CAL, "--target", "toaster"), ["toaster", "cpu"], id="unknown_target"),
         pytest.param((*C, *CAL, "--crop", "30", "--resize", "20"), ["30", "20"], id="crop_larger_than_resize"),
         pytest.param((*C, *CAL, "--mean", "120,120,120"), ["120", "0..1"], id="mean_of_bytes"),
-        pytest.param(("convert", "m.onnx", "-o", "gone/out.onnx", *CAL), ["gone"], id="no_output_folder"),
-        pytest.param(("convert", "m.onnx", "-o", "nothing", *CAL), ["nothing"], id="output_is_a_folder"),
-        pytest.param(("convert", "m.onnx", "-o", "a_file/out.onnx", *CAL), ["a_file"], id="output_below_a_file"),
         pytest.param((*C, *CAL, "--report", "r.txt"), ["r.txt", ".html"], id="report_suffix"),
-        pytest.param((*C, *CAL, "--report", "gone/r.json"), ["gone"], id="no_report_folder"),
         pytest.param(("export", "m.onnx", "-o", "out.onnx"), ["m.onnx"], id="export_onnx"),
     ],
 )
-def test_bad_input_is_one_line(folder: Path, arguments: tuple[str, ...], words: list[str]) -> None:
+def test_bad_arguments_are_one_line_and_exit_code_2(folder: Path, arguments: tuple[str, ...], words: list[str]) -> None:
+    refused(folder, arguments, words, exit_code=2)
+
+
+def refused(folder: Path, arguments: tuple[str, ...], words: list[str], *, exit_code: int) -> None:
+    """One line of error, maybe after warnings, and nothing written."""
     prepare_bad_files()
     files = names(folder)
     result = run(*arguments)
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == exit_code, result.output
     assert result.stdout == ""
-    assert result.stderr.startswith("Error: ")
-    assert result.stderr.count("\n") == 1, result.stderr
+    *warnings, line = result.stderr.splitlines()
+    assert all(warning.startswith("Warning: ") for warning in warnings), result.stderr
+    assert line.startswith("Error: ")
     assert "bug" not in result.stderr
     for word in words:
         assert word in result.stderr
@@ -141,7 +173,7 @@ def test_a_result_that_fails_verification_is_exit_code_3(monkeypatch: pytest.Mon
         raise onnx.checker.ValidationError("made up\nin two lines")
 
     monkeypatch.setattr("converter.save.onnx.checker.check_model", refuse)
-    monkeypatch.setattr("converter.load._check", lambda _: None)
+    monkeypatch.setattr("converter.load._check", lambda *_: None)
     result = run(*CONVERT)
     assert result.exit_code == 3
     assert result.stderr == "Error: out.onnx not written: onnx.checker refuses the result: made up\n"
@@ -172,9 +204,11 @@ def test_what_nobody_expected_is_one_line(monkeypatch: pytest.MonkeyPatch, error
     assert (result.exit_code, result.stderr) == (1, line)
 
 
+@pytest.mark.parametrize("place", [0, 1, len(C)], ids=["before", "after", "last"])
 @pytest.mark.usefixtures("unchanged")
-def test_debug_shows_the_traceback() -> None:
-    result = run("--debug", *CONVERT[:-1], "missing.npz")
+def test_debug_shows_the_traceback(place: int) -> None:
+    arguments = [*C, "--calibration", "missing.npz"]
+    result = run(*arguments[:place], "--debug", *arguments[place:])
     assert result.exit_code == 1
     assert result.stderr.startswith("Traceback")
     assert result.stderr.splitlines()[-1].startswith("Error: missing.npz")

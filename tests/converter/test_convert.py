@@ -16,7 +16,7 @@ from converter.data import input_specs, load_data, stored_preprocess
 from converter.recipe import RECIPES, parse_recipe
 from converter.runtime import open_session
 from passes.activation_ranges import ActivationRanges
-from passes.errors import ConvertError, DataError, QuantizationError, RecipeError, TargetError
+from passes.errors import ConvertError, DataError, QuantizationError, RecipeError, TargetError, UsageError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
@@ -129,7 +129,8 @@ def test_a_bias_per_row_of_as_many_rows_as_outputs_is_not_taken_for_one_per_outp
 
 
 def test_provenance() -> None:
-    result = convert(resnet(), X, recipe="int4", limit=32, preprocess=Preprocess(mean=(0.5,), std=(0.25,)))
+    plan = replace(RECIPES["int4"], preprocess=Preprocess(mean=(0.5,), std=(0.25,)))
+    result = convert(resnet(), X, recipe=plan, limit=32)
     found = {key.removeprefix("convert_onnx."): value for key, value in metadata(result).items()}
     recipe = parse_recipe(found["recipe"], "metadata")
     assert (recipe.passes, recipe.limit) == (RECIPES["int4"].passes, 32)
@@ -239,9 +240,11 @@ def test_a_recipe_that_looks_at_no_data_needs_none() -> None:
     assert decibels(result) > 35
 
 
-def test_a_recipe_that_quantizes_nothing_says_so() -> None:
-    result = convert(resnet(), recipe=Recipe("r", "", PREPARE))
-    assert {layer.reason for layer in result.layers} == {"no pass of the recipe quantizes it"}
+def test_the_seed_reaches_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.walk.positions_per_image", lambda *_: 5)
+    first, again, other = (convert(resnet(), X, recipe="int4-weight-only", seed=seed).model for seed in (1, 1, 2))
+    assert first.graph == again.graph
+    assert first.graph != other.graph
 
 
 # ------------------------------------------------------------------- refusals
@@ -249,7 +252,7 @@ def test_a_recipe_that_quantizes_nothing_says_so() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_without_data_is_refused(name: str) -> None:
-    with pytest.raises(DataError, match=f"recipe '{name}' needs calibration data; use --calibration"):
+    with pytest.raises(UsageError, match=f"recipe '{name}' needs calibration data; use --calibration"):
         convert(resnet(), recipe=name)
 
 

@@ -2,6 +2,7 @@
 
 import re
 import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from converter.data import Dataset, InputSpec, Preprocess, load_data
-from passes.errors import DataError
+from passes.errors import DataError, UsageError
 
 FLOAT = np.dtype(np.float32)
 RGB8 = (InputSpec("image", (None, 3, 8, 8), FLOAT),)
@@ -157,7 +158,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data.py").touch()
     with pytest.raises(DataError, match=r"cannot be read from a '\.csv' file; use an \.npz file or a folder"):
         load_data(tmp_path / "data.csv", RGB8, preprocess=NONE)
-    with pytest.raises(DataError, match=r"name the callable: .*data\.py:CALLABLE"):
+    with pytest.raises(UsageError, match=r"name the callable: .*data\.py:CALLABLE"):
+        load_data(tmp_path / "data.py", RGB8, preprocess=NONE)
+    (tmp_path / "data.py").write_text("def train(): ...\ndef _own(): ...\ndef test(): ...\n")
+    with pytest.raises(UsageError, match=r"name the callable: [^ ]*data\.py:train, [^ ]*data\.py:test$"):
         load_data(tmp_path / "data.py", RGB8, preprocess=NONE)
 
 
@@ -383,4 +387,6 @@ def test_digest_tells_the_rows_in_use(tmp_path: Path) -> None:
 def test_describe_is_what_evaluate_prints(tmp_path: Path) -> None:
     data = load_data(save_npz(tmp_path, x=IMAGES, y=np.arange(4)), RGB8, preprocess=NONE, limit=3)
     expected = {"source": str(tmp_path / "data.npz"), "images": 3, "labels": True, "sha256": data.digest()}
-    assert data.describe() == expected
+    assert data.describe() == expected | {"preprocess": asdict(NONE)}
+    ready = load_data(np.zeros((2, 3, 8, 8), np.float32), RGB8)
+    assert ready.describe()["preprocess"] is None

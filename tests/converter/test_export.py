@@ -204,6 +204,25 @@ def test_several_outputs_in_the_order_of_torchs_leaves() -> None:
         np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-5)
 
 
+def test_parameters_named_like_the_graphs_input_and_output() -> None:
+    class Named(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1)
+            self.input = nn.Parameter(torch.full((2, 1, 1), 3.0))
+            self.register_buffer("output", torch.full((2, 1, 1), 5.0))
+
+        def forward(self, x: Any) -> Any:
+            return self.conv(x) * self.input + self.output
+
+    graph = export(Named(), (1, 3, 4, 4)).model.graph
+    assert [value.name for value in graph.input] == ["input"]
+    assert [value.name for value in graph.output] == ["output"]
+    found = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    assert set(found) == {"conv.weight", "conv.bias", "input_1", "output_1"}
+    assert (found["input_1"].flat[0], found["output_1"].flat[0]) == (3, 5)
+
+
 def test_layer_named_like_the_graphs_output() -> None:
     class Named(nn.Module):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:

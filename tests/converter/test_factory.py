@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from converter.factory import apply_weights, load_factory, load_module, load_weights
-from passes.errors import ExportError
+from passes.errors import ConvertError, ExportError, UsageError
 
 torch = pytest.importorskip("torch")
 
@@ -96,8 +96,24 @@ def test_siblings_are_importable_and_do_not_leak_to_another_folder(tmp_path: Pat
     ],
 )
 def test_refused_factory(file: Path, spec: str, message: str) -> None:
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ConvertError, match=message):
         load_factory(spec.format(file=file, folder=file.parent))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["({[]: 1})", "(a={[]: 1})", "(a={{}: 1})", "(a=1, a=2)", "(a=\0)", f"(a={'(' * 9999})", "(a=-'x')"],
+    ids=["positional", "list_key", "dict_key", "twice", "null", "deep", "type_error"],
+)
+def test_arguments_that_are_no_literals(file: Path, arguments: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_factory(f"{file}:net{arguments}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_a_factory_names_those_it_has(file: Path) -> None:
+    with pytest.raises(UsageError, match=r"is not FILE.py:FACTORY.*; it has .*net.py:net, "):
+        load_factory(f"{file}:")
 
 
 @pytest.mark.parametrize(

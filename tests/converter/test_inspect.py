@@ -1,5 +1,7 @@
 """What inspect says of a file equals what the file holds, for our own files and for other tools'."""
 
+import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from rich.console import Console
 
 import converter
 from converter.inspect import InspectedLayer, Inspection, inspect_model
+from converter.report.table import inspection_tables
 from converter.stored_weights import tensor_bytes
 from passes.errors import ModelError
+from tests.converter.networks import random, relative_error, run
 from tests.models_zoo import images, make_model, small_cnn
 
 KEYS = {
@@ -121,6 +126,30 @@ def test_matmulnbits(files: Callable[[str], Path]) -> None:
     assert (fc.op, fc.weight_bits, fc.storage, fc.granularity) == ("MatMulNBits", 4, "matmulnbits", "block 16")
     assert fc.fused
     assert fc.bytes == 5 * 8 + 5 * 4  # one block of 16 codes and one scale for each of 5 outputs
+    assert (fc.activation_bits, fc.on_integers) == (32, False)
+
+
+@pytest.mark.parametrize(("level", "bits"), [(None, 32), (0, 32), (1, 32), (4, 8)])
+def test_matmulnbits_is_on_integers_only_at_accuracy_level_4(
+    level: int | None, bits: int, files: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """And onnxruntime does what the level says: float activations give float results, int8 ones do not."""
+    model = onnx.load(files("int4-matmulnbits"))
+    (node,) = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+    x = random(8, 3, 12, 12)
+    before = run(model, x)[0]
+    if level is not None:
+        node.attribute.append(helper.make_attribute("accuracy_level", level))
+    onnx.save(model, tmp_path / "m.onnx")
+    inspection = inspect_model(tmp_path / "m.onnx")
+    fc = by_name(inspection)["fc"]
+    assert (fc.fused, fc.activation_bits, fc.on_integers) == (True, bits, bits == 8)
+    assert (relative_error(run(model, x)[0], before) < 1e-6) == (bits == 32)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(*inspection_tables(inspection))
+    words = console.export_text()
+    assert re.search(r"layers on integers +(\d) of 4", words)[1] == ("1" if bits == 8 else "0")  # type: ignore[index]
+    assert bool(re.search(r"codes times float activations +1 of 4", words)) == (bits == 32)
 
 
 def test_grid_bits_come_from_the_metadata(files: Callable[[str], Path], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from converter.data import (
     load_data,
     stored_preprocess,
 )
-from passes.errors import DataError, ModelError
+from passes.errors import DataError, ModelError, UsageError
 
 FLOAT = np.dtype(np.float32)
 RGB8 = (InputSpec("image", (None, 3, 8, 8), FLOAT),)
@@ -202,12 +202,12 @@ def test_grey_is_repeated_and_rgb_becomes_luma() -> None:
 
 
 def test_mean_of_three_for_a_grey_model_is_refused() -> None:
-    with pytest.raises(DataError, match=r"mean has 3 values, input 'image' float32 \[\?, 1, 8, 8\] takes 1 channels"):
+    with pytest.raises(UsageError, match=r"mean has 3 values, input 'image' float32 \[\?, 1, 8, 8\] takes 1 channels"):
         load_data(pixels(2, channels=1), GREY8, preprocess=Preprocess(mean=(0.1, 0.2, 0.3)))
 
 
 def test_mean_for_a_uint8_model_is_refused() -> None:
-    with pytest.raises(DataError, match="takes uint8 pixels as they are; leave out --mean"):
+    with pytest.raises(UsageError, match="takes uint8 pixels as they are; leave out --mean"):
         load_data(
             pixels(2), (InputSpec("image", (None, 3, 8, 8), np.dtype(np.uint8)),), preprocess=Preprocess(mean=(0.5,))
         )

@@ -12,6 +12,7 @@ from converter.preprocess import Preprocess
 from converter.recipe import PASSES, RECIPES, Recipe, dump_recipe, find_recipe, parse_recipe
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
+from passes.base import Stage
 from passes.equalize import Equalize
 from passes.errors import RecipeError
 from passes.exclude import Exclude
@@ -21,7 +22,7 @@ from passes.normalise import Normalise
 from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
 
-ONE_PASS = '[[passes]]\npass = "normalise"\n'
+ONE_PASS = '[[passes]]\npass = "rtn"\n'
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -47,8 +48,10 @@ def test_the_promised_recipes_are_there() -> None:
 
 def test_every_pass_can_be_named() -> None:
     for name, kind in PASSES.items():
-        recipe = parse_recipe(f'[[passes]]\npass = "{name}"\n', "f.toml")
-        assert recipe.passes == (kind(),)
+        before, after = (kind.stage < Stage.WEIGHTS, kind.stage > Stage.WEIGHTS)
+        text = f'[[passes]]\npass = "{name}"\n'
+        recipe = parse_recipe(after * ONE_PASS + text + before * ONE_PASS, "f.toml")
+        assert kind() in recipe.passes
 
 
 @given(
@@ -56,7 +59,7 @@ def test_every_pass_can_be_named() -> None:
         Gptq,
         bits=st.integers(2, 8),
         symmetric=st.booleans(),
-        block=st.none() | st.integers(1, 256),
+        block=st.none() | st.sampled_from([16, 32, 256]),  # MatMulNBits has no others
         first_last_bits=st.none() | st.integers(2, 8),
         layer_bits=st.dictionaries(
             st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9), st.integers(2, 8)
@@ -96,20 +99,19 @@ def test_a_file_is_named_after_itself_and_short_forms_do(tmp_path: Path) -> None
     path.write_text(
         'storage = "matmulnbits"\nlimit = 64\n\n[preprocess]\nmean = [0.5, 0.5, 0.5]\nresize = 32\n\n'
         '[[passes]]\npass = "exclude"\nlayers = ["fc"]\n\n'
-        '[[passes]]\npass = "rtn"\nbits = 4\nblock = 32\nlayer_bits = { stem = 8 }\n\n'
-        '[[passes]]\npass = "gptq"\ndamping = 1\n',
+        '[[passes]]\npass = "gptq"\nbits = 4\nblock = 32\nlayer_bits = { stem = 8 }\ndamping = 1\n',
         encoding="utf-8",
     )
     expected = Recipe(
         "mine",
         "",
-        (Exclude(("fc",)), Rtn(bits=4, block=32, layer_bits={"stem": 8}), Gptq(damping=1.0)),
+        (Exclude(("fc",)), Gptq(bits=4, block=32, layer_bits={"stem": 8}, damping=1.0)),
         "matmulnbits",
         64,
         preprocess=Preprocess(mean=(0.5, 0.5, 0.5), resize=32),
     )
     assert find_recipe(path) == find_recipe(str(path)) == expected
-    assert isinstance(find_recipe(path).passes[2], Gptq)
+    assert isinstance(find_recipe(path).passes[1], Gptq)
 
 
 def test_a_recipe_is_found_by_name_or_is_itself() -> None:
@@ -217,6 +219,38 @@ def test_a_recipe_made_in_python_is_checked_too(field: str, value: int) -> None:
         dataclasses.replace(RECIPES["int8"], **{field: value})  # type: ignore[arg-type]
 
 
+ORDER = (
+    "the order is normalise, then fold_batchnorm, exclude, equalize, smoothquant, awq, rotate, "
+    "then activation_ranges, then exactly one of rtn, gptq, obq"
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["fold_batchnorm", "normalise", "rtn"], "normalise (pass 2) cannot come after fold_batchnorm"),
+        (["activation_ranges", "smoothquant", "rtn"], "smoothquant (pass 2) cannot come after activation_ranges"),
+        (["normalise", "gptq", "fold_batchnorm"], "fold_batchnorm (pass 3) cannot come after gptq"),
+        (["gptq", "exclude"], "exclude (pass 2) cannot come after gptq"),
+        (["rtn", "activation_ranges"], "activation_ranges (pass 2) cannot come after rtn"),
+        (["normalise", "fold_batchnorm"], "no pass quantizes the weights"),
+        (["rtn", "gptq"], "rtn and gptq both quantize the weights"),
+    ],
+)
+def test_passes_in_the_wrong_order(names: list[str], message: str) -> None:
+    text = "".join(f'[[passes]]\npass = "{name}"\n' for name in names)
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, "f.toml")
+    assert str(caught.value).startswith(f"f.toml: {message}; {ORDER}")
+    with pytest.raises(RecipeError, match="the order is"):
+        Recipe("r", "", tuple(PASSES[name]() for name in names))
+
+
+def test_passes_of_one_stage_stand_in_any_order() -> None:
+    for steps in ((Awq(), Equalize(), Exclude(), Rtn()), (Exclude(), FoldBatchnorm(), Awq(), Gptq())):
+        assert Recipe("r", "", steps).passes == steps
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -239,3 +273,18 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"name = '\xff'")
     with pytest.raises(RecipeError, match=r"cannot read the recipe .*latin.toml: it is not UTF-8 text"):
         find_recipe(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("block", [8, 24, 48, 512])
+def test_blocks_without_a_kernel_are_refused_in_the_recipe(block: int) -> None:
+    text = f'storage = "matmulnbits"\n[[passes]]\npass = "gptq"\nblock = {block}\n'
+    message = f"f.toml: gptq: MatMulNBits has no blocks of {block}; block can be one of 16, 32, 64, 128, 256"
+    with pytest.raises(RecipeError) as raised:
+        parse_recipe(text, "f.toml")
+    assert str(raised.value) == message
+    assert parse_recipe(text.replace("matmulnbits", "cast"), "f.toml").passes[0] == Gptq(block=block)
+
+
+@pytest.mark.parametrize("block", [16, 256, None])
+def test_blocks_with_a_kernel_are_taken(block: int | None) -> None:
+    assert Recipe("mine", "", (Gptq(block=block),), storage="matmulnbits").storage == "matmulnbits"

@@ -3,20 +3,26 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
+from converter import convert
 from converter.compare import Comparison, LayerError
 from converter.evaluate import Evaluation, Measurement
 from converter.inspect import InspectedLayer, Inspection
+from converter.recipe import parse_recipe
 from converter.report import table
 from converter.report.files import write_report
 from converter.report.progress import progress_bars
 from converter.result import LayerReport
-from passes.errors import OutputError
+from passes.errors import ConvertError, OutputError, UsageError
+from passes.exclude import Exclude
+from passes.rtn import Rtn
+from tests.models_zoo import images, small_cnn
 
 LONG = "features.12.blocks.3.inverted_residual.conv.depthwise.0.convolution"
 
@@ -93,7 +99,7 @@ def test_equal_outputs_are_called_equal() -> None:
 
 def test_comparison_counts_what_has_no_counterpart() -> None:
     rows = (LayerError("conv", "Conv", "conv_out", 31.26),)
-    text = shown(*table.comparison_tables(Comparison("a", "b", 16, rows, ("x", "y"), 0.5, 20.04)))
+    text = shown(*table.comparison_tables(Comparison("a", "b", 16, rows, ("x", "y"), 0.5, 20.04), None))
     assert "31.3 dB" in text
     assert "20.0 dB" in text
     assert "50.00 %" in text
@@ -102,7 +108,7 @@ def test_comparison_counts_what_has_no_counterpart() -> None:
 
 def test_weights_are_grouped_by_bits() -> None:
     layers = [layer("a", db=30.0), layer("b", db=10.0), layer("c", db=20.0), layer("d", 32, 32, None, "asked for")]
-    lines = shown(table.weights_table(layers)).splitlines()
+    lines = shown(table.weights_table(layers, "outputs")).splitlines()
     quantized = next(line for line in lines if line.lstrip().startswith("4 bits"))
     assert quantized.split() == ["4", "bits", "8", "bits", "channel", "3", "20.0", "dB", "10.0", "dB", "b"]
     assert any(line.lstrip().startswith("float32") and " 1 " in line for line in lines)
@@ -115,6 +121,73 @@ def test_layers_left_in_float_are_named_with_the_reason() -> None:
     assert "d" in text
     assert "weights are not constant" in text
     assert table.float_layers_table([layer("a")]) is None
+
+
+class Terminal(io.StringIO):
+    """A file that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [50, 60, 79])
+def test_a_narrow_terminal_gets_lists(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    file = Terminal()
+    table.show(table.inspection_tables(inspection()), file)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue()).splitlines()
+    assert max(map(len, lines)) <= width
+    words = " ".join(" ".join(lines).split())
+    for cell in ("weights 4 bits", "bytes 1,234,567", "storage int4 cast", "fused yes", "not fused because"):
+        assert cell in words
+    assert all(len(line.strip()) != 1 for line in lines), "no column of single letters"
+
+
+def test_a_narrow_table_stays_one_on_a_narrow_terminal() -> None:
+    rows = Table("a", "b")
+    rows.add_row("1", "2")
+    assert table.fitted(rows, Console(width=60)) is rows
+    assert table.fitted("text", Console(width=60)) == "text"
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, None])
+def test_what_is_not_known_is_a_dash(value: float | None) -> None:
+    text = shown(table.evaluation_table(Evaluation({"images": 8}, (measured("a"), measured("b", sqnr_db=value)))))
+    row = next(line for line in text.splitlines() if line.lstrip().startswith("b "))
+    assert row.split()[-4:] == ["–", "1,234.50", "ms", "2.88x"]
+    lines = shown(table.weights_table([layer("a", db=value)], "outputs"))
+    assert "nan" not in lines
+    assert "inf" not in lines
+    floats = shown(table.weights_table([layer("d", 32, 32, None, "asked for")], "outputs")).splitlines()
+    row = next(line for line in floats if "float32" in line)
+    assert row.split() == ["float32", "float32", "–", "1", "–", "–", "–"]
+
+
+def test_the_lowest_tensor_comes_with_what_a_recipe_can_do() -> None:
+    rows = (
+        LayerError("stem", "Conv", "t", 31.26),
+        LayerError("fc.1", "Gemm", "u", 12.3),
+        LayerError("x", "Add", "v", math.inf),
+    )
+    text = shown(*table.comparison_tables(Comparison("a", "b", 16, rows, (), 0.5, 20.04), None))
+    assert "12.3 dB at fc.1" in text
+    bits = re.search(r"layer_bits = \{ .* \}", text)
+    excluded = re.search(r"layers = \[.*?\]", text)
+    assert bits is not None
+    assert excluded is not None
+    recipe = f'[[passes]]\npass = "exclude"\n{excluded[0]}\n[[passes]]\npass = "rtn"\n{bits[0]}\n'
+    assert parse_recipe(recipe, "f.toml").passes == (Exclude(("fc.1",)), Rtn(layer_bits={"fc.1": 8}))
+    sums = (LayerError("add", "Add", "t", 3.0), *rows)
+    assert "layer_bits" not in shown(*table.comparison_tables(Comparison("a", "b", 16, sums, (), 0.5, 20.04), None))
+
+
+@pytest.mark.parametrize(("recipe", "words"), [("int8", "layer's weights"), ("int4", "layer's outputs")])
+def test_the_caption_says_what_the_errors_are_of(recipe: str, words: str) -> None:
+    result = convert(small_cnn(), images(32), recipe=recipe)
+    assert words in shown(table.layers_table(result))
+    assert words in shown(*table.conversion_tables(result, 2, 1))
 
 
 @pytest.mark.parametrize(
@@ -154,9 +227,9 @@ def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
 
 
-@pytest.mark.parametrize("name", ["r.txt", "r", "missing/r.json"])
-def test_a_report_that_cannot_be_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OutputError, match="r"):
+@pytest.mark.parametrize(("name", "kind"), [("r.txt", UsageError), ("r", UsageError), ("missing/r.json", OutputError)])
+def test_a_report_that_cannot_be_written(tmp_path: Path, name: str, kind: type[ConvertError]) -> None:
+    with pytest.raises(kind, match="r"):
         write_report(tmp_path / name, "title", {}, [])
     assert not list(tmp_path.iterdir())
 

@@ -31,7 +31,7 @@ def test_gives_back_every_batch_of_every_stream() -> None:
         for batch in range(3):
             np.testing.assert_array_equal(streams.get("float", "t", batch), array(batch))
             np.testing.assert_array_equal(streams.get("quantized", "t", batch), array(10 + batch))
-        assert (streams.spilled, streams.peak) == (0, 6 * LARGE * 4)
+        assert streams.spilled == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8, np.float64])
@@ -53,7 +53,6 @@ def test_only_what_is_past_the_budget_goes_to_files() -> None:
         for batch in range(5):
             streams.append("float", "t", array(batch))
         assert streams.spilled == 3
-        assert streams.peak == 2 * LARGE * 4
         for batch in range(5):
             np.testing.assert_array_equal(streams.get("float", "t", batch), array(batch))
 

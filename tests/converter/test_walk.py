@@ -66,7 +66,7 @@ class Recorded(LayerPass):
     def moments(self, name: str) -> Moments:
         found = self.problems[name].moments
         assert found is not None
-        return found
+        return found.about(None)
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
@@ -193,6 +193,33 @@ def test_independent_calibration_is_what_calibrate_gives(name: str, ranges: bool
         np.testing.assert_allclose(found.mean, found.mean_quantized)
 
 
+def test_what_varies_is_seen_where_the_mean_is_a_thousand_times_as_large() -> None:
+    """Centred Hessians as float64 gives them; from sums about zero in float32 they are off by as much as they are."""
+    x = images(20, 3, 8, 8) + np.float32(1000)
+    problems: dict[str, Problem] = {}
+    model = quantize(single_conv(), Recorded(bits=8, problems=problems), {"x": x})
+    problem = problems["conv"]
+    assert problem.moments is not None
+    rows = model.layers()["conv"].rows(x).astype(np.float64)  # [1, n, k]
+    rows -= rows.mean(axis=1, keepdims=True)
+    expected = 2 / rows.shape[1] * rows.transpose(0, 2, 1) @ rows
+    found = problem.moments.centered().hessian
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.linalg.eigvalsh(found.astype(np.float64)).min() > 0
+
+
+def single_conv() -> onnx.ModelProto:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "conv")
+    return network([node], {"w": random(4, 3, 3, 3)}, {"x": ["N", 3, 8, 8]}, {"y": ["N", 4, 6, 6]})
+
+
+@pytest.mark.parametrize(("sequential", "kept"), [(True, True), (False, False)])
+def test_halves_are_kept_apart_only_where_something_is_judged_on_them(sequential: bool, kept: bool) -> None:
+    layer_pass = Recorded(bits=3, sequential=sequential)
+    solved("resnet", layer_pass, ranges=True)
+    assert {layer_pass.moments(name).halves is not None for name in layer_pass.problems} == {kept}
+
+
 def test_weights_and_biases_are_those_of_the_float_network() -> None:
     layer_pass = Recorded(bits=3)
     solved("resnet", layer_pass, ranges=True)
@@ -250,18 +277,27 @@ def test_every_segment_runs_once(name: str, sequential: bool, monkeypatch: pytes
         assert sum(node in session.nodes for session in sessions) == (2 if sequential else 1)
 
 
+class Seen(Streams):
+    """Streams that remember how many bytes they held at most."""
+
+    opened: ClassVar[list["Seen"]] = []
+
+    def __init__(self, budget: int) -> None:
+        super().__init__(budget)
+        self.peak = 0
+        self.opened.append(self)
+
+    def append(self, stream: str, name: str, array: NDArray[Any]) -> None:
+        super().append(stream, name, array)
+        self.peak = max(self.peak, self._held)
+
+
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> list[Streams]:
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     """The streams of the walks of a test."""
-    opened: list[Streams] = []
-
-    class Seen(Streams):
-        def __init__(self, budget: int) -> None:
-            super().__init__(budget)
-            opened.append(self)
-
+    monkeypatch.setattr(Seen, "opened", [])
     monkeypatch.setattr(converter.walk, "Streams", Seen)
-    return opened
+    return Seen.opened
 
 
 def chain(length: int, side: int = 12) -> onnx.ModelProto:
@@ -274,7 +310,7 @@ def chain(length: int, side: int = 12) -> onnx.ModelProto:
     return network(nodes, constants, {"t0": ["N", 4, side, side]}, {f"t{length}": ["N", 4, side, side]})
 
 
-def test_only_live_tensors_are_held(streams: list[Streams]) -> None:
+def test_only_live_tensors_are_held(streams: list[Seen]) -> None:
     data = images(40, 4, 12, 12)
     quantize(chain(10), Recorded(bits=3), {"t0": data})
     # a layer's input and output in two streams, where the network has 20 tensors in each
@@ -349,6 +385,17 @@ def test_a_layer_left_in_float_passes_the_errors_on() -> None:
     cross = layer_pass.moments("block.conv2").cross
     assert cross is not None
     assert np.abs(cross).max() > 1e-3 * np.abs(layer_pass.moments("block.conv2").hessian).max()
+
+
+def test_the_seed_draws_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.walk.positions_per_image", lambda *_: 5)
+    found = []
+    for seed in (1, 1, 2):
+        model, layer_pass = prepared(resnet()), Recorded(bits=3)
+        solve_layers(model, layer_pass, dataset(model, {"x": X}), quiet, seed=seed)
+        found.append(layer_pass.moments("stem").hessian)
+    assert np.array_equal(found[0], found[1])
+    assert not np.allclose(found[0], found[2], rtol=1e-3)
 
 
 def test_a_pass_without_moments_needs_no_data() -> None:

@@ -64,4 +64,4 @@ def seen(x: Floats) -> Stats:
     channels.update(x)
     moments = MomentsAccumulator(1, x.shape[1], cross=False)
     moments.update(x[None])
-    return Stats(channels={"second": channels}, moments={"second": moments.moments()}, images=len(x))
+    return Stats(channels={"second": channels}, moments={"second": moments.moments()})

@@ -1,5 +1,6 @@
 """GPTQ on layers: the written model's mean output is the float model's, errors are real, and trouble is told."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -81,6 +82,24 @@ def mean_error(proto: onnx.ModelProto, model: onnx.ModelProto, exact: Floats, qu
     axes = tuple(axis for axis in range(expected.ndim) if axis != 1)
     difference = found.mean(axis=axes, dtype=np.float64) - expected.mean(axis=axes, dtype=np.float64)
     return np.asarray(np.abs(difference).max() / expected.std())
+
+
+def test_a_target_that_cannot_be_found_is_told_and_the_weight_kept() -> None:
+    proto = one_layer(LAYERS["gemm"], bias=True)
+    model = Model(gs.import_onnx(proto), RULES)
+    exact, quantized = streams(LAYERS["gemm"][4])
+    layer = model.layers()["layer"]
+    parts = [moments_of(layer, quantized[part], exact[part]) for part in (slice(100), slice(100, 200))]
+    moments = Moments.joined(parts[0], parts[1])
+    bent = dataclasses.replace(parts[0], hessian=-20 * parts[0].hessian)  # one half only: the sweep finds no fault
+    problem = problem_of(model, dataclasses.replace(moments, halves=(bent, parts[1])))
+    found, plain = Gptq().solve(problem), Gptq(asymmetric_target=False).solve(problem)
+    assert re.fullmatch(r"errors of the layers before not made up for \(Hessian halves not positive.*\)", found.note)
+    assert plain.note == ""
+    np.testing.assert_array_equal(found.codes, plain.codes)
+    moved = Gptq().solve(problem_of(model, moments))
+    assert moved.note == ""
+    assert not np.array_equal(moved.codes, plain.codes)
 
 
 @layers

@@ -277,6 +277,16 @@ def layer_of(dtype: Any, code: int) -> onnx.ModelProto:
     return build(cast, {"conv1.weight": array(4, 3, 1, 1).astype(dtype)}, IMAGE, opset=22)
 
 
+def spoilt(value: float, name: str) -> onnx.ModelProto:
+    """Conv and BatchNormalization; one entry of a constant is not a number."""
+    constants = {"conv1.weight": array(4, 3, 1, 1), "conv1.bias": array(4), "gain": array(4), "shift": array(4)}
+    constants |= {"mean": array(4), "var": np.abs(array(4))}
+    constants[name].flat[1] = value
+    layer = node("Conv", ["x", "conv1.weight", "conv1.bias"], ["a"], name="conv1")
+    norm = node("BatchNormalization", ["a", "gain", "shift", "mean", "var"], ["y"], name="bn1")
+    return build([layer, norm], constants, IMAGE)
+
+
 REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "control_flow": (computed_if, r"choice is control flow \(If\).*fixed control flow"),
     "batchnorm": (training_norm, r"bn1 is in training mode; call model.eval\(\)"),
@@ -284,6 +294,12 @@ REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "computed_dropout": (computed_dropout, "the Dropout that computes y is in training mode"),
     "float16": (lambda: layer_of(np.float16, TensorProto.FLOAT16), "conv1.weight is float16; export .* float32"),
     "float64": (lambda: layer_of(np.float64, TensorProto.DOUBLE), "conv1.weight is float64; export .* float32"),
+    "nan_weight": (
+        lambda: spoilt(np.nan, "conv1.weight"),
+        "conv1.weight, which conv1 reads, holds NaN; export .*finite",
+    ),
+    "inf_bias": (lambda: spoilt(-np.inf, "conv1.bias"), "conv1.bias, which conv1 reads, holds Inf; export .*finite"),
+    "nan_norm": (lambda: spoilt(np.nan, "var"), "var, which bn1 reads, holds NaN; export .*finite"),
     "bfloat16": (lambda: layer_of(ml_dtypes.bfloat16, TensorProto.BFLOAT16), "conv1.weight is bfloat16"),
 }
 

@@ -125,6 +125,14 @@ def test_an_output_that_nobody_reads_is_in_no_group() -> None:
     assert found.outputs["conv3"] == "no layer reads its channels one by one"
 
 
+def test_a_group_knows_its_activations() -> None:
+    (group,) = analysed(chain([op("Relu")])).groups
+    assert set(group.tensors) == {"h", "k"}
+    for wires in group.tensors.values():
+        assert wires.ids.tolist() == list(range(6))
+        assert (wires.axis, wires.rank) == (1, 4)
+
+
 def test_outputs_of_the_model_keep_their_scale() -> None:
     found = analysed(chain([op("Relu")], outputs=("y", "h")))
     assert not found.groups

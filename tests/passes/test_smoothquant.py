@@ -6,12 +6,14 @@ import pytest
 
 from passes.base import Model, Stats
 from passes.errors import QuantizationError
+from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import ActivationGrid, Floats
 from passes.rescale import rescale
 from passes.scale_groups import scale_groups
 from passes.smoothquant import SmoothQuant
+from tests.passes.integer_rules import RULES
 from tests.passes.layers_with_statistics import depthwise_chain, inputs_of, perceptron, seen
-from tests.passes.small_models import array, assert_same_outputs
+from tests.passes.small_models import array, assert_same_outputs, build, node
 
 
 def with_outlier(factor: float = 50.0) -> tuple[Model, Floats]:
@@ -89,6 +91,51 @@ def test_needs_and_refusals() -> None:
     model.ranges["b"] = ActivationGrid.of(0, 1)
     with pytest.raises(QuantizationError, match="once activation_ranges has run"):
         SmoothQuant().needs(model)
+
+
+def residual() -> Model:
+    """x -> first -> Relu -> a; a -> second -> t; reader of Relu(a + t): a, t and the sum take one scale."""
+    nodes = [
+        node("Conv", ["x", "first.w"], ["h"], name="first"),
+        node("Relu", ["h"], ["a"], name="relu1"),
+        node("Conv", ["a", "second.w"], ["t"], name="second"),
+        node("Add", ["a", "t"], ["sum"], name="add"),
+        node("Relu", ["sum"], ["r"], name="relu2"),
+        node("Conv", ["r", "reader.w"], ["y"], name="reader"),
+    ]
+    constants = {"first.w": array(6, 3, 1, 1), "second.w": array(6, 6, 1, 1), "reader.w": array(4, 6, 1, 1)}
+    return Model(gs.import_onnx(build(nodes, constants, ("N", 3, 4, 4))), RULES)
+
+
+def channel_statistics(spread: list[float]) -> ChannelStatistics:
+    statistics = ChannelStatistics(len(spread))
+    statistics.update(np.abs(array(500, len(spread))) * np.array(spread, np.float32))
+    return statistics
+
+
+def test_terms_of_a_sum_are_measured_too() -> None:
+    needs = SmoothQuant().needs(residual())
+    assert needs.channels == {"second", "reader"}
+    assert needs.tensors == {("t", 1)}  # what a layer reads is known already, and the sum itself is not quantized
+    assert not SmoothQuant().needs(perceptron()).tensors
+    kept = residual()
+    kept.kept.update(dict.fromkeys(("second", "reader"), "excluded"))
+    assert not SmoothQuant().needs(kept).tensors
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_scale_that_would_ruin_a_term_is_not_taken(cancels: bool) -> None:
+    """Where a term is large but the sum is small, the readers alone would ask for a larger activation."""
+    model = residual()
+    small = [1, 1, 1, 0.02, 1, 1]
+    channels = {name: channel_statistics(small) for name in ("second", "reader")}
+    stats = Stats(channels=channels, tensors={"t": channel_statistics([1, 1, 1, 20, 1, 1] if cancels else small)})
+    model.node("second").inputs[1].values = np.sign(array(6, 6, 1, 1))
+    model.node("reader").inputs[1].values = (
+        np.sign(array(4, 6, 1, 1)) / np.array(small, np.float32)[None, :, None, None]
+    )
+    report = SmoothQuant().apply(model, stats)
+    assert ("reader" in report.changed) is not cancels
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from converter.emit.floats import float_model
+from converter.emit.matmul_nbits import BLOCKS
 from converter.emit.qdq import emit
-from converter.emit.storage import unpack_tensor
 from converter.emit.weights import STORAGES, Storage
 from passes.base import Model
-from passes.errors import TargetError
+from passes.errors import ModelError, TargetError
 from passes.numerics.error import sqnr_db
 from passes.rtn import Rtn
 from tests.converter.networks import (
@@ -167,7 +167,8 @@ def test_codes_lie_in_the_next_size(storage: Storage, bits: int, kind: int) -> N
     (tensor,) = [tensor for tensor in proto.graph.initializer if tensor.name.startswith("w_int")]
     assert tensor.data_type == kind
     stored = LAYERS["conv2d"].weight
-    np.testing.assert_array_equal(unpack_tensor(tensor).reshape(stored), model.quantized["layer"].codes.reshape(stored))
+    codes = onnx.numpy_helper.to_array(tensor).astype(np.int8)
+    np.testing.assert_array_equal(codes.reshape(stored), model.quantized["layer"].codes.reshape(stored))
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     assert versions == {"": 25 if bits == 2 else 21}
     assert proto.ir_version >= (13 if bits == 2 else 10)
@@ -226,11 +227,38 @@ def test_matmul_nbits_stores_four_bits_in_half_bytes() -> None:
     }
 
 
-@pytest.mark.parametrize("block", [8, 12, 20])
+def wide_gemm(k: int) -> onnx.ModelProto:
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], "layer")
+    return network([node], {"w": random(k, 7), "b": random(7)}, {"x": ["N", k]}, {"y": ["N", 7]})
+
+
+@pytest.mark.parametrize("block", [8, 12, 20, 512])
 def test_matmul_nbits_refuses_blocks_it_cannot_read(block: int) -> None:
-    model = quantized("gemm", Rtn(bits=4, block=block))
-    with pytest.raises(TargetError, match=rf"layer: MatMulNBits cannot read blocks of {block}; use block = 32"):
+    model = quantize(wide_gemm(600), Rtn(bits=4, block=block), images(4, 600))
+    message = rf"layer: MatMulNBits cannot read blocks of {block}; use block = 16, 32, 64, 128 or 256"
+    with pytest.raises(TargetError, match=message):
         emit(model, "matmulnbits")
+
+
+@pytest.mark.parametrize("block", [8, 24, 512])
+def test_onnxruntime_has_no_kernel_for_the_blocks_that_are_refused(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.emit.matmul_nbits.BLOCKS", (block,))
+    model = quantize(wide_gemm(600), Rtn(bits=4, block=block), images(4, 600))
+    with pytest.raises(ModelError, match="Only block sizes 16, 32, 64, 128, and 256"):
+        run(emit(model, "matmulnbits"), images(4, 600))
+
+
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [*BLOCKS, None])
+def test_onnxruntime_runs_every_block_size_and_channels_of_any_width(
+    block: int | None, bits: int, symmetric: bool
+) -> None:
+    x = images(4, 600)
+    model = quantize(wide_gemm(600), Rtn(bits=bits, block=block, symmetric=symmetric), x)
+    proto = emit(model, "matmulnbits")
+    assert [node.op_type for node in proto.graph.node] == ["MatMulNBits"]
+    assert relative_error(run(proto, x)[0], run(float_model(model.graph), x)[0]) <= 2e-6
 
 
 def test_matmul_nbits_leaves_convolutions_to_the_rescale_form() -> None:

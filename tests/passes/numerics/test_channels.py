@@ -13,20 +13,16 @@ rows = arrays(np.float32, st.tuples(st.integers(0, 20), st.just(3)), elements=st
 @given(st.lists(rows, max_size=4))
 def test_batchwise_equals_one_shot(batches: list[np.ndarray]) -> None:
     together = np.concatenate([np.zeros((0, 3), np.float32), *batches]).astype(np.float64)
-    parts, merged = ChannelStatistics(3), ChannelStatistics(3)
+    statistics = ChannelStatistics(3)
     for batch in batches:
-        parts.update(batch)
-        single = ChannelStatistics(3)
-        single.update(batch)
-        merged.merge(single)
-    for statistics in (parts, merged):
-        assert statistics.count == len(together)
-        if len(together):
-            np.testing.assert_array_equal(statistics.absmax, np.abs(together).max(axis=0))
-            np.testing.assert_allclose(statistics.mean_abs, np.abs(together).mean(axis=0), rtol=1e-12)
-            np.testing.assert_allclose(statistics.mean_square, np.square(together).mean(axis=0), rtol=1e-12)
-            np.testing.assert_array_equal(statistics.zeros, (together == 0).mean(axis=0))
-            np.testing.assert_allclose(statistics.mean, together.mean(axis=0), rtol=1e-9, atol=1e-6)
+        statistics.update(batch)
+    assert statistics.count == len(together)
+    if len(together):
+        np.testing.assert_array_equal(statistics.absmax, np.abs(together).max(axis=0))
+        np.testing.assert_allclose(statistics.mean_abs, np.abs(together).mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(statistics.mean_square, np.square(together).mean(axis=0), rtol=1e-12)
+        np.testing.assert_array_equal(statistics.zeros, (together == 0).mean(axis=0))
+        np.testing.assert_allclose(statistics.mean, together.mean(axis=0), rtol=1e-9, atol=1e-6)
 
 
 def test_worked_example_of_the_docstring() -> None:
@@ -64,11 +60,6 @@ def test_nan_or_inf_names_the_channel_and_counts_nothing(bad: float) -> None:
     with pytest.raises(ValueError, match="channel 1"):
         statistics.update(np.array([[0.0, bad]]))
     assert statistics.count == 0
-
-
-def test_different_channels_do_not_merge() -> None:
-    with pytest.raises(ValueError, match="2 and 3 channels"):
-        ChannelStatistics(2).merge(ChannelStatistics(3))
 
 
 @settings(deadline=None)

@@ -41,13 +41,10 @@ def test_counts_are_conserved_and_exact_within_each_bin(values: np.ndarray) -> N
 def test_any_split_in_any_order_gives_the_same_histogram(batches: list[np.ndarray], random: object) -> None:
     whole = one_shot(np.concatenate([np.zeros(0, np.float32), *batches]))
     parts = Histogram(16)
-    merged = Histogram(16)
     random.shuffle(batches)  # type: ignore[attr-defined]
     for batch in batches:
         parts.update(batch)
-        merged.merge(one_shot(batch))
     assert_same(parts, whole)
-    assert_same(merged, whole)
 
 
 @settings(deadline=None)
@@ -121,11 +118,6 @@ def test_nan_or_inf_is_refused_and_nothing_counted(bad: float) -> None:
     with pytest.raises(ValueError, match="NaN or Inf"):
         histogram.update(np.array([0.0, bad], np.float32))
     assert histogram.count == histogram.counts.sum() == 3
-
-
-def test_different_bins_do_not_merge() -> None:
-    with pytest.raises(ValueError, match="16 and 32 bins"):
-        one_shot(np.ones(1)).merge(Histogram(32))
 
 
 def test_one_bin_is_refused() -> None:

@@ -102,6 +102,67 @@ def test_centered_moments_are_those_of_centered_rows(groups: int) -> None:
     assert found.rows == 50
 
 
+def shifted(exact: Floats, quantized: Floats, cuts: list[int], added: Floats | None = None) -> Moments:
+    """As the walk adds them up: about the mean of the first batch."""
+    total = MomentsAccumulator(exact.shape[0], exact.shape[2], cross=True, shifted=True)
+    for start, stop in zip([0, *cuts], [*cuts, exact.shape[1]], strict=True):
+        part = slice(start, stop)
+        more = None if added is None else added[:, part]
+        total.update(quantized[:, part], exact[:, part] - quantized[:, part], more)
+    return total.moments()
+
+
+def centered_formula(rows: Floats, others: Floats) -> np.ndarray:
+    left, right = (values - values.mean(axis=1, keepdims=True, dtype=np.float64) for values in (rows, others))
+    expected: np.ndarray = 2 / rows.shape[1] * left.transpose(0, 2, 1) @ right
+    return expected
+
+
+@pytest.mark.parametrize("mean", [0.0, 100.0, 3000.0])
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_large_mean_does_not_drown_what_varies(mean: float, halves: bool) -> None:
+    """Sums about zero of rows around 3,000 hold 10⁷ times the variance, and float32 has seven digits."""
+    exact, quantized = (rows + np.float32(mean) for rows in draw(2, 400, 6))
+    added = draw(2, 400, 3, seed=4)[0]
+    if halves:
+        first, second = (
+            shifted(exact[:, part], quantized[:, part], [30], added[:, part]) for part in (slice(150), slice(150, 400))
+        )
+        found = Moments.joined(first, second)
+    else:
+        found = shifted(exact, quantized, [30, 200], added)
+    centered = found.centered()
+    tolerance = TOLERANCE * (1 + mean / 100)  # the means themselves are float32
+    size = float(centered.hessian.max())
+    for part, rows in ((centered.hessian, quantized), (centered.cross, exact - quantized), (centered.residual, added)):
+        assert part is not None
+        assert np.abs(part - centered_formula(rows, quantized)).max() < tolerance * size
+    assert np.linalg.eigvalsh(centered.hessian.astype(np.float64)).min() > 0
+    if mean:
+        about_zero = stream(exact, quantized, [30, 200]).centered().hessian
+        assert np.abs(about_zero - centered.hessian).max() > 10 * tolerance * size
+
+
+def test_shifted_sums_moved_back_are_the_plain_ones() -> None:
+    exact, quantized = draw(2, 60, 5)
+    plain, found = stream(exact, quantized, [20]), shifted(exact, quantized, [20])
+    assert found.origin is not None
+    assert np.abs(found.hessian - plain.hessian).max() > 0.1
+    back = found.about(None)
+    assert back.origin is None
+    assert plain.cross is not None
+    assert_close(back.hessian, plain.hessian)
+    assert_close(back.cross, plain.cross)
+    factors = np.linspace(0.5, 3, 10).reshape(2, 5)
+    assert_close(found.rescaled(factors).about(None).hessian, plain.rescaled(factors).hessian)
+    parts = [shifted(exact[:, part], quantized[:, part], []) for part in (slice(25), slice(25, 60))]
+    joined = Moments.joined(parts[0], parts[1]).about(None)
+    assert_close(joined.hessian, plain.hessian)
+    assert_close(joined.cross, plain.cross)
+    assert joined.halves is not None
+    assert_close(joined.halves[1].hessian, stream(exact[:, 25:], quantized[:, 25:], []).hessian)
+
+
 @pytest.mark.parametrize("cut", [10, 37])
 def test_joined_moments_are_those_of_all_rows_and_keep_the_halves(cut: int) -> None:
     exact, quantized = draw(2, 50, 6)

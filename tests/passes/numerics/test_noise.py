@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import ActivationGrid, Floats
 from passes.numerics.histogram import Histogram
-from passes.numerics.noise import activation_error, expected_noise
+from passes.numerics.noise import activation_error, expected_noise, noise_gain
 from passes.numerics.ranges import mse
 from passes.numerics.scale import absmax_grid
 
@@ -72,7 +72,21 @@ def test_taps_and_groups_read_their_channel() -> None:
     assert expected_noise(weight, seen, 8) == pytest.approx(noise / signal, rel=1e-5)
 
 
+@pytest.mark.parametrize("channel", [0, 3])
+def test_the_gain_is_what_an_error_in_one_channel_makes_of_the_output(channel: int) -> None:
+    rng = np.random.default_rng(2)
+    x = rows("normal", np.array([1.0, 2.0, 3.0, 4.0]), count=200_000)
+    weight = rng.standard_normal((2, 3, 2)).astype(np.float32)  # [g, o, i]
+    error = np.zeros_like(x)
+    error[:, channel] = rng.standard_normal(len(x))
+    made, signal = (np.einsum("ngi,goi->ngo", rows.reshape(-1, 2, 2), weight) for rows in (error, x))
+    gain = noise_gain(weight, statistics(x))
+    assert gain.shape == (4,)
+    assert gain[channel] == pytest.approx(np.square(made).sum() / np.square(signal).sum(), rel=0.02)  # 200,000 draws
+
+
 def test_no_inputs_no_noise() -> None:
     silent = statistics(np.zeros((5, 3), np.float32))
     assert activation_error(silent).tolist() == [0, 0, 0]
     assert expected_noise(np.ones((1, 2, 3), np.float32), silent, 8) == 0
+    assert noise_gain(np.ones((1, 2, 3), np.float32), silent).tolist() == [0, 0, 0]

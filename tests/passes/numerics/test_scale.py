@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from passes.numerics.error import sqnr_db
 from passes.numerics.grid import Floats, Grid, code_range
 from passes.numerics.scale import absmax_grid, search_grid
 
@@ -184,3 +185,45 @@ def test_a_channel_of_zeros_and_inputs_without_importance(symmetric: bool, block
         assert np.all(grid.scale > 0)
         assert np.isfinite(grid.scale).all()
         np.testing.assert_array_equal(grid.values(grid.codes(weight))[:, 1], weight[:, 1])
+
+
+def normal_and_heavy_tailed(k: int) -> Floats:
+    rng = np.random.default_rng(k)
+    parts = (rng.standard_normal((1, 8, k)), rng.laplace(size=(1, 8, k)), rng.standard_t(4, (1, 8, k)))
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("k", [27, 576, 4608])
+def test_two_bits_do_not_collapse_to_zero(k: int, symmetric: bool) -> None:
+    """At 2 bits the largest weight's scale rounds nearly all others to 0; a searched one uses every code."""
+    weight = normal_and_heavy_tailed(k)
+    plain, found = (
+        absmax_grid(weight, 2, symmetric=symmetric),
+        search_grid(weight, 2, even(weight), symmetric=symmetric),
+    )
+    gains = [sqnr_db(row, found.values(found.codes(weight))[0, at]) for at, row in enumerate(weight[0])]
+    losses = [sqnr_db(row, plain.values(plain.codes(weight))[0, at]) for at, row in enumerate(weight[0])]
+    assert np.mean(gains) > np.mean(losses) + (1 if k == 27 else 3)
+    assert min(gains) > 4.5  # what the best grid of four levels gives a Laplace or t4 density is 5 to 7 dB
+    zeros = (found.codes(weight) == found.zero_point).mean(axis=2)
+    assert zeros.max() < 0.9
+    if k > 27 and symmetric:
+        assert (plain.codes(weight) == 0).mean() > 0.9  # what it is about
+        assert len(np.unique(found.codes(weight))) == 4
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 40)),
+    bits=st.integers(2, 3),
+    block=st.none() | st.integers(1, 8),
+    symmetric=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+def test_no_channel_becomes_zero(
+    shape: tuple[int, int, int], bits: int, block: int | None, symmetric: bool, seed: int
+) -> None:
+    weight = weights(*shape, seed)
+    grid = search_grid(weight, bits, importances(shape[0], shape[2], seed), block=block, symmetric=symmetric)
+    assert np.all(np.abs(grid.values(grid.codes(weight))).max(axis=2) > 0)

@@ -1,5 +1,7 @@
 """The asymmetric target: against least squares on the rows themselves, on rows it has not seen, and after rounding."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -160,6 +162,41 @@ def test_refusals() -> None:
     zero = np.zeros((1, 4), np.float32)
     with pytest.raises(np.linalg.LinAlgError):
         asymmetric_target(weight, Moments(indefinite, indefinite, zero, zero, 10), 0.01)
+
+
+def indefinite(moments: Moments, depth: float) -> Moments:
+    """The same with a Hessian that takes a damping above ``depth`` to become positive definite."""
+    k = moments.hessian.shape[1]
+    values, vectors = np.linalg.eigh(moments.hessian.astype(np.float64))
+    values[:, 0] = -depth * (values[:, 1:].sum(axis=1)) / (k + depth)  # depth times the mean of the diagonal, then
+    hessian = np.einsum("gij,gj,gkj->gik", vectors, values, vectors).astype(np.float32)
+    return dataclasses.replace(moments, hessian=hessian)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_damping_that_leaves_the_hessian_indefinite_is_passed_over(groups: int) -> None:
+    exact, quantized = streams(groups, 4000, 16, noise=0.0)  # would choose the least damping
+    weight, moments = weights(groups, 8, 16), in_halves(quantized, exact)
+    assert moments.halves is not None
+    bent = (indefinite(moments.halves[0], 0.05), moments.halves[1])
+    assert held_out_damping(weight, bent, HELD_OUT_DAMPINGS) == 0.1
+    with pytest.raises(np.linalg.LinAlgError):
+        held_out_damping(weight, bent, (0.01,))
+    moved = asymmetric_target(weight, dataclasses.replace(moments, halves=bent))
+    np.testing.assert_array_equal(moved, asymmetric_target(weight, moments, 0.1))
+    whole = indefinite(dataclasses.replace(moments, halves=None), 0.05)
+    np.testing.assert_array_equal(asymmetric_target(weight, whole), asymmetric_target(weight, whole, 0.1))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_no_damping_left_is_an_error(groups: int) -> None:
+    exact, quantized = streams(groups, 400, 6)
+    weight, moments = weights(groups, 4, 6), moments_of(quantized, exact)
+    bad = dataclasses.replace(moments, hessian=-moments.hessian * 20)
+    with pytest.raises(np.linalg.LinAlgError, match="with damping 10"):
+        asymmetric_target(weight, bad)
+    with pytest.raises(np.linalg.LinAlgError, match="halves not positive definite with damping 10"):
+        asymmetric_target(weight, dataclasses.replace(moments, halves=(bad, moments)))
 
 
 def test_arguments_are_left_alone() -> None:

@@ -1,0 +1,59 @@
+"""Options that several commands of the command line share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["FILE", "data", "images", "json", "limit", "output", "quiet", "torch"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a list of numbers such as 0.5,0.5,0.5") from error
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a list of sizes such as 1,3,224,224") from error
+    if min(sizes) < 1:
+        raise click.BadParameter(f"{text!r} has a size below 1; write sizes such as 1,3,224,224")
+    return sizes
+
+
+def _several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order in which --help shows them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(decorators):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+FILE = click.Path(path_type=Path)
+output = click.option("-o", "--output", type=FILE, required=True, metavar="OUT.onnx", help="File to write.")
+torch = _several(
+    click.option("--weights", type=FILE, metavar="FILE", help=".safetensors, .npz or .pt for FILE.py:FACTORY."),
+    click.option("--input-shape", type=_shape, metavar="1,3,224,224", help="Of FILE.py:FACTORY, with the batch."),
+)
+images = _several(
+    click.option("--mean", type=_floats, metavar="a,b,c", help="Subtracted from uint8 images, on the 0..1 scale."),
+    click.option("--std", type=_floats, metavar="a,b,c", help="Divides them, on the 0..1 scale."),
+    click.option("--resize", type=click.IntRange(min=1), metavar="N", help="Their shorter side becomes N pixels."),
+    click.option("--crop", type=click.IntRange(min=1), metavar="N", help="Their N x N centre is used."),
+)
+limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
+data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
+quiet = click.option(
+    "--quiet", is_flag=True, help="Print less: no progress bars, and of tables only those that were asked for."
+)
+json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -1,0 +1,33 @@
+"""Code of the user's that runs inside ours: whatever it raises, sys.exit() too, is one error of one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from passes.errors import ConvertError
+
+__all__ = ["Terminated", "user_code"]
+
+
+class Terminated(SystemExit):
+    """SIGTERM unwinds the stack, so that temporary files go; no `except SystemExit` of ours may swallow it."""
+
+
+@contextmanager
+def user_code(what: str, error_type: type[ConvertError]) -> Iterator[None]:
+    """Turn an exception of the `with` block into `error_type`: "`what` raised ValueError: why (file.py, line 3)"."""
+    try:
+        yield
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise error_type(f"{what} raised {_described(error)}") from error
+
+
+def _described(error: BaseException) -> str:
+    where = ""
+    frame = error.__traceback__
+    while frame is not None:
+        where = f" ({Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno})"
+        frame = frame.tb_next
+    return f"{type(error).__name__}: {error}" + ("" if isinstance(error, SyntaxError) else where)

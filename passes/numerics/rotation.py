@@ -1,0 +1,111 @@
+"""An orthogonal matrix that flattens the rows of several weights at once.
+
+A scale has to reach a row's largest weight, so what rounding costs a row is its peak over its root mean square. Mixing
+inputs by a random orthogonal matrix leaves the mean square alone and brings peaks near those of normal values (Ashkboos
+et al. 2024, QuaRot, arXiv 2404.00456, §3); descent on the orthogonal matrices goes further (Liu et al. 2024, SpinQuant,
+arXiv 2405.16406, §3.2). Here the loss is smooth,
+
+    Σ_weights mean_rows ‖row‖_p² / power,   p = 8,
+
+and the step is a Cayley transform along the skew part of its gradient.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.numerics.grid import Floats
+
+__all__ = ["Rotated", "flatness", "flattening_rotation", "smooth_peak"]
+
+Doubles = NDArray[np.float64]
+
+_POWER = 8
+_FIRST_STEP = 0.3  # radians: of the largest plane rotation in a step
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """A weight that a rotation R changes.
+
+    Attributes:
+        weight: ``[o, n]`` if its inputs are rotated (it becomes ``W Rᵀ``), ``[n, k]`` if its outputs are (``R W``).
+        outputs: which of the two.
+    """
+
+    weight: Floats
+    outputs: bool
+
+    def by(self, rotation: Floats) -> Floats:
+        """The weight after the rotation; its rows are what scales serve."""
+        rotated: Floats = rotation @ self.weight if self.outputs else self.weight @ rotation.T
+        return rotated
+
+
+def flatness(weights: Sequence[Rotated], rotation: Floats) -> float:
+    """Mean over weights of their rows' mean squared peak over their mean square; 1 is the least there is."""
+    return float(np.mean([_flatness(weight.by(rotation)) for weight in weights]))
+
+
+def _flatness(rows: Floats) -> float:
+    power = float(np.square(rows).mean())
+    return float(np.square(np.abs(rows).max(axis=1)).mean()) / power if power > 0 else 1.0
+
+
+def flattening_rotation(weights: Sequence[Rotated], size: int, *, steps: int, seed: int) -> Doubles:
+    """An orthogonal ``[size, size]`` whose `flatness` is low: a random one, improved.
+
+    Args:
+        weights: what it will change.
+        size: n.
+        steps: of descent.
+        seed: of the random start.
+    """
+    rotation = _orthogonal(np.random.default_rng(seed).standard_normal((size, size))).astype(np.float32)
+    loss, gradient = smooth_peak(weights, rotation)
+    step, identity = _FIRST_STEP, np.eye(size, dtype=np.float32)
+    for _ in range(steps):
+        skew = gradient @ rotation.T
+        skew -= skew.T.copy()
+        norm = float(np.linalg.norm(skew, 2))
+        if norm == 0:
+            break
+        half = skew * np.float32(step / norm / 2)
+        moved = np.linalg.solve(identity + half, (identity - half) @ rotation)  # the Cayley transform
+        found, slope = smooth_peak(weights, moved)
+        if found < loss:
+            rotation, loss, gradient, step = moved, found, slope, step * 1.2
+        else:
+            step /= 2
+    return _orthogonal(rotation.astype(np.float64))
+
+
+def smooth_peak(weights: Sequence[Rotated], rotation: Floats) -> tuple[float, Floats]:
+    """The smooth loss ``Σ mean_rows ‖row‖_p² / power`` and its gradient by the rotation, both ``[n, n]`` float32."""
+    total, gradient = 0.0, np.zeros_like(rotation)
+    for weight in weights:
+        rows = weight.by(rotation)
+        power = float(np.square(rows).mean())
+        if power == 0:
+            continue
+        share = np.float32(1 / (len(rows) * power))
+        peak = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-30))
+        relative = rows / peak
+        slope = np.square(relative)
+        slope *= np.square(slope)
+        slope *= relative  # relative ** (p - 1), without the price of a power
+        summed = np.einsum("rc,rc->r", slope, relative)[:, None]
+        norm = peak * summed ** np.float32(1 / _POWER)  # ‖row‖_p
+        total += float(share * np.square(norm).sum())
+        slope *= 2 * share * norm * summed ** np.float32(1 / _POWER - 1)
+        gradient += slope @ weight.weight.T if weight.outputs else slope.T @ weight.weight
+    return total, gradient
+
+
+def _orthogonal(matrix: Doubles) -> Doubles:
+    """The nearest orthogonal matrix."""
+    left, _, right = np.linalg.svd(matrix)
+    nearest: Doubles = left @ right
+    return nearest

@@ -1,0 +1,65 @@
+"""The rotation is orthogonal, its gradient is right, and descent flattens what a random one does not."""
+
+import numpy as np
+import pytest
+
+from passes.numerics.rotation import Rotated, flatness, flattening_rotation, smooth_peak
+
+RNG = np.random.default_rng(0)
+
+
+def heavy(*shape: int) -> np.ndarray:
+    return (RNG.standard_normal(shape) ** 3).astype(np.float32)
+
+
+WEIGHTS = [Rotated(heavy(40, 24), False), Rotated(heavy(24, 60), True)]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 30])
+def test_it_is_orthogonal(steps: int) -> None:
+    rotation = flattening_rotation(WEIGHTS, 24, steps=steps, seed=3)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(24), atol=1e-12)
+
+
+def test_rotating_both_ways_cancels() -> None:
+    rotation = flattening_rotation(WEIGHTS, 24, steps=5, seed=0).astype(np.float32)
+    read, written = WEIGHTS
+    product = read.by(rotation) @ written.by(rotation)
+    np.testing.assert_allclose(product, read.weight @ written.weight, atol=1e-4 * np.abs(product).max())
+
+
+def test_descent_flattens() -> None:
+    identity = np.eye(24, dtype=np.float32)
+    start, end = (
+        flatness(WEIGHTS, flattening_rotation(WEIGHTS, 24, steps=steps, seed=1).astype(np.float32)) for steps in (0, 40)
+    )
+    assert end < start < flatness(WEIGHTS, identity)
+    assert end < 0.7 * start
+
+
+def test_flatness_of_what_is_known() -> None:
+    identity = np.eye(4, dtype=np.float32)
+    assert flatness([Rotated(np.full((3, 4), -2, np.float32), False)], identity) == pytest.approx(1)
+    assert flatness([Rotated(identity, False)], identity) == pytest.approx(4)  # one peak of 1 in four values
+    assert flatness([Rotated(np.zeros((3, 4), np.float32), False)], identity) == 1
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS[:1], WEIGHTS[1:], WEIGHTS], ids=["read", "written", "both"])
+def test_gradient_against_differences(weights: list[Rotated]) -> None:
+    """In directions that keep the matrix orthogonal; there the power of the rows is constant."""
+    rotation = flattening_rotation(weights, 24, steps=0, seed=2)
+    loss, gradient = smooth_peak(weights, rotation.astype(np.float32))
+    skew = RNG.standard_normal((24, 24))
+    skew -= skew.T
+    direction = skew @ rotation
+    above, below = (
+        smooth_peak(weights, (rotation + sign * 1e-3 * direction).astype(np.float32))[0] for sign in (1, -1)
+    )
+    assert loss > 0
+    assert (gradient * direction).sum() == pytest.approx((above - below) / 2e-3, rel=0.02)
+
+
+def test_zeros_and_a_single_channel() -> None:
+    zeros = [Rotated(np.zeros((5, 3), np.float32), False)]
+    np.testing.assert_allclose(np.abs(np.linalg.det(flattening_rotation(zeros, 3, steps=9, seed=0))), 1)
+    assert np.abs(flattening_rotation([Rotated(heavy(5, 1), False)], 1, steps=9, seed=0)) == pytest.approx(1)

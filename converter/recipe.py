@@ -21,11 +21,11 @@ from passes.base import CorrectionPass, GraphPass, LayerPass, Stage
 from passes.batchnorm_reestimation import ReestimateBatchnorm
 from passes.bias_correction import BiasCorrection
 from passes.equalize import Equalize
-from passes.errors import ConvertError, RecipeError
+from passes.errors import ConvertError, RecipeError, UsageError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
-from passes.learned_rounding import LearnedRounding
+from passes.learned_rounding import Device, LearnedRounding
 from passes.normalise import Normalise
 from passes.obq import Obq
 from passes.rotate import Rotate
@@ -38,6 +38,7 @@ __all__ = [
     "Recipe",
     "dump_recipe",
     "find_recipe",
+    "learning_on",
     "parse_recipe",
     "recipe_content",
     "recipe_values",
@@ -191,6 +192,23 @@ def find_recipe(spec: str | Path | Recipe) -> Recipe:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise RecipeError(f"cannot read the recipe {path}: {reason}") from error
     return parse_recipe(text, str(path))
+
+
+def learning_on(recipe: Recipe, device: Device | None) -> Recipe:
+    """The recipe with its learning passes on a device; None: where they say themselves.
+
+    Raises:
+        UsageError: a device is given, and no pass learns.
+    """
+    if device is None:
+        return recipe
+    if not any(isinstance(step, LearnedRounding) for step in recipe.passes):
+        raise UsageError(f"recipe {recipe.name!r} learns nothing, so --device {device} has no use; leave it out")
+    passes = (
+        dataclasses.replace(step, device=device) if isinstance(step, LearnedRounding) else step
+        for step in recipe.passes
+    )
+    return dataclasses.replace(recipe, passes=tuple(passes))
 
 
 def parse_recipe(text: str, source: str) -> Recipe:

@@ -10,7 +10,9 @@ from typing import ClassVar, Literal
 
 from passes.base import Stage
 
-__all__ = ["LearnedRounding"]
+__all__ = ["Device", "LearnedRounding"]
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class LearnedRounding:
     drop: float = 0.0
     window: int = 28
     held_out: float = 0.125
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         for name in ("layers_per_block", "steps", "batch", "window"):

@@ -1,9 +1,9 @@
 """Quantization inside a float network, with gradients: what a block computes once its weights are codes.
 
-Activations go through their 8-bit grid with the straight-through estimator. A weight is ``s (q - z)``, and every part of
-it is learned: the codes q, by whole steps and as many as it takes (not only up or down: Yvinec et al. 2023, arXiv
-2308.07662; `converter.learn.moves` makes them), the scale s of each channel or block (LSQ, Esser et al. 2020, arXiv
-1902.08153), and the layer's bias.
+Activations go through their 8-bit grid with the straight-through estimator. A weight is ``s (q - z)``, and all of it is
+learned: the codes q, by whole steps and as many as it takes (not only up or down: Yvinec et al. 2023, arXiv 2308.07662;
+`converter.learn.moves` makes them), the scale s of each channel or block (LSQ, Esser et al. 2020, arXiv 1902.08153),
+and the layer's bias.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
 """Which codes to move, and when: those whose move the second order of the loss says will pay.
 
-Moving code j by one step against its gradient g_j changes the loss by ``h_j / 2 - |g_j|``, with h_j the curvature. At few
-bits a step is coarse, and most gradients are far too small for one: latent offsets that collect gradients until they
-round over (AdaRound, Adam with the straight-through estimator) move thousands of codes that GPTQ has placed to make up
-for one another. Here one code of a row moves at a time, in the rows that gain the most, and only where the gain exceeds
-the uncertainty of its gradient.
+Moving code j by one step against its gradient g_j changes the loss by ``h_j / 2 - |g_j|``, with h_j the curvature. At
+few bits a step is coarse, and most gradients are far too small for one: latent offsets that collect gradients until
+they round over (AdaRound, Adam with the straight-through estimator) move thousands of codes that GPTQ has placed to
+make up for one another. Here one code of a row moves at a time, in the rows that gain the most, and only where the gain
+exceeds the uncertainty of its gradient.
 
 h is the diagonal of the Gauss-Newton matrix, estimated with random signs (Bekas et al. 2007) and smoothed to the
 product of a factor per row and a factor per column.

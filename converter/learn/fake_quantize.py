@@ -82,6 +82,14 @@ class LearnedWeight(nn.Module):
         """``[g, o]``."""
         return None if self.shift is None else cast(Tensor, self.start) + self.shift * cast(Tensor, self.unit)
 
+    def deployed_bias(self) -> Tensor | None:
+        """`bias` as the int32 that the file holds: at few bits its steps are no small part of an activation's."""
+        bias = self.bias()
+        if bias is None or self.input_scale is None or self.grid.block is not None:
+            return bias
+        step = self.scales().detach()[:, :, 0] * self.input_scale
+        return bias + (torch.round(bias.detach() / step) * step - bias.detach())
+
     @torch.no_grad()
     def solution(self) -> tuple[Codes, Grid, Floats | None]:
         """Codes ``[g, o, k]``, their grid and the bias ``[g, o]``, as they are now."""
@@ -117,7 +125,7 @@ class QuantizedBlock(nn.Module):
         learned = dict(zip(self.names, self.learned(), strict=True))
         constants: dict[str, Tensor] = {name: weight() for name, weight in learned.items()}
         for name, owner in self.biases.items():
-            bias = learned[owner].bias()
+            bias = learned[owner].deployed_bias()
             if bias is not None:
                 constants[name] = bias.reshape(-1)
         return self.program(inputs, constants, self._quantize)

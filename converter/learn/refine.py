@@ -22,7 +22,7 @@ from converter.learn.fake_quantize import LearnedWeight, QuantizedBlock
 from converter.learn.operators import Program, unsupported
 from converter.learn.rounding import Outcome, learn
 from converter.learn.samples import Samples, looks_around, run_in_batches, windows
-from converter.runtime import Progress, available_threads, open_session
+from converter.runtime import Progress, open_session
 from converter.segments import Segment, cut, submodel
 from converter.streams import Streams
 from passes.base import Change, Model, PassReport, Quantized
@@ -64,7 +64,6 @@ def refine_blocks(
     device = _device(settings)
     changed: dict[str, Change] = {}
     skipped = dict(model.kept)
-    torch.set_num_threads(available_threads())
     with Streams(budget) as streams:
         network = _Network(model, layers, data, streams, seed)
         pieces = network.pieces(settings)

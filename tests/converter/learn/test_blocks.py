@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from converter.learn.blocks import blocks, join, sole_boundaries  # noqa: E402
-from converter.segments import Segment, cut  # noqa: E402
-from tests.converter.networks import branches, prepared, resnet, shape_branch  # noqa: E402
+from converter.learn.blocks import blocks, join, sole_boundaries
+from converter.segments import Segment, cut
+from tests.converter.networks import branches, prepared, resnet, shape_branch
 
 
 def segments(proto: onnx.ModelProto) -> list[Segment]:

@@ -56,22 +56,26 @@ def test_a_changed_weight_is_written_as_it_computes() -> None:
     (layer,) = model.layers().values()
     (weight,) = weights(model).values()
     with torch.no_grad():
-        weight.codes += torch.where(weight.codes > 0, -1, 1)
-        weight.growth += 0.1
-        weight.shift += 0.3
+        assert weight.shift is not None
+        weight.codes.add_(torch.where(weight.codes > 0, -1, 1))
+        weight.growth.add_(0.1)
+        weight.shift.add_(0.3)
     codes, grid, bias = weight.solution()
     np.testing.assert_array_equal(weight().detach().numpy(), layer.stored(grid.values(codes)))
+    present = model.bias(layer)
     assert bias is not None
-    np.testing.assert_allclose(bias, model.bias(layer) + np.float32(0.3), rtol=1e-6)
+    assert present is not None
+    np.testing.assert_allclose(bias, present + np.float32(0.3), rtol=1e-6)
 
 
 def test_a_scale_is_kept_large_enough_for_its_bias() -> None:
     model = quantize(single("conv2d"), Rtn(bits=4), LAYERS["conv2d"].images(), ranges=True)
     (weight,) = weights(model).values()
     with torch.no_grad():
-        weight.growth -= 60
+        weight.growth.sub_(60)
     _, grid, bias = weight.solution()
     assert bias is not None
+    assert weight.input_scale is not None
     assert (np.abs(bias) / (grid.scale[:, :, 0] * weight.input_scale) < 2.0**29 * 1.001).all()
 
 

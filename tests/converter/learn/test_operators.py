@@ -25,7 +25,8 @@ def alone(
     """One node with constants for all but its first operand."""
     names = ["x", *("" if value is None else f"c{index}" for index, value in enumerate(operands))]
     node = helper.make_node(op, names, ["y"], "node", **attributes)
-    constants = [numpy_helper.from_array(value, name) for name, value in zip(names[1:], operands, strict=True) if name]
+    given = zip(names[1:], operands, strict=True)
+    constants = [numpy_helper.from_array(value, name) for name, value in given if value is not None]
     graph = helper.make_graph(
         [node],
         "alone",
@@ -50,8 +51,8 @@ X = images(2, 6, 9, 8)
 CASES: dict[str, tuple[str, tuple[NDArray[Any] | None, ...], dict[str, Any]]] = {
     "abs": ("Abs", (), {}),
     "add": ("Add", (random(6, 1, 1),), {}),
-    "clip": ("Clip", (np.float32(-0.1), np.float32(0.7)), {}),
-    "clip_above": ("Clip", (None, np.float32(0.7)), {}),
+    "clip": ("Clip", (np.array(-0.1, np.float32), np.array(0.7, np.float32)), {}),
+    "clip_above": ("Clip", (None, np.array(0.7, np.float32)), {}),
     "div": ("Div", (np.abs(random(6, 1, 1)) + np.float32(1),), {}),
     "elu": ("Elu", (), {"alpha": 0.7}),
     "erf": ("Erf", (), {}),
@@ -94,7 +95,7 @@ CASES: dict[str, tuple[str, tuple[NDArray[Any] | None, ...], dict[str, Any]]] = 
         {"kernel_shape": [3, 3], "pads": [0, 1, 1, 0], "count_include_pad": 1},
     ),
     "average_pool_same": ("AveragePool", (), {"kernel_shape": [2, 2], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
-    "pad": ("Pad", (np.array([0, 0, 1, 2, 0, 0, 0, 1]), np.float32(0.3)), {}),
+    "pad": ("Pad", (np.array([0, 0, 1, 2, 0, 0, 0, 1]), np.array(0.3, np.float32)), {}),
     "resize": (
         "Resize",
         (None, np.array([1, 1, 2, 3], np.float32)),

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from converter import Recipe, convert  # noqa: E402
 from converter.learn import learn_rounding  # noqa: E402
+from converter.recipe import Pass  # noqa: E402
 from converter.walk import DEFAULT_BUDGET  # noqa: E402
 from passes.activation_ranges import ActivationRanges  # noqa: E402
 from passes.base import Model, PassReport  # noqa: E402
@@ -80,9 +81,11 @@ def same(one: Model, other: Model) -> bool:
 @pytest.mark.parametrize("ranges", [True, False], ids=["integer", "weight_only"])
 def test_images_that_were_learned_from_come_closer_to_the_float_network(granularity: Any, ranges: bool) -> None:
     """In the written file; rounding to the nearest leaves much to gain."""
-    steps = (Normalise(), *([ActivationRanges()] if ranges else []), Rtn(bits=2))
+    steps: list[Pass] = [Normalise(), *([ActivationRanges()] if ranges else []), Rtn(bits=2)]
     settings = LearnedRounding(granularity=granularity, steps=30, batch=16)
-    plain, better = (convert(resnet(), X, recipe=Recipe("r", "", (*steps, *more))).model for more in ((), (settings,)))
+    plain, better = (
+        convert(resnet(), X, recipe=Recipe("r", "", tuple(passes))).model for passes in (steps, [*steps, settings])
+    )
     expected = run(resnet(), X)[0]
     assert sqnr_db(expected, run(better, X)[0]) > sqnr_db(expected, run(plain, X)[0]) + 1
 

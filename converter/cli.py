@@ -19,6 +19,7 @@ from passes.errors import ConvertError, UsageError
 
 if TYPE_CHECKING:
     from converter.preprocess import Preprocess
+    from passes.learned_rounding import Device
 
 __all__ = ["cli", "main"]
 
@@ -96,6 +97,9 @@ def cli() -> None:
     help="Also write a .json or .html report; may be repeated.",
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything drawn at random.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where recipes that learn do it; auto: cuda if any."
+)
 @options.quiet
 def convert(
     model: str,
@@ -109,6 +113,7 @@ def convert(
     input_shape: tuple[int, ...] | None,
     report: tuple[Path, ...],
     seed: int | None,
+    device: "Device | None",
     quiet: bool,
     **images: Any,
 ) -> None:
@@ -151,6 +156,7 @@ def convert(
             preprocess=_preprocess(**images),
             limit=limit,
             seed=seed,
+            device=device,
             progress=progress,
             warn=_warn,
         )

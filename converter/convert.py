@@ -17,8 +17,9 @@ from converter.data import Dataset, Preprocess, stored_preprocess
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
+from converter.learn import learn_rounding
 from converter.open import assumed_shape, open_model, suggesting_shape
-from converter.recipe import Pass, Recipe, find_recipe
+from converter.recipe import Pass, Recipe, find_recipe, learning_on
 from converter.result import Result, layer_reports, stamp, versions
 from converter.runtime import Progress
 from converter.save import write_onnx
@@ -29,6 +30,7 @@ from passes.activation_ranges import ActivationRanges
 from passes.base import CorrectionPass, LayerPass, Model, PassReport, Stats
 from passes.check import check
 from passes.errors import ModelError
+from passes.learned_rounding import Device, LearnedRounding
 from passes.linear import LINEAR_OPS
 
 __all__ = ["convert"]
@@ -54,6 +56,7 @@ def convert(
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
     limit: int | None = None,
     seed: int | None = None,
+    device: Device | None = None,
     memory_budget: int = DEFAULT_BUDGET,
     progress: Progress = silent,
     warn: Callable[[str], None] = unheard,
@@ -71,6 +74,7 @@ def convert(
         preprocess: for uint8 data; goes before the recipe's, and that before what the model's metadata say.
         limit: calibration images used; goes before the recipe's.
         seed: of everything drawn at random; goes before the recipe's.
+        device: where passes learn; goes before the recipe's. Refused where no pass learns.
         memory_budget: bytes of activations the walk holds in memory before it uses files.
         progress: called as work goes on.
         warn: called with what the caller should know and may not have meant.
@@ -79,7 +83,7 @@ def convert(
         ConvertError: anything a user can mend; the message says how.
     """
     started = time.perf_counter()
-    plan = find_recipe(recipe)
+    plan = learning_on(find_recipe(recipe), device)
     chosen = find_target(target)
     require_calibration(calibration, plan)
     source = open_model(model, weights=weights, input_shape=input_shape)
@@ -125,6 +129,8 @@ def _run(step: Pass, model: Model, data: Dataset | None, budget: int, seed: int,
         return solve_layers(model, step, data, progress, budget=budget, seed=seed)
     if isinstance(step, CorrectionPass):
         return correct_layers(model, step, data, progress, budget=budget, seed=seed)
+    if isinstance(step, LearnedRounding):
+        return learn_rounding(model, step, data, progress, budget=budget, seed=seed)
     started = time.perf_counter()
     needs = step.needs(model)
     stats = calibrate(model, needs, data, progress, seed=seed) if needs and data is not None else Stats()

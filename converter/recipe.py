@@ -21,10 +21,11 @@ from passes.base import CorrectionPass, GraphPass, LayerPass, Stage
 from passes.batchnorm_reestimation import ReestimateBatchnorm
 from passes.bias_correction import BiasCorrection
 from passes.equalize import Equalize
-from passes.errors import ConvertError, RecipeError
+from passes.errors import ConvertError, RecipeError, UsageError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
+from passes.learned_rounding import Device, LearnedRounding
 from passes.normalise import Normalise
 from passes.obq import Obq
 from passes.rotate import Rotate
@@ -37,12 +38,13 @@ __all__ = [
     "Recipe",
     "dump_recipe",
     "find_recipe",
+    "learning_on",
     "parse_recipe",
     "recipe_content",
     "recipe_values",
 ]
 
-Pass = GraphPass | LayerPass | CorrectionPass
+Pass = GraphPass | LayerPass | CorrectionPass | LearnedRounding
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
     {
@@ -61,6 +63,7 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
             Obq,
             BiasCorrection,
             ReestimateBatchnorm,
+            LearnedRounding,
         )
     }
 )
@@ -104,7 +107,7 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """Whether any pass looks at data."""
         return any(
-            isinstance(step, (ActivationRanges, SmoothQuant, Awq, CorrectionPass))
+            isinstance(step, (ActivationRanges, SmoothQuant, Awq, CorrectionPass, LearnedRounding))
             or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )
@@ -150,6 +153,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4)),
             ),
             Recipe(
+                "int4-learned",
+                "int4, then codes, scales and biases learned block by block with torch",
+                (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4), LearnedRounding()),
+            ),
+            Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
                 (*_PREPARE, Rotate(), Gptq(bits=4)),
@@ -184,6 +192,23 @@ def find_recipe(spec: str | Path | Recipe) -> Recipe:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise RecipeError(f"cannot read the recipe {path}: {reason}") from error
     return parse_recipe(text, str(path))
+
+
+def learning_on(recipe: Recipe, device: Device | None) -> Recipe:
+    """The recipe with its learning passes on a device; None: where they say themselves.
+
+    Raises:
+        UsageError: a device is given, and no pass learns.
+    """
+    if device is None:
+        return recipe
+    if not any(isinstance(step, LearnedRounding) for step in recipe.passes):
+        raise UsageError(f"recipe {recipe.name!r} learns nothing, so --device {device} has no use; leave it out")
+    passes = (
+        dataclasses.replace(step, device=device) if isinstance(step, LearnedRounding) else step
+        for step in recipe.passes
+    )
+    return dataclasses.replace(recipe, passes=tuple(passes))
 
 
 def parse_recipe(text: str, source: str) -> Recipe:

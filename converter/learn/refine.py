@@ -1,0 +1,267 @@
+"""Learned rounding over a network: block by block, each on the inputs that the blocks before really produce.
+
+As in `converter.walk` two streams run side by side, the float network's and the quantized network's as it will be
+deployed; here a step is a block, and what solves it is `converter.learn.rounding`.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from converter.correct import exact_model
+from converter.data import Dataset
+from converter.emit.floats import float_model
+from converter.emit.qdq import emit
+from converter.learn.blocks import blocks, join, sole_boundaries
+from converter.learn.fake_quantize import LearnedWeight, QuantizedBlock
+from converter.learn.operators import Program, unsupported
+from converter.learn.rounding import Outcome, learn
+from converter.learn.samples import Samples, looks_around, run_in_batches, windows
+from converter.runtime import Progress, open_session
+from converter.segments import Segment, cut, submodel
+from converter.streams import Streams
+from passes.base import Change, Model, PassReport, Quantized
+from passes.errors import DataError, QuantizationError
+from passes.learned_rounding import LearnedRounding
+from passes.linear import Linear
+from passes.numerics.grid import Floats
+
+__all__ = ["refine_blocks"]
+
+_BATCH = 16
+_FLOAT, _QUANTIZED = "float", "quantized"
+_FEWEST_IMAGES = 4
+
+
+def refine_blocks(
+    model: Model, settings: LearnedRounding, data: Dataset, progress: Progress, *, budget: int, seed: int
+) -> PassReport:
+    """Refine the codes, scales and biases of every block that gains from it.
+
+    Args:
+        model: quantized by a layer pass; changed in place.
+        settings: the pass.
+        data: calibration data.
+        progress: called after every block.
+        budget: bytes of activations held in memory before they go to files.
+        seed: of the images held out, the windows and the batches.
+
+    Raises:
+        QuantizationError: nothing is quantized yet, or there is no CUDA device where one is asked for.
+        DataError: too few images to learn from some and to judge on others.
+    """
+    started = time.perf_counter()
+    layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
+    if not layers or not all(name in model.exact for name in layers):
+        raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
+    if len(data) < _FEWEST_IMAGES:
+        raise DataError(f"{settings.name} needs at least {_FEWEST_IMAGES} calibration images, not {len(data)}")
+    device = _device(settings)
+    changed: dict[str, Change] = {}
+    skipped = dict(model.kept)
+    with Streams(budget) as streams:
+        network = _Network(model, layers, data, streams, seed)
+        pieces = network.pieces(settings)
+        for index, piece in enumerate(pieces):
+            inside = {name: layers[name] for name in piece.nodes if name in layers}
+            if inside:
+                found = network.refine(piece, inside, settings, device, index)
+                if isinstance(found, str):
+                    skipped.update(dict.fromkeys(inside, found))
+                else:
+                    _report(found, inside, changed, skipped)
+            progress(settings.name, index + 1, len(pieces))
+            if piece is not pieces[-1]:
+                network.advance(piece)
+    gained = sum(1 for name in layers if name in changed)
+    notes = (f"{gained} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}",)
+    return PassReport(settings.name, changed, skipped, notes, time.perf_counter() - started)
+
+
+def _device(settings: LearnedRounding) -> torch.device:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise QuantizationError(f"{settings.name}: torch finds no CUDA device; use device = 'cpu' or 'auto'")
+    chosen = settings.device
+    if chosen == "auto":
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(chosen)
+
+
+def _report(
+    outcome: Outcome, inside: Mapping[str, Linear], changed: dict[str, Change], skipped: dict[str, str]
+) -> None:
+    size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"
+    text = f"{outcome.moved} codes moved, {outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
+    for name in inside:
+        if outcome.improved:
+            changed[name] = Change(f"learned{size}, {text}", outcome.before_db, outcome.after_db)
+        else:
+            skipped[name] = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out images)"
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Images to learn from and to judge on."""
+
+    train: NDArray[np.intp]
+    held_out: NDArray[np.intp]
+
+
+class _Network:
+    """Both streams, and the block that is being learned."""
+
+    def __init__(self, model: Model, layers: dict[str, Linear], data: Dataset, streams: Streams, seed: int) -> None:
+        self.model, self.layers, self.streams, self.seed = model, layers, streams, seed
+        self.exact = exact_model(model)
+        self.counts: list[int] = []
+        self.kinds: dict[str, np.dtype] = {}
+        for batch in data.batches(_BATCH):
+            self.counts.append(batch.count)
+            for name, values in batch.feeds.items():
+                grid = model.ranges.get(name)
+                self._keep(_FLOAT, name, values)
+                self._keep(_QUANTIZED, name, values if grid is None else grid.values(values))
+
+    def pieces(self, settings: LearnedRounding) -> list[Segment]:
+        """The network in blocks; graph outputs count as outputs of the block that writes them."""
+        segments = cut(self.model.graph, self.layers)
+        if settings.granularity == "network":
+            found = [join(segments)]
+        elif settings.granularity == "layer":
+            found = [join([segment]) for segment in segments]
+        else:
+            found = blocks(segments, self._sizes(set(sole_boundaries(segments).values())), settings.layers_per_block)
+        graph_outputs = [str(tensor.name) for tensor in self.model.graph.outputs]
+        written = {str(node.name): [str(tensor.name) for tensor in node.outputs] for node in self.model.graph.nodes}
+        result = []
+        for piece in found:
+            makes = {name for node in piece.nodes for name in written[node]}
+            outputs = dict.fromkeys([*piece.outputs, *(name for name in graph_outputs if name in makes)])
+            result.append(replace(piece, outputs=tuple(outputs)))
+        return result
+
+    def refine(
+        self, piece: Segment, inside: dict[str, Linear], settings: LearnedRounding, device: torch.device, index: int
+    ) -> Outcome | str:
+        """Learn one block and write what it gained into the model; a reason where that cannot be done."""
+        nodes = [self.model.node(name) for name in piece.nodes]
+        reason = unsupported(nodes)
+        if reason:
+            return reason
+        exact = {name: self._all(_FLOAT, name) for name in piece.inputs}
+        quantized = {name: self._all(_QUANTIZED, name) for name in piece.inputs}
+        if any(values.dtype != np.float32 for values in exact.values()):
+            return "the block reads tensors that are not float"
+        program = Program(submodel(self.exact, piece, self.kinds).graph, device)
+        side = settings.window if looks_around(nodes, exact) else None
+        seed = self.seed + index
+        split = _split(sum(self.counts), settings.held_out, self.seed)
+        try:
+            train, held_out = (
+                self._samples(program, exact, quantized, part, side, seed, device)
+                for part in (split.train, split.held_out)
+            )
+            block = self._block(piece, inside, program, train, device)
+            outcome = learn(block, train, held_out, settings, seed)
+        except NotImplementedError as error:
+            return f"{error} has no differentiable form"
+        if outcome.improved:
+            self._write(inside, block)
+        return outcome
+
+    def advance(self, piece: Segment) -> None:
+        """Run a block in both streams and forget what it was the last to read."""
+        float_graph = float_model(submodel(self.exact, piece, self.kinds).graph)
+        quantized_graph = emit(submodel(self.model, piece, self.kinds), "int8")
+        for stream, graph in ((_FLOAT, float_graph), (_QUANTIZED, quantized_graph)):
+            if not piece.outputs:
+                continue
+            session = open_session(graph)
+            for batch in range(len(self.counts)):
+                feeds = {name: self.streams.get(stream, name, batch) for name in piece.inputs}
+                for name, values in zip(piece.outputs, session.run(list(piece.outputs), feeds), strict=True):
+                    self._keep(stream, name, values)
+        for name in piece.released:
+            self.streams.release(_FLOAT, name)
+            self.streams.release(_QUANTIZED, name)
+
+    def _samples(
+        self,
+        program: Program,
+        exact: dict[str, Floats],
+        quantized: dict[str, Floats],
+        images: NDArray[np.intp],
+        side: int | None,
+        seed: int,
+        device: torch.device,
+    ) -> Samples:
+        parts = [
+            windows({name: values[images] for name, values in stream.items()}, side, device, seed)
+            for stream in (quantized, exact)
+        ]
+        return Samples(parts[0], parts[1], run_in_batches(program, parts[1]))
+
+    def _block(
+        self, piece: Segment, inside: dict[str, Linear], program: Program, train: Samples, device: torch.device
+    ) -> QuantizedBlock:
+        spread: dict[str, Floats] = {}
+
+        def measure(name: str, value: torch.Tensor) -> torch.Tensor:
+            axis = 1 if value.ndim == 4 else value.ndim - 1
+            axes = [other for other in range(value.ndim) if other != axis]
+            spread[name] = value.std(dim=axes, unbiased=False).cpu().numpy()
+            return value
+
+        with torch.no_grad():
+            program({name: value[:32] for name, value in train.exact.items()}, after=measure)
+        weights: dict[str, LearnedWeight] = {}
+        biases: dict[str, str] = {}
+        for name, layer in inside.items():
+            held, grid = self.model.quantized[name], self.model.ranges.get(layer.input)
+            unit = spread[layer.output].reshape(layer.matrix_shape[:2])
+            step = None if grid is None else float(grid.scale)
+            bias = self.model.bias(layer)
+            weights[layer.weight] = LearnedWeight(layer, held.codes, held.grid, bias, unit, step).to(device)
+            if layer.bias is not None:
+                biases[layer.bias] = layer.weight
+        made = {str(tensor.name) for name in piece.nodes for tensor in self.model.node(name).outputs}
+        ranges = {name: grid for name, grid in self.model.ranges.items() if name in made}
+        return QuantizedBlock(program, weights, biases, ranges)
+
+    def _write(self, inside: dict[str, Linear], block: QuantizedBlock) -> None:
+        learned = dict(zip(block.names, block.learned(), strict=True))
+        for name, layer in inside.items():
+            codes, grid, bias = learned[layer.weight].solution()
+            self.model.quantized[name] = Quantized(codes, grid, self.model.quantized[name].sqnr_db)
+            self.model.write(layer, grid.values(codes), bias)
+
+    def _sizes(self, names: set[str]) -> dict[str, int]:
+        """Elements per image of tensors of the float network."""
+        proto = float_model(self.exact.graph)
+        inputs = [value.name for value in proto.graph.input]
+        feeds = {name: self.streams.get(_FLOAT, name, 0)[:1] for name in inputs}
+        wanted = sorted(names - set(inputs))
+        del proto.graph.output[:]
+        proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
+        found = open_session(proto).run(wanted, feeds) if wanted else []
+        return {name: values.size for name, values in [*feeds.items(), *zip(wanted, found, strict=True)]}
+
+    def _all(self, stream: str, name: str) -> Floats:
+        parts = [self.streams.get(stream, name, batch)[:count] for batch, count in enumerate(self.counts)]
+        whole: Floats = np.concatenate(parts)
+        return whole
+
+    def _keep(self, stream: str, name: str, values: NDArray[np.generic]) -> None:
+        self.kinds[name] = values.dtype
+        self.streams.append(stream, name, values)
+
+
+def _split(images: int, held_out: float, seed: int) -> _Split:
+    order = np.random.default_rng(seed).permutation(images)
+    count = min(max(1, round(images * held_out)), images - 1)
+    return _Split(np.sort(order[count:]), np.sort(order[:count]))

@@ -1,0 +1,151 @@
+"""Convolutions and pools as differentiable torch functions: `operators` collects them.
+
+torch pads both ends of an axis alike. Where ONNX does not (``pads`` begins then ends, ``auto_pad``), the input is
+padded, or a transposed convolution's output cut, by hand.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["SPATIAL"]
+
+Attributes = Mapping[str, Any]
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_AVERAGE: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def _conv(attrs: Attributes, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    n = w.ndim - 2
+    strides, dilations = _ints(attrs, "strides", n), _ints(attrs, "dilations", n)
+    begins, ends = _pads(attrs, x, w.shape[2:], strides, dilations)
+    groups = int(attrs.get("group", 1))
+    if begins == ends:
+        return _CONV[n](x, w, b, strides, begins, dilations, groups)
+    return _CONV[n](F.pad(x, _sides(begins, ends)), w, b, strides, 0, dilations, groups)
+
+
+def _conv_transpose(attrs: Attributes, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    n = w.ndim - 2
+    strides, dilations = _ints(attrs, "strides", n), _ints(attrs, "dilations", n)
+    extra = _ints(attrs, "output_padding", n, 0)
+    if attrs.get("auto_pad", "NOTSET") not in {"NOTSET", "VALID"} or attrs.get("output_shape"):
+        raise NotImplementedError("ConvTranspose with auto_pad or output_shape")
+    pads = [int(value) for value in attrs.get("pads", [0] * (2 * n))]
+    y = _TRANSPOSE[n](x, w, None, strides, 0, 0, int(attrs.get("group", 1)), dilations)
+    cut = [extra[axis] - pads[n + axis] for axis in range(n)]
+    y = F.pad(y, _sides([-begin for begin in pads[:n]], cut))
+    return y if b is None else y + b.reshape(-1, *[1] * n)
+
+
+def _max_pool(attrs: Attributes, x: Tensor) -> Tensor:
+    if attrs.get("storage_order"):
+        raise NotImplementedError("MaxPool with storage_order")
+    kernel = [int(size) for size in attrs["kernel_shape"]]
+    n = len(kernel)
+    strides, dilations = _ints(attrs, "strides", n), _ints(attrs, "dilations", n)
+    begins, ends = _pads(attrs, x, kernel, strides, dilations)
+    if any(begins) or any(ends):
+        x = F.pad(x, _sides(begins, ends), value=-math.inf)
+    return _MAX[n](x, kernel, strides, 0, dilations, bool(attrs.get("ceil_mode")))
+
+
+def _average_pool(attrs: Attributes, x: Tensor) -> Tensor:
+    kernel = [int(size) for size in attrs["kernel_shape"]]
+    n = len(kernel)
+    strides = _ints(attrs, "strides", n)
+    if any(step != 1 for step in _ints(attrs, "dilations", n)):
+        raise NotImplementedError("AveragePool with dilations")
+    begins, ends = _pads(attrs, x, kernel, strides, [1] * n)
+    ceil, counted = bool(attrs.get("ceil_mode")), bool(attrs.get("count_include_pad"))
+    if begins == ends and all(2 * pad <= size for pad, size in zip(begins, kernel, strict=True)):
+        return _AVERAGE[n](x, kernel, strides, begins, ceil, counted)
+    if ceil:
+        raise NotImplementedError("AveragePool with ceil_mode and pads that differ")
+    padded = F.pad(x, _sides(begins, ends))
+    total = _AVERAGE[n](padded, kernel, strides)
+    if counted:
+        return total
+    inside = _AVERAGE[n](F.pad(torch.ones_like(x[:1, :1]), _sides(begins, ends)), kernel, strides)
+    return total / inside
+
+
+def _global_average(attrs: Attributes, x: Tensor) -> Tensor:
+    return x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
+
+
+def _global_max(attrs: Attributes, x: Tensor) -> Tensor:
+    return x.amax(dim=tuple(range(2, x.ndim)), keepdim=True)
+
+
+def _batch_normalization(
+    attrs: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
+) -> Tensor:
+    if attrs.get("training_mode"):
+        raise NotImplementedError("BatchNormalization in training mode")
+    return F.batch_norm(x, mean, variance, scale, bias, eps=float(attrs.get("epsilon", 1e-5)))
+
+
+def _resize(
+    attrs: Attributes, x: Tensor, roi: Tensor | None, scales: Tensor | None, sizes: Tensor | None = None
+) -> Tensor:
+    factors = [] if scales is None else [float(value) for value in scales.tolist()]
+    whole = len(factors) == x.ndim and factors[:2] == [1.0, 1.0] and all(value == int(value) for value in factors)
+    if attrs.get("mode", "nearest") != "nearest" or not whole:
+        raise NotImplementedError("Resize other than nearest by a whole factor")
+    for axis, factor in enumerate(factors):
+        x = x if factor == 1 else x.repeat_interleave(int(factor), dim=axis)
+    return x
+
+
+def _pad(attrs: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
+    if attrs.get("mode", "constant") != "constant" or axes is not None:
+        raise NotImplementedError("Pad other than constant on every axis")
+    amounts = [int(amount) for amount in pads.tolist()]
+    return F.pad(x, _sides(amounts[: x.ndim], amounts[x.ndim :]), value=0.0 if value is None else float(value))
+
+
+def _ints(attrs: Attributes, key: str, count: int, default: int = 1) -> list[int]:
+    return [int(value) for value in attrs.get(key) or [default] * count]
+
+
+def _sides(begins: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """Pads as torch wants them: the last axis first, begin and end of each together."""
+    return [amount for pair in reversed(list(zip(begins, ends, strict=True))) for amount in pair]
+
+
+def _pads(
+    attrs: Attributes, x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Pads at the begin and end of every spatial axis."""
+    n, mode = len(kernel), attrs.get("auto_pad", "NOTSET")
+    if mode not in {"SAME_UPPER", "SAME_LOWER"}:
+        pads = [int(value) for value in attrs.get("pads") or [0] * (2 * n)]
+        return pads[:n], pads[n:]
+    begins, ends = [], []
+    for size, taps, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
+        total = max((-(-size // stride) - 1) * stride + dilation * (taps - 1) + 1 - size, 0)
+        begins.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
+        ends.append(total - begins[-1])
+    return begins, ends
+
+
+SPATIAL: Mapping[str, Callable[..., Tensor]] = {
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_normalization,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "GlobalAveragePool": _global_average,
+    "GlobalMaxPool": _global_max,
+    "MaxPool": _max_pool,
+    "Pad": _pad,
+    "Resize": _resize,
+}
+"""By ONNX operator: attributes, then operands."""

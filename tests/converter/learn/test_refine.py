@@ -1,0 +1,210 @@
+"""Learned rounding on whole networks: what it may change, what it gains, and what is refused."""
+
+import copy
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import helper
+
+torch = pytest.importorskip("torch")
+
+from converter import Recipe, convert  # noqa: E402
+from converter.learn import learn_rounding  # noqa: E402
+from converter.recipe import Pass  # noqa: E402
+from converter.walk import DEFAULT_BUDGET  # noqa: E402
+from passes.activation_ranges import ActivationRanges  # noqa: E402
+from passes.base import Model, PassReport  # noqa: E402
+from passes.check import check  # noqa: E402
+from passes.errors import ConvertError, DataError, QuantizationError, RecipeError, UsageError  # noqa: E402
+from passes.gptq import Gptq  # noqa: E402
+from passes.learned_rounding import LearnedRounding  # noqa: E402
+from passes.normalise import Normalise  # noqa: E402
+from passes.numerics.error import sqnr_db  # noqa: E402
+from passes.rtn import Rtn  # noqa: E402
+from tests.converter.networks import (  # noqa: E402
+    branches,
+    conv,
+    dataset,
+    images,
+    network,
+    prepared,
+    quantize,
+    quiet,
+    resnet,
+    run,
+)
+
+X, UNSEEN = images(64, 3, 12, 12), images(64, 3, 12, 12, seed=9)
+SHORT = LearnedRounding(steps=10, batch=16)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower in several, and sums stay in one order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def learned(
+    settings: LearnedRounding = SHORT, *, bits: int = 3, seed: int = 0, ranges: bool = True
+) -> tuple[Model, PassReport]:
+    model = quantize(resnet(), Gptq(bits=bits), X, ranges=ranges)
+    report = learn_rounding(model, settings, dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=seed)
+    check(model, settings.name)
+    return model, report
+
+
+def state(model: Model) -> dict[str, NDArray[Any]]:
+    """Everything that learning may change."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, layer in model.layers().items():
+        held, bias = model.quantized[name], model.bias(layer)
+        found |= {f"{name} codes": held.codes, f"{name} scale": held.grid.scale}
+        if bias is not None:
+            found[f"{name} bias"] = bias
+    return found
+
+
+def same(one: Model, other: Model) -> bool:
+    left, right = state(one), state(other)
+    return left.keys() == right.keys() and all(np.array_equal(value, right[name]) for name, value in left.items())
+
+
+@pytest.mark.parametrize("granularity", ["block", "layer", "network"])
+@pytest.mark.parametrize("ranges", [True, False], ids=["integer", "weight_only"])
+def test_images_that_were_learned_from_come_closer_to_the_float_network(granularity: Any, ranges: bool) -> None:
+    """In the written file; rounding to the nearest leaves much to gain."""
+    steps: list[Pass] = [Normalise(), *([ActivationRanges()] if ranges else []), Rtn(bits=2)]
+    settings = LearnedRounding(granularity=granularity, steps=30, batch=16)
+    plain, better = (
+        convert(resnet(), X, recipe=Recipe("r", "", tuple(passes))).model for passes in (steps, [*steps, settings])
+    )
+    expected = run(resnet(), X)[0]
+    assert sqnr_db(expected, run(better, X)[0]) > sqnr_db(expected, run(plain, X)[0]) + 1
+
+
+def test_every_layer_is_reported_once_and_gains_where_it_is_changed() -> None:
+    model, report = learned()
+    assert report.changed.keys() | report.skipped.keys() == model.layers().keys()
+    assert not report.changed.keys() & report.skipped.keys()
+    for change in report.changed.values():
+        assert change.before_db is not None
+        assert change.after_db is not None
+        assert change.after_db > change.before_db
+
+
+def test_what_gains_nothing_stays_as_it_was() -> None:
+    """Steps far too long make every block worse."""
+    model, report = learned(LearnedRounding(steps=4, scale_rate=1e3, bias_rate=1e3, move_share=0))
+    assert same(model, quantize(resnet(), Gptq(bits=3), X, ranges=True))
+    assert not report.changed
+    assert all("learning gained nothing" in reason for reason in report.skipped.values())
+
+
+def test_codes_move_and_stay_where_that_is_asked_for() -> None:
+    before = quantize(resnet(), Gptq(bits=3), X, ranges=True)
+    for share, moved in ((0.06, True), (0.0, False)):
+        model, _ = learned(LearnedRounding(steps=10, batch=16, move_share=share))
+        changed = any((model.quantized[name].codes != held.codes).any() for name, held in before.quantized.items())
+        assert changed == moved
+        assert not same(model, before)
+
+
+def test_a_seed_says_what_comes_out() -> None:
+    first, second, other = learned()[0], learned()[0], learned(seed=1)[0]
+    assert same(first, second)
+    assert not same(first, other)
+
+
+def test_torch_keeps_its_random_state() -> None:
+    before = torch.random.get_rng_state()
+    learned()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_several_inputs_and_outputs() -> None:
+    data = {"a": images(32, 3, 8, 8), "b": images(32, 4)}
+    model = quantize(branches(), Rtn(bits=2), data, ranges=True)
+    report = learn_rounding(model, SHORT, dataset(model, data), quiet, budget=DEFAULT_BUDGET, seed=0)
+    check(model, "learned_rounding")
+    assert report.changed
+
+
+def test_a_block_with_an_operator_that_torch_has_no_form_of_is_left_alone() -> None:
+    constants: dict[str, NDArray[Any]] = {}
+    nodes = [
+        conv(constants, "first", "x", "a", (4, 3, 3, 3)),
+        helper.make_node("Ceil", ["a"], ["b"], "ceil"),
+        conv(constants, "second", "b", "y", (4, 4, 3, 3)),
+    ]
+    proto: onnx.ModelProto = network(nodes, constants, {"x": ["N", 3, 12, 12]}, {"y": ["N", 4, 12, 12]})
+    model = quantize(proto, Rtn(bits=3), X)
+    report = learn_rounding(
+        model, LearnedRounding(granularity="layer", steps=8), dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=0
+    )
+    assert report.skipped == {"first": "Ceil (ceil) has no differentiable form"}
+    assert "second" in report.changed
+
+
+def refused(model: Model, settings: LearnedRounding, data: Any) -> None:
+    before = copy.deepcopy(state(model)) if model.quantized else {}
+    kept = None if data is None else dataset(model, data)
+    try:
+        learn_rounding(model, settings, kept, quiet, budget=DEFAULT_BUDGET, seed=0)
+    finally:
+        after = state(model) if model.quantized else {}
+        assert before.keys() == after.keys()
+        assert all(np.array_equal(value, after[name]) for name, value in before.items())
+
+
+def test_nothing_quantized_is_refused() -> None:
+    with pytest.raises(QuantizationError, match="learned_rounding refines quantized layers; put it after gptq or rtn"):
+        refused(prepared(resnet()), SHORT, X)
+
+
+def test_too_few_images_are_refused() -> None:
+    model = quantize(resnet(), Rtn(bits=3), X)
+    with pytest.raises(DataError, match="learned_rounding needs at least 4 calibration images, not 3"):
+        refused(model, SHORT, X[:3])
+
+
+def test_no_data_are_refused() -> None:
+    model = quantize(resnet(), Rtn(bits=3), X)
+    with pytest.raises(DataError, match="learned_rounding needs calibration data; use --calibration"):
+        refused(model, SHORT, None)
+    with pytest.raises(UsageError, match="needs calibration data"):
+        convert(resnet(), recipe=Recipe("r", "", (Normalise(), Rtn(bits=3), SHORT)))
+
+
+def test_no_cuda_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model = quantize(resnet(), Rtn(bits=3), X)
+    with pytest.raises(QuantizationError, match="torch finds no CUDA device; use device = 'cpu' or 'auto'"):
+        refused(model, LearnedRounding(device="cuda"), X)
+
+
+def test_no_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    model = quantize(resnet(), Rtn(bits=3), X)
+    with pytest.raises(ConvertError, match=r"learned_rounding learns with torch; pip install convert-onnx\[torch\]"):
+        refused(model, SHORT, X)
+
+
+def test_it_stands_after_a_layer_pass() -> None:
+    with pytest.raises(RecipeError):
+        Recipe("r", "", (Normalise(), SHORT, Rtn(bits=3)))
+
+
+def test_a_device_is_for_recipes_that_learn() -> None:
+    with pytest.raises(UsageError, match="recipe 'int4' learns nothing, so --device cpu has no use; leave it out"):
+        convert(resnet(), X, recipe="int4", device="cpu")
+    steps = (Normalise(), Rtn(bits=3), LearnedRounding(steps=2, device="cuda"))
+    result = convert(resnet(), X, recipe=Recipe("r", "", steps), device="cpu")
+    assert result.recipe.passes[-1] == LearnedRounding(steps=2, device="cpu")

@@ -32,6 +32,7 @@ class Gptq(LayerPass):
         asymmetric_target: make up for the errors of the layers before, and of what an Add adds to the output, as far as
             it holds on held-out images (needs `sequential`).
         bias_correction: let the bias take up the mean output error; the codes then only answer for what varies.
+        beam: roundings kept in the sweep of a small layer, on scales around the one searched; 1 keeps GPTQ's own.
         refine: rounds of single-code and scale descent after the sweep.
     """
 
@@ -42,12 +43,15 @@ class Gptq(LayerPass):
     scale: Literal["hessian", "absmax"] = "hessian"
     asymmetric_target: bool = True
     bias_correction: bool = True
+    beam: int = 8
     refine: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.damping <= 10:
             raise ValueError(f"damping must be above 0 and at most 10, not {self.damping}")
+        if self.beam < 1:
+            raise ValueError(f"beam must be at least 1, not {self.beam}")
         if self.refine < 0:
             raise ValueError(f"refine must not be negative, not {self.refine}")
 
@@ -112,5 +116,6 @@ class Gptq(LayerPass):
             act_order=self.act_order,
             search=self.scale == "hessian",
             rounds=self.refine,
+            beam=self.beam,
         )
         return result, f"damping raised to {result.damping:g}" if result.damping > self.damping else ""

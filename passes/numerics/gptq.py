@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from passes.numerics.beam import beam_search, beam_work
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments
 from passes.numerics.refine import refine
@@ -23,6 +24,8 @@ from passes.numerics.scale import absmax_grid, search_grid
 __all__ = ["GptqResult", "damped", "gptq", "inverse_factor", "output_error"]
 
 Doubles = NDArray[np.float64]
+
+_BEAM_WORK = 200_000_000  # multiplications a layer may take; about a second
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def gptq(
     act_order: bool = True,
     search: bool = True,
     rounds: int = 0,
+    beam: int = 1,
     lazy: int = 128,
 ) -> GptqResult:
     """Quantize ``weight`` ``[g, o, k]`` for the inputs that ``moments`` describe.
@@ -67,6 +71,7 @@ def gptq(
         act_order: largest diag H first, else in order of k.
         search: look for each channel's scale, else take that of its largest weight.
         rounds: of refinement after the sweep.
+        beam: partial roundings kept in the sweep, where the layer is small enough; 1 is GPTQ itself.
         lazy: inputs per block of deferred updates.
 
     Raises:
@@ -83,9 +88,13 @@ def gptq(
         grid = search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor)
     else:
         grid = absmax_grid(weight, bits, block=block, symmetric=symmetric, floor=floor)
-    scale, zero_point = grid.spread(k)
-    step, zero = np.take_along_axis(scale, columns, axis=2), np.take_along_axis(zero_point, columns, axis=2)
-    swept = _sweep(np.take_along_axis(weight, columns, axis=2), upper, step, zero, bits, lazy)
+    permuted = np.take_along_axis(weight, columns, axis=2)
+    if beam > 1 and beam_work(weight.shape, beam) <= _BEAM_WORK:
+        swept, grid = beam_search(permuted, upper, grid, order, beam=beam, floor=floor)
+    else:
+        scale, zero_point = grid.spread(k)
+        step, zero = np.take_along_axis(scale, columns, axis=2), np.take_along_axis(zero_point, columns, axis=2)
+        swept = _sweep(permuted, upper, step, zero, bits, lazy)
     codes = np.take_along_axis(swept, undo[:, None, :], axis=2)
     if rounds:
         codes, grid = refine(weight, codes, grid, damped(moments.hessian, damping), rounds=rounds, floor=floor)

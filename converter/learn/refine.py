@@ -166,10 +166,16 @@ class _Network:
                 self._samples(program, exact, quantized, part, side, seed, device)
                 for part in (split.train, split.held_out)
             )
-            block = self._block(piece, inside, program, train, device)
-            outcome = learn(block, train, held_out, settings, seed)
         except NotImplementedError as error:
             return f"{error} has no differentiable form"
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # shapes that hold for one size of batch
+            return f"torch cannot run the block on {len(split.train)} images: {str(error).splitlines()[0]}"
+        if any(len(value) != len(train) for value in train.target.values()):
+            return "the block's outputs do not have one entry for every image"
+        block = self._block(piece, inside, program, train, device)
+        outcome = learn(block, train, held_out, settings, seed)
         if outcome.improved:
             self._write(inside, block)
         return outcome
@@ -244,12 +250,12 @@ class _Network:
         """Elements per image of tensors of the float network."""
         proto = float_model(self.exact.graph)
         inputs = [value.name for value in proto.graph.input]
-        feeds = {name: self.streams.get(_FLOAT, name, 0)[:1] for name in inputs}
+        feeds = {name: self.streams.get(_FLOAT, name, 0) for name in inputs}
         wanted = sorted(names - set(inputs))
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
         found = open_session(proto).run(wanted, feeds) if wanted else []
-        return {name: values.size for name, values in [*feeds.items(), *zip(wanted, found, strict=True)]}
+        return {name: values.size // len(values) for name, values in [*feeds.items(), *zip(wanted, found, strict=True)]}
 
     def _all(self, stream: str, name: str) -> Floats:
         parts = [self.streams.get(stream, name, batch)[:count] for batch, count in enumerate(self.counts)]

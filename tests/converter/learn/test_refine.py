@@ -35,6 +35,7 @@ from tests.converter.networks import (  # noqa: E402
     prepared,
     quantize,
     quiet,
+    random,
     resnet,
     run,
 )
@@ -151,6 +152,29 @@ def test_a_block_with_an_operator_that_torch_has_no_form_of_is_left_alone() -> N
     )
     assert report.skipped == {"first": "Ceil (ceil) has no differentiable form"}
     assert "second" in report.changed
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ([4, 4, 144], "torch cannot run the block on 14 images: "),
+        ([1, -1, 576], "do not have one entry for every image"),
+    ],
+)
+def test_a_block_for_one_size_of_batch_is_left_alone(shape: list[int], reason: str) -> None:
+    constants: dict[str, NDArray[Any]] = {"shape": np.array(shape), "head.weight": random(shape[-1], 5)}
+    nodes = [
+        conv(constants, "first", "x", "a", (4, 3, 3, 3)),
+        helper.make_node("Reshape", ["a", "shape"], ["b"], "reshape"),
+        helper.make_node("MatMul", ["b", "head.weight"], ["y"], "head"),
+    ]
+    proto = network(nodes, constants, {"x": [4, 3, 12, 12]}, {"y": [shape[0], 4, 5]})
+    model = quantize(proto, Rtn(bits=3), X[:16])
+    settings = LearnedRounding(granularity="network", steps=4)
+    report = learn_rounding(model, settings, dataset(model, X[:16]), quiet, budget=DEFAULT_BUDGET, seed=0)
+    assert not report.changed
+    assert all(reason in found for found in report.skipped.values())
+    assert report.skipped.keys() == {"first", "head"}
 
 
 def refused(model: Model, settings: LearnedRounding, data: Any) -> None:

@@ -26,8 +26,8 @@ class LearnedRounding:
         batch: images per step.
         move_share: of a layer's rows, in how many at most a code moves at one step; 0: codes stay.
         certainty: a code moves if the gain exceeds so many standard errors of its gradient.
-        scale_rate, bias_rate: learning rates of the scales' logarithms, and of biases (in standard deviations of the
-            layer's output); they fall to zero along a cosine.
+        scale_rate: learning rate of the scales' logarithms; it falls to zero along a cosine.
+        bias_rate: learning rate of biases, in standard deviations of the layer's output; it falls likewise.
         drop: share of a block's input values taken from the float network.
         window: side of the piece taken from each image, for blocks that only look around themselves.
         held_out: share of the calibration images that judges; a block keeps what it had unless they gain.

@@ -19,6 +19,7 @@ from converter.emit.floats import float_model
 from converter.emit.qdq import emit
 from converter.learn.blocks import blocks, join, sole_boundaries
 from converter.learn.fake_quantize import LearnedWeight, QuantizedBlock
+from converter.learn.judge import Snapshot, network_db
 from converter.learn.operators import Program, unsupported
 from converter.learn.rounding import Outcome, learn
 from converter.learn.samples import Samples, looks_around, run_in_batches, windows
@@ -64,8 +65,10 @@ def refine_blocks(
     device = _device(settings)
     changed: dict[str, Change] = {}
     skipped = dict(model.kept)
+    snapshot = Snapshot(model, layers)
     with Streams(budget) as streams:
-        network = _Network(model, layers, data, streams, seed)
+        network = _Network(model, layers, data, streams, settings.held_out, seed)
+        before = network_db(model, network.exact, data, network.split.held_out)
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
             inside = {name: layers[name] for name in piece.nodes if name in layers}
@@ -79,8 +82,16 @@ def refine_blocks(
             if piece is not pieces[-1]:
                 network.advance(piece)
     gained = sum(1 for name in layers if name in changed)
-    notes = (f"{gained} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}",)
-    return PassReport(settings.name, changed, skipped, notes, time.perf_counter() - started)
+    notes = [f"{gained} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}"]
+    if changed:
+        after = network_db(model, network.exact, data, network.split.held_out)
+        if after <= before:
+            snapshot.restore(model)
+            reason = f"its block gained, the network did not ({before:.2f} -> {after:.2f} dB on held-out images)"
+            skipped |= dict.fromkeys(changed, reason)
+            changed = {}
+        notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out images")
+    return PassReport(settings.name, changed, skipped, tuple(notes), time.perf_counter() - started)
 
 
 def _device(settings: LearnedRounding) -> torch.device:
@@ -115,7 +126,9 @@ class _Split:
 class _Network:
     """Both streams, and the block that is being learned."""
 
-    def __init__(self, model: Model, layers: dict[str, Linear], data: Dataset, streams: Streams, seed: int) -> None:
+    def __init__(
+        self, model: Model, layers: dict[str, Linear], data: Dataset, streams: Streams, held_out: float, seed: int
+    ) -> None:
         self.model, self.layers, self.streams, self.seed = model, layers, streams, seed
         self.exact = exact_model(model)
         self.counts: list[int] = []
@@ -126,6 +139,7 @@ class _Network:
                 grid = model.ranges.get(name)
                 self._keep(_FLOAT, name, values)
                 self._keep(_QUANTIZED, name, values if grid is None else grid.values(values))
+        self.split = _split(sum(self.counts), held_out, seed)
 
     def pieces(self, settings: LearnedRounding) -> list[Segment]:
         """The network in blocks; graph outputs count as outputs of the block that writes them."""
@@ -160,16 +174,22 @@ class _Network:
         program = Program(submodel(self.exact, piece, self.kinds).graph, device)
         side = settings.window if looks_around(nodes, exact) else None
         seed = self.seed + index
-        split = _split(sum(self.counts), settings.held_out, self.seed)
+        split = self.split
         try:
             train, held_out = (
                 self._samples(program, exact, quantized, part, side, seed, device)
                 for part in (split.train, split.held_out)
             )
-            block = self._block(piece, inside, program, train, device)
-            outcome = learn(block, train, held_out, settings, seed)
         except NotImplementedError as error:
             return f"{error} has no differentiable form"
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # shapes that hold for one size of batch
+            return f"torch cannot run the block on {len(split.train)} images: {str(error).splitlines()[0]}"
+        if any(len(value) != len(train) for value in train.target.values()):
+            return "the block's outputs do not have one entry for every image"
+        block = self._block(piece, inside, program, train, device)
+        outcome = learn(block, train, held_out, settings, seed)
         if outcome.improved:
             self._write(inside, block)
         return outcome
@@ -244,12 +264,12 @@ class _Network:
         """Elements per image of tensors of the float network."""
         proto = float_model(self.exact.graph)
         inputs = [value.name for value in proto.graph.input]
-        feeds = {name: self.streams.get(_FLOAT, name, 0)[:1] for name in inputs}
+        feeds = {name: self.streams.get(_FLOAT, name, 0) for name in inputs}
         wanted = sorted(names - set(inputs))
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
         found = open_session(proto).run(wanted, feeds) if wanted else []
-        return {name: values.size for name, values in [*feeds.items(), *zip(wanted, found, strict=True)]}
+        return {name: values.size // len(values) for name, values in [*feeds.items(), *zip(wanted, found, strict=True)]}
 
     def _all(self, stream: str, name: str) -> Floats:
         parts = [self.streams.get(stream, name, batch)[:count] for batch, count in enumerate(self.counts)]

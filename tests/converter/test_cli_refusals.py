@@ -100,6 +100,7 @@ def test_bad_input_is_one_line(folder: Path, arguments: tuple[str, ...], words: 
         pytest.param((*C, *CAL, "--recipe", "bad_pass.toml"), ["gptqq", "'gptq'"], id="unknown_pass"),
         pytest.param((*C, *CAL, "--recipe", "bad_field.toml"), ["'bit'", "'bits'"], id="unknown_field"),
         pytest.param((*C, *CAL, "--recipe", "bad_value.toml"), ["40"], id="bad_value"),
+        pytest.param((*C, *CAL, "--recipe", "int4", "--device", "cpu"), ["'int4'", "--device cpu"], id="device_unused"),
         pytest.param(("recipes", "--show", "int9"), ["int9"], id="show_unknown"),
         pytest.param((*C, *CAL, "--target", "toaster"), ["toaster", "cpu"], id="unknown_target"),
         pytest.param((*C, *CAL, "--crop", "30", "--resize", "20"), ["30", "20"], id="crop_larger_than_resize"),

@@ -56,7 +56,7 @@ def test_every_recipe_makes_a_file_that_onnxruntime_loads(name: str, tmp_path: P
     assert sqnr_db(expected, found) > (30 if name == "int8" else 12)
     assert [layer.name for layer in result.layers] == LAYERS
     assert {layer.bits for layer in result.layers} == {8 if name == "int8" else 4}
-    assert {layer.activation_bits for layer in result.layers} == {8 if name in {"int8", "int4"} else 32}
+    assert {layer.activation_bits for layer in result.layers} == {8 if name in {"int8", "int4", "int4-learned"} else 32}
     assert (result.target, result.recipe.name) == ("cpu", name)
 
 

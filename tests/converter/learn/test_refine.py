@@ -14,7 +14,10 @@ from onnx import helper
 torch = pytest.importorskip("torch")
 
 from converter import Recipe, convert  # noqa: E402
+from converter.correct import exact_model  # noqa: E402
+from converter.emit.qdq import emit  # noqa: E402
 from converter.learn import learn_rounding  # noqa: E402
+from converter.learn.judge import network_db  # noqa: E402
 from converter.recipe import Pass  # noqa: E402
 from converter.walk import DEFAULT_BUDGET  # noqa: E402
 from passes.activation_ranges import ActivationRanges  # noqa: E402
@@ -35,6 +38,7 @@ from tests.converter.networks import (  # noqa: E402
     prepared,
     quantize,
     quiet,
+    random,
     resnet,
     run,
 )
@@ -109,12 +113,35 @@ def test_what_gains_nothing_stays_as_it_was() -> None:
 
 
 def test_codes_move_and_stay_where_that_is_asked_for() -> None:
-    before = quantize(resnet(), Gptq(bits=3), X, ranges=True)
+    before = quantize(resnet(), Rtn(bits=2), X, ranges=True)
     for share, moved in ((0.06, True), (0.0, False)):
-        model, _ = learned(LearnedRounding(steps=10, batch=16, move_share=share))
+        model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
+        settings = LearnedRounding(steps=10, batch=16, move_share=share)
+        learn_rounding(model, settings, dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=0)
         changed = any((model.quantized[name].codes != held.codes).any() for name, held in before.quantized.items())
         assert changed == moved
         assert not same(model, before)
+
+
+def test_blocks_that_gain_where_the_network_does_not_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = quantize(resnet(), Rtn(bits=2), X, ranges=True)
+    model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
+    judged = iter([9.0, 8.5])
+    monkeypatch.setattr("converter.learn.refine.network_db", lambda *_: next(judged))
+    report = learn_rounding(model, SHORT, dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=0)
+    check(model, "learned_rounding")
+    assert same(model, before)
+    assert not report.changed
+    assert "its block gained, the network did not (9.00 -> 8.50 dB on held-out images)" in report.skipped.values()
+
+
+def test_the_network_is_judged_by_the_outputs_of_its_file() -> None:
+    model = quantize(resnet(), Rtn(bits=3), X, ranges=True)
+    some = np.array([1, 20, 33])
+    expected, found = run(resnet(), X)[0][some], run(emit(model, "int8"), X)[0][some]
+    assert network_db(model, exact_model(model), dataset(model, X), some) == pytest.approx(
+        sqnr_db(expected, found), abs=1e-2
+    )
 
 
 def test_a_seed_says_what_comes_out() -> None:
@@ -151,6 +178,29 @@ def test_a_block_with_an_operator_that_torch_has_no_form_of_is_left_alone() -> N
     )
     assert report.skipped == {"first": "Ceil (ceil) has no differentiable form"}
     assert "second" in report.changed
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ([4, 4, 144], "torch cannot run the block on 14 images: "),
+        ([1, -1, 576], "do not have one entry for every image"),
+    ],
+)
+def test_a_block_for_one_size_of_batch_is_left_alone(shape: list[int], reason: str) -> None:
+    constants: dict[str, NDArray[Any]] = {"shape": np.array(shape), "head.weight": random(shape[-1], 5)}
+    nodes = [
+        conv(constants, "first", "x", "a", (4, 3, 3, 3)),
+        helper.make_node("Reshape", ["a", "shape"], ["b"], "reshape"),
+        helper.make_node("MatMul", ["b", "head.weight"], ["y"], "head"),
+    ]
+    proto = network(nodes, constants, {"x": [4, 3, 12, 12]}, {"y": [shape[0], 4, 5]})
+    model = quantize(proto, Rtn(bits=3), X[:16])
+    settings = LearnedRounding(granularity="network", steps=4)
+    report = learn_rounding(model, settings, dataset(model, X[:16]), quiet, budget=DEFAULT_BUDGET, seed=0)
+    assert not report.changed
+    assert all(reason in found for found in report.skipped.values())
+    assert report.skipped.keys() == {"first", "head"}
 
 
 def refused(model: Model, settings: LearnedRounding, data: Any) -> None:

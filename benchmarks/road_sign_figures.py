@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from benchmarks.road_signs import AWQ_GRID, CALIBRATE
 from benchmarks.shared_data import ROAD_SIGNS, ROOT, MissingData
-from converter import ConvertError, Recipe, convert
+from converter import ConvertError
+from converter.calibrate import calibrate
 from converter.data import Dataset
 from converter.report.progress import progress_bars
 from converter.runtime import Progress
 from converter.targets import find_target
-from passes.base import LossGrid, Model
+from passes.base import LossGrid, Model, Stats
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.linear import Linear
 from passes.normalise import Normalise
@@ -55,11 +56,11 @@ class Study:
 
 def study(model: onnx.ModelProto, calibration: Dataset, progress: Progress) -> Study:
     """Run the study's AWQ in float and keep the layer that gained most."""
-    plain, scaled = (
-        convert(model, calibration, recipe=Recipe("awq", "", steps), limit=len(calibration), progress=progress)
-        for steps in ((Normalise(), FoldBatchnorm()), (Normalise(), FoldBatchnorm(), AWQ_GRID))
-    )
-    report = scaled.passes[-1]
+    work = Model(gs.import_onnx(model), find_target("cpu").rules)
+    for step in (Normalise(), FoldBatchnorm()):
+        step.apply(work, Stats())
+    before = {name: work.weight(layer) for name, layer in work.layers().items()}
+    report = AWQ_GRID.apply(work, calibrate(work, AWQ_GRID.needs(work), calibration, progress))
     gained = {
         name: change.after_db - change.before_db
         for name, change in report.changed.items()
@@ -68,9 +69,8 @@ def study(model: onnx.ModelProto, calibration: Dataset, progress: Progress) -> S
     if not gained:
         raise ConvertError("AWQ found no scale that lowers an output error by 5 %; there is no layer to draw")
     name = max(gained, key=gained.__getitem__)
-    before, after = (Model(gs.import_onnx(result.model), find_target("cpu").rules) for result in (plain, scaled))
-    layer = before.layers()[name]
-    return Study(report.grids, layer, before.weight(layer), after.weight(layer))
+    layer = work.layers()[name]
+    return Study(report.grids, layer, before[name], work.weight(layer))
 
 
 def weight_figure(study: Study) -> "Figure":

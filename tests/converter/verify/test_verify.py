@@ -213,9 +213,9 @@ def test_the_command_fails_with_exit_code_3(files: Path) -> None:
     [
         (("verify", "cpu.onnx"), 2, "Missing option '--target'"),
         (("verify", "none.onnx", "--target", "cpu"), 1, "none.onnx: no such file"),
-        (("verify", "cpu.onnx", "--target", "tpu"), 1, "no target is named 'tpu'; there are: cpu,"),
+        (("verify", "cpu.onnx", "--target", "tpu"), 2, "no target is named 'tpu'; there are: cpu,"),
         (("verify", "cpu.onnx", "--target", "cpu", "--min-agreement", "99"), 2, "99 is not a fraction from 0 to 1"),
-        (("targets", "tpu"), 1, "no target is named 'tpu'"),
+        (("targets", "tpu"), 2, "no target is named 'tpu'"),
     ],
 )
 def test_refusals(

@@ -193,9 +193,9 @@ def test_no_damping_left_is_an_error(groups: int) -> None:
     exact, quantized = streams(groups, 400, 6)
     weight, moments = weights(groups, 4, 6), moments_of(quantized, exact)
     bad = dataclasses.replace(moments, hessian=-moments.hessian * 2000)
-    with pytest.raises(np.linalg.LinAlgError, match="with damping 1000"):
+    with pytest.raises(np.linalg.LinAlgError, match="with damping 10"):
         asymmetric_target(weight, bad)
-    with pytest.raises(np.linalg.LinAlgError, match="halves not positive definite with damping 1000"):
+    with pytest.raises(np.linalg.LinAlgError, match="halves not positive definite with damping 10"):
         asymmetric_target(weight, dataclasses.replace(moments, halves=(bad, moments)))
 
 

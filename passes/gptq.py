@@ -34,8 +34,7 @@ class Gptq(LayerPass):
             it holds on held-out images (needs `sequential`).
         bias_correction: let the bias take up the mean output error; the codes then only answer for what varies.
         beam: roundings kept in the sweep of a small layer, on scales around the one searched; 1 keeps GPTQ's own.
-        few_rows: where a layer has fewer than 16 rows for every input, choose its damping on held-out images (needs
-            `sequential`).
+        few_rows: where a layer has fewer rows than inputs, choose its damping on held-out images (needs `sequential`).
         refine: rounds of single-code and scale descent after the sweep.
     """
 

@@ -19,13 +19,12 @@ __all__ = ["DAMPINGS", "damping_for_few_rows", "has_few_rows"]
 DAMPINGS = (1.0, 10.0, 100.0)
 """Tried, as multiples of the damping asked for."""
 
-_ENOUGH = 16  # rows for every input
 _JUDGED = 64  # output channels that the choice looks at
 
 
 def has_few_rows(moments: Moments) -> bool:
-    """Whether the choice is worth its time: fewer than 16 rows for every input, and halves to judge on."""
-    return moments.halves is not None and moments.rows < _ENOUGH * moments.hessian.shape[1]
+    """Whether the choice is worth its time: fewer rows than inputs, and halves to judge on."""
+    return moments.halves is not None and moments.rows < moments.hessian.shape[1]
 
 
 def damping_for_few_rows(

@@ -66,7 +66,8 @@ def accuracy_losses(
         loss = 100 * (_top1(reference) - _top1(other))
         note = (
             f"{100 * _top1(reference):.2f} -> {100 * _top1(other):.2f} ± {100 * (other.top1_error or 0):.2f} % "
-            f"of {other.images:,} images, {reference.bytes / other.bytes:.1f}x smaller, {took:.0f} s"
+            f"of {other.images:,} images, agreement {100 * (other.agreement or 0):.1f} %, "
+            f"{other.sqnr_db:.1f} dB, {reference.bytes / other.bytes:.1f}x smaller, {took:.0f} s"
         )
         yield Bar(f"{name}, {recipe.name}: top-1 lost", loss, limit, "points", note=note)
 

@@ -18,6 +18,7 @@ from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
 from converter.learn import learn_rounding
+from converter.learn.held_out import without_held_out
 from converter.open import assumed_shape, open_model, suggesting_shape
 from converter.recipe import Pass, Recipe, find_recipe, learning_on
 from converter.result import Result, layer_reports, stamp, versions
@@ -97,8 +98,10 @@ def convert(
 
     work = Model(gs.import_onnx(source), chosen.rules)
     reports = []
+    fitting = without_held_out(data, plan.passes, plan.seed)
     for step in plan.passes:
-        reports.append(_run(step, work, data, memory_budget, plan.seed, progress))
+        shown = data if isinstance(step, LearnedRounding) else fitting
+        reports.append(_run(step, work, shown, memory_budget, plan.seed, progress))
         check(work, step.name)
 
     storage = chosen.storage(plan.storage)

@@ -122,7 +122,7 @@ RECIPES: dict[str, str | Recipe] = {
     "gptq3-weight-only": recipe(Gptq(bits=3)),
     "rtn2": recipe(ActivationRanges(), Rtn(bits=2)),
     "gptq2": recipe(ActivationRanges(), Gptq(bits=2)),
-    "learned2": recipe(ActivationRanges(), Gptq(bits=2), LearnedRounding()),
+    "learned2": recipe(ActivationRanges(), Gptq(bits=2), LearnedRounding(steps=200)),
 }
 
 
@@ -208,9 +208,9 @@ def test_four_bits_by_gptq_beat_four_bits_by_rounding(converted: Converted) -> N
     assert decibels(converted, "int4") > decibels(converted, "rtn4") + 6
 
 
-def test_learned_rounding_never_loses(converted: Converted) -> None:
-    """On images that neither it nor GPTQ has seen; it keeps what was there unless held-out images gain."""
-    assert decibels(converted, "learned2") >= decibels(converted, "gptq2")
+def test_learned_rounding_gains_on_unseen_images(converted: Converted) -> None:
+    """Though 16 of its 128 images only judge. A pass that does nothing gains nothing."""
+    assert decibels(converted, "learned2") > decibels(converted, "gptq2") + 0.1
     assert points_lost(converted, "learned2") <= points_lost(converted, "gptq2") + 1.25  # ten images of 797
 
 

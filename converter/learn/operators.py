@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converter.learn.spatial import SPATIAL
+from converter.learn.spatial import SPATIAL, NoTorchForm
 
 __all__ = ["OPERATORS", "After", "Program", "unsupported"]
 
@@ -58,7 +58,7 @@ class Program:
             after: see `After`; not applied to inputs.
 
         Raises:
-            NotImplementedError: an attribute that the torch form does not have; names it.
+            NoTorchForm: an attribute that the torch form does not have; names it.
         """
         values: dict[str, Tensor | None] = {"": None, **self.constants, **(weights or {}), **inputs}
         for index, (operator, attrs, reads, result) in enumerate(self.steps):
@@ -133,7 +133,7 @@ def _slice(
     places = [slice(None)] * x.ndim
     every = [1] * count if steps is None else [int(step) for step in steps.tolist()]
     if min(every) < 1:
-        raise NotImplementedError("Slice with a negative step")
+        raise NoTorchForm("Slice with a negative step")
     for index, axis in enumerate(range(count) if axes is None else axes.tolist()):
         places[int(axis)] = slice(int(starts[index]), int(ends[index]), every[index])
     return x[tuple(places)]

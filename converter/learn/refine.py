@@ -6,7 +6,7 @@ deployed; here a step is a block, and what solves it is `converter.learn.roundin
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -19,10 +19,12 @@ from converter.emit.floats import float_model
 from converter.emit.qdq import emit
 from converter.learn.blocks import blocks, join, sole_boundaries
 from converter.learn.fake_quantize import LearnedWeight, QuantizedBlock
+from converter.learn.held_out import hold_out
 from converter.learn.judge import Snapshot, network_db
 from converter.learn.operators import Program, unsupported
 from converter.learn.rounding import Outcome, learn
 from converter.learn.samples import Samples, looks_around, run_in_batches, windows
+from converter.learn.spatial import NoTorchForm
 from converter.runtime import Progress, open_session
 from converter.segments import Segment, cut, submodel
 from converter.streams import Streams
@@ -68,7 +70,7 @@ def refine_blocks(
     snapshot = Snapshot(model, layers)
     with Streams(budget) as streams:
         network = _Network(model, layers, data, streams, settings.held_out, seed)
-        before = network_db(model, network.exact, data, network.split.held_out)
+        before = network_db(model, network.exact, data, network.split.judge)
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
             inside = {name: layers[name] for name in piece.nodes if name in layers}
@@ -84,7 +86,7 @@ def refine_blocks(
     gained = sum(1 for name in layers if name in changed)
     notes = [f"{gained} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}"]
     if changed:
-        after = network_db(model, network.exact, data, network.split.held_out)
+        after = network_db(model, network.exact, data, network.split.judge)
         if after <= before:
             snapshot.restore(model)
             reason = f"its block gained, the network did not ({before:.2f} -> {after:.2f} dB on held-out images)"
@@ -115,14 +117,6 @@ def _report(
             skipped[name] = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out images)"
 
 
-@dataclass(frozen=True)
-class _Split:
-    """Images to learn from and to judge on."""
-
-    train: NDArray[np.intp]
-    held_out: NDArray[np.intp]
-
-
 class _Network:
     """Both streams, and the block that is being learned."""
 
@@ -139,7 +133,7 @@ class _Network:
                 grid = model.ranges.get(name)
                 self._keep(_FLOAT, name, values)
                 self._keep(_QUANTIZED, name, values if grid is None else grid.values(values))
-        self.split = _split(sum(self.counts), held_out, seed)
+        self.split = hold_out(sum(self.counts), held_out, seed)
 
     def pieces(self, settings: LearnedRounding) -> list[Segment]:
         """The network in blocks; graph outputs count as outputs of the block that writes them."""
@@ -178,9 +172,9 @@ class _Network:
         try:
             train, held_out = (
                 self._samples(program, exact, quantized, part, side, seed, device)
-                for part in (split.train, split.held_out)
+                for part in (split.train, split.judge)
             )
-        except NotImplementedError as error:
+        except NoTorchForm as error:
             return f"{error} has no differentiable form"
         except torch.OutOfMemoryError:
             raise
@@ -279,9 +273,3 @@ class _Network:
     def _keep(self, stream: str, name: str, values: NDArray[np.generic]) -> None:
         self.kinds[name] = values.dtype
         self.streams.append(stream, name, values)
-
-
-def _split(images: int, held_out: float, seed: int) -> _Split:
-    order = np.random.default_rng(seed).permutation(images)
-    count = min(max(1, round(images * held_out)), images - 1)
-    return _Split(np.sort(order[count:]), np.sort(order[:count]))

@@ -12,9 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["SPATIAL"]
+__all__ = ["SPATIAL", "NoTorchForm"]
 
 Attributes = Mapping[str, Any]
+
+
+class NoTorchForm(Exception):
+    """An operator with attributes that its torch form here does not have; names them."""
+
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -37,7 +42,7 @@ def _conv_transpose(attrs: Attributes, x: Tensor, w: Tensor, b: Tensor | None = 
     strides, dilations = _ints(attrs, "strides", n), _ints(attrs, "dilations", n)
     extra = _ints(attrs, "output_padding", n, 0)
     if attrs.get("auto_pad", "NOTSET") not in {"NOTSET", "VALID"} or attrs.get("output_shape"):
-        raise NotImplementedError("ConvTranspose with auto_pad or output_shape")
+        raise NoTorchForm("ConvTranspose with auto_pad or output_shape")
     pads = [int(value) for value in attrs.get("pads", [0] * (2 * n))]
     y = _TRANSPOSE[n](x, w, None, strides, 0, 0, int(attrs.get("group", 1)), dilations)
     cut = [extra[axis] - pads[n + axis] for axis in range(n)]
@@ -47,7 +52,7 @@ def _conv_transpose(attrs: Attributes, x: Tensor, w: Tensor, b: Tensor | None = 
 
 def _max_pool(attrs: Attributes, x: Tensor) -> Tensor:
     if attrs.get("storage_order"):
-        raise NotImplementedError("MaxPool with storage_order")
+        raise NoTorchForm("MaxPool with storage_order")
     kernel = [int(size) for size in attrs["kernel_shape"]]
     n = len(kernel)
     strides, dilations = _ints(attrs, "strides", n), _ints(attrs, "dilations", n)
@@ -62,13 +67,13 @@ def _average_pool(attrs: Attributes, x: Tensor) -> Tensor:
     n = len(kernel)
     strides = _ints(attrs, "strides", n)
     if any(step != 1 for step in _ints(attrs, "dilations", n)):
-        raise NotImplementedError("AveragePool with dilations")
+        raise NoTorchForm("AveragePool with dilations")
     begins, ends = _pads(attrs, x, kernel, strides, [1] * n)
     ceil, counted = bool(attrs.get("ceil_mode")), bool(attrs.get("count_include_pad"))
     if begins == ends and all(2 * pad <= size for pad, size in zip(begins, kernel, strict=True)):
         return _AVERAGE[n](x, kernel, strides, begins, ceil, counted)
     if ceil:
-        raise NotImplementedError("AveragePool with ceil_mode and pads that differ")
+        raise NoTorchForm("AveragePool with ceil_mode and pads that differ")
     padded = F.pad(x, _sides(begins, ends))
     total = _AVERAGE[n](padded, kernel, strides)
     if counted:
@@ -89,7 +94,7 @@ def _batch_normalization(
     attrs: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor:
     if attrs.get("training_mode"):
-        raise NotImplementedError("BatchNormalization in training mode")
+        raise NoTorchForm("BatchNormalization in training mode")
     return F.batch_norm(x, mean, variance, scale, bias, eps=float(attrs.get("epsilon", 1e-5)))
 
 
@@ -99,7 +104,7 @@ def _resize(
     factors = [] if scales is None else [float(value) for value in scales.tolist()]
     whole = len(factors) == x.ndim and factors[:2] == [1.0, 1.0] and all(value == int(value) for value in factors)
     if attrs.get("mode", "nearest") != "nearest" or not whole:
-        raise NotImplementedError("Resize other than nearest by a whole factor")
+        raise NoTorchForm("Resize other than nearest by a whole factor")
     for axis, factor in enumerate(factors):
         x = x if factor == 1 else x.repeat_interleave(int(factor), dim=axis)
     return x
@@ -107,7 +112,7 @@ def _resize(
 
 def _pad(attrs: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
     if attrs.get("mode", "constant") != "constant" or axes is not None:
-        raise NotImplementedError("Pad other than constant on every axis")
+        raise NoTorchForm("Pad other than constant on every axis")
     amounts = [int(amount) for amount in pads.tolist()]
     return F.pad(x, _sides(amounts[: x.ndim], amounts[x.ndim :]), value=0.0 if value is None else float(value))
 

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 torch = pytest.importorskip("torch")
 
 from converter.learn.operators import OPERATORS, Program, unsupported  # noqa: E402
+from converter.learn.spatial import NoTorchForm  # noqa: E402
 from tests.converter.networks import LAYERS, branches, images, random, relative_error, resnet, run  # noqa: E402
 
 EQUAL = 1e-5  # of max|y|: float32 sums in another order
@@ -176,5 +177,5 @@ def test_operators_without_a_form_are_named() -> None:
 def test_attributes_without_a_form_are_named(
     op: str, operands: tuple[NDArray[Any] | None, ...], attributes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(NotImplementedError, match=message):
+    with pytest.raises(NoTorchForm, match=message):
         computed(alone(op, X, operands, **attributes), {"x": X})

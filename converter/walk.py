@@ -7,18 +7,14 @@ once; only tensors that are still to be read are kept.
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
 
 from converter.calibrate import check_finite, positions_per_image
 from converter.data import Dataset
-from converter.emit.floats import float_model
-from converter.emit.qdq import emit
-from converter.runtime import Progress, open_session
-from converter.segments import Segment, cut, submodel
+from converter.runtime import Progress
+from converter.segments import cut
+from converter.stream_pair import FLOAT, QUANTIZED, StreamPair
 from converter.streams import Streams
 from passes.base import Change, LayerPass, Model, PassReport, Problem, Quantized, Solution
 from passes.linear import Linear
@@ -28,11 +24,9 @@ from passes.numerics.moments import Moments, MomentsAccumulator
 __all__ = ["DEFAULT_BUDGET", "Walk", "bias_floor", "solve_layers"]
 
 DEFAULT_BUDGET = 2 << 30  # bytes of activations held in memory
-_BATCH = 16
 _BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, so that a later correction fits too
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 _RAISES = 4  # a larger scale moves the correction again, less each time
-_FLOAT, _QUANTIZED = "float", "quantized"
 
 
 def solve_layers(
@@ -144,72 +138,42 @@ class Walk:
         seed: int,
         sequential: bool = True,
     ) -> None:
-        self.model = model
-        self.exact = exact
-        self.layers = layers
-        self.sequential = sequential
-        self.streams = streams
-        self.images = len(data)
-        self.seed = seed
-        self.counts: list[int] = []
-        self.kinds: dict[str, np.dtype] = {}
-        for batch in data.batches(_BATCH):
-            self.counts.append(batch.count)
-            for name, values in batch.feeds.items():
-                self._keep(_FLOAT, name, values)
-                if self.sequential:
-                    grid = model.ranges.get(name)
-                    self._keep(_QUANTIZED, name, values if grid is None else grid.values(values))
+        self.pair = StreamPair(model, exact, data, streams, sequential=sequential)
+        self.model, self.layers, self.streams, self.sequential = model, layers, streams, sequential
+        self.images, self.seed = len(data), seed
 
     def steps(self) -> Iterator[Linear]:
         """Every layer; while it is the last, its inputs can be seen, and it must be solved before the next."""
         segments = cut(self.model.graph, self.layers)
         for segment in segments:
-            float_graph = float_model(submodel(self.exact, segment, self.kinds).graph)
+            before = self.pair.float_graph(segment)  # the two models may be one, which solving the layer changes
             if segment.layer is not None:
                 yield self.layers[segment.layer]
-            if segment is segments[-1]:
-                return
-            if segment.outputs:
-                self._run(_FLOAT, segment, float_graph)
-                if self.sequential:
-                    self._run(_QUANTIZED, segment, emit(submodel(self.model, segment, self.kinds), "int8"))
-            for name in segment.released:
-                self.streams.release(_FLOAT, name)
-                self.streams.release(_QUANTIZED, name)
-
-    def _run(self, stream: str, segment: Segment, graph: onnx.ModelProto) -> None:
-        session = open_session(graph)
-        outputs = list(segment.outputs)
-        for batch in range(len(self.counts)):
-            feeds = {name: self.streams.get(stream, name, batch) for name in segment.inputs}
-            for name, values in zip(outputs, session.run(outputs, feeds), strict=True):
-                self._keep(stream, name, values)
-
-    def _keep(self, stream: str, name: str, values: NDArray[Any]) -> None:
-        self.kinds[name] = values.dtype
-        self.streams.append(stream, name, values)
+            if segment is not segments[-1]:
+                self.pair.advance(segment, before)
 
     def rows(self, layer: Linear) -> Iterator[tuple[int, Floats, Floats | None]]:
         """Batch by batch its number and the layer's inputs as rows ``[g, n, k]``: float, and quantized if there are."""
-        for batch in range(len(self.counts)):
-            exact = self._rows(_FLOAT, layer, batch)
-            yield batch, exact, self._rows(_QUANTIZED, layer, batch) if self.sequential else None
+        for batch in range(len(self.pair.counts)):
+            exact = self._rows(FLOAT, layer, batch)
+            yield batch, exact, self._rows(QUANTIZED, layer, batch) if self.sequential else None
 
     def _rows(self, stream: str, layer: Linear, batch: int) -> Floats:
-        values: Floats = self.streams.get(stream, layer.input, batch)
-        check_finite(layer.input, values[: self.counts[batch]])
+        values: Floats = self.pair.get(stream, layer.input, batch)
+        check_finite(layer.input, values)
         return self._drawn(layer.rows, layer, values, batch)
 
     def _drawn(self, rows: Callable[..., Floats], layer: Linear, values: Floats, batch: int) -> Floats:
         """Rows of a batch at the output positions that are drawn for the layer."""
         positions = positions_per_image(layer.matrix_shape[2], self.images)
-        return rows(values[: self.counts[batch]], positions=positions, seed=(self.seed, batch))
+        return rows(values, positions=positions, seed=(self.seed, batch))
 
     def moments(self, layer: Linear) -> Moments:
         """The moments of the layer's inputs."""
         groups, _, k = layer.matrix_shape
-        halves = min(2, len(self.counts)) if self.sequential else 1  # what is held out judges the asymmetric target
+        halves = (
+            min(2, len(self.pair.counts)) if self.sequential else 1
+        )  # what is held out judges the asymmetric target
         parts = [MomentsAccumulator(groups, k, cross=self.sequential, shifted=True) for _ in range(halves)]
         added = self._added(layer)
         for batch, exact, quantized in self.rows(layer):
@@ -220,8 +184,8 @@ class Walk:
             residual = None
             if added is not None:
                 exact_sum, quantized_sum = (
-                    self._drawn(layer.output_rows, layer, self.streams.get(stream, added, batch), batch)
-                    for stream in (_FLOAT, _QUANTIZED)
+                    self._drawn(layer.output_rows, layer, self.pair.get(stream, added, batch), batch)
+                    for stream in (FLOAT, QUANTIZED)
                 )
                 residual = exact_sum - quantized_sum
             total.update(quantized, exact - quantized, residual)
@@ -235,8 +199,8 @@ class Walk:
         if len(readers) != 1 or readers[0].op != "Add" or any(out.name == layer.output for out in graph.outputs):
             return None
         others = [str(tensor.name) for tensor in readers[0].inputs if tensor.name != layer.output]
-        if len(others) != 1 or any((stream, others[0]) not in self.streams for stream in (_FLOAT, _QUANTIZED)):
+        if len(others) != 1 or any((stream, others[0]) not in self.streams for stream in (FLOAT, QUANTIZED)):
             return None
-        read = self.streams.get(_FLOAT, layer.input, 0)
-        same = self.streams.get(_FLOAT, others[0], 0).shape == layer.output_shape(read.shape)
+        read = self.streams.get(FLOAT, layer.input, 0)
+        same = self.streams.get(FLOAT, others[0], 0).shape == layer.output_shape(read.shape)
         return others[0] if same else None

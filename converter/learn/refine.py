@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from converter.correct import exact_model
 from converter.data import Dataset
 from converter.emit.floats import float_model
-from converter.emit.qdq import emit
 from converter.learn.blocks import blocks, join, sole_boundaries
 from converter.learn.fake_quantize import LearnedWeight, QuantizedBlock
 from converter.learn.held_out import hold_out
@@ -27,6 +26,7 @@ from converter.learn.samples import Samples, looks_around, run_in_batches, windo
 from converter.learn.spatial import NoTorchForm
 from converter.runtime import Progress, open_session
 from converter.segments import Segment, cut, submodel
+from converter.stream_pair import FLOAT, QUANTIZED, StreamPair
 from converter.streams import Streams
 from passes.base import Change, Model, PassReport, Quantized
 from passes.errors import DataError, QuantizationError
@@ -36,8 +36,6 @@ from passes.numerics.grid import Floats
 
 __all__ = ["refine_blocks"]
 
-_BATCH = 16
-_FLOAT, _QUANTIZED = "float", "quantized"
 _FEWEST_IMAGES = 4
 
 
@@ -82,7 +80,7 @@ def refine_blocks(
                     _report(found, inside, changed, skipped)
             progress(settings.name, index + 1, len(pieces))
             if piece is not pieces[-1]:
-                network.advance(piece)
+                network.pair.advance(piece)
     gained = sum(1 for name in layers if name in changed)
     notes = [f"{gained} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}"]
     if changed:
@@ -123,17 +121,10 @@ class _Network:
     def __init__(
         self, model: Model, layers: dict[str, Linear], data: Dataset, streams: Streams, held_out: float, seed: int
     ) -> None:
-        self.model, self.layers, self.streams, self.seed = model, layers, streams, seed
+        self.model, self.layers, self.seed = model, layers, seed
         self.exact = exact_model(model)
-        self.counts: list[int] = []
-        self.kinds: dict[str, np.dtype] = {}
-        for batch in data.batches(_BATCH):
-            self.counts.append(batch.count)
-            for name, values in batch.feeds.items():
-                grid = model.ranges.get(name)
-                self._keep(_FLOAT, name, values)
-                self._keep(_QUANTIZED, name, values if grid is None else grid.values(values))
-        self.split = hold_out(sum(self.counts), held_out, seed)
+        self.pair = StreamPair(model, self.exact, data, streams)
+        self.split = hold_out(len(data), held_out, seed)
 
     def pieces(self, settings: LearnedRounding) -> list[Segment]:
         """The network in blocks; graph outputs count as outputs of the block that writes them."""
@@ -161,11 +152,11 @@ class _Network:
         reason = unsupported(nodes)
         if reason:
             return reason
-        exact = {name: self._all(_FLOAT, name) for name in piece.inputs}
-        quantized = {name: self._all(_QUANTIZED, name) for name in piece.inputs}
+        exact = {name: self._all(FLOAT, name) for name in piece.inputs}
+        quantized = {name: self._all(QUANTIZED, name) for name in piece.inputs}
         if any(values.dtype != np.float32 for values in exact.values()):
             return "the block reads tensors that are not float"
-        program = Program(submodel(self.exact, piece, self.kinds).graph, device)
+        program = Program(submodel(self.exact, piece, self.pair.kinds).graph, device)
         side = settings.window if looks_around(nodes, exact) else None
         seed = self.seed + index
         split = self.split
@@ -187,22 +178,6 @@ class _Network:
         if outcome.improved:
             self._write(inside, block)
         return outcome
-
-    def advance(self, piece: Segment) -> None:
-        """Run a block in both streams and forget what it was the last to read."""
-        float_graph = float_model(submodel(self.exact, piece, self.kinds).graph)
-        quantized_graph = emit(submodel(self.model, piece, self.kinds), "int8")
-        for stream, graph in ((_FLOAT, float_graph), (_QUANTIZED, quantized_graph)):
-            if not piece.outputs:
-                continue
-            session = open_session(graph)
-            for batch in range(len(self.counts)):
-                feeds = {name: self.streams.get(stream, name, batch) for name in piece.inputs}
-                for name, values in zip(piece.outputs, session.run(list(piece.outputs), feeds), strict=True):
-                    self._keep(stream, name, values)
-        for name in piece.released:
-            self.streams.release(_FLOAT, name)
-            self.streams.release(_QUANTIZED, name)
 
     def _samples(
         self,
@@ -258,7 +233,7 @@ class _Network:
         """Elements per image of tensors of the float network."""
         proto = float_model(self.exact.graph)
         inputs = [value.name for value in proto.graph.input]
-        feeds = {name: self.streams.get(_FLOAT, name, 0) for name in inputs}
+        feeds = {name: self.pair.streams.get(FLOAT, name, 0) for name in inputs}
         wanted = sorted(names - set(inputs))
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
@@ -266,10 +241,6 @@ class _Network:
         return {name: values.size // len(values) for name, values in [*feeds.items(), *zip(wanted, found, strict=True)]}
 
     def _all(self, stream: str, name: str) -> Floats:
-        parts = [self.streams.get(stream, name, batch)[:count] for batch, count in enumerate(self.counts)]
+        parts = [self.pair.get(stream, name, batch) for batch in range(len(self.pair.counts))]
         whole: Floats = np.concatenate(parts)
         return whole
-
-    def _keep(self, stream: str, name: str, values: NDArray[np.generic]) -> None:
-        self.kinds[name] = values.dtype
-        self.streams.append(stream, name, values)

@@ -28,6 +28,7 @@ from benchmarks.accuracy import cifar, imagenet
 from benchmarks.bar import Bar, Benchmark
 from benchmarks.conversion_cost import calibration_memory, conversion_time
 from benchmarks.deployment import resnet18
+from benchmarks.low_bits import low_bits, low_bits_efficientnet
 from benchmarks.shared_data import MissingData
 from benchmarks.smoothquant import smoothquant
 from converter import ConvertError
@@ -41,6 +42,8 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         "cifar": cifar,
         "imagenet": imagenet,
+        "low-bits": low_bits,
+        "low-bits-efficientnet": low_bits_efficientnet,
         "smoothquant": smoothquant,
         "resnet18": resnet18,
         "time": conversion_time,

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from converter.data import Preprocess
     from converter.recipe import Recipe, find_recipe
     from converter.result import LayerReport, Result
+    from converter.training import train
     from passes.errors import ConvertError
 
-__all__ = ["ConvertError", "LayerReport", "Preprocess", "Recipe", "Result", "convert", "find_recipe"]
+__all__ = ["ConvertError", "LayerReport", "Preprocess", "Recipe", "Result", "convert", "find_recipe", "train"]
 
 _HOMES = {
     "ConvertError": "passes.errors",
@@ -30,6 +31,7 @@ _HOMES = {
     "Recipe": "converter.recipe",
     "Result": "converter.result",
     "find_recipe": "converter.recipe",
+    "train": "converter.training",
 }
 
 

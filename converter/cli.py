@@ -14,6 +14,7 @@ import click
 
 from converter import options
 from converter.cli_targets import targets, verify
+from converter.cli_train import train
 from converter.user_code import Terminated
 from passes.errors import ConvertError, UsageError
 
@@ -89,13 +90,7 @@ def cli() -> None:
 @click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
 @options.torch
 @options.images
-@click.option(
-    "--report",
-    type=options.FILE,
-    multiple=True,
-    metavar="FILE",
-    help="Also write a .json or .html report; may be repeated.",
-)
+@options.report
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything drawn at random.")
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where recipes that learn do it; auto: cuda if any."
@@ -121,12 +116,10 @@ def convert(
 
     MODEL is an .onnx file, FILE.py:FACTORY or FILE.py:FACTORY(name=value).
     """
+    from converter.cli_result import finish
     from converter.convert import convert as quantize
-    from converter.evaluate import model_bytes
-    from converter.open import is_factory
     from converter.outputs import check_outputs, same_file
-    from converter.report import table
-    from converter.report.files import check_suffix, write_report
+    from converter.report.files import check_suffix
     from converter.report.progress import progress_bars
 
     for path in report:
@@ -160,20 +153,7 @@ def convert(
             progress=progress,
             warn=_warn,
         )
-        before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
-        result.save(output)
-    after = model_bytes(output)
-    tables = table.conversion_tables(result, before, after)
-    if not quiet:
-        table.show(tables)
-    elif result.metrics is not None:
-        table.show(tables[:1])
-    click.echo(f"Wrote {output} ({result.recipe.name}, {target}) in {result.seconds:.1f} s")
-    files = {"model": model, "output": str(output), "bytes": {"before": before, "after": after}}
-    title = f"{model} -> {output} ({result.recipe.name}, {target})"
-    for path in report:
-        write_report(path, title, files | result.to_json(), [*tables, table.layers_table(result)])
-        click.echo(f"Wrote {path}")
+    finish(result, model, output, report, quiet=quiet)
 
 
 @cli.command()
@@ -339,6 +319,7 @@ def recipes(name: str | None) -> None:
 
 
 cli.add_command(targets)
+cli.add_command(train)
 cli.add_command(verify)
 
 

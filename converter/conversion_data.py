@@ -1,44 +1,76 @@
 """The data of a conversion: opened, and questioned, before any work is done."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
 
 from converter.data import Dataset, Preprocess, input_specs, load_data
 from converter.labels import check_labels, model_classes
+from converter.learn.held_out import hold_out
 from converter.preprocess_use import check_channels, refuse_unused, unscaled
-from converter.recipe import Recipe
+from converter.recipe import Pass, Recipe
 from passes.errors import UsageError
+from passes.learned_rounding import LearnedRounding
+from passes.qat import Qat
 
-__all__ = ["open_data", "require_calibration"]
+__all__ = ["Images", "open_data", "require_calibration"]
 
 _FEW_IMAGES = 32  # below it the 8-bit ranges of a layer differ visibly from one draw of images to the next
 
 
-def require_calibration(calibration: Any, recipe: Recipe) -> None:
-    """Refuse a recipe that looks at data where there are none.
+@dataclass(frozen=True)
+class Images:
+    """Who sees which images.
+
+    Attributes:
+        calibration: for every pass.
+        evaluation: for the measurements at the end.
+        training: for passes that train.
+        learnable: those of ``calibration`` that no pass judges by; other passes must not see what judges, or it
+            favours their work.
+    """
+
+    calibration: Dataset | None
+    evaluation: Dataset | None
+    training: Dataset | None
+    learnable: Dataset | None
+
+    def shown_to(self, step: Pass) -> Dataset | None:
+        """The images of one pass."""
+        if isinstance(step, Qat):
+            return self.training
+        return self.calibration if isinstance(step, LearnedRounding) else self.learnable
+
+
+def require_calibration(calibration: Any, training: Any, recipe: Recipe) -> None:
+    """Refuse a recipe that looks at data where there are none, and training data that nothing trains on.
 
     Raises:
         UsageError: names the recipe.
     """
-    if calibration is None and recipe.needs_calibration:
+    if training is not None and not any(isinstance(step, Qat) for step in recipe.passes):
+        raise UsageError(f"recipe {recipe.name!r} trains nothing; use a recipe with a qat pass, such as int4-qat")
+    if calibration is None and training is None and recipe.needs_calibration:
         raise UsageError(f"recipe {recipe.name!r} needs calibration data; use --calibration with images or an .npz")
 
 
 def open_data(
     calibration: Any,
     evaluation: Any,
+    training: Any,
     model: onnx.ModelProto,
     recipe: Recipe,
     given: Preprocess,
     warn: Callable[[str], None],
-) -> tuple[Dataset | None, Dataset | None]:
-    """Calibration and evaluation data, each in a form that `load_data` takes, a Dataset, or None.
+) -> Images:
+    """Open the data of a conversion, each in a form that `load_data` takes, a Dataset, or None.
 
     Args:
         calibration: as much of it as the recipe's limit is used.
         evaluation: all of it is used; its labels must be classes of the model.
+        training: the same; without calibration data, those of its images that no pass judges by calibrate.
         model: what the data are for.
         recipe: its preprocessing is used, and its channels must be the model's.
         given: the part of that preprocessing that was asked for in this call, and so must do something.
@@ -48,20 +80,37 @@ def open_data(
         UsageError, DataError: see `load_data`, `refuse_unused` and `check_labels`.
     """
     inputs, classes = input_specs(model), model_classes(model, "the model")
-    data, unseen = calibration, evaluation
+
+    def whole(data: Any) -> Dataset | None:
+        """All of the data, their labels checked."""
+        if isinstance(data, Dataset):
+            check_labels(data.source, data.labels, classes)
+            return data
+        return None if data is None else load_data(data, inputs, preprocess=recipe.preprocess, classes=classes)
+
+    unseen, learned = whole(evaluation), whole(training)
+    data = calibration
+    if data is None and learned is not None:
+        data = _learnable(learned, recipe)
     if isinstance(data, Dataset):
         data = data.limit(recipe.limit, recipe.seed)
     elif data is not None:
         data = load_data(data, inputs, preprocess=recipe.preprocess, limit=recipe.limit, seed=recipe.seed)
-    if isinstance(unseen, Dataset):
-        check_labels(unseen.source, unseen.labels, classes)
-    elif unseen is not None:
-        unseen = load_data(unseen, inputs, preprocess=recipe.preprocess, classes=classes)
-    refuse_unused(given, [found for found in (data, unseen) if found is not None])
+    refuse_unused(given, [found for found in (data, unseen, learned) if found is not None])
     check_channels(recipe.preprocess, inputs)
     for warning in _warnings(recipe, data, unseen):
         warn(warning)
-    return data, unseen
+    if learned is not None:
+        return Images(data, unseen, learned, data)
+    return Images(data, unseen, data, None if data is None else _learnable(data, recipe))
+
+
+def _learnable(data: Dataset, recipe: Recipe) -> Dataset:
+    """The images that no pass of the recipe judges by."""
+    for step in recipe.passes:
+        if isinstance(step, LearnedRounding | Qat):
+            return data.select(hold_out(len(data), step.held_out, recipe.seed).train)
+    return data
 
 
 def _warnings(recipe: Recipe, data: Dataset | None, unseen: Dataset | None) -> Iterator[str]:

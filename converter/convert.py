@@ -10,28 +10,25 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
-from converter.calibrate import calibrate
 from converter.conversion_data import open_data, require_calibration
-from converter.correct import correct_layers
 from converter.data import Dataset, Preprocess, stored_preprocess
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
-from converter.learn import learn_rounding
-from converter.learn.held_out import without_held_out
 from converter.open import assumed_shape, open_model, suggesting_shape
-from converter.recipe import Pass, Recipe, find_recipe, learning_on
+from converter.recipe import Recipe, find_recipe, learning_on
 from converter.result import Result, layer_reports, stamp, versions
+from converter.run_pass import Means, run_pass
 from converter.runtime import Progress
 from converter.save import write_onnx
 from converter.stored_weights import Tensors
 from converter.targets import find_target
-from converter.walk import DEFAULT_BUDGET, solve_layers
+from converter.walk import DEFAULT_BUDGET
 from passes.activation_ranges import ActivationRanges
-from passes.base import CorrectionPass, LayerPass, Model, PassReport, Stats
+from passes.base import Model
 from passes.check import check
 from passes.errors import ModelError
-from passes.learned_rounding import Device, LearnedRounding
+from passes.learned_rounding import Device
 from passes.linear import LINEAR_OPS
 
 __all__ = ["convert"]
@@ -52,6 +49,8 @@ def convert(
     recipe: str | Path | Recipe = "int8",
     target: str = "cpu",
     evaluation: Any = None,
+    training: Any = None,
+    checkpoint: Path | None = None,
     weights: str | Path | None = None,
     input_shape: Sequence[int] | None = None,
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
@@ -70,6 +69,9 @@ def convert(
         recipe: name, TOML file or `Recipe`.
         target: where the file will run; see `converter.targets`.
         evaluation: data to measure the result on, in the same forms as ``calibration``.
+        training: what a pass that trains learns from, in the same forms; the calibration data if not given, and where
+            only this is given its images calibrate too.
+        checkpoint: file in which a training keeps where it stands, so that the same call goes on after a kill.
         weights: file of weights for a torch factory.
         input_shape: of a torch model's input, with the batch; (1, 3, 224, 224) if not given.
         preprocess: for uint8 data; goes before the recipe's, and that before what the model's metadata say.
@@ -86,7 +88,7 @@ def convert(
     started = time.perf_counter()
     plan = learning_on(find_recipe(recipe), device)
     chosen = find_target(target)
-    require_calibration(calibration, plan)
+    require_calibration(calibration, training, plan)
     source = open_model(model, weights=weights, input_shape=input_shape)
     _refuse_without_layers(source)
     require_fit(source, chosen)
@@ -94,14 +96,13 @@ def convert(
         require_weight_only(source, chosen)
     plan = _with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
     with suggesting_shape(assumed_shape([model], input_shape)):
-        data, unseen = open_data(calibration, evaluation, source, plan, preprocess, warn)
+        images = open_data(calibration, evaluation, training, source, plan, preprocess, warn)
 
     work = Model(gs.import_onnx(source), chosen.rules)
+    means = Means(images, memory_budget, plan.seed, progress, checkpoint)
     reports = []
-    fitting = without_held_out(data, plan.passes, plan.seed)
     for step in plan.passes:
-        shown = data if isinstance(step, LearnedRounding) else fitting
-        reports.append(_run(step, work, shown, memory_budget, plan.seed, progress))
+        reports.append(run_pass(step, work, means))
         check(work, step.name)
 
     storage = chosen.storage(plan.storage)
@@ -110,9 +111,9 @@ def convert(
     if chosen.static_shapes:
         fix_batch(quantized)
     layers = layer_reports(work, reports, storage)
-    calibrated = None if data is None else data.describe()
+    calibrated = None if images.calibration is None else images.calibration.describe()
     stamp(quantized, plan, layers, {"target": target, "calibration": calibrated, "versions": versions()})
-    metrics = None if unseen is None else _measure(source, quantized, unseen, plan.name, progress)
+    metrics = _measure(source, quantized, images.evaluation, plan.name, progress)
     seconds = time.perf_counter() - started
     return Result(quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds)
 
@@ -124,20 +125,6 @@ def _refuse_without_layers(model: onnx.ModelProto) -> None:
             f"nothing to quantize: the model has no {', '.join(sorted(LINEAR_OPS))}, only {', '.join(found)}; "
             "give the model that holds the layers"
         )
-
-
-def _run(step: Pass, model: Model, data: Dataset | None, budget: int, seed: int, progress: Progress) -> PassReport:
-    """One pass, with the statistics it asks for."""
-    if isinstance(step, LayerPass):
-        return solve_layers(model, step, data, progress, budget=budget, seed=seed)
-    if isinstance(step, CorrectionPass):
-        return correct_layers(model, step, data, progress, budget=budget, seed=seed)
-    if isinstance(step, LearnedRounding):
-        return learn_rounding(model, step, data, progress, budget=budget, seed=seed)
-    started = time.perf_counter()
-    needs = step.needs(model)
-    stats = calibrate(model, needs, data, progress, seed=seed) if needs and data is not None else Stats()
-    return dataclasses.replace(step.apply(model, stats), seconds=time.perf_counter() - started)
 
 
 def _with_overrides(
@@ -152,8 +139,10 @@ def _with_overrides(
 
 
 def _measure(
-    reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
-) -> Evaluation:
+    reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset | None, name: str, progress: Progress
+) -> Evaluation | None:
+    if data is None:
+        return None
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
         for model, path in zip((reference, quantized), paths, strict=True):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["FILE", "data", "images", "json", "limit", "output", "quiet", "torch"]
+__all__ = ["FILE", "data", "images", "json", "limit", "output", "quiet", "report", "torch"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -50,6 +50,9 @@ images = _several(
     click.option("--std", type=_floats, metavar="a,b,c", help="Divides them, on the 0..1 scale."),
     click.option("--resize", type=click.IntRange(min=1), metavar="N", help="Their shorter side becomes N pixels."),
     click.option("--crop", type=click.IntRange(min=1), metavar="N", help="Their N x N centre is used."),
+)
+report = click.option(
+    "--report", type=FILE, multiple=True, metavar="FILE", help="Also write a .json or .html report; may be repeated."
 )
 limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")

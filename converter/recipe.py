@@ -28,6 +28,7 @@ from passes.gptq import Gptq
 from passes.learned_rounding import Device, LearnedRounding
 from passes.normalise import Normalise
 from passes.obq import Obq
+from passes.qat import Qat
 from passes.rotate import Rotate
 from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
@@ -44,7 +45,7 @@ __all__ = [
     "recipe_values",
 ]
 
-Pass = GraphPass | LayerPass | CorrectionPass | LearnedRounding
+Pass = GraphPass | LayerPass | CorrectionPass | LearnedRounding | Qat
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
     {
@@ -64,6 +65,7 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
             BiasCorrection,
             ReestimateBatchnorm,
             LearnedRounding,
+            Qat,
         )
     }
 )
@@ -107,7 +109,7 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """Whether any pass looks at data."""
         return any(
-            isinstance(step, (ActivationRanges, SmoothQuant, Awq, CorrectionPass, LearnedRounding))
+            isinstance(step, (ActivationRanges, SmoothQuant, Awq, CorrectionPass, LearnedRounding, Qat))
             or (isinstance(step, LayerPass) and step.wants_moments)
             for step in self.passes
         )
@@ -158,6 +160,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4), LearnedRounding()),
             ),
             Recipe(
+                "int4-qat",
+                "int4, then trained with its quantization in place, with torch; see `train`",
+                (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4), Qat()),
+            ),
+            Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
                 (*_PREPARE, Rotate(), Gptq(bits=4)),
@@ -202,10 +209,10 @@ def learning_on(recipe: Recipe, device: Device | None) -> Recipe:
     """
     if device is None:
         return recipe
-    if not any(isinstance(step, LearnedRounding) for step in recipe.passes):
+    if not any(isinstance(step, LearnedRounding | Qat) for step in recipe.passes):
         raise UsageError(f"recipe {recipe.name!r} learns nothing, so --device {device} has no use; leave it out")
     passes = (
-        dataclasses.replace(step, device=device) if isinstance(step, LearnedRounding) else step
+        dataclasses.replace(step, device=device) if isinstance(step, LearnedRounding | Qat) else step
         for step in recipe.passes
     )
     return dataclasses.replace(recipe, passes=tuple(passes))

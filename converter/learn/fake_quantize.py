@@ -17,7 +17,7 @@ from converter.learn.operators import Program
 from passes.linear import Linear
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 
-__all__ = ["BIAS_HEADROOM", "LearnedWeight", "QuantizedBlock", "fake_quantize"]
+__all__ = ["BIAS_HEADROOM", "LearnedWeight", "QuantizedBlock", "fake_quantize", "stored"]
 
 BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, as in `converter.walk`
 
@@ -67,7 +67,7 @@ class LearnedWeight(nn.Module):
         scale = self.scales()
         if self.grid.block is not None:
             scale = scale.repeat_interleave(self.grid.block, dim=2)[:, :, : self.codes.shape[2]]
-        return _stored(self.layer, (self.codes + self.nudge - self.zero_point) * scale)
+        return stored(self.layer, (self.codes + self.nudge - self.zero_point) * scale)
 
     def scales(self) -> Tensor:
         """``[g, o, b]``."""
@@ -139,7 +139,7 @@ class QuantizedBlock(nn.Module):
         return value if grid is None else fake_quantize(value, grid)
 
 
-def _stored(layer: Linear, matrix: Tensor) -> Tensor:
+def stored(layer: Linear, matrix: Tensor) -> Tensor:
     """`Linear.stored` with gradients: ``[g, o, k]`` as the node stores it."""
     if layer.op == "Conv":
         return matrix.reshape(layer.weight_shape)

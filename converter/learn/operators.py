@@ -15,14 +15,15 @@ from torch import Tensor
 
 from converter.learn.spatial import SPATIAL, NoTorchForm
 
-__all__ = ["OPERATORS", "After", "Program", "unsupported"]
+__all__ = ["OPERATORS", "After", "Program", "unsupported", "untouched"]
 
 Attributes = Mapping[str, Any]
 After = Callable[[str, Tensor], Tensor]
 """What happens to a tensor that a node has written, by its name."""
 
 
-def _untouched(_: str, value: Tensor) -> Tensor:
+def untouched(_: str, value: Tensor) -> Tensor:
+    """The value as it is."""
     return value
 
 
@@ -48,7 +49,7 @@ class Program:
         self.last_read = {name: index for index, step in enumerate(self.steps) for name in step[2]}
 
     def __call__(
-        self, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None, after: After = _untouched
+        self, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None, after: After = untouched
     ) -> dict[str, Tensor]:
         """The graph's outputs by name.
 

@@ -17,6 +17,7 @@ from converter.correct import exact_model
 from converter.data import Dataset
 from converter.emit.floats import float_model
 from converter.learn.blocks import blocks, join, sole_boundaries
+from converter.learn.device import find_device
 from converter.learn.fake_quantize import LearnedWeight, QuantizedBlock
 from converter.learn.held_out import hold_out
 from converter.learn.judge import Snapshot, network_db
@@ -62,7 +63,7 @@ def refine_blocks(
         raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
     if len(data) < _FEWEST_IMAGES:
         raise DataError(f"{settings.name} needs at least {_FEWEST_IMAGES} calibration images, not {len(data)}")
-    device = _device(settings)
+    device = find_device(settings.device, settings.name)
     changed: dict[str, Change] = {}
     skipped = dict(model.kept)
     snapshot = Snapshot(model, layers)
@@ -92,15 +93,6 @@ def refine_blocks(
             changed = {}
         notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out images")
     return PassReport(settings.name, changed, skipped, tuple(notes), time.perf_counter() - started)
-
-
-def _device(settings: LearnedRounding) -> torch.device:
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise QuantizationError(f"{settings.name}: torch finds no CUDA device; use device = 'cpu' or 'auto'")
-    chosen = settings.device
-    if chosen == "auto":
-        chosen = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(chosen)
 
 
 def _report(

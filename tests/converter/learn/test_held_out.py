@@ -7,15 +7,17 @@ import pytest
 from numpy.typing import NDArray
 
 from converter import convert
-from converter.learn.held_out import hold_out, without_held_out
-from converter.recipe import Pass, Recipe
+from converter.conversion_data import Images, open_data
+from converter.data import Preprocess
+from converter.learn.held_out import hold_out
+from converter.recipe import Recipe
 from passes.activation_ranges import ActivationRanges
 from passes.gptq import Gptq
 from passes.learned_rounding import LearnedRounding
-from tests.converter.networks import dataset, images, prepared, resnet
+from passes.qat import Qat
+from tests.converter.networks import images, resnet
 
 X = images(24, 3, 12, 12)
-LEARNED: tuple[Pass, ...] = (Gptq(bits=4), LearnedRounding(held_out=0.25))
 
 
 def rows(data: Any) -> NDArray[np.float32]:
@@ -30,13 +32,30 @@ def test_both_sides_together_are_all(count: int, share: float, expected: int) ->
     np.testing.assert_array_equal(found.judge, hold_out(count, share, 3).judge)
 
 
-def test_other_passes_get_the_rest() -> None:
-    data = dataset(prepared(resnet()), X)
-    fitted = without_held_out(data, LEARNED, 7)
-    assert fitted is not None
-    np.testing.assert_array_equal(rows(fitted), X[hold_out(24, 0.25, 7).train])
-    assert without_held_out(data, (Gptq(bits=4),), 7) is data
-    assert without_held_out(None, LEARNED, 7) is None
+def opened(recipe: Recipe, training: Any = None, calibration: Any = X) -> Images:
+    return open_data(calibration, None, training, resnet(), recipe, Preprocess(), lambda _: None)
+
+
+@pytest.mark.parametrize("judging", [LearnedRounding(held_out=0.25), Qat(held_out=0.25)])
+def test_other_passes_get_the_rest(judging: LearnedRounding | Qat) -> None:
+    found = opened(Recipe("learned", "", (Gptq(bits=4), judging), seed=7))
+    np.testing.assert_array_equal(rows(found.shown_to(Gptq())), X[hold_out(24, 0.25, 7).train])
+    np.testing.assert_array_equal(rows(found.shown_to(judging)), X)
+
+
+def test_without_a_judge_all_is_everybodys() -> None:
+    found = opened(Recipe("plain", "", (Gptq(bits=4),)))
+    assert found.shown_to(Gptq()) is found.calibration
+
+
+def test_training_images_that_do_not_judge_calibrate() -> None:
+    recipe = Recipe("trained", "", (Gptq(bits=4), Qat(held_out=0.25)), seed=7, limit=6)
+    found = opened(recipe, training=X, calibration=None)
+    np.testing.assert_array_equal(rows(found.shown_to(Qat())), X)
+    learnable = {image.tobytes() for image in X[hold_out(24, 0.25, 7).train]}
+    calibrating = rows(found.shown_to(Gptq()))
+    assert len(calibrating) == 6
+    assert all(image.tobytes() in learnable for image in calibrating)
 
 
 def test_gptq_has_not_seen_them() -> None:

@@ -1,0 +1,35 @@
+"""The end of the commands that make a file: it is written, its tables are printed, its reports follow."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from converter.result import Result
+
+__all__ = ["finish"]
+
+
+def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], *, quiet: bool) -> None:
+    """Save a result and say what it is."""
+    from converter.evaluate import model_bytes
+    from converter.open import is_factory
+    from converter.report import table
+    from converter.report.files import write_report
+
+    before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
+    result.save(output)
+    after = model_bytes(output)
+    tables = table.conversion_tables(result, before, after)
+    if not quiet:
+        table.show(tables)
+    elif result.metrics is not None:
+        table.show(tables[:1])
+    click.echo(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s")
+    files = {"model": model, "output": str(output), "bytes": {"before": before, "after": after}}
+    title = f"{model} -> {output} ({result.recipe.name}, {result.target})"
+    for path in reports:
+        write_report(path, title, files | result.to_json(), [*tables, table.layers_table(result)])
+        click.echo(f"Wrote {path}")

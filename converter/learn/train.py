@@ -1,0 +1,220 @@
+"""Quantization-aware training of a whole network; see `passes.qat` for what it is and `converter.learn.lsq` for how."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converter.data import Dataset
+from converter.learn import checkpoint as checkpoints
+from converter.learn.checkpoint import Checkpoint
+from converter.learn.device import find_device
+from converter.learn.held_out import HeldOut, hold_out
+from converter.learn.images import Images, augmented, epoch_batches, in_order
+from converter.learn.objective import Score, loss, scored
+from converter.learn.trained_network import TrainedNetwork
+from converter.runtime import Progress
+from passes.base import Change, Model, PassReport
+from passes.errors import DataError, QuantizationError
+from passes.numerics.error import decibel
+from passes.qat import Qat
+
+__all__ = ["train_network"]
+
+_FEWEST_IMAGES = 4
+_JUDGED = 64  # images at once without gradients
+_COMPARED = 256  # held-out images that layers' errors are measured on
+
+
+def train_network(
+    model: Model, settings: Qat, data: Dataset, progress: Progress, *, seed: int, checkpoint: Path | None = None
+) -> PassReport:
+    """Train the model; it stays as it is unless held-out images gain.
+
+    Args:
+        model: quantized by a layer pass; changed in place.
+        settings: the pass.
+        data: training images, with labels or without.
+        progress: called after every step.
+        seed: of the images held out and of the order of the others.
+        checkpoint: file that holds the training's state after every epoch, and from which it goes on if it exists.
+
+    Raises:
+        QuantizationError: nothing is quantized yet, an operator cannot be trained, or a CUDA device is asked for and
+            there is none.
+        DataError: too few images, labels are asked for and missing, or the model's batch is fixed.
+        UsageError, OutputError: the checkpoint is of another training, or cannot be written.
+    """
+    started = time.perf_counter()
+    if not model.quantized:
+        raise QuantizationError(f"{settings.name} trains quantized layers; put it after gptq or rtn in the recipe")
+    _require_data(data, settings)
+    training = _Training(model, settings, data, seed, find_device(settings.device, settings.name))
+    before = training.layer_errors()
+    place = None if checkpoint is None else Checkpoint(checkpoint, training.digest())
+    start, best, epoch = training.run(progress, place)
+    return training.report(start, best, epoch, before, time.perf_counter() - started)
+
+
+def _require_data(data: Dataset, settings: Qat) -> None:
+    if len(data) < _FEWEST_IMAGES:
+        raise DataError(f"{settings.name} needs at least {_FEWEST_IMAGES} training images, not {len(data)}")
+    if settings.objective == "labels" and data.labels is None:
+        raise DataError(f"{data.source} has no labels; use objective = 'float' to learn from the float network")
+    if data.static_batch not in {None, settings.batch}:
+        raise DataError(
+            f"the model's batch is fixed to {data.static_batch}, and training takes {settings.batch} images at a time; "
+            "export it with a dynamic batch"
+        )
+    if (settings.flip or settings.shift) and not any(len(spec.shape) == 4 for spec in data.inputs):
+        raise DataError(f"{settings.name}: flip and shift are for images, and no input of the model has 4 axes")
+
+
+class _Training:
+    """The network, its images and its optimizer."""
+
+    def __init__(self, model: Model, settings: Qat, data: Dataset, seed: int, device: torch.device) -> None:
+        self.settings, self.data, self.seed, self.device = settings, data, seed, device
+        self.kept = dict(model.kept)
+        self.network = TrainedNetwork(model, learn_activations=settings.learn_activations).on(device)
+        self.split: HeldOut = hold_out(len(data), settings.held_out, seed)
+        self.size = min(settings.batch, len(self.split.train))
+        self.steps = len(self.split.train) // self.size
+        labelled = settings.objective == "labels" or (settings.objective == "auto" and data.labels is not None)
+        self.objective: Literal["labels", "float"] = "labels" if labelled else "float"
+        decayed = [weight.weight for weight in self.network.step_weights()]
+        others = [value for value in self.network.parameters() if not any(value is weight for weight in decayed)]
+        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum)
+            if settings.optimizer == "sgd"
+            else torch.optim.Adam(groups, lr=settings.rate)
+        )
+
+    def run(self, progress: Progress, place: Checkpoint | None) -> tuple[Score, Score, int]:
+        """Train; the score before, the best one, and after how many epochs it was reached."""
+        start = self._judged()
+        best, best_epoch, state = start, 0, copy.deepcopy(self.network.state_dict())
+        done = 0
+        held = None if place is None else checkpoints.load(place, self.device)
+        if held is not None:
+            self.network.load_state_dict(held.network)
+            self.optimizer.load_state_dict(held.optimizer)
+            best, best_epoch, state, done = held.score, held.best_epoch, held.best, held.epoch
+        for epoch in range(done, self.settings.epochs):
+            self._epoch(epoch, progress)
+            found = self._judged()
+            if found.better_than(best):  # never true of NaN
+                best, best_epoch, state = found, epoch + 1, copy.deepcopy(self.network.state_dict())
+            if place is not None:
+                network, optimizer = self.network.state_dict(), self.optimizer.state_dict()
+                checkpoints.save(place, checkpoints.Progress(epoch + 1, network, optimizer, state, best_epoch, best))
+        self.network.load_state_dict(state)
+        return start, best, best_epoch
+
+    def _epoch(self, epoch: int, progress: Progress) -> None:
+        settings = self.settings
+        draws = np.random.default_rng([self.seed, epoch, 1])
+        total = settings.epochs * self.steps
+        batches = epoch_batches(self.data, self.split.train, self.size, [self.seed, epoch], self.device)
+        for step, batch in enumerate(batches, start=epoch * self.steps):
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.rate * 0.5 * (1 + math.cos(math.pi * step / total))
+            images = batch
+            if settings.flip or settings.shift:
+                images = Images(augmented(batch.inputs, settings.flip, settings.shift, draws), batch.labels)
+            value = self._loss(images)
+            if not torch.isfinite(value):
+                raise QuantizationError(
+                    f"{settings.name}: the loss is {float(value)} in epoch {epoch + 1}; "
+                    f"use a rate below {settings.rate:g}"
+                )
+            self.optimizer.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            progress(settings.name, step + 1, total)
+
+    def _loss(self, images: Images) -> Tensor:
+        teacher = {} if self.objective == "labels" else self.network.teacher(images.inputs)
+        return loss(self.objective, self.network(images.inputs), teacher, images.labels)
+
+    @torch.no_grad()
+    def _judged(self) -> Score:
+        total, right, count = 0.0, 0, 0
+        judged: bool = True
+        for images in in_order(self.data, self.split.judge, _JUDGED, self.device):
+            found, teacher = self.network(images.inputs), self.network.teacher(images.inputs)
+            labels = images.labels if self.objective == "labels" else None
+            total += float(loss(self.objective, found, teacher, labels)) * len(images)
+            hits = scored(found, teacher, labels)
+            judged = judged and hits is not None
+            right += 0 if hits is None else int(hits.sum())
+            count += len(images)
+        return Score(total / count, right / count if judged else None)
+
+    @torch.no_grad()
+    def layer_errors(self) -> dict[str, float]:
+        """Signal to noise of every layer's output against the float network's, in dB, on held-out images."""
+        outputs = {layer.output: name for name, layer in self.network.layers.items()}
+        signal, noise = dict.fromkeys(outputs, 0.0), dict.fromkeys(outputs, 0.0)
+        for images in in_order(self.data, self.split.judge[:_COMPARED], _JUDGED, self.device):
+            expected, found = _Seen(outputs), _Seen(outputs)
+            self.network.teacher(images.inputs, expected)
+            self.network(images.inputs, found)
+            for name, value in expected.held.items():
+                signal[name] += float(value.double().square().sum())
+                noise[name] += float((value.double() - found.held[name].double()).square().sum())
+        return {layer: decibel(signal[name], noise[name]) for name, layer in outputs.items()}
+
+    def report(self, start: Score, best: Score, epoch: int, before: dict[str, float], seconds: float) -> PassReport:
+        """What was trained, once the best epoch is in the model."""
+        what = "right" if self.objective == "labels" else "as the float network"
+        unit = what if best.share is not None else "to the float network"
+        judged = f"{start} -> {best} {unit} of {len(self.split.judge)} held-out images"
+        if epoch == 0:
+            reason = f"training gained nothing: {judged}"
+            return PassReport(self.settings.name, {}, self.kept | dict.fromkeys(before, reason), (reason,), seconds)
+        moved = self.network.write()
+        after = self.layer_errors()
+        changed = {
+            name: Change(f"trained, epoch {epoch} of {self.settings.epochs}", before[name], after[name])
+            for name in before
+        }
+        learned = "labels" if self.objective == "labels" else "the float network"
+        note = f"learned from {learned} on {self.device.type}, {moved} codes moved, {judged} (epoch {epoch})"
+        return PassReport(self.settings.name, changed, self.kept, (note,), seconds)
+
+    def digest(self) -> str:
+        """Of everything that decides the training's course."""
+        settings = dataclasses.asdict(self.settings)
+        settings.pop("device")
+        layers = {
+            name: [str(weight.grid.bits), list(weight.weight.shape)]
+            for name, weight in zip(self.network.layers, self.network.step_weights(), strict=True)
+        }
+        found = hashlib.sha256(json.dumps([settings, layers, self.seed, self.data.digest()]).encode())
+        for name, value in sorted(self.network.program.constants.items()):
+            found.update(name.encode() + value.cpu().numpy().tobytes())
+        return found.hexdigest()
+
+
+class _Seen:
+    """Keeps some tensors of a run, by name."""
+
+    def __init__(self, wanted: Collection[str]) -> None:
+        self.wanted = wanted
+        self.held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        if name in self.wanted:
+            self.held[name] = value
+        return value

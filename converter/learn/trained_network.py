@@ -1,0 +1,109 @@
+"""A quantized model as one torch module that is trained whole, and back."""
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from converter.correct import exact_model
+from converter.learn.lsq import StepGrid, StepWeight
+from converter.learn.operators import After, Program, unsupported, untouched
+from passes.base import Model, Quantized
+from passes.errors import QuantizationError
+from passes.placement import place
+
+__all__ = ["TrainedNetwork"]
+
+Tensors = dict[str, Tensor]
+
+
+class TrainedNetwork(nn.Module):
+    """The network with its quantization in place, exactly where the writers put it; `teacher` is the float network.
+
+    Args:
+        model: quantized by a layer pass.
+        learn_activations: the scales of activations are parameters too.
+
+    Raises:
+        QuantizationError: an operator has no differentiable form; names it.
+    """
+
+    def __init__(self, model: Model, *, learn_activations: bool) -> None:
+        super().__init__()
+        self.model = model
+        reason = unsupported(list(model.graph.nodes))
+        if reason:
+            raise QuantizationError(f"{reason}, so the network cannot be trained; train the part before it")
+        exact = exact_model(model)
+        self.program = Program(exact.graph)
+        self.inputs = [str(tensor.name) for tensor in model.graph.inputs]
+        placement = place(model.graph, model.rules, frozenset(model.layers()) - frozenset(model.kept))
+        owners = {name: placement.tensors.get(name, name) for name in model.ranges}
+        self.owners = list(dict.fromkeys(owners.values()))
+        self.place = {name: self.owners.index(owner) for name, owner in owners.items()}
+        self.grids = nn.ModuleList(
+            StepGrid(
+                model.ranges[owner],
+                learned=learn_activations,
+                bound=placement.bounds.get(owner, (-math.inf, math.inf))[1],
+            )
+            for owner in self.owners
+        )
+        self.layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
+        weights = []
+        for name, layer in self.layers.items():
+            held = model.quantized[name]
+            grid = self._grid(layer.input) if model.rules.bias == "int32" else None
+            weights.append(StepWeight(layer, held.codes, held.grid, model.bias(layer), exact.weight(layer), grid))
+        self.weights = nn.ModuleList(weights)
+
+    def forward(self, inputs: Mapping[str, Tensor], seen: After = untouched) -> Tensors:
+        """The graph's outputs by name, as the file computes them; ``seen`` sees every tensor on its way."""
+        constants: Tensors = {}
+        for layer, weight in zip(self.layers.values(), self.weights, strict=True):
+            matrix, bias = weight()
+            constants[layer.weight] = matrix
+            if bias is not None and layer.bias is not None:
+                constants[layer.bias] = bias
+        fed = {name: self._quantize(name, value) for name, value in inputs.items()}
+        return self.program(fed, constants, lambda name, value: seen(name, self._quantize(name, value)))
+
+    @torch.no_grad()
+    def teacher(self, inputs: Mapping[str, Tensor], seen: After = untouched) -> Tensors:
+        """The float network's outputs by name."""
+        return self.program(inputs, after=seen)
+
+    def step_weights(self) -> list[StepWeight]:
+        """In the order of `layers`."""
+        return cast("list[StepWeight]", list(self.weights))
+
+    def on(self, device: torch.device) -> "TrainedNetwork":
+        """The network, its constants with it, on a device."""
+        self.program.constants = {name: value.to(device) for name, value in self.program.constants.items()}
+        return self.to(device)
+
+    def write(self) -> int:
+        """Put weights, biases and grids as they are now into the model; how many codes are others than before."""
+        moved = 0
+        for (name, layer), weight in zip(self.layers.items(), self.step_weights(), strict=True):
+            codes, grid, bias = weight.solution()
+            held = self.model.quantized[name]
+            moved += int((codes != held.codes).sum())
+            self.model.quantized[name] = Quantized(codes, grid, held.sqnr_db)
+            self.model.write(layer, grid.values(codes), bias)
+        for name in self.model.ranges:
+            self.model.ranges[name] = self._step_grid(self.place[name]).solution()
+        return moved
+
+    def _quantize(self, name: str, value: Tensor) -> Tensor:
+        place = self.place.get(name)
+        return value if place is None else self._step_grid(place)(value)
+
+    def _grid(self, tensor: str) -> StepGrid | None:
+        place = self.place.get(tensor)
+        return None if place is None else self._step_grid(place)
+
+    def _step_grid(self, place: int) -> StepGrid:
+        return cast(StepGrid, self.grids[place])

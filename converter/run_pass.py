@@ -1,0 +1,55 @@
+"""One pass of a recipe, with the data and the statistics that it asks for."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from converter.calibrate import calibrate
+from converter.conversion_data import Images
+from converter.correct import correct_layers
+from converter.learn import learn_rounding, train
+from converter.recipe import Pass
+from converter.runtime import Progress
+from converter.walk import solve_layers
+from passes.base import CorrectionPass, LayerPass, Model, PassReport, Stats
+from passes.learned_rounding import LearnedRounding
+from passes.qat import Qat
+
+__all__ = ["Means", "run_pass"]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What passes work with.
+
+    Attributes:
+        images: who sees which.
+        budget: bytes of activations held in memory before they go to files.
+        seed: of everything drawn at random.
+        progress: called as work goes on.
+        checkpoint: file that a training leaves its state in; None: it leaves none.
+    """
+
+    images: Images
+    budget: int
+    seed: int
+    progress: Progress
+    checkpoint: Path | None = None
+
+
+def run_pass(step: Pass, model: Model, means: Means) -> PassReport:
+    """Run it; the model is changed in place."""
+    data, progress, seed = means.images.shown_to(step), means.progress, means.seed
+    if isinstance(step, LayerPass):
+        return solve_layers(model, step, data, progress, budget=means.budget, seed=seed)
+    if isinstance(step, CorrectionPass):
+        return correct_layers(model, step, data, progress, budget=means.budget, seed=seed)
+    if isinstance(step, LearnedRounding):
+        return learn_rounding(model, step, data, progress, budget=means.budget, seed=seed)
+    if isinstance(step, Qat):
+        return train(model, step, data, progress, seed=seed, checkpoint=means.checkpoint)
+    started = time.perf_counter()
+    needs = step.needs(model)
+    stats = calibrate(model, needs, data, progress, seed=seed) if needs and data is not None else Stats()
+    return dataclasses.replace(step.apply(model, stats), seconds=time.perf_counter() - started)

@@ -1,0 +1,66 @@
+"""Quantization-aware training: the whole network learns with its quantization in place.
+
+Learned step sizes after Esser et al. 2020 (LSQ, arXiv 1902.08153), started from a post-training solution; what is
+learned from are labels or, without them, the float network (distillation, Hinton et al. 2015, arXiv 1503.02531). This
+is the configuration; `converter.learn.train` does the work.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from passes.base import Stage
+from passes.learned_rounding import Device
+
+__all__ = ["Objective", "Qat"]
+
+Objective = Literal["auto", "labels", "float"]
+
+
+@dataclass(frozen=True)
+class Qat:
+    """Training of weights, step sizes and biases on the grids that the file will hold.
+
+    Attributes:
+        epochs: over the training images.
+        batch: images per step.
+        objective: labels (cross-entropy), the float network's outputs, or auto: labels if the data have them.
+        optimizer: sgd, with momentum, or adam.
+        rate: of learning, for weights, step sizes and biases; it falls to zero along a cosine.
+        momentum: of sgd.
+        weight_decay: of weights.
+        learn_activations: the step sizes of activations are learned too.
+        flip: images are mirrored left to right, half of the time.
+        shift: images are moved by up to so many pixels each way.
+        held_out: share of the training images that chooses the best epoch; they are not learned from.
+        device: where it runs; auto: a CUDA device if there is one.
+    """
+
+    name: ClassVar[str] = "qat"
+    stage: ClassVar[Stage] = Stage.REFINEMENT
+
+    epochs: int = 10
+    batch: int = 32
+    objective: Objective = "auto"
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    rate: float = 0.001
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    learn_activations: bool = True
+    flip: bool = False
+    shift: int = 0
+    held_out: float = 0.1
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("weight_decay", "shift"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not self.rate > 0:
+            raise ValueError(f"rate must be positive, not {self.rate}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be between 0 and 1, not {self.held_out}")

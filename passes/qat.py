@@ -24,10 +24,11 @@ class Qat:
         epochs: over the training images.
         batch: images per step.
         objective: labels (cross-entropy), the float network's outputs, or auto: labels if the data have them.
-        optimizer: sgd, with momentum, or adam.
-        rate: of learning, for weights, step sizes and biases; it falls to zero along a cosine.
+        optimizer: sgd, with momentum and gradients brought to one size tensor by tensor (LARS, You et al. 2017, arXiv
+            1708.03888), or adam.
+        rate: of learning, in steps of a weight's grid, logarithms of a scale, and standard deviations of a layer's
+            output for its bias; it falls to zero along a cosine.
         momentum: of sgd.
-        weight_decay: of weights.
         learn_activations: the step sizes of activations are learned too.
         flip: images are mirrored left to right, half of the time.
         shift: images are moved by up to so many pixels each way.
@@ -44,7 +45,6 @@ class Qat:
     optimizer: Literal["sgd", "adam"] = "sgd"
     rate: float = 0.001
     momentum: float = 0.9
-    weight_decay: float = 0.0
     learn_activations: bool = True
     flip: bool = False
     shift: int = 0
@@ -55,9 +55,8 @@ class Qat:
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("weight_decay", "shift"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.shift < 0:
+            raise ValueError(f"shift must not be negative, not {self.shift}")
         if not self.rate > 0:
             raise ValueError(f"rate must be positive, not {self.rate}")
         if not 0 <= self.momentum < 1:

@@ -2,7 +2,9 @@
 
 Esser et al. 2020 (LSQ, arXiv 1902.08153). With ``v = clip(x / s, low, high)`` a value becomes ``s round(v)``; rounding
 lets gradients through (equation 5), so that the scale's is ``round(v) - v`` within the range and the bound outside it
-(equation 3), times ``1 / sqrt(n high)`` (§2.2), n being the number of values that share it.
+(equation 3). Every parameter here is a pure number: weights are in steps of their starting grid, scales are the
+logarithm of their growth, biases are in standard deviations of their layer's output. So one rate suits all of them,
+which LSQ reaches by a factor on the scales' gradients (§2.2), whatever batch normalization was folded into a layer.
 """
 
 import math
@@ -20,7 +22,7 @@ from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 __all__ = ["StepGrid", "StepWeight"]
 
 _LEAN = 0.45  # of a step: how far from its code a weight starts towards its float value
-_LEAST = 1 / 16  # of a scale's start: it stays positive
+_MOST_GROWTH = math.log(16)  # of a scale, and shrinkage
 
 
 class StepGrid(nn.Module):
@@ -32,28 +34,26 @@ class StepGrid(nn.Module):
         bound: largest value that an absorbed clamp lets through; the grid does not grow past it.
     """
 
-    scale: Tensor
+    growth: Tensor
 
     def __init__(self, grid: ActivationGrid, *, learned: bool, bound: float = math.inf) -> None:
         super().__init__()
         self.grid = grid
         self.low, self.high = (code - grid.zero_point for code in grid.code_range)
-        start = torch.tensor(float(grid.scale))
-        self.most = max(float(grid.scale), bound / self.high) if self.high else math.inf
+        room = math.log(bound / (self.high * float(grid.scale))) if self.high > 0 else math.inf
+        self.most = max(room, 0.0)
         if learned:
-            self.scale = nn.Parameter(start)
+            self.growth = nn.Parameter(torch.zeros(()))
         else:
-            self.register_buffer("scale", start)
-        self.least = float(grid.scale) * _LEAST
+            self.register_buffer("growth", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of any shape on the grid."""
-        factor = 1 / math.sqrt(max(1, x[0].numel()) * max(self.high, -self.low))
-        return cast(Tensor, _OnGrid.apply(x, self.step(), self.low, self.high, factor))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _OnGrid.apply(x, self.step(), self.low, self.high))  # type: ignore[no-untyped-call]
 
     def step(self) -> Tensor:
         """The scale, a positive scalar."""
-        return self.scale.clamp(self.least, self.most)
+        return float(self.grid.scale) * torch.exp(self.growth.clamp(-_MOST_GROWTH, min(self.most, _MOST_GROWTH)))
 
     def solution(self) -> ActivationGrid:
         """The grid as it is now."""
@@ -75,78 +75,93 @@ class StepWeight(nn.Module):
         codes: ``[g, o, k]`` on ``grid``.
         bias: ``[g, o]``, or None.
         exact: the float weight ``[g, o, k]``.
+        unit: standard deviation of the layer's output, what a bias parameter of 1 stands for.
         inputs: grid of the layer's input, for the step of an int32 bias; None: the bias stays in float.
     """
 
     zero_point: Tensor
-    least: Tensor
+    start_scale: Tensor
+    start_bias: Tensor
 
     def __init__(
-        self, layer: Linear, codes: Codes, grid: Grid, bias: Floats | None, exact: Floats, inputs: StepGrid | None
+        self,
+        layer: Linear,
+        codes: Codes,
+        grid: Grid,
+        bias: Floats | None,
+        exact: Floats,
+        unit: float,
+        inputs: StepGrid | None,
     ) -> None:
         super().__init__()
-        self.layer, self.grid = layer, grid
+        self.layer, self.grid, self.unit = layer, grid, unit
         self.low, self.high = code_range(grid.bits)
         scale, zero_point = grid.spread(codes.shape[2])
         whole = codes.astype(np.float32) - zero_point
         lean = np.clip(exact / scale - whole, -_LEAN, _LEAN)
-        self.weight = nn.Parameter(torch.from_numpy((whole + lean) * scale))
-        self.scale = nn.Parameter(torch.from_numpy(grid.scale.copy()))
-        self.bias = None if bias is None else nn.Parameter(torch.from_numpy(bias.astype(np.float32)))
+        self.weight = nn.Parameter(torch.from_numpy(whole + lean))
+        self.growth = nn.Parameter(torch.zeros(grid.scale.shape))
+        self.shift = None if bias is None else nn.Parameter(torch.zeros(bias.shape))
+        self.register_buffer("start_scale", torch.from_numpy(grid.scale.copy()))
+        self.register_buffer("start_bias", None if bias is None else torch.from_numpy(bias.astype(np.float32)))
         self.register_buffer("zero_point", torch.from_numpy(zero_point.astype(np.float32)))
-        self.register_buffer("least", torch.from_numpy(grid.scale * np.float32(_LEAST)))
         self.inputs = [] if inputs is None else [inputs]  # in a list: it is another module's, not part of this one
-        shared = codes.shape[2] if grid.block is None else grid.block
-        self.factor = 1 / math.sqrt(shared * self.high)
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
         """The weight as the node stores it, and the bias ``[g * o]`` as the file's int32 holds it."""
-        scale = _damped(self.scales(), self.factor)
-        low, high = self.low - self.zero_point, self.high - self.zero_point
-        spread = self._spread(scale)
-        matrix = _rounded(torch.clamp(self.weight / spread, low, high)) * spread
-        return stored(self.layer, matrix), self._deployed_bias()
+        scale = self.scales()
+        return stored(self.layer, _rounded(self._steps(scale)) * self._spread(scale)), self._deployed_bias(scale)
 
     def scales(self) -> Tensor:
         """``[g, o, b]``, positive and large enough for an int32 bias."""
-        scale = torch.maximum(self.scale, self.least)
-        if self.bias is None or not self.inputs:
+        scale = self.start_scale * torch.exp(self.growth.clamp(-_MOST_GROWTH, _MOST_GROWTH))
+        bias = self.bias()
+        if bias is None or not self.inputs:
             return scale
-        floor = self.bias.detach().abs() / (self.inputs[0].step().detach() * BIAS_HEADROOM)
+        floor = bias.detach().abs() / (self.inputs[0].step().detach() * BIAS_HEADROOM)
         return torch.maximum(scale, floor[:, :, None])
+
+    def bias(self) -> Tensor | None:
+        """``[g, o]``."""
+        return None if self.shift is None else self.start_bias + self.shift * self.unit
 
     @torch.no_grad()
     def solution(self) -> tuple[Codes, Grid, Floats | None]:
         """Codes ``[g, o, k]``, their grid and the bias ``[g, o]``, as they are now."""
-        scale = self.scales()
-        low, high = self.low - self.zero_point, self.high - self.zero_point
-        codes = torch.clamp(self.weight / self._spread(scale), low, high).round() + self.zero_point
+        scale, bias = self.scales(), self.bias()
+        codes = self._steps(scale).round() + self.zero_point
         grid = Grid(self.grid.bits, scale.cpu().numpy(), self.grid.zero_point, self.grid.block)
-        return codes.cpu().numpy().astype(np.int8), grid, None if self.bias is None else self.bias.cpu().numpy()
+        return codes.cpu().numpy().astype(np.int8), grid, None if bias is None else bias.cpu().numpy()
+
+    def _steps(self, scale: Tensor) -> Tensor:
+        """Weights in steps of the grid as it is now, ``[g, o, k]``, within its range."""
+        value = self.weight * self._spread(self.start_scale / scale)
+        return torch.clamp(value, self.low - self.zero_point, self.high - self.zero_point)
 
     def _spread(self, scale: Tensor) -> Tensor:
         if self.grid.block is None:
             return scale
         return scale.repeat_interleave(self.grid.block, dim=2)[:, :, : self.weight.shape[2]]
 
-    def _deployed_bias(self) -> Tensor | None:
-        if self.bias is None:
+    def _deployed_bias(self, scale: Tensor) -> Tensor | None:
+        bias = self.bias()
+        if bias is None:
             return None
         if not self.inputs or self.grid.block is not None:
-            return self.bias.reshape(-1)
-        step = (self.scales()[:, :, 0] * self.inputs[0].step()).detach()
-        whole = torch.round(self.bias.detach() / step) * step
-        return (self.bias + (whole - self.bias).detach()).reshape(-1)
+            return bias.reshape(-1)
+        step = (scale[:, :, 0] * self.inputs[0].step()).detach()
+        whole = torch.round(bias.detach() / step) * step
+        return (bias + (whole - bias).detach()).reshape(-1)
 
 
 class _OnGrid(torch.autograd.Function):
     """Activations on a grid, with the gradients of LSQ; torch's own kernel does the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, factor: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
         y = torch.fake_quantize_per_tensor_affine(x, float(scale), 0, low, high)
         ctx.save_for_backward(x, y, scale)
-        ctx.bounds, ctx.factor = (low, high), factor
+        ctx.bounds = (low, high)
         return y
 
     @staticmethod
@@ -157,16 +172,11 @@ class _OnGrid(torch.autograd.Function):
         inside = (x >= (low - 0.5) * scale) & (x <= (high + 0.5) * scale)
         passed = slope * inside
         if not held.needs_input_grad[1]:
-            return passed, None, None, None, None
+            return passed, None, None, None
         growth = torch.where(inside, y - x, y) / scale  # round(v) - v, or the bound
-        return passed, (slope * growth).sum() * held.factor, None, None, None
+        return passed, (slope * growth).sum(), None, None
 
 
 def _rounded(x: Tensor) -> Tensor:
     """To the nearest integer, ties to even; the gradient passes."""
     return x + (torch.round(x) - x).detach()
-
-
-def _damped(x: Tensor, factor: float) -> Tensor:
-    """The same value, its gradient times ``factor``."""
-    return x.detach() + (x - x.detach()) * factor

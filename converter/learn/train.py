@@ -85,19 +85,18 @@ class _Training:
     def __init__(self, model: Model, settings: Qat, data: Dataset, seed: int, device: torch.device) -> None:
         self.settings, self.data, self.seed, self.device = settings, data, seed, device
         self.kept = dict(model.kept)
-        self.network = TrainedNetwork(model, learn_activations=settings.learn_activations).on(device)
         self.split: HeldOut = hold_out(len(data), settings.held_out, seed)
+        sample = next(in_order(data, self.split.train[:_JUDGED], _JUDGED, torch.device("cpu"))).inputs
+        self.network = TrainedNetwork(model, sample, learn_activations=settings.learn_activations).on(device)
         self.size = min(settings.batch, len(self.split.train))
         self.steps = len(self.split.train) // self.size
         labelled = settings.objective == "labels" or (settings.objective == "auto" and data.labels is not None)
         self.objective: Literal["labels", "float"] = "labels" if labelled else "float"
-        decayed = [weight.weight for weight in self.network.step_weights()]
-        others = [value for value in self.network.parameters() if not any(value is weight for weight in decayed)]
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        parameters = list(self.network.parameters())
         self.optimizer: torch.optim.Optimizer = (
-            torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum)
+            torch.optim.SGD(parameters, lr=settings.rate, momentum=settings.momentum)
             if settings.optimizer == "sgd"
-            else torch.optim.Adam(groups, lr=settings.rate)
+            else torch.optim.Adam(parameters, lr=settings.rate)
         )
 
     def run(self, progress: Progress, place: Checkpoint | None) -> tuple[Score, Score, int]:
@@ -135,13 +134,22 @@ class _Training:
             value = self._loss(images)
             if not torch.isfinite(value):
                 raise QuantizationError(
-                    f"{settings.name}: the loss is {float(value)} in epoch {epoch + 1}; "
+                    f"{settings.name}: the loss is {value.item()} in epoch {epoch + 1}; "
                     f"use a rate below {settings.rate:g}"
                 )
             self.optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
+            if settings.optimizer == "sgd":
+                self._normalise()
             self.optimizer.step()
             progress(settings.name, step + 1, total)
+
+    @torch.no_grad()
+    def _normalise(self) -> None:
+        """Gradients of mean square 1, tensor by tensor: the rate is what a parameter moves (LARS, You et al. 2017)."""
+        for parameter in self.network.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= parameter.grad.square().mean().sqrt() + 1e-30
 
     def _loss(self, images: Images) -> Tensor:
         teacher = {} if self.objective == "labels" else self.network.teacher(images.inputs)

@@ -24,13 +24,14 @@ class TrainedNetwork(nn.Module):
 
     Args:
         model: quantized by a layer pass.
+        sample: some inputs by name, to see how far layers' outputs spread.
         learn_activations: the scales of activations are parameters too.
 
     Raises:
         QuantizationError: an operator has no differentiable form; names it.
     """
 
-    def __init__(self, model: Model, *, learn_activations: bool) -> None:
+    def __init__(self, model: Model, sample: Mapping[str, Tensor], *, learn_activations: bool) -> None:
         super().__init__()
         self.model = model
         reason = unsupported(list(model.graph.nodes))
@@ -52,11 +53,14 @@ class TrainedNetwork(nn.Module):
             for owner in self.owners
         )
         self.layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
+        spread: dict[str, float] = {}
+        self.teacher(sample, lambda name, value: _measured(spread, name, value))
         weights = []
         for name, layer in self.layers.items():
             held = model.quantized[name]
             grid = self._grid(layer.input) if model.rules.bias == "int32" else None
-            weights.append(StepWeight(layer, held.codes, held.grid, model.bias(layer), exact.weight(layer), grid))
+            unit = spread[layer.output]
+            weights.append(StepWeight(layer, held.codes, held.grid, model.bias(layer), exact.weight(layer), unit, grid))
         self.weights = nn.ModuleList(weights)
 
     def forward(self, inputs: Mapping[str, Tensor], seen: After = untouched) -> Tensors:
@@ -107,3 +111,8 @@ class TrainedNetwork(nn.Module):
 
     def _step_grid(self, place: int) -> StepGrid:
         return cast(StepGrid, self.grids[place])
+
+
+def _measured(spread: dict[str, float], name: str, value: Tensor) -> Tensor:
+    spread[name] = float(value.std(unbiased=False)) if value.is_floating_point() else 0.0
+    return value

@@ -22,7 +22,7 @@ __all__ = ["train"]
 @click.option("--target", default="cpu", show_default=True, metavar="NAME", help="See `targets`.")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Over the training images; 10.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step; 32.")
-@click.option("--rate", type=float, metavar="R", help="Learning rate; 0.001.")
+@click.option("--rate", type=float, metavar="R", help="Learning rate, in steps of the weights' grid; 0.0003.")
 @click.option("--optimizer", type=click.Choice(["sgd", "adam"]), help="sgd.")
 @click.option(
     "--objective",

@@ -43,7 +43,7 @@ class Qat:
     batch: int = 32
     objective: Objective = "auto"
     optimizer: Literal["sgd", "adam"] = "sgd"
-    rate: float = 0.001
+    rate: float = 0.0003
     momentum: float = 0.9
     learn_activations: bool = True
     flip: bool = False

@@ -21,7 +21,6 @@ from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 
 __all__ = ["StepGrid", "StepWeight"]
 
-_LEAN = 0.45  # of a step: how far from its code a weight starts towards its float value
 _MOST_GROWTH = math.log(16)  # of a scale, and shrinkage
 
 
@@ -65,16 +64,15 @@ class StepGrid(nn.Module):
 
 
 class StepWeight(nn.Module):
-    """One layer's weight and bias as they are trained; as it is made, its codes are those it was given.
+    """One layer's weight and bias as they are trained.
 
-    The weight starts near its codes, up to 0.45 of a step towards ``exact``, so that what rounding decided holds until
-    training has a reason to change it.
+    A weight starts on its code, not at its float value, half a step from the next: a code changes only where training
+    keeps asking for it. GPTQ's codes make up for each other's errors, and many that change at once lose that.
 
     Args:
         layer: its geometry.
         codes: ``[g, o, k]`` on ``grid``.
         bias: ``[g, o]``, or None.
-        exact: the float weight ``[g, o, k]``.
         unit: standard deviation of the layer's output, what a bias parameter of 1 stands for.
         inputs: grid of the layer's input, for the step of an int32 bias; None: the bias stays in float.
     """
@@ -89,17 +87,14 @@ class StepWeight(nn.Module):
         codes: Codes,
         grid: Grid,
         bias: Floats | None,
-        exact: Floats,
         unit: float,
         inputs: StepGrid | None,
     ) -> None:
         super().__init__()
         self.layer, self.grid, self.unit = layer, grid, unit
         self.low, self.high = code_range(grid.bits)
-        scale, zero_point = grid.spread(codes.shape[2])
-        whole = codes.astype(np.float32) - zero_point
-        lean = np.clip(exact / scale - whole, -_LEAN, _LEAN)
-        self.weight = nn.Parameter(torch.from_numpy(whole + lean))
+        _, zero_point = grid.spread(codes.shape[2])
+        self.weight = nn.Parameter(torch.from_numpy(codes.astype(np.float32) - zero_point))
         self.growth = nn.Parameter(torch.zeros(grid.scale.shape))
         self.shift = None if bias is None else nn.Parameter(torch.zeros(bias.shape))
         self.register_buffer("start_scale", torch.from_numpy(grid.scale.copy()))

@@ -60,7 +60,7 @@ class TrainedNetwork(nn.Module):
             held = model.quantized[name]
             grid = self._grid(layer.input) if model.rules.bias == "int32" else None
             unit = spread[layer.output]
-            weights.append(StepWeight(layer, held.codes, held.grid, model.bias(layer), exact.weight(layer), unit, grid))
+            weights.append(StepWeight(layer, held.codes, held.grid, model.bias(layer), unit, grid))
         self.weights = nn.ModuleList(weights)
 
     def forward(self, inputs: Mapping[str, Tensor], seen: After = untouched) -> Tensors:

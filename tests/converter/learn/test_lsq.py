@@ -19,8 +19,7 @@ def step_weight(model: Model) -> StepWeight:
     held = model.quantized[layer.name]
     found = model.ranges.get(layer.input)
     inputs = None if found is None else StepGrid(found, learned=True)
-    exact, _ = model.exact[layer.name]
-    return StepWeight(layer, held.codes, held.grid, model.bias(layer), exact, 2.0, inputs)
+    return StepWeight(layer, held.codes, held.grid, model.bias(layer), 2.0, inputs)
 
 
 @pytest.mark.parametrize("grid", [GRID, ActivationGrid(np.float32(0.1), 0, True, -12.8, 12.7)])

@@ -31,6 +31,7 @@ from benchmarks.deployment import resnet18
 from benchmarks.low_bits import low_bits, low_bits_efficientnet
 from benchmarks.shared_data import MissingData
 from benchmarks.smoothquant import smoothquant
+from benchmarks.training import qat_cifar, qat_road_signs
 from converter import ConvertError
 from converter.report.progress import progress_bars
 from converter.report.table import show
@@ -44,6 +45,8 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "imagenet": imagenet,
         "low-bits": low_bits,
         "low-bits-efficientnet": low_bits_efficientnet,
+        "qat-cifar": qat_cifar,
+        "qat-road-signs": qat_road_signs,
         "smoothquant": smoothquant,
         "resnet18": resnet18,
         "time": conversion_time,

@@ -1,0 +1,79 @@
+"""Quantization-aware training: what it gains over its post-training start, on images that it has not seen."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from benchmarks.bar import Bar
+from benchmarks.low_bits import with_bits
+from benchmarks.shared_data import RESNET20, ROAD_SIGNS
+from converter import Recipe, convert, find_recipe, train
+from converter.data import Dataset
+from converter.evaluate import Measurement, evaluate
+from converter.runtime import Progress
+from converter.save import save_onnx
+from passes.gptq import Gptq
+
+__all__ = ["qat_cifar", "qat_road_signs"]
+
+
+def qat_cifar(progress: Progress) -> Iterator[Bar]:
+    """ResNet-20 at 2 bits, 1,024 labelled images; at 4 bits, 512 images whose labels are not used."""
+    model = RESNET20.model()
+    images = {count: RESNET20.images(model, count) for count in (512, 1024)}
+    moved = {"flip": True, "shift": 4}
+    yield from _trained("ResNet-20", model, 2, *images[1024], moved | {"rate": 0.001}, None, progress)
+    alone = {"objective": "float", "rate": 0.0002, "epochs": 6}
+    yield from _trained("ResNet-20", model, 4, *images[512], moved | alone, 0.2, progress)
+
+
+def qat_road_signs(progress: Progress) -> Iterator[Bar]:
+    """ResNet-18 on 10,000 labelled road signs, every layer at 4 and at 2 bits."""
+    model = ROAD_SIGNS.model()
+    training, evaluation = ROAD_SIGNS.images(model, 10_000)
+    for bits, limit in ((4, 0.1), (2, 0.5)):
+        yield from _trained("ResNet-18 road signs", model, bits, training, evaluation, {"shift": 3}, limit, progress)
+
+
+def _trained(
+    name: str,
+    model: onnx.ModelProto,
+    bits: int,
+    training: Dataset,
+    evaluation: Dataset,
+    settings: dict[str, Any],
+    limit: float | None,
+    progress: Progress,
+) -> Iterator[Bar]:
+    """The start and the trained file side by side; ``limit`` is in points below float."""
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        paths = [Path(folder) / f"{stage}.onnx" for stage in ("float", "start", "trained")]
+        save_onnx(model, paths[0])
+        start = convert(model, training, recipe=with_bits(bits), progress=progress)
+        start.save(paths[1])
+        result = train(model, training, recipe=_qat(bits), settings=settings, progress=progress)
+        result.save(paths[2])
+        measured = evaluate(paths, evaluation, latency=False, progress=progress).models
+    losses = [100 * (_top1(measured[0]) - _top1(other)) for other in measured[1:]]
+    what = f"{name}, W{bits}A8 trained on {len(training):,} images: top-1 lost"
+    note = (
+        f"post-training {losses[0]:+.2f}; {100 * _top1(measured[2]):.2f} ± {100 * (measured[2].top1_error or 0):.2f} % "
+        f"of {measured[2].images:,} images, {100 * (measured[2].agreement or 0):.1f} % as float, {result.seconds:.0f} s"
+    )
+    yield Bar(what, losses[1], limit, "points", note=note)
+
+
+def _qat(bits: int) -> Recipe:
+    recipe = find_recipe("int4-qat")
+    passes = tuple(replace(step, bits=bits) if isinstance(step, Gptq) else step for step in recipe.passes)
+    return replace(recipe, name=f"W{bits}A8-qat", passes=passes)
+
+
+def _top1(model: Measurement) -> float:
+    if model.top1 is None:
+        raise ValueError(f"{model.model}: the data have no labels")
+    return model.top1

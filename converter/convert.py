@@ -3,7 +3,7 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from converter.learn import learn_rounding
 from converter.learn.held_out import without_held_out
 from converter.open import assumed_shape, open_model, suggesting_shape
 from converter.recipe import Pass, Recipe, find_recipe, learning_on
+from converter.recipe_changes import with_layers
 from converter.result import Result, layer_reports, stamp, versions
 from converter.runtime import Progress
 from converter.save import write_onnx
@@ -51,6 +52,8 @@ def convert(
     *,
     recipe: str | Path | Recipe = "int8",
     target: str = "cpu",
+    exclude: Sequence[str] = (),
+    bits: Mapping[str, int] | None = None,
     evaluation: Any = None,
     weights: str | Path | None = None,
     input_shape: Sequence[int] | None = None,
@@ -67,8 +70,10 @@ def convert(
     Args:
         model: path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
         calibration: .npz, image folder, ``FILE.py:CALLABLE``, or arrays; see `converter.data.load_data`.
-        recipe: name, TOML file or `Recipe`.
+        recipe: name, TOML file or `Recipe`; or an .onnx file, to convert as it was.
         target: where the file will run; see `converter.targets`.
+        exclude: names of layers that stay in float, besides those the recipe leaves.
+        bits: weight bits by layer name; go before the recipe's.
         evaluation: data to measure the result on, in the same forms as ``calibration``.
         weights: file of weights for a torch factory.
         input_shape: of a torch model's input, with the batch; (1, 3, 224, 224) if not given.
@@ -84,7 +89,7 @@ def convert(
         ConvertError: anything a user can mend; the message says how.
     """
     started = time.perf_counter()
-    plan = learning_on(find_recipe(recipe), device)
+    plan = with_layers(learning_on(find_recipe(recipe), device), exclude, bits)
     chosen = find_target(target)
     require_calibration(calibration, plan)
     source = open_model(model, weights=weights, input_shape=input_shape)

@@ -98,7 +98,7 @@ class Cells:
         feeds   the model's own inputs, of as many rows
         batch   the only batch size that the reference takes, if there is one
         """
-        given = {self._given[name]: array for name, array in tensors.items()}
+        given = {self._given[name]: array for name, array in tensors.items() if name in self._given}
         known = {name: array.astype(self._types[name], copy=False) for name, array in given.items() if name in self._types}
         fed = {name: array for name, array in {**feeds, **known}.items() if name in self._inputs}
         outputs = list(self.cells)

@@ -17,7 +17,8 @@ from passes.numerics.error import SqnrSum
 
 __all__ = ["cut_where_alike"]
 
-_UNDONE_DB = 10.0  # real errors do not cancel to a tenth in the next layer
+_UNDONE_DB = 3.0  # the float layer is off by twice the error that the quantized one really has,
+_LOST_DB = 6.0  # and what it read looked four times as wrong as what it gave: real errors do not heal like that
 
 
 def cut_where_alike(
@@ -46,7 +47,7 @@ def cut_where_alike(
         found = set()
         for tensor, cell in cells.cells.items():
             if _db(computed[tensor], given[tensor]) < reached[tensor] - _UNDONE_DB:
-                found |= {name for name in cell.reads if reached[name] < reached[tensor]}
+                found |= {name for name in cell.reads if reached[name] < reached[tensor] - _LOST_DB}
         if not found:
             return cells, moved
         moved |= found

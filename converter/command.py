@@ -1,0 +1,92 @@
+"""What commands do around the one call of the library: options become its arguments, warnings and JSON go out."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from passes.errors import ConvertError, UsageError
+
+if TYPE_CHECKING:
+    from converter.data import Dataset
+    from converter.open import ModelFile
+    from converter.preprocess import Preprocess
+
+__all__ = ["Measuring", "given_preprocess", "measuring", "print_json", "state_shape", "warn"]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Models as files, and the data that they are measured on."""
+
+    files: "list[ModelFile]"
+    data: "Dataset"
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of the files."""
+        return [file.path for file in self.files]
+
+    @property
+    def names(self) -> list[str]:
+        """What the user calls them."""
+        return [file.name for file in self.files]
+
+
+@contextmanager
+def measuring(
+    models: Sequence[str],
+    data: str,
+    limit: int | None,
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+    images: dict[str, Any],
+) -> Iterator[Measuring]:
+    """Models, exported where they are factories, and data for them; with the warnings that go with both."""
+    from converter.measured import load_for
+    from converter.open import model_files, suggesting_shape
+    from converter.preprocess_use import unscaled
+
+    preprocess = given_preprocess(**images)
+    shape = state_shape(models, input_shape)
+    with model_files(models, weights=weights, input_shape=input_shape) as files:
+        with suggesting_shape(shape):
+            dataset = load_for(files, data, preprocess, limit)
+        warn(unscaled(dataset))
+        yield Measuring(files, dataset)
+
+
+def given_preprocess(
+    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, resize: int | None, crop: int | None
+) -> "Preprocess":
+    """The preprocessing that the options ask for. Raises UsageError for one that cannot be meant."""
+    from converter.preprocess import Preprocess
+
+    try:
+        return Preprocess(mean=mean, std=std, resize=resize, crop=crop)
+    except ConvertError as error:
+        raise UsageError(str(error)) from error
+
+
+def state_shape(models: Sequence[str], input_shape: tuple[int, ...] | None) -> str:
+    """Say which input shape is assumed where one is needed and was not given; returns it."""
+    from converter.open import assumed_shape
+
+    shape = assumed_shape(models, input_shape)
+    warn(shape and f"inputs are assumed to be {shape}; --input-shape gives another")
+    return shape
+
+
+def warn(message: str) -> None:
+    """One line on stderr; nothing for an empty message."""
+    if message:
+        click.echo(f"Warning: {message}", err=True)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """To stdout, as JSON that any reader takes."""
+    click.echo(json.dumps(content, indent=2, allow_nan=False))

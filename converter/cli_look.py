@@ -127,7 +127,14 @@ def _act(
     names = (*on.names, str(output))
     with progress_bars(quiet=quiet) as progress:
         done = carry_out(
-            first, second, suggestion, on.data, calibration, names=(names[0], names[1], names[2]), progress=progress, warn=warn
+            first,
+            second,
+            suggestion,
+            on.data,
+            calibration,
+            names=(names[0], names[1], names[2]),
+            progress=progress,
+            warn=warn,
         )
         if done.gain_db > 0:
             done.result.save(output)
@@ -136,7 +143,9 @@ def _act(
         if done.gain_db > 0:
             click.echo(f"Wrote {output}: {done.gain_db:+.1f} dB")
         else:
-            click.echo(f"{' '.join(suggestion.options)} did not help ({done.gain_db:+.1f} dB); {output} was not written")
+            click.echo(
+                f"{' '.join(suggestion.options)} did not help ({done.gain_db:+.1f} dB); {output} was not written"
+            )
     return {"gain_db": done.gain_db, "written": done.gain_db > 0} | done.evaluation.to_json()
 
 

@@ -174,9 +174,7 @@ class _Layers:
         self._accumulated = {tensor: Likeness() for tensor in kept}
         self._introduced = {tensor: SqnrSum() for tensor in kept}
 
-    def update(
-        self, both: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], feeds: Mapping[str, NDArray[Any]]
-    ) -> None:
+    def update(self, both: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], feeds: Mapping[str, NDArray[Any]]) -> None:
         given = {tensor: both[tensor][1] for tensor in self._accumulated}
         computed = self._cells.run(given, feeds, self._batch)
         for tensor, total in self._accumulated.items():

@@ -52,5 +52,7 @@ def _with_excluded(passes: Sequence[Pass], names: Sequence[str]) -> list[Pass]:
     for place, step in enumerate(passes):
         if isinstance(step, Exclude):
             return [*passes[:place], Exclude(tuple(dict.fromkeys((*step.layers, *names)))), *passes[place + 1 :]]
-    start = max((place + 1 for place, step in enumerate(passes) if isinstance(step, (Normalise, FoldBatchnorm))), default=0)
+    start = max(
+        (place + 1 for place, step in enumerate(passes) if isinstance(step, (Normalise, FoldBatchnorm))), default=0
+    )
     return [*passes[:start], Exclude(tuple(dict.fromkeys(names))), *passes[start:]]

@@ -73,7 +73,11 @@ def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Ori
     if found is None:
         raise UsageError(f"--act cannot convert {name} again: it holds no recipe, so `convert` did not write it")
     data = calibration or found.source
-    if calibration is None and data is not None and not Path(data.partition(".py:")[0] + ".py" * (".py:" in data)).exists():
+    if (
+        calibration is None
+        and data is not None
+        and not Path(data.partition(".py:")[0] + ".py" * (".py:" in data)).exists()
+    ):
         raise UsageError(f"{name} was calibrated on {data}, which is not here; name the data by --calibration")
     return found, data
 
@@ -108,7 +112,9 @@ def carry_out(
     )
     before = None if found.calibration is None else found.calibration.get("sha256")
     if before is not None and result.calibration is not None and result.calibration["sha256"] != before:
-        warn(f"{images} are not the images that {names[1]} was calibrated on: part of the difference may come from them")
+        warn(
+            f"{images} are not the images that {names[1]} was calibrated on: part of the difference may come from them"
+        )
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         after = Path(folder) / "after.onnx"
         write_onnx(result.model, after)

@@ -58,7 +58,9 @@ def find_cells(graph: onnx.GraphProto, cuts: Iterable[str]) -> dict[str, Cell]:
                 elif name in makers:
                     waiting.append(makers[name])
         ordered = tuple(sorted(nodes))
-        cells[tensor] = Cell(tensor, ordered, tuple(reads), tuple(linear[place] for place in ordered if place in linear))
+        cells[tensor] = Cell(
+            tensor, ordered, tuple(reads), tuple(linear[place] for place in ordered if place in linear)
+        )
     return cells
 
 
@@ -99,7 +101,9 @@ class Cells:
         batch   the only batch size that the reference takes, if there is one
         """
         given = {self._given[name]: array for name, array in tensors.items() if name in self._given}
-        known = {name: array.astype(self._types[name], copy=False) for name, array in given.items() if name in self._types}
+        known = {
+            name: array.astype(self._types[name], copy=False) for name, array in given.items() if name in self._types
+        }
         fed = {name: array for name, array in {**feeds, **known}.items() if name in self._inputs}
         outputs = list(self.cells)
         count = len(next(iter(feeds.values())))

@@ -1,7 +1,8 @@
 """A quantized model with some of its cells in float again: what would be gained if these layers were exact?
 
 The reference's nodes are copied into the quantized graph. They read the quantized network's tensors and write where
-the quantized layer wrote, so the rounding of the activation that follows stays as it is.
+the quantized layer wrote, so the rounding of the activation that follows stays as it is. The Sum of one term behind
+them keeps onnxruntime from rounding their weights (`converter.emit.kept_float`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ def _copies(
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The cell's nodes and constants under names that are free in the model."""
     stored = {tensor.name: tensor for tensor in reference.initializer}
-    names = {name: others[name] for name in cell.reads} | {cell.tensor: cell.tensor}
+    names = {name: others[name] for name in cell.reads}
     nodes, constants = [], []
     for place in cell.nodes:
         node = onnx.NodeProto()
@@ -71,4 +72,6 @@ def _copies(
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
         nodes.append(node)
+    kept = fresh_name(f"{cell.tensor}/stays_float", taken)
+    nodes.append(onnx.helper.make_node("Sum", [names[cell.tensor]], [cell.tensor], kept))
     return nodes, constants

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter import options
+from converter.cli_context import given_preprocess, state_shape, warn
 from converter.cli_look import compare, evaluate, inspect, view
 from converter.cli_targets import targets, verify
-from converter.command import given_preprocess, state_shape, warn
 from converter.user_code import Terminated
 from passes.errors import ConvertError
 

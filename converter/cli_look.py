@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter import options
-from converter.command import Measuring, measuring, print_json, state_shape, warn
+from converter.cli_context import Measuring, measuring, print_json, state_shape, warn
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,8 +85,10 @@ def compare(
     float, and those that gain are suggested.
     """
     from converter.compare import compare as measure
-    from converter.comparison.carry_out import require_origin
+    from converter.comparison.carry_out import command, require_origin, stored_origin
     from converter.comparison.suggestion import suggest
+    from converter.load import read_onnx
+    from converter.open import is_factory
     from converter.outputs import check_outputs
     from converter.report.comparison import comparison_tables, suggestion_text
     from converter.report.progress import progress_bars
@@ -104,8 +106,9 @@ def compare(
             found = measure(first.path, second.path, on.data, names=(first.name, second.name), progress=progress)
             suggestion = suggest(first.path, second.path, found, on.data, progress=progress)
         if not as_json:
-            given = _given(weights, input_shape) if ".py:" in reference else ()
-            show([*comparison_tables(found, on.data.preprocess), *suggestion_text(suggestion, on, given)])
+            given = _given(weights, input_shape) if is_factory(reference) else ()
+            line = command(reference, model, stored_origin(read_onnx(second.path)), suggestion, *given)
+            show([*comparison_tables(found, on.data.preprocess), *suggestion_text(suggestion, line)])
         acted = None if act is None else _act(on, suggestion, act, calibration, quiet, as_json)
     if as_json:
         print_json(found.to_json() | {"suggestion": suggestion.to_json(), "act": acted})

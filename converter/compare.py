@@ -175,7 +175,12 @@ class _Layers:
         self._introduced = {tensor: SqnrSum() for tensor in kept}
 
     def update(self, both: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], feeds: Mapping[str, NDArray[Any]]) -> None:
-        given = {tensor: both[tensor][1] for tensor in self._accumulated}
+        for tensor, (exact, quantized) in both.items():
+            if exact.shape != quantized.shape:  # the first batch can be as long as a channel axis that was swapped in
+                self.unlike.add(tensor)
+                self.moved.discard(tensor)
+                self._accumulated.pop(tensor, None)
+        given = {tensor: quantized for tensor, (_, quantized) in both.items() if tensor not in self.unlike}
         computed = self._cells.run(given, feeds, self._batch)
         for tensor, total in self._accumulated.items():
             exact, quantized = both[tensor]
@@ -217,9 +222,9 @@ class _Images:
             self._agreed += int((best[0] == best[1]).sum())
         for row in range(batch.count if wanted.ndim and len(wanted) == batch.count else 0):
             sqnr = sqnr_db(wanted[row], given[row])
-            classes = (None, None) if best is None else (int(best[0][row]), int(best[1][row]))
+            expected, found = (None, None) if best is None else (int(best[0][row]), int(best[1][row]))
             label = None if batch.labels is None else int(batch.labels[row])
-            error = ImageError(data.name(self.done + row), sqnr, *classes, label)
+            error = ImageError(data.name(self.done + row), sqnr, expected, found, label)
             entry = (-sqnr, -self.done - row, error)  # of equals the first
             (heapq.heappush if len(self._worst) < _WORST else heapq.heappushpop)(self._worst, entry)
         self.done += batch.count
@@ -248,7 +253,7 @@ class _Tap:
         self._inputs = inputs & set(tensors)
         types = self._runner.types
         self.floats = {
-            spec.name: onnx.helper.np_dtype_to_tensor_dtype(spec.dtype)
+            spec.name: int(onnx.helper.np_dtype_to_tensor_dtype(spec.dtype))
             for spec in self._runner.specs
             if np.issubdtype(spec.dtype, np.floating)
         }

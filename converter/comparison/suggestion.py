@@ -25,8 +25,9 @@ from converter.runner import Runner
 from converter.runtime import Progress
 from passes.numerics.error import SqnrSum
 
-__all__ = ["WORTH_DB", "Suggestion", "Trial", "suggest"]
+__all__ = ["GOOD_DB", "WORTH_DB", "Suggestion", "Trial", "suggest"]
 
+GOOD_DB = 30.0  # of scores that are so exact no layer needs help
 WORTH_DB = 0.5  # what a layer has to gain to be suggested
 _TRIED, _TOGETHER = 8, 3
 _IMAGES, _BATCH = 64, 8
@@ -90,6 +91,8 @@ def suggest(
     if not quantized or not rows:
         lacks = "lies between tensors that the reference has too" if quantized else "is there"
         return Suggestion(why=f"no quantized layer {lacks}")
+    if comparison.sqnr_db >= GOOD_DB:
+        return Suggestion(why=f"the scores are exact to {GOOD_DB:.0f} dB and more, which no layer spoils")
     bench = _Bench(reference, model, comparison, data.limit(_IMAGES))
     before = bench.sqnr([])
     trials: list[tuple[Trial, Cell]] = []
@@ -105,8 +108,8 @@ def suggest(
     chosen, gain = _chosen(bench, trials, before or 0.0)
     if not chosen:
         best = max((trial.gain_db for trial in tried), default=0.0)
-        names = "layer" if len(tried) == 1 else "layers"
-        why = f"of the {len(tried)} {names} that introduce most, exact, the best would gain {max(best, 0):.1f} dB"
+        noun = "layer" if len(tried) == 1 else "layers"
+        why = f"of the {len(tried)} {noun} that add most error, exact, the best would gain {max(best, 0):.1f} dB"
         return Suggestion(trials=tried, images=bench.images, why=why)
     names = [name for cell in chosen for name in cell.layers if name in quantized]
     bits = {name: 8 for name in names if (quantized[name] or 8) < 8}

@@ -4,6 +4,8 @@ One weight of the kept layer is huge and meets an input that is always zero. It 
 scale for the whole tensor it rounds all the others to zero.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -30,11 +32,11 @@ def net(op: str, clamp: str) -> onnx.ModelProto:
     """first -> Relu (channel 0 is always 0) -> the layer in question -> clamp -> last."""
     flat = op == "Gemm"
     shape = (4, 4) if flat else (4, 4, 2, 2)
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "a.weight": weight(4, 4, 1, 1),
         "b.weight": weight(*shape),
         "c.weight": weight(*shape),
-        "limit": np.float32(1),
+        "limit": np.array(1, np.float32),
     }
     constants["a.weight"][0] = 0
     middle = constants["b.weight"]

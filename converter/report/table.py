@@ -184,13 +184,13 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
             layer.storage,
             f"{layer.bytes:,}",
             layer.granularity,
-            _bits(layer.activation_bits),
+            layer.activation_type,
             Text("yes", style="green") if layer.fused else Text("no", style="yellow"),
         )
     reasons: dict[str, list[str]] = {}
     for layer in inspection.layers:
         if layer.reason:
-            reasons.setdefault(layer.reason, []).append(layer.name)
+            reasons.setdefault(f"fused, but {layer.reason}" if layer.fused else layer.reason, []).append(layer.name)
     why = plain_table("", ["not fused because", "layers"])
     for reason, names in reasons.items():
         row(why, reason, f"{len(names)}: {', '.join(names)}")

@@ -167,9 +167,8 @@ def _reason(
         return "its output is not quantized"
     if weight.bits < 8 and weight.storage.endswith("dequantize"):
         return f"not fused: DequantizeLinear of {weight.type}; {when}"
-    readers = [other.op_type for other in tensors.nodes if node.output[0] in other.input]
-    if readers and readers[0] in _CLAMPS:
-        return f"not fused: the {readers[0]} behind it clamps what its quantizer does not; {when}"
+    if types := runtime.mixed_types(node):
+        return f"not fused: onnxruntime makes {types[0]} of its input and {types[1]} of its output; {when}"
     return f"not fused by onnxruntime; {when}"
 
 

@@ -7,7 +7,7 @@ import onnx
 from onnx import NodeProto
 
 from converter.runtime import open_session
-from converter.stored_weights import INTEGER_OPS, StoredWeight, Tensors, find_weight, layer_roles
+from converter.stored_weights import INTEGER_OPS, StoredWeight, Tensors, find_weight, layer_roles, type_name
 from passes.errors import ModelError
 
 __all__ = ["OptimizedGraph"]
@@ -61,6 +61,23 @@ class OptimizedGraph:
             return ""
         found = find_weight(other, self.graph)
         return "" if found.codes is None or found.is_float else found.type
+
+    def mixed_types(self, node: NodeProto) -> tuple[str, str] | None:
+        """Integer types of a node's input and output in this graph, if they differ.
+
+        onnxruntime turns int8 activations into uint8, but not those that several operators read; integer kernels take
+        only one type.
+        """
+        other = self._counterpart(node)
+        if other is None or self.graph is None:
+            return None
+        maker = self.graph.makers.get(other.input[0])
+        reader = next((each for each in self.graph.nodes if other.output[0] in each.input), None)
+        if maker is None or reader is None or (maker.op_type, reader.op_type) != ("DequantizeLinear", "QuantizeLinear"):
+            return None
+        points = [self.graph.constants.get(each.input[2]) if len(each.input) > 2 else None for each in (maker, reader)]
+        before, after = ("uint8" if point is None else type_name(point.data_type) for point in points)
+        return None if before == after else (before, after)
 
     def _counterpart(self, node: NodeProto) -> NodeProto | None:
         candidates = self._by_name.get(node.name, []) if node.name else []

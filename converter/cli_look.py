@@ -1,5 +1,6 @@
 """The commands that look at files: `evaluate`, `compare`, `inspect`, `view`. They parse, call and print."""
 
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -193,4 +194,5 @@ def view(model: str, port: int | None, no_browser: bool) -> None:
 
     with served(Path(model), port=port, browse=not no_browser) as address:
         click.echo(f"{model} is at {address}; Ctrl-C ends it")
-        Event().wait()
+        with suppress(KeyboardInterrupt):  # the way to end it
+            Event().wait()

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 from rich.console import RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from converter.compare import Comparison, LayerError
@@ -32,7 +31,7 @@ def comparison_tables(comparison: Comparison, preprocess: Preprocess | None) -> 
         )
     hidden = len(comparison.layers) - len(shown)
     notes = ["SQNR of everything so far, and of", "what the layer itself adds"]
-    notes += [f"{hidden} operators that add nothing", "are not listed"] if hidden else []
+    notes += ["operators that add nothing", f"are not listed: {hidden}"] if hidden else []
     table.caption = "\n".join(notes)
     return [table, *([_worst_table(comparison)] if comparison.worst else []), _whole(comparison, preprocess)]
 
@@ -89,5 +88,5 @@ def suggestion_text(suggestion: Suggestion, command: str) -> list[RenderableType
     names = ", ".join([*suggestion.exclude, *(suggestion.bits or {})])
     verb = "is" if len(suggestion.exclude) + len(suggestion.bits or {}) == 1 else "are"
     told = f"\nThe scores gain {suggestion.gain_db:.1f} dB where {names} {verb} exact ({suggestion.images} images). Try"
-    line = Padding(Text(command, style="cyan", overflow="fold"), (0, 0, 0, 2))
+    line = Text(f"  {command}", style="cyan", no_wrap=True, overflow="ignore")
     return [Text(told), line, Text("or add --act OUT.onnx to this command, which does that and shows the gain.")]

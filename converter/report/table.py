@@ -47,7 +47,8 @@ def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> 
     console = Console(file=file, highlight=False)
     if console.is_terminal:
         for renderable in renderables:
-            console.print(fitted(renderable, console))
+            whole = isinstance(renderable, Text) and bool(renderable.no_wrap)  # a command, to be copied in one piece
+            console.print(fitted(renderable, console), soft_wrap=whole)
         return
     wide = Console(file=file, width=10_000)
     widths = [wide.measure(renderable).maximum for renderable in renderables]
@@ -62,10 +63,26 @@ def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> 
 
 
 def fitted(renderable: RenderableType, console: Console) -> RenderableType:
-    """A table that does not fit a narrow terminal as a list of its rows, `column value` after `column value`."""
-    if not isinstance(renderable, Table) or console.width >= _NARROW:
+    """A table for a terminal of this width, with no word cut in two.
+
+    Where that cannot be, or the terminal is narrow, it becomes a list of its rows, `column value` after `column value`.
+    """
+    if not isinstance(renderable, Table):
         return renderable
-    if Console(width=10_000).measure(renderable).maximum <= console.width:
+    natural = Console(width=10_000).measure(renderable).maximum
+    if natural <= console.width:
+        return renderable
+    texts = [[str(cell) for cell in (column.header, *column.cells)] for column in renderable.columns]
+    longest = [max(map(len, column)) for column in texts]
+    widths = [
+        whole if column.no_wrap else max(len(word) for cell in column_texts for word in cell.split() or [""])
+        for column, column_texts, whole in zip(renderable.columns, texts, longest, strict=True)
+    ]
+    spare = console.width - (natural - sum(longest)) - sum(widths)
+    if console.width >= _NARROW and spare >= 0:
+        wished = sum(longest) - sum(widths)
+        for column, width, whole in zip(renderable.columns, widths, longest, strict=True):
+            column.width = width + spare * (whole - width) // wished
         return renderable
     lines: list[RenderableType] = (
         [] if renderable.title is None else [Text(str(renderable.title).strip(), style="bold")]

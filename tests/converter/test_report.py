@@ -19,7 +19,9 @@ from converter.report import table
 from converter.report.comparison import comparison_tables, suggestion_text
 from converter.report.files import write_report
 from converter.report.progress import progress_bars
+from converter.report.targets import targets_table
 from converter.result import LayerReport
+from converter.targets import TARGETS
 from passes.errors import ConvertError, OutputError, UsageError
 from tests.models_zoo import images, small_cnn
 
@@ -110,7 +112,7 @@ def test_a_comparison_lists_layers_images_and_what_has_no_counterpart() -> None:
 
     assert row("conv") == ["conv", "Relu", "31.3", "dB", "33.3", "dB", "0.9995"]
     assert not any("slice" in line for line in lines)
-    assert row("1 operators") == ["1", "operators", "that", "add", "nothing"]
+    assert row("not listed") == ["are", "not", "listed:", "1"]
     assert row("cats") == ["cats/7.png", "9.9", "dB", "3", "5", "3"]
     assert row("agreement")[1:] == ["50.00", "%"]
     assert row("adds most")[2:] == ["33.3", "dB", "at", "conv"]
@@ -165,6 +167,30 @@ def test_a_narrow_terminal_gets_lists(width: int, monkeypatch: pytest.MonkeyPatc
     for cell in ("weights 4 bits", "bytes 1,234,567", "storage int4 cast", "fused yes", "not fused because"):
         assert cell in words
     assert all(len(line.strip()) != 1 for line in lines), "no column of single letters"
+
+
+@pytest.mark.parametrize("width", [80, 90, 120])
+def test_no_word_of_a_table_is_cut_in_two(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    file = Terminal()
+    table.show([targets_table(TARGETS)], file)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+    assert max(map(len, text.splitlines())) <= width
+    for target in TARGETS.values():
+        for word in (*target.runtime.split(), *target.description.split()):
+            assert word in text
+
+
+def test_a_command_is_printed_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it can be copied: a terminal breaks the line, we do not."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    command = "convert-onnx convert float.onnx -o OUT.onnx" + "".join(f" --bits layer{i}=8" for i in range(9))
+    file = Terminal()
+    table.show(suggestion_text(Suggestion((), {"layer1": 8}, 1.0, (), 64), command), file)
+    assert command in re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
 
 
 def test_a_narrow_table_stays_one_on_a_narrow_terminal() -> None:

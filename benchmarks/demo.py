@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -138,15 +139,16 @@ def convert_command(factory: str, weights: Path, photographs: Photographs, out: 
 
 
 def next_steps(command: Sequence[str], out: Path) -> RenderableType:
-    """The command that writes the last file, and two ways to look at it."""
+    """The command that writes the last file, and three ways to look at it."""
     best = shown(out / f"{RECIPES[-1]}.onnx")
-    found = shutil.which("netron") or Path(sys.executable).with_name("netron").exists()
-    netron = "" if found else "    (pip install netron, or drop the file on https://netron.app)"
+    pair = [shown(out / "float.onnx"), best, "--data", shown(out / "evaluation.npz")]
+    netron = "" if find_spec("netron") else "    (pip install netron, or drop the file on https://netron.app)"
     steps = Table.grid()
     for what, line in (
         (f"{best} by one command:", shlex.join(command)),
+        ("Where it loses, and what helps:", shlex.join([command[0], "compare", *pair])),
         ("Layer by layer:", shlex.join([command[0], "inspect", best])),
-        ("Open it in Netron:", shlex.join([_program("netron"), best]) + netron),
+        ("Open it in Netron:", shlex.join([command[0], "view", best]) + netron),
     ):
         steps.add_row(Text(what, style="bold"))
         steps.add_row(Padding(Text(line, style="cyan", overflow="fold"), (0, 0, 1, 2)))

@@ -1,11 +1,9 @@
 """The command line: parses, calls, prints. Everything it does is a function of the library."""
 
 import errno
-import json
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -13,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter import options
+from converter.cli_context import given_preprocess, state_shape, warn
+from converter.cli_look import compare, evaluate, inspect, view
 from converter.cli_targets import targets, verify
 from converter.cli_train import train
 from converter.user_code import Terminated
-from passes.errors import ConvertError, UsageError
+from passes.errors import ConvertError
 
 if TYPE_CHECKING:
-    from converter.preprocess import Preprocess
     from passes.learned_rounding import Device
 
 __all__ = ["cli", "main"]
@@ -81,8 +80,15 @@ def cli() -> None:
 @cli.command()
 @click.argument("model")
 @options.output
-@click.option("--recipe", default="int8", show_default=True, metavar="NAME|FILE.toml", help="See `recipes`.")
+@click.option(
+    "--recipe",
+    default="int8",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="See `recipes`; a .toml file; or an .onnx file, to convert as it was.",
+)
 @click.option("--target", default="cpu", show_default=True, metavar="NAME", help="See `targets`.")
+@options.layers
 @click.option("--calibration", metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Calibration images used; 512 unless the recipe says."
@@ -101,6 +107,8 @@ def convert(
     output: Path,
     recipe: str,
     target: str,
+    exclude: tuple[str, ...],
+    bits: tuple[tuple[str, int], ...],
     calibration: str | None,
     limit: int | None,
     evaluation: str | None,
@@ -135,23 +143,25 @@ def convert(
         ],
     )
     if evaluation is not None and calibration is not None and same_file(evaluation, calibration):
-        _warn(f"{evaluation} calibrates and evaluates: the accuracy shown is not that on unseen images")
-    _state_shape([model], input_shape)
+        warn(f"{evaluation} calibrates and evaluates: the accuracy shown is not that on unseen images")
+    state_shape([model], input_shape)
     with progress_bars(quiet=quiet) as progress:
         result = quantize(
             model,
             calibration,
             recipe=recipe,
             target=target,
+            exclude=exclude,
+            bits=dict(bits),
             evaluation=evaluation,
             weights=weights,
             input_shape=input_shape,
-            preprocess=_preprocess(**images),
+            preprocess=given_preprocess(**images),
             limit=limit,
             seed=seed,
             device=device,
             progress=progress,
-            warn=_warn,
+            warn=warn,
         )
     finish(result, model, output, report, quiet=quiet)
 
@@ -181,8 +191,8 @@ def export(
     from converter.save import save_onnx
 
     check_outputs([("-o", output)], [("MODEL", model), ("--weights", weights)])
-    preprocess = _preprocess(**images)
-    _state_shape([model], input_shape)
+    preprocess = given_preprocess(**images)
+    state_shape([model], input_shape)
     exported = export_module(load_module(model, weights), input_shape or DEFAULT_INPUT_SHAPE)
     if any(images.values()):
         check_channels(preprocess, input_specs(exported.model))
@@ -191,117 +201,6 @@ def export(
     if not quiet:
         click.echo(f"Parity: {exported.parity}")
     click.echo(f"Wrote {output} ({size(model_bytes(output))})")
-
-
-@cli.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@options.data
-@options.json
-@options.limit
-@options.torch
-@options.images
-@options.quiet
-def evaluate(
-    models: tuple[str, ...],
-    data: str,
-    as_json: bool,
-    limit: int | None,
-    weights: Path | None,
-    input_shape: tuple[int, ...] | None,
-    quiet: bool,
-    **images: Any,
-) -> None:
-    """Accuracy, size and latency, side by side.
-
-    A MODEL is an .onnx file or FILE.py:FACTORY; the first is the reference. Preprocessing comes from
-    the files' metadata; options go before it.
-    """
-    from converter.evaluate import evaluate as measure
-    from converter.measured import load_for
-    from converter.open import model_files, suggesting_shape
-    from converter.preprocess_use import unscaled
-    from converter.report import table
-    from converter.report.progress import progress_bars
-
-    preprocess = _preprocess(**images)
-    shape = _state_shape(models, input_shape)
-    with model_files(models, weights=weights, input_shape=input_shape) as files:
-        with suggesting_shape(shape):
-            dataset = load_for(files, data, preprocess, limit)
-        _warn(unscaled(dataset))
-        with progress_bars(quiet=quiet) as progress:
-            names = [file.name for file in files]
-            evaluation = measure([file.path for file in files], dataset, names=names, progress=progress)
-    if as_json:
-        _print_json(evaluation.to_json())
-    else:
-        table.show([table.evaluation_table(evaluation)])
-
-
-@cli.command()
-@click.argument("reference")
-@click.argument("model")
-@options.data
-@options.json
-@options.limit
-@options.torch
-@options.images
-@options.quiet
-def compare(
-    reference: str,
-    model: str,
-    data: str,
-    as_json: bool,
-    limit: int | None,
-    weights: Path | None,
-    input_shape: tuple[int, ...] | None,
-    quiet: bool,
-    **images: Any,
-) -> None:
-    """Errors of MODEL against REFERENCE, by layer; both are .onnx files or FILE.py:FACTORY."""
-    from converter.compare import compare as measure
-    from converter.measured import load_for
-    from converter.open import model_files, suggesting_shape
-    from converter.preprocess_use import unscaled
-    from converter.report import table
-    from converter.report.progress import progress_bars
-
-    preprocess = _preprocess(**images)
-    shape = _state_shape((reference, model), input_shape)
-    with model_files((reference, model), weights=weights, input_shape=input_shape) as files:
-        with suggesting_shape(shape):
-            dataset = load_for(files, data, preprocess, limit)
-        _warn(unscaled(dataset))
-        with progress_bars(quiet=quiet) as progress:
-            first, second = files
-            names = (first.name, second.name)
-            comparison = measure(first.path, second.path, dataset, names=names, progress=progress)
-    if as_json:
-        _print_json(comparison.to_json())
-    else:
-        table.show(table.comparison_tables(comparison, dataset.preprocess))
-
-
-@cli.command()
-@click.argument("model")
-@options.json
-@options.torch
-def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[int, ...] | None) -> None:
-    """What is in an .onnx file, or in the export of FILE.py:FACTORY, by layer.
-
-    Bits, storage, bytes, and whether onnxruntime runs the layer on integers; if not, why.
-    """
-    from converter.inspect import inspect_model
-    from converter.open import model_files
-    from converter.report import table
-
-    _state_shape([model], input_shape)
-    with model_files([model], weights=weights, input_shape=input_shape) as files:
-        inspection = inspect_model(files[0].path, files[0].name)
-    if as_json:
-        _print_json(inspection.to_json())
-    else:
-        table.show(table.inspection_tables(inspection))
 
 
 @cli.command()
@@ -318,38 +217,8 @@ def recipes(name: str | None) -> None:
         table.show([table.recipes_table(RECIPES)])
 
 
-cli.add_command(targets)
-cli.add_command(train)
-cli.add_command(verify)
-
-
-def _preprocess(
-    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, resize: int | None, crop: int | None
-) -> "Preprocess":
-    from converter.preprocess import Preprocess
-
-    try:
-        return Preprocess(mean=mean, std=std, resize=resize, crop=crop)
-    except ConvertError as error:
-        raise UsageError(str(error)) from error
-
-
-def _state_shape(models: Sequence[str], input_shape: tuple[int, ...] | None) -> str:
-    """Say which input shape is assumed where one is needed and was not given; returns it."""
-    from converter.open import assumed_shape
-
-    shape = assumed_shape(models, input_shape)
-    _warn(shape and f"inputs are assumed to be {shape}; --input-shape gives another")
-    return shape
-
-
-def _warn(message: str) -> None:
-    if message:
-        click.echo(f"Warning: {message}", err=True)
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    click.echo(json.dumps(content, indent=2, allow_nan=False))
+for command in (train, evaluate, compare, inspect, view, verify, targets):
+    cli.add_command(command)
 
 
 def _leave(number: int, _: FrameType | None) -> None:

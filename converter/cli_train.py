@@ -20,6 +20,7 @@ __all__ = ["train"]
 @click.option("--data", required=True, metavar="DATA", help="Training images: .npz, folder or FILE.py:CALLABLE.")
 @click.option("--recipe", default="int4-qat", show_default=True, metavar="NAME|FILE.toml", help="One with a qat pass.")
 @click.option("--target", default="cpu", show_default=True, metavar="NAME", help="See `targets`.")
+@options.layers
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Over the training images; 10.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step; 32.")
 @click.option("--rate", type=float, metavar="R", help="Learning rate, in steps of the weights' grid; 0.0003.")
@@ -52,6 +53,8 @@ def train(
     data: str,
     recipe: str,
     target: str,
+    exclude: tuple[str, ...],
+    bits: tuple[tuple[str, int], ...],
     calibration: str | None,
     limit: int | None,
     evaluation: str | None,
@@ -98,6 +101,8 @@ def train(
             settings=settings,
             calibration=calibration,
             target=target,
+            exclude=exclude,
+            bits=dict(bits),
             evaluation=evaluation,
             weights=weights,
             input_shape=input_shape,

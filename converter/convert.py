@@ -3,7 +3,7 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from converter.evaluate import Evaluation, evaluate
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
 from converter.open import assumed_shape, open_model, suggesting_shape
 from converter.recipe import Recipe, find_recipe, learning_on
+from converter.recipe_changes import with_layers
 from converter.result import Result, layer_reports, stamp, versions
 from converter.run_pass import Means, run_pass
 from converter.runtime import Progress
@@ -48,6 +49,8 @@ def convert(
     *,
     recipe: str | Path | Recipe = "int8",
     target: str = "cpu",
+    exclude: Sequence[str] = (),
+    bits: Mapping[str, int] | None = None,
     evaluation: Any = None,
     training: Any = None,
     checkpoint: Path | None = None,
@@ -66,8 +69,10 @@ def convert(
     Args:
         model: path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
         calibration: .npz, image folder, ``FILE.py:CALLABLE``, or arrays; see `converter.data.load_data`.
-        recipe: name, TOML file or `Recipe`.
+        recipe: name, TOML file or `Recipe`; or an .onnx file, to convert as it was.
         target: where the file will run; see `converter.targets`.
+        exclude: names of layers that stay in float, besides those the recipe leaves.
+        bits: weight bits by layer name; go before the recipe's.
         evaluation: data to measure the result on, in the same forms as ``calibration``.
         training: what a pass that trains learns from, in the same forms; the calibration data if not given, and where
             only this is given its images calibrate too.
@@ -86,7 +91,7 @@ def convert(
         ConvertError: anything a user can mend; the message says how.
     """
     started = time.perf_counter()
-    plan = learning_on(find_recipe(recipe), device)
+    plan = with_layers(learning_on(find_recipe(recipe), device), exclude, bits)
     chosen = find_target(target)
     require_calibration(calibration, training, plan)
     source = open_model(model, weights=weights, input_shape=input_shape)

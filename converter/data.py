@@ -130,6 +130,10 @@ class Dataset:
         first = _spread(len(self), n, seed)
         return self.select(first), self.select(np.setdiff1d(np.arange(len(self)), first))
 
+    def name(self, row: int) -> str:
+        """What a person finds a row by: its file below the folder, or its number in the arrays as they were given."""
+        return self._rows.name(row)
+
     def digest(self) -> str:
         """SHA-256, in hex, of the data in use: raw bytes of arrays or files in order, and labels. Not preprocessing."""
         return self._rows.digest()

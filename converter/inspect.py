@@ -5,7 +5,6 @@ is opened on the CPU and the graph it optimized is read back.
 """
 
 import json
-import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +16,8 @@ from onnx import NodeProto
 
 from converter.evaluate import model_bytes
 from converter.load import read_onnx
-from converter.runtime import open_session
+from converter.optimized_graph import OptimizedGraph
 from converter.stored_weights import (
-    INTEGER_OPS,
     StoredWeight,
     Tensors,
     find_weight,
@@ -28,11 +26,11 @@ from converter.stored_weights import (
     type_bits,
     type_name,
 )
-from passes.errors import ModelError
 
 __all__ = ["InspectedLayer", "Inspection", "inspect_model"]
 
 _PREFIX = "convert_onnx."
+_CLAMPS = frozenset({"Relu", "Clip"})
 _INT8_ACCURACY = 4  # accuracy_level at which MatMulNBits rounds its activations to int8; they are floats below
 
 
@@ -46,9 +44,10 @@ class InspectedLayer:
     bytes            of codes, scales and zero points in the file
     granularity      what shares a scale: "tensor", "channel", "block 32"; empty for floats
     activation_bits  of what the layer reads, or itself rounds it to (MatMulNBits at accuracy_level 4)
+    activation_type  the type of these: "uint8", "float32", "float16", ...
     fused            whether onnxruntime's CPU provider runs it as one operator that reads the codes; MatMulNBits reads
                      them beside float activations, every other one multiplies integers
-    reason           why not; empty if it does
+    reason           why not, or what onnxruntime does to the weight by itself; empty where neither is so
     """
 
     name: str
@@ -58,6 +57,7 @@ class InspectedLayer:
     bytes: int
     granularity: str
     activation_bits: int
+    activation_type: str
     fused: bool
     reason: str
 
@@ -94,7 +94,7 @@ def inspect_model(path: str | Path, name: str | None = None) -> Inspection:
         entry.key.removeprefix(_PREFIX): entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)
     }
     tensors = Tensors.of(_inlined(model).graph)
-    runtime = _Runtime.open(path)
+    runtime = OptimizedGraph.open(path)
     bits, kept = _mapping(metadata.get("layer_bits")), _mapping(metadata.get("kept"))
     layers = tuple(
         _layer(node, tensors, runtime, bits, kept) for node in tensors.nodes if layer_roles(node) is not None
@@ -106,72 +106,36 @@ def inspect_model(path: str | Path, name: str | None = None) -> Inspection:
     return Inspection(_facts(name or str(path), model, size, metadata, runtime), layers, dict(sorted(by_type.items())))
 
 
-class _Runtime:
-    """The graph that onnxruntime runs; none, and why, if it cannot load the file."""
-
-    def __init__(self, graph: Tensors | None, problem: str = "") -> None:
-        self.graph = graph
-        self.problem = problem
-        nodes = graph.nodes if graph is not None else ()
-        self._by_output = {name: node for node in nodes for name in node.output}
-        self._integer = [node for node in nodes if node.op_type in INTEGER_OPS]
-        self._by_name: dict[str, list[NodeProto]] = {}
-        for node in nodes:  # a node onnxruntime makes in place of another bears its name, or name_token_1
-            self._by_name.setdefault(node.name.partition("_token_")[0], []).append(node)
-
-    @classmethod
-    def open(cls, path: Path) -> "_Runtime":
-        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-            optimized = Path(folder) / "optimized.onnx"
-            try:
-                open_session(path, threads=1, optimized=optimized)
-            except ModelError as error:
-                return cls(None, str(error))
-            return cls(Tensors.of(onnx.load_model(optimized, load_external_data=False).graph))
-
-    def integer_node(self, node: NodeProto, weight: StoredWeight) -> NodeProto | None:
-        """The integer operator that this node became: by its name, else its output, else its weight."""
-        candidates = self._by_name.get(node.name, []) if node.name else []
-        if not candidates:
-            path = set(weight.path)
-            readers = [other for other in self._integer if _at(other.input, INTEGER_OPS[other.op_type].weight) in path]
-            candidates = [self._by_output[name] for name in node.output if name in self._by_output] or readers
-        return next((other for other in candidates if other.op_type in INTEGER_OPS), None)
-
-    def dequantizes_every_run(self, node: NodeProto) -> bool:
-        """Whether the node's weight is still computed in the optimized graph."""
-        candidates = self._by_name.get(node.name, []) if node.name else []
-        other = candidates[0] if candidates else self._by_output.get(node.output[0])
-        if other is None or self.graph is None:
-            return False
-        roles = layer_roles(other)
-        return roles is not None and _at(other.input, roles.weight) in self.graph.makers
-
-
 def _layer(
-    node: NodeProto, tensors: Tensors, runtime: _Runtime, bits: Mapping[str, Any], kept: Mapping[str, Any]
+    node: NodeProto, tensors: Tensors, runtime: OptimizedGraph, bits: Mapping[str, Any], kept: Mapping[str, Any]
 ) -> InspectedLayer:
     weight = find_weight(node, tensors)
     running = runtime.integer_node(node, weight)
-    name, activation_bits = node.name or node.output[0], _activation_bits(node, running, tensors)
+    name, activation = node.name or node.output[0], _activation_type(node, running, weight, tensors)
     fused = not weight.is_float and running is not None
-    stored, storage = weight.bits, weight.storage
+    stored, storage, granularity = weight.bits, weight.storage, weight.granularity
     if node.op_type == "MatMulNBits":
         stored, storage = _attribute(node, "bits", 4), "matmulnbits"
     elif storage.endswith(" quantize"):
         stored, fused = _quantized_bits(weight), running is not None
     quantized = weight.codes is not None and (not weight.is_float or storage.endswith(" quantize"))
     grid = bits.get(name, stored) if quantized else stored
+    reason = "" if fused else _reason(node, weight, quantized, activation, tensors, runtime, kept.get(name))
+    rounded = "" if quantized or weight.codes is None else runtime.rounds_weight(node)
+    if rounded:
+        grid, granularity, fused = type_bits(rounded), "tensor", running is not None
+        reason = f"onnxruntime rounds its {weight.type} weight to {rounded} at load, one scale for the whole tensor"
     return InspectedLayer(
         name=name,
         op=node.op_type,
         weight_bits=None if weight.codes is None else grid,
         storage=storage,
         bytes=weight.bytes,
-        granularity=weight.granularity,
-        activation_bits=activation_bits,
+        granularity=granularity,
+        activation_bits=type_bits(activation),
+        activation_type=activation,
         fused=fused,
-        reason="" if fused else _reason(node, weight, quantized, activation_bits, tensors, runtime, kept.get(name)),
+        reason=reason,
     )
 
 
@@ -179,9 +143,9 @@ def _reason(
     node: NodeProto,
     weight: StoredWeight,
     quantized: bool,
-    activation_bits: int,
+    activation: str,
     tensors: Tensors,
-    runtime: _Runtime,
+    runtime: OptimizedGraph,
     kept: str | None,
 ) -> str:
     """Why no integer operator reads the layer's codes."""
@@ -192,32 +156,44 @@ def _reason(
     if runtime.problem:
         return runtime.problem
     when = "dequantized " + ("on every run" if runtime.dequantizes_every_run(node) else "at load")
-    if activation_bits == 32:
+    if "float" in activation:
         return f"float activations; {when}"
     if node.op_type == "ConvTranspose":
         return f"no integer ConvTranspose; {when}"
-    readers = [other.op_type for other in tensors.nodes if node.output[0] in other.input]
-    if node.op_type == "Conv" and readers != ["QuantizeLinear"]:
+    for what, bits in (("activations", type_bits(activation)), ("weights", weight.bits)):
+        if bits > 8:
+            return f"no integer kernel for {bits}-bit {what}; {when}"
+    if node.op_type == "Conv" and not _is_rounded(node.output[0], tensors):
         return "its output is not quantized"
     if weight.bits < 8 and weight.storage.endswith("dequantize"):
         return f"not fused: DequantizeLinear of {weight.type}; {when}"
+    if types := runtime.mixed_types(node):
+        return f"not fused: onnxruntime makes {types[0]} of its input and {types[1]} of its output; {when}"
     return f"not fused by onnxruntime; {when}"
 
 
-def _activation_bits(node: NodeProto, running: NodeProto | None, tensors: Tensors) -> int:
-    """Bits of the layer's input, by the integers it was dequantized from; ``running`` is what the node became."""
+def _is_rounded(name: str, tensors: Tensors) -> bool:
+    """Whether a tensor is quantized by all that read it, behind a clamp or not."""
+    readers = [node for node in tensors.nodes if name in node.input]
+    if len(readers) == 1 and readers[0].op_type in _CLAMPS:
+        return _is_rounded(readers[0].output[0], tensors)
+    return bool(readers) and all(node.op_type == "QuantizeLinear" for node in readers)
+
+
+def _activation_type(node: NodeProto, running: NodeProto | None, weight: StoredWeight, tensors: Tensors) -> str:
+    """Type of the layer's input, or of the integers it was dequantized from; ``running`` is what the node became."""
     roles = layer_roles(node)
     for other in (node, running):
         if other is not None and other.op_type == "MatMulNBits":
-            return 8 if _attribute(other, "accuracy_level", 0) == _INT8_ACCURACY else 32
-    if node.op_type in {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}:
-        return 8
+            return "int8" if _attribute(other, "accuracy_level", 0) == _INT8_ACCURACY else weight.read_type
     if roles is not None and roles.activation is not None:
-        return _bits_of(tensors, _at(node.input, roles.activation))
+        return _type_of(tensors, _at(node.input, roles.activation))
+    if node.op_type == "DynamicQuantizeMatMul":
+        return "uint8"
     maker = tensors.makers.get(node.input[0])
     if maker is None or maker.op_type != "DequantizeLinear" or _at(maker.input, 0) in tensors.constants:
-        return 32
-    return _bits_of(tensors, _at(maker.input, 2))
+        return weight.read_type
+    return _type_of(tensors, _at(maker.input, 2))
 
 
 def _attribute(node: NodeProto, name: str, default: int) -> int:
@@ -229,13 +205,13 @@ def _quantized_bits(weight: StoredWeight) -> int:
     return type_bits(type_name(weight.zero_point.data_type)) if weight.zero_point is not None else 8
 
 
-def _bits_of(tensors: Tensors, zero_point: str) -> int:
+def _type_of(tensors: Tensors, zero_point: str) -> str:
     tensor = tensors.constants.get(zero_point)
-    return 8 if tensor is None else type_bits(type_name(tensor.data_type))
+    return "uint8" if tensor is None else type_name(tensor.data_type)
 
 
 def _facts(
-    name: str, model: onnx.ModelProto, size: int, metadata: Mapping[str, str], runtime: _Runtime
+    name: str, model: onnx.ModelProto, size: int, metadata: Mapping[str, str], runtime: OptimizedGraph
 ) -> dict[str, Any]:
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     facts: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["FILE", "data", "images", "json", "limit", "output", "quiet", "report", "torch"]
+__all__ = ["FILE", "data", "images", "json", "layers", "limit", "output", "quiet", "report", "torch"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,6 +26,13 @@ def _shape(text: str) -> tuple[int, ...]:
     if min(sizes) < 1:
         raise click.BadParameter(f"{text!r} has a size below 1; write sizes such as 1,3,224,224")
     return sizes
+
+
+def _bits(text: str) -> tuple[str, int]:
+    name, _, bits = text.rpartition("=")
+    if not name or not bits.isdecimal() or not 2 <= int(bits) <= 8:
+        raise click.BadParameter(f"{text!r} is not a layer and its bits, 2 to 8, such as conv1=8")
+    return name, int(bits)
 
 
 def _several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -53,6 +60,12 @@ images = _several(
 )
 report = click.option(
     "--report", type=FILE, multiple=True, metavar="FILE", help="Also write a .json or .html report; may be repeated."
+)
+layers = _several(
+    click.option("--exclude", multiple=True, metavar="LAYER", help="Leave a layer in float; may be repeated."),
+    click.option(
+        "--bits", type=_bits, multiple=True, metavar="LAYER=N", help="Weight bits of a layer, 2 to 8; may be repeated."
+    ),
 )
 limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")

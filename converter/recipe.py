@@ -10,10 +10,12 @@ from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import onnx
 import tomli_w
 
 from converter.emit.matmul_nbits import BLOCKS
 from converter.emit.weights import STORAGES, Storage
+from converter.load import read_onnx
 from converter.preprocess import Preprocess
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
@@ -36,6 +38,7 @@ from passes.smoothquant import SmoothQuant
 __all__ = [
     "PASSES",
     "RECIPES",
+    "RECIPE_KEY",
     "Recipe",
     "dump_recipe",
     "find_recipe",
@@ -43,7 +46,10 @@ __all__ = [
     "parse_recipe",
     "recipe_content",
     "recipe_values",
+    "stored_recipe",
 ]
+
+RECIPE_KEY = "convert_onnx.recipe"
 
 Pass = GraphPass | LayerPass | CorrectionPass | LearnedRounding | Qat
 
@@ -181,24 +187,42 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 
 def find_recipe(spec: str | Path | Recipe) -> Recipe:
-    """A recipe by name or from a TOML file.
+    """A recipe by name, from a TOML file, or the one that an .onnx file was converted with.
 
     Raises:
         RecipeError: no such recipe or file, or the file's content is wrong; quotes what and names the nearest.
+        ModelError: the .onnx file cannot be read.
     """
     if isinstance(spec, Recipe):
         return spec
     if str(spec) in RECIPES:
         return RECIPES[str(spec)]
     path = Path(spec)
+    if path.suffix == ".onnx":
+        return stored_recipe(read_onnx(path), str(path))
     if path.suffix != ".toml":
-        raise RecipeError(f"no recipe is named {str(spec)!r}; {_nearest(str(spec), RECIPES)}, or give a .toml file")
+        raise RecipeError(
+            f"no recipe is named {str(spec)!r}; {_nearest(str(spec), RECIPES)}, or give a .toml file, or an .onnx file "
+            "to convert as it was"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise RecipeError(f"cannot read the recipe {path}: {reason}") from error
     return parse_recipe(text, str(path))
+
+
+def stored_recipe(model: onnx.ModelProto, name: str) -> Recipe:
+    """The recipe in the metadata of a model that `convert` wrote; ``name`` is the model's.
+
+    Raises:
+        RecipeError: there is none, or this version does not know what it names.
+    """
+    found = next((entry.value for entry in model.metadata_props if entry.key == RECIPE_KEY), None)
+    if found is None:
+        raise RecipeError(f"{name} holds no recipe: `convert` did not write it; give a recipe's name or a .toml file")
+    return parse_recipe(found, f"the recipe in {name}")
 
 
 def learning_on(recipe: Recipe, device: Device | None) -> Recipe:

@@ -48,6 +48,9 @@ class Source(Protocol):
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Rows start..stop as model inputs {name: [stop - start, ...]}."""
 
+    def name(self, row: int) -> str:
+        """What a person finds the row by: a file's path below the folder, or its number in the arrays as given."""
+
     def check(self) -> None:
         """Raise DataError, naming the row, for what can be found wrong before the rows are used."""
 
@@ -61,6 +64,7 @@ class ArraySource:
 
     rows    the rows of the arrays in use; they are views, nothing is copied
     names   what the arrays are called in messages, {input name: name}
+    origin  the number that each row of the arrays had when they were given; None where it is its own
     """
 
     source: str
@@ -70,6 +74,7 @@ class ArraySource:
     specs: tuple[InputSpec, ...]
     preprocess: Preprocess
     rows: Rows
+    origin: Rows | None = None
 
     def __post_init__(self) -> None:
         for spec in self.specs:
@@ -88,7 +93,12 @@ class ArraySource:
     def compact(self) -> "ArraySource":
         """The same rows in arrays of their own, so that the rest can leave memory."""
         arrays = {name: array[self.rows] for name, array in self.arrays.items()}
-        return replace(self, arrays=arrays, rows=np.arange(len(self.rows)))
+        origin = self.rows if self.origin is None else self.origin[self.rows]
+        return replace(self, arrays=arrays, rows=np.arange(len(self.rows)), origin=origin)
+
+    def name(self, row: int) -> str:
+        place = self.rows[row]
+        return str(int(place if self.origin is None else self.origin[place]))
 
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         feeds = {}
@@ -200,6 +210,9 @@ class FolderSource:
     def take(self, rows: Rows) -> "FolderSource":
         files = tuple(self.files[row] for row in rows)
         return replace(self, files=files, labels=None if self.labels is None else self.labels[rows])
+
+    def name(self, row: int) -> str:
+        return self.files[row].relative_to(self.root).as_posix()
 
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         pixels = np.stack([self._pixels(file) for file in self.files[start:stop]])  # [n, h, w, c]

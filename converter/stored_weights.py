@@ -132,6 +132,16 @@ class StoredWeight:
         return sum(tensor_bytes(tensor) for tensor in parts if tensor is not None)
 
     @property
+    def read_type(self) -> str:
+        """Of the floats that the operator reads: its activations are of the same, if they are floats."""
+        for node in self.operators:  # from the operator backwards
+            if node.op_type == "Cast":
+                return type_name(next(entry.i for entry in node.attribute if entry.name == "to"))
+            if node.op_type in {"DequantizeLinear", "MatMulNBits"} and self.scale is not None:
+                return type_name(self.scale.data_type)
+        return self.type if self.is_float else "float32"
+
+    @property
     def storage(self) -> str:
         """How it is stored: "float32", "int8", "int4 cast", "int4 dequantize", "int4 rescale"."""
         ops = {node.op_type for node in self.operators}

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from passes.errors import QuantizationError
+from passes.layer_names import require_layer
 from passes.linear import Linear, linear_layers
 from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
@@ -293,8 +294,7 @@ class LayerPass:
             QuantizationError: `layer_bits` names a layer that does not exist.
         """
         for name in self.layer_bits:
-            if name not in layers:
-                raise QuantizationError(f"layer_bits: no layer is named {name!r}; the layers are {', '.join(layers)}")
+            require_layer(name, layers, "layer_bits")
         bits = dict.fromkeys(layers, self.bits)
         if self.first_last_bits is not None and bits:
             names = list(layers)

@@ -13,6 +13,7 @@ from onnx import NodeProto, TensorProto
 
 from converter.emit.floats import float_model, set_opsets
 from converter.emit.fragment import Fragment, Names
+from converter.emit.kept_float import would_be_rounded
 from converter.emit.matmul_nbits import matmul_nbits
 from converter.emit.weights import Storage, dequantized_weight, file_bits, rescaled_weight
 from passes.base import Model, Quantized
@@ -75,6 +76,7 @@ class _Writer:
     def run(self, graph: onnx.GraphProto) -> None:
         outputs = {value.name for value in graph.output}
         clamps, absorbed = _absorbed(self.model, graph, outputs)
+        readers = _readers(graph)
         renamed: dict[str, str] = {}
         for value in graph.input:
             if value.name in self.model.ranges:
@@ -85,8 +87,12 @@ class _Writer:
             node.output[:] = [absorbed.get(name, name) for name in node.output]
             written = [name for name in node.output if name in self.model.ranges]
             sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
+            rounded = would_be_rounded(node, readers, self.model.ranges, node.output[0])
             node.output[:] = [sources.get(name, name) for name in node.output]  # outputs of the graph keep their names
-            self.write(node, renamed)
+            if rounded and not self.on_integers(node):
+                self.write_kept(node, renamed)
+            else:
+                self.write(node, renamed)
             for name in written:
                 renamed[name] = self.quantize(name, sources.get(name, name), name if name in outputs else None)
         used = {name for node in self.nodes for name in node.input} | outputs
@@ -96,6 +102,19 @@ class _Writer:
         for field, content in (("node", self.nodes), ("initializer", kept + self.initializers), ("value_info", shapes)):
             graph.ClearField(field)
             getattr(graph, field).extend(content)
+
+    def on_integers(self, node: NodeProto) -> bool:
+        layer = self.layers.get(node.name)
+        return layer is not None and runs_on_integers(self.model, layer)
+
+    def write_kept(self, node: NodeProto, renamed: dict[str, str]) -> None:
+        """Append a layer that onnxruntime must leave in float; see `converter.emit.kept_float`."""
+        result = node.output[0]
+        node.output[0] = self.names.tensor(f"{result}_float")
+        self.write(node, renamed)
+        fragment = Fragment(self.names)
+        fragment.node_into("Sum", f"{node.name}_stays_float", [node.output[0]], result)
+        self.add(fragment)
 
     def write(self, node: NodeProto, renamed: dict[str, str]) -> None:
         """Append a node, and before it the form of its weight."""
@@ -188,12 +207,18 @@ def _one_axis(layer: Linear, quantized: Quantized) -> bool:
     return quantized.grid.block is None and not (layer.op == "ConvTranspose" and layer.groups > 1)
 
 
-def _absorbed(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[set[str], dict[str, str]]:
-    """Clamps the quantizer after them makes needless: node names, and ``input tensor -> output tensor``."""
-    readers: dict[str, int] = {}
+def _readers(graph: onnx.GraphProto) -> dict[str, list[NodeProto]]:
+    """By tensor: the nodes that read it, as often as they do."""
+    readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _absorbed(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[set[str], dict[str, str]]:
+    """Clamps the quantizer after them makes needless: node names, and ``input tensor -> output tensor``."""
+    readers = _readers(graph)
     produced = {name for node in graph.node for name in node.output}
     clamps: set[str] = set()
     result: dict[str, str] = {}
@@ -204,7 +229,7 @@ def _absorbed(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[
         source = node.inputs[0].name
         if bounds is None or grid is None or source in model.ranges or source in outputs:
             continue
-        if readers.get(source) != 1 or source not in produced:
+        if len(readers.get(source, ())) != 1 or source not in produced:
             continue
         first, last = grid.code_range
         low, high = (first - grid.zero_point) * float(grid.scale), (last - grid.zero_point) * float(grid.scale)

@@ -4,19 +4,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from converter.runtime import Progress as Callback
 
 __all__ = ["progress_bars"]
 
+_NARROW = 80  # columns
+
 
 @contextmanager
 def progress_bars(*, quiet: bool = False) -> Iterator[Callback]:
-    """A callback that draws one bar for each kind of work; it draws nothing if ``quiet`` or stderr is no terminal."""
+    """A callback that draws one bar for each kind of work, with the time it took and the time it will take.
+
+    It draws nothing if ``quiet``, or if stderr is no terminal or one that cannot move its cursor.
+    """
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(None if console.width < _NARROW else 40),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left", style="dim"),
+        TimeRemainingColumn(compact=True),
+    )
+    silent = quiet or not console.is_terminal or console.is_dumb_terminal
+    with Progress(*columns, console=console, transient=True, disable=silent, expand=console.width < _NARROW) as bars:
         tasks: dict[str, TaskID] = {}
 
         def update(what: str, done: int, total: int) -> None:

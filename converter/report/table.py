@@ -1,6 +1,5 @@
 """Results as rich tables: one style for all of them, on a terminal, in a pipe and in HTML."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
@@ -11,26 +10,29 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from converter.compare import Comparison, LayerError
 from converter.evaluate import Evaluation, Measurement
 from converter.inspect import Inspection
 from converter.latency import BATCH, THREADS
 from converter.preprocess import Preprocess
 from converter.recipe import Recipe
 from converter.result import LayerReport, Result
-from passes.linear import LINEAR_OPS
 
 __all__ = [
     "before_after_table",
-    "comparison_tables",
     "conversion_tables",
+    "decibels",
     "evaluation_table",
     "fitted",
     "float_layers_table",
     "inspection_tables",
     "layers_table",
+    "percent",
+    "plain_table",
+    "preprocessing",
     "recipes_table",
+    "row",
     "show",
+    "size",
     "weights_table",
 ]
 
@@ -45,7 +47,8 @@ def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> 
     console = Console(file=file, highlight=False)
     if console.is_terminal:
         for renderable in renderables:
-            console.print(fitted(renderable, console))
+            whole = isinstance(renderable, Text) and bool(renderable.no_wrap)  # a command, to be copied in one piece
+            console.print(fitted(renderable, console), soft_wrap=whole)
         return
     wide = Console(file=file, width=10_000)
     widths = [wide.measure(renderable).maximum for renderable in renderables]
@@ -60,12 +63,30 @@ def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> 
 
 
 def fitted(renderable: RenderableType, console: Console) -> RenderableType:
-    """A table that does not fit a narrow terminal as a list of its rows, `column value` after `column value`."""
-    if not isinstance(renderable, Table) or console.width >= _NARROW:
+    """A table for a terminal of this width, with no word cut in two.
+
+    Where that cannot be, or the terminal is narrow, it becomes a list of its rows, `column value` after `column value`.
+    """
+    if not isinstance(renderable, Table):
         return renderable
-    if Console(width=10_000).measure(renderable).maximum <= console.width:
+    natural = Console(width=10_000).measure(renderable).maximum
+    if natural <= console.width:
         return renderable
-    lines: list[RenderableType] = [] if renderable.title is None else [Text(str(renderable.title), style="bold")]
+    texts = [[str(cell) for cell in (column.header, *column.cells)] for column in renderable.columns]
+    longest = [max(map(len, column)) for column in texts]
+    widths = [
+        whole if column.no_wrap else max(len(word) for cell in column_texts for word in cell.split() or [""])
+        for column, column_texts, whole in zip(renderable.columns, texts, longest, strict=True)
+    ]
+    spare = console.width - (natural - sum(longest)) - sum(widths)
+    if console.width >= _NARROW and spare >= 0:
+        wished = sum(longest) - sum(widths)
+        for column, width, whole in zip(renderable.columns, widths, longest, strict=True):
+            column.width = width + spare * (whole - width) // wished
+        return renderable
+    lines: list[RenderableType] = (
+        [] if renderable.title is None else [Text(str(renderable.title).strip(), style="bold")]
+    )
     headers = [str(column.header) for column in renderable.columns]
     for first, *others in zip(*(list(column.cells) for column in renderable.columns), strict=True):
         lines.append(Text(f"{headers[0]} {first}".strip(), style="bold"))
@@ -88,7 +109,7 @@ def conversion_tables(result: Result, before: int, after: int) -> list[Renderabl
 def before_after_table(result: Result, before: int, after: int) -> Table:
     """File size and, where they were measured, accuracy and latency of a conversion; sizes in bytes."""
     table = plain_table("", ["", "before", "after", "change"], numbers={1, 2, 3})
-    _row(table, "File", size(before), size(after), _ratio(before / after, "smaller", "larger"))
+    row(table, "File", size(before), size(after), _ratio(before / after, "smaller", "larger"))
     calibrated = "" if result.calibration is None else f"calibrated on {result.calibration['images']:,} images"
     if result.metrics is None:
         table.caption = calibrated or None
@@ -96,12 +117,12 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
     first, last = result.metrics.models[0], result.metrics.models[-1]
     if first.top1 is not None and last.top1 is not None:
         points = 100 * (last.top1 - first.top1)
-        _row(table, "Top-1", _percent(first.top1), _percent(last.top1), f"{points:+.2f} points")
+        row(table, "Top-1", percent(first.top1), percent(last.top1), f"{points:+.2f} points")
     if last.agreement is not None:
-        _row(table, "Agreement", "", _percent(last.agreement), "")
-    _row(table, "SQNR", "", _db(last.sqnr_db), "")
+        row(table, "Agreement", "", percent(last.agreement), "")
+    row(table, "SQNR", "", decibels(last.sqnr_db), "")
     if last.speedup is not None:
-        _row(table, "Latency", _ms(first), _ms(last), _ratio(last.speedup, "faster", "slower"))
+        row(table, "Latency", _ms(first), _ms(last), _ratio(last.speedup, "faster", "slower"))
     lines = (calibrated, f"measured on {last.images:,} images", *_conditions(result.metrics))
     table.caption = "\n".join(filter(None, lines))
     return table
@@ -119,7 +140,7 @@ def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
         known = sorted((layer.after_db, layer.name) for layer in members if layer.after_db is not None)
         middle, lowest = (known[len(known) // 2][0], known[0]) if known else (None, (None, ""))
         weights, count = _weight_bits(members[0]), str(len(members))
-        _row(table, weights, _bits(activations), granularity, count, _db(middle), _db(lowest[0]), lowest[1])
+        row(table, weights, _bits(activations), granularity, count, decibels(middle), decibels(lowest[0]), lowest[1])
     table.caption = f"SQNR of each layer's {sqnr_of}"
     return table
 
@@ -129,7 +150,7 @@ def float_layers_table(layers: Iterable[LayerReport]) -> Table | None:
     table = plain_table("Left in float", ["layer", "op", "why"])
     for layer in layers:
         if layer.reason:
-            _row(table, layer.name, layer.op, layer.reason)
+            row(table, layer.name, layer.op, layer.reason)
     return table if table.row_count else None
 
 
@@ -138,15 +159,15 @@ def layers_table(result: Result) -> Table:
     columns = ["layer", "op", "shape", "weights", "activations", "rounded", "written", "what"]
     table = plain_table("Layers", columns, numbers={5, 6})
     for layer in result.layers:
-        _row(
+        row(
             table,
             layer.name,
             layer.op,
             "x".join(map(str, layer.shape)),
             _weight_bits(layer),
             _bits(layer.activation_bits),
-            _db(layer.before_db),
-            _db(layer.after_db),
+            decibels(layer.before_db),
+            decibels(layer.after_db),
             layer.reason or layer.note,
         )
     table.caption = f"rounded, written: SQNR of the layer's {result.recipe.sqnr_of}, plainly rounded and as written"
@@ -158,36 +179,13 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     columns = ["model", "size", "top-1", "agreement", "SQNR", "latency", "speed"]
     table = plain_table("", columns, numbers=set(range(1, 7)))
     for place, model in enumerate(evaluation.models):
-        top1 = _NOTHING if model.top1 is None else f"{_percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
-        agreement = _NOTHING if model.agreement is None else _percent(model.agreement)
-        others = (agreement, _db(model.sqnr_db)) if place else ("", "")
-        _row(table, model.model, size(model.bytes), top1, *others, _ms(model), _speed(model.speedup))
+        top1 = _NOTHING if model.top1 is None else f"{percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
+        agreement = _NOTHING if model.agreement is None else percent(model.agreement)
+        others = (agreement, decibels(model.sqnr_db)) if place else ("", "")
+        row(table, model.model, size(model.bytes), top1, *others, _ms(model), _speed(model.speedup))
     images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first"
     table.caption = "\n".join([images, *_conditions(evaluation)])
     return table
-
-
-def comparison_tables(comparison: Comparison, preprocess: Preprocess | None) -> list[RenderableType]:
-    """SQNR of every shared tensor, then the models end to end."""
-    table = plain_table("", ["layer", "op", "tensor", "SQNR"], numbers={3})
-    for row in comparison.layers:
-        _row(table, row.layer, row.op, row.tensor, _db(row.sqnr_db))
-    whole = plain_table("", ["end to end", ""], numbers={1})
-    _row(whole, "images", f"{comparison.images:,}")
-    _row(whole, "preprocessing", _used(preprocess))
-    if comparison.agreement is not None:
-        _row(whole, "agreement", _percent(comparison.agreement))
-    _row(whole, "SQNR", _db(comparison.sqnr_db))
-    lowest = min((row for row in comparison.layers if math.isfinite(row.sqnr_db)), key=_sqnr, default=None)
-    if lowest is not None:
-        _row(whole, "lowest of the tensors", f"{_db(lowest.sqnr_db)} at {lowest.layer}")
-    if comparison.unmatched:
-        _row(whole, "tensors without a counterpart", str(len(comparison.unmatched)))
-    if lowest is None or lowest.op not in LINEAR_OPS:
-        return [table, whole]
-    name = json.dumps(lowest.layer)
-    more, none = f"layer_bits = {{ {name} = 8 }} gives it more bits", f"layers = [{name}] leaves it in float"
-    return [table, whole, Text(f'In a recipe, {more}, and a pass "exclude" with {none}.')]
 
 
 def inspection_tables(inspection: Inspection) -> list[RenderableType]:
@@ -195,7 +193,7 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     columns = ["layer", "op", "weights", "storage", "bytes", "scale per", "input", "fused"]
     table = plain_table("", columns, numbers={4})
     for layer in inspection.layers:
-        _row(
+        row(
             table,
             layer.name,
             layer.op,
@@ -203,29 +201,29 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
             layer.storage,
             f"{layer.bytes:,}",
             layer.granularity,
-            _bits(layer.activation_bits),
+            layer.activation_type,
             Text("yes", style="green") if layer.fused else Text("no", style="yellow"),
         )
     reasons: dict[str, list[str]] = {}
     for layer in inspection.layers:
         if layer.reason:
-            reasons.setdefault(layer.reason, []).append(layer.name)
+            reasons.setdefault(f"fused, but {layer.reason}" if layer.fused else layer.reason, []).append(layer.name)
     why = plain_table("", ["not fused because", "layers"])
     for reason, names in reasons.items():
-        _row(why, reason, f"{len(names)}: {', '.join(names)}")
+        row(why, reason, f"{len(names)}: {', '.join(names)}")
     model = inspection.model
     facts = plain_table("", ["file", ""])
-    _row(facts, "size", f"{size(model['bytes'])} ({model['bytes']:,} bytes)")
-    _row(facts, "constants", ", ".join(f"{kind} {size(count)}" for kind, count in inspection.bytes_by_type.items()))
-    _row(facts, "opsets", ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items()))
-    _row(facts, "producer", model["producer"] or _NOTHING)
+    row(facts, "size", f"{size(model['bytes'])} ({model['bytes']:,} bytes)")
+    row(facts, "constants", ", ".join(f"{kind} {size(count)}" for kind, count in inspection.bytes_by_type.items()))
+    row(facts, "opsets", ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items()))
+    row(facts, "producer", model["producer"] or _NOTHING)
     for key in ("recipe", "target"):
         if key in model:
-            _row(facts, key, str(model[key]))
+            row(facts, key, str(model[key]))
     count, integer = len(inspection.layers), sum(layer.on_integers for layer in inspection.layers)
-    _row(facts, "layers on integers", f"{integer} of {count}")
+    row(facts, "layers on integers", f"{integer} of {count}")
     if others := sum(layer.fused for layer in inspection.layers) - integer:
-        _row(facts, "codes times float activations", f"{others} of {count}")
+        row(facts, "codes times float activations", f"{others} of {count}")
     return [table, *([why] if reasons else []), facts]
 
 
@@ -233,7 +231,7 @@ def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
     """Every recipe with its passes."""
     table = plain_table("", ["recipe", "what", "passes", "storage"])
     for recipe in recipes.values():
-        _row(table, recipe.name, recipe.description, ", ".join(step.name for step in recipe.passes), recipe.storage)
+        row(table, recipe.name, recipe.description, ", ".join(step.name for step in recipe.passes), recipe.storage)
     return table
 
 
@@ -250,9 +248,10 @@ def size(count: int) -> str:
 
 
 def plain_table(title: str, columns: Sequence[str], numbers: Iterable[int] = ()) -> Table:
+    """An empty table in the one style; ``numbers`` are the columns that are set to the right."""
     right = set(numbers)
     table = Table(
-        title=title or None,
+        title=f"\n{title}" if title else None,
         title_justify="left",
         title_style="bold",
         caption_justify="left",
@@ -270,7 +269,7 @@ def plain_table(title: str, columns: Sequence[str], numbers: Iterable[int] = ())
     return table
 
 
-def _row(table: Table, *cells: str | Text) -> None:
+def row(table: Table, *cells: str | Text) -> None:
     """Add a row; a cell with nothing in it gets a dash, so that nobody takes it for one cut off."""
     table.add_row(*(cell or _NOTHING for cell in cells))
 
@@ -280,16 +279,13 @@ def _conditions(evaluation: Evaluation) -> list[str]:
     lines = [f"latency: batch {BATCH}, {THREADS} thread"]
     if "preprocess" in evaluation.data:
         settings = evaluation.data["preprocess"]
-        lines.append(f"preprocessing: {_used(None if settings is None else Preprocess(**settings))}")
+        lines.append(f"preprocessing: {preprocessing(None if settings is None else Preprocess(**settings))}")
     return lines
 
 
-def _used(preprocess: Preprocess | None) -> str:
+def preprocessing(preprocess: Preprocess | None) -> str:
+    """How images became tensors, in words."""
     return "none, tensors as they are" if preprocess is None else str(preprocess)
-
-
-def _sqnr(row: LayerError) -> float:
-    return row.sqnr_db
 
 
 def _bits(bits: int, storage: str = "") -> str:
@@ -301,11 +297,13 @@ def _weight_bits(layer: LayerReport) -> str:
     return _bits(layer.bits) + ("" if layer.stored_bits == layer.bits else f" in int{layer.stored_bits}")
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """A fraction from 0 to 1 in percent."""
     return f"{100 * fraction:.2f} %"
 
 
-def _db(value: float | None) -> str:
+def decibels(value: float | None) -> str:
+    """An SQNR: a dash where there is none, "equal" where nothing differs."""
     if value is None or math.isnan(value) or value == -math.inf:
         return _NOTHING
     return "equal" if math.isinf(value) else f"{value:.1f} dB"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from converter.report.table import plain_table
+from converter.report.table import decibels, plain_table
 from converter.targets import Target
 from converter.verify import Verification
 
@@ -54,7 +54,7 @@ def verification_tables(verification: Verification) -> list[Table]:
         ("the CPU's against float", verification.cpu_float_db, "dB"),
     ):
         if value is not None:
-            verdict.add_row(label, f"{100 * value:.1f} %" if unit == "%" else f"{value:.1f} dB")
+            verdict.add_row(label, f"{100 * value:.1f} %" if unit == "%" else decibels(value))
     tables = [verdict]
     if verification.left:
         left = plain_table("Left to another provider", ["node"])

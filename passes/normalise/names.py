@@ -1,7 +1,8 @@
 """Every node gets a unique name that says where in the network it is.
 
 Names that exist are kept. A layer without one is called after its weight, `layer1.0.conv1.weight` -> `layer1.0.conv1`:
-PyTorch's exporters keep the parameters' names. The others are called `<Op>_<i>`.
+PyTorch's exporters keep the parameters' names. The others are called `<Op>_<i>`. So are nodes that only bear a number,
+unless numbers are module paths, as those of a torch.nn.Sequential: then node `2` reads `2.weight`.
 """
 
 import re
@@ -17,16 +18,18 @@ _WEIGHT = re.compile(r"(?P<stem>.*[A-Za-z].*)[._/](weight|kernel|W)(:0)?")
 
 
 def name_nodes(graph: gs.Graph) -> list[str]:
-    """Name nodes whose name is empty or a number, and the later ones of nodes that share a name."""
+    """Name nodes whose name is empty or says nothing, and the later ones of nodes that share a name."""
+    paths = any(_is_path(node) for node in graph.nodes)
     taken = {node.name for node in graph.nodes}
     seen: set[str] = set()
     counts: dict[str, int] = {}
     named = 0
     for node in graph.nodes:
-        if node.name and not node.name.isdigit() and node.name not in seen:
+        named_well = bool(node.name) and (paths or not node.name.isdigit())
+        if named_well and node.name not in seen:
             seen.add(node.name)
             continue
-        if node.name and not node.name.isdigit():
+        if named_well:
             node.name = fresh_name(node.name, taken)
         elif stem := _weight_stem(node):
             node.name = fresh_name(stem, taken)
@@ -35,6 +38,12 @@ def name_nodes(graph: gs.Graph) -> list[str]:
         seen.add(node.name)
         named += 1
     return [f"{named} nodes named"] if named else []
+
+
+def _is_path(node: gs.Node) -> bool:
+    """Whether a number is the path of a module: a parameter's name goes on from it."""
+    constants = [tensor.name for tensor in node.inputs if isinstance(tensor, gs.Constant)]
+    return node.name.isdigit() and any(name.startswith(f"{node.name}.") for name in constants)
 
 
 def _weight_stem(node: gs.Node) -> str | None:

@@ -3,6 +3,10 @@
     SQNR = 10 log10( sum r^2 / sum (r - o)^2 )   [dB]
 
 with r the reference and o the other. One bit more of precision is worth about 6 dB. All sums are float64.
+
+    cosine = sum r o / sqrt( sum r^2 sum o^2 )
+
+tells a tensor that is only too small or too large (1) from one that points elsewhere.
 """
 
 import math
@@ -11,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SqnrSum", "decibel", "sqnr_db"]
+__all__ = ["Likeness", "SqnrSum", "decibel", "sqnr_db"]
 
 
 def decibel(signal: float, noise: float) -> float:
@@ -56,3 +60,27 @@ class SqnrSum:
     def db(self) -> float:
         """SQNR in dB of everything added so far; inf when nothing differed."""
         return decibel(self.signal, self.noise)
+
+
+class Likeness(SqnrSum):
+    """`SqnrSum` with the sums of the cosine beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = 0.0
+        self.cross = 0.0
+
+    def update(self, reference: NDArray[Any], other: NDArray[Any]) -> None:
+        super().update(reference, other)
+        exact = np.asarray(reference, dtype=np.float64).ravel()
+        found = np.asarray(other, dtype=np.float64).ravel()
+        self.other += float(found @ found)
+        self.cross += float(exact @ found)
+
+    @property
+    def cosine(self) -> float:
+        """Of the angle between the two, from -1 to 1; 1 when nothing differed, 0 when only one of them is zero."""
+        if self.noise == 0:
+            return 1.0
+        size = math.sqrt(self.signal) * math.sqrt(self.other)
+        return self.cross / size if size else 0.0

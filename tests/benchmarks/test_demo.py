@@ -142,7 +142,8 @@ def test_printed_command_writes_the_same_file(tiny: Demonstration, monkeypatch: 
     for name, values in first.items():
         np.testing.assert_array_equal(values, again[name], err_msg=name)
     assert f"inspect {Path('int4.onnx')}" in steps
-    assert "netron int4.onnx" in steps
+    assert "view int4.onnx" in steps
+    assert "compare float.onnx int4.onnx --data evaluation.npz" in steps
 
 
 @pytest.mark.parametrize("option", ["--images", "--evaluate"])

@@ -354,7 +354,15 @@ def test_model_against_itself_has_no_noise_anywhere(save: Save) -> None:
     assert [row.layer for row in comparison.layers] == ["fc1", "relu", "fc2"]
     assert {row.sqnr_db for row in comparison.layers} == {comparison.sqnr_db} == {math.inf}
     found = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
-    assert found["layers"][0] == {"layer": "fc1", "op": "MatMul", "tensor": "fc1_out", "sqnr_db": None}
+    assert found["layers"][0] == {
+        "layer": "fc1",
+        "op": "MatMul",
+        "tensor": "fc1_out",
+        "sqnr_db": None,
+        "cosine": 1.0,
+        "introduced_db": None,
+        "layers": ["fc1"],
+    }
     assert (found["agreement"], found["sqnr_db"], found["unmatched"]) == (1.0, None, [])
 
 

@@ -21,7 +21,8 @@ from tests.converter.networks import random, relative_error, run
 from tests.models_zoo import images, make_model, small_cnn
 
 KEYS = {
-    "name", "op", "weight_bits", "storage", "bytes", "granularity", "activation_bits", "fused", "reason",
+    "name", "op", "weight_bits", "storage", "bytes", "granularity", "activation_bits", "activation_type", "fused",
+    "reason",
 }  # fmt: skip
 
 

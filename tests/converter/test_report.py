@@ -11,17 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from converter import convert
-from converter.compare import Comparison, LayerError
+from converter.compare import Comparison, ImageError, LayerError
+from converter.comparison.suggestion import Suggestion
 from converter.evaluate import Evaluation, Measurement
 from converter.inspect import InspectedLayer, Inspection
-from converter.recipe import parse_recipe
 from converter.report import table
+from converter.report.comparison import comparison_tables, suggestion_text
 from converter.report.files import write_report
 from converter.report.progress import progress_bars
+from converter.report.targets import targets_table
 from converter.result import LayerReport
+from converter.targets import TARGETS
 from passes.errors import ConvertError, OutputError, UsageError
-from passes.exclude import Exclude
-from passes.rtn import Rtn
 from tests.models_zoo import images, small_cnn
 
 LONG = "features.12.blocks.3.inverted_residual.conv.depthwise.0.convolution"
@@ -52,8 +53,8 @@ def measured(name: str, **values: float | None) -> Measurement:
 
 def inspection() -> Inspection:
     rows = (
-        InspectedLayer(LONG, "Conv", 4, "int4 cast", 1_234_567, "channel", 8, True, ""),
-        InspectedLayer("fc", "Gemm", 32, "float32", 8_765_432, "", 32, False, "weight is float32"),
+        InspectedLayer(LONG, "Conv", 4, "int4 cast", 1_234_567, "channel", 8, "uint8", True, ""),
+        InspectedLayer("fc", "Gemm", 32, "float32", 8_765_432, "", 32, "float32", False, "weight is float32"),
     )
     facts = {"bytes": 9_999_999, "opsets": {"ai.onnx": 21}, "producer": "", "recipe": "int4"}
     return Inspection(facts, rows, {"int4": 1_234_567, "float32": 8_765_432})
@@ -97,13 +98,36 @@ def test_equal_outputs_are_called_equal() -> None:
     assert "equal" in shown(table.evaluation_table(Evaluation({"images": 8}, (measured("a.onnx"), same))))
 
 
-def test_comparison_counts_what_has_no_counterpart() -> None:
-    rows = (LayerError("conv", "Conv", "conv_out", 31.26),)
-    text = shown(*table.comparison_tables(Comparison("a", "b", 16, rows, ("x", "y"), 0.5, 20.04), None))
-    assert "31.3 dB" in text
-    assert "20.0 dB" in text
-    assert "50.00 %" in text
-    assert "2" in next(line for line in text.splitlines() if "without a counterpart" in line)
+def test_a_comparison_lists_layers_images_and_what_has_no_counterpart() -> None:
+    rows = (
+        LayerError("relu", "Relu", "relu_out", 31.26, 0.99951, 33.3, ("conv",)),
+        LayerError("slice", "Slice", "s", 31.2, 0.9995, math.inf),
+    )
+    worst = (ImageError("cats/7.png", 9.87, 3, 5, 3), ImageError("12", 12.0, 1, 1, 1))
+    comparison = Comparison("a", "b", 16, rows, ("x", "y"), 0.5, 20.04, ("z",), worst)
+    lines = shown(*comparison_tables(comparison, None)).splitlines()
+
+    def row(word: str) -> list[str]:
+        return next(line for line in lines if word in line).split()
+
+    assert row("conv") == ["conv", "Relu", "31.3", "dB", "33.3", "dB", "0.9995"]
+    assert not any("slice" in line for line in lines)
+    assert row("not listed") == ["are", "not", "listed:", "1"]
+    assert row("cats") == ["cats/7.png", "9.9", "dB", "3", "5", "3"]
+    assert row("agreement")[1:] == ["50.00", "%"]
+    assert row("adds most")[2:] == ["33.3", "dB", "at", "conv"]
+    assert row("without a counterpart")[-1] == "2"
+    assert row("scaled or rotated")[-1] == "1"
+
+
+def test_a_suggestion_is_a_command_or_a_reason() -> None:
+    found = Suggestion(("conv1",), {"fc": 8}, 2.345, (), 64)
+    assert found.options == ("--exclude", "conv1", "--bits", "fc=8")
+    text = shown(*suggestion_text(found, "convert-onnx convert a.onnx"))
+    for words in ("gain 2.3 dB where conv1, fc are exact (64 images)", "convert-onnx convert a.onnx", "--act OUT.onnx"):
+        assert words in text
+    none = shown(*suggestion_text(Suggestion(why="no quantized layer is there"), "convert"))
+    assert none.split() == ["No", "suggestion:", "no", "quantized", "layer", "is", "there."]
 
 
 def test_weights_are_grouped_by_bits() -> None:
@@ -145,6 +169,30 @@ def test_a_narrow_terminal_gets_lists(width: int, monkeypatch: pytest.MonkeyPatc
     assert all(len(line.strip()) != 1 for line in lines), "no column of single letters"
 
 
+@pytest.mark.parametrize("width", [80, 90, 120])
+def test_no_word_of_a_table_is_cut_in_two(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    file = Terminal()
+    table.show([targets_table(TARGETS)], file)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+    assert max(map(len, text.splitlines())) <= width
+    for target in TARGETS.values():
+        for word in (*target.runtime.split(), *target.description.split()):
+            assert word in text
+
+
+def test_a_command_is_printed_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it can be copied: a terminal breaks the line, we do not."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    command = "convert-onnx convert float.onnx -o OUT.onnx" + "".join(f" --bits layer{i}=8" for i in range(9))
+    file = Terminal()
+    table.show(suggestion_text(Suggestion((), {"layer1": 8}, 1.0, (), 64), command), file)
+    assert command in re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+
+
 def test_a_narrow_table_stays_one_on_a_narrow_terminal() -> None:
     rows = Table("a", "b")
     rows.add_row("1", "2")
@@ -163,24 +211,6 @@ def test_what_is_not_known_is_a_dash(value: float | None) -> None:
     floats = shown(table.weights_table([layer("d", 32, 32, None, "asked for")], "outputs")).splitlines()
     row = next(line for line in floats if "float32" in line)
     assert row.split() == ["float32", "float32", "–", "1", "–", "–", "–"]
-
-
-def test_the_lowest_tensor_comes_with_what_a_recipe_can_do() -> None:
-    rows = (
-        LayerError("stem", "Conv", "t", 31.26),
-        LayerError("fc.1", "Gemm", "u", 12.3),
-        LayerError("x", "Add", "v", math.inf),
-    )
-    text = shown(*table.comparison_tables(Comparison("a", "b", 16, rows, (), 0.5, 20.04), None))
-    assert "12.3 dB at fc.1" in text
-    bits = re.search(r"layer_bits = \{ .* \}", text)
-    excluded = re.search(r"layers = \[.*?\]", text)
-    assert bits is not None
-    assert excluded is not None
-    recipe = f'[[passes]]\npass = "exclude"\n{excluded[0]}\n[[passes]]\npass = "rtn"\n{bits[0]}\n'
-    assert parse_recipe(recipe, "f.toml").passes == (Exclude(("fc.1",)), Rtn(layer_bits={"fc.1": 8}))
-    sums = (LayerError("add", "Add", "t", 3.0), *rows)
-    assert "layer_bits" not in shown(*table.comparison_tables(Comparison("a", "b", 16, sums, (), 0.5, 20.04), None))
 
 
 @pytest.mark.parametrize(("recipe", "words"), [("int8", "layer's weights"), ("int4", "layer's outputs")])

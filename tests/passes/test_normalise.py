@@ -202,6 +202,19 @@ def test_names_come_from_weights_and_existing_ones_stay() -> None:
     assert names == ["layer1.0.conv1", "layer1/conv2", "Conv_0", "Relu_0", "Relu_1", "keep me", "keep me_1"]
 
 
+@pytest.mark.parametrize(
+    ("weight", "names"),
+    [("0.weight", ["0", "1"]), ("w", ["Conv_0", "Relu_0"]), ("10.weight", ["Conv_0", "Relu_0"])],
+    ids=["module_paths", "numbers", "other_numbers"],
+)
+def test_numbers_are_names_where_they_are_paths_of_modules(weight: str, names: list[str]) -> None:
+    """A torch.nn.Sequential's layers are called 0 and 1; other exporters number nodes as they come."""
+    nodes = [conv("x", "a", "0", weight), node("Relu", ["a"], ["y"], name="1")]
+    graph = gs.import_onnx(build(nodes, {weight: array(4, 3, 3, 3)}, IMAGE))
+    normalise(graph)
+    assert [node.name for node in graph.nodes] == names
+
+
 def test_every_layer_gets_its_own_weight_and_bias() -> None:
     nodes = [
         node("Conv", ["x", "c.weight", "c.bias"], ["a"]),

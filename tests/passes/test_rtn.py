@@ -93,7 +93,7 @@ def test_bits_of_every_layer() -> None:
 
 
 def test_bits_of_a_layer_that_does_not_exist() -> None:
-    with pytest.raises(QuantizationError, match="layer_bits: no layer is named 'fifth'; the layers are first, second"):
+    with pytest.raises(QuantizationError, match="layer_bits: no layer is named 'fifth'; did you mean 'first'"):
         Rtn(layer_bits={"fifth": 4}).bits_of(LAYERS)
 
 

@@ -1,0 +1,249 @@
+"""The reference pages of the guide, from docstrings, fields and --help: docs/reference/*.md.
+
+    python -m benchmarks.reference_pages [--out DIR]
+
+Nothing on these pages is written by hand. A test holds that the committed ones are what this writes.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+import converter
+from benchmarks.shared_data import ROOT
+from converter.cli import cli
+from converter.compare import Comparison, ImageError, LayerError, compare
+from converter.comparison.suggestion import Suggestion, suggest
+from converter.data import Dataset, load_data
+from converter.evaluate import Evaluation, Measurement, evaluate
+from converter.inspect import InspectedLayer, Inspection, inspect_model
+from converter.recipe import PASSES, RECIPES, Recipe
+from converter.recipe_text import meanings
+from converter.targets import TARGETS, Target
+from converter.verify import verify
+from passes import errors
+from passes.base import Stage
+from passes.placement import Rules
+
+__all__ = ["main", "pages"]
+
+_NOTE = "<!-- Written by `python -m benchmarks.reference_pages` from the code; do not edit. -->\n"
+_WIDTH = 100
+_FIRST: tuple[Any, ...] = (
+    converter.convert,
+    converter.Result,
+    converter.LayerReport,
+    converter.Preprocess,
+    converter.Recipe,
+    converter.find_recipe,
+)
+_MORE: tuple[Any, ...] = (
+    load_data, Dataset, evaluate, Evaluation, Measurement, compare, Comparison, LayerError, ImageError, suggest,
+    Suggestion, inspect_model, Inspection, InspectedLayer, verify,
+)  # fmt: skip
+
+
+def pages() -> dict[str, str]:
+    """Every page by its file name."""
+    return {
+        "commands.md": _commands(),
+        "passes.md": _passes(),
+        "targets.md": _targets(),
+        "python.md": _python(),
+    }
+
+
+def _commands() -> str:
+    parts = [_NOTE, "# Commands\n", _fenced(_help())]
+    for name in sorted(cli.commands):
+        parts += [f"\n## {name}\n", _fenced(_help(name))]
+    return "\n".join(parts)
+
+
+def _help(*command: str) -> str:
+    done = CliRunner().invoke(cli, [*command, "--help"], prog_name="convert-onnx", terminal_width=_WIDTH)
+    return "\n".join(line.rstrip() for line in done.output.rstrip().splitlines())
+
+
+def _passes() -> str:
+    parts = [
+        _NOTE,
+        "# Recipes and passes\n",
+        "A recipe is TOML: its own fields, `[preprocess]`, and `[[passes]]` in order. `convert-onnx recipes "
+        "--show NAME` prints a whole one.\n",
+        "## Built in\n",
+        _table(
+            ("recipe", "what", "passes", "storage"),
+            [
+                (
+                    f"`{each.name}`",
+                    each.description,
+                    ", ".join(f"`{step.name}`" for step in each.passes),
+                    f"`{each.storage}`",
+                )
+                for each in RECIPES.values()
+            ],
+        ),
+        "\n## Fields of a recipe\n",
+        _fields(Recipe),
+        "\n## Fields of `[preprocess]`\n",
+        _fields(converter.Preprocess),
+    ]
+    for stage in Stage:
+        kinds = [kind for kind in PASSES.values() if kind.stage == stage]
+        if kinds:
+            parts.append(f"\n## Stage {int(stage)}: {stage.name.lower()}\n")
+        for kind in kinds:
+            parts += [f"### `{kind.name}`\n", _summary(kind) + "\n", _fields(kind)]
+    return "\n".join(parts)
+
+
+def _targets() -> str:
+    parts = [_NOTE, "# Targets\n", "`convert-onnx targets NAME` prints each fact with its source.\n"]
+    rules = meanings(Rules)
+    known = meanings(Target) | rules
+    for target in TARGETS.values():
+        parts += [f"## `{target.name}`\n", f"{target.description}. Runtime: {target.runtime}.\n"]
+        facts = {each.name: getattr(target.rules, each.name) for each in dataclasses.fields(Rules)}
+        facts |= {
+            each.name: getattr(target, each.name)
+            for each in dataclasses.fields(Target)
+            if each.name not in {"name", "description", "rules", "runtime", "sources"}
+        }
+        parts.append(
+            _table(
+                ("fact", "value", "what it is"),
+                [(f"`{name}`", _shown(value), known.get(name, "")) for name, value in facts.items()],
+            )
+        )
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _python() -> str:
+    parts = [_NOTE, "# Python API\n", "`import converter` gives the first part.\n", "## `converter`\n"]
+    parts += [_entry(each) for each in _FIRST]
+    parts += ["## Measuring and looking\n", *(_entry(each) for each in _MORE)]
+    parts += [
+        "## Errors\n",
+        "`converter.ConvertError` is the base of all of them.\n",
+        _fenced(inspect.cleandoc(errors.__doc__ or "")),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _entry(each: Any) -> str:
+    """A function, or a class with its public methods: where it is, its signature, its docstring."""
+    heading = f"### `{each.__module__}.{each.__qualname__}`\n"
+    if inspect.isfunction(each):
+        return f"{heading}\n{_fenced(_signature(each), 'python')}\n{_fenced(_doc(each))}\n"
+    parts = [heading, _fenced(_doc(each))]
+    for name, member in vars(each).items():
+        told = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if name.startswith("_") or not inspect.isfunction(told) or not told.__doc__:
+            continue
+        shown = f"{each.__name__}.{name}" if isinstance(member, property) else f"{each.__name__}.{_signature(told)}"
+        parts.append(f"- `{' '.join(shown.split())}`: {' '.join(_doc(told).partition(chr(10) * 2)[0].split())}")
+    return "\n".join(parts) + "\n"
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    """A signature, an argument a line where it is long."""
+    found = inspect.signature(function)
+    hints = typing.get_type_hints(function)
+    arguments = []
+    star = False
+    for name, value in found.parameters.items():
+        if name == "self":
+            continue
+        if value.kind == value.KEYWORD_ONLY and not star:
+            arguments.append("*")
+            star = True
+        hint = _type(hints[name]) if name in hints else ""
+        default = "" if value.default is value.empty else f" = {_default(value.default)}"
+        arguments.append(f"{name}: {hint}{default}" if hint else f"{name}{default}")
+    returned = _type(hints["return"]) if "return" in hints else "None"
+    short = f"{function.__name__}({', '.join(arguments)}) -> {returned}"
+    if len(short) <= _WIDTH:
+        return short
+    return f"{function.__name__}(\n" + "".join(f"    {each},\n" for each in arguments) + f") -> {returned}"
+
+
+def _type(hint: Any) -> str:
+    if hint is type(None):
+        return "None"
+    text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    for module in ("typing.", "collections.abc.", "pathlib.", "onnx.onnx_ml_pb2.", "converter.", "passes."):
+        text = text.replace(module, "")
+    words = text.replace("[", "[ ").split(" ")
+    return " ".join(word.rsplit(".", 1)[-1] for word in words).replace("[ ", "[")
+
+
+def _default(value: Any) -> str:
+    return value.__name__ if inspect.isfunction(value) else repr(value)
+
+
+def _doc(each: Any) -> str:
+    return inspect.getdoc(each) or ""
+
+
+def _summary(kind: type) -> str:
+    """The first paragraph of the module that a pass is in."""
+    told = inspect.getdoc(inspect.getmodule(kind)) or ""
+    return " ".join(told.partition("\n\n")[0].split())
+
+
+def _fields(kind: Any) -> str:
+    told = meanings(kind)
+    rows = []
+    for each in dataclasses.fields(kind):
+        value = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        shown = "" if value is dataclasses.MISSING else f"`{_shown(value)}`"
+        rows.append((f"`{each.name}`", shown, told.get(each.name, "")))
+    return _table(("field", "default", "meaning"), rows) if rows else "It has no fields.\n"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, frozenset):
+        return ", ".join(sorted(map(str, value))) or "none"
+    if value is None or value == {}:
+        return "not set"
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return ", ".join(f"{key} {entry}" for key, entry in value.items())
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _fenced(text: str, language: str = "text") -> str:
+    return f"```{language}\n{text}\n```\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the arguments and write the pages."""
+    parser = argparse.ArgumentParser(prog="benchmarks.reference_pages", description="Write the reference pages.")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "reference", metavar="DIR", help="default docs/reference"
+    )
+    out = parser.parse_args(arguments).out
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (out / name).write_text(text, encoding="utf-8")
+        print(f"Wrote {out / name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

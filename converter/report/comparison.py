@@ -1,0 +1,92 @@
+"""A comparison as tables: every layer, the models end to end, the worst images, and what to do."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from converter.compare import Comparison, LayerError
+from converter.comparison.suggestion import Suggestion
+from converter.preprocess import Preprocess
+from converter.report.table import decibels, percent, plain_table, preprocessing, row
+
+__all__ = ["comparison_tables", "suggestion_text"]
+
+_NOTHING_ADDED_DB = 60.0  # of an operator without weights that is at least so exact, nobody needs to read
+
+
+def comparison_tables(comparison: Comparison, preprocess: Preprocess | None) -> list[RenderableType]:
+    """Every layer, the images that suffer most, then the models end to end."""
+    shown = [entry for entry in comparison.layers if entry.layers or entry.introduced_db < _NOTHING_ADDED_DB]
+    table = plain_table("", ["layer", "compared after", "so far", "added", "cosine"], numbers={2, 3, 4})
+    for entry in shown:
+        row(
+            table,
+            _named(entry),
+            entry.op,
+            decibels(entry.sqnr_db),
+            decibels(entry.introduced_db),
+            f"{entry.cosine:.4f}",
+        )
+    hidden = len(comparison.layers) - len(shown)
+    notes = ["SQNR of everything so far, and of", "what the layer itself adds"]
+    notes += ["operators that add nothing", f"are not listed: {hidden}"] if hidden else []
+    table.caption = "\n".join(notes)
+    return [table, *([_worst_table(comparison)] if comparison.worst else []), _whole(comparison, preprocess)]
+
+
+def _worst_table(comparison: Comparison) -> RenderableType:
+    labelled = any(error.label is not None for error in comparison.worst)
+    classified = any(error.expected is not None for error in comparison.worst)
+    columns = [
+        "image",
+        "SQNR",
+        *(["float sees", "quantized sees"] if classified else []),
+        *(["label"] if labelled else []),
+    ]
+    table = plain_table("Worst images", columns, numbers=range(1, len(columns)))
+    for error in comparison.worst:
+        cells = [error.image, decibels(error.sqnr_db)]
+        cells += [str(error.expected), str(error.found)] if classified else []
+        row(table, *cells, *([str(error.label)] if labelled else []))
+    return table
+
+
+def _whole(comparison: Comparison, preprocess: Preprocess | None) -> RenderableType:
+    whole = plain_table("", ["end to end", ""], numbers={1})
+    row(whole, "images", f"{comparison.images:,}")
+    row(whole, "preprocessing", preprocessing(preprocess))
+    if comparison.agreement is not None:
+        row(whole, "agreement", percent(comparison.agreement))
+    row(whole, "SQNR", decibels(comparison.sqnr_db))
+    lowest = _lowest(comparison.layers)
+    if lowest is not None:
+        row(whole, "adds most", f"{decibels(lowest.introduced_db)} at {_named(lowest)}")
+    if comparison.moved:
+        row(whole, "tensors scaled or rotated", str(len(comparison.moved)))
+    if comparison.unmatched:
+        row(whole, "tensors without a counterpart", str(len(comparison.unmatched)))
+    return whole
+
+
+def _named(entry: LayerError) -> str:
+    """The layer, and how many others there are since the last tensor that could be compared."""
+    *before, last = entry.layers or (entry.layer,)
+    return f"{last} (and {len(before)} before)" if before else last
+
+
+def _lowest(layers: Sequence[LayerError]) -> LayerError | None:
+    known = [entry for entry in layers if entry.layers and math.isfinite(entry.introduced_db)]
+    return min(known, key=lambda entry: entry.introduced_db, default=None)
+
+
+def suggestion_text(suggestion: Suggestion, command: str) -> list[RenderableType]:
+    """What to do, and the ``command`` that does it; or why nothing is suggested."""
+    if suggestion.why:
+        return [Text(f"\nNo suggestion: {suggestion.why}.")]
+    names = ", ".join([*suggestion.exclude, *(suggestion.bits or {})])
+    verb = "is" if len(suggestion.exclude) + len(suggestion.bits or {}) == 1 else "are"
+    told = f"\nThe scores gain {suggestion.gain_db:.1f} dB where {names} {verb} exact ({suggestion.images} images). Try"
+    line = Text(f"  {command}", style="cyan", no_wrap=True, overflow="ignore")
+    return [Text(told), line, Text("or add --act OUT.onnx to this command, which does that and shows the gain.")]

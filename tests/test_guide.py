@@ -1,0 +1,157 @@
+"""The user guide is true: every command and every piece of Python in it runs, links lead somewhere, and the reference
+pages are what the code says today.
+
+A page's ```sh and ```python blocks run in order, in a folder with small stand-ins for the model and the photographs;
+a ```toml block whose first line names a file is written to it.
+"""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import helper
+from PIL import Image
+
+from benchmarks.reference_pages import pages
+from converter.cli import cli
+from converter.convert import convert
+from converter.preprocess import Preprocess
+from tests.models_zoo import make_model
+
+ROOT = Path(__file__).parents[1]
+GUIDE = ROOT / "docs" / "guide"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SEEN = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256, crop=224)
+FACTORY = """
+from torch import nn
+
+
+def factory():
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    return nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.ReLU(), *head)
+"""
+
+
+def stand_in() -> onnx.ModelProto:
+    """stem -> depthwise -> pool -> classifier, on images of 224 x 224; coarse, to be quick."""
+    draw = np.random.default_rng(0)
+    shapes = {"stem": (8, 3, 8, 8), "deep": (8, 1, 3, 3), "classifier": (3, 8)}
+    constants = {
+        f"{name}.weight": draw.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
+        for name, shape in shapes.items()
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "stem.weight"], ["stem"], "stem", strides=[8, 8]),
+        helper.make_node("Relu", ["stem"], ["relu"], "relu"),
+        helper.make_node("Conv", ["relu", "deep.weight"], ["deep"], "deep", group=8),
+        helper.make_node("GlobalAveragePool", ["deep"], ["pool"], "pool"),
+        helper.make_node("Flatten", ["pool"], ["flat"], "flatten"),
+        helper.make_node("Gemm", ["flat", "classifier.weight"], ["output"], "classifier", transB=1),
+    ]
+    return make_model(nodes, constants, inputs={"input": ["n", 3, 224, 224]}, outputs={"output": ["n", 3]})
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages start from."""
+    folder = tmp_path_factory.mktemp("guide")
+    draw = np.random.default_rng(1)
+    model = stand_in()
+    onnx.save(model, folder / "model.onnx")
+    (folder / "model.py").write_text(FACTORY)
+    for name, count in (("photos", 36), ("validation/cat", 5), ("validation/dog", 5)):
+        (folder / name).mkdir(parents=True)
+        for place in range(count):
+            pixels = draw.integers(0, 256, (8, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((290, 260)).save(folder / name / f"{place}.jpg")
+    demo = folder / "build" / "demo"
+    demo.mkdir(parents=True)
+    for name, count in (("calibration", 32), ("evaluation", 12)):
+        np.savez(demo / f"{name}.npz", x=draw.integers(0, 256, (count, 224, 224, 3), dtype=np.uint8))
+    onnx.save(model, demo / "float.onnx")
+    for recipe, path in (
+        ("int4", demo / "int4.onnx"),
+        ("int8", folder / "model_int8.onnx"),
+        ("int4", folder / "model_int4.onnx"),
+    ):
+        images = str(demo / "calibration.npz")
+        convert(model, images, recipe=recipe, preprocess=SEEN).save(path)
+    return folder
+
+
+@pytest.fixture
+def work(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(stage, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def commands(block: str) -> list[list[str]]:
+    """The commands of a shell block, as words."""
+    return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def label(path: Path) -> str:
+    return path.name
+
+
+@pytest.mark.usefixtures("work")
+@pytest.mark.parametrize("page", sorted(GUIDE.glob("*.md")), ids=label)
+def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if "model.py:" in page.read_text(encoding="utf-8"):
+        pytest.importorskip("torch")
+    names: dict[str, object] = {"__name__": "guide"}
+    for language, block in blocks(page):
+        if language == "toml":
+            found = re.match(r"# (\S+\.toml)\n", block)
+            assert found is not None, "the first line of a recipe says what file it is"
+            Path(found[1]).write_text(block, encoding="utf-8")
+        elif language == "python":
+            exec(compile(block, page.name, "exec"), names)
+        elif language == "sh":
+            for words in commands(block):
+                assert words[0] == "convert-onnx", f"{page.name}: only this tool's commands are run: {words}"
+                done = CliRunner().invoke(cli, words[1:])
+                assert done.exit_code == 0, f"{page.name}: {shlex.join(words)}\n{done.output}"
+        else:
+            assert language == "text", f"{page.name}: a ```{language} block is not run"
+    assert "Traceback" not in capsys.readouterr().out
+
+
+def test_the_guide_has_what_it_promises() -> None:
+    index = (GUIDE / "README.md").read_text(encoding="utf-8")
+    assert {path.name for path in GUIDE.glob("*.md")} - {"README.md"} == set(re.findall(r"\]\(([\w-]+\.md)\)", index))
+    run = [language for page in GUIDE.glob("*.md") for language, _ in blocks(page)]
+    assert run.count("sh") >= 15
+    assert run.count("python") >= 6
+
+
+@pytest.mark.parametrize("page", sorted([*GUIDE.glob("*.md"), ROOT / "README.md"]))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in link and not link.startswith("#"):
+            assert (page.parent / link.partition("#")[0]).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("name", sorted(pages()))
+def test_reference_pages_are_current(name: str) -> None:
+    committed = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+    assert committed == pages()[name], "run: python -m benchmarks.reference_pages"
+
+
+def test_every_option_of_the_guide_is_explained() -> None:
+    """What a page uses stands in the reference of commands."""
+    known = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    used = {
+        word for page in GUIDE.glob("*.md") for word in re.findall(r"--[a-z][a-z-]+", page.read_text(encoding="utf-8"))
+    }
+    assert used
+    assert {option for option in used if option not in known} <= {"--help"}

@@ -126,11 +126,12 @@ def convert(
     from converter.open import is_factory
     from converter.outputs import check_outputs, same_file
     from converter.report import table
-    from converter.report.files import check_suffix, write_report
+    from converter.report.facts import report_facts
+    from converter.report.files import check_report, write_report
     from converter.report.progress import progress_bars
 
     for path in report:
-        check_suffix(path)
+        check_report(path)
     check_outputs(
         [("-o", output), *(("--report", path) for path in report)],
         [
@@ -169,10 +170,9 @@ def convert(
     elif result.metrics is not None:
         table.show(tables[:1])
     click.echo(f"Wrote {output} ({result.recipe.name}, {target}) in {result.seconds:.1f} s")
-    files = {"model": model, "output": str(output), "bytes": {"before": before, "after": after}}
-    title = f"{model} -> {output} ({result.recipe.name}, {target})"
+    facts = report_facts(result, model=model, output=str(output), before=before, after=after) if report else {}
     for path in report:
-        write_report(path, title, files | result.to_json(), [*tables, table.layers_table(result)])
+        write_report(path, facts)
         click.echo(f"Wrote {path}")
 
 

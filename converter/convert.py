@@ -17,6 +17,7 @@ from converter.data import Dataset, Preprocess, stored_preprocess
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
+from converter.footprint import Footprint
 from converter.learn import learn_rounding
 from converter.learn.held_out import without_held_out
 from converter.open import assumed_shape, open_model, suggesting_shape
@@ -87,13 +88,15 @@ def convert(
     plan = learning_on(find_recipe(recipe), device)
     chosen = find_target(target)
     require_calibration(calibration, plan)
-    source = open_model(model, weights=weights, input_shape=input_shape)
+    footprint = Footprint()
+    with footprint.step("open model"):
+        source = open_model(model, weights=weights, input_shape=input_shape)
     _refuse_without_layers(source)
     require_fit(source, chosen)
     if not any(isinstance(step, ActivationRanges) for step in plan.passes):
         require_weight_only(source, chosen)
     plan = _with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
-    with suggesting_shape(assumed_shape([model], input_shape)):
+    with footprint.step("open data"), suggesting_shape(assumed_shape([model], input_shape)):
         data, unseen = open_data(calibration, evaluation, source, plan, preprocess, warn)
 
     work = Model(gs.import_onnx(source), chosen.rules)
@@ -101,20 +104,27 @@ def convert(
     fitting = without_held_out(data, plan.passes, plan.seed)
     for step in plan.passes:
         shown = data if isinstance(step, LearnedRounding) else fitting
-        reports.append(_run(step, work, shown, memory_budget, plan.seed, progress))
-        check(work, step.name)
+        with footprint.step(step.name):
+            reports.append(_run(step, work, shown, memory_budget, plan.seed, progress))
+            check(work, step.name)
 
     storage = chosen.storage(plan.storage)
-    quantized = emit(work, storage)
+    with footprint.step("emit"):
+        quantized = emit(work, storage)
+        layers = layer_reports(work, reports, storage)
     require_kernels(quantized, chosen)
     if chosen.static_shapes:
         fix_batch(quantized)
-    layers = layer_reports(work, reports, storage)
     calibrated = None if data is None else data.describe()
     stamp(quantized, plan, layers, {"target": target, "calibration": calibrated, "versions": versions()})
-    metrics = None if unseen is None else _measure(source, quantized, unseen, plan.name, progress)
+    metrics = None
+    if unseen is not None:
+        with footprint.step("evaluate"):
+            metrics = _measure(source, quantized, unseen, plan.name, progress)
     seconds = time.perf_counter() - started
-    return Result(quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds)
+    return Result(
+        quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds, footprint.steps
+    )
 
 
 def _refuse_without_layers(model: onnx.ModelProto) -> None:

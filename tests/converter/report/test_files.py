@@ -1,0 +1,74 @@
+"""Reports are written whole or not at all, and refused before any work if they cannot be."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converter.report.files import check_report, write_report
+from passes.errors import ConvertError, OutputError, UsageError
+from tests.command_line import CONVERT, names, run
+
+
+def test_json_report(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("old")
+    write_report(path, {"a": 1})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert names(tmp_path) == {"r.json"}
+
+
+@pytest.mark.parametrize("content", [{"a": object()}, {"a": float("nan")}, {"a": float("inf")}])
+def test_a_failed_report_leaves_the_old_one(tmp_path: Path, content: dict[str, Any]) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("old")
+    with pytest.raises((TypeError, ValueError)):
+        write_report(path, content)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {"r.json"}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("r.txt", UsageError), ("r", UsageError), ("missing/r.json", OutputError)])
+def test_a_report_that_cannot_be_written(tmp_path: Path, name: str, kind: type[ConvertError]) -> None:
+    with pytest.raises(kind, match="r"):
+        write_report(tmp_path / name, {})
+    assert not list(tmp_path.iterdir())
+
+
+def without(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    found = importlib.util.find_spec
+
+    def find(name: str, package: str | None = None) -> Any:
+        return None if name == missing else found(name, package)
+
+    monkeypatch.setattr("converter.report.page.find_spec", find)
+
+
+@pytest.mark.parametrize(("module", "package"), [("vl_convert", "vl-convert-python"), ("jinja2", "jinja2")])
+def test_a_page_without_its_packages_is_refused(monkeypatch: pytest.MonkeyPatch, module: str, package: str) -> None:
+    without(monkeypatch, module)
+    with pytest.raises(
+        UsageError, match=rf"r\.html: an HTML report needs {package}; install convert-onnx\[report\], or"
+    ):
+        check_report(Path("r.html"))
+    check_report(Path("r.json"))
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_the_command_refuses_it_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "vl_convert")
+    result = run(*CONVERT, "--report", "r.html")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "vl-convert-python" in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_both_reports_of_a_conversion() -> None:
+    result = run(*CONVERT, "--evaluate", "unseen.npz", "--report", "r.json", "--report", "r.html")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(Path("r.json").read_text())
+    assert facts["bytes"] == {"before": Path("m.onnx").stat().st_size, "after": Path("out.onnx").stat().st_size}
+    assert (facts["model"], facts["output"]) == ("m.onnx", "out.onnx")
+    assert Path("r.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from converter.json_values import finite
@@ -25,7 +26,8 @@ def report_facts(result: Result, *, model: str, output: str, before: int, after:
     """
     files = {"model": model, "output": output, "bytes": {"before": before, "after": after}}
     facts = conversion_facts(result)
-    return {"version": facts.pop("version"), **files, **facts}
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"version": facts.pop("version"), "created": created, **files, **facts}
 
 
 def conversion_facts(result: Result) -> dict[str, Any]:

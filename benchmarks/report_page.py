@@ -12,16 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from PIL import Image
+
 from benchmarks.random_resnet import random_images, random_network
-from benchmarks.shared_data import RESNET20, MissingData
+from benchmarks.shared_data import RESNET20, MissingData, shared_file
 from converter import Recipe, convert, find_recipe
-from converter.report.facts import report_facts
-from converter.report.files import write_report
 from converter.report.progress import progress_bars
 from passes.activation_ranges import ActivationRanges
 from passes.smoothquant import SmoothQuant
@@ -33,6 +33,7 @@ __all__ = ["Opened", "chromium", "open_page", "opened_page", "why_no_browser"]
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+_COLOURS = 64  # of a picture, which has few
 _DRAWN = ".chart svg.marks"
 
 
@@ -121,25 +122,26 @@ def _resnet50_report(folder: Path) -> Path:
         result = convert(
             random_network("resnet.py:resnet50", 64), random_images(16, 64), recipe=searched, progress=progress
         )
-    sizes = result.reference.ByteSize(), result.model.ByteSize()
-    facts = report_facts(result, model="resnet50", output="resnet50.onnx", before=sizes[0], after=sizes[1])
     path = folder / "report.html"
-    write_report(path, facts)
+    result.write_report(path, model="resnet50", output="resnet50.onnx")
     return path
 
 
 def _resnet20_report(folder: Path) -> Path:
     """The report of ResNet-20 on CIFAR-10. Raises MissingData."""
     model = RESNET20.model()
-    calibration, evaluation = RESNET20.images(model, 512)
-    with progress_bars() as progress:
-        result = convert(model, calibration, recipe="int4", evaluation=evaluation, progress=progress)
-    sizes = result.reference.ByteSize(), result.model.ByteSize()
-    facts = report_facts(
-        result, model="resnet20_cifar10.onnx", output="resnet20_int4.onnx", before=sizes[0], after=sizes[1]
-    )
+    calibration, evaluation = (shared_file(name or "") for name in (RESNET20.calibration, RESNET20.evaluation))
+    with chdir(calibration.parent), progress_bars() as progress:  # the report shows the names of the files
+        result = convert(
+            model,
+            calibration.name,
+            recipe="int4",
+            evaluation=evaluation.name,
+            preprocess=RESNET20.preprocess,
+            progress=progress,
+        )
     path = folder / "report.html"
-    write_report(path, facts)
+    result.write_report(path, model="resnet20_cifar10.onnx", output="resnet20_int4.onnx")
     return path
 
 
@@ -147,6 +149,8 @@ def _take_picture(report: Path, picture: Path) -> None:
     """The top of the page at the width of a laptop's window."""
     with chromium() as browser, opened_page(browser, report, height=1180) as (page, _):
         page.screenshot(path=picture)
+    with Image.open(picture) as shot:
+        shot.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -89,6 +89,19 @@ class Result:
         """
         save_onnx(self.model, Path(path))
 
+    def write_report(self, path: str | Path, *, model: str = "model", output: str = "output") -> None:
+        """Write what `--report` writes; ``model`` and ``output`` are what the report calls the two files.
+
+        Raises:
+            UsageError: neither .json nor .html, or an .html without the extra `report`.
+            OutputError: the file cannot be written; an existing one stays as it was.
+        """
+        from converter.report.facts import report_facts
+        from converter.report.files import write_report
+
+        before, after = self.reference.ByteSize(), self.model.ByteSize()
+        write_report(Path(path), report_facts(self, model=model, output=output, before=before, after=after))
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the models, ready for JSON: see `converter.report.facts`."""
         from converter.report.facts import conversion_facts

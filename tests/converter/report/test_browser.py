@@ -63,7 +63,8 @@ def test_charts_have_labels(opened: "tuple[Page, list[str]]") -> None:
         assert chart.get_attribute("role") == "graphics-document"
         assert chart.get_attribute("aria-label")
     tree = page.locator("body").aria_snapshot()
-    assert 'combobox "Layer"' in tree
+    assert 'combobox "Weights of layer"' in tree
+    assert 'combobox "Search of layer"' in tree
     assert 'heading "Weights"' in tree
 
 
@@ -74,7 +75,7 @@ def test_the_layer_is_picked_with_keys(opened: "tuple[Page, list[str]]") -> None
     page.wait_for_selector("#weights-chart svg.marks")
     before = page.evaluate(f"JSON.stringify(({TITLES})())")
     first = select.input_value()
-    page.get_by_label("Layer", exact=True).first.focus()
+    page.get_by_label("Weights of layer").focus()
     page.keyboard.press("End")
     assert select.input_value() != first
     page.wait_for_function(f"before => JSON.stringify(({TITLES})()) !== before", arg=before)

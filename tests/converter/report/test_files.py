@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from converter import convert
 from converter.report.files import check_report, write_report
 from passes.errors import ConvertError, OutputError, UsageError
 from tests.command_line import CONVERT, names, run
+from tests.models_zoo import images, small_cnn
 
 
 def test_json_report(tmp_path: Path) -> None:
@@ -62,6 +64,16 @@ def test_the_command_refuses_it_before_any_work(monkeypatch: pytest.MonkeyPatch)
     result = run(*CONVERT, "--report", "r.html")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "vl-convert-python" in result.stderr
+
+
+def test_the_report_of_a_call(tmp_path: Path) -> None:
+    result = convert(small_cnn(), images(32), recipe="int8")
+    result.write_report(tmp_path / "r.json", model="mine")
+    facts = json.loads((tmp_path / "r.json").read_text())
+    assert (facts["model"], facts["output"]) == ("mine", "output")
+    assert facts["bytes"] == {"before": result.reference.ByteSize(), "after": result.model.ByteSize()}
+    with pytest.raises(UsageError, match=r"r\.txt"):
+        result.write_report(tmp_path / "r.txt")
 
 
 @pytest.mark.usefixtures("folder")

@@ -123,7 +123,7 @@ def convert(
             metrics = _measure(source, quantized, unseen, plan.name, progress)
     seconds = time.perf_counter() - started
     return Result(
-        quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds, footprint.steps
+        quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds, steps=footprint.steps
     )
 
 

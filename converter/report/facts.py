@@ -55,7 +55,7 @@ def conversion_facts(result: Result) -> dict[str, Any]:
 def _layers(result: Result) -> Iterator[dict[str, Any]]:
     """The layers, with the form and the bytes their weights have in the file."""
     tensors = Tensors.of(result.model.graph)
-    nodes = {node.name: node for node in tensors.nodes if layer_roles(node) is not None}
+    nodes = {node.name: node for node in reversed(tensors.nodes) if layer_roles(node) is not None}  # the outer graph's
     for layer in result.layers:
         stored = find_weight(nodes[layer.name], tensors)
         yield dataclasses.asdict(layer) | {"storage": _storage(layer, stored), "bytes": stored.bytes}

@@ -1,6 +1,7 @@
 """Reports as files: .json for programs, .html for people. Written whole or not at all."""
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from passes.errors import OutputError, UsageError
 __all__ = ["REPORT_SUFFIXES", "check_report", "write_report"]
 
 REPORT_SUFFIXES = (".json", ".html")
+_NUMBERS = re.compile(r"\[\n\s+([^\[\]{}\"]*?)\n\s+\]")  # no string holds a line feed
 
 
 def check_report(path: Path) -> None:
@@ -35,7 +37,7 @@ def write_report(path: Path, facts: Mapping[str, Any]) -> None:
         OutputError: the file cannot be written; an existing one stays as it was.
     """
     check_report(path)
-    text = json.dumps(facts, indent=2, allow_nan=False) + "\n" if path.suffix == ".json" else render(facts)
+    text = _json(facts) if path.suffix == ".json" else render(facts)
     target = prepare_output(path)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as folder:
@@ -44,3 +46,9 @@ def write_report(path: Path, facts: Mapping[str, Any]) -> None:
             written.replace(target)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; give another report name") from error
+
+
+def _json(facts: Mapping[str, Any]) -> str:
+    """Indented, each list of numbers on one line."""
+    text = json.dumps(facts, indent=2, allow_nan=False)
+    return _NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n"

@@ -23,6 +23,15 @@ def test_json_report(tmp_path: Path) -> None:
     assert names(tmp_path) == {"r.json"}
 
 
+def test_lists_of_numbers_stand_on_one_line(tmp_path: Path) -> None:
+    facts = {"a": [1, 2.5, None], "b": [[1, 2], [3, 4]], "c": ["[\n 1,\n 2\n]", "x"], "d": [], "e": [{"f": [True]}]}
+    write_report(tmp_path / "r.json", facts)
+    text = (tmp_path / "r.json").read_text()
+    assert json.loads(text) == facts
+    assert '"a": [1, 2.5, null]' in text
+    assert "[3, 4]\n" in text
+
+
 @pytest.mark.parametrize("content", [{"a": object()}, {"a": float("nan")}, {"a": float("inf")}])
 def test_a_failed_report_leaves_the_old_one(tmp_path: Path, content: dict[str, Any]) -> None:
     path = tmp_path / "r.json"

@@ -76,8 +76,14 @@ def _best(name: str, points: list[Point], step: Mapping[str, Any]) -> dict[str, 
 
 def _chart(search: Search, points: list[Point]) -> Spec:
     first = search.axes[0]
+    best = {(row["layer"], row["place"]) for row in search.rows if (row["gain"] or 0) > 0}
     values = [
-        {"layer": point.layer, "gain": point.gain, **dict(zip(search.axes, point.place, strict=True))}
+        {
+            "layer": point.layer,
+            "gain": point.gain,
+            "best": (point.layer, point.place) in best,
+            **dict(zip(search.axes, point.place, strict=True)),
+        }
         for point in points
         if point.gain is not None
     ]
@@ -103,8 +109,14 @@ def _chart(search: Search, points: list[Point]) -> Spec:
         names = [row["layer"] for row in search.rows]
         spec["height"] = height_of(len(names))
         y = {"field": "layer", "type": "nominal", "sort": names, "title": None, "axis": {"labelExpr": SHORT_NAME}}
-        spec["mark"] = {"type": "rect"}
-        spec["encoding"] |= {"y": y, "color": color, "tooltip": tooltip}
+        spec["encoding"] |= {"y": y, "tooltip": tooltip}
+        spec["layer"] = [
+            {"mark": {"type": "rect"}, "encoding": {"color": color}},
+            {
+                "transform": [{"filter": "datum.best"}],
+                "mark": {"type": "point", "filled": True, "size": 24, "style": "line"},
+            },
+        ]
         return spec
     second = search.axes[1]
     spec["params"] = [{"name": "picked", "bind": {"element": f"#{search.chart}-layer", "event": "change"}}]

@@ -37,7 +37,10 @@ def write_report(path: Path, facts: Mapping[str, Any]) -> None:
         OutputError: the file cannot be written; an existing one stays as it was.
     """
     check_report(path)
-    text = _json(facts) if path.suffix == ".json" else render(facts)
+    _write(path, _json(facts) if path.suffix == ".json" else render(facts))
+
+
+def _write(path: Path, text: str) -> None:
     target = prepare_output(path)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as folder:

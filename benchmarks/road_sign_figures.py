@@ -2,7 +2,7 @@
 
     python -m benchmarks.road_sign_figures               writes docs/awq-weights.png and docs/awq-grid.png
 
-Needs matplotlib: pip install convert-onnx[report].
+Needs matplotlib: pip install convert-onnx[figures].
 """
 
 import argparse
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs", metavar="DIR", help="folder to write into")
     options = parser.parse_args(arguments)
     if find_spec("matplotlib") is None:
-        print("Error: matplotlib is not installed; install convert-onnx[report]", file=sys.stderr)
+        print("Error: matplotlib is not installed; install convert-onnx[figures]", file=sys.stderr)
         return 1
     try:
         model = ROAD_SIGNS.model()

@@ -127,11 +127,11 @@ def convert(
     from converter.cli_result import finish
     from converter.convert import convert as quantize
     from converter.outputs import check_outputs, same_file
-    from converter.report.files import check_suffix
+    from converter.report.files import check_report
     from converter.report.progress import progress_bars
 
     for path in report:
-        check_suffix(path)
+        check_report(path)
     check_outputs(
         [("-o", output), *(("--report", path) for path in report)],
         [

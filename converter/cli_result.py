@@ -17,6 +17,7 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     from converter.evaluate import model_bytes
     from converter.open import is_factory
     from converter.report import table
+    from converter.report.facts import report_facts
     from converter.report.files import write_report
 
     before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
@@ -28,8 +29,7 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     elif result.metrics is not None:
         table.show(tables[:1])
     click.echo(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s")
-    files = {"model": model, "output": str(output), "bytes": {"before": before, "after": after}}
-    title = f"{model} -> {output} ({result.recipe.name}, {result.target})"
+    facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
     for path in reports:
-        write_report(path, title, files | result.to_json(), [*tables, table.layers_table(result)])
+        write_report(path, facts)
         click.echo(f"Wrote {path}")

@@ -74,13 +74,13 @@ def train(
     """
     from converter.cli_result import finish
     from converter.outputs import check_outputs, same_file
-    from converter.report.files import check_suffix
+    from converter.report.files import check_report
     from converter.report.progress import progress_bars
     from converter.training import train as learn
 
     place = output.with_suffix(".checkpoint") if checkpoint is None else checkpoint
     for path in report:
-        check_suffix(path)
+        check_report(path)
     inputs = (("MODEL", model), ("--data", data), ("--calibration", calibration), ("--evaluate", evaluation))
     outputs = [("-o", output), ("--checkpoint", place), *(("--report", path) for path in report)]
     check_outputs(outputs, [*inputs, ("--weights", weights), ("--recipe", recipe)])

@@ -15,6 +15,7 @@ from converter.data import Dataset, Preprocess, stored_preprocess
 from converter.emit.qdq import emit
 from converter.evaluate import Evaluation, evaluate
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
+from converter.footprint import Footprint
 from converter.open import assumed_shape, open_model, suggesting_shape
 from converter.recipe import Recipe, find_recipe, learning_on
 from converter.recipe_changes import with_layers
@@ -94,33 +95,42 @@ def convert(
     plan = with_layers(learning_on(find_recipe(recipe), device), exclude, bits)
     chosen = find_target(target)
     require_calibration(calibration, training, plan)
-    source = open_model(model, weights=weights, input_shape=input_shape)
+    footprint = Footprint()
+    with footprint.step("open model"):
+        source = open_model(model, weights=weights, input_shape=input_shape)
     _refuse_without_layers(source)
     require_fit(source, chosen)
     if not any(isinstance(step, ActivationRanges) for step in plan.passes):
         require_weight_only(source, chosen)
     plan = _with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
-    with suggesting_shape(assumed_shape([model], input_shape)):
+    with footprint.step("open data"), suggesting_shape(assumed_shape([model], input_shape)):
         images = open_data(calibration, evaluation, training, source, plan, preprocess, warn)
 
     work = Model(gs.import_onnx(source), chosen.rules)
     means = Means(images, memory_budget, plan.seed, progress, checkpoint)
     reports = []
     for step in plan.passes:
-        reports.append(run_pass(step, work, means))
-        check(work, step.name)
+        with footprint.step(step.name):
+            reports.append(run_pass(step, work, means))
+            check(work, step.name)
 
     storage = chosen.storage(plan.storage)
-    quantized = emit(work, storage)
+    with footprint.step("emit"):
+        quantized = emit(work, storage)
+        layers = layer_reports(work, reports, storage)
     require_kernels(quantized, chosen)
     if chosen.static_shapes:
         fix_batch(quantized)
-    layers = layer_reports(work, reports, storage)
     calibrated = None if images.calibration is None else images.calibration.describe()
     stamp(quantized, plan, layers, {"target": target, "calibration": calibrated, "versions": versions()})
-    metrics = _measure(source, quantized, images.evaluation, plan.name, progress)
+    metrics = None
+    if images.evaluation is not None:
+        with footprint.step("evaluate"):
+            metrics = _measure(source, quantized, images.evaluation, plan.name, progress)
     seconds = time.perf_counter() - started
-    return Result(quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds)
+    return Result(
+        quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds, steps=footprint.steps
+    )
 
 
 def _refuse_without_layers(model: onnx.ModelProto) -> None:
@@ -144,10 +154,8 @@ def _with_overrides(
 
 
 def _measure(
-    reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset | None, name: str, progress: Progress
-) -> Evaluation | None:
-    if data is None:
-        return None
+    reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
+) -> Evaluation:
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
         for model, path in zip((reference, quantized), paths, strict=True):

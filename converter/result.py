@@ -1,6 +1,5 @@
 """What a conversion gives back: the model, what happened to every layer, and what was measured."""
 
-import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,12 @@ import onnx
 from converter.emit.qdq import bits_in_file, runs_on_integers
 from converter.emit.weights import Storage
 from converter.evaluate import Evaluation
-from converter.json_values import finite
-from converter.recipe import Recipe, dump_recipe, recipe_values
+from converter.footprint import Step
+from converter.recipe import Recipe, dump_recipe
 from converter.save import save_onnx
 from passes.base import Model, PassReport
 from passes.linear import refused_layers
+from passes.numerics.distribution import Distribution, distribution
 
 __all__ = ["LayerReport", "Result", "layer_reports", "stamp", "versions"]
 
@@ -38,6 +38,7 @@ class LayerReport:
         before_db, after_db: SQNR of plain rounding and of what was written.
         note: what else the pass did.
         reason: why the layer stayed in float.
+        weights: as they were before rounding, folded and rescaled, and as they were written; None in float.
     """
 
     name: str
@@ -51,6 +52,7 @@ class LayerReport:
     after_db: float | None
     note: str
     reason: str
+    weights: Distribution | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Result:
         metrics: size, accuracy and latency before and after, if evaluation data were given.
         calibration: source, number, digest and preprocessing of the calibration images, if there were any.
         seconds: of the whole conversion.
+        steps: what it spent them on, and the memory of each.
     """
 
     model: onnx.ModelProto
@@ -76,6 +79,7 @@ class Result:
     metrics: Evaluation | None
     calibration: Mapping[str, Any] | None
     seconds: float
+    steps: tuple[Step, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the model; an existing file is replaced only once the new one has been checked and loaded.
@@ -85,33 +89,24 @@ class Result:
         """
         save_onnx(self.model, Path(path))
 
+    def write_report(self, path: str | Path, *, model: str = "model", output: str = "output") -> None:
+        """Write what `--report` writes; ``model`` and ``output`` are what the report calls the two files.
+
+        Raises:
+            UsageError: neither .json nor .html, or an .html without the extra `report`.
+            OutputError: the file cannot be written; an existing one stays as it was.
+        """
+        from converter.report.facts import report_facts
+        from converter.report.files import write_report
+
+        before, after = self.reference.ByteSize(), self.model.ByteSize()
+        write_report(Path(path), report_facts(self, model=model, output=output, before=before, after=after))
+
     def to_json(self) -> dict[str, Any]:
-        """Everything but the model, ready for JSON: an infinite or undefined SQNR becomes null."""
-        values: dict[str, Any] = {
-            "recipe": recipe_values(self.recipe),
-            "target": self.target,
-            "calibration": self.calibration,
-            "versions": versions(),
-            "seconds": round(self.seconds, 3),
-            "layers": [dataclasses.asdict(layer) for layer in self.layers],
-            "passes": [
-                {
-                    "name": report.name,
-                    "seconds": round(report.seconds, 3),
-                    "changed": {name: change.what for name, change in report.changed.items()},
-                    "skipped": dict(report.skipped),
-                    "notes": list(report.notes),
-                    "grids": {
-                        name: {"axes": dict(grid.axes), "losses": grid.losses.tolist(), "plain": grid.plain}
-                        for name, grid in report.grids.items()
-                    },
-                }
-                for report in self.passes
-            ],
-            "metrics": None if self.metrics is None else self.metrics.to_json(),
-        }
-        content: dict[str, Any] = finite(values)
-        return content
+        """Everything but the models, ready for JSON: see `converter.report.facts`."""
+        from converter.report.facts import conversion_facts
+
+        return conversion_facts(self)
 
 
 def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage) -> tuple[LayerReport, ...]:
@@ -145,6 +140,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
                 after_db=change.after_db,
                 note=change.what,
                 reason="",
+                weights=distribution(model.exact[layer.name][0], quantized.codes, grid),
             )
         )
     return tuple(result)

@@ -127,8 +127,8 @@ class StoredWeight:
 
     @property
     def bytes(self) -> int:
-        """Of codes, scales and zero points together."""
-        parts = (self.codes, self.scale, self.zero_point)
+        """Of codes, scales and zero points together; 0 where the operand is no constant."""
+        parts = () if self.codes is None else (self.codes, self.scale, self.zero_point)
         return sum(tensor_bytes(tensor) for tensor in parts if tensor is not None)
 
     @property

@@ -28,6 +28,7 @@ __all__ = [
     "Change",
     "Correction",
     "CorrectionPass",
+    "CoveredRange",
     "GraphPass",
     "LayerPass",
     "LossGrid",
@@ -183,10 +184,27 @@ class LossGrid:
 
 
 @dataclass(frozen=True)
+class CoveredRange:
+    """What calibration saw of a quantized activation tensor, and how much of it the grid covers.
+
+    Attributes:
+        grid: of the tensor.
+        low, high: the smallest and the largest value seen, after a clamp that the quantizer takes over.
+        clipped: share of the values seen that lie more than half a step beyond the grid's ends.
+    """
+
+    grid: ActivationGrid
+    low: float
+    high: float
+    clipped: float
+
+
+@dataclass(frozen=True)
 class PassReport:
     """Every linear layer once: changed or skipped.
 
-    ``notes`` are about the model as a whole; ``grids`` hold the losses of a search, by layer.
+    ``notes`` are about the model as a whole; ``grids`` hold the losses of a search, by layer; ``ranges`` what was
+    decided for activations, by tensor.
     """
 
     name: str
@@ -195,6 +213,7 @@ class PassReport:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     grids: Mapping[str, LossGrid] = field(default_factory=dict)
+    ranges: Mapping[str, CoveredRange] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,12 @@ class ActivationGrid:
         return (-128, 127) if self.signed else (0, 255)
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest value that a code stands for."""
+        low, high = self.code_range
+        return float((low - self.zero_point) * self.scale), float((high - self.zero_point) * self.scale)
+
+    @property
     def dtype(self) -> type[np.int8] | type[np.uint8]:
         """The codes' numpy type."""
         return np.int8 if self.signed else np.uint8

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from passes.numerics.histogram import Histogram
 
-__all__ = ["Range", "entropy", "minmax", "mse", "percentile", "quantization_error"]
+__all__ = ["Range", "clipped", "entropy", "minmax", "mse", "percentile", "quantization_error"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -106,6 +106,22 @@ def entropy(histogram: Histogram, bits: int = 8) -> Range:
     divergence = [_divergence(counts, int(size), levels) for size in sizes]
     threshold = float(sizes[int(np.argmin(divergence))]) * width
     return Range(max(whole.low, -threshold), min(whole.high, threshold))
+
+
+def clipped(histogram: Histogram, low: float, high: float) -> float:
+    """Share of the values below ``low`` or above ``high``; a bin that an end cuts is taken as evenly filled.
+
+    Raises:
+        ValueError: the histogram is empty.
+    """
+    minmax(histogram)
+    edges = np.clip(histogram.edges, histogram.min, histogram.max)  # values of the outer bins lie within these
+    left, right = edges[:-1], edges[1:]
+    width = right - left
+    inside = np.clip(np.minimum(right, high) - np.maximum(left, low), 0.0, None)
+    point = width == 0.0  # one value, or no value at all
+    share = np.where(point, (low <= left) & (left <= high), inside / np.where(point, 1.0, width))
+    return float(histogram.counts @ (1.0 - share) / histogram.count)
 
 
 def quantization_error(histogram: Histogram, low: Floats, high: Floats, bits: int, symmetric: bool) -> Floats:

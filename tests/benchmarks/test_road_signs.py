@@ -84,7 +84,7 @@ def test_data_that_are_not_there(
 def test_figures_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(road_sign_figures, "find_spec", Mock(return_value=None))
     assert road_sign_figures.main([]) == 1
-    assert "Error: matplotlib is not installed; install convert-onnx[report]" in capsys.readouterr().err
+    assert "Error: matplotlib is not installed; install convert-onnx[figures]" in capsys.readouterr().err
 
 
 def test_the_layer_that_gained_most_is_drawn() -> None:

@@ -1,10 +1,8 @@
-"""Tables show every number whole, reports are written whole or not at all."""
+"""Tables show every number whole."""
 
 import io
-import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -17,12 +15,10 @@ from converter.evaluate import Evaluation, Measurement
 from converter.inspect import InspectedLayer, Inspection
 from converter.report import table
 from converter.report.comparison import comparison_tables, suggestion_text
-from converter.report.files import write_report
 from converter.report.progress import progress_bars
 from converter.report.targets import targets_table
 from converter.result import LayerReport
 from converter.targets import TARGETS
-from passes.errors import ConvertError, OutputError, UsageError
 from tests.models_zoo import images, small_cnn
 
 LONG = "features.12.blocks.3.inverted_residual.conv.depthwise.0.convolution"
@@ -226,42 +222,6 @@ def test_the_caption_says_what_the_errors_are_of(recipe: str, words: str) -> Non
 )
 def test_sizes(count: int, text: str) -> None:
     assert table.size(count) == text
-
-
-def test_json_report(tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
-    path.write_text("old")
-    write_report(path, "title", {"a": 1}, [])
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
-
-
-def test_html_report_is_one_page_with_the_tables(tmp_path: Path) -> None:
-    rows = Table("layer")
-    rows.add_row("conv<1>")
-    write_report(tmp_path / "r.html", "a {b} <c>", {}, [rows, *table.inspection_tables(inspection())])
-    text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert text.startswith("<!DOCTYPE html>")
-    assert "<title>a {b} &lt;c&gt;</title>" in text
-    assert "conv&lt;1&gt;" in text
-    assert LONG in text
-    assert "http" not in text  # self-contained
-
-
-def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
-    path.write_text("old")
-    with pytest.raises(TypeError):
-        write_report(path, "title", {"a": object()}, [])
-    assert path.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
-
-
-@pytest.mark.parametrize(("name", "kind"), [("r.txt", UsageError), ("r", UsageError), ("missing/r.json", OutputError)])
-def test_a_report_that_cannot_be_written(tmp_path: Path, name: str, kind: type[ConvertError]) -> None:
-    with pytest.raises(kind, match="r"):
-        write_report(tmp_path / name, "title", {}, [])
-    assert not list(tmp_path.iterdir())
 
 
 def test_no_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from passes.numerics.histogram import Histogram
-from passes.numerics.ranges import Range, entropy, minmax, mse, percentile, quantization_error
+from passes.numerics.ranges import Range, clipped, entropy, minmax, mse, percentile, quantization_error
 
 Rule = Callable[[Histogram], Range]
 
@@ -218,3 +219,33 @@ def test_too_few_bits_are_refused(bits: int) -> None:
         mse(histogram, bits, symmetric=False)
     with pytest.raises(ValueError, match=f"bits={bits}"):
         entropy(histogram, bits)
+
+
+# ------------------------------------------------------------------- what lies outside
+
+
+@pytest.mark.parametrize("kind", ["normal", "relu", "lognormal", "negative"])
+@pytest.mark.parametrize("p", [0.1, 2.0, 30.0])
+def test_clipped_is_the_share_outside(kind: str, p: float) -> None:
+    values = draw(0, kind)
+    low, high = (float(x) for x in np.percentile(values, [p, 100 - p]))
+    histogram = histogram_of(values)
+    near = np.mean(np.abs(values - low) <= histogram.width) + np.mean(np.abs(values - high) <= histogram.width)
+    outside = np.mean((values < low) | (values > high))
+    assert clipped(histogram, low, high) == pytest.approx(outside, abs=float(near))
+
+
+def test_clipped_by_hand() -> None:
+    histogram = histogram_of(np.array([-1.0, 0.0, 0.0, 2.0, 8.0], np.float32))
+    assert clipped(histogram, -math.inf, math.inf) == 0.0
+    assert clipped(histogram, -1.0, 8.0) == 0.0
+    assert clipped(histogram, -1.0, 7.9) == pytest.approx(0.2)
+    assert clipped(histogram, -0.5, 4.0) == pytest.approx(0.4)
+    assert clipped(histogram, 9.0, 10.0) == pytest.approx(1.0)
+    same = histogram_of(np.full(7, 3.0, np.float32))
+    assert (clipped(same, 0.0, 2.9), clipped(same, 0.0, 3.0)) == (1.0, 0.0)
+
+
+def test_nothing_has_no_share() -> None:
+    with pytest.raises(ValueError, match="empty histogram"):
+        clipped(Histogram(), 0.0, 1.0)

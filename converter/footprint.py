@@ -1,0 +1,62 @@
+"""Where the time and the memory of a conversion go: seconds and peak resident size of every step."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+
+__all__ = ["Footprint", "Step"]
+
+_INTERVAL = 0.01  # seconds between two looks at the memory; what is shorter can be missed
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its name, seconds, and the largest resident size of the process in bytes, looked at every 10 ms."""
+
+    name: str
+    seconds: float
+    peak_bytes: int
+
+
+class Footprint:
+    """The steps of a conversion, one after the other.
+
+    >>> footprint = Footprint()
+    >>> with footprint.step("open"):
+    ...     pass
+    >>> [step.name for step in footprint.steps]
+    ['open']
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Those that have ended, in order."""
+        return tuple(self._steps)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Measure what is done inside; a step that fails is not counted."""
+        process, done = psutil.Process(), threading.Event()
+        sizes = [process.memory_info().rss]
+
+        def watch() -> None:
+            while not done.wait(_INTERVAL):
+                sizes[0] = max(sizes[0], process.memory_info().rss)
+
+        watcher = threading.Thread(target=watch, name=f"footprint {name}", daemon=True)
+        watcher.start()
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            done.set()
+            watcher.join()
+        self._steps.append(Step(name, seconds, max(sizes[0], process.memory_info().rss)))

@@ -1,0 +1,100 @@
+"""What a report says, as values that JSON can hold: `report.schema.json` describes them, the page shows them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from converter.json_values import finite
+from converter.recipe import recipe_values
+from converter.result import LayerReport, Result, versions
+from converter.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
+from passes.base import CoveredRange, LossGrid, PassReport
+
+__all__ = ["VERSION", "conversion_facts", "report_facts"]
+
+VERSION = 1  # of the form; it grows whenever a program that reads reports would have to change
+
+
+def report_facts(result: Result, *, model: str, output: str, before: int, after: int) -> dict[str, Any]:
+    """All of a report.
+
+    Args:
+        result: the conversion.
+        model, output: what was converted, and the file that was written.
+        before, after: bytes of both.
+    """
+    files = {"model": model, "output": output, "bytes": {"before": before, "after": after}}
+    facts = conversion_facts(result)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"version": facts.pop("version"), "created": created, **files, **facts}
+
+
+def conversion_facts(result: Result) -> dict[str, Any]:
+    """All that the conversion itself knows: a report without its files. Infinite and undefined numbers are null."""
+    values: dict[str, Any] = {
+        "version": VERSION,
+        "recipe": recipe_values(result.recipe),
+        "target": result.target,
+        "calibration": result.calibration,
+        "versions": versions(),
+        "seconds": round(result.seconds, 3),
+        "steps": [dataclasses.asdict(step) | {"seconds": round(step.seconds, 3)} for step in result.steps],
+        "metrics": None if result.metrics is None else result.metrics.to_json(),
+        "sqnr_of": result.recipe.sqnr_of,
+        "layers": list(_layers(result)),
+        "activations": [
+            _activation(tensor, covered) for report in result.passes for tensor, covered in report.ranges.items()
+        ],
+        "passes": [_pass(report) for report in result.passes],
+    }
+    content: dict[str, Any] = finite(values)
+    return content
+
+
+def _layers(result: Result) -> Iterator[dict[str, Any]]:
+    """The layers, with the form and the bytes their weights have in the file."""
+    tensors = Tensors.of(result.model.graph)
+    nodes = {node.name: node for node in reversed(tensors.nodes) if layer_roles(node) is not None}  # the outer graph's
+    for layer in result.layers:
+        stored = find_weight(nodes[layer.name], tensors)
+        yield dataclasses.asdict(layer) | {"storage": _storage(layer, stored), "bytes": stored.bytes}
+
+
+def _storage(layer: LayerReport, stored: StoredWeight) -> str:
+    if any(node.op_type == "MatMulNBits" for node in stored.operators):
+        return f"matmulnbits {layer.stored_bits}"
+    return stored.storage
+
+
+def _activation(tensor: str, covered: CoveredRange) -> dict[str, Any]:
+    grid = covered.grid
+    low, high = grid.ends
+    return {
+        "tensor": tensor,
+        "type": "int8" if grid.signed else "uint8",
+        "scale": float(grid.scale),
+        "zero_point": grid.zero_point,
+        "low": low,
+        "high": high,
+        "seen_low": covered.low,
+        "seen_high": covered.high,
+        "clipped": covered.clipped,
+    }
+
+
+def _pass(report: PassReport) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "changed": {name: change.what for name, change in report.changed.items()},
+        "skipped": dict(report.skipped),
+        "notes": list(report.notes),
+        "grids": _grids(report.grids),
+    }
+
+
+def _grids(grids: Mapping[str, LossGrid]) -> dict[str, Any]:
+    return {
+        name: {"axes": dict(grid.axes), "losses": grid.losses.tolist(), "plain": grid.plain}
+        for name, grid in grids.items()
+    }

@@ -1,0 +1,53 @@
+"""What the conversion cost and gained: accuracy, size and latency, before and after."""
+
+from collections import Counter
+from collections.abc import Mapping
+from math import sqrt
+from typing import Any
+
+from converter.report.page import numbers
+from converter.report.page.section import Section
+
+__all__ = ["headline"]
+
+
+def headline(facts: Mapping[str, Any]) -> Section:
+    """The first table of the page."""
+    return Section("headline", "Before and after", {"rows": _rows(facts), "precision": _precision(facts["layers"])})
+
+
+def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """What, before, after, change."""
+    rows = []
+    size, metrics = facts["bytes"], facts["metrics"]
+    first, last = (metrics["models"][0], metrics["models"][-1]) if metrics else ({}, {})
+    if metrics and first["top1"] is not None:
+        change = numbers.points(last["top1"] - first["top1"])
+        rows.append(("Top-1 accuracy", _accuracy(first), _accuracy(last), change))
+    if metrics and last["agreement"] is not None:
+        rows.append(("Same answer as before", "", numbers.percent(last["agreement"]), ""))
+    if metrics:
+        close = "equal" if last["sqnr_db"] is None else numbers.decibels(last["sqnr_db"])
+        rows.append(("Signal to noise of the output", "", close, ""))
+    ratio = numbers.times(size["before"] / size["after"], "smaller", "larger")
+    rows.append(("File size", numbers.size(size["before"]), numbers.size(size["after"]), ratio))
+    if metrics and last["speedup"] is not None:
+        speed = numbers.times(last["speedup"], "faster", "slower")
+        before, after = (numbers.milliseconds(model["latency_ms"]) for model in (first, last))
+        rows.append(("Latency of an image", before, after, speed))
+    return rows
+
+
+def _accuracy(model: Mapping[str, Any]) -> str:
+    error = sqrt(model["top1"] * (1 - model["top1"]) / model["images"])
+    return f"{100 * model['top1']:.2f} ± {100 * error:.2f} %"
+
+
+def _precision(layers: list[Mapping[str, Any]]) -> str:
+    """`20 layers at 4 bits, 2 in float`."""
+    counts = Counter(layer["bits"] for layer in layers)
+    parts: list[str] = []
+    for bits, found in sorted(counts.items()):
+        noun = f"{found} layer{'s' if found > 1 else ''}" if not parts else str(found)
+        parts.append(f"{noun} in float" if bits == 32 else f"{noun} at {bits} bits")
+    return ", ".join(parts)

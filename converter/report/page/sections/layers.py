@@ -1,0 +1,86 @@
+"""The error of every layer, the largest first, with its bits and its bytes in the file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from converter.report.page.numbers import decibels, size
+from converter.report.page.section import SHORT_NAME, Section, Spec, height_of
+
+__all__ = ["layers", "relative_error"]
+
+
+def layers(facts: Mapping[str, Any]) -> Section:
+    """A bar for every quantized layer, and a table of all layers."""
+    rows = [_row(layer) for layer in facts["layers"] if layer["after_db"] is not None]
+    rows.sort(key=lambda row: -row["error"])
+    charts = {"layers-chart": _chart(rows, facts["sqnr_of"])} if rows else {}
+    return Section("layers", "Layers", {"worst": rows[:1], "drawn": len(rows)}, charts)
+
+
+def relative_error(db: float) -> float:
+    """Root mean square of the error over that of the signal, in percent: 20 dB are 10 %."""
+    return float(100 * 10 ** (-db / 20))
+
+
+def _row(layer: Mapping[str, Any]) -> dict[str, Any]:
+    bits, stored = layer["bits"], layer["storage"].partition(" ")[0]
+    plain = layer["before_db"]
+    return {
+        "name": layer["name"],
+        "error": relative_error(layer["after_db"]),
+        "plain": None if plain is None else relative_error(plain),
+        "sqnr": decibels(layer["after_db"]),
+        "rounded": decibels(plain),
+        "bits": f"{bits} bits",
+        "storage": layer["storage"],
+        "size": size(layer["bytes"]),
+        "label": f"{stored}, {size(layer['bytes'])}"
+        if stored != "matmulnbits"
+        else f"int{bits}, {size(layer['bytes'])}",
+    }
+
+
+def _chart(rows: list[dict[str, Any]], sqnr_of: str) -> Spec:
+    names = [row["name"] for row in rows]
+    kinds = sorted({row["bits"] for row in rows}, key=lambda bits: int(bits.split()[0]))
+    tooltip = [
+        {"field": "name", "title": "layer"},
+        {"field": "error", "title": "error, %", "format": ".2f"},
+        {"field": "sqnr", "title": "SQNR as written"},
+        {"field": "rounded", "title": "SQNR plainly rounded"},
+        {"field": "bits", "title": "weights"},
+        {"field": "storage", "title": "stored as"},
+        {"field": "size", "title": "in the file"},
+    ]
+    y = {"field": "name", "type": "nominal", "sort": names, "title": None, "axis": {"labelExpr": SHORT_NAME}}
+    axis = {"orient": "top", "title": f"error of the layer's {sqnr_of}, % of the signal"}
+    return {
+        "description": f"Error of every quantized layer's {sqnr_of}, largest first; the table below has the numbers.",
+        "data": {"values": rows},
+        "height": height_of(len(rows)),
+        "encoding": {"y": y},
+        "layer": [
+            {
+                "mark": {"type": "bar", "height": 11, "cornerRadiusEnd": 2},
+                "encoding": {
+                    "x": {"field": "error", "type": "quantitative", "axis": axis},
+                    "color": {
+                        "field": "bits",
+                        "type": "nominal",
+                        "scale": {"domain": kinds},
+                        "legend": {"title": "weights", "orient": "top"} if len(kinds) > 1 else None,
+                    },
+                    "tooltip": tooltip,
+                },
+            },
+            {
+                "transform": [{"filter": "isValid(datum.plain)"}],
+                "mark": {"type": "tick", "thickness": 2, "height": 13, "style": "line"},
+                "encoding": {"x": {"field": "plain", "type": "quantitative"}, "tooltip": tooltip},
+            },
+            {
+                "mark": {"type": "text", "align": "left", "dx": 8, "style": "note"},
+                "encoding": {"x": {"value": "width"}, "text": {"field": "label"}},
+            },
+        ],
+    }

@@ -1,0 +1,22 @@
+"""What was left alone, and why: the layers in float, and what each pass skipped."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from converter.report.page.section import Section
+
+__all__ = ["skipped"]
+
+
+def skipped(facts: Mapping[str, Any]) -> Section:
+    """The layers in float in full, each pass's own reasons by reason."""
+    left = [layer for layer in facts["layers"] if layer["reason"]]
+    passes = []
+    for step in facts["passes"]:
+        reasons: dict[str, list[str]] = {}
+        for layer, reason in step["skipped"].items():
+            reasons.setdefault(reason, []).append(layer)
+        passes.append(
+            {"name": step["name"], "changed": len(step["changed"]), "reasons": reasons, "notes": step["notes"]}
+        )
+    return Section("skipped", "Left alone", {"left": left, "passes": passes})

@@ -1,0 +1,140 @@
+"""The page in Chromium: no complaint, no network, usable with keys and on a phone."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from benchmarks.report_page import chromium, open_page, opened_page, why_no_browser
+from converter.report.files import write_report
+from tests.converter.report.reports import facts_of, fifty_layers, searched
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "-"), pytest.mark.slow]
+
+TITLES = (
+    "() => [...document.querySelectorAll('#weights-chart svg [aria-label]')].map(e => e.getAttribute('aria-label'))"
+)
+PIXELS = 1
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network of 52 layers with long names."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, fifty_layers(facts_of(searched(), evaluation=True)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def opened(browser: "Browser", report: Path, request: pytest.FixtureRequest) -> "Iterator[tuple[Page, list[str]]]":
+    with opened_page(browser, report, scheme=request.param) as opened:
+        yield opened
+
+
+def draw_all(page: "Page") -> None:
+    """Scroll through the page, as charts are drawn when they come near."""
+    for chart in page.query_selector_all(".chart"):
+        chart.scroll_into_view_if_needed()
+        page.wait_for_function("id => document.querySelector(`#${id} svg.marks`)", arg=chart.get_attribute("id"))
+
+
+def test_every_chart_is_drawn_without_a_complaint(opened: "tuple[Page, list[str]]") -> None:
+    page, problems = opened
+    draw_all(page)
+    assert len(page.query_selector_all(".chart svg.marks")) == 7
+    assert problems == []
+
+
+def test_charts_have_labels(opened: "tuple[Page, list[str]]") -> None:
+    page, _ = opened
+    draw_all(page)
+    for chart in page.query_selector_all(".chart"):
+        assert chart.get_attribute("role") == "graphics-document"
+        assert chart.get_attribute("aria-label")
+    tree = page.locator("body").aria_snapshot()
+    assert 'combobox "Weights of layer"' in tree
+    assert 'combobox "Search of layer"' in tree
+    assert 'heading "Weights"' in tree
+
+
+def test_the_layer_is_picked_with_keys(opened: "tuple[Page, list[str]]") -> None:
+    page, problems = opened
+    select = page.locator("#weights-layer")
+    select.scroll_into_view_if_needed()
+    page.wait_for_selector("#weights-chart svg.marks")
+    before = page.evaluate(f"JSON.stringify(({TITLES})())")
+    first = select.input_value()
+    page.get_by_label("Weights of layer").focus()
+    page.keyboard.press("End")
+    assert select.input_value() != first
+    page.wait_for_function(f"before => JSON.stringify(({TITLES})()) !== before", arg=before)
+    shown = page.locator("[data-layer-of=weights-layer]:visible")
+    assert shown.count() == 1
+    assert select.input_value() in shown.inner_text()
+    assert problems == []
+
+
+def test_keys_reach_everything(opened: "tuple[Page, list[str]]") -> None:
+    page, _ = opened
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+    reached = set()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.tagName"))
+    assert {"A", "SELECT", "SUMMARY"} <= reached
+
+
+def test_the_colours_follow_the_reader(browser: "Browser", report: Path) -> None:
+    with opened_page(browser, report, scheme="light") as (page, problems):
+        ink = "getComputedStyle(document.querySelector('#layers-chart .role-axis-label text')).fill"
+        light = page.evaluate(ink)
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_function(f"light => {ink} !== light", arg=light)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
+        assert problems == []
+
+
+@pytest.mark.parametrize("width", [320, 380])
+def test_a_phone_needs_no_sideways_scrolling(browser: "Browser", report: Path, width: int) -> None:
+    with opened_page(browser, report, width=width, height=800) as (page, problems):
+        draw_all(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for chart in page.query_selector_all(".chart"):
+            box = chart.bounding_box()
+            drawn = page.query_selector(f"#{chart.get_attribute('id')} svg.marks")
+            assert box is not None
+            assert drawn is not None
+            inner = drawn.bounding_box()
+            assert inner is not None
+            assert inner["width"] <= box["width"] + PIXELS
+        assert problems == []
+
+
+def test_names_of_many_layers_do_not_overlap(browser: "Browser", report: Path) -> None:
+    with opened_page(browser, report) as (page, _):
+        boxes: list[dict[str, Any]] = page.evaluate(
+            "() => [...document.querySelectorAll('#layers-chart .role-axis-label text[text-anchor=end]')]"
+            ".map(e => e.getBoundingClientRect()).filter(b => b.right < 300).map(b => ({top: b.top, bottom: b.bottom}))"
+        )
+        assert len(boxes) == 39  # quantized layers
+        boxes.sort(key=lambda box: box["top"])
+        assert all(upper["bottom"] <= lower["top"] + PIXELS for upper, lower in pairwise(boxes))
+
+
+def test_a_large_report_is_small_and_soon_there(browser: "Browser", report: Path) -> None:
+    opened = open_page(browser, report)
+    assert opened.size < 5e6
+    assert opened.seconds < 2
+    assert opened.problems == ()

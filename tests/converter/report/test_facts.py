@@ -1,0 +1,189 @@
+"""The facts of a report: right by numbers computed another way, and as the schema says."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import converter.report
+from converter import Recipe, convert, find_recipe
+from converter.report.facts import VERSION, conversion_facts, report_facts
+from converter.runtime import open_session
+from passes.activation_ranges import ActivationRanges
+from passes.numerics.distribution import BINS
+from tests.converter.report.reports import facts_of, paths, searched
+from tests.models_zoo import images, small_cnn
+
+SCHEMA: dict[str, Any] = json.loads(
+    (Path(converter.report.__file__).parent / "report.schema.json").read_text(encoding="utf-8")
+)
+FREE = {"changed", "skipped", "grids", "axes", "versions"}  # their keys are names
+
+
+def valid(facts: dict[str, Any]) -> bool:
+    return bool(jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(json.dumps(facts, allow_nan=False))))
+
+
+def check(facts: dict[str, Any]) -> None:
+    jsonschema.validate(json.loads(json.dumps(facts, allow_nan=False)), SCHEMA, jsonschema.Draft202012Validator)
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["properties"]["version"]["const"] == VERSION
+
+
+@pytest.mark.parametrize(
+    ("recipe", "target"),
+    [
+        ("int8", "cpu"),
+        ("int8", "qnn"),
+        ("int4", "cpu"),
+        ("int4", "tensorrt"),
+        ("int4", "openvino"),
+        ("int4-weight-only", "cpu"),
+        ("int4-matmulnbits", "cpu"),
+    ],
+)
+def test_reports_are_as_the_schema_says(recipe: str, target: str) -> None:
+    check(facts_of(recipe, target))
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict[str, Any]:
+    return facts_of(searched(), evaluation=True)
+
+
+def test_a_report_with_everything_is_as_the_schema_says(facts: dict[str, Any]) -> None:
+    check(facts)
+    assert facts["metrics"] is not None
+    assert {step["name"] for step in facts["passes"] if step["grids"]} == {"smoothquant", "awq"}
+    assert [layer["name"] for layer in facts["layers"] if layer["reason"]] == ["deep"]
+
+
+def test_no_field_may_be_missing(facts: dict[str, Any]) -> None:
+    places = [path for path in paths(facts) if not FREE.intersection(path[:-1])]
+    places = [path for path in places if path[:2] != ("recipe", "passes") or path[-1] == "pass"]
+    assert len(places) > 100
+    for path in places:
+        changed = copy.deepcopy(facts)
+        holder: Any = changed
+        for key in path[:-1]:
+            holder = holder[key]
+        del holder[path[-1]]
+        assert not valid(changed), f"without {path} it is still valid"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("version",), VERSION + 1),
+        (("more",), 1),
+        (("seconds",), None),
+        (("layers", 0, "bits"), 4.5),
+        (("layers", 0, "weights", "before"), [1, 2]),
+        (("layers", 0, "weights"), None),
+        (("layers", 0, "reason"), "both quantized and left alone"),
+        (("activations", 0, "clipped"), 1.5),
+        (("calibration", "sha256"), "short"),
+        (("metrics", "models"), []),
+    ],
+)
+def test_wrong_values_are_refused(facts: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:
+    changed = copy.deepcopy(facts)
+    holder: Any = changed
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    assert not valid(changed)
+
+
+def test_infinite_and_undefined_numbers_are_null() -> None:
+    model = small_cnn()
+    for tensor in model.graph.initializer:  # a layer without weights has no error: infinite SQNR
+        if tensor.name == "fc.weight":
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros((5, 8), np.float32), tensor.name))
+    facts = report_facts(convert(model, images(32), recipe="int8"), model="m", output="o", before=2, after=1)
+    check(facts)
+    assert facts["layers"][-1]["after_db"] is None
+
+
+# ------------------------------------------------------------------- the numbers
+
+
+def test_weights_are_those_of_both_files() -> None:
+    model = small_cnn()
+    result = convert(model, images(32), recipe="int8")  # nothing rescales or folds weights here
+    float_weights, files = tensors(model), tensors(result.model)
+    layer = conversion_facts(result)["layers"][0]
+    held = layer["weights"]
+    weight = float_weights["stem.weight"]
+    codes, scale = (
+        next(files[name] for name in files if name.startswith(f"stem.weight_{end}")) for end in ("int8", "scale")
+    )
+    written = codes * scale.reshape(-1, 1, 1, 1)
+    edges = np.linspace(held["low"], held["high"], BINS + 1)
+    assert held["high"] == pytest.approx(max(np.abs(weight).max(), np.abs(written).max()))
+    assert held["before"] == np.histogram(weight, edges)[0].tolist()
+    assert held["after"] == np.histogram(written, edges)[0].tolist()
+    assert held["zeros"] == np.mean(codes == 0)
+    assert held["clipped"] == np.mean(np.abs(weight / scale.reshape(-1, 1, 1, 1)) > 127.5)
+    assert layer["bytes"] == codes.size + 4 * scale.size + scale.size  # codes, scales, zero points
+
+
+def test_clipped_shares_are_those_of_the_activations() -> None:
+    steps = find_recipe("int8").passes
+    tight = Recipe(
+        "tight",
+        "",
+        tuple(ActivationRanges("percentile", 95.0) if isinstance(s, ActivationRanges) else s for s in steps),
+    )
+    pixels = images(32)
+    result = convert(small_cnn(), pixels, recipe=tight)
+    rows = {row["tensor"]: row for row in conversion_facts(result)["activations"]}
+    watched = onnx.ModelProto()
+    watched.CopyFrom(result.reference)
+    names = ("relu", "sum")
+    watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    tensor = (pixels.transpose(0, 3, 1, 2) / 255).astype(np.float32)
+    values = open_session(watched).run(list(names), {"input": tensor})
+    for name, seen in zip(names, values, strict=True):
+        row = rows[name]
+        half = row["scale"] / 2
+        outside = np.mean((seen < row["low"] - half) | (seen > row["high"] + half))
+        assert outside > 0.02  # or there is nothing to see
+        width = (seen.max() - seen.min()) / 1024  # of a bin, inside which the histogram knows no more
+        near = np.mean(np.abs(seen - row["high"] - half) < width) + np.mean(np.abs(seen - row["low"] + half) < width)
+        assert row["clipped"] == pytest.approx(outside, abs=near + 1e-12)
+        assert (row["seen_low"], row["seen_high"]) == pytest.approx((seen.min(), seen.max()), rel=1e-6)  # other batches
+
+
+def test_a_clamp_that_the_quantizer_takes_over_clips_nothing() -> None:
+    rows = {row["tensor"]: row for row in facts_of("int8")["activations"]}
+    assert rows["relu"]["seen_low"] == rows["relu"]["low"] == 0.0
+
+
+def test_steps_account_for_the_time(facts: dict[str, Any]) -> None:
+    names = [step["name"] for step in facts["steps"]]
+    passes = [step["name"] for step in facts["passes"]]
+    assert names == ["open model", "open data", *passes, "emit", "evaluate"]
+    spent = math.fsum(step["seconds"] for step in facts["steps"])
+    assert spent <= facts["seconds"] + 0.001 * len(names)
+    assert spent > 0.5 * facts["seconds"]
+
+
+def test_searches_hold_a_loss_for_every_point(facts: dict[str, Any]) -> None:
+    for step in facts["passes"]:
+        for grid in step["grids"].values():
+            assert np.shape(grid["losses"]) == tuple(map(len, grid["axes"].values()))
+
+
+def tensors(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

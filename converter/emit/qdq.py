@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto
 from converter.emit.floats import float_model, set_opsets
 from converter.emit.fragment import Fragment, Names
 from converter.emit.matmul_nbits import matmul_nbits
-from converter.emit.weights import Storage, dequantized_weight, file_bits, rescaled_weight
+from converter.emit.weights import Storage, dequantized_bits, dequantized_weight, file_bits, rescaled_weight
 from passes.base import Model, Quantized
 from passes.errors import TargetError
 from passes.linear import Linear
@@ -35,7 +35,8 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
     """
     proto = float_model(model.graph)
     _Writer(model, storage, Names(proto.graph)).run(proto.graph)
-    needs_int2 = any(tensor.data_type == TensorProto.INT2 for tensor in proto.graph.initializer)
+    two_bits = {TensorProto.INT2, TensorProto.UINT2}
+    needs_int2 = any(tensor.data_type in two_bits for tensor in proto.graph.initializer)
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     opsets[""] = max(opsets.get("", 0), _INT2_OPSET if needs_int2 else _OPSET)
     if any(node.domain == "com.microsoft" for node in proto.graph.node):
@@ -52,8 +53,11 @@ def runs_on_integers(model: Model, layer: Linear) -> bool:
 
 
 def bits_in_file(model: Model, layer: Linear, storage: Storage) -> int:
-    """Bits that a code of a quantized layer takes in the file, which has no type of 3, 5, 6 or 7 bits."""
-    bits = file_bits(model.quantized[layer.name].grid.bits, storage, model.rules.narrowest)
+    """Bits that a code of a quantized layer takes in the file, for which ONNX has no type of 3, 5, 6 or 7 bits."""
+    quantized = model.quantized[layer.name]
+    if runs_on_integers(model, layer):
+        return dequantized_bits(quantized, storage, model.rules.narrowest)
+    bits = file_bits(quantized.grid.bits, storage, model.rules.narrowest)
     return max(bits, 4) if storage == "matmulnbits" and _is_matmul_nbits(model, layer) else bits
 
 

@@ -1,4 +1,4 @@
-"""3-bit codes at 3 bits: ONNX has no such type, so two initializers hold the parts and nodes that fold at load join them.
+"""3-bit codes at 3 bits. ONNX has no such type: two initializers hold the parts, nodes that fold at load join them.
 
 A code c of two's complement is ``(c & 3) | (-4 if c < 0 else 0)``:
 

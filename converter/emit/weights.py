@@ -49,10 +49,7 @@ def dequantized_weight(
     name, grid = layer.weight, quantized.grid
     fragment = Fragment(names)
     bits, stored = dequantized_bits(quantized, storage, narrowest), layer.stored(quantized.codes)
-    if bits == 3:
-        codes = join_three_bits(fragment, name, stored)
-    else:
-        codes = fragment.codes(f"{name}_int{bits}", stored, bits)
+    codes = join_three_bits(fragment, name, stored) if bits == 3 else fragment.codes(f"{name}_int{bits}", stored, bits)
     scale = fragment.constant(f"{name}_scale", grid.scale.reshape(-1))
     zeros = grid.zero_point.reshape(-1)
     if storage == "dequantize" and bits == 4:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from converter.inspect import inspect_model
 from passes.activation_ranges import ActivationRanges
 from passes.gptq import Gptq
 from passes.normalise import Normalise
+from passes.numerics.grid import Codes
 from tests.converter.networks import images, run
 
 WIDTH = 32  # 32 x 32 x 3 x 3 codes are enough to be packed
@@ -39,7 +41,8 @@ def network() -> onnx.ModelProto:
         for index, shape in enumerate(shapes)
     ]
     graph = gs.Graph(nodes, inputs=[x], outputs=[tensors[-1]], opset=21)
-    return gs.export_onnx(graph)
+    exported: onnx.ModelProto = gs.export_onnx(graph)
+    return exported
 
 
 def converted(storage: Storage, target: str = "cpu") -> Result:
@@ -58,7 +61,8 @@ def test_the_joined_parts_are_the_codes(shape: tuple[int, ...]) -> None:
     empty.initializer.extend(fragment.initializers)
     model = helper.make_model(empty, opset_imports=[helper.make_opsetid("", 25)])
     onnx.checker.check_model(model, full_check=True)
-    np.testing.assert_array_equal(ReferenceEvaluator(model).run(None, {})[0], codes)
+    (found,) = cast(list[Codes], ReferenceEvaluator(model).run(None, {}))
+    np.testing.assert_array_equal(found, codes)
 
 
 def test_only_weights_that_gain_by_it_are_packed() -> None:
@@ -68,10 +72,10 @@ def test_only_weights_that_gain_by_it_are_packed() -> None:
 
 
 def test_a_packed_file_computes_what_the_others_do_in_fewer_bytes() -> None:
-    packed, cast = converted("packed"), converted("cast")
+    packed, plain = converted("packed"), converted("cast")
     unseen = images(8, 3, 8, 8, seed=9)
-    np.testing.assert_array_equal(run(packed.model, unseen)[0], run(cast.model, unseen)[0])
-    assert packed.model.ByteSize() < cast.model.ByteSize()
+    np.testing.assert_array_equal(run(packed.model, unseen)[0], run(plain.model, unseen)[0])
+    assert packed.model.ByteSize() < plain.model.ByteSize()
     assert [layer.stored_bits for layer in packed.layers] == [4, 3, 3]
     assert sum(tensor.name == "sign_table" for tensor in packed.model.graph.initializer) == 1
 

@@ -15,20 +15,33 @@ from typing import TYPE_CHECKING, Any
 import converter.environment  # noqa: F401  (before numpy and onnxruntime)
 
 if TYPE_CHECKING:
+    from converter.budget import Budget, convert_within
     from converter.convert import convert
     from converter.data import Preprocess
     from converter.recipe import Recipe, find_recipe
     from converter.result import LayerReport, Result
     from passes.errors import ConvertError
 
-__all__ = ["ConvertError", "LayerReport", "Preprocess", "Recipe", "Result", "convert", "find_recipe"]
+__all__ = [
+    "Budget",
+    "ConvertError",
+    "LayerReport",
+    "Preprocess",
+    "Recipe",
+    "Result",
+    "convert",
+    "convert_within",
+    "find_recipe",
+]
 
 _HOMES = {
+    "Budget": "converter.budget",
     "ConvertError": "passes.errors",
     "LayerReport": "converter.result",
     "Preprocess": "converter.preprocess",
     "Recipe": "converter.recipe",
     "Result": "converter.result",
+    "convert_within": "converter.budget",
     "find_recipe": "converter.recipe",
 }
 

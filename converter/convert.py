@@ -1,7 +1,6 @@
 """From a float model to a quantized one: load -> [calibrate -> pass -> check]* -> emit -> evaluate."""
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,31 +9,28 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
-from converter.calibrate import calibrate
 from converter.conversion_data import open_data, require_calibration
-from converter.correct import correct_layers
-from converter.data import Dataset, Preprocess, stored_preprocess
+from converter.data import Preprocess, stored_preprocess
 from converter.emit.qdq import emit
-from converter.evaluate import Evaluation, evaluate
+from converter.evaluate import evaluate_pair
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
-from converter.learn import learn_rounding
 from converter.learn.held_out import without_held_out
 from converter.open import assumed_shape, open_model, suggesting_shape
-from converter.recipe import Pass, Recipe, find_recipe, learning_on
+from converter.recipe import Recipe, find_recipe, learning_on
 from converter.result import Result, layer_reports, stamp, versions
+from converter.run_pass import run_pass
 from converter.runtime import Progress
-from converter.save import write_onnx
 from converter.stored_weights import Tensors
 from converter.targets import find_target
-from converter.walk import DEFAULT_BUDGET, solve_layers
+from converter.walk import DEFAULT_BUDGET
 from passes.activation_ranges import ActivationRanges
-from passes.base import CorrectionPass, LayerPass, Model, PassReport, Stats
+from passes.base import Model
 from passes.check import check
 from passes.errors import ModelError
 from passes.learned_rounding import Device, LearnedRounding
 from passes.linear import LINEAR_OPS
 
-__all__ = ["convert"]
+__all__ = ["convert", "silent", "unheard", "with_overrides"]
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -92,7 +88,7 @@ def convert(
     require_fit(source, chosen)
     if not any(isinstance(step, ActivationRanges) for step in plan.passes):
         require_weight_only(source, chosen)
-    plan = _with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
+    plan = with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
     with suggesting_shape(assumed_shape([model], input_shape)):
         data, unseen = open_data(calibration, evaluation, source, plan, preprocess, warn)
 
@@ -101,7 +97,7 @@ def convert(
     fitting = without_held_out(data, plan.passes, plan.seed)
     for step in plan.passes:
         shown = data if isinstance(step, LearnedRounding) else fitting
-        reports.append(_run(step, work, shown, memory_budget, plan.seed, progress))
+        reports.append(run_pass(step, work, shown, memory_budget, plan.seed, progress))
         check(work, step.name)
 
     storage = chosen.storage(plan.storage)
@@ -112,7 +108,7 @@ def convert(
     layers = layer_reports(work, reports, storage)
     calibrated = None if data is None else data.describe()
     stamp(quantized, plan, layers, {"target": target, "calibration": calibrated, "versions": versions()})
-    metrics = None if unseen is None else _measure(source, quantized, unseen, plan.name, progress)
+    metrics = None if unseen is None else evaluate_pair(source, quantized, unseen, plan.name, progress)
     seconds = time.perf_counter() - started
     return Result(quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds)
 
@@ -126,36 +122,13 @@ def _refuse_without_layers(model: onnx.ModelProto) -> None:
         )
 
 
-def _run(step: Pass, model: Model, data: Dataset | None, budget: int, seed: int, progress: Progress) -> PassReport:
-    """One pass, with the statistics it asks for."""
-    if isinstance(step, LayerPass):
-        return solve_layers(model, step, data, progress, budget=budget, seed=seed)
-    if isinstance(step, CorrectionPass):
-        return correct_layers(model, step, data, progress, budget=budget, seed=seed)
-    if isinstance(step, LearnedRounding):
-        return learn_rounding(model, step, data, progress, budget=budget, seed=seed)
-    started = time.perf_counter()
-    needs = step.needs(model)
-    stats = calibrate(model, needs, data, progress, seed=seed) if needs and data is not None else Stats()
-    return dataclasses.replace(step.apply(model, stats), seconds=time.perf_counter() - started)
-
-
-def _with_overrides(
+def with_overrides(
     recipe: Recipe, stored: Preprocess, preprocess: Preprocess, limit: int | None, seed: int | None
 ) -> Recipe:
+    """The recipe with what was asked for in this call before its own; ``stored`` is the model's preprocessing."""
     return dataclasses.replace(
         recipe,
         preprocess=stored.merge(recipe.preprocess).merge(preprocess),
         limit=recipe.limit if limit is None else limit,
         seed=recipe.seed if seed is None else seed,
     )
-
-
-def _measure(
-    reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
-) -> Evaluation:
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-        paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
-        for model, path in zip((reference, quantized), paths, strict=True):
-            write_onnx(model, path)
-        return evaluate(paths, data, names=["float", name], progress=progress)

@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 
+from converter.attempt import Search
 from converter.emit.qdq import bits_in_file, runs_on_integers
 from converter.emit.weights import Storage
 from converter.evaluate import Evaluation
@@ -65,6 +66,7 @@ class Result:
         metrics: size, accuracy and latency before and after, if evaluation data were given.
         calibration: source, number, digest and preprocessing of the calibration images, if there were any.
         seconds: of the whole conversion.
+        search: how it was found, where a budget was given.
     """
 
     model: onnx.ModelProto
@@ -76,6 +78,7 @@ class Result:
     metrics: Evaluation | None
     calibration: Mapping[str, Any] | None
     seconds: float
+    search: Search | None = None
 
     def save(self, path: str | Path) -> None:
         """Write the model; an existing file is replaced only once the new one has been checked and loaded.
@@ -109,6 +112,7 @@ class Result:
                 for report in self.passes
             ],
             "metrics": None if self.metrics is None else self.metrics.to_json(),
+            "search": None if self.search is None else self.search.to_json(),
         }
         content: dict[str, Any] = finite(values)
         return content

@@ -5,6 +5,7 @@ whoever read ``t`` reads ``t_dequantized``; a name that the model uses already g
 the passes as they are; nothing is rounded here but the int32 biases.
 """
 
+import math
 from importlib.metadata import version
 
 import numpy as np
@@ -48,17 +49,26 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
 
 def runs_on_integers(model: Model, layer: Linear) -> bool:
     """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
-    kernel = model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
-    return kernel and layer.input in model.ranges and layer.name in model.quantized
+    return layer.name in model.quantized and _computes_on_integers(model, layer)
 
 
-def bits_in_file(model: Model, layer: Linear, storage: Storage) -> int:
-    """Bits that a code of a quantized layer takes in the file, for which ONNX has no type of 3, 5, 6 or 7 bits."""
-    quantized = model.quantized[layer.name]
-    if runs_on_integers(model, layer):
-        return dequantized_bits(quantized, storage, model.rules.narrowest)
-    bits = file_bits(quantized.grid.bits, storage, model.rules.narrowest)
-    return max(bits, 4) if storage == "matmulnbits" and _is_matmul_nbits(model, layer) else bits
+def bits_in_file(model: Model, layer: Linear, storage: Storage, bits: int | None = None) -> int:
+    """Bits that a code of a layer takes in the file, for which ONNX has no type of 3, 5, 6 or 7 bits.
+
+    ``bits`` are those of its grid: of the one it has unless they are given.
+    """
+    bits = model.quantized[layer.name].grid.bits if bits is None else bits
+    if _computes_on_integers(model, layer):
+        return dequantized_bits(bits, math.prod(layer.matrix_shape), storage, model.rules.narrowest)
+    stored = file_bits(bits, storage, model.rules.narrowest)
+    return max(stored, 4) if storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"} else stored
+
+
+def _computes_on_integers(model: Model, layer: Linear) -> bool:
+    """Whether its input is quantized and its operator has an integer kernel, once the layer is quantized."""
+    return layer.input in model.ranges and (
+        model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
+    )
 
 
 def _is_matmul_nbits(model: Model, layer: Linear) -> bool:

@@ -30,12 +30,11 @@ def file_bits(bits: int, storage: Storage, narrowest: int = 2) -> int:
     return 8 if storage == "int8" else max(stored_bits(bits), narrowest)
 
 
-def dequantized_bits(quantized: Quantized, storage: Storage, narrowest: int = 2) -> int:
-    """The same for `dequantized_weight`, which can pack 3 bits."""
-    three = quantized.grid.bits == 3 and storage == "packed" and narrowest <= 2
-    if three and packs_three_bits(quantized.codes.size):
+def dequantized_bits(bits: int, count: int, storage: Storage, narrowest: int = 2) -> int:
+    """The same for a weight of ``count`` codes in `dequantized_weight`, which can pack 3 bits."""
+    if bits == 3 and storage == "packed" and narrowest <= 2 and packs_three_bits(count):
         return 3
-    return file_bits(quantized.grid.bits, storage, narrowest)
+    return file_bits(bits, storage, narrowest)
 
 
 def dequantized_weight(
@@ -48,7 +47,7 @@ def dequantized_weight(
     """
     name, grid = layer.weight, quantized.grid
     fragment = Fragment(names)
-    bits, stored = dequantized_bits(quantized, storage, narrowest), layer.stored(quantized.codes)
+    bits, stored = dequantized_bits(grid.bits, quantized.codes.size, storage, narrowest), layer.stored(quantized.codes)
     codes = join_three_bits(fragment, name, stored) if bits == 3 else fragment.codes(f"{name}_int{bits}", stored, bits)
     scale = fragment.constant(f"{name}_scale", grid.scale.reshape(-1))
     zeros = grid.zero_point.reshape(-1)

@@ -22,7 +22,7 @@ class Attempt:
         expected_drop: the same over many pairings of images and errors, see `passes.numerics.flips`.
         sqnr_db: of the first output.
         predicted_db: what the additive noise model said it would be; None where it was not asked.
-        latency_ms, speedup: batch 1, one thread, timed beside the float model; None where the target is another machine.
+        latency_ms, speedup: batch 1, one thread, timed beside the float model; None for other machines.
         seconds: it took, judging included.
         broken: which part of the budget it breaks, in words; empty where it holds.
     """

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from benchmarks.accuracy import cifar, imagenet
 from benchmarks.bar import Bar, Benchmark
+from benchmarks.budgets import budget_cifar, budget_imagenet, budget_road_signs
 from benchmarks.conversion_cost import calibration_memory, conversion_time
 from benchmarks.deployment import resnet18
 from benchmarks.shared_data import MissingData
@@ -41,6 +42,9 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         "cifar": cifar,
         "imagenet": imagenet,
+        "budget-cifar": budget_cifar,
+        "budget-imagenet": budget_imagenet,
+        "budget-road-signs": budget_road_signs,
         "smoothquant": smoothquant,
         "resnet18": resnet18,
         "time": conversion_time,

@@ -18,6 +18,7 @@ from converter.user_code import Terminated
 from passes.errors import ConvertError, UsageError
 
 if TYPE_CHECKING:
+    from converter.budget import Budget
     from converter.preprocess import Preprocess
     from passes.learned_rounding import Device
 
@@ -80,7 +81,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("model")
 @options.output
-@click.option("--recipe", default="int8", show_default=True, metavar="NAME|FILE.toml", help="See `recipes`.")
+@click.option("--recipe", metavar="NAME|FILE.toml", help="See `recipes`; int8, or auto where a budget is given.")
 @click.option("--target", default="cpu", show_default=True, metavar="NAME", help="See `targets`.")
 @click.option("--calibration", metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
 @click.option(
@@ -100,11 +101,12 @@ def cli() -> None:
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where recipes that learn do it; auto: cuda if any."
 )
+@options.budget
 @options.quiet
 def convert(
     model: str,
     output: Path,
-    recipe: str,
+    recipe: str | None,
     target: str,
     calibration: str | None,
     limit: int | None,
@@ -114,6 +116,8 @@ def convert(
     report: tuple[Path, ...],
     seed: int | None,
     device: "Device | None",
+    budget: "Budget | None",
+    cache: Path | None,
     quiet: bool,
     **images: Any,
 ) -> None:
@@ -121,13 +125,14 @@ def convert(
 
     MODEL is an .onnx file, FILE.py:FACTORY or FILE.py:FACTORY(name=value).
     """
-    from converter.convert import convert as quantize
+    from converter.cli_budget import convert_for
     from converter.evaluate import model_bytes
     from converter.open import is_factory
     from converter.outputs import check_outputs, same_file
     from converter.report import table
     from converter.report.files import check_suffix, write_report
     from converter.report.progress import progress_bars
+    from converter.report.search import search_tables
 
     for path in report:
         check_suffix(path)
@@ -145,10 +150,12 @@ def convert(
         _warn(f"{evaluation} calibrates and evaluates: the accuracy shown is not that on unseen images")
     _state_shape([model], input_shape)
     with progress_bars(quiet=quiet) as progress:
-        result = quantize(
+        result = convert_for(
+            budget,
+            cache,
             model,
             calibration,
-            recipe=recipe,
+            recipe,
             target=target,
             evaluation=evaluation,
             weights=weights,
@@ -163,7 +170,7 @@ def convert(
         before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
         result.save(output)
     after = model_bytes(output)
-    tables = table.conversion_tables(result, before, after)
+    tables = [*table.conversion_tables(result, before, after), *search_tables(result.search)]
     if not quiet:
         table.show(tables)
     elif result.metrics is not None:

@@ -1,12 +1,13 @@
 """Options that several commands of the command line share."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["FILE", "data", "images", "json", "limit", "output", "quiet", "torch"]
+__all__ = ["FILE", "budget", "data", "images", "json", "limit", "output", "quiet", "torch"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,6 +40,23 @@ def _several(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
     return decorate
 
 
+def budget(command: Command) -> Command:
+    """The limits of a budget, which the command gets as one `Budget`, or None, and the folder of what was measured."""
+
+    @functools.wraps(command)
+    def run(
+        *arguments: Any, max_drop: float | None, max_bytes: int | None, max_latency: float | None, **others: Any
+    ) -> Any:
+        limits = (max_drop, max_bytes, max_latency)
+        if limits == (None, None, None):
+            return command(*arguments, budget=None, **others)
+        from converter.budget import Budget
+
+        return command(*arguments, budget=Budget(*limits), **others)
+
+    return _limits(run)  # type: ignore[return-value]
+
+
 FILE = click.Path(path_type=Path)
 output = click.option("-o", "--output", type=FILE, required=True, metavar="OUT.onnx", help="File to write.")
 torch = _several(
@@ -50,6 +68,12 @@ images = _several(
     click.option("--std", type=_floats, metavar="a,b,c", help="Divides them, on the 0..1 scale."),
     click.option("--resize", type=click.IntRange(min=1), metavar="N", help="Their shorter side becomes N pixels."),
     click.option("--crop", type=click.IntRange(min=1), metavar="N", help="Their N x N centre is used."),
+)
+_limits = _several(
+    click.option("--max-drop", type=float, metavar="POINTS", help="Of accuracy; of agreement without labels."),
+    click.option("--max-bytes", type=int, metavar="N", help="Of the file."),
+    click.option("--max-latency", type=float, metavar="MS", help="Per image on this CPU, one thread."),
+    click.option("--cache", type=FILE, metavar="DIR", help="Keeps what a search measured, so that it can go on."),
 )
 limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")

@@ -176,7 +176,8 @@ def _effect(
             model.write(layer, solution.grid.values(solution.codes), solution.bias)
             output[place] = probe.error(model)
             model.write(layer, weight, bias)
-            del inputs[given:]  # a bias that the solution brought
+            while len(inputs) > given:  # a bias that the solution brought
+                inputs.pop()
     own[-1] = own[-2] / 4.0 ** (BITS[-1] - BITS[-2])
     return {"own": own, "output": output}
 

@@ -16,7 +16,7 @@ from converter.evaluate import Evaluation, Measurement
 from converter.inspect import Inspection
 from converter.latency import BATCH, THREADS
 from converter.preprocess import Preprocess
-from converter.recipe import Recipe
+from converter.recipe import AUTO, AUTO_DESCRIPTION, Recipe
 from converter.result import LayerReport, Result
 from passes.linear import LINEAR_OPS
 
@@ -234,6 +234,7 @@ def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
     table = plain_table("", ["recipe", "what", "passes", "storage"])
     for recipe in recipes.values():
         _row(table, recipe.name, recipe.description, ", ".join(step.name for step in recipe.passes), recipe.storage)
+    _row(table, AUTO, AUTO_DESCRIPTION, "those of int8, int4 and mixed bits", "packed")
     return table
 
 

@@ -18,7 +18,7 @@ from converter.attempt import Search
 from converter.budget.judge import Judge, split, wanted
 from converter.budget.limits import Budget
 from converter.budget.mixed import BASE, mixed_attempts
-from converter.budget.workbench import Trial, Workbench
+from converter.budget.workbench import Trial, Workbench, best
 from converter.conversion_data import open_data, require_calibration
 from converter.convert import silent, unheard, with_overrides
 from converter.data import Preprocess, stored_preprocess
@@ -100,7 +100,7 @@ def convert_within(
         tuple(trial.attempt for trial in bench.trials),
         () if bench.effects is None else bench.effects.layers(),
     )
-    result = bench.best()
+    result = bench.kept()
     if result is None:
         raise BudgetError(_why_not(bench, judge), search)
     metrics = None if unseen is None else evaluate_pair(source, result.model, unseen, result.recipe.name, progress)
@@ -124,7 +124,7 @@ def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
         yield mixed
         if _settled(mixed, budget) and budget.max_drop is not None:
             return
-    if bench.best() is None and mixed is not None and importlib.util.find_spec("torch") is not None:
+    if best(bench.trials, budget) is None and mixed is not None and importlib.util.find_spec("torch") is not None:
         yield bench.attempt("mixed-learned", _learned(_nearest(bench.trials[2:], budget).recipe))
 
 

@@ -122,7 +122,7 @@ class Workbench:
             )
         return self.effects
 
-    def best(self) -> Result | None:
+    def kept(self) -> Result | None:
         """The conversion to keep, made again where only its measurements are there; None where no attempt holds."""
         trial = best(self.trials, self.budget)
         if trial is None:

@@ -3,12 +3,10 @@
 import importlib.util
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import helper
 
 from converter import Budget, Result, convert, convert_within
@@ -19,32 +17,10 @@ from converter.data import input_specs, load_data
 from passes.errors import BudgetError, UsageError
 from passes.learned_rounding import LearnedRounding
 from passes.numerics.error import sqnr_db
-from tests.converter.networks import conv, images, network, random, run
+from tests.converter.networks import images, network, random, run, wide
 
 DATA = images(64, 3, 12, 12)
 UNSEEN = images(64, 3, 12, 12, seed=9)
-
-
-def wide() -> onnx.ModelProto:
-    """Images [n, 3, 12, 12] -> scores [n, 7]: layers of many sizes, the largest of which can be packed at 3 bits."""
-    constants: dict[str, NDArray[Any]] = {"fc.weight": random(7, 32, seed=50), "fc.bias": random(7, seed=51)}
-    node = helper.make_node
-    nodes = [
-        conv(constants, "stem", "x", "a", (16, 3, 3, 3), strides=[2, 2]),
-        node("Relu", ["a"], ["a_relu"], "relu1"),
-        conv(constants, "narrow", "a_relu", "b", (8, 16, 1, 1)),
-        conv(constants, "broad", "b", "c", (32, 8, 3, 3)),
-        node("Relu", ["c"], ["c_relu"], "relu2"),
-        conv(constants, "large", "c_relu", "d", (32, 32, 3, 3)),
-        conv(constants, "faint", "c_relu", "e", (32, 32, 3, 3)),
-        node("Add", ["d", "e"], ["sum"], "add"),
-        node("Relu", ["sum"], ["d_relu"], "relu3"),
-        node("GlobalAveragePool", ["d_relu"], ["average"], "average"),
-        node("Flatten", ["average"], ["flat"], "flatten"),
-        node("Gemm", ["flat", "fc.weight", "fc.bias"], ["y"], "fc", transB=1),
-    ]
-    constants["faint.weight"] *= np.float32(0.05)  # so that it hardly matters how well it is stored
-    return network(nodes, constants, {"x": ["N", 3, 12, 12]}, {"y": ["N", 7]})
 
 
 class Count:

@@ -19,6 +19,7 @@ class Attempt:
         mean_bits: that a weight takes in the file, over all weights of quantized layers.
         bytes: of the file.
         drop: points lost against float on the held-out images; None where the output is no classifier's.
+        drop_error: its standard error, the scatter from one draw of images to another.
         expected_drop: the same over many pairings of images and errors, see `passes.numerics.flips`.
         sqnr_db: of the first output.
         predicted_db: what the additive noise model said it would be; None where it was not asked.
@@ -32,6 +33,7 @@ class Attempt:
     mean_bits: float
     bytes: int
     drop: float | None
+    drop_error: float | None
     expected_drop: float | None
     sqnr_db: float
     predicted_db: float | None

@@ -1,5 +1,6 @@
 """The held-out images: what a file makes of them, against the float network's scores and, if there are any, labels."""
 
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,14 @@ class Verdict:
     Attributes:
         power: of its first output's error, relative to the float output's.
         drop: points lost; None where the output is no classifier's.
+        drop_error: standard error of it.
         expected_drop: see `passes.numerics.flips`.
         errors: of the scores ``[n, classes]``; None with `drop`.
     """
 
     power: float
     drop: float | None
+    drop_error: float | None
     expected_drop: float | None
     errors: NDArray[np.float32] | None
 
@@ -94,12 +97,13 @@ class Judge:
         power = float(np.square(error).sum()) / signal if signal > 0 else 0.0
         scores = class_scores(found)
         if self.scores is None or scores is None:
-            return Verdict(power, None, None, None)
+            return Verdict(power, None, None, None, None)
         expected = self.scores.argmax(axis=1) if self.data.labels is None else self.data.labels
-        lost = np.mean(self.scores.argmax(axis=1) == expected) - np.mean(scores.argmax(axis=1) == expected)
+        lost = (self.scores.argmax(axis=1) == expected).astype(float) - (scores.argmax(axis=1) == expected)  # [n]
+        scatter = float(lost.std()) / math.sqrt(len(lost))
         errors = (scores - self.scores).astype(np.float32)
         tried = expected_drop(self.scores, errors, self.data.labels)
-        return Verdict(power, 100 * float(lost), 100 * tried, errors)
+        return Verdict(power, 100 * float(lost.mean()), 100 * scatter, 100 * tried, errors)
 
     def latency(self, model: onnx.ModelProto) -> tuple[float, float]:
         """Milliseconds per image on this machine's CPU, and how many times faster than float that is."""

@@ -2,10 +2,11 @@
 
 What is measured corrects three things: each layer's error, by what the walk reached there; how much of the sum arrives
 at the output; and the bytes of the file around the weights. What a drop of so many points means in noise comes from the
-errors of the attempts themselves, scaled (`passes.numerics.flips`), and never more than what has broken the budget.
+errors of the attempts themselves, scaled (`passes.numerics.flips`), between those that held and those that did not.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -27,7 +28,7 @@ BASE = dataclasses.replace(
 _ATTEMPTS = 6
 _LEAST_GAIN = 0.01  # of the bytes; less is not worth another walk
 _FARTHEST = 8.0  # times the amplitude of an error that is scaled to see what it would cost
-_INSIDE = 0.9  # of the power of an attempt that broke the budget, where the next one may go
+_INSIDE, _NOISIER = 0.95, 1.05  # of the powers of attempts that broke the budget and that held: the next lies between
 
 Choices = NDArray[np.intp]
 
@@ -103,7 +104,7 @@ class _NoiseModel:
         budget = self.bench.budget
         try:
             if budget.wants_smallest:
-                return allocate(self.effects.useful, self.noise, self._most_power() - self.floor)
+                return allocate(self.effects.useful, self.noise, self._aim() - self.floor)
             if budget.max_bytes is None:
                 return None
             return allocate(self.noise, self.effects.useful, budget.max_bytes - self.around)
@@ -119,17 +120,25 @@ class _NoiseModel:
             return self.size(choices) < held.attempt.bytes * (1 - _LEAST_GAIN)
         return self.power(choices) < held.verdict.power
 
-    def _most_power(self) -> float:
-        """Of the output's error that the allowed drop leaves room for, by the attempt nearest to it."""
-        nearest, scores = self.nearest, self.bench.judge.scores
-        drop = self.bench.budget.max_drop
+    def _aim(self) -> float:
+        """Power of the output's error to go for: where the allowed drop is expected; 0 where none is left to try.
+
+        It lies above that of every attempt that held and below that of every one that did not, and no higher than where
+        twice the drop is expected: an attempt that holds there has been lucky.
+        """
+        nearest, scores, drop = self.nearest, self.bench.judge.scores, self.bench.budget.max_drop
         if nearest is None or nearest.verdict.errors is None or scores is None or drop is None:
             return 0.0
-        labels = self.bench.judge.data.labels
-        scale = largest_scale(scores, nearest.verdict.errors, labels, drop / 100, _FARTHEST)
-        most = scale**2 * nearest.verdict.power
-        broke = [trial.verdict.power for trial in self.bench.trials if not trial.attempt.holds]
-        return min([most, *(_INSIDE * power for power in broke)])
+        labels, power = self.bench.judge.data.labels, nearest.verdict.power
+        aim, most = (
+            largest_scale(scores, nearest.verdict.errors, labels, share * drop / 100, _FARTHEST) ** 2 * power
+            for share in (1, 2)
+        )
+        trials = self.bench.trials
+        held = max((trial.verdict.power for trial in trials if trial.attempt.holds), default=0.0)
+        ceiling = min([most, *(_INSIDE * trial.verdict.power for trial in trials if not trial.attempt.holds)])
+        aim = min(max(aim, math.sqrt(held * ceiling)), ceiling)
+        return aim if aim > _NOISIER * held else 0.0
 
 
 def _taken(table: NDArray[np.float64], choices: Choices) -> NDArray[np.float64]:

@@ -159,7 +159,7 @@ class Workbench:
             "mean_bits": np.array((weights * stored).sum() / weights.sum()),
             "bytes": np.array(result.model.ByteSize()),
             "power": np.array(verdict.power),
-            "drop": np.array(_or_nan(verdict.drop)),
+            "drop": np.array([_or_nan(verdict.drop), _or_nan(verdict.drop_error)]),
             "expected_drop": np.array(_or_nan(verdict.expected_drop)),
             "errors": np.zeros(0, np.float32) if verdict.errors is None else verdict.errors,
             "latency": np.array(latency),
@@ -168,7 +168,7 @@ class Workbench:
     def _trial(self, name: str, recipe: Recipe, found: dict[str, NDArray[Any]], predicted: float | None) -> Trial:
         facts = json.loads(str(found["facts"]))
         errors = found["errors"] if found["errors"].size else None
-        drop, expected = _or_none(found["drop"]), _or_none(found["expected_drop"])
+        (drop, scatter), expected = map(_or_none, found["drop"]), _or_none(found["expected_drop"])
         latency, speedup = (_or_none(value) for value in found["latency"])
         size, power = int(found["bytes"]), float(found["power"])
         attempt = Attempt(
@@ -177,6 +177,7 @@ class Workbench:
             mean_bits=float(found["mean_bits"]),
             bytes=size,
             drop=drop,
+            drop_error=scatter,
             expected_drop=expected,
             sqnr_db=decibel(1.0, power),
             predicted_db=None if predicted is None else decibel(1.0, predicted),
@@ -185,7 +186,7 @@ class Workbench:
             seconds=float(found["seconds"]),
             broken=self.budget.broken(drop, size, latency),
         )
-        return Trial(attempt, recipe, Verdict(power, drop, expected, errors), facts["own"])
+        return Trial(attempt, recipe, Verdict(power, drop, scatter, expected, errors), facts["own"])
 
     def _cache(self, recipe: Recipe) -> Cache:
         """Where what depends on this recipe lies."""

@@ -21,7 +21,7 @@ def search_tables(search: Search | None) -> list[Table]:
             attempt.name,
             f"{attempt.mean_bits:.2f}",
             size(attempt.bytes),
-            _number(attempt.drop, " points"),
+            _NOTHING if attempt.drop is None else f"{attempt.drop:.2f} ± {attempt.drop_error:.2f} points",
             _number(attempt.expected_drop, " points"),
             _number(attempt.sqnr_db, " dB", 1),
             _number(attempt.predicted_db, " dB", 1),

@@ -37,7 +37,7 @@ def brute_force(objective: Doubles, limited: Doubles, limit: float) -> float:
     return float(min(totals))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(problem=problems(), flipped=st.booleans())
 def test_no_combination_is_better(problem: tuple[Doubles, Doubles, float], flipped: bool) -> None:
     objective, limited, limit = problem
@@ -46,9 +46,9 @@ def test_no_combination_is_better(problem: tuple[Doubles, Doubles, float], flipp
         limit = float(limited.min(axis=1).sum() * 1.5)
     chosen = allocate(objective, limited, limit)
     rows = np.arange(len(objective))
-    assert limited[rows, chosen].sum() <= limit * (1 + 1e-6)  # what HiGHS calls feasible
+    assert limited[rows, chosen].sum() <= limit * (1 + 1e-12)  # sums of another order
     best = brute_force(objective, limited, limit)
-    assert objective[rows, chosen].sum() <= best * (1 + 1e-6)
+    assert objective[rows, chosen].sum() <= best * (1 + 1e-12)
 
 
 def test_a_forbidden_choice_is_not_taken() -> None:

@@ -22,11 +22,11 @@ from converter.runtime import Progress
 from converter.save import save_onnx
 from passes.base import LayerPass
 
-__all__ = ["budget_cifar", "budget_imagenet", "budget_road_signs", "uniform"]
+__all__ = ["CACHE", "budget_bars", "budget_cifar", "budget_imagenet", "budget_road_signs", "uniform"]
 
 _DROP = 0.5
 _WIDTHS = (4, 3)
-_CACHE = ROOT / "build" / "budgets"
+CACHE = ROOT / "build" / "budgets"
 
 
 def budget_cifar(progress: Progress) -> Iterator[Bar]:
@@ -34,21 +34,21 @@ def budget_cifar(progress: Progress) -> Iterator[Bar]:
     for name, pretrained, widths in (("ResNet-20", RESNET20, ()), ("ResNet-56", RESNET56, _WIDTHS)):
         model = pretrained.model()
         data, evaluation = pretrained.images(model, 1024)
-        yield from _bars(name, model, data, evaluation, 512, widths, 3.0, progress)
+        yield from budget_bars(name, model, data, evaluation, 512, widths, 3.0, CACHE, progress)
 
 
 def budget_road_signs(progress: Progress) -> Iterator[Bar]:
     """ResNet-18 on road signs: 512 images calibrate, 2,048 judge."""
     model = ROAD_SIGNS.model()
     data, evaluation = ROAD_SIGNS.images(model, 2560)
-    yield from _bars("ResNet-18, road signs", model, data, evaluation, 512, _WIDTHS, 3.0, progress)
+    yield from budget_bars("ResNet-18, road signs", model, data, evaluation, 512, _WIDTHS, 3.0, CACHE, progress)
 
 
 def budget_imagenet(progress: Progress) -> Iterator[Bar]:
     """EfficientNet-Lite0: 256 images calibrate, 372 judge, 372 are left to measure on."""
     model = EFFICIENTNET.model()
     data, evaluation = EFFICIENTNET.images(model, 628)
-    yield from _bars("EfficientNet-Lite0", model, data, evaluation, 256, _WIDTHS, 4.5, progress)
+    yield from budget_bars("EfficientNet-Lite0", model, data, evaluation, 256, _WIDTHS, 4.5, CACHE, progress)
 
 
 def uniform(bits: int) -> Recipe:
@@ -57,7 +57,7 @@ def uniform(bits: int) -> Recipe:
     return dataclasses.replace(BASE, name=f"uniform {bits}", passes=tuple(steps))
 
 
-def _bars(
+def budget_bars(
     name: str,
     model: onnx.ModelProto,
     data: Dataset,
@@ -65,6 +65,7 @@ def _bars(
     calibrate: int,
     widths: tuple[int, ...],
     most_bits: float,
+    cache: Path,
     progress: Progress,
 ) -> Iterator[Bar]:
     """Bars of one model; ``widths`` are the uniform bits compared with, ``most_bits`` the bar of `--max-drop`."""
@@ -72,7 +73,7 @@ def _bars(
     for bits in widths:
         plain = convert(model, fit, recipe=uniform(bits), limit=len(fit), progress=progress)
         budget = Budget(max_bytes=plain.model.ByteSize())
-        mixed = convert_within(model, data, budget, limit=calibrate, cache=_CACHE, progress=progress)
+        mixed = convert_within(model, data, budget, limit=calibrate, cache=cache, progress=progress)
         reference, one, other = _measured(model, [plain, mixed], evaluation, progress)
         note = (
             f"{one.bytes:,} -> {other.bytes:,} bytes, top-1 {_percent(reference)} -> {_percent(one)} -> "
@@ -81,7 +82,7 @@ def _bars(
         )
         gain = (other.sqnr_db or 0.0) - (one.sqnr_db or 0.0)
         yield Bar(f"{name}, bytes of {bits} bits: gained by mixing", gain, 0.0, "dB", at_least=True, note=note)
-    yield from _smallest(name, model, data, evaluation, calibrate, most_bits, progress)
+    yield from _smallest(name, model, data, evaluation, calibrate, most_bits, cache, progress)
 
 
 def _smallest(
@@ -91,11 +92,12 @@ def _smallest(
     evaluation: Dataset,
     calibrate: int,
     most_bits: float,
+    cache: Path,
     progress: Progress,
 ) -> Iterator[Bar]:
     """The smallest file that loses half a point: its bits, what it loses on other images, and its speed."""
     budget = Budget(max_drop=_DROP)
-    result = convert_within(model, data, budget, limit=calibrate, cache=_CACHE, progress=progress)
+    result = convert_within(model, data, budget, limit=calibrate, cache=cache, progress=progress)
     search = result.search
     assert search is not None
     size = result.model.ByteSize()

@@ -14,7 +14,7 @@ from converter.latency import latencies_ms
 from converter.runner import Runner, class_scores
 from converter.save import write_onnx
 from passes.errors import UsageError
-from passes.numerics.flips import expected_drop
+from passes.numerics.flips import Borders
 
 __all__ = ["Judge", "Verdict", "split"]
 
@@ -81,6 +81,7 @@ class Judge:
                 f"--max-drop counts classes, and the model's first output is {list(self.output.shape)}; "
                 "use --max-bytes, which keeps the error of the output lowest"
             )
+        self.borders = None if self.scores is None else Borders.of(self.scores, data.labels)
 
     @property
     def drop_of(self) -> str:
@@ -96,14 +97,13 @@ class Judge:
         signal = float(np.square(self.output, dtype=np.float64).sum())
         power = float(np.square(error).sum()) / signal if signal > 0 else 0.0
         scores = class_scores(found)
-        if self.scores is None or scores is None:
+        if self.scores is None or self.borders is None or scores is None:
             return Verdict(power, None, None, None, None)
         expected = self.scores.argmax(axis=1) if self.data.labels is None else self.data.labels
         lost = (self.scores.argmax(axis=1) == expected).astype(float) - (scores.argmax(axis=1) == expected)  # [n]
         scatter = float(lost.std()) / math.sqrt(len(lost))
         errors = (scores - self.scores).astype(np.float32)
-        tried = expected_drop(self.scores, errors, self.data.labels)
-        return Verdict(power, 100 * float(lost.mean()), 100 * scatter, 100 * tried, errors)
+        return Verdict(power, 100 * float(lost.mean()), 100 * scatter, 100 * self.borders.drop(errors), errors)
 
     def latency(self, model: onnx.ModelProto) -> tuple[float, float]:
         """Milliseconds per image on this machine's CPU, and how many times faster than float that is."""

@@ -17,7 +17,6 @@ from converter.budget.workbench import Trial, Workbench, best
 from converter.recipe import RECIPES, Recipe
 from passes.base import LayerPass
 from passes.numerics.allocation import NoAllocation, allocate
-from passes.numerics.flips import largest_scale
 from passes.numerics.noise_table import arriving_share, as_deployed
 
 __all__ = ["BASE", "mixed_attempts", "with_bits"]
@@ -25,7 +24,7 @@ __all__ = ["BASE", "mixed_attempts", "with_bits"]
 BASE = dataclasses.replace(
     RECIPES["int4"], name="mixed", description="bits of every layer chosen within a budget", storage="packed"
 )
-_ATTEMPTS = 6
+_SMALLER, _MORE_ACCURATE = 5, 3  # attempts, by what is looked for
 _LEAST_GAIN = 0.01  # of the bytes; less is not worth another walk
 _FARTHEST = 8.0  # times the amplitude of an error that is scaled to see what it would cost
 _INSIDE, _NOISIER = 0.95, 1.05  # of the powers of attempts that broke the budget and that held: the next lies between
@@ -55,7 +54,7 @@ def mixed_attempts(bench: Workbench, recipe: Recipe, floor: Trial, start: Trial)
     model = _NoiseModel(effects, floor.verdict.power, bench)
     model.learn(start)
     tried: set[tuple[int, ...]] = set()
-    for _ in range(_ATTEMPTS):
+    for _ in range(_SMALLER if bench.budget.wants_smallest else _MORE_ACCURATE):
         choices = model.choose()
         if choices is None or tuple(choices) in tried or not model.worthwhile(choices):
             return
@@ -126,14 +125,11 @@ class _NoiseModel:
         It lies above that of every attempt that held and below that of every one that did not, and no higher than where
         twice the drop is expected: an attempt that holds there has been lucky.
         """
-        nearest, scores, drop = self.nearest, self.bench.judge.scores, self.bench.budget.max_drop
-        if nearest is None or nearest.verdict.errors is None or scores is None or drop is None:
+        nearest, borders, drop = self.nearest, self.bench.judge.borders, self.bench.budget.max_drop
+        if nearest is None or nearest.verdict.errors is None or borders is None or drop is None:
             return 0.0
-        labels, power = self.bench.judge.data.labels, nearest.verdict.power
-        aim, most = (
-            largest_scale(scores, nearest.verdict.errors, labels, share * drop / 100, _FARTHEST) ** 2 * power
-            for share in (1, 2)
-        )
+        errors, power = nearest.verdict.errors, nearest.verdict.power
+        aim, most = (borders.largest_scale(errors, share * drop / 100, _FARTHEST) ** 2 * power for share in (1, 2))
         trials = self.bench.trials
         held = max((trial.verdict.power for trial in trials if trial.attempt.holds), default=0.0)
         ceiling = min([most, *(_INSIDE * trial.verdict.power for trial in trials if not trial.attempt.holds)])

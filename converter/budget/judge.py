@@ -103,7 +103,11 @@ class Judge:
         lost = (self.scores.argmax(axis=1) == expected).astype(float) - (scores.argmax(axis=1) == expected)  # [n]
         scatter = float(lost.std()) / math.sqrt(len(lost))
         errors = (scores - self.scores).astype(np.float32)
-        return Verdict(power, 100 * float(lost.mean()), 100 * scatter, 100 * self.borders.drop(errors), errors)
+        return Verdict(power, 100 * float(lost.mean()), 100 * scatter, self.expected_drop(errors), errors)
+
+    def expected_drop(self, errors: NDArray[np.float32]) -> float | None:
+        """Points that errors of the scores ``[n, classes]`` are expected to cost; None if there are no classes."""
+        return None if self.borders is None else 100 * self.borders.drop(errors)
 
     def latency(self, model: onnx.ModelProto) -> tuple[float, float]:
         """Milliseconds per image on this machine's CPU, and how many times faster than float that is."""

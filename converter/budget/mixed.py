@@ -120,10 +120,11 @@ class _NoiseModel:
         return self.power(choices) < held.verdict.power
 
     def _aim(self) -> float:
-        """Power of the output's error to go for: where the allowed drop is expected; 0 where none is left to try.
+        """Power of the output's error to go for; 0 where nothing is left to try.
 
-        It lies above that of every attempt that held and below that of every one that did not, and no higher than where
-        twice the drop is expected: an attempt that holds there has been lucky.
+        First, where twice the drop is expected: a count on few images may hold there, and any that holds beyond has
+        been lucky. If it does not, where the drop is expected; then between the attempts that held and those that did
+        not.
         """
         nearest, borders, drop = self.nearest, self.bench.judge.borders, self.bench.budget.max_drop
         if nearest is None or nearest.verdict.errors is None or borders is None or drop is None:
@@ -131,10 +132,13 @@ class _NoiseModel:
         errors, power = nearest.verdict.errors, nearest.verdict.power
         aim, most = (borders.largest_scale(errors, share * drop / 100, _FARTHEST) ** 2 * power for share in (1, 2))
         trials = self.bench.trials
-        held = max((trial.verdict.power for trial in trials if trial.attempt.holds), default=0.0)
         ceiling = min([most, *(_INSIDE * trial.verdict.power for trial in trials if not trial.attempt.holds)])
-        aim = min(max(aim, math.sqrt(held * ceiling)), ceiling)
-        return aim if aim > _NOISIER * held else 0.0
+        if trials[-1].attempt.name != "mixed":
+            return ceiling
+        held = max([self.floor, *(trial.verdict.power for trial in trials if trial.attempt.holds)])
+        if held * _NOISIER > ceiling:
+            return 0.0
+        return aim if held * _NOISIER < aim < ceiling else math.sqrt(held * ceiling)
 
 
 def _taken(table: NDArray[np.float64], choices: Choices) -> NDArray[np.float64]:

@@ -160,7 +160,6 @@ class Workbench:
             "bytes": np.array(result.model.ByteSize()),
             "power": np.array(verdict.power),
             "drop": np.array([_or_nan(verdict.drop), _or_nan(verdict.drop_error)]),
-            "expected_drop": np.array(_or_nan(verdict.expected_drop)),
             "errors": np.zeros(0, np.float32) if verdict.errors is None else verdict.errors,
             "latency": np.array(latency),
         }
@@ -168,7 +167,8 @@ class Workbench:
     def _trial(self, name: str, recipe: Recipe, found: dict[str, NDArray[Any]], predicted: float | None) -> Trial:
         facts = json.loads(str(found["facts"]))
         errors = found["errors"] if found["errors"].size else None
-        (drop, scatter), expected = map(_or_none, found["drop"]), _or_none(found["expected_drop"])
+        drop, scatter = map(_or_none, found["drop"])
+        expected = None if errors is None else self.judge.expected_drop(errors)
         latency, speedup = (_or_none(value) for value in found["latency"])
         size, power = int(found["bytes"]), float(found["power"])
         attempt = Attempt(

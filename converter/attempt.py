@@ -18,9 +18,10 @@ class Attempt:
         layer_bits: of every layer's grid.
         mean_bits: that a weight takes in the file, over all weights of quantized layers.
         bytes: of the file.
-        drop: points lost against float on the held-out images; None where the output is no classifier's.
-        drop_error: its standard error, the scatter from one draw of images to another.
-        expected_drop: the same over many pairings of images and errors, see `passes.numerics.flips`.
+        drop: points lost against float, what the budget is held against: the mean of the next two, weighted by how sure
+            they are; None where the output is no classifier's.
+        counted_drop, drop_error: on the held-out images, and its standard error.
+        expected_drop: with errors of other images and probabilities of labels as well, see `passes.numerics.flips`.
         sqnr_db: of the first output.
         predicted_db: what the additive noise model said it would be; None where it was not asked.
         latency_ms, speedup: batch 1, one thread, timed beside the float model; None for other machines.
@@ -33,6 +34,7 @@ class Attempt:
     mean_bits: float
     bytes: int
     drop: float | None
+    counted_drop: float | None
     drop_error: float | None
     expected_drop: float | None
     sqnr_db: float

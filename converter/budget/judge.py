@@ -1,6 +1,5 @@
 """The held-out images: what a file makes of them, against the float network's scores and, if there are any, labels."""
 
-import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from converter.latency import latencies_ms
 from converter.runner import Runner, class_scores
 from converter.save import write_onnx
 from passes.errors import UsageError
-from passes.numerics.flips import Borders
+from passes.numerics.flips import Borders, Drop, counted
 
 __all__ = ["Judge", "Verdict", "split"]
 
@@ -47,16 +46,12 @@ class Verdict:
 
     Attributes:
         power: of its first output's error, relative to the float output's.
-        drop: points lost; None where the output is no classifier's.
-        drop_error: standard error of it.
-        expected_drop: see `passes.numerics.flips`.
+        drop: what that costs in right answers; None where the output is no classifier's.
         errors: of the scores ``[n, classes]``; None with `drop`.
     """
 
     power: float
-    drop: float | None
-    drop_error: float | None
-    expected_drop: float | None
+    drop: Drop | None
     errors: NDArray[np.float32] | None
 
 
@@ -97,17 +92,17 @@ class Judge:
         signal = float(np.square(self.output, dtype=np.float64).sum())
         power = float(np.square(error).sum()) / signal if signal > 0 else 0.0
         scores = class_scores(found)
-        if self.scores is None or self.borders is None or scores is None:
-            return Verdict(power, None, None, None, None)
-        expected = self.scores.argmax(axis=1) if self.data.labels is None else self.data.labels
-        lost = (self.scores.argmax(axis=1) == expected).astype(float) - (scores.argmax(axis=1) == expected)  # [n]
-        scatter = float(lost.std()) / math.sqrt(len(lost))
-        errors = (scores - self.scores).astype(np.float32)
-        return Verdict(power, 100 * float(lost.mean()), 100 * scatter, self.expected_drop(errors), errors)
+        errors = None if self.scores is None or scores is None else (scores - self.scores).astype(np.float32)
+        return self.verdict(power, errors)
 
-    def expected_drop(self, errors: NDArray[np.float32]) -> float | None:
-        """Points that errors of the scores ``[n, classes]`` are expected to cost; None if there are no classes."""
-        return None if self.borders is None else 100 * self.borders.drop(errors)
+    def verdict(self, power: float, errors: NDArray[np.float32] | None) -> Verdict:
+        """What errors of the scores ``[n, classes]`` cost."""
+        if self.scores is None or self.borders is None or errors is None:
+            return Verdict(power, None, None)
+        before = self.scores.argmax(axis=1)
+        right = before if self.data.labels is None else self.data.labels
+        lost, error = counted(before == right, (self.scores + errors).argmax(axis=1) == right)
+        return Verdict(power, Drop(lost, error, self.borders.drop(errors)), errors)
 
     def latency(self, model: onnx.ModelProto) -> tuple[float, float]:
         """Milliseconds per image on this machine's CPU, and how many times faster than float that is."""

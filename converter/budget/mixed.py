@@ -29,6 +29,8 @@ _LEAST_GAIN = 0.01  # of the bytes; less is not worth another walk
 _FARTHEST = 8.0  # times the amplitude of an error that is scaled to see what it would cost
 _INSIDE, _NOISIER = 0.95, 1.05  # of the powers of attempts that broke the budget and that held: the next lies between
 
+_FURTHER = 1.5  # times the power that held, where nothing has been broken yet
+
 Choices = NDArray[np.intp]
 
 
@@ -122,23 +124,21 @@ class _NoiseModel:
     def _aim(self) -> float:
         """Power of the output's error to go for; 0 where nothing is left to try.
 
-        First, where twice the drop is expected: a count on few images may hold there, and any that holds beyond has
-        been lucky. If it does not, where the drop is expected; then between the attempts that held and those that did
-        not.
+        That is where the allowed drop is expected, or, where that is no news, between the attempts that held and those
+        that did not.
         """
         nearest, borders, drop = self.nearest, self.bench.judge.borders, self.bench.budget.max_drop
         if nearest is None or nearest.verdict.errors is None or borders is None or drop is None:
             return 0.0
-        errors, power = nearest.verdict.errors, nearest.verdict.power
-        aim, most = (borders.largest_scale(errors, share * drop / 100, _FARTHEST) ** 2 * power for share in (1, 2))
+        aim = borders.largest_scale(nearest.verdict.errors, drop / 100, _FARTHEST) ** 2 * nearest.verdict.power
         trials = self.bench.trials
-        ceiling = min([most, *(_INSIDE * trial.verdict.power for trial in trials if not trial.attempt.holds)])
-        if trials[-1].attempt.name != "mixed":
-            return ceiling
+        ceiling = min((_INSIDE * trial.verdict.power for trial in trials if not trial.attempt.holds), default=math.inf)
         held = max([self.floor, *(trial.verdict.power for trial in trials if trial.attempt.holds)])
         if held * _NOISIER > ceiling:
             return 0.0
-        return aim if held * _NOISIER < aim < ceiling else math.sqrt(held * ceiling)
+        if held * _NOISIER < aim < ceiling:
+            return aim
+        return math.sqrt(held * ceiling) if math.isfinite(ceiling) else held * _FURTHER
 
 
 def _taken(table: NDArray[np.float64], choices: Choices) -> NDArray[np.float64]:

@@ -159,26 +159,26 @@ class Workbench:
             "mean_bits": np.array((weights * stored).sum() / weights.sum()),
             "bytes": np.array(result.model.ByteSize()),
             "power": np.array(verdict.power),
-            "drop": np.array([_or_nan(verdict.drop), _or_nan(verdict.drop_error)]),
             "errors": np.zeros(0, np.float32) if verdict.errors is None else verdict.errors,
             "latency": np.array(latency),
         }
 
     def _trial(self, name: str, recipe: Recipe, found: dict[str, NDArray[Any]], predicted: float | None) -> Trial:
         facts = json.loads(str(found["facts"]))
-        errors = found["errors"] if found["errors"].size else None
-        drop, scatter = map(_or_none, found["drop"])
-        expected = None if errors is None else self.judge.expected_drop(errors)
-        latency, speedup = (_or_none(value) for value in found["latency"])
         size, power = int(found["bytes"]), float(found["power"])
+        latency, speedup = (_or_none(value) for value in found["latency"])
+        verdict = self.judge.verdict(power, found["errors"] if found["errors"].size else None)
+        lost = verdict.drop
+        drop = None if lost is None else 100 * lost.judged
         attempt = Attempt(
             name=name,
             layer_bits=facts["layer_bits"],
             mean_bits=float(found["mean_bits"]),
             bytes=size,
             drop=drop,
-            drop_error=scatter,
-            expected_drop=expected,
+            counted_drop=None if lost is None else 100 * lost.counted,
+            drop_error=None if lost is None else 100 * lost.error,
+            expected_drop=None if lost is None else 100 * lost.expected,
             sqnr_db=decibel(1.0, power),
             predicted_db=None if predicted is None else decibel(1.0, predicted),
             latency_ms=latency,
@@ -186,7 +186,7 @@ class Workbench:
             seconds=float(found["seconds"]),
             broken=self.budget.broken(drop, size, latency),
         )
-        return Trial(attempt, recipe, Verdict(power, drop, scatter, expected, errors), facts["own"])
+        return Trial(attempt, recipe, verdict, facts["own"])
 
     def _cache(self, recipe: Recipe) -> Cache:
         """Where what depends on this recipe lies."""
@@ -212,10 +212,6 @@ def best(trials: Sequence[Trial], budget: Budget) -> Trial | None:
     if budget.wants_smallest:
         return min(holding, key=lambda trial: trial.attempt.bytes)
     return min(holding, key=lambda trial: trial.verdict.power)
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _or_none(value: Any) -> float | None:

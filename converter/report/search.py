@@ -14,15 +14,16 @@ def search_tables(search: Search | None) -> list[Table]:
     """The ladder of attempts, a row each; none without a search."""
     if search is None:
         return []
-    columns = ["tried", "bits a weight", "file", "drop", "expected", "SQNR", "predicted", "latency", "took", "budget"]
-    table = plain_table(f"Within {search.budget}", columns, numbers=range(1, 9))
+    columns = ["tried", "bits a weight", "file", "drop", "counted", "expected", "SQNR", "predicted", "latency", "took"]
+    table = plain_table(f"Within {search.budget}", [*columns, "budget"], numbers=range(1, 10))
     for attempt in search.attempts:
         table.add_row(
             attempt.name,
             f"{attempt.mean_bits:.2f}",
             size(attempt.bytes),
-            _NOTHING if attempt.drop is None else f"{attempt.drop:.2f} ± {attempt.drop_error:.2f} points",
-            _number(attempt.expected_drop, " points"),
+            _number(attempt.drop, " points"),
+            _NOTHING if attempt.counted_drop is None else f"{attempt.counted_drop:.2f} ± {attempt.drop_error:.2f}",
+            _number(attempt.expected_drop, ""),
             _number(attempt.sqnr_db, " dB", 1),
             _number(attempt.predicted_db, " dB", 1),
             _number(attempt.latency_ms, " ms"),
@@ -30,9 +31,7 @@ def search_tables(search: Search | None) -> list[Table]:
             attempt.broken or "holds",
         )
     judged = f"judged on {search.held_out:,} held-out images"
-    drop = (
-        "" if not search.drop_of else f"; a drop is of {search.drop_of}; expected: with errors of other images as well"
-    )
+    drop = f"; a drop is of {search.drop_of}: counted and expected, weighted by their errors" if search.drop_of else ""
     table.caption = judged + drop
     return [table]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from passes.numerics.flips import Borders, temperature
+from passes.numerics.flips import Borders, Drop, temperature
+from passes.numerics.flips import counted as counted_drop
 
 Scores = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -82,3 +83,17 @@ def test_the_largest_scale_is_where_the_drop_is_reached(drop: float) -> None:
     assert borders.drop(errors, scale) <= drop
     assert borders.drop(errors, 1.05 * scale) > drop
     assert borders.largest_scale(errors, 1.0, 7.0) == 7
+
+
+def test_the_mean_follows_what_is_surer() -> None:
+    assert Drop(0.02, 0.0005, 0.005).judged == pytest.approx(0.017, abs=0.001)  # thousands of images: the count
+    assert Drop(0.016, 0.0085, 0.005).judged == pytest.approx(0.005, abs=0.001)  # hundreds: the expectation
+    assert Drop(0.0, 0.03, 0.0).judged == 0
+
+
+def test_a_count_knows_how_little_it_has_seen() -> None:
+    right = np.ones(100, bool)
+    assert counted_drop(right, right) == (0, 0.01)  # no change is not certainty
+    lost, error = counted_drop(right, np.arange(100) >= 8)
+    assert lost == pytest.approx(0.08)
+    assert error == pytest.approx(0.03)

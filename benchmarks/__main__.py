@@ -26,6 +26,7 @@ from rich.text import Text
 
 from benchmarks.accuracy import cifar, imagenet
 from benchmarks.bar import Bar, Benchmark
+from benchmarks.budgets import budget_cifar, budget_imagenet, budget_road_signs
 from benchmarks.conversion_cost import calibration_memory, conversion_time
 from benchmarks.deployment import resnet18
 from benchmarks.low_bits import low_bits, low_bits_efficientnet
@@ -47,6 +48,9 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "low-bits-efficientnet": low_bits_efficientnet,
         "qat-cifar": qat_cifar,
         "qat-road-signs": qat_road_signs,
+        "budget-cifar": budget_cifar,
+        "budget-imagenet": budget_imagenet,
+        "budget-road-signs": budget_road_signs,
         "smoothquant": smoothquant,
         "resnet18": resnet18,
         "time": conversion_time,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import converter.environment  # noqa: F401  (before numpy and onnxruntime)
 
 if TYPE_CHECKING:
+    from converter.budget import Budget, convert_within
     from converter.convert import convert
     from converter.data import Preprocess
     from converter.recipe import Recipe, find_recipe
@@ -22,14 +23,27 @@ if TYPE_CHECKING:
     from converter.training import train
     from passes.errors import ConvertError
 
-__all__ = ["ConvertError", "LayerReport", "Preprocess", "Recipe", "Result", "convert", "find_recipe", "train"]
+__all__ = [
+    "Budget",
+    "ConvertError",
+    "LayerReport",
+    "Preprocess",
+    "Recipe",
+    "Result",
+    "convert",
+    "convert_within",
+    "find_recipe",
+    "train",
+]
 
 _HOMES = {
+    "Budget": "converter.budget",
     "ConvertError": "passes.errors",
     "LayerReport": "converter.result",
     "Preprocess": "converter.preprocess",
     "Recipe": "converter.recipe",
     "Result": "converter.result",
+    "convert_within": "converter.budget",
     "find_recipe": "converter.recipe",
     "train": "converter.training",
 }

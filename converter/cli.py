@@ -19,6 +19,7 @@ from converter.user_code import Terminated
 from passes.errors import ConvertError
 
 if TYPE_CHECKING:
+    from converter.budget import Budget
     from passes.learned_rounding import Device
 
 __all__ = ["cli", "main"]
@@ -82,10 +83,8 @@ def cli() -> None:
 @options.output
 @click.option(
     "--recipe",
-    default="int8",
-    show_default=True,
     metavar="NAME|FILE",
-    help="See `recipes`; a .toml file; or an .onnx file, to convert as it was.",
+    help="See `recipes`; a .toml file; or an .onnx file, to convert as it was. int8, or auto where a budget is given.",
 )
 @click.option("--target", default="cpu", show_default=True, metavar="NAME", help="See `targets`.")
 @options.layers
@@ -101,11 +100,12 @@ def cli() -> None:
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where recipes that learn do it; auto: cuda if any."
 )
+@options.budget
 @options.quiet
 def convert(
     model: str,
     output: Path,
-    recipe: str,
+    recipe: str | None,
     target: str,
     exclude: tuple[str, ...],
     bits: tuple[tuple[str, int], ...],
@@ -117,6 +117,8 @@ def convert(
     report: tuple[Path, ...],
     seed: int | None,
     device: "Device | None",
+    budget: "Budget | None",
+    cache: Path | None,
     quiet: bool,
     **images: Any,
 ) -> None:
@@ -124,8 +126,8 @@ def convert(
 
     MODEL is an .onnx file, FILE.py:FACTORY or FILE.py:FACTORY(name=value).
     """
+    from converter.cli_budget import convert_for
     from converter.cli_result import finish
-    from converter.convert import convert as quantize
     from converter.outputs import check_outputs, same_file
     from converter.report.files import check_report
     from converter.report.progress import progress_bars
@@ -146,10 +148,12 @@ def convert(
         warn(f"{evaluation} calibrates and evaluates: the accuracy shown is not that on unseen images")
     state_shape([model], input_shape)
     with progress_bars(quiet=quiet) as progress:
-        result = quantize(
+        result = convert_for(
+            budget,
+            cache,
             model,
             calibration,
-            recipe=recipe,
+            recipe,
             target=target,
             exclude=exclude,
             bits=dict(bits),

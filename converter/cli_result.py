@@ -19,11 +19,12 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     from converter.report import table
     from converter.report.facts import report_facts
     from converter.report.files import write_report
+    from converter.report.search import search_tables
 
     before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
     result.save(output)
     after = model_bytes(output)
-    tables = table.conversion_tables(result, before, after)
+    tables = [*table.conversion_tables(result, before, after), *search_tables(result.search)]
     if not quiet:
         table.show(tables)
     elif result.metrics is not None:

@@ -1,7 +1,6 @@
 """From a float model to a quantized one: load -> [calibrate -> pass -> check]* -> emit -> evaluate."""
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from converter.conversion_data import open_data, require_calibration
-from converter.data import Dataset, Preprocess, stored_preprocess
+from converter.data import Preprocess, stored_preprocess
 from converter.emit.qdq import emit
-from converter.evaluate import Evaluation, evaluate
+from converter.evaluate import evaluate_pair
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
 from converter.footprint import Footprint
 from converter.open import assumed_shape, open_model, suggesting_shape
@@ -22,7 +21,6 @@ from converter.recipe_changes import with_layers
 from converter.result import Result, layer_reports, stamp, versions
 from converter.run_pass import Means, run_pass
 from converter.runtime import Progress
-from converter.save import write_onnx
 from converter.stored_weights import Tensors
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET
@@ -33,7 +31,7 @@ from passes.errors import ModelError
 from passes.learned_rounding import Device
 from passes.linear import LINEAR_OPS
 
-__all__ = ["convert"]
+__all__ = ["convert", "silent", "unheard", "with_overrides"]
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -102,7 +100,7 @@ def convert(
     require_fit(source, chosen)
     if not any(isinstance(step, ActivationRanges) for step in plan.passes):
         require_weight_only(source, chosen)
-    plan = _with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
+    plan = with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
     with footprint.step("open data"), suggesting_shape(assumed_shape([model], input_shape)):
         images = open_data(calibration, evaluation, training, source, plan, preprocess, warn)
 
@@ -126,7 +124,7 @@ def convert(
     metrics = None
     if images.evaluation is not None:
         with footprint.step("evaluate"):
-            metrics = _measure(source, quantized, images.evaluation, plan.name, progress)
+            metrics = evaluate_pair(source, quantized, images.evaluation, plan.name, progress)
     seconds = time.perf_counter() - started
     return Result(
         quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds, steps=footprint.steps
@@ -142,22 +140,13 @@ def _refuse_without_layers(model: onnx.ModelProto) -> None:
         )
 
 
-def _with_overrides(
+def with_overrides(
     recipe: Recipe, stored: Preprocess, preprocess: Preprocess, limit: int | None, seed: int | None
 ) -> Recipe:
+    """The recipe with what was asked for in this call before its own; ``stored`` is the model's preprocessing."""
     return dataclasses.replace(
         recipe,
         preprocess=stored.merge(recipe.preprocess).merge(preprocess),
         limit=recipe.limit if limit is None else limit,
         seed=recipe.seed if seed is None else seed,
     )
-
-
-def _measure(
-    reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
-) -> Evaluation:
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-        paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
-        for model, path in zip((reference, quantized), paths, strict=True):
-            write_onnx(model, path)
-        return evaluate(paths, data, names=["float", name], progress=progress)

@@ -8,6 +8,7 @@ grow with the number of images.
 """
 
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from converter.load import read_onnx
 from converter.protobuf import all_tensors
 from converter.runner import Runner, class_scores
 from converter.runtime import Progress
+from converter.save import write_onnx
 from passes.errors import ModelError
 from passes.numerics.error import SqnrSum
 
@@ -36,6 +38,7 @@ __all__ = [
     "Measurement",
     "compare",
     "evaluate",
+    "evaluate_pair",
     "model_bytes",
 ]
 
@@ -133,6 +136,17 @@ def evaluate(
         for name, size, tally, time in zip(called, sizes, tallies, times, strict=True)
     ]
     return Evaluation(data.describe(), tuple(measured))
+
+
+def evaluate_pair(
+    reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
+) -> Evaluation:
+    """A float model and what became of it, both in memory; `name` is what the second is called."""
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
+        for model, path in zip((reference, quantized), paths, strict=True):
+            write_onnx(model, path)
+        return evaluate(paths, data, names=["float", name], progress=progress)
 
 
 def model_bytes(path: Path) -> int:

@@ -1,12 +1,13 @@
 """Options that several commands of the command line share."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["FILE", "data", "images", "json", "layers", "limit", "output", "quiet", "report", "torch"]
+__all__ = ["FILE", "budget", "data", "images", "json", "layers", "limit", "output", "quiet", "report", "torch"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,6 +47,23 @@ def _several(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
     return decorate
 
 
+def budget(command: Command) -> Command:
+    """The limits of a budget, which the command gets as one `Budget`, or None, and the folder of what was measured."""
+
+    @functools.wraps(command)
+    def run(
+        *arguments: Any, max_drop: float | None, max_bytes: int | None, max_latency: float | None, **others: Any
+    ) -> Any:
+        limits = (max_drop, max_bytes, max_latency)
+        if limits == (None, None, None):
+            return command(*arguments, budget=None, **others)
+        from converter.budget import Budget
+
+        return command(*arguments, budget=Budget(*limits), **others)
+
+    return _limits(run)  # type: ignore[return-value]
+
+
 FILE = click.Path(path_type=Path)
 output = click.option("-o", "--output", type=FILE, required=True, metavar="OUT.onnx", help="File to write.")
 torch = _several(
@@ -66,6 +84,12 @@ layers = _several(
     click.option(
         "--bits", type=_bits, multiple=True, metavar="LAYER=N", help="Weight bits of a layer, 2 to 8; may be repeated."
     ),
+)
+_limits = _several(
+    click.option("--max-drop", type=float, metavar="POINTS", help="Of accuracy; of agreement without labels."),
+    click.option("--max-bytes", type=int, metavar="N", help="Of the file."),
+    click.option("--max-latency", type=float, metavar="MS", help="Per image on this CPU, one thread."),
+    click.option("--cache", type=FILE, metavar="DIR", help="Keeps what a search measured, so that it can go on."),
 )
 limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")

@@ -36,6 +36,8 @@ from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
 
 __all__ = [
+    "AUTO",
+    "AUTO_DESCRIPTION",
     "PASSES",
     "RECIPES",
     "RECIPE_KEY",
@@ -143,6 +145,9 @@ def _order() -> str:
     return f"the order is {', then '.join(names for names in named.values() if names)}"
 
 
+AUTO = "auto"
+AUTO_DESCRIPTION = "within a budget: int8, int4, then bits chosen for each layer; see --max-drop and its relatives"
+
 _PREPARE: tuple[Pass, ...] = (Normalise(), FoldBatchnorm())
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -192,11 +197,14 @@ def find_recipe(spec: str | Path | Recipe) -> Recipe:
     Raises:
         RecipeError: no such recipe or file, or the file's content is wrong; quotes what and names the nearest.
         ModelError: the .onnx file cannot be read.
+        UsageError: it is `auto`, which is no list of passes.
     """
     if isinstance(spec, Recipe):
         return spec
     if str(spec) in RECIPES:
         return RECIPES[str(spec)]
+    if str(spec) == AUTO:
+        raise UsageError(f"recipe {AUTO!r} needs a budget; give --max-drop, --max-bytes or --max-latency")
     path = Path(spec)
     if path.suffix == ".onnx":
         return stored_recipe(read_onnx(path), str(path))

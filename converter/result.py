@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from converter.attempt import Search
 from converter.emit.qdq import bits_in_file, runs_on_integers
 from converter.emit.weights import Storage
 from converter.evaluate import Evaluation
@@ -68,6 +69,7 @@ class Result:
         calibration: source, number, digest and preprocessing of the calibration images, if there were any.
         seconds: of the whole conversion.
         steps: what it spent them on, and the memory of each.
+        search: how it was found, where a budget was given.
     """
 
     model: onnx.ModelProto
@@ -80,6 +82,7 @@ class Result:
     calibration: Mapping[str, Any] | None
     seconds: float
     steps: tuple[Step, ...] = ()
+    search: Search | None = None
 
     def save(self, path: str | Path) -> None:
         """Write the model; an existing file is replaced only once the new one has been checked and loaded.

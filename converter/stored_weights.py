@@ -1,6 +1,7 @@
 """The weight of a linear node as it lies in any ONNX file: followed backwards from the operator to its initializer.
 
     initializer [-> Cast] -> DequantizeLinear -> ...             "int4 cast", "int4 dequantize", "int8"
+    low bits -> Cast -> BitwiseOr(signs) -> DequantizeLinear     "int3 packed" (`converter.emit.three_bits`)
     initializer -> Cast [-> Sub] -> Mul -> [Reshape -> ...]      "int4 rescale"
     initializer -> QLinearConv, MatMulInteger, MatMulNBits ...   "int8", "matmulnbits"
 
@@ -101,10 +102,11 @@ class Tensors:
 class StoredWeight:
     """A weight's codes (or floats), scale and zero point, and the tensors passed on the way to them.
 
-    `codes` is None if the operand is no constant.
+    `codes` is None if the operand is no constant; `signs` are of 3-bit codes whose low bits `codes` are.
     """
 
     codes: TensorProto | None = None
+    signs: TensorProto | None = None
     scale: TensorProto | None = None
     zero_point: TensorProto | None = None
     path: list[str] = field(default_factory=list)
@@ -113,6 +115,8 @@ class StoredWeight:
     @property
     def type(self) -> str:
         """Of the codes: int4, uint8, float32."""
+        if self.signs is not None:
+            return "int3"
         return type_name(self.codes.data_type) if self.codes is not None else "none"
 
     @property
@@ -127,8 +131,8 @@ class StoredWeight:
 
     @property
     def bytes(self) -> int:
-        """Of codes, scales and zero points together; 0 where the operand is no constant."""
-        parts = () if self.codes is None else (self.codes, self.scale, self.zero_point)
+        """Of codes, their signs, scales and zero points together; 0 where the operand is no constant."""
+        parts = () if self.codes is None else (self.codes, self.signs, self.scale, self.zero_point)
         return sum(tensor_bytes(tensor) for tensor in parts if tensor is not None)
 
     @property
@@ -143,7 +147,7 @@ class StoredWeight:
 
     @property
     def storage(self) -> str:
-        """How it is stored: "float32", "int8", "int4 cast", "int4 dequantize", "int4 rescale"."""
+        """How it is stored: "float32", "int8", "int4 cast", "int3 packed", "int4 dequantize", "int4 rescale"."""
         ops = {node.op_type for node in self.operators}
         if self.codes is None:
             return "none"
@@ -155,6 +159,8 @@ class StoredWeight:
             return f"{self.type} rescale" if "Mul" in ops else self.type
         if self.bits >= 8:
             return self.type
+        if self.signs is not None:
+            return f"{self.type} packed"
         return f"{self.type} cast" if "Cast" in ops else f"{self.type} dequantize"
 
     @property
@@ -227,10 +233,22 @@ def _step_back(node: NodeProto, tensors: Tensors, found: StoredWeight) -> str:
         elif node.op_type == "Sub" and found.zero_point is None:
             found.zero_point = constant
         return data
+    if node.op_type == "BitwiseOr":
+        found.operators.append(node)
+        found.signs = _signs(second, tensors)
+        return first if found.signs is not None else ""
     if node.op_type == "Cast" or node.op_type in _MOVES:
         found.operators.append(node)
         return first
     return ""
+
+
+def _signs(name: str, tensors: Tensors) -> TensorProto | None:
+    """The constant whose signs a Gather spreads over the codes; None if there is none."""
+    steps = {"Reshape": 0, "Gather": 1, "Cast": 0}
+    while name in tensors.makers and tensors.makers[name].op_type in steps:
+        name = _input(tensors.makers[name], steps[tensors.makers[name].op_type])
+    return tensors.constants.get(name)
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -55,7 +55,9 @@ class Target:
         """The form of weights in the file where the recipe wants this one."""
         if wanted == "matmulnbits" and not self.matmulnbits:
             return self.int4
-        return self.int4 if wanted == "cast" else wanted
+        if wanted == "packed" and self.int4 == "cast" and self.rules.narrowest == 2:
+            return wanted
+        return self.int4 if wanted in {"cast", "packed"} else wanted
 
 
 _ORT = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/"

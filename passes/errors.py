@@ -11,11 +11,13 @@ ConvertError                      everything below; the command line prints it a
 ├── TargetError                   no such target, or it cannot take what the recipe produces (exit code 2)
 ├── OutputError                   the result cannot be written
 └── VerificationError             the written file does not do what it should (exit code 3)
+    └── BudgetError               no file keeps the budget; nothing is written
 
 A message quotes the offending value and names the next step.
 """
 
 __all__ = [
+    "BudgetError",
     "ConvertError",
     "DataError",
     "ExportError",
@@ -82,3 +84,11 @@ class VerificationError(ConvertError):
     """The written file does not do what it should."""
 
     exit_code = 3
+
+
+class BudgetError(VerificationError):
+    """No file that was made keeps the budget; ``search`` is a `converter.attempt.Search`, for reports."""
+
+    def __init__(self, message: str, search: object) -> None:
+        super().__init__(message)
+        self.search = search

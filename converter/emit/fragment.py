@@ -1,6 +1,6 @@
 """Nodes and initializers on their way into a graph, under names that nothing in it bears."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ class Names:
         values = [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
         self._tensors = {value.name for value in values} | set(_touched(graph.node))
         self._nodes = {node.name for node in graph.node}
+        self.shared: dict[str, str] = {}  # constants that many fragments read, by what they are
 
     def tensor(self, wish: str) -> str:
         """A new tensor's name."""
@@ -47,15 +48,23 @@ class Fragment:
 
     def constant(self, wish: str, value: NDArray[Any]) -> str:
         """Add an initializer and return its name."""
-        name = self.names.tensor(wish)
-        self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
-        return name
+        return self.tensor(wish, lambda name: numpy_helper.from_array(np.asarray(value, order="C"), name))
 
     def codes(self, wish: str, codes: NDArray[Any], bits: int) -> str:
         """Add an initializer of 2-, 4- or 8-bit codes and return its name."""
+        return self.tensor(wish, lambda name: code_tensor(name, codes, bits))
+
+    def tensor(self, wish: str, made: Callable[[str], TensorProto]) -> str:
+        """Add the initializer that ``made`` makes of a new name, and return that name."""
         name = self.names.tensor(wish)
-        self.initializers.append(code_tensor(name, codes, bits))
+        self.initializers.append(made(name))
         return name
+
+    def shared(self, wish: str, value: NDArray[Any]) -> str:
+        """The name of an initializer that all fragments of the graph share; the first to ask adds it."""
+        if wish not in self.names.shared:
+            self.names.shared[wish] = self.constant(wish, value)
+        return self.names.shared[wish]
 
     def node(self, op: str, wish: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Add a node that writes a new tensor, and return that tensor's name."""

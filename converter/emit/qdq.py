@@ -5,6 +5,7 @@ whoever read ``t`` reads ``t_dequantized``; a name that the model uses already g
 the passes as they are; nothing is rounded here but the int32 biases.
 """
 
+import math
 from importlib.metadata import version
 
 import numpy as np
@@ -15,7 +16,7 @@ from converter.emit.floats import float_model, set_opsets
 from converter.emit.fragment import Fragment, Names
 from converter.emit.kept_float import would_be_rounded
 from converter.emit.matmul_nbits import matmul_nbits
-from converter.emit.weights import Storage, dequantized_weight, file_bits, rescaled_weight
+from converter.emit.weights import Storage, dequantized_bits, dequantized_weight, file_bits, rescaled_weight
 from passes.base import Model, Quantized
 from passes.errors import TargetError
 from passes.linear import Linear
@@ -36,7 +37,8 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
     """
     proto = float_model(model.graph)
     _Writer(model, storage, Names(proto.graph)).run(proto.graph)
-    needs_int2 = any(tensor.data_type == TensorProto.INT2 for tensor in proto.graph.initializer)
+    two_bits = {TensorProto.INT2, TensorProto.UINT2}
+    needs_int2 = any(tensor.data_type in two_bits for tensor in proto.graph.initializer)
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     opsets[""] = max(opsets.get("", 0), _INT2_OPSET if needs_int2 else _OPSET)
     if any(node.domain == "com.microsoft" for node in proto.graph.node):
@@ -48,14 +50,26 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
 
 def runs_on_integers(model: Model, layer: Linear) -> bool:
     """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
-    kernel = model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
-    return kernel and layer.input in model.ranges and layer.name in model.quantized
+    return layer.name in model.quantized and _computes_on_integers(model, layer)
 
 
-def bits_in_file(model: Model, layer: Linear, storage: Storage) -> int:
-    """Bits that a code of a quantized layer takes in the file, which has no type of 3, 5, 6 or 7 bits."""
-    bits = file_bits(model.quantized[layer.name].grid.bits, storage, model.rules.narrowest)
-    return max(bits, 4) if storage == "matmulnbits" and _is_matmul_nbits(model, layer) else bits
+def bits_in_file(model: Model, layer: Linear, storage: Storage, bits: int | None = None) -> int:
+    """Bits that a code of a layer takes in the file, for which ONNX has no type of 3, 5, 6 or 7 bits.
+
+    ``bits`` are those of its grid: of the one it has unless they are given.
+    """
+    bits = model.quantized[layer.name].grid.bits if bits is None else bits
+    if _computes_on_integers(model, layer):
+        return dequantized_bits(bits, math.prod(layer.matrix_shape), storage, model.rules.narrowest)
+    stored = file_bits(bits, storage, model.rules.narrowest)
+    return max(stored, 4) if storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"} else stored
+
+
+def _computes_on_integers(model: Model, layer: Linear) -> bool:
+    """Whether its input is quantized and its operator has an integer kernel, once the layer is quantized."""
+    return layer.input in model.ranges and (
+        model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
+    )
 
 
 def _is_matmul_nbits(model: Model, layer: Linear) -> bool:

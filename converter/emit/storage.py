@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-__all__ = ["code_tensor", "pack", "stored_bits"]
+__all__ = ["code_tensor", "pack", "stored_bits", "unsigned_tensor"]
 
 _TYPES = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8}
+_UNSIGNED = {2: TensorProto.UINT2, 4: TensorProto.UINT4}
 
 
 def stored_bits(bits: int) -> int:
@@ -39,3 +40,8 @@ def code_tensor(name: str, codes: NDArray[Any], bits: int) -> TensorProto:
     tensor = TensorProto(name=name, data_type=_TYPES[bits], dims=codes.shape)
     tensor.raw_data = codes.astype(np.int8).tobytes() if bits == 8 else pack(codes, bits).tobytes()
     return tensor
+
+
+def unsigned_tensor(name: str, codes: NDArray[Any], bits: int) -> TensorProto:
+    """A UINT2 or UINT4 initializer of the codes' shape; ``bits`` is 2 or 4."""
+    return TensorProto(name=name, data_type=_UNSIGNED[bits], dims=codes.shape, raw_data=pack(codes, bits).tobytes())

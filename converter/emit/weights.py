@@ -1,6 +1,7 @@
 """One layer's weight in the file, from its codes to the float tensor the operator reads; every form is exact.
 
 cast        codes INT2/INT4 -> Cast(INT8) -> DequantizeLinear        folded at load, then fused to an integer kernel
+packed      the same, and 3-bit codes at 3 bits (`converter.emit.three_bits`) rather than in INT4
 int8        codes INT8 -> DequantizeLinear
 dequantize  codes INT4 -> DequantizeLinear                           for targets that read packed codes themselves
 rescale     codes -> Cast(FLOAT) [-> Sub] -> Mul(scale) [-> Reshape -> Slice]   weight-only, folded at load
@@ -14,18 +15,26 @@ from onnx import TensorProto
 
 from converter.emit.fragment import Fragment, Names
 from converter.emit.storage import stored_bits
+from converter.emit.three_bits import join_three_bits, packs_three_bits
 from passes.base import Quantized
 from passes.linear import Linear
 
-__all__ = ["STORAGES", "Storage", "dequantized_weight", "file_bits", "rescaled_weight"]
+__all__ = ["STORAGES", "Storage", "dequantized_bits", "dequantized_weight", "file_bits", "rescaled_weight"]
 
-Storage = Literal["cast", "int8", "dequantize", "matmulnbits"]
+Storage = Literal["cast", "packed", "int8", "dequantize", "matmulnbits"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 
 
 def file_bits(bits: int, storage: Storage, narrowest: int = 2) -> int:
     """Bits that a code of ``bits`` bits takes in the file of a target whose smallest integers have ``narrowest``."""
     return 8 if storage == "int8" else max(stored_bits(bits), narrowest)
+
+
+def dequantized_bits(bits: int, count: int, storage: Storage, narrowest: int = 2) -> int:
+    """The same for a weight of ``count`` codes in `dequantized_weight`, which can pack 3 bits."""
+    if bits == 3 and storage == "packed" and narrowest <= 2 and packs_three_bits(count):
+        return 3
+    return file_bits(bits, storage, narrowest)
 
 
 def dequantized_weight(
@@ -38,15 +47,15 @@ def dequantized_weight(
     """
     name, grid = layer.weight, quantized.grid
     fragment = Fragment(names)
-    bits = file_bits(grid.bits, storage, narrowest)
-    codes = fragment.codes(f"{name}_int{bits}", layer.stored(quantized.codes), bits)
+    bits, stored = dequantized_bits(grid.bits, quantized.codes.size, storage, narrowest), layer.stored(quantized.codes)
+    codes = join_three_bits(fragment, name, stored) if bits == 3 else fragment.codes(f"{name}_int{bits}", stored, bits)
     scale = fragment.constant(f"{name}_scale", grid.scale.reshape(-1))
     zeros = grid.zero_point.reshape(-1)
     if storage == "dequantize" and bits == 4:
         zero_point = fragment.codes(f"{name}_zero_point", zeros, bits)
     else:
         zero_point = fragment.constant(f"{name}_zero_point", zeros)
-        if bits < 8:
+        if bits < 8 and bits != 3:
             codes = fragment.node("Cast", f"{name}_cast", [codes], f"{name}_int8", to=TensorProto.INT8)
     inputs, result = [codes, scale, zero_point], f"{name}_dequantized"
     fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, result, axis=layer.channel_axis)

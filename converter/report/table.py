@@ -14,7 +14,7 @@ from converter.evaluate import Evaluation, Measurement
 from converter.inspect import Inspection
 from converter.latency import BATCH, THREADS
 from converter.preprocess import Preprocess
-from converter.recipe import Recipe
+from converter.recipe import AUTO, AUTO_DESCRIPTION, Recipe
 from converter.result import LayerReport, Result
 
 __all__ = [
@@ -232,6 +232,7 @@ def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
     table = plain_table("", ["recipe", "what", "passes", "storage"])
     for recipe in recipes.values():
         row(table, recipe.name, recipe.description, ", ".join(step.name for step in recipe.passes), recipe.storage)
+    row(table, AUTO, AUTO_DESCRIPTION, "those of int8, int4 and mixed bits", "packed")
     return table
 
 

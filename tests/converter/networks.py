@@ -39,6 +39,7 @@ __all__ = [
     "set_ranges",
     "shape_branch",
     "single",
+    "wide",
 ]
 
 
@@ -165,6 +166,28 @@ def resnet(*, batch: int | str = "N") -> onnx.ModelProto:
         node("Gemm", ["flat", "fc.weight", "fc.bias"], ["y"], "fc", transB=1),
     ]
     return network(nodes, constants, {"x": [batch, 3, 12, 12]}, {"y": [batch, 7]})
+
+
+def wide() -> onnx.ModelProto:
+    """Images [n, 3, 12, 12] -> scores [n, 7]: layers of many sizes, the largest of which can be packed at 3 bits."""
+    constants: dict[str, NDArray[Any]] = {"fc.weight": random(7, 32, seed=50), "fc.bias": random(7, seed=51)}
+    node = helper.make_node
+    nodes = [
+        conv(constants, "stem", "x", "a", (16, 3, 3, 3), strides=[2, 2]),
+        node("Relu", ["a"], ["a_relu"], "relu1"),
+        conv(constants, "narrow", "a_relu", "b", (8, 16, 1, 1)),
+        conv(constants, "broad", "b", "c", (32, 8, 3, 3)),
+        node("Relu", ["c"], ["c_relu"], "relu2"),
+        conv(constants, "large", "c_relu", "d", (32, 32, 3, 3)),
+        conv(constants, "faint", "c_relu", "e", (32, 32, 3, 3)),
+        node("Add", ["d", "e"], ["sum"], "add"),
+        node("Relu", ["sum"], ["d_relu"], "relu3"),
+        node("GlobalAveragePool", ["d_relu"], ["average"], "average"),
+        node("Flatten", ["average"], ["flat"], "flatten"),
+        node("Gemm", ["flat", "fc.weight", "fc.bias"], ["y"], "fc", transB=1),
+    ]
+    constants["faint.weight"] *= np.float32(0.05)  # so that it hardly matters how well it is stored
+    return network(nodes, constants, {"x": ["N", 3, 12, 12]}, {"y": ["N", 7]})
 
 
 def branches(*, batch: int | str = "N", side: int = 8) -> onnx.ModelProto:

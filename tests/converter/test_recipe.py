@@ -178,7 +178,10 @@ def test_which_recipes_need_data(steps: tuple[Rtn, ...], needed: bool) -> None:
         ('[[passes]]\npass = "smoothquant"\nalpha = 2', "alpha must be 0 to 1 or 'search', not 2.0"),
         ('[[passes]]\npass = "awq"\nfactors = [1, "2"]', "factors cannot be"),
         ('[[passes]]\npass = "equalize"\niterations = 0', "iterations must be at least 1, not 0"),
-        ('storage = "int3"\n' + ONE_PASS, "f.toml: storage 'int3' is not one of cast, int8, dequantize, matmulnbits"),
+        (
+            'storage = "int3"\n' + ONE_PASS,
+            "f.toml: storage 'int3' is not one of cast, packed, int8,",
+        ),
         ("storage = 4\n" + ONE_PASS, "f.toml: storage 4 is not one of"),
         ("limit = 0\n" + ONE_PASS, "f.toml: limit must be at least 1, not 0"),
         ('limit = "all"\n' + ONE_PASS, "f.toml: limit cannot be 'all'"),

@@ -1,0 +1,135 @@
+"""Mixed bits against uniform ones at the same bytes, and the smallest file that loses half a point.
+
+Images that calibrate and images that judge come from the calibration set; what is shown is measured on others. What the
+searches measure is kept in build/budgets, so that a benchmark that was stopped goes on where it was.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+
+from benchmarks.bar import Bar
+from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT
+from converter import Budget, Recipe, Result, convert, convert_within
+from converter.budget.judge import split
+from converter.budget.mixed import BASE
+from converter.data import Dataset
+from converter.evaluate import Measurement, evaluate
+from converter.runtime import Progress
+from converter.save import save_onnx
+from passes.base import LayerPass
+
+__all__ = ["CACHE", "budget_bars", "budget_cifar", "budget_imagenet", "budget_road_signs", "uniform"]
+
+_DROP = 0.5
+_WIDTHS = (4, 3)
+CACHE = ROOT / "build" / "budgets"
+
+
+def budget_cifar(progress: Progress) -> Iterator[Bar]:
+    """ResNet-20 and ResNet-56: 512 images calibrate, 512 judge."""
+    for name, pretrained, widths in (("ResNet-20", RESNET20, ()), ("ResNet-56", RESNET56, _WIDTHS)):
+        model = pretrained.model()
+        data, evaluation = pretrained.images(model, 1024)
+        yield from budget_bars(name, model, data, evaluation, 512, widths, 3.0, CACHE, progress)
+
+
+def budget_road_signs(progress: Progress) -> Iterator[Bar]:
+    """ResNet-18 on road signs: 512 images calibrate, 2,048 judge."""
+    model = ROAD_SIGNS.model()
+    data, evaluation = ROAD_SIGNS.images(model, 2560)
+    yield from budget_bars("ResNet-18, road signs", model, data, evaluation, 512, _WIDTHS, 3.0, CACHE, progress)
+
+
+def budget_imagenet(progress: Progress) -> Iterator[Bar]:
+    """EfficientNet-Lite0: 256 images calibrate, 372 judge, 372 are left to measure on."""
+    model = EFFICIENTNET.model()
+    data, evaluation = EFFICIENTNET.images(model, 628)
+    yield from budget_bars("EfficientNet-Lite0", model, data, evaluation, 256, _WIDTHS, 4.5, CACHE, progress)
+
+
+def uniform(bits: int) -> Recipe:
+    """The recipe of mixed bits with the same bits everywhere."""
+    steps = (dataclasses.replace(step, bits=bits) if isinstance(step, LayerPass) else step for step in BASE.passes)
+    return dataclasses.replace(BASE, name=f"uniform {bits}", passes=tuple(steps))
+
+
+def budget_bars(
+    name: str,
+    model: onnx.ModelProto,
+    data: Dataset,
+    evaluation: Dataset,
+    calibrate: int,
+    widths: tuple[int, ...],
+    most_bits: float,
+    cache: Path,
+    progress: Progress,
+) -> Iterator[Bar]:
+    """Bars of one model; ``widths`` are the uniform bits compared with, ``most_bits`` the bar of `--max-drop`."""
+    fit, _ = split(data, calibrate, BASE.seed)
+    for bits in widths:
+        plain = convert(model, fit, recipe=uniform(bits), limit=len(fit), progress=progress)
+        budget = Budget(max_bytes=plain.model.ByteSize())
+        mixed = convert_within(model, data, budget, limit=calibrate, cache=cache, progress=progress)
+        reference, one, other = _measured(model, [plain, mixed], evaluation, progress)
+        note = (
+            f"{one.bytes:,} -> {other.bytes:,} bytes, top-1 {_percent(reference)} -> {_percent(one)} -> "
+            f"{_percent(other)} ± {100 * (one.top1_error or 0):.2f} % of {one.images:,} images, {one.sqnr_db:.2f} -> "
+            f"{other.sqnr_db:.2f} dB, {mixed.seconds:.0f} s"
+        )
+        gain = (other.sqnr_db or 0.0) - (one.sqnr_db or 0.0)
+        yield Bar(f"{name}, bytes of {bits} bits: gained by mixing", gain, 0.0, "dB", at_least=True, note=note)
+    yield from _smallest(name, model, data, evaluation, calibrate, most_bits, cache, progress)
+
+
+def _smallest(
+    name: str,
+    model: onnx.ModelProto,
+    data: Dataset,
+    evaluation: Dataset,
+    calibrate: int,
+    most_bits: float,
+    cache: Path,
+    progress: Progress,
+) -> Iterator[Bar]:
+    """The smallest file that loses half a point: its bits, what it loses on other images, and its speed."""
+    budget = Budget(max_drop=_DROP)
+    result = convert_within(model, data, budget, limit=calibrate, cache=cache, progress=progress)
+    search = result.search
+    assert search is not None
+    size = result.model.ByteSize()
+    kept = next(attempt for attempt in search.attempts if attempt.bytes == size)
+    reference, found = _measured(model, [result], evaluation, progress)
+    note = (
+        f"{len(search.attempts)} attempts, {search.held_out:,} held-out images: {kept.drop:.2f} points lost there; "
+        f"{reference.bytes / found.bytes:.1f}x smaller, {result.seconds:.0f} s"
+    )
+    yield Bar(f"{name}, --max-drop {_DROP}: bits a weight", kept.mean_bits, most_bits, "bits", note=note)
+    lost = 100 * ((reference.top1 or 0.0) - (found.top1 or 0.0))
+    note = (
+        f"{_percent(reference)} -> {_percent(found)} ± {100 * (found.top1_error or 0):.2f} % of {found.images:,} "
+        f"images, agreement {100 * (found.agreement or 0):.1f} %, {found.sqnr_db:.1f} dB"
+    )
+    yield Bar(f"{name}, --max-drop {_DROP}: lost on unseen images", lost, None, "points", note=note)
+    int8 = search.attempts[0]
+    ratio = (kept.latency_ms or 0.0) / (int8.latency_ms or 1.0)
+    note = f"{int8.latency_ms:.2f} and {kept.latency_ms:.2f} ms; not one run, so a few percent are scatter"
+    yield Bar(f"{name}, --max-drop {_DROP}: latency over int8", ratio, 1.1, "times", note=note)
+
+
+def _measured(
+    model: onnx.ModelProto, results: list[Result], evaluation: Dataset, progress: Progress
+) -> tuple[Measurement, ...]:
+    """The float model and what became of it, on the same images."""
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        paths = [Path(folder) / f"{index}.onnx" for index in range(len(results) + 1)]
+        for proto, path in zip([model, *(result.model for result in results)], paths, strict=True):
+            save_onnx(proto, path)
+        return evaluate(paths, evaluation, latency=False, progress=progress).models
+
+
+def _percent(measured: Measurement) -> str:
+    return f"{100 * (measured.top1 or 0.0):.2f}"

@@ -1,0 +1,88 @@
+"""What a search has measured, on disk, so that one that was killed goes on where it stood.
+
+    DIR/<key>/about.json          what the key stands for
+    DIR/<key>/effect-0003.npz     one layer's errors at every number of bits
+    DIR/<key>/attempt-<hash>.npz  what was measured of one file
+
+The key is a hash of the model, the images, the recipe, the target and the versions. Every file gets its name last, so
+one that is there is whole.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.errors import DataError, OutputError
+
+__all__ = ["Cache"]
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Cache:
+    """Named groups of arrays in a folder of their own.
+
+    Args:
+        folder: where caches lie; None: nothing is kept.
+        facts: all that the arrays depend on, ready for JSON.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path | None, facts: Mapping[str, Any]) -> None:
+        self.folder: Path | None = None
+        if folder is None:
+            return
+        text = json.dumps(facts, sort_keys=True)
+        self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"--cache {folder} cannot be used: {error.strerror}; give another folder") from error
+        self._write("about.json", json.dumps(facts, indent=2, sort_keys=True).encode())
+
+    def load(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """The arrays of that name; None where there are none.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        if self.folder is None or not (self.folder / f"{name}.npz").exists():
+            return None
+        path = self.folder / f"{name}.npz"
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                return {key: file[key] for key in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} is damaged ({error}); delete it, and it is measured again") from error
+
+    def store(self, name: str, arrays: Arrays) -> None:
+        """Keep arrays under a name."""
+        if self.folder is None:
+            return
+        with tempfile.TemporaryFile() as file:
+            np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # no array is called allow_pickle
+            file.seek(0)
+            self._write(f"{name}.npz", file.read())
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file beside its name, then rename it."""
+        assert self.folder is not None
+        path = self.folder / name
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=f".{name}.", delete=False) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}; give another --cache folder") from error

@@ -1,0 +1,175 @@
+"""Recipe `auto`: rungs from cheap to expensive, until a file keeps the budget. A layer above `converter.convert`.
+
+    int8 -> int4 -> mixed bits (several attempts) -> the best of them with learned rounding
+
+With a limit of bytes the ladder ends at the first file that keeps every limit, but goes on to mixed bits where accuracy
+is left open: they are better at the same bytes. Where only a drop is allowed, it goes on as long as files get smaller.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from converter.attempt import Search
+from converter.budget.judge import Judge, split, wanted
+from converter.budget.limits import Budget
+from converter.budget.mixed import BASE, mixed_attempts
+from converter.budget.workbench import Trial, Workbench, best
+from converter.conversion_data import open_data, require_calibration
+from converter.convert import silent, unheard, with_overrides
+from converter.data import Preprocess, stored_preprocess
+from converter.evaluate import evaluate_pair
+from converter.open import assumed_shape, open_model, suggesting_shape
+from converter.recipe import AUTO, RECIPES, Recipe, find_recipe
+from converter.result import Result
+from converter.runtime import Progress
+from converter.targets import find_target
+from converter.walk import DEFAULT_BUDGET
+from passes.errors import BudgetError, UsageError
+from passes.learned_rounding import Device, LearnedRounding
+
+__all__ = ["convert_within"]
+
+
+def convert_within(
+    model: Any,
+    calibration: Any,
+    budget: Budget,
+    *,
+    recipe: str | Path | Recipe = AUTO,
+    target: str = "cpu",
+    evaluation: Any = None,
+    weights: str | Path | None = None,
+    input_shape: Sequence[int] | None = None,
+    preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
+    limit: int | None = None,
+    seed: int | None = None,
+    device: Device | None = None,
+    cache: str | Path | None = None,
+    memory_budget: int = DEFAULT_BUDGET,
+    progress: Progress = silent,
+    warn: Callable[[str], None] = unheard,
+) -> Result:
+    """Quantize a model within a budget.
+
+    Calibration data are split: ``limit`` images calibrate, others, 2,048 at most, judge every attempt.
+
+    Args:
+        budget: what the file may cost.
+        recipe: "auto", or one that is judged alone.
+        cache: folder that keeps what was measured; a run that was killed goes on from there.
+        model, calibration, target, evaluation, weights, input_shape, preprocess: as `converter.convert` has them.
+        limit, seed, device, memory_budget, progress, warn: the same; ``device`` is where `auto` learns, if it does.
+
+    Returns:
+        The conversion, with `Result.search`.
+
+    Raises:
+        BudgetError: no attempt keeps the budget; its `search` says what was tried.
+        ConvertError: anything else a user can mend.
+    """
+    started = time.perf_counter()
+    chosen = find_target(target)
+    base = BASE if recipe == AUTO else find_recipe(recipe)
+    require_calibration(calibration, None, base)
+    if calibration is None:
+        raise UsageError("a budget is judged on images; use --calibration with images or an .npz")
+    if budget.max_latency is not None and chosen.provider != "cpu":
+        raise UsageError(f"--max-latency is measured on this machine's CPU, not on target {target!r}; leave it out")
+    source = open_model(model, weights=weights, input_shape=input_shape)
+    base = with_overrides(base, stored_preprocess(source), preprocess, limit, seed)
+    reading = dataclasses.replace(base, limit=wanted(base.limit))
+    with suggesting_shape(assumed_shape([model], input_shape)):
+        images = open_data(calibration, evaluation, None, source, reading, preprocess, warn)
+    data, unseen = images.calibration, images.evaluation
+    assert data is not None
+    fit, held_out = split(data, base.limit, base.seed)
+    judge = Judge(source, held_out, classes=budget.max_drop is not None)
+    cached = None if cache is None else Path(cache)
+    bench = Workbench(source, fit, judge, budget, chosen, device, cached, memory_budget, progress)
+    for trial in _rungs(bench, base) if recipe == AUTO else [bench.attempt(base.name, base)]:
+        progress(f"auto: {trial.attempt.name}", 1, 1)
+
+    search = Search(
+        str(budget),
+        judge.drop_of,
+        len(held_out),
+        tuple(trial.attempt for trial in bench.trials),
+        () if bench.effects is None else bench.effects.layers(),
+    )
+    result = bench.kept()
+    if result is None:
+        raise BudgetError(_why_not(bench, judge), search)
+    metrics = None if unseen is None else evaluate_pair(source, result.model, unseen, result.recipe.name, progress)
+    seconds = time.perf_counter() - started
+    return dataclasses.replace(result, metrics=metrics, search=search, seconds=seconds)
+
+
+def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
+    """Attempt after attempt, until the budget holds or nothing is left that could make it."""
+    budget = bench.budget
+    eight = bench.attempt("int8", _like(RECIPES["int8"], base))
+    yield eight
+    if _settled(eight, budget) or _hopeless(eight, budget):
+        return
+    four = bench.attempt("int4", _like(RECIPES["int4"], base))
+    yield four
+    if _settled(four, budget) and budget.max_drop is not None:
+        return
+    mixed = None
+    for mixed in mixed_attempts(bench, base, eight, four):
+        yield mixed
+        if _settled(mixed, budget) and budget.max_drop is not None:
+            return
+    if best(bench.trials, budget) is None and mixed is not None and importlib.util.find_spec("torch") is not None:
+        yield bench.attempt("mixed-learned", _learned(_nearest(bench.trials[2:], budget).recipe))
+
+
+def _settled(trial: Trial, budget: Budget) -> bool:
+    """Whether the budget holds and asks for nothing more."""
+    return trial.attempt.holds and not budget.wants_smallest
+
+
+def _hopeless(eight: Trial, budget: Budget) -> bool:
+    """Whether 8-bit weights already break a limit that fewer bits cannot keep: of drop or of latency."""
+    return bool(budget.broken(eight.attempt.drop, 0, eight.attempt.latency_ms))
+
+
+def _like(recipe: Recipe, base: Recipe) -> Recipe:
+    """A built-in recipe on the images of the search."""
+    return dataclasses.replace(recipe, limit=base.limit, seed=base.seed, preprocess=base.preprocess)
+
+
+def _learned(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, name="mixed-learned", passes=(*recipe.passes, LearnedRounding()))
+
+
+def _nearest(trials: Sequence[Trial], budget: Budget) -> Trial:
+    """The attempt nearest to the budget: the most accurate within the bytes, else the smallest."""
+    within = [trial for trial in trials if not budget.broken(None, trial.attempt.bytes, None)]
+    if within:
+        return min(within, key=lambda trial: trial.verdict.power)
+    return min(trials, key=lambda trial: trial.attempt.bytes)
+
+
+def _why_not(bench: Workbench, judge: Judge) -> str:
+    """What was missed by how much, and what would do."""
+    nearest, budget = _nearest(bench.trials, bench.budget).attempt, bench.budget
+    only = len(bench.trials) == 1 and nearest.name == "int8" and not nearest.broken.endswith("bytes")
+    reason = "; fewer bits cost more and run no faster, so nothing else was tried" if only else ""
+    hints = []
+    if budget.broken(nearest.drop, 0, None):
+        hints.append(f"--max-drop {math.ceil(100 * (nearest.drop or 0.0)) / 100:g}")
+    if budget.broken(None, nearest.bytes, None):
+        hints.append(f"--max-bytes {nearest.bytes}")
+    if budget.broken(None, 0, nearest.latency_ms):
+        hints.append(f"--max-latency {math.ceil(100 * (nearest.latency_ms or 0.0)) / 100:g}")
+    of = f" of {judge.drop_of}" if budget.max_drop is not None else ""
+    return (
+        f"no file keeps {budget}{of}, and none was written; nearest of {len(bench.trials)} is {nearest.name}, which "
+        f"{nearest.broken}{reason}; {' '.join(hints)} would take it"
+    )

@@ -1,0 +1,59 @@
+"""What a file may cost, and whether one does."""
+
+from dataclasses import dataclass
+
+from passes.errors import UsageError
+
+__all__ = ["Budget"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a file; None: no limit.
+
+    Attributes:
+        max_drop: points of top-1 accuracy lost against float, or of agreement with float where images have no labels.
+        max_bytes: of the file.
+        max_latency: milliseconds per image, batch 1, one thread.
+
+    Raises:
+        UsageError: no limit is given, or one that no file can keep.
+    """
+
+    max_drop: float | None = None
+    max_bytes: int | None = None
+    max_latency: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop is None and self.max_bytes is None and self.max_latency is None:
+            raise UsageError("a budget needs a limit; give --max-drop, --max-bytes or --max-latency")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise UsageError(f"--max-drop {self.max_drop:g} is not within 0 to 100 points")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise UsageError(f"--max-bytes {self.max_bytes} leaves no file; give at least 1")
+        if self.max_latency is not None and not self.max_latency > 0:
+            raise UsageError(f"--max-latency {self.max_latency:g} is no time; give milliseconds above 0")
+
+    def __str__(self) -> str:
+        limits = (
+            None if self.max_drop is None else f"a drop of at most {self.max_drop:g} points",
+            None if self.max_bytes is None else f"at most {self.max_bytes:,} bytes",
+            None if self.max_latency is None else f"at most {self.max_latency:g} ms",
+        )
+        return " and ".join(limit for limit in limits if limit)
+
+    @property
+    def wants_smallest(self) -> bool:
+        """Whether bytes are what is left to be saved: a drop is allowed, and nothing says how much that must buy."""
+        return self.max_drop is not None and self.max_bytes is None
+
+    def broken(self, drop: float | None, size: int, latency: float | None) -> str:
+        """The limits that are not kept, in words; empty where all are."""
+        found = []
+        if self.max_drop is not None and drop is not None and drop > self.max_drop + 1e-9:
+            found.append(f"drops {drop:.2f} points")
+        if self.max_bytes is not None and size > self.max_bytes:
+            found.append(f"takes {size:,} bytes")
+        if self.max_latency is not None and latency is not None and latency > self.max_latency:
+            found.append(f"takes {latency:.2f} ms")
+        return ", ".join(found)

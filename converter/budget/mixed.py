@@ -1,0 +1,147 @@
+"""Bits for every layer: predicted by the additive noise model, chosen exactly, made, measured, corrected, chosen again.
+
+What is measured corrects three things: each layer's error, by what the walk reached there; how much of the sum arrives
+at the output; and the bytes of the file around the weights. What a drop of so many points means in noise comes from the
+errors of the attempts themselves, scaled (`passes.numerics.flips`), between those that held and those that did not.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.budget.effects import BITS, Effects
+from converter.budget.workbench import Trial, Workbench, best
+from converter.recipe import RECIPES, Recipe
+from passes.base import LayerPass
+from passes.numerics.allocation import NoAllocation, allocate
+from passes.numerics.noise_table import arriving_share, as_deployed
+
+__all__ = ["BASE", "mixed_attempts", "with_bits"]
+
+BASE = dataclasses.replace(
+    RECIPES["int4"], name="mixed", description="bits of every layer chosen within a budget", storage="packed"
+)
+_SMALLER, _MORE_ACCURATE = 5, 3  # attempts, by what is looked for
+_LEAST_GAIN = 0.01  # of the bytes; less is not worth another walk
+_FARTHEST = 8.0  # times the amplitude of an error that is scaled to see what it would cost
+_INSIDE, _NOISIER = 0.95, 1.05  # of the powers of attempts that broke the budget and that held: the next lies between
+
+_FURTHER = 1.5  # times the power that held, where nothing has been broken yet
+
+Choices = NDArray[np.intp]
+
+
+def with_bits(layer_bits: Mapping[str, int]) -> Recipe:
+    """The recipe that gives every layer these bits."""
+    steps = (
+        dataclasses.replace(step, layer_bits=dict(layer_bits)) if isinstance(step, LayerPass) else step
+        for step in BASE.passes
+    )
+    return dataclasses.replace(BASE, passes=tuple(steps))
+
+
+def mixed_attempts(bench: Workbench, recipe: Recipe, floor: Trial, start: Trial) -> Iterator[Trial]:
+    """Attempts at mixed bits, each better informed than the one before.
+
+    Args:
+        bench: makes and judges them.
+        recipe: `BASE` with the images' preprocessing and seed.
+        floor: an attempt whose weights add no noise to speak of.
+        start: an attempt at the bits of `BASE` throughout.
+    """
+    effects = bench.effects_of(recipe)
+    model = _NoiseModel(effects, floor.verdict.power, bench)
+    model.learn(start)
+    tried: set[tuple[int, ...]] = set()
+    for _ in range(_SMALLER if bench.budget.wants_smallest else _MORE_ACCURATE):
+        choices = model.choose()
+        if choices is None or tuple(choices) in tried or not model.worthwhile(choices):
+            return
+        tried.add(tuple(choices))
+        bits = {name: BITS[choice] for name, choice in zip(effects.names, choices, strict=True)}
+        steps = with_bits(bits).passes
+        trial = bench.attempt("mixed", dataclasses.replace(recipe, passes=steps), model.power(choices))
+        model.learn(trial)
+        yield trial
+
+
+class _NoiseModel:
+    """What is known of the noise and bytes of a choice; attempts teach it."""
+
+    def __init__(self, effects: Effects, floor: float, bench: Workbench) -> None:
+        self.effects, self.floor, self.bench = effects, floor, bench
+        self.own, self.share, self.around = effects.own, 1.0, 0.0
+        self.nearest: Trial | None = None
+
+    @property
+    def noise(self) -> NDArray[np.float64]:
+        """What reaches the output of every layer's error ``[l, c]``."""
+        noise: NDArray[np.float64] = self.share * self.effects.importance[:, None] * self.own
+        return noise
+
+    def power(self, choices: Choices) -> float:
+        """Expected of the output's error."""
+        return self.floor + float(_taken(self.noise, choices).sum())
+
+    def size(self, choices: Choices) -> float:
+        """Expected bytes of the file."""
+        return self.around + float(_taken(self.effects.bytes, choices).sum())
+
+    def learn(self, trial: Trial) -> None:
+        """Correct everything by an attempt."""
+        choices = self.effects.choices(trial.attempt.layer_bits)
+        measured = np.array([trial.own.get(name, np.nan) for name in self.effects.names])
+        self.own = as_deployed(self.own, choices, measured)
+        self.share = 1.0
+        self.share = arriving_share(trial.verdict.power, self.floor, float(_taken(self.noise, choices).sum()))
+        self.around = trial.attempt.bytes - float(_taken(self.effects.bytes, choices).sum())
+        self.nearest = trial
+
+    def choose(self) -> Choices | None:
+        """The best choice by what is known now; None if there is none within the budget."""
+        budget = self.bench.budget
+        try:
+            if budget.wants_smallest:
+                return allocate(self.effects.useful, self.noise, self._aim() - self.floor)
+            if budget.max_bytes is None:
+                return None
+            return allocate(self.noise, self.effects.useful, budget.max_bytes - self.around)
+        except NoAllocation:
+            return None
+
+    def worthwhile(self, choices: Choices) -> bool:
+        """Whether the choice promises to be smaller, or more accurate, than the best so far."""
+        held = best(self.bench.trials, self.bench.budget)
+        if held is None:
+            return True
+        if self.bench.budget.wants_smallest:
+            return self.size(choices) < held.attempt.bytes * (1 - _LEAST_GAIN)
+        return self.power(choices) < held.verdict.power
+
+    def _aim(self) -> float:
+        """Power of the output's error to go for; 0 where nothing is left to try.
+
+        That is where the allowed drop is expected, or, where that is no news, between the attempts that held and those
+        that did not.
+        """
+        nearest, borders, drop = self.nearest, self.bench.judge.borders, self.bench.budget.max_drop
+        if nearest is None or nearest.verdict.errors is None or borders is None or drop is None:
+            return 0.0
+        aim = borders.largest_scale(nearest.verdict.errors, drop / 100, _FARTHEST) ** 2 * nearest.verdict.power
+        trials = self.bench.trials
+        ceiling = min((_INSIDE * trial.verdict.power for trial in trials if not trial.attempt.holds), default=math.inf)
+        held = max([self.floor, *(trial.verdict.power for trial in trials if trial.attempt.holds)])
+        if held * _NOISIER > ceiling:
+            return 0.0
+        if held * _NOISIER < aim < ceiling:
+            return aim
+        return math.sqrt(held * ceiling) if math.isfinite(ceiling) else held * _FURTHER
+
+
+def _taken(table: NDArray[np.float64], choices: Choices) -> NDArray[np.float64]:
+    """Entries ``[l]`` of the choices."""
+    taken: NDArray[np.float64] = np.take_along_axis(table, choices[:, None], axis=1)[:, 0]
+    return taken

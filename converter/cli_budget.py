@@ -1,0 +1,51 @@
+"""`convert` with a budget and without: which library function does it, and what is shown where none holds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from passes.errors import BudgetError, UsageError
+
+if TYPE_CHECKING:
+    from converter.budget import Budget
+    from converter.result import Result
+
+__all__ = ["convert_for"]
+
+
+def convert_for(
+    budget: "Budget | None",
+    cache: Path | None,
+    model: str,
+    calibration: str | None,
+    recipe: str | None,
+    **settings: Any,
+) -> "Result":
+    """`converter.convert`, or `converter.convert_within` where there is a budget; the ladder is shown if none holds.
+
+    Raises:
+        UsageError: a cache without a budget, or a choice of layers with one.
+        BudgetError: no file keeps the budget.
+    """
+    from converter.attempt import Search
+    from converter.convert import convert
+    from converter.recipe import AUTO
+    from converter.report.search import search_tables
+    from converter.report.table import show
+
+    if budget is None:
+        if cache is not None:
+            raise UsageError(f"--cache {cache} keeps what a search for a budget measured; give one, such as --max-drop")
+        return convert(model, calibration, recipe=recipe or "int8", **settings)
+    from converter.budget import convert_within
+
+    for option in ("exclude", "bits"):
+        if settings.pop(option):
+            raise UsageError(
+                f"--{option} is a choice of layers, which a budget leaves to the search; give one of the two"
+            )
+    try:
+        return convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)
+    except BudgetError as error:
+        if isinstance(error.search, Search):
+            show(search_tables(error.search))
+        raise

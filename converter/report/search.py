@@ -1,0 +1,40 @@
+"""A search for a budget as a table: what was tried, and what each step gave."""
+
+from rich.table import Table
+
+from converter.attempt import Search
+from converter.report.table import plain_table, size
+
+__all__ = ["search_tables"]
+
+_NOTHING = "–"
+
+
+def search_tables(search: Search | None) -> list[Table]:
+    """The ladder of attempts, a row each; none without a search."""
+    if search is None:
+        return []
+    columns = ["tried", "bits a weight", "file", "drop", "counted", "expected", "SQNR", "predicted", "latency", "took"]
+    table = plain_table(f"Within {search.budget}", [*columns, "budget"], numbers=range(1, 10))
+    for attempt in search.attempts:
+        table.add_row(
+            attempt.name,
+            f"{attempt.mean_bits:.2f}",
+            size(attempt.bytes),
+            _number(attempt.drop, " points"),
+            _NOTHING if attempt.counted_drop is None else f"{attempt.counted_drop:.2f} ± {attempt.drop_error:.2f}",
+            _number(attempt.expected_drop, ""),
+            _number(attempt.sqnr_db, " dB", 1),
+            _number(attempt.predicted_db, " dB", 1),
+            _number(attempt.latency_ms, " ms"),
+            f"{attempt.seconds:.0f} s",
+            attempt.broken or "holds",
+        )
+    judged = f"judged on {search.held_out:,} held-out images"
+    drop = f"; a drop is of {search.drop_of}: counted and expected, weighted by their errors" if search.drop_of else ""
+    table.caption = judged + drop
+    return [table]
+
+
+def _number(value: float | None, unit: str, digits: int = 2) -> str:
+    return _NOTHING if value is None else f"{value:.{digits}f}{unit}"

@@ -1,0 +1,33 @@
+"""The bars of budgets on a network that takes seconds."""
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.budgets import budget_bars, uniform
+from converter.data import input_specs, load_data
+from passes.gptq import Gptq
+from tests.converter.networks import images, quiet, run, wide
+
+
+def test_uniform_bits_are_those_asked_for() -> None:
+    (solver,) = (step for step in uniform(3).passes if isinstance(step, Gptq))
+    assert solver.bits == 3
+    assert uniform(3).storage == "packed"
+
+
+def test_bars_of_a_small_network(tmp_path: Path) -> None:
+    model = wide()
+
+    def labelled(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x, run(model, x)[0].argmax(axis=1)
+
+    data, evaluation = (load_data(labelled(images(48, 3, 12, 12, seed=seed)), input_specs(model)) for seed in (1, 2))
+    gained, bits, lost, latency = budget_bars("wide", model, data, evaluation, 32, (4,), 3.0, tmp_path, quiet)
+    assert gained.holds
+    assert gained.measured > 1
+    assert 2 <= bits.measured <= 8
+    assert "48 images" in lost.note
+    assert lost.limit is None
+    assert 0.2 < latency.measured < 5
+    assert list(tmp_path.rglob("effect-*.npz"))

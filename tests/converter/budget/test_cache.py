@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter.budget.cache import Cache
+from passes.errors import DataError, OutputError
+
+
+def test_what_was_stored_is_there_under_the_same_facts_only(tmp_path: Path) -> None:
+    first = Cache(tmp_path / "cache", {"model": "a"})
+    first.store("attempt", {"bytes": np.array(3), "errors": np.eye(2)})
+    again, other = Cache(tmp_path / "cache", {"model": "a"}), Cache(tmp_path / "cache", {"model": "b"})
+    found = again.load("attempt")
+    assert found is not None
+    np.testing.assert_array_equal(found["errors"], np.eye(2))
+    assert again.load("effect-0000") is None
+    assert other.load("attempt") is None
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = Cache(None, {})
+    cache.store("attempt", {"bytes": np.array(3)})
+    assert cache.load("attempt") is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, {})
+    cache.store("attempt", {"bytes": np.arange(100)})
+    (path,) = tmp_path.rglob("attempt.npz")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"attempt.npz is damaged .*; delete it"):
+        cache.load("attempt")
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(OutputError, match=r"--cache .*cache cannot be used"):
+        Cache(tmp_path / "cache", {})
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path, {})
+    cache.store("attempt", {"bytes": np.array(3)})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="cannot be written: No space left"):
+        cache.store("attempt", {"bytes": np.array(4)})
+    found = cache.load("attempt")
+    assert found is not None
+    assert found["bytes"] == 3

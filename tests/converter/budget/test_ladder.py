@@ -1,0 +1,184 @@
+"""Recipe `auto` end to end, on a small network."""
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from converter import Budget, Result, convert, convert_within
+from converter.attempt import Search
+from converter.budget.judge import split
+from converter.budget.mixed import BASE
+from converter.data import input_specs, load_data
+from passes.errors import BudgetError, UsageError
+from passes.learned_rounding import LearnedRounding
+from passes.numerics.error import sqnr_db
+from tests.converter.networks import images, network, random, run, wide
+
+DATA = images(64, 3, 12, 12)
+UNSEEN = images(64, 3, 12, 12, seed=9)
+
+
+class Count:
+    """Progress that counts what was done to its end."""
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self.done[what] += done == total
+
+
+def searched(result: Result) -> Search:
+    assert result.search is not None
+    return result.search
+
+
+def uniform(model: onnx.ModelProto, limit: int) -> Result:
+    """4 bits throughout, calibrated on the images that a search calibrates on."""
+    fit, _ = split(load_data(DATA, input_specs(model)), limit, 0)
+    return convert(model, fit, recipe=BASE)
+
+
+def test_mixed_bits_beat_uniform_ones_at_the_same_bytes() -> None:
+    plain = uniform(wide(), 48)
+    size = plain.model.ByteSize()
+    mixed = convert_within(wide(), DATA, Budget(max_bytes=size), limit=48)
+    assert mixed.model.ByteSize() <= size
+    search = searched(mixed)
+    assert [attempt.name for attempt in search.attempts][:3] == ["int8", "int4", "mixed"]
+    assert len(search.effects) == len(mixed.layers)
+    bits = {layer.name: layer.bits for layer in mixed.layers}
+    assert bits["faint"] < bits["large"]
+    exact = run(wide(), UNSEEN)[0]
+    assert sqnr_db(exact, run(mixed.model, UNSEEN)[0]) > sqnr_db(exact, run(plain.model, UNSEEN)[0]) + 2
+
+
+def test_a_drop_is_spent_on_bytes() -> None:
+    sizes = []
+    for drop in (5.0, 100.0):
+        result = convert_within(wide(), DATA, Budget(max_drop=drop), limit=32)
+        (kept,) = {attempt.drop for attempt in searched(result).attempts if attempt.bytes == result.model.ByteSize()}
+        assert kept is not None
+        assert kept <= drop
+        sizes.append(result.model.ByteSize())
+    assert sizes[1] < sizes[0]
+    assert {layer.bits for layer in result.layers} == {2}  # any drop is allowed
+
+
+def test_the_ladder_ends_where_the_budget_holds() -> None:
+    result = convert_within(wide(), DATA, Budget(max_bytes=100_000), limit=32)
+    assert result.recipe.name == "int8"
+    assert [attempt.name for attempt in searched(result).attempts] == ["int8"]
+    both = convert_within(wide(), DATA, Budget(max_bytes=17_500, max_drop=50.0), limit=32)
+    names = [attempt.name for attempt in searched(both).attempts]
+    assert searched(both).attempts[-1].holds
+    assert not any(attempt.holds for attempt in searched(both).attempts[:-1])
+    assert names[0] == "int8"
+
+
+def test_labels_make_the_drop_one_of_accuracy() -> None:
+    scores = run(wide(), DATA)[0]
+    labelled = convert_within(wide(), (DATA, scores.argmax(axis=1)), Budget(max_drop=100.0), limit=32)
+    bare = convert_within(wide(), DATA, Budget(max_drop=100.0), limit=32)
+    assert searched(labelled).drop_of == "top-1 accuracy"
+    assert searched(bare).drop_of == "agreement with float"
+    first, second = (searched(result).attempts[0] for result in (labelled, bare))  # the labels are float's own classes
+    assert first.counted_drop == second.counted_drop
+    assert first.drop == pytest.approx(second.drop, rel=1e-3)
+
+
+def test_no_file_keeps_the_budget() -> None:
+    with pytest.raises(BudgetError) as caught:
+        convert_within(wide(), DATA, Budget(max_bytes=13_000), limit=32)
+    message = str(caught.value)
+    assert "no file keeps at most 13,000 bytes, and none was written" in message
+    assert "nearest of" in message
+    search = caught.value.search
+    assert isinstance(search, Search)
+    smallest = min(attempt.bytes for attempt in search.attempts)
+    assert f"--max-bytes {smallest} would take it" in message
+    assert not any(attempt.holds for attempt in search.attempts)
+
+
+def test_a_latency_that_int8_misses_is_given_up_at_once() -> None:
+    with pytest.raises(BudgetError, match=r"int8, which takes [\d.]+ ms; fewer bits .* run no faster") as caught:
+        convert_within(wide(), DATA, Budget(max_latency=1e-4), limit=32)
+    assert isinstance(caught.value.search, Search)
+    assert len(caught.value.search.attempts) == 1
+
+
+def test_a_recipe_of_ones_own_is_judged_alone() -> None:
+    result = convert_within(wide(), DATA, Budget(max_drop=100.0), recipe="int4", limit=32)
+    assert [attempt.name for attempt in searched(result).attempts] == ["int4"]
+    with pytest.raises(BudgetError, match="nearest of 1 is int4, which takes"):
+        convert_within(wide(), DATA, Budget(max_bytes=100), recipe="int4", limit=32)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "settings", "message"),
+    [
+        (None, {}, "needs calibration data"),
+        (DATA[:1], {}, "judged on images that do not calibrate; give 2 or more"),
+        (DATA, {"target": "qnn"}, "--max-latency is measured on this machine's CPU, not on target 'qnn'"),
+    ],
+)
+def test_refusals(calibration: object, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        convert_within(wide(), calibration, Budget(max_latency=1000.0), target=settings.get("target", "cpu"))
+
+
+def test_a_drop_needs_classes() -> None:
+    nodes = [helper.make_node("Conv", ["input", "w"], ["out"], name="conv")]
+    maps = network(nodes, {"w": random(4, 3, 3, 3)}, {"input": ["N", 3, 12, 12]}, {"out": ["N", 4, 10, 10]})
+    with pytest.raises(UsageError, match=r"--max-drop counts classes, .* is \[32, 4, 10, 10\]; use --max-bytes"):
+        convert_within(maps, DATA, Budget(max_drop=1.0), limit=32)
+    result = convert_within(maps, DATA, Budget(max_bytes=100_000), limit=32)
+    assert searched(result).attempts[0].drop is None
+
+
+def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    budget = Budget(max_bytes=17_500)
+    whole = convert_within(wide(), DATA, budget, limit=32)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "effects of layers" and done == 3 < total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=stop)
+    assert len(list(tmp_path.rglob("effect-*.npz"))) == 3
+    again = Count()
+    resumed = convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=again)
+    attempts = searched(resumed).attempts
+    assert [(a.layer_bits, a.bytes, a.sqnr_db) for a in attempts] == [
+        (a.layer_bits, a.bytes, a.sqnr_db) for a in searched(whole).attempts
+    ]
+    assert again.done["rtn"] == 0  # int8 had been judged before
+    assert run(resumed.model, UNSEEN)[0].tobytes() == run(whole.model, UNSEEN)[0].tobytes()
+    last = Count()
+    convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=last)
+    assert last.done["gptq"] == 1  # only the best is made again
+
+
+def test_split_keeps_images_apart() -> None:
+    data = load_data(DATA, input_specs(wide()))
+    for limit, kept in ((16, 16), (48, 48), (64, 48), (1000, 48)):
+        fit, judge = split(data, limit, 0)
+        assert (len(fit), len(judge)) == (kept, 64 - kept)
+        rows = [np.concatenate([batch.feeds["x"] for batch in part.batches(8)]) for part in (fit, judge)]
+        assert not {row.tobytes() for row in rows[0]} & {row.tobytes() for row in rows[1]}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_learned_rounding_is_the_last_rung(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.budget.ladder.LearnedRounding", lambda: LearnedRounding(steps=20))
+    with pytest.raises(BudgetError) as caught:
+        convert_within(wide(), DATA, Budget(max_bytes=17_500, max_drop=0.0), limit=32)
+    search = caught.value.search
+    assert isinstance(search, Search)
+    assert search.attempts[-1].name == "mixed-learned"

@@ -1,0 +1,37 @@
+import pytest
+
+from converter.budget.limits import Budget
+from passes.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({}, "a budget needs a limit; give --max-drop, --max-bytes or --max-latency"),
+        ({"max_drop": -0.5}, "--max-drop -0.5 is not within 0 to 100 points"),
+        ({"max_drop": 101.0}, "--max-drop 101 is not within 0 to 100 points"),
+        ({"max_bytes": 0}, "--max-bytes 0 leaves no file"),
+        ({"max_latency": 0.0}, "--max-latency 0 is no time"),
+        ({"max_latency": float("nan")}, "--max-latency nan is no time"),
+    ],
+)
+def test_limits_that_cannot_be_meant(limits: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Budget(**limits)  # type: ignore[arg-type]
+
+
+def test_what_breaks_it() -> None:
+    budget = Budget(max_drop=0.5, max_bytes=1000, max_latency=2.0)
+    assert budget.broken(0.5, 1000, 2.0) == ""
+    assert budget.broken(0.51, 1000, 2.0) == "drops 0.51 points"
+    assert budget.broken(3.0, 1001, 2.5) == "drops 3.00 points, takes 1,001 bytes, takes 2.50 ms"
+    assert budget.broken(None, 10, None) == ""
+    assert str(budget) == "a drop of at most 0.5 points and at most 1,000 bytes and at most 2 ms"
+
+
+@pytest.mark.parametrize(
+    ("limits", "smallest"),
+    [({"max_drop": 1.0}, True), ({"max_drop": 1.0, "max_latency": 5.0}, True), ({"max_bytes": 9}, False)],
+)
+def test_bytes_are_saved_where_nothing_else_says_how_many(limits: dict[str, float], smallest: bool) -> None:
+    assert Budget(**limits).wants_smallest is smallest  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""`convert` with a budget: options, exit codes, what is written, and what a killed run leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.command_line import CONVERT, names, run
+from tests.converter.networks import images, wide
+
+BUDGET = ("convert", "wide.onnx", "-o", "out.onnx", "--calibration", "wide.npz", "--max-drop", "100", "--limit", "24")
+
+
+@pytest.fixture
+def wider(folder: Path) -> Path:
+    """The folder with a network that is worth more bits in one layer than in another."""
+    onnx.save(wide(), "wide.onnx")
+    np.savez("wide.npz", x=images(32, 3, 12, 12))
+    return folder
+
+
+@pytest.mark.usefixtures("wider")
+def test_a_drop_and_a_report() -> None:
+    result = run(*BUDGET, "--report", "r.json")
+    assert result.exit_code == 0, result.output
+    assert "Within a drop of at most 100 points" in result.output
+    assert "mixed" in result.output
+    assert "judged on 8 held-out images; a drop is of" in result.output
+    search = json.loads(Path("r.json").read_text())["search"]
+    assert [attempt["name"] for attempt in search["attempts"]][:2] == ["int8", "int4"]
+    assert all(attempt["holds"] for attempt in search["attempts"])
+    assert min(attempt["bytes"] for attempt in search["attempts"]) == Path("out.onnx").stat().st_size
+    assert {effect["name"] for effect in search["effects"]} <= set(search["attempts"][0]["layer_bits"])
+
+
+def test_no_file_within_the_budget(folder: Path) -> None:
+    before = names(folder)
+    result = run(*CONVERT, "--max-bytes", "100", "--limit", "24")
+    assert result.exit_code == 3
+    assert "Error: no file keeps at most 100 bytes, and none was written; nearest of" in result.output
+    assert "Within at most 100 bytes" in result.output  # the ladder is shown all the same
+    assert names(folder) == before
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--max-drop", "-1"), "--max-drop -1 is not within 0 to 100 points"),
+        (("--cache", "kept"), "--cache kept keeps what a search for a budget measured; give one, such as --max-drop"),
+        (("--recipe", "auto"), "recipe 'auto' needs a budget; give --max-drop, --max-bytes or --max-latency"),
+        (("--max-latency", "5", "--target", "qnn"), "--max-latency is measured on this machine's CPU"),
+    ],
+)
+def test_usage(options: tuple[str, ...], message: str) -> None:
+    result = run(*CONVERT, *options)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_recipes_name_auto() -> None:
+    assert "auto" in run("recipes").output
+    assert run("recipes", "--show", "auto").exit_code == 2
+
+
+def test_a_killed_run_goes_on_where_it_was(wider: Path) -> None:
+    arguments = [*BUDGET, "--cache", "kept"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-m", "converter", *arguments], env=environment)
+    effects: list[Path] = []
+    end = time.monotonic() + 120
+    while not effects and process.poll() is None and time.monotonic() < end:
+        effects = list((wider / "kept").rglob("effect-*.npz"))
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+    assert not (wider / "out.onnx").exists()
+    written = {path: path.stat().st_mtime_ns for path in (wider / "kept").rglob("*.npz")}
+    for path in written:
+        with path.open("rb") as stream, np.load(stream) as arrays:  # whole, every one
+            assert arrays.files
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    onnx.checker.check_model("out.onnx")
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # read, not measured again

@@ -41,7 +41,7 @@ def convert_for(
     for option in ("exclude", "bits"):
         if settings.pop(option):
             raise UsageError(
-                f"--{option} is a choice of layers, which a budget leaves to the search; give one of the two"
+                f"--{option} is a choice of layers, which a search for a budget makes itself; leave it out"
             )
     try:
         return convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)

@@ -47,6 +47,7 @@ def conversion_facts(result: Result) -> dict[str, Any]:
             _activation(tensor, covered) for report in result.passes for tensor, covered in report.ranges.items()
         ],
         "passes": [_pass(report) for report in result.passes],
+        "search": None if result.search is None else result.search.to_json(),
     }
     content: dict[str, Any] = finite(values)
     return content

@@ -17,13 +17,14 @@ from torch import Tensor
 from converter.data import Dataset
 from converter.learn import checkpoint as checkpoints
 from converter.learn.checkpoint import Checkpoint
+from converter.learn.covered import Coverage
 from converter.learn.device import find_device
 from converter.learn.held_out import HeldOut, hold_out
 from converter.learn.images import Images, augmented, epoch_batches, in_order
 from converter.learn.objective import Score, loss, scored
 from converter.learn.trained_network import TrainedNetwork
 from converter.runtime import Progress
-from passes.base import Change, Model, PassReport
+from passes.base import Change, CoveredRange, Model, PassReport
 from passes.errors import DataError, QuantizationError
 from passes.numerics.error import decibel
 from passes.qat import Qat
@@ -198,8 +199,18 @@ class _Training:
             for name in before
         }
         learned = "labels" if self.objective == "labels" else "the float network"
+        covered = self._covered() if self.settings.learn_activations else {}
         note = f"learned from {learned} on {self.device.type}, {moved} codes moved, {judged} (epoch {epoch})"
-        return PassReport(self.settings.name, changed, self.kept, (note,), seconds)
+        return PassReport(self.settings.name, changed, self.kept, (note,), seconds, ranges=covered)
+
+    def _covered(self) -> dict[str, CoveredRange]:
+        """The grids as they are now, on held-out images."""
+        coverage = Coverage(self.network.model.ranges)
+        for images in in_order(self.data, self.split.judge[:_COMPARED], _JUDGED, self.device):
+            for name, value in images.inputs.items():
+                coverage(name, value)
+            self.network.teacher(images.inputs, coverage)
+        return coverage.ranges()
 
     def digest(self) -> str:
         """Of everything that decides the training's course."""

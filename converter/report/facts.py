@@ -1,7 +1,7 @@
 """What a report says, as values that JSON can hold: `report.schema.json` describes them, the page shows them."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,9 +43,7 @@ def conversion_facts(result: Result) -> dict[str, Any]:
         "metrics": None if result.metrics is None else result.metrics.to_json(),
         "sqnr_of": result.recipe.sqnr_of,
         "layers": list(_layers(result)),
-        "activations": [
-            _activation(tensor, covered) for report in result.passes for tensor, covered in report.ranges.items()
-        ],
+        "activations": [_activation(tensor, covered) for tensor, covered in _ranges(result.passes).items()],
         "passes": [_pass(report) for report in result.passes],
         "search": None if result.search is None else result.search.to_json(),
     }
@@ -66,6 +64,11 @@ def _storage(layer: LayerReport, stored: StoredWeight) -> str:
     if any(node.op_type == "MatMulNBits" for node in stored.operators):
         return f"matmulnbits {layer.stored_bits}"
     return stored.storage
+
+
+def _ranges(reports: Sequence[PassReport]) -> dict[str, CoveredRange]:
+    """By tensor; of several passes that set its grid the last one counts."""
+    return {tensor: covered for report in reports for tensor, covered in report.ranges.items()}
 
 
 def _activation(tensor: str, covered: CoveredRange) -> dict[str, Any]:

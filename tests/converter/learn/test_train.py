@@ -90,10 +90,14 @@ def test_the_step_sizes_of_activations_move_if_they_are_to(learn_activations: bo
     model = quantized(3)
     before = dict(model.ranges)
     settings = replace(SHORT, objective="float", learn_activations=learn_activations)
-    train_network(model, settings, dataset(prepared(resnet()), X), quiet, seed=0)
+    report = train_network(model, settings, dataset(prepared(resnet()), X), quiet, seed=0)
     moved = [name for name, grid in model.ranges.items() if grid.scale != before[name].scale]
     assert bool(moved) == learn_activations
     assert all(grid.zero_point == before[name].zero_point for name, grid in model.ranges.items())
+    if learn_activations:
+        assert {name: covered.grid for name, covered in report.ranges.items()} == model.ranges
+        assert all(covered.low < covered.high for covered in report.ranges.values())
+        assert all(0 <= covered.clipped < 0.1 for covered in report.ranges.values())
 
 
 def test_training_brings_unseen_images_closer_to_the_float_network() -> None:

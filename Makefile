@@ -12,7 +12,7 @@ BOOTSTRAP ?= $(shell for candidate in python3.11 python3.12 python3.13 python3 p
 	then echo "$$candidate"; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench targets conformance test check format lint types clean distclean
+.PHONY: help install demo bench targets conformance reference test check format lint types clean distclean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ targets: $(STAMP)  ## set up the execution providers that can be had here, in bu
 
 conformance: targets  ## every recipe, target and small graph, run where it can be; writes docs/conformance.md
 	$(PYTHON) -m benchmarks.targets conformance
+
+reference: $(STAMP)  ## write docs/reference from docstrings, fields and --help
+	$(PYTHON) -m benchmarks.reference_pages
 
 test: $(STAMP)  ## run the tests; ARGS="-k gptq" is passed on
 	$(PYTHON) -m pytest $(ARGS)

@@ -144,7 +144,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("name", sorted(pages()))
 def test_reference_pages_are_current(name: str) -> None:
     committed = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
-    assert committed == pages()[name], "run: python -m benchmarks.reference_pages"
+    assert committed == pages()[name], "run: make reference"
 
 
 def test_every_option_of_the_guide_is_explained() -> None:

@@ -28,6 +28,7 @@ from benchmarks.accuracy import cifar, imagenet
 from benchmarks.bar import Bar, Benchmark
 from benchmarks.budgets import budget_cifar, budget_imagenet, budget_road_signs
 from benchmarks.conversion_cost import calibration_memory, conversion_time
+from benchmarks.cpu_speed import cpu_speed
 from benchmarks.deployment import resnet18
 from benchmarks.low_bits import low_bits, low_bits_efficientnet
 from benchmarks.shared_data import MissingData
@@ -53,6 +54,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "budget-road-signs": budget_road_signs,
         "smoothquant": smoothquant,
         "resnet18": resnet18,
+        "speed": cpu_speed,
         "time": conversion_time,
         "memory": calibration_memory,
     }

@@ -101,6 +101,7 @@ def cli() -> None:
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where recipes that learn do it; auto: cuda if any."
 )
 @options.budget
+@click.option("--measure-speed", is_flag=True, help="Leave activations in float where the file runs faster so here.")
 @options.quiet
 def convert(
     model: str,
@@ -119,6 +120,7 @@ def convert(
     device: "Device | None",
     budget: "Budget | None",
     cache: Path | None,
+    measure_speed: bool,
     quiet: bool,
     **images: Any,
 ) -> None:
@@ -164,6 +166,7 @@ def convert(
             limit=limit,
             seed=seed,
             device=device,
+            measure_speed=measure_speed,
             progress=progress,
             warn=warn,
         )

@@ -38,10 +38,10 @@ def convert_for(
         return convert(model, calibration, recipe=recipe or "int8", **settings)
     from converter.budget import convert_within
 
-    for option in ("exclude", "bits"):
+    for option in ("exclude", "bits", "measure_speed"):
         if settings.pop(option):
             raise UsageError(
-                f"--{option} is a choice of layers, which a search for a budget makes itself; leave it out"
+                f"--{option.replace('_', '-')} is a choice of layers, which a search for a budget makes itself; leave it out"
             )
     try:
         return convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)

@@ -170,6 +170,7 @@ def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[
     """
     from converter.inspect import inspect_model
     from converter.open import model_files
+    from converter.report.islands import islands_tables
     from converter.report.table import inspection_tables, show
 
     state_shape([model], input_shape)
@@ -178,7 +179,7 @@ def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[
     if as_json:
         print_json(inspection.to_json())
     else:
-        show(inspection_tables(inspection))
+        show([*inspection_tables(inspection), *islands_tables(inspection)])
 
 
 @click.command()

@@ -20,11 +20,13 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     from converter.report.facts import report_facts
     from converter.report.files import write_report
     from converter.report.search import search_tables
+    from converter.report.speed import speed_tables
 
     before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
     result.save(output)
     after = model_bytes(output)
-    tables = [*table.conversion_tables(result, before, after), *search_tables(result.search)]
+    searched = [*search_tables(result.search), *speed_tables(result.speed)]
+    tables = [*table.conversion_tables(result, before, after), *searched]
     if not quiet:
         table.show(tables)
     elif result.metrics is not None:

@@ -1,12 +1,10 @@
 """From a float model to a quantized one: load -> [calibrate -> pass -> check]* -> emit -> evaluate."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_graphsurgeon as gs
 
 from converter.conversion_data import open_data, require_calibration
@@ -15,31 +13,21 @@ from converter.emit.qdq import emit
 from converter.evaluate import evaluate_pair
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
 from converter.footprint import Footprint
-from converter.open import assumed_shape, open_model, suggesting_shape
+from converter.open import assumed_shape, open_model, require_layers, suggesting_shape
 from converter.recipe import Recipe, find_recipe, learning_on
-from converter.recipe_changes import with_layers
+from converter.recipe_changes import with_layers, with_overrides
 from converter.result import Result, layer_reports, stamp, versions
 from converter.run_pass import Means, run_pass
-from converter.runtime import Progress
-from converter.stored_weights import Tensors
+from converter.runtime import Progress, silent, unheard
+from converter.speed.search import find_slow_layers, leaving, require_measurable
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET
 from passes.activation_ranges import ActivationRanges
 from passes.base import Model
 from passes.check import check
-from passes.errors import ModelError
 from passes.learned_rounding import Device
-from passes.linear import LINEAR_OPS
 
-__all__ = ["convert", "silent", "unheard", "with_overrides"]
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress that is not shown."""
-
-
-def unheard(warning: str) -> None:
-    """A warning that nobody asked for."""
+__all__ = ["convert"]
 
 
 def convert(
@@ -59,6 +47,7 @@ def convert(
     limit: int | None = None,
     seed: int | None = None,
     device: Device | None = None,
+    measure_speed: bool = False,
     memory_budget: int = DEFAULT_BUDGET,
     progress: Progress = silent,
     warn: Callable[[str], None] = unheard,
@@ -82,6 +71,8 @@ def convert(
         limit: calibration images used; goes before the recipe's.
         seed: of everything drawn at random; goes before the recipe's.
         device: where passes learn; goes before the recipe's. Refused where no pass learns.
+        measure_speed: leave activations in float where this machine runs the file faster so; the recipe in the result
+            says which, and gives the same file without measuring.
         memory_budget: bytes of activations the walk holds in memory before it uses files.
         progress: called as work goes on.
         warn: called with what the caller should know and may not have meant.
@@ -93,16 +84,24 @@ def convert(
     plan = with_layers(learning_on(find_recipe(recipe), device), exclude, bits)
     chosen = find_target(target)
     require_calibration(calibration, training, plan)
+    if measure_speed:
+        require_measurable(plan, chosen)
     footprint = Footprint()
     with footprint.step("open model"):
         source = open_model(model, weights=weights, input_shape=input_shape)
-    _refuse_without_layers(source)
+    require_layers(source)
     require_fit(source, chosen)
     if not any(isinstance(step, ActivationRanges) for step in plan.passes):
         require_weight_only(source, chosen)
     plan = with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
     with footprint.step("open data"), suggesting_shape(assumed_shape([model], input_shape)):
         images = open_data(calibration, evaluation, training, source, plan, preprocess, warn)
+
+    speed = None
+    if measure_speed and images.calibration is not None:
+        with footprint.step("measure speed"):
+            speed = find_slow_layers(source, plan, chosen, next(images.calibration.batches(1)).feeds, progress)
+        plan = leaving(plan, speed)
 
     work = Model(gs.import_onnx(source), chosen.rules)
     means = Means(images, memory_budget, plan.seed, progress, checkpoint)
@@ -120,33 +119,24 @@ def convert(
     if chosen.static_shapes:
         fix_batch(quantized)
     calibrated = None if images.calibration is None else images.calibration.describe()
-    stamp(quantized, plan, layers, {"target": target, "calibration": calibrated, "versions": versions()})
+    facts = {"target": target, "calibration": calibrated, "versions": versions()}
+    measured = {} if speed is None else {"speed": speed.to_json()}
+    stamp(quantized, plan, layers, work.float_activations, facts | measured)
     metrics = None
     if images.evaluation is not None:
         with footprint.step("evaluate"):
             metrics = evaluate_pair(source, quantized, images.evaluation, plan.name, progress)
     seconds = time.perf_counter() - started
     return Result(
-        quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds, steps=footprint.steps
-    )
-
-
-def _refuse_without_layers(model: onnx.ModelProto) -> None:
-    found = sorted({node.op_type for node in Tensors.of(model.graph).nodes})
-    if not LINEAR_OPS.intersection(found):
-        raise ModelError(
-            f"nothing to quantize: the model has no {', '.join(sorted(LINEAR_OPS))}, only {', '.join(found)}; "
-            "give the model that holds the layers"
-        )
-
-
-def with_overrides(
-    recipe: Recipe, stored: Preprocess, preprocess: Preprocess, limit: int | None, seed: int | None
-) -> Recipe:
-    """The recipe with what was asked for in this call before its own; ``stored`` is the model's preprocessing."""
-    return dataclasses.replace(
-        recipe,
-        preprocess=stored.merge(recipe.preprocess).merge(preprocess),
-        limit=recipe.limit if limit is None else limit,
-        seed=recipe.seed if seed is None else seed,
+        quantized,
+        source,
+        plan,
+        target,
+        layers,
+        tuple(reports),
+        metrics,
+        calibrated,
+        seconds,
+        steps=footprint.steps,
+        speed=speed,
     )

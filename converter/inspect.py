@@ -15,6 +15,7 @@ import onnx
 from onnx import NodeProto
 
 from converter.evaluate import model_bytes
+from converter.islands import Island, find_islands
 from converter.load import read_onnx
 from converter.optimized_graph import OptimizedGraph
 from converter.stored_weights import (
@@ -96,6 +97,7 @@ def inspect_model(path: str | Path, name: str | None = None) -> Inspection:
     tensors = Tensors.of(_inlined(model).graph)
     runtime = OptimizedGraph.open(path)
     bits, kept = _mapping(metadata.get("layer_bits")), _mapping(metadata.get("kept"))
+    kept |= _mapping(metadata.get("float_activations"))
     layers = tuple(
         _layer(node, tensors, runtime, bits, kept) for node in tensors.nodes if layer_roles(node) is not None
     )
@@ -155,6 +157,8 @@ def _reason(
         return kept or f"weight is {weight.type}"
     if runtime.problem:
         return runtime.problem
+    if kept:
+        return kept
     when = "dequantized " + ("on every run" if runtime.dequantizes_every_run(node) else "at load")
     if "float" in activation:
         return f"float activations; {when}"
@@ -222,11 +226,29 @@ def _facts(
         "producer": " ".join(part for part in (model.producer_name, model.producer_version) if part),
         "nodes": len(model.graph.node),
         "loads": not runtime.problem,
+        "islands": _islands(runtime),
     }
     if "recipe" in metadata:
         facts["recipe"] = _recipe_name(metadata["recipe"])
     keys = ("target", "calibration", "preprocess", "versions")
     return facts | {key: _decoded(metadata[key]) for key in keys if key in metadata}
+
+
+def _islands(runtime: OptimizedGraph) -> list[dict[str, Any]]:
+    """Floats between integers, those of the same operators together."""
+    alike: dict[tuple[str, ...], list[Island]] = {}
+    for island in find_islands(runtime.graph.nodes if runtime.graph is not None else ()):
+        alike.setdefault(island.operators, []).append(island)
+    return [
+        {
+            "operators": list(operators),
+            "count": len(group),
+            "nodes": [name for island in group for name in island.nodes],
+            "dequantize": sum(island.dequantize for island in group),
+            "quantize": sum(island.quantize for island in group),
+        }
+        for operators, group in alike.items()
+    ]
 
 
 def _recipe_name(text: str) -> str | None:

@@ -11,7 +11,9 @@ import onnx
 
 from converter.load import load_onnx, load_proto
 from converter.pyfile import functions_of
-from passes.errors import ShapeError, UsageError
+from converter.stored_weights import Tensors
+from passes.errors import ModelError, ShapeError, UsageError
+from passes.linear import LINEAR_OPS
 
 __all__ = [
     "DEFAULT_INPUT_SHAPE",
@@ -20,6 +22,7 @@ __all__ = [
     "is_factory",
     "model_files",
     "open_model",
+    "require_layers",
     "suggesting_shape",
 ]
 
@@ -80,6 +83,20 @@ def open_model(
 
     module = load_module(str(model), weights) if isinstance(model, (str, Path)) else model
     return export(module, tuple(input_shape or DEFAULT_INPUT_SHAPE)).model
+
+
+def require_layers(model: onnx.ModelProto) -> None:
+    """Refuse a model without a layer that can be quantized.
+
+    Raises:
+        ModelError: says what it holds instead.
+    """
+    found = sorted({node.op_type for node in Tensors.of(model.graph).nodes})
+    if not LINEAR_OPS.intersection(found):
+        raise ModelError(
+            f"nothing to quantize: the model has no {', '.join(sorted(LINEAR_OPS))}, only {', '.join(found)}; "
+            "give the model that holds the layers"
+        )
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ class OptimizedGraph:
     def rounds_weight(self, node: NodeProto) -> str:
         """The integer type that onnxruntime rounds the float weight of a node to when it loads the file; or nothing.
 
-        It does so for a Conv, ConvTranspose or Gemm between quantized tensors; see `converter.emit.kept_float`.
+        It does so for a Conv, ConvTranspose or Gemm between quantized tensors; see `converter.emit.activations`.
         """
         other = self._counterpart(node)
         if other is None or self.graph is None or layer_roles(other) is None:

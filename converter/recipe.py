@@ -25,8 +25,10 @@ from passes.bias_correction import BiasCorrection
 from passes.equalize import Equalize
 from passes.errors import ConvertError, RecipeError, UsageError
 from passes.exclude import Exclude
+from passes.float_activations import FloatActivations
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
+from passes.integer_forms import IntegerForms
 from passes.learned_rounding import Device, LearnedRounding
 from passes.normalise import Normalise
 from passes.obq import Obq
@@ -61,7 +63,9 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
         for kind in (
             Normalise,
             FoldBatchnorm,
+            IntegerForms,
             Exclude,
+            FloatActivations,
             Equalize,
             SmoothQuant,
             Awq,
@@ -149,6 +153,7 @@ AUTO = "auto"
 AUTO_DESCRIPTION = "within a budget: int8, int4, then bits chosen for each layer; see --max-drop and its relatives"
 
 _PREPARE: tuple[Pass, ...] = (Normalise(), FoldBatchnorm())
+_INTEGERS: tuple[Pass, ...] = (*_PREPARE, IntegerForms())
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
@@ -157,18 +162,18 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int8",
                 "8-bit weights and activations",
-                (*_PREPARE, ActivationRanges(), Rtn(bits=8)),
+                (*_INTEGERS, ActivationRanges(), Rtn(bits=8)),
                 storage="int8",
             ),
             Recipe(
                 "int4",
                 "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
-                (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4)),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4)),
             ),
             Recipe(
                 "int4-learned",
                 "int4, then codes, scales and biases learned block by block with torch",
-                (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4), LearnedRounding()),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4), LearnedRounding()),
             ),
             Recipe(
                 "int4-qat",

@@ -1,8 +1,9 @@
-"""A recipe with some layers left in float or at other bits: what `--exclude` and `--bits` do to it."""
+"""A recipe with what a call asks for besides: layers in float or at other bits, preprocessing, images, seed."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from converter.preprocess import Preprocess
 from converter.recipe import Pass, Recipe
 from passes.base import LayerPass
 from passes.errors import UsageError
@@ -10,7 +11,7 @@ from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.normalise import Normalise
 
-__all__ = ["with_layers"]
+__all__ = ["with_layers", "with_overrides"]
 
 
 def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, int] | None = None) -> Recipe:
@@ -37,6 +38,18 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
     if exclude:
         passes = _with_excluded(passes, exclude)
     return dataclasses.replace(recipe, passes=tuple(passes))
+
+
+def with_overrides(
+    recipe: Recipe, stored: Preprocess, preprocess: Preprocess, limit: int | None, seed: int | None
+) -> Recipe:
+    """The recipe with what was asked for in this call before its own; ``stored`` is the model's preprocessing."""
+    return dataclasses.replace(
+        recipe,
+        preprocess=stored.merge(recipe.preprocess).merge(preprocess),
+        limit=recipe.limit if limit is None else limit,
+        seed=recipe.seed if seed is None else seed,
+    )
 
 
 def _with_bits(step: LayerPass, bits: Mapping[str, int]) -> LayerPass:

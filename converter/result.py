@@ -16,6 +16,7 @@ from converter.evaluate import Evaluation
 from converter.footprint import Step
 from converter.recipe import Recipe, dump_recipe
 from converter.save import save_onnx
+from converter.speed.search import Speed
 from passes.base import Model, PassReport
 from passes.linear import refused_layers
 from passes.numerics.distribution import Distribution, distribution
@@ -70,6 +71,7 @@ class Result:
         seconds: of the whole conversion.
         steps: what it spent them on, and the memory of each.
         search: how it was found, where a budget was given.
+        speed: what was measured to decide which activations stay in float, if that was asked for.
     """
 
     model: onnx.ModelProto
@@ -83,6 +85,7 @@ class Result:
     seconds: float
     steps: tuple[Step, ...] = ()
     search: Search | None = None
+    speed: Speed | None = None
 
     def save(self, path: str | Path) -> None:
         """Write the model; an existing file is replaced only once the new one has been checked and loaded.
@@ -141,7 +144,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
                 activation_bits=8 if runs_on_integers(model, layer) else 32,
                 before_db=change.before_db,
                 after_db=change.after_db,
-                note=change.what,
+                note=", ".join(filter(None, (change.what, model.float_activations.get(layer.name)))),
                 reason="",
                 weights=distribution(model.exact[layer.name][0], quantized.codes, grid),
             )
@@ -154,16 +157,24 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def stamp(model: onnx.ModelProto, recipe: Recipe, layers: Sequence[LayerReport], facts: Mapping[str, Any]) -> None:
+def stamp(
+    model: onnx.ModelProto,
+    recipe: Recipe,
+    layers: Sequence[LayerReport],
+    floats: Mapping[str, str],
+    facts: Mapping[str, Any],
+) -> None:
     """Write provenance into metadata_props.
 
-    That is the recipe, the preprocessing, the bits of every layer, why layers stayed in float, and ``facts``.
+    That is the recipe, the preprocessing, the bits of every layer, why layers stayed in float, why others' activations
+    did (``floats``), and ``facts``.
     """
     entries = {
         "recipe": dump_recipe(recipe),
         "preprocess": recipe.preprocess.to_json(),
         "layer_bits": json.dumps({layer.name: layer.bits for layer in layers}),
         "kept": json.dumps({layer.name: layer.reason for layer in layers if layer.reason}),
+        "float_activations": json.dumps(dict(floats)),
         **{key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()},
     }
     for key, value in entries.items():

@@ -11,10 +11,18 @@ import onnxruntime as ort
 from converter.save import INLINE_LIMIT, write_onnx
 from passes.errors import ModelError
 
-__all__ = ["Progress", "available_threads", "open_session"]
+__all__ = ["Progress", "available_threads", "open_session", "silent", "unheard"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that is not shown."""
+
+
+def unheard(warning: str) -> None:
+    """A warning that nobody asked for."""
 
 
 def available_threads() -> int:
@@ -23,7 +31,11 @@ def available_threads() -> int:
 
 
 def open_session(
-    model: onnx.ModelProto | Path, *, threads: int | None = None, optimized: Path | None = None
+    model: onnx.ModelProto | Path,
+    *,
+    threads: int | None = None,
+    optimized: Path | None = None,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """A session on the CPU execution provider.
 
@@ -31,6 +43,7 @@ def open_session(
         model: a file, or a model in memory.
         threads: for the operators; all of the process's by default.
         optimized: where onnxruntime writes the graph it really runs.
+        profile: how the file begins that onnxruntime writes the times of its operators to, once profiling ends.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -42,6 +55,8 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
         if isinstance(model, Path):
             return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -20,13 +20,13 @@ from converter.budget.limits import Budget
 from converter.budget.mixed import BASE, mixed_attempts
 from converter.budget.workbench import Trial, Workbench, best
 from converter.conversion_data import open_data, require_calibration
-from converter.convert import silent, unheard, with_overrides
 from converter.data import Preprocess, stored_preprocess
 from converter.evaluate import evaluate_pair
 from converter.open import assumed_shape, open_model, suggesting_shape
 from converter.recipe import AUTO, RECIPES, Recipe, find_recipe
+from converter.recipe_changes import with_overrides
 from converter.result import Result
-from converter.runtime import Progress
+from converter.runtime import Progress, silent, unheard
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET
 from passes.errors import BudgetError, UsageError

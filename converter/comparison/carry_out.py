@@ -11,13 +11,13 @@ from typing import Any
 import onnx
 
 from converter.comparison.suggestion import Suggestion
-from converter.convert import convert, silent, unheard
+from converter.convert import convert
 from converter.data import Dataset
 from converter.evaluate import Evaluation, evaluate
 from converter.load import read_onnx
 from converter.recipe import RECIPE_KEY, stored_recipe
 from converter.result import Result
-from converter.runtime import Progress
+from converter.runtime import Progress, silent, unheard
 from converter.save import write_onnx
 from passes.errors import UsageError
 

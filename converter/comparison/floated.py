@@ -2,7 +2,7 @@
 
 The reference's nodes are copied into the quantized graph. They read the quantized network's tensors and write where
 the quantized layer wrote, so the rounding of the activation that follows stays as it is. The Sum of one term behind
-them keeps onnxruntime from rounding their weights (`converter.emit.kept_float`).
+them keeps onnxruntime from rounding their weights (`converter.emit.activations` does the same by a scale per channel).
 """
 
 from collections.abc import Mapping, Sequence

@@ -12,19 +12,18 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
+from converter.emit.activations import Activations, absorbed_clamps, free_products, scalar_constants
 from converter.emit.floats import float_model, set_opsets
 from converter.emit.fragment import Fragment, Names
-from converter.emit.kept_float import would_be_rounded
 from converter.emit.matmul_nbits import matmul_nbits
 from converter.emit.weights import Storage, dequantized_bits, dequantized_weight, file_bits, rescaled_weight
 from passes.base import Model, Quantized
 from passes.errors import TargetError
 from passes.linear import Linear
-from passes.numerics.grid import ActivationGrid
-from passes.placement import clamp_bounds
 
 __all__ = ["bits_in_file", "emit", "runs_on_integers"]
 
+_ROUNDED_BY_RUNTIME = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _OPSET, _INT2_OPSET = 21, 25
 _BIAS_LIMIT = 2**31 - 1
 
@@ -50,7 +49,7 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
 
 def runs_on_integers(model: Model, layer: Linear) -> bool:
     """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
-    return layer.name in model.quantized and _computes_on_integers(model, layer)
+    return layer.name in model.quantized and model.reads_integers(layer)
 
 
 def bits_in_file(model: Model, layer: Linear, storage: Storage, bits: int | None = None) -> int:
@@ -59,17 +58,10 @@ def bits_in_file(model: Model, layer: Linear, storage: Storage, bits: int | None
     ``bits`` are those of its grid: of the one it has unless they are given.
     """
     bits = model.quantized[layer.name].grid.bits if bits is None else bits
-    if _computes_on_integers(model, layer):
+    if model.reads_integers(layer):
         return dequantized_bits(bits, math.prod(layer.matrix_shape), storage, model.rules.narrowest)
     stored = file_bits(bits, storage, model.rules.narrowest)
     return max(stored, 4) if storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"} else stored
-
-
-def _computes_on_integers(model: Model, layer: Linear) -> bool:
-    """Whether its input is quantized and its operator has an integer kernel, once the layer is quantized."""
-    return layer.input in model.ranges and (
-        model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
-    )
 
 
 def _is_matmul_nbits(model: Model, layer: Linear) -> bool:
@@ -84,57 +76,57 @@ class _Writer:
         self.storage = storage
         self.names = names
         self.layers = model.layers()
+        self.activations = Activations(model, names)
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
 
     def run(self, graph: onnx.GraphProto) -> None:
         outputs = {value.name for value in graph.output}
-        clamps, absorbed = _absorbed(self.model, graph, outputs)
-        readers = _readers(graph)
+        clamps, absorbed = absorbed_clamps(self.model, graph, outputs)
+        rescaled = free_products(self.model)
+        scalars = scalar_constants(graph) if self.model.rules.scalars else {}
         renamed: dict[str, str] = {}
         for value in graph.input:
             if value.name in self.model.ranges:
-                renamed[value.name] = self.quantize(value.name, value.name)
+                renamed[value.name] = self.add(self.activations.quantize(value.name, value.name))
         for node in graph.node:
             if node.name in clamps:
+                continue
+            if node.name in rescaled:
+                source, result = rescaled[node.name]
+                renamed[result] = self.add(self.activations.rescale(source, result))
                 continue
             node.output[:] = [absorbed.get(name, name) for name in node.output]
             written = [name for name in node.output if name in self.model.ranges]
             sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
-            rounded = would_be_rounded(node, readers, self.model.ranges, node.output[0])
             node.output[:] = [sources.get(name, name) for name in node.output]  # outputs of the graph keep their names
-            if rounded and not self.on_integers(node):
-                self.write_kept(node, renamed)
-            else:
-                self.write(node, renamed)
+            exact = {
+                name: self.add(self.activations.scalar(value))
+                for name, value in scalars.items()
+                if name in node.input and node.op_type in {"Add", "Mul"} and written
+            }
+            self.write(node, renamed | exact)
             for name in written:
-                renamed[name] = self.quantize(name, sources.get(name, name), name if name in outputs else None)
+                whole = name if name in outputs else None
+                renamed[name] = self.add(self.activations.quantize(name, sources.get(name, name), whole))
+        read = {name for node in self.nodes for name in node.input} | outputs
+        self.nodes = [node for node in self.nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
         used = {name for node in self.nodes for name in node.input} | outputs
         kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        constants = [tensor for tensor in self.initializers if tensor.name in used]
         present = {name for node in self.nodes for name in node.output} | outputs
         shapes = [value for value in graph.value_info if value.name in present]
-        for field, content in (("node", self.nodes), ("initializer", kept + self.initializers), ("value_info", shapes)):
+        for field, content in (("node", self.nodes), ("initializer", kept + constants), ("value_info", shapes)):
             graph.ClearField(field)
             getattr(graph, field).extend(content)
-
-    def on_integers(self, node: NodeProto) -> bool:
-        layer = self.layers.get(node.name)
-        return layer is not None and runs_on_integers(self.model, layer)
-
-    def write_kept(self, node: NodeProto, renamed: dict[str, str]) -> None:
-        """Append a layer that onnxruntime must leave in float; see `converter.emit.kept_float`."""
-        result = node.output[0]
-        node.output[0] = self.names.tensor(f"{result}_float")
-        self.write(node, renamed)
-        fragment = Fragment(self.names)
-        fragment.node_into("Sum", f"{node.name}_stays_float", [node.output[0]], result)
-        self.add(fragment)
 
     def write(self, node: NodeProto, renamed: dict[str, str]) -> None:
         """Append a node, and before it the form of its weight."""
         layer = self.layers.get(node.name)
         quantized = self.model.quantized.get(node.name)
         reads = [renamed.get(name, name) for name in node.input]
+        if layer is not None and self.reads_by_channel(layer):
+            reads[0] = self.add(self.activations.by_channel(layer))
         if layer is None or quantized is None:
             node.input[:] = reads
             self.nodes.append(node)
@@ -152,6 +144,11 @@ class _Writer:
             self.add(weight)
             node.input[1] = weight.result
             self.nodes.append(node)
+
+    def reads_by_channel(self, layer: Linear) -> bool:
+        """Whether the layer runs in float on an input that is quantized, and onnxruntime would change that."""
+        rounded = layer.op in _ROUNDED_BY_RUNTIME and self.model.rules.reads_by_channel
+        return rounded and layer.input in self.model.ranges and not runs_on_integers(self.model, layer)
 
     def integer_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
         grid = quantized.grid
@@ -196,58 +193,13 @@ class _Writer:
             hint = "leave it out with an exclude pass, or use a recipe that quantizes activations"
             raise TargetError(f"{layer.name}: the target reads codes on integers only, and {reason}; {hint}")
 
-    def quantize(self, name: str, source: str, result: str | None = None) -> str:
-        """Append QuantizeLinear and DequantizeLinear for tensor ``name``; returns what its readers read.
-
-        That is ``result``, a tensor of the graph that nothing else writes, or a new one.
-        """
-        grid: ActivationGrid = self.model.ranges[name]
-        fragment = Fragment(self.names)
-        scale = fragment.constant(f"{name}_scale", np.asarray(grid.scale, np.float32))
-        zero_point = fragment.constant(f"{name}_zero_point", np.asarray(grid.zero_point, grid.dtype))
-        codes = fragment.node("QuantizeLinear", f"{name}_quantize", [source, scale, zero_point], f"{name}_quantized")
-        result = result or self.names.tensor(f"{name}_dequantized")
-        fragment.node_into("DequantizeLinear", f"{name}_dequantize", [codes, scale, zero_point], result)
-        self.add(fragment)
-        return result
-
-    def add(self, fragment: Fragment) -> None:
+    def add(self, fragment: Fragment) -> str:
+        """Append what a fragment holds; returns the tensor that it computes."""
         self.nodes.extend(fragment.nodes)
         self.initializers.extend(fragment.initializers)
+        return fragment.result
 
 
 def _one_axis(layer: Linear, quantized: Quantized) -> bool:
     """Whether the layer's scales lie along one axis of its stored weight, as DequantizeLinear wants them."""
     return quantized.grid.block is None and not (layer.op == "ConvTranspose" and layer.groups > 1)
-
-
-def _readers(graph: onnx.GraphProto) -> dict[str, list[NodeProto]]:
-    """By tensor: the nodes that read it, as often as they do."""
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    return readers
-
-
-def _absorbed(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[set[str], dict[str, str]]:
-    """Clamps the quantizer after them makes needless: node names, and ``input tensor -> output tensor``."""
-    readers = _readers(graph)
-    produced = {name for node in graph.node for name in node.output}
-    clamps: set[str] = set()
-    result: dict[str, str] = {}
-    for node in model.graph.nodes:
-        if node.op not in model.rules.absorbable:
-            continue
-        bounds, grid = clamp_bounds(node), model.ranges.get(node.outputs[0].name)
-        source = node.inputs[0].name
-        if bounds is None or grid is None or source in model.ranges or source in outputs:
-            continue
-        if len(readers.get(source, ())) != 1 or source not in produced:
-            continue
-        first, last = grid.code_range
-        low, high = (first - grid.zero_point) * float(grid.scale), (last - grid.zero_point) * float(grid.scale)
-        if low >= bounds[0] and high <= bounds[1] * (1 + 1e-6):
-            clamps.add(node.name)
-            result[source] = node.outputs[0].name
-    return clamps, result

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from converter.correct import exact_model
 from converter.learn.lsq import StepGrid, StepWeight
 from converter.learn.operators import After, Program, unsupported, untouched
+from passes.activation_ranges import placement_of
 from passes.base import Model, Quantized
 from passes.errors import QuantizationError
-from passes.placement import place
+from passes.numerics.grid import ActivationGrid
 
 __all__ = ["TrainedNetwork"]
 
@@ -40,17 +41,11 @@ class TrainedNetwork(nn.Module):
         exact = exact_model(model)
         self.program = Program(exact.graph)
         self.inputs = [str(tensor.name) for tensor in model.graph.inputs]
-        placement = place(model.graph, model.rules, frozenset(model.layers()) - frozenset(model.kept))
-        owners = {name: placement.tensors.get(name, name) for name in model.ranges}
-        self.owners = list(dict.fromkeys(owners.values()))
-        self.place = {name: self.owners.index(owner) for name, owner in owners.items()}
+        self.starts, self.place = _shared(model)
+        bounds, fixed = _limits(model)
         self.grids = nn.ModuleList(
-            StepGrid(
-                model.ranges[owner],
-                learned=learn_activations,
-                bound=placement.bounds.get(owner, (-math.inf, math.inf))[1],
-            )
-            for owner in self.owners
+            StepGrid(grid, learned=learn_activations and grid not in fixed, bound=bounds.get(grid, math.inf))
+            for grid in self.starts
         )
         self.layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
         spread: dict[str, float] = {}
@@ -58,7 +53,8 @@ class TrainedNetwork(nn.Module):
         weights = []
         for name, layer in self.layers.items():
             held = model.quantized[name]
-            grid = self._grid(layer.input) if model.rules.bias == "int32" else None
+            whole = model.rules.bias == "int32" and model.reads_integers(layer)
+            grid = self._grid(layer.input) if whole else None
             unit = spread[layer.output]
             weights.append(StepWeight(layer, held.codes, held.grid, model.bias(layer), unit, grid))
         self.weights = nn.ModuleList(weights)
@@ -116,3 +112,24 @@ class TrainedNetwork(nn.Module):
 def _measured(spread: dict[str, float], name: str, value: Tensor) -> Tensor:
     spread[name] = float(value.std(unbiased=False)) if value.is_floating_point() else 0.0
     return value
+
+
+def _shared(model: Model) -> tuple[list[ActivationGrid], dict[str, int]]:
+    """Different grids, and which one each tensor has: tensors with equal ones keep them equal."""
+    starts = list(dict.fromkeys(model.ranges.values()))
+    return starts, {name: starts.index(grid) for name, grid in model.ranges.items()}
+
+
+def _limits(model: Model) -> tuple[dict[ActivationGrid, float], set[ActivationGrid]]:
+    """The largest value a clamp that its quantizer stands for lets through, and the grids that stay as they are.
+
+    These are grids one of which is a multiple of the other, so that a product between them costs nothing.
+    """
+    placement = placement_of(model)
+    bounds: dict[ActivationGrid, float] = {}
+    for tensor, (_, most) in placement.bounds.items():
+        if tensor in model.ranges:
+            grid = model.ranges[tensor]
+            bounds[grid] = min(most, bounds.get(grid, math.inf))
+    tied = {name for tensor in placement.factors for name in (tensor, placement.tensors[tensor])}
+    return bounds, {model.ranges[name] for name in tied}

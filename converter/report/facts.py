@@ -45,6 +45,7 @@ def conversion_facts(result: Result) -> dict[str, Any]:
         "layers": list(_layers(result)),
         "activations": [_activation(tensor, covered) for tensor, covered in _ranges(result.passes).items()],
         "passes": [_pass(report) for report in result.passes],
+        "speed": None if result.speed is None else result.speed.to_json(),
         "search": None if result.search is None else result.search.to_json(),
     }
     content: dict[str, Any] = finite(values)

@@ -58,6 +58,14 @@ def top1(
         ("cifar_resnet.py:resnet20", 269_722, ("layer3.2.conv2.weight", (64, 64, 3, 3))),
         ("cifar_resnet.py:resnet56", 853_018, ("layer3.8.conv2.weight", (64, 64, 3, 3))),
         ("efficientnet_lite.py:efficientnet_lite0", 4_652_008, ("_blocks.3._depthwise_conv.weight", (144, 1, 5, 5))),
+        ("mobilenet_v3.py:mobilenet_v3_large", 5_483_032, ("features.4.block.2.fc1.weight", (24, 72, 1, 1))),
+        ("mobilenet_v3.py:mobilenet_v3_small", 2_542_856, ("features.4.block.2.fc2.bias", (96,))),
+        ("convnext.py:convnext_tiny", 28_589_128, ("features.5.8.block.3.weight", (1536, 384))),
+        ("vit.py:vit_tiny", 5_717_416, ("blocks.11.attn.qkv.weight", (576, 192))),
+        ("densenet.py:densenet121", 7_978_856, ("features.denseblock4.denselayer16.conv1.weight", (128, 992, 1, 1))),
+        ("googlenet.py:googlenet", 6_624_904, ("inception4e.branch3.1.conv.weight", (128, 32, 3, 3))),
+        ("shufflenet.py:shufflenet_v2", 2_278_604, ("stage3.7.branch2.3.weight", (116, 1, 3, 3))),
+        ("regnet.py:regnet_x_400mf", 5_495_976, ("trunk_output.block4.block4-11.f.b.0.weight", (400, 16, 3, 3))),
     ],
 )
 def test_parameter_count_and_names(factory: str, parameters: int, sample: tuple[str, tuple[int, ...]]) -> None:

@@ -40,9 +40,8 @@ def convert_for(
 
     for option in ("exclude", "bits", "measure_speed"):
         if settings.pop(option):
-            raise UsageError(
-                f"--{option.replace('_', '-')} is a choice of layers, which a search for a budget makes itself; leave it out"
-            )
+            name = option.replace("_", "-")
+            raise UsageError(f"--{name} is a choice of layers, which a search for a budget makes itself; leave it out")
     try:
         return convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)
     except BudgetError as error:

@@ -100,6 +100,7 @@ def cli() -> None:
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where recipes that learn do it; auto: cuda if any."
 )
+@click.option("--measure-speed", is_flag=True, help="Leave activations in float where the file runs faster so here.")
 @options.quiet
 def convert(
     model: str,
@@ -114,6 +115,7 @@ def convert(
     report: tuple[Path, ...],
     seed: int | None,
     device: "Device | None",
+    measure_speed: bool,
     quiet: bool,
     **images: Any,
 ) -> None:
@@ -128,6 +130,7 @@ def convert(
     from converter.report import table
     from converter.report.files import check_suffix, write_report
     from converter.report.progress import progress_bars
+    from converter.report.speed import speed_tables
 
     for path in report:
         check_suffix(path)
@@ -157,13 +160,14 @@ def convert(
             limit=limit,
             seed=seed,
             device=device,
+            measure_speed=measure_speed,
             progress=progress,
             warn=_warn,
         )
         before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
         result.save(output)
     after = model_bytes(output)
-    tables = table.conversion_tables(result, before, after)
+    tables = [*table.conversion_tables(result, before, after), *speed_tables(result.speed)]
     if not quiet:
         table.show(tables)
     elif result.metrics is not None:

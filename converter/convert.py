@@ -24,6 +24,7 @@ from converter.recipe import Pass, Recipe, find_recipe, learning_on
 from converter.result import Result, layer_reports, stamp, versions
 from converter.runtime import Progress
 from converter.save import write_onnx
+from converter.speed.search import find_slow_layers, leaving, require_measurable
 from converter.stored_weights import Tensors
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET, solve_layers
@@ -58,6 +59,7 @@ def convert(
     limit: int | None = None,
     seed: int | None = None,
     device: Device | None = None,
+    measure_speed: bool = False,
     memory_budget: int = DEFAULT_BUDGET,
     progress: Progress = silent,
     warn: Callable[[str], None] = unheard,
@@ -76,6 +78,8 @@ def convert(
         limit: calibration images used; goes before the recipe's.
         seed: of everything drawn at random; goes before the recipe's.
         device: where passes learn; goes before the recipe's. Refused where no pass learns.
+        measure_speed: leave activations in float where this machine runs the file faster so; the recipe in the result
+            says which, and gives the same file without measuring.
         memory_budget: bytes of activations the walk holds in memory before it uses files.
         progress: called as work goes on.
         warn: called with what the caller should know and may not have meant.
@@ -87,6 +91,8 @@ def convert(
     plan = learning_on(find_recipe(recipe), device)
     chosen = find_target(target)
     require_calibration(calibration, plan)
+    if measure_speed:
+        require_measurable(plan, chosen)
     source = open_model(model, weights=weights, input_shape=input_shape)
     _refuse_without_layers(source)
     require_fit(source, chosen)
@@ -95,6 +101,11 @@ def convert(
     plan = _with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
     with suggesting_shape(assumed_shape([model], input_shape)):
         data, unseen = open_data(calibration, evaluation, source, plan, preprocess, warn)
+
+    speed = None
+    if measure_speed and data is not None:
+        speed = find_slow_layers(source, plan, chosen, next(data.batches(1)).feeds, progress)
+        plan = leaving(plan, speed)
 
     work = Model(gs.import_onnx(source), chosen.rules)
     reports = []
@@ -111,10 +122,12 @@ def convert(
         fix_batch(quantized)
     layers = layer_reports(work, reports, storage)
     calibrated = None if data is None else data.describe()
-    stamp(quantized, plan, layers, {"target": target, "calibration": calibrated, "versions": versions()})
+    facts = {"target": target, "calibration": calibrated, "versions": versions()}
+    measured = {} if speed is None else {"speed": speed.to_json()}
+    stamp(quantized, plan, layers, work.float_activations, facts | measured)
     metrics = None if unseen is None else _measure(source, quantized, unseen, plan.name, progress)
     seconds = time.perf_counter() - started
-    return Result(quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, seconds)
+    return Result(quantized, source, plan, target, layers, tuple(reports), metrics, calibrated, speed, seconds)
 
 
 def _refuse_without_layers(model: onnx.ModelProto) -> None:

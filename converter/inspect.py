@@ -96,6 +96,7 @@ def inspect_model(path: str | Path, name: str | None = None) -> Inspection:
     tensors = Tensors.of(_inlined(model).graph)
     runtime = _Runtime.open(path)
     bits, kept = _mapping(metadata.get("layer_bits")), _mapping(metadata.get("kept"))
+    kept |= _mapping(metadata.get("float_activations"))
     layers = tuple(
         _layer(node, tensors, runtime, bits, kept) for node in tensors.nodes if layer_roles(node) is not None
     )
@@ -191,6 +192,8 @@ def _reason(
         return kept or f"weight is {weight.type}"
     if runtime.problem:
         return runtime.problem
+    if kept:
+        return kept
     when = "dequantized " + ("on every run" if runtime.dequantizes_every_run(node) else "at load")
     if activation_bits == 32:
         return f"float activations; {when}"

@@ -23,6 +23,7 @@ from passes.bias_correction import BiasCorrection
 from passes.equalize import Equalize
 from passes.errors import ConvertError, RecipeError, UsageError
 from passes.exclude import Exclude
+from passes.float_activations import FloatActivations
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
 from passes.learned_rounding import Device, LearnedRounding
@@ -53,6 +54,7 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
             Normalise,
             FoldBatchnorm,
             Exclude,
+            FloatActivations,
             Equalize,
             SmoothQuant,
             Awq,

@@ -16,6 +16,7 @@ from converter.evaluate import Evaluation
 from converter.json_values import finite
 from converter.recipe import Recipe, dump_recipe, recipe_values
 from converter.save import save_onnx
+from converter.speed.search import Speed
 from passes.base import Model, PassReport
 from passes.linear import refused_layers
 
@@ -64,6 +65,7 @@ class Result:
         passes: what each pass reported.
         metrics: size, accuracy and latency before and after, if evaluation data were given.
         calibration: source, number, digest and preprocessing of the calibration images, if there were any.
+        speed: what was measured to decide which activations stay in float, if that was asked for.
         seconds: of the whole conversion.
     """
 
@@ -75,6 +77,7 @@ class Result:
     passes: tuple[PassReport, ...]
     metrics: Evaluation | None
     calibration: Mapping[str, Any] | None
+    speed: Speed | None
     seconds: float
 
     def save(self, path: str | Path) -> None:
@@ -108,6 +111,7 @@ class Result:
                 }
                 for report in self.passes
             ],
+            "speed": None if self.speed is None else self.speed.to_json(),
             "metrics": None if self.metrics is None else self.metrics.to_json(),
         }
         content: dict[str, Any] = finite(values)
@@ -143,7 +147,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
                 activation_bits=8 if runs_on_integers(model, layer) else 32,
                 before_db=change.before_db,
                 after_db=change.after_db,
-                note=change.what,
+                note=", ".join(filter(None, (change.what, model.float_activations.get(layer.name)))),
                 reason="",
             )
         )
@@ -155,16 +159,24 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def stamp(model: onnx.ModelProto, recipe: Recipe, layers: Sequence[LayerReport], facts: Mapping[str, Any]) -> None:
+def stamp(
+    model: onnx.ModelProto,
+    recipe: Recipe,
+    layers: Sequence[LayerReport],
+    floats: Mapping[str, str],
+    facts: Mapping[str, Any],
+) -> None:
     """Write provenance into metadata_props.
 
-    That is the recipe, the preprocessing, the bits of every layer, why layers stayed in float, and ``facts``.
+    That is the recipe, the preprocessing, the bits of every layer, why layers stayed in float, why others' activations
+    did (``floats``), and ``facts``.
     """
     entries = {
         "recipe": dump_recipe(recipe),
         "preprocess": recipe.preprocess.to_json(),
         "layer_bits": json.dumps({layer.name: layer.bits for layer in layers}),
         "kept": json.dumps({layer.name: layer.reason for layer in layers if layer.reason}),
+        "float_activations": json.dumps(dict(floats)),
         **{key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()},
     }
     for key, value in entries.items():

@@ -133,4 +133,5 @@ def submodel(model: Model, segment: Segment, kinds: Mapping[str, np.dtype[Any]])
         rules=model.rules,
         quantized={name: model.quantized[name] for name in segment.nodes if name in model.quantized},
         ranges={name: model.ranges[name] for name in tensors if name in model.ranges},
+        float_activations=model.float_activations,
     )

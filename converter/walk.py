@@ -98,7 +98,7 @@ def bias_floor(model: Model, layer: Linear, bias: Floats | None) -> Floats | Non
 
     A product of the two scales that float32 cannot hold would be no scale at all, so there is one without a bias too.
     """
-    if layer.input not in model.ranges or layer.op not in model.rules.linear or model.rules.bias != "int32":
+    if model.rules.bias != "int32" or not model.reads_integers(layer):
         return None
     groups, outputs, _ = layer.matrix_shape
     size = np.zeros((groups, outputs)) if bias is None else np.abs(bias.astype(np.float64))

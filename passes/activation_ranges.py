@@ -9,7 +9,13 @@ from passes.numerics.histogram import Histogram
 from passes.numerics.ranges import entropy, minmax, mse, percentile
 from passes.placement import Placement, place
 
-__all__ = ["ActivationRanges"]
+__all__ = ["ActivationRanges", "placement_of"]
+
+
+def placement_of(model: Model) -> Placement:
+    """Which tensors of the model are to be quantized."""
+    left = {*model.kept, *model.float_activations}
+    return place(model.graph, model.rules, frozenset(model.layers()) - left)
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,11 @@ class ActivationRanges(GraphPass):
 
     def needs(self, model: Model) -> Needs:
         """A histogram of every tensor that has a grid of its own."""
-        return Needs(histograms=frozenset(self._placement(model).tensors.values()))
+        return Needs(histograms=frozenset(placement_of(model).tensors.values()))
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.ranges`."""
-        placement = self._placement(model)
+        placement = placement_of(model)
         grids: dict[str, ActivationGrid] = {}
         for source in placement.tensors.values():
             if source not in grids:
@@ -53,11 +59,9 @@ class ActivationRanges(GraphPass):
             if name in placement.integer and grid is not None:
                 changed[name] = Change(f"input quantized over {grid.low:.4g} to {grid.high:.4g}")
             else:
-                skipped[name] = model.kept.get(name) or placement.reasons.get(name, "its input stays in float")
+                reason = model.kept.get(name) or model.float_activations.get(name)
+                skipped[name] = reason or placement.reasons.get(name, "its input stays in float")
         return PassReport(self.name, changed, skipped)
-
-    def _placement(self, model: Model) -> Placement:
-        return place(model.graph, model.rules, frozenset(model.layers()) - frozenset(model.kept))
 
     def _range(self, histogram: Histogram, *, symmetric: bool) -> tuple[float, float]:
         if self.method == "minmax":

@@ -70,6 +70,7 @@ class Model:
         quantized: by layer name.
         ranges: grid of every activation tensor that will be quantized, by tensor name.
         kept: why a layer stays in float, by layer name.
+        float_activations: why a layer reads floats although its weight is quantized, by layer name.
         exact: weight ``[g, o, k]`` and bias ``[g, o]`` a layer had before it was quantized, by layer name.
     """
 
@@ -78,11 +79,17 @@ class Model:
     quantized: dict[str, Quantized] = field(default_factory=dict)
     ranges: dict[str, ActivationGrid] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    float_activations: dict[str, str] = field(default_factory=dict)
     exact: dict[str, tuple[Floats, Floats | None]] = field(default_factory=dict)
 
     def layers(self) -> dict[str, Linear]:
         """Every linear layer by name, in the graph's order."""
         return linear_layers(self.graph)
+
+    def reads_integers(self, layer: Linear) -> bool:
+        """Whether the layer, once its weight is quantized, runs on the target's integer kernel."""
+        kernel = self.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
+        return kernel and layer.input in self.ranges and layer.name not in self.float_activations
 
     def node(self, name: str) -> gs.Node:
         """The node of that name.

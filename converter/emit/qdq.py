@@ -47,8 +47,7 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
 
 def runs_on_integers(model: Model, layer: Linear) -> bool:
     """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
-    kernel = model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
-    return kernel and layer.input in model.ranges and layer.name in model.quantized
+    return layer.name in model.quantized and model.reads_integers(layer)
 
 
 def bits_in_file(model: Model, layer: Linear, storage: Storage) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from converter.correct import exact_model
 from converter.data import Dataset
 from converter.emit.floats import float_model
+from converter.emit.qdq import runs_on_integers
 from converter.learn.blocks import blocks, join, sole_boundaries
 from converter.learn.fake_quantize import LearnedWeight, QuantizedBlock
 from converter.learn.held_out import hold_out
@@ -211,9 +212,9 @@ class _Network:
         weights: dict[str, LearnedWeight] = {}
         biases: dict[str, str] = {}
         for name, layer in inside.items():
-            held, grid = self.model.quantized[name], self.model.ranges.get(layer.input)
+            held = self.model.quantized[name]
             unit = spread[layer.output].reshape(layer.matrix_shape[:2])
-            step = None if grid is None else float(grid.scale)
+            step = float(self.model.ranges[layer.input].scale) if runs_on_integers(self.model, layer) else None
             bias = self.model.bias(layer)
             weights[layer.weight] = LearnedWeight(layer, held.codes, held.grid, bias, unit, step).to(device)
             if layer.bias is not None:

@@ -1,0 +1,45 @@
+"""Layers whose weights are codes and whose activations stay floats, because the recipe says so.
+
+Such a layer runs in float, and its weight takes as little room in the file as any other's. It is for layers that a
+machine runs faster so (`converter.speed` finds them), or whose activations are worth more than 8 bits.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import ClassVar
+
+from passes.base import Change, GraphPass, Model, PassReport, Stats
+from passes.errors import QuantizationError
+
+__all__ = ["FloatActivations"]
+
+
+@dataclass(frozen=True)
+class FloatActivations(GraphPass):
+    """Leave the activations of layers in float; their weights are quantized all the same.
+
+    Attributes:
+        layers: their names.
+        reason: what reports say of them.
+    """
+
+    name: ClassVar[str] = "float_activations"
+
+    layers: tuple[str, ...] = ()
+    reason: str = "float activations by the recipe"
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        """Mark the layers.
+
+        Raises:
+            QuantizationError: a layer does not exist; names the nearest.
+        """
+        known = model.layers()
+        for name in self.layers:
+            if name not in known:
+                nearest = get_close_matches(name, known, 1)
+                hint = f"did you mean {nearest[0]!r}?" if nearest else f"the layers are {', '.join(known)}"
+                raise QuantizationError(f"float_activations: no layer is named {name!r}; {hint}")
+            model.float_activations[name] = self.reason
+        changed = {name: Change(self.reason) for name in self.layers}
+        return PassReport(self.name, changed, {name: "not named" for name in known if name not in changed})

@@ -1,0 +1,145 @@
+"""The search for layers that run faster with float activations, with clocks that the test decides on."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from converter import convert
+from converter.cli import cli
+from converter.recipe import find_recipe, parse_recipe
+from converter.runtime import open_session
+from converter.speed import search
+from converter.speed.profile import layer_seconds, node_seconds
+from converter.speed.search import Speed, find_slow_layers, leaving, require_measurable
+from converter.speed.trial import Trials
+from converter.targets import find_target
+from passes.errors import UsageError
+from tests.models_zoo import SIDE, small_cnn
+
+IMAGES = np.random.default_rng(3).standard_normal((8, 3, SIDE, SIDE), dtype=np.float32)
+INT8, CPU = find_recipe("int8"), find_target("cpu")
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Progress nobody sees."""
+
+
+def integer_operators(model: onnx.ModelProto, folder: Path) -> list[str]:
+    open_session(model, threads=1, optimized=folder / "optimized.onnx")
+    return sorted(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+@pytest.mark.parametrize("floats", [(), ("deep",), ("stem", "deep", "fc")])
+def test_trial_runs_the_operators_of_the_real_file(floats, tmp_path):
+    speed = Speed(1, 1, 1, 1, floats, ())
+    real = convert(small_cnn(), IMAGES, recipe=leaving(INT8, speed)).model
+    trial = Trials(small_cnn(), INT8, CPU).file(floats)
+    assert integer_operators(trial, tmp_path) == integer_operators(real, tmp_path)
+
+
+def test_trial_leaves_the_source_as_it_was():
+    source = small_cnn()
+    before = source.SerializeToString()
+    Trials(source, INT8, CPU).file(("deep",))
+    assert source.SerializeToString() == before
+
+
+def test_profile_knows_every_layer():
+    trials = Trials(small_cnn(), INT8, CPU)
+    nodes = {layer.name: [layer.name] for layer in trials.layers}
+    for floats in ((), ("stem", "deep", "fc")):
+        times = node_seconds(trials.file(floats), {"input": IMAGES[:1]}, 2)
+        assert layer_seconds(times, {"stem": ["stem", "relu"], "deep": ["deep"], "fc": ["fc"]}).keys() == nodes.keys()
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
+    """Clocks by which a file takes 1 s, and so much more for each layer that is on integers."""
+
+    def cost(model: onnx.ModelProto) -> float:
+        floats = {node.name for node in model.graph.node if node.op_type == "Mul" and node.name.endswith("_rescale")}
+        return 1 + sum(more for name, more in seconds.items() if f"{name}.weight_rescale" not in floats)
+
+    class Clock:
+        def __init__(self, model, name, threads):
+            self.seconds, self.batch = cost(model), None
+
+        def inputs(self, feeds):
+            return feeds
+
+    def times(self, runners):
+        return np.array([[runner.seconds for runner in runners]] * 5)
+
+    monkeypatch.setattr(search, "Runner", Clock)
+    monkeypatch.setattr(search._Race, "times", times)
+
+
+def find(recipe=INT8) -> Speed:
+    return find_slow_layers(small_cnn(transpose=False), recipe, CPU, {"input": IMAGES[:1]}, quiet)
+
+
+def test_a_layer_that_is_slower_on_integers_is_left(monkeypatch):
+    slow(monkeypatch, {"stem": 0.5, "deep": -0.2, "fc": -0.2})
+    found = find()
+    assert found.layers == ("stem",)
+    assert found.gain == pytest.approx(1.1 / 0.6)
+    assert found.integer_ms / found.chosen_ms == pytest.approx(found.gain)
+    assert [attempt.kept for attempt in found.attempts if attempt.layers == ("stem",)] == [True]
+
+
+def test_neighbours_are_left_together(monkeypatch):
+    slow(monkeypatch, {"stem": 0.5, "deep": 0.2, "fc": -0.3})
+    assert find().layers == ("stem", "deep")
+
+
+def test_a_file_that_is_slower_as_a_whole_becomes_float(monkeypatch):
+    slow(monkeypatch, {"stem": 0.5, "deep": 0.2, "fc": 0.3})
+    assert find().layers == ("stem", "deep", "fc")
+
+
+def test_nothing_is_left_where_nothing_gains(monkeypatch):
+    slow(monkeypatch, {"stem": 0.001, "deep": -0.2, "fc": -0.2})
+    found = find()
+    assert found.layers == ()
+    assert found.attempts
+    assert leaving(INT8, found) is INT8
+
+
+def test_the_recipe_gives_the_same_file_without_measuring(monkeypatch, tmp_path):
+    slow(monkeypatch, {"stem": -0.2, "deep": 0.5, "fc": -0.2})
+    monkeypatch.setattr(search, "_expected", lambda trials, race: {"deep": 0.1})
+    measured = convert(small_cnn(transpose=False), IMAGES, measure_speed=True)
+    assert measured.speed is not None
+    assert measured.speed.layers == ("deep",)
+    facts = {entry.key: entry.value for entry in measured.model.metadata_props}
+    assert "deep" in facts["convert_onnx.speed"]
+    recipe = parse_recipe(facts["convert_onnx.recipe"], "the file")
+    again = convert(small_cnn(transpose=False), IMAGES, recipe=recipe)
+    assert again.speed is None
+    assert again.model.graph == measured.model.graph
+
+
+def test_a_real_measurement_reports_what_it_did(tmp_path):
+    onnx.save(small_cnn(), tmp_path / "float.onnx")
+    np.savez(tmp_path / "images.npz", x=IMAGES)
+    arguments = ["convert", str(tmp_path / "float.onnx"), "-o", str(tmp_path / "out.onnx"), "--measure-speed"]
+    found = CliRunner().invoke(cli, [*arguments, "--calibration", str(tmp_path / "images.npz")])
+    assert found.exit_code == 0, found.output
+    assert "Measured speed" in found.output
+    assert "every layer on integers" in found.output
+
+
+@pytest.mark.parametrize(
+    ("recipe", "target", "message"),
+    [
+        ("int8", "qnn", "times the CPU provider of this machine, target qnn runs elsewhere"),
+        ("int4-weight-only", "cpu", "'int4-weight-only' quantizes no activations, so --measure-speed has no use"),
+    ],
+)
+def test_refused_where_nothing_can_be_measured(recipe, target, message):
+    with pytest.raises(UsageError, match=message):
+        require_measurable(find_recipe(recipe), find_target(target))
+    with pytest.raises(UsageError, match=message):
+        convert(small_cnn(), IMAGES, recipe=recipe, target=target, measure_speed=True)

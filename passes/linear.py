@@ -52,6 +52,13 @@ class Linear:
         return self.weight_shape[2:] if self.op in {"Conv", "ConvTranspose"} else ()
 
     @property
+    def inputs(self) -> int:
+        """Inputs of all groups: channels, or columns of what a Gemm or MatMul reads."""
+        if self.op == "Conv":
+            return self.groups * self.weight_shape[1]
+        return self.weight_shape[0] if self.op == "ConvTranspose" else self.matrix_shape[2]
+
+    @property
     def outputs(self) -> int:
         """Outputs of all groups."""
         g, o, _ = self.matrix_shape

@@ -23,6 +23,7 @@ from passes.placement import clamp_bounds
 
 __all__ = ["bits_in_file", "emit", "runs_on_integers"]
 
+_ROUNDED_BY_RUNTIME = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _OPSET, _INT2_OPSET = 21, 25
 _BIAS_LIMIT = 2**31 - 1
 
@@ -68,6 +69,7 @@ class _Writer:
         self.storage = storage
         self.names = names
         self.layers = model.layers()
+        self.codes: dict[str, str] = {}  # of quantized tensors
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
 
@@ -101,6 +103,8 @@ class _Writer:
         layer = self.layers.get(node.name)
         quantized = self.model.quantized.get(node.name)
         reads = [renamed.get(name, name) for name in node.input]
+        if layer is not None and node.op_type in _ROUNDED_BY_RUNTIME and not runs_on_integers(self.model, layer):
+            reads[0] = self.floats(layer, reads[0])
         if layer is None or quantized is None:
             node.input[:] = reads
             self.nodes.append(node)
@@ -172,10 +176,32 @@ class _Writer:
         scale = fragment.constant(f"{name}_scale", np.asarray(grid.scale, np.float32))
         zero_point = fragment.constant(f"{name}_zero_point", np.asarray(grid.zero_point, grid.dtype))
         codes = fragment.node("QuantizeLinear", f"{name}_quantize", [source, scale, zero_point], f"{name}_quantized")
+        self.codes[name] = codes
         result = result or self.names.tensor(f"{name}_dequantized")
         fragment.node_into("DequantizeLinear", f"{name}_dequantize", [codes, scale, zero_point], result)
         self.add(fragment)
         return result
+
+    def floats(self, layer: Linear, read: str) -> str:
+        """What a layer that runs in float reads; ``read`` if its input is not quantized.
+
+        onnxruntime rounds a float weight between DequantizeLinear and QuantizeLinear to 8 bits with one scale for all
+        of it, and runs the layer on integers (its WeightBiasQuantization), but not where the input is dequantized with
+        a scale per channel. So this one has as many scales as channels, all the same.
+        """
+        name = layer.input
+        if name not in self.codes:
+            return read
+        grid: ActivationGrid = self.model.ranges[name]
+        fragment = Fragment(self.names)
+        inputs = [
+            self.codes[name],
+            fragment.constant(f"{name}_scales", np.full(layer.inputs, grid.scale, np.float32)),
+            fragment.constant(f"{name}_zero_points", np.full(layer.inputs, grid.zero_point, grid.dtype)),
+        ]
+        fragment.node("DequantizeLinear", f"{name}_dequantize_channels", inputs, f"{name}_floats", axis=1)
+        self.add(fragment)
+        return fragment.result
 
     def add(self, fragment: Fragment) -> None:
         self.nodes.extend(fragment.nodes)

@@ -8,6 +8,7 @@ by 1 % is not kept.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,9 @@ def require_measurable(recipe: Recipe, target: Target) -> None:
     if target.provider != "cpu":
         raise UsageError(f"--measure-speed times the CPU provider of this machine, target {target.name} runs elsewhere")
     if not any(isinstance(step, ActivationRanges) for step in recipe.passes):
-        raise UsageError(f"recipe {recipe.name!r} quantizes no activations, so --measure-speed has no use; leave it out")
+        raise UsageError(
+            f"recipe {recipe.name!r} quantizes no activations, so --measure-speed has no use; leave it out"
+        )
 
 
 def find_slow_layers(
@@ -110,9 +113,9 @@ def find_slow_layers(
     gain, faster = race.compare(plain, champion) if best else (1.0, True)
     if not faster:
         best, champion, gain = frozenset(), plain, 1.0
-    times = np.median(race.times([race.runner(source), plain, champion]), axis=0) * 1e3
+    first, second, third = np.median(race.times([race.runner(source), plain, champion]), axis=0) * 1e3
     order = tuple(layer.name for layer in trials.layers if layer.name in best)
-    return Speed(*(float(time) for time in times), gain, order, tuple(attempts))
+    return Speed(float(first), float(second), float(third), gain, order, tuple(attempts))
 
 
 def leaving(recipe: Recipe, speed: Speed) -> Recipe:
@@ -138,9 +141,10 @@ class _Race:
 
     def times(self, runners: Sequence[Runner]) -> NDArray[np.float64]:
         """Seconds per image, [rounds, runners]."""
-        calls = [lambda runner=runner, rows=self.inputs(runner): runner.execute(rows) for runner in runners]
-        seconds = interleaved_times(calls, rounds=_ROUNDS, budget=_SECONDS)
-        return seconds / np.array([runner.batch or 1 for runner in runners])
+        calls = [partial(runner.execute, self.inputs(runner)) for runner in runners]
+        batches = np.array([runner.batch or 1 for runner in runners], np.float64)
+        seconds: NDArray[np.float64] = interleaved_times(calls, rounds=_ROUNDS, budget=_SECONDS) / batches
+        return seconds
 
     def compare(self, champion: Runner, challenger: Runner) -> tuple[float, bool]:
         """How many times as fast the challenger is, and whether that is more than chance."""

@@ -25,6 +25,10 @@ __all__ = ["Trials"]
 _REASON = "tried with float activations"
 
 
+def _unseen(what: str, done: int, total: int) -> None:
+    """Progress of what takes no time."""
+
+
 class Trials:
     """A model, quantized but for what calibration and rounding would find; a file for every choice of layers.
 
@@ -42,8 +46,7 @@ class Trials:
                 step.apply(self.model, Stats())
         self._given = dict(self.model.float_activations)
         self._place(())
-        rounding = Rtn(bits=8, scale="absmax")
-        solve_layers(self.model, rounding, None, lambda what, done, total: None)
+        solve_layers(self.model, Rtn(bits=8, scale="absmax"), None, _unseen)
         self.layers = tuple(layer for layer in self.model.layers().values() if self.model.reads_integers(layer))
 
     def file(self, floats: Collection[str]) -> onnx.ModelProto:

@@ -162,7 +162,7 @@ def test_a_layer_left_in_float_keeps_its_weight() -> None:
     original = initializers(resnet())["block.conv1.weight"]
     assert initializers(proto)["block.conv1.weight"].raw_data == original.raw_data
     (node,) = [node for node in proto.graph.node if node.name == "block.conv1"]
-    assert list(node.input) == ["pooled_dequantized", "block.conv1.weight", "block.conv1.bias"]
+    assert list(node.input) == ["pooled_floats", "block.conv1.weight", "block.conv1.bias"]
     assert not runs_on_integers(model, model.layers()["block.conv1"])
     assert runs_on_integers(model, model.layers()["block.conv2"])
 

@@ -26,6 +26,7 @@ from passes.exclude import Exclude
 from passes.float_activations import FloatActivations
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
+from passes.integer_forms import IntegerForms
 from passes.learned_rounding import Device, LearnedRounding
 from passes.normalise import Normalise
 from passes.obq import Obq
@@ -53,6 +54,7 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
         for kind in (
             Normalise,
             FoldBatchnorm,
+            IntegerForms,
             Exclude,
             FloatActivations,
             Equalize,
@@ -138,6 +140,7 @@ def _order() -> str:
 
 
 _PREPARE: tuple[Pass, ...] = (Normalise(), FoldBatchnorm())
+_INTEGERS: tuple[Pass, ...] = (*_PREPARE, IntegerForms())
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
@@ -146,18 +149,18 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int8",
                 "8-bit weights and activations",
-                (*_PREPARE, ActivationRanges(), Rtn(bits=8)),
+                (*_INTEGERS, ActivationRanges(), Rtn(bits=8)),
                 storage="int8",
             ),
             Recipe(
                 "int4",
                 "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
-                (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4)),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4)),
             ),
             Recipe(
                 "int4-learned",
                 "int4, then codes, scales and biases learned block by block with torch",
-                (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4), LearnedRounding()),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4), LearnedRounding()),
             ),
             Recipe(
                 "int4-weight-only",

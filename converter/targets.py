@@ -79,6 +79,8 @@ _CPU = Rules(
     moving=_MOVING,
     absorbable=_CLAMPS,
     float_outputs=frozenset({"Gemm", "MatMul"}),
+    on_demand=True,
+    scalars=True,
 )
 
 _CPU_SOURCES = MappingProxyType(
@@ -91,6 +93,8 @@ _CPU_SOURCES = MappingProxyType(
         "symmetric": _OURS,
         "float_outputs": "measured: convert-onnx inspect; QGemm and MatMulIntegerToFloat write floats",
         "fused_adds": _CPU_KERNELS,
+        "on_demand": "measured: convert-onnx inspect; MatMulIntegerToFloat and QGemm write floats, unrounded",
+        "scalars": "measured: convert-onnx inspect; QLinearAdd and QLinearMul read a scalar",
         "conv_dims": _CONFORMANCE,
         "bias": "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",
         "narrowest": "measured: Cast(INT2) is folded when the session loads; opset 25, so onnxruntime 1.24 or newer",
@@ -154,6 +158,8 @@ _ALL = (
             linear=_CPU.linear | {"ConvTranspose"},
             compute=_CPU.compute | {"HardSwish", "Gelu"},
             float_outputs=frozenset(),
+            on_demand=False,
+            scalars=False,
             no_float=frozenset({"Conv 3-D", "ConvTranspose 3-D", "Gelu", "Resize nearest"}),
         ),
         runtime="onnxruntime 1.31 with onnxruntime-qnn 2.7",
@@ -167,6 +173,7 @@ _ALL = (
                 "narrowest": "measured: INT2 on onnxruntime-qnn 2.7.0",
                 **dict.fromkeys(("int4", "weight_only", "bias", "absorbable"), _MEASURED),
                 "signed": _QNN,
+                **dict.fromkeys(("on_demand", "scalars"), _OURS),
                 "no_float": "measured: make conformance; these fail to finalize (onnxruntime-qnn 2.7, HTP on x86)",
                 "float_outputs": "measured: a Gemm that writes floats is left to the CPU (onnxruntime-qnn 2.7)",
                 "static_shapes": "measured: with an open batch no node is taken (onnxruntime-qnn 2.7)",
@@ -205,6 +212,7 @@ _ALL = (
                     ("fused_adds", "float_outputs", "absorbable", "weight_only", "channel_axes"),
                     f"{_TENSORRT}quantized-types-explicit-quantization.html",
                 ),
+                **dict.fromkeys(("on_demand", "scalars"), _OURS),
                 "bias": f"{_TENSORRT_OPERATORS}: DequantizeLinear reads INT8, INT4 and FP8, not INT32",
                 "narrowest": f"{_TENSORRT}work-quantized-types.html: INT4 is weight-only, for matrix multiplications",
                 "int4": f"{_TENSORRT}work-quantized-types.html",
@@ -226,7 +234,7 @@ _ALL = (
         sources=_sources(
             {
                 **dict.fromkeys(
-                    ("linear", "compute", "moving", "absorbable", "signed", "float_outputs"),
+                    ("linear", "compute", "moving", "absorbable", "signed", "float_outputs", "on_demand", "scalars"),
                     f"{_ORT}providers/cuda/cuda_execution_provider.cc: no QLinearConv is registered",
                 ),
                 "weight_only": "the CPU folds Cast -> Mul when the session loads, before nodes go to providers",
@@ -275,6 +283,7 @@ _ALL = (
                 f"these layers to the CPU ({_ORT}providers/xnnpack/nn/conv_base.cc)",
                 "static_shapes": f"{_NNAPI}impl/base_op_builder.cc: HasSupportedInputOutputs",
                 "conv_dims": f"{_NNAPI}impl/conv_op_builder.cc",
+                **dict.fromkeys(("on_demand", "scalars"), _OURS),
                 "no_float": "the CPU runs what NNAPI does not take",
                 "narrowest": f"{_NNAPI}helper.cc",
                 "weight_zero_points": f"{_NNAPI}impl/base_op_builder.cc",

@@ -1,5 +1,6 @@
 """Activation ranges: the 8-bit grid of every tensor the target computes on, chosen from calibration histograms."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,13 +10,19 @@ from passes.numerics.histogram import Histogram
 from passes.numerics.ranges import entropy, minmax, mse, percentile
 from passes.placement import Placement, place
 
-__all__ = ["ActivationRanges", "placement_of"]
+__all__ = ["ActivationRanges", "placement_of", "spread"]
 
 
 def placement_of(model: Model) -> Placement:
     """Which tensors of the model are to be quantized."""
     left = {*model.kept, *model.float_activations}
     return place(model.graph, model.rules, frozenset(model.layers()) - left)
+
+
+def spread(placement: Placement, grids: Mapping[str, ActivationGrid]) -> dict[str, ActivationGrid]:
+    """The grid of every quantized tensor, from those of the tensors that have one of their own."""
+    factors = placement.factors
+    return {tensor: grids[source].scaled(factors.get(tensor, 1.0)) for tensor, source in placement.tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class ActivationRanges(GraphPass):
                 least, most = placement.bounds.get(source, (low, high))
                 low, high = max(low, min(least, 0.0)), min(high, max(most, 0.0))
                 grids[source] = ActivationGrid.of(low, high, signed=model.rules.signed, symmetric=model.rules.symmetric)
-        model.ranges = {tensor: grids[source] for tensor, source in placement.tensors.items()}
+        model.ranges = spread(placement, grids)
         changed, skipped = {}, {}
         for name, layer in model.layers().items():
             grid = model.ranges.get(layer.input)

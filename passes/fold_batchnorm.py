@@ -28,7 +28,7 @@ from passes.surgery import (
     sole_consumer,
 )
 
-__all__ = ["FoldBatchnorm", "FoldResult", "fold_batchnorm"]
+__all__ = ["FoldBatchnorm", "FoldResult", "affine", "fold_batchnorm"]
 
 Floats = NDArray[np.float64]
 
@@ -59,11 +59,11 @@ def fold_batchnorm(graph: gs.Graph) -> FoldResult:
     done: dict[str, list[str]] = {}
     for norm in [node for node in graph.nodes if node.op == "BatchNormalization" and is_default_domain(node)]:
         name = norm.name
-        affine = _affine(norm)
-        if isinstance(affine, str):
-            result.kept[name] = affine
+        found = affine(norm)
+        if isinstance(found, str):
+            result.kept[name] = found
             continue
-        scale, shift = affine
+        scale, shift = found
         behind = _why_not_into_previous(graph, norm)
         if behind is None:
             layer = norm.inputs[0].inputs[0]
@@ -79,7 +79,7 @@ def fold_batchnorm(graph: gs.Graph) -> FoldResult:
     return result
 
 
-def _affine(norm: gs.Node) -> tuple[Floats, Floats] | str:
+def affine(norm: gs.Node) -> tuple[Floats, Floats] | str:
     """Scale a [c] and shift c [c]; or why they are not known."""
     if norm.attrs.get("training_mode", 0):
         return "it is in training mode"

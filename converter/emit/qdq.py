@@ -5,11 +5,12 @@ whoever read ``t`` reads ``t_dequantized``; a name that the model uses already g
 the passes as they are; nothing is rounded here but the int32 biases.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.emit.floats import float_model, set_opsets
 from converter.emit.fragment import Fragment, Names
@@ -19,7 +20,7 @@ from passes.base import Model, Quantized
 from passes.errors import TargetError
 from passes.linear import Linear
 from passes.numerics.grid import ActivationGrid
-from passes.placement import clamp_bounds
+from passes.placement import clamp_bounds, scale_factor
 
 __all__ = ["bits_in_file", "emit", "runs_on_integers"]
 
@@ -76,6 +77,10 @@ class _Writer:
     def run(self, graph: onnx.GraphProto) -> None:
         outputs = {value.name for value in graph.output}
         clamps, absorbed = _absorbed(self.model, graph, outputs)
+        rescaled = _rescaled(self.model)
+        scalars = {
+            tensor.name: tensor for tensor in graph.initializer if self.model.rules.scalars and _is_scalar(tensor)
+        }
         renamed: dict[str, str] = {}
         for value in graph.input:
             if value.name in self.model.ranges:
@@ -83,11 +88,15 @@ class _Writer:
         for node in graph.node:
             if node.name in clamps:
                 continue
+            if node.name in rescaled:
+                source, result = rescaled[node.name]
+                renamed[result] = self.dequantize(result, self.codes[source])
+                continue
             node.output[:] = [absorbed.get(name, name) for name in node.output]
             written = [name for name in node.output if name in self.model.ranges]
             sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
             node.output[:] = [sources.get(name, name) for name in node.output]  # outputs of the graph keep their names
-            self.write(node, renamed)
+            self.write(node, renamed | self.scalars(node, scalars))
             for name in written:
                 renamed[name] = self.quantize(name, sources.get(name, name), name if name in outputs else None)
         used = {name for node in self.nodes for name in node.input} | outputs
@@ -182,6 +191,40 @@ class _Writer:
         self.add(fragment)
         return result
 
+    def dequantize(self, name: str, codes: str) -> str:
+        """Append a DequantizeLinear that makes tensor ``name`` of codes that are there."""
+        self.codes[name] = codes
+        return self.dequantized(name, codes, self.model.ranges[name])
+
+    def scalars(self, node: NodeProto, constants: Mapping[str, TensorProto]) -> dict[str, str]:
+        """What an operator between integers reads instead of scalar constants: codes that stand for them exactly."""
+        ranges = self.model.ranges
+        if node.op_type not in {"Add", "Mul"} or not any(name in ranges for name in node.output):
+            return {}
+        found = {}
+        for name in node.input:
+            if name in constants:
+                value = float(numpy_helper.to_array(constants[name]).reshape(-1)[0])
+                rules = self.model.rules
+                grid = ActivationGrid.of(
+                    min(value, 0.0), max(value, 0.0), signed=rules.signed, symmetric=rules.symmetric
+                )
+                fragment = Fragment(self.names)
+                shape = tuple(constants[name].dims)
+                code = np.rint(np.full(shape, value) / float(grid.scale)) + grid.zero_point
+                codes = fragment.constant(f"{name}_codes", code.clip(*grid.code_range).astype(grid.dtype))
+                self.add(fragment)
+                found[name] = self.dequantized(name, codes, grid)
+        return found
+
+    def dequantized(self, name: str, codes: str, grid: ActivationGrid) -> str:
+        fragment = Fragment(self.names)
+        scale = fragment.constant(f"{name}_scale", np.asarray(grid.scale, np.float32))
+        zero_point = fragment.constant(f"{name}_zero_point", np.asarray(grid.zero_point, grid.dtype))
+        fragment.node("DequantizeLinear", f"{name}_dequantize", [codes, scale, zero_point], f"{name}_dequantized")
+        self.add(fragment)
+        return fragment.result
+
     def floats(self, layer: Linear, read: str) -> str:
         """What a layer that runs in float reads; ``read`` if its input is not quantized.
 
@@ -211,6 +254,24 @@ class _Writer:
 def _one_axis(layer: Linear, quantized: Quantized) -> bool:
     """Whether the layer's scales lie along one axis of its stored weight, as DequantizeLinear wants them."""
     return quantized.grid.block is None and not (layer.op == "ConvTranspose" and layer.groups > 1)
+
+
+def _is_scalar(tensor: TensorProto) -> bool:
+    return tensor.data_type == TensorProto.FLOAT and all(size == 1 for size in tensor.dims)
+
+
+def _rescaled(model: Model) -> dict[str, tuple[str, str]]:
+    """Products with a scalar that are a matter of the scale: by node name, what is read and what is written."""
+    found = {}
+    for node in model.graph.nodes if model.rules.scalars else ():
+        factor = scale_factor(node)
+        source = next((str(tensor.name) for tensor in node.inputs if tensor.name in model.ranges), None)
+        result = str(node.outputs[0].name)
+        if factor is not None and source is not None and result in model.ranges:
+            before, after = model.ranges[source].scaled(factor), model.ranges[result]
+            if np.isclose(before.scale, after.scale, rtol=1e-6) and before.zero_point == after.zero_point:
+                found[str(node.name)] = source, result
+    return found
 
 
 def _absorbed(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[set[str], dict[str, str]]:

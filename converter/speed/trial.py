@@ -14,7 +14,7 @@ from converter.emit.qdq import emit
 from converter.recipe import Recipe
 from converter.targets import Target
 from converter.walk import solve_layers
-from passes.activation_ranges import placement_of
+from passes.activation_ranges import placement_of, spread
 from passes.base import GraphPass, Model, Stage, Stats
 from passes.numerics.grid import ActivationGrid
 from passes.placement import Placement
@@ -58,7 +58,7 @@ class Trials:
         self.model.float_activations = self._given | dict.fromkeys(floats, _REASON)
         placement = placement_of(self.model)
         grids = {source: self._grid(placement, source) for source in placement.tensors.values()}
-        self.model.ranges = {tensor: grids[source] for tensor, source in placement.tensors.items()}
+        self.model.ranges = spread(placement, grids)
 
     def _grid(self, placement: Placement, tensor: str) -> ActivationGrid:
         """-1 to 1, or as much of it as a clamp lets through: then the clamp is absorbed, as it is in the real file."""

@@ -133,6 +133,13 @@ class ActivationGrid:
             zero = int(np.clip(round(first - low / float(scale)), first, last))
         return cls(scale, zero, signed, low, high)
 
+    def scaled(self, factor: float) -> "ActivationGrid":
+        """The grid of ``factor`` (positive) times the tensor: the same codes, another scale."""
+        if factor == 1:
+            return self
+        scale = np.float32(float(self.scale) * factor)
+        return ActivationGrid(scale, self.zero_point, self.signed, self.low * factor, self.high * factor)
+
     def values(self, x: Floats) -> Floats:
         """Quantize and dequantize float32 values of any shape."""
         low, high = self.code_range

@@ -48,7 +48,7 @@ def test_trial_leaves_the_source_as_it_was() -> None:
 
 
 def test_profile_knows_every_layer() -> None:
-    trials = Trials(small_cnn(), INT8, CPU)
+    trials = Trials(small_cnn(transpose=False), INT8, CPU)
     nodes = {layer.name: [layer.name] for layer in trials.layers}
     for floats in ((), ("stem", "deep", "fc")):
         times = node_seconds(trials.file(floats), {"input": IMAGES[:1]}, 2)

@@ -27,6 +27,7 @@ from rich.text import Text
 from benchmarks.accuracy import cifar, imagenet
 from benchmarks.bar import Bar, Benchmark
 from benchmarks.conversion_cost import calibration_memory, conversion_time
+from benchmarks.cpu_speed import cpu_speed
 from benchmarks.deployment import resnet18
 from benchmarks.shared_data import MissingData
 from benchmarks.smoothquant import smoothquant
@@ -43,6 +44,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "imagenet": imagenet,
         "smoothquant": smoothquant,
         "resnet18": resnet18,
+        "speed": cpu_speed,
         "time": conversion_time,
         "memory": calibration_memory,
     }

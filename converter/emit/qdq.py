@@ -99,11 +99,14 @@ class _Writer:
             self.write(node, renamed | self.scalars(node, scalars))
             for name in written:
                 renamed[name] = self.quantize(name, sources.get(name, name), name if name in outputs else None)
+        read = {name for node in self.nodes for name in node.input} | outputs
+        self.nodes = [node for node in self.nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
         used = {name for node in self.nodes for name in node.input} | outputs
         kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        constants = [tensor for tensor in self.initializers if tensor.name in used]
         present = {name for node in self.nodes for name in node.output} | outputs
         shapes = [value for value in graph.value_info if value.name in present]
-        for field, content in (("node", self.nodes), ("initializer", kept + self.initializers), ("value_info", shapes)):
+        for field, content in (("node", self.nodes), ("initializer", kept + constants), ("value_info", shapes)):
             graph.ClearField(field)
             getattr(graph, field).extend(content)
 

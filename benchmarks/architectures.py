@@ -1,0 +1,176 @@
+"""Whole networks of many kinds through every recipe: what is lost, how fast they run, and what stays float.
+
+    python -m benchmarks.architectures                                    all of them, at 224 pixels
+    python -m benchmarks.architectures mobilenet_v3 vit --recipes int8    some of them
+
+Random weights. SQNR is of the outputs on images that did not calibrate; speed is over float on one thread, all files
+of a network in turns. Exit 1 if a file is slower than float, or below 20 dB at 8 bits.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import onnx
+from rich.table import Table
+
+from benchmarks.deployment import runtime_operators
+from benchmarks.random_resnet import random_images, random_network
+from benchmarks.shared_data import IMAGENET_SIZE
+from benchmarks.side_by_side import speedups
+from converter import compare, convert
+from converter.data import input_specs, load_data
+from converter.evaluate import evaluate, model_bytes
+from converter.recipe import RECIPES
+from converter.report.table import plain_table, show
+from converter.result import Result
+from converter.save import save_onnx
+from passes.errors import ConvertError
+
+__all__ = ["ARCHITECTURES", "Row", "main", "rows"]
+
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "resnet18": "resnet.py:resnet18",
+        "mobilenet_v2": "mobilenet.py:mobilenet_v2",
+        "mobilenet_v3": "mobilenet_v3.py:mobilenet_v3_large",
+        "efficientnet_lite0": "efficientnet_lite.py:efficientnet_lite0",
+        "convnext": "convnext.py:convnext_atto",
+        "vit": "vit.py:vit_tiny",
+        "densenet": "densenet.py:densenet121",
+        "googlenet": "googlenet.py:googlenet",
+        "unet": "unet.py:unet",
+        "detector": "detector.py:detector_nano",
+        "shufflenet": "shufflenet.py:shufflenet_v2",
+        "regnet": "regnet.py:regnet_x_400mf",
+    }
+)
+LEAST_DB = 20.0
+_CALIBRATE, _EVALUATE = 16, 8
+_EQUAL = 0.98  # weight-only files are float files once they are loaded, and those differ so much from run to run
+_QUIET = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Split", "Slice", "Shape", "Gather"})
+_INTEGER = frozenset({"MatMulIntegerToFloat", "NhwcMaxPool", "MaxPool", "Resize", "ReorderInput", "ReorderOutput"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file.
+
+    sqnr_db   of the outputs against float
+    smaller   bytes of the float file over this one's
+    speedup   over float
+    lowest    where the SQNR is below 20 dB at 8 bits: the layer that lowers it most, and its own SQNR
+    floats    operators that onnxruntime computes in float, and how many
+    left      why linear layers are not quantized, and how many
+    """
+
+    network: str
+    recipe: str
+    sqnr_db: float
+    smaller: float
+    speedup: float
+    lowest: str
+    floats: Mapping[str, int]
+    left: Mapping[str, int]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the file is as fast as float, and as near to it as 8 bits should be or the layer is named."""
+        return self.speedup >= _EQUAL and (self.recipe != "int8" or self.sqnr_db >= LEAST_DB or bool(self.lowest))
+
+
+def rows(name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int) -> Iterator[Row]:
+    """The network through every recipe; a refusal is raised as the ConvertError that it is."""
+    calibration = random_images(_CALIBRATE, size)
+    data = load_data(random_images(_EVALUATE, size, seed=5), input_specs(model))
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        files = {"float": Path(folder) / "float.onnx"}
+        save_onnx(model, files["float"])
+        results: dict[str, Result] = {}
+        for recipe in recipes:
+            results[recipe] = convert(model, calibration, recipe=recipe)
+            files[recipe] = Path(folder) / f"{recipe}.onnx"
+            results[recipe].save(files[recipe])
+        measured = evaluate(list(files.values()), data, latency=False).models
+        faster = speedups(files, random_images(1, size), budget=20)
+        for (recipe, path), found in zip(list(files.items())[1:], measured[1:], strict=True):
+            sqnr = found.sqnr_db or 0.0
+            lowest = ""
+            if sqnr < LEAST_DB:
+                layer = min(compare(files["float"], path, data).layers, key=lambda layer: layer.sqnr_db)
+                lowest = f"{layer.layer} {layer.sqnr_db:.1f} dB"
+            yield Row(
+                name,
+                recipe,
+                sqnr,
+                model_bytes(files["float"]) / model_bytes(path),
+                faster[recipe],
+                lowest,
+                _floats(runtime_operators(path)),
+                Counter(layer.reason for layer in results[recipe].layers if layer.reason),
+            )
+
+
+def _floats(operators: Mapping[str, int]) -> dict[str, int]:
+    """Operators that compute floats, without those that only move them."""
+    return {
+        op: count
+        for op, count in sorted(operators.items())
+        if not op.startswith("Q") and op not in _QUIET | _INTEGER and op != "DequantizeLinear"
+    }
+
+
+def table(found: Sequence[Row]) -> Table:
+    """One line a file."""
+    columns = ["network", "recipe", "SQNR", "smaller", "faster", "stays float"]
+    shown = plain_table("", columns, numbers={2, 3, 4})
+    for row in found:
+        left = [f"{count} layers: {why}" for why, count in row.left.items()]
+        floats = [", ".join(f"{count} {op}" for op, count in row.floats.items())] if row.recipe in _ON_INTEGERS else []
+        notes = "; ".join([*filter(None, floats), *left, *([f"lowest: {row.lowest}"] if row.lowest else [])])
+        verdict = "" if row.holds else " !"
+        figures = (f"{row.sqnr_db:.1f} dB", f"{row.smaller:.1f}x", f"{row.speedup:.2f}x{verdict}")
+        shown.add_row(row.network, row.recipe, *figures, notes or "–")
+    return shown
+
+
+_ON_INTEGERS = frozenset({"int8", "int4", "int4-learned"})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what was asked for; 1 if a file does not hold."""
+    parser = argparse.ArgumentParser(prog="benchmarks.architectures", description="Whole networks, every recipe.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ARCHITECTURES)}; default all")
+    parser.add_argument("--recipes", default="int8,int4", help=f"of {','.join(RECIPES)}, or all; default int8,int4")
+    parser.add_argument("--size", type=int, default=IMAGENET_SIZE, help="of the images, in pixels")
+    options = parser.parse_args(arguments)
+    recipes = list(RECIPES) if options.recipes == "all" else options.recipes.split(",")
+    for given, known in ((options.names, ARCHITECTURES), (recipes, RECIPES)):
+        for name in given:
+            if name not in known:
+                parser.error(f"there is no {name!r}; there are: {', '.join(known)}")
+    found: list[Row] = []
+    refused = 0
+    for name in options.names or ARCHITECTURES:
+        factory = ARCHITECTURES[name]
+        if name == "vit":
+            factory += f"(image={options.size})"
+        try:
+            network = list(rows(name, random_network(factory, options.size, shift=1.0), recipes, options.size))
+        except ConvertError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            refused += 1
+            continue
+        show([table(network)])
+        found += network
+    print(f"{sum(row.holds for row in found)} of {len(found)} files hold, {refused} networks refused")
+    return 0 if all(row.holds for row in found) and not refused else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""How fast int8 and int4 files run on the CPU: over float, and beside the best that quantize_static makes."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from benchmarks.bar import Bar
+from benchmarks.random_resnet import random_images, random_network
+from benchmarks.side_by_side import speedups
+from benchmarks.static_quantization import static_files
+from converter import convert
+from converter.runtime import Progress
+from converter.save import save_onnx
+
+__all__ = ["cpu_speed"]
+
+_MODELS: Mapping[str, tuple[str, float]] = MappingProxyType(
+    {
+        "ResNet-18": ("resnet.py:resnet18", 3.0),
+        "MobileNetV2": ("mobilenet.py:mobilenet_v2", 1.7),
+        "EfficientNet-Lite0": ("efficientnet_lite.py:efficientnet_lite0", 1.7),
+    }
+)
+_IMAGES = 8  # calibrate: speed does not depend on the codes
+_EQUAL = 0.98  # two files of the same operators differ by up to 2 % from run to run
+
+
+def cpu_speed(progress: Progress) -> Iterator[Bar]:
+    """ResNet-18, MobileNetV2 and EfficientNet-Lite0 at 224, random weights, one thread, all files in turns."""
+    for name, (factory, limit) in _MODELS.items():
+        model, images = random_network(factory), random_images(_IMAGES)
+        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+            files = {"float": Path(folder) / "float.onnx"}
+            save_onnx(model, files["float"])
+            left = ""
+            for recipe, measured in (("int8", False), ("int4", False), ("int8", True)):
+                result = convert(model, images, recipe=recipe, measure_speed=measured, progress=progress)
+                form = f"{recipe}, --measure-speed" if measured else recipe
+                files[form] = Path(folder) / f"{recipe}-{measured}.onnx"
+                result.save(files[form])
+                if result.speed is not None:
+                    left = ", ".join(result.speed.layers) or "no layer"
+            ours = list(files)[1:]
+            files |= static_files(files["float"], images, Path(folder))
+            found = speedups(files, images[:1])
+        for form in ours:
+            note = f"float activations in {left}" if form.endswith("speed") else "batch 1, 1 thread, interleaved"
+            yield Bar(f"{name}, {form}: faster than float", found[form], limit, "x", True, note)
+        others = {form: ratio for form, ratio in found.items() if form.startswith("quantize")}
+        best = max(others, key=others.__getitem__)
+        note = f"{best}: {others[best]:.2f}x"
+        for form in ours:
+            what = f"{name}, {form}: over the best of quantize_static"
+            yield Bar(what, found[form] / others[best], _EQUAL, "x", True, note)

@@ -1,0 +1,23 @@
+"""Model files timed in turns on one thread, as ratios: whatever else the machine does meets all of them."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.latency import interleaved_times
+from converter.runner import Runner
+
+__all__ = ["speedups"]
+
+
+def speedups(
+    files: Mapping[str, Path], image: NDArray[np.float32], *, rounds: int = 40, budget: float = 40.0
+) -> dict[str, float]:
+    """How many times as fast as the first file each one runs ``image`` [1, ...]: the median over the rounds."""
+    runners = [Runner(path, name, threads=1) for name, path in files.items()]
+    calls = [partial(runner.execute, runner.inputs({"input": image})) for runner in runners]
+    times = interleaved_times(calls, rounds=rounds, budget=budget)
+    return {name: float(np.median(times[:, 0] / times[:, place])) for place, name in enumerate(files)}

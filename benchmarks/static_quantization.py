@@ -1,0 +1,47 @@
+"""What onnxruntime's own quantize_static makes of a model, in every form it has for 8 bits per channel."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["static_files"]
+
+_FORMS = (("U8S8", "QDQ"), ("U8S8", "QOperator"), ("S8S8", "QDQ"), ("S8S8", "QOperator"))
+
+
+def static_files(model: Path, images: NDArray[np.float32], folder: Path) -> dict[str, Path]:
+    """U8S8 and S8S8, each as QDQ and as integer operators, calibrated on ``images`` by minimum and maximum."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """One image after the other."""
+
+        def __init__(self) -> None:
+            self.left: Iterator[dict[str, NDArray[np.float32]]] = iter([{"input": image[None]} for image in images])
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            """The next image."""
+            return next(self.left, None)
+
+    logging.getLogger().setLevel(logging.ERROR)  # it warns of what it then does itself
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(str(model), str(prepared))
+    written = {}
+    for types, form in _FORMS:
+        path = folder / f"static-{types}-{form}.onnx"
+        activations = QuantType.QUInt8 if types == "U8S8" else QuantType.QInt8
+        quantize_static(
+            str(prepared),
+            str(path),
+            Reader(),
+            quant_format=QuantFormat[form],
+            per_channel=True,
+            activation_type=activations,
+            weight_type=QuantType.QInt8,
+        )
+        written[f"quantize_static {types} {form}"] = path
+    return written

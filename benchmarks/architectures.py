@@ -23,7 +23,8 @@ from benchmarks.deployment import runtime_operators
 from benchmarks.random_resnet import random_images, random_network
 from benchmarks.shared_data import IMAGENET_SIZE
 from benchmarks.side_by_side import speedups
-from converter import compare, convert
+from converter import convert
+from converter.compare import compare
 from converter.data import input_specs, load_data
 from converter.evaluate import evaluate, model_bytes
 from converter.recipe import RECIPES

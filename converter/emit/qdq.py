@@ -5,13 +5,13 @@ whoever read ``t`` reads ``t_dequantized``; a name that the model uses already g
 the passes as they are; nothing is rounded here but the int32 biases.
 """
 
-from collections.abc import Mapping
 from importlib.metadata import version
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto
 
+from converter.emit.activations import Activations, absorbed_clamps, free_products, scalar_constants
 from converter.emit.floats import float_model, set_opsets
 from converter.emit.fragment import Fragment, Names
 from converter.emit.matmul_nbits import matmul_nbits
@@ -19,8 +19,6 @@ from converter.emit.weights import Storage, dequantized_weight, file_bits, resca
 from passes.base import Model, Quantized
 from passes.errors import TargetError
 from passes.linear import Linear
-from passes.numerics.grid import ActivationGrid
-from passes.placement import clamp_bounds, scale_factor
 
 __all__ = ["bits_in_file", "emit", "runs_on_integers"]
 
@@ -70,35 +68,39 @@ class _Writer:
         self.storage = storage
         self.names = names
         self.layers = model.layers()
-        self.codes: dict[str, str] = {}  # of quantized tensors
+        self.activations = Activations(model, names)
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
 
     def run(self, graph: onnx.GraphProto) -> None:
         outputs = {value.name for value in graph.output}
-        clamps, absorbed = _absorbed(self.model, graph, outputs)
-        rescaled = _rescaled(self.model)
-        scalars = {
-            tensor.name: tensor for tensor in graph.initializer if self.model.rules.scalars and _is_scalar(tensor)
-        }
+        clamps, absorbed = absorbed_clamps(self.model, graph, outputs)
+        rescaled = free_products(self.model)
+        scalars = scalar_constants(graph) if self.model.rules.scalars else {}
         renamed: dict[str, str] = {}
         for value in graph.input:
             if value.name in self.model.ranges:
-                renamed[value.name] = self.quantize(value.name, value.name)
+                renamed[value.name] = self.add(self.activations.quantize(value.name, value.name))
         for node in graph.node:
             if node.name in clamps:
                 continue
             if node.name in rescaled:
                 source, result = rescaled[node.name]
-                renamed[result] = self.dequantize(result, self.codes[source])
+                renamed[result] = self.add(self.activations.rescale(source, result))
                 continue
             node.output[:] = [absorbed.get(name, name) for name in node.output]
             written = [name for name in node.output if name in self.model.ranges]
             sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
             node.output[:] = [sources.get(name, name) for name in node.output]  # outputs of the graph keep their names
-            self.write(node, renamed | self.scalars(node, scalars))
+            exact = {
+                name: self.add(self.activations.scalar(value))
+                for name, value in scalars.items()
+                if name in node.input and node.op_type in {"Add", "Mul"} and written
+            }
+            self.write(node, renamed | exact)
             for name in written:
-                renamed[name] = self.quantize(name, sources.get(name, name), name if name in outputs else None)
+                whole = name if name in outputs else None
+                renamed[name] = self.add(self.activations.quantize(name, sources.get(name, name), whole))
         read = {name for node in self.nodes for name in node.input} | outputs
         self.nodes = [node for node in self.nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
         used = {name for node in self.nodes for name in node.input} | outputs
@@ -116,7 +118,7 @@ class _Writer:
         quantized = self.model.quantized.get(node.name)
         reads = [renamed.get(name, name) for name in node.input]
         if layer is not None and node.op_type in _ROUNDED_BY_RUNTIME and not runs_on_integers(self.model, layer):
-            reads[0] = self.floats(layer, reads[0])
+            reads[0] = self.add(self.activations.by_channel(layer)) if layer.input in self.model.ranges else reads[0]
         if layer is None or quantized is None:
             node.input[:] = reads
             self.nodes.append(node)
@@ -178,126 +180,13 @@ class _Writer:
             hint = "leave it out with an exclude pass, or use a recipe that quantizes activations"
             raise TargetError(f"{layer.name}: the target reads codes on integers only, and {reason}; {hint}")
 
-    def quantize(self, name: str, source: str, result: str | None = None) -> str:
-        """Append QuantizeLinear and DequantizeLinear for tensor ``name``; returns what its readers read.
-
-        That is ``result``, a tensor of the graph that nothing else writes, or a new one.
-        """
-        grid: ActivationGrid = self.model.ranges[name]
-        fragment = Fragment(self.names)
-        scale = fragment.constant(f"{name}_scale", np.asarray(grid.scale, np.float32))
-        zero_point = fragment.constant(f"{name}_zero_point", np.asarray(grid.zero_point, grid.dtype))
-        codes = fragment.node("QuantizeLinear", f"{name}_quantize", [source, scale, zero_point], f"{name}_quantized")
-        self.codes[name] = codes
-        result = result or self.names.tensor(f"{name}_dequantized")
-        fragment.node_into("DequantizeLinear", f"{name}_dequantize", [codes, scale, zero_point], result)
-        self.add(fragment)
-        return result
-
-    def dequantize(self, name: str, codes: str) -> str:
-        """Append a DequantizeLinear that makes tensor ``name`` of codes that are there."""
-        self.codes[name] = codes
-        return self.dequantized(name, codes, self.model.ranges[name])
-
-    def scalars(self, node: NodeProto, constants: Mapping[str, TensorProto]) -> dict[str, str]:
-        """What an operator between integers reads instead of scalar constants: codes that stand for them exactly."""
-        ranges = self.model.ranges
-        if node.op_type not in {"Add", "Mul"} or not any(name in ranges for name in node.output):
-            return {}
-        found = {}
-        for name in node.input:
-            if name in constants:
-                value = float(numpy_helper.to_array(constants[name]).reshape(-1)[0])
-                rules = self.model.rules
-                grid = ActivationGrid.of(
-                    min(value, 0.0), max(value, 0.0), signed=rules.signed, symmetric=rules.symmetric
-                )
-                fragment = Fragment(self.names)
-                shape = tuple(constants[name].dims)
-                code = np.rint(np.full(shape, value) / float(grid.scale)) + grid.zero_point
-                codes = fragment.constant(f"{name}_codes", code.clip(*grid.code_range).astype(grid.dtype))
-                self.add(fragment)
-                found[name] = self.dequantized(name, codes, grid)
-        return found
-
-    def dequantized(self, name: str, codes: str, grid: ActivationGrid) -> str:
-        fragment = Fragment(self.names)
-        scale = fragment.constant(f"{name}_scale", np.asarray(grid.scale, np.float32))
-        zero_point = fragment.constant(f"{name}_zero_point", np.asarray(grid.zero_point, grid.dtype))
-        fragment.node("DequantizeLinear", f"{name}_dequantize", [codes, scale, zero_point], f"{name}_dequantized")
-        self.add(fragment)
-        return fragment.result
-
-    def floats(self, layer: Linear, read: str) -> str:
-        """What a layer that runs in float reads; ``read`` if its input is not quantized.
-
-        onnxruntime rounds a float weight between DequantizeLinear and QuantizeLinear to 8 bits with one scale for all
-        of it, and runs the layer on integers (its WeightBiasQuantization), but not where the input is dequantized with
-        a scale per channel. So this one has as many scales as channels, all the same.
-        """
-        name = layer.input
-        if name not in self.codes:
-            return read
-        grid: ActivationGrid = self.model.ranges[name]
-        fragment = Fragment(self.names)
-        inputs = [
-            self.codes[name],
-            fragment.constant(f"{name}_scales", np.full(layer.inputs, grid.scale, np.float32)),
-            fragment.constant(f"{name}_zero_points", np.full(layer.inputs, grid.zero_point, grid.dtype)),
-        ]
-        fragment.node("DequantizeLinear", f"{name}_dequantize_channels", inputs, f"{name}_floats", axis=1)
-        self.add(fragment)
-        return fragment.result
-
-    def add(self, fragment: Fragment) -> None:
+    def add(self, fragment: Fragment) -> str:
+        """Append what a fragment holds; returns the tensor that it computes."""
         self.nodes.extend(fragment.nodes)
         self.initializers.extend(fragment.initializers)
+        return fragment.result
 
 
 def _one_axis(layer: Linear, quantized: Quantized) -> bool:
     """Whether the layer's scales lie along one axis of its stored weight, as DequantizeLinear wants them."""
     return quantized.grid.block is None and not (layer.op == "ConvTranspose" and layer.groups > 1)
-
-
-def _is_scalar(tensor: TensorProto) -> bool:
-    return tensor.data_type == TensorProto.FLOAT and all(size == 1 for size in tensor.dims)
-
-
-def _rescaled(model: Model) -> dict[str, tuple[str, str]]:
-    """Products with a scalar that are a matter of the scale: by node name, what is read and what is written."""
-    found = {}
-    for node in model.graph.nodes if model.rules.scalars else ():
-        factor = scale_factor(node)
-        source = next((str(tensor.name) for tensor in node.inputs if tensor.name in model.ranges), None)
-        result = str(node.outputs[0].name)
-        if factor is not None and source is not None and result in model.ranges:
-            before, after = model.ranges[source].scaled(factor), model.ranges[result]
-            if np.isclose(before.scale, after.scale, rtol=1e-6) and before.zero_point == after.zero_point:
-                found[str(node.name)] = source, result
-    return found
-
-
-def _absorbed(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[set[str], dict[str, str]]:
-    """Clamps the quantizer after them makes needless: node names, and ``input tensor -> output tensor``."""
-    readers: dict[str, int] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
-    produced = {name for node in graph.node for name in node.output}
-    clamps: set[str] = set()
-    result: dict[str, str] = {}
-    for node in model.graph.nodes:
-        if node.op not in model.rules.absorbable:
-            continue
-        bounds, grid = clamp_bounds(node), model.ranges.get(node.outputs[0].name)
-        source = node.inputs[0].name
-        if bounds is None or grid is None or source in model.ranges or source in outputs:
-            continue
-        if readers.get(source) != 1 or source not in produced:
-            continue
-        first, last = grid.code_range
-        low, high = (first - grid.zero_point) * float(grid.scale), (last - grid.zero_point) * float(grid.scale)
-        if low >= bounds[0] and high <= bounds[1] * (1 + 1e-6):
-            clamps.add(node.name)
-            result[source] = node.outputs[0].name
-    return clamps, result

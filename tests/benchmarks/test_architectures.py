@@ -1,0 +1,114 @@
+"""Whole networks of the kinds that users bring, small: they convert, stay near float, and leave no needless floats."""
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from benchmarks import architectures
+from benchmarks.architectures import ARCHITECTURES, Row, rows
+from benchmarks.deployment import runtime_operators
+from benchmarks.random_resnet import random_images, random_network
+from converter import convert
+from converter.recipe import RECIPES
+from converter.runtime import open_session
+from passes.numerics.error import sqnr_db
+
+pytest.importorskip("torch")
+
+SIZE = 64
+SMALL = {
+    "mobilenet_v3": "mobilenet_v3.py:mobilenet_v3_small(num_classes=10, blocks=4)",
+    "convnext": "convnext.py:convnext_atto(num_classes=10, width=16, depth=1)",
+    "vit": "vit.py:vit_tiny(num_classes=10, image=64, patch=16, depth=2)",
+    "densenet": "densenet.py:densenet121(num_classes=10, depths=(2, 3))",
+    "googlenet": "googlenet.py:googlenet(num_classes=10, modules=2)",
+    "unet": "unet.py:unet(width=8, depth=2)",
+    "detector": "detector.py:detector_nano(classes=4, width=4)",
+    "shufflenet": "shufflenet.py:shufflenet_v2(num_classes=10, repeats=(2, 1, 1))",
+    "regnet": "regnet.py:regnet_x_400mf(num_classes=10, depths=(1, 1, 1, 1))",
+}
+MOVING = {"Transpose", "Reshape", "Flatten", "Split", "Squeeze", "Unsqueeze", "Slice", "NhwcMaxPool", "Resize"}
+FLOATS = {
+    "convnext": {"LayerNormalization", "BiasGelu", "Add", "Mul", "GlobalAveragePool"},
+    "vit": {"LayerNormalization", "SkipLayerNormalization", "BiasGelu", "Add", "Softmax", "FusedMatMul", "MatMul"},
+    "detector": {"Add", "Sub", "Mul", "Div", "Concat", "Sigmoid"},
+}
+"""What onnxruntime computes in float: everything else of these networks runs on integers."""
+
+
+@cache
+def network(name: str) -> onnx.ModelProto:
+    return random_network(SMALL[name], SIZE, shift=1.0)
+
+
+@cache
+def converted(name: str, recipe: str = "int8") -> onnx.ModelProto:
+    return convert(network(name), random_images(8, SIZE), recipe=recipe).model
+
+
+def outputs(name: str, recipe: str = "int8") -> list[np.ndarray]:
+    """Of the float network and of the converted one, on images that did not calibrate."""
+    images = random_images(4, SIZE, seed=5)
+    return [open_session(file).run(None, {"input": images})[0] for file in (network(name), converted(name, recipe))]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_int8_is_near_float_and_leaves_no_needless_floats(name: str, tmp_path: Path) -> None:
+    """20 dB is the bar for whole networks; these are shallower, so 25."""
+    assert sqnr_db(*outputs(name)) >= 25
+    onnx.save(converted(name), tmp_path / "int8.onnx")
+    operators = Counter(runtime_operators(tmp_path / "int8.onnx"))
+    shapes = {"Shape", "Gather", "Concat", "Expand", "Range"} if name in {"convnext", "vit"} else set()
+    rest = {op for op in operators if not op.startswith(("QLinear", "QGemm", "MatMulInteger"))}
+    assert rest - MOVING - shapes - {"QuantizeLinear", "DequantizeLinear"} <= FLOATS.get(name, set())
+    if name not in FLOATS:
+        assert operators["QuantizeLinear"] == 1
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe not in {"int8", "int4-learned"}])
+def test_converts_with_every_recipe(recipe: str) -> None:
+    """4 bits cost about 24 dB against 8; a network that came out wrong has 0."""
+    assert sqnr_db(*outputs("unet", recipe)) >= 8
+
+
+def test_boxes_and_scores_keep_their_own_scales() -> None:
+    """Both lie in one output, 0 to 64 pixels and 0 to 1: in one 8-bit grid the scores would have four values."""
+    expected, found = outputs("detector")
+    for part in (slice(0, 4), slice(4, None)):
+        assert sqnr_db(expected[:, part], found[:, part]) >= 22
+    assert len(np.unique(found[:, 4:])) > 100
+
+
+def test_the_table_names_what_does_not_hold(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Row("unet", "int8", 30.0, 4.0, 2.0, "", {}, {})
+    slow = Row("vit", "int4", 20.0, 4.0, 0.5, "", {"Softmax": 12}, {"both operands are activations": 24})
+    far = Row("regnet", "int8", 12.0, 4.0, 2.0, "", {}, {})
+    named = Row("regnet", "int8", 12.0, 4.0, 2.0, "stem 11.0 dB", {}, {})
+    assert [row.holds for row in (found, slow, far, named)] == [True, False, False, True]
+    monkeypatch.setattr(architectures, "random_network", lambda *_, **__: None)
+    monkeypatch.setattr(architectures, "rows", lambda *_: iter([found, slow]))
+    assert architectures.main(["unet"]) == 1
+    printed = capsys.readouterr().out
+    assert "0.50x !" in printed
+    assert "12 Softmax; 24 layers: both operands are activations" in printed
+    assert "1 of 2 files hold, 0 networks refused" in printed
+
+
+def test_a_row_is_measured() -> None:
+    (row,) = rows("unet", network("unet"), ["int8"], SIZE)
+    assert (row.network, row.recipe, dict(row.left)) == ("unet", "int8", {})
+    assert row.sqnr_db >= 25
+    assert row.smaller > 2  # so small a network is half nodes
+    assert row.speedup > 0
+
+
+def test_an_unknown_network_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        architectures.main(["resnet19"])
+    assert f"there is no 'resnet19'; there are: {', '.join(ARCHITECTURES)}" in capsys.readouterr().err

@@ -318,6 +318,7 @@ def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[
     from converter.inspect import inspect_model
     from converter.open import model_files
     from converter.report import table
+    from converter.report.islands import islands_tables
 
     _state_shape([model], input_shape)
     with model_files([model], weights=weights, input_shape=input_shape) as files:
@@ -325,7 +326,7 @@ def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[
     if as_json:
         _print_json(inspection.to_json())
     else:
-        table.show(table.inspection_tables(inspection))
+        table.show([*table.inspection_tables(inspection), *islands_tables(inspection)])
 
 
 @cli.command()

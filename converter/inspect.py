@@ -16,6 +16,7 @@ import onnx
 from onnx import NodeProto
 
 from converter.evaluate import model_bytes
+from converter.islands import Island, find_islands
 from converter.load import read_onnx
 from converter.runtime import open_session
 from converter.stored_weights import (
@@ -249,11 +250,29 @@ def _facts(
         "producer": " ".join(part for part in (model.producer_name, model.producer_version) if part),
         "nodes": len(model.graph.node),
         "loads": not runtime.problem,
+        "islands": _islands(runtime),
     }
     if "recipe" in metadata:
         facts["recipe"] = _recipe_name(metadata["recipe"])
     keys = ("target", "calibration", "preprocess", "versions")
     return facts | {key: _decoded(metadata[key]) for key in keys if key in metadata}
+
+
+def _islands(runtime: _Runtime) -> list[dict[str, Any]]:
+    """Floats between integers, those of the same operators together."""
+    alike: dict[tuple[str, ...], list[Island]] = {}
+    for island in find_islands(runtime.graph.nodes if runtime.graph is not None else ()):
+        alike.setdefault(island.operators, []).append(island)
+    return [
+        {
+            "operators": list(operators),
+            "count": len(group),
+            "nodes": [name for island in group for name in island.nodes],
+            "dequantize": sum(island.dequantize for island in group),
+            "quantize": sum(island.quantize for island in group),
+        }
+        for operators, group in alike.items()
+    ]
 
 
 def _recipe_name(text: str) -> str | None:

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from rich.console import Console
 
 import converter
 from converter.inspect import InspectedLayer, Inspection, inspect_model
+from converter.recipe import find_recipe
 from converter.report.table import inspection_tables
 from converter.stored_weights import tensor_bytes
 from passes.errors import ModelError
+from passes.integer_forms import IntegerForms
 from tests.converter.networks import random, relative_error, run
 from tests.models_zoo import images, make_model, small_cnn
 
@@ -101,8 +104,16 @@ def test_int4_is_stored_in_half_bytes_and_fused(files: Callable[[str], Path]) ->
         layer = layers[name]
         assert (layer.weight_bits, layer.storage, layer.fused) == (4, "int4 cast", True)
         assert layer.bytes == -(-elements(files("float"))[name] // 2) + 5 * outputs
-    up = layers["up"]
-    assert (up.weight_bits, up.storage, up.fused) == (4, "int4 rescale", False)
+    assert layers["up"].op == "Conv"  # a 1x1 convolution and a shuffle
+    assert layers["up"].fused
+
+
+def test_a_transposed_convolution_has_no_integer_kernel(tmp_path: Path) -> None:
+    plan = find_recipe("int4")
+    plan = replace(plan, passes=tuple(step for step in plan.passes if not isinstance(step, IntegerForms)))
+    converter.convert(small_cnn(), images(), recipe=plan).save(tmp_path / "m.onnx")
+    up = by_name(inspect_model(tmp_path / "m.onnx"))["up"]
+    assert (up.op, up.weight_bits, up.storage, up.fused) == ("ConvTranspose", 4, "int4 rescale", False)
     assert "no integer ConvTranspose" in up.reason
 
 
@@ -111,7 +122,7 @@ def test_nodes_without_names_are_found_by_their_weights(files: Callable[[str], P
     for node in model.graph.node:
         node.ClearField("name")
     onnx.save(model, tmp_path / "m.onnx")
-    assert [layer.fused for layer in inspect_model(tmp_path / "m.onnx").layers] == [True, True, False, True]
+    assert [layer.fused for layer in inspect_model(tmp_path / "m.onnx").layers] == [True, True, True, True]
 
 
 def test_weight_only_is_dequantized_at_load(files: Callable[[str], Path]) -> None:

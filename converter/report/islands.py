@@ -1,0 +1,25 @@
+"""Floats between integers, as a table."""
+
+from rich.console import RenderableType
+
+from converter.inspect import Inspection
+from converter.report.table import plain_table
+
+__all__ = ["islands_tables"]
+
+_LONGEST = 6  # operators of an island that are named
+
+
+def islands_tables(inspection: Inspection) -> list[RenderableType]:
+    """What onnxruntime computes in float between integers; nothing where there is none."""
+    islands = inspection.model["islands"]
+    if not islands:
+        return []
+    table = plain_table("Float between integers", ["operators", "times", "dequantized", "quantized"], numbers={1, 2, 3})
+    for island in islands:
+        operators = island["operators"]
+        more = f" and {len(operators) - _LONGEST} more" if len(operators) > _LONGEST else ""
+        counts = (island["count"], island["dequantize"], island["quantize"])
+        table.add_row(", ".join(operators[:_LONGEST]) + more, *map(str, counts))
+    table.caption = "onnxruntime has no integer kernel for them, or their layers' activations were left in float"
+    return [table]

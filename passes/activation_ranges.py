@@ -9,6 +9,7 @@ from passes.numerics.grid import ActivationGrid
 from passes.numerics.histogram import Histogram
 from passes.numerics.ranges import entropy, minmax, mse, percentile
 from passes.placement import Placement, place
+from passes.shared_grids import shared_grids
 
 __all__ = ["ActivationRanges", "placement_of", "spread"]
 
@@ -59,6 +60,7 @@ class ActivationRanges(GraphPass):
                 least, most = placement.bounds.get(source, (low, high))
                 low, high = max(low, min(least, 0.0)), min(high, max(most, 0.0))
                 grids[source] = ActivationGrid.of(low, high, signed=model.rules.signed, symmetric=model.rules.symmetric)
+        grids = shared_grids(model.graph, placement, grids, symmetric=model.rules.symmetric)
         model.ranges = spread(placement, grids)
         changed, skipped = {}, {}
         for name, layer in model.layers().items():

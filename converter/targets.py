@@ -73,6 +73,8 @@ _MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "U
 _CLAMPS = frozenset({"Relu", "Clip"})
 _AXES = MappingProxyType({"Conv": 0, "ConvTranspose": 1})
 
+_PLACEMENT = ("on_demand", "scalars", "reads_by_channel")
+
 _CPU = Rules(
     linear=frozenset({"Conv", "Gemm", "MatMul"}),
     compute=frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "Softmax"}),
@@ -81,6 +83,7 @@ _CPU = Rules(
     float_outputs=frozenset({"Gemm", "MatMul"}),
     on_demand=True,
     scalars=True,
+    reads_by_channel=True,
 )
 
 _CPU_SOURCES = MappingProxyType(
@@ -95,6 +98,7 @@ _CPU_SOURCES = MappingProxyType(
         "fused_adds": _CPU_KERNELS,
         "on_demand": "measured: convert-onnx inspect; MatMulIntegerToFloat and QGemm write floats, unrounded",
         "scalars": "measured: convert-onnx inspect; QLinearAdd and QLinearMul read a scalar",
+        "reads_by_channel": f"{_ORT}optimizer/qdq_transformer/weight_bias_quantization.cc",
         "conv_dims": _CONFORMANCE,
         "bias": "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",
         "narrowest": "measured: Cast(INT2) is folded when the session loads; opset 25, so onnxruntime 1.24 or newer",
@@ -160,6 +164,7 @@ _ALL = (
             float_outputs=frozenset(),
             on_demand=False,
             scalars=False,
+            reads_by_channel=False,
             no_float=frozenset({"Conv 3-D", "ConvTranspose 3-D", "Gelu", "Resize nearest"}),
         ),
         runtime="onnxruntime 1.31 with onnxruntime-qnn 2.7",
@@ -173,7 +178,7 @@ _ALL = (
                 "narrowest": "measured: INT2 on onnxruntime-qnn 2.7.0",
                 **dict.fromkeys(("int4", "weight_only", "bias", "absorbable"), _MEASURED),
                 "signed": _QNN,
-                **dict.fromkeys(("on_demand", "scalars"), _OURS),
+                **dict.fromkeys(_PLACEMENT, _OURS),
                 "no_float": "measured: make conformance; these fail to finalize (onnxruntime-qnn 2.7, HTP on x86)",
                 "float_outputs": "measured: a Gemm that writes floats is left to the CPU (onnxruntime-qnn 2.7)",
                 "static_shapes": "measured: with an open batch no node is taken (onnxruntime-qnn 2.7)",
@@ -212,7 +217,7 @@ _ALL = (
                     ("fused_adds", "float_outputs", "absorbable", "weight_only", "channel_axes"),
                     f"{_TENSORRT}quantized-types-explicit-quantization.html",
                 ),
-                **dict.fromkeys(("on_demand", "scalars"), _OURS),
+                **dict.fromkeys(_PLACEMENT, _OURS),
                 "bias": f"{_TENSORRT_OPERATORS}: DequantizeLinear reads INT8, INT4 and FP8, not INT32",
                 "narrowest": f"{_TENSORRT}work-quantized-types.html: INT4 is weight-only, for matrix multiplications",
                 "int4": f"{_TENSORRT}work-quantized-types.html",
@@ -234,7 +239,7 @@ _ALL = (
         sources=_sources(
             {
                 **dict.fromkeys(
-                    ("linear", "compute", "moving", "absorbable", "signed", "float_outputs", "on_demand", "scalars"),
+                    ("linear", "compute", "moving", "absorbable", "signed", "float_outputs", *_PLACEMENT),
                     f"{_ORT}providers/cuda/cuda_execution_provider.cc: no QLinearConv is registered",
                 ),
                 "weight_only": "the CPU folds Cast -> Mul when the session loads, before nodes go to providers",
@@ -283,7 +288,7 @@ _ALL = (
                 f"these layers to the CPU ({_ORT}providers/xnnpack/nn/conv_base.cc)",
                 "static_shapes": f"{_NNAPI}impl/base_op_builder.cc: HasSupportedInputOutputs",
                 "conv_dims": f"{_NNAPI}impl/conv_op_builder.cc",
-                **dict.fromkeys(("on_demand", "scalars"), _OURS),
+                **dict.fromkeys(_PLACEMENT, _OURS),
                 "no_float": "the CPU runs what NNAPI does not take",
                 "narrowest": f"{_NNAPI}helper.cc",
                 "weight_zero_points": f"{_NNAPI}impl/base_op_builder.cc",

@@ -38,6 +38,8 @@ class Rules:
         on_demand: what no layer reads on integers, through whatever operators, stays in float; and the layers of
             `float_outputs` write floats for it.
         scalars: Add and Mul take a scalar constant, and a product with a positive one costs nothing.
+        reads_by_channel: float layers may read activations with a scale per channel, which keeps onnxruntime from
+            rounding their weights.
         no_float: kernels that the target has on integers only: "Gelu", "Conv 3-D", "Resize nearest".
     """
 
@@ -55,6 +57,7 @@ class Rules:
     weight_only: bool = True
     on_demand: bool = False
     scalars: bool = False
+    reads_by_channel: bool = False
     no_float: frozenset[str] = frozenset()
 
     def why_no_kernel(self, op: str, weight_rank: int, groups: int) -> str | None:

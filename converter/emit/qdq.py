@@ -117,8 +117,8 @@ class _Writer:
         layer = self.layers.get(node.name)
         quantized = self.model.quantized.get(node.name)
         reads = [renamed.get(name, name) for name in node.input]
-        if layer is not None and node.op_type in _ROUNDED_BY_RUNTIME and not runs_on_integers(self.model, layer):
-            reads[0] = self.add(self.activations.by_channel(layer)) if layer.input in self.model.ranges else reads[0]
+        if layer is not None and self.reads_by_channel(layer):
+            reads[0] = self.add(self.activations.by_channel(layer))
         if layer is None or quantized is None:
             node.input[:] = reads
             self.nodes.append(node)
@@ -136,6 +136,11 @@ class _Writer:
             self.add(weight)
             node.input[1] = weight.result
             self.nodes.append(node)
+
+    def reads_by_channel(self, layer: Linear) -> bool:
+        """Whether the layer runs in float on an input that is quantized, and onnxruntime would change that."""
+        rounded = layer.op in _ROUNDED_BY_RUNTIME and self.model.rules.reads_by_channel
+        return rounded and layer.input in self.model.ranges and not runs_on_integers(self.model, layer)
 
     def integer_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
         grid = quantized.grid

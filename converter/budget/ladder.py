@@ -1,6 +1,6 @@
 """Recipe `auto`: rungs from cheap to expensive, until a file keeps the budget. A layer above `converter.convert`.
 
-    int8 -> int4 -> mixed bits (several attempts) -> the best of them with learned rounding
+    int8 -> int4 -> 3 bits -> mixed bits (several attempts) -> the best of them with learned rounding
 
 With a limit of bytes the ladder ends at the first file that keeps every limit, but goes on to mixed bits where accuracy
 is left open: they are better at the same bytes. Where only a drop is allowed, it goes on as long as files get smaller.
@@ -17,7 +17,7 @@ from typing import Any
 from converter.attempt import Search
 from converter.budget.judge import Judge, split, wanted
 from converter.budget.limits import Budget
-from converter.budget.mixed import BASE, mixed_attempts
+from converter.budget.mixed import BASE, mixed_attempts, with_bits
 from converter.budget.workbench import Trial, Workbench, best
 from converter.conversion_data import open_data, require_calibration
 from converter.data import Preprocess, stored_preprocess
@@ -120,8 +120,15 @@ def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
     yield four
     if _settled(four, budget) and budget.max_drop is not None:
         return
+    starts = [four]
+    if not budget.broken(four.attempt.drop, 0, None) and (
+        budget.wants_smallest or budget.broken(None, four.attempt.bytes, None)
+    ):
+        three = with_bits(dict.fromkeys(four.attempt.layer_bits, 3)).passes
+        starts.append(bench.attempt("int3", dataclasses.replace(base, passes=three)))
+        yield starts[-1]
     mixed = None
-    for mixed in mixed_attempts(bench, base, eight, four):
+    for mixed in mixed_attempts(bench, base, eight, starts):
         yield mixed
         if _settled(mixed, budget) and budget.max_drop is not None:
             return

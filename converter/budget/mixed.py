@@ -7,7 +7,7 @@ errors of the attempts themselves, scaled (`passes.numerics.flips`), between tho
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,18 +43,19 @@ def with_bits(layer_bits: Mapping[str, int]) -> Recipe:
     return dataclasses.replace(BASE, passes=tuple(steps))
 
 
-def mixed_attempts(bench: Workbench, recipe: Recipe, floor: Trial, start: Trial) -> Iterator[Trial]:
+def mixed_attempts(bench: Workbench, recipe: Recipe, floor: Trial, starts: Sequence[Trial]) -> Iterator[Trial]:
     """Attempts at mixed bits, each better informed than the one before.
 
     Args:
         bench: makes and judges them.
         recipe: `BASE` with the images' preprocessing and seed.
         floor: an attempt whose weights add no noise to speak of.
-        start: an attempt at the bits of `BASE` throughout.
+        starts: attempts at the same bits throughout.
     """
     effects = bench.effects_of(recipe)
     model = _NoiseModel(effects, floor.verdict.power, bench)
-    model.learn(start)
+    for start in starts:
+        model.learn(start)
     tried: set[tuple[int, ...]] = set()
     for _ in range(_SMALLER if bench.budget.wants_smallest else _MORE_ACCURATE):
         choices = model.choose()

@@ -50,7 +50,7 @@ def test_mixed_bits_beat_uniform_ones_at_the_same_bytes() -> None:
     mixed = convert_within(wide(), DATA, Budget(max_bytes=size), limit=48)
     assert mixed.model.ByteSize() <= size
     search = searched(mixed)
-    assert [attempt.name for attempt in search.attempts][:3] == ["int8", "int4", "mixed"]
+    assert {"int8", "int4", "mixed"} <= {attempt.name for attempt in search.attempts}
     assert len(search.effects) == len(mixed.layers)
     bits = {layer.name: layer.bits for layer in mixed.layers}
     assert bits["faint"] < bits["large"]

@@ -9,8 +9,8 @@ __all__ = ["LabelPlace", "place_labels"]
 _WIDTHS = (230, 300, 360, 450, 600, 800, 1000)  # pixels of plots on phones, tablets and screens
 _CHARACTER, _LINE = 6.7, 14  # pixels of a label's letter and of its line
 _POINT = 7  # pixels from the middle of a point to where a label may begin
-_NEAR = 10  # pixels to a label that needs no leader
-_DISTANCES = (_NEAR, 22, 36, 52, 70, 90)
+_NEAR = 12  # pixels to a label that needs no leader
+_DISTANCES = (_NEAR, 24, 38, 52, 70, 90)
 _DIRECTIONS = ((1, 0), (-1, 0), (0.8, -0.8), (0.8, 0.8), (-0.8, -0.8), (-0.8, 0.8), (0, -1), (0, 1))
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom

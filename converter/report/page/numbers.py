@@ -2,7 +2,19 @@
 
 from converter.report.table import size
 
-__all__ = ["count", "decibels", "lost", "milliseconds", "percent", "plain", "points", "seconds", "share", "size", "times"]
+__all__ = [
+    "count",
+    "decibels",
+    "lost",
+    "milliseconds",
+    "percent",
+    "plain",
+    "points",
+    "seconds",
+    "share",
+    "size",
+    "times",
+]
 
 _NOTHING = "–"
 _MINUTE = 60

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from converter.report.page.label_places import place_labels
@@ -48,6 +48,11 @@ class Axis:
         room = _MARGIN * ((max(values) - min(values)) or abs(values[0]) or 1.0)
         return min(values) - room, max(values) + room
 
+    def channel(self, rows: Sequence[Mapping[str, Any]]) -> Spec:
+        """Of a Vega-Lite encoding."""
+        scale = {"domain": list(self.domain(rows)), "nice": False, "zero": False}
+        return {"field": self.field, "type": "quantitative", "title": self.title, "scale": scale}
+
 
 def attempts(facts: Mapping[str, Any]) -> Section | None:
     """A plot of bytes against what was lost, the latencies, and a table."""
@@ -55,6 +60,7 @@ def attempts(facts: Mapping[str, Any]) -> Section | None:
     if search is None:
         return None
     rows = [_row(place, attempt, search["kept"]) for place, attempt in enumerate(search["attempts"])]
+    _name_points(rows)
     kept = None if search["kept"] is None else rows[search["kept"]]
     limits = search["limits"]
     bytes_axis = Axis("bytes", "bytes of the file", limits["max_bytes"], 1)
@@ -88,7 +94,6 @@ def _row(place: int, attempt: Mapping[str, Any], kept: int | None) -> dict[str, 
         **{key: value for key, value in attempt.items() if key != "layer_bits"},
         "place": place,
         "label": label,
-        "text": f"{label}, kept" if place == kept else label,
         "kept": place == kept,
         "verdict": HOLDS if attempt["holds"] else BREAKS,
         "why": "kept" if place == kept else "holds" if attempt["holds"] else attempt["broken"],
@@ -99,6 +104,15 @@ def _row(place: int, attempt: Mapping[str, Any], kept: int | None) -> dict[str, 
         "latency": milliseconds(attempt["latency_ms"]),
         "speed": "" if attempt["speedup"] is None else times(attempt["speedup"], "faster", "slower"),
     }
+
+
+def _name_points(rows: Sequence[dict[str, Any]]) -> None:
+    """Short labels: a name only where it is new, as points of one name lie close together."""
+    seen: set[str] = set()
+    for row in rows:
+        label = str(row["place"] + 1) if row["name"] in seen else row["label"]
+        row["text"] = f"{label}, kept" if row["kept"] else label
+        seen.add(row["name"])
 
 
 def _front(rows: Sequence[Mapping[str, Any]], x: Axis, y: Axis) -> set[int]:
@@ -112,16 +126,40 @@ def _front(rows: Sequence[Mapping[str, Any]], x: Axis, y: Axis) -> set[int]:
 
 
 def _plot(rows: list[dict[str, Any]], x: Axis, y: Axis) -> Spec:
+    layers: list[Spec] = [_limit(axis, rows, channel) for axis, channel in ((x, "x"), (y, "y"))]
+    layers += [
+        {
+            "transform": [{"filter": "datum.front"}],
+            "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.5, "style": "note"},
+            "encoding": {"order": {"field": x.field}},
+        },
+        *_points(),
+        *_labels(x, y),
+    ]
+    return {
+        "description": f"Bytes of every attempt's file against {y.title}. The table below has the numbers.",
+        "data": {"values": _placed(rows, x, y)},
+        "height": _HEIGHT,
+        "encoding": {"x": x.channel(rows) | {"axis": {"format": "~s"}}, "y": y.channel(rows)},
+        "layer": [layer for layer in layers if layer],
+    }
+
+
+def _placed(rows: list[dict[str, Any]], x: Axis, y: Axis) -> list[dict[str, Any]]:
+    """The rows with places for their labels, and whether they are on the front."""
     (left, right), (low, high) = x.domain(rows), y.domain(rows)
     ordered = sorted(rows, key=lambda row: not row["kept"])  # the one that matters takes its place first
     points = [((row[x.field] - left) / (right - left), (high - row[y.field]) / (high - low)) for row in ordered]
     places = place_labels(points, [row["text"] for row in ordered], _HEIGHT)
     front = _front(rows, x, y)
-    values = [
-        {**row, "front": row["place"] in front, "right": place.right, "down": place.down}
-        | {"align": place.align, "far": place.far}
+    return [
+        {**row, **asdict(place), "far": place.far, "front": row["place"] in front}
         for row, place in zip(ordered, places, strict=True)
     ]
+
+
+def _points() -> list[Spec]:
+    """A circle where the budget is kept, a cross where it is not, and a ring around the one that was kept."""
     tooltip = [
         {"field": "label", "title": "attempt"},
         {"field": "why", "title": "budget"},
@@ -131,34 +169,15 @@ def _plot(rows: list[dict[str, Any]], x: Axis, y: Axis) -> Spec:
         {"field": "latency", "title": "latency"},
         {"field": "layers", "title": "layers at bits"},
     ]
-    across = {"field": x.field, "type": "quantitative", "title": x.title, "axis": {"format": "~s"}}
-    across["scale"] = {"domain": [left, right], "nice": False, "zero": False}
-    up = {"field": y.field, "type": "quantitative", "title": y.title}
-    up["scale"] = {"domain": [low, high], "nice": False, "zero": False}
-    verdict = {"field": "verdict", "type": "nominal", "legend": {"title": None, "orient": "top"}}
-    layers: list[Spec] = [_limit(axis, rows, channel) for axis, channel in ((x, "x"), (y, "y"))]
-    layers += [
+    verdict: Spec = {"field": "verdict", "type": "nominal", "legend": {"title": None, "orient": "top"}}
+    shapes = {"domain": [HOLDS, BREAKS], "range": ["circle", "cross"]}
+    colours = {"domain": [HOLDS, BREAKS]}
+    return [
         {
-            "transform": [{"filter": "datum.front"}],
-            "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.5, "style": "note"},
-            "encoding": {"order": {"field": x.field}},
-        },
-        {
-            "transform": [{"filter": "datum.far"}],
-            "mark": {
-                "type": "rule",
-                "style": "note",
-                "strokeWidth": 0.75,
-                "x2Offset": {"expr": "datum.right"},
-                "y2Offset": {"expr": "datum.down"},
-            },
-            "encoding": {"x2": {"field": x.field}, "y2": {"field": y.field}},
-        },
-        {
-            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 0.8},
             "encoding": {
-                "shape": verdict | {"scale": {"domain": [HOLDS, BREAKS], "range": ["circle", "cross"]}},
-                "color": verdict | {"scale": {"domain": [HOLDS, BREAKS]}},
+                "shape": verdict | {"scale": shapes},
+                "color": verdict | {"scale": colours},
                 "tooltip": tooltip,
             },
         },
@@ -166,25 +185,26 @@ def _plot(rows: list[dict[str, Any]], x: Axis, y: Axis) -> Spec:
             "transform": [{"filter": "datum.kept"}],
             "mark": {"type": "point", "shape": "circle", "filled": False, "size": 260, "style": "line"},
         },
-        {
-            "mark": {
-                "type": "text",
-                "style": "value",
-                "baseline": "middle",
-                "dx": {"expr": "datum.right"},
-                "dy": {"expr": "datum.down"},
-                "align": {"expr": "datum.align"},
-            },
-            "encoding": {"text": {"field": "text"}},
-        },
     ]
-    return {
-        "description": f"Bytes of every attempt's file against {y.title}. The table below has the numbers.",
-        "data": {"values": values},
-        "height": _HEIGHT,
-        "encoding": {"x": across, "y": up},
-        "layer": [layer for layer in layers if layer],
-    }
+
+
+def _labels(x: Axis, y: Axis) -> list[Spec]:
+    """The labels, with leaders where they are far from their points."""
+    ends = {"x2Offset": {"expr": "datum.right"}, "y2Offset": {"expr": "datum.down"}}
+    leader = {"type": "rule", "style": "note", "strokeWidth": 0.75, **ends}
+    words: Spec = {"type": "text", "baseline": "middle"}
+    words |= {key: {"expr": f"datum.{name}"} for key, name in (("dx", "right"), ("dy", "down"), ("align", "align"))}
+    return [
+        {
+            "transform": [{"filter": "datum.far"}],
+            "mark": leader,
+            "encoding": {"x2": {"field": x.field}, "y2": {"field": y.field}},
+        },
+        *[
+            {"mark": words | {"style": style}, "encoding": {"text": {"field": "text"}}}
+            for style in ("halo", "value")  # so that lines pass behind
+        ],
+    ]
 
 
 def _limit(axis: Axis, rows: Sequence[Mapping[str, Any]], channel: str) -> Spec:
@@ -201,30 +221,33 @@ def _limit(axis: Axis, rows: Sequence[Mapping[str, Any]], channel: str) -> Spec:
 
 
 def _latencies(rows: list[dict[str, Any]], limit: float | None) -> Spec:
-    for row in rows:
-        row["timed"] = f"{row['latency']}, {row['speed']}" if row["speed"] else row["latency"]
     longest = max(row["latency_ms"] for row in rows)
-    shown = limit if limit is not None and limit <= 2 * longest else None
-    scale = {"domain": [0, 1.9 * max(longest, shown or 0.0)]}  # room for the words at the bar's end
-    bars: list[Spec] = [
+    near = limit is not None and limit <= 2 * longest
+    scale = {"domain": [0, 1.02 * max(longest, limit if near and limit else 0.0)]}
+    axis = {"orient": "top", "title": "latency of an image, ms"}
+    names = [row["label"] for row in rows]
+    layers: list[Spec] = [
         {"mark": {"type": "bar", "height": 13, "cornerRadiusEnd": 2, "style": "covered"}},
         {
-            "mark": {"type": "text", "align": "left", "dx": 6, "style": "note"},
-            "encoding": {"text": {"field": "timed"}},
+            "mark": {"type": "text", "align": "left", "dx": 8, "style": "note"},
+            "encoding": {"x": {"value": "width"}, "text": {"field": "latency"}},
         },
     ]
-    if shown is not None:
+    if near:
         line = {"type": "rule", "strokeDash": [5, 4], "style": "line"}
-        bars.append({"data": {"values": [{"latency_ms": shown}]}, "mark": line, "encoding": {"y": None}})
+        layers.append({"data": {"values": [{"latency_ms": limit}]}, "mark": line, "encoding": {"y": None}})
     return {
-        "title": {"text": "Latency of an image", "anchor": "start", "frame": "group"},
         "description": "Latency of every attempt's file. The table below has the numbers.",
         "data": {"values": rows},
         "height": 22 * len(rows),
         "encoding": {
-            "y": {"field": "text", "type": "nominal", "sort": [row["text"] for row in rows], "title": None},
-            "x": {"field": "latency_ms", "type": "quantitative", "axis": None, "scale": scale},
-            "tooltip": [{"field": "label", "title": "attempt"}, {"field": "timed", "title": "latency"}],
+            "y": {"field": "label", "type": "nominal", "sort": names, "title": None},
+            "x": {"field": "latency_ms", "type": "quantitative", "axis": axis, "scale": scale},
+            "tooltip": [
+                {"field": "label", "title": "attempt"},
+                {"field": "latency"},
+                {"field": "speed", "title": "than float"},
+            ],
         },
-        "layer": bars,
+        "layer": layers,
     }

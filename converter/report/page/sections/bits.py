@@ -10,6 +10,7 @@ from converter.report.page.section import SHORT_NAME, Section, Spec, height_of
 __all__ = ["alone_db", "bits"]
 
 _COMPARED = "4"  # bits at which layers are compared
+_FAINT = 30.0  # dB above the noisiest choice at which colours end
 
 
 def bits(facts: Mapping[str, Any]) -> Section | None:
@@ -62,32 +63,39 @@ def _chart(rows: list[dict[str, Any]]) -> Spec:
     tooltip = [
         {"field": "name", "title": "layer"},
         {"field": "choice", "title": "bits"},
-        {"field": "db", "title": "SQNR alone, dB", "format": ".1f"},
+        {"field": "db", "title": "output, dB", "format": ".1f"},
         {"field": "size", "title": "weights"},
     ]
     names = [row["name"] for row in rows]
     y = {"field": "name", "type": "nominal", "sort": names, "title": None, "axis": {"labelExpr": SHORT_NAME}}
-    axis = {"orient": "top", "title": "output's SQNR with this layer alone quantized, dB"}
-    x = {"field": "db", "type": "quantitative", "axis": axis, "scale": {"zero": False, "padding": 10, "nice": False}}
+    axis = {"orient": "top", "title": "bits of the weights", "labelAngle": 0}
+    x = {"field": "choice", "type": "ordinal", "sort": sorted({row["choice"] for row in values}, key=int), "axis": axis}
+    lowest = min(row["db"] for row in values)
+    color = {
+        "field": "db",
+        "type": "quantitative",
+        "scale": {"domain": [lowest, lowest + _FAINT], "clamp": True, "interpolate": "rgb"},
+        "legend": None,
+    }
+    text = {"field": "db", "type": "quantitative", "format": ".0f"}
     return {
         "description": "Bits that every layer got, and the noise of each choice. The table below has the numbers.",
         "data": {"values": values},
         "height": height_of(len(rows)),
         "encoding": {"y": y, "tooltip": tooltip},
         "layer": [
+            {"mark": {"type": "rect"}, "encoding": {"x": x, "color": color}},
             {
                 "transform": [{"filter": "datum.chosen"}],
-                "mark": {"type": "point", "shape": "circle", "filled": False, "size": 190, "style": "line"},
+                "mark": {"type": "rect", "filled": False, "strokeWidth": 2, "style": "line"},
                 "encoding": {"x": x},
             },
-            *[
-                {
-                    "transform": [{"filter": condition}],
-                    "mark": {"type": "text", "style": style},
-                    "encoding": {"x": x, "text": {"field": "choice"}},
-                }
-                for condition, style in (("datum.chosen", "value"), ("!datum.chosen", "note"))
-            ],
+            {"mark": {"type": "text", "style": "value"}, "encoding": {"x": x, "text": text}},
+            {
+                "transform": [{"filter": "datum.chosen"}],
+                "mark": {"type": "text", "style": "value", "fontWeight": "bold"},
+                "encoding": {"x": x, "text": text},
+            },
             {
                 "transform": [{"aggregate": [{"op": "min", "field": "size", "as": "size"}], "groupby": ["name"]}],
                 "mark": {"type": "text", "align": "left", "dx": 8, "style": "note"},

@@ -43,3 +43,12 @@ def test_a_label_stays_near_where_there_is_room() -> None:
     assert places[0].align == "left"
     (edge,) = place_labels([(0.99, 0.5)], ["label"], HEIGHT)
     assert (edge.align, edge.far) == ("right", False)
+
+
+def test_a_label_stays_off_lines() -> None:
+    point, (level, upright) = (0.5, 0.5), (((0.0, 0.48), (1.0, 0.48)), ((0.52, 0.0), (0.52, 1.0)))
+    (place,) = place_labels([point], ["label"], HEIGHT, [level, upright])
+    left, top, right, bottom = box(place, point, "label", 500)
+    assert not top < 0.48 * HEIGHT < bottom
+    assert not left < 0.52 * 500 < right
+    assert not place.far

@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
-from converter.report.page.label_places import place_labels
+from converter.report.page.label_places import Point, place_labels
 from converter.report.page.numbers import decibels, lost, milliseconds, size, times
 from converter.report.page.section import Section, Spec
 
@@ -115,14 +116,20 @@ def _name_points(rows: Sequence[dict[str, Any]]) -> None:
         seen.add(row["name"])
 
 
-def _front(rows: Sequence[Mapping[str, Any]], x: Axis, y: Axis) -> set[int]:
-    """Places of the attempts that no other is both smaller and better than."""
-    found, best = set(), float("inf")
+def _front(rows: Sequence[Mapping[str, Any]], x: Axis, y: Axis) -> list[int]:
+    """Places of the attempts that no other is both smaller and better than, the smallest first."""
+    found, best = [], float("inf")
     for row in sorted(rows, key=lambda row: (x.sign * row[x.field], y.sign * row[y.field])):
         if y.sign * row[y.field] < best:
             best = y.sign * row[y.field]
-            found.add(row["place"])
+            found.append(row["place"])
     return found
+
+
+def _steps(points: Sequence[Point]) -> list[tuple[Point, Point]]:
+    """The lines of a stepped curve, level first."""
+    corners = [((x, y), (to_x, y), (to_x, to_y)) for (x, y), (to_x, to_y) in pairwise(points)]
+    return [line for start, corner, end in corners for line in ((start, corner), (corner, end))]
 
 
 def _plot(rows: list[dict[str, Any]], x: Axis, y: Axis) -> Spec:
@@ -149,9 +156,18 @@ def _placed(rows: list[dict[str, Any]], x: Axis, y: Axis) -> list[dict[str, Any]
     """The rows with places for their labels, and whether they are on the front."""
     (left, right), (low, high) = x.domain(rows), y.domain(rows)
     ordered = sorted(rows, key=lambda row: not row["kept"])  # the one that matters takes its place first
-    points = [((row[x.field] - left) / (right - left), (high - row[y.field]) / (high - low)) for row in ordered]
-    places = place_labels(points, [row["text"] for row in ordered], _HEIGHT)
+    points = {
+        row["place"]: ((row[x.field] - left) / (right - left), (high - row[y.field]) / (high - low)) for row in ordered
+    }
     front = _front(rows, x, y)
+    lines = _steps([points[place] for place in front])
+    if (limit := x.drawn_limit(rows)) is not None:
+        share = (limit - left) / (right - left)
+        lines.append(((share, 0.0), (share, 1.0)))
+    if (limit := y.drawn_limit(rows)) is not None:
+        share = (high - limit) / (high - low)
+        lines.append(((0.0, share), (1.0, share)))
+    places = place_labels(list(points.values()), [row["text"] for row in ordered], _HEIGHT, lines)
     return [
         {**row, **asdict(place), "far": place.far, "front": row["place"] in front}
         for row, place in zip(ordered, places, strict=True)

@@ -129,11 +129,12 @@ def test_a_phone_needs_no_sideways_scrolling(browser: "Browser", report: Path, w
 def test_long_names_leave_room_for_numbers_on_a_phone(browser: "Browser", report: Path) -> None:
     with opened_page(browser, report, width=380, height=800) as (page, _):
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-        widths = page.evaluate(
-            "() => [...document.querySelectorAll('.scroll tbody th')].map(e => e.getBoundingClientRect().width)"
+        cells: list[dict[str, float]] = page.evaluate(
+            "() => [...document.querySelectorAll('.scroll tbody th')].map(e => e.getBoundingClientRect().toJSON())"
         )
-        assert len(widths) > 100
-        assert max(widths) < 380 / 2
+        assert len(cells) > 100
+        assert max(cell["width"] for cell in cells) < 380 / 2
+        assert max(cell["height"] for cell in cells) < 100  # a few lines, not one for each letter
 
 
 def test_names_of_many_layers_do_not_overlap(browser: "Browser", report: Path) -> None:

@@ -75,22 +75,29 @@ class Search:
 
     Attributes:
         budget: in words.
+        limits: the same in numbers, by the names of `Budget`'s fields; None: no limit.
         drop_of: what a drop is of: "top-1 accuracy" or "agreement with float"; empty for other outputs.
         held_out: images that judged.
         attempts: in order.
+        kept: place among them of the file that was kept; None where none holds.
         effects: of each layer; empty where the ladder ended before they were needed.
     """
 
     budget: str
+    limits: Mapping[str, float | None]
     drop_of: str
     held_out: int
     attempts: tuple[Attempt, ...]
+    kept: int | None
     effects: tuple[LayerEffect, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, ready for JSON; attempts say whether they hold."""
+        """Every field, ready for JSON: attempts say whether they hold, and bits that are keys are strings."""
         values = asdict(self)
         for attempt, row in zip(self.attempts, values["attempts"], strict=True):
             row["holds"] = attempt.holds
+        for row in values["effects"]:
+            for key in ("own_db", "output_db"):
+                row[key] = {str(bits): db for bits, db in row[key].items()}
         content: dict[str, Any] = finite(values)
         return content

@@ -94,11 +94,14 @@ def convert_within(
     for trial in _rungs(bench, base) if recipe == AUTO else [bench.attempt(base.name, base)]:
         progress(f"auto: {trial.attempt.name}", 1, 1)
 
+    attempts, winner = tuple(trial.attempt for trial in bench.trials), best(bench.trials, budget)
     search = Search(
         str(budget),
+        dataclasses.asdict(budget),
         judge.drop_of,
         len(held_out),
-        tuple(trial.attempt for trial in bench.trials),
+        attempts,
+        None if winner is None else attempts.index(winner.attempt),
         () if bench.effects is None else bench.effects.layers(),
     )
     result = bench.kept()

@@ -16,7 +16,7 @@ def search_tables(search: Search | None) -> list[Table]:
         return []
     columns = ["tried", "bits a weight", "file", "drop", "counted", "expected", "SQNR", "predicted", "latency", "took"]
     table = plain_table(f"Within {search.budget}", [*columns, "budget"], numbers=range(1, 10))
-    for attempt in search.attempts:
+    for place, attempt in enumerate(search.attempts):
         table.add_row(
             attempt.name,
             f"{attempt.mean_bits:.2f}",
@@ -28,7 +28,7 @@ def search_tables(search: Search | None) -> list[Table]:
             _number(attempt.predicted_db, " dB", 1),
             _number(attempt.latency_ms, " ms"),
             f"{attempt.seconds:.0f} s",
-            attempt.broken or "holds",
+            "kept" if place == search.kept else attempt.broken or "holds",
         )
     judged = f"judged on {search.held_out:,} held-out images"
     drop = f"; a drop is of {search.drop_of}: counted and expected, weighted by their errors" if search.drop_of else ""

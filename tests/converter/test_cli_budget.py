@@ -33,10 +33,13 @@ def test_a_drop_and_a_report() -> None:
     assert "Within a drop of at most 100 points" in result.output
     assert "mixed" in result.output
     assert "judged on 8 held-out images; a drop is of" in result.output
+    (kept,) = [line for line in result.output.splitlines() if line.rstrip().endswith("kept")]
     search = json.loads(Path("r.json").read_text())["search"]
     assert [attempt["name"] for attempt in search["attempts"]][:2] == ["int8", "int4"]
     assert all(attempt["holds"] for attempt in search["attempts"])
-    assert min(attempt["bytes"] for attempt in search["attempts"]) == Path("out.onnx").stat().st_size
+    winner = search["attempts"][search["kept"]]
+    assert winner["name"] in kept
+    assert min(attempt["bytes"] for attempt in search["attempts"]) == winner["bytes"] == Path("out.onnx").stat().st_size
     assert {effect["name"] for effect in search["effects"]} <= set(search["attempts"][0]["layer_bits"])
 
 

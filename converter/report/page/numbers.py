@@ -2,7 +2,19 @@
 
 from converter.report.table import size
 
-__all__ = ["count", "decibels", "milliseconds", "percent", "plain", "points", "seconds", "share", "size", "times"]
+__all__ = [
+    "count",
+    "decibels",
+    "lost",
+    "milliseconds",
+    "percent",
+    "plain",
+    "points",
+    "seconds",
+    "share",
+    "size",
+    "times",
+]
 
 _NOTHING = "–"
 _MINUTE = 60
@@ -16,6 +28,11 @@ def count(value: int) -> str:
 def decibels(value: float | None) -> str:
     """A ratio in dB, one decimal."""
     return _NOTHING if value is None else f"{value:.1f} dB".replace("-", "−")
+
+
+def lost(value: float | None, unit: str = " points") -> str:
+    """A drop in percentage points; one below zero is a gain."""
+    return _NOTHING if value is None else f"{value:.2f}{unit}".replace("-", "−")
 
 
 def milliseconds(value: float | None) -> str:

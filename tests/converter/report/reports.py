@@ -1,20 +1,22 @@
 """Facts of real conversions for the tests of the report."""
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from converter import Recipe, convert, find_recipe
+from converter import Budget, Recipe, convert, convert_within, find_recipe
 from converter.report.facts import report_facts
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
 from passes.exclude import Exclude
 from passes.smoothquant import SmoothQuant
+from tests.converter import networks
 from tests.models_zoo import images, small_cnn
 
-__all__ = ["facts_of", "fifty_layers", "paths", "searched"]
+__all__ = ["everything", "facts_of", "fifty_layers", "paths", "searched", "within_bytes"]
 
 
 def facts_of(recipe: str | Recipe = "int4", target: str = "cpu", *, evaluation: bool = False) -> dict[str, Any]:
@@ -25,6 +27,20 @@ def facts_of(recipe: str | Recipe = "int4", target: str = "cpu", *, evaluation: 
         small_cnn(), images(32), recipe=recipe, target=target, evaluation=(unseen, labels) if evaluation else None
     )
     return report_facts(result, model="m.onnx", output="out.onnx", before=4000, after=1000)
+
+
+@functools.cache
+def within_bytes() -> dict[str, Any]:
+    """The report of a search in which int8 and int4 break the budget."""
+    result = convert_within(
+        networks.wide(), networks.images(32, 3, 12, 12), Budget(max_bytes=17_500, max_latency=1000.0), limit=24
+    )
+    return report_facts(result, model="w.onnx", output="out.onnx", before=80_000, after=result.model.ByteSize())
+
+
+def everything() -> dict[str, Any]:
+    """Facts for every section of the page; the search for a budget is that of another network."""
+    return facts_of(searched(), evaluation=True) | {"search": within_bytes()["search"]}
 
 
 def searched() -> Recipe:
@@ -45,6 +61,12 @@ def fifty_layers(facts: dict[str, Any]) -> dict[str, Any]:
         for whole, step in zip(large["passes"], facts["passes"], strict=True):
             for key in ("changed", "skipped", "grids"):
                 whole[key] |= {prefix + name: value for name, value in step[key].items()}
+        if facts["search"] is not None:
+            large["search"]["effects"] += [
+                {**effect, "name": prefix + effect["name"]} for effect in facts["search"]["effects"]
+            ]
+            for whole, attempt in zip(large["search"]["attempts"], facts["search"]["attempts"], strict=True):
+                whole["layer_bits"] |= {prefix + name: bits for name, bits in attempt["layer_bits"].items()}
     return large
 
 

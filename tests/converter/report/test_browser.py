@@ -1,7 +1,7 @@
 """The page in Chromium: no complaint, no network, usable with keys and on a phone."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.report_page import chromium, open_page, opened_page, why_no_browser
 from converter.report.files import write_report
-from tests.converter.report.reports import facts_of, fifty_layers, searched
+from tests.converter.report.reports import everything, fifty_layers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -24,9 +24,12 @@ PIXELS = 1
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a network of 52 layers with long names."""
+    """Of a network of 52 layers with long names, and a search of 78 in which some files are nearly the same."""
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(path, fifty_layers(facts_of(searched(), evaluation=True)))
+    facts = fifty_layers(everything())
+    last = facts["search"]["attempts"][-1]
+    facts["search"]["attempts"] += [{**last, "bytes": last["bytes"] + more} for more in (1, 20, 40)]
+    write_report(path, facts)
     return path
 
 
@@ -52,7 +55,7 @@ def draw_all(page: "Page") -> None:
 def test_every_chart_is_drawn_without_a_complaint(opened: "tuple[Page, list[str]]") -> None:
     page, problems = opened
     draw_all(page)
-    assert len(page.query_selector_all(".chart svg.marks")) == 7
+    assert len(page.query_selector_all(".chart svg.marks")) == 10
     assert problems == []
 
 
@@ -98,6 +101,7 @@ def test_keys_reach_everything(opened: "tuple[Page, list[str]]") -> None:
 
 def test_the_colours_follow_the_reader(browser: "Browser", report: Path) -> None:
     with opened_page(browser, report, scheme="light") as (page, problems):
+        draw_all(page)
         ink = "getComputedStyle(document.querySelector('#layers-chart .role-axis-label text')).fill"
         light = page.evaluate(ink)
         page.emulate_media(color_scheme="dark")
@@ -122,8 +126,20 @@ def test_a_phone_needs_no_sideways_scrolling(browser: "Browser", report: Path, w
         assert problems == []
 
 
+def test_long_names_leave_room_for_numbers_on_a_phone(browser: "Browser", report: Path) -> None:
+    with opened_page(browser, report, width=380, height=800) as (page, _):
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        cells: list[dict[str, float]] = page.evaluate(
+            "() => [...document.querySelectorAll('.scroll tbody th')].map(e => e.getBoundingClientRect().toJSON())"
+        )
+        assert len(cells) > 100
+        assert max(cell["width"] for cell in cells) < 380 / 2
+        assert max(cell["height"] for cell in cells) < 100  # a few lines, not one for each letter
+
+
 def test_names_of_many_layers_do_not_overlap(browser: "Browser", report: Path) -> None:
     with opened_page(browser, report) as (page, _):
+        draw_all(page)
         boxes: list[dict[str, Any]] = page.evaluate(
             "() => [...document.querySelectorAll('#layers-chart .role-axis-label text[text-anchor=end]')]"
             ".map(e => e.getBoundingClientRect()).filter(b => b.right < 300).map(b => ({top: b.top, bottom: b.bottom}))"
@@ -131,6 +147,29 @@ def test_names_of_many_layers_do_not_overlap(browser: "Browser", report: Path) -
         assert len(boxes) == 39  # quantized layers
         boxes.sort(key=lambda box: box["top"])
         assert all(upper["bottom"] <= lower["top"] + PIXELS for upper, lower in pairwise(boxes))
+
+
+@pytest.mark.parametrize("width", [320, 380, 700, 1200])
+def test_names_of_attempts_do_not_overlap(browser: "Browser", report: Path, width: int) -> None:
+    with opened_page(browser, report, width=width) as (page, _):
+        draw_all(page)
+        boxes: list[dict[str, float]] = page.evaluate(
+            "() => [...document.querySelectorAll('#attempts-chart .mark-text.role-mark text:not([stroke])')]"
+            ".map(e => e.getBoundingClientRect().toJSON())"
+        )
+        drawn = page.query_selector("#attempts-chart svg.marks")
+        assert drawn is not None
+        frame = drawn.bounding_box()
+        assert frame is not None
+        assert len(boxes) >= 6
+        for box in boxes:
+            assert frame["x"] - PIXELS <= box["left"] < box["right"] <= frame["x"] + frame["width"] + PIXELS
+        for one, other in combinations(boxes, 2):
+            apart = (
+                one["right"] <= other["left"] + PIXELS or other["right"] <= one["left"] + PIXELS,
+                one["bottom"] <= other["top"] + PIXELS or other["bottom"] <= one["top"] + PIXELS,
+            )
+            assert any(apart)
 
 
 def test_a_large_report_is_small_and_soon_there(browser: "Browser", report: Path) -> None:

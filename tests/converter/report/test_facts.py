@@ -15,16 +15,17 @@ from onnx import numpy_helper
 import converter.report
 from converter import Recipe, convert, find_recipe
 from converter.report.facts import VERSION, conversion_facts, report_facts
+from converter.report.files import write_report
 from converter.runtime import open_session
 from passes.activation_ranges import ActivationRanges
 from passes.numerics.distribution import BINS
-from tests.converter.report.reports import facts_of, paths, searched
+from tests.converter.report.reports import everything, facts_of, paths, within_bytes
 from tests.models_zoo import images, small_cnn
 
 SCHEMA: dict[str, Any] = json.loads(
     (Path(converter.report.__file__).parent / "report.schema.json").read_text(encoding="utf-8")
 )
-FREE = {"changed", "skipped", "grids", "axes", "versions"}  # their keys are names
+FREE = {"changed", "skipped", "grids", "axes", "versions", "layer_bits", "own_db", "output_db"}  # their keys are names
 
 
 def valid(facts: dict[str, Any]) -> bool:
@@ -58,7 +59,7 @@ def test_reports_are_as_the_schema_says(recipe: str, target: str) -> None:
 
 @pytest.fixture(scope="module")
 def facts() -> dict[str, Any]:
-    return facts_of(searched(), evaluation=True)
+    return everything()
 
 
 def test_a_report_with_everything_is_as_the_schema_says(facts: dict[str, Any]) -> None:
@@ -66,6 +67,7 @@ def test_a_report_with_everything_is_as_the_schema_says(facts: dict[str, Any]) -
     assert facts["metrics"] is not None
     assert {step["name"] for step in facts["passes"] if step["grids"]} == {"smoothquant", "awq"}
     assert [layer["name"] for layer in facts["layers"] if layer["reason"]] == ["deep"]
+    assert facts["search"]["effects"]
 
 
 def test_no_field_may_be_missing(facts: dict[str, Any]) -> None:
@@ -94,6 +96,12 @@ def test_no_field_may_be_missing(facts: dict[str, Any]) -> None:
         (("activations", 0, "clipped"), 1.5),
         (("calibration", "sha256"), "short"),
         (("metrics", "models"), []),
+        (("search", "attempts"), []),
+        (("search", "kept"), -1),
+        (("search", "limits", "max_bytes"), 0),
+        (("search", "attempts", 0, "layer_bits", "stem"), 1),
+        (("search", "effects", 0, "own_db", "16"), 30.0),
+        (("search", "effects", 0, "output_db"), None),
     ],
 )
 def test_wrong_values_are_refused(facts: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:
@@ -183,6 +191,29 @@ def test_searches_hold_a_loss_for_every_point(facts: dict[str, Any]) -> None:
     for step in facts["passes"]:
         for grid in step["grids"].values():
             assert np.shape(grid["losses"]) == tuple(map(len, grid["axes"].values()))
+
+
+def test_a_search_says_what_was_asked_and_what_was_kept() -> None:
+    facts = within_bytes()
+    check(facts)
+    search = facts["search"]
+    assert search["limits"] == {"max_drop": None, "max_bytes": 17_500, "max_latency": 1000.0}
+    attempts = search["attempts"]
+    assert [attempt["holds"] for attempt in attempts[:2]] == [False, False]
+    kept = attempts[search["kept"]]
+    assert kept["holds"]
+    assert kept["bytes"] == facts["bytes"]["after"]
+    assert kept["sqnr_db"] == max(attempt["sqnr_db"] for attempt in attempts if attempt["holds"])
+    assert kept["layer_bits"] == {layer["name"]: layer["bits"] for layer in facts["layers"]}
+
+
+def test_bits_that_are_keys_are_the_same_in_the_facts_and_in_the_file(tmp_path: Path) -> None:
+    facts = within_bytes()
+    for effect in facts["search"]["effects"]:
+        assert list(effect["own_db"]) == ["2", "3", "4", "8"]
+        assert list(effect["output_db"]) == ["3", "4"]
+    write_report(tmp_path / "r.json", facts)
+    assert json.loads((tmp_path / "r.json").read_text()) == facts
 
 
 def tensors(model: onnx.ModelProto) -> dict[str, np.ndarray]:

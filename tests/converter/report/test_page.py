@@ -1,6 +1,8 @@
 """The page shows the facts and nothing else, and every chart's numbers in words too."""
 
+import copy
 import json
+import math
 import re
 from html import unescape
 from typing import Any
@@ -10,15 +12,17 @@ import pytest
 from converter.recipe import parse_recipe
 from converter.report.page import numbers, render
 from converter.report.page.sections import SECTIONS
+from converter.report.page.sections.attempts import attempts
+from converter.report.page.sections.bits import alone_db
 from converter.report.page.sections.layers import relative_error
-from tests.converter.report.reports import facts_of, searched
+from tests.converter.report.reports import everything, facts_of, searched, within_bytes
 
 pytest.importorskip("vl_convert")
 
 
 @pytest.fixture(scope="module")
 def facts() -> dict[str, Any]:
-    return facts_of(searched(), evaluation=True)
+    return everything()
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +102,96 @@ def test_searches_show_gains_over_leaving_alone(page: str, facts: dict[str, Any]
     assert 10 ** (shown[alpha, factor] / 10) == pytest.approx(grid["plain"] / grid["losses"][1][1], rel=1e-3)
 
 
+def test_attempts_stand_in_words_and_in_the_plot(page: str, facts: dict[str, Any]) -> None:
+    search, text, chart = facts["search"], words(page), charts(page)["attempts-chart"]
+    assert "Budget: at most 17,500 bytes and at most 1000 ms." in text
+    assert f"judged on {search['held_out']} images that did not calibrate" in text
+    drawn = {row["place"]: row for row in chart["data"]["values"]}
+    assert len(drawn) == len(search["attempts"]) > 2
+    for place, attempt in enumerate(search["attempts"]):
+        row = drawn[place]
+        kept = place == search["kept"]
+        why = "kept" if kept else "holds" if attempt["holds"] else attempt["broken"]
+        assert f"{place + 1} {attempt['name']} {why} {numbers.size(attempt['bytes'])}" in text
+        assert f"{numbers.decibels(attempt['sqnr_db'])} {numbers.decibels(attempt['predicted_db'])}" in text
+        assert (row["bytes"], row["sqnr_db"], row["kept"]) == (attempt["bytes"], attempt["sqnr_db"], kept)
+        assert row["verdict"] == ("keeps the budget" if attempt["holds"] else "breaks it")
+        better = [
+            other
+            for other in search["attempts"]
+            if other["bytes"] < attempt["bytes"] and other["sqnr_db"] > attempt["sqnr_db"]
+        ]
+        assert row["front"] == (not better)
+        assert row["text"].endswith(", kept") == kept
+    (limit,) = [layer for layer in chart["layer"] if layer["mark"]["type"] == "rule" and "data" in layer]
+    assert limit["data"]["values"] == [{"bytes": 17_500}]
+
+
+def test_a_drop_is_plotted_where_it_is_limited(facts: dict[str, Any]) -> None:
+    changed = copy.deepcopy(facts)
+    changed["search"]["limits"] = {"max_drop": 5.0, "max_bytes": None, "max_latency": None}
+    for place, attempt in enumerate(changed["search"]["attempts"]):
+        attempt["drop"] = float(place)
+    section = attempts(changed)
+    assert section is not None
+    chart = section.charts["attempts-chart"]
+    assert chart["encoding"]["y"]["field"] == "drop"
+    low, high = chart["encoding"]["y"]["scale"]["domain"]
+    assert low < 0 < 5 < high
+    changed["search"]["limits"]["max_drop"] = 100.0  # far off: nothing would be seen of the rest
+    section = attempts(changed)
+    assert section is not None
+    assert section.charts["attempts-chart"]["encoding"]["y"]["scale"]["domain"][1] < 10
+    assert section.values["limits_drawn"] == 0
+
+
+def test_attempts_of_which_little_is_known(facts: dict[str, Any]) -> None:
+    changed = copy.deepcopy(facts)
+    changed["search"] |= {"effects": [], "kept": None, "drop_of": ""}
+    for attempt in changed["search"]["attempts"]:
+        attempt |= dict.fromkeys(("drop", "counted_drop", "drop_error", "expected_drop", "latency_ms", "speedup"))
+        attempt |= {"sqnr_db": None, "holds": False, "broken": "takes 9 bytes"}
+    page = render(changed)
+    assert "None was kept." in words(page)
+    assert '<section id="bits"' not in page
+    assert not {name for name in charts(page) if name.startswith(("attempts", "bits"))}
+
+
+def test_layers_stand_by_what_bits_are_worth_there(page: str, facts: dict[str, Any]) -> None:
+    search, text = facts["search"], words(page)
+    rows = charts(page)["bits-chart"]["data"]["values"]
+    noise = {
+        effect["name"]: effect["importance"] * 10 ** (-effect["own_db"]["4"] / 10) / effect["weights"]
+        for effect in search["effects"]
+    }
+    assert list(dict.fromkeys(row["name"] for row in rows)) == sorted(noise, key=noise.__getitem__, reverse=True)
+    chosen = {row["name"]: int(row["choice"]) for row in rows if row["chosen"]}
+    assert chosen == search["attempts"][search["kept"]]["layer_bits"]
+    for effect in search["effects"]:
+        bits = chosen[effect["name"]]
+        assert f"{effect['name']} {bits} {effect['weights']:,} {numbers.plain(effect['importance'])} 2 bits:" in text
+        shown = {row["choice"]: row["db"] for row in rows if row["name"] == effect["name"]}
+        for many, db in effect["output_db"].items():  # importance is their mean, in dB
+            assert shown[many] == pytest.approx(db, abs=5)
+        means = [sum(values[many] for many in effect["output_db"]) / 2 for values in (shown, effect["output_db"])]
+        assert means[0] == pytest.approx(means[1], abs=1e-3)
+
+
+def test_a_layer_without_effect_has_no_noise_to_show() -> None:
+    effect = {"name": "a", "weights": 9, "own_db": {"4": 20.0, "8": None}, "output_db": {}, "importance": 0.0}
+    assert alone_db(effect) == alone_db(effect | {"importance": None}) == {}
+    assert alone_db(effect | {"importance": 0.1}) == {"4": pytest.approx(20 - 10 * math.log10(0.1))}
+    changed = copy.deepcopy(within_bytes())
+    changed["search"]["effects"][0] |= {"importance": None}
+    changed["search"]["effects"][1] |= {"name": "in float"}
+    text = words(render(changed))
+    assert "in float float" in text
+    assert "Float : 1 layer," in text
+
+
 def test_sections_without_facts_are_left_out() -> None:
     page = render(facts_of("int4-weight-only"))
-    for name in ("activations", "searches"):
+    for name in ("activations", "searches", "attempts", "bits"):
         assert f'<section id="{name}"' not in page
     assert "--evaluate DATA" in words(page)
 
@@ -121,6 +212,7 @@ def test_names_cannot_break_the_page(facts: dict[str, Any]) -> None:
         (numbers.percent(None), "–"),
         (numbers.points(-0.0123), "−1.23 points"),
         (numbers.decibels(-3.21), "−3.2 dB"),
+        (numbers.lost(-0.126), "−0.13 points"),
         (numbers.share(0.0), "0 %"),
         (numbers.share(3e-6), "< 0.001 %"),
         (numbers.share(0.000153), "0.015 %"),

@@ -5,6 +5,8 @@ from typing import Any
 
 from converter.report.page.section import Section
 from converter.report.page.sections.activations import activations
+from converter.report.page.sections.attempts import attempts
+from converter.report.page.sections.bits import bits
 from converter.report.page.sections.cost import cost
 from converter.report.page.sections.headline import headline
 from converter.report.page.sections.layers import layers
@@ -17,6 +19,8 @@ __all__ = ["SECTIONS"]
 
 SECTIONS: tuple[Callable[[Mapping[str, Any]], Section | None], ...] = (
     headline,
+    attempts,
+    bits,
     layers,
     weights,
     activations,

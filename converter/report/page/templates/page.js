@@ -28,9 +28,11 @@
       range: {
         category: ["one", "two", "three", "four", "five", "six"].map(colour),
         diverging: ["low", "middle", "high"].map(colour),
+        heatmap: ["low", "middle"].map(colour),
       },
       style: {
         covered: { color: colour("covered") },
+        halo: { stroke: colour("paper"), strokeWidth: 4, strokeJoin: "round", fontSize: 11.5 },
         line: { color: ink },
         note: { color: soft, fontSize: 11.5 },
         value: { color: ink, fontSize: 11.5 },

@@ -36,7 +36,9 @@ def qat_road_signs(progress: Progress) -> Iterator[Bar]:
     model = ROAD_SIGNS.model()
     training, evaluation = ROAD_SIGNS.images(model, 10_000)
     for bits, limit in ((4, 0.1), (2, 0.5)):
-        yield from _trained("ResNet-18 road signs", model, bits, training, evaluation, {"shift": 3, "epochs": 3}, limit, progress)
+        yield from _trained(
+            "ResNet-18 road signs", model, bits, training, evaluation, {"shift": 3, "epochs": 3}, limit, progress
+        )
 
 
 def _trained(

@@ -92,7 +92,7 @@ class _Writer:
         clamps, absorbed = _absorbed(self.model, graph, outputs)
         readers = _readers(graph)
         renamed: dict[str, str] = {}
-        for value in graph.input:
+        for value in (*graph.input, *graph.initializer):
             if value.name in self.model.ranges:
                 renamed[value.name] = self.quantize(value.name, value.name)
         for node in graph.node:

@@ -61,7 +61,11 @@ def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32]
         return None
     bits = _BITS[found.type]
     shift = 1 << (bits - 1) if found.type.startswith("u") else 0
-    parts: list[NDArray[Any]] = [found.codes.astype(np.int32) - shift, found.scale, found.zero_point.astype(np.int32) - shift]
+    parts: list[NDArray[Any]] = [
+        found.codes.astype(np.int32) - shift,
+        found.scale,
+        found.zero_point.astype(np.int32) - shift,
+    ]
     for node in reversed(moves):
         order = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
         parts = [np.transpose(part, order) for part in parts]

@@ -5,8 +5,8 @@
     floats -> QuantizeLinear [-> Clip] -> DequantizeLinear   the same, as training with fake quantization exports it
     codes -> Cast -> [Sub ->] Mul                            a weight of which alone the file holds codes
 
-Layers and tensors keep their names; what was added for the quantization is gone. A Clip that narrows the codes of an
-activation (7 bits of 8) becomes one of floats in front of it, which computes the same.
+Layers and tensors keep their names; what was added for the quantization is gone. What saturation did is said by a Clip
+of floats (`converter.read_clamps`), and so is a Clip that narrows the codes of an activation (7 bits of 8).
 """
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.found_weights import FoundConstant, found_constant, weight_codes
+from converter.read_clamps import with_clamps
 from converter.stored_weights import Tensors, find_stored, find_weight, layer_roles, type_name
 from passes.errors import ModelError
 from passes.found_grids import FoundCodes, FoundGrids
@@ -166,8 +167,8 @@ class _Reader:
         result = self.name(f"{root}_clipped")
         bounds = []
         for which, end in zip(("low", "high"), ends, strict=True):
-            bounds.append(self.name(f"{result}_{which}"))
-            self.add(bounds[-1], np.array(np.float32(end - grid.zero_point) * grid.scale))
+            value = np.array(np.float32(end - grid.zero_point) * grid.scale)
+            bounds.append(self.constant_named(f"{result}_{which}", value))
         self.note(result, grid)
         self.stands_for[node.output[0]] = result
         return [onnx.helper.make_node("Clip", [root, *bounds], [result], name=result)]
@@ -248,7 +249,13 @@ class _Reader:
         for node in nodes:
             node.input[:] = [renamed.get(self.root(name), self.root(name)) for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]
-        return nodes + ends
+        kept = {name: grid for name, grid in self.ranges.items() if name not in self.unkept}
+        return with_clamps(nodes, kept, self.outputs, self.constant_named) + ends
+
+    def constant_named(self, wanted: str, values: Floats) -> str:
+        name = self.name(wanted)
+        self.add(name, values)
+        return name
 
     def prune(self, nodes: list[NodeProto]) -> None:
         """Write back the nodes and initializers that an output or a subgraph depends on, and forget other tensors."""

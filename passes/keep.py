@@ -1,7 +1,7 @@
 """Grids and codes of a model that was quantized already, adopted as they are: nothing is rounded again."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -18,10 +18,18 @@ _AGAIN = "quantize it again with recipe int8 and --calibration"
 
 @dataclass(frozen=True)
 class KeepRanges(GraphPass):
-    """Adopt the grids of activations; their codes become those of the target's sign, which is exact."""
+    """Adopt the grids of activations.
+
+    Attributes:
+        sign: "target" has int8 or uint8 codes as the target's kernels want them: the same values, but onnxruntime's
+            uint8 kernels round a few of 1,000 results to the next code where those of int8 do not; "found" keeps the
+            file's, unless the target takes symmetric grids only.
+    """
 
     name: ClassVar[str] = "keep_ranges"
     stage: ClassVar[Stage] = Stage.RANGES
+
+    sign: Literal["target", "found"] = "target"
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.ranges`.
@@ -35,7 +43,8 @@ class KeepRanges(GraphPass):
         present = {tensor.name for node in model.graph.nodes for tensor in (*node.inputs, *node.outputs)}
         notes = []
         for tensor, found in model.found.ranges.items() if model.rules.linear else ():
-            grid = found.with_sign(model.rules.signed)
+            as_found = self.sign == "found" and not model.rules.symmetric
+            grid = found.with_sign(found.signed if as_found else model.rules.signed)
             if model.rules.symmetric and grid.zero_point not in ({0} if grid.signed else {0, 128}):
                 raise QuantizationError(
                     f"{tensor}: its grid has zero point {grid.zero_point}, and the target takes symmetric ones only; "

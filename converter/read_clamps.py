@@ -17,7 +17,7 @@ from passes.numerics.grid import ActivationGrid
 __all__ = ["with_clamps"]
 
 _BEFORE_CLAMPS = frozenset(
-    {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "Concat", "BatchNormalization"}
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Sum", "Mul", "Concat", "BatchNormalization"}
 )
 
 

@@ -133,6 +133,12 @@ class _Reader:
         if constant is not None:
             self.constant_of(node, constant)
             return []
+        stored = find_stored(node.output[0], self.tensors)
+        if stored.codes is not None:
+            raise ModelError(
+                f"{node.output[0]} is a constant in a form that is not read ({stored.type} with scales of "
+                f"{'float32' if stored.scale is None else type_name(stored.scale.data_type)}); pass the float model"
+            )
         if quantize is None or quantize.op_type != "QuantizeLinear":
             raise ModelError(f"{node.input[0]} holds codes that no QuantizeLinear writes; {_ADVICE}")
         root = self.root(quantize.input[0])
@@ -198,8 +204,6 @@ class _Reader:
         return _grid(float(scale.reshape(())), zero_point, signed=signed)
 
     def constant(self, name: str, of: str) -> TensorProto:
-        while name in self.tensors.makers and self.tensors.makers[name].op_type == "Identity":
-            name = self.tensors.makers[name].input[0]
         if name not in self.tensors.constants:
             raise ModelError(f"{of} is quantized by {name}, which is computed; {_ADVICE}")
         return self.tensors.constants[name]
@@ -261,12 +265,13 @@ class _Reader:
         """Write back the nodes and initializers that an output or a subgraph depends on, and forget other tensors."""
         inner = [attribute.g for node in nodes for attribute in node.attribute if attribute.HasField("g")]
         needed = self.outputs.union(*(node.input for graph in inner for node in Tensors.of(graph).nodes))
+        added = {tensor.name for tensor in self.initializers}
         kept = []
         for node in reversed(nodes):
-            if needed.intersection(node.output):
+            if needed.intersection(node.output) and not added.intersection(node.output):  # not the floats' own node
                 kept.append(node)
                 needed.update(node.input)
-        old = [tensor for tensor in self.graph.initializer if tensor.name not in self.given]
+        old = [tensor for tensor in self.graph.initializer if tensor.name not in added]
         initializers = [tensor for tensor in old + self.initializers if tensor.name in needed]
         shapes = [value for value in self.graph.value_info if value.name in needed]
         for field, content in (("node", kept[::-1]), ("initializer", initializers), ("value_info", shapes)):

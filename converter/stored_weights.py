@@ -90,12 +90,14 @@ class Tensors:
 
     @classmethod
     def of(cls, graph: onnx.GraphProto) -> "Tensors":
-        """All of ``graph``; a Constant node counts as the tensor it holds."""
+        """All of ``graph``; a Constant node, and an Identity of a constant, count as the tensor they hold."""
         graphs = list(_graphs(graph))
         nodes = [node for part in graphs for node in part.node if node.op_type != "Constant"]
         constants = {tensor.name: tensor for part in graphs for tensor in part.initializer}
         for node in (node for part in graphs for node in part.node if node.op_type == "Constant"):
             constants.update((node.output[0], entry.t) for entry in node.attribute if entry.HasField("t"))
+        for node in (node for node in nodes if node.op_type == "Identity" and node.input[0] in constants):
+            constants[node.output[0]] = constants[node.input[0]]
         return cls(tuple(nodes), {name: node for node in nodes for name in node.output if name}, constants)
 
 

@@ -86,7 +86,7 @@ class KeepCodes(GraphPass):
             if name in model.kept:
                 continue
             if found is None:
-                model.kept[name] = "its weight is a float in the source"
+                model.kept[name] = "its weight has no codes of 8 bits or fewer in the source"
                 continue
             codes, grid = found.on_grid(layer)
             weight, bias = model.weight(layer), model.bias(layer)

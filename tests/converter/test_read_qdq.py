@@ -217,9 +217,11 @@ def trained(*, clip: bool = True, reduced: bool = False) -> onnx.ModelProto:
         helper.make_node("QuantizeLinear", ["input", "x_scale", "x_zero"], ["x_q"]),
         *([helper.make_node("Clip", ["x_q", "x_low", "x_high"], ["x_c"])] if codes else []),
         helper.make_node("DequantizeLinear", ["x_c" if codes else "x_q", "x_scale", "x_zero"], ["x_d"]),
-        helper.make_node("QuantizeLinear", ["conv.weight", "scale", "zero"], ["w_q"], axis=0),
+        helper.make_node("Identity", ["zero"], ["w_zero"]),  # as PyTorch shares constants
+        helper.make_node("Identity", ["conv.weight"], ["w"]),
+        helper.make_node("QuantizeLinear", ["w", "scale", "w_zero"], ["w_q"], axis=0),
         *([helper.make_node("Clip", ["w_q", "low", "high"], ["w_c"])] if codes else []),
-        helper.make_node("DequantizeLinear", ["w_c" if codes else "w_q", "scale", "zero"], ["w_d"], axis=0),
+        helper.make_node("DequantizeLinear", ["w_c" if codes else "w_q", "scale", "w_zero"], ["w_d"], axis=0),
         helper.make_node("Conv", ["x_d", "w_d"], ["output"]),
     ]
     return make_model(nodes, constants, inputs={"input": ["n", 3, 6, 6]}, outputs={"output": ["n", 4, 4, 4]})
@@ -230,15 +232,36 @@ def trained(*, clip: bool = True, reduced: bool = False) -> onnx.ModelProto:
 def test_a_trained_file(clip: bool, reduced: bool) -> None:
     source = trained(clip=clip, reduced=reduced)
     model, found = read_qdq(open_model(source))
-    assert list(found.weights) == ["conv.weight"]
+    assert list(found.weights) == ["w"]
     narrow = clip and reduced
     assert [node.op_type for node in model.graph.node] == (["Clip", "Conv"] if narrow else ["Conv"])
     result = convert(source, recipe="keep")
-    assert [layer.name for layer in result.layers] == ["conv"]
+    assert [(layer.op, layer.bits, layer.activation_bits) for layer in result.layers] == [("Conv", 8, 8)]
     data = 3 * X[:, :, :6, :6]
     assert sqnr_db(scores(source, data), scores(result.model, data)) > 100
     if narrow:
         assert np.abs(scores(trained(clip=False), data) - scores(source, data)).max() > 0.1  # the Clip does something
+
+
+def test_a_float_bias_is_rounded_to_int32_and_the_report_says_so() -> None:
+    source = qdq(dequantize(), codes=PLAIN, scale=0.01, zero_point=ZERO)
+    source.graph.node[-1].input.append("bias")
+    source.graph.initializer.append(numpy_helper.from_array(np.linspace(-1, 1, 5, dtype=np.float32), "bias"))
+    result = convert(source, recipe="keep")
+    assert "bias rounded to steps of its input's scale times its weight's" in result.layers[0].note
+    assert np.abs(scores(result.model, ROWS) - scores(source, ROWS)).max() <= 0.51 * 0.05 * 0.01  # half of such a step
+    assert convert(result.model, recipe="keep").layers[0].note == "8 bits kept"
+
+
+def test_a_layer_in_float_stays_in_float() -> None:
+    source = convert(small_cnn(transpose=False), X, exclude=("deep",)).model
+    result = convert(source, recipe="keep")
+    reasons = {layer.name: layer.reason for layer in result.layers}
+    assert reasons == {"stem": "", "deep": "its weight has no codes of 8 bits or fewer in the source", "fc": ""}
+    np.testing.assert_array_equal(scores(result.model), scores(source))
+    solved = convert(source, X)
+    assert {layer.bits for layer in solved.layers} == {8}
+    assert "Sum" not in {node.op_type for node in solved.model.graph.node}  # what kept the layer in float goes with it
 
 
 def test_a_constant_operand_stays_on_integers(tmp_path: Path) -> None:
@@ -359,6 +382,15 @@ def many_scales() -> onnx.ModelProto:
     return model
 
 
+def half_scales() -> onnx.ModelProto:
+    model = qdq(dequantize(), codes=PLAIN, scale=0.01, zero_point=ZERO)
+    (scale,) = (tensor for tensor in model.graph.initializer if tensor.name == "scale")
+    scale.CopyFrom(numpy_helper.from_array(np.array(0.01, np.float16), "scale"))
+    model.graph.node.insert(3, helper.make_node("Cast", ["w"], ["wide"], to=TensorProto.FLOAT))
+    model.graph.node[4].input[1] = "wide"
+    return model
+
+
 def two_readers() -> onnx.ModelProto:
     model = qdq(dequantize(), codes=PLAIN, scale=0.01, zero_point=ZERO)
     model.graph.node.append(helper.make_node("Relu", ["input"], ["relu"], "relu"))
@@ -381,6 +413,7 @@ def pooled_codes() -> onnx.ModelProto:
         (inputs_scaled, QuantizationError, "fc: its scales lie along no output channels; quantize it again"),
         (sixteen_bits, ModelError, "input is quantized to uint16; activations of 8 bits are read; quantize it to int8"),
         (many_scales, ModelError, "input is quantized with 8 scales of float32; .*quantize it per tensor"),
+        (half_scales, ModelError, r"w is a constant in a form that is not read \(int8 with scales of float16\)"),
         (two_readers, QuantizationError, "input is read both quantized and in float.*; quantize it again with"),
         (pooled_codes, ModelError, r"flat \(Flatten\) computes on the codes of input; save it in QDQ form before"),
         (small_cnn, QuantizationError, "nothing to keep: the model is not quantized; use another recipe, such as int8"),

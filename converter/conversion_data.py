@@ -45,13 +45,15 @@ class Images:
 
 
 def require_calibration(calibration: Any, training: Any, recipe: Recipe) -> None:
-    """Refuse a recipe that looks at data where there are none, and training data that nothing trains on.
+    """Refuse a recipe that looks at data where there are none, and data that nothing looks at or trains on.
 
     Raises:
         UsageError: names the recipe.
     """
     if training is not None and not any(isinstance(step, Qat) for step in recipe.passes):
         raise UsageError(f"recipe {recipe.name!r} trains nothing; use a recipe with a qat pass, such as int4-qat")
+    if calibration is not None and recipe.keeps and not recipe.needs_calibration:
+        raise UsageError(f"recipe {recipe.name!r} keeps the grids it finds, so --calibration has no use; leave it out")
     if calibration is None and training is None and recipe.needs_calibration:
         raise UsageError(f"recipe {recipe.name!r} needs calibration data; use --calibration with images or an .npz")
 

@@ -1,4 +1,4 @@
-"""From a float model to a quantized one: load -> [calibrate -> pass -> check]* -> emit -> evaluate."""
+"""From a model to a quantized one: load -> [calibrate -> pass -> check]* -> emit -> evaluate."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ from converter.evaluate import evaluate_pair
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
 from converter.footprint import Footprint
 from converter.open import assumed_shape, open_model, require_layers, suggesting_shape
+from converter.read_qdq import read_qdq, requantized
 from converter.recipe import Recipe, find_recipe, learning_on
 from converter.recipe_changes import with_layers, with_overrides
 from converter.result import Result, layer_reports, stamp, versions
@@ -22,8 +23,7 @@ from converter.runtime import Progress, silent, unheard
 from converter.speed.search import find_slow_layers, leaving, require_measurable
 from converter.targets import find_target
 from converter.walk import DEFAULT_BUDGET
-from passes.activation_ranges import ActivationRanges
-from passes.base import Model
+from passes.base import Model, Stage
 from passes.check import check
 from passes.learned_rounding import Device
 
@@ -88,10 +88,12 @@ def convert(
         require_measurable(plan, chosen)
     footprint = Footprint()
     with footprint.step("open model"):
-        source = open_model(model, weights=weights, input_shape=input_shape)
+        source, found = read_qdq(open_model(model, weights=weights, input_shape=input_shape))
+    if found and not plan.keeps:
+        warn(requantized(found))
     require_layers(source)
     require_fit(source, chosen)
-    if not any(isinstance(step, ActivationRanges) for step in plan.passes):
+    if not any(step.stage == Stage.RANGES for step in plan.passes):
         require_weight_only(source, chosen)
     plan = with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
     with footprint.step("open data"), suggesting_shape(assumed_shape([model], input_shape)):
@@ -103,7 +105,7 @@ def convert(
             speed = find_slow_layers(source, plan, chosen, next(images.calibration.batches(1)).feeds, progress)
         plan = leaving(plan, speed)
 
-    work = Model(gs.import_onnx(source), chosen.rules)
+    work = Model(gs.import_onnx(source), chosen.rules, found=found)
     means = Means(images, memory_budget, plan.seed, progress, checkpoint)
     reports = []
     for step in plan.passes:

@@ -22,9 +22,9 @@ OPSET = 21  # the first opset with int4 and blocked DequantizeLinear
 IR_VERSION = 10  # the IR version that came with opset 21
 
 # fmt: off
-_QUANTIZED_OPS = frozenset([
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm",
-    "ConvInteger", "MatMulInteger", "MatMulNBits",
+_INTEGER_OPS = frozenset([
+    "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd", "ConvInteger", "MatMulInteger",
+    "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits",
 ])
 # fmt: on
 _SIGNATURES = (
@@ -39,18 +39,18 @@ _HEAVY_BYTES = 1024  # initializers above this size stay out of the version conv
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read a float model, with its external data, and bring it to opset >= 21 and IR version >= 10.
+    """Read a model of floats or in QDQ form, with its external data, and bring it to opset >= 21 and IR version >= 10.
 
     External data are looked for in the model's own folder. Local functions are inlined, and initializers that old
     files also list as graph inputs are inputs no longer: what remains in `graph.input` is what a caller feeds.
 
     Raises:
         ModelError: no such file, a folder, not an ONNX file, truncated, no nodes, missing external data, refused by
-            onnx.checker, no float32 input, already quantized, or an opset that cannot be upgraded.
+            onnx.checker, no float32 input, made of integer operators, or an opset that cannot be upgraded.
     """
     path = Path(path)
     model = read_onnx(path)
-    _refuse_empty_or_quantized(str(path), model)
+    _refuse_empty_or_integer(str(path), model)
     _load_external_data(path, model)
     _check(str(path), path)  # by path: works above 2 GB too
     return _prepared(str(path), model)
@@ -68,7 +68,7 @@ def load_proto(model: onnx.ModelProto, name: str = "model", *, inline_limit: int
             f"{name}: the data of {outside[0].name} are in a file outside of the model in memory; "
             "load it with onnx.load(path), or pass the path"
         )
-    _refuse_empty_or_quantized(name, model)
+    _refuse_empty_or_integer(name, model)
     if model.ByteSize() < inline_limit:
         _check(name, model)
     else:
@@ -177,16 +177,19 @@ def _is_text(head: bytes) -> bool:
     return all(byte >= 0x20 or byte in b"\t\n\r\f" for byte in head)
 
 
-def _refuse_empty_or_quantized(name: str, model: onnx.ModelProto) -> None:
+def _refuse_empty_or_integer(name: str, model: onnx.ModelProto) -> None:
     if not model.graph.node:
         raise ModelError(f"{name}: the graph is empty (no nodes); export the model again")
     count: dict[str, int] = {}
     for node in model.graph.node:
-        if node.op_type in _QUANTIZED_OPS:
+        if node.op_type in _INTEGER_OPS:
             count[node.op_type] = count.get(node.op_type, 0) + 1
     if count:
-        op = "QuantizeLinear" if "QuantizeLinear" in count else max(count, key=lambda kind: count[kind])
-        raise ModelError(f"{name} is already quantized ({count[op]} {op} nodes); pass the float model it was made from")
+        found = ", ".join(f"{number} {op}" for op, number in sorted(count.items()))
+        raise ModelError(
+            f"{name} is quantized already, to operators that compute on integers ({found}); files in QDQ form are read "
+            "(quant_format=QuantFormat.QDQ in onnxruntime); make it so, or pass the float model it was made from"
+        )
 
 
 def _load_external_data(path: Path, model: onnx.ModelProto) -> None:

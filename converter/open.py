@@ -62,7 +62,7 @@ def suggesting_shape(assumed: str) -> Iterator[None]:
 def open_model(
     model: Any, *, weights: str | Path | None = None, input_shape: Sequence[int] | None = None
 ) -> onnx.ModelProto:
-    """The float model as ONNX; the caller's own stays as it is.
+    """The model as ONNX, of floats or in QDQ form (see `converter.read_qdq`); the caller's own stays as it is.
 
     Args:
         model: path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.

@@ -29,6 +29,7 @@ from passes.float_activations import FloatActivations
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
 from passes.integer_forms import IntegerForms
+from passes.keep import KeepCodes, KeepRanges
 from passes.learned_rounding import Device, LearnedRounding
 from passes.normalise import Normalise
 from passes.obq import Obq
@@ -71,9 +72,11 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
             Awq,
             Rotate,
             ActivationRanges,
+            KeepRanges,
             Rtn,
             Gptq,
             Obq,
+            KeepCodes,
             BiasCorrection,
             ReestimateBatchnorm,
             LearnedRounding,
@@ -127,9 +130,14 @@ class Recipe:
         )
 
     @property
+    def keeps(self) -> bool:
+        """Whether weights keep the codes that they were read with."""
+        return any(isinstance(step, KeepCodes) for step in self.passes)
+
+    @property
     def sqnr_of(self) -> str:
         """What the layers' errors in a report are of: "weights" or "outputs"."""
-        return next(step.sqnr_of for step in self.passes if isinstance(step, LayerPass))
+        return next((step.sqnr_of for step in self.passes if isinstance(step, LayerPass)), "weights")
 
 
 def _check_order(passes: Sequence[Pass]) -> None:
@@ -190,6 +198,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "4-bit weights in blocks of 32; Gemm and MatMul become MatMulNBits, convolutions run in float",
                 (*_PREPARE, Gptq(bits=4, block=32)),
                 storage="matmulnbits",
+            ),
+            Recipe(
+                "keep",
+                "codes and grids of a quantized model as they are, for another target or storage; no calibration",
+                (Normalise(rewrite=False), KeepRanges(), KeepCodes()),
+                storage="packed",
             ),
         )
     }

@@ -28,6 +28,8 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
             raise UsageError(f"--exclude {name} leaves in float what --bits {name}={bits[name]} quantizes; give one")
     if not exclude and not bits:
         return recipe
+    if bits and recipe.keeps:
+        raise UsageError(f"recipe {recipe.name!r} keeps the codes it finds, so --bits has no use; leave it out")
     passes: list[Pass] = []
     for step in recipe.passes:
         if isinstance(step, Exclude):

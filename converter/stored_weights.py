@@ -20,6 +20,7 @@ __all__ = [
     "Roles",
     "StoredWeight",
     "Tensors",
+    "find_stored",
     "find_weight",
     "layer_roles",
     "tensor_bytes",
@@ -89,12 +90,14 @@ class Tensors:
 
     @classmethod
     def of(cls, graph: onnx.GraphProto) -> "Tensors":
-        """All of ``graph``; a Constant node counts as the tensor it holds."""
+        """All of ``graph``; a Constant node, and an Identity of a constant, count as the tensor they hold."""
         graphs = list(_graphs(graph))
         nodes = [node for part in graphs for node in part.node if node.op_type != "Constant"]
         constants = {tensor.name: tensor for part in graphs for tensor in part.initializer}
         for node in (node for part in graphs for node in part.node if node.op_type == "Constant"):
             constants.update((node.output[0], entry.t) for entry in node.attribute if entry.HasField("t"))
+        for node in (node for node in nodes if node.op_type == "Identity" and node.input[0] in constants):
+            constants[node.output[0]] = constants[node.input[0]]
         return cls(tuple(nodes), {name: node for node in nodes for name in node.output if name}, constants)
 
 
@@ -186,9 +189,9 @@ def find_weight(node: NodeProto, tensors: Tensors) -> StoredWeight:
     """The weight of a linear node (for MatMul and Gemm whichever operand is constant)."""
     roles = layer_roles(node)
     assert roles is not None
-    found = _follow(_input(node, roles.weight), tensors)
+    found = find_stored(_input(node, roles.weight), tensors)
     if found.codes is None and node.op_type in {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}:
-        other = _follow(_input(node, 0), tensors)
+        other = find_stored(_input(node, 0), tensors)
         found = other if other.codes is not None else found
     if roles.scale is not None:
         found.scale = tensors.constants.get(_input(node, roles.scale))
@@ -199,7 +202,8 @@ def find_weight(node: NodeProto, tensors: Tensors) -> StoredWeight:
     return found
 
 
-def _follow(name: str, tensors: Tensors) -> StoredWeight:
+def find_stored(name: str, tensors: Tensors) -> StoredWeight:
+    """What a tensor is made of, followed backwards to its initializer."""
     found = StoredWeight()
     while name and name not in found.path:
         found.path.append(name)
@@ -237,7 +241,7 @@ def _step_back(node: NodeProto, tensors: Tensors, found: StoredWeight) -> str:
         found.operators.append(node)
         found.signs = _signs(second, tensors)
         return first if found.signs is not None else ""
-    if node.op_type == "Cast" or node.op_type in _MOVES:
+    if node.op_type in {"Cast", "Clip"} or node.op_type in _MOVES:
         found.operators.append(node)
         return first
     return ""

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from passes.errors import QuantizationError
+from passes.found_grids import FoundGrids
 from passes.layer_names import require_layer
 from passes.linear import Linear, linear_layers
 from passes.numerics.channels import ChannelStatistics
@@ -74,6 +75,7 @@ class Model:
         kept: why a layer stays in float, by layer name.
         float_activations: why a layer reads floats although its weight is quantized, by layer name.
         exact: weight ``[g, o, k]`` and bias ``[g, o]`` a layer had before it was quantized, by layer name.
+        found: what the file that the model was read from was quantized with.
     """
 
     graph: gs.Graph
@@ -83,6 +85,7 @@ class Model:
     kept: dict[str, str] = field(default_factory=dict)
     float_activations: dict[str, str] = field(default_factory=dict)
     exact: dict[str, tuple[Floats, Floats | None]] = field(default_factory=dict)
+    found: FoundGrids = field(default_factory=FoundGrids)
 
     def layers(self) -> dict[str, Linear]:
         """Every linear layer by name, in the graph's order."""

@@ -5,7 +5,6 @@ import onnx_graphsurgeon as gs
 
 from passes.base import Model
 from passes.errors import QuantizationError
-from passes.numerics.grid import code_range
 
 __all__ = ["check"]
 
@@ -57,7 +56,7 @@ def _codes(model: Model) -> str | None:
     for name, quantized in model.quantized.items():
         if name not in layers:
             return f"quantized layer {name} is gone"
-        low, high = code_range(quantized.grid.bits)
+        low, high = -(1 << (quantized.grid.bits - 1)), (1 << (quantized.grid.bits - 1)) - 1  # codes found may be -128
         if quantized.codes.min() < low or quantized.codes.max() > high:
             return f"{name} has codes outside {low}..{high}"
         if not np.array_equal(model.weight(layers[name]), quantized.grid.values(quantized.codes)):

@@ -26,7 +26,10 @@ class Rule:
     exempt: tuple[str, ...] = ()
 
 
-CLICK = ("converter.cli", "converter.cli_context", "converter.cli_look", "converter.cli_targets", "converter.options")
+CLICK = tuple(
+    f"converter.{name}"
+    for name in ("cli", "cli_context", "cli_look", "cli_result", "cli_targets", "cli_train", "options")
+)
 RULES = (
     Rule(
         "passes.numerics",

@@ -23,6 +23,7 @@ from converter.conversion_data import open_data, require_calibration
 from converter.data import Preprocess, stored_preprocess
 from converter.evaluate import evaluate_pair
 from converter.open import assumed_shape, open_model, suggesting_shape
+from converter.read_qdq import read_qdq, requantized
 from converter.recipe import AUTO, RECIPES, Recipe, find_recipe
 from converter.recipe_changes import with_overrides
 from converter.result import Result
@@ -76,11 +77,15 @@ def convert_within(
     chosen = find_target(target)
     base = BASE if recipe == AUTO else find_recipe(recipe)
     require_calibration(calibration, None, base)
+    if base.keeps:
+        raise UsageError(f"recipe {base.name!r} has one result, so a budget has no use; leave it out")
     if calibration is None:
         raise UsageError("a budget is judged on images; use --calibration with images or an .npz")
     if budget.max_latency is not None and chosen.provider != "cpu":
         raise UsageError(f"--max-latency is measured on this machine's CPU, not on target {target!r}; leave it out")
-    source = open_model(model, weights=weights, input_shape=input_shape)
+    source, found = read_qdq(open_model(model, weights=weights, input_shape=input_shape))
+    if found:
+        warn(requantized(found))
     base = with_overrides(base, stored_preprocess(source), preprocess, limit, seed)
     reading = dataclasses.replace(base, limit=wanted(base.limit))
     with suggesting_shape(assumed_shape([model], input_shape)):

@@ -123,9 +123,8 @@ def absorbed_clamps(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> 
             continue
         if readers.get(source) != 1 or source not in produced:
             continue
-        first, last = grid.code_range
-        low, high = (first - grid.zero_point) * float(grid.scale), (last - grid.zero_point) * float(grid.scale)
-        if low >= bounds[0] and high <= bounds[1] * (1 + 1e-6):
+        low, high = np.rint(np.asarray(bounds) / float(grid.scale)) + grid.zero_point  # codes of the bounds
+        if low <= grid.code_range[0] and high >= grid.code_range[1]:  # saturation does what the clamp does
             clamps.add(node.name)
             result[source] = node.outputs[0].name
     return clamps, result

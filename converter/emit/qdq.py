@@ -86,7 +86,7 @@ class _Writer:
         rescaled = free_products(self.model)
         scalars = scalar_constants(graph) if self.model.rules.scalars else {}
         renamed: dict[str, str] = {}
-        for value in graph.input:
+        for value in (*graph.input, *graph.initializer):
             if value.name in self.model.ranges:
                 renamed[value.name] = self.add(self.activations.quantize(value.name, value.name))
         for node in graph.node:

@@ -17,7 +17,7 @@ from converter.emit.fragment import Fragment
 from converter.emit.storage import unsigned_tensor
 from passes.numerics.grid import Codes
 
-__all__ = ["join_three_bits", "packs_three_bits"]
+__all__ = ["join_three_bits", "joined_codes", "packs_three_bits"]
 
 _TOGETHER = 4  # signs in one element
 _WORTH = 6144  # codes; in fewer the nodes take more bytes than a bit a code saves
@@ -27,6 +27,13 @@ _SIGN_TABLE: NDArray[np.int8] = np.where((np.arange(16)[:, None] >> np.arange(_T
 def packs_three_bits(count: int) -> bool:
     """Whether a weight of that many 3-bit codes lies at 3 bits rather than in INT4."""
     return count >= _WORTH and count % _TOGETHER == 0
+
+
+def joined_codes(low: NDArray[np.uint8], signs: NDArray[np.uint8]) -> Codes:
+    """The codes whose parts a file holds: what the nodes compute."""
+    high = _SIGN_TABLE[signs].reshape(low.shape)
+    codes: Codes = low.astype(np.int8) | high
+    return codes
 
 
 def join_three_bits(fragment: Fragment, name: str, codes: Codes) -> str:

@@ -21,13 +21,14 @@ from passes.normalise.sharing import unshare_constants
 __all__ = ["Normalise", "normalise"]
 
 
-def normalise(graph: gs.Graph) -> list[str]:
+def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
     """Rewrite `graph` in place; what it computes stays the same. Returns a line for every kind of change.
 
     In order: Constant nodes and what follows from constants alone become initializers; Identity and inference-mode
     Dropout go; every node gets a unique name; every layer gets its own weight and bias; Pad with zeros
     becomes the convolution's own; means over all spatial axes become GlobalAveragePool and reshapes to [batch, rest]
-    become Flatten; Gemm has alpha = beta = 1; MatMul (+ Add) on a matrix becomes Gemm.
+    become Flatten; Gemm has alpha = beta = 1; MatMul (+ Add) on a matrix becomes Gemm. Without ``rewrite`` paddings,
+    means, reshapes and MatMuls stay as they are.
 
     Raises:
         ModelError: control flow, a training-mode BatchNormalization or Dropout, a layer in another float type, or
@@ -42,24 +43,34 @@ def normalise(graph: gs.Graph) -> list[str]:
     notes += remove_no_ops(graph)
     notes += name_nodes(graph)
     notes += unshare_constants(graph)
-    notes += absorb_pads(graph)
-    shapes = infer_shapes(graph)
-    notes += pool_means(graph, shapes)
-    notes += flatten_reshapes(graph, shapes)
     notes += absorb_alpha_beta(graph)
-    notes += matmul_to_gemm(graph, shapes)
+    if rewrite:
+        notes += absorb_pads(graph)
+        shapes = infer_shapes(graph)
+        notes += pool_means(graph, shapes)
+        notes += flatten_reshapes(graph, shapes)
+        notes += matmul_to_gemm(graph, shapes)
     graph.cleanup().toposort()
     return notes
 
 
 @dataclass(frozen=True)
 class Normalise(GraphPass):
-    """`normalise` as a pass."""
+    """`normalise` as a pass.
+
+    Attributes:
+        rewrite: padding, means, reshapes and MatMul become what later passes know better; without it every operator
+            stays the one it is.
+    """
 
     name: ClassVar[str] = "normalise"
     stage: ClassVar[Stage] = Stage.NORMALISE
 
+    rewrite: bool = True
+
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Rewrite the graph; no layer's result changes."""
-        notes = normalise(model.graph)
+        notes = normalise(model.graph, rewrite=self.rewrite)
+        if model.found:
+            notes = [f"the source was quantized already: {model.found} dequantized; that is the reference", *notes]
         return PassReport(self.name, skipped=dict.fromkeys(model.layers(), "computes the same"), notes=tuple(notes))

@@ -1,4 +1,4 @@
-"""Identity, and Dropout as it is at inference: its output is its input."""
+"""Identity, a Sum of one operand, and Dropout as it is at inference: their output is their input."""
 
 import onnx_graphsurgeon as gs
 
@@ -12,7 +12,9 @@ def remove_no_ops(graph: gs.Graph) -> list[str]:
     outputs = graph_output_names(graph)
     counts: dict[str, int] = {}
     for node in list(graph.nodes):
-        if node.op not in ("Identity", "Dropout") or not is_default_domain(node):
+        if node.op not in ("Identity", "Dropout", "Sum") or not is_default_domain(node):
+            continue
+        if node.op == "Sum" and len(node.inputs) > 1:
             continue
         mask_used = any(mask.outputs or mask.name in outputs for mask in node.outputs[1:])
         if not mask_used and bypass(graph, node):

@@ -146,6 +146,11 @@ class ActivationGrid:
         scale = np.float32(float(self.scale) * factor)
         return ActivationGrid(scale, self.zero_point, self.signed, self.low * factor, self.high * factor)
 
+    def with_sign(self, signed: bool) -> "ActivationGrid":
+        """The same values by codes of int8, or of uint8: all of them, the zero point too, lie 128 apart."""
+        shift = 128 * (int(self.signed) - int(signed))
+        return ActivationGrid(self.scale, self.zero_point + shift, signed, self.low, self.high)
+
     def values(self, x: Floats) -> Floats:
         """Quantize and dequantize float32 values of any shape."""
         low, high = self.code_range

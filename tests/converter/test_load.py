@@ -282,16 +282,15 @@ def test_external_data_outside_the_folder(tmp_path: Path) -> None:
     assert "external data cannot be read" in refusal(path)
 
 
-def test_an_already_quantized_model(tmp_path: Path) -> None:
-    quantize = [
-        node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-        node("DequantizeLinear", ["q", "scale", "zero"], ["h"]),
-        node("QuantizeLinear", ["h", "scale", "zero"], ["q2"]),
-        node("DequantizeLinear", ["q2", "scale", "zero"], ["y"]),
+def test_operators_that_compute_on_integers(tmp_path: Path) -> None:
+    multiply = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        node("ConvInteger", ["q", "codes", "zero"], ["sum"]),
+        node("Cast", ["sum"], ["y"], to=TensorProto.FLOAT),
     ]
-    model = build(quantize, constants={"scale": np.array(0.1, np.float32), "zero": np.array(0, np.uint8)})
-    message = refusal(saved(tmp_path, model))
-    assert "is already quantized (2 QuantizeLinear nodes); pass the float model" in message
+    message = refusal(saved(tmp_path, build(multiply, constants={"codes": np.ones((4, 3, 3, 3), np.uint8)})))
+    assert "to operators that compute on integers (1 ConvInteger, 1 DynamicQuantizeLinear)" in message
+    assert "quant_format=QuantFormat.QDQ in onnxruntime" in message
 
 
 def test_an_operator_the_converter_cannot_upgrade(tmp_path: Path) -> None:

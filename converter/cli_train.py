@@ -7,6 +7,7 @@ import click
 
 from converter import options
 from converter.cli_context import given_preprocess, state_shape, warn
+from passes.errors import UsageError
 
 if TYPE_CHECKING:
     from passes.learned_rounding import Device
@@ -39,7 +40,8 @@ __all__ = ["train"]
     "--checkpoint",
     type=options.FILE,
     metavar="FILE",
-    help="Where the training stands after every epoch; the same command goes on from it. OUT.checkpoint.",
+    help="Where the training stands after every epoch; the same command goes on from it. OUT.checkpoint, which "
+    "goes once OUT is written.",
 )
 @options.torch
 @options.images
@@ -84,6 +86,8 @@ def train(
     inputs = (("MODEL", model), ("--data", data), ("--calibration", calibration), ("--evaluate", evaluation))
     outputs = [("-o", output), ("--checkpoint", place), *(("--report", path) for path in report)]
     check_outputs(outputs, [*inputs, ("--weights", weights), ("--recipe", recipe)])
+    if calibration is not None and same_file(calibration, data):
+        raise UsageError(f"--calibration {calibration} is --data too: those images calibrate anyway; leave it out")
     for read in (data, calibration):
         if evaluation is not None and read is not None and same_file(evaluation, read):
             warn(f"{evaluation} is learned from and evaluates: the accuracy shown is not that on unseen images")
@@ -114,4 +118,5 @@ def train(
             warn=warn,
         )
     finish(result, model, output, report, quiet=quiet)
-    place.unlink(missing_ok=True)
+    if checkpoint is None:
+        place.unlink(missing_ok=True)

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from converter.data import Dataset, Preprocess, input_specs, load_data
@@ -44,13 +46,13 @@ class Images:
         return self.calibration if isinstance(step, LearnedRounding) else self.learnable
 
 
-def require_calibration(calibration: Any, training: Any, recipe: Recipe) -> None:
+def require_calibration(calibration: Any, training: Any, checkpoint: Path | None, recipe: Recipe) -> None:
     """Refuse a recipe that looks at data where there are none, and data that nothing looks at or trains on.
 
     Raises:
         UsageError: names the recipe.
     """
-    if training is not None and not any(isinstance(step, Qat) for step in recipe.passes):
+    if (training is not None or checkpoint is not None) and not any(isinstance(step, Qat) for step in recipe.passes):
         raise UsageError(f"recipe {recipe.name!r} trains nothing; use a recipe with a qat pass, such as int4-qat")
     if calibration is not None and recipe.keeps and not recipe.needs_calibration:
         raise UsageError(f"recipe {recipe.name!r} keeps the grids it finds, so --calibration has no use; leave it out")
@@ -93,29 +95,38 @@ def open_data(
     unseen, learned = whole(evaluation), whole(training)
     data = calibration
     if data is None and learned is not None:
-        data = _learnable(learned, recipe)
+        data = _learnable(learned, recipe, Qat)
+    learnt = classes if any(isinstance(step, Qat) for step in recipe.passes) else None
     if isinstance(data, Dataset):
+        check_labels(data.source, data.labels, learnt)
         data = data.limit(recipe.limit, recipe.seed)
     elif data is not None:
-        data = load_data(data, inputs, preprocess=recipe.preprocess, limit=recipe.limit, seed=recipe.seed)
+        data = load_data(
+            data, inputs, preprocess=recipe.preprocess, limit=recipe.limit, seed=recipe.seed, classes=learnt
+        )
     refuse_unused(given, [found for found in (data, unseen, learned) if found is not None])
     check_channels(recipe.preprocess, inputs)
-    for warning in _warnings(recipe, data, unseen):
+    for warning in _warnings(recipe, data, unseen, learned):
         warn(warning)
-    if learned is not None:
+    if data is None:
         return Images(data, unseen, learned, data)
-    return Images(data, unseen, data, None if data is None else _learnable(data, recipe))
+    if learned is not None:
+        return Images(data, unseen, learned, _learnable(data, recipe, LearnedRounding))
+    return Images(data, unseen, data, _learnable(data, recipe, LearnedRounding, Qat))
 
 
-def _learnable(data: Dataset, recipe: Recipe) -> Dataset:
-    """The images that no pass of the recipe judges by."""
+def _learnable(data: Dataset, recipe: Recipe, *kinds: type) -> Dataset:
+    """The images that no pass of those kinds judges by."""
+    rows = np.arange(len(data))
     for step in recipe.passes:
-        if isinstance(step, LearnedRounding | Qat):
-            return data.select(hold_out(len(data), step.held_out, recipe.seed).train)
-    return data
+        if isinstance(step, LearnedRounding | Qat) and isinstance(step, kinds):
+            rows = np.intersect1d(rows, hold_out(len(data), step.held_out, recipe.seed).train)
+    return data.select(rows)
 
 
-def _warnings(recipe: Recipe, data: Dataset | None, unseen: Dataset | None) -> Iterator[str]:
+def _warnings(recipe: Recipe, data: Dataset | None, unseen: Dataset | None, learned: Dataset | None) -> Iterator[str]:
+    if data is not None and learned is None and any(isinstance(step, Qat) for step in recipe.passes):
+        yield f"{recipe.name} trains on the {len(data)} images that calibrate; `train` takes all you have"
     yield from [text for found in (data, unseen) if found is not None and (text := unscaled(found))][:1]
     if data is not None and recipe.needs_calibration and len(data) < _FEW_IMAGES:
         yield (

@@ -83,7 +83,7 @@ def convert(
     started = time.perf_counter()
     plan = with_layers(learning_on(find_recipe(recipe), device), exclude, bits)
     chosen = find_target(target)
-    require_calibration(calibration, training, plan)
+    require_calibration(calibration, training, checkpoint, plan)
     if measure_speed:
         require_measurable(plan, chosen)
     footprint = Footprint()
@@ -122,6 +122,8 @@ def convert(
         fix_batch(quantized)
     calibrated = None if images.calibration is None else images.calibration.describe()
     facts = {"target": target, "calibration": calibrated, "versions": versions()}
+    if training is not None and images.training is not None:
+        facts["training"] = images.training.describe()
     measured = {} if speed is None else {"speed": speed.to_json()}
     stamp(quantized, plan, layers, work.float_activations, facts | measured)
     metrics = None

@@ -145,6 +145,8 @@ def _check_order(passes: Sequence[Pass]) -> None:
     for place, (first, second) in enumerate(itertools.pairwise(passes), start=2):
         if first.stage > second.stage:
             raise RecipeError(f"{second.name} (pass {place}) cannot come after {first.name}; {_order()}")
+    if sum(isinstance(step, Qat) for step in passes) > 1:
+        raise RecipeError(f"{Qat.name} can stand in a recipe once; give one more epochs")
     names = [step.name for step in passes if step.stage == Stage.WEIGHTS]
     if len(names) != 1:
         found = f"{' and '.join(names)} both quantize" if names else "no pass quantizes"
@@ -186,7 +188,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int4-qat",
                 "int4, then trained with its quantization in place, with torch; see `train`",
-                (*_PREPARE, Rotate(), ActivationRanges(), Gptq(bits=4), Qat()),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4), Qat()),
             ),
             Recipe(
                 "int4-weight-only",

@@ -5,11 +5,10 @@ machine runs faster so (`converter.speed` finds them), or whose activations are 
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import ClassVar
 
 from passes.base import Change, GraphPass, Model, PassReport, Stats
-from passes.errors import QuantizationError
+from passes.layer_names import require_layer
 
 __all__ = ["FloatActivations"]
 
@@ -36,10 +35,7 @@ class FloatActivations(GraphPass):
         """
         known = model.layers()
         for name in self.layers:
-            if name not in known:
-                nearest = get_close_matches(name, known, 1)
-                hint = f"did you mean {nearest[0]!r}?" if nearest else f"the layers are {', '.join(known)}"
-                raise QuantizationError(f"float_activations: no layer is named {name!r}; {hint}")
+            require_layer(name, known, self.name)
             model.float_activations[name] = self.reason
         changed = {name: Change(self.reason) for name in self.layers}
         return PassReport(self.name, changed, {name: "not named" for name in known if name not in changed})

@@ -2,7 +2,7 @@
 
 Learned step sizes after Esser et al. 2020 (LSQ, arXiv 1902.08153), started from a post-training solution; what is
 learned from are labels or, without them, the float network (distillation, Hinton et al. 2015, arXiv 1503.02531). This
-is the configuration; `converter.learn.train` does the work.
+is the configuration; `converter.learn.training_loop` does the work.
 """
 
 from dataclasses import dataclass

@@ -24,7 +24,7 @@ from converter.data import Preprocess, stored_preprocess
 from converter.evaluate import evaluate_pair
 from converter.open import assumed_shape, open_model, suggesting_shape
 from converter.read_qdq import read_qdq, requantized
-from converter.recipe import AUTO, RECIPES, Recipe, find_recipe
+from converter.recipe import AUTO, RECIPES, Recipe, find_recipe, learning_on
 from converter.recipe_changes import with_overrides
 from converter.result import Result
 from converter.runtime import Progress, silent, unheard
@@ -75,8 +75,8 @@ def convert_within(
     """
     started = time.perf_counter()
     chosen = find_target(target)
-    base = BASE if recipe == AUTO else find_recipe(recipe)
-    require_calibration(calibration, None, base)
+    base = BASE if recipe == AUTO else learning_on(find_recipe(recipe), device)
+    require_calibration(calibration, None, None, base)
     if base.keeps:
         raise UsageError(f"recipe {base.name!r} has one result, so a budget has no use; leave it out")
     if calibration is None:
@@ -99,6 +99,7 @@ def convert_within(
     for trial in _rungs(bench, base) if recipe == AUTO else [bench.attempt(base.name, base)]:
         progress(f"auto: {trial.attempt.name}", 1, 1)
 
+    result = bench.kept()
     attempts, winner = tuple(trial.attempt for trial in bench.trials), best(bench.trials, budget)
     search = Search(
         str(budget),
@@ -109,7 +110,6 @@ def convert_within(
         None if winner is None else attempts.index(winner.attempt),
         () if bench.effects is None else bench.effects.layers(),
     )
-    result = bench.kept()
     if result is None:
         raise BudgetError(_why_not(bench, judge), search)
     metrics = None if unseen is None else evaluate_pair(source, result.model, unseen, result.recipe.name, progress)
@@ -135,6 +135,8 @@ def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
         three = with_bits(dict.fromkeys(four.attempt.layer_bits, 3)).passes
         starts.append(bench.attempt("int3", dataclasses.replace(base, passes=three)))
         yield starts[-1]
+        if _settled(starts[-1], budget) and budget.max_drop is not None:
+            return
     mixed = None
     for mixed in mixed_attempts(bench, base, eight, starts):
         yield mixed

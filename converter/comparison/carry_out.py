@@ -20,6 +20,7 @@ from converter.result import Result
 from converter.runtime import Progress, silent, unheard
 from converter.save import write_onnx
 from passes.errors import UsageError
+from passes.qat import Qat
 
 __all__ = ["Improvement", "Origin", "carry_out", "command", "require_origin", "stored_origin"]
 
@@ -100,10 +101,13 @@ def carry_out(
         ConvertError: as `converter.convert`.
     """
     found, images = require_origin(model, names[1], calibration)
+    recipe = stored_recipe(read_onnx(model), names[1])
+    if any(isinstance(step, Qat) for step in recipe.passes):
+        raise UsageError(f"{names[1]} was trained, which is not done again here; use `train` with --exclude or --bits")
     result = convert(
         reference,
         images,
-        recipe=stored_recipe(read_onnx(model), names[1]),
+        recipe=recipe,
         target=found.target,
         exclude=suggestion.exclude,
         bits=suggestion.bits,

@@ -30,14 +30,14 @@ def learn_rounding(
 def train(
     model: Model, settings: Qat, data: Dataset | None, progress: Progress, *, seed: int, checkpoint: Path | None
 ) -> PassReport:
-    """Train a quantized model; see `converter.learn.train.train_network`.
+    """Train a quantized model; see `converter.learn.training_loop.train_network`.
 
     Raises:
         QuantizationError: torch is not installed, or what `train_network` raises.
         DataError: there are no images, or what `train_network` raises.
     """
     images = _required(settings.name, data)
-    from converter.learn.train import train_network
+    from converter.learn.training_loop import train_network
 
     return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint)
 

@@ -11,13 +11,13 @@ import torch
 from converter.learn.objective import Score
 from passes.errors import OutputError, UsageError
 
-__all__ = ["Checkpoint", "Progress", "load", "save"]
+__all__ = ["Checkpoint", "TrainingState", "load", "save"]
 
 State = dict[str, Any]
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """A training after ``epoch`` epochs: what it is now, and the best it has been."""
 
     epoch: int
@@ -41,7 +41,7 @@ class Checkpoint:
     training: str
 
 
-def load(checkpoint: Checkpoint, device: torch.device) -> Progress | None:
+def load(checkpoint: Checkpoint, device: torch.device) -> TrainingState | None:
     """Where the training stands; None if there is no file.
 
     Raises:
@@ -54,7 +54,7 @@ def load(checkpoint: Checkpoint, device: torch.device) -> Progress | None:
         content = torch.load(path, map_location=device, weights_only=True)
         found = content.pop("training")
         share = content.pop("share")
-        progress = Progress(score=Score(content.pop("loss"), share), **content)
+        progress = TrainingState(score=Score(content.pop("loss"), share), **content)
     except Exception as error:  # a damaged file raises many types
         kind = type(error).__name__
         raise UsageError(f"{path} is not a checkpoint ({kind}); delete it, or give another --checkpoint") from error
@@ -65,7 +65,7 @@ def load(checkpoint: Checkpoint, device: torch.device) -> Progress | None:
     return progress
 
 
-def save(checkpoint: Checkpoint, progress: Progress) -> None:
+def save(checkpoint: Checkpoint, progress: TrainingState) -> None:
     """Write the file beside its name, then rename it.
 
     Raises:

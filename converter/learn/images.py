@@ -12,11 +12,11 @@ from torch import Tensor
 
 from converter.data import Dataset
 
-__all__ = ["Images", "augmented", "epoch_batches", "in_order"]
+__all__ = ["ImageBatch", "augmented", "epoch_batches", "in_order"]
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageBatch:
     """Some images: inputs ``[n, ...]`` by name, and their labels ``[n]`` if they have any."""
 
     inputs: Mapping[str, Tensor]
@@ -28,7 +28,7 @@ class Images:
 
 def epoch_batches(
     data: Dataset, images: NDArray[np.intp], size: int, seed: Sequence[int], device: torch.device
-) -> Iterator[Images]:
+) -> Iterator[ImageBatch]:
     """Each of the images once, in random order; fewer than ``size`` at the end are left for another epoch.
 
     Args:
@@ -43,13 +43,13 @@ def epoch_batches(
     yield from _read(data, [order[start : start + size] for start in range(0, len(order) - size + 1, size)], device)
 
 
-def in_order(data: Dataset, images: NDArray[np.intp], size: int, device: torch.device) -> Iterator[Images]:
+def in_order(data: Dataset, images: NDArray[np.intp], size: int, device: torch.device) -> Iterator[ImageBatch]:
     """All of the images."""
     yield from _read(data, [images[start : start + size] for start in range(0, len(images), size)], device)
 
 
 def augmented(inputs: Mapping[str, Tensor], flip: bool, shift: int, draws: np.random.Generator) -> dict[str, Tensor]:
-    """Images ``[n, c, h, w]`` mirrored and moved at random, other inputs as they are; edges are repeated outwards.
+    """ImageBatch ``[n, c, h, w]`` mirrored and moved at random, other inputs as they are; edges are repeated outwards.
 
     Args:
         inputs: by name; all images of one sample are moved alike.
@@ -75,7 +75,7 @@ def augmented(inputs: Mapping[str, Tensor], flip: bool, shift: int, draws: np.ra
     return result
 
 
-def _read(data: Dataset, parts: Sequence[NDArray[np.intp]], device: torch.device) -> Iterator[Images]:
+def _read(data: Dataset, parts: Sequence[NDArray[np.intp]], device: torch.device) -> Iterator[ImageBatch]:
     with ThreadPoolExecutor(max_workers=1) as ahead:
         waiting = ahead.submit(_load, data, parts[0]) if parts else None
         for following in [*parts[1:], None]:
@@ -83,16 +83,16 @@ def _read(data: Dataset, parts: Sequence[NDArray[np.intp]], device: torch.device
                 return
             images = waiting.result()
             waiting = None if following is None else ahead.submit(_load, data, following)
-            yield Images(
+            yield ImageBatch(
                 {name: value.to(device) for name, value in images.inputs.items()},
                 None if images.labels is None else images.labels.to(device),
             )
 
 
-def _load(data: Dataset, rows: NDArray[np.intp]) -> Images:
+def _load(data: Dataset, rows: NDArray[np.intp]) -> ImageBatch:
     chosen = next(data.select(rows).batches(len(rows)))
     inputs = {}
     for name, values in chosen.feeds.items():
         tensor = torch.from_numpy(np.ascontiguousarray(values))
         inputs[name] = tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-    return Images(inputs, None if chosen.labels is None else torch.from_numpy(np.array(chosen.labels)))
+    return ImageBatch(inputs, None if chosen.labels is None else torch.from_numpy(np.array(chosen.labels)))

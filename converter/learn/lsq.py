@@ -52,7 +52,12 @@ class StepGrid(nn.Module):
 
     def step(self) -> Tensor:
         """The scale, a positive scalar."""
-        return float(self.grid.scale) * torch.exp(self.growth.clamp(-_MOST_GROWTH, min(self.most, _MOST_GROWTH)))
+        return float(self.grid.scale) * torch.exp(self.growth)
+
+    @torch.no_grad()
+    def confine(self) -> None:
+        """Bring the scale back into its bounds; a clamp in `step` would have no gradient past them."""
+        self.growth.clamp_(-_MOST_GROWTH, min(self.most, _MOST_GROWTH))
 
     def solution(self) -> ActivationGrid:
         """The grid as it is now."""
@@ -109,7 +114,7 @@ class StepWeight(nn.Module):
 
     def scales(self) -> Tensor:
         """``[g, o, b]``, positive and large enough for an int32 bias."""
-        scale = self.start_scale * torch.exp(self.growth.clamp(-_MOST_GROWTH, _MOST_GROWTH))
+        scale = self.start_scale * torch.exp(self.growth)
         bias = self.bias()
         if bias is None or not self.inputs:
             return scale
@@ -119,6 +124,11 @@ class StepWeight(nn.Module):
     def bias(self) -> Tensor | None:
         """``[g, o]``."""
         return None if self.shift is None else self.start_bias + self.shift * self.unit
+
+    @torch.no_grad()
+    def confine(self) -> None:
+        """Bring the scales back into their bounds."""
+        self.growth.clamp_(-_MOST_GROWTH, _MOST_GROWTH)
 
     @torch.no_grad()
     def solution(self) -> tuple[Codes, Grid, Floats | None]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Score", "loss", "scored"]
+__all__ = ["Score", "is_classifier", "loss", "scored"]
 
 Tensors = Mapping[str, Tensor]
 
@@ -17,13 +17,13 @@ def loss(kind: Literal["labels", "float"], found: Tensors, teacher: Tensors, lab
     """The mean over a batch.
 
     ``labels``: cross-entropy of the first output. ``float``: the Kullback-Leibler divergence from the float network's
-    class probabilities (Hinton et al. 2015, §2) where the only output is ``[n, classes]``; other outputs' squared
-    error over the variance of the float network's.
+    class probabilities (Hinton et al. 2015, §2) and the scores' relative error where the output is a classifier's;
+    other outputs' squared error over the variance of the float network's.
     """
     if kind == "labels" and labels is not None:
-        return F.cross_entropy(next(iter(found.values())), labels)
-    if _scores(teacher):
-        logits, wanted = next(iter(found.values())), next(iter(teacher.values()))
+        return F.cross_entropy(_scores(found), labels)
+    if is_classifier(teacher):
+        logits, wanted = _scores(found), _scores(teacher)
         divergence = F.kl_div(
             F.log_softmax(logits, 1), F.log_softmax(wanted, 1), log_target=True, reduction="batchmean"
         )
@@ -55,15 +55,20 @@ class Score:
 
 def scored(found: Tensors, teacher: Tensors, labels: Tensor | None) -> Tensor | None:
     """Which images of a batch have the right class, ``[n]`` of bool; None where outputs are not scores of classes."""
-    if not _scores(teacher):
+    if not is_classifier(teacher):
         return None
-    classes = next(iter(found.values())).argmax(1)
-    return classes == (next(iter(teacher.values())).argmax(1) if labels is None else labels)
+    return _scores(found).argmax(1) == (_scores(teacher).argmax(1) if labels is None else labels)
 
 
-def _scores(outputs: Tensors) -> bool:
+def is_classifier(outputs: Tensors) -> bool:
+    """Whether there is one output, ``[n, classes]`` or that with axes of size 1 behind it."""
     first = next(iter(outputs.values()))
-    return len(outputs) == 1 and first.ndim == 2 and first.shape[1] > 1
+    return len(outputs) == 1 and first.ndim >= 2 and first.shape[1] > 1 and first[0].numel() == first.shape[1]
+
+
+def _scores(outputs: Tensors) -> Tensor:
+    """The first output as ``[n, classes]``."""
+    return next(iter(outputs.values())).flatten(1)
 
 
 def _error(found: Tensor, wanted: Tensor) -> Tensor:

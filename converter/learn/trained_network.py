@@ -79,6 +79,17 @@ class TrainedNetwork(nn.Module):
         """In the order of `layers`."""
         return cast("list[StepWeight]", list(self.weights))
 
+    def confine(self) -> None:
+        """Put step sizes that left their bounds back onto them."""
+        for module in (*self.grids, *self.weights):
+            cast("StepGrid | StepWeight", module).confine()
+
+    def facts(self) -> list[object]:
+        """What training starts from, besides parameters and constants, ready for JSON."""
+        grids = [[str(grid), cast(StepGrid, step).most] for grid, step in zip(self.starts, self.grids, strict=True)]
+        scales = {name: self.model.quantized[name].grid.bits for name in self.layers}
+        return [grids, self.place, scales, self.model.rules.bias]
+
     def on(self, device: torch.device) -> "TrainedNetwork":
         """The network, its constants with it, on a device."""
         self.program.constants = {name: value.to(device) for name, value in self.program.constants.items()}

@@ -25,7 +25,6 @@ __all__ = [
     "fitted",
     "float_layers_table",
     "inspection_tables",
-    "layers_table",
     "percent",
     "plain_table",
     "preprocessing",
@@ -152,26 +151,6 @@ def float_layers_table(layers: Iterable[LayerReport]) -> Table | None:
         if layer.reason:
             row(table, layer.name, layer.op, layer.reason)
     return table if table.row_count else None
-
-
-def layers_table(result: Result) -> Table:
-    """Every layer with what was done to it."""
-    columns = ["layer", "op", "shape", "weights", "activations", "rounded", "written", "what"]
-    table = plain_table("Layers", columns, numbers={5, 6})
-    for layer in result.layers:
-        row(
-            table,
-            layer.name,
-            layer.op,
-            "x".join(map(str, layer.shape)),
-            _weight_bits(layer),
-            _bits(layer.activation_bits),
-            decibels(layer.before_db),
-            decibels(layer.after_db),
-            layer.reason or layer.note,
-        )
-    table.caption = f"rounded, written: SQNR of the layer's {result.recipe.sqnr_of}, plainly rounded and as written"
-    return table
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:

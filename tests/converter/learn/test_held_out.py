@@ -43,9 +43,18 @@ def test_other_passes_get_the_rest(judging: LearnedRounding | Qat) -> None:
     np.testing.assert_array_equal(rows(found.shown_to(judging)), X)
 
 
+def test_what_one_judges_by_no_other_sees() -> None:
+    recipe = Recipe("both", "", (Gptq(bits=4), LearnedRounding(held_out=0.25), Qat(held_out=0.25)), seed=7)
+    judges = {X[row].tobytes() for row in hold_out(24, 0.25, 7).judge}
+    found = opened(recipe)
+    assert not judges & {image.tobytes() for image in rows(found.shown_to(Gptq()))}
+    apart = opened(recipe, training=images(24, 3, 12, 12, seed=5))
+    np.testing.assert_array_equal(rows(apart.shown_to(Gptq())), X[hold_out(24, 0.25, 7).train])
+
+
 def test_without_a_judge_all_is_everybodys() -> None:
     found = opened(Recipe("plain", "", (Gptq(bits=4),)))
-    assert found.shown_to(Gptq()) is found.calibration
+    np.testing.assert_array_equal(rows(found.shown_to(Gptq())), X)
 
 
 def test_training_images_that_do_not_judge_calibrate() -> None:

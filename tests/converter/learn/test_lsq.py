@@ -50,13 +50,25 @@ def test_a_grid_does_not_grow_past_the_clamp_that_it_stands_for() -> None:
     grid = StepGrid(ActivationGrid.of(0.0, 5.0), learned=True, bound=6.0)
     with torch.no_grad():
         grid.growth.fill_(1.0)
+    grid.confine()
     assert float(grid.solution().scale) * 255 == pytest.approx(6.0)
+
+
+def test_a_step_at_its_bound_can_shrink() -> None:
+    grid = StepGrid(ActivationGrid.of(0.0, 6.0), learned=True, bound=6.0)
+    with torch.no_grad():
+        grid.growth.add_(0.1)
+    grid.confine()
+    grid(torch.full((1, 4), 5.0)).square().sum().backward()
+    assert grid.growth.grad is not None
+    assert float(grid.growth.grad) != 0
 
 
 def test_a_step_stays_positive() -> None:
     grid = StepGrid(GRID, learned=True)
     with torch.no_grad():
         grid.growth.fill_(-99.0)
+    grid.confine()
     assert grid.solution().scale > 0
 
 

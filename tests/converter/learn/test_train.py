@@ -14,12 +14,13 @@ torch = pytest.importorskip("torch")
 
 from converter import Recipe, convert, train  # noqa: E402
 from converter.emit.qdq import emit  # noqa: E402
-from converter.learn.train import train_network  # noqa: E402
+from converter.learn.objective import is_classifier, loss  # noqa: E402
 from converter.learn.trained_network import TrainedNetwork  # noqa: E402
+from converter.learn.training_loop import train_network  # noqa: E402
 from passes.activation_ranges import ActivationRanges  # noqa: E402
 from passes.base import Model  # noqa: E402
 from passes.check import check  # noqa: E402
-from passes.errors import ConvertError, DataError, OutputError, QuantizationError, UsageError  # noqa: E402
+from passes.errors import ConvertError, DataError, OutputError, QuantizationError, RecipeError, UsageError  # noqa: E402
 from passes.gptq import Gptq  # noqa: E402
 from passes.normalise import Normalise  # noqa: E402
 from passes.numerics.error import sqnr_db  # noqa: E402
@@ -33,6 +34,7 @@ from tests.converter.networks import (  # noqa: E402
     quiet,
     resnet,
     run,
+    set_ranges,
 )
 
 X, UNSEEN = images(64, 3, 12, 12), images(64, 3, 12, 12, seed=9)
@@ -175,6 +177,12 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     train_network(quantized(3), replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=place)
     with pytest.raises(UsageError, match="of another training"):
         train_network(quantized(3), replace(SHORT, epochs=2), data, quiet, seed=0, checkpoint=place)
+    other = quantized(3)
+    set_ranges(other, UNSEEN * 2)
+    starts = (quantize(resnet(), Gptq(bits=3), X, ranges=True), other)
+    for start in starts:  # other codes, other grids of activations
+        with pytest.raises(UsageError, match="of another training"):
+            train_network(start, replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=place)
     place.write_bytes(place.read_bytes()[:100])
     with pytest.raises(UsageError, match="not a checkpoint"):
         train_network(quantized(3), replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=place)
@@ -200,6 +208,25 @@ def test_refusals(settings: Qat, x: NDArray[np.float32], kind: type[ConvertError
     with pytest.raises(kind, match=message):
         train_network(model, settings, dataset(prepared(resnet()), x), quiet, seed=0)
     np.testing.assert_array_equal(outputs(model), before)
+
+
+def test_a_model_of_fixed_batch_is_refused() -> None:
+    model = resnet()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+    with pytest.raises(DataError, match="batch is fixed to 8"):
+        train_network(quantized(4), SHORT, dataset(model, X), quiet, seed=0)
+
+
+def test_scores_may_have_axes_of_one() -> None:
+    outputs = {"y": torch.zeros(3, 4, 1, 1)}
+    assert is_classifier(outputs)
+    assert float(loss("labels", outputs, outputs, torch.tensor([0, 1, 2]))) == pytest.approx(np.log(4))
+    assert not is_classifier({"y": torch.zeros(3, 4, 2, 1)})
+
+
+def test_two_trainings_in_a_recipe_are_refused() -> None:
+    with pytest.raises(RecipeError, match="once"):
+        Recipe("twice", "", (Normalise(), Gptq(), Qat(), Qat()))
 
 
 def test_nothing_quantized_is_refused() -> None:
@@ -231,3 +258,10 @@ def test_training_data_that_nothing_trains_on_are_refused() -> None:
         train(resnet(), X, recipe="int8")
     with pytest.raises(UsageError, match="trains nothing"):
         convert(resnet(), X, training=X, recipe="int4")
+    with pytest.raises(UsageError, match="trains nothing"):
+        convert(resnet(), X, checkpoint=Path("c"), recipe="int4")
+
+
+def test_labels_that_are_no_classes_are_refused() -> None:
+    with pytest.raises(DataError, match="label"):
+        convert(resnet(), (X, np.arange(64)), recipe=Recipe("t", "", (ActivationRanges(), Gptq(), SHORT)))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +20,8 @@ from converter.learn.checkpoint import Checkpoint
 from converter.learn.covered import Coverage
 from converter.learn.device import find_device
 from converter.learn.held_out import HeldOut, hold_out
-from converter.learn.images import Images, augmented, epoch_batches, in_order
-from converter.learn.objective import Score, loss, scored
+from converter.learn.images import ImageBatch, augmented, epoch_batches, in_order
+from converter.learn.objective import Score, is_classifier, loss, scored
 from converter.learn.trained_network import TrainedNetwork
 from converter.runtime import Progress
 from passes.base import Change, CoveredRange, Model, PassReport
@@ -60,8 +60,8 @@ def train_network(
         raise QuantizationError(f"{settings.name} trains quantized layers; put it after gptq or rtn in the recipe")
     _require_data(data, settings)
     training = _Training(model, settings, data, seed, find_device(settings.device, settings.name))
-    before = training.layer_errors()
     place = None if checkpoint is None else Checkpoint(checkpoint, training.digest())
+    before = training.layer_errors()
     start, best, epoch = training.run(progress, place)
     return training.report(start, best, epoch, before, time.perf_counter() - started)
 
@@ -71,10 +71,10 @@ def _require_data(data: Dataset, settings: Qat) -> None:
         raise DataError(f"{settings.name} needs at least {_FEWEST_IMAGES} training images, not {len(data)}")
     if settings.objective == "labels" and data.labels is None:
         raise DataError(f"{data.source} has no labels; use objective = 'float' to learn from the float network")
-    if data.static_batch not in {None, settings.batch}:
+    if data.static_batch is not None:
         raise DataError(
-            f"the model's batch is fixed to {data.static_batch}, and training takes {settings.batch} images at a time; "
-            "export it with a dynamic batch"
+            f"the model's batch is fixed to {data.static_batch}, and training takes as many images as it likes; export "
+            "it with a dynamic batch"
         )
     if (settings.flip or settings.shift) and not any(len(spec.shape) == 4 for spec in data.inputs):
         raise DataError(f"{settings.name}: flip and shift are for images, and no input of the model has 4 axes")
@@ -91,14 +91,25 @@ class _Training:
         self.network = TrainedNetwork(model, sample, learn_activations=settings.learn_activations).on(device)
         self.size = min(settings.batch, len(self.split.train))
         self.steps = len(self.split.train) // self.size
-        labelled = settings.objective == "labels" or (settings.objective == "auto" and data.labels is not None)
-        self.objective: Literal["labels", "float"] = "labels" if labelled else "float"
+        self.objective: Literal["labels", "float"] = self._objective(sample)
         parameters = list(self.network.parameters())
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.SGD(parameters, lr=settings.rate, momentum=settings.momentum)
             if settings.optimizer == "sgd"
             else torch.optim.Adam(parameters, lr=settings.rate)
         )
+
+    def _objective(self, sample: Mapping[str, Tensor]) -> Literal["labels", "float"]:
+        """Labels where they are asked for, or are there and the output is a classifier's."""
+        wanted = self.settings.objective
+        classes = is_classifier(self.network.teacher(_on(sample, self.device)))
+        if wanted == "labels" and not classes:
+            raise DataError(
+                f"{self.data.source} has labels, but the output is no classifier's; use objective = 'float'"
+            )
+        if wanted == "labels" or (wanted == "auto" and classes and self.data.labels is not None):
+            return "labels"
+        return "float"
 
     def run(self, progress: Progress, place: Checkpoint | None) -> tuple[Score, Score, int]:
         """Train; the score before, the best one, and after how many epochs it was reached."""
@@ -117,7 +128,9 @@ class _Training:
                 best, best_epoch, state = found, epoch + 1, copy.deepcopy(self.network.state_dict())
             if place is not None:
                 network, optimizer = self.network.state_dict(), self.optimizer.state_dict()
-                checkpoints.save(place, checkpoints.Progress(epoch + 1, network, optimizer, state, best_epoch, best))
+                checkpoints.save(
+                    place, checkpoints.TrainingState(epoch + 1, network, optimizer, state, best_epoch, best)
+                )
         self.network.load_state_dict(state)
         return start, best, best_epoch
 
@@ -131,7 +144,7 @@ class _Training:
                 group["lr"] = settings.rate * 0.5 * (1 + math.cos(math.pi * step / total))
             images = batch
             if settings.flip or settings.shift:
-                images = Images(augmented(batch.inputs, settings.flip, settings.shift, draws), batch.labels)
+                images = ImageBatch(augmented(batch.inputs, settings.flip, settings.shift, draws), batch.labels)
             value = self._loss(images)
             if not torch.isfinite(value):
                 raise QuantizationError(
@@ -143,6 +156,7 @@ class _Training:
             if settings.optimizer == "sgd":
                 self._normalise()
             self.optimizer.step()
+            self.network.confine()
             progress(settings.name, step + 1, total)
 
     @torch.no_grad()
@@ -152,7 +166,7 @@ class _Training:
             if parameter.grad is not None:
                 parameter.grad /= parameter.grad.square().mean().sqrt() + 1e-30
 
-    def _loss(self, images: Images) -> Tensor:
+    def _loss(self, images: ImageBatch) -> Tensor:
         teacher = {} if self.objective == "labels" else self.network.teacher(images.inputs)
         return loss(self.objective, self.network(images.inputs), teacher, images.labels)
 
@@ -216,14 +230,16 @@ class _Training:
         """Of everything that decides the training's course."""
         settings = dataclasses.asdict(self.settings)
         settings.pop("device")
-        layers = {
-            name: [str(weight.grid.bits), list(weight.weight.shape)]
-            for name, weight in zip(self.network.layers, self.network.step_weights(), strict=True)
-        }
-        found = hashlib.sha256(json.dumps([settings, layers, self.seed, self.data.digest()]).encode())
-        for name, value in sorted(self.network.program.constants.items()):
-            found.update(name.encode() + value.cpu().numpy().tobytes())
+        data = {name: fact for name, fact in self.data.describe().items() if name != "source"}
+        found = hashlib.sha256(json.dumps([settings, self.seed, data, self.network.facts()]).encode())
+        for tensors in (self.network.program.constants, self.network.state_dict()):
+            for name, value in sorted(tensors.items()):
+                found.update(name.encode() + value.cpu().numpy().tobytes())
         return found.hexdigest()
+
+
+def _on(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in inputs.items()}
 
 
 class _Seen:

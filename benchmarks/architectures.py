@@ -150,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipes", default="int8,int4", help=f"of {','.join(RECIPES)}, or all; default int8,int4")
     parser.add_argument("--size", type=int, default=IMAGENET_SIZE, help="of the images, in pixels")
     options = parser.parse_args(arguments)
-    recipes = list(RECIPES) if options.recipes == "all" else options.recipes.split(",")
+    every = [name for name, recipe in RECIPES.items() if not recipe.keeps]
+    recipes = every if options.recipes == "all" else options.recipes.split(",")
     for given, known in ((options.names, ARCHITECTURES), (recipes, RECIPES)):
         for name in given:
             if name not in known:

@@ -9,6 +9,8 @@ Layers and tensors keep their names; what was added for the quantization is gone
 of floats (`converter.read_clamps`), and so is a Clip that narrows the codes of an activation (7 bits of 8).
 """
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -186,7 +188,7 @@ class _Reader:
             self.unkept[root] = "is quantized twice, on different grids"
 
     def grid(self, node: NodeProto, root: str) -> ActivationGrid:
-        scale = numpy_helper.to_array(self.constant(node.input[1], root))
+        scale = _single(numpy_helper.to_array(self.constant(node.input[1], root)))
         if scale.size != 1 or scale.dtype != np.float32:
             raise ModelError(
                 f"{root} is quantized with {scale.size} scales of {scale.dtype}; activations with one scale of float32 "
@@ -200,7 +202,10 @@ class _Reader:
                     f"{root} is quantized to {type_name(tensor.data_type)}; activations of 8 bits are read; "
                     "quantize it to int8 or uint8, or pass the float model"
                 )
-            zero_point, signed = int(numpy_helper.to_array(tensor).reshape(())), tensor.data_type == TensorProto.INT8
+            zero_point, signed = (
+                int(_single(numpy_helper.to_array(tensor)).reshape(())),
+                tensor.data_type == TensorProto.INT8,
+            )
         return _grid(float(scale.reshape(())), zero_point, signed=signed)
 
     def constant(self, name: str, of: str) -> TensorProto:
@@ -295,6 +300,11 @@ def _grid(scale: float, zero_point: int, *, signed: bool) -> ActivationGrid:
     grid = ActivationGrid(np.float32(scale), zero_point, signed, 0.0, 0.0)
     low, high = grid.ends
     return ActivationGrid(grid.scale, zero_point, signed, low, high)
+
+
+def _single(values: NDArray[Any]) -> NDArray[Any]:
+    """One value where all are the same, as for floats that a layer reads channel by channel (`emit.activations`)."""
+    return values.reshape(-1)[:1] if values.size > 1 and np.all(values == values.flat[0]) else values
 
 
 def _plain_name(name: str) -> str:

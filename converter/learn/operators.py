@@ -140,6 +140,17 @@ def _slice(
     return x[tuple(places)]
 
 
+def _shape(attrs: Attributes, x: Tensor) -> Tensor:
+    return torch.tensor(list(x.shape)[attrs.get("start", 0) : attrs.get("end")])
+
+
+def _gather(attrs: Attributes, x: Tensor, indices: Tensor) -> Tensor:
+    axis = int(attrs.get("axis", 0)) % x.ndim
+    places = torch.where(indices < 0, indices + x.shape[axis], indices)
+    found = x.index_select(axis, places.reshape(-1))
+    return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+
+
 def _squeeze(attrs: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
     chosen = _axes(attrs, axes)
     return x.squeeze(chosen) if chosen else x.squeeze()
@@ -176,6 +187,7 @@ OPERATORS: Mapping[str, Callable[..., Tensor]] = {
     "Erf": lambda attrs, x: torch.erf(x),
     "Exp": lambda attrs, x: torch.exp(x),
     "Flatten": _flatten,
+    "Gather": _gather,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "HardSigmoid": _hard_sigmoid,
@@ -189,6 +201,7 @@ OPERATORS: Mapping[str, Callable[..., Tensor]] = {
     "ReduceMean": _reduce_mean,
     "Relu": lambda attrs, x: torch.relu(x),
     "Reshape": _reshape,
+    "Shape": _shape,
     "Sigmoid": lambda attrs, x: torch.sigmoid(x),
     "Slice": _slice,
     "Softmax": _softmax,

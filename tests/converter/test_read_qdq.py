@@ -376,7 +376,7 @@ def many_scales() -> onnx.ModelProto:
     model = qdq(dequantize(), codes=PLAIN, scale=0.01, zero_point=ZERO)
     for tensor in model.graph.initializer:
         if tensor.name == "x_scale":
-            tensor.CopyFrom(numpy_helper.from_array(np.full(8, 0.05, np.float32), "x_scale"))
+            tensor.CopyFrom(numpy_helper.from_array(np.linspace(0.04, 0.06, 8, dtype=np.float32), "x_scale"))
         elif tensor.name == "x_zero":
             tensor.CopyFrom(numpy_helper.from_array(np.full(8, 128, np.uint8), "x_zero"))
     return model

@@ -223,8 +223,8 @@ def test_a_recipe_made_in_python_is_checked_too(field: str, value: int) -> None:
 
 
 ORDER = (
-    "the order is normalise, then fold_batchnorm, exclude, float_activations, equalize, smoothquant, awq, rotate, "
-    "then activation_ranges, keep_ranges, then exactly one of rtn, gptq, obq, keep_codes"
+    "the order is normalise, then fold_batchnorm, integer_forms, exclude, float_activations, equalize, smoothquant, "
+    "awq, rotate, then activation_ranges, keep_ranges, then exactly one of rtn, gptq, obq, keep_codes"
 )
 
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from converter.learn.operators import OPERATORS, Program, unsupported  # noqa: E402
 from converter.learn.spatial import NoTorchForm  # noqa: E402
-from tests.converter.networks import LAYERS, branches, images, random, relative_error, resnet, run  # noqa: E402
+from tests.converter.networks import LAYERS, branches, images, random, relative_error, resnet, run, shape_branch  # noqa: E402
 
 EQUAL = 1e-5  # of max|y|: float32 sums in another order
 
@@ -58,6 +58,7 @@ CASES: dict[str, tuple[str, tuple[NDArray[Any] | None, ...], dict[str, Any]]] = 
     "elu": ("Elu", (), {"alpha": 0.7}),
     "erf": ("Erf", (), {}),
     "exp": ("Exp", (), {}),
+    "gather": ("Gather", (np.array([[2, 0], [-1, 1]]),), {"axis": 1}),
     "flatten": ("Flatten", (), {"axis": 2}),
     "gelu": ("Gelu", (), {}),
     "gelu_tanh": ("Gelu", (), {"approximate": "tanh"}),
@@ -141,12 +142,16 @@ def test_convolutions_of_any_geometry(
     assert agrees(alone("Conv", X, (weight, random(6)), group=group, strides=strides, **geometry), X)
 
 
-@pytest.mark.parametrize("proto", [resnet(), branches()], ids=["resnet", "branches"])
+@pytest.mark.parametrize("proto", [resnet(), branches(), shape_branch()], ids=["resnet", "branches", "shapes"])
 def test_a_whole_network_computes_what_onnxruntime_does(proto: onnx.ModelProto) -> None:
-    feeds = {"x": images(4, 3, 12, 12)} if len(proto.graph.input) == 1 else {"a": images(4, 3, 8, 8), "b": images(4, 4)}
+    feeds = {value.name: images(4, *_sizes(value)) for value in proto.graph.input}
     found = computed(proto, feeds)
     for name, expected in zip([output.name for output in proto.graph.output], run(proto, feeds), strict=True):
         assert relative_error(found[name], expected) < EQUAL
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int]:
+    return [dim.dim_value or 12 for dim in value.type.tensor_type.shape.dim][1:]
 
 
 def test_weights_and_tensors_can_be_replaced() -> None:

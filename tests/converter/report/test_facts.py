@@ -197,7 +197,7 @@ def test_a_search_says_what_was_asked_and_what_was_kept() -> None:
     facts = within_bytes()
     check(facts)
     search = facts["search"]
-    assert search["limits"] == {"max_drop": None, "max_bytes": 17_500, "max_latency": 1000.0}
+    assert search["limits"] == {"max_drop": None, "max_bytes": 18_200, "max_latency": 1000.0}
     attempts = search["attempts"]
     assert [attempt["holds"] for attempt in attempts[:2]] == [False, False]
     kept = attempts[search["kept"]]

@@ -13,6 +13,7 @@ from converter.report.page.sections.layers import layers
 from converter.report.page.sections.provenance import provenance
 from converter.report.page.sections.searches import searches
 from converter.report.page.sections.skipped import skipped
+from converter.report.page.sections.speed import speed
 from converter.report.page.sections.weights import weights
 
 __all__ = ["SECTIONS"]
@@ -25,6 +26,7 @@ SECTIONS: tuple[Callable[[Mapping[str, Any]], Section | None], ...] = (
     weights,
     activations,
     searches,
+    speed,
     skipped,
     cost,
     provenance,

@@ -194,6 +194,8 @@ class _Network:
         spread: dict[str, Floats] = {}
 
         def measure(name: str, value: torch.Tensor) -> torch.Tensor:
+            if not value.is_floating_point():
+                return value
             axis = 1 if value.ndim == 4 else value.ndim - 1
             axes = [other for other in range(value.ndim) if other != axis]
             spread[name] = value.std(dim=axes, unbiased=False).cpu().numpy()

@@ -45,7 +45,7 @@ reference: $(STAMP)  ## write docs/reference from docstrings, fields and --help
 	$(PYTHON) -m benchmarks.reference_pages
 
 test: $(STAMP)  ## run the tests; ARGS="-k gptq" is passed on
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## formatting and lint, changing nothing
 	$(PYTHON) -m ruff format --check .

@@ -112,6 +112,12 @@ def convert_within(
     )
     if result is None:
         raise BudgetError(_why_not(bench, judge), search)
+    kept = None if winner is None else winner.attempt.counted_drop
+    if budget.max_drop is not None and kept is not None and kept > budget.max_drop:
+        warn(
+            f"{len(held_out)} images judged, which is few: they lost {kept:.2f} points by count; of others fewer are "
+            "expected; give more images, or look at the drop with --evaluate"
+        )
     metrics = None if unseen is None else evaluate_pair(source, result.model, unseen, result.recipe.name, progress)
     seconds = time.perf_counter() - started
     return dataclasses.replace(result, metrics=metrics, search=search, seconds=seconds)

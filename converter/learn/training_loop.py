@@ -204,7 +204,7 @@ class _Training:
         unit = what if best.share is not None else "to the float network"
         judged = f"{start} -> {best} {unit} of {len(self.split.judge)} held-out images"
         if epoch == 0:
-            reason = f"training gained nothing: {judged}"
+            reason = f"gained nothing: {judged}"
             return PassReport(self.settings.name, {}, self.kept | dict.fromkeys(before, reason), (reason,), seconds)
         moved = self.network.write()
         after = self.layer_errors()

@@ -17,7 +17,7 @@ from converter.learn.operators import Program
 from passes.linear import Linear
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 
-__all__ = ["BIAS_HEADROOM", "LearnedWeight", "QuantizedBlock", "fake_quantize", "stored"]
+__all__ = ["LearnedWeight", "QuantizedBlock", "fake_quantize", "holding", "spread", "stored", "whole"]
 
 BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, as in `converter.walk`
 
@@ -64,9 +64,7 @@ class LearnedWeight(nn.Module):
 
     def forward(self) -> Tensor:
         """The weight as the node stores it."""
-        scale = self.scales()
-        if self.grid.block is not None:
-            scale = scale.repeat_interleave(self.grid.block, dim=2)[:, :, : self.codes.shape[2]]
+        scale = spread(self.scales(), self.grid.block, self.codes.shape[2])
         return stored(self.layer, (self.codes + self.nudge - self.zero_point) * scale)
 
     def scales(self) -> Tensor:
@@ -75,8 +73,7 @@ class LearnedWeight(nn.Module):
         bias = self.bias()
         if bias is None or self.input_scale is None:
             return scale
-        floor = bias.detach().abs() / (self.input_scale * BIAS_HEADROOM)  # [g, o]
-        return torch.maximum(scale, floor[:, :, None])
+        return holding(scale, bias, self.input_scale)
 
     def bias(self) -> Tensor | None:
         """``[g, o]``."""
@@ -87,8 +84,7 @@ class LearnedWeight(nn.Module):
         bias = self.bias()
         if bias is None or self.input_scale is None or self.grid.block is not None:
             return bias
-        step = self.scales().detach()[:, :, 0] * self.input_scale
-        return bias + (torch.round(bias.detach() / step) * step - bias.detach())
+        return whole(bias, self.scales()[:, :, 0] * self.input_scale)
 
     @torch.no_grad()
     def solution(self) -> tuple[Codes, Grid, Floats | None]:
@@ -137,6 +133,23 @@ class QuantizedBlock(nn.Module):
     def _quantize(self, name: str, value: Tensor) -> Tensor:
         grid = self.ranges.get(name)
         return value if grid is None else fake_quantize(value, grid)
+
+
+def holding(scale: Tensor, bias: Tensor, input_scale: Tensor | float) -> Tensor:
+    """Scales ``[g, o, b]``, raised to where biases ``[g, o]`` fit int32 with room to spare."""
+    floor = bias.detach().abs() / (input_scale * BIAS_HEADROOM)  # [g, o]
+    return torch.maximum(scale, floor[:, :, None])
+
+
+def whole(bias: Tensor, step: Tensor) -> Tensor:
+    """Biases ``[g, o]`` as integers times ``step``, as the file holds them; the gradient passes."""
+    step = step.detach()
+    return bias + (torch.round(bias.detach() / step) * step - bias.detach())
+
+
+def spread(scale: Tensor, block: int | None, k: int) -> Tensor:
+    """Scales ``[g, o, b]`` for every one of k inputs, or as they are where a channel has one."""
+    return scale if block is None else scale.repeat_interleave(block, dim=2)[:, :, :k]
 
 
 def stored(layer: Linear, matrix: Tensor) -> Tensor:

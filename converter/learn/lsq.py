@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from converter.learn.fake_quantize import BIAS_HEADROOM, stored
+from converter.learn.fake_quantize import holding, spread, stored, whole
 from passes.linear import Linear
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 
@@ -118,8 +118,7 @@ class StepWeight(nn.Module):
         bias = self.bias()
         if bias is None or not self.inputs:
             return scale
-        floor = bias.detach().abs() / (self.inputs[0].step().detach() * BIAS_HEADROOM)
-        return torch.maximum(scale, floor[:, :, None])
+        return holding(scale, bias, self.inputs[0].step().detach())
 
     def bias(self) -> Tensor | None:
         """``[g, o]``."""
@@ -144,9 +143,7 @@ class StepWeight(nn.Module):
         return torch.clamp(value, self.low - self.zero_point, self.high - self.zero_point)
 
     def _spread(self, scale: Tensor) -> Tensor:
-        if self.grid.block is None:
-            return scale
-        return scale.repeat_interleave(self.grid.block, dim=2)[:, :, : self.weight.shape[2]]
+        return spread(scale, self.grid.block, self.weight.shape[2])
 
     def _deployed_bias(self, scale: Tensor) -> Tensor | None:
         bias = self.bias()
@@ -154,9 +151,7 @@ class StepWeight(nn.Module):
             return None
         if not self.inputs or self.grid.block is not None:
             return bias.reshape(-1)
-        step = (scale[:, :, 0] * self.inputs[0].step()).detach()
-        whole = torch.round(bias.detach() / step) * step
-        return (bias + (whole - bias).detach()).reshape(-1)
+        return whole(bias, scale[:, :, 0] * self.inputs[0].step()).reshape(-1)
 
 
 class _OnGrid(torch.autograd.Function):

@@ -73,8 +73,8 @@ def _require_data(data: Dataset, settings: Qat) -> None:
         raise DataError(f"{data.source} has no labels; use objective = 'float' to learn from the float network")
     if data.static_batch is not None:
         raise DataError(
-            f"the model's batch is fixed to {data.static_batch}, and training takes as many images as it likes; export "
-            "it with a dynamic batch"
+            f"the model's batch is fixed to {data.static_batch}, and training takes batches of its own; export it with "
+            "a dynamic batch"
         )
     if (settings.flip or settings.shift) and not any(len(spec.shape) == 4 for spec in data.inputs):
         raise DataError(f"{settings.name}: flip and shift are for images, and no input of the model has 4 axes")

@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from converter.emit.three_bits import joined_codes
 from converter.stored_weights import StoredWeight, Tensors, find_stored, type_name
 from passes.found_grids import FoundCodes
-from passes.numerics.grid import Floats
+from passes.numerics.grid import Codes, Floats
 
 __all__ = ["FoundConstant", "found_constant", "weight_codes"]
 
@@ -25,7 +25,10 @@ _FORMS = {
     ("DequantizeLinear", "BitwiseOr", "Cast"),
     ("DequantizeLinear", "QuantizeLinear"),
     ("DequantizeLinear", "Clip", "QuantizeLinear"),
+    ("DequantizeLinear", "Reshape", "Mul", "Cast"),
+    ("DequantizeLinear", "Reshape", "Mul", "BitwiseOr", "Cast"),
     ("Mul", "Cast"),
+    ("Mul", "Reshape", "Mul", "Cast"),
     ("Mul", "Sub", "Cast"),
 }
 
@@ -36,7 +39,8 @@ class FoundConstant:
 
     Attributes:
         type: of the codes: int8, uint4, int32.
-        block: elements along one axis that share a scale.
+        block: elements along one axis that share a scale, or a multiple of it.
+        multiples: of every code's scale; None: each is 1.
     """
 
     codes: NDArray[Any]
@@ -44,10 +48,12 @@ class FoundConstant:
     zero_point: NDArray[Any]
     type: str
     block: int | None = None
+    multiples: Codes | None = None
 
     def values(self) -> Floats:
         """Dequantized, in float32 and in the order that DequantizeLinear uses."""
         difference = self.codes.astype(np.int64) - self.zero_point
+        difference = difference if self.multiples is None else difference * self.multiples
         values: Floats = (difference.astype(np.float32) * self.scale).astype(np.float32)
         return values
 
@@ -65,12 +71,13 @@ def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32]
         found.codes.astype(np.int32) - shift,
         found.scale,
         found.zero_point.astype(np.int32) - shift,
+        *([] if found.multiples is None else [found.multiples]),
     ]
     for node in reversed(moves):
         order = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
         parts = [np.transpose(part, order) for part in parts]
-    codes, scale, zero_point = parts
-    return FoundCodes(codes.astype(np.int8), scale, zero_point.astype(np.int8), bits, found.block, bias)
+    codes, scale, zero_point, *multiples = parts
+    return FoundCodes(codes.astype(np.int8), scale, zero_point.astype(np.int8), bits, found.block, bias, *multiples)
 
 
 def found_constant(node: NodeProto, tensors: Tensors) -> FoundConstant | None:
@@ -89,6 +96,12 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
     codes = numpy_helper.to_array(stored.codes)
     if stored.signs is not None:
         codes = joined_codes(codes.astype(np.uint8), numpy_helper.to_array(stored.signs).astype(np.uint8))
+    block, multiples = None, None
+    if stored.multiples is not None:
+        shape = numpy_helper.to_array(tensors.constants[steps["Reshape"].input[1]])
+        shared = numpy_helper.to_array(stored.multiples).astype(np.int8)
+        block = codes.size // shared.size
+        codes, multiples = (part.reshape(shape) for part in (codes, np.broadcast_to(shared, codes.shape)))
     last = stored.operators[[node.op_type in {"DequantizeLinear", "Mul"} for node in stored.operators].index(True)]
     scale = _spread(numpy_helper.to_array(stored.scale), last, codes.shape)
     zero = np.zeros((), np.int32) if stored.zero_point is None else numpy_helper.to_array(stored.zero_point)
@@ -103,7 +116,8 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
             codes = _clipped(codes, steps["Clip"], tensors)
     elif type_name(stored.codes.data_type).startswith("float"):
         return None
-    return FoundConstant(codes.astype(np.int32), scale, zero_point, kind, _attribute(last, "block_size", 0) or None)
+    block = block or _attribute(last, "block_size", 0) or None
+    return FoundConstant(codes.astype(np.int32), scale, zero_point, kind, block, multiples)
 
 
 def _spread(values: NDArray[Any], node: NodeProto, shape: tuple[int, ...]) -> NDArray[Any] | None:

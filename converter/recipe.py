@@ -115,6 +115,11 @@ class Recipe:
             raise RecipeError(f"seed must not be negative, not {self.seed}")
         for step in self.passes:
             block = step.block if isinstance(step, LayerPass) else None
+            if isinstance(step, LayerPass) and step.two_level and self.storage in {"matmulnbits", "dequantize"}:
+                raise RecipeError(
+                    f"{step.name}: two_level scales need their weights unpacked when the model loads, which storage "
+                    f"{self.storage!r} does not do; use storage cast, packed or int8"
+                )
             if self.storage == "matmulnbits" and block is not None and block not in BLOCKS:
                 allowed = ", ".join(map(str, BLOCKS))
                 raise RecipeError(f"{step.name}: MatMulNBits has no blocks of {block}; block can be one of {allowed}")
@@ -178,22 +183,22 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int4",
                 "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4)),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=16, two_level=True)),
             ),
             Recipe(
                 "int4-learned",
                 "int4, then codes, scales and biases learned block by block with torch",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4), LearnedRounding()),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=16, two_level=True), LearnedRounding()),
             ),
             Recipe(
                 "int4-qat",
                 "int4, then trained with its quantization in place, with torch; see `train`",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4), Qat()),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=16, two_level=True), Qat()),
             ),
             Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
-                (*_PREPARE, Rotate(), Gptq(bits=4)),
+                (*_PREPARE, Rotate(), Gptq(bits=4, block=16, two_level=True)),
             ),
             Recipe(
                 "int4-matmulnbits",

@@ -140,7 +140,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
                 shape=layer.weight_shape,
                 bits=grid.bits,
                 stored_bits=bits_in_file(model, layer, storage),
-                granularity="channel" if grid.block is None else f"block {grid.block}",
+                granularity=grid.granularity,
                 activation_bits=8 if runs_on_integers(model, layer) else 32,
                 before_db=change.before_db,
                 after_db=change.after_db,

@@ -2,6 +2,7 @@
 
     initializer [-> Cast] -> DequantizeLinear -> ...             "int4 cast", "int4 dequantize", "int8"
     low bits -> Cast -> BitwiseOr(signs) -> DequantizeLinear     "int3 packed" (`converter.emit.three_bits`)
+    codes -> Cast -> Mul(multiples) -> Reshape -> ...            the same in blocks (`passes.numerics.two_level`)
     initializer -> Cast [-> Sub] -> Mul -> [Reshape -> ...]      "int4 rescale"
     initializer -> QLinearConv, MatMulInteger, MatMulNBits ...   "int8", "matmulnbits"
 
@@ -105,11 +106,13 @@ class Tensors:
 class StoredWeight:
     """A weight's codes (or floats), scale and zero point, and the tensors passed on the way to them.
 
-    `codes` is None if the operand is no constant; `signs` are of 3-bit codes whose low bits `codes` are.
+    `codes` is None if the operand is no constant; `signs` are of 3-bit codes whose low bits `codes` are; `multiples` of
+    a channel's scale belong to the blocks of its inputs.
     """
 
     codes: TensorProto | None = None
     signs: TensorProto | None = None
+    multiples: TensorProto | None = None
     scale: TensorProto | None = None
     zero_point: TensorProto | None = None
     path: list[str] = field(default_factory=list)
@@ -134,8 +137,8 @@ class StoredWeight:
 
     @property
     def bytes(self) -> int:
-        """Of codes, their signs, scales and zero points together; 0 where the operand is no constant."""
-        parts = () if self.codes is None else (self.codes, self.signs, self.scale, self.zero_point)
+        """Of codes, their signs, multiples, scales and zero points together; 0 where the operand is no constant."""
+        parts = () if self.codes is None else (self.codes, self.signs, self.multiples, self.scale, self.zero_point)
         return sum(tensor_bytes(tensor) for tensor in parts if tensor is not None)
 
     @property
@@ -173,6 +176,8 @@ class StoredWeight:
             return ""
         shared = self.scale if self.scale is not None else self.zero_point
         assert shared is not None
+        if self.multiples is not None:
+            return f"block {math.prod(self.codes.dims) // math.prod(self.multiples.dims)}"
         count, codes = math.prod(shared.dims), math.prod(self.codes.dims)
         if count <= 1:
             return "tensor"
@@ -229,6 +234,10 @@ def _step_back(node: NodeProto, tensors: Tensors, found: StoredWeight) -> str:
     if node.op_type in {"Mul", "Sub"}:
         data, factor = (second, first) if node.op_type == "Mul" and first in tensors.constants else (first, second)
         constant = tensors.constants.get(factor)
+        if constant is None and node.op_type == "Mul":
+            found.operators.append(node)
+            found.multiples = _cast_constant(second, tensors)
+            return first if found.multiples is not None else ""
         if constant is None:
             return ""
         found.operators.append(node)
@@ -245,6 +254,12 @@ def _step_back(node: NodeProto, tensors: Tensors, found: StoredWeight) -> str:
         found.operators.append(node)
         return first
     return ""
+
+
+def _cast_constant(name: str, tensors: Tensors) -> TensorProto | None:
+    """The constant that a Cast makes a tensor of; None if there is none."""
+    maker = tensors.makers.get(name)
+    return tensors.constants.get(maker.input[0]) if maker is not None and maker.op_type == "Cast" else None
 
 
 def _signs(name: str, tensors: Tensors) -> TensorProto | None:

@@ -20,6 +20,7 @@ from passes.base import Change, LayerPass, Model, PassReport, Problem, Quantized
 from passes.linear import Linear
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
+from passes.numerics.two_level import MOST_BITS, equal_block
 
 __all__ = ["DEFAULT_BUDGET", "Walk", "bias_floor", "solve_layers"]
 
@@ -73,7 +74,7 @@ def solve_layers(
 
 def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moments: Moments | None) -> Change:
     """Solve one layer and write the answer into the model."""
-    block, why = _block(layer_pass, layer)
+    block, why = _block(layer_pass, layer, bits)
     weight, bias = model.weight(layer), model.bias(layer)
     floor = bias_floor(model, layer, bias)
     solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
@@ -106,12 +107,14 @@ def bias_floor(model: Model, layer: Linear, bias: Floats | None) -> Floats | Non
     return np.asarray(floor, np.float32)
 
 
-def _block(layer_pass: LayerPass, layer: Linear) -> tuple[int | None, str]:
+def _block(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | None, str]:
     """The block size of a layer, and why it is not the one asked for."""
     if layer_pass.block is None or layer_pass.block >= layer.matrix_shape[2]:
         return None, ""
     if layer.op == "ConvTranspose":
         return None, "ConvTranspose is stored per channel"
+    if layer_pass.two_level:
+        return None if bits > MOST_BITS else equal_block(layer.matrix_shape[2], layer_pass.block), ""
     return layer_pass.block, ""
 
 

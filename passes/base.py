@@ -288,6 +288,8 @@ class LayerPass:
         bits: of the weights, 2 to 8.
         symmetric: zero point 0.
         block: inputs that share a scale; None: the whole output channel does.
+        two_level: scales of blocks are whole multiples of their channel's, which integer kernels can read
+            (`passes.numerics.two_level`); layers of more than 4 bits then have one scale a channel.
         first_last_bits: bits of the first and the last layer, if they differ.
         layer_bits: bits by layer name, before everything else.
         sequential: layers see what their quantized predecessors produce.
@@ -301,6 +303,7 @@ class LayerPass:
     bits: int = 4
     symmetric: bool = True
     block: int | None = None
+    two_level: bool = False
     first_last_bits: int | None = None
     layer_bits: Mapping[str, int] = field(default_factory=dict)
     sequential: bool = True
@@ -311,6 +314,10 @@ class LayerPass:
             code_range(bits)
         if self.block is not None and self.block < 1:
             raise ValueError(f"block must be at least 1, not {self.block}")
+        if self.two_level and self.block is None:
+            raise ValueError("two_level needs a block, such as block = 16")
+        if self.two_level and not self.symmetric:
+            raise ValueError("two_level grids are symmetric; leave symmetric = false out")
 
     def solve(self, problem: Problem) -> Solution:
         """Codes, grid and bias of one layer."""

@@ -23,8 +23,9 @@ class FoundCodes:
         codes: signed; unsigned ones are shifted by half their range, and so is their zero point.
         scale, zero_point: of every code.
         bits: of the type they were stored in.
-        block: elements along one axis that share a scale; None: at least a channel does.
+        block: elements along one axis that share a scale, or a multiple of it; None: at least a channel does.
         bias: int32 codes of the layer's bias; None where it was a float.
+        multiples: of every code's scale; None: each is 1.
     """
 
     codes: Codes
@@ -33,10 +34,12 @@ class FoundCodes:
     bits: int
     block: int | None = None
     bias: NDArray[np.int32] | None = None
+    multiples: Codes | None = None
 
     def values(self) -> Floats:
         """Dequantized, in float32 and in the order that DequantizeLinear uses."""
         difference = self.codes.astype(np.int32) - self.zero_point
+        difference = difference if self.multiples is None else difference * self.multiples
         values: Floats = (difference.astype(np.float32) * self.scale).astype(np.float32)
         return values
 
@@ -51,6 +54,9 @@ class FoundCodes:
                 f"{layer.name}: its weight has another shape than the codes; leave other passes out"
             )
         codes, scale, zero_point = (_matrix(layer, part) for part in (self.codes, self.scale, self.zero_point))
+        if self.multiples is not None and self.block is not None:
+            multiples = _matrix(layer, self.multiples)[:, :, :: self.block].copy()
+            return codes, Grid(self.bits, scale[:, :, :1].copy(), zero_point[:, :, :1].copy(), self.block, multiples)
         for block in (None, self.block, self.block and self.block * math.prod(layer.kernel)):
             step = block or codes.shape[2]
             grid = Grid(self.bits, scale[:, :, ::step].copy(), zero_point[:, :, ::step].copy(), block)

@@ -53,6 +53,8 @@ class Gptq(LayerPass):
         super().__post_init__()
         if not 0 < self.damping <= 10:
             raise ValueError(f"damping must be above 0 and at most 10, not {self.damping}")
+        if self.two_level and self.scale == "absmax":
+            raise ValueError("two_level scales are searched; leave scale = absmax out")
         if self.beam < 1:
             raise ValueError(f"beam must be at least 1, not {self.beam}")
         if self.refine < 0:
@@ -117,6 +119,7 @@ class Gptq(LayerPass):
                 damping,
                 block=problem.block,
                 symmetric=self.symmetric,
+                two_level=self.two_level,
                 floor=problem.floor,
                 rounds=self.refine,
             )
@@ -128,6 +131,7 @@ class Gptq(LayerPass):
             problem.bits,
             block=problem.block,
             symmetric=self.symmetric,
+            two_level=self.two_level,
             floor=problem.floor,
             damping=damping,
             act_order=self.act_order,

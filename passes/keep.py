@@ -118,7 +118,7 @@ def _require_kernel(name: str, grid: Grid) -> None:
             f"{name}: its weight's grid has zero point {zero_point} (as int{grid.bits}), and integer layers are "
             f"written with symmetric weights only; {_AGAIN}, or leave it in float with --exclude {name}"
         )
-    if grid.block is not None:
+    if not grid.per_channel:
         raise QuantizationError(
             f"{name}: its weight has a scale for every {grid.block} inputs, which no integer kernel reads; {_AGAIN}, "
             f"or leave it in float with --exclude {name}"

@@ -8,6 +8,7 @@ import numpy as np
 from passes.base import LayerPass, Problem, Solution
 from passes.numerics.error import sqnr_db
 from passes.numerics.scale import absmax_grid, search_grid
+from passes.numerics.two_level import two_level_grid
 
 __all__ = ["Rtn"]
 
@@ -28,13 +29,20 @@ class Rtn(LayerPass):
     sequential: bool = False
     scale: Literal["mse", "absmax"] = "mse"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.two_level and self.scale == "absmax":
+            raise ValueError("two_level scales are searched; leave scale = absmax out")
+
     def solve(self, problem: Problem) -> Solution:
         """Codes and grid of one layer; errors are of the weight itself."""
         weight = problem.weight
         plain = absmax_grid(weight, problem.bits, block=problem.block, symmetric=self.symmetric, floor=problem.floor)
         grid = plain
-        if self.scale == "mse":
-            even = np.ones((weight.shape[0], weight.shape[2]), np.float32)
+        even = np.ones((weight.shape[0], weight.shape[2]), np.float32)
+        if self.two_level and problem.block is not None:
+            grid = two_level_grid(weight, problem.bits, even, block=problem.block, floor=problem.floor)
+        elif self.scale == "mse":
             grid = search_grid(
                 weight, problem.bits, even, block=problem.block, symmetric=self.symmetric, floor=problem.floor
             )

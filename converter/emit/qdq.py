@@ -152,8 +152,8 @@ class _Writer:
 
     def integer_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
         grid = quantized.grid
-        if grid.block is not None:
-            hint = "use block only without activation_ranges"
+        if not grid.per_channel:
+            hint = "give two_level = true as well, or use block only without activation_ranges"
             raise TargetError(f"{layer.name}: block scales have no integer kernel; {hint}")
         if not grid.symmetric:
             raise TargetError(f"{layer.name}: integer kernels need symmetric weights; use symmetric = true")

@@ -1,6 +1,8 @@
 """One layer's weight in the file, from its codes to the float tensor the operator reads; every form is exact.
 
 cast        codes INT2/INT4 -> Cast(INT8) -> DequantizeLinear        folded at load, then fused to an integer kernel
+            blocks whose scales are whole multiples of their channel's:
+            codes -> Cast(INT8) -> Mul(multiples) -> Reshape -> DequantizeLinear
 packed      the same, and 3-bit codes at 3 bits (`converter.emit.three_bits`) rather than in INT4
 int8        codes INT8 -> DequantizeLinear
 dequantize  codes INT4 -> DequantizeLinear                           for targets that read packed codes themselves
@@ -18,6 +20,7 @@ from converter.emit.storage import stored_bits
 from converter.emit.three_bits import join_three_bits, packs_three_bits
 from passes.base import Quantized
 from passes.linear import Linear
+from passes.numerics.grid import Codes
 
 __all__ = ["STORAGES", "Storage", "dequantized_bits", "dequantized_weight", "file_bits", "rescaled_weight"]
 
@@ -47,19 +50,52 @@ def dequantized_weight(
     """
     name, grid = layer.weight, quantized.grid
     fragment = Fragment(names)
-    bits, stored = dequantized_bits(grid.bits, quantized.codes.size, storage, narrowest), layer.stored(quantized.codes)
-    codes = join_three_bits(fragment, name, stored) if bits == 3 else fragment.codes(f"{name}_int{bits}", stored, bits)
+    bits = dequantized_bits(grid.bits, quantized.codes.size, storage, narrowest)
+    if grid.multiples is not None and bits < 8:
+        codes = _multiplied(fragment, layer, quantized, bits, TensorProto.INT8)
+    elif storage == "dequantize" and bits == 4:
+        codes = fragment.codes(f"{name}_int4", layer.stored(quantized.codes), bits)
+    else:
+        codes = _cast(fragment, name, layer.stored(grid.integers(quantized.codes)), bits, TensorProto.INT8)
     scale = fragment.constant(f"{name}_scale", grid.scale.reshape(-1))
     zeros = grid.zero_point.reshape(-1)
     if storage == "dequantize" and bits == 4:
         zero_point = fragment.codes(f"{name}_zero_point", zeros, bits)
     else:
         zero_point = fragment.constant(f"{name}_zero_point", zeros)
-        if bits < 8 and bits != 3:
-            codes = fragment.node("Cast", f"{name}_cast", [codes], f"{name}_int8", to=TensorProto.INT8)
     inputs, result = [codes, scale, zero_point], f"{name}_dequantized"
     fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, result, axis=layer.channel_axis)
     return fragment
+
+
+def _cast(fragment: Fragment, name: str, codes: Codes, bits: int, to: int) -> str:
+    """Codes of any shape as a tensor of type ``to``, INT8 or FLOAT."""
+    if bits == 3:
+        return join_three_bits(fragment, name, codes)
+    packed = fragment.codes(f"{name}_int{bits}", codes, bits)
+    if bits == 8 and to == TensorProto.INT8:
+        return packed
+    result = f"{name}_int8" if to == TensorProto.INT8 else f"{name}_float"
+    return fragment.node("Cast", f"{name}_cast", [packed], result, to=to)
+
+
+def _multiplied(fragment: Fragment, layer: Linear, quantized: Quantized, bits: int, to: int) -> str:
+    """Codes times the multiples of their blocks, a tensor of type ``to`` and of the stored weight's shape.
+
+    The file holds ``[outputs, blocks, block]`` or, where a layer stores its inputs first, ``[blocks, block, outputs]``.
+    """
+    name, grid = layer.weight, quantized.grid
+    assert grid.multiples is not None
+    outputs, blocks = grid.multiples[:, :, 0].size, grid.multiples.shape[2]
+    codes, multiples = (part.reshape(outputs, blocks, -1) for part in (quantized.codes, grid.multiples))
+    if layer.op in {"Gemm", "MatMul"} and not layer.transposed:
+        codes, multiples = (np.moveaxis(part, 0, 2) for part in (codes, multiples))
+    value = _cast(fragment, name, codes, bits, to)
+    packed = fragment.codes(f"{name}_multiples_int4", multiples, 4)
+    factor = fragment.node("Cast", f"{name}_multiples_cast", [packed], f"{name}_multiples", to=to)
+    value = fragment.node("Mul", f"{name}_multiply", [value, factor], f"{name}_multiplied")
+    shape = fragment.constant(f"{name}_shape", np.array(layer.weight_shape, np.int64))
+    return fragment.node("Reshape", f"{name}_reshape", [value, shape], f"{name}_codes")
 
 
 def rescaled_weight(
@@ -69,20 +105,22 @@ def rescaled_weight(
     name, grid = layer.weight, quantized.grid
     fragment, result = Fragment(names), f"{name}_rescaled"
     bits = file_bits(grid.bits, storage, narrowest)
-    if grid.block is None:
-        codes, shape = layer.stored(quantized.codes), _channel_shape(layer)
+    if grid.per_channel:
+        codes, shape = layer.stored(grid.integers(quantized.codes)), _channel_shape(layer)
         scale, zeros = _per_channel(layer, grid.scale, shape), _per_channel(layer, grid.zero_point, shape)
     else:
         codes, scale, zeros = _blocks(quantized)
-    packed = fragment.codes(f"{name}_int{bits}", codes, bits)
-    value = fragment.node("Cast", f"{name}_cast", [packed], f"{name}_float", to=TensorProto.FLOAT)
+    if grid.multiples is not None and bits < 8:
+        value = _multiplied(fragment, layer, quantized, bits, TensorProto.FLOAT)
+    else:
+        value = _cast(fragment, name, codes, bits, TensorProto.FLOAT)
     if not grid.symmetric:
         zero_point = fragment.constant(f"{name}_zero_point", zeros.astype(np.float32))
         value = fragment.node("Sub", f"{name}_center", [value, zero_point], f"{name}_centered")
     factor = fragment.constant(f"{name}_scale", scale)
-    last = result if grid.block is None else f"{name}_scaled"
+    last = result if grid.per_channel else f"{name}_scaled"
     value = fragment.node("Mul", f"{name}_rescale", [value, factor], last)
-    if grid.block is not None:
+    if not grid.per_channel:
         _unblock(fragment, layer, value, codes.shape, result)
     return fragment
 

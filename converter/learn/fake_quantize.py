@@ -7,6 +7,7 @@ and the layer's bias.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from converter.learn.operators import Program
 from passes.linear import Linear
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 
-__all__ = ["LearnedWeight", "QuantizedBlock", "fake_quantize", "holding", "spread", "stored", "whole"]
+__all__ = ["LearnedWeight", "QuantizedBlock", "fake_quantize", "holding", "multiple_of", "spread", "stored", "whole"]
 
 BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, as in `converter.walk`
 
@@ -44,6 +45,7 @@ class LearnedWeight(nn.Module):
 
     codes: Tensor
     scale: Tensor
+    multiple: Tensor
     zero_point: Tensor
 
     def __init__(
@@ -56,6 +58,7 @@ class LearnedWeight(nn.Module):
         self.register_buffer("codes", torch.from_numpy(codes.astype(np.float32)))
         self.register_buffer("scale", torch.from_numpy(grid.scale.copy()))
         self.register_buffer("zero_point", torch.from_numpy(zero_point.astype(np.float32)))
+        self.register_buffer("multiple", multiple_of(grid, codes.shape[2]))
         self.register_buffer("start", None if bias is None else torch.from_numpy(bias.copy()))
         self.register_buffer("unit", torch.from_numpy(unit.astype(np.float32)))
         self.nudge = nn.Parameter(torch.zeros_like(self.codes))
@@ -64,7 +67,7 @@ class LearnedWeight(nn.Module):
 
     def forward(self) -> Tensor:
         """The weight as the node stores it."""
-        scale = spread(self.scales(), self.grid.block, self.codes.shape[2])
+        scale = spread(self.scales(), self.grid.block, self.codes.shape[2]) * self.multiple
         return stored(self.layer, (self.codes + self.nudge - self.zero_point) * scale)
 
     def scales(self) -> Tensor:
@@ -82,7 +85,7 @@ class LearnedWeight(nn.Module):
     def deployed_bias(self) -> Tensor | None:
         """`bias` as the int32 that the file holds: at few bits its steps are no small part of an activation's."""
         bias = self.bias()
-        if bias is None or self.input_scale is None or self.grid.block is not None:
+        if bias is None or self.input_scale is None or not self.grid.per_channel:
             return bias
         return whole(bias, self.scales()[:, :, 0] * self.input_scale)
 
@@ -90,7 +93,7 @@ class LearnedWeight(nn.Module):
     def solution(self) -> tuple[Codes, Grid, Floats | None]:
         """Codes ``[g, o, k]``, their grid and the bias ``[g, o]``, as they are now."""
         bias = self.bias()
-        grid = Grid(self.grid.bits, self.scales().cpu().numpy(), self.grid.zero_point, self.grid.block)
+        grid = replace(self.grid, scale=self.scales().cpu().numpy())
         return self.codes.cpu().numpy().astype(np.int8), grid, None if bias is None else bias.cpu().numpy()
 
 
@@ -149,7 +152,14 @@ def whole(bias: Tensor, step: Tensor) -> Tensor:
 
 def spread(scale: Tensor, block: int | None, k: int) -> Tensor:
     """Scales ``[g, o, b]`` for every one of k inputs, or as they are where a channel has one."""
-    return scale if block is None else scale.repeat_interleave(block, dim=2)[:, :, :k]
+    return scale if block is None or scale.shape[2] == 1 else scale.repeat_interleave(block, dim=2)[:, :, :k]
+
+
+def multiple_of(grid: Grid, k: int) -> Tensor:
+    """What the channel's scale is multiplied by at each of k inputs: ``[g, o, k]``, or a one."""
+    if grid.multiples is None or grid.block is None:
+        return torch.ones(())
+    return torch.from_numpy(np.repeat(grid.multiples, grid.block, axis=2)[:, :, :k].astype(np.float32))
 
 
 def stored(layer: Linear, matrix: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ which LSQ reaches by a factor on the scales' gradients (§2.2), whatever batch n
 """
 
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from converter.learn.fake_quantize import holding, spread, stored, whole
+from converter.learn.fake_quantize import holding, multiple_of, spread, stored, whole
 from passes.linear import Linear
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 
@@ -83,6 +84,7 @@ class StepWeight(nn.Module):
     """
 
     zero_point: Tensor
+    multiple: Tensor
     start_scale: Tensor
     start_bias: Tensor
 
@@ -105,12 +107,14 @@ class StepWeight(nn.Module):
         self.register_buffer("start_scale", torch.from_numpy(grid.scale.copy()))
         self.register_buffer("start_bias", None if bias is None else torch.from_numpy(bias.astype(np.float32)))
         self.register_buffer("zero_point", torch.from_numpy(zero_point.astype(np.float32)))
+        self.register_buffer("multiple", multiple_of(grid, codes.shape[2]))
         self.inputs = [] if inputs is None else [inputs]  # in a list: it is another module's, not part of this one
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
         """The weight as the node stores it, and the bias ``[g * o]`` as the file's int32 holds it."""
         scale = self.scales()
-        return stored(self.layer, _rounded(self._steps(scale)) * self._spread(scale)), self._deployed_bias(scale)
+        weight = _rounded(self._steps(scale)) * self._spread(scale) * self.multiple
+        return stored(self.layer, weight), self._deployed_bias(scale)
 
     def scales(self) -> Tensor:
         """``[g, o, b]``, positive and large enough for an int32 bias."""
@@ -134,7 +138,7 @@ class StepWeight(nn.Module):
         """Codes ``[g, o, k]``, their grid and the bias ``[g, o]``, as they are now."""
         scale, bias = self.scales(), self.bias()
         codes = self._steps(scale).round() + self.zero_point
-        grid = Grid(self.grid.bits, scale.cpu().numpy(), self.grid.zero_point, self.grid.block)
+        grid = replace(self.grid, scale=scale.cpu().numpy())
         return codes.cpu().numpy().astype(np.int8), grid, None if bias is None else bias.cpu().numpy()
 
     def _steps(self, scale: Tensor) -> Tensor:
@@ -149,7 +153,7 @@ class StepWeight(nn.Module):
         bias = self.bias()
         if bias is None:
             return None
-        if not self.inputs or self.grid.block is not None:
+        if not self.inputs or not self.grid.per_channel:
             return bias.reshape(-1)
         return whole(bias, scale[:, :, 0] * self.inputs[0].step()).reshape(-1)
 

@@ -48,6 +48,7 @@ def beam_search(
         grid,
         scale=wider.reshape(groups, -1, wider.shape[3]),
         zero_point=np.tile(grid.zero_point, (1, len(FACTORS), 1)),
+        multiples=None if grid.multiples is None else np.tile(grid.multiples, (1, len(FACTORS), 1)),
     )
     scale, zero = many.spread(k)
     columns = order[:, None, :]

@@ -35,6 +35,7 @@ def damping_for_few_rows(
     *,
     block: int | None = None,
     symmetric: bool = True,
+    two_level: bool = False,
     floor: Floats | None = None,
     rounds: int = 0,
     factors: Sequence[float] = DAMPINGS,
@@ -46,7 +47,7 @@ def damping_for_few_rows(
     Args:
         target: ``[g, o, k]``, what the codes should approximate.
         moments: with `halves`.
-        bits, damping, block, symmetric, floor, rounds: of `gptq`.
+        bits, damping, block, symmetric, two_level, floor, rounds: of `gptq`.
         factors: rising; the search ends where the error rises.
 
     Raises:
@@ -68,6 +69,7 @@ def damping_for_few_rows(
                     bits,
                     block=block,
                     symmetric=symmetric,
+                    two_level=two_level,
                     floor=lowest,
                     damping=candidate,
                     rounds=rounds,

@@ -20,6 +20,7 @@ from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments
 from passes.numerics.refine import refine
 from passes.numerics.scale import absmax_grid, search_grid
+from passes.numerics.two_level import two_level_grid
 
 __all__ = ["GptqResult", "damped", "gptq", "inverse_factor", "output_error"]
 
@@ -50,6 +51,7 @@ def gptq(
     *,
     block: int | None = None,
     symmetric: bool = True,
+    two_level: bool = False,
     floor: Floats | None = None,
     damping: float = 0.01,
     act_order: bool = True,
@@ -66,6 +68,7 @@ def gptq(
         bits: 2 to 8.
         block: inputs that share a scale; None: the whole output channel.
         symmetric: zero point 0.
+        two_level: scales of blocks are whole multiples of their channel's.
         floor: smallest scale allowed, ``[g, o]``.
         damping: λ as a share of the mean of diag H.
         act_order: largest diag H first, else in order of k.
@@ -84,7 +87,9 @@ def gptq(
     factor, damping = inverse_factor(_permuted(moments.hessian, order), damping)
     upper = factor.astype(np.float32, order="C")
     importance = np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
-    if search:
+    if two_level and block is not None:
+        grid = two_level_grid(weight, bits, importance, block=block, floor=floor)
+    elif search:
         grid = search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor)
     else:
         grid = absmax_grid(weight, bits, block=block, symmetric=symmetric, floor=floor)

@@ -2,7 +2,8 @@
 
 A weight grid is affine, ``value = (code - zero_point) * scale`` (Jacob et al. 2018, equation 1), with signed
 codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` (8 bits: ``[-127, 127]``, so that a sign flip stays on the grid). One
-scale serves a whole output channel, or ``block`` neighbouring inputs of it.
+scale serves a whole output channel, or ``block`` neighbouring inputs of it; or each block has a whole multiple of its
+channel's scale (`passes.numerics.two_level`).
 
     >>> grid = Grid(bits=4, scale=np.array([[[0.5]]], np.float32), zero_point=np.array([[[0]]], np.int8))
     >>> grid.codes(np.array([[[0.6, -9.0]]], np.float32))
@@ -16,10 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ActivationGrid", "Codes", "Floats", "Grid", "code_range"]
+__all__ = ["MULTIPLES", "ActivationGrid", "Codes", "Floats", "Grid", "code_range"]
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int8]
+
+MULTIPLES = (-8, 7)
+"""Smallest and largest multiple of a channel's scale that a block can have; 0 is none."""
 
 
 def code_range(bits: int) -> tuple[int, int]:
@@ -42,12 +46,25 @@ class Grid:
         scale: ``[g, o, b]`` float32, positive; b scales per output channel: 1, or ``ceil(k / block)``.
         zero_point: ``[g, o, b]`` int8, a code; all zero for a symmetric grid.
         block: inputs that share a scale, the last block may be shorter; None: all inputs of a channel do.
+        multiples: ``[g, o, ceil(k / block)]`` int8 within `MULTIPLES`, not 0: what the channel's one scale is
+            multiplied by in each block. None: scales are floats.
     """
 
     bits: int
     scale: Floats
     zero_point: Codes
     block: int | None = None
+    multiples: Codes | None = None
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether an output channel has one float scale, as integer kernels want it."""
+        return self.block is None or self.multiples is not None
+
+    @property
+    def granularity(self) -> str:
+        """What shares a scale: "channel" or "block 32"."""
+        return "channel" if self.block is None else f"block {self.block}"
 
     @property
     def symmetric(self) -> bool:
@@ -55,11 +72,13 @@ class Grid:
         return not self.zero_point.any()
 
     def spread(self, k: int) -> tuple[Floats, Codes]:
-        """Scale and zero point per input, both ``[g, o, k]``.
+        """Scale and zero point per input, both ``[g, o, k]``; where a multiple is negative so is the scale.
 
         Raises:
             ValueError: the grid has another number of blocks than k inputs need.
         """
+        if self.multiples is not None:
+            return self.scale * self._multiple(k), np.repeat(self.zero_point, k, axis=2)
         block = self.block or k
         if self.scale.shape[2] != -(-k // block):
             raise ValueError(f"{self.scale.shape[2]} scales for {k} inputs in blocks of {block}")
@@ -67,9 +86,15 @@ class Grid:
 
     def values(self, codes: Codes) -> Floats:
         """Dequantize ``[g, o, k]`` codes, in float32 and in the order DequantizeLinear uses."""
+        if self.multiples is not None:
+            return self.integers(codes).astype(np.float32) * self.scale
         scale, zero = self.spread(codes.shape[2])
         difference = codes.astype(np.int32) - zero
         return (difference.astype(np.float32) * scale).astype(np.float32)
+
+    def integers(self, codes: Codes) -> Codes:
+        """``[g, o, k]`` codes times the multiples of their blocks: what stands for the same values per channel."""
+        return codes if self.multiples is None else codes * self._multiple(codes.shape[2])
 
     def codes(self, weight: Floats) -> Codes:
         """Round ``[g, o, k]`` weights to the nearest code (ties to even), clipped to the code range."""
@@ -77,6 +102,14 @@ class Grid:
         low, high = code_range(self.bits)
         codes: Codes = np.clip(np.rint(weight / scale) + zero, low, high).astype(np.int8)
         return codes
+
+    def _multiple(self, k: int) -> Codes:
+        """The multiple of every input, ``[g, o, k]``."""
+        assert self.multiples is not None
+        assert self.block is not None
+        if self.multiples.shape[2] != -(-k // self.block):
+            raise ValueError(f"{self.multiples.shape[2]} multiples for {k} inputs in blocks of {self.block}")
+        return np.repeat(self.multiples, self.block, axis=2)[:, :, :k]
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,14 @@ def refine(
     Args:
         target: ``[g, o, k]``.
         codes: ``[g, o, k]`` on ``grid``.
-        grid: where the codes start; its scale moves only where one scale serves the whole channel.
+        grid: where the codes start; its scale moves only where a channel has one float.
         hessian: ``[g, k, k]``, positive definite.
         rounds: of scale and codes.
         floor: smallest scale allowed, ``[g, o]``.
         lazy: inputs per block of deferred updates.
     """
     for _ in range(rounds):
-        if grid.block is None:
+        if grid.per_channel:
             grid = _refit(target, codes, grid, hessian, floor)
         moved = _descend(target, codes, grid, hessian, lazy)
         if np.array_equal(moved, codes):
@@ -48,7 +48,7 @@ def refine(
 
 def _refit(target: Floats, codes: Codes, grid: Grid, hessian: Floats, floor: Floats | None) -> Grid:
     """The grid with every channel's best scale for the codes as they are."""
-    levels = (codes.astype(np.int16) - grid.zero_point).astype(np.float32)  # [g, o, k]
+    levels = (grid.integers(codes).astype(np.int16) - grid.zero_point).astype(np.float32)  # [g, o, k]
     weighted = levels @ hessian
     along = (weighted * target).sum(axis=2)  # [g, o]
     length = (weighted * levels).sum(axis=2)

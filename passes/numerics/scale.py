@@ -13,7 +13,7 @@ import numpy as np
 
 from passes.numerics.grid import Floats, Grid, code_range
 
-__all__ = ["absmax_grid", "search_grid"]
+__all__ = ["absmax_grid", "blocked", "search_grid"]
 
 _LEAST_SHRINK, _LEAST_SHRINK_OF_FEW_BITS = 0.25, 0.05
 
@@ -25,7 +25,7 @@ def absmax_grid(
 
     ``floor`` ``[g, o]`` is the smallest scale allowed.
     """
-    return _shrunk(_blocked(weight, block), bits, 1.0, block, symmetric, floor)
+    return _shrunk(blocked(weight, block), bits, 1.0, block, symmetric, floor)
 
 
 def search_grid(
@@ -49,9 +49,9 @@ def search_grid(
         floor: smallest scale allowed, ``[g, o]``.
         candidates: shrink factors tried, from 1.1 of the full range down.
     """
-    blocked = _blocked(weight, block)  # [g, o, b, block]
-    weights = _blocked(importance[:, None, :], block)  # [g, 1, b, block]
-    best = _shrunk(blocked, bits, 1.0, block, symmetric, floor)
+    values = blocked(weight, block)  # [g, o, b, block]
+    weights = blocked(importance[:, None, :], block)  # [g, 1, b, block]
+    best = _shrunk(values, bits, 1.0, block, symmetric, floor)
     scale, zero = best.scale.copy(), best.zero_point.copy()
     low, high = code_range(bits)
     best_error = np.full(scale.shape, np.inf, np.float32)
@@ -59,9 +59,9 @@ def search_grid(
         1.0,
         *np.linspace(1.1, _LEAST_SHRINK if bits > 3 else _LEAST_SHRINK_OF_FEW_BITS, candidates),
     ):  # the full range itself is not among the others
-        grid = _shrunk(blocked, bits, float(shrink), block, symmetric, floor)
+        grid = _shrunk(values, bits, float(shrink), block, symmetric, floor)
         step, offset = grid.scale[..., None], grid.zero_point[..., None].astype(np.float32)
-        difference = (np.clip(np.rint(blocked / step) + offset, low, high) - offset) * step - blocked
+        difference = (np.clip(np.rint(values / step) + offset, low, high) - offset) * step - values
         error = (np.square(difference) * weights).sum(axis=3)
         better = error < best_error
         best_error = np.where(better, error, best_error)
@@ -70,7 +70,7 @@ def search_grid(
     return Grid(bits, scale, zero, block)
 
 
-def _blocked(array: Floats, block: int | None) -> Floats:
+def blocked(array: Floats, block: int | None) -> Floats:
     """``[g, o, k]`` as ``[g, o, b, block]``, the last block filled up with zeros."""
     groups, outputs, k = array.shape
     size = block or k
@@ -79,14 +79,12 @@ def _blocked(array: Floats, block: int | None) -> Floats:
     return padded.reshape(groups, outputs, count, size)
 
 
-def _shrunk(
-    blocked: Floats, bits: int, shrink: float, block: int | None, symmetric: bool, floor: Floats | None
-) -> Grid:
+def _shrunk(values: Floats, bits: int, shrink: float, block: int | None, symmetric: bool, floor: Floats | None) -> Grid:
     """The grid over ``shrink`` times the range of every block of ``[g, o, b, block]``."""
     low_code, high_code = code_range(bits)
-    low = np.minimum(blocked.min(axis=3), 0) * np.float32(shrink)
-    high = np.maximum(blocked.max(axis=3), 0) * np.float32(shrink)
-    smallest = np.full(blocked.shape[:2], np.finfo(np.float32).tiny * 1e6, np.float32)
+    low = np.minimum(values.min(axis=3), 0) * np.float32(shrink)
+    high = np.maximum(values.max(axis=3), 0) * np.float32(shrink)
+    smallest = np.full(values.shape[:2], np.finfo(np.float32).tiny * 1e6, np.float32)
     lower = smallest if floor is None else np.maximum(floor, smallest)
     scale = np.maximum(-low, high) / high_code if symmetric else (high - low) / (high_code - low_code)
     scale = np.maximum(scale, lower[:, :, None]).astype(np.float32)

@@ -107,7 +107,7 @@ class StoredWeight:
     """A weight's codes (or floats), scale and zero point, and the tensors passed on the way to them.
 
     `codes` is None if the operand is no constant; `signs` are of 3-bit codes whose low bits `codes` are; `multiples` of
-    a channel's scale belong to the blocks of its inputs.
+    a channel's scale belong to the blocks of its inputs, and `reshaped` is the rank that these are brought back to.
     """
 
     codes: TensorProto | None = None
@@ -115,6 +115,7 @@ class StoredWeight:
     multiples: TensorProto | None = None
     scale: TensorProto | None = None
     zero_point: TensorProto | None = None
+    reshaped: int | None = None
     path: list[str] = field(default_factory=list)
     operators: list[NodeProto] = field(default_factory=list)
 
@@ -134,6 +135,11 @@ class StoredWeight:
     def bits(self) -> int:
         """Of one stored element."""
         return type_bits(self.type)
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of the weight that the operator reads."""
+        return self.reshaped or (len(self.codes.dims) if self.codes is not None else 0)
 
     @property
     def bytes(self) -> int:
@@ -252,6 +258,9 @@ def _step_back(node: NodeProto, tensors: Tensors, found: StoredWeight) -> str:
         return first if found.signs is not None else ""
     if node.op_type in {"Cast", "Clip"} or node.op_type in _MOVES:
         found.operators.append(node)
+        shape = tensors.constants.get(second)
+        if node.op_type == "Reshape" and shape is not None and found.reshaped is None:
+            found.reshaped = math.prod(shape.dims)
         return first
     return ""
 

@@ -74,7 +74,7 @@ def solve_layers(
 
 def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moments: Moments | None) -> Change:
     """Solve one layer and write the answer into the model."""
-    block, why = _block(layer_pass, layer, bits)
+    block, why = block_of(layer_pass, layer, bits)
     weight, bias = model.weight(layer), model.bias(layer)
     floor = bias_floor(model, layer, bias)
     solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
@@ -107,7 +107,7 @@ def bias_floor(model: Model, layer: Linear, bias: Floats | None) -> Floats | Non
     return np.asarray(floor, np.float32)
 
 
-def _block(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | None, str]:
+def block_of(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | None, str]:
     """The block size of a layer, and why it is not the one asked for."""
     if layer_pass.block is None or layer_pass.block >= layer.matrix_shape[2]:
         return None, ""

@@ -6,6 +6,7 @@ layer's importance, measured rather than approximated from gradients, so it need
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,12 +21,13 @@ from converter.conversion_data import Images
 from converter.data import Dataset
 from converter.emit.floats import float_model
 from converter.emit.qdq import bits_in_file
+from converter.emit.weights import Storage
 from converter.recipe import Recipe
 from converter.run_pass import Means, run_pass
 from converter.runtime import Progress, open_session
 from converter.streams import Streams
 from converter.targets import Target
-from converter.walk import Walk, bias_floor
+from converter.walk import Walk, bias_floor, block_of
 from passes.base import LayerPass, Model, Problem
 from passes.gptq import Gptq
 from passes.linear import Linear
@@ -40,7 +42,7 @@ _TRIED = (3, 4)  # in the network; at 2 bits errors are too large to be those of
 _PROBED = 64  # held-out images
 _BATCH = 16
 _EXACT = 1e-12  # a smaller error is none
-_NODES = 700  # bytes of the nodes that join 3-bit codes
+_NODES, _BLOCK_NODES = 700, 500  # bytes of the nodes that join 3-bit codes, and that multiply blocks
 
 Doubles = NDArray[np.float64]
 
@@ -55,6 +57,7 @@ class Effects:
         own: ``[l, c]``, error of the layer's own output over its power.
         output: ``[l, c]``, of the network's output; nan where it was not tried.
         stored: ``[l, c]``, bits a weight takes in the file.
+        blocks: ``[l, c]``, multiples of a channel's scale that lie beside them.
     """
 
     names: tuple[str, ...]
@@ -62,6 +65,7 @@ class Effects:
     own: Doubles
     output: Doubles
     stored: NDArray[np.int64]
+    blocks: NDArray[np.int64]
 
     @property
     def importance(self) -> Doubles:
@@ -71,8 +75,8 @@ class Effects:
     @property
     def bytes(self) -> Doubles:
         """``[l, c]``, in the file."""
-        size: Doubles = np.ceil(self.weights[:, None] * self.stored / 8) + np.where(self.stored == 3, _NODES, 0)
-        return size
+        codes: Doubles = np.ceil(self.weights[:, None] * self.stored / 8) + np.where(self.stored == 3, _NODES, 0)
+        return codes + np.where(self.blocks, np.ceil(self.blocks / 2) + _BLOCK_NODES, 0)
 
     @property
     def useful(self) -> Doubles:
@@ -148,7 +152,16 @@ def measure_effects(
         np.array([row["own"] for row in rows]),
         np.array([row["output"] for row in rows]),
         np.array([[bits_in_file(model, layer, storage, bits) for bits in BITS] for layer in layers.values()], np.int64),
+        np.array([[_multiples(solver, layer, bits, storage) for bits in BITS] for layer in layers.values()], np.int64),
     )
+
+
+def _multiples(solver: LayerPass, layer: Linear, bits: int, storage: Storage) -> int:
+    """How many multiples of its channels' scales the file holds for a layer."""
+    block, _ = block_of(solver, layer, bits)
+    if not solver.two_level or block is None or storage == "int8":
+        return 0
+    return math.prod(layer.matrix_shape) // block
 
 
 def _alone(solver: LayerPass) -> LayerPass:
@@ -172,7 +185,7 @@ def _effect(
     given = len(inputs)
     own, output = np.full(len(BITS), np.nan), np.full(len(BITS), np.nan)
     for place, bits in enumerate(BITS[:-1]):
-        solution = solver.solve(Problem(layer, weight, bias, bits, None, floor, moments))
+        solution = solver.solve(Problem(layer, weight, bias, bits, block_of(solver, layer, bits)[0], floor, moments))
         own[place] = max(10 ** (-(solution.after_db or 0.0) / 10), _EXACT)
         if bits in _TRIED:
             model.write(layer, solution.grid.values(solution.codes), solution.bias)

@@ -67,8 +67,8 @@ class LearnedWeight(nn.Module):
 
     def forward(self) -> Tensor:
         """The weight as the node stores it."""
-        scale = spread(self.scales(), self.grid.block, self.codes.shape[2]) * self.multiple
-        return stored(self.layer, (self.codes + self.nudge - self.zero_point) * scale)
+        scale = spread(self.scales(), self.grid.block, self.codes.shape[2])
+        return stored(self.layer, (self.codes + self.nudge - self.zero_point) * self.multiple * scale)
 
     def scales(self) -> Tensor:
         """``[g, o, b]``."""

@@ -113,7 +113,7 @@ class StepWeight(nn.Module):
     def forward(self) -> tuple[Tensor, Tensor | None]:
         """The weight as the node stores it, and the bias ``[g * o]`` as the file's int32 holds it."""
         scale = self.scales()
-        weight = _rounded(self._steps(scale)) * self._spread(scale) * self.multiple
+        weight = _rounded(self._steps(scale)) * self.multiple * self._spread(scale)
         return stored(self.layer, weight), self._deployed_bias(scale)
 
     def scales(self) -> Tensor:

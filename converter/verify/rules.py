@@ -142,8 +142,8 @@ def _no_float(file: _File, target: Target) -> Iterator[str]:
 def _kernel(node: NodeProto, file: _File) -> str:
     """A node's operator, with what else tells its kernels apart."""
     if node.op_type in {"Conv", "ConvTranspose"}:
-        codes = find_weight(node, file.tensors).codes
-        return node.op_type if codes is None else f"{node.op_type} {len(codes.dims) - 2}-D"
+        weight = find_weight(node, file.tensors)
+        return node.op_type if weight.codes is None else f"{node.op_type} {weight.rank - 2}-D"
     if node.op_type == "Resize":
         mode = next((entry.s.decode() for entry in node.attribute if entry.name == "mode"), "nearest")
         return f"Resize {mode}"
@@ -158,7 +158,7 @@ def _linear(file: _File, target: Target) -> Iterator[str]:
 
 def _conv_dims(file: _File, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
-        dims = len(weight.codes.dims) - 2 if weight.codes is not None else 0
+        dims = weight.rank - 2
         kernel = node.op_type in target.rules.linear and node.op_type in {"Conv", "ConvTranspose"}
         if integer and kernel and dims not in target.rules.conv_dims:
             yield f"{node.name}: no integer {node.op_type} of {dims} dimensions"
@@ -172,7 +172,7 @@ def _channel_axes(file: _File, target: Target) -> Iterator[str]:
                 integer
                 and wanted is not None
                 and step.op_type == "DequantizeLinear"
-                and weight.granularity == "channel"
+                and (weight.granularity == "channel" or weight.multiples is not None)
             ):
                 axis = next((entry.i for entry in step.attribute if entry.name == "axis"), 1)
                 if axis != wanted:

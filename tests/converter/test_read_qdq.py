@@ -135,6 +135,20 @@ def test_a_file_by_onnxruntime_is_written_again_bit_for_bit(
     assert again.model.graph == result.model.graph
 
 
+def test_blocks_of_a_gemm_are_kept() -> None:
+    """Its weight is stored inputs first."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "layer")]
+    weight = np.random.default_rng(4).standard_normal((64, 10)).astype(np.float32)
+    model = make_model(nodes, {"w": weight}, inputs={"x": ["n", 64]}, outputs={"y": ["n", 10]})
+    data = np.random.default_rng(5).standard_normal((24, 64)).astype(np.float32)
+    steps = (Normalise(), ActivationRanges(), Rtn(bits=4, block=16, two_level=True))
+    source = convert(model, data, recipe=Recipe("r", "", steps)).model
+    again = convert(source, recipe="keep")
+    assert [layer.granularity for layer in again.layers] == ["block 16"]
+    np.testing.assert_array_equal(scores(again.model, data), scores(source, data))
+    assert again.model.graph == source.graph
+
+
 @pytest.mark.parametrize("recipe", ["int8", "int4", "int4-weight-only"])
 def test_our_own_files_are_written_again_bit_for_bit(recipe: str) -> None:
     source = convert(small_cnn(), X, recipe=recipe).model
@@ -148,7 +162,9 @@ def sizes(model: onnx.ModelProto, types: Any) -> list[tuple[int, ...]]:
     return sorted((t.data_type, *t.dims) for t in model.graph.initializer if t.data_type in types and len(t.dims) > 1)
 
 
-def test_codes_of_three_bits_stay_packed() -> None:
+@pytest.mark.parametrize("step", [Rtn(bits=3), Rtn(bits=3, block=16, two_level=True)], ids=["channel", "two levels"])
+@pytest.mark.parametrize("floats", [False, True], ids=["integers", "floats"])
+def test_codes_of_three_bits_stay_packed(step: Rtn, floats: bool) -> None:
     draw = np.random.default_rng(3)
     nodes = [
         helper.make_node("Conv", ["x", "a"], ["h"], "first", pads=[1] * 4),
@@ -161,10 +177,13 @@ def test_codes_of_three_bits_stay_packed() -> None:
         inputs={"x": ["n", 3, SIDE, SIDE]},
         outputs={"y": ["n", 32, SIDE, SIDE]},
     )
-    recipe = Recipe("r", "", (Normalise(), ActivationRanges(), Rtn(bits=3)), storage="packed")
-    source = convert(model, X, recipe=recipe).model
+    ranges = () if floats else (ActivationRanges(),)
+    source = convert(model, X, recipe=Recipe("r", "", (Normalise(), *ranges, step), storage="packed")).model
     again = convert(source, recipe="keep")
-    assert {layer.name: layer.bits for layer in again.layers} == {"first": 4, "second": 3}  # few codes lie in INT4
+    second = 4 if floats else 3  # few codes lie in INT4, and so do those of layers on floats
+    assert {layer.name: layer.bits for layer in again.layers} == {"first": 4, "second": second}
+    blocks = ["block 9", "block 16"] if step.two_level else ["channel", "channel"]
+    assert [layer.granularity for layer in again.layers] == blocks
     np.testing.assert_array_equal(scores(again.model), scores(source))
     assert again.model.ByteSize() == pytest.approx(source.ByteSize(), rel=0.05)
 

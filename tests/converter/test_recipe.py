@@ -278,6 +278,28 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         find_recipe(tmp_path / "latin.toml")
 
 
+@pytest.mark.parametrize("storage", ["matmulnbits", "dequantize"])
+def test_two_levels_need_a_storage_that_is_unpacked(storage: str) -> None:
+    text = f'storage = "{storage}"\n[[passes]]\npass = "gptq"\nblock = 16\ntwo_level = true\n'
+    with pytest.raises(RecipeError, match=f"gptq: two_level scales need their weights unpacked .* storage '{storage}'"):
+        parse_recipe(text, "f.toml")
+    assert parse_recipe(text.replace(storage, "packed"), "f.toml").passes[0] == Gptq(block=16, two_level=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("two_level = true", "two_level needs a block, such as block = 16"),
+        ("two_level = true\nblock = 16\nsymmetric = false", "two_level grids are symmetric"),
+        ("two_level = true\nblock = 16\nscale = 'absmax'", "two_level scales are searched"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["gptq", "rtn", "obq"])
+def test_two_levels_that_cannot_be(kind: str, fields: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(f'[[passes]]\npass = "{kind}"\n{fields}\n', "f.toml")
+
+
 @pytest.mark.parametrize("block", [8, 24, 48, 512])
 def test_blocks_without_a_kernel_are_refused_in_the_recipe(block: int) -> None:
     text = f'storage = "matmulnbits"\n[[passes]]\npass = "gptq"\nblock = {block}\n'

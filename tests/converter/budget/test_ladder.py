@@ -67,7 +67,8 @@ def test_a_drop_is_spent_on_bytes() -> None:
         assert kept <= drop
         sizes.append(result.model.ByteSize())
     assert sizes[1] < sizes[0]
-    assert {layer.bits for layer in result.layers} == {2}  # any drop is allowed
+    large = [layer for layer in result.layers if np.prod(layer.shape) > 1000]  # in small ones nodes cost more than bits
+    assert {layer.bits for layer in large} == {2}  # any drop is allowed
 
 
 def test_the_ladder_ends_where_the_budget_holds() -> None:

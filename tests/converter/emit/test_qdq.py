@@ -379,7 +379,7 @@ def test_a_correction_makes_a_bias_where_there_was_none(name: str) -> None:
 def test_block_scales_under_integer_activations_are_refused(storage: Storage) -> None:
     model = quantize(single("conv2d"), Rtn(bits=4, block=16), images(4, 6, 9, 8))
     set_ranges(model, images(4, 6, 9, 8))
-    with pytest.raises(TargetError, match="layer: block scales have no integer kernel; use block only without"):
+    with pytest.raises(TargetError, match="layer: block scales have no integer kernel; give two_level = true as well"):
         emit(model, storage)
 
 

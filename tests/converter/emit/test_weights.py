@@ -18,6 +18,7 @@ from converter.emit.weights import STORAGES, Storage
 from passes.base import Model
 from passes.errors import ModelError, TargetError
 from passes.numerics.error import sqnr_db
+from passes.numerics.two_level import equal_block
 from passes.rtn import Rtn
 from tests.converter.networks import (
     LAYERS,
@@ -74,6 +75,27 @@ def test_cast_form_computes_bit_for_bit_what_int8_storage_does(name: str, bits: 
     assert weight_type(plain) == TensorProto.INT8
     np.testing.assert_array_equal(run(cast, x)[0], run(plain, x)[0])
     assert relative_error(run(cast, x)[0], run(single(name), x)[0]) > 1e-3, "nothing was quantized"
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["integers", "floats"])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("name", LAYERS)
+def test_two_level_scales_compute_bit_for_bit_what_int8_storage_does(
+    name: str, bits: int, ranges: bool, tmp_path: Path
+) -> None:
+    model = quantized(name, Rtn(bits=bits, block=4, two_level=True), ranges=ranges and name in INTEGER)
+    grid = model.quantized["layer"].grid
+    one_block = equal_block(model.layers()["layer"].matrix_shape[2], 4) is None
+    assert (grid.multiples is None) == (one_block or LAYERS[name].op == "ConvTranspose")
+    x = LAYERS[name].images()
+    packed, plain = emit(model, "packed"), emit(model, "int8")
+    onnx.checker.check_model(packed, full_check=True)
+    multiples = [tensor.data_type for tensor in packed.graph.initializer if "multiples" in tensor.name]
+    assert multiples == ([] if grid.multiples is None else [TensorProto.INT4])
+    assert weight_type(packed) == (TensorProto.INT2 if bits == 2 else TensorProto.INT4)
+    np.testing.assert_array_equal(run(packed, x)[0], run(plain, x)[0])
+    assert relative_error(run(packed, x)[0], run(single(name), x)[0]) > 1e-3, "nothing was quantized"
+    assert optimized(packed, tmp_path) == optimized(plain, tmp_path), "multiples are not folded"
 
 
 @pytest.mark.parametrize("name", INTEGER)

@@ -35,7 +35,11 @@ def test_activations_are_on_their_grid(zero_point: int) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("step", [Rtn(bits=3, symmetric=False), Rtn(bits=4, block=4)], ids=["affine", "blocks"])
+@pytest.mark.parametrize(
+    "step",
+    [Rtn(bits=3, symmetric=False), Rtn(bits=4, block=4), Rtn(bits=3, block=4, two_level=True)],
+    ids=["affine", "blocks", "two levels"],
+)
 def test_a_weight_starts_as_the_node_stores_it_and_comes_back(name: str, step: Rtn) -> None:
     model = quantize(single(name), step, LAYERS[name].images())
     (layer,) = model.layers().values()

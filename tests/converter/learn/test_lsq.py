@@ -73,7 +73,11 @@ def test_a_step_stays_positive() -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("step", [Rtn(bits=3, symmetric=False), Rtn(bits=4, block=4)], ids=["affine", "blocks"])
+@pytest.mark.parametrize(
+    "step",
+    [Rtn(bits=3, symmetric=False), Rtn(bits=4, block=4), Rtn(bits=3, block=4, two_level=True)],
+    ids=["affine", "blocks", "two levels"],
+)
 def test_a_weight_starts_as_its_codes_and_comes_back(name: str, step: Rtn) -> None:
     model = quantize(single(name), step, LAYERS[name].images())
     (layer,) = model.layers().values()
@@ -87,8 +91,9 @@ def test_a_weight_starts_as_its_codes_and_comes_back(name: str, step: Rtn) -> No
     assert (bias is None) == (after is None) == (model.bias(layer) is None)
 
 
-def test_a_trained_weight_is_written_as_it_computes() -> None:
-    model = quantize(single("conv2d"), Rtn(bits=4), LAYERS["conv2d"].images(), ranges=True)
+@pytest.mark.parametrize("step", [Rtn(bits=4), Rtn(bits=3, block=16, two_level=True)], ids=["channel", "two levels"])
+def test_a_trained_weight_is_written_as_it_computes(step: Rtn) -> None:
+    model = quantize(single("conv2d"), step, LAYERS["conv2d"].images(), ranges=True)
     weight = step_weight(model)
     with torch.no_grad():
         weight.weight.add_(torch.from_numpy(random(*weight.weight.shape)))

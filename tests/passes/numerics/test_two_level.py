@@ -1,0 +1,122 @@
+"""Two-level scales: products fit the kernels, values are exact, the search is close to float scales for blocks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from passes.numerics.error import sqnr_db
+from passes.numerics.gptq import gptq, output_error
+from passes.numerics.grid import MULTIPLES, Floats, Grid, code_range
+from passes.numerics.moments import MomentsAccumulator
+from passes.numerics.scale import search_grid
+from passes.numerics.two_level import equal_block, two_level_grid
+
+
+def weights(g: int, o: int, k: int, seed: int = 0) -> Floats:
+    """Heavy-tailed weights, channels of very different size."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_t(4, (g, o, k)) * rng.lognormal(0, 1, (g, o, 1))).astype(np.float32)
+
+
+def even(weight: Floats) -> Floats:
+    return np.ones((weight.shape[0], weight.shape[2]), np.float32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    groups=st.integers(1, 2),
+    outputs=st.integers(1, 4),
+    blocks=st.integers(1, 5),
+    block=st.integers(2, 8),
+    bits=st.integers(2, 4),
+    seed=st.integers(0, 10_000),
+)
+def test_products_fit_and_values_are_theirs(
+    groups: int, outputs: int, blocks: int, block: int, bits: int, seed: int
+) -> None:
+    weight = weights(groups, outputs, blocks * block, seed)
+    grid = two_level_grid(weight, bits, even(weight), block=block)
+    codes = grid.codes(weight)
+    assert grid.multiples is not None
+    assert grid.multiples.shape == (groups, outputs, blocks)
+    assert grid.multiples.all()
+    assert MULTIPLES[0] <= grid.multiples.min() <= grid.multiples.max() <= MULTIPLES[1]
+    assert code_range(bits)[0] <= codes.min() <= codes.max() <= code_range(bits)[1]
+    integers = grid.integers(codes)
+    assert np.abs(integers.astype(np.int32)).max() <= 64  # two of them times 255 fit in 16 bits
+    np.testing.assert_array_equal(integers, codes.astype(np.int32) * np.repeat(grid.multiples, block, axis=2))
+    plain = Grid(8, grid.scale, grid.zero_point)
+    np.testing.assert_array_equal(grid.values(codes), plain.values(integers))
+
+
+@pytest.mark.parametrize(("bits", "least"), [(2, 3.5), (3, 2.5), (4, 2.0)])
+def test_blocks_gain_what_they_cost_and_more(bits: int, least: float) -> None:
+    """A quarter of a bit is worth 1.5 dB to a uniform grid."""
+    weight = weights(1, 64, 288)
+    channel = search_grid(weight, bits, even(weight))
+    grid = two_level_grid(weight, bits, even(weight), block=16)
+    before, after = (sqnr_db(weight, each.values(each.codes(weight))) for each in (channel, grid))
+    assert after > before + least
+    blocks = search_grid(weight, bits, even(weight), block=16)  # a float for every block: 2 bits a weight
+    assert after > sqnr_db(weight, blocks.values(blocks.codes(weight))) - 0.6
+
+
+def test_a_sign_turns_a_block_around() -> None:
+    weight = np.array([[[-2, -1, 0, 1, 2, 1, 0, -1]]], np.float32)
+    grid = two_level_grid(weight, 2, even(weight), block=4)
+    assert grid.multiples is not None
+    assert np.sign(grid.multiples).tolist() == [[[1, -1]]]
+    np.testing.assert_allclose(grid.values(grid.codes(weight)), weight, rtol=0.05)
+
+
+def test_nothing_but_zeros_is_on_a_grid() -> None:
+    weight = np.zeros((1, 2, 8), np.float32)
+    weight[0, 1, :4] = 1
+    grid = two_level_grid(weight, 4, even(weight), block=4)
+    values = grid.values(grid.codes(weight))
+    assert (values[weight == 0] == 0).all()
+    np.testing.assert_allclose(values, weight, rtol=0.1)
+
+
+def test_a_channels_scale_keeps_its_floor() -> None:
+    weight = weights(1, 4, 32)
+    floor = np.full((1, 4), 0.25, np.float32)
+    assert (two_level_grid(weight, 4, even(weight), block=8, floor=floor).scale[:, :, 0] >= floor).all()
+
+
+def test_importance_decides() -> None:
+    weight, importance = weights(1, 8, 64), np.ones((1, 64), np.float32)
+    importance[:, ::8] = 1e4
+    plain, weighted = (two_level_grid(weight, 2, each, block=16) for each in (even(weight), importance))
+    errors = [
+        float((np.square(grid.values(grid.codes(weight)) - weight) * importance[:, None]).sum())
+        for grid in (plain, weighted)
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_the_sweep_takes_multiples() -> None:
+    rng = np.random.default_rng(0)
+    weight = weights(1, 16, 96)
+    rows = (rng.standard_normal((1, 2000, 96)) @ rng.standard_normal((96, 96))).astype(np.float32)
+    moments = MomentsAccumulator(1, 96, cross=False)
+    moments.update(rows)
+    found = moments.moments()
+    errors = []
+    for block in (None, 16):
+        result = gptq(weight, found, 2, block=block, two_level=block is not None, damping=0.05, beam=4, rounds=2)
+        errors.append(output_error(weight, result.grid.values(result.codes), found.hessian))
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_more_bits_are_refused() -> None:
+    with pytest.raises(ValueError, match="up to 4 bits, not 5"):
+        two_level_grid(weights(1, 1, 8), 5, np.ones((1, 8), np.float32), block=4)
+
+
+@pytest.mark.parametrize(
+    ("k", "wanted", "size"), [(144, 16, 16), (27, 16, 9), (147, 16, 21), (37, 16, None), (16, 16, 8), (9, 16, None)]
+)
+def test_blocks_are_whole_and_near_what_was_asked(k: int, wanted: int, size: int | None) -> None:
+    assert equal_block(k, wanted) == size

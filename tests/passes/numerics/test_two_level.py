@@ -116,7 +116,17 @@ def test_more_bits_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "wanted", "size"), [(144, 16, 16), (27, 16, 9), (147, 16, 21), (37, 16, None), (16, 16, 8), (9, 16, None)]
+    ("k", "wanted", "size"),
+    [
+        (144, 16, 16),
+        (27, 16, 9),
+        (147, 16, 21),
+        (37, 16, None),
+        (16, 16, 8),
+        (9, 16, None),
+        (576, 16, 18),
+        (4608, 16, 144),
+    ],
 )
 def test_blocks_are_whole_and_near_what_was_asked(k: int, wanted: int, size: int | None) -> None:
     assert equal_block(k, wanted) == size

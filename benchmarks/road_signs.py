@@ -2,6 +2,7 @@
 
     python -m benchmarks.road_signs                      the table, then the ablation
     python -m benchmarks.road_signs table --json FILE
+    python -m benchmarks.road_signs table --methods GPTQ QAT      rows whose names begin so
     python -m benchmarks.road_signs ablation --bits 4 2 --without sequential everything
     python -m benchmarks.road_sign_figures               the plots
 
@@ -11,10 +12,13 @@ The study brought methods for language models to a CNN and got a small file or a
 
 import argparse
 import json
+import math
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,10 +28,10 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.shared_data import ROAD_SIGNS, MissingData
-from converter import ConvertError, Recipe, convert, find_recipe
+from converter import Budget, ConvertError, Recipe, Result, convert, convert_within, find_recipe, train
 from converter.data import Dataset
 from converter.evaluate import Measurement, evaluate
-from converter.recipe import RECIPES, Pass
+from converter.recipe import Pass
 from converter.report.progress import progress_bars
 from converter.report.table import show
 from converter.runtime import Progress
@@ -38,7 +42,7 @@ from passes.gptq import Gptq
 from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
 
-__all__ = ["AWQ_GRID", "METHODS", "PARTS", "Row", "ablation", "main", "methods", "without"]
+__all__ = ["AUTO", "AWQ_GRID", "METHODS", "PARTS", "TRAINED", "Row", "ablation", "main", "methods", "without"]
 
 CALIBRATE = 512
 ABLATED_BITS = (4, 2)
@@ -82,9 +86,9 @@ def before_ranges(recipe: Recipe, name: str, added: Pass) -> Recipe:
 AWQ_GRID = Awq(factors=(1.0, 1.25, 1.5, 2.0, 3.0))
 """The study's grid: α and a factor for the salient 1 % of the channels."""
 
+_ONE_LEVEL: Mapping[str, Any] = MappingProxyType({"block": None, "two_level": False})
 _INT4 = find_recipe("int4")
 _RTN4 = with_steps(_INT4, "rtn4", {Gptq: Rtn(bits=4)})
-_LEARNED = {"learned rounding, W4A8": (4, RECIPES["int4-learned"])} if "int4-learned" in RECIPES else {}
 
 METHODS: Mapping[str, tuple[int, Recipe]] = MappingProxyType(
     {
@@ -95,18 +99,27 @@ METHODS: Mapping[str, tuple[int, Recipe]] = MappingProxyType(
         "AWQ with salient weights, W4A8": (4, before_ranges(_RTN4, "awq4-salient", AWQ_GRID)),
         "AWQ and GPTQ, W4A8": (4, before_ranges(_INT4, "awq-gptq4", Awq(factors=(1.0,)))),
         "GPTQ, W4A8": (4, _INT4),
-        **_LEARNED,
+        "GPTQ with a scale a channel, W4A8": (4, with_gptq(_INT4, "gptq4-channel", **_ONE_LEVEL)),
+        "learned rounding, W4A8": (4, find_recipe("int4-learned")),
         "GPTQ, W3A8": (3, with_gptq(_INT4, "gptq3", bits=3)),
         "round to nearest, W2A8": (2, with_steps(_INT4, "rtn2", {Gptq: Rtn(bits=2)})),
+        "GPTQ with a scale a channel, W2A8": (2, with_gptq(_INT4, "gptq2-channel", bits=2, **_ONE_LEVEL)),
         "GPTQ, W2A8": (2, with_gptq(_INT4, "gptq2", bits=2)),
     }
 )
+
+TRAINED: Mapping[str, int] = MappingProxyType({"QAT, W4A8": 4, "QAT, W2A8": 2})
+Maker = Callable[[], Result]
+AUTO = "auto, --max-drop 0.5"
+_TRAINING = 2048  # images, with labels; those that judge `auto` are among them
+_QAT = MappingProxyType({"shift": 3, "epochs": 2})
 
 PARTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "sequential": {"sequential": False, "asymmetric_target": False},
         "asymmetric target": {"asymmetric_target": False},
-        "scale search": {"scale": "absmax"},
+        "two-level scales": _ONE_LEVEL,
+        "scale search, two-level scales": {"scale": "absmax", **_ONE_LEVEL},
         "act-order": {"act_order": False},
         "bias correction": {"bias_correction": False},
         "refinement": {"refine": 0},
@@ -129,11 +142,35 @@ def without(part: str, bits: int) -> Recipe:
     return recipe
 
 
-def methods(model: onnx.ModelProto, calibration: Dataset, evaluation: Dataset, progress: Progress) -> list[Row]:
-    """Every method of `METHODS`, and float, measured side by side with interleaved latency."""
-    names = [("float", 32), *((name, bits) for name, (bits, _) in METHODS.items())]
-    recipes = [recipe for _, recipe in METHODS.values()]
-    return _measured(model, names, recipes, calibration, evaluation, True, progress)
+def methods(
+    model: onnx.ModelProto,
+    calibration: Dataset,
+    training: Dataset,
+    evaluation: Dataset,
+    progress: Progress,
+    wanted: Sequence[str] = ("",),
+) -> list[Row]:
+    """Float, and every method whose name begins as one of ``wanted``, side by side with interleaved latency.
+
+    Args:
+        model: the float model.
+        calibration: what methods without training see.
+        training: what quantization-aware training and `auto` see, `auto` to judge its attempts by most of them.
+        evaluation: what all are measured on.
+        progress: called as they are made.
+        wanted: beginnings of names.
+    """
+    count = len(calibration)
+    makers: dict[tuple[str, int], Maker] = {
+        (name, bits): partial(convert, model, calibration, recipe=recipe, limit=count, progress=progress)
+        for name, (bits, recipe) in METHODS.items()
+    }
+    for name, bits in TRAINED.items():
+        recipe = with_gptq(find_recipe("int4-qat"), f"qat{bits}", bits=bits)
+        makers[name, bits] = partial(train, model, training, recipe=recipe, settings=dict(_QAT), progress=progress)
+    makers[AUTO, 0] = partial(convert_within, model, training, Budget(max_drop=0.5), limit=count, progress=progress)
+    chosen = {key: maker for key, maker in makers.items() if key[0].startswith(tuple(wanted))}
+    return _measured(model, chosen, evaluation, True, progress)
 
 
 def ablation(
@@ -145,35 +182,47 @@ def ablation(
     parts: Sequence[str],
 ) -> list[Row]:
     """GPTQ without each of the ``parts`` at every number of bits; float first."""
-    names = [("float", 32), *((part, width) for width in bits for part in parts)]
-    recipes = [without(part, width) for part, width in names[1:]]
-    return _measured(model, names, recipes, calibration, evaluation, False, progress)
+    makers: dict[tuple[str, int], Maker] = {
+        (part, width): partial(
+            convert, model, calibration, recipe=without(part, width), limit=len(calibration), progress=progress
+        )
+        for width in bits
+        for part in parts
+    }
+    return _measured(model, makers, evaluation, False, progress)
 
 
 def _measured(
     model: onnx.ModelProto,
-    names: Sequence[tuple[str, int]],
-    recipes: Sequence[Recipe],
-    calibration: Dataset,
+    makers: Mapping[tuple[str, int], Maker],
     evaluation: Dataset,
     latency: bool,
     progress: Progress,
 ) -> list[Row]:
-    """A row for the float model and one for every recipe; ``names`` are of both, with bits."""
-    seconds = [0.0]
+    """A row for the float model and one for every file, by its name and its bits (0: those of most weights)."""
+    names, seconds = [("float", 32)], [0.0]
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / "float.onnx"]
         save_onnx(model, paths[0])
-        for recipe in recipes:
-            result = convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress)
-            paths.append(Path(folder) / f"{len(paths)} {recipe.name}.onnx")
+        for (name, bits), make in makers.items():
+            result = make()
+            paths.append(Path(folder) / f"{len(paths)}.onnx")
             result.save(paths[-1])
+            names.append((name, bits or _most_common(result)))
             seconds.append(result.seconds)
         measured = evaluate(paths, evaluation, latency=latency, progress=progress).models
     return [
         _row(name, width, one, took, measured[0].latency_ms)
         for (name, width), one, took in zip(names, measured, seconds, strict=True)
     ]
+
+
+def _most_common(result: Result) -> int:
+    """Bits of most weights."""
+    weights = Counter[int]()
+    for layer in result.layers:
+        weights[layer.bits] += math.prod(layer.shape)
+    return weights.most_common(1)[0][0]
 
 
 def _row(method: str, bits: int, measured: Measurement, seconds: float, base: float | None) -> Row:
@@ -227,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help="of table, ablation; default both")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--bits", type=int, nargs="+", default=list(ABLATED_BITS), help="of the ablation")
+    parser.add_argument("--methods", nargs="+", default=[""], metavar="NAME", help="rows of the table; default all")
     parts = (_NOTHING, *PARTS, _RANGES, _EVERYTHING)
     parser.add_argument("--without", nargs="+", choices=parts, default=parts, help="of the ablation; default each")
     options = parser.parse_args(arguments)
@@ -238,9 +288,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         model = ROAD_SIGNS.model()
         calibration, evaluation = ROAD_SIGNS.images(model, CALIBRATE)
+        training, _ = ROAD_SIGNS.images(model, _TRAINING)
         if "table" in wanted:
             with progress_bars() as progress:
-                rows = methods(model, calibration, evaluation, progress)
+                rows = methods(model, calibration, training, evaluation, progress, options.methods)
             show([method_table(rows)])
             print(_images(rows))
             content["methods"] = [asdict(row) for row in rows]

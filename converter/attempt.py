@@ -16,7 +16,8 @@ class Attempt:
     Attributes:
         name: of the rung: "int8", "int4", "int3", "mixed", "mixed-learned", or the recipe's.
         layer_bits: of every layer's grid.
-        mean_bits: that a weight takes in the file, over all weights of quantized layers.
+        mean_bits: that a weight takes in the file, multiples of block scales included, over all weights of quantized
+            layers.
         bytes: of the file.
         drop: points lost against float, what the budget is held against: the mean of the next two, weighted by how sure
             they are; None where the output is no classifier's.

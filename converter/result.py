@@ -41,6 +41,7 @@ class LayerReport:
         note: what else the pass did.
         reason: why the layer stayed in float.
         weights: as they were before rounding, folded and rescaled, and as they were written; None in float.
+        multiples: how many multiples of channels' scales lie beside the codes, at 4 bits each.
     """
 
     name: str
@@ -55,6 +56,7 @@ class LayerReport:
     note: str
     reason: str
     weights: Distribution | None = None
+    multiples: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,14 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
             continue
         change = changes[layer.name]
         grid = quantized.grid
+        stored = bits_in_file(model, layer, storage)
         result.append(
             LayerReport(
                 name=layer.name,
                 op=layer.op,
                 shape=layer.weight_shape,
                 bits=grid.bits,
-                stored_bits=bits_in_file(model, layer, storage),
+                stored_bits=stored,
                 granularity=grid.granularity,
                 activation_bits=8 if runs_on_integers(model, layer) else 32,
                 before_db=change.before_db,
@@ -147,6 +150,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
                 note=", ".join(filter(None, (change.what, model.float_activations.get(layer.name)))),
                 reason="",
                 weights=distribution(model.exact[layer.name][0], quantized.codes, grid),
+                multiples=0 if grid.multiples is None or stored == 8 else grid.multiples.size,
             )
         )
     return tuple(result)

@@ -156,7 +156,8 @@ class Workbench:
         verdict = self.judge.judge(result.model)
         layers = [layer for layer in result.layers if not layer.reason]
         weights = np.array([np.prod(layer.shape) for layer in layers], float)
-        stored = np.array([layer.stored_bits for layer in layers], float)
+        stored = weights * np.array([layer.stored_bits for layer in layers])
+        stored += [4 * layer.multiples for layer in layers]
         own = {layer.name: layer.after_db for layer in layers if layer.after_db is not None}
         latency = self.judge.latency(result.model) if self.target.provider == "cpu" else (np.nan, np.nan)
         facts = {
@@ -165,7 +166,7 @@ class Workbench:
         }
         return {
             "facts": np.array(json.dumps(facts)),
-            "mean_bits": np.array((weights * stored).sum() / weights.sum()),
+            "mean_bits": np.array(stored.sum() / weights.sum()),
             "bytes": np.array(result.model.ByteSize()),
             "power": np.array(verdict.power),
             "errors": np.zeros(0, np.float32) if verdict.errors is None else verdict.errors,

@@ -114,7 +114,8 @@ def block_of(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | Non
     if layer.op == "ConvTranspose":
         return None, "ConvTranspose is stored per channel"
     if layer_pass.two_level:
-        return None if bits > MOST_BITS else equal_block(layer.matrix_shape[2], layer_pass.block), ""
+        groups, outputs, k = layer.matrix_shape
+        return None if bits > MOST_BITS else equal_block(groups * outputs, k, layer_pass.block), ""
     return layer_pass.block, ""
 
 

@@ -20,19 +20,20 @@ MOST_BITS = 4
 
 _FACTORS = tuple(float(factor) for factor in np.geomspace(0.7, 1.15, 16))
 _LARGEST = -MULTIPLES[0]
-_MOST_BLOCKS = 32
+_MOST_MULTIPLES = 12_288  # of a layer
 
 
-def equal_block(k: int, wanted: int) -> int | None:
+def equal_block(channels: int, k: int, wanted: int) -> int | None:
     """The size nearest to the one wanted of which k inputs are several whole blocks, at most twice off; None: no such.
 
-    A channel has at most 32 blocks, so a large k gets larger ones: their multiples take 16 bytes, no more than the
-    channel's scale, bias and zero points, and not the 144 that k = 4,608 would take in blocks of 16.
+    All ``channels`` of a layer have at most 12,288 blocks, whose multiples take 6 kB; so large layers get larger ones.
+    In blocks of 16 they would add a sixteenth to any file, and the error of a layer of millions of weights counts
+    least.
 
-    >>> equal_block(144, 16), equal_block(27, 16), equal_block(4608, 16), equal_block(37, 16)
-    (16, 9, 144, None)
+    >>> equal_block(16, 144, 16), equal_block(16, 27, 16), equal_block(512, 4608, 16), equal_block(16, 37, 16)
+    (16, 9, 192, None)
     """
-    wanted = max(wanted, -(-k // _MOST_BLOCKS))
+    wanted = max(wanted, -(-channels * k // _MOST_MULTIPLES))
     sizes = [size for size in range(-(-wanted // 2), 2 * wanted + 1) if k % size == 0 and size < k]
     return min(sizes, key=lambda size: max(size / wanted, wanted / size), default=None)
 

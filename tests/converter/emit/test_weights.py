@@ -85,7 +85,8 @@ def test_two_level_scales_compute_bit_for_bit_what_int8_storage_does(
 ) -> None:
     model = quantized(name, Rtn(bits=bits, block=4, two_level=True), ranges=ranges and name in INTEGER)
     grid = model.quantized["layer"].grid
-    one_block = equal_block(model.layers()["layer"].matrix_shape[2], 4) is None
+    groups, outputs, k = model.layers()["layer"].matrix_shape
+    one_block = equal_block(groups * outputs, k, 4) is None
     assert (grid.multiples is None) == (one_block or LAYERS[name].op == "ConvTranspose")
     x = LAYERS[name].images()
     packed, plain = emit(model, "packed"), emit(model, "int8")

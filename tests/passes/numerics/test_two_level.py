@@ -116,17 +116,8 @@ def test_more_bits_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "wanted", "size"),
-    [
-        (144, 16, 16),
-        (27, 16, 9),
-        (147, 16, 21),
-        (37, 16, None),
-        (16, 16, 8),
-        (9, 16, None),
-        (576, 16, 18),
-        (4608, 16, 144),
-    ],
+    ("channels", "k", "size"),
+    [(16, 144, 16), (16, 27, 9), (64, 147, 21), (8, 37, None), (8, 16, 8), (512, 9, None), (512, 4608, 192)],
 )
-def test_blocks_are_whole_and_near_what_was_asked(k: int, wanted: int, size: int | None) -> None:
-    assert equal_block(k, wanted) == size
+def test_blocks_are_whole_and_near_what_was_asked(channels: int, k: int, size: int | None) -> None:
+    assert equal_block(channels, k, 16) == size

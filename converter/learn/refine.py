@@ -191,14 +191,13 @@ class _Network:
     def _block(
         self, piece: Segment, inside: dict[str, Linear], program: Program, train: Samples, device: torch.device
     ) -> QuantizedBlock:
-        spread: dict[str, Floats] = {}
+        writers, spread = {layer.output: layer for layer in inside.values()}, dict[str, Floats]()
 
         def measure(name: str, value: torch.Tensor) -> torch.Tensor:
-            if not value.is_floating_point():
-                return value
-            axis = 1 if value.ndim == 4 else value.ndim - 1
-            axes = [other for other in range(value.ndim) if other != axis]
-            spread[name] = value.std(dim=axes, unbiased=False).cpu().numpy()
+            if name in writers:
+                axis = 1 if writers[name].kernel else value.ndim - 1  # of the channels
+                axes = [other for other in range(value.ndim) if other != axis]
+                spread[name] = value.std(dim=axes, unbiased=False).cpu().numpy()
             return value
 
         with torch.no_grad():

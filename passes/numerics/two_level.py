@@ -20,21 +20,21 @@ MOST_BITS = 4
 
 _FACTORS = tuple(float(factor) for factor in np.geomspace(0.7, 1.15, 16))
 _LARGEST = -MULTIPLES[0]
-_MOST_MULTIPLES = 12_288  # of a layer
+_SMALLEST, _MOST_MULTIPLES = 3, 12_288  # inputs of a block; blocks of a layer
 
 
 def equal_block(channels: int, k: int, wanted: int) -> int | None:
-    """The size nearest to the one wanted of which k inputs are several whole blocks, at most twice off; None: no such.
+    """The size nearest to the one wanted, 3 to twice as many, of which k inputs are several whole blocks; or None.
 
     All ``channels`` of a layer have at most 12,288 blocks, whose multiples take 6 kB; so large layers get larger ones.
     In blocks of 16 they would add a sixteenth to any file, and the error of a layer of millions of weights counts
     least.
 
-    >>> equal_block(16, 144, 16), equal_block(16, 27, 16), equal_block(512, 4608, 16), equal_block(16, 37, 16)
-    (16, 9, 192, None)
+    >>> [equal_block(16, k, 16) for k in (144, 27, 9, 37)], equal_block(512, 4608, 16)
+    ([16, 9, 3, None], 192)
     """
     wanted = max(wanted, -(-channels * k // _MOST_MULTIPLES))
-    sizes = [size for size in range(-(-wanted // 2), 2 * wanted + 1) if k % size == 0 and size < k]
+    sizes = [size for size in range(_SMALLEST, 2 * wanted + 1) if k % size == 0 and size < k]
     return min(sizes, key=lambda size: max(size / wanted, wanted / size), default=None)
 
 

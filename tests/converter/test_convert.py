@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
+from benchmarks.targets.zoo import ZOO, feeds_of
 from converter import Preprocess, Recipe, Result, convert, find_recipe
 from converter.data import input_specs, load_data, stored_preprocess
 from converter.recipe import RECIPES, parse_recipe
@@ -62,6 +63,14 @@ def test_every_recipe_makes_a_file_that_onnxruntime_loads(name: str, tmp_path: P
     assert {layer.bits for layer in result.layers} == {8 if name == "int8" else 4}
     assert {layer.activation_bits for layer in result.layers} == {8 if name in INTEGERS else 32}
     assert (result.target, result.recipe.name) == ("cpu", name)
+
+
+@pytest.mark.parametrize("graph", ["conv 1-D", "conv 3-D"])
+@pytest.mark.parametrize("name", SOLVING)
+def test_convolutions_of_one_and_three_dimensions(name: str, graph: str) -> None:
+    proto = ZOO[graph]()
+    result = convert(proto, feeds_of(proto, 20), recipe=name)
+    assert {layer.bits for layer in result.layers} == {8 if name == "int8" else 4}
 
 
 @pytest.mark.parametrize("name", SOLVING)

@@ -117,7 +117,7 @@ def test_more_bits_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("channels", "k", "size"),
-    [(16, 144, 16), (16, 27, 9), (64, 147, 21), (8, 37, None), (8, 16, 8), (512, 9, None), (512, 4608, 192)],
+    [(16, 144, 16), (16, 27, 9), (64, 147, 21), (8, 37, None), (8, 16, 8), (512, 9, 3), (64, 25, 5), (512, 4608, 192)],
 )
 def test_blocks_are_whole_and_near_what_was_asked(channels: int, k: int, size: int | None) -> None:
     assert equal_block(channels, k, 16) == size

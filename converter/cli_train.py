@@ -24,7 +24,12 @@ __all__ = ["train"]
 @options.layers
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Over the training images; 10.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step; 32.")
-@click.option("--rate", type=float, metavar="R", help="Learning rate, in steps of the weights' grid; 0.0003.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="Learning rate, in steps of the weights' grid; 0.0003.",
+)
 @click.option("--optimizer", type=click.Choice(["sgd", "adam"]), help="sgd.")
 @click.option(
     "--objective",

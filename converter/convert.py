@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from converter.asked_layers import AskedLayers
 from converter.conversion_data import open_data, require_calibration
 from converter.data import Preprocess, stored_preprocess
 from converter.emit.qdq import emit
@@ -99,9 +100,9 @@ def convert(
     with footprint.step("open data"), suggesting_shape(assumed_shape([model], input_shape)):
         images = open_data(calibration, evaluation, training, source, plan, preprocess, warn)
 
-    speed = None
+    asked, speed = AskedLayers(exclude, bits or {}), None
     if measure_speed and images.calibration is not None:
-        with footprint.step("measure speed"):
+        with footprint.step("measure speed"), asked.refused():
             speed = find_slow_layers(source, plan, chosen, next(images.calibration.batches(1)).feeds, progress)
         plan = leaving(plan, speed)
 
@@ -109,7 +110,7 @@ def convert(
     means = Means(images, memory_budget, plan.seed, progress, checkpoint)
     reports = []
     for step in plan.passes:
-        with footprint.step(step.name):
+        with footprint.step(step.name), asked.before(step, work):
             reports.append(run_pass(step, work, means))
             check(work, step.name)
 

@@ -34,6 +34,7 @@ __all__ = ["train_network"]
 _FEWEST_IMAGES = 4
 _JUDGED = 64  # images at once without gradients
 _COMPARED = 256  # held-out images that layers' errors are measured on
+_FROM_FLOAT = "--objective float (objective = 'float' in a recipe) learns from the float network"
 
 
 def train_network(
@@ -68,16 +69,16 @@ def train_network(
 
 def _require_data(data: Dataset, settings: Qat) -> None:
     if len(data) < _FEWEST_IMAGES:
-        raise DataError(f"{settings.name} needs at least {_FEWEST_IMAGES} training images, not {len(data)}")
+        raise DataError(f"{data.source}: training needs at least {_FEWEST_IMAGES} images, not {len(data)}")
     if settings.objective == "labels" and data.labels is None:
-        raise DataError(f"{data.source} has no labels; use objective = 'float' to learn from the float network")
+        raise DataError(f"{data.source} has no labels; {_FROM_FLOAT}")
     if data.static_batch is not None:
         raise DataError(
             f"the model's batch is fixed to {data.static_batch}, and training takes batches of its own; export it with "
             "a dynamic batch"
         )
     if (settings.flip or settings.shift) and not any(len(spec.shape) == 4 for spec in data.inputs):
-        raise DataError(f"{settings.name}: flip and shift are for images, and no input of the model has 4 axes")
+        raise DataError("--flip and --shift are for images, and no input of the model has 4 axes")
 
 
 class _Training:
@@ -104,9 +105,7 @@ class _Training:
         wanted = self.settings.objective
         classes = is_classifier(self.network.teacher(_on(sample, self.device)))
         if wanted == "labels" and not classes:
-            raise DataError(
-                f"{self.data.source} has labels, but the output is no classifier's; use objective = 'float'"
-            )
+            raise DataError(f"{self.data.source} has labels, but the output is no classifier's; {_FROM_FLOAT}")
         if wanted == "labels" or (wanted == "auto" and classes and self.data.labels is not None):
             return "labels"
         return "float"
@@ -148,8 +147,8 @@ class _Training:
             value = self._loss(images)
             if not torch.isfinite(value):
                 raise QuantizationError(
-                    f"{settings.name}: the loss is {value.item()} in epoch {epoch + 1}; "
-                    f"use a rate below {settings.rate:g}"
+                    f"the loss of the training is {value.item()} in epoch {epoch + 1}; "
+                    f"use a --rate below {settings.rate:g}"
                 )
             self.optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]

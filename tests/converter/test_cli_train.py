@@ -44,7 +44,7 @@ def test_a_file_in_one_command(folder: Path) -> None:
     ("options", "message"),
     [
         (("--recipe", "int8"), "recipe 'int8' trains nothing"),
-        (("--rate", "0"), "rate must be positive, not 0.0"),
+        (("--rate", "nan"), "the training's rate must be positive, not nan"),
         (("--checkpoint", "m.onnx"), "--checkpoint m.onnx would overwrite MODEL m.onnx"),
         (("--checkpoint", "nowhere/c"), "does not exist"),
         (("--device", "cuda"), "no CUDA device"),
@@ -63,7 +63,7 @@ def test_objective_labels_wants_labels(folder: Path) -> None:
     np.savez(folder / "train.npz", x=images(40))
     result = run(*TRAIN, "--objective", "labels")
     assert result.exit_code == 1
-    assert "has no labels" in result.stderr
+    assert "train.npz has no labels; --objective float" in result.stderr
 
 
 def test_what_is_no_checkpoint_is_not_lost(folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter import options
-from converter.cli_context import given_preprocess, state_shape, warn
+from converter.cli_context import given_preprocess, keeping, state_shape, warn
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
@@ -99,9 +99,7 @@ def train(
     state_shape([model], input_shape)
     names = ("epochs", "batch", "rate", "optimizer", "objective", "flip", "shift")
     settings = {name: value for name in names if (value := rest.pop(name)) is not None}
-    if place.exists():
-        warn(f"going on from {place}")
-    with progress_bars(quiet=quiet) as progress:
+    with keeping(place), progress_bars(quiet=quiet) as progress:
         result = learn(
             model,
             data,

@@ -45,6 +45,14 @@ class Images:
             return self.training
         return self.calibration if isinstance(step, LearnedRounding) else self.learnable
 
+    def describe_training(self, recipe: Recipe) -> dict[str, Any] | None:
+        """What `Dataset.describe` says of the training images, and how many are held out; None where no pass trains."""
+        for step in recipe.passes:
+            if isinstance(step, Qat) and self.training is not None:
+                judge = hold_out(len(self.training), step.held_out, recipe.seed).judge
+                return self.training.describe() | {"held_out": len(judge)}
+        return None
+
 
 def require_calibration(calibration: Any, training: Any, checkpoint: Path | None, recipe: Recipe) -> None:
     """Refuse a recipe that looks at data where there are none, and data that nothing looks at or trains on.

@@ -107,7 +107,7 @@ def convert(
         plan = leaving(plan, speed)
 
     work = Model(gs.import_onnx(source), chosen.rules, found=found)
-    means = Means(images, memory_budget, plan.seed, progress, checkpoint)
+    means = Means(images, memory_budget, plan.seed, progress, checkpoint, warn)
     reports = []
     for step in plan.passes:
         with footprint.step(step.name), asked.before(step, work):
@@ -122,9 +122,8 @@ def convert(
     if chosen.static_shapes:
         fix_batch(quantized)
     calibrated = None if images.calibration is None else images.calibration.describe()
-    facts = {"target": target, "calibration": calibrated, "versions": versions()}
-    if training is not None and images.training is not None:
-        facts["training"] = images.training.describe()
+    trained = images.describe_training(plan)
+    facts = {"target": target, "calibration": calibrated, "training": trained, "versions": versions()}
     measured = {} if speed is None else {"speed": speed.to_json()}
     stamp(quantized, plan, layers, work.float_activations, facts | measured)
     metrics = None
@@ -142,6 +141,7 @@ def convert(
         metrics,
         calibrated,
         seconds,
+        training=trained,
         steps=footprint.steps,
         speed=speed,
     )

@@ -69,6 +69,7 @@ class Result:
         metrics: size, accuracy and latency before and after, if evaluation data were given.
         calibration: source, number, digest and preprocessing of the calibration images, if there were any.
         seconds: of the whole conversion.
+        training: the same of the images that were trained on, and of those how many were held out, if a pass trained.
         steps: what it spent them on, and the memory of each.
         search: how it was found, where a budget was given.
         speed: what was measured to decide which activations stay in float, if that was asked for.
@@ -83,6 +84,7 @@ class Result:
     metrics: Evaluation | None
     calibration: Mapping[str, Any] | None
     seconds: float
+    training: Mapping[str, Any] | None = None
     steps: tuple[Step, ...] = ()
     search: Search | None = None
     speed: Speed | None = None

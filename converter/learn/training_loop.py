@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from converter.learn.held_out import HeldOut, hold_out
 from converter.learn.images import ImageBatch, augmented, epoch_batches, in_order
 from converter.learn.objective import Score, is_classifier, loss, scored
 from converter.learn.trained_network import TrainedNetwork
-from converter.runtime import Progress
+from converter.runtime import Progress, unheard
 from passes.base import Change, CoveredRange, Model, PassReport
 from passes.errors import DataError, QuantizationError
 from passes.numerics.error import decibel
@@ -38,7 +38,14 @@ _FROM_FLOAT = "--objective float (objective = 'float' in a recipe) learns from t
 
 
 def train_network(
-    model: Model, settings: Qat, data: Dataset, progress: Progress, *, seed: int, checkpoint: Path | None = None
+    model: Model,
+    settings: Qat,
+    data: Dataset,
+    progress: Progress,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    warn: Callable[[str], None] = unheard,
 ) -> PassReport:
     """Train the model; it stays as it is unless held-out images gain.
 
@@ -49,6 +56,7 @@ def train_network(
         progress: called after every step.
         seed: of the images held out and of the order of the others.
         checkpoint: file that holds the training's state after every epoch, and from which it goes on if it exists.
+        warn: told where the training goes on, once the checkpoint is known to be its own.
 
     Raises:
         QuantizationError: nothing is quantized yet, an operator cannot be trained, or a CUDA device is asked for and
@@ -63,7 +71,7 @@ def train_network(
     training = _Training(model, settings, data, seed, find_device(settings.device, settings.name))
     place = None if checkpoint is None else Checkpoint(checkpoint, training.digest())
     before = training.layer_errors()
-    start, best, epoch = training.run(progress, place)
+    start, best, epoch = training.run(progress, place, warn)
     return training.report(start, best, epoch, before, time.perf_counter() - started)
 
 
@@ -110,16 +118,19 @@ class _Training:
             return "labels"
         return "float"
 
-    def run(self, progress: Progress, place: Checkpoint | None) -> tuple[Score, Score, int]:
+    def run(
+        self, progress: Progress, place: Checkpoint | None, warn: Callable[[str], None]
+    ) -> tuple[Score, Score, int]:
         """Train; the score before, the best one, and after how many epochs it was reached."""
         start = self._judged()
         best, best_epoch, state = start, 0, copy.deepcopy(self.network.state_dict())
         done = 0
         held = None if place is None else checkpoints.load(place, self.device)
-        if held is not None:
+        if place is not None and held is not None:
             self.network.load_state_dict(held.network)
             self.optimizer.load_state_dict(held.optimizer)
             best, best_epoch, state, done = held.score, held.best_epoch, held.best, held.epoch
+            warn(f"going on from {place.path}, after epoch {done} of {self.settings.epochs}")
         for epoch in range(done, self.settings.epochs):
             self._epoch(epoch, progress)
             found = self._judged()

@@ -110,6 +110,10 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
     table = plain_table("", ["", "before", "after", "change"], numbers={1, 2, 3})
     row(table, "File", size(before), size(after), _ratio(before / after, "smaller", "larger"))
     calibrated = "" if result.calibration is None else f"calibrated on {result.calibration['images']:,} images"
+    if result.training is not None:
+        held = result.training["held_out"]
+        learned = f"trained on {result.training['images'] - held:,} images"
+        calibrated = "\n".join(filter(None, (calibrated, learned, f"epoch chosen on {held:,} others")))
     if result.metrics is None:
         table.caption = calibrated or None
         return table

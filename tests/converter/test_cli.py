@@ -211,7 +211,7 @@ def test_ctrl_c_while_libraries_load(folder: Path, library: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(
     ("number", "code", "words"),
-    [(signal.SIGINT, 130, "Interrupted\n"), (signal.SIGTERM, 143, "")],
+    [(signal.SIGINT, 130, "Interrupted\n"), (signal.SIGTERM, 143, "Terminated\n")],
     ids=["ctrl_c", "sigterm"],
 )
 def test_a_signal_leaves_nothing(folder: Path, number: signal.Signals, code: int, words: str) -> None:

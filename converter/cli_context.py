@@ -50,14 +50,15 @@ def measuring(
     """Models, exported where they are factories, and data for them; with the warnings that go with both."""
     from converter.measured import load_for
     from converter.open import model_files, suggesting_shape
-    from converter.preprocess_use import unscaled
+    from converter.preprocess_use import questions
 
     preprocess = given_preprocess(**images)
     shape = state_shape(models, input_shape)
     with model_files(models, weights=weights, input_shape=input_shape) as files:
         with suggesting_shape(shape):
             dataset = load_for(files, data, preprocess, limit)
-        warn(unscaled(dataset))
+        for question in questions([dataset]):
+            warn(question)
         yield Measuring(files, dataset)
 
 

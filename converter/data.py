@@ -79,6 +79,11 @@ class Dataset:
         return self._rows.preprocess if self._rows.images else None
 
     @property
+    def channels(self) -> tuple[int, int] | None:
+        """Channels of the images as they are, and as the model takes them; None where the data are no images."""
+        return self._rows.channels
+
+    @property
     def takes_floats(self) -> bool:
         """Whether any of the model's inputs is of a float type."""
         return any(np.issubdtype(spec.dtype, np.floating) for spec in self.inputs)

@@ -103,7 +103,7 @@ INFINITE[3, 0, 0, 0] = -np.inf
                      "rank 4; uint8 images are [n, h, w, c], grey ones x[..., None]", id="rank"),
         pytest.param({"x": FLOATS[..., :7]}, RGB8, "x has shape (4, 3, 8, 7), which does not fit", id="float_shape"),
         pytest.param({"x": IMAGES.transpose(0, 3, 1, 2)}, RGB8, "x.transpose(0, 2, 3, 1) makes it", id="uint8_nchw"),
-        pytest.param({"x": pixels(2, 16)}, RGB8, "x: image is 16x16; the model takes 8x8; use --resize 9 --crop 8",
+        pytest.param({"x": pixels(2, 16)}, RGB8, "x: image is 16x16; the model takes 8x8; use --resize 8",
                      id="size"),
         pytest.param({"x": np.array(3.0)}, RGB8, "x has rank 0", id="scalar"),
         pytest.param({"x": HOLED}, RGB8, "x[2] holds NaN or Inf", id="nan"),

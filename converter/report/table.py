@@ -18,6 +18,7 @@ from converter.recipe import AUTO, AUTO_DESCRIPTION, Recipe
 from converter.result import LayerReport, Result
 
 __all__ = [
+    "SPREAD",
     "before_after_table",
     "conversion_tables",
     "decibels",
@@ -28,13 +29,16 @@ __all__ = [
     "percent",
     "plain_table",
     "preprocessing",
+    "ratio",
     "recipes_table",
     "row",
     "show",
     "size",
+    "times",
     "weights_table",
 ]
 
+SPREAD = "±: half of the rounds lie within"
 _PIPED_WIDTH = 100
 _NARROW = 80  # columns; tables are laid out to fit this width
 _NOTHING = "–"
@@ -108,7 +112,7 @@ def conversion_tables(result: Result, before: int, after: int) -> list[Renderabl
 def before_after_table(result: Result, before: int, after: int) -> Table:
     """File size and, where they were measured, accuracy and latency of a conversion; sizes in bytes."""
     table = plain_table("", ["", "before", "after", "change"], numbers={1, 2, 3})
-    row(table, "File", size(before), size(after), _ratio(before / after, "smaller", "larger"))
+    row(table, "File", size(before), size(after), ratio(before / after, "smaller", "larger"))
     calibrated = "" if result.calibration is None else f"calibrated on {result.calibration['images']:,} images"
     if result.training is not None:
         held = result.training["held_out"]
@@ -125,7 +129,8 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
         row(table, "Agreement", "", percent(last.agreement), "")
     row(table, "SQNR", "", decibels(last.sqnr_db), "")
     if last.speedup is not None:
-        row(table, "Latency", _ms(first), _ms(last), _ratio(last.speedup, "faster", "slower"))
+        change = ratio(last.speedup, "faster", "slower", result.metrics.spread(-1))
+        row(table, "Latency", _ms(first), _ms(last), change)
     lines = (calibrated, f"measured on {last.images:,} images", *_conditions(result.metrics))
     table.caption = "\n".join(filter(None, lines))
     return table
@@ -165,7 +170,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         top1 = _NOTHING if model.top1 is None else f"{percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
         agreement = _NOTHING if model.agreement is None else percent(model.agreement)
         others = (agreement, decibels(model.sqnr_db)) if place else ("", "")
-        row(table, model.model, size(model.bytes), top1, *others, _ms(model), _speed(model.speedup))
+        speed = "" if model.speedup is None else times(model.speedup, evaluation.spread(place) if place else None)
+        row(table, model.model, size(model.bytes), top1, *others, _ms(model), speed)
     images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first"
     table.caption = "\n".join([images, *_conditions(evaluation)])
     return table
@@ -260,7 +266,7 @@ def row(table: Table, *cells: str | Text) -> None:
 
 def _conditions(evaluation: Evaluation) -> list[str]:
     """How the figures were taken, a line each."""
-    lines = [f"latency: batch {BATCH}, {THREADS} thread"]
+    lines = [f"latency: batch {BATCH}, {THREADS} thread", *([SPREAD] if evaluation.quartiles else [])]
     if "preprocess" in evaluation.data:
         settings = evaluation.data["preprocess"]
         lines.append(f"preprocessing: {preprocessing(None if settings is None else Preprocess(**settings))}")
@@ -297,9 +303,17 @@ def _ms(model: Measurement) -> str:
     return _NOTHING if model.latency_ms is None else f"{model.latency_ms:,.2f} ms"
 
 
-def _ratio(ratio: float, more: str, less: str) -> str:
-    return f"{ratio:.2f}x {more}" if ratio >= 1 else f"{1 / ratio:.2f}x {less}"
+def ratio(value: float, more: str, less: str, quartiles: Sequence[float] | None = None) -> str:
+    """`2.50x faster` or `1.10x slower`; ``quartiles`` are of the value itself."""
+    if value >= 1:
+        return f"{times(value, quartiles)} {more}"
+    return f"{times(1 / value, quartiles and (1 / quartiles[1], 1 / quartiles[0]))} {less}"
 
 
-def _speed(ratio: float | None) -> str:
-    return _NOTHING if ratio is None else f"{ratio:.2f}x"
+def times(value: float, quartiles: Sequence[float] | None = None) -> str:
+    """How many times, with half the distance of the quartiles.
+
+    >>> times(1.9, (1.85, 1.97))
+    '1.90x ± 0.06'
+    """
+    return f"{value:.2f}x" + ("" if quartiles is None else f" ± {(quartiles[1] - quartiles[0]) / 2:.2f}")

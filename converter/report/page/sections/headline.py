@@ -29,10 +29,10 @@ def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     if metrics:
         close = "equal" if last["sqnr_db"] is None else numbers.decibels(last["sqnr_db"])
         rows.append(("Signal to noise of the output", "", close, ""))
-    ratio = numbers.times(size["before"] / size["after"], "smaller", "larger")
+    ratio = numbers.ratio(size["before"] / size["after"], "smaller", "larger")
     rows.append(("File size", numbers.size(size["before"]), numbers.size(size["after"]), ratio))
     if metrics and last["speedup"] is not None:
-        speed = numbers.times(last["speedup"], "faster", "slower")
+        speed = numbers.ratio(last["speedup"], "faster", "slower", metrics["latency"]["speedup_quartiles"][-1])
         before, after = (numbers.milliseconds(model["latency_ms"]) for model in (first, last))
         rows.append(("Latency of an image", before, after, speed))
     return rows

@@ -15,6 +15,7 @@ from converter.inspect import Inspection
 from converter.latency import BATCH, THREADS
 from converter.preprocess import Preprocess
 from converter.recipe import AUTO, AUTO_DESCRIPTION, Recipe
+from converter.report import words
 from converter.result import LayerReport, Result
 
 __all__ = [
@@ -112,7 +113,7 @@ def conversion_tables(result: Result, before: int, after: int) -> list[Renderabl
 def before_after_table(result: Result, before: int, after: int) -> Table:
     """File size and, where they were measured, accuracy and latency of a conversion; sizes in bytes."""
     table = plain_table("", ["", "before", "after", "change"], numbers={1, 2, 3})
-    row(table, "File", size(before), size(after), ratio(before / after, "smaller", "larger"))
+    row(table, words.FILE_SIZE, size(before), size(after), ratio(before / after, "smaller", "larger"))
     calibrated = "" if result.calibration is None else f"calibrated on {result.calibration['images']:,} images"
     if result.training is not None:
         held = result.training["held_out"]
@@ -124,13 +125,13 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
     first, last = result.metrics.models[0], result.metrics.models[-1]
     if first.top1 is not None and last.top1 is not None:
         points = 100 * (last.top1 - first.top1)
-        row(table, "Top-1", percent(first.top1), percent(last.top1), f"{points:+.2f} points")
+        row(table, words.TOP1, percent(first.top1), percent(last.top1), f"{points:+.2f} points")
     if last.agreement is not None:
-        row(table, "Agreement", "", percent(last.agreement), "")
-    row(table, "SQNR", "", decibels(last.sqnr_db), "")
+        row(table, words.AGREEMENT, "", percent(last.agreement), "")
+    row(table, words.SQNR, "", decibels(last.sqnr_db), "")
     if last.speedup is not None:
         change = ratio(last.speedup, "faster", "slower", result.metrics.spread(-1))
-        row(table, "Latency", _ms(first), _ms(last), change)
+        row(table, words.LATENCY, _ms(first), _ms(last), change)
     lines = (calibrated, f"measured on {last.images:,} images", *_conditions(result.metrics))
     table.caption = "\n".join(filter(None, lines))
     return table

@@ -72,6 +72,9 @@ def test_paper_shows_all_of_the_recipe_in_dark_ink(browser: "Browser", report: P
         page.emulate_media(media="print")
         cut = "(() => { const box = document.getElementById('recipe'); return box.scrollHeight - box.clientHeight; })()"
         assert page.evaluate(cut) <= PIXELS
+        used = "[...document.querySelectorAll('.chart svg *')].map(getComputedStyle).flatMap(s => [s.fill, s.stroke])"
+        of_the_dark = {"rgb(230, 233, 237)", "rgb(51, 58, 67)", "rgb(20, 23, 27)"}
+        assert not of_the_dark & set(page.evaluate(used))
         inks = "[...new Set([...document.querySelectorAll('.chart svg text')].map(e => getComputedStyle(e).fill))]"
         assert page.evaluate(inks) == ["rgb(28, 32, 36)"]
         assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 32, 36)"

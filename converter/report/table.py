@@ -40,25 +40,26 @@ __all__ = [
 ]
 
 SPREAD = "±: half of the rounds lie within"
-_PIPED_WIDTH = 100
+_PIPED_WIDTH = 120
 _NARROW = 80  # columns; tables are laid out to fit this width
 _NOTHING = "–"
 _UNITS = ("B", "kB", "MB", "GB")
 
 
 def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> None:
-    """Print to stdout, or to ``file``: as wide as a terminal, or, in a pipe, as wide as the content without styles."""
+    """Print to stdout, or to ``file``: as wide as a terminal, or, in a pipe, plain and as wide as words need."""
     console = Console(file=file, highlight=False)
     if console.is_terminal:
         for renderable in renderables:
             whole = isinstance(renderable, Text) and bool(renderable.no_wrap)  # a command, to be copied in one piece
             console.print(fitted(renderable, console), soft_wrap=whole)
         return
-    wide = Console(file=file, width=10_000)
-    widths = [wide.measure(renderable).maximum for renderable in renderables]
+    wide = Console(file=file, width=10_000, highlight=False)
+    printed = [fitted(each, Console(file=file, width=max(_PIPED_WIDTH, _narrowest(each)))) for each in renderables]
+    widths = [wide.measure(renderable).maximum for renderable in printed]
     console = Console(file=file, width=max([_PIPED_WIDTH, *widths]), highlight=False)
     with console.capture() as capture:
-        for renderable in renderables:
+        for renderable in printed:
             console.print(renderable)
     text = "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
     encoding = console.encoding
@@ -76,12 +77,7 @@ def fitted(renderable: RenderableType, console: Console) -> RenderableType:
     natural = Console(width=10_000).measure(renderable).maximum
     if natural <= console.width:
         return renderable
-    texts = [[str(cell) for cell in (column.header, *column.cells)] for column in renderable.columns]
-    longest = [max(map(len, column)) for column in texts]
-    widths = [
-        whole if column.no_wrap else max(len(word) for cell in column_texts for word in cell.split() or [""])
-        for column, column_texts, whole in zip(renderable.columns, texts, longest, strict=True)
-    ]
+    longest, widths = _column_widths(renderable)
     spare = console.width - (natural - sum(longest)) - sum(widths)
     if console.width >= _NARROW and spare >= 0:
         wished = sum(longest) - sum(widths)
@@ -101,6 +97,25 @@ def fitted(renderable: RenderableType, console: Console) -> RenderableType:
         lines.append(Padding(Text("; ".join(cells)), (0, 0, 0, 2)))
     lines += [] if renderable.caption is None else [Text(str(renderable.caption), style="dim")]
     return Padding(Group(*lines), (1, 0, 0, 0))
+
+
+def _column_widths(table: Table) -> tuple[list[int], list[int]]:
+    """Of every column, its longest cell and its longest word."""
+    texts = [[str(cell) for cell in (column.header, *column.cells)] for column in table.columns]
+    longest = [max(map(len, column)) for column in texts]
+    longest_words = [max(len(word) for cell in column for word in cell.split() or [""]) for column in texts]
+    return longest, [
+        whole if column.no_wrap else word
+        for column, whole, word in zip(table.columns, longest, longest_words, strict=True)
+    ]
+
+
+def _narrowest(renderable: RenderableType) -> int:
+    """Columns that a table takes if no word is to be cut; 0 for anything else."""
+    if not isinstance(renderable, Table):
+        return 0
+    longest, least = _column_widths(renderable)
+    return Console(width=10_000).measure(renderable).maximum - sum(longest) + sum(least)
 
 
 def conversion_tables(result: Result, before: int, after: int) -> list[RenderableType]:

@@ -13,6 +13,7 @@ from converter.compare import Comparison, ImageError, LayerError
 from converter.comparison.suggestion import Suggestion
 from converter.evaluate import Evaluation, Measurement
 from converter.inspect import InspectedLayer, Inspection
+from converter.recipe import RECIPES
 from converter.report import table
 from converter.report.comparison import comparison_tables, suggestion_text
 from converter.report.progress import progress_bars
@@ -177,6 +178,17 @@ def test_no_word_of_a_table_is_cut_in_two(width: int, monkeypatch: pytest.Monkey
     for target in TARGETS.values():
         for word in (*target.runtime.split(), *target.description.split()):
             assert word in text
+
+
+def test_what_is_piped_is_no_wider_than_its_words_need() -> None:
+    text = shown(table.recipes_table(RECIPES), targets_table(TARGETS))
+    assert max(map(len, text.splitlines())) <= 120
+    for recipe in RECIPES.values():
+        assert all(word in text for word in (*recipe.description.split(), *(step.name for step in recipe.passes)))
+    address = "https://example.org/" + 120 * "a"
+    long = table.plain_table("", ["fact", "source"])
+    long.add_row("some words of a fact", address)
+    assert address in shown(long)
 
 
 def test_a_command_is_printed_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:

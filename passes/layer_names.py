@@ -22,6 +22,8 @@ def require_layer(name: str, known: Iterable[str], who: str) -> None:
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
+    if "," in name and set(name.split(",")) <= set(known):
+        return "name them one at a time"
     close = get_close_matches(name, known, 1) or [other for other in known if name in other]
     if len(close) == 1:
         return f"did you mean {close[0]!r}?"

@@ -123,8 +123,8 @@ def test_a_suggestion_is_a_command_or_a_reason() -> None:
     text = shown(*suggestion_text(found, "convert-onnx convert a.onnx"))
     for words in ("gain 2.3 dB where conv1, fc are exact (64 images)", "convert-onnx convert a.onnx", "--act OUT.onnx"):
         assert words in text
-    none = shown(*suggestion_text(Suggestion(why="no quantized layer is there"), "convert"))
-    assert none.split() == ["No", "suggestion:", "no", "quantized", "layer", "is", "there."]
+    none = shown(*suggestion_text(Suggestion(why="m.onnx has no quantized layer"), "convert"))
+    assert none.split() == ["No", "suggestion:", "m.onnx", "has", "no", "quantized", "layer."]
 
 
 def test_weights_are_grouped_by_bits() -> None:

@@ -30,6 +30,10 @@ def test_a_part_of_one_name() -> None:
     assert refusal("stem", known) == "no layer is named 'stem'; did you mean '/model/stem/Conv'?"
 
 
+def test_several_names_in_one() -> None:
+    assert refusal("stem,head", ("stem", "body", "head")) == "no layer is named 'stem,head'; name them one at a time"
+
+
 def test_all_names_of_a_small_model() -> None:
     assert refusal("xyz", ("stem", "body", "head")) == "no layer is named 'xyz'; the layers are stem, body, head"
 

@@ -219,7 +219,8 @@ def _from_path(name: str, inputs: tuple[InputSpec, ...], preprocess: Preprocess,
     if path.suffix == ".py":
         named = ", ".join(f"{name}:{function}" for function in functions_of(path)) or f"{name}:CALLABLE"
         raise UsageError(f"{name}: data are what a callable in it yields; name the callable: {named}")
-    hint = "use an .npz file or a folder of images"
+    saved = "np.savez(..., x=array) makes an .npz file"
+    hint = saved if path.suffix == ".npy" else "use an .npz file or a folder of images"
     raise DataError(f"{name}: data cannot be read from a '{path.suffix}' file; {hint}")
 
 

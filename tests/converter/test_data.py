@@ -154,8 +154,10 @@ def test_missing_path_is_refused(tmp_path: Path, name: str, message: str) -> Non
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").touch()
-    (tmp_path / "data.py").touch()
+    for name in ("data.csv", "data.npy", "data.py"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"np\.savez\(\.\.\., x=array\) makes an \.npz file"):
+        load_data(tmp_path / "data.npy", RGB8, preprocess=NONE)
     with pytest.raises(DataError, match=r"cannot be read from a '\.csv' file; use an \.npz file or a folder"):
         load_data(tmp_path / "data.csv", RGB8, preprocess=NONE)
     with pytest.raises(UsageError, match=r"name the callable: .*data\.py:CALLABLE"):

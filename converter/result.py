@@ -37,7 +37,7 @@ class LayerReport:
         stored_bits: bits a weight takes in the file.
         granularity: what shares a scale: "channel" or "block 32".
         activation_bits: of the layer's input.
-        before_db, after_db: SQNR of plain rounding and of what was written.
+        before_db, after_db: SQNR of plain rounding, or before the last pass that refined the layer, and as written.
         note: what else the pass did.
         reason: why the layer stayed in float.
         weights: as they were before rounding, folded and rescaled, and as they were written; None in float.

@@ -50,6 +50,16 @@ def test_every_section_is_there_and_linked(page: str, facts: dict[str, Any]) -> 
         assert f'href="#{section.name}"' in page
 
 
+def test_what_the_upright_mark_is(page: str, facts: dict[str, Any]) -> None:
+    assert "The upright mark is what plain rounding to the same bits would give." in words(page)
+    corrected = copy.deepcopy(facts)
+    names = [layer["name"] for layer in facts["layers"] if layer["before_db"] is not None]
+    corrected["passes"].append(facts["passes"][-1] | {"name": "qat", "changed": dict.fromkeys(names, "trained")})
+    told = words(render(corrected))
+    assert "The upright mark is the error before qat." in told
+    assert "before qat and as written" in told
+
+
 def test_every_chart_has_its_place_and_a_description(page: str) -> None:
     drawn = charts(page)
     assert {"layers-chart", "weights-chart", "activations-chart", "cost-time", "cost-memory"} < set(drawn)

@@ -91,8 +91,8 @@ def keeping(place: Path) -> Iterator[None]:
 
 
 def _times(place: Path) -> frozenset[tuple[Path, int]]:
-    """Files at a place, or below it, and when each was written."""
-    files = [place, *place.rglob("*")]
+    """The file, or those in the folders of a folder, and when each was written."""
+    files = [place, *place.glob("*/*")]
     return frozenset((file, file.stat().st_mtime_ns) for file in files if file.is_file())
 
 

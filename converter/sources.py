@@ -250,7 +250,7 @@ class FolderSource:
             if fitted != expected:
                 raise DataError(
                     f"{file}: image is {fitted[0]}x{fitted[1]}, {self.files[0]} is {expected[0]}x{expected[1]}; "
-                    f"use {_fitting((1, 2), min(224, *fitted, *expected))} to bring all to one size"
+                    f"use {_together(fitted, expected)} to bring all to one size"
                 )
 
     def digest(self) -> str:
@@ -295,6 +295,12 @@ def _fitting(size: tuple[int, int], side: int) -> str:
     """Options that bring images to a square: large ones as ImageNet's are, small ones without losing their edges."""
     larger = round(side * 256 / 224) if side >= _CROPPED and min(size) > side else side
     return f"--resize {larger}" + ("" if size[0] == size[1] and larger == side else f" --crop {side}")
+
+
+def _together(*sizes: tuple[int, int]) -> str:
+    """Options that bring images of these sizes to one square."""
+    least = min(min(size) for size in sizes)
+    return _fitting((least, least + 1), min(224, least))
 
 
 def _rank_hint(array: NDArray[Any], spec: InputSpec) -> str:

@@ -99,8 +99,8 @@ def test_a_killed_run_goes_on_where_it_was(wider: Path) -> None:
 @pytest.mark.usefixtures("folder")
 def test_who_stops_a_search_is_told_how_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object, cache: Path, **__: object) -> None:
-        cache.mkdir()
-        (cache / "effect-0000.npz").touch()
+        (cache / "key").mkdir(parents=True)
+        (cache / "key" / "effect-0000.npz").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("converter.budget.convert_within", stopped)

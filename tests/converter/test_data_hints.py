@@ -1,7 +1,10 @@
 """What is said to somebody whose images do not fit the model is what mends it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from converter.data import InputSpec, Preprocess, load_data
 from passes.errors import DataError, ShapeError
@@ -47,3 +50,21 @@ def test_the_hint_at_another_size_works(image: tuple[int, int], side: int, hint:
 def test_floats_of_another_form(shape: tuple[int, ...], channels: int, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data(np.zeros(shape, np.float32), takes(channels, 8))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "hint"),
+    [
+        (((500, 375), (640, 480)), "--resize 256 --crop 224"),
+        (((224, 224), (300, 300)), "--resize 224 --crop 224"),
+        (((32, 40), (40, 32)), "--resize 32 --crop 32"),
+    ],
+)
+def test_images_of_several_sizes_are_brought_to_one(tmp_path: Path, sizes: list[tuple[int, int]], hint: str) -> None:
+    for place, size in enumerate(sizes):
+        Image.new("RGB", size).save(tmp_path / f"{place}.png")
+    any_size = (InputSpec("image", (None, 3, None, None), FLOAT),)
+    with pytest.raises(DataError, match=f"use {hint} to bring all to one size"):
+        load_data(tmp_path, any_size, preprocess=NONE)
+    _, resize, _, crop = hint.split()
+    assert len(load_data(tmp_path, any_size, preprocess=Preprocess(resize=int(resize), crop=int(crop)))) == 2

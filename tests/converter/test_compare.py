@@ -313,6 +313,9 @@ def test_act_needs_a_recipe_and_the_calibration_data(spoilt_files: Path) -> None
     done = run(*command)
     assert done.exit_code == 2
     assert "q.onnx was calibrated on calibration.npz, which is not here; name the data by --calibration" in done.stderr
+    nowhere = run(*command, "--calibration", "nowhere.npz")
+    assert (nowhere.exit_code, nowhere.stdout) == (1, ""), "before any work"
+    assert nowhere.stderr == "Error: --calibration nowhere.npz: no such file or folder\n"
     assert run(*command, "--calibration", "elsewhere.npz").exit_code == 0
     save_images(Path("others.npz"), 32, seed=9)
     done = run(*command, "--calibration", "others.npz")

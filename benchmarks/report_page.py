@@ -34,6 +34,7 @@ __all__ = ["Opened", "chromium", "open_page", "opened_page", "why_no_browser"]
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 _COLOURS = 64  # of a picture, which has few
+_MARGIN = 12  # pixels below the picture's last line
 _DRAWN = ".chart svg.marks"
 
 
@@ -146,9 +147,12 @@ def _resnet20_report(folder: Path) -> Path:
 
 
 def _take_picture(report: Path, picture: Path) -> None:
-    """The top of the page at the width of a laptop's window."""
-    with chromium() as browser, opened_page(browser, report, height=1180) as (page, _):
-        page.screenshot(path=picture)
+    """The top of the page at the width of a laptop's window, down to the words below the first chart."""
+    with chromium() as browser, opened_page(browser, report) as (page, _):
+        last = page.locator("#layers figcaption").bounding_box()
+        assert last is not None
+        height = last["y"] + last["height"] + _MARGIN
+        page.screenshot(path=picture, full_page=True, clip={"x": 0, "y": 0, "width": 1200, "height": height})
     with Image.open(picture) as shot:
         shot.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(picture, optimize=True)
 

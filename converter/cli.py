@@ -48,9 +48,10 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
-            click.echo(_INTERRUPTED, err=True)
-            ctx.exit(_INTERRUPTED_CODE)
+        except (KeyboardInterrupt, Terminated) as stopped:
+            words, code = _stopped(stopped)
+            click.echo("; ".join(words), err=True)
+            ctx.exit(code)
         except Exception as error:
             if getattr(error, "errno", None) == errno.EPIPE:  # click ends quietly where the reader has gone
                 raise
@@ -59,6 +60,14 @@ class _Commands(click.Group):
             message = "; ".join(line.strip() for line in _describe(error).splitlines() if line.strip())
             click.echo(f"Error: {message}", err=True)
             ctx.exit(error.exit_code if isinstance(error, ConvertError) else 1)
+
+
+def _stopped(error: KeyboardInterrupt | Terminated) -> tuple[list[str], int]:
+    """What to say of the signal that ended a command, what was kept included, and the exit code."""
+    notes = getattr(error, "__notes__", [])
+    if isinstance(error, Terminated):
+        return ["Terminated", *notes], int(error.code or 0)
+    return [_INTERRUPTED, *notes], _INTERRUPTED_CODE
 
 
 def _describe(error: Exception) -> str:

@@ -1,8 +1,10 @@
 """`convert` with a budget and without: which library function does it, and what is shown where none holds."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.cli_context import keeping
 from passes.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ def convert_for(
             name = option.replace("_", "-")
             raise UsageError(f"--{name} is a choice of layers, which a search for a budget makes itself; leave it out")
     try:
-        return convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)
+        with nullcontext() if cache is None else keeping(cache):
+            return convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)
     except BudgetError as error:
         if isinstance(error.search, Search):
             show(search_tables(error.search))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from converter.user_code import Terminated
 from passes.errors import ConvertError, UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from converter.open import ModelFile
     from converter.preprocess import Preprocess
 
-__all__ = ["Measuring", "given_preprocess", "measuring", "print_json", "state_shape", "warn"]
+__all__ = ["Measuring", "given_preprocess", "keeping", "measuring", "print_json", "state_shape", "warn"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,15 @@ def measuring(
     """Models, exported where they are factories, and data for them; with the warnings that go with both."""
     from converter.measured import load_for
     from converter.open import model_files, suggesting_shape
-    from converter.preprocess_use import unscaled
+    from converter.preprocess_use import questions
 
     preprocess = given_preprocess(**images)
     shape = state_shape(models, input_shape)
     with model_files(models, weights=weights, input_shape=input_shape) as files:
         with suggesting_shape(shape):
             dataset = load_for(files, data, preprocess, limit)
-        warn(unscaled(dataset))
+        for question in questions([dataset]):
+            warn(question)
         yield Measuring(files, dataset)
 
 
@@ -70,6 +72,28 @@ def given_preprocess(
         return Preprocess(mean=mean, std=std, resize=resize, crop=crop)
     except ConvertError as error:
         raise UsageError(str(error)) from error
+
+
+@contextmanager
+def keeping(place: Path) -> Iterator[None]:
+    """Work that keeps in a file or folder how far it has come: whoever stops it is told how it goes on."""
+    before = _times(place)
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stopped:
+        if _times(place) != before:
+            stopped.add_note(f"{place} keeps what was done; the same command goes on from there")
+        elif before:
+            stopped.add_note(f"{place} is as it was")
+        else:
+            stopped.add_note(f"there was nothing yet to keep in {place}")
+        raise
+
+
+def _times(place: Path) -> frozenset[tuple[Path, int]]:
+    """The file, or those in the folders of a folder, and when each was written."""
+    files = [place, *place.glob("*/*")]
+    return frozenset((file, file.stat().st_mtime_ns) for file in files if file.is_file())
 
 
 def state_shape(models: Sequence[str], input_shape: tuple[int, ...] | None) -> str:

@@ -193,7 +193,6 @@ def view(model: str, port: int | None, no_browser: bool) -> None:
     """
     from converter.view import served
 
-    with served(Path(model), port=port, browse=not no_browser) as address:
+    with suppress(KeyboardInterrupt), served(Path(model), port=port, browse=not no_browser) as address:
         click.echo(f"{model} is at {address}; Ctrl-C ends it")
-        with suppress(KeyboardInterrupt):  # the way to end it
-            Event().wait()
+        Event().wait()

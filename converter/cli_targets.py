@@ -84,7 +84,8 @@ def verify(
     if not found.passed:
         first, *others = found.failures
         more = f" (and {len(others)} more)" if others else ""
-        raise VerificationError(f"{model} on {target}, by {found.how}: {first}{more}")
+        mend = f"; convert the float model with --target {target}" if found.how == "rules" else ""
+        raise VerificationError(f"{model} on {target}, by {found.how}: {first}{more}{mend}")
     if not as_json:
         click.echo(f"{model}: verified on {target} by {found.how}")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter import options
-from converter.cli_context import given_preprocess, state_shape, warn
+from converter.cli_context import given_preprocess, keeping, state_shape, warn
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,12 @@ __all__ = ["train"]
 @options.layers
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Over the training images; 10.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step; 32.")
-@click.option("--rate", type=float, metavar="R", help="Learning rate, in steps of the weights' grid; 0.0003.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="Learning rate, in steps of the weights' grid; 0.0003.",
+)
 @click.option("--optimizer", type=click.Choice(["sgd", "adam"]), help="sgd.")
 @click.option(
     "--objective",
@@ -94,9 +99,7 @@ def train(
     state_shape([model], input_shape)
     names = ("epochs", "batch", "rate", "optimizer", "objective", "flip", "shift")
     settings = {name: value for name in names if (value := rest.pop(name)) is not None}
-    if place.exists():
-        warn(f"going on from {place}")
-    with progress_bars(quiet=quiet) as progress:
+    with keeping(place), progress_bars(quiet=quiet) as progress:
         result = learn(
             model,
             data,

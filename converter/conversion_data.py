@@ -11,7 +11,7 @@ import onnx
 from converter.data import Dataset, Preprocess, input_specs, load_data
 from converter.labels import check_labels, model_classes
 from converter.learn.held_out import hold_out
-from converter.preprocess_use import check_channels, refuse_unused, unscaled
+from converter.preprocess_use import check_channels, questions, refuse_unused
 from converter.recipe import Pass, Recipe
 from passes.errors import UsageError
 from passes.learned_rounding import LearnedRounding
@@ -44,6 +44,14 @@ class Images:
         if isinstance(step, Qat):
             return self.training
         return self.calibration if isinstance(step, LearnedRounding) else self.learnable
+
+    def describe_training(self, recipe: Recipe) -> dict[str, Any] | None:
+        """What `Dataset.describe` says of the training images, and how many are held out; None where no pass trains."""
+        for step in recipe.passes:
+            if isinstance(step, Qat) and self.training is not None:
+                judge = hold_out(len(self.training), step.held_out, recipe.seed).judge
+                return self.training.describe() | {"held_out": len(judge)}
+        return None
 
 
 def require_calibration(calibration: Any, training: Any, checkpoint: Path | None, recipe: Recipe) -> None:
@@ -127,7 +135,7 @@ def _learnable(data: Dataset, recipe: Recipe, *kinds: type) -> Dataset:
 def _warnings(recipe: Recipe, data: Dataset | None, unseen: Dataset | None, learned: Dataset | None) -> Iterator[str]:
     if data is not None and learned is None and any(isinstance(step, Qat) for step in recipe.passes):
         yield f"{recipe.name} trains on the {len(data)} images that calibrate; `train` takes all you have"
-    yield from [text for found in (data, unseen) if found is not None and (text := unscaled(found))][:1]
+    yield from questions([found for found in (data, learned, unseen) if found is not None])
     if data is not None and recipe.needs_calibration and len(data) < _FEW_IMAGES:
         yield (
             f"{data.source}: {len(data)} images are few to calibrate on, and accuracy may suffer; "

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from converter.asked_layers import AskedLayers
 from converter.conversion_data import open_data, require_calibration
 from converter.data import Preprocess, stored_preprocess
 from converter.emit.qdq import emit
@@ -99,17 +100,17 @@ def convert(
     with footprint.step("open data"), suggesting_shape(assumed_shape([model], input_shape)):
         images = open_data(calibration, evaluation, training, source, plan, preprocess, warn)
 
-    speed = None
+    asked, speed = AskedLayers(exclude, bits or {}), None
     if measure_speed and images.calibration is not None:
-        with footprint.step("measure speed"):
+        with footprint.step("measure speed"), asked.refused():
             speed = find_slow_layers(source, plan, chosen, next(images.calibration.batches(1)).feeds, progress)
         plan = leaving(plan, speed)
 
     work = Model(gs.import_onnx(source), chosen.rules, found=found)
-    means = Means(images, memory_budget, plan.seed, progress, checkpoint)
+    means = Means(images, memory_budget, plan.seed, progress, checkpoint, warn)
     reports = []
     for step in plan.passes:
-        with footprint.step(step.name):
+        with footprint.step(step.name), asked.before(step, work):
             reports.append(run_pass(step, work, means))
             check(work, step.name)
 
@@ -121,9 +122,8 @@ def convert(
     if chosen.static_shapes:
         fix_batch(quantized)
     calibrated = None if images.calibration is None else images.calibration.describe()
-    facts = {"target": target, "calibration": calibrated, "versions": versions()}
-    if training is not None and images.training is not None:
-        facts["training"] = images.training.describe()
+    trained = images.describe_training(plan)
+    facts = {"target": target, "calibration": calibrated, "training": trained, "versions": versions()}
     measured = {} if speed is None else {"speed": speed.to_json()}
     stamp(quantized, plan, layers, work.float_activations, facts | measured)
     metrics = None
@@ -141,6 +141,7 @@ def convert(
         metrics,
         calibrated,
         seconds,
+        training=trained,
         steps=footprint.steps,
         speed=speed,
     )

@@ -79,6 +79,11 @@ class Dataset:
         return self._rows.preprocess if self._rows.images else None
 
     @property
+    def channels(self) -> tuple[int, int] | None:
+        """Channels of the images as they are, and as the model takes them; None where the data are no images."""
+        return self._rows.channels
+
+    @property
     def takes_floats(self) -> bool:
         """Whether any of the model's inputs is of a float type."""
         return any(np.issubdtype(spec.dtype, np.floating) for spec in self.inputs)
@@ -214,7 +219,8 @@ def _from_path(name: str, inputs: tuple[InputSpec, ...], preprocess: Preprocess,
     if path.suffix == ".py":
         named = ", ".join(f"{name}:{function}" for function in functions_of(path)) or f"{name}:CALLABLE"
         raise UsageError(f"{name}: data are what a callable in it yields; name the callable: {named}")
-    hint = "use an .npz file or a folder of images"
+    saved = "np.savez(..., x=array) makes an .npz file"
+    hint = saved if path.suffix == ".npy" else "use an .npz file or a folder of images"
     raise DataError(f"{name}: data cannot be read from a '{path.suffix}' file; {hint}")
 
 

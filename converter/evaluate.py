@@ -22,7 +22,7 @@ from converter.compare import Comparison, LayerError, compare
 from converter.data import Dataset
 from converter.json_values import finite
 from converter.labels import Classes, check_labels
-from converter.latency import BATCH, THREADS, latencies_ms
+from converter.latency import BATCH, THREADS, Quartiles, latencies
 from converter.load import read_onnx
 from converter.protobuf import all_tensors
 from converter.runner import Runner, class_scores
@@ -74,14 +74,22 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured: the data, as `Dataset.describe` has them, and one Measurement per model."""
+    """What `evaluate` measured: the data, as `Dataset.describe` has them, and one Measurement per model.
+
+    ``quartiles`` are those of each model's speedup, over the rounds that timed it; none where nothing was timed.
+    """
 
     data: dict[str, Any]
     models: tuple[Measurement, ...]
+    quartiles: tuple[Quartiles, ...] = ()
+
+    def spread(self, place: int) -> Quartiles | None:
+        """The quartiles of one model's speedup, if it was timed."""
+        return self.quartiles[place] if self.quartiles else None
 
     def to_json(self) -> dict[str, Any]:
         """{"data": {...}, "latency": {...}, "models": [{...}]}; an infinite SQNR (no difference) becomes null."""
-        latency = {"batch": BATCH, "threads": THREADS}
+        latency = {"batch": BATCH, "threads": THREADS, "speedup_quartiles": self.quartiles or None}
         return {"data": self.data, "latency": latency, "models": [finite(asdict(model)) for model in self.models]}
 
 
@@ -118,9 +126,8 @@ def evaluate(
     sizes = [model_bytes(path) for path in paths]
     tallies = [_Tally() for _ in paths]
     _stream([Runner(path, name) for path, name in zip(paths, called, strict=True)], tallies, data, progress)
-    times: Sequence[float | None] = [None] * len(paths)
-    if latency:
-        times = latencies_ms(paths, next(data.batches(1)).feeds, names=called)
+    timed = latencies(paths, next(data.batches(1)).feeds, names=called) if latency else None
+    times: Sequence[float | None] = [None] * len(paths) if timed is None else timed.ms
     count = len(data)
     measured = [
         Measurement(
@@ -135,7 +142,7 @@ def evaluate(
         )
         for name, size, tally, time in zip(called, sizes, tallies, times, strict=True)
     ]
-    return Evaluation(data.describe(), tuple(measured))
+    return Evaluation(data.describe(), tuple(measured), () if timed is None else timed.quartiles)
 
 
 def evaluate_pair(

@@ -53,7 +53,10 @@ class Preprocess:
             if numbers is not None:
                 object.__setattr__(self, name, _checked_numbers(name, numbers))
         if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
-            raise DataError(f"mean has {len(self.mean)} values and std has {len(self.std)}; give both 1 or both 3")
+            raise DataError(
+                f"mean {_listed(self.mean)} and std {_listed(self.std)} are {len(self.mean)} and {len(self.std)} "
+                "numbers; give both 1 or both 3"
+            )
         for name in ("resize", "crop"):
             size = getattr(self, name)
             if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
@@ -87,9 +90,18 @@ class Preprocess:
         return cls(**values)
 
     def merge(self, override: "Preprocess") -> "Preprocess":
-        """These settings with every field that `override` sets replaced."""
+        """These settings with every field that `override` sets replaced.
+
+        Raises:
+            UsageError: a field that is set does not go with one that is not, which is named.
+        """
         given = {name: value for name, value in asdict(override).items() if value is not None}
-        return Preprocess(**{**asdict(self), **given})
+        try:
+            return Preprocess(**{**asdict(self), **given})
+        except DataError as error:
+            kept = [name for name, value in asdict(self).items() if value is not None and name not in given]
+            told = ", ".join(f"{name} is stored and --{name} replaces it" for name in kept if name in str(error))
+            raise UsageError(f"{error} ({told})") from error
 
     def check_channels(self, spec: InputSpec, channels: int) -> None:
         """Raises UsageError when mean or std has 3 values and the input another number of channels."""

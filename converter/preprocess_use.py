@@ -8,7 +8,7 @@ from converter.inputs import InputSpec
 from converter.preprocess import Preprocess
 from passes.errors import UsageError
 
-__all__ = ["check_channels", "refuse_unused", "unscaled"]
+__all__ = ["check_channels", "questions", "refuse_unused"]
 
 
 def refuse_unused(given: Preprocess, data: Sequence[Dataset]) -> None:
@@ -36,7 +36,23 @@ def check_channels(preprocess: Preprocess, inputs: Sequence[InputSpec]) -> None:
             preprocess.check_channels(spec, channels)
 
 
-def unscaled(dataset: Dataset) -> str:
+def questions(data: Sequence[Dataset]) -> list[str]:
+    """A line for each thing about images that their user may not have meant; of several data sets the first."""
+    found = [[text for dataset in data if (text := question(dataset))][:1] for question in (_unscaled, _recoloured)]
+    return [text for texts in found for text in texts]
+
+
+def _recoloured(dataset: Dataset) -> str:
+    """A warning for grey images where the model takes colours, and the other way round; else nothing."""
+    channels = dataset.channels
+    if channels is None or channels[0] == channels[1] or 1 not in channels:
+        return ""
+    if channels[0] == 1:
+        return f"{dataset.source}: the images are grey; each of the model's {channels[1]} channels gets the same pixels"
+    return f"{dataset.source}: the images are coloured and the model takes one channel; it gets their brightness"
+
+
+def _unscaled(dataset: Dataset) -> str:
     """A warning for images that become floats by / 255 alone, which few models are trained on; else nothing."""
     used = dataset.preprocess
     if used is None or used.mean is not None or used.std is not None or not dataset.takes_floats:

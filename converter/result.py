@@ -37,7 +37,7 @@ class LayerReport:
         stored_bits: bits a weight takes in the file.
         granularity: what shares a scale: "channel" or "block 32".
         activation_bits: of the layer's input.
-        before_db, after_db: SQNR of plain rounding and of what was written.
+        before_db, after_db: SQNR of plain rounding, or before the last pass that refined the layer, and as written.
         note: what else the pass did.
         reason: why the layer stayed in float.
         weights: as they were before rounding, folded and rescaled, and as they were written; None in float.
@@ -71,6 +71,7 @@ class Result:
         metrics: size, accuracy and latency before and after, if evaluation data were given.
         calibration: source, number, digest and preprocessing of the calibration images, if there were any.
         seconds: of the whole conversion.
+        training: the same of the images that were trained on, and of those how many were held out, if a pass trained.
         steps: what it spent them on, and the memory of each.
         search: how it was found, where a budget was given.
         speed: what was measured to decide which activations stay in float, if that was asked for.
@@ -85,6 +86,7 @@ class Result:
     metrics: Evaluation | None
     calibration: Mapping[str, Any] | None
     seconds: float
+    training: Mapping[str, Any] | None = None
     steps: tuple[Step, ...] = ()
     search: Search | None = None
     speed: Speed | None = None

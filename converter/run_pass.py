@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from converter.conversion_data import Images
 from converter.correct import correct_layers
 from converter.learn import learn_rounding, train
 from converter.recipe import Pass
-from converter.runtime import Progress
+from converter.runtime import Progress, unheard
 from converter.walk import solve_layers
 from passes.base import CorrectionPass, LayerPass, Model, PassReport, Stats
 from passes.learned_rounding import LearnedRounding
@@ -29,6 +30,7 @@ class Means:
         seed: of everything drawn at random.
         progress: called as work goes on.
         checkpoint: file that a training leaves its state in; None: it leaves none.
+        warn: called with what the caller should know.
     """
 
     images: Images
@@ -36,6 +38,7 @@ class Means:
     seed: int
     progress: Progress
     checkpoint: Path | None = None
+    warn: Callable[[str], None] = unheard
 
 
 def run_pass(step: Pass, model: Model, means: Means) -> PassReport:
@@ -48,7 +51,7 @@ def run_pass(step: Pass, model: Model, means: Means) -> PassReport:
     if isinstance(step, LearnedRounding):
         return learn_rounding(model, step, data, progress, budget=means.budget, seed=seed)
     if isinstance(step, Qat):
-        return train(model, step, data, progress, seed=seed, checkpoint=means.checkpoint)
+        return train(model, step, data, progress, seed=seed, checkpoint=means.checkpoint, warn=means.warn)
     started = time.perf_counter()
     needs = step.needs(model)
     stats = calibrate(model, needs, data, progress, seed=seed) if needs and data is not None else Stats()

@@ -23,6 +23,7 @@ __all__ = ["ArraySource", "FolderSource", "Rows", "Source"]
 Rows = NDArray[np.int64]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _CHUNK = 64  # rows looked at together
+_CROPPED = 128  # pixels; models that take less were trained on whole images
 
 
 class Source(Protocol):
@@ -39,6 +40,10 @@ class Source(Protocol):
     @property
     def images(self) -> bool:
         """Whether rows are images that go through preprocessing."""
+
+    @property
+    def channels(self) -> tuple[int, int] | None:
+        """Channels of the images as they are, and as the model takes them; None where rows are no images."""
 
     def __len__(self) -> int: ...
 
@@ -83,6 +88,13 @@ class ArraySource:
     @property
     def images(self) -> bool:
         return any(self._is_image(spec) for spec in self.specs)
+
+    @property
+    def channels(self) -> tuple[int, int] | None:
+        for spec in self.specs:
+            if self._is_image(spec):
+                return self.arrays[spec.name].shape[3], self._channels(spec)
+        return None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -148,9 +160,9 @@ class ArraySource:
         if self._is_image(spec):
             self._check_image(spec, what)
         elif array.ndim != len(spec.shape):
-            hint = "; uint8 images are [n, h, w, c], grey ones x[..., None]" if array.dtype == np.uint8 else ""
             raise DataError(
-                f"{what} has rank {array.ndim}, the model's input {spec} takes rank {len(spec.shape)}{hint}"
+                f"{what} has rank {array.ndim}, the model's input {spec} takes rank {len(spec.shape)}"
+                f"{_rank_hint(array, spec)}"
             )
         elif array.dtype != spec.dtype:
             image = " or as uint8 [n, h, w, c]" if len(spec.shape) == 4 else ""
@@ -158,7 +170,8 @@ class ArraySource:
                 f"{what} is {array.dtype}, the model's input {spec} takes {spec.dtype}; save it as {spec.dtype}{image}"
             )
         elif not spec.accepts(array.shape):
-            raise ShapeError(f"{what} has shape {array.shape}, which does not fit the model's input {spec}")
+            hint = _layout_hint(array, spec)
+            raise ShapeError(f"{what} has shape {array.shape}, which does not fit the model's input {spec}{hint}")
 
     def _check_image(self, spec: InputSpec, what: str) -> None:
         count, height, width, have = self.arrays[spec.name].shape
@@ -204,6 +217,12 @@ class FolderSource:
     def images(self) -> bool:
         return True
 
+    @property
+    def channels(self) -> tuple[int, int] | None:
+        """Grey if the first images are; some among colour photographs are nothing to speak of."""
+        grey = all(_is_grey(file) for file in self.files[:_CHUNK])
+        return 1 if grey else 3, self.spec.image[0] or 3
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -231,7 +250,7 @@ class FolderSource:
             if fitted != expected:
                 raise DataError(
                     f"{file}: image is {fitted[0]}x{fitted[1]}, {self.files[0]} is {expected[0]}x{expected[1]}; "
-                    "use --resize 256 --crop 224 to bring all to one size"
+                    f"use {_together(fitted, expected)} to bring all to one size"
                 )
 
     def digest(self) -> str:
@@ -266,10 +285,43 @@ def check_size(what: str, size: tuple[int, int], preprocess: Preprocess, spec: I
     if (width, height) != size:
         shown += f", {width}x{height} after --resize/--crop"
     if want_width == want_height and want_width is not None:
-        hint = f"use --resize {round(want_width * 256 / 224)} --crop {want_width}"
+        hint = f"use {_fitting(size, want_width)}"
     else:
         hint = f"bring the images to {wanted} first"
     raise ShapeError(f"{what}: image is {shown}; the model takes {wanted}; {hint}")
+
+
+def _fitting(size: tuple[int, int], side: int) -> str:
+    """Options that bring images to a square: large ones as ImageNet's are, small ones without losing their edges."""
+    larger = round(side * 256 / 224) if side >= _CROPPED and min(size) > side else side
+    return f"--resize {larger}" + ("" if size[0] == size[1] and larger == side else f" --crop {side}")
+
+
+def _together(*sizes: tuple[int, int]) -> str:
+    """Options that bring images of these sizes to one square."""
+    least = min(min(size) for size in sizes)
+    return _fitting((least, least + 1), min(224, least))
+
+
+def _rank_hint(array: NDArray[Any], spec: InputSpec) -> str:
+    if array.dtype == np.uint8:
+        return "; uint8 images are [n, h, w, c], grey ones x[..., None]"
+    return "; x[:, None] adds the channels" if array.ndim == 3 and spec.accepts(array[:, None].shape) else ""
+
+
+def _layout_hint(array: NDArray[Any], spec: InputSpec) -> str:
+    """What to do with floats of another layout; only uint8 images are resized and laid out here."""
+    if array.ndim != 4:
+        return ""
+    for order, layout in (((0, 3, 1, 2), "[n, c, h, w]"), ((0, 2, 3, 1), "[n, h, w, c]")):
+        if spec.accepts(array.transpose(order).shape):
+            return f"; x.transpose{order} makes it {layout}"
+    return "; floats are taken as they are, and uint8 images [n, h, w, c] are resized"
+
+
+def _is_grey(file: Path) -> bool:
+    with Image.open(file) as image:
+        return image.mode in {"1", "L", "LA", "La", "F"} or image.mode.startswith("I")
 
 
 def _unreadable(file: Path, error: Exception) -> DataError:

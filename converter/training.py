@@ -41,13 +41,16 @@ def train(
     Raises:
         ConvertError: anything a user can mend; the message says how.
     """
-    plan = find_recipe(recipe)
+    plan, names = find_recipe(recipe), [field.name for field in dataclasses.fields(Qat)]
+    for name in settings or {}:
+        if name not in names:
+            raise UsageError(f"training has no setting {name!r}; there are: {', '.join(names)}")
     try:
         passes = tuple(
             dataclasses.replace(step, **(settings or {})) if isinstance(step, Qat) else step for step in plan.passes
         )
     except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"the training's {error}") from error
     place = None if checkpoint is None else Path(checkpoint)
     if place is not None and place.exists() and not zipfile.is_zipfile(place):
         raise UsageError(f"{place} is not a checkpoint; delete it, or give another --checkpoint")

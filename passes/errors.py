@@ -3,6 +3,7 @@
 ConvertError                      everything below; the command line prints it as one line
 ├── UsageError                    an option or argument that cannot be meant, or that would do nothing (exit code 2)
 ├── QuantizationError             a pass cannot do what the recipe asks of this model
+│   └── UnknownLayerError         the recipe names a layer that the model does not have
 ├── ModelError                    the model file or its graph cannot be used
 ├── ExportError                   a torch factory or its weights cannot be used
 ├── DataError                     calibration or evaluation data cannot be used
@@ -27,6 +28,7 @@ __all__ = [
     "RecipeError",
     "ShapeError",
     "TargetError",
+    "UnknownLayerError",
     "UsageError",
     "VerificationError",
 ]
@@ -46,6 +48,14 @@ class UsageError(ConvertError):
 
 class QuantizationError(ConvertError):
     """A pass cannot do what the recipe asks of this model."""
+
+
+class UnknownLayerError(QuantizationError):
+    """The model has no layer of the name that `who` gave; ``refusal`` says so without saying who."""
+
+    def __init__(self, who: str, layer: str, refusal: str) -> None:
+        super().__init__(f"{who}: {refusal}")
+        self.layer, self.refusal = layer, refusal
 
 
 class ModelError(ConvertError):

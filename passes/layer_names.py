@@ -1,22 +1,33 @@
 """Layers that a recipe names."""
 
-from collections.abc import Iterable
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher, get_close_matches
 
-from passes.errors import QuantizationError
+from passes.errors import UnknownLayerError
 
 __all__ = ["require_layer"]
+
+_LISTED = 6  # names in a message
 
 
 def require_layer(name: str, known: Iterable[str], who: str) -> None:
     """Refuse the name of a layer that there is not.
 
     Raises:
-        QuantizationError: says ``who`` named it, and the nearest name or all of them.
+        UnknownLayerError: says ``who`` named it, and the nearest name, or all of them, or the nearest of many.
     """
     known = list(known)
-    if name in known:
-        return
-    nearest = get_close_matches(name, known, 1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"the layers are {', '.join(known)}"
-    raise QuantizationError(f"{who}: no layer is named {name!r}; {hint}")
+    if name not in known:
+        raise UnknownLayerError(who, name, f"no layer is named {name!r}; {_hint(name, known)}")
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    if "," in name and set(name.split(",")) <= set(known):
+        return "name them one at a time"
+    close = get_close_matches(name, known, 1) or [other for other in known if name in other]
+    if len(close) == 1:
+        return f"did you mean {close[0]!r}?"
+    if len(known) <= _LISTED:
+        return f"the layers are {', '.join(known)}"
+    nearest = sorted(known, key=lambda other: (name not in other, -SequenceMatcher(None, name, other).ratio()))
+    return f"the nearest are {', '.join(nearest[:_LISTED])}, and {len(known) - _LISTED} more; `inspect` lists them"

@@ -100,11 +100,11 @@ def commands(block: str) -> list[list[str]]:
 
 
 def label(path: Path) -> str:
-    return path.name
+    return path.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.usefixtures("work")
-@pytest.mark.parametrize("page", sorted(GUIDE.glob("*.md")), ids=label)
+@pytest.mark.parametrize("page", [*sorted(GUIDE.glob("*.md")), ROOT / "README.md"], ids=label)
 def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if any(words in page.read_text(encoding="utf-8") for words in ("model.py:", "convert-onnx train")):
         pytest.importorskip("torch")

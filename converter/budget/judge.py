@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.data import Dataset
-from converter.latency import latencies_ms
+from converter.latency import latencies
 from converter.runner import Runner, class_scores
 from converter.save import write_onnx
 from passes.errors import UsageError
@@ -111,7 +111,8 @@ class Judge:
             for proto, path in zip((self.reference, model), paths, strict=True):
                 write_onnx(proto, path)
             feeds = next(self.data.batches(1)).feeds
-            exact, own = latencies_ms(paths, feeds, names=["float", "quantized"], rounds=_ROUNDS, budget=_SECONDS)
+            timed = latencies(paths, feeds, names=["float", "quantized"], rounds=_ROUNDS, budget=_SECONDS)
+        exact, own = timed.ms
         return own, exact / own
 
 

@@ -19,7 +19,7 @@ from converter.recipe import RECIPE_KEY, stored_recipe
 from converter.result import Result
 from converter.runtime import Progress, silent, unheard
 from converter.save import write_onnx
-from passes.errors import UsageError
+from passes.errors import DataError, UsageError
 from passes.qat import Qat
 
 __all__ = ["Improvement", "Origin", "carry_out", "command", "require_origin", "stored_origin"]
@@ -69,18 +69,17 @@ def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Ori
 
     Raises:
         UsageError: `convert` did not write the model, or its calibration data are not where they were.
+        DataError: ``calibration`` is not there.
     """
     found = stored_origin(read_onnx(model))
     if found is None:
         raise UsageError(f"--act cannot convert {name} again: it holds no recipe, so `convert` did not write it")
     data = calibration or found.source
-    if (
-        calibration is None
-        and data is not None
-        and not Path(data.partition(".py:")[0] + ".py" * (".py:" in data)).exists()
-    ):
+    if data is None or Path(data.partition(".py:")[0] + ".py" * (".py:" in data)).exists():
+        return found, data
+    if calibration is None:
         raise UsageError(f"{name} was calibrated on {data}, which is not here; name the data by --calibration")
-    return found, data
+    raise DataError(f"--calibration {data}: no such file or folder")
 
 
 def carry_out(

@@ -81,16 +81,14 @@ def suggest(
     Raises:
         ModelError: a model cannot be brought to opset 21, or cannot be run.
     """
-    quantized = {
-        layer.name: layer.weight_bits
-        for layer in inspect_model(model).layers
-        if layer.weight_bits is not None and "float" not in layer.storage
-    }
+    quantized = _quantized(model)
     rows = [row for row in comparison.layers if any(name in quantized for name in row.layers)]
     rows = sorted(rows, key=lambda row: row.introduced_db)[:_TRIED]
-    if not quantized or not rows:
-        lacks = "lies between tensors that the reference has too" if quantized else "is there"
-        return Suggestion(why=f"no quantized layer {lacks}")
+    if not quantized:
+        swapped = f" and {comparison.reference} has; the float model comes first" if _quantized(reference) else ""
+        return Suggestion(why=f"{comparison.model} has no quantized layer{swapped}")
+    if not rows:
+        return Suggestion(why="no quantized layer lies between tensors that the reference has too")
     if comparison.sqnr_db >= GOOD_DB:
         return Suggestion(why=f"the scores are exact to {GOOD_DB:.0f} dB and more, which no layer spoils")
     bench = _Bench(reference, model, comparison, data.limit(_IMAGES))
@@ -108,12 +106,21 @@ def suggest(
     chosen, gain = _chosen(bench, trials, before or 0.0)
     if not chosen:
         best = max((trial.gain_db for trial in tried), default=0.0)
-        noun = "layer" if len(tried) == 1 else "layers"
-        why = f"of the {len(tried)} {noun} that add most error, exact, the best would gain {max(best, 0):.1f} dB"
+        which = "the layer that adds" if len(tried) == 1 else f"any one of the {len(tried)} layers that add"
+        why = f"with {which} most error exact, the scores gain {max(best, 0):.1f} dB at most"
         return Suggestion(trials=tried, images=bench.images, why=why)
     names = [name for cell in chosen for name in cell.layers if name in quantized]
     bits = {name: 8 for name in names if (quantized[name] or 8) < 8}
     return Suggestion(tuple(name for name in names if name not in bits), bits, gain, tried, bench.images)
+
+
+def _quantized(model: Path) -> dict[str, int]:
+    """Weight bits of the layers that are quantized."""
+    return {
+        layer.name: layer.weight_bits
+        for layer in inspect_model(model).layers
+        if layer.weight_bits is not None and "float" not in layer.storage
+    }
 
 
 class _Bench:

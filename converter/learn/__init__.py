@@ -1,5 +1,6 @@
 """Learning by gradient, in torch: an optional part, imported only when a recipe asks for it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from converter.data import Dataset
@@ -28,7 +29,14 @@ def learn_rounding(
 
 
 def train(
-    model: Model, settings: Qat, data: Dataset | None, progress: Progress, *, seed: int, checkpoint: Path | None
+    model: Model,
+    settings: Qat,
+    data: Dataset | None,
+    progress: Progress,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+    warn: Callable[[str], None],
 ) -> PassReport:
     """Train a quantized model; see `converter.learn.training_loop.train_network`.
 
@@ -39,7 +47,7 @@ def train(
     images = _required(settings.name, data)
     from converter.learn.training_loop import train_network
 
-    return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint)
+    return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint, warn=warn)
 
 
 def _required(name: str, data: Dataset | None) -> Dataset:

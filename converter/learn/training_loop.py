@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from converter.learn.held_out import HeldOut, hold_out
 from converter.learn.images import ImageBatch, augmented, epoch_batches, in_order
 from converter.learn.objective import Score, is_classifier, loss, scored
 from converter.learn.trained_network import TrainedNetwork
-from converter.runtime import Progress
+from converter.runtime import Progress, unheard
 from passes.base import Change, CoveredRange, Model, PassReport
 from passes.errors import DataError, QuantizationError
 from passes.numerics.error import decibel
@@ -34,10 +34,18 @@ __all__ = ["train_network"]
 _FEWEST_IMAGES = 4
 _JUDGED = 64  # images at once without gradients
 _COMPARED = 256  # held-out images that layers' errors are measured on
+_FROM_FLOAT = "--objective float (objective = 'float' in a recipe) learns from the float network"
 
 
 def train_network(
-    model: Model, settings: Qat, data: Dataset, progress: Progress, *, seed: int, checkpoint: Path | None = None
+    model: Model,
+    settings: Qat,
+    data: Dataset,
+    progress: Progress,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    warn: Callable[[str], None] = unheard,
 ) -> PassReport:
     """Train the model; it stays as it is unless held-out images gain.
 
@@ -48,6 +56,7 @@ def train_network(
         progress: called after every step.
         seed: of the images held out and of the order of the others.
         checkpoint: file that holds the training's state after every epoch, and from which it goes on if it exists.
+        warn: told where the training goes on, once the checkpoint is known to be its own.
 
     Raises:
         QuantizationError: nothing is quantized yet, an operator cannot be trained, or a CUDA device is asked for and
@@ -62,22 +71,22 @@ def train_network(
     training = _Training(model, settings, data, seed, find_device(settings.device, settings.name))
     place = None if checkpoint is None else Checkpoint(checkpoint, training.digest())
     before = training.layer_errors()
-    start, best, epoch = training.run(progress, place)
+    start, best, epoch = training.run(progress, place, warn)
     return training.report(start, best, epoch, before, time.perf_counter() - started)
 
 
 def _require_data(data: Dataset, settings: Qat) -> None:
     if len(data) < _FEWEST_IMAGES:
-        raise DataError(f"{settings.name} needs at least {_FEWEST_IMAGES} training images, not {len(data)}")
+        raise DataError(f"{data.source}: training needs at least {_FEWEST_IMAGES} images, not {len(data)}")
     if settings.objective == "labels" and data.labels is None:
-        raise DataError(f"{data.source} has no labels; use objective = 'float' to learn from the float network")
+        raise DataError(f"{data.source} has no labels; {_FROM_FLOAT}")
     if data.static_batch is not None:
         raise DataError(
             f"the model's batch is fixed to {data.static_batch}, and training takes batches of its own; export it with "
             "a dynamic batch"
         )
     if (settings.flip or settings.shift) and not any(len(spec.shape) == 4 for spec in data.inputs):
-        raise DataError(f"{settings.name}: flip and shift are for images, and no input of the model has 4 axes")
+        raise DataError("--flip and --shift are for images, and no input of the model has 4 axes")
 
 
 class _Training:
@@ -104,23 +113,24 @@ class _Training:
         wanted = self.settings.objective
         classes = is_classifier(self.network.teacher(_on(sample, self.device)))
         if wanted == "labels" and not classes:
-            raise DataError(
-                f"{self.data.source} has labels, but the output is no classifier's; use objective = 'float'"
-            )
+            raise DataError(f"{self.data.source} has labels, but the output is no classifier's; {_FROM_FLOAT}")
         if wanted == "labels" or (wanted == "auto" and classes and self.data.labels is not None):
             return "labels"
         return "float"
 
-    def run(self, progress: Progress, place: Checkpoint | None) -> tuple[Score, Score, int]:
+    def run(
+        self, progress: Progress, place: Checkpoint | None, warn: Callable[[str], None]
+    ) -> tuple[Score, Score, int]:
         """Train; the score before, the best one, and after how many epochs it was reached."""
         start = self._judged()
         best, best_epoch, state = start, 0, copy.deepcopy(self.network.state_dict())
         done = 0
         held = None if place is None else checkpoints.load(place, self.device)
-        if held is not None:
+        if place is not None and held is not None:
             self.network.load_state_dict(held.network)
             self.optimizer.load_state_dict(held.optimizer)
             best, best_epoch, state, done = held.score, held.best_epoch, held.best, held.epoch
+            warn(f"going on from {place.path}, after epoch {done} of {self.settings.epochs}")
         for epoch in range(done, self.settings.epochs):
             self._epoch(epoch, progress)
             found = self._judged()
@@ -148,8 +158,8 @@ class _Training:
             value = self._loss(images)
             if not torch.isfinite(value):
                 raise QuantizationError(
-                    f"{settings.name}: the loss is {value.item()} in epoch {epoch + 1}; "
-                    f"use a rate below {settings.rate:g}"
+                    f"the loss of the training is {value.item()} in epoch {epoch + 1}; "
+                    f"use a --rate below {settings.rate:g}"
                 )
             self.optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]

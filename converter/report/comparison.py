@@ -59,7 +59,7 @@ def _whole(comparison: Comparison, preprocess: Preprocess | None) -> RenderableT
     row(whole, "preprocessing", preprocessing(preprocess))
     if comparison.agreement is not None:
         row(whole, "agreement", percent(comparison.agreement))
-    row(whole, "SQNR", decibels(comparison.sqnr_db))
+    row(whole, "SQNR of the output", decibels(comparison.sqnr_db))
     lowest = _lowest(comparison.layers)
     if lowest is not None:
         row(whole, "adds most", f"{decibels(lowest.introduced_db)} at {_named(lowest)}")

@@ -37,6 +37,7 @@ def conversion_facts(result: Result) -> dict[str, Any]:
         "recipe": recipe_values(result.recipe),
         "target": result.target,
         "calibration": result.calibration,
+        "training": result.training,
         "versions": versions(),
         "seconds": round(result.seconds, 3),
         "steps": [dataclasses.asdict(step) | {"seconds": round(step.seconds, 3)} for step in result.steps],

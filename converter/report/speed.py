@@ -3,7 +3,7 @@
 from rich.console import RenderableType
 
 from converter.latency import THREADS
-from converter.report.table import plain_table
+from converter.report.table import SPREAD, plain_table, row, times
 from converter.speed.search import Speed
 
 __all__ = ["speed_tables"]
@@ -14,13 +14,16 @@ def speed_tables(speed: Speed | None) -> list[RenderableType]:
     if speed is None:
         return []
     table = plain_table("Measured speed", ["file", "latency", "over float"], numbers={1, 2})
-    files = {"float": speed.float_ms, "every layer on integers": speed.integer_ms, "as written": speed.chosen_ms}
-    for name, milliseconds in files.items():
-        table.add_row(name, f"{milliseconds:.2f} ms", f"{speed.float_ms / milliseconds:.2f}x")
+    row(table, "float", f"{speed.float_ms:.2f} ms", "1.00x")
+    over = speed.float_ms / speed.integer_ms
+    row(table, "every layer on integers", f"{speed.integer_ms:.2f} ms", times(over, speed.integer_quartiles))
     tried = f"{len(speed.attempts)} choices tried, one image, {THREADS} thread"
     if speed.layers:
-        names = ", ".join(speed.layers)
-        table.caption = f"float activations in {names}: {speed.gain:.2f}x faster than on integers; {tried}"
+        over, names = speed.float_ms / speed.chosen_ms, ", ".join(speed.layers)
+        row(table, "as written", f"{speed.chosen_ms:.2f} ms", times(over, speed.chosen_quartiles))
+        gain = times(speed.gain, speed.gain_quartiles)
+        table.caption = f"float activations in {names}: {gain} as fast as on integers; {tried}; {SPREAD}"
     else:
-        table.caption = f"no layer is faster with float activations; {tried}"
+        row(table, "as written", "the same file", "")
+        table.caption = f"no layer is faster with float activations; {tried}; {SPREAD}"
     return [table]

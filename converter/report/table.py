@@ -15,9 +15,11 @@ from converter.inspect import Inspection
 from converter.latency import BATCH, THREADS
 from converter.preprocess import Preprocess
 from converter.recipe import AUTO, AUTO_DESCRIPTION, Recipe
+from converter.report import words
 from converter.result import LayerReport, Result
 
 __all__ = [
+    "SPREAD",
     "before_after_table",
     "conversion_tables",
     "decibels",
@@ -28,32 +30,36 @@ __all__ = [
     "percent",
     "plain_table",
     "preprocessing",
+    "ratio",
     "recipes_table",
     "row",
     "show",
     "size",
+    "times",
     "weights_table",
 ]
 
-_PIPED_WIDTH = 100
+SPREAD = "±: half of the rounds lie within"
+_PIPED_WIDTH = 120
 _NARROW = 80  # columns; tables are laid out to fit this width
 _NOTHING = "–"
 _UNITS = ("B", "kB", "MB", "GB")
 
 
 def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> None:
-    """Print to stdout, or to ``file``: as wide as a terminal, or, in a pipe, as wide as the content without styles."""
+    """Print to stdout, or to ``file``: as wide as a terminal, or, in a pipe, plain and as wide as words need."""
     console = Console(file=file, highlight=False)
     if console.is_terminal:
         for renderable in renderables:
             whole = isinstance(renderable, Text) and bool(renderable.no_wrap)  # a command, to be copied in one piece
             console.print(fitted(renderable, console), soft_wrap=whole)
         return
-    wide = Console(file=file, width=10_000)
-    widths = [wide.measure(renderable).maximum for renderable in renderables]
+    wide = Console(file=file, width=10_000, highlight=False)
+    printed = [fitted(each, Console(file=file, width=max(_PIPED_WIDTH, _narrowest(each)))) for each in renderables]
+    widths = [wide.measure(renderable).maximum for renderable in printed]
     console = Console(file=file, width=max([_PIPED_WIDTH, *widths]), highlight=False)
     with console.capture() as capture:
-        for renderable in renderables:
+        for renderable in printed:
             console.print(renderable)
     text = "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
     encoding = console.encoding
@@ -71,12 +77,7 @@ def fitted(renderable: RenderableType, console: Console) -> RenderableType:
     natural = Console(width=10_000).measure(renderable).maximum
     if natural <= console.width:
         return renderable
-    texts = [[str(cell) for cell in (column.header, *column.cells)] for column in renderable.columns]
-    longest = [max(map(len, column)) for column in texts]
-    widths = [
-        whole if column.no_wrap else max(len(word) for cell in column_texts for word in cell.split() or [""])
-        for column, column_texts, whole in zip(renderable.columns, texts, longest, strict=True)
-    ]
+    longest, widths = _column_widths(renderable)
     spare = console.width - (natural - sum(longest)) - sum(widths)
     if console.width >= _NARROW and spare >= 0:
         wished = sum(longest) - sum(widths)
@@ -98,6 +99,25 @@ def fitted(renderable: RenderableType, console: Console) -> RenderableType:
     return Padding(Group(*lines), (1, 0, 0, 0))
 
 
+def _column_widths(table: Table) -> tuple[list[int], list[int]]:
+    """Of every column, its longest cell and its longest word."""
+    texts = [[str(cell) for cell in (column.header, *column.cells)] for column in table.columns]
+    longest = [max(map(len, column)) for column in texts]
+    longest_words = [max(len(word) for cell in column for word in cell.split() or [""]) for column in texts]
+    return longest, [
+        whole if column.no_wrap else word
+        for column, whole, word in zip(table.columns, longest, longest_words, strict=True)
+    ]
+
+
+def _narrowest(renderable: RenderableType) -> int:
+    """Columns that a table takes if no word is to be cut; 0 for anything else."""
+    if not isinstance(renderable, Table):
+        return 0
+    longest, least = _column_widths(renderable)
+    return Console(width=10_000).measure(renderable).maximum - sum(longest) + sum(least)
+
+
 def conversion_tables(result: Result, before: int, after: int) -> list[RenderableType]:
     """What a conversion did: before and after, the layers by bits, and those left in float."""
     left = float_layers_table(result.layers)
@@ -108,20 +128,25 @@ def conversion_tables(result: Result, before: int, after: int) -> list[Renderabl
 def before_after_table(result: Result, before: int, after: int) -> Table:
     """File size and, where they were measured, accuracy and latency of a conversion; sizes in bytes."""
     table = plain_table("", ["", "before", "after", "change"], numbers={1, 2, 3})
-    row(table, "File", size(before), size(after), _ratio(before / after, "smaller", "larger"))
+    row(table, words.FILE_SIZE, size(before), size(after), ratio(before / after, "smaller", "larger"))
     calibrated = "" if result.calibration is None else f"calibrated on {result.calibration['images']:,} images"
+    if result.training is not None:
+        held = result.training["held_out"]
+        learned = f"trained on {result.training['images'] - held:,} images"
+        calibrated = "\n".join(filter(None, (calibrated, learned, f"epoch chosen on {held:,} others")))
     if result.metrics is None:
         table.caption = calibrated or None
         return table
     first, last = result.metrics.models[0], result.metrics.models[-1]
     if first.top1 is not None and last.top1 is not None:
         points = 100 * (last.top1 - first.top1)
-        row(table, "Top-1", percent(first.top1), percent(last.top1), f"{points:+.2f} points")
+        row(table, words.TOP1, percent(first.top1), percent(last.top1), f"{points:+.2f} points")
     if last.agreement is not None:
-        row(table, "Agreement", "", percent(last.agreement), "")
-    row(table, "SQNR", "", decibels(last.sqnr_db), "")
+        row(table, words.AGREEMENT, "", percent(last.agreement), "")
+    row(table, words.SQNR, "", decibels(last.sqnr_db), "")
     if last.speedup is not None:
-        row(table, "Latency", _ms(first), _ms(last), _ratio(last.speedup, "faster", "slower"))
+        change = ratio(last.speedup, "faster", "slower", result.metrics.spread(-1))
+        row(table, words.LATENCY, _ms(first), _ms(last), change)
     lines = (calibrated, f"measured on {last.images:,} images", *_conditions(result.metrics))
     table.caption = "\n".join(filter(None, lines))
     return table
@@ -161,7 +186,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         top1 = _NOTHING if model.top1 is None else f"{percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
         agreement = _NOTHING if model.agreement is None else percent(model.agreement)
         others = (agreement, decibels(model.sqnr_db)) if place else ("", "")
-        row(table, model.model, size(model.bytes), top1, *others, _ms(model), _speed(model.speedup))
+        speed = "" if model.speedup is None else times(model.speedup, evaluation.spread(place) if place else None)
+        row(table, model.model, size(model.bytes), top1, *others, _ms(model), speed)
     images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first"
     table.caption = "\n".join([images, *_conditions(evaluation)])
     return table
@@ -256,7 +282,7 @@ def row(table: Table, *cells: str | Text) -> None:
 
 def _conditions(evaluation: Evaluation) -> list[str]:
     """How the figures were taken, a line each."""
-    lines = [f"latency: batch {BATCH}, {THREADS} thread"]
+    lines = [f"latency: batch {BATCH}, {THREADS} thread", *([SPREAD] if evaluation.quartiles else [])]
     if "preprocess" in evaluation.data:
         settings = evaluation.data["preprocess"]
         lines.append(f"preprocessing: {preprocessing(None if settings is None else Preprocess(**settings))}")
@@ -293,9 +319,17 @@ def _ms(model: Measurement) -> str:
     return _NOTHING if model.latency_ms is None else f"{model.latency_ms:,.2f} ms"
 
 
-def _ratio(ratio: float, more: str, less: str) -> str:
-    return f"{ratio:.2f}x {more}" if ratio >= 1 else f"{1 / ratio:.2f}x {less}"
+def ratio(value: float, more: str, less: str, quartiles: Sequence[float] | None = None) -> str:
+    """`2.50x faster` or `1.10x slower`; ``quartiles`` are of the value itself."""
+    if value >= 1:
+        return f"{times(value, quartiles)} {more}"
+    return f"{times(1 / value, quartiles and (1 / quartiles[1], 1 / quartiles[0]))} {less}"
 
 
-def _speed(ratio: float | None) -> str:
-    return _NOTHING if ratio is None else f"{ratio:.2f}x"
+def times(value: float, quartiles: Sequence[float] | None = None) -> str:
+    """How many times, with half the distance of the quartiles.
+
+    >>> times(1.9, (1.85, 1.97))
+    '1.90x ± 0.06'
+    """
+    return f"{value:.2f}x" + ("" if quartiles is None else f" ± {(quartiles[1] - quartiles[0]) / 2:.2f}")

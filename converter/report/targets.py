@@ -1,16 +1,18 @@
 """Targets and verifications as tables."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from converter.report.table import decibels, plain_table
 from converter.targets import Target
 from converter.verify import Verification
+from converter.verify.rules import Violation
 
 __all__ = ["facts_table", "targets_table", "verification_tables"]
 
+_LISTED = 10  # nodes
 _NOT_FACTS = {"name", "description", "rules", "sources"}
 
 
@@ -58,15 +60,26 @@ def verification_tables(verification: Verification) -> list[Table]:
     tables = [verdict]
     if verification.left:
         left = plain_table("Left to another provider", ["node"])
-        for name in verification.left:
+        for name in verification.left[:_LISTED]:
             left.add_row(name)
+        if len(verification.left) > _LISTED:
+            left.caption = f"and {len(verification.left) - _LISTED} more; --json lists them"
         tables.append(left)
     if verification.violations:
-        rules = plain_table("Not as the target's data say", ["fact", "what", "source"])
-        for each in verification.violations:
-            rules.add_row(each.fact, each.what, each.source)
-        tables.append(rules)
+        tables.append(_broken_rules(verification.violations))
     return tables
+
+
+def _broken_rules(violations: Sequence[Violation]) -> Table:
+    """A row for each rule: how often it is broken, the first place and the source."""
+    broken: dict[tuple[str, str], list[str]] = {}
+    for each in violations:
+        broken.setdefault((each.fact, each.source), []).append(each.what)
+    table = plain_table("Not as the target's data say", ["fact", "times", "the first", "source"], numbers={1})
+    for (fact, source), places in broken.items():
+        table.add_row(fact, str(len(places)), places[0], source)
+    table.caption = "--json lists every place" if len(violations) > len(broken) else None
+    return table
 
 
 def _shown(value: object) -> str:

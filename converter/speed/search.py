@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.latency import interleaved_times
+from converter.latency import Quartiles, interleaved_times, speedup_quartiles
 from converter.recipe import Recipe
 from converter.runner import Runner
 from converter.runtime import Progress
@@ -60,6 +60,8 @@ class Speed:
     gain        of the file as chosen over the one on integers, both as far as nothing disturbed them
     layers      whose activations stay in float
     attempts    everything that was tried
+    integer_quartiles, chosen_quartiles   of how many times as fast as float those two files were, round by round
+    gain_quartiles   of how many times as fast as on integers the file as chosen was
     """
 
     float_ms: float
@@ -68,6 +70,9 @@ class Speed:
     gain: float
     layers: tuple[str, ...]
     attempts: tuple[Attempt, ...]
+    integer_quartiles: Quartiles
+    chosen_quartiles: Quartiles
+    gain_quartiles: Quartiles
 
     def to_json(self) -> dict[str, Any]:
         """Every field, ready for JSON."""
@@ -114,9 +119,13 @@ def find_slow_layers(
     gain, faster = race.compare(plain, champion) if best else (1.0, True)
     if not faster:
         best, champion, gain = frozenset(), plain, 1.0
-    first, second, third = np.median(race.times([race.runner(source), plain, champion]), axis=0) * 1e3
+    times = race.times([race.runner(source), plain, *([champion] if best else [])])
+    times = times[:, [0, 1, -1]]  # the file on integers is the one that is written, where nothing is left in float
+    first, second, third = (float(median) for median in np.median(times, axis=0) * 1e3)
+    _, integer, chosen = speedup_quartiles(times)
+    _, over_integers = speedup_quartiles(times[:, 1:])
     order = tuple(layer.name for layer in trials.layers if layer.name in best)
-    return Speed(float(first), float(second), float(third), gain, order, tuple(attempts))
+    return Speed(first, second, third, gain, order, tuple(attempts), integer, chosen, over_integers)
 
 
 def leaving(recipe: Recipe, speed: Speed) -> Recipe:

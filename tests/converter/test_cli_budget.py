@@ -94,3 +94,16 @@ def test_a_killed_run_goes_on_where_it_was(wider: Path) -> None:
     assert result.exit_code == 0, result.output
     onnx.checker.check_model("out.onnx")
     assert {path: path.stat().st_mtime_ns for path in written} == written  # read, not measured again
+
+
+@pytest.mark.usefixtures("folder")
+def test_who_stops_a_search_is_told_how_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, cache: Path, **__: object) -> None:
+        (cache / "key").mkdir(parents=True)
+        (cache / "key" / "effect-0000.npz").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("converter.budget.convert_within", stopped)
+    result = run(*BUDGET, "--cache", "kept")
+    told = "Interrupted; kept keeps what was done; the same command goes on from there\n"
+    assert (result.exit_code, result.stderr) == (130, told)

@@ -101,6 +101,15 @@ def test_bad_input_is_one_line(folder: Path, arguments: tuple[str, ...], words: 
         pytest.param((*C, *CAL, "--recipe", "bad_field.toml"), ["'bit'", "'bits'"], id="unknown_field"),
         pytest.param((*C, *CAL, "--recipe", "bad_value.toml"), ["40"], id="bad_value"),
         pytest.param((*C, *CAL, "--recipe", "int4", "--device", "cpu"), ["'int4'", "--device cpu"], id="device_unused"),
+        pytest.param(
+            (*C, *CAL, "--exclude", "fcc"), ["--exclude fcc: no layer is named 'fcc'; did you mean 'fc'?"], id="exclude"
+        ),
+        pytest.param(
+            (*C, *CAL, "--bits", "stm=8"), ["--bits stm=8: no layer is named 'stm'; did you mean 'stem'?"], id="bits"
+        ),
+        pytest.param(
+            (*C, *CAL, "--exclude", "fcc", "--measure-speed"), ["--exclude fcc: no layer"], id="exclude_and_speed"
+        ),
         pytest.param(("recipes", "--show", "int9"), ["int9"], id="show_unknown"),
         pytest.param((*C, *CAL, "--target", "toaster"), ["toaster", "cpu"], id="unknown_target"),
         pytest.param((*C, *CAL, "--crop", "30", "--resize", "20"), ["30", "20"], id="crop_larger_than_resize"),
@@ -136,6 +145,7 @@ def refused(folder: Path, arguments: tuple[str, ...], words: list[str], *, exit_
         pytest.param(("convert",), "MODEL", id="no_model"),
         pytest.param(("convert", "m.onnx"), "--output", id="no_output"),
         pytest.param((*C, "--limit", "0"), "0", id="limit"),
+        pytest.param(("train", "m.onnx", "-o", "out.onnx", "--data", "x", "--rate", "0"), "--rate", id="rate"),
         pytest.param((*C, "--resize", "big"), "big", id="resize"),
         pytest.param((*C, "--mean", "a,b"), "'a,b'", id="mean"),
         pytest.param((*C, "--input-shape", "1,3,x"), "'1,3,x'", id="shape"),

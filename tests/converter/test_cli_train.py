@@ -1,10 +1,13 @@
 """The command `train`: a file in one command, and the same command again after a kill."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +39,9 @@ def test_a_file_in_one_command(folder: Path) -> None:
     result = run(*TRAIN, "--epochs", "1", "--flip", "--shift", "1", "--report", "r.json")
     assert result.exit_code == 0, result.output
     assert "Wrote out.onnx (int4-qat, cpu)" in result.stdout
-    assert (folder / "r.json").exists()
+    assert "calibrated on 36 images\ntrained on 36 images\nepoch chosen on 4 others\n" in result.stdout
+    training = json.loads((folder / "r.json").read_text())["training"]
+    assert (training["source"], training["images"], training["held_out"]) == ("train.npz", 40, 4)
     assert not (folder / "out.checkpoint").exists()
 
 
@@ -44,7 +49,7 @@ def test_a_file_in_one_command(folder: Path) -> None:
     ("options", "message"),
     [
         (("--recipe", "int8"), "recipe 'int8' trains nothing"),
-        (("--rate", "0"), "rate must be positive, not 0.0"),
+        (("--rate", "nan"), "the training's rate must be positive, not nan"),
         (("--checkpoint", "m.onnx"), "--checkpoint m.onnx would overwrite MODEL m.onnx"),
         (("--checkpoint", "nowhere/c"), "does not exist"),
         (("--device", "cuda"), "no CUDA device"),
@@ -63,7 +68,7 @@ def test_objective_labels_wants_labels(folder: Path) -> None:
     np.savez(folder / "train.npz", x=images(40))
     result = run(*TRAIN, "--objective", "labels")
     assert result.exit_code == 1
-    assert "has no labels" in result.stderr
+    assert "train.npz has no labels; --objective float" in result.stderr
 
 
 def test_what_is_no_checkpoint_is_not_lost(folder: Path) -> None:
@@ -75,20 +80,58 @@ def test_what_is_no_checkpoint_is_not_lost(folder: Path) -> None:
     assert not (folder / "out.onnx").exists()
 
 
+def stopped(command: tuple[str, ...], by: signal.Signals, *, at: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, which gets the signal once the file is there."""
+    # a shell starts background jobs with Ctrl-C ignored, and children inherit that
+    start = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import converter.cli as c; c.main()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", start, *command],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while not at.exists() and child.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    child.send_signal(by)
+    stdout, stderr = child.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, child.returncode, stdout, stderr)
+
+
 def test_after_a_kill_the_same_command_goes_on(folder: Path) -> None:
     command = (*TRAIN, "--epochs", "60")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([sys.executable, "-m", "converter", *command], env=environment) as child:
-        end = time.monotonic() + 60
-        while not (folder / "out.checkpoint").exists() and child.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-        child.send_signal(signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL
+    killed = stopped(command, signal.SIGKILL, at=folder / "out.checkpoint")
+    assert killed.returncode == -signal.SIGKILL
     assert not (folder / "out.onnx").exists()
     other = run(*TRAIN, "--epochs", "1")
     assert "out.checkpoint is of another training" in other.stderr
+    assert "going on" not in other.stderr
     again = run(*command)
     assert again.exit_code == 0, again.output
-    assert "going on from out.checkpoint" in again.stderr
+    assert re.search(r"going on from out\.checkpoint, after epoch \d+ of 60\n", again.stderr)
     assert "Wrote out.onnx" in again.stdout
     assert not (folder / "out.checkpoint").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_who_stops_it_is_told_how_it_goes_on(folder: Path) -> None:
+    done = stopped((*TRAIN, "--epochs", "600"), signal.SIGINT, at=folder / "out.checkpoint")
+    kept = "out.checkpoint keeps what was done; the same command goes on from there"
+    assert (done.returncode, done.stderr) == (130, f"Interrupted; {kept}\n")
+    assert names(folder) >= {"out.checkpoint"}
+    assert not (folder / "out.onnx").exists()
+
+
+def test_stopped_before_there_is_something_to_keep(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.training.convert", interrupted)
+    assert run(*TRAIN).stderr == "Interrupted; there was nothing yet to keep in out.checkpoint\n"
+    with zipfile.ZipFile(folder / "out.checkpoint", "w") as file:
+        file.writestr("of", "some training")
+    assert run(*TRAIN).stderr == "Interrupted; out.checkpoint is as it was\n"
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt

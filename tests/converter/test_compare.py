@@ -218,13 +218,21 @@ def test_layers_that_spoil_the_scores_together_get_no_suggestion(tmp_path: Path,
     path = saved(convert(model, x, recipe="int8", bits={"deep": 4, "deeper": 4}).model, tmp_path / "q.onnx")
     found = suggest(reference, path, compare(reference, path, dataset), dataset)
     assert found.options == ()
-    assert found.why.startswith("of the 4 layers that add most error, exact, the best would gain 0.")
+    assert found.why.startswith("with any one of the 4 layers that add most error exact, the scores gain 0.")
 
 
 def test_a_model_without_quantized_layers_gets_no_suggestion(tmp_path: Path, dataset: Dataset) -> None:
     path = saved(small_cnn(), tmp_path / "float.onnx")
     found = suggest(path, path, compare(path, path, dataset), dataset)
-    assert (found.options, found.why) == ((), "no quantized layer is there")
+    assert (found.options, found.why) == ((), f"{path} has no quantized layer")
+
+
+def test_models_in_the_wrong_order_are_noticed(tmp_path: Path, dataset: Dataset) -> None:
+    reference = saved(small_cnn(), tmp_path / "float.onnx")
+    x = np.random.default_rng(7).standard_normal((32, 3, SIDE, SIDE), dtype=np.float32)
+    path = saved(convert(small_cnn(), x, recipe="int8").model, tmp_path / "q.onnx")
+    found = suggest(path, reference, compare(path, reference, dataset), dataset)
+    assert found.why == f"{reference} has no quantized layer and {path} has; the float model comes first"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -305,6 +313,9 @@ def test_act_needs_a_recipe_and_the_calibration_data(spoilt_files: Path) -> None
     done = run(*command)
     assert done.exit_code == 2
     assert "q.onnx was calibrated on calibration.npz, which is not here; name the data by --calibration" in done.stderr
+    nowhere = run(*command, "--calibration", "nowhere.npz")
+    assert (nowhere.exit_code, nowhere.stdout) == (1, ""), "before any work"
+    assert nowhere.stderr == "Error: --calibration nowhere.npz: no such file or folder\n"
     assert run(*command, "--calibration", "elsewhere.npz").exit_code == 0
     save_images(Path("others.npz"), 32, seed=9)
     done = run(*command, "--calibration", "others.npz")

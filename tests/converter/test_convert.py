@@ -246,7 +246,7 @@ def test_bits_layer_by_layer_go_before_everything_else() -> None:
 
 def test_bits_for_a_layer_that_does_not_exist() -> None:
     recipe = Recipe("r", "", (*PREPARE, Rtn(bits=4, layer_bits={"conv9": 8})))
-    with pytest.raises(QuantizationError, match="layer_bits: no layer is named 'conv9'; the layers are stem, "):
+    with pytest.raises(QuantizationError, match="layer_bits: no layer is named 'conv9'; the nearest are "):
         convert(resnet(), recipe=recipe)
 
 

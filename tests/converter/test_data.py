@@ -103,7 +103,7 @@ INFINITE[3, 0, 0, 0] = -np.inf
                      "rank 4; uint8 images are [n, h, w, c], grey ones x[..., None]", id="rank"),
         pytest.param({"x": FLOATS[..., :7]}, RGB8, "x has shape (4, 3, 8, 7), which does not fit", id="float_shape"),
         pytest.param({"x": IMAGES.transpose(0, 3, 1, 2)}, RGB8, "x.transpose(0, 2, 3, 1) makes it", id="uint8_nchw"),
-        pytest.param({"x": pixels(2, 16)}, RGB8, "x: image is 16x16; the model takes 8x8; use --resize 9 --crop 8",
+        pytest.param({"x": pixels(2, 16)}, RGB8, "x: image is 16x16; the model takes 8x8; use --resize 8",
                      id="size"),
         pytest.param({"x": np.array(3.0)}, RGB8, "x has rank 0", id="scalar"),
         pytest.param({"x": HOLED}, RGB8, "x[2] holds NaN or Inf", id="nan"),
@@ -154,8 +154,10 @@ def test_missing_path_is_refused(tmp_path: Path, name: str, message: str) -> Non
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").touch()
-    (tmp_path / "data.py").touch()
+    for name in ("data.csv", "data.npy", "data.py"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"np\.savez\(\.\.\., x=array\) makes an \.npz file"):
+        load_data(tmp_path / "data.npy", RGB8, preprocess=NONE)
     with pytest.raises(DataError, match=r"cannot be read from a '\.csv' file; use an \.npz file or a folder"):
         load_data(tmp_path / "data.csv", RGB8, preprocess=NONE)
     with pytest.raises(UsageError, match=r"name the callable: .*data\.py:CALLABLE"):

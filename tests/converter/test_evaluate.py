@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from converter.data import Dataset, InputSpec, Preprocess, load_data
 from converter.evaluate import Measurement, compare, evaluate, model_bytes
-from converter.latency import interleaved_times, latencies_ms
+from converter.latency import Latencies, latencies
 from converter.runner import Runner, class_scores
 from passes.errors import DataError, ModelError
 from passes.numerics.error import sqnr_db
@@ -93,7 +92,10 @@ def test_json_has_the_keys_of_the_contract_and_no_infinity(save: Save) -> None:
     assert evaluation.models[1].sqnr_db == math.inf
     found = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert list(found) == ["data", "latency", "models"]
+    quartiles = found["latency"].pop("speedup_quartiles")
     assert found["latency"] == {"batch": 1, "threads": 1}
+    assert quartiles[0] == [1, 1]
+    assert 0 < quartiles[1][0] <= quartiles[1][1]
     assert found["data"]["images"] == 21
     keys = ["model", "bytes", "images", "top1", "agreement", "sqnr_db", "latency_ms", "speedup"]
     assert [list(model) for model in found["models"]] == [keys, keys]
@@ -225,28 +227,6 @@ def test_size_counts_external_data(tmp_path: Path) -> None:
 # --- latency ---------------------------------------------------------------------------------------------------------
 
 
-def test_rounds_call_everything_in_rotating_order() -> None:
-    order: list[str] = []
-
-    def slow(name: str) -> Callable[[], None]:
-        def call() -> None:
-            order.append(name)
-            sum(range(300_000))
-
-        return call
-
-    times = interleaved_times([slow("a"), slow("b"), slow("c")], rounds=6, warmup=1)
-    assert times.shape == (6, 3)
-    assert (times > 0).all()
-    rounds = "".join(order[6:])  # one warm-up call and one to see how long it takes, of each
-    assert re.fullmatch("(a+b+c+b+c+a+c+a+b+){2}", rounds)
-
-
-def test_spent_budget_still_does_five_rounds() -> None:
-    assert interleaved_times([lambda: None], rounds=50, budget=0).shape == (5, 1)
-    assert interleaved_times([lambda: None], rounds=3, budget=0).shape == (3, 1)
-
-
 def test_latencies_are_medians_per_image(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     def known(calls: Any, **_: Any) -> NDArray[np.float64]:
         for call in calls:
@@ -255,13 +235,18 @@ def test_latencies_are_medians_per_image(save: Save, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("converter.latency.interleaved_times", known)
     paths = [save(linear(WEIGHT), "a.onnx"), save(linear(WEIGHT, batch=4), "b.onnx")]
-    assert latencies_ms(paths, {"x": ROWS[:1]}) == [2, 2]
+    found = latencies(paths, {"x": ROWS[:1]})
+    assert list(found.ms) == [2, 2]
+    assert list(found.quartiles[0]) == [1, 1]
+    assert list(found.quartiles[1]) == pytest.approx([1.25, 2.5])  # of 1 / 2, 2 / 1 and 9 / 3
 
 
 def test_speedup_is_the_first_latency_over_this_one(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.evaluate.latencies_ms", lambda *_, **__: [6.0, 2.0])
-    found = evaluate([save(linear(WEIGHT))] * 2, data()).models
-    assert [(model.latency_ms, model.speedup) for model in found] == [(6, 1), (2, 3)]
+    timed = Latencies((6.0, 2.0), ((1.0, 1.0), (2.9, 3.2)))
+    monkeypatch.setattr("converter.evaluate.latencies", lambda *_, **__: timed)
+    found = evaluate([save(linear(WEIGHT))] * 2, data())
+    assert [(model.latency_ms, model.speedup) for model in found.models] == [(6, 1), (2, 3)]
+    assert found.to_json()["latency"]["speedup_quartiles"] == ((1.0, 1.0), (2.9, 3.2))
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_merge_lets_the_override_win_field_by_field() -> None:
         ({"mean": (float("nan"),)}, "mean nan is not finite"),
         ({"std": (0.2, 0.0, 0.2)}, "std 0.2,0.0,0.2 is not above 0"),
         ({"std": (-0.2,)}, "std -0.2 is not above 0"),
-        ({"mean": (0.5,), "std": (0.2, 0.2, 0.2)}, "mean has 1 values and std has 3"),
+        ({"mean": (0.5,), "std": (0.2, 0.2, 0.2)}, "mean 0.5 and std 0.2,0.2,0.2 are 1 and 3 numbers; give both"),
         ({"resize": 0}, "resize 0 is not a positive number of pixels"),
         ({"crop": 2.5}, "crop 2.5 is not a positive number of pixels"),
         ({"crop": True}, "crop True is not a positive number"),

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from converter import convert
+from converter.data import input_specs, load_data
 from converter.preprocess import Preprocess, stored_preprocess
 from converter.recipe import Recipe
 from passes.errors import UsageError
@@ -47,11 +49,16 @@ def test_what_is_stored_or_in_the_recipe_does_not_hinder_tensors() -> None:
     assert mixed.exit_code == 0, "the options are for the evaluation data"
 
 
-def test_a_mean_that_the_model_has_no_channels_for() -> None:
+def one_channel() -> onnx.ModelProto:
     grey = small_cnn()
     grey.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
     weight = onnx.numpy_helper.from_array(np.ones((8, 1, 3, 3), np.float32), "stem.weight")
     next(t for t in grey.graph.initializer if t.name == "stem.weight").CopyFrom(weight)
+    return grey
+
+
+def test_a_mean_that_the_model_has_no_channels_for() -> None:
+    grey = one_channel()
     onnx.save(grey, "grey.onnx")
     np.savez("grey.npz", x=images(32)[..., :1])
     save_tensors()
@@ -62,6 +69,42 @@ def test_a_mean_that_the_model_has_no_channels_for() -> None:
         assert "takes 1 channels" in result.stderr
     with pytest.raises(UsageError, match="mean has 3 values"):
         convert(grey, recipe=Recipe("r", "", (Rtn(bits=8),)), preprocess=Preprocess(mean=(0.1, 0.2, 0.3)))
+
+
+def test_a_mean_that_does_not_go_with_the_stored_std() -> None:
+    scale = ("--mean", "0.1,0.2,0.3", "--std", "0.2,0.2,0.2")
+    assert run("convert", "m.onnx", *OUT, "--calibration", "calibration.npz", *scale).exit_code == 0
+    result = run("evaluate", "out.onnx", "--data", "unseen.npz", "--mean", "0.5")
+    assert result.exit_code == 2
+    said = "Error: mean 0.5 and std 0.2,0.2,0.2 are 1 and 3 numbers; give both 1 or both 3"
+    assert result.stderr == f"{said} (std is stored and --std replaces it)\n"
+    result = run(
+        "convert", "out.onnx", "-o", "again.onnx", "--calibration", "unseen.npz", "--crop", "8", "--resize", "4"
+    )
+    assert (result.exit_code, "is stored" in result.stderr) == (2, False)
+
+
+def test_grey_images_for_a_model_of_colours_are_said_once() -> None:
+    grey = images(32)[..., :1]
+    np.savez("grey.npz", x=grey)
+    Path("folder").mkdir()
+    for place, image in enumerate(grey[..., 0]):
+        Image.fromarray(image).save(f"folder/{place:02}.png")
+    said = "the images are grey; each of the model's 3 channels gets the same pixels\n"
+    result = run("convert", "m.onnx", *OUT, "--calibration", "grey.npz", "--evaluate", "folder", *SCALE)
+    assert (result.exit_code, result.stderr) == (0, f"Warning: grey.npz: {said}")
+    assert run("evaluate", "out.onnx", "--data", "folder").stderr == f"Warning: folder: {said}"
+    ((batch,),) = ([*load_data("grey.npz", input_specs(onnx.load("m.onnx"))).batches(32)],)
+    assert np.array_equal(batch.feeds["input"][:, 0], batch.feeds["input"][:, 2])
+    Image.fromarray(images(1)[0]).save("folder/00.png")
+    assert run("evaluate", "out.onnx", "--data", "folder").stderr == "", "one of them has colours"
+
+
+def test_coloured_images_for_a_model_of_one_channel_are_said() -> None:
+    onnx.save(one_channel(), "grey.onnx")
+    result = run("evaluate", "grey.onnx", "--data", "unseen.npz", "--mean", "0")
+    said = "the images are coloured and the model takes one channel; it gets their brightness"
+    assert (result.exit_code, result.stderr) == (0, f"Warning: unseen.npz: {said}\n")
 
 
 def test_unscaled_pixels_are_warned_of() -> None:

@@ -13,6 +13,7 @@ from converter.compare import Comparison, ImageError, LayerError
 from converter.comparison.suggestion import Suggestion
 from converter.evaluate import Evaluation, Measurement
 from converter.inspect import InspectedLayer, Inspection
+from converter.recipe import RECIPES
 from converter.report import table
 from converter.report.comparison import comparison_tables, suggestion_text
 from converter.report.progress import progress_bars
@@ -122,8 +123,8 @@ def test_a_suggestion_is_a_command_or_a_reason() -> None:
     text = shown(*suggestion_text(found, "convert-onnx convert a.onnx"))
     for words in ("gain 2.3 dB where conv1, fc are exact (64 images)", "convert-onnx convert a.onnx", "--act OUT.onnx"):
         assert words in text
-    none = shown(*suggestion_text(Suggestion(why="no quantized layer is there"), "convert"))
-    assert none.split() == ["No", "suggestion:", "no", "quantized", "layer", "is", "there."]
+    none = shown(*suggestion_text(Suggestion(why="m.onnx has no quantized layer"), "convert"))
+    assert none.split() == ["No", "suggestion:", "m.onnx", "has", "no", "quantized", "layer."]
 
 
 def test_weights_are_grouped_by_bits() -> None:
@@ -177,6 +178,17 @@ def test_no_word_of_a_table_is_cut_in_two(width: int, monkeypatch: pytest.Monkey
     for target in TARGETS.values():
         for word in (*target.runtime.split(), *target.description.split()):
             assert word in text
+
+
+def test_what_is_piped_is_no_wider_than_its_words_need() -> None:
+    text = shown(table.recipes_table(RECIPES), targets_table(TARGETS))
+    assert max(map(len, text.splitlines())) <= 120
+    for recipe in RECIPES.values():
+        assert all(word in text for word in (*recipe.description.split(), *(step.name for step in recipe.passes)))
+    address = "https://example.org/" + 120 * "a"
+    long = table.plain_table("", ["fact", "source"])
+    long.add_row("some words of a fact", address)
+    assert address in shown(long)
 
 
 def test_a_command_is_printed_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,10 +242,12 @@ def test_old_weights_come_back_if_the_model_cannot_follow(
 
 
 SLOW_SAVE = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import onnx, onnxruntime
 from converter.save import save_onnx
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with Ctrl-C ignored
 
 def slow(*_, **__):
     print("saving", flush=True)

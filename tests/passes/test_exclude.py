@@ -5,7 +5,7 @@ import pytest
 
 from passes.activation_ranges import ActivationRanges
 from passes.base import Model, Stats
-from passes.errors import QuantizationError
+from passes.errors import QuantizationError, UnknownLayerError
 from passes.exclude import Exclude
 from passes.numerics.histogram import Histogram
 from tests.passes.integer_rules import RULES
@@ -63,5 +63,5 @@ def test_a_misspelt_layer_is_refused_with_the_nearest_name() -> None:
 
 def test_an_unknown_layer_is_refused_with_all_names() -> None:
     model = three_layers()
-    with pytest.raises(QuantizationError, match="no layer is named 'xyz'; the layers are stem, body, head"):
+    with pytest.raises(UnknownLayerError, match="no layer is named 'xyz'; the layers are stem, body, head"):
         Exclude(("xyz",)).apply(model, Stats())

@@ -1,6 +1,6 @@
 """Numbers as people read them; every function is a filter of the templates. What is not known is a dash."""
 
-from converter.report.table import size
+from converter.report.table import ratio, size, times
 
 __all__ = [
     "count",
@@ -10,6 +10,7 @@ __all__ = [
     "percent",
     "plain",
     "points",
+    "ratio",
     "seconds",
     "share",
     "size",
@@ -67,8 +68,3 @@ def share(value: float) -> str:
     if value == 0:
         return "0 %"
     return "< 0.001 %" if value < 1e-5 else f"{100 * value:.2g} %"
-
-
-def times(ratio: float, more: str, less: str) -> str:
-    """A ratio as `2.50x faster` or `1.10x slower`."""
-    return f"{ratio:.2f}x {more}" if ratio >= 1 else f"{1 / ratio:.2f}x {less}"

@@ -236,7 +236,7 @@ def test_no_data_are_refused() -> None:
 def test_no_cuda_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     model = quantize(resnet(), Rtn(bits=3), X)
-    with pytest.raises(QuantizationError, match="torch finds no CUDA device; use device = 'cpu' or 'auto'"):
+    with pytest.raises(QuantizationError, match="torch finds no CUDA device; use --device cpu or auto"):
         refused(model, LearnedRounding(device="cuda"), X)
 
 

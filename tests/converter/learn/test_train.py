@@ -197,9 +197,9 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "x", "kind", "message"),
     [
-        (SHORT, X[:3], DataError, "at least 4 training images, not 3"),
+        (SHORT, X[:3], DataError, "training needs at least 4 images, not 3"),
         (replace(SHORT, objective="labels"), X, DataError, "has no labels"),
-        (replace(SHORT, rate=1e30, objective="float"), X, QuantizationError, "the loss is"),
+        (replace(SHORT, rate=1e30, objective="float"), X, QuantizationError, "the loss of the training is"),
     ],
 )
 def test_refusals(settings: Qat, x: NDArray[np.float32], kind: type[ConvertError], message: str) -> None:

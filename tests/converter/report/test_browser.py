@@ -59,6 +59,30 @@ def test_every_chart_is_drawn_without_a_complaint(opened: "tuple[Page, list[str]
     assert problems == []
 
 
+def test_charts_that_nobody_scrolled_to_are_drawn_too(browser: "Browser", report: Path) -> None:
+    with opened_page(browser, report) as (page, problems):
+        page.wait_for_function("document.querySelectorAll('.chart svg.marks').length === 10", timeout=20_000)
+        assert page.evaluate("window.scrollY") == 0
+        assert problems == []
+
+
+def test_paper_shows_all_of_the_recipe_in_dark_ink(browser: "Browser", report: Path) -> None:
+    with opened_page(browser, report, scheme="dark") as (page, problems):
+        page.wait_for_function("document.querySelectorAll('.chart svg.marks').length === 10", timeout=20_000)
+        page.emulate_media(media="print")
+        cut = "(() => { const box = document.getElementById('recipe'); return box.scrollHeight - box.clientHeight; })()"
+        assert page.evaluate(cut) <= PIXELS
+        used = "[...document.querySelectorAll('.chart svg *')].map(getComputedStyle).flatMap(s => [s.fill, s.stroke])"
+        of_the_dark = {"rgb(230, 233, 237)", "rgb(51, 58, 67)", "rgb(20, 23, 27)"}
+        assert not of_the_dark & set(page.evaluate(used))
+        inks = "[...new Set([...document.querySelectorAll('.chart svg text')].map(e => getComputedStyle(e).fill))]"
+        assert page.evaluate(inks) == ["rgb(28, 32, 36)"]
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 32, 36)"
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        assert len(page.query_selector_all(".chart svg.marks")) == 10, "none is cleared to be drawn again"
+        assert problems == []
+
+
 def test_charts_have_labels(opened: "tuple[Page, list[str]]") -> None:
     page, _ = opened
     draw_all(page)

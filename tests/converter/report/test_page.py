@@ -50,6 +50,16 @@ def test_every_section_is_there_and_linked(page: str, facts: dict[str, Any]) -> 
         assert f'href="#{section.name}"' in page
 
 
+def test_what_the_upright_mark_is(page: str, facts: dict[str, Any]) -> None:
+    assert "The upright mark is what plain rounding to the same bits would give." in words(page)
+    corrected = copy.deepcopy(facts)
+    names = [layer["name"] for layer in facts["layers"] if layer["before_db"] is not None]
+    corrected["passes"].append(facts["passes"][-1] | {"name": "qat", "changed": dict.fromkeys(names, "trained")})
+    told = words(render(corrected))
+    assert "The upright mark is the error before qat." in told
+    assert "before qat and as written" in told
+
+
 def test_every_chart_has_its_place_and_a_description(page: str) -> None:
     drawn = charts(page)
     assert {"layers-chart", "weights-chart", "activations-chart", "cost-time", "cost-memory"} < set(drawn)
@@ -220,7 +230,8 @@ def test_names_cannot_break_the_page(facts: dict[str, Any]) -> None:
         (numbers.milliseconds(0.756), "0.76 ms"),
         (numbers.seconds(0.004), "0.00 s"),
         (numbers.seconds(125.4), "2 min 5 s"),
-        (numbers.times(0.5, "faster", "slower"), "2.00x slower"),
+        (numbers.ratio(0.5, "faster", "slower"), "2.00x slower"),
+        (numbers.ratio(0.5, "faster", "slower", (0.4, 0.625)), "2.00x ± 0.45 slower"),
         (numbers.plain(-0.000012345), "−1.234e−05"),
         (numbers.count(1234567), "1,234,567"),
     ],

@@ -1,5 +1,7 @@
 """The search for layers that run faster with float activations, with clocks that the test decides on."""
 
+import re
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from click.testing import CliRunner
 from converter import convert
 from converter.cli import cli
 from converter.recipe import find_recipe, parse_recipe
+from converter.report.speed import speed_tables
+from converter.report.table import show
 from converter.runtime import open_session
 from converter.speed import search
 from converter.speed.profile import layer_seconds, node_seconds
@@ -34,7 +38,7 @@ def integer_operators(model: onnx.ModelProto, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("floats", [(), ("deep",), ("stem", "deep", "fc")])
 def test_trial_runs_the_operators_of_the_real_file(floats: tuple[str, ...], tmp_path: Path) -> None:
-    speed = Speed(1, 1, 1, 1, floats, ())
+    speed = Speed(1, 1, 1, 1, floats, (), (1, 1), (1, 1), (1, 1))
     real = convert(small_cnn(), IMAGES, recipe=leaving(INT8, speed)).model
     trial = Trials(small_cnn(), INT8, CPU).file(floats)
     assert integer_operators(trial, tmp_path) == integer_operators(real, tmp_path)
@@ -81,6 +85,12 @@ def find() -> Speed:
     return find_slow_layers(small_cnn(transpose=False), INT8, CPU, {"input": IMAGES[:1]}, quiet)
 
 
+def shown(found: Speed) -> str:
+    text = StringIO()
+    show(speed_tables(found), text)
+    return text.getvalue()
+
+
 def test_a_layer_that_is_slower_on_integers_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch, {"stem": 0.5, "deep": -0.2, "fc": -0.2})
     found = find()
@@ -88,6 +98,8 @@ def test_a_layer_that_is_slower_on_integers_is_left(monkeypatch: pytest.MonkeyPa
     assert found.gain == pytest.approx(1.1 / 0.6)
     assert found.integer_ms / found.chosen_ms == pytest.approx(found.gain)
     assert [attempt.kept for attempt in found.attempts if attempt.layers == ("stem",)] == [True]
+    assert found.gain_quartiles == pytest.approx((1.1 / 0.6, 1.1 / 0.6))
+    assert re.search(r"as written +600\.00 ms +1\.83x ± 0\.00\n", shown(found))
 
 
 def test_neighbours_are_left_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +119,8 @@ def test_nothing_is_left_where_nothing_gains(monkeypatch: pytest.MonkeyPatch) ->
     found = find()
     assert found.layers == ()
     assert found.attempts
+    assert (found.chosen_ms, found.chosen_quartiles) == (found.integer_ms, found.integer_quartiles), "the same file"
+    assert "the same file" in shown(found)
     assert leaving(INT8, found) is INT8
 
 

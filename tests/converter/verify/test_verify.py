@@ -1,9 +1,11 @@
 """verify: what is run, what is compared, what fails. Providers are played by small scripts where none is installed."""
 
 import json
+import re
 import shutil
 import stat
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,11 @@ def test_the_command_fails_with_exit_code_3(files: Path) -> None:
     assert result.returncode == 3
     said = "by rules: signed: input_quantize: activations are uint8, not int8 (and"
     assert result.stderr.startswith(f"Error: {cpu} on tensorrt, {said}")
+    assert result.stderr.endswith("more); convert the float model with --target tensorrt\n")
+    violations = json.loads(run("verify", cpu, "--target", "tensorrt", "--json").stdout)["violations"]
+    counted = re.findall(r"^ (\w+) +(\d+)  ", result.stdout, re.MULTILINE)
+    assert dict(counted) == {fact: str(count) for fact, count in Counter(each["fact"] for each in violations).items()}
+    assert len(violations) > len(counted)
     assert "https://docs.nvidia.com/deeplearning/tensorrt/" in result.stdout
     assert json.loads(run("verify", cpu, "--target", "tensorrt", "--json").stdout)["passed"] is False
 
@@ -228,8 +235,9 @@ def test_refusals(
 
 def test_targets_are_printed_with_their_sources() -> None:
     result = run("targets")
+    assert max(map(len, result.stdout.splitlines())) <= 120
     names = ["cpu", "openvino", "qnn", "tensorrt", "cuda", "web", "mobile", "generic"]
-    assert [line.split()[0] for line in result.stdout.splitlines() if line.strip()][2:] == names
+    assert [line.split()[0] for line in result.stdout.splitlines() if re.match(" [a-z]", line)][1:] == names
     facts = run("targets", "mobile").stdout
     assert "HasValidBinaryOpQuantizedInputTypes" in facts
     assert "static_shapes       yes" in facts

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from converter.report.page.label_places import Point, place_labels
-from converter.report.page.numbers import decibels, lost, milliseconds, size, times
+from converter.report.page.numbers import decibels, lost, milliseconds, ratio, size
 from converter.report.page.section import Section, Spec
 
 __all__ = ["attempts"]
@@ -103,7 +103,7 @@ def _row(place: int, attempt: Mapping[str, Any], kept: int | None) -> dict[str, 
         "lost": lost(attempt["drop"]),
         "sqnr": decibels(attempt["sqnr_db"]),
         "latency": milliseconds(attempt["latency_ms"]),
-        "speed": "" if attempt["speedup"] is None else times(attempt["speedup"], "faster", "slower"),
+        "speed": "" if attempt["speedup"] is None else ratio(attempt["speedup"], "faster", "slower"),
     }
 
 

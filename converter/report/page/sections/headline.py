@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
+from converter.report import words
 from converter.report.page import numbers
 from converter.report.page.section import Section
 
@@ -23,18 +24,18 @@ def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     first, last = (metrics["models"][0], metrics["models"][-1]) if metrics else ({}, {})
     if metrics and first["top1"] is not None:
         change = numbers.points(last["top1"] - first["top1"])
-        rows.append(("Top-1 accuracy", _accuracy(first), _accuracy(last), change))
+        rows.append((words.TOP1, _accuracy(first), _accuracy(last), change))
     if metrics and last["agreement"] is not None:
-        rows.append(("Same answer as before", "", numbers.percent(last["agreement"]), ""))
+        rows.append((words.AGREEMENT, "", numbers.percent(last["agreement"]), ""))
     if metrics:
         close = "equal" if last["sqnr_db"] is None else numbers.decibels(last["sqnr_db"])
-        rows.append(("Signal to noise of the output", "", close, ""))
-    ratio = numbers.times(size["before"] / size["after"], "smaller", "larger")
-    rows.append(("File size", numbers.size(size["before"]), numbers.size(size["after"]), ratio))
+        rows.append((words.SQNR, "", close, ""))
+    ratio = numbers.ratio(size["before"] / size["after"], "smaller", "larger")
+    rows.append((words.FILE_SIZE, numbers.size(size["before"]), numbers.size(size["after"]), ratio))
     if metrics and last["speedup"] is not None:
-        speed = numbers.times(last["speedup"], "faster", "slower")
+        speed = numbers.ratio(last["speedup"], "faster", "slower", metrics["latency"]["speedup_quartiles"][-1])
         before, after = (numbers.milliseconds(model["latency_ms"]) for model in (first, last))
-        rows.append(("Latency of an image", before, after, speed))
+        rows.append((words.LATENCY, before, after, speed))
     return rows
 
 

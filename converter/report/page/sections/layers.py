@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from converter.recipe import PASSES
 from converter.report.page.numbers import decibels, size
 from converter.report.page.section import SHORT_NAME, Section, Spec, height_of
+from passes.base import Stage
 
 __all__ = ["layers", "relative_error"]
 
@@ -13,8 +15,21 @@ def layers(facts: Mapping[str, Any]) -> Section:
     """A bar for every quantized layer, and a table of all layers."""
     rows = [_row(layer) for layer in facts["layers"] if layer["after_db"] is not None]
     rows.sort(key=lambda row: -row["error"])
-    charts = {"layers-chart": _chart(rows, facts["sqnr_of"])} if rows else {}
-    return Section("layers", "Layers", {"worst": rows[:1], "drawn": len(rows)}, charts)
+    refined = _refined(facts)
+    before = f"before {refined}" if refined else "plainly rounded"
+    charts = {"layers-chart": _chart(rows, facts["sqnr_of"], before)} if rows else {}
+    values = {"worst": rows[:1], "drawn": len(rows), "refined": refined, "before": before}
+    return Section("layers", "Layers", values, charts)
+
+
+def _refined(facts: Mapping[str, Any]) -> str:
+    """The passes that changed quantized layers last, which `before_db` is the state before of; none: plain rounding."""
+    last = {
+        next((step["name"] for step in reversed(facts["passes"]) if layer["name"] in step["changed"]), "")
+        for layer in facts["layers"]
+        if layer["before_db"] is not None
+    }
+    return " or ".join(name for name, kind in PASSES.items() if name in last and kind.stage == Stage.REFINEMENT)
 
 
 def relative_error(db: float) -> float:
@@ -40,14 +55,14 @@ def _row(layer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _chart(rows: list[dict[str, Any]], sqnr_of: str) -> Spec:
+def _chart(rows: list[dict[str, Any]], sqnr_of: str, before: str) -> Spec:
     names = [row["name"] for row in rows]
     kinds = sorted({row["bits"] for row in rows}, key=lambda bits: int(bits.split()[0]))
     tooltip = [
         {"field": "name", "title": "layer"},
         {"field": "error", "title": "error, %", "format": ".2f"},
         {"field": "sqnr", "title": "SQNR as written"},
-        {"field": "rounded", "title": "SQNR plainly rounded"},
+        {"field": "rounded", "title": f"SQNR {before}"},
         {"field": "bits", "title": "weights"},
         {"field": "storage", "title": "stored as"},
         {"field": "size", "title": "in the file"},

@@ -12,7 +12,7 @@ __all__ = ["provenance"]
 
 def provenance(facts: Mapping[str, Any]) -> Section:
     """Files, data with their digests, versions, and the recipe as TOML."""
-    used = [("Calibration", facts["calibration"])]
+    used = [("Calibration", facts["calibration"]), ("Training", facts["training"])]
     if facts["metrics"] is not None:
         used.append(("Evaluation", facts["metrics"]["data"]))
     data = [(what, described) for what, described in used if described is not None]

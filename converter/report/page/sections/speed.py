@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from converter.latency import THREADS
+from converter.report.page.numbers import milliseconds, times
 from converter.report.page.section import Section
+from converter.report.table import SPREAD
 
 __all__ = ["speed"]
 
@@ -14,8 +16,12 @@ def speed(facts: Mapping[str, Any]) -> Section | None:
     found = facts["speed"]
     if found is None:
         return None
-    timed = [
-        (name, found[key], found["float_ms"] / found[key])
-        for name, key in (("float", "float_ms"), ("every layer on integers", "integer_ms"), ("as written", "chosen_ms"))
-    ]
-    return Section("speed", "Measured speed", {"timed": timed, "threads": THREADS})
+
+    def timed(which: str) -> tuple[str, str]:
+        over = found["float_ms"] / found[f"{which}_ms"]
+        return milliseconds(found[f"{which}_ms"]), times(over, found[f"{which}_quartiles"])
+
+    rows = [("float", milliseconds(found["float_ms"]), times(1.0)), ("every layer on integers", *timed("integer"))]
+    rows += [("as written", *timed("chosen"))] if found["layers"] else [("as written", "the same file", "")]
+    gain = times(found["gain"], found["gain_quartiles"])
+    return Section("speed", "Measured speed", {"timed": rows, "gain": gain, "spread": SPREAD, "threads": THREADS})

@@ -41,6 +41,7 @@
   }
 
   async function draw(element) {
+    near.unobserve(element);
     drawn.get(element.id)?.finalize();
     const spec = { width: "container", autosize: { type: "fit-x", contains: "padding" }, ...specs[element.id] };
     const tooltip = { theme: dark.matches ? "dark" : "light" };
@@ -51,19 +52,28 @@
 
   const charts = [...document.querySelectorAll(".chart")].filter((element) => element.id in specs);
   const near = new IntersectionObserver((entries) => {
-    for (const entry of entries.filter((each) => each.isIntersecting)) {
-      near.unobserve(entry.target);
-      draw(entry.target);
-    }
+    entries.filter((each) => each.isIntersecting).forEach((each) => draw(each.target));
   }, { rootMargin: "600px" });
   for (const element of charts) {
     element.style.minHeight = `${specs[element.id].height + 60}px`; // so that nothing moves when it is drawn
     near.observe(element);
   }
 
+  // The rest, one after the other as soon as nothing else is to do: for those who print, search or take a picture.
+  const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 50));
+  const waiting = () => charts.filter((element) => !drawn.has(element.id));
+  const drawRest = () => idle(async () => {
+    const [next] = waiting();
+    if (next) {
+      await draw(next);
+      drawRest();
+    }
+  });
+  window.addEventListener("load", drawRest);
+
   const redraw = () => charts.filter((element) => drawn.has(element.id)).forEach(draw);
   dark.addEventListener("change", redraw);
-  window.addEventListener("beforeprint", () => charts.forEach(draw));
+  window.addEventListener("beforeprint", () => waiting().forEach(draw));
 
   for (const select of document.querySelectorAll("select")) {
     select.addEventListener("change", () => {

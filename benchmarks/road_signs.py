@@ -88,6 +88,7 @@ AWQ_GRID = Awq(factors=(1.0, 1.25, 1.5, 2.0, 3.0))
 
 _ONE_LEVEL: Mapping[str, Any] = MappingProxyType({"block": None, "two_level": False})
 _INT4 = find_recipe("int4")
+_GPTQ4 = with_gptq(_INT4, "gptq4-channel", **_ONE_LEVEL)
 _RTN4 = with_steps(_INT4, "rtn4", {Gptq: Rtn(bits=4)})
 
 METHODS: Mapping[str, tuple[int, Recipe]] = MappingProxyType(
@@ -97,9 +98,12 @@ METHODS: Mapping[str, tuple[int, Recipe]] = MappingProxyType(
         "round to nearest, W4A8": (4, _RTN4),
         "AWQ, W4A8": (4, before_ranges(_RTN4, "awq4", Awq(factors=(1.0,)))),
         "AWQ with salient weights, W4A8": (4, before_ranges(_RTN4, "awq4-salient", AWQ_GRID)),
-        "AWQ and GPTQ, W4A8": (4, before_ranges(_INT4, "awq-gptq4", Awq(factors=(1.0,)))),
+        "AWQ and GPTQ, W4A8": (
+            4,
+            before_ranges(_GPTQ4, "awq-gptq4", Awq(factors=(1.0,))),
+        ),
         "GPTQ, W4A8": (4, _INT4),
-        "GPTQ with a scale a channel, W4A8": (4, with_gptq(_INT4, "gptq4-channel", **_ONE_LEVEL)),
+        "GPTQ with a scale a channel, W4A8": (4, _GPTQ4),
         "learned rounding, W4A8": (4, find_recipe("int4-learned")),
         "GPTQ, W3A8": (3, with_gptq(_INT4, "gptq3", bits=3)),
         "round to nearest, W2A8": (2, with_steps(_INT4, "rtn2", {Gptq: Rtn(bits=2)})),
@@ -283,13 +287,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in options.parts:
         if part not in _PARTS_OF_THE_STUDY:
             parser.error(f"no part is named {part!r}; there are: {', '.join(_PARTS_OF_THE_STUDY)}")
+    every = (*METHODS, *TRAINED, AUTO)
+    for name in options.methods:
+        if not any(each.startswith(name) for each in every):
+            parser.error(f"no row begins with {name!r}; there are: {', '.join(every)}")
     wanted = options.parts or _PARTS_OF_THE_STUDY
     content: dict[str, Any] = {}
     try:
         model = ROAD_SIGNS.model()
         calibration, evaluation = ROAD_SIGNS.images(model, CALIBRATE)
-        training, _ = ROAD_SIGNS.images(model, _TRAINING)
         if "table" in wanted:
+            training, _ = ROAD_SIGNS.images(model, _TRAINING)
             with progress_bars() as progress:
                 rows = methods(model, calibration, training, evaluation, progress, options.methods)
             show([method_table(rows)])

@@ -91,6 +91,8 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
     form = tuple(node.op_type for node in stored.operators if node.op_type not in {"Identity", "Transpose"})
     if stored.codes is None or stored.scale is None or form not in _FORMS:
         return None
+    if ("Reshape" in form) != (stored.multiples is not None):
+        return None
     if stored.is_float != ("QuantizeLinear" in steps) or stored.scale.data_type != TensorProto.FLOAT:
         return None
     codes = numpy_helper.to_array(stored.codes)

@@ -145,7 +145,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
                 shape=layer.weight_shape,
                 bits=grid.bits,
                 stored_bits=stored,
-                granularity=grid.granularity,
+                granularity="channel" if stored == 8 and grid.per_channel else grid.granularity,
                 activation_bits=8 if runs_on_integers(model, layer) else 32,
                 before_db=change.before_db,
                 after_db=change.after_db,

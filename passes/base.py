@@ -22,6 +22,7 @@ from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 from passes.numerics.histogram import Histogram
 from passes.numerics.moments import Moments
 from passes.numerics.outputs import OutputStatistics
+from passes.numerics.two_level import MOST_BITS
 from passes.placement import Rules
 from passes.surgery import fresh_name, tensor_names
 
@@ -289,8 +290,8 @@ class LayerPass:
         symmetric: zero point 0.
         block: inputs that share a scale; None: the whole output channel does.
         two_level: scales of blocks are whole multiples of their channel's, which integer kernels can read; a layer's
-            blocks are then as near to `block` as divides its inputs, larger where it would have more than 12,288 of
-            them, and layers of more than 4 bits have one scale a channel (`passes.numerics.two_level`).
+            blocks are then as near to `block` as divides its inputs, 3 at least, and larger where it would have more
+            than 12,288 of them; layers of more than 4 bits have one scale a channel (`passes.numerics.two_level`).
         first_last_bits: bits of the first and the last layer, if they differ.
         layer_bits: bits by layer name, before everything else.
         sequential: layers see what their quantized predecessors produce.
@@ -317,12 +318,18 @@ class LayerPass:
             raise ValueError(f"block must be at least 1, not {self.block}")
         if self.two_level and self.block is None:
             raise ValueError("two_level needs a block, such as block = 16")
+        if self.two_level and min(self.bits, ends, *self.layer_bits.values()) > MOST_BITS:
+            raise ValueError(f"two_level is for weights of up to {MOST_BITS} bits, not {self.bits}")
         if self.two_level and not self.symmetric:
             raise ValueError("two_level grids are symmetric; leave symmetric = false out")
 
     def solve(self, problem: Problem) -> Solution:
         """Codes, grid and bias of one layer."""
         raise QuantizationError(f"{type(self).__name__} does not say how it solves")
+
+    def float_block(self, problem: Problem) -> int | None:
+        """Inputs that share a float scale in that layer; None: the whole output channel."""
+        return None if self.two_level else problem.block
 
     def bits_of(self, layers: Mapping[str, Linear]) -> dict[str, int]:
         """Weight bits of every layer.

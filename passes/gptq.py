@@ -88,7 +88,8 @@ class Gptq(LayerPass):
             if moments.mean_residual is not None and self.asymmetric_target:
                 correction = correction + moments.mean_residual
             bias = correction if bias is None else bias + correction
-        plain = absmax_grid(weight, problem.bits, block=problem.block, symmetric=self.symmetric, floor=problem.floor)
+        block = self.float_block(problem)
+        plain = absmax_grid(weight, problem.bits, block=block, symmetric=self.symmetric, floor=problem.floor)
         rounded = plain.values(plain.codes(weight))
         return Solution(
             result.codes,

@@ -37,7 +37,8 @@ class Rtn(LayerPass):
     def solve(self, problem: Problem) -> Solution:
         """Codes and grid of one layer; errors are of the weight itself."""
         weight = problem.weight
-        plain = absmax_grid(weight, problem.bits, block=problem.block, symmetric=self.symmetric, floor=problem.floor)
+        block = self.float_block(problem)
+        plain = absmax_grid(weight, problem.bits, block=block, symmetric=self.symmetric, floor=problem.floor)
         grid = plain
         even = np.ones((weight.shape[0], weight.shape[2]), np.float32)
         if self.two_level and problem.block is not None:

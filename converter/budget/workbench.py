@@ -30,7 +30,7 @@ from passes.qat import Qat
 
 __all__ = ["Trial", "Workbench", "best"]
 
-_FORM = 1  # of what the cache holds
+_FORM = 2  # of what the cache holds
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,13 @@ def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Na
     """The node that replaces a Gemm or MatMul, with its initializers.
 
     Raises:
-        TargetError: onnxruntime has no kernel for the block size.
+        TargetError: onnxruntime has no kernel for the block size, or none for scales that are multiples.
     """
     grid, (_, outputs, k) = quantized.grid, quantized.codes.shape
+    if grid.multiples is not None:
+        raise TargetError(
+            f"{layer.name}: MatMulNBits reads float scales of blocks, not multiples of a channel's; use storage cast"
+        )
     bits = max(stored_bits(grid.bits), 4)
     block = grid.block or next((size for size in BLOCKS if size >= k), BLOCKS[-1])
     if block not in BLOCKS:

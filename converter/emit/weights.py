@@ -51,15 +51,16 @@ def dequantized_weight(
     name, grid = layer.weight, quantized.grid
     fragment = Fragment(names)
     bits = dequantized_bits(grid.bits, quantized.codes.size, storage, narrowest)
+    packed = storage == "dequantize" and bits == 4 and grid.multiples is None
     if grid.multiples is not None and bits < 8:
         codes = _multiplied(fragment, layer, quantized, bits, TensorProto.INT8)
-    elif storage == "dequantize" and bits == 4:
+    elif packed:
         codes = fragment.codes(f"{name}_int4", layer.stored(quantized.codes), bits)
     else:
         codes = _cast(fragment, name, layer.stored(grid.integers(quantized.codes)), bits, TensorProto.INT8)
     scale = fragment.constant(f"{name}_scale", grid.scale.reshape(-1))
     zeros = grid.zero_point.reshape(-1)
-    if storage == "dequantize" and bits == 4:
+    if packed:
         zero_point = fragment.codes(f"{name}_zero_point", zeros, bits)
     else:
         zero_point = fragment.constant(f"{name}_zero_point", zeros)
@@ -88,7 +89,7 @@ def _multiplied(fragment: Fragment, layer: Linear, quantized: Quantized, bits: i
     assert grid.multiples is not None
     outputs, blocks = grid.multiples[:, :, 0].size, grid.multiples.shape[2]
     codes, multiples = (part.reshape(outputs, blocks, -1) for part in (quantized.codes, grid.multiples))
-    if layer.op in {"Gemm", "MatMul"} and not layer.transposed:
+    if layer.channel_axis == 1:  # the inputs come first
         codes, multiples = (np.moveaxis(part, 0, 2) for part in (codes, multiples))
     value = _cast(fragment, name, codes, bits, to)
     packed = fragment.codes(f"{name}_multiples_int4", multiples, 4)
@@ -106,13 +107,15 @@ def rescaled_weight(
     fragment, result = Fragment(names), f"{name}_rescaled"
     bits = file_bits(grid.bits, storage, narrowest)
     if grid.per_channel:
-        codes, shape = layer.stored(grid.integers(quantized.codes)), _channel_shape(layer)
+        shape = _channel_shape(layer)
         scale, zeros = _per_channel(layer, grid.scale, shape), _per_channel(layer, grid.zero_point, shape)
-    else:
-        codes, scale, zeros = _blocks(quantized)
     if grid.multiples is not None and bits < 8:
         value = _multiplied(fragment, layer, quantized, bits, TensorProto.FLOAT)
+    elif grid.per_channel:
+        codes = layer.stored(grid.integers(quantized.codes))
+        value = _cast(fragment, name, codes, bits, TensorProto.FLOAT)
     else:
+        codes, scale, zeros = _blocks(quantized)
         value = _cast(fragment, name, codes, bits, TensorProto.FLOAT)
     if not grid.symmetric:
         zero_point = fragment.constant(f"{name}_zero_point", zeros.astype(np.float32))

@@ -157,9 +157,9 @@ def spread(scale: Tensor, block: int | None, k: int) -> Tensor:
 
 def multiple_of(grid: Grid, k: int) -> Tensor:
     """What the channel's scale is multiplied by at each of k inputs: ``[g, o, k]``, or a one."""
-    if grid.multiples is None or grid.block is None:
+    if grid.multiples is None:
         return torch.ones(())
-    return torch.from_numpy(np.repeat(grid.multiples, grid.block, axis=2)[:, :, :k].astype(np.float32))
+    return torch.from_numpy(grid.multiple(k).astype(np.float32))
 
 
 def stored(layer: Linear, matrix: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ def curvature(
             parts.append((signs * value).sum() * torch.sqrt(2 / (value.numel() * len(found) * power[name])))
         for held, slope in zip(total, torch.autograd.grad(torch.stack(parts).sum(), places), strict=True):
             held += slope.square()
-    return [_separable(held / count) for held in total]
+    sizes = [weight.multiple.square() for weight in weights]  # differ by block: no product of rows and columns
+    return [_separable(held / count / size) * size for held, size in zip(total, sizes, strict=True)]
 
 
 def _separable(values: Tensor) -> Tensor:

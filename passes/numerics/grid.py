@@ -78,7 +78,7 @@ class Grid:
             ValueError: the grid has another number of blocks than k inputs need.
         """
         if self.multiples is not None:
-            return self.scale * self._multiple(k), np.repeat(self.zero_point, k, axis=2)
+            return self.scale * self.multiple(k), np.repeat(self.zero_point, k, axis=2)
         block = self.block or k
         if self.scale.shape[2] != -(-k // block):
             raise ValueError(f"{self.scale.shape[2]} scales for {k} inputs in blocks of {block}")
@@ -94,7 +94,7 @@ class Grid:
 
     def integers(self, codes: Codes) -> Codes:
         """``[g, o, k]`` codes times the multiples of their blocks: what stands for the same values per channel."""
-        return codes if self.multiples is None else codes * self._multiple(codes.shape[2])
+        return codes if self.multiples is None else codes * self.multiple(codes.shape[2])
 
     def codes(self, weight: Floats) -> Codes:
         """Round ``[g, o, k]`` weights to the nearest code (ties to even), clipped to the code range."""
@@ -103,10 +103,14 @@ class Grid:
         codes: Codes = np.clip(np.rint(weight / scale) + zero, low, high).astype(np.int8)
         return codes
 
-    def _multiple(self, k: int) -> Codes:
-        """The multiple of every input, ``[g, o, k]``."""
-        assert self.multiples is not None
-        assert self.block is not None
+    def multiple(self, k: int) -> Codes:
+        """What the channel's scale is multiplied by at each of k inputs, ``[g, o, k]``; ones where nothing is.
+
+        Raises:
+            ValueError: the grid has another number of blocks than k inputs need.
+        """
+        if self.multiples is None or self.block is None:
+            return np.ones((*self.scale.shape[:2], k), np.int8)
         if self.multiples.shape[2] != -(-k // self.block):
             raise ValueError(f"{self.multiples.shape[2]} multiples for {k} inputs in blocks of {self.block}")
         return np.repeat(self.multiples, self.block, axis=2)[:, :, :k]

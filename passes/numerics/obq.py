@@ -50,6 +50,7 @@ def _greedy(weight: Floats, inverse: Doubles, scale: Floats, zero: Codes, codes_
     """Rows ``[r, k]``, all of one Hessian; the same number of steps for each, on weights of its own choice."""
     count, k = weight.shape
     work, step, offset = weight.astype(np.float64), scale.astype(np.float64), zero.astype(np.float64)
+    size = np.abs(step)  # a multiple of a channel's scale may be negative
     inverses = np.repeat(inverse[None], count, axis=0)  # [r, k, k]
     codes = np.empty(weight.shape, np.int8)
     open_ = np.ones(weight.shape, np.bool_)
@@ -59,8 +60,8 @@ def _greedy(weight: Floats, inverse: Doubles, scale: Floats, zero: Codes, codes_
         error = work - (code - offset) * step  # [r, k]
         diagonal = np.where(open_, np.einsum("rkk->rk", inverses), 1.0)
         cost = np.where(open_, np.square(error) / diagonal, np.inf)
-        off = open_ & (np.abs(error) > 0.5000001 * step)
-        chosen = np.where(off.any(axis=1), np.where(off, np.abs(error) / step, -1).argmax(axis=1), cost.argmin(axis=1))
+        off = open_ & (np.abs(error) > 0.5000001 * size)
+        chosen = np.where(off.any(axis=1), np.where(off, np.abs(error) / size, -1).argmax(axis=1), cost.argmin(axis=1))
         codes[each, chosen] = code[each, chosen]
         column = inverses[each, :, chosen]  # [r, k]
         pivot = diagonal[each, chosen]

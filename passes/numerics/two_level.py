@@ -33,8 +33,9 @@ def equal_block(channels: int, k: int, wanted: int) -> int | None:
     >>> [equal_block(16, k, 16) for k in (144, 27, 9, 37)], equal_block(512, 4608, 16)
     ([16, 9, 3, None], 192)
     """
-    wanted = max(wanted, -(-channels * k // _MOST_MULTIPLES))
-    sizes = [size for size in range(_SMALLEST, 2 * wanted + 1) if k % size == 0 and size < k]
+    least = -(-channels * k // _MOST_MULTIPLES)
+    wanted = max(wanted, least)
+    sizes = [size for size in range(max(_SMALLEST, least), 2 * wanted + 1) if k % size == 0 and size < k]
     return min(sizes, key=lambda size: max(size / wanted, wanted / size), default=None)
 
 

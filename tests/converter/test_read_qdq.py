@@ -19,7 +19,7 @@ from converter.read_qdq import read_qdq
 from converter.recipe import RECIPES, Recipe
 from converter.runtime import open_session
 from passes.activation_ranges import ActivationRanges
-from passes.errors import ConvertError, ModelError, QuantizationError, UsageError
+from passes.errors import ConvertError, ModelError, QuantizationError, TargetError, UsageError
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.keep import KeepCodes, KeepRanges
 from passes.normalise import Normalise
@@ -147,6 +147,26 @@ def test_blocks_of_a_gemm_are_kept() -> None:
     assert [layer.granularity for layer in again.layers] == ["block 16"]
     np.testing.assert_array_equal(scores(again.model, data), scores(source, data))
     assert again.model.graph == source.graph
+
+
+@pytest.mark.parametrize("floats", [False, True], ids=["integers", "floats"])
+@pytest.mark.parametrize("storage", ["cast", "packed", "int8", "dequantize"])
+def test_blocks_are_kept_in_every_storage(storage: Any, floats: bool) -> None:
+    steps = (Normalise(), *(() if floats else (ActivationRanges(),)), Rtn(bits=4, block=16, two_level=True))
+    source = convert(small_cnn(transpose=False), X, recipe=Recipe("r", "", steps)).model
+    again = convert(source, recipe=dataclasses.replace(RECIPES["keep"], storage=storage))
+    onnx.checker.check_model(again.model, full_check=True)
+    slack = 1e-6 if storage == "dequantize" else 0  # onnxruntime makes a MatMulNBits of a Gemm on floats
+    np.testing.assert_allclose(scores(again.model), scores(source), rtol=0, atol=slack)
+
+
+def test_blocks_that_matmulnbits_cannot_read_are_refused() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "layer")]
+    weight = np.random.default_rng(4).standard_normal((64, 10)).astype(np.float32)
+    model = make_model(nodes, {"w": weight}, inputs={"x": ["n", 64]}, outputs={"y": ["n", 10]})
+    source = convert(model, recipe=Recipe("r", "", (Normalise(), Rtn(bits=4, block=16, two_level=True)))).model
+    with pytest.raises(TargetError, match="layer: MatMulNBits reads float scales of blocks"):
+        convert(source, recipe=dataclasses.replace(RECIPES["keep"], storage="matmulnbits"))
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int4", "int4-weight-only"])

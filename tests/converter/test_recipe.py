@@ -289,9 +289,10 @@ def test_two_levels_need_a_storage_that_is_unpacked(storage: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ("two_level = true", "two_level needs a block, such as block = 16"),
-        ("two_level = true\nblock = 16\nsymmetric = false", "two_level grids are symmetric"),
-        ("two_level = true\nblock = 16\nscale = 'absmax'", "two_level scales are searched"),
+        ("two_level = true\nbits = 4", "two_level needs a block, such as block = 16"),
+        ("two_level = true\nbits = 4\nblock = 16\nsymmetric = false", "two_level grids are symmetric"),
+        ("two_level = true\nblock = 16\nbits = 8", "two_level is for weights of up to 4 bits, not 8"),
+        ("two_level = true\nbits = 4\nblock = 16\nscale = 'absmax'", "two_level scales are searched"),
     ],
 )
 @pytest.mark.parametrize("kind", ["gptq", "rtn", "obq"])

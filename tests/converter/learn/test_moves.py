@@ -36,6 +36,21 @@ def test_curvature_is_that_of_the_squared_error() -> None:
     assert abs(float(found.mean() / exact.mean()) - 1) < 0.2
 
 
+def test_curvature_follows_the_steps_of_blocks() -> None:
+    """A code's step is its block's multiple of the channel's: its curvature goes with the square."""
+    scale = np.full((1, 10, 1), 0.5, np.float32)
+    multiples = np.array([[[1, -8, 3]] * 5 + [[7, 2, -1]] * 5], np.int8)
+    grid = Grid(4, scale, np.zeros_like(scale, dtype=np.int8), 8, multiples)
+    codes = np.zeros((1, 10, 24), np.int8)
+    weight = LearnedWeight(layer(), codes, grid, None, np.ones((1, 10), np.float32), None)
+    x = torch.from_numpy(random(4000, 24))
+    draws = torch.Generator().manual_seed(0)
+    outputs = ({"y": x[start : start + 400] @ weight()} for start in range(0, 4000, 400))
+    (found,) = curvature([weight], outputs, POWER, draws)
+    flat = found / torch.from_numpy(grid.multiple(24).astype(np.float32)).square()
+    assert float(flat.max() / flat.min()) < 8  # 64 between multiples of 1 and of 8
+
+
 def test_only_moves_that_pay_are_made_and_one_a_row() -> None:
     weight = learned(np.zeros((1, 10, 24)))
     bend = [torch.ones(1, 10, 24)]

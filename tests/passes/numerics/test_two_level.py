@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passes.numerics.error import sqnr_db
-from passes.numerics.gptq import gptq, output_error
+from passes.numerics.gptq import damped, gptq, output_error
 from passes.numerics.grid import MULTIPLES, Floats, Grid, code_range
 from passes.numerics.moments import MomentsAccumulator
+from passes.numerics.obq import obq
 from passes.numerics.scale import search_grid
 from passes.numerics.two_level import equal_block, two_level_grid
 
@@ -110,6 +111,21 @@ def test_the_sweep_takes_multiples() -> None:
     assert errors[1] < 0.6 * errors[0]
 
 
+def test_obq_takes_multiples() -> None:
+    """Its codes lie in their range and are no worse than GPTQ's: a negative multiple is no negative step."""
+    rng = np.random.default_rng(1)
+    weight = weights(1, 8, 48, 3)
+    rows = (rng.standard_normal((1, 2000, 48)) @ rng.standard_normal((48, 48))).astype(np.float32)
+    moments = MomentsAccumulator(1, 48, cross=False)
+    moments.update(rows)
+    found = moments.moments()
+    swept = gptq(weight, found, 3, block=16, two_level=True, damping=0.01)
+    codes = obq(weight, damped(found.hessian, 0.01), swept.grid)
+    assert code_range(3)[0] <= codes.min() <= codes.max() <= code_range(3)[1]
+    errors = [output_error(weight, swept.grid.values(each), found.hessian) for each in (swept.codes, codes)]
+    assert errors[1] < 1.3 * errors[0]
+
+
 def test_more_bits_are_refused() -> None:
     with pytest.raises(ValueError, match="up to 4 bits, not 5"):
         two_level_grid(weights(1, 1, 8), 5, np.ones((1, 8), np.float32), block=4)
@@ -117,7 +133,17 @@ def test_more_bits_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("channels", "k", "size"),
-    [(16, 144, 16), (16, 27, 9), (64, 147, 21), (8, 37, None), (8, 16, 8), (512, 9, 3), (64, 25, 5), (512, 4608, 192)],
+    [
+        (16, 144, 16),
+        (16, 27, 9),
+        (64, 147, 21),
+        (8, 37, None),
+        (8, 16, 8),
+        (512, 9, 3),
+        (64, 25, 5),
+        (512, 4608, 192),
+        (2048, 2048, 512),
+    ],
 )
 def test_blocks_are_whole_and_near_what_was_asked(channels: int, k: int, size: int | None) -> None:
     assert equal_block(channels, k, 16) == size

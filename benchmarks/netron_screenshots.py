@@ -115,7 +115,8 @@ def opened(program: str) -> Iterator[Browser]:
     """A browser with a profile of its own, until the `with` block ends."""
     theirs, send = os.pipe()
     receive, output = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as profile:
+    # the browser may still be writing into its profile when it is told to go
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-", ignore_cleanup_errors=True) as profile:
         start = f'exec "$@" 3<&{theirs} 4>&{output}'
         size = f"--window-size={_SIZE[0]},{_SIZE[1]}"
         arguments = [program, *_FLAGS, size, "--remote-debugging-pipe", f"--user-data-dir={profile}"]

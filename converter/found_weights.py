@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from converter.emit.three_bits import joined_codes
 from converter.stored_weights import StoredWeight, Tensors, find_stored, type_name
 from passes.found_grids import FoundCodes
-from passes.numerics.grid import Codes, Floats
+from passes.numerics.grid import Codes, Floats, dequantized
 
 __all__ = ["FoundConstant", "found_constant", "weight_codes"]
 
@@ -51,11 +51,8 @@ class FoundConstant:
     multiples: Codes | None = None
 
     def values(self) -> Floats:
-        """Dequantized, in float32 and in the order that DequantizeLinear uses."""
-        difference = self.codes.astype(np.int64) - self.zero_point
-        difference = difference if self.multiples is None else difference * self.multiples
-        values: Floats = (difference.astype(np.float32) * self.scale).astype(np.float32)
-        return values
+        """What the codes stand for."""
+        return dequantized(self.codes, self.scale, self.zero_point, self.multiples)
 
 
 def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32] | None = None) -> FoundCodes | None:

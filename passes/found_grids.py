@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from passes.errors import QuantizationError
 from passes.linear import Linear
-from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid
+from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, dequantized
 
 __all__ = ["FoundCodes", "FoundGrids"]
 
@@ -37,11 +37,8 @@ class FoundCodes:
     multiples: Codes | None = None
 
     def values(self) -> Floats:
-        """Dequantized, in float32 and in the order that DequantizeLinear uses."""
-        difference = self.codes.astype(np.int32) - self.zero_point
-        difference = difference if self.multiples is None else difference * self.multiples
-        values: Floats = (difference.astype(np.float32) * self.scale).astype(np.float32)
-        return values
+        """What the codes stand for."""
+        return dequantized(self.codes, self.scale, self.zero_point, self.multiples)
 
     def on_grid(self, layer: Linear) -> tuple[Codes, Grid]:
         """The codes ``[g, o, k]`` and their grid.
@@ -55,9 +52,13 @@ class FoundCodes:
             )
         codes, scale, zero_point = (_matrix(layer, part) for part in (self.codes, self.scale, self.zero_point))
         if self.multiples is not None and self.block is not None:
-            multiples = _matrix(layer, self.multiples)[:, :, :: self.block].copy()
-            return codes, Grid(self.bits, scale[:, :, :1].copy(), zero_point[:, :, :1].copy(), self.block, multiples)
-        for block in (None, self.block, self.block and self.block * math.prod(layer.kernel)):
+            multiples = _matrix(layer, self.multiples)
+            shared = multiples[:, :, :: self.block].copy()
+            grid = Grid(self.bits, scale[:, :, :1].copy(), zero_point[:, :, :1].copy(), self.block, shared)
+            if np.array_equal(grid.multiple(codes.shape[2]), multiples) and np.ptp(scale, axis=2).max() == 0:
+                return codes, grid
+        plain = (None, self.block, self.block and self.block * math.prod(layer.kernel))
+        for block in plain if self.multiples is None else ():
             step = block or codes.shape[2]
             grid = Grid(self.bits, scale[:, :, ::step].copy(), zero_point[:, :, ::step].copy(), block)
             spread = grid.spread(codes.shape[2])

@@ -13,11 +13,12 @@ channel's scale (`passes.numerics.two_level`).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MULTIPLES", "ActivationGrid", "Codes", "Floats", "Grid", "code_range"]
+__all__ = ["MULTIPLES", "ActivationGrid", "Codes", "Floats", "Grid", "code_range", "dequantized"]
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int8]
@@ -35,6 +36,16 @@ def code_range(bits: int) -> tuple[int, int]:
     if not 2 <= bits <= 8:
         raise ValueError(f"weight bits must be 2 to 8, not {bits}")
     return (-127, 127) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+
+
+def dequantized(
+    codes: NDArray[Any], scale: Floats, zero_point: NDArray[Any], multiples: NDArray[Any] | None = None
+) -> Floats:
+    """What integer codes of any shape stand for, in float32 and in the order that DequantizeLinear uses."""
+    difference = codes.astype(np.int64) - zero_point
+    difference = difference if multiples is None else difference * multiples
+    values: Floats = (difference.astype(np.float32) * scale).astype(np.float32)
+    return values
 
 
 @dataclass(frozen=True)
@@ -87,10 +98,8 @@ class Grid:
     def values(self, codes: Codes) -> Floats:
         """Dequantize ``[g, o, k]`` codes, in float32 and in the order DequantizeLinear uses."""
         if self.multiples is not None:
-            return self.integers(codes).astype(np.float32) * self.scale
-        scale, zero = self.spread(codes.shape[2])
-        difference = codes.astype(np.int32) - zero
-        return (difference.astype(np.float32) * scale).astype(np.float32)
+            return dequantized(codes, self.scale, self.zero_point, self.multiple(codes.shape[2]))
+        return dequantized(codes, *self.spread(codes.shape[2]))
 
     def integers(self, codes: Codes) -> Codes:
         """``[g, o, k]`` codes times the multiples of their blocks: what stands for the same values per channel."""

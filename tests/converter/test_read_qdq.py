@@ -156,6 +156,8 @@ def test_blocks_are_kept_in_every_storage(storage: Any, floats: bool) -> None:
     source = convert(small_cnn(transpose=False), X, recipe=Recipe("r", "", steps)).model
     again = convert(source, recipe=dataclasses.replace(RECIPES["keep"], storage=storage))
     onnx.checker.check_model(again.model, full_check=True)
+    (stem,) = (layer for layer in again.layers if layer.name == "stem")
+    assert stem.granularity == ("channel" if storage == "int8" else "block 9")
     slack = 1e-6 if storage == "dequantize" else 0  # onnxruntime makes a MatMulNBits of a Gemm on floats
     np.testing.assert_allclose(scores(again.model), scores(source), rtol=0, atol=slack)
 

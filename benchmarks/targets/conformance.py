@@ -5,6 +5,7 @@ python -m benchmarks.targets conformance --only conv         the graphs whose na
 """
 
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,11 +127,17 @@ def main(only: str = "", out: Path | None = None) -> int:
     """Run it; 1 if anything failed or crashed."""
     graphs = [name for name in ZOO if name.startswith(only)]
     recipes = [name for name, recipe in RECIPES.items() if not recipe.keeps]
-    outcomes = []
-    for outcome in conformance(graphs, recipes, TARGETS):
-        outcomes.append(outcome)
-        if outcome.kind in {"failed", "crashed"}:
-            print(f"{outcome.graph}, {outcome.recipe}, {outcome.target}: {outcome.kind}: {outcome.detail}", flush=True)
+    outcomes: list[Outcome] = []
+    for count, graph in enumerate(graphs, 1):
+        started = time.monotonic()
+        some = list(conformance([graph], recipes, TARGETS))
+        outcomes += some
+        kinds = Counter(outcome.kind for outcome in some)
+        counts = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+        print(f"{count}/{len(graphs)} {graph}: {counts}, {time.monotonic() - started:.0f} s", flush=True)
+        for outcome in some:
+            if outcome.kind in {"failed", "crashed"}:
+                print(f"    {outcome.recipe}, {outcome.target}: {outcome.kind}: {outcome.detail}", flush=True)
     text = report(outcomes)
     if out is None:
         print(text)

@@ -26,6 +26,9 @@ _TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
+_LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
+_ALIGNS_CORNERS = {"half_pixel": False, "align_corners": True}
+
 
 def _conv(attrs: Attributes, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     n = w.ndim - 2
@@ -102,12 +105,24 @@ def _resize(
     attrs: Attributes, x: Tensor, roi: Tensor | None, scales: Tensor | None, sizes: Tensor | None = None
 ) -> Tensor:
     factors = [] if scales is None else [float(value) for value in scales.tolist()]
+    if attrs.get("mode", "nearest") == "linear":
+        return _resize_linear(attrs, x, factors, [] if sizes is None else [int(size) for size in sizes.tolist()])
     whole = len(factors) == x.ndim and factors[:2] == [1.0, 1.0] and all(value == int(value) for value in factors)
     if attrs.get("mode", "nearest") != "nearest" or not whole:
-        raise NoTorchForm("Resize other than nearest by a whole factor")
+        raise NoTorchForm("Resize other than linear, or nearest by a whole factor,")
     for axis, factor in enumerate(factors):
         x = x if factor == 1 else x.repeat_interleave(int(factor), dim=axis)
     return x
+
+
+def _resize_linear(attrs: Attributes, x: Tensor, factors: list[float], sizes: list[int]) -> Tensor:
+    """Between the pixels of the spatial axes; either factors or sizes, of every axis, are given."""
+    place = attrs.get("coordinate_transformation_mode", "half_pixel")
+    spatial = factors[:2] == [1.0, 1.0] if factors else sizes[:2] == list(x.shape[:2])
+    if x.ndim not in _LINEAR or not spatial or place not in _ALIGNS_CORNERS or attrs.get("antialias"):
+        raise NoTorchForm(f"Resize (linear, {place}) of these axes")
+    how = {"size": sizes[2:]} if sizes else {"scale_factor": factors[2:]}
+    return F.interpolate(x, mode=_LINEAR[x.ndim], align_corners=_ALIGNS_CORNERS[place], **how)
 
 
 def _pad(attrs: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from converter.correct import exact_model
 from converter.learn.lsq import StepGrid, StepWeight
 from converter.learn.operators import After, Program, unsupported, untouched
+from converter.learn.spatial import NoTorchForm
 from passes.activation_ranges import placement_of
 from passes.base import Model, Quantized
 from passes.errors import QuantizationError
@@ -37,7 +38,7 @@ class TrainedNetwork(nn.Module):
         self.model = model
         reason = unsupported(list(model.graph.nodes))
         if reason:
-            raise QuantizationError(f"{reason}, so the network cannot be trained; train the part before it")
+            raise _cannot_be_trained(reason)
         exact = exact_model(model)
         self.program = Program(exact.graph)
         self.inputs = [str(tensor.name) for tensor in model.graph.inputs]
@@ -49,7 +50,10 @@ class TrainedNetwork(nn.Module):
         )
         self.layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
         spread: dict[str, float] = {}
-        self.teacher(sample, lambda name, value: _measured(spread, name, value))
+        try:
+            self.teacher(sample, lambda name, value: _measured(spread, name, value))
+        except NoTorchForm as error:
+            raise _cannot_be_trained(f"{error} has no differentiable form") from error
         weights = []
         for name, layer in self.layers.items():
             held = model.quantized[name]
@@ -118,6 +122,10 @@ class TrainedNetwork(nn.Module):
 
     def _step_grid(self, place: int) -> StepGrid:
         return cast(StepGrid, self.grids[place])
+
+
+def _cannot_be_trained(reason: str) -> QuantizationError:
+    return QuantizationError(f"{reason}, so the network cannot be trained; train the part before it")
 
 
 def _measured(spread: dict[str, float], name: str, value: Tensor) -> Tensor:

@@ -103,6 +103,13 @@ CASES: dict[str, tuple[str, tuple[NDArray[Any] | None, ...], dict[str, Any]]] = 
         (None, np.array([1, 1, 2, 3], np.float32)),
         {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
     ),
+    "resize_linear": ("Resize", (None, np.array([1, 1, 2, 3], np.float32)), {"mode": "linear"}),
+    "resize_linear_by_a_fraction": ("Resize", (None, np.array([1, 1, 1.7, 0.6], np.float32)), {"mode": "linear"}),
+    "resize_linear_to_sizes": (
+        "Resize",
+        (None, None, np.array([*X.shape[:2], 9, 5])),
+        {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+    ),
 }
 
 
@@ -173,7 +180,8 @@ def test_operators_without_a_form_are_named() -> None:
     ("op", "operands", "attributes", "message"),
     [
         ("Slice", (np.array([5]), np.array([0]), np.array([2]), np.array([-1])), {}, "negative step"),
-        ("Resize", (None, np.array([1, 1, 2, 2], np.float32)), {"mode": "linear"}, "nearest by a whole factor"),
+        ("Resize", (None, np.array([1, 1, 2, 2], np.float32)), {"mode": "cubic"}, "nearest by a whole factor"),
+        ("Resize", (None, np.array([1, 2, 2, 2], np.float32)), {"mode": "linear"}, "of these axes"),
         ("Pad", (np.array([0, 0, 1, 1, 0, 0, 1, 1]),), {"mode": "reflect"}, "other than constant"),
         ("AveragePool", (), {"kernel_shape": [2, 2], "dilations": [2, 2]}, "dilations"),
         ("ConvTranspose", (random(6, 4, 3, 3),), {"auto_pad": "SAME_UPPER"}, "auto_pad"),

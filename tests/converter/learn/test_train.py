@@ -27,8 +27,10 @@ from passes.numerics.error import sqnr_db  # noqa: E402
 from passes.qat import Qat  # noqa: E402
 from passes.rtn import Rtn  # noqa: E402
 from tests.converter.networks import (  # noqa: E402
+    conv,
     dataset,
     images,
+    network,
     prepared,
     quantize,
     quiet,
@@ -215,6 +217,23 @@ def test_a_model_of_fixed_batch_is_refused() -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
     with pytest.raises(DataError, match="batch is fixed to 8"):
         train_network(quantized(4), SHORT, dataset(model, X), quiet, seed=0)
+
+
+@pytest.mark.parametrize("op", ["Ceil", "Resize"])
+def test_an_operator_that_cannot_be_trained_is_named(op: str) -> None:
+    constants: dict[str, NDArray[Any]] = {"scales": np.array([1, 1, 2, 2], np.float32)}
+    reads, settings = (["a", "", "scales"], {"mode": "cubic"}) if op == "Resize" else (["a"], {})
+    nodes = [
+        conv(constants, "first", "x", "a", (4, 3, 1, 1)),
+        onnx.helper.make_node(op, reads, ["b"], "between", **settings),
+        conv(constants, "second", "b", "c", (4, 4, 1, 1)),
+        onnx.helper.make_node("GlobalAveragePool", ["c"], ["y"], "pool"),
+    ]
+    proto = network(nodes, constants, {"x": ["N", 3, 4, 4]}, {"y": ["N", 4, 1, 1]})
+    x = images(16, 3, 4, 4)
+    model = quantize(proto, Rtn(bits=4), x, ranges=True)
+    with pytest.raises(QuantizationError, match=rf"^{op}.* has no differentiable form, so the network cannot be train"):
+        train_network(model, SHORT, dataset(prepared(proto), x), quiet, seed=0)
 
 
 def test_scores_may_have_axes_of_one() -> None:

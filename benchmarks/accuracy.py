@@ -30,7 +30,7 @@ INT3_WEIGHT_ONLY = replace(
 
 def cifar(progress: Progress) -> Iterator[Bar]:
     """ResNet-20 and ResNet-56 on CIFAR-10, 512 calibration images."""
-    limits = ((find_recipe("int8"), 0.2), (find_recipe("int4"), 0.5), (INT3_WEIGHT_ONLY, 1.0))
+    limits = (*_eight_bits(0.2), (find_recipe("int4"), 0.5), (INT3_WEIGHT_ONLY, 1.0))
     for name, pretrained in (("ResNet-20", RESNET20), ("ResNet-56", RESNET56)):
         model = pretrained.model()
         yield from accuracy_losses(name, model, *pretrained.images(model, 512), limits, progress)
@@ -38,9 +38,13 @@ def cifar(progress: Progress) -> Iterator[Bar]:
 
 def imagenet(progress: Progress) -> Iterator[Bar]:
     """EfficientNet-Lite0 on the ImageNet sample: 256 images calibrate, the others evaluate."""
-    limits = ((find_recipe("int8"), 0.5), (find_recipe("int4"), 1.5))
+    limits = (*_eight_bits(0.5), (find_recipe("int4"), 1.5))
     model = EFFICIENTNET.model()
     yield from accuracy_losses("EfficientNet-Lite0", model, *EFFICIENTNET.images(model, 256), limits, progress)
+
+
+def _eight_bits(limit: float) -> tuple[tuple[Recipe, float], ...]:
+    return tuple((find_recipe(name), limit) for name in ("int8", "int8-gptq"))
 
 
 def accuracy_losses(

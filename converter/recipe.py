@@ -181,24 +181,30 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 storage="int8",
             ),
             Recipe(
+                "int8-gptq",
+                "8-bit weights by sequential GPTQ, which makes up for the activations too; as fast as int8",
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=8)),
+                storage="int8",
+            ),
+            Recipe(
                 "int4",
                 "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=16, two_level=True)),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=8, two_level=True)),
             ),
             Recipe(
                 "int4-learned",
                 "int4, then codes, scales and biases learned block by block with torch",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=16, two_level=True), LearnedRounding()),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=8, two_level=True), LearnedRounding()),
             ),
             Recipe(
                 "int4-qat",
                 "int4, then trained with its quantization in place, with torch; see `train`",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=16, two_level=True), Qat()),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=8, two_level=True), Qat()),
             ),
             Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
-                (*_PREPARE, Rotate(), Gptq(bits=4, block=16, two_level=True)),
+                (*_PREPARE, Rotate(), Gptq(bits=4, block=8, two_level=True)),
             ),
             Recipe(
                 "int4-matmulnbits",

@@ -317,7 +317,7 @@ class LayerPass:
         if self.block is not None and self.block < 1:
             raise ValueError(f"block must be at least 1, not {self.block}")
         if self.two_level and self.block is None:
-            raise ValueError("two_level needs a block, such as block = 16")
+            raise ValueError("two_level needs a block, such as block = 8")
         if self.two_level and min(self.bits, ends, *self.layer_bits.values()) > MOST_BITS:
             raise ValueError(f"two_level is for weights of up to {MOST_BITS} bits, not {self.bits}")
         if self.two_level and not self.symmetric:

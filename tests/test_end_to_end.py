@@ -112,6 +112,7 @@ def recipe(*steps: Pass) -> Recipe:
 
 RECIPES: dict[str, str | Recipe] = {
     "int8": "int8",
+    "int8-gptq": "int8-gptq",
     "int4": "int4",
     "int4-weight-only": "int4-weight-only",
     "int4-matmulnbits": "int4-matmulnbits",
@@ -183,6 +184,7 @@ def test_the_file_computes_what_torch_computes(trained: Trained, converted: Conv
 # in either direction; the floors are twice that. 3 bits at 22 dB change seven; rounding to the nearest, at 7 dB, 125.
 FLOORS = {
     "int8": (0.5, 32),
+    "int8-gptq": (0.5, 32),
     "int4": (1.25, 25),
     "int4-weight-only": (1.25, 25),
     "int4-matmulnbits": (1.25, 25),
@@ -202,6 +204,11 @@ def test_accuracy(converted: Converted, name: str) -> None:
 def test_gptq_keeps_at_three_bits_what_rounding_loses(converted: Converted, form: str) -> None:
     assert points_lost(converted, f"rtn3{form}") > points_lost(converted, f"gptq3{form}") + 3
     assert decibels(converted, f"gptq3{form}") > decibels(converted, f"rtn3{form}") + 6  # what one bit more would give
+
+
+def test_eight_bits_by_gptq_are_nearer_to_float_and_no_larger(converted: Converted) -> None:
+    assert decibels(converted, "int8-gptq") > decibels(converted, "int8")
+    assert converted.measured["int8-gptq"].bytes < converted.measured["int8"].bytes + 1_000  # the recipe's text
 
 
 def test_four_bits_by_gptq_beat_four_bits_by_rounding(converted: Converted) -> None:

@@ -22,7 +22,13 @@ from passes.numerics.noise_table import arriving_share, as_deployed
 __all__ = ["BASE", "mixed_attempts", "with_bits"]
 
 BASE = dataclasses.replace(
-    RECIPES["int4"], name="mixed", description="bits of every layer chosen within a budget", storage="packed"
+    RECIPES["int4"],
+    name="mixed",
+    description="bits of every layer chosen within a budget",
+    passes=tuple(
+        dataclasses.replace(step, block=16) if isinstance(step, LayerPass) else step for step in RECIPES["int4"].passes
+    ),  # at 2 and 3 bits the multiples of smaller blocks cost more than they gain
+    storage="packed",
 )
 _SMALLER, _MORE_ACCURATE = 5, 3  # attempts, by what is looked for
 _LEAST_GAIN = 0.01  # of the bytes; less is not worth another walk

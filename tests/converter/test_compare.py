@@ -329,7 +329,7 @@ def test_exclude_and_bits_of_convert(folder: Path) -> None:
     assert run("convert", "m.onnx", "-o", "q.onnx", *arguments, *more).exit_code == 0
     recipe = find_recipe(folder / "q.onnx")
     assert Exclude(("stem", "up")) in recipe.passes
-    assert Gptq(bits=4, block=16, two_level=True, layer_bits={"fc": 8}) in recipe.passes
+    assert Gptq(bits=4, block=8, two_level=True, layer_bits={"fc": 8}) in recipe.passes
     layers = {layer["name"]: layer for layer in json.loads(run("inspect", "q.onnx", "--json").stdout)["layers"]}
     assert {name: layer["weight_bits"] for name, layer in layers.items()} == {"stem": 32, "deep": 4, "up": 32, "fc": 8}
     again = run("convert", "m.onnx", "-o", "p.onnx", *arguments[2:], "--recipe", "q.onnx", "--bits", "stem=8")

@@ -258,7 +258,7 @@ def test_passes_of_one_stage_stand_in_any_order() -> None:
     ("name", "message"),
     [
         ("int5", "no recipe is named 'int5'; did you mean 'int[48]'?.* or give a .toml file"),
-        ("best", "no recipe is named 'best'; there are: int8, int4, "),
+        ("best", "no recipe is named 'best'; there are: int8, int8-gptq, int4, "),
         ("", "no recipe is named ''"),
     ],
 )
@@ -289,7 +289,7 @@ def test_two_levels_need_a_storage_that_is_unpacked(storage: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ("two_level = true\nbits = 4", "two_level needs a block, such as block = 16"),
+        ("two_level = true\nbits = 4", "two_level needs a block, such as block = 8"),
         ("two_level = true\nbits = 4\nblock = 16\nsymmetric = false", "two_level grids are symmetric"),
         ("two_level = true\nblock = 16\nbits = 8", "two_level is for weights of up to 4 bits, not 8"),
         ("two_level = true\nbits = 4\nblock = 16\nscale = 'absmax'", "two_level scales are searched"),

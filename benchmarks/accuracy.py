@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from benchmarks.bar import Bar
@@ -50,30 +51,54 @@ def _eight_bits(limit: float) -> tuple[tuple[Recipe, float], ...]:
 def accuracy_losses(
     name: str,
     model: onnx.ModelProto,
-    calibration: Dataset,
+    calibration: Dataset | Sequence[Dataset],
     evaluation: Dataset,
     limits: Sequence[tuple[Recipe, float]],
     progress: Progress,
 ) -> Iterator[Bar]:
-    """Convert ``model`` with every recipe and compare with float on the same images; ``limits`` are in points."""
+    """Convert ``model`` with every recipe and compare with float on the same images; ``limits`` are in points.
+
+    With several calibration sets the loss is the mean over them, which takes the luck of single codes out of it.
+    """
+    sets = [calibration] if isinstance(calibration, Dataset) else list(calibration)
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / "float.onnx"]
         save_onnx(model, paths[0])
         seconds = []
         for recipe, _ in limits:
-            result = convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress)
-            paths.append(Path(folder) / f"{recipe.name}.onnx")
-            result.save(paths[-1])
-            seconds.append(result.seconds)
+            for index, data in enumerate(sets):
+                result = convert(model, data, recipe=recipe, limit=len(data), progress=progress)
+                paths.append(Path(folder) / f"{recipe.name}-{index}.onnx")
+                result.save(paths[-1])
+                seconds.append(result.seconds)
         reference, *others = evaluate(paths, evaluation, latency=False, progress=progress).models
-    for (recipe, limit), other, took in zip(limits, others, seconds, strict=True):
-        loss = 100 * (_top1(reference) - _top1(other))
-        note = (
-            f"{100 * _top1(reference):.2f} -> {100 * _top1(other):.2f} ± {100 * (other.top1_error or 0):.2f} % "
-            f"of {other.images:,} images, agreement {100 * (other.agreement or 0):.1f} %, "
-            f"{other.sqnr_db:.1f} dB, {reference.bytes / other.bytes:.1f}x smaller, {took:.0f} s"
+    for index, (recipe, limit) in enumerate(limits):
+        own = slice(index * len(sets), (index + 1) * len(sets))
+        losses = [100 * (_top1(reference) - _top1(other)) for other in others[own]]
+        note = _note(reference, others[own], seconds[own])
+        if len(sets) > 1:
+            each = ", ".join(f"{loss:+.2f}" for loss in losses)
+            note = f"mean of {len(sets)} sets of {len(sets[0])} calibration images ({each}); {note}"
+        yield Bar(f"{name}, {recipe.name}: top-1 lost", float(np.mean(losses)), limit, "points", note=note)
+
+
+def _note(reference: Measurement, others: Sequence[Measurement], seconds: Sequence[float]) -> str:
+    """What the figure was made from; means, where there are several files."""
+    top1, agreement, sqnr, size, took = (
+        float(np.mean(values))
+        for values in (
+            [_top1(other) for other in others],
+            [other.agreement or 0.0 for other in others],
+            [other.sqnr_db or 0.0 for other in others],
+            [other.bytes for other in others],
+            seconds,
         )
-        yield Bar(f"{name}, {recipe.name}: top-1 lost", loss, limit, "points", note=note)
+    )
+    error = 100 * (others[0].top1_error or 0)
+    return (
+        f"{100 * _top1(reference):.2f} -> {100 * top1:.2f} ± {error:.2f} % of {others[0].images:,} images, "
+        f"agreement {100 * agreement:.1f} %, {sqnr:.1f} dB, {reference.bytes / size:.1f}x smaller, {took:.0f} s"
+    )
 
 
 def _top1(model: Measurement) -> float:

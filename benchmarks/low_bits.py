@@ -29,11 +29,15 @@ def with_bits(bits: int, recipe_name: str = "int4") -> Recipe:
 
 
 def low_bits(progress: Progress) -> Iterator[Bar]:
-    """ResNet-20 and ResNet-56 on CIFAR-10 and ResNet-18 on road signs, 512 calibration images."""
+    """ResNet-20 and ResNet-56 on CIFAR-10, four sets of 512 calibration images, and ResNet-18 on road signs, one."""
     limits = ((with_bits(4), 0.2), (with_bits(3), 0.7), (with_bits(2), 4.0))
-    for name, pretrained in (("ResNet-20", RESNET20), ("ResNet-56", RESNET56), ("ResNet-18 road signs", ROAD_SIGNS)):
+    for name, pretrained in (("ResNet-20", RESNET20), ("ResNet-56", RESNET56)):
         model = pretrained.model()
-        yield from accuracy_losses(name, model, *pretrained.images(model, 512), limits, progress)
+        data, evaluation = pretrained.images(model, 1024)
+        halves = [np.arange(0, 512), np.arange(512, 1024), np.arange(0, 1024, 2), np.arange(1, 1024, 2)]
+        yield from accuracy_losses(name, model, [data.select(half) for half in halves], evaluation, limits, progress)
+    model = ROAD_SIGNS.model()
+    yield from accuracy_losses("ResNet-18 road signs", model, *ROAD_SIGNS.images(model, 512), limits, progress)
 
 
 def low_bits_efficientnet(progress: Progress) -> Iterator[Bar]:

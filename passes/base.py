@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from passes.errors import QuantizationError
 from passes.found_grids import FoundGrids
-from passes.layer_names import require_layer
+from passes.layer_names import require_known
 from passes.linear import Linear, linear_layers
 from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
@@ -337,8 +337,7 @@ class LayerPass:
         Raises:
             QuantizationError: `layer_bits` names a layer that does not exist.
         """
-        for name in self.layer_bits:
-            require_layer(name, layers, "layer_bits")
+        require_known(self.layer_bits, layers, "layer_bits")
         bits = dict.fromkeys(layers, self.bits)
         if self.first_last_bits is not None and bits:
             names = list(layers)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from converter.recipe import Pass
 from passes.base import GraphPass, Model, Stage
 from passes.errors import UnknownLayerError, UsageError
-from passes.layer_names import require_layer
+from passes.layer_names import require_known
 
 __all__ = ["AskedLayers"]
 
@@ -40,8 +40,7 @@ class AskedLayers:
         """The same, and ``--bits`` is questioned before the first pass that looks at images, not after the last."""
         with self.refused():
             if self.bits and _looks_at_images(step, model):
-                for name in self.bits:
-                    require_layer(name, model.layers(), "layer_bits")
+                require_known(self.bits, model.layers(), "layer_bits")
             yield
 
 

@@ -23,6 +23,7 @@ from converter.run_pass import Means, run_pass
 from converter.runtime import Progress, silent, unheard
 from converter.speed.search import find_slow_layers, leaving, require_measurable
 from converter.targets import find_target
+from converter.training_file import training_file
 from converter.walk import DEFAULT_BUDGET
 from passes.base import Model, Stage
 from passes.check import check
@@ -99,6 +100,7 @@ def convert(
     plan = with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
     with footprint.step("open data"), suggesting_shape(assumed_shape([model], input_shape)):
         images = open_data(calibration, evaluation, training, source, plan, preprocess, warn)
+    state = training_file(checkpoint, source, plan, target, images)
 
     asked, speed = AskedLayers(exclude, bits or {}), None
     if measure_speed and images.calibration is not None:
@@ -107,7 +109,7 @@ def convert(
         plan = leaving(plan, speed)
 
     work = Model(gs.import_onnx(source), chosen.rules, found=found)
-    means = Means(images, memory_budget, plan.seed, progress, checkpoint, warn)
+    means = Means(images, memory_budget, plan.seed, progress, state, warn)
     reports = []
     for step in plan.passes:
         with footprint.step(step.name), asked.before(step, work):

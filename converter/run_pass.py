@@ -4,12 +4,11 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from converter.calibrate import calibrate
 from converter.conversion_data import Images
 from converter.correct import correct_layers
-from converter.learn import learn_rounding, train
+from converter.learn import TrainingFile, learn_rounding, train
 from converter.recipe import Pass
 from converter.runtime import Progress, unheard
 from converter.walk import solve_layers
@@ -37,7 +36,7 @@ class Means:
     budget: int
     seed: int
     progress: Progress
-    checkpoint: Path | None = None
+    checkpoint: TrainingFile | None = None
     warn: Callable[[str], None] = unheard
 
 

@@ -1,7 +1,6 @@
 """Quantization-aware training as one call: a post-training solution, then training on the grids of the file."""
 
 import dataclasses
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,4 @@ def train(
     except (TypeError, ValueError) as error:
         raise UsageError(f"the training's {error}") from error
     place = None if checkpoint is None else Path(checkpoint)
-    if place is not None and place.exists() and not zipfile.is_zipfile(place):
-        raise UsageError(f"{place} is not a checkpoint; delete it, or give another --checkpoint")
     return convert(model, recipe=dataclasses.replace(plan, passes=passes), training=data, checkpoint=place, **options)

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from passes.errors import QuantizationError
 from passes.found_grids import FoundGrids
-from passes.layer_names import require_layer
+from passes.layer_names import require_known
 from passes.linear import Linear, linear_layers
 from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
 from passes.numerics.histogram import Histogram
 from passes.numerics.moments import Moments
 from passes.numerics.outputs import OutputStatistics
-from passes.numerics.two_level import MOST_BITS
+from passes.numerics.weight_grid import GridForm
 from passes.placement import Rules
 from passes.surgery import fresh_name, tensor_names
 
@@ -312,24 +312,24 @@ class LayerPass:
 
     def __post_init__(self) -> None:
         ends = self.bits if self.first_last_bits is None else self.first_last_bits
-        for bits in (self.bits, ends, *self.layer_bits.values()):
+        every = (self.bits, ends, *self.layer_bits.values())
+        for bits in every:
             code_range(bits)
-        if self.block is not None and self.block < 1:
-            raise ValueError(f"block must be at least 1, not {self.block}")
-        if self.two_level and self.block is None:
-            raise ValueError("two_level needs a block, such as block = 8")
-        if self.two_level and min(self.bits, ends, *self.layer_bits.values()) > MOST_BITS:
-            raise ValueError(f"two_level is for weights of up to {MOST_BITS} bits, not {self.bits}")
-        if self.two_level and not self.symmetric:
-            raise ValueError("two_level grids are symmetric; leave symmetric = false out")
+        GridForm(min(every), self.block, self.symmetric, self.two_level, self.searches)  # refuses what cannot be
+
+    @property
+    def searches(self) -> bool:
+        """Whether the scales of weights are searched, rather than those of the largest weights taken."""
+        return True
 
     def solve(self, problem: Problem) -> Solution:
         """Codes, grid and bias of one layer."""
         raise QuantizationError(f"{type(self).__name__} does not say how it solves")
 
-    def float_block(self, problem: Problem) -> int | None:
-        """Inputs that share a float scale in that layer; None: the whole output channel."""
-        return None if self.two_level else problem.block
+    def grid_form(self, problem: Problem) -> GridForm:
+        """What the layer's grid is to be like; one scale a channel where the layer has no blocks."""
+        two_level = self.two_level and problem.block is not None
+        return GridForm(problem.bits, problem.block, self.symmetric, two_level, self.searches)
 
     def bits_of(self, layers: Mapping[str, Linear]) -> dict[str, int]:
         """Weight bits of every layer.
@@ -337,8 +337,7 @@ class LayerPass:
         Raises:
             QuantizationError: `layer_bits` names a layer that does not exist.
         """
-        for name in self.layer_bits:
-            require_layer(name, layers, "layer_bits")
+        require_known(self.layer_bits, layers, "layer_bits")
         bits = dict.fromkeys(layers, self.bits)
         if self.first_last_bits is not None and bits:
             names = list(layers)

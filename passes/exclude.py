@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from passes.base import Change, GraphPass, Model, PassReport, Stats
-from passes.layer_names import require_layer
+from passes.layer_names import require_known
 
 __all__ = ["Exclude"]
 
@@ -28,8 +28,7 @@ class Exclude(GraphPass):
             QuantizationError: a layer does not exist; names the nearest.
         """
         known = model.layers()
-        for name in self.layers:
-            require_layer(name, known, self.name)
-            model.kept[name] = "excluded by the recipe"
-        changed = {name: Change("left in float") for name in self.layers}
+        require_known(self.layers, known, self.name)
+        model.kept |= dict.fromkeys(self.layers, "excluded by the recipe")
+        changed = dict.fromkeys(self.layers, Change("left in float"))
         return PassReport(self.name, changed, {name: "not excluded" for name in known if name not in changed})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from passes.base import Change, GraphPass, Model, PassReport, Stats
-from passes.layer_names import require_layer
+from passes.layer_names import require_known
 
 __all__ = ["FloatActivations"]
 
@@ -34,8 +34,7 @@ class FloatActivations(GraphPass):
             QuantizationError: a layer does not exist; names the nearest.
         """
         known = model.layers()
-        for name in self.layers:
-            require_layer(name, known, self.name)
-            model.float_activations[name] = self.reason
-        changed = {name: Change(self.reason) for name in self.layers}
+        require_known(self.layers, known, self.name)
+        model.float_activations |= dict.fromkeys(self.layers, self.reason)
+        changed = dict.fromkeys(self.layers, Change(self.reason))
         return PassReport(self.name, changed, {name: "not named" for name in known if name not in changed})

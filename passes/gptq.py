@@ -15,7 +15,6 @@ from passes.numerics.few_rows import damping_for_few_rows, has_few_rows
 from passes.numerics.gptq import GptqResult, gptq, output_error
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments
-from passes.numerics.scale import absmax_grid
 from passes.numerics.target import asymmetric_target
 
 __all__ = ["Gptq"]
@@ -53,12 +52,15 @@ class Gptq(LayerPass):
         super().__post_init__()
         if not 0 < self.damping <= 10:
             raise ValueError(f"damping must be above 0 and at most 10, not {self.damping}")
-        if self.two_level and self.scale == "absmax":
-            raise ValueError("two_level scales are searched; leave scale = absmax out")
         if self.beam < 1:
             raise ValueError(f"beam must be at least 1, not {self.beam}")
         if self.refine < 0:
             raise ValueError(f"refine must not be negative, not {self.refine}")
+
+    @property
+    def searches(self) -> bool:
+        """Whether scales are searched, by what an error costs the sweep."""
+        return self.scale == "hessian"
 
     def solve(self, problem: Problem) -> Solution:
         """Codes, grid and bias of one layer; errors are of its output on the quantized network's inputs.
@@ -88,8 +90,7 @@ class Gptq(LayerPass):
             if moments.mean_residual is not None and self.asymmetric_target:
                 correction = correction + moments.mean_residual
             bias = correction if bias is None else bias + correction
-        block = self.float_block(problem)
-        plain = absmax_grid(weight, problem.bits, block=block, symmetric=self.symmetric, floor=problem.floor)
+        plain = self.grid_form(problem).plain().grid(weight, floor=problem.floor)
         rounded = plain.values(plain.codes(weight))
         return Solution(
             result.codes,
@@ -111,32 +112,18 @@ class Gptq(LayerPass):
 
     def rounded(self, target: Floats, moments: Moments, problem: Problem) -> tuple[GptqResult, str]:
         """Codes and grid for ``target`` ``[g, o, k]`` and the rows that ``moments`` describe, and a note."""
-        damping, notes = self.damping, []
+        form, damping, notes = self.grid_form(problem), self.damping, []
         if self.few_rows and has_few_rows(moments):
-            damping = damping_for_few_rows(
-                target,
-                moments,
-                problem.bits,
-                damping,
-                block=problem.block,
-                symmetric=self.symmetric,
-                two_level=self.two_level,
-                floor=problem.floor,
-                rounds=self.refine,
-            )
+            damping = damping_for_few_rows(target, moments, form, damping, floor=problem.floor, rounds=self.refine)
             if damping > self.damping:
                 notes.append(f"damping {damping:g} chosen on held-out images")
         result = gptq(
             target,
             moments,
-            problem.bits,
-            block=problem.block,
-            symmetric=self.symmetric,
-            two_level=self.two_level,
+            form,
             floor=problem.floor,
             damping=damping,
             act_order=self.act_order,
-            search=self.scale == "hessian",
             rounds=self.refine,
             beam=self.beam,
         )

@@ -5,20 +5,22 @@ from difflib import SequenceMatcher, get_close_matches
 
 from passes.errors import UnknownLayerError
 
-__all__ = ["require_layer"]
+__all__ = ["require_known"]
 
 _LISTED = 6  # names in a message
 
 
-def require_layer(name: str, known: Iterable[str], who: str) -> None:
-    """Refuse the name of a layer that there is not.
+def require_known(names: Iterable[str], known: Iterable[str], who: str) -> None:
+    """Refuse names of layers that there are not.
 
     Raises:
-        UnknownLayerError: says ``who`` named it, and the nearest name, or all of them, or the nearest of many.
+        UnknownLayerError: says ``who`` named the first of them, and the nearest name, or all of them, or the nearest of
+            many.
     """
     known = list(known)
-    if name not in known:
-        raise UnknownLayerError(who, name, f"no layer is named {name!r}; {_hint(name, known)}")
+    for name in names:
+        if name not in known:
+            raise UnknownLayerError(who, name, f"no layer is named {name!r}; {_hint(name, known)}")
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

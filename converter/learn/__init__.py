@@ -1,6 +1,7 @@
 """Learning by gradient, in torch: an optional part, imported only when a recipe asks for it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from converter.data import Dataset
@@ -10,7 +11,20 @@ from passes.errors import DataError, QuantizationError
 from passes.learned_rounding import LearnedRounding
 from passes.qat import Qat
 
-__all__ = ["learn_rounding", "train"]
+__all__ = ["TrainingFile", "learn_rounding", "require_own", "train"]
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    """A file in which a training keeps where it stands.
+
+    Attributes:
+        path: of the file, which need not exist.
+        origin: a digest of what the call gave that the training follows from.
+    """
+
+    path: Path
+    origin: str
 
 
 def learn_rounding(
@@ -35,7 +49,7 @@ def train(
     progress: Progress,
     *,
     seed: int,
-    checkpoint: Path | None,
+    checkpoint: TrainingFile | None,
     warn: Callable[[str], None],
 ) -> PassReport:
     """Train a quantized model; see `converter.learn.training_loop.train_network`.
@@ -50,12 +64,31 @@ def train(
     return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint, warn=warn)
 
 
-def _required(name: str, data: Dataset | None) -> Dataset:
-    """The data, once torch is there to learn from them."""
+def require_own(file: TrainingFile) -> None:
+    """Refuse a file that is there and holds no training of that origin.
+
+    Raises:
+        UsageError: see `converter.learn.checkpoint.require_own`.
+        QuantizationError: torch is not installed.
+    """
+    if not file.path.exists():
+        return
+    _require_torch(Qat.name)
+    from converter.learn import checkpoint
+
+    checkpoint.require_own(file)
+
+
+def _require_torch(name: str) -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:
         raise QuantizationError(f"{name} learns with torch; pip install convert-onnx[torch]") from error
+
+
+def _required(name: str, data: Dataset | None) -> Dataset:
+    """The data, once torch is there to learn from them."""
+    _require_torch(name)
     if data is None:
         raise DataError(f"{name} needs calibration data; use --calibration with images or an .npz")
     return data

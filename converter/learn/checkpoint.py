@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from converter.learn import TrainingFile
 from converter.learn.objective import Score
 from passes.errors import OutputError, UsageError
 
-__all__ = ["Checkpoint", "TrainingState", "load", "save"]
+__all__ = ["Checkpoint", "TrainingState", "load", "require_own", "save"]
 
 State = dict[str, Any]
 
@@ -33,12 +34,23 @@ class Checkpoint:
     """A file, and the training it may hold.
 
     Attributes:
-        path: of the file, which need not exist.
+        file: which need not exist.
         training: a digest of everything that decides the training's course.
     """
 
-    path: Path
+    file: TrainingFile
     training: str
+
+
+def require_own(file: TrainingFile) -> None:
+    """Refuse a file that holds no training of that origin.
+
+    Raises:
+        UsageError: the file is no checkpoint, or that of another training.
+    """
+    _, origin, _ = _read(file.path, torch.device("cpu"))
+    if origin != file.origin:
+        raise _of_another(file.path)
 
 
 def load(checkpoint: Checkpoint, device: torch.device) -> TrainingState | None:
@@ -47,21 +59,12 @@ def load(checkpoint: Checkpoint, device: torch.device) -> TrainingState | None:
     Raises:
         UsageError: the file is no checkpoint, or that of another training.
     """
-    path = checkpoint.path
+    path = checkpoint.file.path
     if not path.exists():
         return None
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-        found = content.pop("training")
-        share = content.pop("share")
-        progress = TrainingState(score=Score(content.pop("loss"), share), **content)
-    except Exception as error:  # a damaged file raises many types
-        kind = type(error).__name__
-        raise UsageError(f"{path} is not a checkpoint ({kind}); delete it, or give another --checkpoint") from error
-    if found != checkpoint.training:
-        raise UsageError(
-            f"{path} is of another training (other model, data or settings); delete it, or give another --checkpoint"
-        )
+    progress, _, training = _read(path, device)
+    if training != checkpoint.training:
+        raise _of_another(path)
     return progress
 
 
@@ -71,18 +74,41 @@ def save(checkpoint: Checkpoint, progress: TrainingState) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    content = {**vars(progress), "training": checkpoint.training}
+    path = checkpoint.file.path
+    content = {**vars(progress), "origin": checkpoint.file.origin, "training": checkpoint.training}
     score = content.pop("score")
     content |= {"loss": score.loss, "share": score.share}
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{checkpoint.path.name}-", dir=checkpoint.path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
                 torch.save(content, stream)
-            Path(name).replace(checkpoint.path)
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OutputError(f"{checkpoint.path}: {reason}; give --checkpoint a place that can be written") from error
+        raise OutputError(f"{path}: {reason}; give --checkpoint a place that can be written") from error
+
+
+def _read(path: Path, device: torch.device) -> tuple[TrainingState, str, str]:
+    """What the file holds: where a training stands, its origin and its digest.
+
+    Raises:
+        UsageError: the file is no checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        origin, training = content.pop("origin"), content.pop("training")
+        score = Score(content.pop("loss"), content.pop("share"))
+        return TrainingState(score=score, **content), origin, training
+    except Exception as error:  # a damaged file raises many types
+        kind = type(error).__name__
+        raise UsageError(f"{path} is not a checkpoint ({kind}); delete it, or give another --checkpoint") from error
+
+
+def _of_another(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} is of another training (other model, data or settings); delete it, or give another --checkpoint"
+    )

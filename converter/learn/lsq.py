@@ -8,7 +8,6 @@ which LSQ reaches by a factor on the scales' gradients (§2.2), whatever batch n
 """
 
 import math
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from converter.learn.fake_quantize import holding, multiple_of, spread, stored, whole
+from converter.learn.quantized_weight import QuantizedWeight
 from passes.linear import Linear
-from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, code_range
+from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid
 
 __all__ = ["StepGrid", "StepWeight"]
 
@@ -69,93 +68,39 @@ class StepGrid(nn.Module):
         )
 
 
-class StepWeight(nn.Module):
+class StepWeight(QuantizedWeight):
     """One layer's weight and bias as they are trained.
 
     A weight starts on its code, not at its float value, half a step from the next: a code changes only where training
     keeps asking for it. GPTQ's codes make up for each other's errors, and many that change at once lose that.
 
     Args:
-        layer: its geometry.
+        layer, grid, bias: see `QuantizedWeight`.
         codes: ``[g, o, k]`` on ``grid``.
-        bias: ``[g, o]``, or None.
         unit: standard deviation of the layer's output, what a bias parameter of 1 stands for.
         inputs: grid of the layer's input, for the step of an int32 bias; None: the bias stays in float.
     """
 
-    zero_point: Tensor
-    multiple: Tensor
-    start_scale: Tensor
-    start_bias: Tensor
-
     def __init__(
-        self,
-        layer: Linear,
-        codes: Codes,
-        grid: Grid,
-        bias: Floats | None,
-        unit: float,
-        inputs: StepGrid | None,
+        self, layer: Linear, codes: Codes, grid: Grid, bias: Floats | None, unit: float, inputs: StepGrid | None
     ) -> None:
-        super().__init__()
-        self.layer, self.grid, self.unit = layer, grid, unit
-        self.low, self.high = code_range(grid.bits)
-        _, zero_point = grid.spread(codes.shape[2])
-        self.weight = nn.Parameter(torch.from_numpy(codes.astype(np.float32) - zero_point))
-        self.growth = nn.Parameter(torch.zeros(grid.scale.shape))
-        self.shift = None if bias is None else nn.Parameter(torch.zeros(bias.shape))
-        self.register_buffer("start_scale", torch.from_numpy(grid.scale.copy()))
-        self.register_buffer("start_bias", None if bias is None else torch.from_numpy(bias.astype(np.float32)))
-        self.register_buffer("zero_point", torch.from_numpy(zero_point.astype(np.float32)))
-        self.register_buffer("multiple", multiple_of(grid, codes.shape[2]))
+        super().__init__(layer, grid, bias, unit)
+        self.weight = nn.Parameter(torch.from_numpy(codes.astype(np.float32)) - self.zero_point)
         self.inputs = [] if inputs is None else [inputs]  # in a list: it is another module's, not part of this one
 
-    def forward(self) -> tuple[Tensor, Tensor | None]:
-        """The weight as the node stores it, and the bias ``[g * o]`` as the file's int32 holds it."""
-        scale = self.scales()
-        weight = _rounded(self._steps(scale)) * self.multiple * self._spread(scale)
-        return stored(self.layer, weight), self._deployed_bias(scale)
+    def levels(self, scale: Tensor) -> Tensor:
+        """Weights in whole steps of the grid as it is now, ``[g, o, k]``, within its range."""
+        value = self.weight * self.spread(self.start_scale / scale)
+        return _rounded(torch.clamp(value, self.low - self.zero_point, self.high - self.zero_point))
 
-    def scales(self) -> Tensor:
-        """``[g, o, b]``, positive and large enough for an int32 bias."""
-        scale = self.start_scale * torch.exp(self.growth)
-        bias = self.bias()
-        if bias is None or not self.inputs:
-            return scale
-        return holding(scale, bias, self.inputs[0].step().detach())
-
-    def bias(self) -> Tensor | None:
-        """``[g, o]``."""
-        return None if self.shift is None else self.start_bias + self.shift * self.unit
+    def input_scale(self) -> Tensor | None:
+        """The scale of the layer's input as it is now; None: the bias stays in float."""
+        return self.inputs[0].step().detach() if self.inputs else None
 
     @torch.no_grad()
     def confine(self) -> None:
         """Bring the scales back into their bounds."""
         self.growth.clamp_(-_MOST_GROWTH, _MOST_GROWTH)
-
-    @torch.no_grad()
-    def solution(self) -> tuple[Codes, Grid, Floats | None]:
-        """Codes ``[g, o, k]``, their grid and the bias ``[g, o]``, as they are now."""
-        scale, bias = self.scales(), self.bias()
-        codes = self._steps(scale).round() + self.zero_point
-        grid = replace(self.grid, scale=scale.cpu().numpy())
-        return codes.cpu().numpy().astype(np.int8), grid, None if bias is None else bias.cpu().numpy()
-
-    def _steps(self, scale: Tensor) -> Tensor:
-        """Weights in steps of the grid as it is now, ``[g, o, k]``, within its range."""
-        value = self.weight * self._spread(self.start_scale / scale)
-        return torch.clamp(value, self.low - self.zero_point, self.high - self.zero_point)
-
-    def _spread(self, scale: Tensor) -> Tensor:
-        return spread(scale, self.grid.block, self.weight.shape[2])
-
-    def _deployed_bias(self, scale: Tensor) -> Tensor | None:
-        bias = self.bias()
-        if bias is None:
-            return None
-        if not self.inputs or not self.grid.per_channel:
-            return bias.reshape(-1)
-        return whole(bias, scale[:, :, 0] * self.inputs[0].step()).reshape(-1)
 
 
 class _OnGrid(torch.autograd.Function):

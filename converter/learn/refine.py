@@ -30,7 +30,7 @@ from converter.runtime import Progress, open_session
 from converter.segments import Segment, cut, submodel
 from converter.stream_pair import FLOAT, QUANTIZED, StreamPair
 from converter.streams import Streams
-from passes.base import Change, Model, PassReport, Quantized
+from passes.base import Change, Model, PassReport
 from passes.errors import DataError, QuantizationError
 from passes.learned_rounding import LearnedRounding
 from passes.linear import Linear
@@ -169,7 +169,8 @@ class _Network:
         block = self._block(piece, inside, program, train, device)
         outcome = learn(block, train, held_out, settings, seed)
         if outcome.improved:
-            self._write(inside, block)
+            for weight in block.learned():
+                weight.write(self.model)
         return outcome
 
     def _samples(
@@ -202,26 +203,16 @@ class _Network:
 
         with torch.no_grad():
             program({name: value[:32] for name, value in train.exact.items()}, after=measure)
-        weights: dict[str, LearnedWeight] = {}
-        biases: dict[str, str] = {}
+        weights = []
         for name, layer in inside.items():
             held = self.model.quantized[name]
             unit = spread[layer.output].reshape(layer.matrix_shape[:2])
             step = float(self.model.ranges[layer.input].scale) if runs_on_integers(self.model, layer) else None
             bias = self.model.bias(layer)
-            weights[layer.weight] = LearnedWeight(layer, held.codes, held.grid, bias, unit, step).to(device)
-            if layer.bias is not None:
-                biases[layer.bias] = layer.weight
+            weights.append(LearnedWeight(layer, held.codes, held.grid, bias, unit, step).to(device))
         made = {str(tensor.name) for name in piece.nodes for tensor in self.model.node(name).outputs}
         ranges = {name: grid for name, grid in self.model.ranges.items() if name in made}
-        return QuantizedBlock(program, weights, biases, ranges)
-
-    def _write(self, inside: dict[str, Linear], block: QuantizedBlock) -> None:
-        learned = dict(zip(block.names, block.learned(), strict=True))
-        for name, layer in inside.items():
-            codes, grid, bias = learned[layer.weight].solution()
-            self.model.quantized[name] = Quantized(codes, grid, self.model.quantized[name].sqnr_db)
-            self.model.write(layer, grid.values(codes), bias)
+        return QuantizedBlock(program, weights, ranges)
 
     def _sizes(self, names: set[str]) -> dict[str, int]:
         """Elements per image of tensors of the float network."""

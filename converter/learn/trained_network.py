@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from converter.correct import exact_model
 from converter.learn.lsq import StepGrid, StepWeight
 from converter.learn.operators import After, Program, unsupported, untouched
+from converter.learn.quantized_weight import constants
 from converter.learn.spatial import NoTorchForm
 from passes.activation_ranges import placement_of
-from passes.base import Model, Quantized
+from passes.base import Model
 from passes.errors import QuantizationError
 from passes.numerics.grid import ActivationGrid
 
@@ -65,14 +66,9 @@ class TrainedNetwork(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor], seen: After = untouched) -> Tensors:
         """The graph's outputs by name, as the file computes them; ``seen`` sees every tensor on its way."""
-        constants: Tensors = {}
-        for layer, weight in zip(self.layers.values(), self.weights, strict=True):
-            matrix, bias = weight()
-            constants[layer.weight] = matrix
-            if bias is not None and layer.bias is not None:
-                constants[layer.bias] = bias
         fed = {name: self._quantize(name, value) for name, value in inputs.items()}
-        return self.program(fed, constants, lambda name, value: seen(name, self._quantize(name, value)))
+        weights = constants(self.step_weights())
+        return self.program(fed, weights, lambda name, value: seen(name, self._quantize(name, value)))
 
     @torch.no_grad()
     def teacher(self, inputs: Mapping[str, Tensor], seen: After = untouched) -> Tensors:
@@ -101,13 +97,7 @@ class TrainedNetwork(nn.Module):
 
     def write(self) -> int:
         """Put weights, biases and grids as they are now into the model; how many codes are others than before."""
-        moved = 0
-        for (name, layer), weight in zip(self.layers.items(), self.step_weights(), strict=True):
-            codes, grid, bias = weight.solution()
-            held = self.model.quantized[name]
-            moved += int((codes != held.codes).sum())
-            self.model.quantized[name] = Quantized(codes, grid, held.sqnr_db)
-            self.model.write(layer, grid.values(codes), bias)
+        moved = sum(weight.write(self.model) for weight in self.step_weights())
         for name in self.model.ranges:
             self.model.ranges[name] = self._step_grid(self.place[name]).solution()
         return moved

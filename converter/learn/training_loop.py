@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from converter.data import Dataset
+from converter.learn import TrainingFile
 from converter.learn import checkpoint as checkpoints
 from converter.learn.checkpoint import Checkpoint
 from converter.learn.covered import Coverage
@@ -44,7 +44,7 @@ def train_network(
     progress: Progress,
     *,
     seed: int,
-    checkpoint: Path | None = None,
+    checkpoint: TrainingFile | None = None,
     warn: Callable[[str], None] = unheard,
 ) -> PassReport:
     """Train the model; it stays as it is unless held-out images gain.
@@ -130,7 +130,7 @@ class _Training:
             self.network.load_state_dict(held.network)
             self.optimizer.load_state_dict(held.optimizer)
             best, best_epoch, state, done = held.score, held.best_epoch, held.best, held.epoch
-            warn(f"going on from {place.path}, after epoch {done} of {self.settings.epochs}")
+            warn(f"going on from {place.file.path}, after epoch {done} of {self.settings.epochs}")
         for epoch in range(done, self.settings.epochs):
             self._epoch(epoch, progress)
             found = self._judged()

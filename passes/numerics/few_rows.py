@@ -7,12 +7,14 @@ other half follows from its moments alone, so two-fold cross-validation costs no
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from passes.numerics.gptq import gptq, output_error
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments
+from passes.numerics.weight_grid import GridForm
 
 __all__ = ["DAMPINGS", "damping_for_few_rows", "has_few_rows"]
 
@@ -30,12 +32,9 @@ def has_few_rows(moments: Moments) -> bool:
 def damping_for_few_rows(
     target: Floats,
     moments: Moments,
-    bits: int,
+    form: GridForm,
     damping: float,
     *,
-    block: int | None = None,
-    symmetric: bool = True,
-    two_level: bool = False,
     floor: Floats | None = None,
     rounds: int = 0,
     factors: Sequence[float] = DAMPINGS,
@@ -47,7 +46,7 @@ def damping_for_few_rows(
     Args:
         target: ``[g, o, k]``, what the codes should approximate.
         moments: with `halves`.
-        bits, damping, block, symmetric, two_level, floor, rounds: of `gptq`.
+        form, damping, floor, rounds: of `gptq`; scales are searched here even where the form does not.
         factors: rising; the search ends where the error rises.
 
     Raises:
@@ -58,22 +57,12 @@ def damping_for_few_rows(
     every = -(-target.shape[1] // _JUDGED)
     judged = target[:, ::every]
     lowest = None if floor is None else floor[:, ::every]
-    best, least = damping, np.inf
+    best, least, searched = damping, np.inf, replace(form, search=True)
     for candidate in (damping * factor for factor in factors):
         loss = 0.0
         try:
             for fitted, unseen in (moments.halves, moments.halves[::-1]):
-                found = gptq(
-                    judged,
-                    fitted,
-                    bits,
-                    block=block,
-                    symmetric=symmetric,
-                    two_level=two_level,
-                    floor=lowest,
-                    damping=candidate,
-                    rounds=rounds,
-                )
+                found = gptq(judged, fitted, searched, floor=lowest, damping=candidate, rounds=rounds)
                 loss += output_error(judged, found.grid.values(found.codes), unseen.hessian)
         except np.linalg.LinAlgError:  # of one half alone; a larger damping may do
             continue

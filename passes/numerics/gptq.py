@@ -19,8 +19,7 @@ from passes.numerics.beam import beam_search, beam_work
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments
 from passes.numerics.refine import refine
-from passes.numerics.scale import absmax_grid, search_grid
-from passes.numerics.two_level import two_level_grid
+from passes.numerics.weight_grid import GridForm
 
 __all__ = ["GptqResult", "damped", "gptq", "inverse_factor", "output_error"]
 
@@ -47,15 +46,11 @@ class GptqResult:
 def gptq(
     weight: Floats,
     moments: Moments,
-    bits: int,
+    form: GridForm,
     *,
-    block: int | None = None,
-    symmetric: bool = True,
-    two_level: bool = False,
     floor: Floats | None = None,
     damping: float = 0.01,
     act_order: bool = True,
-    search: bool = True,
     rounds: int = 0,
     beam: int = 1,
     lazy: int = 128,
@@ -65,14 +60,10 @@ def gptq(
     Args:
         weight: float32; what the codes should approximate.
         moments: of the layer's rows, same g and k.
-        bits: 2 to 8.
-        block: inputs that share a scale; None: the whole output channel.
-        symmetric: zero point 0.
-        two_level: scales of blocks are whole multiples of their channel's.
+        form: of the grid.
         floor: smallest scale allowed, ``[g, o]``.
         damping: λ as a share of the mean of diag H.
         act_order: largest diag H first, else in order of k.
-        search: look for each channel's scale, else take that of its largest weight.
         rounds: of refinement after the sweep.
         beam: partial roundings kept in the sweep, where the layer is small enough; 1 is GPTQ itself.
         lazy: inputs per block of deferred updates.
@@ -87,19 +78,14 @@ def gptq(
     factor, damping = inverse_factor(_permuted(moments.hessian, order), damping)
     upper = factor.astype(np.float32, order="C")
     importance = np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
-    if two_level and block is not None:
-        grid = two_level_grid(weight, bits, importance, block=block, floor=floor)
-    elif search:
-        grid = search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor)
-    else:
-        grid = absmax_grid(weight, bits, block=block, symmetric=symmetric, floor=floor)
+    grid = form.grid(weight, importance, floor)
     permuted = np.take_along_axis(weight, columns, axis=2)
     if beam > 1 and beam_work(weight.shape, beam) <= _BEAM_WORK:
         swept, grid = beam_search(permuted, upper, grid, order, beam=beam, floor=floor)
     else:
         scale, zero_point = grid.spread(k)
         step, zero = np.take_along_axis(scale, columns, axis=2), np.take_along_axis(zero_point, columns, axis=2)
-        swept = _sweep(permuted, upper, step, zero, bits, lazy)
+        swept = _sweep(permuted, upper, step, zero, form.bits, lazy)
     codes = np.take_along_axis(swept, undo[:, None, :], axis=2)
     if rounds:
         codes, grid = refine(weight, codes, grid, damped(moments.hessian, damping), rounds=rounds, floor=floor)

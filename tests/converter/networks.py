@@ -23,6 +23,7 @@ from passes.normalise import normalise
 __all__ = [
     "LAYERS",
     "branches",
+    "chain",
     "conv",
     "dataset",
     "images",
@@ -238,6 +239,16 @@ def shape_branch() -> onnx.ModelProto:
         node("MatMul", ["turned", "head.weight"], ["y"], "head"),
     ]
     return network(nodes, constants, {"x": ["N", 3, 8, 8]}, {"y": ["N", 64, 5]})
+
+
+def chain(length: int, side: int = 12) -> onnx.ModelProto:
+    """Conv, Relu, Conv, Relu, ..., all tensors of one size."""
+    constants: dict[str, NDArray[Any]] = {}
+    nodes = []
+    for index in range(length):
+        nodes.append(conv(constants, f"conv{index}", f"t{index}", f"c{index}", (4, 4, 3, 3)))
+        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"t{index + 1}"], f"relu{index}"))
+    return network(nodes, constants, {"t0": ["N", 4, side, side]}, {f"t{length}": ["N", 4, side, side]})
 
 
 def single(name: str) -> onnx.ModelProto:

@@ -1,9 +1,6 @@
-"""The walk: what each layer is solved on, that every segment runs once, and what is held in memory meanwhile."""
+"""The walk: what each layer is solved on, and what is reported of it."""
 
-import tempfile
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,22 +8,17 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-import converter.walk
 from converter.calibrate import calibrate
 from converter.emit.floats import float_model
 from converter.emit.qdq import emit
-from converter.runtime import open_session
-from converter.segments import cut
-from converter.streams import Streams
 from converter.walk import solve_layers
-from passes.base import LayerPass, Model, Needs, PassReport, Problem, Solution
+from passes.base import LayerPass, Needs, PassReport, Problem
 from passes.errors import DataError, QuantizationError
 from passes.gptq import Gptq
 from passes.numerics.error import sqnr_db
-from passes.numerics.moments import Moments
 from passes.rtn import Rtn
 from tests.converter.networks import (
-    branches,
+    chain,
     conv,
     dataset,
     images,
@@ -37,36 +29,8 @@ from tests.converter.networks import (
     random,
     resnet,
     run,
-    set_ranges,
-    shape_branch,
 )
-
-X = images(20, 3, 12, 12)  # batches of 16 and 4
-NETWORKS: dict[str, tuple[onnx.ModelProto, Any]] = {
-    "resnet": (resnet(), {"x": X}),
-    "fixed_batch": (resnet(batch=8), {"x": X}),
-    "branches": (branches(), {"a": images(20, 3, 8, 8), "b": images(20, 4)}),
-    "fixed_batch_branches": (branches(batch=8), {"a": images(20, 3, 8, 8), "b": images(20, 4)}),
-    "shape_branch": (shape_branch(), {"x": images(20, 3, 8, 8)}),
-}
-
-
-@dataclass(frozen=True)
-class Recorded(LayerPass):
-    """Rounds to the nearest and keeps what it was asked."""
-
-    name: ClassVar[str] = "recorded"
-    problems: dict[str, Problem] = field(default_factory=dict)
-
-    def solve(self, problem: Problem) -> Solution:
-        assert problem.layer.name not in self.problems, "solved twice"
-        self.problems[problem.layer.name] = problem
-        return Rtn(bits=self.bits).solve(problem)
-
-    def moments(self, name: str) -> Moments:
-        found = self.problems[name].moments
-        assert found is not None
-        return found.about(None)
+from tests.converter.recorded_walk import NETWORKS, Recorded, X, solved
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
@@ -93,11 +57,6 @@ def tensors(
 def assert_close(found: NDArray[Any], expected: NDArray[Any], scale: float) -> None:
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1e-5 * scale
-
-
-def solved(name: str, layer_pass: LayerPass, *, ranges: bool) -> Model:
-    proto, data = NETWORKS[name]
-    return quantize(proto, layer_pass, data, ranges=ranges)
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["integer", "weight_only"])
@@ -243,119 +202,6 @@ def test_the_scale_floor_leaves_room_for_the_bias() -> None:
     weight_only = Recorded(bits=3)
     solved("resnet", weight_only, ranges=False)
     assert {problem.floor for problem in weight_only.problems.values()} == {None}
-
-
-class CountedSession:
-    """A session that counts its runs."""
-
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self.nodes = {node.name for node in proto.graph.node}
-        self.runs = 0
-        self._session = open_session(proto, threads=1)
-
-    def run(self, *arguments: Any) -> Any:
-        self.runs += 1
-        return self._session.run(*arguments)
-
-
-@pytest.mark.parametrize("sequential", [True, False])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_segment_runs_once(name: str, sequential: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions: list[CountedSession] = []
-
-    def counted(proto: onnx.ModelProto) -> CountedSession:
-        sessions.append(CountedSession(proto))
-        return sessions[-1]
-
-    monkeypatch.setattr("converter.stream_pair.open_session", counted)
-    solved(name, Recorded(bits=3, sequential=sequential), ranges=False)
-    model = prepared(NETWORKS[name][0])
-    needed = [segment for segment in cut(model.graph, model.layers()) if segment.outputs]
-    assert len(sessions) == len(needed) * (2 if sequential else 1)
-    assert {session.runs for session in sessions} == {3 if "fixed" in name else 2}
-    for node in (node for segment in needed for node in segment.nodes):
-        assert sum(node in session.nodes for session in sessions) == (2 if sequential else 1)
-
-
-class Seen(Streams):
-    """Streams that remember how many bytes they held at most."""
-
-    opened: ClassVar[list["Seen"]] = []
-
-    def __init__(self, budget: int) -> None:
-        super().__init__(budget)
-        self.peak = 0
-        self.opened.append(self)
-
-    def append(self, stream: str, name: str, array: NDArray[Any]) -> None:
-        super().append(stream, name, array)
-        self.peak = max(self.peak, self._held)
-
-
-@pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
-    """The streams of the walks of a test."""
-    monkeypatch.setattr(Seen, "opened", [])
-    monkeypatch.setattr(converter.walk, "Streams", Seen)
-    return Seen.opened
-
-
-def chain(length: int, side: int = 12) -> onnx.ModelProto:
-    """Conv, Relu, Conv, Relu, ..., all tensors of one size."""
-    constants: dict[str, NDArray[Any]] = {}
-    nodes = []
-    for index in range(length):
-        nodes.append(conv(constants, f"conv{index}", f"t{index}", f"c{index}", (4, 4, 3, 3)))
-        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"t{index + 1}"], f"relu{index}"))
-    return network(nodes, constants, {"t0": ["N", 4, side, side]}, {f"t{length}": ["N", 4, side, side]})
-
-
-def test_only_live_tensors_are_held(streams: list[Seen]) -> None:
-    data = images(40, 4, 12, 12)
-    quantize(chain(10), Recorded(bits=3), {"t0": data})
-    # a layer's input and output in two streams, where the network has 20 tensors in each
-    assert 3 * data.nbytes <= streams[0].peak <= 4 * data.nbytes
-    quantize(chain(10), Recorded(bits=3, sequential=False), {"t0": data})
-    assert streams[1].peak <= 2 * data.nbytes
-
-
-LARGE: dict[str, tuple[onnx.ModelProto, Any]] = {
-    "chain": (chain(4, 32), {"t0": images(20, 4, 32, 32)}),
-    "fixed_batch_branches": (branches(batch=8, side=32), {"a": images(20, 3, 32, 32), "b": images(20, 4)}),
-}
-"""Networks whose tensors are large enough for files."""
-
-
-@pytest.mark.parametrize("name", LARGE)
-def test_a_walk_through_files_gives_the_same_bits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    proto, data = LARGE[name]
-    models, reports = [], []
-    for budget in (1 << 30, 0):
-        model = prepared(proto)
-        set_ranges(model, data)
-        reports.append(solve_layers(model, Gptq(bits=3), dataset(model, data), quiet, budget=budget))
-        models.append(emit(model).SerializeToString(deterministic=True))
-    assert models[0] == models[1]
-    assert reports[0].notes == ()
-    assert "activation batches went to files" in reports[1].notes[0]
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_layer_that_cannot_be_solved_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    @dataclass(frozen=True)
-    class Fails(Recorded):
-        def solve(self, problem: Problem) -> Solution:
-            if problem.layer.name == "conv2":
-                assert list(tmp_path.rglob("*.bin")), "nothing had gone to files"
-                raise QuantizationError("conv2: no")
-            return super().solve(problem)
-
-    with pytest.raises(QuantizationError, match="conv2: no"):
-        quantize(LARGE["chain"][0], Fails(), LARGE["chain"][1], budget=0)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -3,21 +3,21 @@
 import pytest
 
 from passes.errors import UnknownLayerError
-from passes.layer_names import require_layer
+from passes.layer_names import require_known
 
 DEEP = tuple(f"layer{stage}.{block}.conv{place}" for stage in (1, 2, 3) for block in range(9) for place in (1, 2))
 
 
 def refusal(name: str, known: tuple[str, ...]) -> str:
     with pytest.raises(UnknownLayerError) as error:
-        require_layer(name, known, "who")
+        require_known([name], known, "who")
     assert error.value.layer == name
     assert str(error.value) == f"who: {error.value.refusal}"
     return error.value.refusal
 
 
 def test_a_name_that_there_is() -> None:
-    require_layer("layer2.3.conv1", DEEP, "who")
+    require_known(["layer2.3.conv1", DEEP[0]], DEEP, "who")
 
 
 @pytest.mark.parametrize("name", ["layer2.3.cnv1", "layer2.3.conv1x"])

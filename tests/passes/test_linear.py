@@ -5,29 +5,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto
 
-from passes.errors import QuantizationError
-from passes.linear import Linear, find_linear, linear_layers, refused_layers, why_not_linear
+from passes.linear import Linear
+from tests.passes.one_layer import convolution, layer_of
 from tests.passes.small_models import array, build, node, run
 
 TOLERANCE = 1e-5  # float32 sums in another order, relative to max|y|
 AUTO_PADS = ["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
-
-
-def first_node(model: onnx.ModelProto) -> gs.Node:
-    return gs.import_onnx(model).nodes[0]
-
-
-def layer_of(model: onnx.ModelProto) -> tuple[Linear, np.ndarray, np.ndarray | None]:
-    """The geometry of a model's only node, its weight and its bias as they are stored."""
-    found = first_node(model)
-    bias = found.inputs[2].values if len(found.inputs) > 2 else None
-    return find_linear(found), found.inputs[1].values, bias
 
 
 def output(layer: Linear, weight: np.ndarray, bias: np.ndarray | None, x: np.ndarray) -> np.ndarray:
@@ -60,11 +47,6 @@ def assert_is_onnxruntimes(model: onnx.ModelProto, x: np.ndarray) -> None:
         assert layer.outputs == expected.shape[-1]
         found = found.transpose(0, 2, 1).reshape(expected.shape)
     assert np.abs(found - expected).max() <= TOLERANCE * max(np.abs(expected).max(), 1e-6)
-
-
-def convolution(op: str, weight: tuple[int, ...], x: tuple[int, ...], bias: int | None, **attributes: Any) -> Any:
-    constants = {"w": array(*weight)} | ({} if bias is None else {"b": array(bias, seed=1)})
-    return build([node(op, ["x", *constants], ["y"], name="layer", **attributes)], constants, x)
 
 
 @st.composite
@@ -249,187 +231,3 @@ def test_channel_axis_runs_over_output_channels() -> None:
         matrix = layer.matrix(np.ones(shape) * shaped)
         g, o, _ = layer.matrix_shape
         np.testing.assert_array_equal(matrix, np.broadcast_to(scale.reshape(g, o, 1), matrix.shape))
-
-
-POSITIONED = {
-    "conv": convolution("Conv", (4, 2, 3, 3), (3, 4, 7, 6), None, group=2),
-    "conv_strided": convolution("Conv", (4, 4, 2, 2), (3, 4, 7, 6), None, strides=[2, 1], dilations=[1, 2]),
-    "conv_transpose": convolution("ConvTranspose", (4, 3, 3, 3), (3, 4, 4, 3), None, strides=[1, 1]),
-    "matmul": build([node("MatMul", ["x", "w"], ["y"], name="layer")], {"w": array(5, 4)}, (3, 12, 5)),
-}
-
-
-@pytest.mark.parametrize("count", [1, 5, 9])
-@pytest.mark.parametrize("model", POSITIONED.values(), ids=POSITIONED.keys())
-def test_positions_draw_a_subset_of_every_images_rows(model: onnx.ModelProto, count: int) -> None:
-    layer, _, _ = layer_of(model)
-    shape = tuple(axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim)
-    x = array(*shape, seed=2)
-    g, _, k = layer.matrix_shape
-    full = layer.rows(x).reshape(g, 3, -1, k)
-    drawn = layer.rows(x, positions=count, seed=4)
-    assert drawn.shape == (g, 3 * count, k)
-    indices = []
-    for part, whole in zip(drawn.reshape(g * 3, count, k), full.reshape(g * 3, -1, k), strict=True):
-        matches = (part[:, None] == whole[None]).all(axis=2)
-        assert np.all(matches.sum(axis=1) == 1)
-        indices.append(matches.argmax(axis=1).tolist())
-    assert all(len(set(found)) == count for found in indices)  # without repetition
-    by_image = np.array(indices).reshape(g, 3, count)
-    assert (by_image == by_image[0]).all()  # float and quantized rows must be of the same positions, and so all groups
-    assert any((by_image[0] != by_image[0, 0]).any(axis=1)), "the images have positions of their own"
-    np.testing.assert_array_equal(layer.rows(x, positions=count, seed=4), drawn)
-    others = [layer.rows(x, positions=count, seed=seed) for seed in range(5)]
-    assert any(not np.array_equal(other, drawn) for other in others)
-
-
-@pytest.mark.parametrize("model", POSITIONED.values(), ids=POSITIONED.keys())
-def test_as_many_positions_as_there_are_is_all_of_them(model: onnx.ModelProto) -> None:
-    layer, _, _ = layer_of(model)
-    x = array(*(axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim), seed=2)
-    full = layer.rows(x)
-    for positions in (full.shape[1] // 3, 10_000):
-        np.testing.assert_array_equal(layer.rows(x, positions=positions), full)
-
-
-def test_every_position_is_drawn_about_as_often() -> None:
-    layer, _, _ = layer_of(convolution("Conv", (1, 1, 1, 1), (1, 1, 4, 5), None))
-    x = np.arange(20, dtype=np.float32).reshape(1, 1, 4, 5)
-    drawn = np.concatenate([layer.rows(x, positions=5, seed=seed).reshape(-1) for seed in range(400)])
-    counts = np.bincount(drawn.astype(int), minlength=20)
-    assert counts.min() > 60  # 100 expected, standard deviation 9
-    assert counts.max() < 140
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 8), (2, 3, 8, 8, 8)])
-def test_an_input_with_other_axes_is_refused(shape: tuple[int, ...]) -> None:
-    layer, _, _ = layer_of(convolution("Conv", (4, 3, 3, 3), (2, 3, 8, 8), None))
-    with pytest.raises(
-        QuantizationError, match=r"layer: input of shape \(2, 3.*\) for a weight of shape \(4, 3, 3, 3\)"
-    ):
-        layer.rows(np.zeros(shape, np.float32))
-
-
-@pytest.mark.parametrize("op", ["Gemm", "MatMul"])
-def test_an_input_of_another_length_is_refused(op: str) -> None:
-    layer, _, _ = layer_of(build([node(op, ["x", "w"], ["y"], name="layer")], {"w": array(7, 4)}, (5, 7)))
-    with pytest.raises(
-        QuantizationError, match=r"layer: input of shape \(5, 6\) does not end in the weight's 7 inputs"
-    ):
-        layer.rows(np.zeros((5, 6), np.float32))
-
-
-def test_an_input_with_other_channels_is_refused() -> None:
-    layer, _, _ = layer_of(convolution("Conv", (4, 3, 3, 3), (2, 3, 8, 8), None))
-    with pytest.raises(QuantizationError, match=r"layer: input of shape \(2, 5, 8, 8\)"):
-        layer.rows(np.zeros((2, 5, 8, 8), np.float32))
-
-
-def variable(name: str) -> gs.Variable:
-    return gs.Variable(name, np.float32)
-
-
-def constant(name: str, *shape: int, dtype: Any = np.float32) -> gs.Constant:
-    return gs.Constant(name, np.ones(shape, dtype))
-
-
-def made(op: str, *inputs: gs.Tensor, **attributes: Any) -> gs.Node:
-    return gs.Node(op, "layer", attrs=attributes, inputs=list(inputs), outputs=[variable("y")])
-
-
-REFUSED = {
-    "two_activations": (made("MatMul", variable("a"), variable("b")), "both operands are activations"),
-    "computed_weight": (made("Conv", variable("a"), variable("b")), "both operands are activations"),
-    "constant_first": (made("MatMul", constant("w", 3, 4), variable("a")), "its first operand is the constant"),
-    "constant_input": (made("Gemm", constant("a", 2, 3), constant("w", 3, 4)), "its input is a constant"),
-    "no_weight": (made("Conv", variable("a")), "both operands are activations"),
-    "float16": (
-        made("Conv", variable("a"), constant("w", 4, 3, 3, 3, dtype=np.float16)),
-        "its weight is float16, not float32",
-    ),
-    "float64": (made("MatMul", variable("a"), constant("w", 3, 4, dtype=np.float64)), "its weight is float64"),
-    "integers": (made("MatMul", variable("a"), constant("w", 3, 4, dtype=np.int32)), "its weight is int32"),
-    "stacked_matmul": (made("MatMul", variable("a"), constant("w", 2, 3, 4)), r"shape \(2, 3, 4\), not two axes"),
-    "vector_matmul": (made("MatMul", variable("a"), constant("w", 3)), r"shape \(3,\), not two axes"),
-    "trans_a": (made("Gemm", variable("a"), constant("w", 3, 4), transA=1), "transA is set"),
-    "alpha": (made("Gemm", variable("a"), constant("w", 3, 4), alpha=0.5), "alpha or beta is not 1"),
-    "beta": (made("Gemm", variable("a"), constant("w", 3, 4), constant("b", 4), beta=2.0), "alpha or beta is not 1"),
-    "computed_bias": (
-        made("Conv", variable("a"), constant("w", 4, 3, 1, 1), variable("b")),
-        "its bias is an activation",
-    ),
-    "output_shape": (
-        made("ConvTranspose", variable("a"), constant("w", 3, 4, 2, 2), output_shape=[9, 9]),
-        "output_shape is set instead of pads",
-    ),
-}
-
-
-@pytest.mark.parametrize(("refused", "reason"), REFUSED.values(), ids=REFUSED.keys())
-def test_refusals_say_why(refused: gs.Node, reason: str) -> None:
-    found = why_not_linear(refused)
-    assert found is not None
-    with pytest.raises(QuantizationError, match=f"^layer: .*{reason}"):
-        find_linear(refused)
-    graph = gs.Graph([refused], opset=17)
-    assert linear_layers(graph) == {}
-    assert refused_layers(graph) == {"layer": found}
-
-
-@pytest.mark.parametrize(
-    ("rows", "columns"),
-    [pytest.param(3, 4, id="matrix"), pytest.param(4, 1, id="column"), pytest.param(3, 1, id="short")],
-)
-def test_a_bias_that_differs_from_row_to_row_is_refused(rows: int, columns: int) -> None:
-    """Gemm's C [m, n] or [m, 1] is no bias per output channel; `normalise` leaves it as it is."""
-    layer = made("Gemm", variable("a"), constant("w", 3, 4), constant("c", rows, columns))
-    assert why_not_linear(layer) == "its bias differs from row to row"
-
-
-@pytest.mark.parametrize(
-    "accepted",
-    [
-        pytest.param(made("Conv", variable("a"), constant("w", 4, 3, 3, 3), gs.Variable.empty()), id="empty_bias"),
-        pytest.param(made("Gemm", variable("a"), constant("w", 3, 4), alpha=1.0, beta=1.0, transA=0), id="spelled_out"),
-        pytest.param(made("Gemm", variable("a"), constant("w", 3, 4), gs.Variable.empty()), id="empty_gemm_bias"),
-        pytest.param(made("ConvTranspose", variable("a"), constant("w", 3, 4, 2), output_shape=[]), id="no_shape"),
-    ],
-)
-def test_these_are_not_refused(accepted: gs.Node) -> None:
-    assert why_not_linear(accepted) is None
-    assert find_linear(accepted).bias is None
-
-
-def test_find_linear_refuses_other_operators() -> None:
-    with pytest.raises(QuantizationError, match="layer: Relu is not a linear layer"):
-        find_linear(made("Relu", variable("a"), constant("w", 3, 4)))
-
-
-def test_geometry_is_read_from_the_node() -> None:
-    attributes = {"group": 2, "strides": [2, 1], "dilations": [1, 3], "pads": [1, 2, 3, 4]}
-    inputs = [variable("a"), constant("w", 6, 2, 3, 5), constant("b", 6)]
-    layer = find_linear(made("Conv", *inputs, **attributes))
-    assert layer == Linear(
-        "layer", "Conv", "a", "y", "w", (6, 2, 3, 5), "b", 2, (2, 1), (1, 3), (1, 2, 3, 4), "NOTSET", (0, 0)
-    )
-    assert (layer.kernel, layer.matrix_shape, layer.outputs) == ((3, 5), (2, 3, 30), 6)
-    gemm = find_linear(made("Gemm", variable("a"), constant("w", 6, 2), transB=1))
-    assert (gemm.transposed, gemm.kernel, gemm.matrix_shape, gemm.strides) == (True, (), (1, 6, 2), ())
-
-
-def test_layers_are_listed_in_the_graphs_order_and_none_twice() -> None:
-    nodes = [
-        node("Conv", ["x", "w1"], ["a"], name="z_first"),
-        node("MatMul", ["a", "a"], ["b"], name="between"),
-        node("Relu", ["b"], ["c"], name="relu"),
-        node("Conv", ["c", "w2"], ["y"], name="a_second"),
-    ]
-    graph = gs.import_onnx(build(nodes, {"w1": array(3, 3, 1, 1), "w2": array(2, 3, 1, 1)}, (1, 3, 4, 4)))
-    assert list(linear_layers(graph)) == ["z_first", "a_second"]
-    assert refused_layers(graph) == {"between": "both operands are activations"}
-
-
-def test_doubles_are_refused_as_onnx_reads_them() -> None:
-    weights = {"w": array(3, 4).astype(np.float64)}
-    model = build([node("MatMul", ["x", "w"], ["y"], name="layer")], weights, (2, 3), dtype=TensorProto.DOUBLE)
-    assert why_not_linear(first_node(model)) == "its weight is float64, not float32"

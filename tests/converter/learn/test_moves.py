@@ -28,7 +28,7 @@ def test_curvature_is_that_of_the_squared_error() -> None:
     weight = learned(np.zeros((1, 10, 24)))
     x = torch.from_numpy(random(4000, 24)) * torch.linspace(0.2, 2, 24)
     draws = torch.Generator().manual_seed(0)
-    outputs = ({"y": x[start : start + 400] @ weight()} for start in range(0, 4000, 400))
+    outputs = ({"y": x[start : start + 400] @ weight()[0]} for start in range(0, 4000, 400))
     (found,) = curvature([weight], outputs, POWER, draws)
     exact = 2 / (10 * 2.0) * 0.25 * x.square().mean(0).expand(10, 24)
     # ten draws of a square each, smoothed over ten rows: 2 % of 100 χ² is 14 %
@@ -45,7 +45,7 @@ def test_curvature_follows_the_steps_of_blocks() -> None:
     weight = LearnedWeight(layer(), codes, grid, None, np.ones((1, 10), np.float32), None)
     x = torch.from_numpy(random(4000, 24))
     draws = torch.Generator().manual_seed(0)
-    outputs = ({"y": x[start : start + 400] @ weight()} for start in range(0, 4000, 400))
+    outputs = ({"y": x[start : start + 400] @ weight()[0]} for start in range(0, 4000, 400))
     (found,) = curvature([weight], outputs, POWER, draws)
     flat = found / torch.from_numpy(grid.multiple(24).astype(np.float32)).square()
     assert float(flat.max() / flat.min()) < 8  # 64 between multiples of 1 and of 8

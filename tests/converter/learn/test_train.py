@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from converter import Recipe, convert, train  # noqa: E402
 from converter.emit.qdq import emit  # noqa: E402
+from converter.learn import TrainingFile  # noqa: E402
 from converter.learn.objective import is_classifier, loss  # noqa: E402
 from converter.learn.trained_network import TrainedNetwork  # noqa: E402
 from converter.learn.training_loop import train_network  # noqa: E402
@@ -165,35 +166,37 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
 
     place = tmp_path / "out.checkpoint"
     with pytest.raises(_Killed):
-        train_network(quantized(3), settings, data, kill, seed=0, checkpoint=place)
+        train_network(quantized(3), settings, data, kill, seed=0, checkpoint=TrainingFile(place, ""))
     assert place.exists()
     assert list(tmp_path.iterdir()) == [place]
     resumed = quantized(3)
-    train_network(resumed, settings, data, lambda _, done, __: steps.append(done), seed=0, checkpoint=place)
+    train_network(
+        resumed, settings, data, lambda _, done, __: steps.append(done), seed=0, checkpoint=TrainingFile(place, "")
+    )
     assert steps[0] == 4  # 57 images learned from, 16 a step: the second epoch begins after three
     np.testing.assert_array_equal(outputs(resumed), outputs(whole))
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     data, place = dataset(prepared(resnet()), X), tmp_path / "out.checkpoint"
-    train_network(quantized(3), replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=place)
+    train_network(quantized(3), replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=TrainingFile(place, ""))
     with pytest.raises(UsageError, match="of another training"):
-        train_network(quantized(3), replace(SHORT, epochs=2), data, quiet, seed=0, checkpoint=place)
+        train_network(quantized(3), replace(SHORT, epochs=2), data, quiet, seed=0, checkpoint=TrainingFile(place, ""))
     other = quantized(3)
     set_ranges(other, UNSEEN * 2)
     starts = (quantize(resnet(), Gptq(bits=3), X, ranges=True), other)
     for start in starts:  # other codes, other grids of activations
         with pytest.raises(UsageError, match="of another training"):
-            train_network(start, replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=place)
+            train_network(start, replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=TrainingFile(place, ""))
     place.write_bytes(place.read_bytes()[:100])
     with pytest.raises(UsageError, match="not a checkpoint"):
-        train_network(quantized(3), replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=place)
+        train_network(quantized(3), replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=TrainingFile(place, ""))
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     data = dataset(prepared(resnet()), X)
     with pytest.raises(OutputError, match="nowhere"):
-        train_network(quantized(3), SHORT, data, quiet, seed=0, checkpoint=tmp_path / "nowhere" / "out.checkpoint")
+        train_network(quantized(3), SHORT, data, quiet, seed=0, checkpoint=TrainingFile(tmp_path / "nowhere" / "c", ""))
 
 
 @pytest.mark.parametrize(

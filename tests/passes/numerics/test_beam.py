@@ -10,6 +10,7 @@ from passes.numerics.gptq import gptq, inverse_factor
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments, MomentsAccumulator
 from passes.numerics.scale import absmax_grid
+from passes.numerics.weight_grid import GridForm
 
 
 def problem(groups: int, outputs: int, k: int, *, correlation: float = 0.9, seed: int = 0) -> tuple[Floats, Moments]:
@@ -58,7 +59,7 @@ def test_it_beats_the_sweep(bits: int, correlation: float) -> None:
     ratios = []
     for seed in range(6):
         weight, moments = problem(1, 16, 24, correlation=correlation, seed=seed)
-        swept, widened = (gptq(weight, moments, bits, damping=1e-4, beam=beam) for beam in (1, 8))
+        swept, widened = (gptq(weight, moments, GridForm(bits), damping=1e-4, beam=beam) for beam in (1, 8))
         narrow, wide = (errors(weight, r.grid.values(r.codes), moments.hessian).sum() for r in (swept, widened))
         ratios.append(float(wide / narrow))
     assert np.mean(ratios) < (0.97 if correlation else 0.99)
@@ -88,8 +89,8 @@ def test_the_floor_holds() -> None:
 
 def test_blocks_keep_their_own_scales() -> None:
     weight, moments = problem(1, 8, 12)
-    plain = gptq(weight, moments, 3, block=4)
-    wide = gptq(weight, moments, 3, block=4, beam=8)
+    plain = gptq(weight, moments, GridForm(3, block=4))
+    wide = gptq(weight, moments, GridForm(3, block=4), beam=8)
     assert wide.grid.scale.shape == plain.grid.scale.shape == (1, 8, 3)
     before, after = (errors(weight, r.grid.values(r.codes), moments.hessian).sum() for r in (plain, wide))
     assert after < before
@@ -100,5 +101,5 @@ def test_a_large_layer_is_left_to_the_sweep() -> None:
     assert beam_work((1, 512, 512), 8) > 200_000_000
     weight, moments = problem(1, 300, 160, correlation=0.3)
     assert beam_work((1, 300, 160), 8) > 200_000_000
-    plain, wide = gptq(weight, moments, 4), gptq(weight, moments, 4, beam=8)
+    plain, wide = gptq(weight, moments, GridForm(4)), gptq(weight, moments, GridForm(4), beam=8)
     np.testing.assert_array_equal(plain.codes, wide.codes)

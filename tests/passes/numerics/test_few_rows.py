@@ -7,6 +7,7 @@ from passes.numerics.few_rows import damping_for_few_rows, has_few_rows
 from passes.numerics.gptq import gptq, output_error
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
+from passes.numerics.weight_grid import GridForm
 
 RNG = np.random.default_rng(5)
 DIRECTIONS = np.linalg.qr(RNG.standard_normal((96, 96)))[0]
@@ -30,11 +31,11 @@ def test_it_helps_on_rows_never_seen() -> None:
     weight = RNG.standard_normal((1, 40, 96)).astype(np.float32)
     unseen = moments_of(rows(4000)).hessian
     few = moments_of(rows(24), rows(24))
-    chosen = damping_for_few_rows(weight, few, 4, 0.05)
+    chosen = damping_for_few_rows(weight, few, GridForm(4), 0.05)
     assert chosen > 0.05
 
     def error(damping: float) -> float:
-        found = gptq(weight, few, 4, damping=damping)
+        found = gptq(weight, few, GridForm(4), damping=damping)
         return output_error(weight, found.grid.values(found.codes), unseen)
 
     assert error(chosen) < 0.8 * error(0.05)
@@ -43,7 +44,7 @@ def test_it_helps_on_rows_never_seen() -> None:
 def test_many_rows_keep_what_was_asked_for() -> None:
     weight = RNG.standard_normal((1, 40, 96)).astype(np.float32)
     many = moments_of(rows(3000), rows(3000))
-    assert damping_for_few_rows(weight, many, 2, 0.01) == 0.01
+    assert damping_for_few_rows(weight, many, GridForm(2), 0.01) == 0.01
     assert not has_few_rows(many)
     assert has_few_rows(moments_of(rows(20), rows(20)))
     assert not has_few_rows(moments_of(rows(20)))  # no halves to judge on
@@ -51,4 +52,4 @@ def test_many_rows_keep_what_was_asked_for() -> None:
 
 def test_halves_are_needed() -> None:
     with pytest.raises(ValueError, match="the moments have no halves"):
-        damping_for_few_rows(np.ones((1, 2, 96), np.float32), moments_of(rows(20)), 4, 0.01)
+        damping_for_few_rows(np.ones((1, 2, 96), np.float32), moments_of(rows(20)), GridForm(4), 0.01)

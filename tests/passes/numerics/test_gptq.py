@@ -1,7 +1,6 @@
 """GPTQ: against an implementation written from the paper, against the optimum, against round-to-nearest."""
 
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from passes.numerics.gptq import gptq, inverse_factor, output_error
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments, MomentsAccumulator
 from passes.numerics.scale import search_grid
+from passes.numerics.weight_grid import GridForm
 
 DAMPING = 0.01
 BITS_AND_BLOCK = [(4, None), (3, 8), (2, 5), (8, None)]
@@ -88,7 +88,7 @@ def test_codes_are_those_of_the_paper(
     act_order: bool, bits: int, block: int | None, symmetric: bool, damping: float
 ) -> None:
     weight, moments = weights(2, 12, 24), moments_of(rows(2, 100, 24))
-    result = gptq(weight, moments, bits, block=block, symmetric=symmetric, act_order=act_order, damping=damping)
+    result = gptq(weight, moments, GridForm(bits, block, symmetric), act_order=act_order, damping=damping)
     expected = from_the_paper(weight, moments.hessian, result.grid, damping, act_order)
     assert_same_codes(result.codes, expected)
     assert result.damping == damping
@@ -98,7 +98,7 @@ def test_codes_are_those_of_the_paper(
 
 def test_the_comparison_above_notices_one_percent() -> None:
     weight, moments = weights(2, 12, 24), moments_of(rows(2, 100, 24))
-    result = gptq(weight, moments, 4)
+    result = gptq(weight, moments, GridForm(4))
     for wrong in (
         from_the_paper(weight * np.float32(1.01), moments.hessian, result.grid, DAMPING, True),
         from_the_paper(weight, moments.hessian, result.grid, DAMPING + 0.01, True),
@@ -130,7 +130,7 @@ def test_a_diagonal_hessian_makes_it_round_to_nearest(
     weight = weights(*shape, seed)
     diagonal = np.random.default_rng(seed).lognormal(0, 2, (shape[0], shape[2]))
     moments = of_hessian(diagonal[:, :, None] * np.eye(shape[2]))
-    result = gptq(weight, moments, bits, block=block, symmetric=symmetric, act_order=act_order, damping=damping)
+    result = gptq(weight, moments, GridForm(bits, block, symmetric), act_order=act_order, damping=damping)
     np.testing.assert_array_equal(result.codes, result.grid.codes(weight))
 
 
@@ -140,7 +140,7 @@ def test_output_error_is_well_below_round_to_nearest(bits: int, act_order: bool)
     for seed in range(3):
         weight, x = weights(1, 32, 64, seed), rows(1, 2000, 64, seed)
         moments = moments_of(x)
-        result = gptq(weight, moments, bits, act_order=act_order)
+        result = gptq(weight, moments, GridForm(bits), act_order=act_order)
         found = output_error(weight, result.grid.values(result.codes), moments.hessian)
         plain = output_error(weight, rounded(weight, bits), moments.hessian)
         assert found < 0.3 * plain  # 0.14 to 0.25 measured, 5 seeds
@@ -150,7 +150,7 @@ def test_it_holds_on_rows_it_has_not_seen() -> None:
     x = rows(1, 3000, 64)
     seen, fresh = x[:, :2000], x[:, 2000:]
     weight = weights(1, 32, 64)
-    result = gptq(weight, moments_of(seen), 3)
+    result = gptq(weight, moments_of(seen), GridForm(3))
     values = result.grid.values(result.codes)
     error, plain = (np.square(fresh @ (q - weight).transpose(0, 2, 1)).sum() for q in (values, rounded(weight, 3)))
     assert error < 0.5 * plain
@@ -175,7 +175,7 @@ def test_close_to_the_optimum_of_a_tiny_layer(k: int, act_order: bool) -> None:
     found, plain, best = 0.0, 0.0, 0.0
     for seed in range(10):
         weight, moments = weights(1, 16, k, seed), moments_of(rows(1, 200, k, seed))
-        result = gptq(weight, moments, 2, act_order=act_order, damping=1e-4)
+        result = gptq(weight, moments, GridForm(2), act_order=act_order, damping=1e-4)
         h = moments.hessian[0].astype(np.float64)
         for row, codes, scale in zip(weight[0], result.codes[0], result.grid.scale[0, :, 0], strict=True):
             difference = points * float(scale) - row
@@ -221,7 +221,7 @@ def test_dead_inputs(groups: int, act_order: bool) -> None:
     dead = [0, 5, 15]
     x[:, :, dead] = 0
     weight, moments = weights(groups, 8, 16), moments_of(x)
-    result = gptq(weight, moments, 4, act_order=act_order)
+    result = gptq(weight, moments, GridForm(4), act_order=act_order)
     assert result.damping == DAMPING  # no reason to raise it
     expected = from_the_paper(weight, moments.hessian, result.grid, DAMPING, act_order)
     assert_same_codes(result.codes, expected)
@@ -231,7 +231,7 @@ def test_dead_inputs(groups: int, act_order: bool) -> None:
 @pytest.mark.parametrize("groups", [1, 2])
 def test_inputs_that_are_all_dead_are_rounded(groups: int) -> None:
     weight = weights(groups, 4, 6)
-    result = gptq(weight, of_hessian(np.zeros((groups, 6, 6))), 4)
+    result = gptq(weight, of_hessian(np.zeros((groups, 6, 6))), GridForm(4))
     np.testing.assert_array_equal(result.codes, result.grid.codes(weight))
     assert np.isfinite(result.grid.scale).all()
 
@@ -250,7 +250,7 @@ def test_a_hessian_that_is_not_positive_raises_the_damping_and_says_so(
     smallest: float, least: float, groups: int
 ) -> None:
     hessian = indefinite(smallest, groups=groups)
-    result = gptq(weights(groups, 4, 6), of_hessian(hessian), 4)
+    result = gptq(weights(groups, 4, 6), of_hessian(hessian), GridForm(4))
     assert DAMPING < least < result.damping <= 1
     upper, used = inverse_factor(hessian, DAMPING)
     assert used == result.damping
@@ -262,7 +262,7 @@ def test_a_hessian_that_is_not_positive_raises_the_damping_and_says_so(
 @pytest.mark.parametrize("groups", [1, 2])
 def test_no_damping_helps_a_hopeless_hessian(damping: float, groups: int) -> None:
     with pytest.raises(np.linalg.LinAlgError):
-        gptq(weights(groups, 4, 6), of_hessian(indefinite(-2.0, groups=groups)), 4, damping=damping)
+        gptq(weights(groups, 4, 6), of_hessian(indefinite(-2.0, groups=groups)), GridForm(4), damping=damping)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -271,30 +271,33 @@ def test_nan_and_inf_are_refused(value: float, groups: int) -> None:
     hessian = np.tile(np.eye(5, dtype=np.float32), (groups, 1, 1))
     hessian[-1, 2, 3] = hessian[-1, 3, 2] = value
     with pytest.raises(np.linalg.LinAlgError, match="NaN or Inf"):
-        gptq(weights(groups, 3, 5), of_hessian(hessian), 4)
+        gptq(weights(groups, 3, 5), of_hessian(hessian), GridForm(4))
 
 
 @pytest.mark.parametrize("lazy", [1, 7, 30, 64, 1000])
 @act_orders
 def test_lazy_updates_do_not_change_the_codes(lazy: int, act_order: bool) -> None:
     weight, moments = weights(2, 8, 60), moments_of(rows(2, 500, 60))
-    reference = gptq(weight, moments, 4, act_order=act_order, block=16)
-    other = gptq(weight, moments, 4, act_order=act_order, block=16, lazy=lazy)
+    reference = gptq(weight, moments, GridForm(4, 16), act_order=act_order)
+    other = gptq(weight, moments, GridForm(4, 16), act_order=act_order, lazy=lazy)
     np.testing.assert_array_equal(other.codes, reference.codes)
     np.testing.assert_array_equal(other.grid.scale, reference.grid.scale)
 
 
-@pytest.mark.parametrize("options", [{}, {"act_order": False}, {"block": 4}, {"symmetric": False}])
+@pytest.mark.parametrize(
+    ("form", "act_order"),
+    [(GridForm(4), True), (GridForm(4), False), (GridForm(4, block=4), True), (GridForm(4, symmetric=False), True)],
+)
 @pytest.mark.parametrize("rounds", [0, 2])
-def test_groups_are_solved_each_on_its_own(options: dict[str, Any], rounds: int) -> None:
+def test_groups_are_solved_each_on_its_own(form: GridForm, act_order: bool, rounds: int) -> None:
     x = rows(4, 300, 9)
     x[2] *= 100  # a loud group does not drown the others
     weight, floor = weights(4, 6, 9), np.full((4, 6), 0.2, np.float32)
     floor[1] = 0.6
-    together = gptq(weight, moments_of(x), 4, floor=floor, rounds=rounds, **options)
+    together = gptq(weight, moments_of(x), form, floor=floor, rounds=rounds, act_order=act_order)
     for g in range(4):
         part = slice(g, g + 1)
-        alone = gptq(weight[part], moments_of(x[part]), 4, floor=floor[part], rounds=rounds, **options)
+        alone = gptq(weight[part], moments_of(x[part]), form, floor=floor[part], rounds=rounds, act_order=act_order)
         np.testing.assert_array_equal(together.codes[part], alone.codes)
         np.testing.assert_allclose(together.grid.scale[part], alone.grid.scale, rtol=1e-5)
 
@@ -305,7 +308,7 @@ def test_groups_are_solved_each_on_its_own(options: dict[str, Any], rounds: int)
 def test_codes_fit_and_scales_respect_the_floor(bits: int, block: int | None, symmetric: bool) -> None:
     weight, moments = weights(1, 6, 12), moments_of(rows(1, 100, 12))
     floor = np.linspace(0.001, 1.0, 6, dtype=np.float32)[None]
-    result = gptq(weight, moments, bits, block=block, symmetric=symmetric, floor=floor)
+    result = gptq(weight, moments, GridForm(bits, block, symmetric), floor=floor)
     low, high = code_range(bits)
     assert low <= result.codes.min()
     assert result.codes.max() <= high
@@ -317,19 +320,19 @@ def test_codes_fit_and_scales_respect_the_floor(bits: int, block: int | None, sy
 def test_arguments_are_left_alone() -> None:
     weight, moments = weights(2, 3, 6), moments_of(rows(2, 100, 6))
     before = [array.copy() for array in (weight, moments.hessian)]
-    gptq(weight, moments, 4, rounds=2)
+    gptq(weight, moments, GridForm(4), rounds=2)
     for array, copy in zip((weight, moments.hessian), before, strict=True):
         np.testing.assert_array_equal(array, copy)
 
 
-@pytest.mark.parametrize("options", [{}, {"block": 8}, {"symmetric": False}])
-def test_refinement_only_lowers_the_error(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("form", [GridForm(3), GridForm(3, block=8), GridForm(3, symmetric=False)])
+def test_refinement_only_lowers_the_error(form: GridForm) -> None:
     weight, moments = weights(2, 12, 24), moments_of(rows(2, 500, 24))
     gram = moments.hessian.astype(np.float64)
     damped = gram + DAMPING * np.einsum("gkk->g", gram)[:, None, None] / 24 * np.eye(24)
 
     def losses(rounds: int) -> np.ndarray:
-        result = gptq(weight, moments, 3, rounds=rounds, **options)
+        result = gptq(weight, moments, form, rounds=rounds)
         difference = result.grid.values(result.codes).astype(np.float64) - weight
         return np.asarray(np.einsum("gok,gkl,gol->go", difference, damped, difference))
 

@@ -9,6 +9,7 @@ from passes.numerics.gptq import damped, gptq, output_error
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.obq import obq
 from passes.numerics.scale import search_grid
+from passes.numerics.weight_grid import GridForm
 from tests.passes.numerics.test_gptq import moments_of, rows, weights
 
 DAMPING = 0.01
@@ -75,7 +76,7 @@ def test_a_hessian_that_is_not_positive_is_refused() -> None:
 def errors(seed: int, k: int, bits: int, correlation: float, outputs: int = 8) -> tuple[float, float, float]:
     """Output error of round-to-nearest, of OBQ and of GPTQ with act-order, all on GPTQ's grid."""
     weight, moments = weights(1, outputs, k, seed), moments_of(rows(1, 20 * k, k, seed, correlation))
-    result = gptq(weight, moments, bits, damping=DAMPING)
+    result = gptq(weight, moments, GridForm(bits), damping=DAMPING)
     greedy = obq(weight, damped(moments.hessian, DAMPING), result.grid)
     candidates = (result.grid.codes(weight), greedy, result.codes)
     nearest, best, swept = (output_error(weight, result.grid.values(codes), moments.hessian) for codes in candidates)
@@ -99,7 +100,7 @@ def test_how_far_both_are_from_the_optimum(bits: int) -> None:
     ratios = []
     for seed in range(20):
         weight, moments = weights(1, 1, k, seed), moments_of(rows(1, 200, k, seed, correlation))
-        result = gptq(weight, moments, bits, damping=DAMPING)
+        result = gptq(weight, moments, GridForm(bits), damping=DAMPING)
         difference = everything * result.grid.scale[0, 0, 0] - weight[0]
         optimum = np.einsum("nk,kl,nl->n", difference, moments.hessian[0], difference).min()
         optimum /= float(np.einsum("ok,kl,ol->", weight[0], moments.hessian[0], weight[0]))

@@ -9,6 +9,7 @@ from passes.numerics.gptq import gptq
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
 from passes.numerics.target import HELD_OUT_DAMPINGS, asymmetric_target, held_out_damping
+from passes.numerics.weight_grid import GridForm
 
 
 def weights(g: int, o: int, k: int, seed: int = 0) -> Floats:
@@ -99,7 +100,7 @@ def test_it_lowers_the_error_after_rounding(bits: int) -> None:
     weight, moments = weights(1, 24, 32), in_halves(quantized, exact)
     errors = []
     for target in (asymmetric_target(weight, moments), weight):
-        result = gptq(target, moments, bits)
+        result = gptq(target, moments, GridForm(bits))
         errors.append(error(weight, exact, result.grid.values(result.codes), quantized))
     assert errors[0] < 0.4 * errors[1]
 

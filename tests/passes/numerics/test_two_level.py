@@ -12,6 +12,7 @@ from passes.numerics.moments import MomentsAccumulator
 from passes.numerics.obq import obq
 from passes.numerics.scale import search_grid
 from passes.numerics.two_level import equal_block, two_level_grid
+from passes.numerics.weight_grid import GridForm
 
 
 def weights(g: int, o: int, k: int, seed: int = 0) -> Floats:
@@ -105,8 +106,8 @@ def test_the_sweep_takes_multiples() -> None:
     moments.update(rows)
     found = moments.moments()
     errors = []
-    for block in (None, 16):
-        result = gptq(weight, found, 2, block=block, two_level=block is not None, damping=0.05, beam=4, rounds=2)
+    for form in (GridForm(2), GridForm(2, 16, two_level=True)):
+        result = gptq(weight, found, form, damping=0.05, beam=4, rounds=2)
         errors.append(output_error(weight, result.grid.values(result.codes), found.hessian))
     assert errors[1] < 0.6 * errors[0]
 
@@ -119,7 +120,7 @@ def test_obq_takes_multiples() -> None:
     moments = MomentsAccumulator(1, 48, cross=False)
     moments.update(rows)
     found = moments.moments()
-    swept = gptq(weight, found, 3, block=16, two_level=True, damping=0.01)
+    swept = gptq(weight, found, GridForm(3, 16, two_level=True), damping=0.01)
     codes = obq(weight, damped(found.hessian, 0.01), swept.grid)
     assert code_range(3)[0] <= codes.min() <= codes.max() <= code_range(3)[1]
     errors = [output_error(weight, swept.grid.values(each), found.hessian) for each in (swept.codes, codes)]

@@ -1,0 +1,69 @@
+"""The grid of a weight, by what was asked for: how many codes, what shares a scale, and how scales are found."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from passes.numerics.grid import Floats, Grid, code_range
+from passes.numerics.scale import absmax_grid, search_grid
+from passes.numerics.two_level import MOST_BITS, two_level_grid
+
+__all__ = ["GridForm"]
+
+
+@dataclass(frozen=True)
+class GridForm:
+    """What a weight's grid is to be like, before its scales are chosen.
+
+    Attributes:
+        bits: 2 to 8.
+        block: inputs that share a scale; None: the whole output channel.
+        symmetric: zero point 0.
+        two_level: scales of blocks are whole multiples of their channel's (`passes.numerics.two_level`).
+        search: look for the scale that loses least, else take that of the largest weight.
+
+    Raises:
+        ValueError: bits or block out of range, or two levels without a block, of too many bits, with a zero point or
+            without a search.
+    """
+
+    bits: int
+    block: int | None = None
+    symmetric: bool = True
+    two_level: bool = False
+    search: bool = True
+
+    def __post_init__(self) -> None:
+        code_range(self.bits)
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"block must be at least 1, not {self.block}")
+        if not self.two_level:
+            return
+        if self.block is None:
+            raise ValueError("two_level needs a block, such as block = 8")
+        if self.bits > MOST_BITS:
+            raise ValueError(f"two_level is for weights of up to {MOST_BITS} bits, not {self.bits}")
+        if not self.symmetric:
+            raise ValueError("two_level grids are symmetric; leave symmetric = false out")
+        if not self.search:
+            raise ValueError("two_level scales are searched; leave scale = absmax out")
+
+    def grid(self, weight: Floats, importance: Floats | None = None, floor: Floats | None = None) -> Grid:
+        """The grid for ``weight`` ``[g, o, k]``.
+
+        Args:
+            weight: float32; blocks of two levels are whole.
+            importance: ``[g, k]``, what a squared error at each input costs; None: the same everywhere.
+            floor: smallest scale of a channel allowed, ``[g, o]``.
+        """
+        if not self.search:
+            return absmax_grid(weight, self.bits, block=self.block, symmetric=self.symmetric, floor=floor)
+        if importance is None:
+            importance = np.ones((weight.shape[0], weight.shape[2]), np.float32)
+        if self.two_level and self.block is not None:
+            return two_level_grid(weight, self.bits, importance, block=self.block, floor=floor)
+        return search_grid(weight, self.bits, importance, block=self.block, symmetric=self.symmetric, floor=floor)
+
+    def plain(self) -> "GridForm":
+        """The same without a search, and one scale a channel instead of two levels: what a gain is measured from."""
+        return replace(self, block=None if self.two_level else self.block, two_level=False, search=False)

@@ -1,0 +1,69 @@
+"""The form of a grid: which of the searches it stands for, what it is compared with, and what cannot be."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from passes.numerics.grid import Floats, Grid
+from passes.numerics.scale import absmax_grid, search_grid
+from passes.numerics.two_level import two_level_grid
+from passes.numerics.weight_grid import GridForm
+
+RNG = np.random.default_rng(3)
+WEIGHT = RNG.standard_t(4, (2, 5, 24)).astype(np.float32)
+IMPORTANCE = RNG.lognormal(0, 2, (2, 24)).astype(np.float32)
+FLOOR = np.linspace(0.01, 1.0, 10, dtype=np.float32).reshape(2, 5)
+
+
+def assert_same(found: Grid, expected: Grid) -> None:
+    assert (found.bits, found.block) == (expected.bits, expected.block)
+    np.testing.assert_array_equal(found.scale, expected.scale)
+    np.testing.assert_array_equal(found.zero_point, expected.zero_point)
+    np.testing.assert_array_equal(found.multiple(24), expected.multiple(24))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("block", [None, 8])
+@pytest.mark.parametrize("floor", [None, FLOOR], ids=["free", "floor"])
+def test_scales_are_searched_or_those_of_the_largest_weights(
+    symmetric: bool, block: int | None, floor: Floats | None
+) -> None:
+    form = GridForm(3, block, symmetric)
+    searched = search_grid(WEIGHT, 3, IMPORTANCE, block=block, symmetric=symmetric, floor=floor)
+    plain = absmax_grid(WEIGHT, 3, block=block, symmetric=symmetric, floor=floor)
+    assert_same(form.grid(WEIGHT, IMPORTANCE, floor), searched)
+    assert_same(form.plain().grid(WEIGHT, IMPORTANCE, floor), plain)
+    assert not np.array_equal(searched.scale, plain.scale)
+
+
+@pytest.mark.parametrize("floor", [None, FLOOR], ids=["free", "floor"])
+def test_two_levels_are_compared_with_one_scale_a_channel(floor: Floats | None) -> None:
+    form = GridForm(3, 8, two_level=True)
+    found = form.grid(WEIGHT, IMPORTANCE, floor)
+    assert found.multiples is not None
+    assert_same(found, two_level_grid(WEIGHT, 3, IMPORTANCE, block=8, floor=floor))
+    assert_same(form.plain().grid(WEIGHT, IMPORTANCE, floor), absmax_grid(WEIGHT, 3, floor=floor))
+
+
+@pytest.mark.parametrize("form", [GridForm(3), GridForm(3, 8, two_level=True)], ids=["channel", "two levels"])
+def test_without_importance_all_inputs_count_alike(form: GridForm) -> None:
+    assert_same(form.grid(WEIGHT), form.grid(WEIGHT, np.full((2, 24), 1, np.float32)))
+    assert not np.array_equal(form.grid(WEIGHT).scale, form.grid(WEIGHT, IMPORTANCE).scale)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bits": 9}, "weight bits must be 2 to 8, not 9"),
+        ({"block": 0}, "block must be at least 1, not 0"),
+        ({"two_level": True}, "two_level needs a block, such as block = 8"),
+        ({"two_level": True, "block": 16, "bits": 5}, "two_level is for weights of up to 4 bits, not 5"),
+        ({"two_level": True, "block": 16, "symmetric": False}, "two_level grids are symmetric; leave symmetric"),
+        ({"two_level": True, "block": 16, "search": False}, "two_level scales are searched; leave scale = absmax out"),
+    ],
+)
+def test_what_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        GridForm(**({"bits": 4} | fields))

@@ -70,7 +70,9 @@ def test_a_failure_is_seen_from_outside(monkeypatch: pytest.MonkeyPatch, capsys:
 
     monkeypatch.setattr(conformance, "conformance", outcomes)
     assert command.main(["conformance", "--only", "conv"]) == 1
-    assert "conv, int8, cpu: failed: it is wrong" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "conv: 1 failed" in shown
+    assert "int8, cpu: failed: it is wrong" in shown
 
 
 def test_set_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@
     python -m benchmarks.peers                                   ResNet-20, every peer
     python -m benchmarks.peers --model efficientnet nncf aimet   some of them, on another model
 
-Each peer gets an environment in build/peers/NAME (AIMET's takes 2 GB) and runs alone. A peer that cannot be installed,
-or refuses, is a row that says so.
+Each peer gets an environment in build/peers/NAME (2 GB each for AIMET and Quark) and runs alone. A peer that cannot be
+installed, or refuses, is a row that says so.
 """
 
 import argparse
@@ -55,6 +55,7 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
         "onnxruntime": Peer("onnxruntime_static.py", ("onnxruntime==1.31.1", "onnx", "sympy"), ("W8A8", "W4A8")),
         "nncf": Peer("nncf_ptq.py", ("nncf==3.4.0", "onnx", "onnxruntime"), ("W8A8",)),
         "aimet": Peer("aimet.py", ("aimet-onnx==2.42.0",), ("W8A8", "W4A8")),
+        "quark": Peer("quark_int8.py", ("amd-quark==0.13", "torch", "onnxruntime==1.28.0"), ("W8A8", "W4A8")),
         "onnxsim": Peer("onnxsim_int4.py", ("onnxsim==0.8.1", "onnx", "onnxruntime"), ("W4A32",)),
     }
 )
@@ -88,9 +89,9 @@ def environment(name: str, peer: Peer, folder: Path) -> Path:
 
 
 def attempt(name: str, form: str, python: Path, model: Path, data: Path, out: Path) -> Attempt:
-    """Run a peer's script; its last line is the seconds that the conversion took."""
+    """Run a peer's script beside the file that it writes; its last line is the seconds that the conversion took."""
     command = [str(python), str(Path(__file__).with_name(PEERS[name].script)), str(model), str(data), str(out), form]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=out.parent, capture_output=True, text=True, check=False)
     if done.returncode or not out.exists():
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no file was written"]
         return Attempt(name, form, out, 0.0, lines[-1][:100])

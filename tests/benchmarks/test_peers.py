@@ -1,0 +1,47 @@
+"""A peer that fails is a row that says so, and what it leaves behind lies beside its file."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers import __main__ as peers
+
+
+def interpreter(folder: Path, lines: str) -> Path:
+    """Something that runs in place of a peer's Python; "$4" is the file to write, "$5" its form."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{lines}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def run(python: Path, out: Path) -> peers.Attempt:
+    return peers.attempt("quark", "W4A8", python, Path("float.onnx"), Path("calibration.npz"), out)
+
+
+@pytest.mark.parametrize(
+    ("lines", "trouble"),
+    [
+        pytest.param(
+            "echo Traceback >&2; echo 'ValueError: only 8 bits' >&2; exit 1", "ValueError: only 8 bits", id="refuses"
+        ),
+        pytest.param("echo nothing to do; exit 1", "nothing to do", id="refuses_on_stdout"),
+        pytest.param("exit 0", "no file was written", id="writes_nothing"),
+    ],
+)
+def test_a_peer_that_fails_says_so(lines: str, trouble: str, tmp_path: Path) -> None:
+    assert run(interpreter(tmp_path, lines), tmp_path / "out.onnx").trouble == trouble
+
+
+def test_a_peer_runs_beside_its_file(tmp_path: Path) -> None:
+    out = tmp_path / "made" / "out.onnx"
+    out.parent.mkdir()
+    found = run(interpreter(tmp_path, 'touch left_behind.csv; echo "$5" > "$4"; echo information; echo 1.5'), out)
+    assert (found.trouble, found.seconds) == ("", 1.5)
+    assert out.read_text(encoding="utf-8").strip() == "W4A8"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["left_behind.csv", "out.onnx"]
+
+
+def test_every_peer_has_its_script() -> None:
+    for peer in peers.PEERS.values():
+        assert Path(peers.__file__).with_name(peer.script).exists()

@@ -5,10 +5,9 @@ import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any
 
 import onnx
 import tomli_w
@@ -17,13 +16,14 @@ from converter.emit.matmul_nbits import BLOCKS
 from converter.emit.weights import STORAGES, Storage
 from converter.load import read_onnx
 from converter.preprocess import Preprocess
+from converter.recipe_fields import build, nearest
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
 from passes.base import CorrectionPass, GraphPass, LayerPass, Stage
 from passes.batchnorm_reestimation import ReestimateBatchnorm
 from passes.bias_correction import BiasCorrection
 from passes.equalize import Equalize
-from passes.errors import ConvertError, RecipeError, UsageError
+from passes.errors import RecipeError, UsageError
 from passes.exclude import Exclude
 from passes.float_activations import FloatActivations
 from passes.fold_batchnorm import FoldBatchnorm
@@ -242,7 +242,7 @@ def find_recipe(spec: str | Path | Recipe) -> Recipe:
         return stored_recipe(read_onnx(path), str(path))
     if path.suffix != ".toml":
         raise RecipeError(
-            f"no recipe is named {str(spec)!r}; {_nearest(str(spec), RECIPES)}, or give a .toml file, or an .onnx file "
+            f"no recipe is named {str(spec)!r}; {nearest(str(spec), RECIPES)}, or give a .toml file, or an .onnx file "
             "to convert as it was"
         )
     try:
@@ -301,8 +301,8 @@ def parse_recipe(text: str, source: str) -> Recipe:
     if content.get("storage", "cast") not in STORAGES:
         raise RecipeError(f"{source}: storage {content['storage']!r} is not one of {', '.join(STORAGES)}")
     content["passes"] = tuple(_pass(step, f"{source}, pass {index + 1}") for index, step in enumerate(steps))
-    content["preprocess"] = _build(Preprocess, preprocess, f"{source}, preprocess")
-    recipe: Recipe = _build(Recipe, content, source)
+    content["preprocess"] = build(Preprocess, preprocess, f"{source}, preprocess")
+    recipe: Recipe = build(Recipe, content, source)
     return recipe
 
 
@@ -343,64 +343,6 @@ def _pass(step: dict[str, Any], where: str) -> Pass:
     fields = dict(step)
     name = fields.pop("pass", None)
     if not isinstance(name, str) or name not in PASSES:
-        raise RecipeError(f"{where}: no pass is named {name!r}; {_nearest(str(name), PASSES)}")
-    built: Pass = _build(PASSES[name], fields, f"{where} ({name})")
+        raise RecipeError(f"{where}: no pass is named {name!r}; {nearest(str(name), PASSES)}")
+    built: Pass = build(PASSES[name], fields, f"{where} ({name})")
     return built
-
-
-def _build(kind: Any, values: Any, where: str) -> Any:
-    """An instance of a dataclass from TOML values, every name and type checked."""
-    if not isinstance(values, dict):
-        raise RecipeError(f"{where}: expected a table, not {values!r}")
-    hints = get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]
-    arguments = {}
-    for key, value in values.items():
-        if key not in names:
-            raise RecipeError(f"{where}: no field is named {key!r}; {_nearest(key, names)}")
-        arguments[key] = _checked(value, hints[key], f"{where}: {key}")
-    try:
-        return kind(**arguments)
-    except (ConvertError, ValueError, TypeError) as error:
-        raise RecipeError(f"{where}: {error}") from error
-
-
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    origin, options = get_origin(hint), get_args(hint)
-    if origin in {Union, UnionType}:
-        matching = [option for option in options if option is not type(None) and _fits(value, option)]
-        if not matching:
-            raise RecipeError(f"{where} cannot be {value!r}")
-        return _checked(value, matching[0], where)
-    if origin is Literal:
-        if value not in options:
-            raise RecipeError(f"{where} must be one of {', '.join(map(repr, options))}, not {value!r}")
-        return value
-    if not _fits(value, hint):
-        raise RecipeError(f"{where} cannot be {value!r}")
-    if origin is tuple:
-        return tuple(value) if options and isinstance(options[0], type) else value
-    return float(value) if hint is float else value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, options = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in options
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            return False
-        return not isinstance(options[0], type) or all(_fits(item, options[0]) for item in value)
-    if origin is not None:
-        return isinstance(value, dict) and all(_fits(item, options[1]) for item in value.values())
-    if hint in {int, float} and isinstance(value, bool):
-        return False
-    if hint is float:
-        return isinstance(value, (int, float))
-    return isinstance(value, hint) if isinstance(hint, type) else True
-
-
-def _nearest(name: str, known: Any) -> str:
-    nearest = get_close_matches(name, list(known), 1)
-    listed = f"there are: {', '.join(known)}"
-    return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed

@@ -88,8 +88,8 @@ def _note(reference: Measurement, others: Sequence[Measurement], seconds: Sequen
         float(np.mean(values))
         for values in (
             [_top1(other) for other in others],
-            [other.agreement or 0.0 for other in others],
-            [other.sqnr_db or 0.0 for other in others],
+            [_known(other.agreement) for other in others],
+            [_known(other.sqnr_db) for other in others],
             [other.bytes for other in others],
             seconds,
         )
@@ -99,6 +99,12 @@ def _note(reference: Measurement, others: Sequence[Measurement], seconds: Sequen
         f"{100 * _top1(reference):.2f} -> {100 * top1:.2f} ± {error:.2f} % of {others[0].images:,} images, "
         f"agreement {100 * agreement:.1f} %, {sqnr:.1f} dB, {reference.bytes / size:.1f}x smaller, {took:.0f} s"
     )
+
+
+def _known(value: float | None) -> float:
+    if value is None:
+        raise ValueError("the model is no classifier, or was not compared with float")
+    return value
 
 
 def _top1(model: Measurement) -> float:

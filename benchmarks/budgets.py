@@ -22,10 +22,19 @@ from converter.runtime import Progress
 from converter.save import save_onnx
 from passes.base import LayerPass
 
-__all__ = ["CACHE", "budget_bars", "budget_cifar", "budget_imagenet", "budget_road_signs", "uniform"]
+__all__ = [
+    "CACHE",
+    "ROAD_SIGN_IMAGES",
+    "budget_bars",
+    "budget_cifar",
+    "budget_imagenet",
+    "budget_road_signs",
+    "uniform",
+]
 
 _DROP = 0.5
 _WIDTHS = (4, 3)
+ROAD_SIGN_IMAGES = 2560
 CACHE = ROOT / "build" / "budgets"
 
 
@@ -40,7 +49,7 @@ def budget_cifar(progress: Progress) -> Iterator[Bar]:
 def budget_road_signs(progress: Progress) -> Iterator[Bar]:
     """ResNet-18 on road signs: 512 images calibrate, 2,048 judge."""
     model = ROAD_SIGNS.model()
-    data, evaluation = ROAD_SIGNS.images(model, 2560)
+    data, evaluation = ROAD_SIGNS.images(model, ROAD_SIGN_IMAGES)
     yield from budget_bars("ResNet-18, road signs", model, data, evaluation, 512, _WIDTHS, 3.0, CACHE, progress)
 
 

@@ -27,7 +27,7 @@ import onnx
 from rich import box
 from rich.table import Table
 
-from benchmarks.budgets import CACHE
+from benchmarks.budgets import CACHE, ROAD_SIGN_IMAGES
 from benchmarks.shared_data import ROAD_SIGNS, MissingData
 from converter import Budget, ConvertError, Recipe, Result, convert, convert_within, find_recipe, train
 from converter.data import Dataset
@@ -116,7 +116,7 @@ METHODS: Mapping[str, tuple[int, Recipe]] = MappingProxyType(
 TRAINED: Mapping[str, int] = MappingProxyType({"QAT, W4A8": 4, "QAT, W2A8": 2})
 Maker = Callable[[], Result]
 AUTO = "auto, --max-drop 0.5"
-_TRAINING, _JUDGING = 2048, 2048  # images, with labels: to train on, and to judge `auto`
+_TRAINING = 2048  # images, with labels
 _QAT = MappingProxyType({"shift": 3, "epochs": 2})
 
 PARTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -160,7 +160,7 @@ def methods(
     Args:
         model: the float model.
         calibration: what methods without training see.
-        training: what quantization-aware training (the first 2,048) and `auto` see, `auto` to judge its attempts by
+        training: what quantization-aware training (2,048 of them) and `auto` see, `auto` to judge its attempts by
             most of them; what `budget-road-signs` measured on the same images is not measured again.
         evaluation: what all are measured on.
         progress: called as they are made.
@@ -227,7 +227,10 @@ def _measured(
 
 
 def _took(result: Result) -> float:
-    """Seconds of the conversion, or of a search's attempts, whichever call made them."""
+    """Seconds of the conversion, or of a search's attempts, whichever call made them.
+
+    What a search measures of single layers is not in it.
+    """
     return result.seconds if result.search is None else sum(attempt.seconds for attempt in result.search.attempts)
 
 
@@ -307,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = ROAD_SIGNS.model()
         calibration, evaluation = ROAD_SIGNS.images(model, CALIBRATE)
         if "table" in wanted:
-            training, _ = ROAD_SIGNS.images(model, CALIBRATE + _JUDGING)
+            training, _ = ROAD_SIGNS.images(model, ROAD_SIGN_IMAGES)
             with progress_bars() as progress:
                 rows = methods(model, calibration, training, evaluation, progress, options.methods)
             show([method_table(rows)])

@@ -22,10 +22,10 @@ from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
 from passes.numerics.two_level import MOST_BITS, equal_block
 
-__all__ = ["DEFAULT_BUDGET", "Walk", "bias_floor", "solve_layers"]
+__all__ = ["BIAS_HEADROOM", "DEFAULT_BUDGET", "Walk", "bias_floor", "solve_layers"]
 
 DEFAULT_BUDGET = 2 << 30  # bytes of activations held in memory
-_BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, so that a later correction fits too
+BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, so that a later correction fits too
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 _RAISES = 4  # a larger scale moves the correction again, less each time
 
@@ -103,7 +103,7 @@ def bias_floor(model: Model, layer: Linear, bias: Floats | None) -> Floats | Non
         return None
     groups, outputs, _ = layer.matrix_shape
     size = np.zeros((groups, outputs)) if bias is None else np.abs(bias.astype(np.float64))
-    floor = np.maximum(size / _BIAS_HEADROOM, _SMALLEST_SCALE) / float(model.ranges[layer.input].scale)
+    floor = np.maximum(size / BIAS_HEADROOM, _SMALLEST_SCALE) / float(model.ranges[layer.input].scale)
     return np.asarray(floor, np.float32)
 
 

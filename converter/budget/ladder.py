@@ -130,7 +130,7 @@ def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
     yield eight
     if _settled(eight, budget) or _hopeless(eight, budget):
         return
-    four = bench.attempt("int4", _like(RECIPES["int4"], base))
+    four = bench.attempt("int4", base)
     yield four
     if _settled(four, budget) and budget.max_drop is not None:
         return

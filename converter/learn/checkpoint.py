@@ -100,9 +100,12 @@ def _read(path: Path, device: torch.device) -> tuple[TrainingState, str, str]:
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-        origin, training = content.pop("origin"), content.pop("training")
+        origin, training = content.pop("origin", ""), content.pop("training")  # none in files of earlier versions
         score = Score(content.pop("loss"), content.pop("share"))
         return TrainingState(score=score, **content), origin, training
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"{path} cannot be read: {reason}; give another --checkpoint") from error
     except Exception as error:  # a damaged file raises many types
         kind = type(error).__name__
         raise UsageError(f"{path} is not a checkpoint ({kind}); delete it, or give another --checkpoint") from error

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from converter.walk import BIAS_HEADROOM
 from passes.base import Model, Quantized
 from passes.errors import QuantizationError
 from passes.linear import Linear
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 
 __all__ = ["QuantizedWeight", "constants"]
-
-_BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, as in `converter.walk`
 
 
 class QuantizedWeight(nn.Module):
@@ -59,7 +58,7 @@ class QuantizedWeight(nn.Module):
 
     def input_scale(self) -> Tensor | float | None:
         """The scale of the layer's input, for an int32 bias; None: the bias stays in float."""
-        return None
+        raise QuantizationError(f"{type(self).__name__} does not say what its inputs' scale is")
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
         """The weight as the node stores it, and the bias ``[g * o]`` as the int32 that the file holds.
@@ -116,7 +115,7 @@ def constants(weights: Iterable[QuantizedWeight]) -> dict[str, Tensor]:
 
 def _holding(scale: Tensor, bias: Tensor, input_scale: Tensor | float) -> Tensor:
     """Scales ``[g, o, b]``, raised to where biases ``[g, o]`` fit int32 with room to spare."""
-    floor = bias.detach().abs() / (input_scale * _BIAS_HEADROOM)  # [g, o]
+    floor = bias.detach().abs() / (input_scale * BIAS_HEADROOM)  # [g, o]
     return torch.maximum(scale, floor[:, :, None])
 
 

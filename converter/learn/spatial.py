@@ -104,25 +104,40 @@ def _batch_normalization(
 def _resize(
     attrs: Attributes, x: Tensor, roi: Tensor | None, scales: Tensor | None, sizes: Tensor | None = None
 ) -> Tensor:
-    factors = [] if scales is None else [float(value) for value in scales.tolist()]
-    if attrs.get("mode", "nearest") == "linear":
-        return _resize_linear(attrs, x, factors, [] if sizes is None else [int(size) for size in sizes.tolist()])
-    whole = len(factors) == x.ndim and factors[:2] == [1.0, 1.0] and all(value == int(value) for value in factors)
-    if attrs.get("mode", "nearest") != "nearest" or not whole:
+    if attrs.get("axes") or attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch" or attrs.get("antialias"):
+        raise NoTorchForm("Resize with axes, keep_aspect_ratio_policy or antialias")
+    if scales is not None and scales.numel():
+        factors = scales.double().tolist()
+        wanted = [size * factor for size, factor in zip(x.shape, factors, strict=True)]
+    else:
+        wanted = [] if sizes is None else [float(size) for size in sizes.tolist()]
+    if len(wanted) != x.ndim or wanted[:2] != [*x.shape[:2]] or any(size != int(size) for size in wanted):
+        raise NoTorchForm("Resize of other than spatial axes, or by a factor that does not give whole sizes,")
+    resize = _resize_linear if attrs.get("mode", "nearest") == "linear" else _resize_nearest
+    return resize(attrs, x, [int(size) for size in wanted[2:]])
+
+
+def _resize_nearest(attrs: Attributes, x: Tensor, sizes: list[int]) -> Tensor:
+    """Every pixel several times, where that is what the rounding comes to."""
+    place = attrs.get("coordinate_transformation_mode", "half_pixel")
+    rounding = attrs.get("nearest_mode", "round_prefer_floor")
+    repeats = (place, rounding) == ("asymmetric", "floor") or (
+        place in {"half_pixel", "pytorch_half_pixel"} and rounding.startswith("round")
+    )
+    whole = all(size % x.shape[axis] == 0 for axis, size in enumerate(sizes, start=2))
+    if attrs.get("mode", "nearest") != "nearest" or not repeats or not whole:
         raise NoTorchForm("Resize other than linear, or nearest by a whole factor,")
-    for axis, factor in enumerate(factors):
-        x = x if factor == 1 else x.repeat_interleave(int(factor), dim=axis)
+    for axis, size in enumerate(sizes, start=2):
+        x = x if size == x.shape[axis] else x.repeat_interleave(size // x.shape[axis], dim=axis)
     return x
 
 
-def _resize_linear(attrs: Attributes, x: Tensor, factors: list[float], sizes: list[int]) -> Tensor:
-    """Between the pixels of the spatial axes; either factors or sizes, of every axis, are given."""
+def _resize_linear(attrs: Attributes, x: Tensor, sizes: list[int]) -> Tensor:
+    """Between the pixels."""
     place = attrs.get("coordinate_transformation_mode", "half_pixel")
-    spatial = factors[:2] == [1.0, 1.0] if factors else sizes[:2] == list(x.shape[:2])
-    if x.ndim not in _LINEAR or not spatial or place not in _ALIGNS_CORNERS or attrs.get("antialias"):
-        raise NoTorchForm(f"Resize (linear, {place}) of these axes")
-    how = {"size": sizes[2:]} if sizes else {"scale_factor": factors[2:]}
-    return F.interpolate(x, mode=_LINEAR[x.ndim], align_corners=_ALIGNS_CORNERS[place], **how)
+    if x.ndim not in _LINEAR or place not in _ALIGNS_CORNERS:
+        raise NoTorchForm(f"Resize (linear, {place}) of {x.ndim - 2} axes")
+    return F.interpolate(x, size=sizes, mode=_LINEAR[x.ndim], align_corners=_ALIGNS_CORNERS[place])
 
 
 def _pad(attrs: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:

@@ -55,6 +55,10 @@ class TrainedNetwork(nn.Module):
             self.teacher(sample, lambda name, value: _measured(spread, name, value))
         except NoTorchForm as error:
             raise _cannot_be_trained(f"{error} has no differentiable form") from error
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:  # shapes that hold for one size of batch
+            raise _cannot_be_trained(f"torch cannot run it on these images ({str(error).splitlines()[0]})") from error
         weights = []
         for name, layer in self.layers.items():
             held = model.quantized[name]

@@ -104,7 +104,8 @@ CASES: dict[str, tuple[str, tuple[NDArray[Any] | None, ...], dict[str, Any]]] = 
         {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
     ),
     "resize_linear": ("Resize", (None, np.array([1, 1, 2, 3], np.float32)), {"mode": "linear"}),
-    "resize_linear_by_a_fraction": ("Resize", (None, np.array([1, 1, 1.7, 0.6], np.float32)), {"mode": "linear"}),
+    "resize_linear_by_a_half": ("Resize", (None, np.array([1, 1, 1, 0.5], np.float32)), {"mode": "linear"}),
+    "resize_nearest_as_it_is_if_nothing_is_said": ("Resize", (None, np.array([1, 1, 3, 2], np.float32)), {}),
     "resize_linear_to_sizes": (
         "Resize",
         (None, None, np.array([*X.shape[:2], 9, 5])),
@@ -181,7 +182,16 @@ def test_operators_without_a_form_are_named() -> None:
     [
         ("Slice", (np.array([5]), np.array([0]), np.array([2]), np.array([-1])), {}, "negative step"),
         ("Resize", (None, np.array([1, 1, 2, 2], np.float32)), {"mode": "cubic"}, "nearest by a whole factor"),
-        ("Resize", (None, np.array([1, 2, 2, 2], np.float32)), {"mode": "linear"}, "of these axes"),
+        ("Resize", (None, np.array([1, 1, 2, 2], np.float32)), {"nearest_mode": "ceil"}, "nearest by a whole factor"),
+        ("Resize", (None, np.array([1, 2, 2, 2], np.float32)), {"mode": "linear"}, "other than spatial axes"),
+        ("Resize", (None, np.array([1, 1, 1.7, 2], np.float32)), {"mode": "linear"}, "does not give whole sizes"),
+        ("Resize", (None, np.array([1, 1], np.float32)), {"mode": "linear", "axes": [2, 3]}, "Resize with axes"),
+        (
+            "Resize",
+            (None, None, np.array([*X.shape[:2], 16, 40])),
+            {"mode": "linear", "keep_aspect_ratio_policy": "not_larger"},
+            "keep_aspect_ratio_policy",
+        ),
         ("Pad", (np.array([0, 0, 1, 1, 0, 0, 1, 1]),), {"mode": "reflect"}, "other than constant"),
         ("AveragePool", (), {"kernel_shape": [2, 2], "dilations": [2, 2]}, "dilations"),
         ("ConvTranspose", (random(6, 4, 3, 3),), {"auto_pad": "SAME_UPPER"}, "auto_pad"),

@@ -39,7 +39,8 @@ def metadata(result: Result) -> dict[str, str]:
     return {entry.key: entry.value for entry in result.model.metadata_props}
 
 
-INTEGERS = {"int8", "int4", "int4-learned", "int4-qat"}
+EIGHT_BITS = {"int8", "int8-gptq"}
+INTEGERS = {"int8", "int8-gptq", "int4", "int4-learned", "int4-qat"}
 SOLVING = [name for name, recipe in RECIPES.items() if not recipe.keeps]
 
 
@@ -58,9 +59,9 @@ def test_every_recipe_makes_a_file_that_onnxruntime_loads(name: str, tmp_path: P
     expected = run(resnet(), UNSEEN)[0]
     found = np.asarray(session.run(None, {"x": UNSEEN})[0])
     # 7 layers: 8 bits leave 40 dB each, 4 bits 17 dB or so with a scale per channel; half of that is a broken layer
-    assert sqnr_db(expected, found) > (30 if name == "int8" else 12)
+    assert sqnr_db(expected, found) > (30 if name in EIGHT_BITS else 12)
     assert [layer.name for layer in result.layers] == LAYERS
-    assert {layer.bits for layer in result.layers} == {8 if name == "int8" else 4}
+    assert {layer.bits for layer in result.layers} == {8 if name in EIGHT_BITS else 4}
     assert {layer.activation_bits for layer in result.layers} == {8 if name in INTEGERS else 32}
     assert (result.target, result.recipe.name) == ("cpu", name)
 
@@ -70,7 +71,7 @@ def test_every_recipe_makes_a_file_that_onnxruntime_loads(name: str, tmp_path: P
 def test_convolutions_of_one_and_three_dimensions(name: str, graph: str) -> None:
     proto = ZOO[graph]()
     result = convert(proto, feeds_of(proto, 20), recipe=name)
-    assert {layer.bits for layer in result.layers} == {8 if name == "int8" else 4}
+    assert {layer.bits for layer in result.layers} == {8 if name in EIGHT_BITS else 4}
 
 
 @pytest.mark.parametrize("name", SOLVING)
@@ -130,7 +131,7 @@ def test_a_bias_in_any_shape_that_is_the_same_for_every_row(shape: tuple[int, ..
     data = images(40, 8)
     for name in SOLVING:
         result = convert(proto, data, recipe=name)
-        assert bits(result) == {"layer": 8 if name == "int8" else 4}
+        assert bits(result) == {"layer": 8 if name in EIGHT_BITS else 4}
         assert decibels(result, data) > 15
 
 

@@ -44,7 +44,7 @@ def low_bits_efficientnet(progress: Progress) -> Iterator[Bar]:
     """EfficientNet-Lite0 on the ImageNet sample: images of even index calibrate, those of odd index evaluate."""
     model = EFFICIENTNET.model()
     even, odd = _halves(model)
-    limits = ((with_bits(4), 0.7), (with_bits(3), 4.0))
+    limits = ((find_recipe("int8-gptq"), 0.7), (with_bits(4), 0.7), (with_bits(3), 4.0))
     yield from accuracy_losses("EfficientNet-Lite0", model, even, odd, limits, progress)
 
 

@@ -100,7 +100,7 @@ def convert(
     plan = with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
     with footprint.step("open data"), suggesting_shape(assumed_shape([model], input_shape)):
         images = open_data(calibration, evaluation, training, source, plan, preprocess, warn)
-    state = training_file(checkpoint, source, plan, target, images)
+        state = training_file(checkpoint, source, plan, target, images)
 
     asked, speed = AskedLayers(exclude, bits or {}), None
     if measure_speed and images.calibration is not None:

@@ -25,9 +25,10 @@ BASE = dataclasses.replace(
     RECIPES["int4"],
     name="mixed",
     description="bits of every layer chosen within a budget",
+    # blocks of 16: the multiples of smaller ones take more bytes than their gain is worth as bits of other layers
     passes=tuple(
         dataclasses.replace(step, block=16) if isinstance(step, LayerPass) else step for step in RECIPES["int4"].passes
-    ),  # at 2 and 3 bits the multiples of smaller blocks cost more than they gain
+    ),
     storage="packed",
 )
 _SMALLER, _MORE_ACCURATE = 5, 3  # attempts, by what is looked for

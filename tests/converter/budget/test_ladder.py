@@ -9,11 +9,12 @@ import onnx
 import pytest
 from onnx import helper
 
-from converter import Budget, Result, convert, convert_within
+from converter import Budget, Recipe, Result, convert, convert_within
 from converter.attempt import Search
 from converter.budget.judge import split
 from converter.budget.mixed import BASE
 from converter.data import input_specs, load_data
+from converter.recipe import RECIPES
 from passes.errors import BudgetError, UsageError
 from passes.learned_rounding import LearnedRounding
 from passes.numerics.error import sqnr_db
@@ -38,10 +39,10 @@ def searched(result: Result) -> Search:
     return result.search
 
 
-def uniform(model: onnx.ModelProto, limit: int) -> Result:
+def uniform(model: onnx.ModelProto, limit: int, recipe: Recipe = BASE) -> Result:
     """4 bits throughout, calibrated on the images that a search calibrates on."""
     fit, _ = split(load_data(DATA, input_specs(model)), limit, 0)
-    return convert(model, fit, recipe=BASE)
+    return convert(model, fit, recipe=recipe)
 
 
 def test_mixed_bits_beat_uniform_ones_at_the_same_bytes() -> None:
@@ -56,6 +57,13 @@ def test_mixed_bits_beat_uniform_ones_at_the_same_bytes() -> None:
     assert bits["faint"] < bits["large"]
     exact = run(wide(), UNSEEN)[0]
     assert sqnr_db(exact, run(mixed.model, UNSEEN)[0]) > sqnr_db(exact, run(plain.model, UNSEEN)[0]) + 2
+
+
+def test_what_the_search_learns_from_is_on_the_grids_that_it_chooses_bits_for() -> None:
+    plain, smaller_blocks = (uniform(wide(), 48, recipe).model.ByteSize() for recipe in (BASE, RECIPES["int4"]))
+    search = searched(convert_within(wide(), DATA, Budget(max_bytes=plain), limit=48))
+    four = next(attempt.bytes for attempt in search.attempts if attempt.name == "int4")
+    assert abs(four - plain) < abs(four - smaller_blocks) / 2
 
 
 def test_a_drop_is_spent_on_bytes() -> None:

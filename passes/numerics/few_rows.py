@@ -7,7 +7,6 @@ other half follows from its moments alone, so two-fold cross-validation costs no
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def damping_for_few_rows(
     Args:
         target: ``[g, o, k]``, what the codes should approximate.
         moments: with `halves`.
-        form, damping, floor, rounds: of `gptq`; scales are searched here even where the form does not.
+        form, damping, floor, rounds: of `gptq`.
         factors: rising; the search ends where the error rises.
 
     Raises:
@@ -57,12 +56,12 @@ def damping_for_few_rows(
     every = -(-target.shape[1] // _JUDGED)
     judged = target[:, ::every]
     lowest = None if floor is None else floor[:, ::every]
-    best, least, searched = damping, np.inf, replace(form, search=True)
+    best, least = damping, np.inf
     for candidate in (damping * factor for factor in factors):
         loss = 0.0
         try:
             for fitted, unseen in (moments.halves, moments.halves[::-1]):
-                found = gptq(judged, fitted, searched, floor=lowest, damping=candidate, rounds=rounds)
+                found = gptq(judged, fitted, form, floor=lowest, damping=candidate, rounds=rounds)
                 loss += output_error(judged, found.grid.values(found.codes), unseen.hessian)
         except np.linalg.LinAlgError:  # of one half alone; a larger damping may do
             continue

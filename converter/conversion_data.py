@@ -10,6 +10,7 @@ import onnx
 
 from converter.data import Dataset, Preprocess, input_specs, load_data
 from converter.labels import check_labels, model_classes
+from converter.learn.data_needs import require_data
 from converter.learn.held_out import hold_out
 from converter.preprocess_use import check_channels, questions, refuse_unused
 from converter.recipe import Pass, Recipe
@@ -89,7 +90,7 @@ def open_data(
         warn: called with what may not have been meant.
 
     Raises:
-        UsageError, DataError: see `load_data`, `refuse_unused` and `check_labels`.
+        UsageError, DataError: see `load_data`, `refuse_unused`, `check_labels` and `require_data`.
     """
     inputs, classes = input_specs(model), model_classes(model, "the model")
 
@@ -116,6 +117,16 @@ def open_data(
     check_channels(recipe.preprocess, inputs)
     for warning in _warnings(recipe, data, unseen, learned):
         warn(warning)
+    images = _shared_out(data, unseen, learned, recipe)
+    for step in recipe.passes:
+        seen = images.shown_to(step)
+        if isinstance(step, LearnedRounding | Qat) and seen is not None:
+            require_data(step, seen)
+    return images
+
+
+def _shared_out(data: Dataset | None, unseen: Dataset | None, learned: Dataset | None, recipe: Recipe) -> Images:
+    """Who sees which of them; a training without images of its own learns from those that calibrate."""
     if data is None:
         return Images(data, unseen, learned, data)
     if learned is not None:

@@ -14,6 +14,7 @@ from converter.emit.qdq import emit
 from converter.evaluate import evaluate_pair
 from converter.fit_target import fix_batch, require_fit, require_kernels, require_weight_only
 from converter.footprint import Footprint
+from converter.learn import require_device
 from converter.open import assumed_shape, open_model, require_layers, suggesting_shape
 from converter.read_qdq import read_qdq, requantized
 from converter.recipe import Recipe, find_recipe, learning_on
@@ -86,6 +87,7 @@ def convert(
     plan = with_layers(learning_on(find_recipe(recipe), device), exclude, bits)
     chosen = find_target(target)
     require_calibration(calibration, training, checkpoint, plan)
+    require_device(plan.passes)
     if measure_speed:
         require_measurable(plan, chosen)
     footprint = Footprint()

@@ -1,6 +1,6 @@
 """Learning by gradient, in torch: an optional part, imported only when a recipe asks for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from passes.errors import DataError, QuantizationError
 from passes.learned_rounding import LearnedRounding
 from passes.qat import Qat
 
-__all__ = ["TrainingFile", "learn_rounding", "require_own", "train"]
+__all__ = ["TrainingFile", "learn_rounding", "require_device", "require_own", "train"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,20 @@ def train(
     from converter.learn.training_loop import train_network
 
     return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint, warn=warn)
+
+
+def require_device(passes: Iterable[object]) -> None:
+    """Refuse a learning pass where there is nothing that it can run on, before the passes that it follows.
+
+    Raises:
+        QuantizationError: torch is not installed, or there is no CUDA device where one is asked for.
+    """
+    for step in passes:
+        if isinstance(step, LearnedRounding | Qat):
+            _require_torch(step.name)
+            from converter.learn.device import find_device
+
+            find_device(step.device, step.name)
 
 
 def require_own(file: TrainingFile) -> None:

@@ -31,14 +31,12 @@ from converter.segments import Segment, cut, submodel
 from converter.stream_pair import FLOAT, QUANTIZED, StreamPair
 from converter.streams import Streams
 from passes.base import Change, Model, PassReport
-from passes.errors import DataError, QuantizationError
+from passes.errors import QuantizationError
 from passes.learned_rounding import LearnedRounding
 from passes.linear import Linear
 from passes.numerics.grid import Floats
 
 __all__ = ["refine_blocks"]
-
-_FEWEST_IMAGES = 4
 
 
 def refine_blocks(
@@ -56,14 +54,11 @@ def refine_blocks(
 
     Raises:
         QuantizationError: nothing is quantized yet, or there is no CUDA device where one is asked for.
-        DataError: too few images to learn from some and to judge on others.
     """
     started = time.perf_counter()
     layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
     if not layers or not all(name in model.exact for name in layers):
         raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
-    if len(data) < _FEWEST_IMAGES:
-        raise DataError(f"{settings.name} needs at least {_FEWEST_IMAGES} calibration images, not {len(data)}")
     device = find_device(settings.device, settings.name)
     changed: dict[str, Change] = {}
     skipped = dict(model.kept)

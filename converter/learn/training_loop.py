@@ -18,6 +18,7 @@ from converter.learn import TrainingFile
 from converter.learn import checkpoint as checkpoints
 from converter.learn.checkpoint import Checkpoint
 from converter.learn.covered import Coverage
+from converter.learn.data_needs import FROM_FLOAT
 from converter.learn.device import find_device
 from converter.learn.held_out import HeldOut, hold_out
 from converter.learn.images import ImageBatch, augmented, epoch_batches, in_order
@@ -31,10 +32,8 @@ from passes.qat import Qat
 
 __all__ = ["train_network"]
 
-_FEWEST_IMAGES = 4
 _JUDGED = 64  # images at once without gradients
 _COMPARED = 256  # held-out images that layers' errors are measured on
-_FROM_FLOAT = "--objective float (objective = 'float' in a recipe) learns from the float network"
 
 
 def train_network(
@@ -61,32 +60,17 @@ def train_network(
     Raises:
         QuantizationError: nothing is quantized yet, an operator cannot be trained, or a CUDA device is asked for and
             there is none.
-        DataError: too few images, labels are asked for and missing, or the model's batch is fixed.
+        DataError: labels are asked for, and the output is no classifier's.
         UsageError, OutputError: the checkpoint is of another training, or cannot be written.
     """
     started = time.perf_counter()
     if not model.quantized:
         raise QuantizationError(f"{settings.name} trains quantized layers; put it after gptq or rtn in the recipe")
-    _require_data(data, settings)
     training = _Training(model, settings, data, seed, find_device(settings.device, settings.name))
     place = None if checkpoint is None else Checkpoint(checkpoint, training.digest())
     before = training.layer_errors()
     start, best, epoch = training.run(progress, place, warn)
     return training.report(start, best, epoch, before, time.perf_counter() - started)
-
-
-def _require_data(data: Dataset, settings: Qat) -> None:
-    if len(data) < _FEWEST_IMAGES:
-        raise DataError(f"{data.source}: training needs at least {_FEWEST_IMAGES} images, not {len(data)}")
-    if settings.objective == "labels" and data.labels is None:
-        raise DataError(f"{data.source} has no labels; {_FROM_FLOAT}")
-    if data.static_batch is not None:
-        raise DataError(
-            f"the model's batch is fixed to {data.static_batch}, and training takes batches of its own; export it with "
-            "a dynamic batch"
-        )
-    if (settings.flip or settings.shift) and not any(len(spec.shape) == 4 for spec in data.inputs):
-        raise DataError("--flip and --shift are for images, and no input of the model has 4 axes")
 
 
 class _Training:
@@ -113,7 +97,7 @@ class _Training:
         wanted = self.settings.objective
         classes = is_classifier(self.network.teacher(_on(sample, self.device)))
         if wanted == "labels" and not classes:
-            raise DataError(f"{self.data.source} has labels, but the output is no classifier's; {_FROM_FLOAT}")
+            raise DataError(f"{self.data.source} has labels, but the output is no classifier's; {FROM_FLOAT}")
         if wanted == "labels" or (wanted == "auto" and classes and self.data.labels is not None):
             return "labels"
         return "float"

@@ -140,7 +140,7 @@ def table(found: Sequence[Row]) -> Table:
     return shown
 
 
-_ON_INTEGERS = frozenset({"int8", "int4", "int4-learned"})
+_ON_INTEGERS = frozenset({"int8", "int8-gptq", "int4", "int4-learned", "int4-qat"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from converter.learn.operators import Program
+from converter.learn.program import Program
 from converter.learn.quantized_weight import QuantizedWeight, constants
 from passes.linear import Linear
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid

@@ -1,89 +1,30 @@
-"""ONNX operators as differentiable torch functions, and a graph of them as a program.
+"""ONNX operators as differentiable torch functions; `converter.learn.program` runs graphs of them."""
 
-`Program` is built once from a graph and run with any weights. It knows nothing of quantization: what replaces the
-graph's constants and what happens to a tensor once it is written are arguments of the run.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
-import numpy as np
-import onnx_graphsurgeon as gs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converter.learn.spatial import SPATIAL, NoTorchForm
+from converter.learn.normalisation import NORMALISATION
+from converter.learn.shaping import SHAPING, axes_of
+from converter.learn.spatial import SPATIAL
 
-__all__ = ["OPERATORS", "After", "Program", "unsupported", "untouched"]
+__all__ = ["OPERATORS", "SEVERAL"]
 
 Attributes = Mapping[str, Any]
-After = Callable[[str, Tensor], Tensor]
-"""What happens to a tensor that a node has written, by its name."""
-
-
-def untouched(_: str, value: Tensor) -> Tensor:
-    """The value as it is."""
-    return value
-
-
-class Program:
-    """A graph as a torch function of its inputs and of whichever constants are given anew.
-
-    Args:
-        graph: topologically sorted; every operator must be one of `OPERATORS`, see `unsupported`.
-        device: where its constants live.
-    """
-
-    def __init__(self, graph: gs.Graph, device: torch.device | str = "cpu") -> None:
-        self.outputs = [str(tensor.name) for tensor in graph.outputs]
-        self.constants: dict[str, Tensor] = {}
-        self.steps: list[tuple[Callable[..., Tensor], dict[str, Any], list[str], str]] = []
-        for node in graph.nodes:
-            for tensor in node.inputs:
-                if isinstance(tensor, gs.Constant) and tensor.name not in self.constants:
-                    value = np.array(tensor.values)  # a copy: torch wants to own what it may write
-                    self.constants[tensor.name] = torch.from_numpy(value).to(device)
-            reads = [str(tensor.name) for tensor in node.inputs]
-            self.steps.append((OPERATORS[node.op], dict(node.attrs), reads, str(node.outputs[0].name)))
-        self.last_read = {name: index for index, step in enumerate(self.steps) for name in step[2]}
-
-    def __call__(
-        self, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None, after: After = untouched
-    ) -> dict[str, Tensor]:
-        """The graph's outputs by name.
-
-        Args:
-            inputs: by tensor name.
-            weights: read in place of constants of the same name, or of operands the graph has none for.
-            after: see `After`; not applied to inputs.
-
-        Raises:
-            NoTorchForm: an attribute that the torch form does not have; names it.
-        """
-        values: dict[str, Tensor | None] = {"": None, **self.constants, **(weights or {}), **inputs}
-        for index, (operator, attrs, reads, result) in enumerate(self.steps):
-            values[result] = after(result, operator(attrs, *[values[name] for name in reads]))
-            for name in reads:
-                if self.last_read[name] == index and name not in self.outputs and name:
-                    values.pop(name, None)
-        return {name: value for name in self.outputs if (value := values[name]) is not None}
-
-
-def unsupported(nodes: Sequence[gs.Node]) -> str | None:
-    """The first operator that has no torch form here, in words; None if all have."""
-    for node in nodes:
-        if node.op not in OPERATORS or node.domain not in {None, "", "ai.onnx"}:
-            return f"{node.op} ({node.name}) has no differentiable form"
-        if sum(bool(tensor.name) for tensor in node.outputs) != 1:
-            return f"{node.op} ({node.name}) writes several tensors"
-    return None
 
 
 def _clip(attrs: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     bottom = attrs.get("min") if low is None else float(low)
     top = attrs.get("max") if high is None else float(high)
     return x if bottom is None and top is None else torch.clamp(x, bottom, top)
+
+
+def _gelu(attrs: Attributes, x: Tensor) -> Tensor:
+    return F.gelu(x, approximate=str(attrs.get("approximate", "none")))
 
 
 def _gemm(attrs: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
@@ -100,118 +41,84 @@ def _prelu(attrs: Attributes, x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, x * slope, x)
 
 
-def _axes(attrs: Attributes, axes: Tensor | None) -> tuple[int, ...]:
-    """An attribute or, in later opsets, an operand."""
-    given = attrs.get("axes") if axes is None else axes.tolist()
-    return tuple(int(axis) for axis in given or ())
+def _reduced(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Over axes that are an attribute or an operand; over all of them where none are named."""
+
+    def reduced(attrs: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
+        chosen = axes_of(attrs, axes)
+        if not chosen and attrs.get("noop_with_empty_axes"):
+            return x
+        return function(x, dim=chosen or tuple(range(x.ndim)), keepdim=bool(attrs.get("keepdims", 1)))
+
+    return reduced
 
 
-def _reduce_mean(attrs: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    chosen = _axes(attrs, axes) or tuple(range(x.ndim))
-    return x.mean(dim=chosen, keepdim=bool(attrs.get("keepdims", 1)))
+def _selu(attrs: Attributes, x: Tensor) -> Tensor:
+    alpha, gamma = float(attrs.get("alpha", 1.67326319217681884765625)), attrs.get("gamma", 1.05070102214813232421875)
+    return float(gamma) * F.elu(x, alpha)
 
 
-def _concat(attrs: Attributes, *x: Tensor) -> Tensor:
-    return torch.cat(x, dim=int(attrs["axis"]))
+def _mean(attrs: Attributes, *x: Tensor) -> Tensor:
+    return reduce(torch.add, x) / len(x)
 
 
-def _flatten(attrs: Attributes, x: Tensor) -> Tensor:
-    axis = int(attrs.get("axis", 1)) % (x.ndim + 1)
-    return x.reshape(int(np.prod(x.shape[:axis])), -1)
-
-
-def _reshape(attrs: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    sizes = [int(size) for size in shape.tolist()]
-    if attrs.get("allowzero"):
-        return x.reshape(sizes)
-    return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)])
-
-
-def _slice(
-    attrs: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
-) -> Tensor:
-    count = len(starts)
-    places = [slice(None)] * x.ndim
-    every = [1] * count if steps is None else [int(step) for step in steps.tolist()]
-    if min(every) < 1:
-        raise NoTorchForm("Slice with a negative step")
-    for index, axis in enumerate(range(count) if axes is None else axes.tolist()):
-        places[int(axis)] = slice(int(starts[index]), int(ends[index]), every[index])
-    return x[tuple(places)]
-
-
-def _shape(attrs: Attributes, x: Tensor) -> Tensor:
-    return torch.tensor(list(x.shape)[attrs.get("start", 0) : attrs.get("end")])
-
-
-def _gather(attrs: Attributes, x: Tensor, indices: Tensor) -> Tensor:
-    axis = int(attrs.get("axis", 0)) % x.ndim
-    places = torch.where(indices < 0, indices + x.shape[axis], indices)
-    found = x.index_select(axis, places.reshape(-1))
-    return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-
-
-def _squeeze(attrs: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    chosen = _axes(attrs, axes)
-    return x.squeeze(chosen) if chosen else x.squeeze()
-
-
-def _unsqueeze(attrs: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    chosen = _axes(attrs, axes)
-    rank = x.ndim + len(chosen)
-    for axis in sorted(axis % rank for axis in chosen):
-        x = x.unsqueeze(axis)
-    return x
-
-
-def _transpose(attrs: Attributes, x: Tensor) -> Tensor:
-    return x.permute([int(axis) for axis in attrs.get("perm") or reversed(range(x.ndim))])
-
-
-def _softmax(attrs: Attributes, x: Tensor) -> Tensor:
-    return torch.softmax(x, dim=int(attrs.get("axis", -1)))
-
-
-def _gelu(attrs: Attributes, x: Tensor) -> Tensor:
-    return F.gelu(x, approximate=str(attrs.get("approximate", "none")))
-
-
-OPERATORS: Mapping[str, Callable[..., Tensor]] = {
+OPERATORS: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "Abs": lambda attrs, x: x.abs(),
     "Add": lambda attrs, a, b: a + b,
+    "Celu": lambda attrs, x: F.celu(x, float(attrs.get("alpha", 1.0))),
     "Clip": _clip,
-    "Concat": _concat,
-    "Div": lambda attrs, a, b: a / b,
+    "Cos": lambda attrs, x: torch.cos(x),
+    "Div": lambda attrs, a, b: a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc"),
     "Dropout": lambda attrs, x, *mask: x,
+    "Einsum": lambda attrs, *x: torch.einsum(str(attrs["equation"]), *x),
     "Elu": lambda attrs, x: F.elu(x, float(attrs.get("alpha", 1.0))),
+    "Equal": lambda attrs, a, b: a == b,
     "Erf": lambda attrs, x: torch.erf(x),
     "Exp": lambda attrs, x: torch.exp(x),
-    "Flatten": _flatten,
-    "Gather": _gather,
     "Gelu": _gelu,
     "Gemm": _gemm,
+    "Greater": lambda attrs, a, b: a > b,
+    "GreaterOrEqual": lambda attrs, a, b: a >= b,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": lambda attrs, x: F.hardswish(x),
     "Identity": lambda attrs, x: x,
     "LeakyRelu": lambda attrs, x: F.leaky_relu(x, float(attrs.get("alpha", 0.01))),
+    "Less": lambda attrs, a, b: a < b,
+    "LessOrEqual": lambda attrs, a, b: a <= b,
+    "Log": lambda attrs, x: torch.log(x),
+    "LogSoftmax": lambda attrs, x: torch.log_softmax(x, dim=int(attrs.get("axis", -1))),
     "MatMul": lambda attrs, a, b: a @ b,
+    "Max": lambda attrs, *x: reduce(torch.maximum, x),
+    "Mean": _mean,
+    "Min": lambda attrs, *x: reduce(torch.minimum, x),
+    "Mish": lambda attrs, x: F.mish(x),
     "Mul": lambda attrs, a, b: a * b,
     "Neg": lambda attrs, x: -x,
+    "Not": lambda attrs, x: ~x,
     "PRelu": _prelu,
-    "ReduceMean": _reduce_mean,
+    "Pow": lambda attrs, a, b: torch.pow(a, b),
+    "Reciprocal": lambda attrs, x: torch.reciprocal(x),
+    "ReduceL2": _reduced(lambda x, dim, keepdim: torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)),
+    "ReduceMax": _reduced(torch.amax),
+    "ReduceMean": _reduced(torch.mean),
+    "ReduceMin": _reduced(torch.amin),
+    "ReduceSum": _reduced(torch.sum),
     "Relu": lambda attrs, x: torch.relu(x),
-    "Reshape": _reshape,
-    "Shape": _shape,
+    "Selu": _selu,
     "Sigmoid": lambda attrs, x: torch.sigmoid(x),
-    "Slice": _slice,
-    "Softmax": _softmax,
+    "Sin": lambda attrs, x: torch.sin(x),
+    "Softmax": lambda attrs, x: torch.softmax(x, dim=int(attrs.get("axis", -1))),
     "Softplus": lambda attrs, x: F.softplus(x),
+    "Softsign": lambda attrs, x: F.softsign(x),
     "Sqrt": lambda attrs, x: torch.sqrt(x),
-    "Squeeze": _squeeze,
     "Sub": lambda attrs, a, b: a - b,
+    "Sum": lambda attrs, *x: reduce(torch.add, x),
     "Tanh": lambda attrs, x: torch.tanh(x),
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
+    **NORMALISATION,
+    **SHAPING,
     **SPATIAL,
 }
-"""By ONNX operator: attributes, then operands; those of `converter.learn.spatial` are among them."""
+"""By ONNX operator: attributes, then operands."""
+
+SEVERAL = frozenset({"Split"})
+"""Those that write several tensors, as a tuple."""

@@ -22,7 +22,7 @@ from converter.learn.device import find_device
 from converter.learn.fake_quantize import LearnedWeight, QuantizedBlock
 from converter.learn.held_out import hold_out
 from converter.learn.judge import Snapshot, network_db
-from converter.learn.operators import Program, unsupported
+from converter.learn.program import Program, unsupported
 from converter.learn.rounding import Outcome, learn
 from converter.learn.samples import Samples, looks_around, run_in_batches, windows
 from converter.learn.spatial import NoTorchForm

@@ -93,14 +93,6 @@ def _global_max(attrs: Attributes, x: Tensor) -> Tensor:
     return x.amax(dim=tuple(range(2, x.ndim)), keepdim=True)
 
 
-def _batch_normalization(
-    attrs: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
-) -> Tensor:
-    if attrs.get("training_mode"):
-        raise NoTorchForm("BatchNormalization in training mode")
-    return F.batch_norm(x, mean, variance, scale, bias, eps=float(attrs.get("epsilon", 1e-5)))
-
-
 def _resize(
     attrs: Attributes, x: Tensor, roi: Tensor | None, scales: Tensor | None, sizes: Tensor | None = None
 ) -> Tensor:
@@ -174,7 +166,6 @@ def _pads(
 
 SPATIAL: Mapping[str, Callable[..., Tensor]] = {
     "AveragePool": _average_pool,
-    "BatchNormalization": _batch_normalization,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "GlobalAveragePool": _global_average,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from converter.correct import exact_model
 from converter.learn.lsq import StepGrid, StepWeight
-from converter.learn.operators import After, Program, unsupported, untouched
+from converter.learn.program import After, Program, unsupported, untouched
 from converter.learn.quantized_weight import constants
 from converter.learn.spatial import NoTorchForm
 from passes.activation_ranges import placement_of

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from converter.emit.qdq import emit  # noqa: E402
 from converter.learn.fake_quantize import LearnedWeight, QuantizedBlock, fake_quantize  # noqa: E402
-from converter.learn.operators import Program  # noqa: E402
+from converter.learn.program import Program  # noqa: E402
 from passes.base import Model  # noqa: E402
 from passes.gptq import Gptq  # noqa: E402
 from passes.numerics.error import sqnr_db  # noqa: E402

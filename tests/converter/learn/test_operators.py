@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 torch = pytest.importorskip("torch")
 
-from converter.learn.operators import OPERATORS, Program, unsupported  # noqa: E402
+from converter.learn.operators import OPERATORS  # noqa: E402
+from converter.learn.program import Program, unsupported  # noqa: E402
 from converter.learn.spatial import NoTorchForm  # noqa: E402
 from tests.converter.networks import LAYERS, branches, images, random, relative_error, resnet, run, shape_branch  # noqa: E402
 
@@ -52,31 +53,58 @@ X = images(2, 6, 9, 8)
 CASES: dict[str, tuple[str, tuple[NDArray[Any] | None, ...], dict[str, Any]]] = {
     "abs": ("Abs", (), {}),
     "add": ("Add", (random(6, 1, 1),), {}),
+    "celu": ("Celu", (), {"alpha": 0.7}),
     "clip": ("Clip", (np.array(-0.1, np.float32), np.array(0.7, np.float32)), {}),
     "clip_above": ("Clip", (None, np.array(0.7, np.float32)), {}),
+    "cos": ("Cos", (), {}),
     "div": ("Div", (np.abs(random(6, 1, 1)) + np.float32(1),), {}),
+    "einsum": ("Einsum", (random(6, 5),), {"equation": "nchw,cd->ndhw"}),
     "elu": ("Elu", (), {"alpha": 0.7}),
     "erf": ("Erf", (), {}),
     "exp": ("Exp", (), {}),
+    "expand": ("Expand", (np.array([3, 1, 6, 1, 1]),), {}),
+    "expand_less": ("Expand", (np.array([9, 1]),), {}),
     "gather": ("Gather", (np.array([[2, 0], [-1, 1]]),), {"axis": 1}),
     "flatten": ("Flatten", (), {"axis": 2}),
     "gelu": ("Gelu", (), {}),
     "gelu_tanh": ("Gelu", (), {"approximate": "tanh"}),
+    "group_normalization": ("GroupNormalization", (random(6), random(6, seed=1)), {"num_groups": 3, "epsilon": 1e-3}),
     "hard_sigmoid": ("HardSigmoid", (), {"alpha": 0.3, "beta": 0.4}),
     "hard_swish": ("HardSwish", (), {}),
+    "instance_normalization": ("InstanceNormalization", (random(6), random(6, seed=1)), {"epsilon": 1e-3}),
+    "layer_normalization": ("LayerNormalization", (random(8), random(8, seed=1)), {"epsilon": 1e-3}),
+    "layer_normalization_of_axes": ("LayerNormalization", (random(9, 8),), {"axis": 2}),
     "leaky_relu": ("LeakyRelu", (), {"alpha": 0.2}),
+    "local_response": ("LRN", (), {"size": 3, "alpha": 0.2, "beta": 0.6, "bias": 1.5}),
+    "log_softmax": ("LogSoftmax", (), {"axis": 1}),
+    "max": ("Max", (random(6, 1, 1), random(8)), {}),
+    "mean": ("Mean", (random(6, 1, 1), random(8)), {}),
+    "min": ("Min", (random(6, 1, 1),), {}),
+    "mish": ("Mish", (), {}),
     "mul": ("Mul", (random(6, 1, 1),), {}),
     "neg": ("Neg", (), {}),
+    "pow": ("Pow", (np.array(2, np.float32),), {}),
     "prelu": ("PRelu", (random(6, 1, 1),), {}),
+    "reduce_l2": ("ReduceL2", (np.array([1]),), {}),
+    "reduce_max": ("ReduceMax", (np.array([2, -1]),), {}),
+    "reduce_mean_of_nothing": ("ReduceMean", (), {"noop_with_empty_axes": 1}),
+    "reduce_min": ("ReduceMin", (np.array([2]),), {}),
+    "reduce_sum": ("ReduceSum", (np.array([1, 3]),), {"keepdims": 0}),
     "reduce_mean": ("ReduceMean", (np.array([2, 3]),), {"keepdims": 0}),
     "reduce_mean_all": ("ReduceMean", (), {}),
     "reshape": ("Reshape", (np.array([0, 3, -1]),), {}),
+    "selu": ("Selu", (), {}),
+    "selu_of_ones_own": ("Selu", (), {"alpha": 1.2, "gamma": 0.9}),
     "sigmoid": ("Sigmoid", (), {}),
     "slice": ("Slice", (np.array([1, 0]), np.array([9, -1]), np.array([2, 3]), np.array([2, 1])), {}),
+    "sin": ("Sin", (), {}),
+    "softsign": ("Softsign", (), {}),
     "softmax": ("Softmax", (), {"axis": 1}),
     "softplus": ("Softplus", (), {}),
     "squeeze_unsqueeze": ("Unsqueeze", (np.array([0, -1]),), {}),
     "sub": ("Sub", (random(6, 1, 1),), {}),
+    "sum": ("Sum", (random(6, 1, 1), random(8)), {}),
+    "tile": ("Tile", (np.array([1, 2, 1, 3]),), {}),
     "tanh": ("Tanh", (), {}),
     "transpose": ("Transpose", (), {"perm": [0, 2, 3, 1]}),
     "transpose_reversed": ("Transpose", (), {}),
@@ -118,6 +146,70 @@ CASES: dict[str, tuple[str, tuple[NDArray[Any] | None, ...], dict[str, Any]]] = 
 def test_an_operator_computes_what_onnxruntime_does(name: str) -> None:
     op, operands, attributes = CASES[name]
     assert agrees(alone(op, X, operands, **attributes), X)
+
+
+@pytest.mark.parametrize(
+    ("operands", "attributes", "widths"),
+    [
+        ((), {"num_outputs": 3, "axis": 1}, (2, 2, 2)),
+        ((), {"num_outputs": 2, "axis": 2}, (5, 4)),  # the last is smaller
+        ((np.array([1, 5]),), {"axis": 1}, (1, 5)),
+    ],
+)
+def test_a_split_writes_every_part(
+    operands: tuple[NDArray[Any], ...], attributes: dict[str, Any], widths: tuple[int, ...]
+) -> None:
+    proto = alone("Split", X, operands, **attributes)
+    names = [f"y{index}" for index in range(len(widths))]
+    del proto.graph.node[0].output[:], proto.graph.output[:]
+    proto.graph.node[0].output.extend(names)
+    proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    found, expected = computed(proto, {"x": X}), run(proto, {"x": X})
+    assert tuple(value.shape[attributes["axis"]] for value in found.values()) == widths
+    for name, value in zip(names, expected, strict=True):
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_what_makes_shapes_and_masks() -> None:
+    """Shape -> ConstantOfShape, Range, Cast, comparisons and Where: y is x where a count of its pixels allows it."""
+    node = helper.make_node
+    constants = {
+        "zero": np.array(0),
+        "one": np.array(1),
+        "half": np.array(4.0, np.float32),
+        "channels": np.array(1),
+        "least": np.array(1, np.float32),
+    }
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("ConstantOfShape", ["shape"], ["empty"], value=numpy_helper.from_array(np.array([-2], np.float32))),
+        node("Shape", ["x"], ["tail"], start=3),
+        node("Squeeze", ["tail"], ["width"]),
+        node("Range", ["zero", "width", "one"], ["columns"]),
+        node("Cast", ["columns"], ["numbers"], to=TensorProto.FLOAT),
+        node("Less", ["numbers", "half"], ["left"]),
+        node("GreaterOrEqual", ["numbers", "least"], ["inner"]),
+        node("Not", ["inner"], ["outer"]),
+        node("Where", ["left", "x", "empty"], ["some"]),
+        node("Where", ["outer", "empty", "some"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "masks",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, X.shape)],
+        [helper.make_empty_tensor_value_info("y")],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    assert agrees(proto, X)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"), [("DepthToSpace", {}), ("DepthToSpace", {"mode": "CRD"}), ("SpaceToDepth", {})]
+)
+def test_channels_become_pixels_and_back(op: str, attributes: dict[str, str]) -> None:
+    x = images(2, 12, 4, 6)
+    assert agrees(alone(op, x, blocksize=2, **attributes), x)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -194,6 +286,7 @@ def test_operators_without_a_form_are_named() -> None:
         ),
         ("Pad", (np.array([0, 0, 1, 1, 0, 0, 1, 1]),), {"mode": "reflect"}, "other than constant"),
         ("AveragePool", (), {"kernel_shape": [2, 2], "dilations": [2, 2]}, "dilations"),
+        ("Cast", (), {"to": TensorProto.INT64}, "Cast of floats to integers"),
         ("ConvTranspose", (random(6, 4, 3, 3),), {"auto_pad": "SAME_UPPER"}, "auto_pad"),
     ],
 )

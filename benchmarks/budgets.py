@@ -15,12 +15,11 @@ from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT
 from converter import Budget, Recipe, Result, convert, convert_within
 from converter.budget.judge import split
-from converter.budget.mixed import BASE
+from converter.budget.mixed import BASE, with_bits
 from converter.data import Dataset
 from converter.evaluate import Measurement, evaluate
 from converter.runtime import Progress
 from converter.save import save_onnx
-from passes.base import LayerPass
 
 __all__ = [
     "CACHE",
@@ -62,8 +61,7 @@ def budget_imagenet(progress: Progress) -> Iterator[Bar]:
 
 def uniform(bits: int) -> Recipe:
     """The recipe of mixed bits with the same bits everywhere."""
-    steps = (dataclasses.replace(step, bits=bits) if isinstance(step, LayerPass) else step for step in BASE.passes)
-    return dataclasses.replace(BASE, name=f"uniform {bits}", passes=tuple(steps))
+    return dataclasses.replace(with_bits(BASE, bits), name=f"uniform {bits}")
 
 
 def budget_bars(

@@ -138,8 +138,7 @@ def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
     if not budget.broken(four.attempt.drop, 0, None) and (
         budget.wants_smallest or budget.broken(None, four.attempt.bytes, None)
     ):
-        three = with_bits(dict.fromkeys(four.attempt.layer_bits, 3)).passes
-        starts.append(bench.attempt("int3", dataclasses.replace(base, passes=three)))
+        starts.append(bench.attempt("int3", with_bits(base, 3)))
         yield starts[-1]
         if _settled(starts[-1], budget) and budget.max_drop is not None:
             return

@@ -1,8 +1,9 @@
 """Bits for every layer: predicted by the additive noise model, chosen exactly, made, measured, corrected, chosen again.
 
-What is measured corrects three things: each layer's error, by what the walk reached there; how much of the sum arrives
-at the output; and the bytes of the file around the weights. What a drop of so many points means in noise comes from the
-errors of the attempts themselves, scaled (`passes.numerics.flips`), between those that held and those that did not.
+What is measured corrects three things: each layer's error, by what the walk reached there; how much of the errors at
+each number of bits arrives at the output; and the bytes of the file around the weights. What a drop of so many points
+means in noise comes from the errors of the attempts themselves, scaled (`passes.numerics.flips`), between those that
+held and those that did not.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from converter.budget.workbench import Trial, Workbench, best
 from converter.recipe import RECIPES, Recipe
 from passes.base import LayerPass
 from passes.numerics.allocation import NoAllocation, allocate
-from passes.numerics.noise_table import arriving_share, as_deployed
+from passes.numerics.noise_table import arriving_shares, as_deployed
 
 __all__ = ["BASE", "mixed_attempts", "with_bits"]
 
@@ -41,13 +42,11 @@ _FURTHER = 1.5  # times the power that held, where nothing has been broken yet
 Choices = NDArray[np.intp]
 
 
-def with_bits(layer_bits: Mapping[str, int]) -> Recipe:
-    """The recipe that gives every layer these bits."""
-    steps = (
-        dataclasses.replace(step, layer_bits=dict(layer_bits)) if isinstance(step, LayerPass) else step
-        for step in BASE.passes
-    )
-    return dataclasses.replace(BASE, passes=tuple(steps))
+def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
+    """The recipe with these bits in every layer."""
+    change = {"bits": bits} if isinstance(bits, int) else {"layer_bits": dict(bits)}
+    steps = (dataclasses.replace(step, **change) if isinstance(step, LayerPass) else step for step in recipe.passes)
+    return dataclasses.replace(recipe, passes=tuple(steps))
 
 
 def mixed_attempts(bench: Workbench, recipe: Recipe, floor: Trial, starts: Sequence[Trial]) -> Iterator[Trial]:
@@ -70,8 +69,7 @@ def mixed_attempts(bench: Workbench, recipe: Recipe, floor: Trial, starts: Seque
             return
         tried.add(tuple(choices))
         bits = {name: BITS[choice] for name, choice in zip(effects.names, choices, strict=True)}
-        steps = with_bits(bits).passes
-        trial = bench.attempt("mixed", dataclasses.replace(recipe, passes=steps), model.power(choices))
+        trial = bench.attempt("mixed", with_bits(recipe, bits), model.power(choices))
         model.learn(trial)
         yield trial
 
@@ -81,13 +79,15 @@ class _NoiseModel:
 
     def __init__(self, effects: Effects, floor: float, bench: Workbench) -> None:
         self.effects, self.floor, self.bench = effects, floor, bench
-        self.own, self.share, self.around = effects.own, 1.0, 0.0
+        self.own, self.known = effects.own, np.zeros(effects.own.shape, bool)
+        self.shares, self.heard = np.ones(len(BITS)), np.zeros(len(BITS), bool)
+        self.around = 0.0
         self.nearest: Trial | None = None
 
     @property
     def noise(self) -> NDArray[np.float64]:
         """What reaches the output of every layer's error ``[l, c]``."""
-        noise: NDArray[np.float64] = self.share * self.effects.importance[:, None] * self.own
+        noise: NDArray[np.float64] = self.shares * self.effects.importance[:, None] * self.own
         return noise
 
     def power(self, choices: Choices) -> float:
@@ -102,9 +102,11 @@ class _NoiseModel:
         """Correct everything by an attempt."""
         choices = self.effects.choices(trial.attempt.layer_bits)
         measured = np.array([trial.own.get(name, np.nan) for name in self.effects.names])
-        self.own = as_deployed(self.own, choices, measured)
-        self.share = 1.0
-        self.share = arriving_share(trial.verdict.power, self.floor, float(_taken(self.noise, choices).sum()))
+        self.own, self.known = as_deployed(self.own, self.known, choices, measured)
+        put_in = self.effects.importance * _taken(self.own, choices)
+        sums = np.bincount(choices, put_in, len(BITS)).astype(np.float64)
+        self.shares = arriving_shares(self.shares, self.heard, sums, trial.verdict.power - self.floor)
+        self.heard |= sums > 0
         self.around = trial.attempt.bytes - float(_taken(self.effects.bytes, choices).sum())
         self.nearest = trial
 

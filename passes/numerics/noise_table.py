@@ -3,21 +3,22 @@
 Errors of layers are nearly uncorrelated where they are small, so their powers add up (the additive noise model; Zhou et
 al. 2018, arXiv 1712.01048, eq. 5-7):
 
-    P = P_0 + f Σ_l g_l e_l(bits_l)
+    P = P_0 + Σ_l f(bits_l) g_l e_l(bits_l)
 
 e_l is the error of the layer's own output over its power, g_l its importance: what a unit of it costs at the output.
-P_0 comes from the activations, and f says how much of the sum arrives, as later layers make up for the errors of
-earlier ones.
+P_0 comes from the activations, and f says how much arrives: later layers make up for the errors of earlier ones, and
+large errors, those of the fewest bits, do not simply add up.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["arriving_share", "as_deployed", "importance"]
+__all__ = ["arriving_shares", "as_deployed", "importance"]
 
 Doubles = NDArray[np.float64]
+Choices = NDArray[np.intp]
 
-_MOST = 4.0  # a measured error moves a layer's row of the table by no more than this factor
+_MOST = 4.0  # a measured error moves the rest of a layer's row by no more than this factor
 _SMALLEST_SHARE = 0.05  # of the sum that may arrive; a smaller one is a difference of two measurements of one size
 
 
@@ -32,16 +33,49 @@ def importance(own: Doubles, output: Doubles) -> Doubles:
     return gain
 
 
-def as_deployed(own: Doubles, choices: NDArray[np.intp], measured: Doubles) -> Doubles:
-    """The table ``[l, c]`` with every layer's row scaled so that it gives what was measured ``[l]`` at its choice.
+def as_deployed(
+    own: Doubles, known: NDArray[np.bool_], choices: Choices, measured: Doubles
+) -> tuple[Doubles, NDArray[np.bool_]]:
+    """The table ``[l, c]`` with what was measured ``[l]`` at every layer's choice, nan where nothing was.
 
-    The walk solves a layer on inputs of its quantized predecessors, more thoroughly than the table's builder did.
+    The walk solves a layer on inputs of its quantized predecessors, more thoroughly than the table's builder did, so
+    what is not ``known`` ``[l, c]`` from such measurements is scaled with the nearest of them.
+
+    Returns:
+        The table, and what is known now.
     """
-    expected = np.take_along_axis(own, choices[:, None], axis=1)[:, 0]
-    factor = np.clip(measured / expected, 1 / _MOST, _MOST)
-    return own * np.where(np.isfinite(factor), factor, 1.0)[:, None]
+    rows = np.flatnonzero(np.isfinite(measured))
+    places = choices[rows]
+    factor = np.clip(measured[rows] / own[rows, places], 1 / _MOST, _MOST)
+    columns = np.arange(own.shape[1])
+    apart = np.abs(columns[:, None] - columns)  # [c, c]
+    nearest = np.where(known[rows, None, :], apart, len(columns)).min(axis=2)  # [r, c], of those known before
+    table, seen = own.copy(), known.copy()
+    table[rows] *= np.where(apart[places] < nearest, factor[:, None], 1.0)
+    table[rows, places] = measured[rows]
+    seen[rows, places] = True
+    return table, seen
 
 
-def arriving_share(measured: float, floor: float, predicted: float) -> float:
-    """f: how much of the ``predicted`` sum is in the ``measured`` power above the ``floor`` P_0."""
-    return max((measured - floor) / predicted, _SMALLEST_SHARE)
+def arriving_shares(shares: Doubles, known: NDArray[np.bool_], sums: Doubles, arrived: float) -> Doubles:
+    """F ``[c]``, so that what one attempt put in gives what ``arrived`` of it; ``c`` rises with the bits.
+
+    It is laid to the attempt's bits of which nothing is known yet, or, where all are, to its fewest: the largest errors
+    are the least additive. Bits that are not known get the share of the nearest that are.
+
+    Args:
+        shares: as they were.
+        known: ``[c]``, of which bits earlier attempts spoke; those of this one are not among them yet.
+        sums: ``[c]``, errors times importance that the attempt has at these bits.
+        arrived: power of the output's error above P_0.
+    """
+    used = sums > 0
+    new = used & ~known
+    if not new.any():
+        new = np.arange(len(sums)) == np.flatnonzero(used)[0]
+    rest = arrived - float((shares * sums)[used & ~new].sum())
+    found = np.where(new, max(rest / float(sums[new].sum()), _SMALLEST_SHARE), shares)
+    certain = np.flatnonzero(known | used)
+    nearest = certain[np.abs(certain[None, :] - np.arange(len(sums))[:, None]).argmin(axis=1)]
+    filled: Doubles = found[nearest]
+    return filled

@@ -68,7 +68,7 @@ def test_what_the_search_learns_from_is_on_the_grids_that_it_chooses_bits_for() 
 
 def test_a_drop_is_spent_on_bytes() -> None:
     sizes = []
-    for drop in (5.0, 100.0):
+    for drop in (2.0, 100.0):
         result = convert_within(wide(), DATA, Budget(max_drop=drop), limit=32)
         (kept,) = {attempt.drop for attempt in searched(result).attempts if attempt.bytes == result.model.ByteSize()}
         assert kept is not None

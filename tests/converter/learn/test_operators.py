@@ -207,7 +207,7 @@ def test_what_makes_shapes_and_masks() -> None:
 @pytest.mark.parametrize(
     ("op", "attributes"), [("DepthToSpace", {}), ("DepthToSpace", {"mode": "CRD"}), ("SpaceToDepth", {})]
 )
-def test_channels_become_pixels_and_back(op: str, attributes: dict[str, str]) -> None:
+def test_channels_become_pixels_and_back(op: str, attributes: dict[str, Any]) -> None:
     x = images(2, 12, 4, 6)
     assert agrees(alone(op, x, blocksize=2, **attributes), x)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from passes.numerics.noise_table import arriving_share, as_deployed, importance
+from passes.numerics.noise_table import arriving_shares, as_deployed, importance
 
 
 def test_importance_is_the_ratio_where_it_was_measured() -> None:
@@ -21,14 +21,31 @@ def test_errors_of_independent_layers_add_up() -> None:
     assert np.mean(np.square(np.sum(direct, axis=0))) == pytest.approx((gains * own).sum(), rel=0.05)
 
 
-def test_a_row_goes_through_what_was_measured_and_keeps_its_ratios() -> None:
+def test_what_was_measured_stands_and_what_was_not_goes_with_it() -> None:
     own = np.array([[0.4, 0.1, 0.025], [0.4, 0.1, 0.025], [0.4, 0.1, 0.025]])
-    found = as_deployed(own, np.array([1, 2, 0]), np.array([0.05, np.nan, 40.0]))
+    found, known = as_deployed(own, np.zeros((3, 3), bool), np.array([1, 2, 0]), np.array([0.05, np.nan, 40.0]))
     np.testing.assert_allclose(found[0], own[0] / 2)
     np.testing.assert_allclose(found[1], own[1])  # not measured
-    np.testing.assert_allclose(found[2], own[2] * 4)  # no further than this
+    np.testing.assert_allclose(found[2], [40, 0.4, 0.1])  # the others no further than four times
+    again, known = as_deployed(found, known, np.array([2, 2, 2]), np.array([0.05, 0.05, 0.2]))
+    np.testing.assert_allclose(again, [[0.2, 0.05, 0.05], [0.8, 0.2, 0.05], [40, 0.4, 0.2]])
+    np.testing.assert_array_equal(known, [[False, True, True], [False, False, True], [True, False, True]])
 
 
-def test_the_share_that_arrives() -> None:
-    assert arriving_share(0.03, 0.01, 0.04) == pytest.approx(0.5)
-    assert arriving_share(0.01, 0.012, 0.04) == 0.05  # within the scatter of the floor
+def test_shares_are_learned_bits_by_bits() -> None:
+    """Half of the noise of 3 bits and two thirds of that of 4 arrive; 2 bits bring twice as much as they put in."""
+    ones, none = np.ones(4), np.zeros(4, bool)  # 2, 3, 4, 8 bits
+    four = arriving_shares(ones, none, np.array([0, 0, 0.03, 0]), 0.02)
+    np.testing.assert_allclose(four, [2 / 3] * 4)  # nothing else is known
+    three = arriving_shares(four, np.array([False, False, True, False]), np.array([0, 0.08, 0, 0]), 0.04)
+    np.testing.assert_allclose(three, [1 / 2, 1 / 2, 2 / 3, 2 / 3])
+    heard, sums = np.array([False, True, True, False]), np.array([0.1, 0.04, 0.03, 0])
+    mixed = arriving_shares(three, heard, sums, 0.2 + 0.02 + 0.02)
+    np.testing.assert_allclose(mixed, [2, 1 / 2, 2 / 3, 2 / 3])
+    again = arriving_shares(mixed, np.array([True, True, True, False]), np.array([0, 0.04, 0.03, 0]), 0.05)
+    np.testing.assert_allclose(again, [2, 3 / 4, 2 / 3, 2 / 3])  # all were known: the fewest bits of the attempt
+
+
+def test_a_share_below_the_scatter_of_the_floor() -> None:
+    none = np.zeros(2, bool)
+    np.testing.assert_allclose(arriving_shares(np.ones(2), none, np.array([0, 0.04]), -0.002), [0.05, 0.05])

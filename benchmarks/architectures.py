@@ -150,6 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipes", default="int8,int4", help=f"of {','.join(RECIPES)}, or all; default int8,int4")
     parser.add_argument("--size", type=int, default=IMAGENET_SIZE, help="of the images, in pixels")
     options = parser.parse_args(arguments)
+    if options.size % 32:
+        parser.error(
+            f"--size must be a multiple of 32, which U-Net and the detector halve five times, not {options.size}"
+        )
     every = [name for name, recipe in RECIPES.items() if not recipe.keeps]
     recipes = every if options.recipes == "all" else options.recipes.split(",")
     for given, known in ((options.names, ARCHITECTURES), (recipes, RECIPES)):

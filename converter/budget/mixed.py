@@ -81,7 +81,7 @@ class _NoiseModel:
         self.effects, self.floor, self.bench = effects, floor, bench
         self.own, self.known = effects.own, np.zeros(effects.own.shape, bool)
         self.shares, self.heard = np.ones(len(BITS)), np.zeros(len(BITS), bool)
-        self.around = 0.0
+        self.around, self.strayed = 0.0, 0.0  # bytes of the file around the weights; by which a size was wrong at most
         self.nearest: Trial | None = None
 
     @property
@@ -107,6 +107,8 @@ class _NoiseModel:
         sums = np.bincount(choices, put_in, len(BITS)).astype(np.float64)
         self.shares = arriving_shares(self.shares, self.heard, sums, trial.verdict.power - self.floor)
         self.heard |= sums > 0
+        if trial.attempt.predicted_db is not None:
+            self.strayed = max(self.strayed, abs(trial.attempt.bytes - self.size(choices)))
         self.around = trial.attempt.bytes - float(_taken(self.effects.bytes, choices).sum())
         self.nearest = trial
 
@@ -118,7 +120,7 @@ class _NoiseModel:
                 return allocate(self.effects.useful, self.noise, self._aim() - self.floor)
             if budget.max_bytes is None:
                 return None
-            return allocate(self.noise, self.effects.useful, budget.max_bytes - self.around)
+            return allocate(self.noise, self.effects.useful, budget.max_bytes - self.around - self.strayed)
         except NoAllocation:
             return None
 

@@ -20,22 +20,22 @@ MOST_BITS = 4
 
 _FACTORS = tuple(float(factor) for factor in np.geomspace(0.7, 1.15, 16))
 _LARGEST = -MULTIPLES[0]
-_SMALLEST, _MOST_MULTIPLES = 3, 12_288  # inputs of a block; blocks of a layer
+_FEWEST_MULTIPLES, _MOST_MULTIPLES = 1024, 12_288  # of a layer
 
 
 def equal_block(channels: int, k: int, wanted: int) -> int | None:
-    """The size nearest to the one wanted, 3 to twice as many, of which k inputs are several whole blocks; or None.
+    """The size nearest to the one wanted, at most twice as many, of which k inputs are several whole blocks; or None.
 
     All ``channels`` of a layer have at most 12,288 blocks, whose multiples take 6 kB; so large layers get larger ones.
     In blocks of 16 they would add a sixteenth to any file, and the error of a layer of millions of weights counts
-    least.
+    least. Small layers get smaller ones, 1,024 or one a weight: half a kB is nothing, and the first layers are small.
 
-    >>> [equal_block(16, k, 16) for k in (144, 27, 9, 37)], equal_block(512, 4608, 16)
-    ([16, 9, 3, None], 192)
+    >>> [equal_block(64, k, 16) for k in (576, 243, 99, 37)], equal_block(512, 4608, 16), equal_block(32, 9, 16)
+    ([16, 27, 9, 1], 192, 1)
     """
     least = -(-channels * k // _MOST_MULTIPLES)
-    wanted = max(wanted, least)
-    sizes = [size for size in range(max(_SMALLEST, least), 2 * wanted + 1) if k % size == 0 and size < k]
+    wanted = max(min(wanted, -(-channels * k // _FEWEST_MULTIPLES)), least)
+    sizes = [size for size in range(max(1, least), 2 * wanted + 1) if k % size == 0 and size < k]
     return min(sizes, key=lambda size: max(size / wanted, wanted / size), default=None)
 
 

@@ -79,10 +79,12 @@ def test_cast_form_computes_bit_for_bit_what_int8_storage_does(name: str, bits: 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["integers", "floats"])
 @pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("fewest", [0, 1024], ids=["blocks of several", "as few weights have them"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_two_level_scales_compute_bit_for_bit_what_int8_storage_does(
-    name: str, bits: int, ranges: bool, tmp_path: Path
+    name: str, fewest: int, bits: int, ranges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("passes.numerics.two_level._FEWEST_MULTIPLES", max(fewest, 1))
     model = quantized(name, Rtn(bits=bits, block=4, two_level=True), ranges=ranges and name in INTEGER)
     grid = model.quantized["layer"].grid
     groups, outputs, k = model.layers()["layer"].matrix_shape

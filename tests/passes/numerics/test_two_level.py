@@ -135,15 +135,17 @@ def test_more_bits_are_refused() -> None:
 @pytest.mark.parametrize(
     ("channels", "k", "size"),
     [
-        (16, 144, 16),
-        (16, 27, 9),
-        (64, 147, 21),
-        (8, 37, None),
-        (8, 16, 8),
-        (512, 9, 3),
-        (64, 25, 5),
-        (512, 4608, 192),
-        (2048, 2048, 512),
+        (64, 576, 16),
+        (64, 243, 27),
+        (200, 95, 19),
+        (1024, 9, 3),  # as near as there is
+        (512, 37, None),
+        (512, 4608, 192),  # 12,288 blocks
+        (2048, 2048, 512),  # 8,192
+        (64, 147, 7),  # 1,344
+        (16, 144, 3),  # 768
+        (16, 27, 1),  # fewer than 1,024 weights
+        (8, 37, 1),
     ],
 )
 def test_blocks_are_whole_and_near_what_was_asked(channels: int, k: int, size: int | None) -> None:

@@ -22,6 +22,8 @@ from converter.budget.workbench import Trial, Workbench, best
 from converter.conversion_data import open_data, require_calibration
 from converter.data import Preprocess, stored_preprocess
 from converter.evaluate import evaluate_pair
+from converter.learn import require_device
+from converter.learn.data_needs import FEWEST_IMAGES, require_images
 from converter.open import assumed_shape, open_model, suggesting_shape
 from converter.read_qdq import read_qdq, requantized
 from converter.recipe import AUTO, RECIPES, Recipe, find_recipe, learning_on
@@ -77,6 +79,7 @@ def convert_within(
     chosen = find_target(target)
     base = BASE if recipe == AUTO else learning_on(find_recipe(recipe), device)
     require_calibration(calibration, None, None, base)
+    require_device([*base.passes, *([] if device is None else [LearnedRounding(device=device)])])
     if base.keeps:
         raise UsageError(f"recipe {base.name!r} has one result, so a budget has no use; leave it out")
     if calibration is None:
@@ -93,6 +96,7 @@ def convert_within(
     data, unseen = images.calibration, images.evaluation
     assert data is not None
     fit, held_out = split(data, base.limit, base.seed)
+    require_images(base.passes, fit)
     judge = Judge(source, held_out, classes=budget.max_drop is not None)
     cached = None if cache is None else Path(cache)
     bench = Workbench(source, fit, judge, budget, chosen, device, cached, memory_budget, progress)
@@ -147,7 +151,8 @@ def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
         yield mixed
         if _settled(mixed, budget) and budget.max_drop is not None:
             return
-    if best(bench.trials, budget) is None and mixed is not None and importlib.util.find_spec("torch") is not None:
+    can_learn = importlib.util.find_spec("torch") is not None and len(bench.fit) >= FEWEST_IMAGES
+    if best(bench.trials, budget) is None and mixed is not None and can_learn:
         yield bench.attempt("mixed-learned", _learned(_nearest(bench.trials[2:], budget).recipe))
 
 

@@ -44,7 +44,8 @@ Choices = NDArray[np.intp]
 
 def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
     """The recipe with these bits in every layer."""
-    change = {"bits": bits} if isinstance(bits, int) else {"layer_bits": dict(bits)}
+    uniform = {"bits": bits, "layer_bits": {}, "first_last_bits": None}
+    change = uniform if isinstance(bits, int) else {"layer_bits": dict(bits)}
     steps = (dataclasses.replace(step, **change) if isinstance(step, LayerPass) else step for step in recipe.passes)
     return dataclasses.replace(recipe, passes=tuple(steps))
 
@@ -81,14 +82,15 @@ class _NoiseModel:
         self.effects, self.floor, self.bench = effects, floor, bench
         self.own, self.known = effects.own, np.zeros(effects.own.shape, bool)
         self.shares, self.heard = np.ones(len(BITS)), np.zeros(len(BITS), bool)
-        self.around, self.strayed = 0.0, 0.0  # bytes of the file around the weights; by which a size was wrong at most
+        self.around, self.strayed = 0.0, 0.0  # bytes of the file around the weights; by which the last was too large
         self.nearest: Trial | None = None
 
     @property
     def noise(self) -> NDArray[np.float64]:
-        """What reaches the output of every layer's error ``[l, c]``."""
-        noise: NDArray[np.float64] = self.shares * self.effects.importance[:, None] * self.own
-        return noise
+        """What reaches the output of every layer's error ``[l, c]``; more bits are never believed to be noisier."""
+        noise = self.shares * self.effects.importance[:, None] * self.own
+        falling: NDArray[np.float64] = np.maximum.accumulate(noise[:, ::-1], axis=1)[:, ::-1]
+        return falling
 
     def power(self, choices: Choices) -> float:
         """Expected of the output's error."""
@@ -105,10 +107,10 @@ class _NoiseModel:
         self.own, self.known = as_deployed(self.own, self.known, choices, measured)
         put_in = self.effects.importance * _taken(self.own, choices)
         sums = np.bincount(choices, put_in, len(BITS)).astype(np.float64)
-        self.shares = arriving_shares(self.shares, self.heard, sums, trial.verdict.power - self.floor)
-        self.heard |= sums > 0
+        above = trial.verdict.power - self.floor
+        self.shares, self.heard = arriving_shares(self.shares, self.heard, sums, above)
         if trial.attempt.predicted_db is not None:
-            self.strayed = max(self.strayed, abs(trial.attempt.bytes - self.size(choices)))
+            self.strayed = max(trial.attempt.bytes - self.size(choices), 0.0)
         self.around = trial.attempt.bytes - float(_taken(self.effects.bytes, choices).sum())
         self.nearest = trial
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,14 +22,21 @@ def _batch(attrs: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tens
 
 def _group(attrs: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Scales are a channel's (opset 21) or a group's (opset 18)."""
-    groups = int(attrs["num_groups"])
-    repeats = x.shape[1] // scale.numel()
-    scale, bias = (value.repeat_interleave(repeats) for value in (scale, bias))
-    return F.group_norm(x, groups, scale, bias, eps=_epsilon(attrs))
+    return _grouped(attrs, x, int(attrs["num_groups"]), scale, bias)
 
 
 def _instance(attrs: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return F.instance_norm(x, weight=scale, bias=bias, eps=_epsilon(attrs))
+    return _grouped(attrs, x, x.shape[1], scale, bias)
+
+
+def _grouped(attrs: Attributes, x: Tensor, groups: int, scale: Tensor, bias: Tensor) -> Tensor:
+    """By hand: torch's own refuse a single pixel."""
+    parts = x.reshape(x.shape[0], groups, -1)
+    variance, mean = torch.var_mean(parts, dim=2, correction=0, keepdim=True)
+    y = ((parts - mean) * torch.rsqrt(variance + _epsilon(attrs))).reshape(x.shape)
+    repeats, shape = x.shape[1] // scale.numel(), (-1, *[1] * (x.ndim - 2))
+    scale, bias = (value.repeat_interleave(repeats).reshape(shape) for value in (scale, bias))
+    return y * scale + bias
 
 
 def _layer(attrs: Attributes, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:

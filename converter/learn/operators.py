@@ -20,7 +20,7 @@ Attributes = Mapping[str, Any]
 def _clip(attrs: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     bottom = attrs.get("min") if low is None else float(low)
     top = attrs.get("max") if high is None else float(high)
-    return x if bottom is None and top is None else torch.clamp(x, bottom, top)
+    return x if bottom is None and top is None else torch.clamp(x, bottom, top).to(x.dtype)
 
 
 def _gelu(attrs: Attributes, x: Tensor) -> Tensor:
@@ -46,9 +46,12 @@ def _reduced(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def reduced(attrs: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
         chosen = axes_of(attrs, axes)
+        values = x if x.is_floating_point() else x.double()
         if not chosen and attrs.get("noop_with_empty_axes"):
-            return x
-        return function(x, dim=chosen or tuple(range(x.ndim)), keepdim=bool(attrs.get("keepdims", 1)))
+            found = function(values[..., None], dim=-1, keepdim=False)  # of one value each
+        else:
+            found = function(values, dim=chosen or tuple(range(x.ndim)), keepdim=bool(attrs.get("keepdims", 1)))
+        return found.to(x.dtype)
 
     return reduced
 
@@ -96,7 +99,7 @@ OPERATORS: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "Neg": lambda attrs, x: -x,
     "Not": lambda attrs, x: ~x,
     "PRelu": _prelu,
-    "Pow": lambda attrs, a, b: torch.pow(a, b),
+    "Pow": lambda attrs, a, b: torch.pow(a, b).to(a.dtype),
     "Reciprocal": lambda attrs, x: torch.reciprocal(x),
     "ReduceL2": _reduced(lambda x, dim, keepdim: torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)),
     "ReduceMax": _reduced(torch.amax),

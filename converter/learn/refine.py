@@ -157,7 +157,7 @@ class _Network:
             return f"{error} has no differentiable form"
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # shapes that hold for one size of batch
+        except (RuntimeError, TypeError, ValueError) as error:  # shapes that hold for one size of batch
             return f"torch cannot run the block on {len(split.train)} images: {str(error).splitlines()[0]}"
         if any(len(value) != len(train) for value in train.target.values()):
             return "the block's outputs do not have one entry for every image"

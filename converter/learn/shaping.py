@@ -1,5 +1,6 @@
 """Operators that move values or make shapes, as torch functions: `operators` collects them."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,10 @@ def axes_of(attrs: Attributes, axes: Tensor | None) -> tuple[int, ...]:
 
 
 def _cast(attrs: Attributes, x: Tensor) -> Tensor:
-    wanted = torch.from_numpy(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(int(attrs["to"])))).dtype
+    try:
+        wanted = torch.from_numpy(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(int(attrs["to"])))).dtype
+    except TypeError as error:
+        raise NoTorchForm(f"Cast to {onnx.TensorProto.DataType.Name(attrs['to'])}") from error
     if x.is_floating_point() and not wanted.is_floating_point:
         raise NoTorchForm("Cast of floats to integers")
     return x.to(wanted)
@@ -35,7 +39,7 @@ def _concat(attrs: Attributes, *x: Tensor) -> Tensor:
 def _constant_of_shape(attrs: Attributes, shape: Tensor) -> Tensor:
     value = attrs.get("value")
     filling = torch.zeros(1) if value is None else torch.from_numpy(np.array(getattr(value, "values", value)))
-    return filling.reshape(()).expand([int(size) for size in shape.tolist()]).clone()
+    return filling.to(shape.device).reshape(()).expand([int(size) for size in shape.tolist()]).clone()
 
 
 def _depth_to_space(attrs: Attributes, x: Tensor) -> Tensor:
@@ -57,7 +61,8 @@ def _expand(attrs: Attributes, x: Tensor, shape: Tensor) -> Tensor:
 
 
 def _flatten(attrs: Attributes, x: Tensor) -> Tensor:
-    axis = int(attrs.get("axis", 1)) % (x.ndim + 1)
+    axis = int(attrs.get("axis", 1))
+    axis = axis + x.ndim if axis < 0 else axis
     return x.reshape(int(np.prod(x.shape[:axis])), -1)
 
 
@@ -69,7 +74,8 @@ def _gather(attrs: Attributes, x: Tensor, indices: Tensor) -> Tensor:
 
 
 def _range(attrs: Attributes, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype, device=start.device)
+    count = max(math.ceil((limit.item() - start.item()) / delta.item()), 0)
+    return start + delta * torch.arange(count, dtype=start.dtype, device=start.device)
 
 
 def _reshape(attrs: Attributes, x: Tensor, shape: Tensor) -> Tensor:
@@ -80,7 +86,7 @@ def _reshape(attrs: Attributes, x: Tensor, shape: Tensor) -> Tensor:
 
 
 def _shape(attrs: Attributes, x: Tensor) -> Tensor:
-    return torch.tensor(list(x.shape)[attrs.get("start", 0) : attrs.get("end")])
+    return torch.tensor(list(x.shape)[attrs.get("start", 0) : attrs.get("end")], device=x.device)
 
 
 def _slice(

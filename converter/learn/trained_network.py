@@ -57,7 +57,7 @@ class TrainedNetwork(nn.Module):
             raise _cannot_be_trained(f"{error} has no differentiable form") from error
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError) as error:  # shapes that hold for one size of batch
+        except (RuntimeError, TypeError, ValueError) as error:  # shapes that hold for one size of batch
             raise _cannot_be_trained(f"torch cannot run it on these images ({str(error).splitlines()[0]})") from error
         weights = []
         for name, layer in self.layers.items():

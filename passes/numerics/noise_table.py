@@ -18,7 +18,9 @@ __all__ = ["arriving_shares", "as_deployed", "importance"]
 Doubles = NDArray[np.float64]
 Choices = NDArray[np.intp]
 
-_MOST = 4.0  # a measured error moves the rest of a layer's row by no more than this factor
+_MOST = 4.0  # a measured error moves the rest of a layer's row, and an attempt a share, by no more than this factor
+_LEAST_ERROR = 1e-12  # of a layer's output over its power; a smaller one is none
+_MATERIAL = 0.1  # of what is predicted: what puts in less is lost in the scatter of the rest
 _SMALLEST_SHARE = 0.05  # of the sum that may arrive; a smaller one is a difference of two measurements of one size
 
 
@@ -45,37 +47,49 @@ def as_deployed(
         The table, and what is known now.
     """
     rows = np.flatnonzero(np.isfinite(measured))
-    places = choices[rows]
-    factor = np.clip(measured[rows] / own[rows, places], 1 / _MOST, _MOST)
+    places, found = choices[rows], np.maximum(measured[rows], _LEAST_ERROR)
+    factor = np.clip(found / own[rows, places], 1 / _MOST, _MOST)
     columns = np.arange(own.shape[1])
     apart = np.abs(columns[:, None] - columns)  # [c, c]
     nearest = np.where(known[rows, None, :], apart, len(columns)).min(axis=2)  # [r, c], of those known before
     table, seen = own.copy(), known.copy()
     table[rows] *= np.where(apart[places] < nearest, factor[:, None], 1.0)
-    table[rows, places] = measured[rows]
+    table[rows, places] = found
     seen[rows, places] = True
     return table, seen
 
 
-def arriving_shares(shares: Doubles, known: NDArray[np.bool_], sums: Doubles, arrived: float) -> Doubles:
+def arriving_shares(
+    shares: Doubles, known: NDArray[np.bool_], sums: Doubles, arrived: float
+) -> tuple[Doubles, NDArray[np.bool_]]:
     """F ``[c]``, so that what one attempt put in gives what ``arrived`` of it; ``c`` rises with the bits.
 
-    It is laid to the attempt's bits of which nothing is known yet, or, where all are, to its fewest: the largest errors
-    are the least additive. Bits that are not known get the share of the nearest that are.
+    It is laid to bits of which nothing is known yet, or, where all are, to the attempt's fewest: the largest errors are
+    the least additive. Bits that put in less than a tenth are taught nothing; they, and those that no attempt had, get
+    the share of the nearest that were.
 
     Args:
         shares: as they were.
-        known: ``[c]``, of which bits earlier attempts spoke; those of this one are not among them yet.
+        known: ``[c]``, of which bits earlier attempts spoke.
         sums: ``[c]``, errors times importance that the attempt has at these bits.
         arrived: power of the output's error above P_0.
+
+    Returns:
+        The shares, and which are known now.
     """
-    used = sums > 0
-    new = used & ~known
-    if not new.any():
-        new = np.arange(len(sums)) == np.flatnonzero(used)[0]
-    rest = arrived - float((shares * sums)[used & ~new].sum())
-    found = np.where(new, max(rest / float(sums[new].sum()), _SMALLEST_SHARE), shares)
-    certain = np.flatnonzero(known | used)
+    predicted = shares * sums
+    heavy = predicted >= _MATERIAL * predicted.sum()
+    if not predicted.sum() > 0 or not np.isfinite(arrived):
+        return shares, known
+    taught = heavy & ~known
+    if not taught.any():
+        taught = np.arange(len(sums)) == np.flatnonzero(heavy)[0]
+    factor = (arrived - float(predicted[~taught].sum())) / float(predicted[taught].sum())
+    if known.any():
+        factor = float(np.clip(factor, 1 / _MOST, _MOST))
+    found = np.where(taught, np.maximum(shares * factor, _SMALLEST_SHARE), shares)
+    heard = known | heavy
+    certain = np.flatnonzero(heard)
     nearest = certain[np.abs(certain[None, :] - np.arange(len(sums))[:, None]).argmin(axis=1)]
     filled: Doubles = found[nearest]
-    return filled
+    return filled, heard

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from converter import Recipe, convert
+from converter import Budget, Recipe, convert, convert_within
 from passes.errors import ConvertError, DataError, QuantizationError
 from passes.learned_rounding import LearnedRounding
 from passes.normalise import Normalise
@@ -65,3 +65,12 @@ def test_no_cuda_device(step: LearnedRounding | Qat, monkeypatch: pytest.MonkeyP
 def test_no_torch(step: LearnedRounding | Qat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     refused(step, X, QuantizationError, rf"{step.name} learns with torch; pip install convert-onnx\[torch\]")
+
+
+def test_a_search_within_a_budget_asks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(QuantizationError, match="torch finds no CUDA device"):
+        convert_within(resnet(), X, Budget(max_bytes=1), device="cuda")
+    learning = Recipe("r", "", (Normalise(), Rtn(bits=4), ROUNDING))
+    with pytest.raises(DataError, match="learned_rounding needs at least 4 images, not 3"):  # one of 4 judges
+        convert_within(resnet(), X[:4], Budget(max_bytes=1), recipe=learning)

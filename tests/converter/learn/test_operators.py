@@ -66,6 +66,7 @@ CASES: dict[str, tuple[str, tuple[NDArray[Any] | None, ...], dict[str, Any]]] = 
     "expand_less": ("Expand", (np.array([9, 1]),), {}),
     "gather": ("Gather", (np.array([[2, 0], [-1, 1]]),), {"axis": 1}),
     "flatten": ("Flatten", (), {"axis": 2}),
+    "flatten_from_behind": ("Flatten", (), {"axis": -2}),
     "gelu": ("Gelu", (), {}),
     "gelu_tanh": ("Gelu", (), {"approximate": "tanh"}),
     "group_normalization": ("GroupNormalization", (random(6), random(6, seed=1)), {"num_groups": 3, "epsilon": 1e-3}),
@@ -86,6 +87,7 @@ CASES: dict[str, tuple[str, tuple[NDArray[Any] | None, ...], dict[str, Any]]] = 
     "pow": ("Pow", (np.array(2, np.float32),), {}),
     "prelu": ("PRelu", (random(6, 1, 1),), {}),
     "reduce_l2": ("ReduceL2", (np.array([1]),), {}),
+    "reduce_l2_of_nothing": ("ReduceL2", (), {"noop_with_empty_axes": 1}),
     "reduce_max": ("ReduceMax", (np.array([2, -1]),), {}),
     "reduce_mean_of_nothing": ("ReduceMean", (), {"noop_with_empty_axes": 1}),
     "reduce_min": ("ReduceMin", (np.array([2]),), {}),
@@ -254,6 +256,20 @@ def _sizes(value: onnx.ValueInfoProto) -> list[int]:
     return [dim.dim_value or 12 for dim in value.type.tensor_type.shape.dim][1:]
 
 
+@pytest.mark.parametrize("op", ["InstanceNormalization", "GroupNormalization"])
+def test_normalisation_of_a_single_pixel(op: str) -> None:
+    x = images(1, 6, 1, 1)
+    attributes = {"num_groups": 6} if op == "GroupNormalization" else {}
+    assert agrees(alone(op, x, (random(6), random(6, seed=1)), **attributes), x)
+
+
+def test_a_shape_is_where_its_tensor_is() -> None:
+    x = torch.empty(2, 3, device="meta")
+    found = OPERATORS["Shape"]({}, x)
+    assert isinstance(found, torch.Tensor)
+    assert found.device == x.device
+
+
 def test_weights_and_tensors_can_be_replaced() -> None:
     program = Program(gs.import_onnx(LAYERS["conv2d"].model()))
     x = torch.from_numpy(LAYERS["conv2d"].images())
@@ -287,6 +303,7 @@ def test_operators_without_a_form_are_named() -> None:
         ("Pad", (np.array([0, 0, 1, 1, 0, 0, 1, 1]),), {"mode": "reflect"}, "other than constant"),
         ("AveragePool", (), {"kernel_shape": [2, 2], "dilations": [2, 2]}, "dilations"),
         ("Cast", (), {"to": TensorProto.INT64}, "Cast of floats to integers"),
+        ("Cast", (), {"to": TensorProto.BFLOAT16}, "Cast to BFLOAT16"),
         ("ConvTranspose", (random(6, 4, 3, 3),), {"auto_pad": "SAME_UPPER"}, "auto_pad"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from passes.numerics.noise_table import arriving_shares, as_deployed, importance
 
@@ -33,19 +34,45 @@ def test_what_was_measured_stands_and_what_was_not_goes_with_it() -> None:
 
 
 def test_shares_are_learned_bits_by_bits() -> None:
-    """Half of the noise of 3 bits and two thirds of that of 4 arrive; 2 bits bring twice as much as they put in."""
-    ones, none = np.ones(4), np.zeros(4, bool)  # 2, 3, 4, 8 bits
-    four = arriving_shares(ones, none, np.array([0, 0, 0.03, 0]), 0.02)
-    np.testing.assert_allclose(four, [2 / 3] * 4)  # nothing else is known
-    three = arriving_shares(four, np.array([False, False, True, False]), np.array([0, 0.08, 0, 0]), 0.04)
-    np.testing.assert_allclose(three, [1 / 2, 1 / 2, 2 / 3, 2 / 3])
-    heard, sums = np.array([False, True, True, False]), np.array([0.1, 0.04, 0.03, 0])
-    mixed = arriving_shares(three, heard, sums, 0.2 + 0.02 + 0.02)
-    np.testing.assert_allclose(mixed, [2, 1 / 2, 2 / 3, 2 / 3])
-    again = arriving_shares(mixed, np.array([True, True, True, False]), np.array([0, 0.04, 0.03, 0]), 0.05)
-    np.testing.assert_allclose(again, [2, 3 / 4, 2 / 3, 2 / 3])  # all were known: the fewest bits of the attempt
+    """Half of the noise of 3 bits and two thirds of that of 4 arrive; 2 bits bring 1.5 times what they put in."""
+    shares, heard = arriving_shares(np.ones(4), np.zeros(4, bool), np.array([0, 0, 0.03, 0]), 0.02)
+    np.testing.assert_allclose(shares, [2 / 3] * 4)  # of 2, 3, 4 and 8 bits; nothing else is known
+    shares, heard = arriving_shares(shares, heard, np.array([0, 0.08, 0, 0]), 0.04)
+    np.testing.assert_allclose(shares, [1 / 2, 1 / 2, 2 / 3, 2 / 3])
+    np.testing.assert_array_equal(heard, [False, True, True, False])
+    shares, heard = arriving_shares(shares, heard, np.array([0.1, 0.04, 0.03, 1e-4]), 0.15 + 0.02 + 0.02 + 2e-4 / 3)
+    np.testing.assert_allclose(shares, [3 / 2, 1 / 2, 2 / 3, 2 / 3])
+    np.testing.assert_array_equal(heard, [True, True, True, False])
+    shares, _ = arriving_shares(shares, heard, np.array([0, 0.04, 0.03, 0]), 0.05)
+    np.testing.assert_allclose(shares, [3 / 2, 3 / 4, 2 / 3, 2 / 3])  # all were known: the fewest bits of the attempt
+
+
+def test_bits_that_put_in_next_to_nothing_learn_nothing() -> None:
+    heard = np.array([False, True, True, False])
+    shares, now = arriving_shares(np.full(4, 0.5), heard, np.array([0, 0.04, 0.03, 1e-5]), 1.15 * 0.035)
+    assert shares[3] == shares[2]
+    np.testing.assert_array_equal(now, heard)
+
+
+def test_no_attempt_moves_a_share_by_more_than_four_times() -> None:
+    heard = np.array([False, True, True, False])
+    for arrived, expected in ((-1.0, 0.125), (9.0, 2.0)):
+        shares, _ = arriving_shares(np.full(4, 0.5), heard, np.array([0.03, 0.03, 0.03, 0]), arrived)
+        np.testing.assert_allclose(shares, [expected, 0.5, 0.5, 0.5])
 
 
 def test_a_share_below_the_scatter_of_the_floor() -> None:
-    none = np.zeros(2, bool)
-    np.testing.assert_allclose(arriving_shares(np.ones(2), none, np.array([0, 0.04]), -0.002), [0.05, 0.05])
+    shares, _ = arriving_shares(np.ones(2), np.zeros(2, bool), np.array([0, 0.04]), -0.002)
+    np.testing.assert_allclose(shares, [0.05, 0.05])
+
+
+@pytest.mark.parametrize(("sums", "arrived"), [(np.zeros(2), 0.1), (np.ones(2), np.nan)])
+def test_what_says_nothing_teaches_nothing(sums: NDArray[np.float64], arrived: float) -> None:
+    shares, heard = arriving_shares(np.ones(2), np.zeros(2, bool), sums, arrived)
+    np.testing.assert_array_equal(shares, [1, 1])
+    assert not heard.any()
+
+
+def test_a_layer_without_an_error() -> None:
+    found, _ = as_deployed(np.array([[0.4, 0.1]]), np.zeros((1, 2), bool), np.array([0]), np.array([0.0]))
+    np.testing.assert_allclose(found, [[1e-12, 0.025]])

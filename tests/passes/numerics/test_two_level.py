@@ -146,6 +146,8 @@ def test_more_bits_are_refused() -> None:
         (16, 144, 3),  # 768
         (16, 27, 1),  # fewer than 1,024 weights
         (8, 37, 1),
+        (300, 37, None),  # a multiple for each of 11,100 weights would be too many
+        (128, 58, 29),
     ],
 )
 def test_blocks_are_whole_and_near_what_was_asked(channels: int, k: int, size: int | None) -> None:

@@ -291,8 +291,8 @@ class LayerPass:
         block: inputs that share a scale; None: the whole output channel does.
         two_level: scales of blocks are whole multiples of their channel's, which integer kernels can read; a layer's
             blocks are then as near to `block` as divides its inputs, larger where it would have more than 12,288 of
-            them and smaller where it would have fewer than 1,024; layers of more than 4 bits have one scale a channel
-            (`passes.numerics.two_level`).
+            them and, for a `block` of up to 8, smaller where it would have fewer than 1,024; layers of more than 4 bits
+            have one scale a channel (`passes.numerics.two_level`).
         first_last_bits: bits of the first and the last layer, if they differ.
         layer_bits: bits by layer name, before everything else.
         sequential: layers see what their quantized predecessors produce.

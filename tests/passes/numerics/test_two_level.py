@@ -133,22 +133,23 @@ def test_more_bits_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "k", "size"),
+    ("channels", "k", "wanted", "size"),
     [
-        (64, 576, 16),
-        (64, 243, 27),
-        (200, 95, 19),
-        (1024, 9, 3),  # as near as there is
-        (512, 37, None),
-        (512, 4608, 192),  # 12,288 blocks
-        (2048, 2048, 512),  # 8,192
-        (64, 147, 7),  # 1,344
-        (16, 144, 3),  # 768
-        (16, 27, 1),  # fewer than 1,024 weights
-        (8, 37, 1),
-        (300, 37, None),  # a multiple for each of 11,100 weights would be too many
-        (128, 58, 29),
+        (64, 576, 16, 16),
+        (64, 243, 16, 27),
+        (64, 25, 16, 5),
+        (64, 147, 16, 21),
+        (512, 9, 16, 3),
+        (8, 37, 16, None),
+        (512, 4608, 16, 192),  # 12,288 blocks
+        (2048, 2048, 8, 512),  # 8,192
+        (64, 576, 8, 8),
+        (64, 147, 8, 7),
+        (16, 144, 8, 3),  # 768, as near to 1,024 as there is
+        (16, 27, 8, 1),  # fewer than 1,024 weights
+        (8, 37, 8, 1),
+        (300, 37, 8, None),  # a multiple for each of 11,100 weights would be too many
     ],
 )
-def test_blocks_are_whole_and_near_what_was_asked(channels: int, k: int, size: int | None) -> None:
-    assert equal_block(channels, k, 16) == size
+def test_blocks_are_whole_and_near_what_was_asked(channels: int, k: int, wanted: int, size: int | None) -> None:
+    assert equal_block(channels, k, wanted) == size

@@ -10,7 +10,7 @@ import onnx
 
 from converter.data import Dataset, Preprocess, input_specs, load_data
 from converter.labels import check_labels, model_classes
-from converter.learn.data_needs import require_data
+from converter.learn.data_needs import require_learnable
 from converter.learn.held_out import hold_out
 from converter.preprocess_use import check_channels, questions, refuse_unused
 from converter.recipe import Pass, Recipe
@@ -90,7 +90,7 @@ def open_data(
         warn: called with what may not have been meant.
 
     Raises:
-        UsageError, DataError: see `load_data`, `refuse_unused`, `check_labels` and `require_data`.
+        UsageError, DataError: see `load_data`, `refuse_unused`, `check_labels` and `require_learnable`.
     """
     inputs, classes = input_specs(model), model_classes(model, "the model")
 
@@ -118,10 +118,7 @@ def open_data(
     for warning in _warnings(recipe, data, unseen, learned):
         warn(warning)
     images = _shared_out(data, unseen, learned, recipe)
-    for step in recipe.passes:
-        seen = images.shown_to(step)
-        if isinstance(step, LearnedRounding | Qat) and seen is not None:
-            require_data(step, seen)
+    require_learnable(recipe.passes, images.shown_to)
     return images
 
 

@@ -115,7 +115,9 @@ def block_of(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | Non
         return None, "ConvTranspose is stored per channel"
     if layer_pass.two_level:
         groups, outputs, k = layer.matrix_shape
-        block = None if bits > MOST_BITS else equal_block(groups * outputs, k, layer_pass.block)
+        block = (
+            None if bits > MOST_BITS else equal_block(groups * outputs, k, layer_pass.block, layer_pass.fewest_blocks)
+        )
         return block, "" if block or bits > MOST_BITS else f"{k} inputs are no whole blocks of about {layer_pass.block}"
     return layer_pass.block, ""
 

@@ -290,9 +290,10 @@ class LayerPass:
         symmetric: zero point 0.
         block: inputs that share a scale; None: the whole output channel does.
         two_level: scales of blocks are whole multiples of their channel's, which integer kernels can read; a layer's
-            blocks are then as near to `block` as divides its inputs, larger where it would have more than 12,288 of
-            them and, for a `block` of up to 8, smaller where it would have fewer than 1,024; layers of more than 4 bits
-            have one scale a channel (`passes.numerics.two_level`).
+            blocks are then as near to `block` as divides its inputs, and larger where it would have more than 12,288 of
+            them; layers of more than 4 bits have one scale a channel (`passes.numerics.two_level`).
+        fewest_blocks: of a layer with `two_level`: small layers have smaller blocks, down to one a weight; with 0
+            they keep those that are asked for.
         first_last_bits: bits of the first and the last layer, if they differ.
         layer_bits: bits by layer name, before everything else.
         sequential: layers see what their quantized predecessors produce.
@@ -307,11 +308,14 @@ class LayerPass:
     symmetric: bool = True
     block: int | None = None
     two_level: bool = False
+    fewest_blocks: int = 1024
     first_last_bits: int | None = None
     layer_bits: Mapping[str, int] = field(default_factory=dict)
     sequential: bool = True
 
     def __post_init__(self) -> None:
+        if self.fewest_blocks < 0:
+            raise ValueError(f"fewest_blocks is a number of blocks, so 0 or more, not {self.fewest_blocks}")
         ends = self.bits if self.first_last_bits is None else self.first_last_bits
         every = (self.bits, ends, *self.layer_bits.values())
         for bits in every:

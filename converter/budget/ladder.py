@@ -23,7 +23,7 @@ from converter.conversion_data import open_data, require_calibration
 from converter.data import Preprocess, stored_preprocess
 from converter.evaluate import evaluate_pair
 from converter.learn import require_device
-from converter.learn.data_needs import FEWEST_IMAGES, require_images
+from converter.learn.data_needs import FEWEST_IMAGES, require_learnable
 from converter.open import assumed_shape, open_model, suggesting_shape
 from converter.read_qdq import read_qdq, requantized
 from converter.recipe import AUTO, RECIPES, Recipe, find_recipe, learning_on
@@ -96,7 +96,7 @@ def convert_within(
     data, unseen = images.calibration, images.evaluation
     assert data is not None
     fit, held_out = split(data, base.limit, base.seed)
-    require_images(base.passes, fit)
+    require_learnable(base.passes, lambda _: fit)
     judge = Judge(source, held_out, classes=budget.max_drop is not None)
     cached = None if cache is None else Path(cache)
     bench = Workbench(source, fit, judge, budget, chosen, device, cached, memory_budget, progress)

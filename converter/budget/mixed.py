@@ -26,9 +26,10 @@ BASE = dataclasses.replace(
     RECIPES["int4"],
     name="mixed",
     description="bits of every layer chosen within a budget",
-    # blocks of 16: the multiples of smaller ones take more bytes than their gain is worth as bits of other layers
+    # the multiples of smaller blocks take more bytes than their gain is worth as bits of other layers
     passes=tuple(
-        dataclasses.replace(step, block=16) if isinstance(step, LayerPass) else step for step in RECIPES["int4"].passes
+        dataclasses.replace(step, block=16, fewest_blocks=0) if isinstance(step, LayerPass) else step
+        for step in RECIPES["int4"].passes
     ),
     storage="packed",
 )

@@ -1,13 +1,14 @@
 """What learning asks of its images, questioned when they are opened: the passes before it take minutes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from converter.data import Dataset
+from converter.recipe import Pass
 from passes.errors import DataError
 from passes.learned_rounding import LearnedRounding
 from passes.qat import Qat
 
-__all__ = ["FEWEST_IMAGES", "FROM_FLOAT", "require_data", "require_images"]
+__all__ = ["FEWEST_IMAGES", "FROM_FLOAT", "require_learnable"]
 
 FROM_FLOAT = "--objective float (objective = 'float' in a recipe) learns from the float network"
 
@@ -15,20 +16,24 @@ FEWEST_IMAGES = 4
 """To learn from some and to judge on others."""
 
 
-def require_images(passes: Iterable[object], data: Dataset) -> None:
-    """`require_data` for those of a recipe's passes that learn."""
-    for step in passes:
-        if isinstance(step, LearnedRounding | Qat):
-            require_data(step, data)
+def require_learnable(passes: Iterable[Pass], shown_to: Callable[[Pass], Dataset | None]) -> None:
+    """Refuse images that a pass of a recipe cannot learn from.
 
-
-def require_data(step: LearnedRounding | Qat, data: Dataset) -> None:
-    """Refuse images that the pass cannot learn from.
+    Args:
+        passes: of any kind; those that do not learn take anything.
+        shown_to: the images that a pass sees, if any.
 
     Raises:
         DataError: too few to learn from some and to judge on others, labels are asked for and missing, the model's
             batch is fixed, or what is to be flipped or shifted is no image.
     """
+    for step in passes:
+        data = shown_to(step)
+        if isinstance(step, LearnedRounding | Qat) and data is not None:
+            _require(step, data)
+
+
+def _require(step: LearnedRounding | Qat, data: Dataset) -> None:
     if len(data) < FEWEST_IMAGES:
         raise DataError(f"{data.source}: {step.name} needs at least {FEWEST_IMAGES} images, not {len(data)}")
     if not isinstance(step, Qat):

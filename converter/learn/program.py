@@ -74,7 +74,8 @@ class Program:
         for index, (operator, attrs, reads, writes) in enumerate(self.steps):
             found = operator(attrs, *[values[name] for name in reads])
             for name, value in zip(writes, found if isinstance(found, tuple) else (found,), strict=False):
-                values[name] = after(name, value)
+                if name:
+                    values[name] = after(name, value)
             for name in reads:
                 if self.last_read[name] == index and name not in self.outputs and name:
                     values.pop(name, None)

@@ -62,7 +62,7 @@ def as_deployed(
 def arriving_shares(
     shares: Doubles, known: NDArray[np.bool_], sums: Doubles, arrived: float
 ) -> tuple[Doubles, NDArray[np.bool_]]:
-    """F ``[c]``, so that what one attempt put in gives what ``arrived`` of it; ``c`` rises with the bits.
+    """Shares f ``[c]`` with which what one attempt put in gives what ``arrived`` of it; ``c`` rises with the bits.
 
     It is laid to bits of which nothing is known yet, or, where all are, to the attempt's fewest: the largest errors are
     the least additive. Bits that put in less than a tenth are taught nothing; they, and those that no attempt had, get

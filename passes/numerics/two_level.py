@@ -20,34 +20,33 @@ MOST_BITS = 4
 
 _FACTORS = tuple(float(factor) for factor in np.geomspace(0.7, 1.15, 16))
 _LARGEST = -MULTIPLES[0]
-_FEWEST_MULTIPLES, _MOST_MULTIPLES = 1024, 12_288  # of a layer
-_SMALLEST, _ACCURATE = 3, 8  # inputs of a block in all but small layers; and where small layers have smaller ones
+_MOST_MULTIPLES = 12_288  # of a layer
+_SMALLEST = 3  # inputs of a block in all but small layers
 
 
-def equal_block(channels: int, k: int, wanted: int) -> int | None:
+def equal_block(channels: int, k: int, wanted: int, fewest: int = 0) -> int | None:
     """The size nearest to the one wanted, at most twice as many, of which k inputs are several whole blocks; or None.
 
     All ``channels`` of a layer have at most 12,288 blocks, whose multiples take 6 kB; so large layers get larger ones.
     In blocks of 16 they would add a sixteenth to any file, and the error of a layer of millions of weights counts
-    least. Where blocks of 8 or fewer are wanted, for accuracy more than for bytes, small layers get smaller ones, about
-    1,024 or one a weight: half a kB. Blocks of fewer than 3 are for layers that have no more than twice as many.
+    least. Small layers get smaller ones, about ``fewest`` or one a weight; blocks of fewer than 3 are for layers that
+    have at most twice as many weights as that.
 
     >>> [equal_block(64, k, 16) for k in (576, 243, 9, 37)], equal_block(512, 4608, 16)
     ([16, 27, 3, None], 192)
-    >>> [equal_block(16, k, 8) for k in (576, 144, 27)]
+    >>> [equal_block(16, k, 8, fewest=1024) for k in (576, 144, 27)]
     [8, 3, 1]
     """
     weights = channels * k
     least = -(-weights // _MOST_MULTIPLES)
     most = 2 * max(wanted, least)
-    accurate = wanted <= _ACCURATE
-    if accurate:
-        wanted = min(wanted, -(-weights // _FEWEST_MULTIPLES))
+    if fewest:
+        wanted = min(wanted, -(-weights // fewest))
     wanted = max(wanted, least)
     sizes = [
         size
         for size in range(max(1, least), min(most, k - 1) + 1)
-        if k % size == 0 and (size >= _SMALLEST or (accurate and weights <= 2 * size * _FEWEST_MULTIPLES))
+        if k % size == 0 and (size >= _SMALLEST or weights <= 2 * size * fewest)
     ]
     return min(sizes, key=lambda size: max(size / wanted, wanted / size), default=None)
 

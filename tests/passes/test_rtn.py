@@ -112,3 +112,8 @@ def test_bits_outside_2_to_8_are_refused(bits: int) -> None:
 def test_a_block_of_nothing_is_refused(block: int) -> None:
     with pytest.raises(ValueError, match=f"block must be at least 1, not {block}"):
         Rtn(block=block)
+
+
+def test_fewer_blocks_than_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="fewest_blocks is a number of blocks, so 0 or more, not -1"):
+        Rtn(block=8, two_level=True, fewest_blocks=-1)

@@ -82,13 +82,13 @@ def test_cast_form_computes_bit_for_bit_what_int8_storage_does(name: str, bits: 
 @pytest.mark.parametrize("fewest", [0, 1024], ids=["blocks of several", "as few weights have them"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_two_level_scales_compute_bit_for_bit_what_int8_storage_does(
-    name: str, fewest: int, bits: int, ranges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, fewest: int, bits: int, ranges: bool, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("passes.numerics.two_level._FEWEST_MULTIPLES", max(fewest, 1))
-    model = quantized(name, Rtn(bits=bits, block=4, two_level=True), ranges=ranges and name in INTEGER)
+    solver = Rtn(bits=bits, block=4, two_level=True, fewest_blocks=fewest)
+    model = quantized(name, solver, ranges=ranges and name in INTEGER)
     grid = model.quantized["layer"].grid
     groups, outputs, k = model.layers()["layer"].matrix_shape
-    one_block = equal_block(groups * outputs, k, 4) is None
+    one_block = equal_block(groups * outputs, k, 4, fewest) is None
     assert (grid.multiples is None) == (one_block or LAYERS[name].op == "ConvTranspose")
     x = LAYERS[name].images()
     packed, plain = emit(model, "packed"), emit(model, "int8")

@@ -172,6 +172,15 @@ def test_a_split_writes_every_part(
         np.testing.assert_array_equal(found[name], value)
 
 
+def test_a_part_of_a_split_that_nobody_reads_needs_no_name() -> None:
+    proto = alone("Split", X, (np.array([1, 5]),), axis=1)
+    del proto.graph.node[0].output[:]
+    proto.graph.node[0].output.extend(["", "part"])
+    proto.graph.node.append(helper.make_node("Clip", ["part", "", "most"], ["y"]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "most"))
+    np.testing.assert_array_equal(computed(proto, {"x": X})["y"], np.minimum(X[:, 1:], np.float32(0.5)))
+
+
 def test_what_makes_shapes_and_masks() -> None:
     """Shape -> ConstantOfShape, Range, Cast, comparisons and Where: y is x where a count of its pixels allows it."""
     node = helper.make_node

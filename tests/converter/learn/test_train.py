@@ -165,32 +165,32 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
             raise _Killed
 
     place = tmp_path / "out.checkpoint"
+    file = TrainingFile(place, "")
     with pytest.raises(_Killed):
-        train_network(quantized(3), settings, data, kill, seed=0, checkpoint=TrainingFile(place, ""))
+        train_network(quantized(3), settings, data, kill, seed=0, checkpoint=file)
     assert place.exists()
     assert list(tmp_path.iterdir()) == [place]
     resumed = quantized(3)
-    train_network(
-        resumed, settings, data, lambda _, done, __: steps.append(done), seed=0, checkpoint=TrainingFile(place, "")
-    )
+    train_network(resumed, settings, data, lambda _, done, __: steps.append(done), seed=0, checkpoint=file)
     assert steps[0] == 4  # 57 images learned from, 16 a step: the second epoch begins after three
     np.testing.assert_array_equal(outputs(resumed), outputs(whole))
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     data, place = dataset(prepared(resnet()), X), tmp_path / "out.checkpoint"
-    train_network(quantized(3), replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=TrainingFile(place, ""))
+    once, file = replace(SHORT, epochs=1), TrainingFile(place, "")
+    train_network(quantized(3), once, data, quiet, seed=0, checkpoint=file)
     with pytest.raises(UsageError, match="of another training"):
-        train_network(quantized(3), replace(SHORT, epochs=2), data, quiet, seed=0, checkpoint=TrainingFile(place, ""))
+        train_network(quantized(3), replace(SHORT, epochs=2), data, quiet, seed=0, checkpoint=file)
     other = quantized(3)
     set_ranges(other, UNSEEN * 2)
     starts = (quantize(resnet(), Gptq(bits=3), X, ranges=True), other)
     for start in starts:  # other codes, other grids of activations
         with pytest.raises(UsageError, match="of another training"):
-            train_network(start, replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=TrainingFile(place, ""))
+            train_network(start, once, data, quiet, seed=0, checkpoint=file)
     place.write_bytes(place.read_bytes()[:100])
     with pytest.raises(UsageError, match="not a checkpoint"):
-        train_network(quantized(3), replace(SHORT, epochs=1), data, quiet, seed=0, checkpoint=TrainingFile(place, ""))
+        train_network(quantized(3), once, data, quiet, seed=0, checkpoint=file)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

@@ -133,23 +133,28 @@ def test_more_bits_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "k", "wanted", "size"),
+    ("channels", "k", "wanted", "fewest", "size"),
     [
-        (64, 576, 16, 16),
-        (64, 243, 16, 27),
-        (64, 25, 16, 5),
-        (64, 147, 16, 21),
-        (512, 9, 16, 3),
-        (8, 37, 16, None),
-        (512, 4608, 16, 192),  # 12,288 blocks
-        (2048, 2048, 8, 512),  # 8,192
-        (64, 576, 8, 8),
-        (64, 147, 8, 7),
-        (16, 144, 8, 3),  # 768, as near to 1,024 as there is
-        (16, 27, 8, 1),  # fewer than 1,024 weights
-        (8, 37, 8, 1),
-        (300, 37, 8, None),  # a multiple for each of 11,100 weights would be too many
+        (16, 144, 16, 0, 16),
+        (16, 27, 16, 0, 9),
+        (64, 147, 16, 0, 21),
+        (8, 37, 16, 0, None),
+        (8, 16, 8, 0, 8),
+        (512, 9, 16, 0, 3),
+        (64, 25, 16, 0, 5),
+        (512, 4608, 16, 0, 192),  # 12,288 blocks
+        (2048, 2048, 16, 0, 512),  # 8,192
+        (2048, 2048, 8, 1024, 512),
+        (64, 576, 8, 1024, 8),
+        (64, 147, 8, 1024, 7),
+        (16, 144, 8, 1024, 3),  # 768, as near to 1,024 as there is
+        (16, 144, 16, 1024, 3),
+        (16, 27, 8, 1024, 1),  # fewer than 1,024 weights
+        (8, 37, 8, 1024, 1),
+        (300, 37, 8, 1024, None),  # a multiple for each of 11,100 weights would be too many
     ],
 )
-def test_blocks_are_whole_and_near_what_was_asked(channels: int, k: int, wanted: int, size: int | None) -> None:
-    assert equal_block(channels, k, wanted) == size
+def test_blocks_are_whole_and_near_what_was_asked(
+    channels: int, k: int, wanted: int, fewest: int, size: int | None
+) -> None:
+    assert equal_block(channels, k, wanted, fewest) == size

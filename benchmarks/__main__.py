@@ -30,7 +30,7 @@ from benchmarks.budgets import budget_cifar, budget_imagenet, budget_road_signs
 from benchmarks.conversion_cost import calibration_memory, conversion_time
 from benchmarks.cpu_speed import cpu_speed
 from benchmarks.deployment import resnet18
-from benchmarks.low_bits import learned_rounding, low_bits, low_bits_efficientnet
+from benchmarks.low_bits import learned_rounding, low_bits, low_bits_efficientnet, two_level
 from benchmarks.shared_data import MissingData
 from benchmarks.smoothquant import smoothquant
 from benchmarks.training import qat_cifar, qat_road_signs
@@ -48,6 +48,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "low-bits": low_bits,
         "low-bits-efficientnet": low_bits_efficientnet,
         "learned-rounding": learned_rounding,
+        "two-level": two_level,
         "qat-cifar": qat_cifar,
         "qat-road-signs": qat_road_signs,
         "budget-cifar": budget_cifar,

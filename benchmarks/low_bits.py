@@ -1,9 +1,11 @@
 """Every layer at 4, 3 and 2 bits with 8-bit activations, on images that calibration has not seen."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,13 +22,22 @@ from converter.save import save_onnx
 from passes.gptq import Gptq
 from passes.learned_rounding import LearnedRounding
 
-__all__ = ["learned_rounding", "low_bits", "low_bits_efficientnet", "with_bits"]
+__all__ = ["learned_rounding", "low_bits", "low_bits_efficientnet", "two_level", "with_bits"]
+
+_SCALES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "a scale a channel": {"block": None, "two_level": False},
+        "blocks of 16": {"block": 16, "fewest_blocks": 0},
+        "blocks of 8": {"block": 8, "fewest_blocks": 0},
+        "blocks of 8, smaller in small layers": {},
+    }
+)
 
 
-def with_bits(bits: int, recipe_name: str = "int4") -> Recipe:
-    """A built-in recipe with other bits, in every layer."""
+def with_bits(bits: int, recipe_name: str = "int4", **fields: Any) -> Recipe:
+    """A built-in recipe with other bits, in every layer, and other fields for its GPTQ pass."""
     recipe = find_recipe(recipe_name)
-    passes = tuple(replace(step, bits=bits) if isinstance(step, Gptq) else step for step in recipe.passes)
+    passes = tuple(replace(step, bits=bits, **fields) if isinstance(step, Gptq) else step for step in recipe.passes)
     return replace(recipe, name=f"W{bits}A8", description=f"{bits}-bit weights, 8-bit activations", passes=passes)
 
 
@@ -74,6 +85,26 @@ def learned_rounding(progress: Progress) -> Iterator[Bar]:
         )
         gained = (learned.sqnr_db or 0.0) - (start.sqnr_db or 0.0)
         yield Bar(f"EfficientNet-Lite0, W{bits}A8: gained by learned rounding", gained, 0.0, "dB", True, note)
+
+
+def two_level(progress: Progress) -> Iterator[Bar]:
+    """What block scales and the size of their blocks are worth: the scores' SQNR, and the file."""
+    small, large = RESNET20.model(), EFFICIENTNET.model()
+    networks = (
+        ("ResNet-20", small, *RESNET20.images(small, 512), (4, 3, 2)),
+        ("EfficientNet-Lite0", large, *_halves(large), (4, 3)),
+    )
+    for name, model, calibration, evaluation, widths in networks:
+        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+            asked = [(bits, scales) for bits in widths for scales in _SCALES]
+            paths = [Path(folder) / f"{index}.onnx" for index in range(len(asked) + 1)]
+            save_onnx(model, paths[0])
+            for (bits, scales), path in zip(asked, paths[1:], strict=True):
+                recipe = with_bits(bits, **_SCALES[scales])
+                convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress).save(path)
+            found = evaluate(paths, evaluation, latency=False, progress=progress).models[1:]
+        for (bits, scales), each in zip(asked, found, strict=True):
+            yield Bar(f"{name}, W{bits}A8: {scales}", each.sqnr_db or 0.0, None, "dB", note=f"{each.bytes:,} bytes")
 
 
 def _measured(found: Measurement) -> str:

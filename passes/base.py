@@ -292,8 +292,8 @@ class LayerPass:
         two_level: scales of blocks are whole multiples of their channel's, which integer kernels can read; a layer's
             blocks are then as near to `block` as divides its inputs, and larger where it would have more than 12,288 of
             them; layers of more than 4 bits have one scale a channel (`passes.numerics.two_level`).
-        fewest_blocks: of a layer with `two_level`: small layers have smaller blocks, down to one a weight; with 0
-            they keep those that are asked for.
+        fewest_blocks: of a layer with `two_level`: small layers have smaller blocks, down to 3 inputs; with 0 they
+            keep those that are asked for.
         first_last_bits: bits of the first and the last layer, if they differ.
         layer_bits: bits by layer name, before everything else.
         sequential: layers see what their quantized predecessors produce.

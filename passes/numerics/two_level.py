@@ -21,7 +21,7 @@ MOST_BITS = 4
 _FACTORS = tuple(float(factor) for factor in np.geomspace(0.7, 1.15, 16))
 _LARGEST = -MULTIPLES[0]
 _MOST_MULTIPLES = 12_288  # of a layer
-_SMALLEST = 3  # inputs of a block in all but small layers
+_SMALLEST = 3  # inputs of a block: with a multiple a weight, 4 bits would take as much as 8
 
 
 def equal_block(channels: int, k: int, wanted: int, fewest: int = 0) -> int | None:
@@ -29,13 +29,12 @@ def equal_block(channels: int, k: int, wanted: int, fewest: int = 0) -> int | No
 
     All ``channels`` of a layer have at most 12,288 blocks, whose multiples take 6 kB; so large layers get larger ones.
     In blocks of 16 they would add a sixteenth to any file, and the error of a layer of millions of weights counts
-    least. Small layers get smaller ones, about ``fewest`` or one a weight; blocks of fewer than 3 are for layers that
-    have at most twice as many weights as that.
+    least. Small layers get smaller ones, about ``fewest`` if blocks of 3 are as many.
 
     >>> [equal_block(64, k, 16) for k in (576, 243, 9, 37)], equal_block(512, 4608, 16)
     ([16, 27, 3, None], 192)
     >>> [equal_block(16, k, 8, fewest=1024) for k in (576, 144, 27)]
-    [8, 3, 1]
+    [8, 3, 3]
     """
     weights = channels * k
     least = -(-weights // _MOST_MULTIPLES)
@@ -43,11 +42,7 @@ def equal_block(channels: int, k: int, wanted: int, fewest: int = 0) -> int | No
     if fewest:
         wanted = min(wanted, -(-weights // fewest))
     wanted = max(wanted, least)
-    sizes = [
-        size
-        for size in range(max(1, least), min(most, k - 1) + 1)
-        if k % size == 0 and (size >= _SMALLEST or weights <= 2 * size * fewest)
-    ]
+    sizes = [size for size in range(max(_SMALLEST, least), min(most, k - 1) + 1) if k % size == 0]
     return min(sizes, key=lambda size: max(size / wanted, wanted / size), default=None)
 
 

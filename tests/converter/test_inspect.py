@@ -101,7 +101,7 @@ def test_int8_runs_on_integers(files: Callable[[str], Path]) -> None:
 
 def test_int4_is_stored_in_half_bytes_and_fused(files: Callable[[str], Path]) -> None:
     layers = by_name(inspect_model(files("int4")))
-    for name, outputs, block in (("stem", 8, 1), ("deep", 8, 1), ("fc", 5, None)):
+    for name, outputs, block in (("stem", 8, 3), ("deep", 8, 3), ("fc", 5, None)):
         layer, weights = layers[name], elements(files("float"))[name]
         assert (layer.weight_bits, layer.storage, layer.fused) == (4, "int4 cast", True)
         assert layer.granularity == ("channel" if block is None else f"block {block}")

@@ -149,9 +149,8 @@ def test_more_bits_are_refused() -> None:
         (64, 147, 8, 1024, 7),
         (16, 144, 8, 1024, 3),  # 768, as near to 1,024 as there is
         (16, 144, 16, 1024, 3),
-        (16, 27, 8, 1024, 1),  # fewer than 1,024 weights
-        (8, 37, 8, 1024, 1),
-        (300, 37, 8, 1024, None),  # a multiple for each of 11,100 weights would be too many
+        (16, 27, 8, 1024, 3),  # 144: a multiple for each of 432 weights would make 8 bits of 4
+        (8, 37, 8, 1024, None),
     ],
 )
 def test_blocks_are_whole_and_near_what_was_asked(

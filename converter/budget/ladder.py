@@ -2,6 +2,9 @@
 
     int8 -> int4 -> 3 bits -> mixed bits (several attempts) -> the best of them with learned rounding
 
+Where `int8` loses too much, 8 bits by the passes of the later rungs come next: they may lose less, and only if they do
+not are fewer bits hopeless. Mixed bits need them too, to tell the noise of weights from that of activations.
+
 With a limit of bytes the ladder ends at the first file that keeps every limit, but goes on to mixed bits where accuracy
 is left open: they are better at the same bytes. Where only a drop is allowed, it goes on as long as files get smaller.
 """
@@ -132,7 +135,15 @@ def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
     budget = bench.budget
     eight = bench.attempt("int8", _like(RECIPES["int8"], base))
     yield eight
-    if _settled(eight, budget) or _hopeless(eight, budget):
+    if _settled(eight, budget):
+        return
+    exact = None
+    if budget.broken(eight.attempt.drop, 0, None):
+        exact = bench.attempt("int8-gptq", with_bits(base, 8))
+        yield exact
+        if _settled(exact, budget):
+            return
+    if _hopeless(exact or eight, budget):
         return
     four = bench.attempt("int4", base)
     yield four
@@ -146,14 +157,18 @@ def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
         yield starts[-1]
         if _settled(starts[-1], budget) and budget.max_drop is not None:
             return
-    mixed = None
-    for mixed in mixed_attempts(bench, base, eight, starts):
+    if exact is None:
+        exact = bench.attempt("int8-gptq", with_bits(base, 8))
+        yield exact
+    tried = []
+    for mixed in mixed_attempts(bench, base, exact, starts):
+        tried.append(mixed)
         yield mixed
         if _settled(mixed, budget) and budget.max_drop is not None:
             return
     can_learn = importlib.util.find_spec("torch") is not None and len(bench.fit) >= FEWEST_IMAGES
-    if best(bench.trials, budget) is None and mixed is not None and can_learn:
-        yield bench.attempt("mixed-learned", _learned(_nearest(bench.trials[2:], budget).recipe))
+    if best(bench.trials, budget) is None and tried and can_learn:
+        yield bench.attempt("mixed-learned", _learned(_nearest([*starts[1:], *tried], budget).recipe))
 
 
 def _settled(trial: Trial, budget: Budget) -> bool:
@@ -186,7 +201,7 @@ def _nearest(trials: Sequence[Trial], budget: Budget) -> Trial:
 def _why_not(bench: Workbench, judge: Judge) -> str:
     """What was missed by how much, and what would do."""
     nearest, budget = _nearest(bench.trials, bench.budget).attempt, bench.budget
-    only = len(bench.trials) == 1 and nearest.name == "int8" and not nearest.broken.endswith("bytes")
+    only = bench.trials[-1].attempt.name in {"int8", "int8-gptq"} and not nearest.broken.endswith("bytes")
     reason = "; fewer bits cost more and run no faster, so nothing else was tried" if only else ""
     hints = []
     if budget.broken(nearest.drop, 0, None):

@@ -9,6 +9,7 @@ held and those that did not.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from converter.recipe import RECIPES, Recipe
 from passes.base import LayerPass
 from passes.numerics.allocation import NoAllocation, allocate
 from passes.numerics.noise_table import arriving_shares, as_deployed
+from passes.numerics.two_level import MOST_BITS
 
 __all__ = ["BASE", "mixed_attempts", "with_bits"]
 
@@ -44,9 +46,13 @@ Choices = NDArray[np.intp]
 
 
 def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
-    """The recipe with these bits in every layer."""
-    uniform = {"bits": bits, "layer_bits": {}, "first_last_bits": None}
-    change = uniform if isinstance(bits, int) else {"layer_bits": dict(bits)}
+    """The recipe with these bits in every layer; those that two levels are not for come with one scale a channel."""
+    if isinstance(bits, int):
+        change: dict[str, Any] = {"bits": bits, "layer_bits": {}, "first_last_bits": None}
+        if bits > MOST_BITS:
+            change |= {"block": None, "two_level": False}
+    else:
+        change = {"layer_bits": dict(bits)}
     steps = (dataclasses.replace(step, **change) if isinstance(step, LayerPass) else step for step in recipe.passes)
     return dataclasses.replace(recipe, passes=tuple(steps))
 

@@ -1,5 +1,6 @@
 """Recipe `auto` end to end, on a small network."""
 
+import dataclasses
 import importlib.util
 from collections import Counter
 from pathlib import Path
@@ -18,6 +19,7 @@ from converter.recipe import RECIPES
 from passes.errors import BudgetError, UsageError
 from passes.learned_rounding import LearnedRounding
 from passes.numerics.error import sqnr_db
+from passes.rtn import Rtn
 from tests.converter.networks import images, network, random, run, wide
 
 DATA = images(64, 3, 12, 12)
@@ -112,6 +114,22 @@ def test_no_file_keeps_the_budget() -> None:
     smallest = min(attempt.bytes for attempt in search.attempts)
     assert f"--max-bytes {smallest} would take it" in message
     assert not any(attempt.holds for attempt in search.attempts)
+
+
+def test_eight_bits_by_gptq_come_where_int8_loses_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    crude = dataclasses.replace(RECIPES["int8"], passes=(*RECIPES["int8"].passes[:-1], Rtn(bits=2)))
+    monkeypatch.setattr("converter.budget.ladder.RECIPES", {"int8": crude})
+    search = searched(convert_within(wide(), DATA, Budget(max_drop=3.0), limit=48))
+    first, second = search.attempts[:2]
+    assert (first.name, second.name, first.holds, second.holds) == ("int8", "int8-gptq", False, True)
+    assert set(second.layer_bits.values()) == {8}
+    monkeypatch.setattr("converter.budget.ladder.with_bits", lambda *_: crude)
+    with pytest.raises(
+        BudgetError, match="fewer bits cost more and run no faster, so nothing else was tried"
+    ) as caught:
+        convert_within(wide(), DATA, Budget(max_drop=0.1), limit=48)
+    assert isinstance(caught.value.search, Search)
+    assert [attempt.name for attempt in caught.value.search.attempts] == ["int8", "int8-gptq"]
 
 
 def test_a_latency_that_int8_misses_is_given_up_at_once() -> None:

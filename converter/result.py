@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from passes.base import Model, PassReport
 from passes.linear import refused_layers
 from passes.numerics.distribution import Distribution, distribution
 
-__all__ = ["LayerReport", "Result", "layer_reports", "stamp", "versions"]
+__all__ = ["LayerReport", "Result", "layer_reports", "mean_file_bits", "stamp", "versions"]
 
+_MULTIPLE_BITS = 4
 _PACKAGES = ("convert-onnx", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
 
 
@@ -57,6 +59,11 @@ class LayerReport:
     reason: str
     weights: Distribution | None = None
     multiples: int = 0
+
+    @property
+    def file_bits(self) -> float:
+        """Bits that all its weights take in the file, multiples included."""
+        return math.prod(self.shape) * self.stored_bits + _MULTIPLE_BITS * self.multiples
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,11 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
             )
         )
     return tuple(result)
+
+
+def mean_file_bits(layers: Sequence[LayerReport]) -> float:
+    """Bits that a weight of these layers takes in the file, multiples of block scales included."""
+    return sum(layer.file_bits for layer in layers) / sum(math.prod(layer.shape) for layer in layers)
 
 
 def versions() -> dict[str, str]:

@@ -21,7 +21,7 @@ from converter.budget.limits import Budget
 from converter.convert import convert
 from converter.data import Dataset
 from converter.recipe import Recipe, dump_recipe
-from converter.result import Result, versions
+from converter.result import Result, mean_file_bits, versions
 from converter.runtime import Progress
 from converter.targets import Target
 from passes.learned_rounding import Device, LearnedRounding
@@ -155,9 +155,6 @@ class Workbench:
         """All that is known of a file, as arrays."""
         verdict = self.judge.judge(result.model)
         layers = [layer for layer in result.layers if not layer.reason]
-        weights = np.array([np.prod(layer.shape) for layer in layers], float)
-        stored = weights * np.array([layer.stored_bits for layer in layers])
-        stored += [4 * layer.multiples for layer in layers]
         own = {layer.name: layer.after_db for layer in layers if layer.after_db is not None}
         latency = self.judge.latency(result.model) if self.target.provider == "cpu" else (np.nan, np.nan)
         facts = {
@@ -166,7 +163,7 @@ class Workbench:
         }
         return {
             "facts": np.array(json.dumps(facts)),
-            "mean_bits": np.array(stored.sum() / weights.sum()),
+            "mean_bits": np.array(mean_file_bits(layers)),
             "bytes": np.array(result.model.ByteSize()),
             "power": np.array(verdict.power),
             "errors": np.zeros(0, np.float32) if verdict.errors is None else verdict.errors,

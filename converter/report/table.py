@@ -16,7 +16,7 @@ from converter.latency import BATCH, THREADS
 from converter.preprocess import Preprocess
 from converter.recipe import AUTO, AUTO_DESCRIPTION, Recipe
 from converter.report import words
-from converter.result import LayerReport, Result
+from converter.result import LayerReport, Result, mean_file_bits
 
 __all__ = [
     "SPREAD",
@@ -158,14 +158,14 @@ def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
     for layer in layers:
         key = (layer.bits, layer.stored_bits, layer.activation_bits, layer.granularity)
         groups.setdefault(key, []).append(layer)
-    columns = ["weights", "activations", "scale per", "layers", "median SQNR", "lowest SQNR", "at"]
-    table = plain_table("", columns, numbers={3, 4, 5})
+    columns = ["weights", "on disk", "activations", "scale per", "layers", "median SQNR", "lowest SQNR", "at"]
+    table = plain_table("", columns, numbers={1, 4, 5, 6})
     for (_, _, activations, granularity), members in sorted(groups.items()):
         known = sorted((layer.after_db, layer.name) for layer in members if layer.after_db is not None)
         middle, lowest = (known[len(known) // 2][0], known[0]) if known else (None, (None, ""))
-        weights, count = _weight_bits(members[0]), str(len(members))
-        row(table, weights, _bits(activations), granularity, count, decibels(middle), decibels(lowest[0]), lowest[1])
-    table.caption = f"SQNR of each layer's {sqnr_of}"
+        described = (_weight_bits(members[0]), f"{mean_file_bits(members):.3g} bits", _bits(activations), granularity)
+        row(table, *described, str(len(members)), decibels(middle), decibels(lowest[0]), lowest[1])
+    table.caption = f"SQNR of each layer's {sqnr_of}; on disk: codes and multiples of block scales, a weight"
     return table
 
 

@@ -1,5 +1,6 @@
 """Tables show every number whole."""
 
+import dataclasses
 import io
 import math
 import re
@@ -131,8 +132,17 @@ def test_weights_are_grouped_by_bits() -> None:
     layers = [layer("a", db=30.0), layer("b", db=10.0), layer("c", db=20.0), layer("d", 32, 32, None, "asked for")]
     lines = shown(table.weights_table(layers, "outputs")).splitlines()
     quantized = next(line for line in lines if line.lstrip().startswith("4 bits"))
-    assert quantized.split() == ["4", "bits", "8", "bits", "channel", "3", "20.0", "dB", "10.0", "dB", "b"]
+    assert quantized.split() == ["4", "bits", "4", "bits", "8", "bits", "channel", "3", "20.0", "dB", "10.0", "dB", "b"]
     assert any(line.lstrip().startswith("float32") and " 1 " in line for line in lines)
+
+
+def test_multiples_of_block_scales_are_bits_on_disk() -> None:
+    plain = layer("a")
+    count = math.prod(plain.shape)
+    blocked = [dataclasses.replace(plain, granularity="block 8", multiples=count // each) for each in (4, 8)]
+    lines = shown(table.weights_table(blocked, "outputs")).splitlines()
+    (row,) = (line for line in lines if line.lstrip().startswith("4 bits"))
+    assert row.split()[:4] == ["4", "bits", "4.75", "bits"]  # 5 and 4.5, of as many weights
 
 
 def test_layers_left_in_float_are_named_with_the_reason() -> None:
@@ -218,7 +228,7 @@ def test_what_is_not_known_is_a_dash(value: float | None) -> None:
     assert "inf" not in lines
     floats = shown(table.weights_table([layer("d", 32, 32, None, "asked for")], "outputs")).splitlines()
     row = next(line for line in floats if "float32" in line)
-    assert row.split() == ["float32", "float32", "–", "1", "–", "–", "–"]
+    assert row.split() == ["float32", "32", "bits", "float32", "–", "1", "–", "–", "–"]
 
 
 @pytest.mark.parametrize(("recipe", "words"), [("int8", "layer's weights"), ("int4", "layer's outputs")])

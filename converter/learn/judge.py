@@ -1,4 +1,4 @@
-"""What the whole network makes of its held-out images, so that blocks that gain alone cannot make it worse."""
+"""What the whole network makes of its held-out images, so that no block that gains alone can make it worse."""
 
 from collections.abc import Mapping
 
@@ -39,15 +39,11 @@ def network_db(model: Model, exact: Model, data: Dataset, images: NDArray[np.int
     """Signal to noise of the outputs on some images, in dB: the file's against the float network's."""
     sessions = open_session(float_model(exact.graph)), open_session(emit(model, "int8"))
     names = [output.name for output in sessions[0].get_outputs()]
-    signal, noise, start = 0.0, 0.0, 0
-    for batch in data.batches(_BATCH):
-        rows = images[(images >= start) & (images < start + batch.count)] - start
-        start += batch.count
-        if not len(rows):
-            continue
+    signal, noise = 0.0, 0.0
+    for batch in data.select(images).batches(_BATCH):
         for expected, found in zip(*(session.run(names, batch.feeds) for session in sessions), strict=True):
             if len(expected) >= batch.count:  # else it has no entry for every image, and all of it counts
-                expected, found = expected[rows], found[rows]
+                expected, found = expected[: batch.count], found[: batch.count]
             signal += float(np.square(expected, dtype=np.float64).sum())
             noise += float(np.square(expected.astype(np.float64) - found).sum())
     return decibel(signal, noise)

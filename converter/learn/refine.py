@@ -38,6 +38,8 @@ from passes.numerics.grid import Floats
 
 __all__ = ["refine_blocks"]
 
+_WHERE = "on held-out images"
+
 
 def refine_blocks(
     model: Model, settings: LearnedRounding, data: Dataset, progress: Progress, *, budget: int, seed: int
@@ -62,45 +64,48 @@ def refine_blocks(
     device = find_device(settings.device, settings.name)
     changed: dict[str, Change] = {}
     skipped = dict(model.kept)
-    snapshot = Snapshot(model, layers)
     with Streams(budget) as streams:
         network = _Network(model, layers, data, streams, settings.held_out, seed)
-        before = network_db(model, network.exact, data, network.split.judge)
+        before = best = network_db(model, network.exact, data, network.split.judge)
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
             inside = {name: layers[name] for name in piece.nodes if name in layers}
             if inside:
+                snapshot = Snapshot(model, inside)
                 found = network.refine(piece, inside, settings, device, index)
-                if isinstance(found, str):
-                    skipped.update(dict.fromkeys(inside, found))
-                else:
-                    _report(found, inside, changed, skipped)
+                if not isinstance(found, str) and found.improved:
+                    after = network_db(model, network.exact, data, network.split.judge)
+                    if after > best:
+                        best = after
+                    else:
+                        snapshot.restore(model)
+                        found = (
+                            f"its block gained, the network did not ({best:.2f} -> {after:.2f} dB on held-out images)"
+                        )
+                _report(found, inside, changed, skipped)
             progress(settings.name, index + 1, len(pieces))
             if piece is not pieces[-1]:
                 network.pair.advance(piece)
     gained = sum(1 for name in layers if name in changed)
     notes = [f"{gained} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}"]
     if changed:
-        after = network_db(model, network.exact, data, network.split.judge)
-        if after <= before:
-            snapshot.restore(model)
-            reason = f"its block gained, the network did not ({before:.2f} -> {after:.2f} dB on held-out images)"
-            skipped |= dict.fromkeys(changed, reason)
-            changed = {}
-        notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out images")
+        notes.append(f"outputs of the network {before:.2f} -> {best:.2f} dB {_WHERE}")
     return PassReport(settings.name, changed, skipped, tuple(notes), time.perf_counter() - started)
 
 
 def _report(
-    outcome: Outcome, inside: Mapping[str, Linear], changed: dict[str, Change], skipped: dict[str, str]
+    outcome: Outcome | str, inside: Mapping[str, Linear], changed: dict[str, Change], skipped: dict[str, str]
 ) -> None:
+    if isinstance(outcome, str):
+        skipped.update(dict.fromkeys(inside, outcome))
+        return
     size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"
-    text = f"{outcome.moved} codes moved, {outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
+    text = f"{outcome.moved} codes moved, {outcome.before_db:.2f} -> {outcome.after_db:.2f} dB {_WHERE}"
     for name in inside:
         if outcome.improved:
             changed[name] = Change(f"learned{size}, {text}", outcome.before_db, outcome.after_db)
         else:
-            skipped[name] = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out images)"
+            skipped[name] = f"learning gained nothing ({outcome.before_db:.2f} dB {_WHERE})"
 
 
 class _Network:

@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -126,13 +127,28 @@ def test_codes_move_and_stay_where_that_is_asked_for() -> None:
 def test_blocks_that_gain_where_the_network_does_not_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before = quantize(resnet(), Rtn(bits=2), X, ranges=True)
     model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
-    judged = iter([9.0, 8.5])
+    judged = chain([9.0], repeat(8.5))
     monkeypatch.setattr("converter.learn.refine.network_db", lambda *_: next(judged))
     report = learn_rounding(model, SHORT, dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=0)
     check(model, "learned_rounding")
     assert same(model, before)
     assert not report.changed
     assert "its block gained, the network did not (9.00 -> 8.50 dB on held-out images)" in report.skipped.values()
+
+
+def test_every_block_is_put_to_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = quantize(resnet(), Rtn(bits=2), X, ranges=True)
+    model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
+    judged = chain([9.0, 9.5], repeat(9.25))
+    monkeypatch.setattr("converter.learn.refine.network_db", lambda *_: next(judged))
+    report = learn_rounding(model, SHORT, dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=0)
+    put_back = {name for name, reason in report.skipped.items() if "the network did not (9.50 -> 9.25 dB" in reason}
+    assert put_back
+    assert report.changed
+    assert "outputs of the network 9.00 -> 9.50 dB on held-out images" in report.notes
+    for name, held in before.quantized.items():
+        same_codes = (model.quantized[name].codes == held.codes).all()
+        assert same_codes == (name not in report.changed)
 
 
 def test_the_network_is_judged_by_the_outputs_of_its_file() -> None:

@@ -77,6 +77,8 @@ def open_data(
     recipe: Recipe,
     given: Preprocess,
     warn: Callable[[str], None],
+    *,
+    labels_judge: bool = False,
 ) -> Images:
     """Open the data of a conversion, each in a form that `load_data` takes, a Dataset, or None.
 
@@ -88,6 +90,7 @@ def open_data(
         recipe: its preprocessing is used, and its channels must be the model's.
         given: the part of that preprocessing that was asked for in this call, and so must do something.
         warn: called with what may not have been meant.
+        labels_judge: the labels of ``calibration`` are used, and must be classes of the model too.
 
     Raises:
         UsageError, DataError: see `load_data`, `refuse_unused`, `check_labels` and `require_learnable`.
@@ -105,13 +108,14 @@ def open_data(
     data = calibration
     if data is None and learned is not None:
         data = _learnable(learned, recipe, Qat)
-    learnt = classes if any(isinstance(step, Qat) for step in recipe.passes) else None
+    used = labels_judge or any(isinstance(step, Qat) for step in recipe.passes)
+    checked = classes if used else None
     if isinstance(data, Dataset):
-        check_labels(data.source, data.labels, learnt)
+        check_labels(data.source, data.labels, checked)
         data = data.limit(recipe.limit, recipe.seed)
     elif data is not None:
         data = load_data(
-            data, inputs, preprocess=recipe.preprocess, limit=recipe.limit, seed=recipe.seed, classes=learnt
+            data, inputs, preprocess=recipe.preprocess, limit=recipe.limit, seed=recipe.seed, classes=checked
         )
     refuse_unused(given, [found for found in (data, unseen, learned) if found is not None])
     check_channels(recipe.preprocess, inputs)

@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.data import Dataset
+from converter.labels import Classes, check_labels
 from converter.latency import latencies
 from converter.runner import Runner, class_scores
 from converter.save import write_onnx
@@ -18,6 +19,7 @@ from passes.numerics.flips import Borders, Drop, counted
 __all__ = ["Judge", "Verdict", "split"]
 
 _BATCH = 16
+_FLOAT = "the float model"
 _MOST = 2048  # images that judge
 _SHARE = 4  # one in four at least, where there are no images left over
 _ROUNDS, _SECONDS = 15, 6.0  # of timing
@@ -65,17 +67,20 @@ class Judge:
 
     Raises:
         UsageError: it must be and is not.
+        DataError: the network has no class for a label; see `check_labels`.
     """
 
     def __init__(self, reference: onnx.ModelProto, data: Dataset, *, classes: bool) -> None:
         self.data, self.reference = data, reference
-        self.output = _outputs(reference, "the float model", data)
+        self.output = _outputs(reference, _FLOAT, data)
         self.scores = class_scores(self.output)
         if classes and self.scores is None:
             raise UsageError(
                 f"--max-drop counts classes, and the model's first output is {list(self.output.shape)}; "
                 "use --max-bytes, which keeps the error of the output lowest"
             )
+        classes_of = None if self.scores is None else Classes(_FLOAT, self.scores.shape[1])
+        check_labels(f"{data.source}, images that judge", data.labels, classes_of)
         self.borders = None if self.scores is None else Borders.of(self.scores, data.labels)
 
     @property

@@ -95,7 +95,7 @@ def convert_within(
     base = with_overrides(base, stored_preprocess(source), preprocess, limit, seed)
     reading = dataclasses.replace(base, limit=wanted(base.limit))
     with suggesting_shape(assumed_shape([model], input_shape)):
-        images = open_data(calibration, evaluation, None, source, reading, preprocess, warn)
+        images = open_data(calibration, evaluation, None, source, reading, preprocess, warn, labels_judge=True)
     data, unseen = images.calibration, images.evaluation
     assert data is not None
     fit, held_out = split(data, base.limit, base.seed)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 
 from tests.command_line import CONVERT, names, run
 from tests.converter.networks import images, wide
+from tests.models_zoo import images as photographs
+from tests.models_zoo import small_cnn
 
 BUDGET = ("convert", "wide.onnx", "-o", "out.onnx", "--calibration", "wide.npz", "--max-drop", "100", "--limit", "24")
 
@@ -66,6 +69,25 @@ def test_usage(options: tuple[str, ...], message: str) -> None:
     result = run(*CONVERT, *options)
     assert result.exit_code == 2
     assert message in result.output
+
+
+@pytest.mark.parametrize("limit", ["--max-drop", "--max-bytes"])
+@pytest.mark.parametrize("says", [True, False], ids=["said", "unsaid"])
+def test_labels_that_the_model_has_no_class_for(folder: Path, limit: str, says: bool) -> None:
+    if not says:
+        model = small_cnn()
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "c"
+        onnx.save(model, "m.onnx")
+    np.savez("calibration.npz", x=photographs(40), y=np.full(40, 9))
+    before = names(folder)
+    result = run(*CONVERT, limit, "5")
+    assert result.exit_code == 1
+    assert re.fullmatch(
+        r"Error: calibration\.npz(, images that judge)?: label 9 of image \d+ is out of range: the (float )?model has "
+        r"5 classes \(0\.\.4\); use the labels that the model was trained on\n",
+        result.stderr,
+    )
+    assert names(folder) == before
 
 
 def test_recipes_name_auto() -> None:

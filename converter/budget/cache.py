@@ -4,8 +4,8 @@
     DIR/<key>/effect-0003.npz     one layer's errors at every number of bits
     DIR/<key>/attempt-<hash>.npz  what was measured of one file
 
-The key is a hash of the model, the images, the recipe, the target and the versions. Every file gets its name last, so
-one that is there is whole.
+The key is a hash of the model, the images, the recipe, the target, the versions and this package's own source. Every
+file gets its name last, so one that is there is whole.
 """
 
 import hashlib
@@ -75,14 +75,20 @@ class Cache:
             self._write(f"{name}.npz", file.read())
 
     def _write(self, name: str, content: bytes) -> None:
-        """Write a file beside its name, then rename it."""
+        """Write a file beside its name, then rename it; one that could not be written whole goes."""
         assert self.folder is not None
         path = self.folder / name
         try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=f".{name}.", delete=False) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).replace(path)
+            descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")
+            written = Path(temporary)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(descriptor)
+                written.replace(path)
+            except BaseException:
+                written.unlink(missing_ok=True)
+                raise
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}; give another --cache folder") from error

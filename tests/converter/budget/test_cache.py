@@ -41,16 +41,32 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
         Cache(tmp_path / "cache", {})
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("failure", "seen", "message"),
+    [
+        (OSError(28, "No space left on device"), OutputError, "cannot be written: No space left"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+    ids=["disk_full", "interrupted"],
+)
+def test_a_write_that_fails_leaves_the_old_file(
+    failure: BaseException,
+    seen: type[BaseException],
+    message: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cache = Cache(tmp_path, {})
     cache.store("attempt", {"bytes": np.array(3)})
+    before = sorted(tmp_path.rglob("*"))
 
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
+    def fail(_: int) -> None:
+        raise failure
 
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OutputError, match="cannot be written: No space left"):
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(seen, match=message):
         cache.store("attempt", {"bytes": np.array(4)})
+    assert sorted(tmp_path.rglob("*")) == before
     found = cache.load("attempt")
     assert found is not None
     assert found["bytes"] == 3

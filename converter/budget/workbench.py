@@ -18,6 +18,7 @@ from converter.budget.cache import Cache
 from converter.budget.effects import Effects, measure_effects
 from converter.budget.judge import Judge, Verdict
 from converter.budget.limits import Budget
+from converter.budget.own_source import source_digest
 from converter.convert import convert
 from converter.data import Dataset
 from converter.recipe import Recipe, dump_recipe
@@ -29,8 +30,6 @@ from passes.numerics.error import decibel
 from passes.qat import Qat
 
 __all__ = ["Trial", "Workbench", "best"]
-
-_FORM = 2  # of what the cache holds
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ class Workbench:
         self.effects: Effects | None = None
         self._best: Result | None = None
         self._digest = "" if cache is None else hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
+        self._source = "" if cache is None else source_digest()
 
     def attempt(self, name: str, recipe: Recipe, predicted: float | None = None) -> Trial:
         """Make a file by a recipe and judge it, or remember what an earlier run measured of it.
@@ -200,12 +200,12 @@ class Workbench:
         if self.cache_folder is None:
             return Cache(None, {})
         facts = {
-            "form": _FORM,
             "model": self._digest,
             "calibration": self.fit.describe(),
             "held_out": self.judge.data.describe(),
             "recipe": dump_recipe(dataclasses.replace(recipe, description="")),
             "target": self.target.name,
+            "source": self._source,
             "versions": versions(),
         }
         return Cache(self.cache_folder, facts)

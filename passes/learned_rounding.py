@@ -5,6 +5,7 @@ that of a block, Wei et al. 2022 (QDrop, arXiv 2203.05740) with inputs mixed bet
 (arXiv 2308.07662) with full offsets, scales and biases. This is the configuration; `converter.learn` does the work.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -57,6 +58,9 @@ class LearnedRounding:
         for name in ("certainty", "scale_rate", "bias_rate"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name in ("scale_rate", "bias_rate"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
         for name in ("move_share", "drop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")

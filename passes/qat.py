@@ -5,6 +5,7 @@ learned from are labels or, without them, the float network (distillation, Hinto
 is the configuration; `converter.learn.training_loop` does the work.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -59,6 +60,8 @@ class Qat:
             raise ValueError(f"shift must not be negative, not {self.shift}")
         if not self.rate > 0:
             raise ValueError(f"rate must be positive, not {self.rate}")
+        if not math.isfinite(self.rate):
+            raise ValueError(f"rate must be finite, not {self.rate}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
         if not 0 < self.held_out < 1:

@@ -50,12 +50,14 @@ def test_a_file_in_one_command(folder: Path) -> None:
     [
         (("--recipe", "int8"), "recipe 'int8' trains nothing"),
         (("--rate", "nan"), "the training's rate must be positive, not nan"),
+        (("--rate", "inf"), "the training's rate must be finite, not inf"),
         (("--checkpoint", "m.onnx"), "--checkpoint m.onnx would overwrite MODEL m.onnx"),
         (("--checkpoint", "nowhere/c"), "does not exist"),
         (("--device", "cuda"), "no CUDA device"),
     ],
 )
-def test_refusals(folder: Path, options: tuple[str, ...], message: str) -> None:
+def test_refusals(folder: Path, options: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = names(folder)
     result = run(*TRAIN, *options)
     assert result.exit_code in {1, 2}

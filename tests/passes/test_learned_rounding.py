@@ -19,6 +19,8 @@ from passes.learned_rounding import LearnedRounding
         ("certainty", -1.0, "certainty must not be negative, not -1.0"),
         ("scale_rate", -0.1, "scale_rate must not be negative, not -0.1"),
         ("bias_rate", float("nan"), "bias_rate must not be negative, not nan"),
+        ("scale_rate", float("inf"), "scale_rate must be finite, not inf"),
+        ("bias_rate", float("inf"), "bias_rate must be finite, not inf"),
         ("move_share", 1.5, "move_share must be 0 to 1, not 1.5"),
         ("drop", -0.5, "drop must be 0 to 1, not -0.5"),
         ("held_out", 0.0, "held_out must be between 0 and 1, not 0.0"),

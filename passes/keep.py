@@ -1,5 +1,6 @@
 """Grids and codes of a model that was quantized already, adopted as they are: nothing is rounded again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -76,11 +77,12 @@ class KeepCodes(GraphPass):
         """Fill `Model.quantized`.
 
         Raises:
-            QuantizationError: the model was no quantized one, a layer's grid is none that integer kernels take, or a
+            QuantizationError: the model was no quantized one, layers' grids are none that integer kernels take, or a
                 pass before this one has changed a weight.
         """
         _require_found(model)
         changed: dict[str, Change] = {}
+        refused: dict[str, str] = {}
         for name, layer in model.layers().items():
             found = model.found.weights.get(layer.weight)
             if name in model.kept:
@@ -95,14 +97,17 @@ class KeepCodes(GraphPass):
             integer = layer.input in model.ranges and (
                 model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
             )
-            if integer:
-                _require_kernel(name, grid)
+            reason = _why_no_kernel(grid) if integer else ""
+            if reason:
+                refused[name] = reason
+                continue
             model.exact[name] = (weight, bias)
             model.quantized[name] = Quantized(codes, grid, float("nan"))
             what = f"{grid.bits} bits kept"
             if integer and _moves_bias(model, layer, found, grid):
                 what += ", bias rounded to steps of its input's scale times its weight's"
             changed[name] = Change(what)
+        _require_kernels(refused)
         return PassReport(self.name, changed, dict(model.kept))
 
 
@@ -111,18 +116,30 @@ def _require_found(model: Model) -> None:
         raise QuantizationError("nothing to keep: the model is not quantized; use another recipe, such as int8")
 
 
-def _require_kernel(name: str, grid: Grid) -> None:
+def _why_no_kernel(grid: Grid) -> str:
+    """Why no integer layer has such weights; empty if one has."""
     if not grid.symmetric:
         zero_point = int(grid.zero_point.flat[np.abs(grid.zero_point).argmax()])
-        raise QuantizationError(
-            f"{name}: its weight's grid has zero point {zero_point} (as int{grid.bits}), and integer layers are "
-            f"written with symmetric weights only; {_AGAIN}, or leave it in float with --exclude {name}"
+        return (
+            f"its weight's grid has zero point {zero_point} (as int{grid.bits}), and integer layers are written with "
+            "symmetric weights only"
         )
     if not grid.per_channel:
-        raise QuantizationError(
-            f"{name}: its weight has a scale for every {grid.block} inputs, which no integer kernel reads; {_AGAIN}, "
-            f"or leave it in float with --exclude {name}"
-        )
+        return f"its weight has a scale for every {grid.block} inputs, which no integer kernel reads"
+    return ""
+
+
+def _require_kernels(refused: Mapping[str, str]) -> None:
+    """Every layer that no kernel takes at once, so that one more run will do."""
+    if not refused:
+        return
+    first, *others = refused
+    more = f" (and {len(others)} more such)" if others else ""
+    them = "them" if others else "it"
+    raise QuantizationError(
+        f"{first}: {refused[first]}{more}; {_AGAIN}, or leave {them} in float with "
+        + " ".join(f"--exclude {name}" for name in refused)
+    )
 
 
 def _moves_bias(model: Model, layer: Linear, found: FoundCodes, grid: Grid) -> bool:

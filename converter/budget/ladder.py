@@ -81,10 +81,11 @@ def convert_within(
     started = time.perf_counter()
     chosen = find_target(target)
     base = BASE if recipe == AUTO else learning_on(find_recipe(recipe), device)
-    require_calibration(calibration, None, None, base)
-    require_device([*base.passes, *([] if device is None else [LearnedRounding(device=device)])])
     if base.keeps:
         raise UsageError(f"recipe {base.name!r} has one result, so a budget has no use; leave it out")
+    named = dataclasses.replace(base, name=AUTO) if recipe == AUTO else base  # as it was asked for
+    require_calibration(calibration, None, None, named)
+    require_device([*base.passes, *([] if device is None else [LearnedRounding(device=device)])])
     if calibration is None:
         raise UsageError("a budget is judged on images; use --calibration with images or an .npz")
     if budget.max_latency is not None and chosen.provider != "cpu":

@@ -90,6 +90,14 @@ def test_labels_that_the_model_has_no_class_for(folder: Path, limit: str, says: 
     assert names(folder) == before
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_budget_without_images_names_the_recipe_that_was_asked_for() -> None:
+    for recipe, named in (((), "auto"), (("--recipe", "auto"), "auto"), (("--recipe", "int8"), "int8")):
+        result = run("convert", "m.onnx", "-o", "out.onnx", "--max-drop", "5", *recipe)
+        needs = f"Error: recipe {named!r} needs calibration data; use --calibration with images or an .npz\n"
+        assert (result.exit_code, result.stderr) == (2, needs)
+
+
 def test_recipes_name_auto() -> None:
     assert "auto" in run("recipes").output
     assert run("recipes", "--show", "auto").exit_code == 2

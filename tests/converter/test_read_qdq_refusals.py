@@ -108,6 +108,18 @@ def test_what_cannot_be_kept_is_refused(
         convert(source(), recipe="keep")
 
 
+def test_every_layer_that_cannot_be_kept_is_named_at_once(tmp_path: Path) -> None:
+    source = static(tmp_path, network(), weight_type=U8, activation_type=U8)
+    with pytest.raises(
+        QuantizationError, match=r"^stem: .* \(and 2 more such\); .*, or leave them in float with"
+    ) as caught:
+        convert(source, recipe="keep")
+    named = str(caught.value).partition("in float with ")[2].replace("--exclude ", "").split()
+    assert named == ["stem", "deep", "fc"]
+    result = convert(source, recipe="keep", exclude=named)
+    assert {layer.bits for layer in result.layers} == {32}
+
+
 @pytest.mark.parametrize("source", [unsymmetric, blocked, inputs_scaled, two_readers])
 def test_what_cannot_be_kept_can_be_solved_again(source: Callable[[], onnx.ModelProto]) -> None:
     result = convert(source(), ROWS, recipe="int8")
@@ -153,4 +165,4 @@ def test_options_without_a_use(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         convert(small_cnn(), recipe="keep", **options)
     with pytest.raises(UsageError, match="recipe 'keep' has one result, so a budget has no use"):
-        convert_within(small_cnn(), None, Budget(max_drop=1.0), recipe="keep")
+        convert_within(small_cnn(), options.get("calibration"), Budget(max_drop=1.0), recipe="keep")

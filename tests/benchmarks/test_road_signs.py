@@ -1,7 +1,9 @@
 """The study's bookkeeping: each row is made by what it says, each ablation takes away one thing, each plot is drawn."""
 
+import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -11,7 +13,7 @@ from benchmarks import road_sign_figures
 from benchmarks.road_sign_figures import Study, grid_figure, weight_figure
 from benchmarks.road_signs import AWQ_GRID, METHODS, PARTS, Row, ablation_table, main, method_table, without
 from converter.data import input_specs, load_data
-from converter.recipe import dump_recipe, parse_recipe
+from converter.recipe import Pass, dump_recipe, parse_recipe
 from converter.report.table import show
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
@@ -45,9 +47,17 @@ def test_recipes_are_told_apart() -> None:
 @pytest.mark.parametrize("part", [*PARTS, "activation ranges", "everything"])
 def test_an_ablation_changes_what_it_names(part: str) -> None:
     whole, less = without("nothing", 3).passes, without(part, 3).passes
-    differing = {type(one) for one, other in zip(whole, less, strict=True) if one != other}
-    expected = {"activation ranges": {ActivationRanges}, "everything": {ActivationRanges, Gptq}}
-    assert differing == expected.get(part, {Gptq})
+    differing = {type(one): changed(one, other) for one, other in zip(whole, less, strict=True) if one != other}
+    ranges: dict[type, dict[str, Any]] = {ActivationRanges: {"method": "minmax"}}
+    every = {name: value for fields in PARTS.values() for name, value in fields.items()}
+    expected = {"activation ranges": ranges, "everything": ranges | {Gptq: every}}
+    assert differing == (expected[part] if part in expected else {Gptq: dict(PARTS[part])})
+
+
+def changed(one: Pass, other: Pass) -> dict[str, Any]:
+    """Fields of the other pass that differ."""
+    names = [field.name for field in dataclasses.fields(one) if getattr(one, field.name) != getattr(other, field.name)]
+    return {name: getattr(other, name) for name in names}
 
 
 def rows() -> list[Row]:

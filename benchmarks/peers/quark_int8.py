@@ -46,9 +46,9 @@ def configuration(form: str) -> Config | QConfig:
 
 def main(model: str, data: str, out: str, form: str) -> None:
     """Quantize."""
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     ModelQuantizer(configuration(form)).quantize_model(model, out, Reader(data))
-    print(time.perf_counter() - started)
+    print(time.perf_counter() - started, time.process_time() - used)
 
 
 main(*sys.argv[1:])

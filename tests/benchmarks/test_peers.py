@@ -1,10 +1,16 @@
 """A peer that fails is a row that says so, and what it leaves behind lies beside its file."""
 
+import io
+import re
 from pathlib import Path
 
+import onnx
 import pytest
 
 from benchmarks.peers import __main__ as peers
+from converter.data import Preprocess, input_specs, load_data
+from converter.report.table import show
+from tests.models_zoo import save_images, small_cnn
 
 
 def interpreter(folder: Path, lines: str) -> Path:
@@ -36,8 +42,9 @@ def test_a_peer_that_fails_says_so(lines: str, trouble: str, tmp_path: Path) -> 
 def test_a_peer_runs_beside_its_file(tmp_path: Path) -> None:
     out = tmp_path / "made" / "out.onnx"
     out.parent.mkdir()
-    found = run(interpreter(tmp_path, 'touch left_behind.csv; echo "$5" > "$4"; echo information; echo 1.5'), out)
+    found = run(interpreter(tmp_path, 'touch left_behind.csv; echo "$5" > "$4"; echo information; echo 1.5 2.75'), out)
     assert (found.trouble, found.seconds) == ("", 1.5)
+    assert found.cpu_seconds == 2.75
     assert out.read_text(encoding="utf-8").strip() == "W4A8"
     assert sorted(path.name for path in out.parent.iterdir()) == ["left_behind.csv", "out.onnx"]
 
@@ -45,3 +52,23 @@ def test_a_peer_runs_beside_its_file(tmp_path: Path) -> None:
 def test_every_peer_has_its_script() -> None:
     for peer in peers.PEERS.values():
         assert Path(peers.__file__).with_name(peer.script).exists()
+
+
+def test_every_script_times_alike() -> None:
+    for peer in peers.PEERS.values():
+        text = Path(peers.__file__).with_name(peer.script).read_text(encoding="utf-8")
+        assert text.count("started, used = time.perf_counter(), time.process_time()\n") == 1
+        assert "    print(time.perf_counter() - started, time.process_time() - used)\n\n\nmain(" in text
+
+
+def test_the_table_has_seconds_and_those_of_all_threads(tmp_path: Path) -> None:
+    model, data = small_cnn(), save_images(tmp_path / "images.npz", 8)
+    onnx.save(model, tmp_path / "float.onnx")
+    images = load_data(data, input_specs(model), preprocess=Preprocess(mean=(0.5,), std=(0.25,)))
+    made = peers.Attempt("aimet", "W4A8", tmp_path / "float.onnx", 53.0, 104.0)
+    refused = peers.Attempt("quark", "W4A8", tmp_path / "none", trouble="only 8 bits")
+    text = io.StringIO()
+    show([peers._table(tmp_path / "float.onnx", [made, refused], images)], text)
+    assert re.search(r"conversion +CPU\n", text.getvalue())
+    assert re.search(r"aimet +W4A8 .* 53 s +104 s\n", text.getvalue())
+    assert re.search(r"quark +W4A8 +only 8 bits", text.getvalue())

@@ -1,4 +1,7 @@
-"""Quantization-aware training: what it gains over its post-training start, on images that it has not seen."""
+"""Quantization-aware training, on images that it has not seen.
+
+What it gains over its post-training start, and how near the written file is to the torch network that was trained.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +22,8 @@ from converter.save import save_onnx
 from passes.gptq import Gptq
 
 __all__ = ["qat_cifar", "qat_road_signs"]
+
+_LEAST_AGREEMENT, _MOST_APART = 99.9, 1.0  # percent
 
 
 def qat_cifar(progress: Progress) -> Iterator[Bar]:
@@ -51,15 +56,23 @@ def _trained(
     limit: float | None,
     progress: Progress,
 ) -> Iterator[Bar]:
-    """The start and the trained file side by side; ``limit`` is in points below float."""
+    """The start and the trained file side by side, and the file beside the torch network that it was written of.
+
+    ``limit`` is in points below float.
+    """
+    from benchmarks.trained_parity import parity, trained_network
+
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / f"{stage}.onnx" for stage in ("float", "start", "trained")]
+        checkpoint = Path(folder) / "training.checkpoint"
         save_onnx(model, paths[0])
         start = convert(model, training, recipe=with_bits(bits), progress=progress)
         start.save(paths[1])
-        result = train(model, training, recipe=_qat(bits), settings=settings, progress=progress)
+        result = train(model, training, recipe=_qat(bits), settings=settings, checkpoint=checkpoint, progress=progress)
         result.save(paths[2])
         measured = evaluate(paths, evaluation, latency=False, progress=progress).models
+        network = trained_network(model, training, result.recipe, checkpoint, progress)
+        near = parity(network, result.model, evaluation)
     losses = [100 * (_top1(measured[0]) - _top1(other)) for other in measured[1:]]
     what = f"{name}, W{bits}A8 trained on {len(training):,} images: top-1 lost"
     note = (
@@ -67,6 +80,12 @@ def _trained(
         f"of {measured[2].images:,} images, {100 * (measured[2].agreement or 0):.1f} % as float, {result.seconds:.0f} s"
     )
     yield Bar(what, losses[1], limit, "points", note=note)
+    both = f"{name}, W{bits}A8 trained: torch network and its file"
+    yield Bar(
+        f"{both}, one class", 100 * near.agreement, _LEAST_AGREEMENT, "%", True, f"of {near.images:,} test images"
+    )
+    rms = f"of the range of the scores; {100 * near.rms:.2f} % in the mean square"
+    yield Bar(f"{both}, largest difference", 100 * near.farthest, _MOST_APART, "%", note=rms)
 
 
 def _qat(bits: int) -> Recipe:

@@ -1,0 +1,90 @@
+"""The torch network that was trained, its quantization in place, against the file that was written of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import torch
+
+from converter import Recipe
+from converter.conversion_data import open_data
+from converter.data import Dataset, Preprocess
+from converter.learn.images import in_order
+from converter.learn.trained_network import TrainedNetwork
+from converter.open import open_model
+from converter.run_pass import Means, run_pass
+from converter.runner import Runner
+from converter.runtime import Progress, unheard
+from converter.targets import find_target
+from converter.walk import DEFAULT_BUDGET
+from passes.base import Model
+from passes.qat import Qat
+
+__all__ = ["Parity", "parity", "trained_network"]
+
+_BATCH = 64
+
+Network = Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near two networks' scores are, on images that neither has learned from.
+
+    Attributes:
+        agreement: share of the images that both give one class.
+        farthest: the largest difference of a score, over the range of the file's scores.
+        rms: of the differences, over the same.
+        images: compared.
+    """
+
+    agreement: float
+    farthest: float
+    rms: float
+    images: int
+
+
+def trained_network(
+    model: onnx.ModelProto, training: Dataset, recipe: Recipe, checkpoint: Path, progress: Progress
+) -> TrainedNetwork:
+    """The network as its best epoch left it.
+
+    The passes before the training are run again, for what a checkpoint does not hold; its parameters are those trained.
+
+    Args:
+        model: the float model.
+        training: what `converter.train` was given.
+        recipe: of its result.
+        checkpoint: that it left.
+        progress: called as the passes go on.
+    """
+    source = open_model(model)
+    images = open_data(None, None, training, source, recipe, Preprocess(), unheard)
+    work = Model(gs.import_onnx(source), find_target("cpu").rules)
+    means = Means(images, DEFAULT_BUDGET, recipe.seed, progress)
+    qat = next(step for step in recipe.passes if isinstance(step, Qat))
+    for step in recipe.passes[: recipe.passes.index(qat)]:
+        run_pass(step, work, means)
+    sample = next(in_order(training, np.arange(min(_BATCH, len(training))), _BATCH, torch.device("cpu"))).inputs
+    network = TrainedNetwork(work, sample, learn_activations=qat.learn_activations)
+    network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["best"])
+    return network
+
+
+@torch.no_grad()
+def parity(network: Network, file: onnx.ModelProto, images: Dataset) -> Parity:
+    """Both on the same images: torch here, onnxruntime there."""
+    runner = Runner(file, "the file")
+    name = str(file.graph.output[0].name)
+    tensors = in_order(images, np.arange(len(images)), _BATCH, torch.device("cpu"))
+    pairs = [
+        (network(inputs.inputs)[name].numpy(), runner.run(batch.feeds, batch.count)[0])
+        for inputs, batch in zip(tensors, images.batches(_BATCH), strict=True)
+    ]
+    found, written = (np.concatenate(scores).astype(np.float64) for scores in zip(*pairs, strict=True))
+    apart = np.abs(found - written) / np.ptp(written)
+    same = found.argmax(axis=1) == written.argmax(axis=1)
+    return Parity(float(same.mean()), float(apart.max()), float(np.sqrt(np.square(apart).mean())), len(same))

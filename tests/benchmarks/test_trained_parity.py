@@ -1,0 +1,64 @@
+"""The torch network that was trained and its file: the same to a hair, and a file of another training is told apart."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from benchmarks.trained_parity import parity, trained_network  # noqa: E402
+from converter import Recipe, Result, convert, train  # noqa: E402
+from converter.data import Dataset, input_specs, load_data  # noqa: E402
+from passes.activation_ranges import ActivationRanges  # noqa: E402
+from passes.gptq import Gptq  # noqa: E402
+from passes.normalise import Normalise  # noqa: E402
+from passes.qat import Qat  # noqa: E402
+from tests.converter.networks import images, quiet, resnet, run  # noqa: E402
+
+START = (Normalise(), ActivationRanges(), Gptq(bits=3))
+TRAINING = Qat(epochs=4, batch=16, rate=0.01)
+
+
+def data(seed: int) -> Dataset:
+    x = images(64, 3, 12, 12, seed=seed)
+    return load_data((x, run(resnet(), x)[0].argmax(axis=1)), input_specs(resnet()))
+
+
+def trained(checkpoint: Path) -> Result:
+    return train(resnet(), data(1), recipe=Recipe("trained", "", (*START, TRAINING)), checkpoint=checkpoint)
+
+
+def test_the_file_is_the_network_that_was_trained(tmp_path: Path) -> None:
+    result = trained(tmp_path / "c")
+    assert result.passes[-1].changed, "an epoch was kept"
+    network = trained_network(resnet(), data(1), result.recipe, tmp_path / "c", quiet)
+    found = parity(network, result.model, data(9))
+    assert (found.images, found.agreement) == (64, 1.0)
+    assert found.rms <= found.farthest < 1e-2
+    before = parity(network, convert(resnet(), data(1), recipe=Recipe("start", "", START)).model, data(9))
+    assert before.farthest > 3e-2, "the file before the training is not that network"
+    assert before.rms > 2 * found.rms
+
+
+def test_parity_counts_images_and_measures_in_ranges(tmp_path: Path) -> None:
+    result = trained(tmp_path / "c")
+    unseen, file = data(9), result.model
+    scores = run(file, next(unseen.batches(64)).feeds)[0]
+    span = float(np.ptp(scores))
+
+    def shifted(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The file's own scores, the best class of the first image lowered by half of their range."""
+        moved = run(file, {name: value.numpy() for name, value in inputs.items()})[0].copy()
+        moved[0, moved[0].argmax()] -= span / 2
+        return {str(file.graph.output[0].name): torch.from_numpy(moved)}
+
+    found = parity(shifted, file, unseen)
+    moved = scores[0].copy()
+    moved[moved.argmax()] -= span / 2
+    lost = int(moved.argmax() != scores[0].argmax())
+    assert found.agreement == 1 - lost / 64
+    assert found.farthest == pytest.approx(0.5, rel=1e-5)
+    assert found.rms == pytest.approx(0.5 / np.sqrt(scores.size), rel=1e-5)

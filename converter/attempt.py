@@ -14,7 +14,7 @@ class Attempt:
     """A file that was made and judged on held-out images; its fields are keys of the JSON report.
 
     Attributes:
-        name: of the rung: "int8", "int8-gptq", "int4", "int3", "mixed", "mixed-learned", or the recipe's.
+        name: of the rung: "int8", "int8-float", "int8-gptq", "int4", "int3", "mixed", "mixed-learned", or the recipe's.
         layer_bits: of every layer's grid.
         mean_bits: that a weight takes in the file, multiples of block scales included, over all weights of quantized
             layers.

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["convert_for"]
 
+_UNASKED = {
+    "exclude": "a search quantizes every layer",
+    "bits": "a search chooses the bits of every layer",
+    "measure_speed": "a search leaves layers in float where int8 misses --max-latency and that helps, and nowhere else",
+}
+
 
 def convert_for(
     budget: "Budget | None",
@@ -40,10 +46,9 @@ def convert_for(
         return convert(model, calibration, recipe=recipe or "int8", **settings)
     from converter.budget import convert_within
 
-    for option in ("exclude", "bits", "measure_speed"):
+    for option, reason in _UNASKED.items():
         if settings.pop(option):
-            name = option.replace("_", "-")
-            raise UsageError(f"--{name} is a choice of layers, which a search for a budget makes itself; leave it out")
+            raise UsageError(f"--{option.replace('_', '-')} has no use with a budget: {reason}; leave it out")
     try:
         with nullcontext() if cache is None else keeping(cache):
             return convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)

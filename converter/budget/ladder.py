@@ -5,6 +5,8 @@
 Where `int8` loses too much, 8 bits by the passes of the later rungs come next: they may lose less, and only if they do
 not are fewer bits hopeless. Mixed bits need them too, to tell the noise of weights from that of activations.
 
+Where `int8` misses a latency, layers that run faster in float stay there (`float_layers`), in every rung that follows.
+
 With a limit of bytes the ladder ends at the first file that keeps every limit, but goes on to mixed bits where accuracy
 is left open: they are better at the same bytes. Where only a drop is allowed, it goes on as long as files get smaller.
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.attempt import Search
+from converter.budget.float_layers import RUNG, faster_in_float
 from converter.budget.judge import Judge, split, wanted
 from converter.budget.limits import Budget
 from converter.budget.mixed import BASE, mixed_attempts, with_bits
@@ -136,6 +139,7 @@ def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
     budget = bench.budget
     eight = bench.attempt("int8", _like(RECIPES["int8"], base))
     yield eight
+    eight, base = faster_in_float(bench, eight, base)
     if _settled(eight, budget):
         return
     exact = None
@@ -192,18 +196,22 @@ def _learned(recipe: Recipe) -> Recipe:
 
 
 def _nearest(trials: Sequence[Trial], budget: Budget) -> Trial:
-    """The attempt nearest to the budget: the most accurate within the bytes, else the smallest."""
+    """The attempt nearest to the budget: within the bytes the fastest up to the limit, then the most accurate.
+
+    The smallest where none is within the bytes.
+    """
+    most = math.inf if budget.max_latency is None else budget.max_latency
     within = [trial for trial in trials if not budget.broken(None, trial.attempt.bytes, None)]
     if within:
-        return min(within, key=lambda trial: trial.verdict.power)
+        return min(within, key=lambda trial: (max(trial.attempt.latency_ms or 0.0, most), trial.verdict.power))
     return min(trials, key=lambda trial: trial.attempt.bytes)
 
 
 def _why_not(bench: Workbench, judge: Judge) -> str:
     """What was missed by how much, and what would do."""
     nearest, budget = _nearest(bench.trials, bench.budget).attempt, bench.budget
-    only = bench.trials[-1].attempt.name in {"int8", "int8-gptq"} and not nearest.broken.endswith("bytes")
-    reason = "; fewer bits cost more and run no faster, so nothing else was tried" if only else ""
+    only = bench.trials[-1].attempt.name in {"int8", RUNG, "int8-gptq"} and not nearest.broken.endswith("bytes")
+    reason = "; fewer bits cost more and run no faster, so none were tried" if only else ""
     hints = []
     if budget.broken(nearest.drop, 0, None):
         hints.append(f"--max-drop {math.ceil(100 * (nearest.drop or 0.0)) / 100:g}")

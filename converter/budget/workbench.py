@@ -93,7 +93,7 @@ class Workbench:
             recipe: that makes it.
             predicted: power of the output's error that is expected.
         """
-        cache, started = self._cache(recipe), time.perf_counter()
+        cache, started = self.cache_of(recipe), time.perf_counter()
         found = cache.load("attempt")
         if found is None:
             result = self._convert(recipe)
@@ -117,7 +117,7 @@ class Workbench:
                 self.target,
                 self.fit,
                 self.judge.data,
-                self._cache(recipe),
+                self.cache_of(recipe),
                 self.memory_budget,
                 self.progress,
             )
@@ -195,7 +195,7 @@ class Workbench:
         )
         return Trial(attempt, recipe, verdict, facts["own"])
 
-    def _cache(self, recipe: Recipe) -> Cache:
+    def cache_of(self, recipe: Recipe) -> Cache:
         """Where what depends on this recipe lies."""
         if self.cache_folder is None:
             return Cache(None, {})

@@ -62,6 +62,9 @@ def test_no_file_within_the_budget(folder: Path) -> None:
         (("--max-drop", "-1"), "--max-drop -1 is not within 0 to 100 points"),
         (("--cache", "kept"), "--cache kept keeps what a search for a budget measured; give one, such as --max-drop"),
         (("--recipe", "auto"), "recipe 'auto' needs a budget; give --max-drop, --max-bytes or --max-latency"),
+        (("--max-drop", "5", "--measure-speed"), "--measure-speed has no use with a budget: a search leaves layers in"),
+        (("--max-drop", "5", "--exclude", "fc"), "--exclude has no use with a budget: a search quantizes every layer"),
+        (("--max-drop", "5", "--bits", "fc=8"), "--bits has no use with a budget: a search chooses the bits of every"),
         (("--max-latency", "5", "--target", "qnn"), "--max-latency is measured on this machine's CPU"),
     ],
 )

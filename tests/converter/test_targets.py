@@ -36,6 +36,7 @@ SUBSET = (
     "squeeze and excitation",
     "several inputs",
     "several outputs",
+    "detector head",
     "opset 11",
 )
 

@@ -2,9 +2,11 @@
 
     python -m benchmarks.architectures                                    all of them, at 224 pixels
     python -m benchmarks.architectures mobilenet_v3 vit --recipes int8    some of them
+    python -m benchmarks.architectures --markdown docs/architectures.md   the table as a page, too
 
 Random weights. SQNR is of the outputs on images that did not calibrate; speed is over float on one thread, all files
-of a network in turns. Exit 1 if a file is slower than float, or below 20 dB at 8 bits.
+of a network in turns. Exit 1 if a network is refused, a file is slower than float, or a file of 8-bit weights and
+activations (W8A8) is below 20 dB and no layer that lowers it can be named. Where one can, the last line names it.
 """
 
 import argparse
@@ -30,10 +32,10 @@ from converter.evaluate import evaluate, model_bytes
 from converter.recipe import RECIPES
 from converter.report.table import plain_table, show
 from converter.result import Result
-from converter.save import save_onnx
+from converter.save import prepare_output, save_onnx
 from passes.errors import ConvertError
 
-__all__ = ["ARCHITECTURES", "Row", "main", "rows"]
+__all__ = ["ARCHITECTURES", "LEAST_DB", "Row", "main", "page", "rows"]
 
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
@@ -52,6 +54,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     }
 )
 LEAST_DB = 20.0
+_W8A8 = frozenset({"int8", "int8-gptq"})
 _CALIBRATE, _EVALUATE = 16, 8
 _EQUAL = 0.98  # weight-only files are float files once they are loaded, and those differ so much from run to run
 _QUIET = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Split", "Slice", "Shape", "Gather"})
@@ -65,7 +68,7 @@ class Row:
     sqnr_db   of the outputs against float
     smaller   bytes of the float file over this one's
     speedup   over float
-    lowest    where the SQNR is below 20 dB at 8 bits: the layer that lowers it most, and its own SQNR
+    lowest    where the SQNR is below 20 dB: the layer that lowers it most, and the SQNR that its error alone leaves
     floats    operators that onnxruntime computes in float, and how many
     left      why linear layers are not quantized, and how many
     """
@@ -81,8 +84,13 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether the file is as fast as float, and as near to it as 8 bits should be or the layer is named."""
-        return self.speedup >= _EQUAL and (self.recipe != "int8" or self.sqnr_db >= LEAST_DB or bool(self.lowest))
+        """Whether the file is as fast as float, and as near to it as W8A8 should be or the layer is named."""
+        return self.speedup >= _EQUAL and (not self.is_low or bool(self.lowest))
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the file is W8A8 and below 20 dB."""
+        return self.recipe in _W8A8 and self.sqnr_db < LEAST_DB
 
 
 def rows(name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int) -> Iterator[Row]:
@@ -103,8 +111,9 @@ def rows(name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int) -
             sqnr = found.sqnr_db or 0.0
             lowest = ""
             if sqnr < LEAST_DB:
-                layer = min(compare(files["float"], path, data).layers, key=lambda layer: layer.sqnr_db)
-                lowest = f"{layer.layer} {layer.sqnr_db:.1f} dB"
+                layers = compare(files["float"], path, data).layers
+                worst = min(layers, key=lambda layer: layer.introduced_db, default=None)
+                lowest = "" if worst is None else f"{worst.layer} {worst.introduced_db:.1f} dB"
             yield Row(
                 name,
                 recipe,
@@ -131,13 +140,44 @@ def table(found: Sequence[Row]) -> Table:
     columns = ["network", "recipe", "SQNR", "smaller", "faster", "stays float"]
     shown = plain_table("", columns, numbers={2, 3, 4})
     for row in found:
-        left = [f"{count} layers: {why}" for why, count in row.left.items()]
-        floats = [", ".join(f"{count} {op}" for op, count in row.floats.items())] if row.recipe in _ON_INTEGERS else []
-        notes = "; ".join([*filter(None, floats), *left, *([f"lowest: {row.lowest}"] if row.lowest else [])])
-        verdict = "" if row.holds else " !"
-        figures = (f"{row.sqnr_db:.1f} dB", f"{row.smaller:.1f}x", f"{row.speedup:.2f}x{verdict}")
-        shown.add_row(row.network, row.recipe, *figures, notes or "–")
+        shown.add_row(*_cells(row))
     return shown
+
+
+def page(found: Sequence[Row], refused: Mapping[str, str], size: int) -> str:
+    """The table as Markdown, and why networks were refused."""
+    lines = [
+        "# Architectures",
+        "",
+        f"Written by `python -m benchmarks.architectures`: random weights, {size} pixels. SQNR of the outputs on",
+        f"{_EVALUATE} images that did not calibrate, size and speed (one thread, batch 1, all files of a network in",
+        "turns) over float. *Stays float*: what onnxruntime does not compute on integers, layers that are not",
+        "quantized and why, and below 20 dB the layer that lowers the SQNR most, with what its error alone leaves.",
+        "",
+        "| network | recipe | SQNR | smaller | faster | stays float |",
+        "|---|---|---|---|---|---|",
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in found),
+        "",
+        *_summary(found, refused),
+    ]
+    lines += [f"- {name}: {reason}" for name, reason in refused.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    left = [f"{count} layers: {why}" for why, count in row.left.items()]
+    floats = [", ".join(f"{count} {op}" for op, count in row.floats.items())] if row.recipe in _ON_INTEGERS else []
+    notes = "; ".join([*filter(None, floats), *left, *([f"lowest: {row.lowest}"] if row.lowest else [])])
+    verdict = "" if row.holds else " !"
+    figures = (f"{row.sqnr_db:.1f} dB", f"{row.smaller:.1f}x", f"{row.speedup:.2f}x{verdict}")
+    return (row.network, row.recipe, *figures, notes or "–")
+
+
+def _summary(found: Sequence[Row], refused: Mapping[str, str]) -> list[str]:
+    """How many files hold, and which do so only because their layer is named."""
+    lines = [f"{sum(row.holds for row in found)} of {len(found)} files hold, {len(refused)} networks refused"]
+    low = [f"{row.network} {row.recipe} ({row.lowest or 'no layer named'})" for row in found if row.is_low]
+    return [*lines, *([f"W8A8 below {LEAST_DB:g} dB: {', '.join(low)}"] if low else [])]
 
 
 _ON_INTEGERS = frozenset({"int8", "int8-gptq", "int4", "int4-learned", "int4-qat"})
@@ -149,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ARCHITECTURES)}; default all")
     parser.add_argument("--recipes", default="int8,int4", help=f"of {','.join(RECIPES)}, or all; default int8,int4")
     parser.add_argument("--size", type=int, default=IMAGENET_SIZE, help="of the images, in pixels")
+    parser.add_argument("--markdown", type=Path, metavar="PATH", help="also write the table as a page")
     options = parser.parse_args(arguments)
     if options.size % 32:
         parser.error(
@@ -160,8 +201,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in given:
             if name not in known:
                 parser.error(f"there is no {name!r}; there are: {', '.join(known)}")
+    if options.markdown is not None:
+        try:
+            prepare_output(options.markdown)
+        except ConvertError as error:
+            parser.error(f"--markdown {error}")
     found: list[Row] = []
-    refused = 0
+    refused: dict[str, str] = {}
     for name in options.names or ARCHITECTURES:
         factory = ARCHITECTURES[name]
         if name == "vit":
@@ -170,11 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             network = list(rows(name, random_network(factory, options.size, shift=1.0), recipes, options.size))
         except ConvertError as error:
             print(f"{name}: {error}", file=sys.stderr)
-            refused += 1
+            refused[name] = str(error)
             continue
         show([table(network)])
         found += network
-    print(f"{sum(row.holds for row in found)} of {len(found)} files hold, {refused} networks refused")
+    print(*_summary(found, refused), sep="\n")
+    if options.markdown is not None:
+        options.markdown.write_text(page(found, refused, options.size), encoding="utf-8")
     return 0 if all(row.holds for row in found) and not refused else 1
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from passes.errors import VerificationError
+from passes.errors import UsageError, VerificationError
 
 __all__ = ["targets", "verify"]
 
@@ -22,8 +22,8 @@ def targets(name: str | None) -> None:
     show([targets_table(TARGETS) if name is None else facts_table(find_target(name))])
 
 
-def _fraction(_: click.Context, __: click.Parameter, value: float) -> float:
-    if not 0 <= value <= 1:
+def _fraction(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 <= value <= 1:
         raise click.BadParameter(f"{value:g} is not a fraction from 0 to 1, such as 0.99")
     return value
 
@@ -40,9 +40,7 @@ def _fraction(_: click.Context, __: click.Parameter, value: float) -> float:
     metavar="PATH",
     help="Interpreter, virtual environment or npm folder that has the target's provider.",
 )
-@click.option(
-    "--min-agreement", type=float, callback=_fraction, default=0.99, show_default=True, help="With the CPU, on DATA."
-)
+@click.option("--min-agreement", type=float, callback=_fraction, help="With the CPU, on DATA; 0.99 if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def verify(
     model: str,
@@ -51,13 +49,13 @@ def verify(
     reference: str | None,
     limit: int | None,
     runtime: Path | None,
-    min_agreement: float,
+    min_agreement: float | None,
     as_json: bool,
 ) -> None:
     """Run MODEL on its target, or check the target's rules.
 
     It is run where the target's provider is found, and compared with the CPU and with float. Exit code 3 if it does
-    not load, leaves nodes to the CPU where the target must take all, or computes something else.
+    not load, leaves all nodes to the CPU, or any where the target must take all, or computes something else.
     """
     from converter.data import Preprocess
     from converter.load import read_onnx
@@ -66,8 +64,11 @@ def verify(
     from converter.report.table import show
     from converter.report.targets import verification_tables
     from converter.verify import verify as run
+    from converter.verify.verification import MIN_AGREEMENT
 
     read_onnx(Path(model))
+    given = {"--data": data, "--reference": reference, "--limit": limit, "--min-agreement": min_agreement}
+    _refuse_unused(target, runtime, [option for option, value in given.items() if value is not None])
     dataset = None if data is None else load_for([ModelFile(model, Path(model))], data, Preprocess(), limit)
     found = run(
         Path(model),
@@ -75,19 +76,39 @@ def verify(
         dataset,
         reference=None if reference is None else Path(reference),
         runtime=runtime,
-        min_agreement=min_agreement,
+        min_agreement=MIN_AGREEMENT if min_agreement is None else min_agreement,
     )
     if as_json:
         _print(found.to_json())
     else:
         show(verification_tables(found))
+        for note in found.notes:
+            click.echo(f"Note: {note}")
     if not found.passed:
         first, *others = found.failures
         more = f" (and {len(others)} more)" if others else ""
-        mend = f"; convert the float model with --target {target}" if found.how == "rules" else ""
-        raise VerificationError(f"{model} on {target}, by {found.how}: {first}{more}{mend}")
+        raise VerificationError(f"{model} on {target}, by {found.how}: {first}{more}; {found.next_step}")
     if not as_json:
         click.echo(f"{model}: verified on {target} by {found.how}")
+
+
+def _refuse_unused(target: str, runtime: Path | None, given: list[str]) -> None:
+    """Options that say what to run, where nothing is run; and options on images that are not there.
+
+    Raises:
+        UsageError: names them.
+        TargetError: see `find_target` and `find_environment`.
+    """
+    from converter.targets import find_target
+    from converter.verify import find_environment
+
+    environment = find_environment(find_target(target), runtime)
+    if isinstance(environment, str) and given:
+        options = ", ".join(given)
+        raise UsageError(f"{options}: nothing would be run, so leave that out: {environment}")
+    unused = [option for option in ("--limit", "--min-agreement") if option in given and "--data" not in given]
+    if unused:
+        raise UsageError(f"{' and '.join(unused)} would do nothing without --data; add it, or leave that out")
 
 
 def _print(content: dict[str, Any]) -> None:

@@ -28,8 +28,8 @@ _INTEGER_OPS = frozenset([
 ])
 # fmt: on
 _SIGNATURES = (
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image; give the exported .onnx file"),
+    (b"\xff\xd8\xff", "a JPEG image; give the exported .onnx file"),
     (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?); pass FILE.py:FACTORY with --weights instead"),
     (b"\x80\x02", "a pickle (an old PyTorch checkpoint?); pass FILE.py:FACTORY with --weights instead"),
     (b"\x89HDF", "an HDF5 file (a Keras model?); export it to ONNX first"),
@@ -156,16 +156,17 @@ def _parse(path: Path) -> onnx.ModelProto:
             raise ModelError(f"{path} is not an ONNX file but {what}")
     if _is_text(head):
         line = head.split(b"\n")[0][:40].decode("utf-8", "replace")
-        raise ModelError(f"{path} is not an ONNX file but text, starting with {line!r}")
+        raise ModelError(f"{path} is not an ONNX file but text, starting with {line!r}; give the exported .onnx file")
     try:
         model = onnx.load_model(path, format="protobuf", load_external_data=False)
     except Exception as error:  # protobuf's DecodeError; protobuf has no type stubs to name it by
         if head[0] == 0x08:  # field 1 of ModelProto, ir_version, as every exporter writes it first
             size = path.stat().st_size
             raise ModelError(f"{path} is truncated or damaged ({size:,} bytes); export or download it again") from error
-        raise ModelError(f"{path} is not an ONNX file: it does not parse as a model") from error
+        said = "it does not parse as a model; give the exported .onnx file"
+        raise ModelError(f"{path} is not an ONNX file: {said}") from error
     if not model.ir_version and not model.HasField("graph"):
-        raise ModelError(f"{path} is not an ONNX file: it holds no graph")
+        raise ModelError(f"{path} is not an ONNX file: it holds no graph; give the exported .onnx file")
     if not model.HasField("graph"):
         raise ModelError(f"{path} is truncated or damaged: it holds no graph; export or download it again")
     if not model.opset_import:  # the field after the graph

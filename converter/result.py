@@ -18,6 +18,7 @@ from converter.footprint import Step
 from converter.recipe import Recipe, dump_recipe
 from converter.save import save_onnx
 from converter.speed.search import Speed
+from converter.targets import find_target
 from passes.base import Model, PassReport
 from passes.linear import refused_layers
 from passes.numerics.distribution import Distribution, distribution
@@ -104,7 +105,7 @@ class Result:
         Raises:
             OutputError: the file cannot be written.
         """
-        save_onnx(self.model, Path(path))
+        save_onnx(self.model, Path(path), keep_int8=find_target(self.target).rules.signed)
 
     def write_report(self, path: str | Path, *, model: str = "model", output: str = "output") -> None:
         """Write what `--report` writes; ``model`` and ``output`` are what the report calls the two files.

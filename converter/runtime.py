@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
+from converter.cpu_session import cpu_session
 from converter.save import INLINE_LIMIT, write_onnx
 from passes.errors import ModelError
 
@@ -59,12 +60,12 @@ def open_session(
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
         if isinstance(model, Path):
-            return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+            return cpu_session(str(model), options)
         if model.ByteSize() < INLINE_LIMIT:
-            return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            return cpu_session(model.SerializeToString(), options)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             write_onnx(model, path, inline_limit=0)
-            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return cpu_session(str(path), options)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise ModelError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error

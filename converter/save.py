@@ -19,6 +19,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from converter.cpu_session import cpu_session
 from converter.protobuf import copy_fields
 from converter.reasons import first_line
 from converter.user_code import Terminated
@@ -52,11 +53,12 @@ def prepare_output(path: Path) -> Path:
     return target
 
 
-def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT) -> None:
+def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT, keep_int8: bool = False) -> None:
     """Write `model` to `path` atomically, after onnx.checker (full check) and onnxruntime's CPU provider took it.
 
     An existing file stays untouched until it is replaced. Above `inline_limit` bytes of weights, they go to
-    `<name>.data` beside the model. `model` is not changed.
+    `<name>.data` beside the model. `model` is not changed. With `keep_int8` onnxruntime may load it with its int8
+    activations as they are: a file for another target is not refused for what the CPU's optimizer makes of them.
 
     Raises:
         OutputError: the folder is missing or unwritable, or the disk is full.
@@ -67,7 +69,7 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_
         written = scratch / target.name
         try:
             write_onnx(model, written, inline_limit=inline_limit)
-            _verify(written, Path(path))
+            _verify(written, Path(path), keep_int8)
             _publish(written, target)
         except OSError as error:
             raise _output_error(path, error) from error
@@ -109,7 +111,7 @@ def _with_external_data(model: onnx.ModelProto, location: str, file: int) -> onn
     return copy
 
 
-def _verify(written: Path, path: Path) -> None:
+def _verify(written: Path, path: Path, keep_int8: bool) -> None:
     try:
         onnx.checker.check_model(str(written), full_check=True)
     except Exception as error:
@@ -118,7 +120,7 @@ def _verify(written: Path, path: Path) -> None:
     options.log_severity_level = 4  # its own words come with the exception
     options.intra_op_num_threads = 1
     try:
-        onnxruntime.InferenceSession(str(written), options, providers=["CPUExecutionProvider"])
+        cpu_session(str(written), options, keep_int8=keep_int8)
     except Exception as error:
         raise VerificationError(f"{path} not written: onnxruntime cannot load it: {first_line(error)}") from error
 

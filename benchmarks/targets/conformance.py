@@ -19,7 +19,7 @@ from converter.data import input_specs, load_data
 from converter.recipe import RECIPES
 from converter.targets import TARGETS
 from converter.verify import verify
-from passes.errors import ConvertError
+from passes.errors import ConvertError, UsageError
 
 __all__ = ["Outcome", "attempt", "conformance", "report"]
 
@@ -30,7 +30,8 @@ _CALIBRATE, _RUN = 16, 4
 class Outcome:
     """One graph, recipe and target.
 
-    kind     "run", "rules", "refused" (a ConvertError with its reason), "failed" (verification), "crashed" (a bug)
+    kind     "run", "rules", "refused" (a conversion's ConvertError with its reason), "failed" (verification, or what
+             kept it from being carried out), "crashed" (a bug)
     detail   the runtime, the reason, or what failed
     left     nodes that the provider left to the CPU
     """
@@ -48,13 +49,15 @@ def attempt(graph: str, recipe: str, target: str, folder: Path) -> Outcome:
     model = ZOO[graph]()
     reference, path = folder / "float.onnx", folder / "quantized.onnx"
     onnx.save(model, reference)
+    kind = "refused"
     try:
         result = convert(model, feeds_of(model, _CALIBRATE), recipe=recipe, target=target)
+        kind = "failed"
         result.save(path)
         data = load_data(feeds_of(model, _RUN, seed=2), input_specs(result.model))
         found = verify(path, target, data, reference=reference, min_agreement=0.0)
     except ConvertError as error:
-        return Outcome(graph, recipe, target, "refused", str(error).replace(f"{folder}/", ""))
+        return Outcome(graph, recipe, target, kind, str(error).replace(f"{folder}/", ""))
     except Exception as error:  # a traceback is what this suite looks for
         return Outcome(graph, recipe, target, "crashed", f"{type(error).__name__}: {error}")
     if not found.passed:
@@ -124,8 +127,15 @@ def _runtime(outcomes: Sequence[Outcome], target: str) -> str:
 
 
 def main(only: str = "", out: Path | None = None) -> int:
-    """Run it; 1 if anything failed or crashed."""
+    """Run it; 1 if anything failed or crashed.
+
+    Raises:
+        UsageError: no graph's name begins with ``only``.
+    """
     graphs = [name for name in ZOO if name.startswith(only)]
+    if not graphs:
+        names = ", ".join(dict.fromkeys(name.split()[0] for name in ZOO))
+        raise UsageError(f"no graph of the zoo is named {only!r} or begins so; names begin with: {names}")
     recipes = [name for name, recipe in RECIPES.items() if not recipe.keeps]
     outcomes: list[Outcome] = []
     for count, graph in enumerate(graphs, 1):

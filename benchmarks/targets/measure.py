@@ -14,13 +14,14 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.random_resnet import random_images, random_network, random_resnet18
-from benchmarks.shared_data import EFFICIENTNET, ROAD_SIGNS, Pretrained
+from benchmarks.shared_data import EFFICIENTNET, ROAD_SIGNS, MissingData, Pretrained
 from benchmarks.targets.environments import FOLDER
 from converter import convert
 from converter.data import Dataset, input_specs, load_data
 from converter.report.table import show
 from converter.save import save_onnx
-from converter.verify import Verification, verify
+from converter.targets import find_target
+from converter.verify import Verification, find_environment, verify
 
 __all__ = ["NETWORKS", "main"]
 
@@ -61,7 +62,13 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
 
 
 def main(names: Sequence[str], images: int) -> int:
-    """One table; 1 if a verification failed."""
+    """One table; 1 if a verification failed.
+
+    Raises:
+        MissingData: a runtime is not there, so that there would be rules where the table promises runs.
+        TargetError: a folder that should hold a runtime holds something else.
+    """
+    _require_runtimes()
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in ("network", "recipe", "ran on", "images", "nodes", "left", "agreement", "dB to float", "CPU's", ""):
         table.add_column(column)
@@ -73,6 +80,19 @@ def main(names: Sequence[str], images: int) -> int:
                 table.add_row(name, recipe, *_row(found))
     show([table])
     return int(failed)
+
+
+def _require_runtimes() -> None:
+    """All at once, before any work."""
+    missing: list[str] = []
+    for target, name in _RUNS:
+        runtime = None if name is None else FOLDER / name
+        if runtime is not None and not runtime.exists():
+            missing.append(runtime.name)
+        elif isinstance(find_environment(find_target(target), runtime), str):
+            missing.append(target)
+    if missing:
+        raise MissingData(f"no runtime for {', '.join(missing)}; python -m benchmarks.targets setup makes them all")
 
 
 def _verified(name: str, recipe: str, images: int) -> list[Verification]:

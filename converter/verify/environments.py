@@ -8,8 +8,10 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from converter.targets import Target
 from passes.errors import TargetError
@@ -19,13 +21,25 @@ __all__ = ["Environment", "find_environment"]
 _SCRIPTS = Path(__file__).parent
 _FOLDER = Path("build") / "targets"
 _HINT = "python -m benchmarks.targets setup"
+_PACKAGES: Mapping[str, str] = MappingProxyType(
+    {"cpu": "onnxruntime", "openvino": "onnxruntime-openvino", "qnn": "onnxruntime-qnn"}
+)
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A command that takes a job file, and the npm package it loads if it is node."""
+    """What runs a session script.
+
+    Attributes:
+        command: takes a job file.
+        name: what messages call it.
+        mend: what to do if it lacks the provider.
+        package: the npm package that it loads, if it is node.
+    """
 
     command: tuple[str, ...]
+    name: str
+    mend: str
     package: str | None = None
 
 
@@ -45,17 +59,19 @@ def find_environment(target: Target, given: Path | None = None) -> Environment |
     folder = Path(os.environ.get("CONVERT_ONNX_TARGETS") or _FOLDER) / target.name
     if target.provider == "web":
         return _node(target, given or folder, required=given is not None)
+    package = _PACKAGES[target.provider]
     if given is not None:
         python = _interpreter(given)
         if python is None:
-            raise TargetError(f"--runtime {given} is neither a Python interpreter nor a virtual environment")
-        return _python(python)
+            what = "neither a Python interpreter nor a virtual environment" if given.exists() else "not there"
+            raise TargetError(f"--runtime {given} is {what}; give a Python that has {package}")
+        return _python(python, f"--runtime {given}", package)
     own = _has_provider(target.provider)
     there = _interpreter(folder)
     if there is not None and (not own or target.name != target.provider):
-        return _python(there)
+        return _python(there, str(folder), package)
     if own:
-        return _python(Path(sys.executable))
+        return _python(Path(sys.executable), sys.executable, package)
     return f"no {target.provider} provider in this environment or in {folder}; {_HINT} {target.name} installs it"
 
 
@@ -75,8 +91,9 @@ def _interpreter(place: Path) -> Path | None:
     return None
 
 
-def _python(python: Path) -> Environment:
-    return Environment((str(python), str(_SCRIPTS / "provider_session.py")))
+def _python(python: Path, name: str, package: str) -> Environment:
+    mend = f"give a Python that has {package}, or install it there"
+    return Environment((str(python), str(_SCRIPTS / "provider_session.py")), name, mend)
 
 
 def _node(target: Target, folder: Path, *, required: bool) -> Environment | str:
@@ -90,4 +107,6 @@ def _node(target: Target, folder: Path, *, required: bool) -> Environment | str:
         return f"no onnxruntime-web in {folder}; {_HINT} {target.name} installs it"
     if node is None:
         return "node is not on the path; install Node.js to run onnxruntime-web"
-    return Environment((node, str(_SCRIPTS / "node_session.mjs")), str(modules / package))
+    name = f"--runtime {folder}" if required else str(folder)
+    mend = f"run npm install {package} there"
+    return Environment((node, str(_SCRIPTS / "node_session.mjs")), name, mend, str(modules / package))

@@ -2,8 +2,9 @@
 //
 //   node node_session.mjs JOB.json
 //
-// JOB: {"model", "package": folder of the npm package, "feeds": [{"name", "type", "dims", "file"}], "folder"}.
+// JOB: {"model", "package": folder of the npm package, "feeds": [{"name", "type", "dims", "file"}], "folder", "ready"}.
 // Every row of the feeds is run alone. Each output goes to a file of its own in the folder; prints one JSON object.
+// Neither package tells which nodes its provider took. The file "ready" is made once the package is there.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -14,10 +15,12 @@ const ARRAYS = {
   uint16: Uint16Array, int32: Int32Array, uint32: Uint32Array, int64: BigInt64Array, uint64: BigUint64Array, bool: Uint8Array,
 };
 
-async function run(job) {
+async function run(job, found) {
   const require = createRequire(join(job.package, "package.json"));
   const { name, version } = require(join(job.package, "package.json"));
   const ort = require(name);
+  found.runtime = `${name} ${version}`;
+  writeFileSync(job.ready, "");
   const web = name === "onnxruntime-web";
   if (web) ort.env.wasm.numThreads = 1;
   ort.env.logLevel = "fatal";
@@ -47,13 +50,14 @@ async function run(job) {
     writeFileSync(file, Buffer.concat(output.parts));
     return { name: output.name, type: output.type, dims: output.dims, file };
   });
-  return { runtime: `${name} ${version}`, provider: web ? "wasm" : "cpu", nodes: null, left: [], outputs: written };
+  Object.assign(found, { provider: web ? "wasm" : "cpu", nodes: null, left: [], outputs: written });
 }
 
 const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const log = console.log;
 console.log = console.error;
-run(job).then(
-  (found) => log(JSON.stringify(found)),
-  (error) => log(JSON.stringify({ error: String(error?.message ?? error).split("\n")[0] })),
+const found = {};
+run(job, found).then(
+  () => log(JSON.stringify(found)),
+  (error) => log(JSON.stringify({ ...found, error: String(error?.message ?? error).split("\n")[0] })),
 );

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from converter.targets import Target
 from converter.verify.environments import Environment
+from passes.errors import TargetError
 
 __all__ = ["ProviderRun", "run_on_provider"]
 
@@ -25,7 +26,7 @@ class ProviderRun:
     """What a provider made of a file.
 
     Attributes:
-        runtime: name and version.
+        runtime: name and version; known where the file does not load, too.
         error: why the file does not load or run; empty if it does.
         nodes: taken by the provider; None where the runtime does not tell.
         left: ``name (operator)`` of each node that another provider took.
@@ -42,10 +43,15 @@ class ProviderRun:
 def run_on_provider(
     model: Path, target: Target, environment: Environment, feeds: Mapping[str, NDArray[Any]], batch: int
 ) -> ProviderRun:
-    """Run every row of the feeds, ``batch`` at a time."""
+    """Run every row of the feeds, ``batch`` at a time.
+
+    Raises:
+        TargetError: the environment is no Python or node that has the provider.
+    """
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as name:
         folder = Path(name)
-        job: dict[str, Any] = {"model": str(model.absolute()), "batch": batch}
+        ready = folder / "ready"
+        job: dict[str, Any] = {"model": str(model.absolute()), "batch": batch, "ready": str(ready)}
         if environment.package is None:
             np.savez(folder / "feeds.npz", **dict(feeds))  # type: ignore[arg-type]
             job |= {"provider": target.provider, "feeds": str(folder / "feeds.npz"), "outputs": str(folder / "out.npz")}
@@ -53,14 +59,17 @@ def run_on_provider(
             job |= {"package": environment.package, "folder": name, "feeds": _raw(feeds, folder)}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         found = _answer(environment, folder / "job.json")
+        if not ready.exists():
+            reason = found.get("reason") or found.get("error") or "it does not run the session script"
+            raise TargetError(f"{environment.name} cannot run target {target.name}: {reason}; {environment.mend}")
+        runtime = ", ".join(filter(None, (found.get("runtime"), found.get("package"))))
         if "error" in found:
-            return ProviderRun(found.get("runtime", ""), found["error"], None, (), {})
+            return ProviderRun(runtime, found["error"], None, (), {})
         if environment.package is None:
             with np.load(folder / "out.npz") as file:
                 outputs = {key: file[key] for key in file.files}
         else:
             outputs = {output["name"]: _array(output) for output in found["outputs"]}
-    runtime = ", ".join(filter(None, (found["runtime"], found.get("package"))))
     left = tuple(f"{node['name']} ({node['op']})" for node in found["left"])
     return ProviderRun(runtime, "", found["nodes"], left, outputs)
 
@@ -71,7 +80,14 @@ def _answer(environment: Environment, job: Path) -> dict[str, Any]:
     command = [*environment.command, str(job)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT, env=variables, cwd=job.parent
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT,
+            env=variables,
+            cwd=job.parent,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"error": f"{command[0]}: {error}"}

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from converter.data import Dataset
 from converter.inputs import InputSpec, static_batch
+from converter.load import read_onnx
 from converter.runner import Runner, class_scores
 from converter.targets import Target, find_target
 from converter.verify.environments import find_environment
+from converter.verify.promised import older_targets, stands
 from converter.verify.provider_run import ProviderRun, run_on_provider
 from converter.verify.rules import Violation, violations
 from passes.errors import ModelError
@@ -35,6 +37,8 @@ _BATCH = 16
 _FORMAT = frozenset(
     {"opset", "static_shapes", "narrowest", "matmulnbits"}
 )  # a newer runtime than promised may take these
+
+_CONVERT = "convert the float model with --target {}"
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -53,6 +57,8 @@ class Verification:
     float_db       of the outputs against the float model's; cpu_float_db: of the CPU's
     violations     of the target's rules; where the file was run, those of its form count and the others are advice
     failures       why the verification failed; empty if it did not
+    next_step      what to do about that; empty if nothing failed
+    notes          what the run cannot say
     """
 
     model: str
@@ -68,6 +74,8 @@ class Verification:
     cpu_float_db: float | None = None
     violations: tuple[Violation, ...] = ()
     failures: tuple[str, ...] = ()
+    next_step: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -103,15 +111,20 @@ def verify(
         min_agreement: with the CPU, on the data.
 
     Raises:
-        TargetError: no such target, or ``runtime`` is none.
+        TargetError: no such target, or ``runtime`` is none or lacks the target's provider.
         ModelError: a file cannot be read, or fails on the CPU.
     """
     chosen = find_target(target)
+    if reference is not None:
+        read_onnx(reference)
     found = violations(model, chosen)
     environment = find_environment(chosen, runtime)
     if isinstance(environment, str):
         failures = tuple(f"{each.fact}: {each.what}" for each in found)
-        return Verification(str(model), target, "rules", environment, violations=found, failures=failures)
+        again = _CONVERT.format(target) if failures else ""
+        return Verification(
+            str(model), target, "rules", environment, violations=found, failures=failures, next_step=again
+        )
     cpu = Runner(model, str(model))
     feeds = _noise(cpu) if data is None else _rows(cpu, data)
     batch = static_batch(cpu.specs) or 1
@@ -119,11 +132,22 @@ def verify(
     ran = run_on_provider(model, chosen, environment, feeds, batch)
     broken = tuple(f"{each.fact}: {each.what}" for each in found if each.fact in _FORMAT)
     verdict = Verification(
-        str(model), target, "run", ran.runtime, ran.nodes, ran.left, violations=found, failures=broken
+        str(model),
+        target,
+        "run",
+        ran.runtime,
+        ran.nodes,
+        ran.left,
+        violations=found,
+        failures=broken,
+        notes=_notes(chosen, ran),
     )
     if ran.error:
-        return _with(verdict, failures=(f"it does not run: {ran.error}", *broken))
-    return _judged(verdict, chosen, ran, cpu, feeds, reference, None if data is None else min_agreement)
+        where = f"it does not run on {ran.runtime}" if ran.runtime else "it does not run"
+        verdict = _with(verdict, failures=(f"{where}: {ran.error}", *broken))
+    else:
+        verdict = _judged(verdict, chosen, ran, cpu, feeds, reference, None if data is None else min_agreement)
+    return verdict if verdict.passed else _with(verdict, next_step=_next_step(verdict, chosen))
 
 
 def _judged(
@@ -139,7 +163,10 @@ def _judged(
     images = len(next(iter(feeds.values())))
     expected = _outputs(cpu, feeds, images)
     failures = list(verdict.failures)
-    failures += [f"{name} is left to another provider" for name in ran.left] if target.whole else []
+    if ran.nodes == 0 and ran.left:
+        failures.append(f"the provider takes no node: all {len(ran.left)} are left to another one")
+    elif target.whole:
+        failures += [f"{name} is left to another provider" for name in ran.left]
     bad = [name for name, rows in ran.outputs.items() if not np.isfinite(rows.astype(np.float64)).all()]
     wrong = [name for name, rows in expected.items() if ran.outputs[name].shape != rows.shape]
     failures += [f"output {name} holds NaN or Inf" for name in bad] + [f"output {name} is misshapen" for name in wrong]
@@ -167,6 +194,28 @@ def _judged(
         cpu_float_db=cpu_float_db,
         failures=tuple(failures),
     )
+
+
+def _notes(target: Target, ran: ProviderRun) -> tuple[str, ...]:
+    """What a reader of "run" could take for more than it is."""
+    notes = []
+    if stands(target.runtime, ran.runtime) == "newer":
+        notes.append(f"{ran.runtime} is newer than {target.runtime}, the oldest that target {target.name} promises")
+    if ran.nodes is None and not ran.error:
+        notes.append(f"{ran.runtime} does not tell which nodes the provider takes")
+    return tuple(notes)
+
+
+def _next_step(verdict: Verification, target: Target) -> str:
+    """An older runtime than promised, a file in another form, or whatever else the runtime does wrong."""
+    again = _CONVERT.format(target.name)
+    if stands(target.runtime, verdict.runtime) == "older":
+        others = older_targets(target, verdict.runtime)
+        other = f", or convert the float model with --target {' or '.join(others)}" if others else ""
+        return f"target {target.name} needs {target.runtime} or newer{other}"
+    if verdict.violations or verdict.left or target.provider is None:
+        return again
+    return f"{again} if it was written for another one; else try another version of the runtime"
 
 
 def _with(verdict: Verification, **changes: Any) -> Verification:

@@ -15,6 +15,7 @@ from benchmarks.random_resnet import random_images, random_network
 from converter import convert
 from converter.recipe import RECIPES
 from converter.runtime import open_session
+from passes.errors import QuantizationError
 from passes.numerics.error import sqnr_db
 
 pytest.importorskip("torch")
@@ -105,6 +106,68 @@ def test_the_table_names_what_does_not_hold(
     assert "0.50x !" in printed
     assert "12 Softmax; 24 layers: both operands are activations" in printed
     assert "1 of 2 files hold, 0 networks refused" in printed
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sqnr_db", "lowest", "holds"),
+    [
+        ("int8", 20.0, "", True),
+        ("int8", 19.9, "", False),
+        ("int8-gptq", 19.9, "", False),
+        ("int8-gptq", 19.9, "stem 11.0 dB", True),
+        ("int4", 5.0, "", True),
+    ],
+)
+def test_w8a8_has_20_db_or_a_layer_that_is_named(recipe: str, sqnr_db: float, lowest: str, holds: bool) -> None:
+    assert Row("unet", recipe, sqnr_db, 4.0, 2.0, lowest, {}, {}).holds is holds
+
+
+def test_rows_below_the_bar_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    named = Row("regnet", "int8-gptq", 12.0, 4.0, 2.0, "stem 11.0 dB", {}, {})
+    monkeypatch.setattr(architectures, "random_network", lambda *_, **__: None)
+    monkeypatch.setattr(architectures, "rows", lambda *_: iter([named]))
+    assert architectures.main(["regnet"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "1 of 1 files hold, 0 networks refused\nW8A8 below 20 dB: regnet int8-gptq (stem 11.0 dB)\n"
+    )
+
+
+def test_the_layer_that_is_named_adds_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one behind it, which has its error and the others'."""
+    from converter.compare import Comparison, LayerError
+
+    stem, head = LayerError("stem", "Conv", "s", 14.0, 1.0, 14.0), LayerError("head", "Conv", "h", 12.0, 1.0, 30.0)
+    for layers, lowest in (((stem, head), "stem 14.0 dB"), ((), "")):
+        found = Comparison("float", "int8", 8, layers, (), None, 12.0)
+        monkeypatch.setattr(architectures, "compare", lambda *_, found=found: found)
+        monkeypatch.setattr(architectures, "LEAST_DB", 100.0)
+        (row,) = rows("unet", network("unet"), ["int8"], SIZE)
+        assert (row.lowest, row.is_low) == (lowest, True)
+
+
+def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Row("unet", "int8", 30.0, 4.0, 2.0, "", {"Softmax": 2}, {"a | b": 3})
+
+    def measured(name: str, *_: object) -> list[Row]:
+        if name == "vit":
+            raise QuantizationError("too deep")
+        return [found]
+
+    monkeypatch.setattr(architectures, "random_network", lambda *_, **__: None)
+    monkeypatch.setattr(architectures, "rows", measured)
+    assert architectures.main(["unet", "vit", "--size", "64", "--markdown", str(tmp_path / "page.md")]) == 1
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "random weights, 64 pixels." in text
+    assert "| network | recipe | SQNR | smaller | faster | stays float |\n|---|---|---|---|---|---|\n" in text
+    assert "\n| unet | int8 | 30.0 dB | 4.0x | 2.00x | 2 Softmax; 3 layers: a \\| b |\n" in text
+    assert text.endswith("\n1 of 1 files hold, 1 networks refused\n- vit: too deep\n")
+    assert "vit: too deep" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        architectures.main(["--markdown", str(tmp_path / "none" / "page.md")])
+    assert "page.md: folder" in capsys.readouterr().err
 
 
 def test_a_row_is_measured() -> None:

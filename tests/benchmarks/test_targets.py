@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from benchmarks.targets import __main__ as command
-from benchmarks.targets import conformance
+from benchmarks.targets import conformance, measure
 from benchmarks.targets.conformance import Outcome, attempt, report
 from benchmarks.targets.environments import ENVIRONMENTS, FOLDER, set_up
 from benchmarks.targets.page import classify_in_browser
@@ -19,6 +19,7 @@ from converter.data import Preprocess
 from converter.runtime import open_session
 from converter.targets import TARGETS
 from converter.verify import Verification
+from passes.errors import TargetError
 from tests.models_zoo import SIDE, images, small_cnn
 
 
@@ -74,6 +75,35 @@ def test_a_failure_is_seen_from_outside(monkeypatch: pytest.MonkeyPatch, capsys:
     assert shown.startswith("1/")
     assert " conv: 1 failed, 0 s\n    int8, cpu: failed: it is wrong\n2/" in shown
     assert "int8, cpu: failed: it is wrong" in shown
+
+
+def test_a_verification_that_cannot_be_carried_out_is_no_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TargetError("build/targets/qnn cannot run target qnn")
+
+    monkeypatch.setattr(conformance, "verify", broken)
+    found = attempt("conv", "int8", "cpu", tmp_path)
+    assert (found.kind, found.detail) == ("failed", "build/targets/qnn cannot run target qnn")
+
+
+def test_no_graph_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["conformance", "--only", "zzz"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Error: no graph of the zoo is named 'zzz' or begins so; names begin with: conv, ")
+    assert said.count("\n") == 1
+
+
+def test_no_runtime_is_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measure, "FOLDER", tmp_path)
+    monkeypatch.setenv("CONVERT_ONNX_TARGETS", str(tmp_path))
+    monkeypatch.setattr(measure, "NETWORKS", dict.fromkeys(measure.NETWORKS))  # none of them is made
+    assert command.main(["measure", "resnet18"]) == 1
+    expected = "no runtime for cpu-oldest, openvino, qnn, web, node; python -m benchmarks.targets setup makes them all"
+    assert capsys.readouterr().err == f"Error: {expected}\n"
 
 
 def test_set_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,14 @@ def test_nodes_left_to_the_cpu_fail_where_all_must_be_taken(files: Path) -> None
     assert checked(files, "cpu", left).left == ("fc (Gemm)",)
 
 
+def test_a_provider_that_takes_no_node_fails(files: Path) -> None:
+    """Every output is right then: it is the CPU's."""
+    none = "found['nodes'], found['left'] = 0, [{'name': 'fc', 'op': 'Gemm'}, {'name': 'add', 'op': 'Add'}]"
+    for target in ("cpu", "qnn"):
+        expected = ("the provider takes no node: all 2 are left to another one",)
+        assert checked(files, target, none).failures == expected
+
+
 def test_another_answer_fails(files: Path) -> None:
     found = checked(files, "qnn", outputs_become("-y"))
     assert found.agreement == 0.0
@@ -182,6 +190,19 @@ def test_an_environment_is_found_by_the_target_s_name(files: Path, monkeypatch: 
     assert verify(files / "qnn.onnx", "qnn").runtime.endswith("onnxruntime-qnn 0.0")
 
 
+def test_a_reference_that_cannot_be_read(files: Path) -> None:
+    (files / "half.onnx").write_bytes((files / "float.onnx").read_bytes()[:1000])
+    (files / "text.onnx").write_text("a note\n")
+    for name, said in (
+        (".", "is a folder, not an ONNX file; pass a file in it, such as cpu.onnx"),
+        ("half.onnx", r"half.onnx is truncated or damaged .*; export or download it again"),
+        ("text.onnx", "not an ONNX file but text, starting with 'a note'; give the exported .onnx file"),
+        ("none.onnx", "none.onnx: no such file"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            verify(files / "cpu.onnx", "cpu", reference=files / name)
+
+
 def test_open_sizes_need_data(files: Path) -> None:
     model = small_cnn(transpose=False)
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h"
@@ -223,6 +244,31 @@ def test_the_command_fails_with_exit_code_3(files: Path) -> None:
         (("verify", "cpu.onnx", "--target", "tpu"), 2, "no target is named 'tpu'; there are: cpu,"),
         (("verify", "cpu.onnx", "--target", "cpu", "--min-agreement", "99"), 2, "99 is not a fraction from 0 to 1"),
         (("targets", "tpu"), 2, "no target is named 'tpu'"),
+        (
+            ("verify", "cpu.onnx", "--target", "cpu", "--limit", "4"),
+            2,
+            "--limit would do nothing without --data; add it",
+        ),
+        (
+            ("verify", "cpu.onnx", "--target", "cpu", "--limit", "4", "--min-agreement", "0.9"),
+            2,
+            "--limit and --min-agreement would do nothing without --data; add it, or leave that out",
+        ),
+        (
+            ("verify", "tensorrt.onnx", "--target", "tensorrt", "--reference", "float.onnx"),
+            2,
+            "--reference: nothing would be run, so leave that out: needs an NVIDIA GPU: only the rules are checked",
+        ),
+        (
+            ("verify", "tensorrt.onnx", "--target", "tensorrt", "--data", "x.npz", "--min-agreement", "0.9"),
+            2,
+            "--data, --min-agreement: nothing would be run, so leave that out",
+        ),
+        (
+            ("verify", "cpu.onnx", "--target", "web", "--data", "x.npz"),
+            2,
+            "python -m benchmarks.targets setup web installs it",
+        ),
     ],
 )
 def test_refusals(

@@ -1,0 +1,32 @@
+"""An onnxruntime session on the CPU, of files too whose int8 activations its optimizer breaks.
+
+On x86 the optimizer rewrites int8 activations to uint8, for which it has the faster kernels. Where it has put a
+QuantizeLinear of its own behind a Reshape before that, the ``output_dtype`` of that one stays int8, and it refuses its
+own graph (onnxruntime 1.31). Told to leave int8 as it is, it computes the same file. Every other file is loaded as any
+user's session loads it, so that what is timed and inspected is what will run.
+"""
+
+import onnxruntime as ort
+
+__all__ = ["cpu_session"]
+
+
+def cpu_session(model: str | bytes, options: ort.SessionOptions, *, keep_int8: bool = True) -> ort.InferenceSession:
+    """The session; onnxruntime's own exception where it cannot load the model.
+
+    Args:
+        model: a path, or the bytes of a model.
+        options: of the session.
+        keep_int8: try again without the rewriting.
+    """
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception:
+        if not keep_int8:
+            raise
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+        try:
+            return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception:  # whatever is wrong, the rewriting is not: the first exception says it
+            pass
+        raise

@@ -12,6 +12,7 @@ import torch
 from converter import Recipe
 from converter.conversion_data import open_data
 from converter.data import Dataset, Preprocess
+from converter.learn.held_out import hold_out
 from converter.learn.images import in_order
 from converter.learn.trained_network import TrainedNetwork
 from converter.open import open_model
@@ -68,7 +69,8 @@ def trained_network(
     qat = next(step for step in recipe.passes if isinstance(step, Qat))
     for step in recipe.passes[: recipe.passes.index(qat)]:
         run_pass(step, work, means)
-    sample = next(in_order(training, np.arange(min(_BATCH, len(training))), _BATCH, torch.device("cpu"))).inputs
+    learned = hold_out(len(training), qat.held_out, recipe.seed).train[:_BATCH]
+    sample = next(in_order(training, learned, _BATCH, torch.device("cpu"))).inputs  # as training: units of its biases
     network = TrainedNetwork(work, sample, learn_activations=qat.learn_activations)
     network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["best"])
     return network

@@ -137,7 +137,7 @@ def convert(
 
     MODEL is an .onnx file, FILE.py:FACTORY or FILE.py:FACTORY(name=value).
     """
-    from converter.cli_budget import convert_for
+    from converter.cli_budget import convert_for, search_folder
     from converter.cli_result import finish
     from converter.outputs import check_outputs, same_file
     from converter.report.files import check_report
@@ -158,28 +158,29 @@ def convert(
     if evaluation is not None and calibration is not None and same_file(evaluation, calibration):
         warn(f"{evaluation} calibrates and evaluates: the accuracy shown is not that on unseen images")
     state_shape([model], input_shape)
-    with progress_bars(quiet=quiet) as progress:
-        result = convert_for(
-            budget,
-            cache,
-            model,
-            calibration,
-            recipe,
-            target=target,
-            exclude=exclude,
-            bits=dict(bits),
-            evaluation=evaluation,
-            weights=weights,
-            input_shape=input_shape,
-            preprocess=given_preprocess(**images),
-            limit=limit,
-            seed=seed,
-            device=device,
-            measure_speed=measure_speed,
-            progress=progress,
-            warn=warn,
-        )
-    finish(result, model, output, report, quiet=quiet)
+    with search_folder(budget, cache, output) as place:
+        with progress_bars(quiet=quiet) as progress:
+            result = convert_for(
+                budget,
+                place,
+                model,
+                calibration,
+                recipe,
+                target=target,
+                exclude=exclude,
+                bits=dict(bits),
+                evaluation=evaluation,
+                weights=weights,
+                input_shape=input_shape,
+                preprocess=given_preprocess(**images),
+                limit=limit,
+                seed=seed,
+                device=device,
+                measure_speed=measure_speed,
+                progress=progress,
+                warn=warn,
+            )
+        finish(result, model, output, report, quiet=quiet)
 
 
 @cli.command()

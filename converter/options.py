@@ -89,7 +89,13 @@ _limits = _several(
     click.option("--max-drop", type=float, metavar="POINTS", help="Of accuracy; of agreement without labels."),
     click.option("--max-bytes", type=int, metavar="N", help="Of the file."),
     click.option("--max-latency", type=float, metavar="MS", help="Per image on this CPU, one thread."),
-    click.option("--cache", type=FILE, metavar="DIR", help="Keeps what a search measured, so that it can go on."),
+    click.option(
+        "--cache",
+        type=FILE,
+        metavar="DIR",
+        help="Keeps what a search measured; the same command goes on from it. OUT.search, which goes once the search "
+        "has ended.",
+    ),
 )
 limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")

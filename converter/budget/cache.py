@@ -8,9 +8,11 @@ The key is a hash of the model, the images, the recipe, the target, the versions
 file gets its name last, so one that is there is whole.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -22,7 +24,9 @@ from numpy.typing import NDArray
 
 from passes.errors import DataError, OutputError
 
-__all__ = ["Cache"]
+__all__ = ["Arrays", "Cache", "forget", "holds_something"]
+
+_KEY = "[0-9a-f]" * 16  # names of folders, as `glob` wants them
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -43,7 +47,7 @@ class Cache:
         if folder is None:
             return
         text = json.dumps(facts, sort_keys=True)
-        self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]  # see _KEY
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -92,3 +96,16 @@ class Cache:
                 raise
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}; give another --cache folder") from error
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether anything that was measured lies in a folder of caches."""
+    return any(folder.glob(f"{_KEY}/*.npz"))
+
+
+def forget(folder: Path) -> None:
+    """Remove the caches in a folder, what a kill left half-written too, and the folder if that was all in it."""
+    for cache in folder.glob(_KEY):
+        shutil.rmtree(cache, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there is none, or something else lies in it
+        folder.rmdir()

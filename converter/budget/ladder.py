@@ -211,7 +211,7 @@ def _why_not(bench: Workbench, judge: Judge) -> str:
     """What was missed by how much, and what would do."""
     nearest, budget = _nearest(bench.trials, bench.budget).attempt, bench.budget
     only = bench.trials[-1].attempt.name in {"int8", RUNG, "int8-gptq"} and not nearest.broken.endswith("bytes")
-    reason = "; fewer bits cost more and run no faster, so none were tried" if only else ""
+    reason = "; fewer bits cost more and run no faster, so nothing else was tried" if only else ""
     hints = []
     if budget.broken(nearest.drop, 0, None):
         hints.append(f"--max-drop {math.ceil(100 * (nearest.drop or 0.0)) / 100:g}")

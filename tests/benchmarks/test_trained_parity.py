@@ -37,7 +37,7 @@ def test_the_file_is_the_network_that_was_trained(tmp_path: Path) -> None:
     network = trained_network(resnet(), data(1), result.recipe, tmp_path / "c", quiet)
     found = parity(network, result.model, data(9))
     assert (found.images, found.agreement) == (64, 1.0)
-    assert found.rms <= found.farthest < 1e-2
+    assert found.rms <= found.farthest < 1e-4  # half a step of one bias is more
     before = parity(network, convert(resnet(), data(1), recipe=Recipe("start", "", START)).model, data(9))
     assert before.farthest > 3e-2, "the file before the training is not that network"
     assert before.rms > 2 * found.rms

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from converter.budget.cache import Arrays, Cache
+from passes.errors import BudgetError, OutputError, QuantizationError
 from tests.command_line import CONVERT, names, run
 from tests.converter.networks import images, wide
 from tests.models_zoo import images as photographs
@@ -106,27 +109,90 @@ def test_recipes_name_auto() -> None:
     assert run("recipes", "--show", "auto").exit_code == 2
 
 
-def test_a_killed_run_goes_on_where_it_was(wider: Path) -> None:
-    arguments = [*BUDGET, "--cache", "kept"]
+def killed(arguments: Sequence[str], place: Path) -> dict[Path, int]:
+    """What a search that was killed once it had measured a layer left there, and when each file was written."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-m", "converter", *arguments], env=environment)
     effects: list[Path] = []
     end = time.monotonic() + 120
     while not effects and process.poll() is None and time.monotonic() < end:
-        effects = list((wider / "kept").rglob("effect-*.npz"))
+        effects = list(place.rglob("effect-*.npz"))
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
-    assert not (wider / "out.onnx").exists()
-    written = {path: path.stat().st_mtime_ns for path in (wider / "kept").rglob("*.npz")}
+    written = {path: path.stat().st_mtime_ns for path in place.rglob("*.npz")}
     for path in written:
         with path.open("rb") as stream, np.load(stream) as arrays:  # whole, every one
             assert arrays.files
+    return written
+
+
+def test_a_killed_run_goes_on_where_it_was(wider: Path) -> None:
+    arguments = [*BUDGET, "--cache", "kept"]
+    written = killed(arguments, wider / "kept")
+    assert not (wider / "out.onnx").exists()
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     onnx.checker.check_model("out.onnx")
     assert {path: path.stat().st_mtime_ns for path in written} == written  # read, not measured again
+
+
+def test_a_killed_run_without_a_cache_goes_on_beside_its_output(wider: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names(wider)
+    written = {path.name for path in killed(BUDGET, wider / "out.search")}
+    assert names(wider) == before | {"out.search"}
+    refused = run(*BUDGET, "--bits", "large=8")
+    assert refused.exit_code == 2
+    assert names(wider) == before | {"out.search"}, "a slip on the way takes nothing"
+    measured: list[str] = []
+    store = Cache.store
+
+    def seen(cache: Cache, name: str, arrays: Arrays) -> None:
+        measured.append(f"{name}.npz")
+        store(cache, name, arrays)
+
+    monkeypatch.setattr(Cache, "store", seen)
+    result = run(*BUDGET)
+    assert result.exit_code == 0, result.output
+    assert {name for name in written if name.startswith("effect")}.isdisjoint(measured)
+    assert measured, "it was not at its end"
+    assert names(wider) == before | {"out.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [
+        (KeyboardInterrupt(), True),
+        (OutputError("no space left"), True),
+        (RuntimeError("a bug"), True),
+        (QuantizationError("refused"), False),
+        (BudgetError("none", None), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+@pytest.mark.parametrize("measured", [True, False], ids=["measured", "nothing_measured"])
+def test_what_was_measured_stays_where_it_is_of_use(
+    error: BaseException, stays: bool, measured: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, cache: Path, **__: object) -> None:
+        kept = Cache(cache, {})
+        if measured:
+            kept.store("attempt", {"bytes": np.array(3)})
+        raise error
+
+    monkeypatch.setattr("converter.budget.convert_within", stopped)
+    before = names(folder)
+    assert run(*CONVERT, "--max-drop", "5").exit_code
+    assert names(folder) == before | ({"out.search"} if stays and measured else set())
+
+
+def test_what_is_not_its_own_is_left_in_the_folder(folder: Path) -> None:
+    (folder / "out.search").mkdir()
+    (folder / "out.search" / "notes.txt").touch()
+    result = run(*CONVERT, "--max-bytes", "100000", "--limit", "24")
+    assert result.exit_code == 0, result.output
+    assert names(folder / "out.search") == {"notes.txt"}
 
 
 @pytest.mark.usefixtures("folder")

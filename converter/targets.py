@@ -30,8 +30,6 @@ class Target:
         matmulnbits: whether it runs the MatMulNBits operator.
         static_shapes: no dimension may be open; the batch becomes 1.
         opset: newest operator set it takes; None: whatever its onnxruntime does.
-        channel_axes: axis of the stored weight that per-channel scales may lie on, by operator.
-        weight_zero_points: weights may have zero points other than 0.
         whole: the provider has to take every node.
         provider: which provider runs it on this kind of machine; None: only its rules can be checked.
         sources: where each of these facts comes from, by field; `Rules` fields too.
@@ -45,8 +43,6 @@ class Target:
     matmulnbits: bool = False
     static_shapes: bool = False
     opset: int | None = None
-    channel_axes: Mapping[str, int] = field(default_factory=dict)
-    weight_zero_points: bool = False
     whole: bool = False
     provider: Literal["cpu", "openvino", "qnn", "web"] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -73,7 +69,6 @@ _OURS = "ours: a choice, not a limit of the target"
 
 _MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Resize", "Split"})
 _CLAMPS = frozenset({"Relu", "Clip"})
-_AXES = MappingProxyType({"Conv": 0, "ConvTranspose": 1})
 
 _PLACEMENT = ("on_demand", "scalars", "reads_by_channel")
 
@@ -86,6 +81,7 @@ _CPU = Rules(
     on_demand=True,
     scalars=True,
     reads_by_channel=True,
+    weight_types=frozenset({"int8", "uint8"}),
 )
 
 _CPU_SOURCES = MappingProxyType(
@@ -113,6 +109,7 @@ _CPU_SOURCES = MappingProxyType(
         "opset": "https://onnxruntime.ai/docs/reference/compatibility.html",
         "channel_axes": _CPU_KERNELS,
         "weight_zero_points": _OURS,
+        "weight_types": "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html: U8S8, U8U8",
         "whole": _OURS,
         "provider": "the onnxruntime package",
     }
@@ -130,7 +127,6 @@ _ALL = (
         _CPU,
         runtime="onnxruntime 1.23",
         matmulnbits=True,
-        channel_axes=_AXES,
         provider="cpu",
         sources=_CPU_SOURCES,
     ),
@@ -140,7 +136,6 @@ _ALL = (
         dataclasses.replace(_CPU, linear=_CPU.linear | {"ConvTranspose"}),
         runtime="onnxruntime-openvino 1.24.1",
         opset=25,
-        channel_axes=_AXES,
         provider="openvino",
         sources=_sources(
             {
@@ -171,7 +166,6 @@ _ALL = (
         ),
         runtime="onnxruntime 1.31 with onnxruntime-qnn 2.7",
         static_shapes=True,
-        channel_axes=_AXES,
         whole=True,
         provider="qnn",
         sources=_sources(
@@ -210,11 +204,13 @@ _ALL = (
         ),
         runtime="TensorRT 10.8",
         opset=25,
-        channel_axes=_AXES,
         sources=_sources(
             {
                 **dict.fromkeys(("linear", "compute", "moving", "conv_dims", "no_float"), _TENSORRT_OPERATORS),
-                **dict.fromkeys(("signed", "symmetric", "weight_zero_points"), f"{_TENSORRT}work-quantized-types.html"),
+                **dict.fromkeys(
+                    ("signed", "symmetric", "weight_zero_points", "weight_types"),
+                    f"{_TENSORRT}work-quantized-types.html",
+                ),
                 **dict.fromkeys(
                     ("fused_adds", "float_outputs", "absorbable", "weight_only", "channel_axes"),
                     f"{_TENSORRT}quantized-types-explicit-quantization.html",
@@ -237,7 +233,6 @@ _ALL = (
         Rules(linear=frozenset(), compute=frozenset(), moving=frozenset(), absorbable=frozenset(), narrowest=4),
         runtime="onnxruntime-gpu 1.23",
         matmulnbits=True,
-        channel_axes=_AXES,
         sources=_sources(
             {
                 **dict.fromkeys(
@@ -256,7 +251,6 @@ _ALL = (
         _CPU,
         runtime="onnxruntime-web 1.30",
         matmulnbits=True,
-        channel_axes=_AXES,
         provider="web",
         sources=_sources(
             {
@@ -279,10 +273,10 @@ _ALL = (
             absorbable=_CLAMPS,
             conv_dims=frozenset({2}),
             narrowest=8,
+            weight_types=frozenset({"int8", "uint8"}),
         ),
         runtime="onnxruntime-android 1.20",
         static_shapes=True,
-        channel_axes=_AXES,
         sources=_sources(
             {
                 **dict.fromkeys(("linear", "compute", "moving", "float_outputs"), f"{_NNAPI}helper.cc"),
@@ -307,7 +301,6 @@ _ALL = (
         dataclasses.replace(_CPU, narrowest=8),
         runtime="onnxruntime 1.20",
         opset=21,
-        channel_axes=_AXES,
         provider="cpu",
         sources=_sources(
             {

@@ -62,6 +62,11 @@ class _File:
         maker = self.tensors.makers.get(name)
         return maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in self.tensors.makers
 
+    def rounded(self, name: str) -> bool:
+        """Whether a tensor is read by quantizers only."""
+        readers = self.readers.get(name, [])
+        return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -101,7 +106,7 @@ def _symmetric(file: _File, target: Target) -> Iterator[str]:
 def _weight_zero_points(file: _File, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         zero_point = weight.zero_point
-        if integer and zero_point is not None and not target.weight_zero_points and _codes(zero_point).any():
+        if integer and zero_point is not None and not target.rules.weight_zero_points and _codes(zero_point).any():
             yield f"{node.name}: a weight zero point is not 0"
 
 
@@ -133,9 +138,8 @@ def _no_float(file: _File, target: Target) -> Iterator[str]:
         kernel = _kernel(node, file)
         if kernel not in target.rules.no_float or node.output[0] in integer:
             continue
-        readers = file.readers.get(node.output[0], [])
-        rounded = bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
-        if layer_roles(node) is not None or not (rounded and file.dequantized(node.input[0])):
+        rounded = file.rounded(node.output[0]) and file.dequantized(node.input[0])
+        if layer_roles(node) is not None or not rounded:
             yield f"{node.name}: there is no float {kernel}"
 
 
@@ -166,7 +170,8 @@ def _conv_dims(file: _File, target: Target) -> Iterator[str]:
 
 def _channel_axes(file: _File, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
-        wanted = target.channel_axes.get(node.op_type)
+        transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
+        wanted = target.rules.channel_axis(node.op_type, transposed=transposed)
         for step in weight.operators:
             if (
                 integer
@@ -175,8 +180,17 @@ def _channel_axes(file: _File, target: Target) -> Iterator[str]:
                 and (weight.granularity == "channel" or weight.multiples is not None)
             ):
                 axis = next((entry.i for entry in step.attribute if entry.name == "axis"), 1)
-                if axis != wanted:
+                if axis % max(weight.rank, 1) != wanted:
                     yield f"{node.name}: scales along axis {axis} of the weight, not {wanted}"
+
+
+def _weight_types(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        casts = [step for step in weight.operators if step.op_type == "Cast"]
+        kind = type_name(next(entry.i for entry in casts[0].attribute if entry.name == "to")) if casts else weight.type
+        kernel, allowed = integer and node.op_type in target.rules.linear, target.rules.weight_types
+        if kernel and type_bits(kind) == 8 and kind not in allowed:
+            yield f"{node.name}: its weight is read as {kind}, not {' or '.join(sorted(allowed))}"
 
 
 def _bias(file: _File, target: Target) -> Iterator[str]:
@@ -237,6 +251,7 @@ RULES: tuple[Rule, ...] = (
     Rule("linear", _linear),
     Rule("conv_dims", _conv_dims),
     Rule("channel_axes", _channel_axes),
+    Rule("weight_types", _weight_types),
     Rule("bias", _bias),
     Rule("float_outputs", _float_outputs),
     Rule("fused_adds", _fused_adds),

@@ -129,6 +129,17 @@ def not_rounded(model: onnx.ModelProto) -> None:
     add.input[list(add.input).index("relu_dequantized")] = "relu"
 
 
+def turned_gemm(model: onnx.ModelProto) -> None:
+    (axis,) = (entry for entry in node(model, "fc.weight_dequantize").attribute if entry.name == "axis")
+    axis.i = 1
+
+
+def unsigned_weight(model: onnx.ModelProto) -> None:
+    tensor = next(each for each in model.graph.initializer if each.name == "stem.weight_int8")
+    retype(model, "stem.weight_int8", (numpy_helper.to_array(tensor).astype(np.int16) + 128).astype(np.uint8))
+    retype(model, "stem.weight_zero_point", np.full(8, 128, np.uint8))
+
+
 def packed(model: onnx.ModelProto) -> None:
     model.CopyFrom(written("cpu", "int4-matmulnbits"))
 
@@ -151,6 +162,8 @@ BREAKS: dict[str, tuple[str, str, Callable[[onnx.ModelProto], None], str]] = {
     "conv_dims": ("mobile", "int8", one_dimension, "stem: no integer Conv of 1 dimensions"),
     "channel_axes": ("tensorrt", "int8", other_axis, "stem: scales along axis 1 of the weight, not 0"),
     "channel_axes mobile": ("mobile", "int8", other_axis, "stem: scales along axis 1 of the weight, not 0"),
+    "channel_axes Gemm": ("tensorrt", "int8", turned_gemm, "fc: scales along axis 1 of the weight, not 0"),
+    "weight_types": ("tensorrt", "int8", unsigned_weight, "stem: its weight is read as uint8, not int8"),
     "bias": ("tensorrt", "int8", integer_bias, "stem: its bias is int32 behind a DequantizeLinear, not"),
     "float_outputs": ("mobile", "int8", float_head, "fc: it reads integers and writes a float output of"),
     "fused_adds": ("tensorrt", "int8", rounded_twice, "add: every operand is rounded, so deep cannot"),
@@ -172,6 +185,12 @@ def test_a_rule_that_is_broken(name: str) -> None:
 
 def test_every_rule_is_broken_above() -> None:
     assert {rule.fact for rule in RULES} == {name.partition(" ")[0] for name in BREAKS}
+
+
+def test_weights_that_may_be_unsigned() -> None:
+    model = written("mobile")
+    unsigned_weight(model)
+    assert {each.fact for each in violations(model, find_target("mobile"))} == {"weight_zero_points"}
 
 
 def test_a_cpu_file_is_none_for_tensorrt() -> None:

@@ -26,7 +26,7 @@ class Target:
         description: one line.
         rules: its integer kernels; see `passes.placement.Rules`.
         runtime: oldest version of the runtime that takes what is written.
-        int4: form of 4-bit weights: cast to INT8, or read by DequantizeLinear; no matter where `rules.narrowest` is 8.
+        int4: form of 4-bit weights: cast to INT8, read by DequantizeLinear, or none: stored as INT8.
         matmulnbits: whether it runs the MatMulNBits operator.
         static_shapes: no dimension may be open; the batch becomes 1.
         opset: newest operator set it takes; None: whatever its onnxruntime does.
@@ -39,7 +39,7 @@ class Target:
     description: str
     rules: Rules
     runtime: str
-    int4: Literal["cast", "dequantize"] = "cast"
+    int4: Literal["cast", "dequantize", "none"] = "cast"
     matmulnbits: bool = False
     static_shapes: bool = False
     opset: int | None = None
@@ -49,11 +49,13 @@ class Target:
 
     def storage(self, wanted: Storage) -> Storage:
         """The form of weights in the file where the recipe wants this one."""
-        if wanted == "matmulnbits" and not self.matmulnbits:
-            return self.int4
+        if wanted == "matmulnbits" and self.matmulnbits:
+            return wanted
         if wanted == "packed" and self.int4 == "cast" and self.rules.narrowest == 2:
             return wanted
-        return self.int4 if wanted in {"cast", "packed"} else wanted
+        if wanted in {"int8", "dequantize"}:
+            return wanted
+        return "int8" if self.int4 == "none" else self.int4
 
 
 _ORT = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/"
@@ -203,6 +205,7 @@ _ALL = (
             weight_only=False,
         ),
         runtime="TensorRT 10.8",
+        int4="none",
         opset=25,
         sources=_sources(
             {
@@ -276,6 +279,7 @@ _ALL = (
             weight_types=frozenset({"int8", "uint8"}),
         ),
         runtime="onnxruntime-android 1.20",
+        int4="none",
         static_shapes=True,
         sources=_sources(
             {
@@ -300,6 +304,7 @@ _ALL = (
         "any onnxruntime from 1.20: int8 storage whatever the bits, no operator outside the ONNX standard",
         dataclasses.replace(_CPU, narrowest=8),
         runtime="onnxruntime 1.20",
+        int4="none",
         opset=21,
         provider="cpu",
         sources=_sources(

@@ -120,7 +120,7 @@ def _narrowest(file: _File, target: Target) -> Iterator[str]:
 def _int4(file: _File, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         form = weight.storage.rpartition(" ")[2]
-        if integer and weight.bits < 8 and form in {"cast", "dequantize"} and form != target.int4:
+        if integer and weight.bits < 8 and form in {"cast", "dequantize"} and target.int4 not in {form, "none"}:
             yield f"{node.name}: codes are read by {form}, not {target.int4}"
 
 

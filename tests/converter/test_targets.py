@@ -62,6 +62,13 @@ def test_every_fact_has_a_source(target: Target) -> None:
     assert all(target.sources.values())
 
 
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+def test_four_bits_have_a_form_where_four_bits_can_be_stored(target: Target) -> None:
+    assert (target.int4 == "none") == (target.rules.narrowest == 8)
+    for wanted in ("cast", "packed", "matmulnbits"):
+        assert (target.storage(wanted) == "int8") == (target.int4 == "none")
+
+
 def test_an_unknown_target() -> None:
     with pytest.raises(TargetError, match="no target is named 'tpu'; there are: cpu, openvino, qnn"):
         find_target("tpu")

@@ -62,6 +62,24 @@ def test_every_fact_has_a_source(target: Target) -> None:
     assert all(target.sources.values())
 
 
+COMMANDS = tuple(
+    f"measured: {command}"
+    for command in (
+        "make conformance",
+        "python -m benchmarks.targets measure",
+        "convert-onnx inspect",
+        "convert-onnx verify",
+    )
+)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+def test_only_what_runs_is_measured_and_by_a_command(target: Target) -> None:
+    measured = {fact: source for fact, source in target.sources.items() if "measured" in source}
+    assert bool(measured) == (target.provider is not None)
+    assert all(source.startswith(COMMANDS) for source in measured.values()), measured
+
+
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 def test_four_bits_have_a_form_where_four_bits_can_be_stored(target: Target) -> None:
     assert (target.int4 == "none") == (target.rules.narrowest == 8)

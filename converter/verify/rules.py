@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from converter.load import read_onnx
 from converter.stored_weights import StoredWeight, Tensors, find_weight, layer_roles, type_bits, type_name
 from converter.targets import Target
+from passes.placement import Rules
 
 __all__ = ["RULES", "Rule", "Violation", "violations"]
 
@@ -66,6 +67,20 @@ class _File:
         """Whether a tensor is read by quantizers only."""
         readers = self.readers.get(name, [])
         return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+
+    def behind(self, quantize: NodeProto) -> Iterator[NodeProto]:
+        """What reads the floats that a quantizer's codes stand for."""
+        for dequantize in self.readers.get(quantize.output[0], []):
+            yield from self.readers.get(dequantize.output[0], [])
+
+    def on_integers(self, rules: Rules) -> frozenset[str]:
+        """Tensors that the target's integer kernels write: layers, operators that read codes, clamps taken in."""
+        found = {node.output[0] for node, _, integer in self.layers() if integer and node.op_type in rules.linear}
+        for node in self.tensors.nodes:
+            codes = node.op_type in rules.compute | rules.moving and any(map(self.dequantized, node.input))
+            if codes or (node.op_type in rules.absorbable and node.input[0] in found):
+                found.update(node.output)
+        return frozenset(found)
 
 
 @dataclass(frozen=True)
@@ -160,6 +175,60 @@ def _linear(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: no integer {node.op_type}, so it runs on dequantized floats"
 
 
+def _compute(file: _File, target: Target) -> Iterator[str]:
+    """An operator that the target has in float only may stand between integers; two in a row are rounded in vain."""
+    operators, written = target.rules.compute | target.rules.moving, file.on_integers(target.rules)
+    for node, _ in file.activations():
+        readers = list(file.behind(node))
+        read = any(reader.op_type in operators or written.intersection(reader.output) for reader in readers)
+        if node.input[0] not in written and not read:
+            maker = file.tensors.makers.get(node.input[0])
+            source = "an input" if maker is None else f"the result of {maker.op_type}"
+            yield f"{node.name}: {source} is rounded, but neither it nor {_names(readers)} has an integer kernel"
+
+
+def _moving(file: _File, target: Target) -> Iterator[str]:
+    for node in file.tensors.nodes:
+        if node.op_type not in target.rules.moving or not node.input or not file.dequantized(node.input[0]):
+            continue
+        if node.op_type == "MaxPool" and len(node.output) > 1:
+            continue  # as a Resize that is not nearest: in float, with a grid of its own
+        if node.op_type == "Resize" and _kernel(node, file) != "Resize nearest":
+            continue
+        before = file.tensors.makers[node.input[0]]
+        for reader in (reader for name in node.output for reader in file.readers.get(name, [])):
+            ends = any(again.output[0] in file.outputs for again in file.readers.get(reader.output[0], []))
+            if reader.op_type == "QuantizeLinear" and not ends and not _same_grid(before, reader, file):
+                yield f"{node.name}: {node.op_type} keeps its input's grid, {reader.name} has another one"
+
+
+def _same_grid(first: NodeProto, second: NodeProto, file: _File) -> bool:
+    """Whether two QuantizeLinear or DequantizeLinear nodes have equal scales and zero points."""
+    pairs = zip(first.input[1:3], second.input[1:3], strict=False)
+    constants = ([file.tensors.constants.get(name) for name in pair] for pair in pairs)
+    return all(
+        one is not None
+        and other is not None
+        and np.array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other))
+        for one, other in constants
+    )
+
+
+def _absorbable(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        if not integer or node.op_type not in target.rules.linear - target.rules.float_outputs:
+            continue
+        for reader in file.readers.get(node.output[0], []):
+            taken = reader.op_type in target.rules.absorbable and file.rounded(reader.output[0])
+            if reader.op_type != "QuantizeLinear" and not taken:
+                clamps = " or ".join(sorted(target.rules.absorbable)) or "nothing"
+                yield f"{node.name}: its result goes to {reader.op_type} unrounded; it can take in {clamps}"
+
+
+def _names(nodes: list[NodeProto]) -> str:
+    return ", ".join(sorted({node.op_type for node in nodes})) or "a graph output"
+
+
 def _conv_dims(file: _File, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         dims = weight.rank - 2
@@ -249,6 +318,9 @@ RULES: tuple[Rule, ...] = (
     Rule("weight_only", _weight_only),
     Rule("no_float", _no_float),
     Rule("linear", _linear),
+    Rule("compute", _compute),
+    Rule("moving", _moving),
+    Rule("absorbable", _absorbable),
     Rule("conv_dims", _conv_dims),
     Rule("channel_axes", _channel_axes),
     Rule("weight_types", _weight_types),

@@ -12,7 +12,9 @@ from converter.target import Target
 from passes.errors import TargetError
 from passes.placement import Rules
 
-__all__ = ["TARGETS", "Target", "find_target"]
+__all__ = ["DEFAULT_TARGET", "TARGETS", "Target", "find_target"]
+
+DEFAULT_TARGET = "cpu"
 
 _CONFORMANCE = "measured: make conformance"
 _MEASURED = "measured: python -m benchmarks.targets measure"

@@ -12,7 +12,7 @@ from benchmarks.targets.zoo import ZOO, Net, feeds_of
 from converter import convert
 from converter.recipe import RECIPES
 from converter.runtime import open_session
-from converter.targets import TARGETS, Target, find_target
+from converter.targets import DEFAULT_TARGET, TARGETS, Target, find_target
 from converter.verify import violations
 from passes.errors import TargetError
 from passes.numerics.error import sqnr_db
@@ -85,6 +85,10 @@ def test_four_bits_have_a_form_where_four_bits_can_be_stored(target: Target) -> 
     assert (target.int4 == "none") == (target.rules.narrowest == 8)
     for wanted in ("cast", "packed", "matmulnbits"):
         assert (target.storage(wanted) == "int8") == (target.int4 == "none")
+
+
+def test_the_default_target_is_one() -> None:
+    assert find_target(DEFAULT_TARGET).name == DEFAULT_TARGET
 
 
 def test_an_unknown_target() -> None:

@@ -95,7 +95,7 @@ def cli() -> None:
     metavar="NAME|FILE",
     help="See `recipes`; a .toml file; or an .onnx file, to convert as it was. int8, or auto where a budget is given.",
 )
-@click.option("--target", default="cpu", show_default=True, metavar="NAME", help="See `targets`.")
+@options.target
 @options.layers
 @click.option("--calibration", metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
 @click.option(

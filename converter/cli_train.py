@@ -20,7 +20,7 @@ __all__ = ["train"]
 @options.output
 @click.option("--data", required=True, metavar="DATA", help="Training images: .npz, folder or FILE.py:CALLABLE.")
 @click.option("--recipe", default="int4-qat", show_default=True, metavar="NAME|FILE.toml", help="One with a qat pass.")
-@click.option("--target", default="cpu", show_default=True, metavar="NAME", help="See `targets`.")
+@options.target
 @options.layers
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Over the training images; 10.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step; 32.")

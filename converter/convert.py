@@ -23,7 +23,7 @@ from converter.result import Result, layer_reports, stamp, versions
 from converter.run_pass import Means, run_pass
 from converter.runtime import Progress, silent, unheard
 from converter.speed.search import find_slow_layers, leaving, require_measurable
-from converter.targets import find_target
+from converter.targets import DEFAULT_TARGET, find_target
 from converter.training_file import training_file
 from converter.walk import DEFAULT_BUDGET
 from passes.base import Model, Stage
@@ -38,7 +38,7 @@ def convert(
     calibration: Any = None,
     *,
     recipe: str | Path | Recipe = "int8",
-    target: str = "cpu",
+    target: str = DEFAULT_TARGET,
     exclude: Sequence[str] = (),
     bits: Mapping[str, int] | None = None,
     evaluation: Any = None,

@@ -7,7 +7,20 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["FILE", "budget", "data", "images", "json", "layers", "limit", "output", "quiet", "report", "torch"]
+__all__ = [
+    "FILE",
+    "budget",
+    "data",
+    "images",
+    "json",
+    "layers",
+    "limit",
+    "output",
+    "quiet",
+    "report",
+    "target",
+    "torch",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,6 +47,12 @@ def _bits(text: str) -> tuple[str, int]:
     if not name or not bits.isdecimal() or not 2 <= int(bits) <= 8:
         raise click.BadParameter(f"{text!r} is not a layer and its bits, 2 to 8, such as conv1=8")
     return name, int(bits)
+
+
+def _default_target() -> str:
+    from converter.targets import DEFAULT_TARGET
+
+    return DEFAULT_TARGET
 
 
 def _several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -66,6 +85,7 @@ def budget(command: Command) -> Command:
 
 FILE = click.Path(path_type=Path)
 output = click.option("-o", "--output", type=FILE, required=True, metavar="OUT.onnx", help="File to write.")
+target = click.option("--target", default=_default_target, metavar="NAME", help="See `targets`; cpu if not given.")
 torch = _several(
     click.option("--weights", type=FILE, metavar="FILE", help=".safetensors, .npz or .pt for FILE.py:FACTORY."),
     click.option("--input-shape", type=_shape, metavar="1,3,224,224", help="Of FILE.py:FACTORY, with the batch."),

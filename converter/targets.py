@@ -1,81 +1,58 @@
-"""What each execution provider takes, as data. Writers and passes read it; nothing else knows a target's name.
+"""What each execution provider takes, as data. Writers and rules read it; nothing else knows a target's name.
 
-Every fact has a source, by the name of its field: a page, a file of the provider's source code, or the command that
-measured it. `python -m benchmarks.targets` measures them again.
+Every fact has a source, by the name of its field, and no target has a source from another one: a page, a file of the
+provider's source code, a choice of ours, or the command that measured it, which begins with "measured".
 """
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Literal
 
-from converter.emit.weights import Storage
+from converter.target import Target
 from passes.errors import TargetError
 from passes.placement import Rules
 
-__all__ = ["TARGETS", "Target", "find_target"]
+__all__ = ["DEFAULT_TARGET", "TARGETS", "Target", "find_target"]
 
+DEFAULT_TARGET = "cpu"
 
-@dataclass(frozen=True)
-class Target:
-    """A deployment target.
-
-    Attributes:
-        name: how it is asked for.
-        description: one line.
-        rules: its integer kernels; see `passes.placement.Rules`.
-        runtime: oldest version of the runtime that takes what is written.
-        int4: form of 4-bit weights: cast to INT8, or read by DequantizeLinear; no matter where `rules.narrowest` is 8.
-        matmulnbits: whether it runs the MatMulNBits operator.
-        static_shapes: no dimension may be open; the batch becomes 1.
-        opset: newest operator set it takes; None: whatever its onnxruntime does.
-        channel_axes: axis of the stored weight that per-channel scales may lie on, by operator.
-        weight_zero_points: weights may have zero points other than 0.
-        whole: the provider has to take every node.
-        provider: which provider runs it on this kind of machine; None: only its rules can be checked.
-        sources: where each of these facts comes from, by field; `Rules` fields too.
-    """
-
-    name: str
-    description: str
-    rules: Rules
-    runtime: str
-    int4: Literal["cast", "dequantize"] = "cast"
-    matmulnbits: bool = False
-    static_shapes: bool = False
-    opset: int | None = None
-    channel_axes: Mapping[str, int] = field(default_factory=dict)
-    weight_zero_points: bool = False
-    whole: bool = False
-    provider: Literal["cpu", "openvino", "qnn", "web"] | None = None
-    sources: Mapping[str, str] = field(default_factory=dict)
-
-    def storage(self, wanted: Storage) -> Storage:
-        """The form of weights in the file where the recipe wants this one."""
-        if wanted == "matmulnbits" and not self.matmulnbits:
-            return self.int4
-        if wanted == "packed" and self.int4 == "cast" and self.rules.narrowest == 2:
-            return wanted
-        return self.int4 if wanted in {"cast", "packed"} else wanted
-
-
-_ORT = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/"
-_CPU_KERNELS = f"{_ORT}optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
-_NNAPI = f"{_ORT}providers/nnapi/nnapi_builtin/builders/"
-_TENSORRT = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/"
-_TENSORRT_OPERATORS = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
-_CUDA = "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
-_QNN = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
 _CONFORMANCE = "measured: make conformance"
 _MEASURED = "measured: python -m benchmarks.targets measure"
+_INSPECTED = "measured: convert-onnx inspect"
+_VERIFIED = "measured: convert-onnx verify"
 _OURS = "ours: a choice, not a limit of the target"
+
+_GITHUB = "https://github.com/microsoft/onnxruntime/"
+_ORT = f"{_GITHUB}blob/main/onnxruntime/core/"
+_DOCS = "https://onnxruntime.ai/docs/"
+_CPU_KERNELS = f"{_ORT}optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
+_MLAS = f"{_ORT}mlas/lib/platform.cpp"
+_CONTRIB = f"{_GITHUB}blob/main/docs/ContribOperators.md"
+_QUANTIZATION = f"{_DOCS}performance/model-optimizations/quantization.html"
+_COMPATIBILITY = f"{_DOCS}reference/compatibility.html"
+_CAST_INT4 = f"{_GITHUB}pull/24973"
+_CAST_INT2 = f"{_GITHUB}pull/27022"
+_FOLDED = (
+    "onnxruntime folds constants before nodes go to providers: "
+    f"{_DOCS}performance/model-optimizations/graph-optimizations.html"
+)
+_ONNX = "https://onnx.ai/onnx/operators/"
+_LINEAR_AXES = f"outputs of the layer: {_ONNX}onnx__QLinearConv.html, {_ONNX}onnx__QLinearMatMul.html, {_CONTRIB}"
+_QNN = f"{_DOCS}execution-providers/QNN-ExecutionProvider.html"
+_NNAPI = f"{_ORT}providers/nnapi/nnapi_builtin/builders/"
+_XNNPACK = f"{_ORT}providers/xnnpack/"
+_CUDA = f"{_ORT}providers/cuda/cuda_execution_provider.cc"
+_TENSORRT = "https://docs.nvidia.com/deeplearning/tensorrt/latest/"
+_TENSORRT_TYPES = f"{_TENSORRT}inference-library/work-quantized-types.html"
+_TENSORRT_QDQ = f"{_TENSORRT}inference-library/quantized-types-explicit-quantization.html"
+_TENSORRT_OPERATORS = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
 
 _MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Resize", "Split"})
 _CLAMPS = frozenset({"Relu", "Clip"})
-_AXES = MappingProxyType({"Conv": 0, "ConvTranspose": 1})
-
-_PLACEMENT = ("on_demand", "scalars", "reads_by_channel")
+_MATRIX_AXES = {"Gemm": 1, "Gemm transB": 0, "MatMul": 1}
+_AXES = MappingProxyType({"Conv": 0, **_MATRIX_AXES})
+_AXES_TRANSPOSED = MappingProxyType({"Conv": 0, "ConvTranspose": 1, **_MATRIX_AXES})
+_EITHER = frozenset({"int8", "uint8"})
 
 _CPU = Rules(
     linear=frozenset({"Conv", "Gemm", "MatMul"}),
@@ -86,41 +63,15 @@ _CPU = Rules(
     on_demand=True,
     scalars=True,
     reads_by_channel=True,
-)
-
-_CPU_SOURCES = MappingProxyType(
-    {
-        "linear": _CPU_KERNELS,
-        "compute": _CPU_KERNELS,
-        "moving": _CPU_KERNELS,
-        "absorbable": "measured: convert-onnx inspect; a Relu is dropped where the zero point is the smallest code",
-        "signed": "measured: ResNet-18 is 3.0x faster than float with uint8 activations, 1.1x with int8 (AVX-512 VNNI)",
-        "symmetric": _OURS,
-        "float_outputs": "measured: convert-onnx inspect; QGemm and MatMulIntegerToFloat write floats",
-        "fused_adds": _CPU_KERNELS,
-        "on_demand": "measured: convert-onnx inspect; MatMulIntegerToFloat and QGemm write floats, unrounded",
-        "scalars": "measured: convert-onnx inspect; QLinearAdd and QLinearMul read a scalar",
-        "reads_by_channel": f"{_ORT}optimizer/qdq_transformer/weight_bias_quantization.cc",
-        "conv_dims": _CONFORMANCE,
-        "bias": "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",
-        "narrowest": "measured: Cast(INT2) is folded when the session loads; opset 25, so onnxruntime 1.24 or newer",
-        "weight_only": "measured: Cast -> Mul is folded when the session loads",
-        "no_float": _CONFORMANCE,
-        "runtime": "measured: int4 files run on onnxruntime 1.23.0; 1.22.1 does not implement Cast(INT4)",
-        "int4": "measured: ResNet-18 with DequantizeLinear(INT4) is 2.1x slower than float, with Cast 2.9x faster",
-        "matmulnbits": "https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md",
-        "static_shapes": _CONFORMANCE,
-        "opset": "https://onnxruntime.ai/docs/reference/compatibility.html",
-        "channel_axes": _CPU_KERNELS,
-        "weight_zero_points": _OURS,
-        "whole": _OURS,
-        "provider": "the onnxruntime package",
-    }
+    weight_types=_EITHER,
+    channel_axes=_AXES,
 )
 
 
-def _sources(changes: Mapping[str, str]) -> Mapping[str, str]:
-    return MappingProxyType({**_CPU_SOURCES, **changes})
+def _sources(*groups: tuple[str, Iterable[str]], **facts: str) -> Mapping[str, str]:
+    """Sources by fact: those that several facts share, then the others."""
+    shared = {fact: source for source, names in groups for fact in names}
+    return MappingProxyType(shared | facts)
 
 
 _ALL = (
@@ -130,30 +81,60 @@ _ALL = (
         _CPU,
         runtime="onnxruntime 1.23",
         matmulnbits=True,
-        channel_axes=_AXES,
         provider="cpu",
-        sources=_CPU_SOURCES,
+        variants=MappingProxyType(
+            {
+                "x86 with VNNI": "adds products of uint8 and int8 in 32 bits",
+                "x86 without VNNI": "adds two of them in 16 bits, which 8-bit weights can saturate and weights of 7 "
+                "bits or fewer cannot (reduce_range; here bits = 7)",
+                "Arm": "has kernels for dot product (udot), for i8mm (ummla, on Linux) and for neither; none saturates",
+            }
+        ),
+        sources=_sources(
+            (_CPU_KERNELS, ("linear", "compute", "moving", "fused_adds")),
+            (_INSPECTED, ("float_outputs", "on_demand", "scalars")),
+            (_CONFORMANCE, ("conv_dims", "no_float", "static_shapes")),
+            (_OURS, ("symmetric", "weight_zero_points", "whole")),
+            absorbable=f"{_INSPECTED}; a Relu is dropped where the zero point is the smallest code",
+            signed=f"x86 has kernels for uint8 x int8 from AVX2 on, for int8 x int8 with AVX-VNNI-INT8: {_MLAS}",
+            reads_by_channel=f"{_ORT}optimizer/qdq_transformer/weight_bias_quantization.cc",
+            bias=_QUANTIZATION,
+            weight_types=f"{_QUANTIZATION}: U8U8, U8S8 and S8S8",
+            channel_axes=_LINEAR_AXES,
+            narrowest=f"{_VERIFIED} of a file of 2-bit weights; Cast(INT2): {_CAST_INT2}, opset 25, onnxruntime 1.24",
+            weight_only=_FOLDED,
+            runtime=f"{_MEASURED}, on 1.23.0; Cast(INT4) is newer than 1.22: {_CAST_INT4}",
+            int4=f"{_INSPECTED}; a layer behind DequantizeLinear(INT4) is dequantized on every run",
+            matmulnbits=_CONTRIB,
+            opset=_COMPATIBILITY,
+            provider="the onnxruntime package",
+            variants=f"{_QUANTIZATION}, {_MLAS}; only x86 with VNNI was run",
+        ),
     ),
     Target(
         "openvino",
         "onnxruntime OpenVINO execution provider: what the CPU takes, and transposed convolutions",
-        dataclasses.replace(_CPU, linear=_CPU.linear | {"ConvTranspose"}),
+        dataclasses.replace(
+            _CPU,
+            linear=_CPU.linear | {"ConvTranspose"},
+            weight_types=frozenset({"int8"}),
+            channel_axes=_AXES_TRANSPOSED,
+        ),
         runtime="onnxruntime-openvino 1.24.1",
         opset=25,
-        channel_axes=_AXES,
         provider="openvino",
         sources=_sources(
-            {
-                **dict.fromkeys(("compute", "moving", "static_shapes", "conv_dims"), _CONFORMANCE),
-                "linear": "measured: make conformance; float ConvTranspose of 4-bit codes behind quantized activations "
-                "is 9 dB wrong on 1.24.1",
-                **dict.fromkeys(("signed", "int4", "weight_only", "bias", "absorbable"), _MEASURED),
-                "narrowest": "measured: INT2 on onnxruntime-openvino 1.24.1",
-                "opset": "measured: onnxruntime-openvino 1.24.1 loads 25 and refuses 26",
-                "runtime": f"{_MEASURED}; older versions were not run",
-                "matmulnbits": _OURS,
-                "provider": "the onnxruntime-openvino package, device CPU",
-            }
+            (_CONFORMANCE, ("linear", "compute", "moving", "conv_dims", "static_shapes", "no_float", "channel_axes")),
+            (_CONFORMANCE, ("weight_types", "float_outputs", "fused_adds")),
+            (_MEASURED, ("signed", "int4", "bias", "absorbable")),
+            (_OURS, ("symmetric", "weight_zero_points", "whole", "matmulnbits")),
+            (f"{_OURS}; the same files as for the CPU", ("on_demand", "scalars", "reads_by_channel")),
+            narrowest=f"{_VERIFIED} of a file of 2-bit weights",
+            weight_only=_FOLDED,
+            opset=f"{_CONFORMANCE}, up to 25",
+            runtime=f"{_MEASURED}; older versions were not run",
+            provider="the onnxruntime-openvino package, device CPU",
+            variants="device CPU only; its GPUs and NPUs were not run",
         ),
     ),
     Target(
@@ -168,27 +149,28 @@ _ALL = (
             scalars=False,
             reads_by_channel=False,
             no_float=frozenset({"Conv 3-D", "ConvTranspose 3-D", "Gelu", "Resize nearest"}),
+            weight_types=frozenset({"int8"}),
+            channel_axes=_AXES_TRANSPOSED,
         ),
         runtime="onnxruntime 1.31 with onnxruntime-qnn 2.7",
         static_shapes=True,
-        channel_axes=_AXES,
         whole=True,
         provider="qnn",
         sources=_sources(
-            {
-                **dict.fromkeys(("linear", "compute", "moving", "conv_dims"), _CONFORMANCE),
-                "narrowest": "measured: INT2 on onnxruntime-qnn 2.7.0",
-                **dict.fromkeys(("int4", "weight_only", "bias", "absorbable"), _MEASURED),
-                "signed": _QNN,
-                **dict.fromkeys(_PLACEMENT, _OURS),
-                "no_float": "measured: make conformance; these fail to finalize (onnxruntime-qnn 2.7, HTP on x86)",
-                "float_outputs": "measured: a Gemm that writes floats is left to the CPU (onnxruntime-qnn 2.7)",
-                "static_shapes": "measured: with an open batch no node is taken (onnxruntime-qnn 2.7)",
-                "runtime": f"{_MEASURED}; older versions were not run",
-                "matmulnbits": _QNN,
-                "whole": "session.disable_cpu_ep_fallback=1",
-                "provider": "the onnxruntime-qnn package, its HTP library on x86",
-            }
+            (_CONFORMANCE, ("linear", "compute", "moving", "conv_dims", "weight_types", "channel_axes")),
+            (_MEASURED, ("int4", "bias", "absorbable")),
+            (_OURS, ("symmetric", "weight_zero_points", "fused_adds", "on_demand", "scalars", "reads_by_channel")),
+            (_QNN, ("signed", "matmulnbits")),
+            narrowest=f"{_VERIFIED} of a file of 2-bit weights",
+            weight_only=_FOLDED,
+            no_float=f"{_VERIFIED} of a file that has one: it fails to finalize (onnxruntime-qnn 2.7, HTP on x86)",
+            float_outputs=f"{_VERIFIED} of a cpu file: a Gemm that writes floats is left (onnxruntime-qnn 2.7)",
+            static_shapes=f"{_VERIFIED} of a cpu file: with an open batch no node is taken (onnxruntime-qnn 2.7)",
+            opset=_COMPATIBILITY,
+            runtime=f"{_MEASURED}; older versions were not run",
+            whole="session.disable_cpu_ep_fallback=1",
+            provider="the onnxruntime-qnn package, its HTP library on x86",
+            variants="the HTP library on x86 only; no phone was run",
         ),
     ),
     Target(
@@ -207,66 +189,79 @@ _ALL = (
             bias="float",
             narrowest=8,
             weight_only=False,
+            channel_axes=_AXES_TRANSPOSED,
         ),
-        runtime="TensorRT 10.8",
+        runtime="TensorRT 11.5",
+        int4="none",
         opset=25,
-        channel_axes=_AXES,
         sources=_sources(
-            {
-                **dict.fromkeys(("linear", "compute", "moving", "conv_dims", "no_float"), _TENSORRT_OPERATORS),
-                **dict.fromkeys(("signed", "symmetric", "weight_zero_points"), f"{_TENSORRT}work-quantized-types.html"),
-                **dict.fromkeys(
-                    ("fused_adds", "float_outputs", "absorbable", "weight_only", "channel_axes"),
-                    f"{_TENSORRT}quantized-types-explicit-quantization.html",
-                ),
-                **dict.fromkeys(_PLACEMENT, _OURS),
-                "bias": f"{_TENSORRT_OPERATORS}: DequantizeLinear reads INT8, INT4 and FP8, not INT32",
-                "narrowest": f"{_TENSORRT}work-quantized-types.html: INT4 is weight-only, for matrix multiplications",
-                "int4": f"{_TENSORRT}work-quantized-types.html",
-                "opset": "https://docs.nvidia.com/deeplearning/tensorrt/latest/reference/onnx-opset-guide.html",
-                "runtime": "https://docs.nvidia.com/deeplearning/tensorrt/latest/reference/onnx-opset-guide.html",
-                "matmulnbits": _TENSORRT_OPERATORS,
-                "static_shapes": _TENSORRT_OPERATORS,
-                "provider": "needs an NVIDIA GPU: only the rules are checked",
-            }
+            (_TENSORRT_OPERATORS, ("linear", "compute", "moving", "conv_dims", "no_float")),
+            (_TENSORRT_OPERATORS, ("matmulnbits", "static_shapes")),
+            (_TENSORRT_TYPES, ("signed", "symmetric", "weight_zero_points", "weight_types")),
+            (_TENSORRT_QDQ, ("fused_adds", "float_outputs", "absorbable", "weight_only", "channel_axes")),
+            (_OURS, ("on_demand", "scalars", "reads_by_channel", "whole")),
+            bias=f"{_TENSORRT_OPERATORS}: DequantizeLinear reads INT8, INT4 and FP8, not INT32",
+            narrowest=f"{_TENSORRT_TYPES}: INT4 is weight-only",
+            int4=f"{_TENSORRT_TYPES}: INT4 is weight-only; codes of layers on integers are stored as INT8",
+            opset=f"{_TENSORRT}reference/onnx-opset-guide.html: TensorRT 11.x",
+            runtime="https://github.com/NVIDIA/TensorRT/releases/tag/v11.5: adds opset 25",
+            provider="needs an NVIDIA GPU: only the rules are checked",
+            variants="GPUs are not told apart",
         ),
     ),
     Target(
         "cuda",
         "onnxruntime CUDA execution provider: float activations, since it has no integer convolution",
-        Rules(linear=frozenset(), compute=frozenset(), moving=frozenset(), absorbable=frozenset(), narrowest=4),
+        Rules(
+            linear=frozenset(),
+            compute=frozenset(),
+            moving=frozenset(),
+            absorbable=frozenset(),
+            narrowest=4,
+            weight_types=frozenset(),
+            channel_axes=MappingProxyType({}),
+        ),
         runtime="onnxruntime-gpu 1.23",
         matmulnbits=True,
-        channel_axes=_AXES,
         sources=_sources(
-            {
-                **dict.fromkeys(
-                    ("linear", "compute", "moving", "absorbable", "signed", "float_outputs", *_PLACEMENT),
-                    f"{_ORT}providers/cuda/cuda_execution_provider.cc: no QLinearConv is registered",
-                ),
-                "weight_only": "the CPU folds Cast -> Mul when the session loads, before nodes go to providers",
-                "no_float": "https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html",
-                "provider": "needs an NVIDIA GPU: only the rules are checked",
-            }
+            (
+                f"no QLinearConv is registered: {_CUDA}",
+                ("linear", "compute", "moving", "absorbable", "signed", "symmetric", "float_outputs", "fused_adds"),
+            ),
+            (
+                "no layer runs on integers",
+                ("on_demand", "scalars", "reads_by_channel", "bias", "conv_dims", "weight_types", "channel_axes"),
+            ),
+            (f"{_DOCS}execution-providers/CUDA-ExecutionProvider.html", ("no_float", "static_shapes")),
+            (_FOLDED, ("weight_only", "int4")),
+            (_OURS, ("weight_zero_points", "whole")),
+            narrowest=f"ours: INT2 would need opset 25 and onnxruntime 1.24, {_CAST_INT2}",
+            runtime=f"Cast(INT4) is newer than 1.22: {_CAST_INT4}",
+            matmulnbits=_CONTRIB,
+            opset=_COMPATIBILITY,
+            provider="needs an NVIDIA GPU: only the rules are checked",
+            variants="GPUs are not told apart",
         ),
     ),
     Target(
         "web",
         "onnxruntime-web on WebAssembly: takes what the CPU takes",
-        _CPU,
+        dataclasses.replace(_CPU, weight_types=frozenset({"int8"})),
         runtime="onnxruntime-web 1.30",
         matmulnbits=True,
-        channel_axes=_AXES,
         provider="web",
         sources=_sources(
-            {
-                **dict.fromkeys(("linear", "compute", "moving", "static_shapes", "conv_dims"), _CONFORMANCE),
-                **dict.fromkeys(("signed", "int4", "weight_only", "bias", "absorbable"), _MEASURED),
-                "narrowest": "measured: INT2 on onnxruntime-web 1.30.0",
-                "runtime": f"{_MEASURED}; older versions were not run",
-                "matmulnbits": _CONFORMANCE,
-                "provider": "the onnxruntime-web package, in node and in Chromium",
-            }
+            (_CONFORMANCE, ("linear", "compute", "moving", "conv_dims", "static_shapes", "no_float", "channel_axes")),
+            (_CONFORMANCE, ("weight_types", "float_outputs", "fused_adds", "matmulnbits")),
+            (_MEASURED, ("signed", "int4", "bias", "absorbable")),
+            (_OURS, ("symmetric", "weight_zero_points", "whole")),
+            (f"{_OURS}; the same files as for the CPU", ("on_demand", "scalars", "reads_by_channel")),
+            narrowest=f"{_VERIFIED} of a file of 2-bit weights",
+            weight_only=_FOLDED,
+            opset=_COMPATIBILITY,
+            runtime=f"{_MEASURED}; older versions were not run",
+            provider="the onnxruntime-web package, in node and in Chromium",
+            variants="WebAssembly only; WebGPU and WebNN were not run",
         ),
     ),
     Target(
@@ -279,26 +274,41 @@ _ALL = (
             absorbable=_CLAMPS,
             conv_dims=frozenset({2}),
             narrowest=8,
+            weight_types=_EITHER,
+            channel_axes=_AXES,
         ),
         runtime="onnxruntime-android 1.20",
+        int4="none",
         static_shapes=True,
-        channel_axes=_AXES,
-        sources=_sources(
+        variants=MappingProxyType(
             {
-                **dict.fromkeys(("linear", "compute", "moving", "float_outputs"), f"{_NNAPI}helper.cc"),
-                "signed": f"{_NNAPI}helper.cc: HasValidBinaryOpQuantizedInputTypes; XNNPACK wants int8, and leaves "
-                f"these layers to the CPU ({_ORT}providers/xnnpack/nn/conv_base.cc)",
-                "static_shapes": f"{_NNAPI}impl/base_op_builder.cc: HasSupportedInputOutputs",
-                "conv_dims": f"{_NNAPI}impl/conv_op_builder.cc",
-                **dict.fromkeys(_PLACEMENT, _OURS),
-                "no_float": "the CPU runs what NNAPI does not take",
-                "narrowest": f"{_NNAPI}helper.cc",
-                "weight_zero_points": f"{_NNAPI}impl/base_op_builder.cc",
-                "weight_only": "the CPU folds Cast -> Mul when the session loads, before nodes go to providers",
-                "matmulnbits": f"{_NNAPI}op_builder_factory.cc",
-                "runtime": "the first with operator set 21",
-                "provider": "needs an Android device: only the rules are checked",
+                "NNAPI": "reads uint8 activations with uint8 or int8 weights",
+                "XNNPACK": "reads int8 with int8 weights, or uint8 with uint8 weights per tensor, in Conv and "
+                "ConvTranspose (2-D, constant weights and biases), pools, Softmax and Resize; uint8 with int8, as "
+                "written here, it leaves to the CPU",
             }
+        ),
+        sources=_sources(
+            (f"{_NNAPI}helper.cc", ("linear", "compute", "moving", "float_outputs")),
+            (
+                f"{_NNAPI}helper.cc: HasValidBinaryOpQuantizedInputTypes",
+                ("signed", "weight_types", "narrowest", "symmetric"),
+            ),
+            (_OURS, ("fused_adds", "on_demand", "scalars", "reads_by_channel", "weight_zero_points", "whole")),
+            absorbable="ours: the quantizer behind a clamp saturates as it does",
+            static_shapes=f"{_NNAPI}impl/base_op_builder.cc: HasSupportedInputOutputs",
+            conv_dims=f"{_NNAPI}impl/conv_op_builder.cc",
+            bias=f"{_NNAPI}impl/gemm_op_builder.cc: the bias of a quantized Gemm is int32",
+            channel_axes=f"{_GITHUB}pull/6155 and {_LINEAR_AXES}",
+            no_float="the CPU runs what NNAPI does not take",
+            int4="no INT4: codes are stored as INT8",
+            weight_only=_FOLDED,
+            matmulnbits=f"{_NNAPI}op_builder_factory.cc",
+            opset=_COMPATIBILITY,
+            runtime=f"ours: it has operator set 21, {_COMPATIBILITY}; older versions were not tried",
+            provider="needs an Android device: only the rules are checked",
+            variants=f"{_NNAPI}helper.cc; {_XNNPACK}nn/conv_base.cc, {_DOCS}execution-providers/"
+            "Xnnpack-ExecutionProvider.html",
         ),
     ),
     Target(
@@ -306,17 +316,24 @@ _ALL = (
         "any onnxruntime from 1.20: int8 storage whatever the bits, no operator outside the ONNX standard",
         dataclasses.replace(_CPU, narrowest=8),
         runtime="onnxruntime 1.20",
+        int4="none",
         opset=21,
-        channel_axes=_AXES,
         provider="cpu",
         sources=_sources(
-            {
-                "narrowest": "INT4 needs onnxruntime 1.23; see cpu",
-                "int4": "no INT4: codes are stored as INT8",
-                "matmulnbits": _OURS,
-                "opset": "https://onnxruntime.ai/docs/reference/compatibility.html",
-                "runtime": "measured: make conformance, on 1.20.1; 1.18.1 and 1.19.2 lack QLinearMatMul of opset 21",
-            }
+            (_CPU_KERNELS, ("linear", "compute", "moving", "fused_adds")),
+            (_CONFORMANCE, ("conv_dims", "no_float", "static_shapes", "float_outputs", "absorbable", "bias")),
+            (_OURS, ("symmetric", "weight_zero_points", "whole", "matmulnbits")),
+            (f"{_OURS}; the same layers as for the CPU", ("on_demand", "scalars", "reads_by_channel")),
+            signed=f"x86 has kernels for uint8 x int8 from AVX2 on, for int8 x int8 with AVX-VNNI-INT8: {_MLAS}",
+            weight_types=f"{_QUANTIZATION}: U8U8, U8S8 and S8S8",
+            channel_axes=_LINEAR_AXES,
+            narrowest=f"Cast(INT4) is newer than 1.22: {_CAST_INT4}",
+            int4="no INT4: codes are stored as INT8",
+            weight_only=_FOLDED,
+            opset=_COMPATIBILITY,
+            runtime=f"{_CONFORMANCE}, on 1.20.1",
+            provider="the onnxruntime package",
+            variants="as those of the CPU, which `convert-onnx targets cpu` prints",
         ),
     ),
 )

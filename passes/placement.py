@@ -8,6 +8,7 @@ A product with a positive scalar has its input's codes and another scale.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,9 @@ import onnx_graphsurgeon as gs
 from passes.linear import LINEAR_OPS, why_not_linear
 
 __all__ = ["Placement", "Rules", "clamp_bounds", "place", "scale_factor"]
+
+
+_CHANNEL_AXES = MappingProxyType({"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "Gemm transB": 0, "MatMul": 1})
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class Rules:
         reads_by_channel: float layers may read activations with a scale per channel, which keeps onnxruntime from
             rounding their weights.
         no_float: kernels that the target has on integers only: "Gelu", "Conv 3-D", "Resize nearest".
+        weight_types: 8-bit types that an integer layer may read its weight in; what is written is int8.
+        weight_zero_points: weights of integer layers may have zero points other than 0.
+        channel_axes: axis of the stored weight that an integer layer's per-channel scales lie on, by operator.
     """
 
     linear: frozenset[str]
@@ -59,6 +66,9 @@ class Rules:
     scalars: bool = False
     reads_by_channel: bool = False
     no_float: frozenset[str] = frozenset()
+    weight_types: frozenset[str] = frozenset({"int8"})
+    weight_zero_points: bool = False
+    channel_axes: Mapping[str, int] = field(default_factory=lambda: _CHANNEL_AXES)
 
     def why_no_kernel(self, op: str, weight_rank: int, groups: int) -> str | None:
         """Why a linear operator with a weight of that rank stays in float; None where there is an integer kernel."""
@@ -70,6 +80,10 @@ class Rules:
         if op == "ConvTranspose" and groups > 1:
             return "the channels of a grouped ConvTranspose lie along two axes of its weight"
         return None
+
+    def channel_axis(self, op: str, *, transposed: bool) -> int | None:
+        """Where the target wants a layer's per-channel scales, ``transposed`` being a Gemm's transB; None: anywhere."""
+        return self.channel_axes.get(f"{op} transB" if transposed else op)
 
 
 @dataclass(frozen=True)

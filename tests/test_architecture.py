@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from converter.targets import TARGETS
+
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("converter", "passes", "models", "benchmarks")
 MAX_LINES = 400
@@ -102,6 +104,34 @@ def is_vague(stem: str) -> bool:
     return stem.startswith("base_") or stem.rsplit("_", maxsplit=1)[-1] in VAGUE_NAMES
 
 
+def named_targets(source: str) -> list[str]:
+    """Names of targets that a source compares with; those of providers and of torch's devices are others."""
+    tree = ast.parse(source)
+    if any(name == "torch" or name.startswith("torch.") for name in imports(source, "", is_package=True)):
+        return []
+    found = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Compare(left=left, comparators=others):
+                sides: list[ast.AST] = [left, *others]
+            case ast.Match(subject=subject, cases=cases):
+                sides = [subject, *(case.pattern for case in cases)]
+            case _:
+                continue
+        words = {text for side in sides for text in _identifiers(side)}
+        constants = (each.value for side in sides for each in ast.walk(side) if isinstance(each, ast.Constant))
+        if not words & {"provider", "device"}:
+            found += [str(value) for value in constants if value in TARGETS]
+    return found
+
+
+def _identifiers(side: ast.AST) -> Iterator[str]:
+    """x.provider, provider and job["provider"] all give "provider"."""
+    match side:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.Subscript(slice=ast.Constant(value=str(name))):
+            yield name
+
+
 def files(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
@@ -137,6 +167,12 @@ def test_file_is_short(path: Path) -> None:
 def test_name_says_what_a_file_is(path: Path) -> None:
     names = (*path.relative_to(ROOT).parent.parts, path.stem)
     assert not any(is_vague(name) for name in names), f"{label(path)}: name the file after the one thing it does"
+
+
+@pytest.mark.parametrize("path", files("converter", "passes"), ids=label)
+def test_no_target_is_known_by_name(path: Path) -> None:
+    found = named_targets(path.read_text(encoding="utf-8"))
+    assert not found or label(path) == "converter/targets.py", f"{label(path)} compares with {', '.join(found)}"
 
 
 @pytest.mark.parametrize("path", [path for path in files("converter", "passes") if needs_exports(path)], ids=label)
@@ -219,3 +255,30 @@ def test_exports_are_read() -> None:
     assert exports('__all__ = ["a", "b"]') == ["a", "b"]
     assert exports('__all__: list[str] = ["a"]') == ["a"]
     assert exports("a = 1") is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param('words = [] if origin.target == "cpu" else words', id="attribute"),
+        pytest.param('if "qnn" != chosen.name: pass', id="name_first"),
+        pytest.param('if target in {"cpu", "web"}: pass', id="one_of"),
+        pytest.param('match target:\n    case "mobile":\n        pass', id="match"),
+    ],
+)
+def test_a_target_that_is_named_is_found(source: str) -> None:
+    assert named_targets(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param('if target.provider != "cpu": pass', id="provider"),
+        pytest.param('if job["provider"] == "qnn": pass', id="provider_of_a_job"),
+        pytest.param('import torch\nif chosen == "cuda": pass', id="torch_device"),
+        pytest.param("if origin.target != DEFAULT_TARGET: pass", id="constant"),
+        pytest.param('if recipe == "int8": pass', id="another_name"),
+    ],
+)
+def test_what_is_no_target_s_name_passes(source: str) -> None:
+    assert named_targets(source) == []

@@ -36,7 +36,7 @@ from converter.recipe import AUTO, RECIPES, Recipe, find_recipe, learning_on
 from converter.recipe_changes import with_overrides
 from converter.result import Result
 from converter.runtime import Progress, silent, unheard
-from converter.targets import find_target
+from converter.targets import DEFAULT_TARGET, find_target
 from converter.walk import DEFAULT_BUDGET
 from passes.errors import BudgetError, UsageError
 from passes.learned_rounding import Device, LearnedRounding
@@ -50,7 +50,7 @@ def convert_within(
     budget: Budget,
     *,
     recipe: str | Path | Recipe = AUTO,
-    target: str = "cpu",
+    target: str = DEFAULT_TARGET,
     evaluation: Any = None,
     weights: str | Path | None = None,
     input_shape: Sequence[int] | None = None,

@@ -19,6 +19,7 @@ from converter.recipe import RECIPE_KEY, stored_recipe
 from converter.result import Result
 from converter.runtime import Progress, silent, unheard
 from converter.save import write_onnx
+from converter.targets import DEFAULT_TARGET
 from passes.errors import DataError, UsageError
 from passes.qat import Qat
 
@@ -61,7 +62,9 @@ def stored_origin(model: onnx.ModelProto) -> Origin | None:
     facts = {entry.key: entry.value for entry in model.metadata_props}
     if RECIPE_KEY not in facts:
         return None
-    return Origin(facts.get("convert_onnx.target", "cpu"), json.loads(facts.get("convert_onnx.calibration", "null")))
+    return Origin(
+        facts.get("convert_onnx.target", DEFAULT_TARGET), json.loads(facts.get("convert_onnx.calibration", "null"))
+    )
 
 
 def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Origin, str | None]:
@@ -130,6 +133,6 @@ def command(reference: str, model: str, origin: Origin | None, suggestion: Sugge
     if origin is None:
         return shlex.join([*words, *suggestion.options])
     words += ["--recipe", model]
-    words += ["--target", origin.target] if origin.target != "cpu" else []
+    words += ["--target", origin.target] if origin.target != DEFAULT_TARGET else []
     words += [] if origin.source is None else ["--calibration", origin.source]
     return shlex.join([*words, *suggestion.options])

@@ -20,6 +20,7 @@ from converter.emit.weights import Storage, dequantized_bits, dequantized_weight
 from passes.base import Model, Quantized
 from passes.errors import TargetError
 from passes.linear import Linear
+from passes.numerics.grid import Grid
 
 __all__ = ["bits_in_file", "emit", "runs_on_integers"]
 
@@ -155,8 +156,7 @@ class _Writer:
         if not grid.per_channel:
             hint = "give two_level = true as well, or use block only without activation_ranges"
             raise TargetError(f"{layer.name}: block scales have no integer kernel; {hint}")
-        if not grid.symmetric:
-            raise TargetError(f"{layer.name}: integer kernels need symmetric weights; use symmetric = true")
+        self.require_weight_form(layer, grid)
         weight = dequantized_weight(layer, quantized, self.storage, self.names, self.model.rules.narrowest)
         self.add(weight)
         node.input[1] = weight.result
@@ -183,6 +183,22 @@ class _Writer:
             self.add(fragment)
             node.input[2] = fragment.result
         self.nodes.append(node)
+
+    def require_weight_form(self, layer: Linear, grid: Grid) -> None:
+        """Whether the codes, read as int8 with a scale per output channel, are what the target's kernel reads."""
+        rules = self.model.rules
+        if not grid.symmetric and not rules.weight_zero_points:
+            raise TargetError(f"{layer.name}: integer kernels need symmetric weights; use symmetric = true")
+        hint = "leave it out with an exclude pass"
+        if "int8" not in rules.weight_types:
+            wanted = " or ".join(sorted(rules.weight_types)) or "none"
+            raise TargetError(f"{layer.name}: weights are written as int8, the target reads {wanted}; {hint}")
+        wanted_axis = rules.channel_axis(layer.op, transposed=layer.transposed)
+        if wanted_axis not in {None, layer.channel_axis}:
+            raise TargetError(
+                f"{layer.name}: the scales of its weight lie along axis {layer.channel_axis}, the target wants them "
+                f"along axis {wanted_axis}; {hint}"
+            )
 
     def require_weight_only(self, layer: Linear) -> None:
         if not self.model.rules.weight_only:

@@ -14,6 +14,7 @@ __all__ = ["facts_table", "targets_table", "verification_tables"]
 
 _LISTED = 10  # nodes
 _NOT_FACTS = {"name", "description", "rules", "sources"}
+_UNSET = {"opset": "what its onnxruntime takes", "provider": "none here: its rules are checked"}
 
 
 def targets_table(targets: Mapping[str, Target]) -> Table:
@@ -23,6 +24,7 @@ def targets_table(targets: Mapping[str, Target]) -> Table:
         how = "run" if target.provider else "rules"
         layers = ", ".join(sorted(target.rules.linear)) or "none"
         table.add_row(target.name, target.description, layers, how, target.runtime)
+    table.caption = "convert-onnx targets NAME prints every fact of one with its source"
     return table
 
 
@@ -34,7 +36,7 @@ def facts_table(target: Target) -> Table:
     }
     facts |= {each.name: getattr(target.rules, each.name) for each in dataclasses.fields(target.rules)}
     for name, value in facts.items():
-        table.add_row(name, _shown(value), target.sources[name])
+        table.add_row(name, _UNSET[name] if value is None else _shown(value), target.sources[name])
     return table
 
 
@@ -88,5 +90,6 @@ def _shown(value: object) -> str:
     if isinstance(value, frozenset):
         return ", ".join(sorted(map(str, value))) or "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {entry}" for key, entry in value.items()) or "none"
-    return "any" if value is None else str(value)
+        long = any(isinstance(entry, str) for entry in value.values())
+        return ("\n" if long else ", ").join(f"{key} {entry}" for key, entry in value.items()) or "none"
+    return str(value)

@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from converter.load import read_onnx
 from converter.stored_weights import StoredWeight, Tensors, find_weight, layer_roles, type_bits, type_name
 from converter.targets import Target
+from passes.placement import Rules
 
 __all__ = ["RULES", "Rule", "Violation", "violations"]
 
@@ -62,6 +63,25 @@ class _File:
         maker = self.tensors.makers.get(name)
         return maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in self.tensors.makers
 
+    def rounded(self, name: str) -> bool:
+        """Whether a tensor is read by quantizers only."""
+        readers = self.readers.get(name, [])
+        return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+
+    def behind(self, quantize: NodeProto) -> Iterator[NodeProto]:
+        """What reads the floats that a quantizer's codes stand for."""
+        for dequantize in self.readers.get(quantize.output[0], []):
+            yield from self.readers.get(dequantize.output[0], [])
+
+    def on_integers(self, rules: Rules) -> frozenset[str]:
+        """Tensors that the target's integer kernels write: layers, operators that read codes, clamps taken in."""
+        found = {node.output[0] for node, _, integer in self.layers() if integer and node.op_type in rules.linear}
+        for node in self.tensors.nodes:
+            codes = node.op_type in rules.compute | rules.moving and any(map(self.dequantized, node.input))
+            if codes or (node.op_type in rules.absorbable and node.input[0] in found):
+                found.update(node.output)
+        return frozenset(found)
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -101,7 +121,7 @@ def _symmetric(file: _File, target: Target) -> Iterator[str]:
 def _weight_zero_points(file: _File, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         zero_point = weight.zero_point
-        if integer and zero_point is not None and not target.weight_zero_points and _codes(zero_point).any():
+        if integer and zero_point is not None and not target.rules.weight_zero_points and _codes(zero_point).any():
             yield f"{node.name}: a weight zero point is not 0"
 
 
@@ -115,7 +135,7 @@ def _narrowest(file: _File, target: Target) -> Iterator[str]:
 def _int4(file: _File, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         form = weight.storage.rpartition(" ")[2]
-        if integer and weight.bits < 8 and form in {"cast", "dequantize"} and form != target.int4:
+        if integer and weight.bits < 8 and form in {"cast", "dequantize"} and target.int4 not in {form, "none"}:
             yield f"{node.name}: codes are read by {form}, not {target.int4}"
 
 
@@ -133,9 +153,8 @@ def _no_float(file: _File, target: Target) -> Iterator[str]:
         kernel = _kernel(node, file)
         if kernel not in target.rules.no_float or node.output[0] in integer:
             continue
-        readers = file.readers.get(node.output[0], [])
-        rounded = bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
-        if layer_roles(node) is not None or not (rounded and file.dequantized(node.input[0])):
+        rounded = file.rounded(node.output[0]) and file.dequantized(node.input[0])
+        if layer_roles(node) is not None or not rounded:
             yield f"{node.name}: there is no float {kernel}"
 
 
@@ -156,6 +175,60 @@ def _linear(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: no integer {node.op_type}, so it runs on dequantized floats"
 
 
+def _compute(file: _File, target: Target) -> Iterator[str]:
+    """An operator that the target has in float only may stand between integers; two in a row are rounded in vain."""
+    operators, written = target.rules.compute | target.rules.moving, file.on_integers(target.rules)
+    for node, _ in file.activations():
+        readers = list(file.behind(node))
+        read = any(reader.op_type in operators or written.intersection(reader.output) for reader in readers)
+        if node.input[0] not in written and not read:
+            maker = file.tensors.makers.get(node.input[0])
+            source = "an input" if maker is None else f"the result of {maker.op_type}"
+            yield f"{node.name}: {source} is rounded, but neither it nor {_names(readers)} has an integer kernel"
+
+
+def _moving(file: _File, target: Target) -> Iterator[str]:
+    for node in file.tensors.nodes:
+        if node.op_type not in target.rules.moving or not node.input or not file.dequantized(node.input[0]):
+            continue
+        if node.op_type == "MaxPool" and len(node.output) > 1:
+            continue  # as a Resize that is not nearest: in float, with a grid of its own
+        if node.op_type == "Resize" and _kernel(node, file) != "Resize nearest":
+            continue
+        before = file.tensors.makers[node.input[0]]
+        for reader in (reader for name in node.output for reader in file.readers.get(name, [])):
+            ends = any(again.output[0] in file.outputs for again in file.readers.get(reader.output[0], []))
+            if reader.op_type == "QuantizeLinear" and not ends and not _same_grid(before, reader, file):
+                yield f"{node.name}: {node.op_type} keeps its input's grid, {reader.name} has another one"
+
+
+def _same_grid(first: NodeProto, second: NodeProto, file: _File) -> bool:
+    """Whether two QuantizeLinear or DequantizeLinear nodes have equal scales and zero points."""
+    pairs = zip(first.input[1:3], second.input[1:3], strict=False)
+    constants = ([file.tensors.constants.get(name) for name in pair] for pair in pairs)
+    return all(
+        one is not None
+        and other is not None
+        and np.array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other))
+        for one, other in constants
+    )
+
+
+def _absorbable(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        if not integer or node.op_type not in target.rules.linear - target.rules.float_outputs:
+            continue
+        for reader in file.readers.get(node.output[0], []):
+            taken = reader.op_type in target.rules.absorbable and file.rounded(reader.output[0])
+            if reader.op_type != "QuantizeLinear" and not taken:
+                clamps = " or ".join(sorted(target.rules.absorbable)) or "nothing"
+                yield f"{node.name}: its result goes to {reader.op_type} unrounded; it can take in {clamps}"
+
+
+def _names(nodes: list[NodeProto]) -> str:
+    return ", ".join(sorted({node.op_type for node in nodes})) or "a graph output"
+
+
 def _conv_dims(file: _File, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         dims = weight.rank - 2
@@ -166,7 +239,8 @@ def _conv_dims(file: _File, target: Target) -> Iterator[str]:
 
 def _channel_axes(file: _File, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
-        wanted = target.channel_axes.get(node.op_type)
+        transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
+        wanted = target.rules.channel_axis(node.op_type, transposed=transposed)
         for step in weight.operators:
             if (
                 integer
@@ -175,8 +249,17 @@ def _channel_axes(file: _File, target: Target) -> Iterator[str]:
                 and (weight.granularity == "channel" or weight.multiples is not None)
             ):
                 axis = next((entry.i for entry in step.attribute if entry.name == "axis"), 1)
-                if axis != wanted:
+                if axis % max(weight.rank, 1) != wanted:
                     yield f"{node.name}: scales along axis {axis} of the weight, not {wanted}"
+
+
+def _weight_types(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        casts = [step for step in weight.operators if step.op_type == "Cast"]
+        kind = type_name(next(entry.i for entry in casts[0].attribute if entry.name == "to")) if casts else weight.type
+        kernel, allowed = integer and node.op_type in target.rules.linear, target.rules.weight_types
+        if kernel and type_bits(kind) == 8 and kind not in allowed:
+            yield f"{node.name}: its weight is read as {kind}, not {' or '.join(sorted(allowed))}"
 
 
 def _bias(file: _File, target: Target) -> Iterator[str]:
@@ -235,8 +318,12 @@ RULES: tuple[Rule, ...] = (
     Rule("weight_only", _weight_only),
     Rule("no_float", _no_float),
     Rule("linear", _linear),
+    Rule("compute", _compute),
+    Rule("moving", _moving),
+    Rule("absorbable", _absorbable),
     Rule("conv_dims", _conv_dims),
     Rule("channel_axes", _channel_axes),
+    Rule("weight_types", _weight_types),
     Rule("bias", _bias),
     Rule("float_outputs", _float_outputs),
     Rule("fused_adds", _fused_adds),

@@ -18,9 +18,9 @@ from converter.recipe import RECIPES
 from converter.report import table
 from converter.report.comparison import comparison_tables, suggestion_text
 from converter.report.progress import progress_bars
-from converter.report.targets import targets_table
+from converter.report.targets import facts_table, targets_table
 from converter.result import LayerReport
-from converter.targets import TARGETS
+from converter.targets import TARGETS, Target, find_target
 from tests.models_zoo import images, small_cnn
 
 LONG = "features.12.blocks.3.inverted_residual.conv.depthwise.0.convolution"
@@ -188,6 +188,27 @@ def test_no_word_of_a_table_is_cut_in_two(width: int, monkeypatch: pytest.Monkey
     for target in TARGETS.values():
         for word in (*target.runtime.split(), *target.description.split()):
             assert word in text
+
+
+def test_the_table_of_targets_says_where_the_sources_are() -> None:
+    assert "convert-onnx targets NAME prints every fact of one with its source" in shown(targets_table(TARGETS))
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+def test_every_fact_of_a_target_is_shown_with_its_source(target: Target) -> None:
+    text = shown(facts_table(target), width=600)
+    for fact, source in target.sources.items():
+        (line,) = (line for line in text.splitlines() if line.split()[:1] == [fact])
+        assert source in line
+    assert ("none here: its rules are checked" in text) == (target.provider is None)
+    assert " any " not in text
+
+
+def test_processors_and_providers_that_one_target_covers() -> None:
+    cpu, mobile = (shown(facts_table(find_target(name)), width=400) for name in ("cpu", "mobile"))
+    assert "x86 without VNNI adds two of them in 16 bits, which 8-bit weights can saturate" in cpu
+    assert "Arm has kernels for dot product (udot)" in cpu
+    assert "XNNPACK reads int8 with int8 weights, or uint8 with uint8 weights per tensor" in mobile
 
 
 def test_what_is_piped_is_no_wider_than_its_words_need() -> None:

@@ -14,7 +14,7 @@ from converter import convert
 from converter.data import input_specs, load_data
 from converter.recipe import RECIPES
 from converter.runtime import open_session
-from converter.targets import TARGETS, Target, find_target
+from converter.targets import DEFAULT_TARGET, TARGETS, Target, find_target
 from converter.verify import verify, violations
 from passes.errors import TargetError
 from passes.numerics.error import sqnr_db
@@ -72,6 +72,35 @@ def test_every_fact_has_a_source(target: Target) -> None:
     facts = {field.name for part in (target, target.rules) for field in dataclasses.fields(part)}
     assert set(target.sources) == facts - {"name", "description", "rules", "sources"}
     assert all(target.sources.values())
+
+
+COMMANDS = tuple(
+    f"measured: {command}"
+    for command in (
+        "make conformance",
+        "python -m benchmarks.targets measure",
+        "convert-onnx inspect",
+        "convert-onnx verify",
+    )
+)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+def test_only_what_runs_is_measured_and_by_a_command(target: Target) -> None:
+    measured = {fact: source for fact, source in target.sources.items() if "measured" in source}
+    assert bool(measured) == (target.provider is not None)
+    assert all(source.startswith(COMMANDS) for source in measured.values()), measured
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+def test_four_bits_have_a_form_where_four_bits_can_be_stored(target: Target) -> None:
+    assert (target.int4 == "none") == (target.rules.narrowest == 8)
+    for wanted in ("cast", "packed", "matmulnbits"):
+        assert (target.storage(wanted) == "int8") == (target.int4 == "none")
+
+
+def test_the_default_target_is_one() -> None:
+    assert find_target(DEFAULT_TARGET).name == DEFAULT_TARGET
 
 
 def test_an_unknown_target() -> None:

@@ -389,3 +389,34 @@ def test_asymmetric_weights_under_integer_activations_are_refused(storage: Stora
     set_ranges(model, images(4, 6, 9, 8))
     with pytest.raises(TargetError, match="layer: integer kernels need symmetric weights; use symmetric = true"):
         emit(model, storage)
+
+
+def test_weights_with_zero_points_where_the_target_takes_them() -> None:
+    model = quantize(single("conv2d"), Rtn(bits=4, symmetric=False), images(4, 6, 9, 8))
+    x = images(4, 6, 9, 8)
+    expected = run(float_model(model.graph), x)  # the graph holds the dequantized weights
+    set_ranges(model, x)
+    model.rules = dataclasses.replace(model.rules, weight_zero_points=True)
+    assert sqnr_db(expected[0], run(emit(model), x)[0]) > 30  # two tensors of 8 bits
+
+
+@pytest.mark.parametrize(
+    ("kernel", "wanted", "found"),
+    [("conv2d", "Conv", 0), ("gemm", "Gemm", 1), ("gemm_transposed", "Gemm transB", 0), ("matmul", "MatMul", 1)],
+)
+def test_scales_along_another_axis_than_the_target_s_are_refused(kernel: str, wanted: str, found: int) -> None:
+    x = LAYERS[kernel].images()
+    model = quantize(single(kernel), Rtn(bits=8), x)
+    set_ranges(model, x)
+    model.rules = dataclasses.replace(model.rules, channel_axes={**model.rules.channel_axes, wanted: 1 - found})
+    expected = f"layer: the scales of its weight lie along axis {found}, the target wants them along axis {1 - found}; "
+    with pytest.raises(TargetError, match=expected + "leave it out with an exclude pass"):
+        emit(model)
+
+
+def test_a_target_that_reads_no_int8_weights() -> None:
+    model = quantize(single("conv2d"), Rtn(bits=8), images(4, 6, 9, 8))
+    set_ranges(model, images(4, 6, 9, 8))
+    model.rules = dataclasses.replace(model.rules, weight_types=frozenset({"uint8"}))
+    with pytest.raises(TargetError, match="layer: weights are written as int8, the target reads uint8; leave it out"):
+        emit(model)

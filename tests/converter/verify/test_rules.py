@@ -1,5 +1,6 @@
 """Every rule: a file that breaks it is seen to, by the name of the fact, and the file before it was broken is not."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,11 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from benchmarks.targets.zoo import ZOO, feeds_of
 from converter import convert
-from converter.targets import find_target
+from converter.targets import Target, find_target
 from converter.verify import RULES, violations
+from passes.placement import Rules
 from tests.models_zoo import SIDE, small_cnn
 
 X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
@@ -129,6 +132,40 @@ def not_rounded(model: onnx.ModelProto) -> None:
     add.input[list(add.input).index("relu_dequantized")] = "relu"
 
 
+def rounded_in_vain(model: onnx.ModelProto) -> None:
+    """Two operators in float with codes between them, which nobody reads as codes."""
+    grid = ["relu_scale", "relu_zero_point"]
+    for op, reads, writes in (
+        ("LeakyRelu", ["relu_dequantized"], "leaky"),
+        ("QuantizeLinear", ["leaky", *grid], "leaky_codes"),
+        ("DequantizeLinear", ["leaky_codes", *grid], "leaky_again"),
+        ("Sigmoid", ["leaky_again"], "gate"),
+    ):
+        model.graph.node.append(helper.make_node(op, reads, [writes], name=writes))
+
+
+def other_grid(model: onnx.ModelProto) -> None:
+    """The Flatten reads codes of one scale, the quantizer behind it makes codes of another."""
+    node(model, "flat_quantize").input[1] = "input_scale"
+
+
+def no_clamp(model: onnx.ModelProto) -> None:
+    """What stands between a layer and its quantizer is no clamp."""
+    node(model, "stem").output[0] = "stem_result"
+    model.graph.node.append(helper.make_node("LeakyRelu", ["stem_result"], ["relu"], name="leaky"))
+
+
+def turned_gemm(model: onnx.ModelProto) -> None:
+    (axis,) = (entry for entry in node(model, "fc.weight_dequantize").attribute if entry.name == "axis")
+    axis.i = 1
+
+
+def unsigned_weight(model: onnx.ModelProto) -> None:
+    tensor = next(each for each in model.graph.initializer if each.name == "stem.weight_int8")
+    retype(model, "stem.weight_int8", (numpy_helper.to_array(tensor).astype(np.int16) + 128).astype(np.uint8))
+    retype(model, "stem.weight_zero_point", np.full(8, 128, np.uint8))
+
+
 def packed(model: onnx.ModelProto) -> None:
     model.CopyFrom(written("cpu", "int4-matmulnbits"))
 
@@ -148,9 +185,21 @@ BREAKS: dict[str, tuple[str, str, Callable[[onnx.ModelProto], None], str]] = {
     "weight_only": ("tensorrt", "int8", float_input, "stem: its weight is codes, its input floats"),
     "no_float": ("qnn", "int8", no_float_kernel, "deep3d: there is no float Conv 3-D"),
     "linear": ("cuda", "int8", integer_gemm, "stem: no integer Conv, so it runs on dequantized floats"),
+    "compute": ("mobile", "int8", rounded_in_vain, "leaky_codes: the result of LeakyRelu is rounded, but neither"),
+    "compute tensorrt": ("tensorrt", "int8", rounded_in_vain, "leaky_codes: the result of LeakyRelu is rounded, but"),
+    "moving": ("cpu", "int8", other_grid, "flatten: Flatten keeps its input's grid, flat_quantize has another one"),
+    "moving qnn": ("qnn", "int8", other_grid, "flatten: Flatten keeps its input's grid, flat_quantize has another"),
+    "absorbable": (
+        "mobile",
+        "int8",
+        no_clamp,
+        "stem: its result goes to LeakyRelu unrounded; it can take in Clip or Relu",
+    ),
     "conv_dims": ("mobile", "int8", one_dimension, "stem: no integer Conv of 1 dimensions"),
     "channel_axes": ("tensorrt", "int8", other_axis, "stem: scales along axis 1 of the weight, not 0"),
     "channel_axes mobile": ("mobile", "int8", other_axis, "stem: scales along axis 1 of the weight, not 0"),
+    "channel_axes Gemm": ("tensorrt", "int8", turned_gemm, "fc: scales along axis 1 of the weight, not 0"),
+    "weight_types": ("tensorrt", "int8", unsigned_weight, "stem: its weight is read as uint8, not int8"),
     "bias": ("tensorrt", "int8", integer_bias, "stem: its bias is int32 behind a DequantizeLinear, not"),
     "float_outputs": ("mobile", "int8", float_head, "fc: it reads integers and writes a float output of"),
     "fused_adds": ("tensorrt", "int8", rounded_twice, "add: every operand is rounded, so deep cannot"),
@@ -172,6 +221,39 @@ def test_a_rule_that_is_broken(name: str) -> None:
 
 def test_every_rule_is_broken_above() -> None:
     assert {rule.fact for rule in RULES} == {name.partition(" ")[0] for name in BREAKS}
+
+
+WITHOUT_RULE = {
+    "runtime": "no file says which version will run it",
+    "provider": "where a file is run, not what is in it",
+    "whole": "which nodes a provider takes is seen when it runs the file",
+    "variants": "one file serves them all",
+    "on_demand": "a choice of what to round; either file is taken",
+    "scalars": "a choice of what to round; either file is taken",
+    "reads_by_channel": "keeps weights exact; either file is taken",
+}
+
+
+def test_every_fact_has_a_rule_or_a_reason_to_have_none() -> None:
+    facts = {field.name for part in (Target, Rules) for field in dataclasses.fields(part)}
+    checked = {rule.fact for rule in RULES}
+    assert not checked & set(WITHOUT_RULE)
+    assert checked | set(WITHOUT_RULE) == facts - {"name", "description", "rules", "sources"}
+
+
+@pytest.mark.parametrize("graph", ["leaky relu", "global average pool", "silu"])
+def test_what_a_target_lacks_may_stand_between_integers(graph: str) -> None:
+    """Where `qnn` has an integer kernel and `mobile` has not, the file is the same: floats between two layers."""
+    model = ZOO[graph]()
+    qnn, mobile = (convert(model, feeds_of(model, 4), target=target).model for target in ("qnn", "mobile"))
+    assert qnn.graph == mobile.graph
+    assert violations(qnn, find_target("mobile")) == ()
+
+
+def test_weights_that_may_be_unsigned() -> None:
+    model = written("mobile")
+    unsigned_weight(model)
+    assert {each.fact for each in violations(model, find_target("mobile"))} == {"weight_zero_points"}
 
 
 def test_a_cpu_file_is_none_for_tensorrt() -> None:

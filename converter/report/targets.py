@@ -13,6 +13,7 @@ from converter.verify.rules import Violation
 __all__ = ["facts_table", "targets_table", "verification_tables"]
 
 _LISTED = 10  # nodes
+_UNTOLD = "not told by the runtime"
 _NOT_FACTS = {"name", "description", "rules", "sources"}
 _UNSET = {"opset": "what its onnxruntime takes", "provider": "none here: its rules are checked"}
 
@@ -47,9 +48,9 @@ def verification_tables(verification: Verification) -> list[Table]:
     verdict.add_row("target", verification.target)
     verdict.add_row("checked by", where)
     if verification.how == "run":
-        taken = "not told by the runtime" if verification.nodes is None else str(verification.nodes)
-        verdict.add_row("nodes taken", taken)
-        verdict.add_row("nodes left to others", str(len(verification.left)))
+        told = verification.nodes is not None
+        verdict.add_row("nodes taken", str(verification.nodes) if told else _UNTOLD)
+        verdict.add_row("nodes left to others", str(len(verification.left)) if told else _UNTOLD)
         verdict.add_row("rows run", str(verification.images))
     for label, value, unit in (
         ("agreement with the CPU", verification.agreement, "%"),

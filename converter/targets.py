@@ -53,6 +53,16 @@ _MATRIX_AXES = {"Gemm": 1, "Gemm transB": 0, "MatMul": 1}
 _AXES = MappingProxyType({"Conv": 0, **_MATRIX_AXES})
 _AXES_TRANSPOSED = MappingProxyType({"Conv": 0, "ConvTranspose": 1, **_MATRIX_AXES})
 _EITHER = frozenset({"int8", "uint8"})
+_PROCESSORS = MappingProxyType(
+    {
+        "x86 with VNNI": "adds products of uint8 and int8 in 32 bits",
+        "x86 without VNNI": "adds two of them in 16 bits, which 8-bit weights can saturate and weights of 7 bits or "
+        "fewer cannot (reduce_range; here bits = 7)",
+        "Arm": "has kernels for dot product (udot), for i8mm (ummla, on Linux) and for neither; none saturates",
+    }
+)
+_PROCESSOR_SOURCES = f"{_QUANTIZATION}, {_MLAS}; only x86 with VNNI was run"
+_SIGNED = f"x86 has kernels for uint8 x int8, and for int8 x int8 only with AVX-VNNI-INT8: {_MLAS}"
 
 _CPU = Rules(
     linear=frozenset({"Conv", "Gemm", "MatMul"}),
@@ -82,23 +92,16 @@ _ALL = (
         runtime="onnxruntime 1.23",
         matmulnbits=True,
         provider="cpu",
-        variants=MappingProxyType(
-            {
-                "x86 with VNNI": "adds products of uint8 and int8 in 32 bits",
-                "x86 without VNNI": "adds two of them in 16 bits, which 8-bit weights can saturate and weights of 7 "
-                "bits or fewer cannot (reduce_range; here bits = 7)",
-                "Arm": "has kernels for dot product (udot), for i8mm (ummla, on Linux) and for neither; none saturates",
-            }
-        ),
+        variants=_PROCESSORS,
         sources=_sources(
             (_CPU_KERNELS, ("linear", "compute", "moving", "fused_adds")),
             (_INSPECTED, ("float_outputs", "on_demand", "scalars")),
             (_CONFORMANCE, ("conv_dims", "no_float", "static_shapes")),
             (_OURS, ("symmetric", "weight_zero_points", "whole")),
             absorbable=f"{_INSPECTED}; a Relu is dropped where the zero point is the smallest code",
-            signed=f"x86 has kernels for uint8 x int8 from AVX2 on, for int8 x int8 with AVX-VNNI-INT8: {_MLAS}",
+            signed=_SIGNED,
             reads_by_channel=f"{_ORT}optimizer/qdq_transformer/weight_bias_quantization.cc",
-            bias=_QUANTIZATION,
+            bias=f"{_ONNX}onnx__QLinearConv.html",
             weight_types=f"{_QUANTIZATION}: U8U8, U8S8 and S8S8",
             channel_axes=_LINEAR_AXES,
             narrowest=f"{_VERIFIED} of a file of 2-bit weights; Cast(INT2): {_CAST_INT2}, opset 25, onnxruntime 1.24",
@@ -108,7 +111,7 @@ _ALL = (
             matmulnbits=_CONTRIB,
             opset=_COMPATIBILITY,
             provider="the onnxruntime package",
-            variants=f"{_QUANTIZATION}, {_MLAS}; only x86 with VNNI was run",
+            variants=_PROCESSOR_SOURCES,
         ),
     ),
     Target(
@@ -301,7 +304,7 @@ _ALL = (
             bias=f"{_NNAPI}impl/gemm_op_builder.cc: the bias of a quantized Gemm is int32",
             channel_axes=f"{_GITHUB}pull/6155 and {_LINEAR_AXES}",
             no_float="the CPU runs what NNAPI does not take",
-            int4="no INT4: codes are stored as INT8",
+            int4=f"{_NNAPI}helper.cc: 8 bits only, so codes are stored as INT8",
             weight_only=_FOLDED,
             matmulnbits=f"{_NNAPI}op_builder_factory.cc",
             opset=_COMPATIBILITY,
@@ -319,21 +322,22 @@ _ALL = (
         int4="none",
         opset=21,
         provider="cpu",
+        variants=_PROCESSORS,
         sources=_sources(
             (_CPU_KERNELS, ("linear", "compute", "moving", "fused_adds")),
             (_CONFORMANCE, ("conv_dims", "no_float", "static_shapes", "float_outputs", "absorbable", "bias")),
             (_OURS, ("symmetric", "weight_zero_points", "whole", "matmulnbits")),
             (f"{_OURS}; the same layers as for the CPU", ("on_demand", "scalars", "reads_by_channel")),
-            signed=f"x86 has kernels for uint8 x int8 from AVX2 on, for int8 x int8 with AVX-VNNI-INT8: {_MLAS}",
+            signed=_SIGNED,
             weight_types=f"{_QUANTIZATION}: U8U8, U8S8 and S8S8",
             channel_axes=_LINEAR_AXES,
             narrowest=f"Cast(INT4) is newer than 1.22: {_CAST_INT4}",
-            int4="no INT4: codes are stored as INT8",
+            int4=f"Cast(INT4) is newer than 1.22, {_CAST_INT4}, so codes are stored as INT8",
             weight_only=_FOLDED,
             opset=_COMPATIBILITY,
             runtime=f"{_CONFORMANCE}, on 1.20.1",
             provider="the onnxruntime package",
-            variants="as those of the CPU, which `convert-onnx targets cpu` prints",
+            variants=_PROCESSOR_SOURCES,
         ),
     ),
 )

@@ -24,7 +24,7 @@ def test_blocks_of_a_gemm_are_kept() -> None:
     weight = np.random.default_rng(4).standard_normal((64, 10)).astype(np.float32)
     model = make_model(nodes, {"w": weight}, inputs={"x": ["n", 64]}, outputs={"y": ["n", 10]})
     data = np.random.default_rng(5).standard_normal((24, 64)).astype(np.float32)
-    steps = (Normalise(), ActivationRanges(), Rtn(bits=4, block=16, two_level=True))
+    steps = (Normalise(), ActivationRanges(), Rtn(bits=4, block=16, two_level=True, fewest_blocks=0))
     source = convert(model, data, recipe=Recipe("r", "", steps)).model
     again = convert(source, recipe="keep")
     assert [layer.granularity for layer in again.layers] == ["block 16"]
@@ -35,7 +35,11 @@ def test_blocks_of_a_gemm_are_kept() -> None:
 @pytest.mark.parametrize("floats", [False, True], ids=["integers", "floats"])
 @pytest.mark.parametrize("storage", ["cast", "packed", "int8", "dequantize"])
 def test_blocks_are_kept_in_every_storage(storage: Any, floats: bool) -> None:
-    steps = (Normalise(), *(() if floats else (ActivationRanges(),)), Rtn(bits=4, block=16, two_level=True))
+    steps = (
+        Normalise(),
+        *(() if floats else (ActivationRanges(),)),
+        Rtn(bits=4, block=16, two_level=True, fewest_blocks=0),
+    )
     source = convert(small_cnn(transpose=False), X, recipe=Recipe("r", "", steps)).model
     again = convert(source, recipe=dataclasses.replace(RECIPES["keep"], storage=storage))
     onnx.checker.check_model(again.model, full_check=True)
@@ -49,7 +53,9 @@ def test_blocks_that_matmulnbits_cannot_read_are_refused() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "layer")]
     weight = np.random.default_rng(4).standard_normal((64, 10)).astype(np.float32)
     model = make_model(nodes, {"w": weight}, inputs={"x": ["n", 64]}, outputs={"y": ["n", 10]})
-    source = convert(model, recipe=Recipe("r", "", (Normalise(), Rtn(bits=4, block=16, two_level=True)))).model
+    source = convert(
+        model, recipe=Recipe("r", "", (Normalise(), Rtn(bits=4, block=16, two_level=True, fewest_blocks=0)))
+    ).model
     with pytest.raises(TargetError, match="layer: MatMulNBits reads float scales of blocks"):
         convert(source, recipe=dataclasses.replace(RECIPES["keep"], storage="matmulnbits"))
 

@@ -17,7 +17,8 @@ from typing import Any
 
 __all__ = ["run_job"]
 
-_NAMES = {"cpu": "CPUExecutionProvider", "openvino": "OpenVINOExecutionProvider", "qnn": "QNNExecutionProvider"}
+_OPENVINO, _QNN = "OpenVINOExecutionProvider", "QNNExecutionProvider"
+_NAMES = {"cpu": "CPUExecutionProvider", "openvino": _OPENVINO, "qnn": _QNN}
 _ASSIGNMENT = "get_provider_graph_assignment_info"  # from onnxruntime 1.24 on
 
 
@@ -67,7 +68,7 @@ def _prepare(ort: Any, options: Any, found: dict[str, Any]) -> dict[str, Any]:
     Without this check onnxruntime warns, and runs on the CPU.
     """
     name = found["provider"]
-    if name == _NAMES["qnn"]:
+    if name == _QNN:
         import onnxruntime_qnn
 
         found["package"] = f"onnxruntime-qnn {onnxruntime_qnn.__version__}, HTP"
@@ -81,7 +82,7 @@ def _prepare(ort: Any, options: Any, found: dict[str, Any]) -> dict[str, Any]:
         return {}
     if name not in ort.get_available_providers():
         raise LookupError(f"{found['runtime']} has no {name}")
-    if name == _NAMES["openvino"]:
+    if name == _OPENVINO:
         found["package"] = f"onnxruntime-openvino {ort.__version__}"
         return {"providers": [(name, {"device_type": "CPU"})]}
     return {"providers": [name]}

@@ -308,7 +308,7 @@ class LayerPass:
     symmetric: bool = True
     block: int | None = None
     two_level: bool = False
-    fewest_blocks: int = 1024
+    fewest_blocks: int = 2048
     first_last_bits: int | None = None
     layer_bits: Mapping[str, int] = field(default_factory=dict)
     sequential: bool = True

@@ -1,6 +1,6 @@
-"""What the whole network makes of its held-out images, so that blocks that gain alone cannot make it worse."""
+"""What the whole network makes of its held-out images, so that no block that gains alone can make it worse."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from passes.linear import Linear
 from passes.numerics.error import decibel
 from passes.numerics.grid import Floats
 
-__all__ = ["BestSoFar", "Snapshot", "network_db"]
+__all__ = ["Snapshot", "network_db"]
 
 _BATCH = 16
 
@@ -33,38 +33,6 @@ class Snapshot:
         for name, (layer, quantized, weight, bias) in self.held.items():
             model.quantized[name] = quantized
             model.write(layer, weight, bias)
-
-
-class BestSoFar:
-    """Learned blocks up to the one after which the network was at its best; later ones are put back.
-
-    A block may pay only together with those after it, so each is judged and none is put back before all are learned.
-
-    Args:
-        model: that the blocks are of.
-        judge: signal to noise of the network as it is, in dB.
-
-    Attributes:
-        best, last: signal to noise at its best, and when it was judged last.
-    """
-
-    def __init__(self, model: Model, judge: Callable[[], float]) -> None:
-        self.model, self.judge = model, judge
-        self.best = self.last = judge()
-        self.since: list[Snapshot] = []
-
-    def add(self, before: Snapshot) -> None:
-        """Judge the network after one more block was learned, which was so ``before``."""
-        self.since.append(before)
-        self.last = self.judge()
-        if self.last > self.best:
-            self.best, self.since = self.last, []
-
-    def put_back(self) -> list[str]:
-        """Put back the layers that were learned since the network was at its best; their names."""
-        for snapshot in self.since:
-            snapshot.restore(self.model)
-        return [name for snapshot in self.since for name in snapshot.held]
 
 
 def network_db(model: Model, exact: Model, data: Dataset, images: NDArray[np.intp]) -> float:

@@ -21,7 +21,7 @@ from converter.learn.blocks import blocks, join, sole_boundaries
 from converter.learn.device import find_device
 from converter.learn.fake_quantize import LearnedWeight, QuantizedBlock
 from converter.learn.held_out import hold_out
-from converter.learn.judge import BestSoFar, Snapshot, network_db
+from converter.learn.judge import Snapshot, network_db
 from converter.learn.program import Program, unsupported
 from converter.learn.rounding import Outcome, learn
 from converter.learn.samples import Samples, looks_around, run_in_batches, windows
@@ -37,6 +37,8 @@ from passes.linear import Linear
 from passes.numerics.grid import Floats
 
 __all__ = ["refine_blocks"]
+
+_WHERE = "on held-out images"
 
 
 def refine_blocks(
@@ -64,45 +66,46 @@ def refine_blocks(
     skipped = dict(model.kept)
     with Streams(budget) as streams:
         network = _Network(model, layers, data, streams, settings.held_out, seed)
-        kept = BestSoFar(model, lambda: network_db(model, network.exact, data, network.split.judge))
-        before = kept.best
+        before = best = network_db(model, network.exact, data, network.split.judge)
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
             inside = {name: layers[name] for name in piece.nodes if name in layers}
             if inside:
                 snapshot = Snapshot(model, inside)
                 found = network.refine(piece, inside, settings, device, index)
-                if isinstance(found, str):
-                    skipped.update(dict.fromkeys(inside, found))
-                else:
-                    _report(found, inside, changed, skipped)
-                    if found.improved:
-                        kept.add(snapshot)
+                if not isinstance(found, str) and found.improved:
+                    after = network_db(model, network.exact, data, network.split.judge)
+                    if after > best:
+                        best = after
+                    else:
+                        snapshot.restore(model)
+                        found = (
+                            f"its block gained, the network did not ({best:.2f} -> {after:.2f} dB on held-out images)"
+                        )
+                _report(found, inside, changed, skipped)
             progress(settings.name, index + 1, len(pieces))
             if piece is not pieces[-1]:
                 network.pair.advance(piece)
-        for name in kept.put_back():
-            del changed[name]
-            skipped[name] = (
-                f"its block gained, the network did not ({kept.best:.2f} -> {kept.last:.2f} dB on held-out images)"
-            )
     gained = sum(1 for name in layers if name in changed)
     notes = [f"{gained} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}"]
     if changed:
-        notes.append(f"outputs of the network {before:.2f} -> {kept.best:.2f} dB on held-out images")
+        notes.append(f"outputs of the network {before:.2f} -> {best:.2f} dB {_WHERE}")
     return PassReport(settings.name, changed, skipped, tuple(notes), time.perf_counter() - started)
 
 
 def _report(
-    outcome: Outcome, inside: Mapping[str, Linear], changed: dict[str, Change], skipped: dict[str, str]
+    outcome: Outcome | str, inside: Mapping[str, Linear], changed: dict[str, Change], skipped: dict[str, str]
 ) -> None:
+    if isinstance(outcome, str):
+        skipped.update(dict.fromkeys(inside, outcome))
+        return
     size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"
-    text = f"{outcome.moved} codes moved, {outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
+    text = f"{outcome.moved} codes moved, {outcome.before_db:.2f} -> {outcome.after_db:.2f} dB {_WHERE}"
     for name in inside:
         if outcome.improved:
             changed[name] = Change(f"learned{size}, {text}", outcome.before_db, outcome.after_db)
         else:
-            skipped[name] = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out images)"
+            skipped[name] = f"learning gained nothing ({outcome.before_db:.2f} dB {_WHERE})"
 
 
 class _Network:

@@ -123,4 +123,5 @@ def _row(found: Verification) -> list[str]:
     nodes = "" if found.nodes is None else str(found.nodes)
     decibels = ["" if value is None else f"{value:.1f}" for value in (found.float_db, found.cpu_float_db)]
     where = f"{found.target}: {found.runtime}"
-    return [where, str(found.images), nodes, str(len(found.left)), agreement, *decibels, "; ".join(found.failures[:2])]
+    left = "" if found.nodes is None else str(len(found.left))
+    return [where, str(found.images), nodes, left, agreement, *decibels, "; ".join(found.failures[:2])]

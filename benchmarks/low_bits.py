@@ -22,7 +22,7 @@ from converter.save import save_onnx
 from passes.gptq import Gptq
 from passes.learned_rounding import LearnedRounding
 
-__all__ = ["learned_rounding", "low_bits", "low_bits_efficientnet", "two_level", "with_bits"]
+__all__ = ["learned_rounding", "low_bits", "low_bits_efficientnet", "two_level", "with_bits", "with_gptq"]
 
 _SCALES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -36,9 +36,14 @@ _SCALES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 def with_bits(bits: int, recipe_name: str = "int4", **fields: Any) -> Recipe:
     """A built-in recipe with other bits, in every layer, and other fields for its GPTQ pass."""
-    recipe = find_recipe(recipe_name)
-    passes = tuple(replace(step, bits=bits, **fields) if isinstance(step, Gptq) else step for step in recipe.passes)
-    return replace(recipe, name=f"W{bits}A8", description=f"{bits}-bit weights, 8-bit activations", passes=passes)
+    recipe = with_gptq(find_recipe(recipe_name), f"W{bits}A8", bits=bits, **fields)
+    return replace(recipe, description=f"{bits}-bit weights, 8-bit activations")
+
+
+def with_gptq(recipe: Recipe, name: str, **fields: Any) -> Recipe:
+    """The recipe with other fields for its GPTQ pass."""
+    passes = tuple(replace(step, **fields) if isinstance(step, Gptq) else step for step in recipe.passes)
+    return replace(recipe, name=name, passes=passes)
 
 
 def low_bits(progress: Progress) -> Iterator[Bar]:

@@ -28,6 +28,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.budgets import CACHE, ROAD_SIGN_IMAGES
+from benchmarks.low_bits import with_gptq
 from benchmarks.shared_data import ROAD_SIGNS, MissingData
 from converter import Budget, ConvertError, Recipe, Result, convert, convert_within, find_recipe, train
 from converter.data import Dataset
@@ -64,12 +65,6 @@ class Row:
     bytes: int
     faster: float | None
     seconds: float
-
-
-def with_gptq(recipe: Recipe, name: str, **fields: Any) -> Recipe:
-    """The recipe with other fields for its GPTQ pass."""
-    steps = tuple(replace(step, **fields) if isinstance(step, Gptq) else step for step in recipe.passes)
-    return replace(recipe, name=name, passes=steps)
 
 
 def with_steps(recipe: Recipe, name: str, replacement: Mapping[type, Pass]) -> Recipe:

@@ -5,21 +5,19 @@ What it gains over its post-training start, and how near the written file is to 
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from benchmarks.bar import Bar
-from benchmarks.low_bits import with_bits
+from benchmarks.low_bits import with_bits, with_gptq
 from benchmarks.shared_data import RESNET20, ROAD_SIGNS
 from converter import Recipe, convert, find_recipe, train
 from converter.data import Dataset
 from converter.evaluate import Measurement, evaluate
 from converter.runtime import Progress
 from converter.save import save_onnx
-from passes.gptq import Gptq
 
 __all__ = ["qat_cifar", "qat_road_signs"]
 
@@ -89,9 +87,7 @@ def _trained(
 
 
 def _qat(bits: int) -> Recipe:
-    recipe = find_recipe("int4-qat")
-    passes = tuple(replace(step, bits=bits) if isinstance(step, Gptq) else step for step in recipe.passes)
-    return replace(recipe, name=f"W{bits}A8-qat", passes=passes)
+    return with_gptq(find_recipe("int4-qat"), f"W{bits}A8-qat", bits=bits)
 
 
 def _top1(model: Measurement) -> float:

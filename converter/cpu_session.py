@@ -10,23 +10,25 @@ import onnxruntime as ort
 
 __all__ = ["cpu_session"]
 
+_REWRITTEN = "INT8 does not match"
+"""What is in the message where the rewriting is at fault."""
+
 
 def cpu_session(model: str | bytes, options: ort.SessionOptions, *, keep_int8: bool = True) -> ort.InferenceSession:
     """The session; onnxruntime's own exception where it cannot load the model.
 
     Args:
         model: a path, or the bytes of a model.
-        options: of the session.
-        keep_int8: try again without the rewriting.
+        options: of the session; with the rewriting left out where it is at fault.
+        keep_int8: leave it out then.
     """
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception:
-        if not keep_int8:
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        if not keep_int8 or _REWRITTEN not in str(error):
             raise
         options.add_session_config_entry("session.qdqisint8allowed", "1")
         try:
             return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception:  # whatever is wrong, the rewriting is not: the first exception says it
-            pass
-        raise
+        except Exception as again:
+            raise error from again

@@ -38,7 +38,7 @@ from passes.numerics.grid import Floats
 
 __all__ = ["refine_blocks"]
 
-_WHERE = "on held-out images"
+_REJECTED = "its block gained, the network did not ({:.2f} -> {:.2f} dB on held-out images)"
 
 
 def refine_blocks(
@@ -79,9 +79,7 @@ def refine_blocks(
                         best = after
                     else:
                         snapshot.restore(model)
-                        found = (
-                            f"its block gained, the network did not ({best:.2f} -> {after:.2f} dB on held-out images)"
-                        )
+                        found = _REJECTED.format(best, after)
                 _report(found, inside, changed, skipped)
             progress(settings.name, index + 1, len(pieces))
             if piece is not pieces[-1]:
@@ -89,7 +87,7 @@ def refine_blocks(
     gained = sum(1 for name in layers if name in changed)
     notes = [f"{gained} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}"]
     if changed:
-        notes.append(f"outputs of the network {before:.2f} -> {best:.2f} dB {_WHERE}")
+        notes.append(f"outputs of the network {before:.2f} -> {best:.2f} dB on held-out images")
     return PassReport(settings.name, changed, skipped, tuple(notes), time.perf_counter() - started)
 
 
@@ -100,12 +98,12 @@ def _report(
         skipped.update(dict.fromkeys(inside, outcome))
         return
     size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"
-    text = f"{outcome.moved} codes moved, {outcome.before_db:.2f} -> {outcome.after_db:.2f} dB {_WHERE}"
+    text = f"{outcome.moved} codes moved, {outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
     for name in inside:
         if outcome.improved:
             changed[name] = Change(f"learned{size}, {text}", outcome.before_db, outcome.after_db)
         else:
-            skipped[name] = f"learning gained nothing ({outcome.before_db:.2f} dB {_WHERE})"
+            skipped[name] = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out images)"
 
 
 class _Network:

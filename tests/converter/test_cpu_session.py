@@ -65,6 +65,8 @@ class Session:
         except RuntimeError:
             allowed = "0"
         self.opened.append(allowed)
+        if model == b"broken":
+            raise ValueError("no such operator")
         if allowed == "0" or model == b"never":
             raise ValueError(f"INT8 does not match UINT8, {allowed}")
 
@@ -78,6 +80,10 @@ def test_int8_is_kept_only_where_it_must_be(monkeypatch: pytest.MonkeyPatch) -> 
         cpu_session(b"head", ort.SessionOptions(), keep_int8=False)
     with pytest.raises(ValueError, match="UINT8, 0"):  # the first exception, not that of the second try
         cpu_session(b"never", ort.SessionOptions())
+    Session.opened.clear()
+    with pytest.raises(ValueError, match="no such operator"):
+        cpu_session(b"broken", ort.SessionOptions())
+    assert Session.opened == ["0"]  # what is wrong for another reason is not tried again
 
 
 def test_a_file_for_a_target_of_uint8_is_not_written(

@@ -205,10 +205,12 @@ def test_split_keeps_images_apart() -> None:
 def test_learned_rounding_is_the_last_rung(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("converter.budget.ladder.LearnedRounding", lambda: LearnedRounding(steps=20))
     plain = searched(convert_within(wide(), DATA, Budget(max_bytes=18_200), limit=32)).attempts
-    assert plain[0].drop is not None
-    drop = plain[0].drop + 1e-6  # int8's own, which nothing smaller keeps
-    with pytest.raises(BudgetError) as caught:
-        convert_within(wide(), DATA, Budget(max_bytes=18_200, max_drop=drop), limit=32)
-    search = caught.value.search
-    assert isinstance(search, Search)
-    assert search.attempts[-1].name == "mixed-learned"
+    exact = next(attempt for attempt in plain if attempt.name == "int8-gptq")
+    assert exact.drop is not None
+    drop = exact.drop + 1e-6  # that of 8 bits, which mixed ones do not keep
+    try:
+        found: object = convert_within(wide(), DATA, Budget(max_bytes=18_200, max_drop=drop), limit=32).search
+    except BudgetError as error:  # learning may reach it, or not
+        found = error.search
+    assert isinstance(found, Search)
+    assert found.attempts[-1].name == "mixed-learned"

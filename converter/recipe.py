@@ -140,6 +140,17 @@ class Recipe:
         return any(isinstance(step, KeepCodes) for step in self.passes)
 
     @property
+    def solver(self) -> LayerPass | None:
+        """The layer pass, for passes that move codes and have the layers behind them solved again.
+
+        None where it would find the same codes again, or where a correction stands between, which would be lost.
+        """
+        if any(isinstance(step, CorrectionPass) for step in self.passes):
+            return None
+        found = next((step for step in self.passes if isinstance(step, LayerPass)), None)
+        return found if found is not None and found.wants_moments and found.sequential else None
+
+    @property
     def sqnr_of(self) -> str:
         """What the layers' errors in a report are of: "weights" or "outputs"."""
         return next((step.sqnr_of for step in self.passes if isinstance(step, LayerPass)), "weights")

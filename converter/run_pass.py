@@ -30,6 +30,7 @@ class Means:
         progress: called as work goes on.
         checkpoint: file that a training leaves its state in; None: it leaves none.
         warn: called with what the caller should know.
+        solver: what solves layers again behind those that learned; see `Recipe.solver`.
     """
 
     images: Images
@@ -38,6 +39,7 @@ class Means:
     progress: Progress
     checkpoint: TrainingFile | None = None
     warn: Callable[[str], None] = unheard
+    solver: LayerPass | None = None
 
 
 def run_pass(step: Pass, model: Model, means: Means) -> PassReport:
@@ -48,7 +50,7 @@ def run_pass(step: Pass, model: Model, means: Means) -> PassReport:
     if isinstance(step, CorrectionPass):
         return correct_layers(model, step, data, progress, budget=means.budget, seed=seed)
     if isinstance(step, LearnedRounding):
-        return learn_rounding(model, step, data, progress, budget=means.budget, seed=seed)
+        return learn_rounding(model, step, data, progress, solver=means.solver, budget=means.budget, seed=seed)
     if isinstance(step, Qat):
         return train(model, step, data, progress, seed=seed, checkpoint=means.checkpoint, warn=means.warn)
     started = time.perf_counter()

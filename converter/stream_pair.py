@@ -4,6 +4,7 @@ Only tensors that are still to be read are kept (`converter.streams`). `converte
 `converter.learn.refine` blocks.
 """
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -56,22 +57,39 @@ class StreamPair:
         """What the float stream runs of a segment, as the model is now."""
         return float_model(submodel(self.exact, segment, self.kinds).graph)
 
-    def advance(self, segment: Segment, float_graph: onnx.ModelProto | None = None) -> None:
-        """Run a segment in both streams and forget what it was the last to read."""
+    def quantized_graph(self, segment: Segment) -> onnx.ModelProto:
+        """What the quantized stream runs of a segment, as the model is now."""
+        return emit(submodel(self.model, segment, self.kinds), "int8")
+
+    def advance(
+        self, segment: Segment, float_graph: onnx.ModelProto | None = None, held: Collection[str] = frozenset()
+    ) -> None:
+        """Run a segment in both streams and forget what it was the last to read, unless it is ``held``."""
         if segment.outputs:
-            self._run(FLOAT, segment, float_graph or self.float_graph(segment))
+            self._run(FLOAT, segment, float_graph or self.float_graph(segment), segment.outputs)
             if self.sequential:
-                self._run(QUANTIZED, segment, emit(submodel(self.model, segment, self.kinds), "int8"))
-        for name in segment.released:
+                self._run(QUANTIZED, segment, self.quantized_graph(segment), segment.outputs)
+        self.forget(name for name in segment.released if name not in held)
+
+    def again(self, segment: Segment) -> None:
+        """Run a segment whose inputs were held once more in the quantized stream, with its layers as they are now."""
+        made = [name for name in segment.outputs if (QUANTIZED, name) in self.streams]
+        for name in made:
+            self.streams.release(QUANTIZED, name)
+        if made:
+            self._run(QUANTIZED, segment, self.quantized_graph(segment), made)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget tensors in both streams."""
+        for name in names:
             self.streams.release(FLOAT, name)
             self.streams.release(QUANTIZED, name)
 
-    def _run(self, stream: str, segment: Segment, graph: onnx.ModelProto) -> None:
+    def _run(self, stream: str, segment: Segment, graph: onnx.ModelProto, outputs: Collection[str]) -> None:
         session = open_session(graph)
-        outputs = list(segment.outputs)
         for batch in range(len(self.counts)):
             feeds = {name: self.streams.get(stream, name, batch) for name in segment.inputs}
-            for name, values in zip(outputs, session.run(outputs, feeds), strict=True):
+            for name, values in zip(outputs, session.run(list(outputs), feeds), strict=True):
                 self._keep(stream, name, values)
 
     def _keep(self, stream: str, name: str, values: NDArray[Any]) -> None:

@@ -22,7 +22,7 @@ from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
 from passes.numerics.two_level import MOST_BITS, equal_block
 
-__all__ = ["BIAS_HEADROOM", "DEFAULT_BUDGET", "Walk", "bias_floor", "solve_layers"]
+__all__ = ["BIAS_HEADROOM", "DEFAULT_BUDGET", "Walk", "bias_floor", "solve_layer", "solve_layers"]
 
 DEFAULT_BUDGET = 2 << 30  # bytes of activations held in memory
 BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, so that a later correction fits too
@@ -61,19 +61,27 @@ def solve_layers(
         with Streams(budget) as streams:
             walk = Walk(model, model, layers, data, streams, seed=seed, sequential=layer_pass.sequential)
             for index, layer in enumerate(walk.steps()):
-                changed[layer.name] = _solve(model, layer_pass, layer, bits[layer.name], walk.moments(layer))
+                changed[layer.name] = solve_layer(model, layer_pass, layer, bits[layer.name], walk.moments(layer))
                 progress(layer_pass.name, index + 1, len(layers))
         notes: tuple[str, ...] = (f"{streams.spilled} activation batches went to files",) if streams.spilled else ()
     else:
         notes = ()
         for index, layer in enumerate(layers.values()):
-            changed[layer.name] = _solve(model, layer_pass, layer, bits[layer.name], None)
+            changed[layer.name] = solve_layer(model, layer_pass, layer, bits[layer.name], None)
             progress(layer_pass.name, index + 1, len(layers))
     return PassReport(layer_pass.name, changed, dict(model.kept), notes, time.perf_counter() - started)
 
 
-def _solve(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moments: Moments | None) -> Change:
-    """Solve one layer and write the answer into the model."""
+def solve_layer(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moments: Moments | None) -> Change:
+    """Solve one layer, whose weight is in float, and write the answer into the model.
+
+    Args:
+        model: changed in place.
+        layer_pass: what solves it.
+        layer: its geometry.
+        bits: of its codes.
+        moments: of its inputs; None for a pass that wants none.
+    """
     block, why = block_of(layer_pass, layer, bits)
     weight, bias = model.weight(layer), model.bias(layer)
     floor = bias_floor(model, layer, bias)

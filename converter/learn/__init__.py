@@ -6,7 +6,7 @@ from pathlib import Path
 
 from converter.data import Dataset
 from converter.runtime import Progress
-from passes.base import Model, PassReport
+from passes.base import LayerPass, Model, PassReport
 from passes.errors import DataError, QuantizationError
 from passes.learned_rounding import LearnedRounding
 from passes.qat import Qat
@@ -28,7 +28,14 @@ class TrainingFile:
 
 
 def learn_rounding(
-    model: Model, settings: LearnedRounding, data: Dataset | None, progress: Progress, *, budget: int, seed: int
+    model: Model,
+    settings: LearnedRounding,
+    data: Dataset | None,
+    progress: Progress,
+    *,
+    solver: LayerPass | None,
+    budget: int,
+    seed: int,
 ) -> PassReport:
     """Refine a quantized model; see `converter.learn.refine.refine_blocks`.
 
@@ -39,7 +46,7 @@ def learn_rounding(
     images = _required(settings.name, data)
     from converter.learn.refine import refine_blocks
 
-    return refine_blocks(model, settings, images, progress, budget=budget, seed=seed)
+    return refine_blocks(model, settings, images, progress, solver=solver, budget=budget, seed=seed)
 
 
 def train(

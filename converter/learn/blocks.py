@@ -38,8 +38,8 @@ def sole_boundaries(segments: Sequence[Segment]) -> dict[int, str]:
     return found
 
 
-def blocks(segments: Sequence[Segment], sizes: Mapping[str, int], most_layers: int) -> list[Segment]:
-    """The partition into blocks.
+def blocks(segments: Sequence[Segment], sizes: Mapping[str, int], most_layers: int) -> list[list[Segment]]:
+    """The partition into blocks, each the segments that it consists of.
 
     Args:
         segments: of `converter.segments.cut`.
@@ -56,11 +56,11 @@ def blocks(segments: Sequence[Segment], sizes: Mapping[str, int], most_layers: i
             units.append([])
     widths.append(0.0)
     layers = [sum(segment.layer is not None for segment in unit) for unit in units]
-    result: list[Segment] = []
+    result: list[list[Segment]] = []
     for first, stop in _narrowest(layers, widths, most_layers):
         together = [segment for unit in units[first:stop] for segment in unit]
         split = sum(layers[first:stop]) > most_layers
-        result.extend([join([segment]) for segment in together] if split else [join(together)])
+        result.extend([[segment] for segment in together] if split else [together])
     return result
 
 

@@ -1,9 +1,8 @@
-"""What the whole network makes of its held-out images, so that no block that gains alone can make it worse."""
+"""What the whole network makes of its held-out images, so that blocks that gain alone cannot make it worse."""
 
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from converter.data import Dataset
 from converter.emit.floats import float_model
@@ -35,12 +34,12 @@ class Snapshot:
             model.write(layer, weight, bias)
 
 
-def network_db(model: Model, exact: Model, data: Dataset, images: NDArray[np.intp]) -> float:
-    """Signal to noise of the outputs on some images, in dB: the file's against the float network's."""
+def network_db(model: Model, exact: Model, images: Dataset) -> float:
+    """Signal to noise of the outputs, in dB: the file's against the float network's."""
     sessions = open_session(float_model(exact.graph)), open_session(emit(model, "int8"))
     names = [output.name for output in sessions[0].get_outputs()]
     signal, noise = 0.0, 0.0
-    for batch in data.select(images).batches(_BATCH):
+    for batch in images.batches(_BATCH):
         for expected, found in zip(*(session.run(names, batch.feeds) for session in sessions), strict=True):
             if len(expected) >= batch.count:  # else it has no entry for every image, and all of it counts
                 expected, found = expected[: batch.count], found[: batch.count]

@@ -2,16 +2,18 @@
 
 As in `converter.walk` two streams run side by side, the float network's and the quantized network's as it will be
 deployed; here a step is a block, and what solves it is `converter.learn.rounding`.
+
+GPTQ's codes make up for what the layers before them get wrong. A block that has learned gets other things wrong, so the
+layers behind it are solved again before they learn in their turn.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 
 from converter.correct import exact_model
 from converter.data import Dataset
@@ -30,7 +32,8 @@ from converter.runtime import Progress, open_session
 from converter.segments import Segment, cut, submodel
 from converter.stream_pair import FLOAT, QUANTIZED, StreamPair
 from converter.streams import Streams
-from passes.base import Change, Model, PassReport
+from converter.walk import Walk, solve_layer
+from passes.base import Change, LayerPass, Model, PassReport
 from passes.errors import QuantizationError
 from passes.learned_rounding import LearnedRounding
 from passes.linear import Linear
@@ -38,19 +41,27 @@ from passes.numerics.grid import Floats
 
 __all__ = ["refine_blocks"]
 
-_REJECTED = "its block gained, the network did not ({:.2f} -> {:.2f} dB on held-out images)"
+_REJECTED = "blocks gained, the network did not ({:.2f} -> {:.2f} dB on held-out images)"
 
 
 def refine_blocks(
-    model: Model, settings: LearnedRounding, data: Dataset, progress: Progress, *, budget: int, seed: int
+    model: Model,
+    settings: LearnedRounding,
+    data: Dataset,
+    progress: Progress,
+    *,
+    solver: LayerPass | None,
+    budget: int,
+    seed: int,
 ) -> PassReport:
-    """Refine the codes, scales and biases of every block that gains from it.
+    """Refine the codes, scales and biases of every block that gains from it; of none if the network does not gain.
 
     Args:
         model: quantized by a layer pass; changed in place.
         settings: the pass.
         data: calibration data.
         progress: called after every block.
+        solver: the layer pass, which solves the layers behind a block that gained again; None: they stay.
         budget: bytes of activations held in memory before they go to files.
         seed: of the images held out, the windows and the batches.
 
@@ -62,78 +73,122 @@ def refine_blocks(
     if not layers or not all(name in model.exact for name in layers):
         raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
     device = find_device(settings.device, settings.name)
+    start = Snapshot(model, layers)
     changed: dict[str, Change] = {}
     skipped = dict(model.kept)
-    with Streams(budget) as streams:
-        network = _Network(model, layers, data, streams, settings.held_out, seed)
-        before = best = network_db(model, network.exact, data, network.split.judge)
+    judging = round(budget * settings.held_out)
+    with Streams(budget - judging) as train, Streams(judging) as judge:
+        network = _Network(model, layers, data, (train, judge), settings.held_out, seed)
+        before = network.decibels()
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
-            inside = {name: layers[name] for name in piece.nodes if name in layers}
-            if inside:
-                snapshot = Snapshot(model, inside)
-                found = network.refine(piece, inside, settings, device, index)
-                if not isinstance(found, str) and found.improved:
-                    after = network_db(model, network.exact, data, network.split.judge)
-                    if after > best:
-                        best = after
-                    else:
-                        snapshot.restore(model)
-                        found = _REJECTED.format(best, after)
-                _report(found, inside, changed, skipped)
+            changed |= network.enter(piece, solver if changed else None)
+            inside = {name: layers[name] for name in piece.whole.nodes if name in layers}
+            found = network.refine(piece.whole, inside, settings, device, index) if inside else ""
+            _report(found, inside, changed, skipped)
+            network.leave(piece, isinstance(found, Outcome) and found.improved)
             progress(settings.name, index + 1, len(pieces))
-            if piece is not pieces[-1]:
-                network.pair.advance(piece)
-    gained = sum(1 for name in layers if name in changed)
-    notes = [f"{gained} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}"]
+        after = network.decibels()
+    if changed and not after > before:
+        start.restore(model)
+        skipped |= dict.fromkeys(changed, _REJECTED.format(before, after))
+        changed.clear()
+    notes = [f"{len(changed)} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}"]
     if changed:
-        notes.append(f"outputs of the network {before:.2f} -> {best:.2f} dB on held-out images")
+        notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out images")
     return PassReport(settings.name, changed, skipped, tuple(notes), time.perf_counter() - started)
 
 
 def _report(
     outcome: Outcome | str, inside: Mapping[str, Linear], changed: dict[str, Change], skipped: dict[str, str]
 ) -> None:
+    """Say what became of the block's layers; those that were solved again have changed already."""
     if isinstance(outcome, str):
-        skipped.update(dict.fromkeys(inside, outcome))
+        skipped.update({name: outcome for name in inside if name not in changed})
         return
     size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"
     text = f"{outcome.moved} codes moved, {outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
     for name in inside:
         if outcome.improved:
             changed[name] = Change(f"learned{size}, {text}", outcome.before_db, outcome.after_db)
-        else:
+        elif name not in changed:
             skipped[name] = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out images)"
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """What is learned together, and the segments that it consists of."""
+
+    whole: Segment
+    parts: Sequence[Segment]
+
+
 class _Network:
-    """Both streams, and the block that is being learned."""
+    """Both streams, of the images that are learned from and of those that judge, and the block that is learned."""
 
     def __init__(
-        self, model: Model, layers: dict[str, Linear], data: Dataset, streams: Streams, held_out: float, seed: int
+        self,
+        model: Model,
+        layers: dict[str, Linear],
+        data: Dataset,
+        streams: tuple[Streams, Streams],
+        held_out: float,
+        seed: int,
     ) -> None:
         self.model, self.layers, self.seed = model, layers, seed
         self.exact = exact_model(model)
-        self.pair = StreamPair(model, self.exact, data, streams)
-        self.split = hold_out(len(data), held_out, seed)
+        split = hold_out(len(data), held_out, seed)
+        self.judging = data.select(split.judge)
+        self.walk = Walk(model, self.exact, layers, data.select(split.train), streams[0], seed=seed)
+        self.train, self.judge = self.walk.pair, StreamPair(model, self.exact, self.judging, streams[1])
 
-    def pieces(self, settings: LearnedRounding) -> list[Segment]:
+    def decibels(self) -> float:
+        """Signal to noise of the network's outputs on the images that judge."""
+        return network_db(self.model, self.exact, self.judging)
+
+    def pieces(self, settings: LearnedRounding) -> list[_Piece]:
         """The network in blocks; graph outputs count as outputs of the block that writes them."""
         segments = cut(self.model.graph, self.layers)
         if settings.granularity == "network":
-            found = [join(segments)]
+            found = [segments]
         elif settings.granularity == "layer":
-            found = [join([segment]) for segment in segments]
+            found = [[segment] for segment in segments]
         else:
             found = blocks(segments, self._sizes(set(sole_boundaries(segments).values())), settings.layers_per_block)
         graph_outputs = [str(tensor.name) for tensor in self.model.graph.outputs]
         written = {str(node.name): [str(tensor.name) for tensor in node.outputs] for node in self.model.graph.nodes}
         result = []
-        for piece in found:
-            makes = {name for node in piece.nodes for name in written[node]}
-            outputs = dict.fromkeys([*piece.outputs, *(name for name in graph_outputs if name in makes)])
-            result.append(replace(piece, outputs=tuple(outputs)))
+        for parts in found:
+            whole = join(parts)
+            makes = {name for node in whole.nodes for name in written[node]}
+            outputs = dict.fromkeys([*whole.outputs, *(name for name in graph_outputs if name in makes)])
+            result.append(_Piece(replace(whole, outputs=tuple(outputs)), parts))
         return result
+
+    def enter(self, piece: _Piece, solver: LayerPass | None) -> dict[str, Change]:
+        """Run a block; its layers are solved again on the way if there is a ``solver``. Its inputs are held."""
+        changed = {}
+        for segment in piece.parts:
+            if solver is not None and segment.layer is not None:
+                changed[segment.layer] = self._solve(solver, self.layers[segment.layer])
+            for pair in (self.train, self.judge):
+                pair.advance(segment, held=piece.whole.inputs)
+        return changed
+
+    def leave(self, piece: _Piece, learned: bool) -> None:
+        """Bring the block's outputs up to what it has learned, and forget what it was the last to read."""
+        for pair in (self.train, self.judge):
+            if learned:
+                pair.again(piece.whole)
+            pair.forget(piece.whole.released)
+
+    def _solve(self, solver: LayerPass, layer: Linear) -> Change:
+        """The layer once more, from its float weight."""
+        (weight, bias), present = self.model.exact[layer.name], self.model.bias(layer)
+        self.model.write(layer, weight, np.zeros_like(present) if bias is None and present is not None else bias)
+        bits = self.model.quantized[layer.name].grid.bits
+        found = solve_layer(self.model, solver, layer, bits, self.walk.moments(layer))
+        return replace(found, what=f"solved again behind layers that learned, {found.what}")
 
     def refine(
         self, piece: Segment, inside: dict[str, Linear], settings: LearnedRounding, device: torch.device, index: int
@@ -143,25 +198,20 @@ class _Network:
         reason = unsupported(nodes)
         if reason:
             return reason
-        exact = {name: self._all(FLOAT, name) for name in piece.inputs}
-        quantized = {name: self._all(QUANTIZED, name) for name in piece.inputs}
-        if any(values.dtype != np.float32 for values in exact.values()):
+        first = {name: self.train.get(FLOAT, name, 0) for name in piece.inputs}
+        if any(values.dtype != np.float32 for values in first.values()):
             return "the block reads tensors that are not float"
-        program = Program(submodel(self.exact, piece, self.pair.kinds).graph, device)
-        side = settings.window if looks_around(nodes, exact) else None
+        program = Program(submodel(self.exact, piece, self.train.kinds).graph, device)
+        side = settings.window if looks_around(nodes, first) else None
         seed = self.seed + index
-        split = self.split
         try:
-            train, held_out = (
-                self._samples(program, exact, quantized, part, side, seed, device)
-                for part in (split.train, split.judge)
-            )
+            train, held_out = (_samples(pair, piece, program, side, seed, device) for pair in (self.train, self.judge))
         except NoTorchForm as error:
             return f"{error} has no differentiable form"
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, ValueError) as error:  # shapes that hold for one size of batch
-            return f"torch cannot run the block on {len(split.train)} images: {str(error).splitlines()[0]}"
+            return f"torch cannot run the block on {sum(self.train.counts)} images: {str(error).splitlines()[0]}"
         if any(len(value) != len(train) for value in train.target.values()):
             return "the block's outputs do not have one entry for every image"
         block = self._block(piece, inside, program, train, device)
@@ -170,22 +220,6 @@ class _Network:
             for weight in block.learned():
                 weight.write(self.model)
         return outcome
-
-    def _samples(
-        self,
-        program: Program,
-        exact: dict[str, Floats],
-        quantized: dict[str, Floats],
-        images: NDArray[np.intp],
-        side: int | None,
-        seed: int,
-        device: torch.device,
-    ) -> Samples:
-        parts = [
-            windows({name: values[images] for name, values in stream.items()}, side, device, seed)
-            for stream in (quantized, exact)
-        ]
-        return Samples(parts[0], parts[1], run_in_batches(program, parts[1]))
 
     def _block(
         self, piece: Segment, inside: dict[str, Linear], program: Program, train: Samples, device: torch.device
@@ -216,14 +250,26 @@ class _Network:
         """Elements per image of tensors of the float network."""
         proto = float_model(self.exact.graph)
         inputs = [value.name for value in proto.graph.input]
-        feeds = {name: self.pair.streams.get(FLOAT, name, 0) for name in inputs}
+        feeds = {name: self.train.streams.get(FLOAT, name, 0) for name in inputs}
         wanted = sorted(names - set(inputs))
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
         found = open_session(proto).run(wanted, feeds) if wanted else []
         return {name: values.size // len(values) for name, values in [*feeds.items(), *zip(wanted, found, strict=True)]}
 
-    def _all(self, stream: str, name: str) -> Floats:
-        parts = [self.pair.get(stream, name, batch) for batch in range(len(self.pair.counts))]
-        whole: Floats = np.concatenate(parts)
-        return whole
+
+def _samples(
+    pair: StreamPair, piece: Segment, program: Program, side: int | None, seed: int, device: torch.device
+) -> Samples:
+    """A block's inputs in both streams, and what the float block makes of them."""
+    quantized, exact = (
+        windows({name: _all(pair, stream, name) for name in piece.inputs}, side, device, seed)
+        for stream in (QUANTIZED, FLOAT)
+    )
+    return Samples(quantized, exact, run_in_batches(program, exact))
+
+
+def _all(pair: StreamPair, stream: str, name: str) -> Floats:
+    """A tensor for all images."""
+    whole: Floats = np.concatenate([pair.get(stream, name, batch) for batch in range(len(pair.counts))])
+    return whole

@@ -23,13 +23,13 @@ def sizes(found: list[Segment]) -> dict[str, int]:
 @pytest.mark.parametrize("most", [1, 2, 4, 100])
 def test_blocks_are_a_partition_in_order(proto: onnx.ModelProto, most: int) -> None:
     found = segments(proto)
-    parts = blocks(found, sizes(found), most)
+    parts = [join(block) for block in blocks(found, sizes(found), most)]
     assert [node for part in parts for node in part.nodes] == [node for segment in found for node in segment.nodes]
 
 
 def test_a_residual_block_stays_together() -> None:
     found = segments(resnet())
-    together = {part.nodes for part in blocks(found, sizes(found), 2)}
+    together = {join(block).nodes for block in blocks(found, sizes(found), 2)}
     assert any({"block.conv1", "block.conv2", "block_add"} <= set(nodes) for nodes in together)
     assert all(len({"stem", "block.conv1"} & set(nodes)) < 2 for nodes in together)
 
@@ -38,7 +38,7 @@ def test_no_block_has_more_layers_than_asked_for() -> None:
     found = segments(resnet())
     layers = {segment.layer for segment in found if segment.layer}
     for most in (1, 2, 3):
-        assert all(len(layers & set(part.nodes)) <= most for part in blocks(found, sizes(found), most))
+        assert all(len(layers & set(join(block).nodes)) <= most for block in blocks(found, sizes(found), most))
 
 
 def test_a_joined_segment_reads_and_writes_what_is_left() -> None:

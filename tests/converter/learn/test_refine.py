@@ -3,7 +3,7 @@
 import copy
 import sys
 from collections.abc import Iterator
-from itertools import chain, repeat
+from itertools import chain, cycle, repeat
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from converter import Recipe, convert  # noqa: E402
 from converter.correct import exact_model  # noqa: E402
 from converter.emit.qdq import emit  # noqa: E402
 from converter.learn import learn_rounding  # noqa: E402
+from converter.learn.held_out import HeldOut  # noqa: E402
 from converter.learn.judge import network_db  # noqa: E402
+from converter.learn.refine import _Network  # noqa: E402
 from converter.recipe import Pass  # noqa: E402
 from converter.walk import DEFAULT_BUDGET  # noqa: E402
 from passes.activation_ranges import ActivationRanges  # noqa: E402
@@ -61,7 +63,7 @@ def learned(
     settings: LearnedRounding = SHORT, *, bits: int = 3, seed: int = 0, ranges: bool = True
 ) -> tuple[Model, PassReport]:
     model = quantize(resnet(), Gptq(bits=bits), X, ranges=ranges)
-    report = learn_rounding(model, settings, dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=seed)
+    report = learn_rounding(model, settings, dataset(model, X), quiet, solver=None, budget=DEFAULT_BUDGET, seed=seed)
     check(model, settings.name)
     return model, report
 
@@ -118,44 +120,63 @@ def test_codes_move_and_stay_where_that_is_asked_for() -> None:
     for share, moved in ((0.06, True), (0.0, False)):
         model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
         settings = LearnedRounding(steps=10, batch=16, move_share=share)
-        learn_rounding(model, settings, dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=0)
+        learn_rounding(model, settings, dataset(model, X), quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
         changed = any((model.quantized[name].codes != held.codes).any() for name, held in before.quantized.items())
         assert changed == moved
         assert not same(model, before)
 
 
 def test_blocks_that_gain_where_the_network_does_not_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = quantize(resnet(), Rtn(bits=2), X, ranges=True)
-    model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
+    before = quantize(resnet(), Gptq(bits=2), X, ranges=True)
+    model = quantize(resnet(), Gptq(bits=2), X, ranges=True)
     judged = chain([9.0], repeat(8.5))
     monkeypatch.setattr("converter.learn.refine.network_db", lambda *_: next(judged))
-    report = learn_rounding(model, SHORT, dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=0)
+    report = learn_rounding(model, SHORT, dataset(model, X), quiet, solver=Gptq(bits=2), budget=DEFAULT_BUDGET, seed=0)
     check(model, "learned_rounding")
     assert same(model, before)
     assert not report.changed
-    assert "its block gained, the network did not (9.00 -> 8.50 dB on held-out images)" in report.skipped.values()
+    assert "blocks gained, the network did not (9.00 -> 8.50 dB on held-out images)" in report.skipped.values()
 
 
-def test_every_block_is_put_to_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = quantize(resnet(), Rtn(bits=2), X, ranges=True)
-    model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
-    judged = chain([9.0, 9.5], repeat(9.25))
-    monkeypatch.setattr("converter.learn.refine.network_db", lambda *_: next(judged))
-    report = learn_rounding(model, SHORT, dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=0)
-    put_back = {name for name, reason in report.skipped.items() if "the network did not (9.50 -> 9.25 dB" in reason}
-    assert put_back
-    assert report.changed
-    assert "outputs of the network 9.00 -> 9.50 dB on held-out images" in report.notes
-    for name, held in before.quantized.items():
-        same_codes = (model.quantized[name].codes == held.codes).all()
-        assert same_codes == (name not in report.changed)
+def test_layers_behind_a_block_that_learned_are_solved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = cycle([1.0, 2.0])
+    monkeypatch.setattr(_Network, "decibels", lambda _: next(judged))
+    plain, again = (quantize(resnet(), Gptq(bits=2), X, ranges=True) for _ in range(2))
+    settings = LearnedRounding(granularity="layer", steps=10, batch=16)
+    reports = [
+        learn_rounding(model, settings, dataset(model, X), quiet, solver=solver, budget=DEFAULT_BUDGET, seed=0)
+        for model, solver in ((plain, None), (again, Gptq(bits=2)))
+    ]
+    check(again, "learned_rounding")
+    assert not same(plain, again)
+    learned_first = next(name for name, change in reports[0].changed.items() if change.what.startswith("learned"))
+    layers = list(again.layers())
+    assert reports[1].changed.keys() >= set(layers[layers.index(learned_first) :])
+    for name in layers[: layers.index(learned_first) + 1]:
+        assert np.array_equal(plain.quantized[name].codes, again.quantized[name].codes)
+
+
+def test_what_is_solved_again_on_the_same_inputs_stays_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of no length: a solver that is asked at once finds the codes that it found before."""
+    before = quantize(resnet(), Gptq(bits=3), X[:56], ranges=True)
+    model = quantize(resnet(), Gptq(bits=3), X[:56], ranges=True)
+    monkeypatch.setattr("converter.learn.refine.hold_out", lambda *_: HeldOut(np.arange(56), np.arange(56, 64)))
+    monkeypatch.setattr("converter.learn.refine._Network.refine", lambda *_: "left alone")
+    asked = _Network.enter
+    monkeypatch.setattr(_Network, "enter", lambda self, piece, _: asked(self, piece, Gptq(bits=3)))
+    judged = cycle([1.0, 2.0])
+    monkeypatch.setattr(_Network, "decibels", lambda _: next(judged))
+    report = learn_rounding(model, SHORT, dataset(model, X), quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
+    assert all(change.what.startswith("solved again") for change in report.changed.values())
+    assert report.changed.keys() == model.layers().keys()
+    assert same(model, before)
 
 
 def test_the_network_is_judged_by_the_outputs_of_its_file() -> None:
     model = quantize(resnet(), Rtn(bits=3), X, ranges=True)
     some = np.array([1, 20, 33])
     expected, found = run(resnet(), X)[0][some], run(emit(model, "int8"), X)[0][some]
-    assert network_db(model, exact_model(model), dataset(model, X), some) == pytest.approx(
+    assert network_db(model, exact_model(model), dataset(model, X).select(some)) == pytest.approx(
         sqnr_db(expected, found), abs=1e-2
     )
 
@@ -175,7 +196,7 @@ def test_torch_keeps_its_random_state() -> None:
 def test_several_inputs_and_outputs() -> None:
     data = {"a": images(32, 3, 8, 8), "b": images(32, 4)}
     model = quantize(branches(), Rtn(bits=2), data, ranges=True)
-    report = learn_rounding(model, SHORT, dataset(model, data), quiet, budget=DEFAULT_BUDGET, seed=0)
+    report = learn_rounding(model, SHORT, dataset(model, data), quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
     check(model, "learned_rounding")
     assert report.changed
 
@@ -190,7 +211,13 @@ def test_a_block_with_an_operator_that_torch_has_no_form_of_is_left_alone() -> N
     proto: onnx.ModelProto = network(nodes, constants, {"x": ["N", 3, 12, 12]}, {"y": ["N", 4, 12, 12]})
     model = quantize(proto, Rtn(bits=3), X)
     report = learn_rounding(
-        model, LearnedRounding(granularity="layer", steps=8), dataset(model, X), quiet, budget=DEFAULT_BUDGET, seed=0
+        model,
+        LearnedRounding(granularity="layer", steps=8),
+        dataset(model, X),
+        quiet,
+        solver=None,
+        budget=DEFAULT_BUDGET,
+        seed=0,
     )
     assert report.skipped == {"first": "Ceil (ceil) has no differentiable form"}
     assert "second" in report.changed
@@ -213,7 +240,7 @@ def test_a_block_for_one_size_of_batch_is_left_alone(shape: list[int], reason: s
     proto = network(nodes, constants, {"x": [4, 3, 12, 12]}, {"y": [shape[0], 4, 5]})
     model = quantize(proto, Rtn(bits=3), X[:16])
     settings = LearnedRounding(granularity="network", steps=4)
-    report = learn_rounding(model, settings, dataset(model, X[:16]), quiet, budget=DEFAULT_BUDGET, seed=0)
+    report = learn_rounding(model, settings, dataset(model, X[:16]), quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
     assert not report.changed
     assert all(reason in found for found in report.skipped.values())
     assert report.skipped.keys() == {"first", "head"}
@@ -223,7 +250,7 @@ def refused(model: Model, settings: LearnedRounding, data: Any) -> None:
     before = copy.deepcopy(state(model)) if model.quantized else {}
     kept = None if data is None else dataset(model, data)
     try:
-        learn_rounding(model, settings, kept, quiet, budget=DEFAULT_BUDGET, seed=0)
+        learn_rounding(model, settings, kept, quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
     finally:
         after = state(model) if model.quantized else {}
         assert before.keys() == after.keys()

@@ -1,9 +1,10 @@
 """The road-sign study again: ResNet-18 on 43 German road signs, every method by this tool, and what each part is worth.
 
-    python -m benchmarks.road_signs                      the table, then the ablation
+    python -m benchmarks.road_signs                      the table, the ablation, then the shortcuts
     python -m benchmarks.road_signs table --json FILE
     python -m benchmarks.road_signs table --methods GPTQ QAT      rows whose names begin so
     python -m benchmarks.road_signs ablation --bits 4 2 --without sequential everything
+    python -m benchmarks.road_signs shortcuts            plain rounding, with ever less care
     python -m benchmarks.road_sign_figures               the plots
 
 The study brought methods for language models to a CNN and got a small file or a fast one; GPTQ fell to 63 % and AWQ to
@@ -30,6 +31,7 @@ from rich.table import Table
 from benchmarks.budgets import CACHE, ROAD_SIGN_IMAGES
 from benchmarks.low_bits import with_gptq
 from benchmarks.shared_data import ROAD_SIGNS, MissingData
+from benchmarks.shortcuts import SHORTCUTS, rounded
 from converter import Budget, ConvertError, Recipe, Result, convert, convert_within, find_recipe, train
 from converter.data import Dataset
 from converter.evaluate import Measurement, evaluate
@@ -44,11 +46,24 @@ from passes.gptq import Gptq
 from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
 
-__all__ = ["AUTO", "AWQ_GRID", "METHODS", "PARTS", "TRAINED", "Row", "ablation", "main", "methods", "without"]
+__all__ = [
+    "AUTO",
+    "AWQ_GRID",
+    "METHODS",
+    "PARTS",
+    "TRAINED",
+    "Row",
+    "ablation",
+    "main",
+    "methods",
+    "shortcuts",
+    "without",
+]
 
 CALIBRATE = 512
 ABLATED_BITS = (4, 2)
-_PARTS_OF_THE_STUDY = ("table", "ablation")
+SHORTCUT_BITS = (4, 3)
+_PARTS_OF_THE_STUDY = ("table", "ablation", "shortcuts")
 _NOTHING, _RANGES, _EVERYTHING = "nothing", "activation ranges", "everything"
 
 
@@ -196,6 +211,21 @@ def ablation(
     return _measured(model, makers, evaluation, False, progress)
 
 
+def shortcuts(model: onnx.ModelProto, evaluation: Dataset, bits: Sequence[int] = SHORTCUT_BITS) -> list[Row]:
+    """Weights rounded by each of `SHORTCUTS`, activations in float; float first. Sizes are those of float files."""
+    names = [(what, width) for width in bits for what, _, _ in SHORTCUTS]
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        paths = [Path(folder) / f"{index}.onnx" for index in range(len(names) + 1)]
+        save_onnx(model, paths[0])
+        kinds = [(width, scales, folded) for width in bits for _, scales, folded in SHORTCUTS]
+        for (width, scales, folded), path in zip(kinds, paths[1:], strict=True):
+            save_onnx(rounded(model, width, scales, folded=folded), path)
+        measured = evaluate(paths, evaluation, latency=False).models
+    return [
+        _row(what, width, one, 0.0, None) for (what, width), one in zip([("float", 32), *names], measured, strict=True)
+    ]
+
+
 def _measured(
     model: onnx.ModelProto,
     makers: Mapping[tuple[str, int], Maker],
@@ -262,14 +292,14 @@ def method_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def ablation_table(rows: Sequence[Row]) -> Table:
+def ablation_table(rows: Sequence[Row], title: str = "GPTQ without", activations: str = "A8") -> Table:
     """One line a part, two columns a number of bits: accuracy and SQNR of the scores."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     quantized = [row for row in rows if row.bits != 32]
     widths = sorted({row.bits for row in quantized}, reverse=True)
-    table.add_column("GPTQ without")
+    table.add_column(title)
     for width in widths:
-        table.add_column(f"W{width}A8", justify="right")
+        table.add_column(f"W{width}{activations}", justify="right")
         table.add_column("SQNR", justify="right")
     found = {(row.method, row.bits): row for row in quantized}
     for part in dict.fromkeys(row.method for row in quantized):
@@ -285,7 +315,7 @@ def _decibels(row: Row) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what was asked for; 1 if the data are not there."""
     parser = argparse.ArgumentParser(prog="benchmarks.road_signs", description="The road-sign study, by this tool.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help="of table, ablation; default both")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="of table, ablation, shortcuts; default all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--bits", type=int, nargs="+", default=list(ABLATED_BITS), help="of the ablation")
     parser.add_argument("--methods", nargs="+", default=[""], metavar="NAME", help="rows of the table; default all")
@@ -317,6 +347,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show([ablation_table(rows)])
             print(_images(rows))
             content["ablation"] = [asdict(row) for row in rows]
+        if "shortcuts" in wanted:
+            rows = shortcuts(model, evaluation)
+            show([ablation_table(rows, "round to nearest, largest weight decides", "")])
+            print(f"{rows[0].images:,} images, binomial error ±{rows[0].error:.2f} points; activations in float")
+            content["shortcuts"] = [asdict(row) for row in rows]
     except (ConvertError, MissingData) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

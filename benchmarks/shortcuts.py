@@ -1,0 +1,49 @@
+"""Weights as the shortest scripts round them: to the nearest of evenly spaced values that end at the largest weight.
+
+No data, no search, no correction; activations stay in float. With one scale for a whole layer, or before batch
+normalization is folded, this is what a first attempt at quantization does.
+"""
+
+from typing import Literal
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from converter.emit.floats import float_model
+from converter.targets import DEFAULT_TARGET, find_target
+from passes.base import Model, Stats
+from passes.fold_batchnorm import FoldBatchnorm
+from passes.normalise import Normalise
+from passes.numerics.grid import Floats
+from passes.numerics.scale import absmax_grid
+
+__all__ = ["SHORTCUTS", "Scales", "rounded"]
+
+Scales = Literal["channel", "layer"]
+
+SHORTCUTS: tuple[tuple[str, Scales, bool], ...] = (
+    ("a scale a channel, batch normalization apart", "channel", False),
+    ("a scale a channel, folded", "channel", True),
+    ("a scale a layer, batch normalization apart", "layer", False),
+    ("a scale a layer, folded", "layer", True),
+)
+"""What is said of it, what shares a scale, and whether batch normalization is folded first."""
+
+
+def rounded(source: onnx.ModelProto, bits: int, scales: Scales, *, folded: bool) -> onnx.ModelProto:
+    """The float model with the weights of every layer rounded to ``bits``."""
+    model = Model(gs.import_onnx(source), find_target(DEFAULT_TARGET).rules)
+    Normalise().apply(model, Stats())
+    if folded:
+        FoldBatchnorm().apply(model, Stats())
+    for layer in model.layers().values():
+        model.write(layer, _nearest(model.weight(layer), bits, scales), None)
+    return float_model(model.graph)
+
+
+def _nearest(weight: Floats, bits: int, scales: Scales) -> Floats:
+    """``[g, o, k]`` on its grid; a layer that shares one scale is one channel."""
+    matrix = weight if scales == "channel" else weight.reshape(1, 1, -1)
+    grid = absmax_grid(matrix, bits)
+    values: Floats = grid.values(grid.codes(matrix)).reshape(weight.shape)
+    return values

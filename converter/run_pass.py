@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from converter.calibrate import calibrate
 from converter.conversion_data import Images
 from converter.correct import correct_layers
-from converter.learn import TrainingFile, learn_rounding, train
-from converter.recipe import Pass
+from converter.learn import TrainingFile, learn_rounding, require_trainable, train
+from converter.recipe import Pass, Recipe
 from converter.runtime import Progress, unheard
 from converter.walk import solve_layers
 from passes.base import CorrectionPass, LayerPass, Model, PassReport, Stats
@@ -30,7 +30,7 @@ class Means:
         progress: called as work goes on.
         checkpoint: file that a training leaves its state in; None: it leaves none.
         warn: called with what the caller should know.
-        solver: what solves layers again behind those that learned; see `Recipe.solver`.
+        recipe: that the pass is of: learning has layers solved again by it, and what it cannot train is refused early.
     """
 
     images: Images
@@ -39,18 +39,20 @@ class Means:
     progress: Progress
     checkpoint: TrainingFile | None = None
     warn: Callable[[str], None] = unheard
-    solver: LayerPass | None = None
+    recipe: Recipe | None = None
 
 
 def run_pass(step: Pass, model: Model, means: Means) -> PassReport:
     """Run it; the model is changed in place."""
     data, progress, seed = means.images.shown_to(step), means.progress, means.seed
+    passes, solver = ((), None) if means.recipe is None else (means.recipe.passes, means.recipe.solver)
     if isinstance(step, LayerPass):
+        require_trainable(passes, model, means.images.training)
         return solve_layers(model, step, data, progress, budget=means.budget, seed=seed)
     if isinstance(step, CorrectionPass):
         return correct_layers(model, step, data, progress, budget=means.budget, seed=seed)
     if isinstance(step, LearnedRounding):
-        return learn_rounding(model, step, data, progress, solver=means.solver, budget=means.budget, seed=seed)
+        return learn_rounding(model, step, data, progress, solver=solver, budget=means.budget, seed=seed)
     if isinstance(step, Qat):
         return train(model, step, data, progress, seed=seed, checkpoint=means.checkpoint, warn=means.warn)
     started = time.perf_counter()

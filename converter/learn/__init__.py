@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from converter.data import Dataset
 from converter.runtime import Progress
 from passes.base import LayerPass, Model, PassReport
@@ -11,7 +13,9 @@ from passes.errors import DataError, QuantizationError
 from passes.learned_rounding import LearnedRounding
 from passes.qat import Qat
 
-__all__ = ["TrainingFile", "learn_rounding", "require_device", "require_own", "train"]
+__all__ = ["TrainingFile", "learn_rounding", "require_device", "require_own", "require_trainable", "train"]
+
+_FEW = 2  # images that show whether torch can run a network
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,28 @@ def require_device(passes: Iterable[object]) -> None:
             from converter.learn.device import find_device
 
             find_device(step.device, step.name)
+
+
+def require_trainable(passes: Iterable[object], model: Model, data: Dataset | None) -> None:
+    """Refuse to train what torch has no gradients for, before the passes that take long.
+
+    Args:
+        passes: of the recipe.
+        model: as its layer pass will find it.
+        data: training images.
+
+    Raises:
+        QuantizationError: see `converter.learn.trained_network.float_program`.
+    """
+    if data is None or not any(isinstance(step, Qat) for step in passes):
+        return
+    import torch
+
+    from converter.learn.images import in_order
+    from converter.learn.trained_network import float_program
+
+    few = np.arange(min(_FEW, len(data)))
+    float_program(model, next(in_order(data, few, len(few), torch.device("cpu"))).inputs)
 
 
 def require_own(file: TrainingFile) -> None:

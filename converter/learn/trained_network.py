@@ -17,7 +17,7 @@ from passes.base import Model
 from passes.errors import QuantizationError
 from passes.numerics.grid import ActivationGrid
 
-__all__ = ["TrainedNetwork"]
+__all__ = ["TrainedNetwork", "float_program"]
 
 Tensors = dict[str, Tensor]
 
@@ -37,11 +37,7 @@ class TrainedNetwork(nn.Module):
     def __init__(self, model: Model, sample: Mapping[str, Tensor], *, learn_activations: bool) -> None:
         super().__init__()
         self.model = model
-        reason = unsupported(list(model.graph.nodes))
-        if reason:
-            raise _cannot_be_trained(reason)
-        exact = exact_model(model)
-        self.program = Program(exact.graph)
+        self.program, spread = float_program(exact_model(model), sample)
         self.inputs = [str(tensor.name) for tensor in model.graph.inputs]
         self.starts, self.place = _shared(model)
         bounds, fixed = _limits(model)
@@ -50,15 +46,6 @@ class TrainedNetwork(nn.Module):
             for grid in self.starts
         )
         self.layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
-        spread: dict[str, float] = {}
-        try:
-            self.teacher(sample, lambda name, value: _measured(spread, name, value))
-        except NoTorchForm as error:
-            raise _cannot_be_trained(f"{error} has no differentiable form") from error
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError) as error:  # shapes that hold for one size of batch
-            raise _cannot_be_trained(f"torch cannot run it on these images ({str(error).splitlines()[0]})") from error
         weights = []
         for name, layer in self.layers.items():
             held = model.quantized[name]
@@ -116,6 +103,28 @@ class TrainedNetwork(nn.Module):
 
     def _step_grid(self, place: int) -> StepGrid:
         return cast(StepGrid, self.grids[place])
+
+
+@torch.no_grad()
+def float_program(model: Model, sample: Mapping[str, Tensor]) -> tuple[Program, dict[str, float]]:
+    """A float network in torch, and the standard deviations of its tensors on a sample, by name.
+
+    Raises:
+        QuantizationError: an operator has no differentiable form, or torch cannot run the network; names it.
+    """
+    reason = unsupported(list(model.graph.nodes))
+    if reason:
+        raise _cannot_be_trained(reason)
+    program, spread = Program(model.graph), dict[str, float]()
+    try:
+        program(sample, after=lambda name, value: _measured(spread, name, value))
+    except NoTorchForm as error:
+        raise _cannot_be_trained(f"{error} has no differentiable form") from error
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:  # shapes that hold for one size of batch
+        raise _cannot_be_trained(f"torch cannot run it on these images ({str(error).splitlines()[0]})") from error
+    return program, spread
 
 
 def _cannot_be_trained(reason: str) -> QuantizationError:

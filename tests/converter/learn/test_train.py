@@ -222,6 +222,10 @@ def test_an_operator_that_cannot_be_trained_is_named(op: str) -> None:
     model = quantize(proto, Rtn(bits=4), x, ranges=True)
     with pytest.raises(QuantizationError, match=rf"^{op}.* has no differentiable form, so the network cannot be train"):
         train_network(model, SHORT, dataset(prepared(proto), x), quiet, seed=0)
+    begun = set[str]()
+    with pytest.raises(QuantizationError, match=rf"^{op}.* has no differentiable form"):
+        convert(proto, x, recipe="int4-qat", progress=lambda what, *_: begun.add(what))
+    assert "gptq" not in begun  # refused before what takes long
 
 
 def test_scores_may_have_axes_of_one() -> None:

@@ -211,19 +211,17 @@ def ablation(
     return _measured(model, makers, evaluation, False, progress)
 
 
-def shortcuts(model: onnx.ModelProto, evaluation: Dataset, bits: Sequence[int] = SHORTCUT_BITS) -> list[Row]:
+def shortcuts(model: onnx.ModelProto, evaluation: Dataset, bits: Sequence[int]) -> list[Row]:
     """Weights rounded by each of `SHORTCUTS`, activations in float; float first. Sizes are those of float files."""
-    names = [(what, width) for width in bits for what, _, _ in SHORTCUTS]
+    asked = [(width, *kind) for width in bits for kind in SHORTCUTS]
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-        paths = [Path(folder) / f"{index}.onnx" for index in range(len(names) + 1)]
+        paths = [Path(folder) / f"{index}.onnx" for index in range(len(asked) + 1)]
         save_onnx(model, paths[0])
-        kinds = [(width, scales, folded) for width in bits for _, scales, folded in SHORTCUTS]
-        for (width, scales, folded), path in zip(kinds, paths[1:], strict=True):
+        for (width, _, scales, folded), path in zip(asked, paths[1:], strict=True):
             save_onnx(rounded(model, width, scales, folded=folded), path)
-        measured = evaluate(paths, evaluation, latency=False).models
-    return [
-        _row(what, width, one, 0.0, None) for (what, width), one in zip([("float", 32), *names], measured, strict=True)
-    ]
+        exact, *measured = evaluate(paths, evaluation, latency=False).models
+    rows = [_row(what, width, found, 0.0, None) for (width, what, _, _), found in zip(asked, measured, strict=True)]
+    return [_row("float", 32, exact, 0.0, None), *rows]
 
 
 def _measured(
@@ -317,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.road_signs", description="The road-sign study, by this tool.")
     parser.add_argument("parts", nargs="*", metavar="PART", help="of table, ablation, shortcuts; default all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
-    parser.add_argument("--bits", type=int, nargs="+", default=list(ABLATED_BITS), help="of the ablation")
+    parser.add_argument("--bits", type=int, nargs="+", help="of the ablation (4 2) and of the shortcuts (4 3)")
     parser.add_argument("--methods", nargs="+", default=[""], metavar="NAME", help="rows of the table; default all")
     parts = (_NOTHING, *PARTS, _RANGES, _EVERYTHING)
     parser.add_argument("--without", nargs="+", choices=parts, default=parts, help="of the ablation; default each")
@@ -343,12 +341,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             content["methods"] = [asdict(row) for row in rows]
         if "ablation" in wanted:
             with progress_bars() as progress:
-                rows = ablation(model, calibration, evaluation, progress, options.bits, options.without)
+                rows = ablation(model, calibration, evaluation, progress, options.bits or ABLATED_BITS, options.without)
             show([ablation_table(rows)])
             print(_images(rows))
             content["ablation"] = [asdict(row) for row in rows]
         if "shortcuts" in wanted:
-            rows = shortcuts(model, evaluation)
+            rows = shortcuts(model, evaluation, options.bits or SHORTCUT_BITS)
             show([ablation_table(rows, "round to nearest, largest weight decides", "")])
             print(f"{rows[0].images:,} images, binomial error ±{rows[0].error:.2f} points; activations in float")
             content["shortcuts"] = [asdict(row) for row in rows]

@@ -65,7 +65,7 @@ def trained_network(
     source = open_model(model)
     images = open_data(None, None, training, source, recipe, Preprocess(), unheard)
     work = Model(gs.import_onnx(source), find_target("cpu").rules)
-    means = Means(images, DEFAULT_BUDGET, recipe.seed, progress, recipe=recipe)
+    means = Means(images, DEFAULT_BUDGET, recipe, progress)
     qat = next(step for step in recipe.passes if isinstance(step, Qat))
     for step in recipe.passes[: recipe.passes.index(qat)]:
         run_pass(step, work, means)

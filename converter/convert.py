@@ -111,7 +111,7 @@ def convert(
         plan = leaving(plan, speed)
 
     work = Model(gs.import_onnx(source), chosen.rules, found=found)
-    means = Means(images, memory_budget, plan.seed, progress, state, warn, plan)
+    means = Means(images, memory_budget, plan, progress, state, warn)
     reports = []
     for step in plan.passes:
         with footprint.step(step.name), asked.before(step, work):

@@ -56,7 +56,8 @@ __all__ = [
 
 RECIPE_KEY = "convert_onnx.recipe"
 
-Pass = GraphPass | LayerPass | CorrectionPass | LearnedRounding | Qat
+Learning = LearnedRounding | Qat
+Pass = GraphPass | LayerPass | CorrectionPass | Learning
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
     {
@@ -139,16 +140,17 @@ class Recipe:
         """Whether weights keep the codes that they were read with."""
         return any(isinstance(step, KeepCodes) for step in self.passes)
 
-    @property
-    def solver(self) -> LayerPass | None:
-        """The layer pass, for passes that move codes and have the layers behind them solved again.
+    def solver_before(self, step: Pass) -> LayerPass | None:
+        """The layer pass, for a pass that moves codes and has the layers behind them solved again.
 
-        None where it would find the same codes again, or where a correction stands between, which would be lost.
+        None where that would find the same codes again, or where another pass stands between and its work would be
+        lost.
         """
-        if any(isinstance(step, CorrectionPass) for step in self.passes):
+        place = max(index for index, each in enumerate(self.passes) if each is step)
+        between = [each for each in self.passes[:place] if isinstance(each, LayerPass | CorrectionPass | Learning)]
+        if len(between) != 1 or not isinstance(between[0], LayerPass):
             return None
-        found = next((step for step in self.passes if isinstance(step, LayerPass)), None)
-        return found if found is not None and found.wants_moments and found.sequential else None
+        return between[0] if between[0].wants_moments and between[0].sequential else None
 
     @property
     def sqnr_of(self) -> str:

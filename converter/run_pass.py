@@ -26,32 +26,31 @@ class Means:
     Attributes:
         images: who sees which.
         budget: bytes of activations held in memory before they go to files.
-        seed: of everything drawn at random.
+        recipe: that the passes are of; its seed is of everything drawn at random, and what is before and behind a pass
+            decides what learning solves again and what is refused early.
         progress: called as work goes on.
         checkpoint: file that a training leaves its state in; None: it leaves none.
         warn: called with what the caller should know.
-        recipe: that the pass is of: learning has layers solved again by it, and what it cannot train is refused early.
     """
 
     images: Images
     budget: int
-    seed: int
+    recipe: Recipe
     progress: Progress
     checkpoint: TrainingFile | None = None
     warn: Callable[[str], None] = unheard
-    recipe: Recipe | None = None
 
 
 def run_pass(step: Pass, model: Model, means: Means) -> PassReport:
     """Run it; the model is changed in place."""
-    data, progress, seed = means.images.shown_to(step), means.progress, means.seed
-    passes, solver = ((), None) if means.recipe is None else (means.recipe.passes, means.recipe.solver)
+    data, progress, seed = means.images.shown_to(step), means.progress, means.recipe.seed
     if isinstance(step, LayerPass):
-        require_trainable(passes, model, means.images.training)
+        require_trainable(means.recipe.passes, model, means.images.training)
         return solve_layers(model, step, data, progress, budget=means.budget, seed=seed)
     if isinstance(step, CorrectionPass):
         return correct_layers(model, step, data, progress, budget=means.budget, seed=seed)
     if isinstance(step, LearnedRounding):
+        solver = means.recipe.solver_before(step)
         return learn_rounding(model, step, data, progress, solver=solver, budget=means.budget, seed=seed)
     if isinstance(step, Qat):
         return train(model, step, data, progress, seed=seed, checkpoint=means.checkpoint, warn=means.warn)

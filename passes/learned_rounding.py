@@ -20,6 +20,11 @@ Device = Literal["auto", "cpu", "cuda"]
 class LearnedRounding:
     """Learned rounding, on top of the codes that a layer pass has found and against the weights of `Model.exact`.
 
+    A block that gains nothing on held-out images keeps its codes. Behind one that gains, the layers are solved again by
+    the layer pass, on what they are given now, before they learn; that is left out where the layer pass does not look
+    at its inputs (`rtn`, ``sequential = false``) or another pass stands between, and the network is asked after every
+    block instead. If in the end the network's outputs have not gained on those images, everything is put back.
+
     Attributes:
         granularity: what is learned together: a block, a layer, or the whole network on its outputs.
         layers_per_block: at most, where the graph leaves a choice.
@@ -31,7 +36,7 @@ class LearnedRounding:
         bias_rate: learning rate of biases, in standard deviations of the layer's output; it falls likewise.
         drop: share of a block's input values taken from the float network.
         window: side of the piece taken from each image, for blocks that only look around themselves.
-        held_out: share of the calibration images that judges; a block keeps what it had unless they gain.
+        held_out: share of the calibration images that judges; nothing learns from them.
         device: where it runs; auto: a CUDA device if there is one.
     """
 

@@ -127,7 +127,7 @@ def measure_effects(
         progress: called after every layer.
     """
     model = Model(gs.import_onnx(source), target.rules)
-    means = Means(Images(fit, None, None, fit), memory_budget, recipe.seed, progress)
+    means = Means(Images(fit, None, None, fit), memory_budget, recipe, progress)
     solver = next(step for step in recipe.passes if isinstance(step, LayerPass))
     for step in recipe.passes[: recipe.passes.index(solver)]:
         run_pass(step, model, means)

@@ -8,7 +8,7 @@ layers behind it are solved again before they learn in their turn.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,7 +61,8 @@ def refine_blocks(
         settings: the pass.
         data: calibration data.
         progress: called after every block.
-        solver: the layer pass, which solves the layers behind a block that gained again; None: they stay.
+        solver: the layer pass, which solves the layers behind a block that learned again. None: they stay, so what a
+            block gains may be what they made up for, and the network is asked after every block.
         budget: bytes of activations held in memory before they go to files.
         seed: of the images held out, the windows and the batches.
 
@@ -73,46 +74,82 @@ def refine_blocks(
     if not layers or not all(name in model.exact for name in layers):
         raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
     device = find_device(settings.device, settings.name)
-    start = Snapshot(model, layers)
-    changed: dict[str, Change] = {}
-    skipped = dict(model.kept)
-    judging = round(budget * settings.held_out)
-    with Streams(budget - judging) as train, Streams(judging) as judge:
-        network = _Network(model, layers, data, (train, judge), settings.held_out, seed)
-        before = network.decibels()
+    start, told = Snapshot(model, layers), _Told(dict(model.kept))
+    judge_budget = round(budget * settings.held_out)
+    with Streams(budget - judge_budget) as train_streams, Streams(judge_budget) as judge_streams:
+        network = _Network(model, layers, data, (train_streams, judge_streams), settings.held_out, seed)
+        before = best = network.decibels()
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
-            changed |= network.enter(piece, solver if changed else None)
+            told.solved |= network.enter(piece, solver)
             inside = {name: layers[name] for name in piece.whole.nodes if name in layers}
+            held = Snapshot(model, inside)
             found = network.refine(piece.whole, inside, settings, device, index) if inside else ""
-            _report(found, inside, changed, skipped)
-            network.leave(piece, isinstance(found, Outcome) and found.improved)
+            learned = isinstance(found, Outcome) and found.improved
+            if learned and solver is None:
+                after = network.decibels()
+                if after > best:
+                    best = after
+                else:
+                    held.restore(model)
+                    learned, found = False, _REJECTED.format(best, after)
+            told.take(found, inside)
+            network.leave(piece, learned)
             progress(settings.name, index + 1, len(pieces))
         after = network.decibels()
-    if changed and not after > before:
+    if told.learned and not after > before:
         start.restore(model)
-        skipped |= dict.fromkeys(changed, _REJECTED.format(before, after))
-        changed.clear()
-    notes = [f"{len(changed)} of {len(layers)} layers gained; {settings.steps} steps a block on {device.type}"]
-    if changed:
+        told.put_back(_REJECTED.format(before, after))
+    notes = [f"{len(told.learned)} of {len(layers)} layers learned; {settings.steps} steps a block on {device.type}"]
+    behind = len(told.solved.keys() - told.learned.keys())
+    if behind:
+        notes.append(f"{behind} more were solved again behind them")
+    if told.learned:
         notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out images")
-    return PassReport(settings.name, changed, skipped, tuple(notes), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return PassReport(settings.name, told.changed(), told.skipped(), tuple(notes), seconds)
 
 
-def _report(
-    outcome: Outcome | str, inside: Mapping[str, Linear], changed: dict[str, Change], skipped: dict[str, str]
-) -> None:
-    """Say what became of the block's layers; those that were solved again have changed already."""
-    if isinstance(outcome, str):
-        skipped.update({name: outcome for name in inside if name not in changed})
-        return
-    size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"
-    text = f"{outcome.moved} codes moved, {outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
-    for name in inside:
-        if outcome.improved:
-            changed[name] = Change(f"learned{size}, {text}", outcome.before_db, outcome.after_db)
-        elif name not in changed:
-            skipped[name] = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out images)"
+class _Told:
+    """What became of every layer: what it learned, how it was solved again, why it did not learn."""
+
+    def __init__(self, kept: dict[str, str]) -> None:
+        self.learned, self.solved = dict[str, Change](), dict[str, Change]()
+        self.reasons = kept
+
+    def take(self, outcome: Outcome | str, inside: Collection[str]) -> None:
+        """Note what became of a block."""
+        if isinstance(outcome, str):
+            self.reasons |= dict.fromkeys(inside, outcome)
+            return
+        judged = f"{outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
+        if not outcome.improved:
+            reason = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out images)"
+            self.reasons |= dict.fromkeys(inside, reason)
+            return
+        size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"
+        change = Change(f"learned{size}, {outcome.moved} codes moved, {judged}", outcome.before_db, outcome.after_db)
+        self.learned |= dict.fromkeys(inside, change)
+
+    def put_back(self, reason: str) -> None:
+        """Nothing has changed after all; a layer that did not learn had a reason of its own."""
+        self.reasons |= dict.fromkeys(self.learned, reason)
+        self.learned.clear()
+        self.solved.clear()
+
+    def changed(self) -> dict[str, Change]:
+        """Layers that are no longer as they were."""
+        found = dict(self.learned)
+        for name, change in self.solved.items():
+            if name in self.learned:
+                found[name] = replace(found[name], what=f"{found[name].what}, {change.what}")
+            else:
+                found[name] = replace(change, what=f"{change.what}, {self.reasons[name]}")
+        return found
+
+    def skipped(self) -> dict[str, str]:
+        """Layers that are, and why."""
+        return {name: why for name, why in self.reasons.items() if name not in self.solved}
 
 
 @dataclass(frozen=True)
@@ -138,13 +175,14 @@ class _Network:
         self.model, self.layers, self.seed = model, layers, seed
         self.exact = exact_model(model)
         split = hold_out(len(data), held_out, seed)
-        self.judging = data.select(split.judge)
+        self.judge_images = data.select(split.judge)
         self.walk = Walk(model, self.exact, layers, data.select(split.train), streams[0], seed=seed)
-        self.train, self.judge = self.walk.pair, StreamPair(model, self.exact, self.judging, streams[1])
+        self.train, self.judge = self.walk.pair, StreamPair(model, self.exact, self.judge_images, streams[1])
+        self.moved = set[str]()  # tensors that are no longer what they were in the quantized network
 
     def decibels(self) -> float:
         """Signal to noise of the network's outputs on the images that judge."""
-        return network_db(self.model, self.exact, self.judging)
+        return network_db(self.model, self.exact, self.judge_images)
 
     def pieces(self, settings: LearnedRounding) -> list[_Piece]:
         """The network in blocks; graph outputs count as outputs of the block that writes them."""
@@ -166,17 +204,21 @@ class _Network:
         return result
 
     def enter(self, piece: _Piece, solver: LayerPass | None) -> dict[str, Change]:
-        """Run a block; its layers are solved again on the way if there is a ``solver``. Its inputs are held."""
+        """Run a block, whose inputs are held; what a ``solver`` made of its layers behind those that learned."""
         changed = {}
         for segment in piece.parts:
-            if solver is not None and segment.layer is not None:
-                changed[segment.layer] = self._solve(solver, self.layers[segment.layer])
+            if self.moved.intersection(segment.inputs):
+                self.moved.update(segment.outputs)
+                if solver is not None and segment.layer is not None:
+                    changed[segment.layer] = self._solve(solver, self.layers[segment.layer])
             for pair in (self.train, self.judge):
                 pair.advance(segment, held=piece.whole.inputs)
         return changed
 
     def leave(self, piece: _Piece, learned: bool) -> None:
         """Bring the block's outputs up to what it has learned, and forget what it was the last to read."""
+        if learned:
+            self.moved.update(piece.whole.outputs)
         for pair in (self.train, self.judge):
             if learned:
                 pair.again(piece.whole)
@@ -184,11 +226,11 @@ class _Network:
 
     def _solve(self, solver: LayerPass, layer: Linear) -> Change:
         """The layer once more, from its float weight."""
+        held = self.model.quantized[layer.name]
         (weight, bias), present = self.model.exact[layer.name], self.model.bias(layer)
         self.model.write(layer, weight, np.zeros_like(present) if bias is None and present is not None else bias)
-        bits = self.model.quantized[layer.name].grid.bits
-        found = solve_layer(self.model, solver, layer, bits, self.walk.moments(layer))
-        return replace(found, what=f"solved again behind layers that learned, {found.what}")
+        found = solve_layer(self.model, solver, layer, held.grid.bits, self.walk.moments(layer))
+        return Change(f"solved again behind layers that learned, {found.what}", held.sqnr_db, found.after_db)
 
     def refine(
         self, piece: Segment, inside: dict[str, Linear], settings: LearnedRounding, device: torch.device, index: int

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import road_sign_figures
 from benchmarks.road_sign_figures import Study, grid_figure, weight_figure
-from benchmarks.road_signs import AWQ_GRID, METHODS, PARTS, Row, ablation_table, main, method_table, without
+from benchmarks.road_signs import AWQ_GRID, METHODS, PARTS, Row, ablation_table, main, method_table, shortcuts, without
+from benchmarks.shortcuts import SHORTCUTS, rounded
 from converter.data import input_specs, load_data
 from converter.recipe import Pass, dump_recipe, parse_recipe
 from converter.report.table import show
@@ -20,8 +21,9 @@ from passes.awq import Awq
 from passes.base import LayerPass, LossGrid
 from passes.gptq import Gptq
 from passes.linear import Linear
+from passes.numerics.error import sqnr_db
 from passes.smoothquant import SmoothQuant
-from tests.converter.networks import images, quiet, resnet
+from tests.converter.networks import images, quiet, resnet, run
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -76,10 +78,33 @@ def test_tables() -> None:
     assert ["order", "94.00", "%", "20.0", "dB", "92.00", "%", "10.0", "dB"] in lines
 
 
+def test_shortcuts_are_measured_under_their_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, x = resnet(), images(64, 3, 12, 12)
+    exact = run(model, x)[0]
+    data = load_data((x, exact.argmax(axis=1)), input_specs(model))
+    monkeypatch.setattr("benchmarks.road_signs.ROAD_SIGNS", Mock(model=lambda: model, images=lambda *_: (data, data)))
+    found = shortcuts(model, data, [4, 2])
+    assert (found[0].method, found[0].top1) == ("float", 100.0)
+    assert [(row.bits, row.method) for row in found[1:]] == [
+        (bits, what) for bits in (4, 2) for what, _, _ in SHORTCUTS
+    ]
+    for row, (_, scales, folded) in zip(found[1:], 2 * SHORTCUTS, strict=True):
+        scores = run(rounded(model, row.bits, scales, folded=folded), x)[0]
+        assert row.sqnr_db == pytest.approx(sqnr_db(exact, scores), abs=0.01)
+    assert main(["shortcuts", "--bits", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "W2" in printed
+    assert "W4" not in printed
+    for row in found[5:]:
+        assert any(row.method in line and f"{row.top1:.2f} %" in line for line in printed.splitlines())
+
+
 def test_unknown_part_of_the_study(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["tabel"])
-    assert "no part is named 'tabel'; there are: table, ablation" in capsys.readouterr().err
+    assert "no part is named 'tabel'; there are: table, ablation, shortcuts" in capsys.readouterr().err
 
 
 def test_data_that_are_not_there(

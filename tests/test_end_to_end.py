@@ -123,7 +123,7 @@ RECIPES: dict[str, str | Recipe] = {
     "gptq3-weight-only": recipe(Gptq(bits=3)),
     "rtn2": recipe(ActivationRanges(), Rtn(bits=2)),
     "gptq2": recipe(ActivationRanges(), Gptq(bits=2)),
-    "learned2": recipe(ActivationRanges(), Gptq(bits=2), LearnedRounding(steps=400)),
+    "learned2": recipe(ActivationRanges(), Gptq(bits=2), LearnedRounding(steps=200)),
 }
 
 

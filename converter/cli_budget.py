@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.cli_context import keeping
+from converter.cli_context import keeping, warn
 from passes.errors import BudgetError, ConvertError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def search_folder(budget: "Budget | None", cache: Path | None, output: Path) -> 
     """Where a search keeps what it measures, until its file is written: ``cache``, or else a folder beside the output.
 
     That folder goes when the search has ended, with a file or without, and where it was refused. It stays after a
-    signal or a full disk, and a refusal takes nothing from an earlier run that was stopped.
+    signal or a full disk, and what ends without a file takes nothing from an earlier run that was stopped.
     """
     if budget is None:
         yield cache
@@ -39,12 +39,11 @@ def search_folder(budget: "Budget | None", cache: Path | None, output: Path) -> 
         from converter.budget.cache import forget, holds_something
 
         had, ended = place.exists(), False
+        if had and holds_something(place):
+            warn(f"what an earlier search measured is in {place}; what fits this one is not measured again")
         try:
             yield place
             ended = True
-        except BudgetError:
-            ended = True
-            raise
         except OutputError:
             raise
         except ConvertError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from converter.result import Result
 
 __all__ = ["finish"]
+
+_LEARNING = MappingProxyType({"qat": "Training", "learned_rounding": "Learned rounding:"})  # by name of the pass
 
 
 def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], *, quiet: bool) -> None:
@@ -31,6 +34,10 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
         table.show(tables)
     elif result.metrics is not None:
         table.show(tables[:1])
+    if not quiet:
+        for step in result.passes:
+            if step.name in _LEARNING:
+                click.echo(f"{_LEARNING[step.name]} {'; '.join(step.notes)}")
     click.echo(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s")
     facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
     for path in reports:

@@ -121,8 +121,5 @@ def train(
             warn=warn,
         )
     finish(result, model, output, report, quiet=quiet)
-    if not quiet:
-        for note in (note for step in result.passes if step.name == "qat" for note in step.notes):
-            click.echo(f"Training {note}")
     if checkpoint is None:
         place.unlink(missing_ok=True)

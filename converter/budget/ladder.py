@@ -104,6 +104,11 @@ def convert_within(
     assert data is not None
     fit, held_out = split(data, base.limit, base.seed)
     require_learnable(base.passes, lambda _: fit)
+    if budget.max_drop is not None and 100 / len(held_out) > budget.max_drop:
+        warn(
+            f"{len(held_out)} images judge, and one of them is {100 / len(held_out):.2g} points, more than --max-drop "
+            f"{budget.max_drop:g}: the drop is mostly an estimate; give more images"
+        )
     judge = Judge(source, held_out, classes=budget.max_drop is not None)
     cached = None if cache is None else Path(cache)
     bench = Workbench(source, fit, judge, budget, chosen, device, cached, memory_budget, progress)
@@ -219,6 +224,8 @@ def _why_not(bench: Workbench, judge: Judge) -> str:
         hints.append(f"--max-bytes {nearest.bytes}")
     if budget.broken(None, 0, nearest.latency_ms):
         hints.append(f"--max-latency {math.ceil(100 * (nearest.latency_ms or 0.0)) / 100:g}")
+    if bench.fewest_bytes is not None:
+        reason += f"; bits chosen layer by layer would take {bench.fewest_bytes:,.0f} bytes or so at the fewest"
     of = f" of {judge.drop_of}" if budget.max_drop is not None else ""
     return (
         f"no file keeps {budget}{of}, and none was written; nearest of {len(bench.trials)} is {nearest.name}, which "

@@ -73,6 +73,8 @@ def mixed_attempts(bench: Workbench, recipe: Recipe, floor: Trial, starts: Seque
     tried: set[tuple[int, ...]] = set()
     for _ in range(_SMALLER if bench.budget.wants_smallest else _MORE_ACCURATE):
         choices = model.choose()
+        if choices is None and bench.budget.max_bytes is not None:
+            bench.fewest_bytes = model.fewest_bytes()
         if choices is None or tuple(choices) in tried or not model.worthwhile(choices):
             return
         tried.add(tuple(choices))
@@ -106,6 +108,10 @@ class _NoiseModel:
     def size(self, choices: Choices) -> float:
         """Expected bytes of the file."""
         return self.around + float(_taken(self.effects.bytes, choices).sum())
+
+    def fewest_bytes(self) -> float:
+        """Expected bytes of the smallest file there is."""
+        return self.around + float(self.effects.bytes.min(axis=1).sum())
 
     def learn(self, trial: Trial) -> None:
         """Correct everything by an attempt."""

@@ -81,6 +81,7 @@ class Workbench:
         self.cache_folder = cache
         self.trials: list[Trial] = []
         self.effects: Effects | None = None
+        self.fewest_bytes: float | None = None  # expected of mixed bits, where no choice of them is within the limit
         self._best: Result | None = None
         self._digest = "" if cache is None else hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
         self._source = "" if cache is None else source_digest()

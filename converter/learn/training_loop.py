@@ -34,6 +34,7 @@ __all__ = ["train_network"]
 
 _JUDGED = 64  # images at once without gradients
 _COMPARED = 256  # held-out images that layers' errors are measured on
+_FEW = 32  # held-out images; of fewer, one that changes its class is 3 points and more
 
 
 def train_network(
@@ -106,6 +107,8 @@ class _Training:
         self, progress: Progress, place: Checkpoint | None, warn: Callable[[str], None]
     ) -> tuple[Score, Score, int]:
         """Train; the score before, the best one, and after how many epochs it was reached."""
+        if len(self.split.judge) < _FEW:
+            warn(f"{len(self.split.judge)} held-out images choose the best epoch, which is few; give more images")
         start = self._judged()
         best, best_epoch, state = start, 0, copy.deepcopy(self.network.state_dict())
         done = 0
@@ -197,6 +200,8 @@ class _Training:
         what = "right" if self.objective == "labels" else "as the float network"
         unit = what if best.share is not None else "to the float network"
         judged = f"{start} -> {best} {unit} of {len(self.split.judge)} held-out images"
+        if best.share is not None and best.share == start.share:  # then the loss has decided
+            judged += f", loss {start.loss:.4g} -> {best.loss:.4g}"
         if epoch == 0:
             reason = f"gained nothing: {judged}"
             return PassReport(self.settings.name, {}, self.kept | dict.fromkeys(before, reason), (reason,), seconds)

@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from converter.recipe import RECIPES, parse_recipe
+from converter.recipe import RECIPES, dump_recipe, find_recipe, parse_recipe
 from converter.report import words
+from passes.learned_rounding import LearnedRounding
 from tests.command_line import CONVERT, names, process, run
 from tests.models_zoo import SIDE, images
 
@@ -133,6 +136,17 @@ def test_inspect() -> None:
     for layer in content["layers"]:
         assert layer["name"] in table.stdout
         assert f"{layer['bytes']:,}" in table.stdout
+
+
+def test_what_learning_came_to_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    recipe = tmp_path / "learned.toml"
+    steps = (*find_recipe("int4").passes, LearnedRounding(steps=2, batch=8))
+    recipe.write_text(dump_recipe(replace(find_recipe("int4"), name="learned", passes=steps)))
+    result = run(*CONVERT, "--recipe", str(recipe))
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^Learned rounding: \d+ of \d+ layers learned; 2 steps a block on c", result.stdout, re.MULTILINE)
+    assert "Learned rounding" not in run(*CONVERT, "--recipe", str(recipe), "--quiet").stdout
 
 
 def test_recipes() -> None:

@@ -145,6 +145,9 @@ def test_a_killed_run_without_a_cache_goes_on_beside_its_output(wider: Path, mon
     refused = run(*BUDGET, "--bits", "large=8")
     assert refused.exit_code == 2
     assert names(wider) == before | {"out.search"}, "a slip on the way takes nothing"
+    missed = run(*BUDGET, "--max-bytes", "100")
+    assert missed.exit_code == 3
+    assert names(wider) == before | {"out.search"}, "another budget that none keeps takes nothing"
     measured: list[str] = []
     store = Cache.store
 
@@ -155,6 +158,7 @@ def test_a_killed_run_without_a_cache_goes_on_beside_its_output(wider: Path, mon
     monkeypatch.setattr(Cache, "store", seen)
     result = run(*BUDGET)
     assert result.exit_code == 0, result.output
+    assert "what an earlier search measured is in out.search" in result.stderr
     assert {name for name in written if name.startswith("effect")}.isdisjoint(measured)
     assert measured, "it was not at its end"
     assert names(wider) == before | {"out.onnx"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from onnx import helper
 from converter import Budget, Recipe, Result, convert, convert_within
 from converter.attempt import Search
 from converter.budget.judge import split
-from converter.budget.mixed import BASE
+from converter.budget.mixed import BASE, with_bits
 from converter.data import input_specs, load_data
 from converter.recipe import RECIPES
 from passes.errors import BudgetError, UsageError
 from passes.learned_rounding import LearnedRounding
 from passes.numerics.error import sqnr_db
 from passes.rtn import Rtn
-from tests.converter.networks import images, network, random, run, wide
+from tests.converter.networks import images, network, prepared, random, run, wide
 
 DATA = images(64, 3, 12, 12)
 UNSEEN = images(64, 3, 12, 12, seed=9)
@@ -108,6 +109,11 @@ def test_no_file_keeps_the_budget() -> None:
         convert_within(wide(), DATA, Budget(max_bytes=13_000), limit=32)
     message = str(caught.value)
     assert "no file keeps at most 13,000 bytes, and none was written" in message
+    fewest = re.search(r"bits chosen layer by layer would take ([\d,]+) bytes or so at the fewest", message)
+    assert fewest is not None
+    bits = dict.fromkeys(prepared(wide()).layers(), 2)
+    least = convert(wide(), split(load_data(DATA, input_specs(wide())), 32, 0)[0], recipe=with_bits(BASE, bits))
+    assert int(fewest[1].replace(",", "")) == pytest.approx(least.model.ByteSize(), rel=0.1)
     assert "nearest of" in message
     search = caught.value.search
     assert isinstance(search, Search)
@@ -190,6 +196,16 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
     last = Count()
     convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=last)
     assert last.done["gptq"] == 1  # only the best is made again
+
+
+@pytest.mark.parametrize(("drop", "warned"), [(3.0, True), (3.2, False)])
+def test_a_drop_smaller_than_one_image_is_worth_a_warning(drop: float, warned: bool) -> None:
+    """32 images judge: one is 3.1 points."""
+    said: list[str] = []
+    plain = RECIPES["int8"]
+    convert_within(wide(), DATA, Budget(max_drop=drop), recipe=plain, limit=32, warn=said.append)
+    expected = "32 images judge, and one of them is 3.1 points, more than --max-drop 3: the drop is mostly an estimate"
+    assert any(message.startswith(expected) for message in said) is warned
 
 
 def test_split_keeps_images_apart() -> None:

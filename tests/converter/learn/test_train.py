@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from converter import Recipe, convert, train  # noqa: E402
 from converter.emit.qdq import emit  # noqa: E402
 from converter.learn import TrainingFile  # noqa: E402
-from converter.learn.objective import is_classifier, loss  # noqa: E402
+from converter.learn.objective import Score, is_classifier, loss  # noqa: E402
 from converter.learn.trained_network import TrainedNetwork  # noqa: E402
 from converter.learn.training_loop import train_network  # noqa: E402
 from passes.activation_ranges import ActivationRanges  # noqa: E402
@@ -205,6 +205,17 @@ def test_a_rate_that_is_too_large_is_refused() -> None:
     with pytest.raises(QuantizationError, match="the loss of the training is"):
         train_network(model, replace(SHORT, rate=1e30, objective="float"), data, quiet, seed=0)
     np.testing.assert_array_equal(outputs(model), before)
+
+
+def test_a_loss_that_decides_is_said_and_so_is_that_few_images_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many right as before, at a smaller loss: which is the better epoch, though no accuracy shows it."""
+    scores = iter([Score(1.5, 0.5), *[Score(1.25, 0.5)] * 99])
+    monkeypatch.setattr("converter.learn.training_loop._Training._judged", lambda _: next(scores))
+    said: list[str] = []
+    model = quantized(3)
+    report = train_network(model, SHORT, dataset(prepared(resnet()), X), quiet, seed=0, warn=said.append)
+    assert "50.00 % -> 50.00 % as the float network of 6 held-out images, loss 1.5 -> 1.25" in report.notes[0]
+    assert said == ["6 held-out images choose the best epoch, which is few; give more images"]
 
 
 @pytest.mark.parametrize("op", ["Ceil", "Resize"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import onnxruntime as ort
 import torch
 
 from converter import Recipe
@@ -24,7 +25,7 @@ from converter.walk import DEFAULT_BUDGET
 from passes.base import Model
 from passes.qat import Qat
 
-__all__ = ["Parity", "parity", "trained_network"]
+__all__ = ["Parity", "parity", "trained_network", "unoptimized"]
 
 _BATCH = 64
 
@@ -74,6 +75,20 @@ def trained_network(
     network = TrainedNetwork(work, sample, learn_activations=qat.learn_activations)
     network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["best"])
     return network
+
+
+def unoptimized(file: onnx.ModelProto) -> Network:
+    """The file as its nodes say, in floats between its quantizers: what is left of a difference is the kernels' own."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(file.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        found = session.run(names, {name: value.numpy() for name, value in inputs.items()})
+        return {name: torch.from_numpy(values) for name, values in zip(names, found, strict=True)}
+
+    return run
 
 
 @torch.no_grad()

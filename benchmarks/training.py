@@ -1,6 +1,7 @@
 """Quantization-aware training, on images that it has not seen.
 
-What it gains over its post-training start, and how near the written file is to the torch network that was trained.
+What it gains over its post-training start, and how near the written file is to the torch network that was trained; how
+near it is to itself without onnxruntime's optimizations says what is the kernels' rounding.
 """
 
 import tempfile
@@ -58,7 +59,7 @@ def _trained(
 
     ``limit`` is in points below float.
     """
-    from benchmarks.trained_parity import parity, trained_network
+    from benchmarks.trained_parity import parity, trained_network, unoptimized
 
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / f"{stage}.onnx" for stage in ("float", "start", "trained")]
@@ -71,6 +72,7 @@ def _trained(
         measured = evaluate(paths, evaluation, latency=False, progress=progress).models
         network = trained_network(model, training, result.recipe, checkpoint, progress)
         near = parity(network, result.model, evaluation)
+        itself = parity(unoptimized(result.model), result.model, evaluation)
     losses = [100 * (_top1(measured[0]) - _top1(other)) for other in measured[1:]]
     what = f"{name}, W{bits}A8 trained on {len(training):,} images: top-1 lost"
     note = (
@@ -84,6 +86,9 @@ def _trained(
     )
     rms = f"of the range of the scores; {100 * near.rms:.2f} % in the mean square"
     yield Bar(f"{both}, largest difference", 100 * near.farthest, _MOST_APART, "%", note=rms)
+    what = f"{name}, W{bits}A8 trained: the file with onnxruntime's optimizations off and on, one class"
+    note = f"largest difference {100 * itself.farthest:.2f} %, {100 * itself.rms:.2f} % in the mean square"
+    yield Bar(what, 100 * itself.agreement, None, "%", note=note)
 
 
 def _qat(bits: int) -> Recipe:

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks.trained_parity import parity, trained_network  # noqa: E402
+from benchmarks.trained_parity import parity, trained_network, unoptimized  # noqa: E402
 from converter import Recipe, Result, convert, train  # noqa: E402
 from converter.data import Dataset, input_specs, load_data  # noqa: E402
 from passes.activation_ranges import ActivationRanges  # noqa: E402
@@ -38,6 +38,7 @@ def test_the_file_is_the_network_that_was_trained(tmp_path: Path) -> None:
     found = parity(network, result.model, data(9))
     assert (found.images, found.agreement) == (64, 1.0)
     assert found.rms <= found.farthest < 1e-4  # half a step of one bias is more
+    assert parity(unoptimized(result.model), result.model, data(9)).farthest < 1e-4
     before = parity(network, convert(resnet(), data(1), recipe=Recipe("start", "", START)).model, data(9))
     assert before.farthest > 3e-2, "the file before the training is not that network"
     assert before.rms > 2 * found.rms

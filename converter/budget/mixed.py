@@ -41,6 +41,8 @@ _FARTHEST = 8.0  # times the amplitude of an error that is scaled to see what it
 _INSIDE, _NOISIER = 0.95, 1.05  # of the powers of attempts that broke the budget and that held: the next lies between
 
 _FURTHER = 1.5  # times the power that held, where nothing has been broken yet
+_STEP = 0.8  # times the least power that broke the budget: a decibel, which is a sixth of a bit
+_MOST_LUCK = 0.5  # of the allowed drop that bad luck in counting may take
 
 Choices = NDArray[np.intp]
 
@@ -151,13 +153,17 @@ class _NoiseModel:
     def _aim(self) -> float:
         """Power of the output's error to go for; 0 where nothing is left to try.
 
-        That is where the allowed drop is expected, or, where that is no news, between the attempts that held and those
-        that did not.
+        That is where the allowed drop is expected, less what the last attempt was out of luck by; or, where that is no
+        news, between the attempts that held and those that did not, and no further from the latter than a step.
         """
         nearest, borders, drop = self.nearest, self.bench.judge.borders, self.bench.budget.max_drop
         if nearest is None or nearest.verdict.errors is None or borders is None or drop is None:
             return 0.0
-        aim = borders.largest_scale(nearest.verdict.errors, drop / 100, _FARTHEST) ** 2 * nearest.verdict.power
+        allowed = drop / 100
+        if nearest.verdict.drop is not None:
+            unlucky = nearest.verdict.drop.judged - nearest.verdict.drop.expected
+            allowed -= min(max(unlucky, 0.0), _MOST_LUCK * allowed)
+        aim = borders.largest_scale(nearest.verdict.errors, allowed, _FARTHEST) ** 2 * nearest.verdict.power
         trials = self.bench.trials
         ceiling = min((_INSIDE * trial.verdict.power for trial in trials if not trial.attempt.holds), default=math.inf)
         held = max([self.floor, *(trial.verdict.power for trial in trials if trial.attempt.holds)])
@@ -165,7 +171,9 @@ class _NoiseModel:
             return 0.0
         if held * _NOISIER < aim < ceiling:
             return aim
-        return math.sqrt(held * ceiling) if math.isfinite(ceiling) else held * _FURTHER
+        if not math.isfinite(ceiling):
+            return held * _FURTHER
+        return max(math.sqrt(held * ceiling), _STEP * ceiling)
 
 
 def _taken(table: NDArray[np.float64], choices: Choices) -> NDArray[np.float64]:

@@ -104,12 +104,12 @@ def convert_within(
     assert data is not None
     fit, held_out = split(data, base.limit, base.seed)
     require_learnable(base.passes, lambda _: fit)
+    judge = Judge(source, held_out, classes=budget.max_drop is not None)
     if budget.max_drop is not None and 100 / len(held_out) > budget.max_drop:
         warn(
             f"{len(held_out)} images judge, and one of them is {100 / len(held_out):.2g} points, more than --max-drop "
             f"{budget.max_drop:g}: the drop is mostly an estimate; give more images"
         )
-    judge = Judge(source, held_out, classes=budget.max_drop is not None)
     cached = None if cache is None else Path(cache)
     bench = Workbench(source, fit, judge, budget, chosen, device, cached, memory_budget, progress)
     for trial in _rungs(bench, base) if recipe == AUTO else [bench.attempt(base.name, base)]:

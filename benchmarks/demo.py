@@ -198,7 +198,7 @@ def _heading(images: int, evaluated: int) -> RenderableType:
     text.append(
         f"ImageNet weights; calibrated on {images} crops of {len(CALIBRATION)} photographs, measured on {evaluated} "
         f"crops of {len(EVALUATION)} others; onnxruntime {importlib.metadata.version('onnxruntime')} on the CPU.\n"
-        "This takes three minutes on two cores.\n",
+        "This takes some minutes; two idle cores need about three.\n",
         style="not bold",
     )
     return text

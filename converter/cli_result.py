@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
@@ -11,8 +10,6 @@ if TYPE_CHECKING:
     from converter.result import Result
 
 __all__ = ["finish"]
-
-_LEARNING = MappingProxyType({"qat": "Training", "learned_rounding": "Learned rounding:"})  # by name of the pass
 
 
 def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], *, quiet: bool) -> None:
@@ -24,6 +21,8 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     from converter.report.files import write_report
     from converter.report.search import search_tables
     from converter.report.speed import speed_tables
+    from passes.learned_rounding import LearnedRounding
+    from passes.qat import Qat
 
     before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
     result.save(output)
@@ -34,10 +33,10 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
         table.show(tables)
     elif result.metrics is not None:
         table.show(tables[:1])
-    if not quiet:
-        for step in result.passes:
-            if step.name in _LEARNING:
-                click.echo(f"{_LEARNING[step.name]} {'; '.join(step.notes)}")
+    learning = {} if quiet else {Qat.name: "Training", LearnedRounding.name: "Learned rounding:"}
+    for step in result.passes:
+        if step.name in learning:
+            click.echo(f"{learning[step.name]} {'; '.join(step.notes)}")
     click.echo(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s")
     facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
     for path in reports:

@@ -20,7 +20,7 @@ from passes.numerics.error import decibel
 from passes.numerics.grid import Floats
 from passes.numerics.outputs import OutputStatistics, OutputSums
 
-__all__ = ["correct_layers", "exact_model"]
+__all__ = ["correct_layers", "exact_model", "write_exact"]
 
 
 def correct_layers(
@@ -71,10 +71,16 @@ def exact_model(model: Model) -> Model:
     """The float network that a quantized model came from: the same graph with the weights of `Model.exact`."""
     exact = Model(model.graph.copy(), model.rules)
     layers = exact.layers()
-    for name, (weight, bias) in model.exact.items():
-        present = exact.bias(layers[name])
-        exact.write(layers[name], weight, np.zeros_like(present) if bias is None and present is not None else bias)
+    for name in model.exact:
+        write_exact(exact, layers[name], model)
     return exact
+
+
+def write_exact(target: Model, layer: Linear, quantized: Model) -> None:
+    """Give a layer the float weight and bias that its quantized form came from; a bias that came since is zero."""
+    weight, bias = quantized.exact[layer.name]
+    present = target.bias(layer)
+    target.write(layer, weight, np.zeros_like(present) if bias is None and present is not None else bias)
 
 
 def _outputs(walk: Walk, model: Model, layer: Linear) -> OutputStatistics:

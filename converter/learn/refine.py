@@ -8,14 +8,14 @@ layers behind it are solved again before they learn in their turn.
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import torch
 
-from converter.correct import exact_model
+from converter.correct import exact_model, write_exact
 from converter.data import Dataset
 from converter.emit.floats import float_model
 from converter.emit.qdq import runs_on_integers
@@ -28,6 +28,7 @@ from converter.learn.program import Program, unsupported
 from converter.learn.rounding import Outcome, learn
 from converter.learn.samples import Samples, looks_around, run_in_batches, windows
 from converter.learn.spatial import NoTorchForm
+from converter.learn.told import Told
 from converter.runtime import Progress, open_session
 from converter.segments import Segment, cut, submodel
 from converter.stream_pair import FLOAT, QUANTIZED, StreamPair
@@ -74,7 +75,7 @@ def refine_blocks(
     if not layers or not all(name in model.exact for name in layers):
         raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
     device = find_device(settings.device, settings.name)
-    start, told = Snapshot(model, layers), _Told(dict(model.kept))
+    start, told = Snapshot(model, layers), Told(dict(model.kept))
     judge_budget = round(budget * settings.held_out)
     with Streams(budget - judge_budget) as train_streams, Streams(judge_budget) as judge_streams:
         network = _Network(model, layers, data, (train_streams, judge_streams), settings.held_out, seed)
@@ -96,7 +97,7 @@ def refine_blocks(
             told.take(found, inside)
             network.leave(piece, learned)
             progress(settings.name, index + 1, len(pieces))
-        after = network.decibels()
+        after = best if solver is None else network.decibels()
     if told.learned and not after > before:
         start.restore(model)
         told.put_back(_REJECTED.format(before, after))
@@ -108,48 +109,6 @@ def refine_blocks(
         notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out images")
     seconds = time.perf_counter() - started
     return PassReport(settings.name, told.changed(), told.skipped(), tuple(notes), seconds)
-
-
-class _Told:
-    """What became of every layer: what it learned, how it was solved again, why it did not learn."""
-
-    def __init__(self, kept: dict[str, str]) -> None:
-        self.learned, self.solved = dict[str, Change](), dict[str, Change]()
-        self.reasons = kept
-
-    def take(self, outcome: Outcome | str, inside: Collection[str]) -> None:
-        """Note what became of a block."""
-        if isinstance(outcome, str):
-            self.reasons |= dict.fromkeys(inside, outcome)
-            return
-        judged = f"{outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
-        if not outcome.improved:
-            reason = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out images)"
-            self.reasons |= dict.fromkeys(inside, reason)
-            return
-        size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"
-        change = Change(f"learned{size}, {outcome.moved} codes moved, {judged}", outcome.before_db, outcome.after_db)
-        self.learned |= dict.fromkeys(inside, change)
-
-    def put_back(self, reason: str) -> None:
-        """Nothing has changed after all; a layer that did not learn had a reason of its own."""
-        self.reasons |= dict.fromkeys(self.learned, reason)
-        self.learned.clear()
-        self.solved.clear()
-
-    def changed(self) -> dict[str, Change]:
-        """Layers that are no longer as they were."""
-        found = dict(self.learned)
-        for name, change in self.solved.items():
-            if name in self.learned:
-                found[name] = replace(found[name], what=f"{found[name].what}, {change.what}")
-            else:
-                found[name] = replace(change, what=f"{change.what}, {self.reasons[name]}")
-        return found
-
-    def skipped(self) -> dict[str, str]:
-        """Layers that are, and why."""
-        return {name: why for name, why in self.reasons.items() if name not in self.solved}
 
 
 @dataclass(frozen=True)
@@ -227,8 +186,7 @@ class _Network:
     def _solve(self, solver: LayerPass, layer: Linear) -> Change:
         """The layer once more, from its float weight."""
         held = self.model.quantized[layer.name]
-        (weight, bias), present = self.model.exact[layer.name], self.model.bias(layer)
-        self.model.write(layer, weight, np.zeros_like(present) if bias is None and present is not None else bias)
+        write_exact(self.model, layer, self.model)
         found = solve_layer(self.model, solver, layer, held.grid.bits, self.walk.moments(layer))
         return Change(f"solved again behind layers that learned, {found.what}", held.sqnr_db, found.after_db)
 

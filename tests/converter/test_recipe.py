@@ -13,12 +13,15 @@ from converter.recipe import PASSES, RECIPES, Recipe, dump_recipe, find_recipe, 
 from passes.activation_ranges import ActivationRanges
 from passes.awq import Awq
 from passes.base import Stage
+from passes.bias_correction import BiasCorrection
 from passes.equalize import Equalize
 from passes.errors import RecipeError
 from passes.exclude import Exclude
 from passes.fold_batchnorm import FoldBatchnorm
 from passes.gptq import Gptq
+from passes.learned_rounding import LearnedRounding
 from passes.normalise import Normalise
+from passes.qat import Qat
 from passes.rtn import Rtn
 from passes.smoothquant import SmoothQuant
 
@@ -314,3 +317,17 @@ def test_blocks_without_a_kernel_are_refused_in_the_recipe(block: int) -> None:
 @pytest.mark.parametrize("block", [16, 256, None])
 def test_blocks_with_a_kernel_are_taken(block: int | None) -> None:
     assert Recipe("mine", "", (Gptq(block=block),), storage="matmulnbits").storage == "matmulnbits"
+
+
+def test_what_solves_layers_again() -> None:
+    gptq, first, second = Gptq(bits=2), LearnedRounding(), LearnedRounding(steps=7)
+    for steps, learning, solver in (
+        ((gptq, first), first, gptq),
+        ((gptq, first, second), first, gptq),
+        ((gptq, first, second), second, None),  # what the first learned would be lost
+        ((gptq, Qat(), first), first, None),
+        ((gptq, BiasCorrection(), first), first, None),
+        ((Rtn(bits=2), first), first, None),
+        ((Gptq(bits=2, sequential=False, asymmetric_target=False, few_rows=False), first), first, None),
+    ):
+        assert Recipe("r", "", (Normalise(), *steps)).solver_before(learning) is solver

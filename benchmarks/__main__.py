@@ -37,7 +37,7 @@ from benchmarks.training import qat_cifar, qat_road_signs
 from converter import ConvertError
 from converter.report.progress import progress_bars
 from converter.report.table import show
-from converter.runtime import available_threads
+from converter.runtime.session import available_threads
 
 __all__ = ["BENCHMARKS", "Outcome", "main", "measure", "outcome_table", "verdict"]
 

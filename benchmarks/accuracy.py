@@ -11,11 +11,11 @@ import onnx
 from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56
 from converter import Recipe, convert, find_recipe
-from converter.data import Dataset
-from converter.evaluate import Measurement, evaluate
-from converter.runtime import Progress
-from converter.save import save_onnx
-from passes.gptq import Gptq
+from converter.data.dataset import Dataset
+from converter.evaluation.evaluate import Measurement, evaluate
+from converter.model_io.save import save_onnx
+from converter.runtime.session import Progress
+from passes.weights.gptq import Gptq
 
 __all__ = ["INT3_WEIGHT_ONLY", "accuracy_losses", "cifar", "imagenet"]
 

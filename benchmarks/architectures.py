@@ -26,13 +26,15 @@ from benchmarks.random_resnet import random_images, random_network
 from benchmarks.shared_data import IMAGENET_SIZE
 from benchmarks.side_by_side import speedups
 from converter import convert
-from converter.compare import compare
-from converter.data import input_specs, load_data
-from converter.evaluate import evaluate, model_bytes
-from converter.recipe import RECIPES
+from converter.comparison.compare import compare
+from converter.data.dataset import load_data
+from converter.data.inputs import input_specs
+from converter.evaluation.evaluate import evaluate
+from converter.model_io.load import model_bytes
+from converter.model_io.save import prepare_output, save_onnx
+from converter.pipeline.result import Result
+from converter.recipes.builtin import RECIPES
 from converter.report.table import plain_table, show
-from converter.result import Result
-from converter.save import prepare_output, save_onnx
 from passes.errors import ConvertError
 
 __all__ = ["ARCHITECTURES", "LEAST_DB", "Row", "main", "page", "rows"]

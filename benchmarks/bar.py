@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from converter.runtime import Progress
+from converter.runtime.session import Progress
 
 __all__ = ["Bar", "Benchmark"]
 

@@ -14,12 +14,12 @@ import onnx
 from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT
 from converter import Budget, Recipe, Result, convert, convert_within
-from converter.budget.judge import split
+from converter.budget.held_out_judge import split
 from converter.budget.mixed import BASE, with_bits
-from converter.data import Dataset
-from converter.evaluate import Measurement, evaluate
-from converter.runtime import Progress
-from converter.save import save_onnx
+from converter.data.dataset import Dataset
+from converter.evaluation.evaluate import Measurement, evaluate
+from converter.model_io.save import save_onnx
+from converter.runtime.session import Progress
 
 __all__ = [
     "CACHE",

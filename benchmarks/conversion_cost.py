@@ -21,9 +21,9 @@ from benchmarks.photographs import calibration_crops
 from benchmarks.random_resnet import write_random_resnet18
 from benchmarks.shared_data import ROOT, MissingData
 from converter import convert
-from converter.data import Preprocess
+from converter.data.preprocess import Preprocess
 from converter.report.progress import progress_bars
-from converter.runtime import Progress
+from converter.runtime.session import Progress
 
 __all__ = ["Cost", "calibration_memory", "conversion_cost", "conversion_time", "write_photographs"]
 

@@ -14,8 +14,8 @@ from benchmarks.random_resnet import random_images, random_network
 from benchmarks.side_by_side import speedups
 from benchmarks.static_quantization import static_files
 from converter import convert
-from converter.runtime import Progress
-from converter.save import save_onnx
+from converter.model_io.save import save_onnx
+from converter.runtime.session import Progress
 
 __all__ = ["cpu_speed"]
 

@@ -27,16 +27,16 @@ from benchmarks.demo_report import measured_on, result_table, skipped_layers
 from benchmarks.photographs import CALIBRATION, EVALUATION, SIZE, calibration_crops, evaluation_crops
 from benchmarks.shared_data import EFFICIENTNET, ROOT, MissingData, efficientnet_weights
 from converter import ConvertError, Result, convert
-from converter.evaluate import Evaluation, evaluate
-from converter.export import export
-from converter.factory import load_module
-from converter.load import load_onnx
-from converter.measured import load_for
-from converter.open import ModelFile
+from converter.evaluation.evaluate import Evaluation, evaluate
+from converter.evaluation.shared_data import load_for
+from converter.model_io.export import export
+from converter.model_io.factory import load_module
+from converter.model_io.load import load_onnx
+from converter.model_io.open import ModelFile
+from converter.model_io.save import save_onnx
 from converter.report.progress import progress_bars
 from converter.report.table import show
-from converter.runtime import Progress
-from converter.save import save_onnx
+from converter.runtime.session import Progress
 
 __all__ = [
     "PREPROCESS",

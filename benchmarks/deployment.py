@@ -12,10 +12,10 @@ from onnx import TensorProto, numpy_helper
 from benchmarks.bar import Bar
 from benchmarks.random_resnet import random_images, random_resnet18
 from converter import convert
-from converter.evaluate import model_bytes
-from converter.latency import latencies
-from converter.runtime import Progress, open_session
-from converter.save import save_onnx
+from converter.model_io.load import model_bytes
+from converter.model_io.save import save_onnx
+from converter.runtime.latency import latencies
+from converter.runtime.session import Progress, open_session
 
 __all__ = ["differing_outputs", "int8_storage", "resnet18", "runtime_operators"]
 

@@ -14,13 +14,14 @@ from benchmarks.accuracy import accuracy_losses
 from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, shared_file
 from converter import Recipe, convert, find_recipe
-from converter.data import Dataset, input_specs, load_data
-from converter.evaluate import Measurement, evaluate
+from converter.data.dataset import Dataset, load_data
+from converter.data.inputs import input_specs
+from converter.evaluation.evaluate import Measurement, evaluate
 from converter.learn.held_out import hold_out
-from converter.runtime import Progress
-from converter.save import save_onnx
-from passes.gptq import Gptq
-from passes.learned_rounding import LearnedRounding
+from converter.model_io.save import save_onnx
+from converter.runtime.session import Progress
+from passes.weights.gptq import Gptq
+from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["learned_rounding", "low_bits", "low_bits_efficientnet", "two_level", "with_bits", "with_gptq"]
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.shared_data import ROOT
 from converter import convert
-from converter.view import served
+from converter.inspection.netron import served
 
 __all__ = ["RECIPES", "Browser", "main", "photograph"]
 

@@ -7,8 +7,8 @@ import onnx
 from numpy.typing import NDArray
 
 from benchmarks.shared_data import IMAGENET_SIZE, ROOT
-from converter.export import export
-from converter.factory import load_module
+from converter.model_io.export import export
+from converter.model_io.factory import load_module
 
 __all__ = ["random_images", "random_network", "random_resnet18", "write_random_resnet18"]
 

@@ -18,19 +18,22 @@ from click.testing import CliRunner
 
 import converter
 from benchmarks.shared_data import ROOT
-from converter.cli import cli
-from converter.compare import Comparison, ImageError, LayerError, compare
+from converter.cli.main import cli
+from converter.comparison.compare import Comparison, ImageError, LayerError, compare
 from converter.comparison.suggestion import Suggestion, suggest
-from converter.data import Dataset, load_data
-from converter.evaluate import Evaluation, Measurement, evaluate
-from converter.inspect import InspectedLayer, Inspection, inspect_model
-from converter.recipe import PASSES, RECIPES, Recipe
-from converter.recipe_text import meanings
-from converter.targets import TARGETS, Target
-from converter.verify import verify
+from converter.data.dataset import Dataset, load_data
+from converter.evaluation.evaluate import Evaluation, Measurement, evaluate
+from converter.inspection.inspect import InspectedLayer, Inspection, inspect_model
+from converter.recipes.builtin import RECIPES
+from converter.recipes.recipe import Recipe
+from converter.recipes.registry import PASSES
+from converter.recipes.toml_template import meanings
+from converter.targets.catalog import TARGETS
+from converter.targets.target import Target
+from converter.verification.verify import verify
 from passes import errors
 from passes.base import Stage
-from passes.placement import Rules
+from passes.ir.rules import Rules
 
 __all__ = ["main", "pages"]
 

@@ -23,8 +23,8 @@ from benchmarks.random_resnet import random_images, random_network
 from benchmarks.shared_data import RESNET20, MissingData, shared_file
 from converter import Recipe, convert, find_recipe
 from converter.report.progress import progress_bars
-from passes.activation_ranges import ActivationRanges
-from passes.smoothquant import SmoothQuant
+from passes.activations.activation_ranges import ActivationRanges
+from passes.scale_migration.smoothquant import SmoothQuant
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -21,17 +21,19 @@ from numpy.typing import NDArray
 from benchmarks.road_signs import AWQ_GRID, CALIBRATE
 from benchmarks.shared_data import ROAD_SIGNS, ROOT, MissingData
 from converter import ConvertError
-from converter.calibrate import calibrate
-from converter.data import Dataset
+from converter.calibration.statistics import calibrate
+from converter.data.dataset import Dataset
 from converter.report.progress import progress_bars
-from converter.runtime import Progress
-from converter.targets import find_target
-from passes.base import LossGrid, Model, Stats
-from passes.fold_batchnorm import FoldBatchnorm
-from passes.linear import Linear
-from passes.normalise import Normalise
+from converter.runtime.session import Progress
+from converter.targets.catalog import find_target
+from passes.graph.fold_batchnorm import FoldBatchnorm
+from passes.graph.normalise.normalise import Normalise
+from passes.ir.linear import Linear
+from passes.ir.model import Model
 from passes.numerics.error import decibel
-from passes.scale_groups import input_channels
+from passes.report import LossGrid
+from passes.scale_migration.scale_groups import input_channels
+from passes.statistics import Stats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -33,18 +33,18 @@ from benchmarks.low_bits import with_gptq
 from benchmarks.shared_data import ROAD_SIGNS, MissingData
 from benchmarks.shortcuts import SHORTCUTS, rounded
 from converter import Budget, ConvertError, Recipe, Result, convert, convert_within, find_recipe, train
-from converter.data import Dataset
-from converter.evaluate import Measurement, evaluate
-from converter.recipe import Pass
+from converter.data.dataset import Dataset
+from converter.evaluation.evaluate import Measurement, evaluate
+from converter.model_io.save import save_onnx
+from converter.recipes.registry import Pass
 from converter.report.progress import progress_bars
 from converter.report.table import show
-from converter.runtime import Progress
-from converter.save import save_onnx
-from passes.activation_ranges import ActivationRanges
-from passes.awq import Awq
-from passes.gptq import Gptq
-from passes.rtn import Rtn
-from passes.smoothquant import SmoothQuant
+from converter.runtime.session import Progress
+from passes.activations.activation_ranges import ActivationRanges
+from passes.scale_migration.awq import Awq
+from passes.scale_migration.smoothquant import SmoothQuant
+from passes.weights.gptq import Gptq
+from passes.weights.rtn import Rtn
 
 __all__ = [
     "AUTO",

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import onnx
 
-from converter.data import Dataset, Preprocess, input_specs, load_data
-from converter.open import open_model
+from converter.data.dataset import Dataset, load_data
+from converter.data.inputs import input_specs
+from converter.data.preprocess import Preprocess
+from converter.model_io.open import open_model
 
 __all__ = [
     "EFFICIENTNET",

@@ -9,13 +9,14 @@ from typing import Literal
 import onnx
 import onnx_graphsurgeon as gs
 
-from converter.emit.floats import float_model
-from converter.targets import DEFAULT_TARGET, find_target
-from passes.base import Model, Stats
-from passes.fold_batchnorm import FoldBatchnorm
-from passes.normalise import Normalise
+from converter.qdq.floats import float_model
+from converter.targets.catalog import DEFAULT_TARGET, find_target
+from passes.graph.fold_batchnorm import FoldBatchnorm
+from passes.graph.normalise.normalise import Normalise
+from passes.ir.model import Model
 from passes.numerics.grid import Floats
-from passes.numerics.scale import absmax_grid
+from passes.numerics.weight_scale_search import absmax_grid
+from passes.statistics import Stats
 
 __all__ = ["SHORTCUTS", "Scales", "rounded"]
 

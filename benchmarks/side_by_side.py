@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.latency import interleaved_times
-from converter.runner import Runner
+from converter.runtime.latency import interleaved_times
+from converter.runtime.runner import Runner
 
 __all__ = ["speedups"]
 

@@ -3,7 +3,7 @@
     python -m benchmarks smoothquant
 
 The models with outliers compute what the originals do: three channels of every group that can be scaled are made 30
-times larger, and the layers that read them take it back (`passes.rescale`).
+times larger, and the layers that read them take it back (`passes.scale_migration.rescale`).
 """
 
 import math
@@ -19,19 +19,19 @@ import onnx_graphsurgeon as gs
 from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS
 from converter import Recipe, convert, find_recipe
-from converter.data import Dataset
-from converter.emit.floats import float_model
-from converter.evaluate import Measurement, evaluate
-from converter.runtime import Progress
-from converter.save import save_onnx
-from converter.targets import find_target
-from passes.activation_ranges import ActivationRanges
-from passes.base import Model
-from passes.fold_batchnorm import fold_batchnorm
-from passes.normalise import normalise
-from passes.rescale import rescale
-from passes.scale_groups import scale_groups
-from passes.smoothquant import SmoothQuant
+from converter.data.dataset import Dataset
+from converter.evaluation.evaluate import Measurement, evaluate
+from converter.model_io.save import save_onnx
+from converter.qdq.floats import float_model
+from converter.runtime.session import Progress
+from converter.targets.catalog import find_target
+from passes.activations.activation_ranges import ActivationRanges
+from passes.graph.fold_batchnorm import fold_batchnorm
+from passes.graph.normalise.normalise import normalise
+from passes.ir.model import Model
+from passes.scale_migration.rescale import rescale
+from passes.scale_migration.scale_groups import scale_groups
+from passes.scale_migration.smoothquant import SmoothQuant
 
 __all__ = ["smoothquant", "with_outliers", "with_smoothquant"]
 

@@ -11,19 +11,20 @@ import onnxruntime as ort
 import torch
 
 from converter import Recipe
-from converter.conversion_data import open_data
-from converter.data import Dataset, Preprocess
+from converter.calibration.sequential import DEFAULT_BUDGET
+from converter.data.dataset import Dataset
+from converter.data.preprocess import Preprocess
 from converter.learn.held_out import hold_out
-from converter.learn.images import in_order
-from converter.learn.trained_network import TrainedNetwork
-from converter.open import open_model
-from converter.run_pass import Means, run_pass
-from converter.runner import Runner
-from converter.runtime import Progress, unheard
-from converter.targets import find_target
-from converter.walk import DEFAULT_BUDGET
-from passes.base import Model
-from passes.qat import Qat
+from converter.learn.training.images import in_order
+from converter.learn.training.trained_network import TrainedNetwork
+from converter.model_io.open import open_model
+from converter.pipeline.images import open_data
+from converter.pipeline.run_pass import Means, run_pass
+from converter.runtime.runner import Runner
+from converter.runtime.session import Progress, unheard
+from converter.targets.catalog import find_target
+from passes.ir.model import Model
+from passes.weights.qat import Qat
 
 __all__ = ["Parity", "parity", "trained_network", "unoptimized"]
 

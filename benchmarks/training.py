@@ -15,10 +15,10 @@ from benchmarks.bar import Bar
 from benchmarks.low_bits import with_bits, with_gptq
 from benchmarks.shared_data import RESNET20, ROAD_SIGNS
 from converter import Recipe, convert, find_recipe, train
-from converter.data import Dataset
-from converter.evaluate import Measurement, evaluate
-from converter.runtime import Progress
-from converter.save import save_onnx
+from converter.data.dataset import Dataset
+from converter.evaluation.evaluate import Measurement, evaluate
+from converter.model_io.save import save_onnx
+from converter.runtime.session import Progress
 
 __all__ = ["qat_cifar", "qat_road_signs"]
 

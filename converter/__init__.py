@@ -8,19 +8,19 @@ What is imported from here is loaded when it is first asked for, so that `conver
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import converter.environment  # noqa: F401  (before numpy and onnxruntime)
+import converter._environment  # noqa: F401  (before numpy and onnxruntime)
 
 if TYPE_CHECKING:
-    from converter.budget import Budget, convert_within
-    from converter.convert import convert
-    from converter.data import Preprocess
-    from converter.recipe import Recipe, find_recipe
-    from converter.result import LayerReport, Result
-    from converter.training import train
+    from converter.budget.ladder import convert_within
+    from converter.budget.limits import Budget
+    from converter.data.preprocess import Preprocess
+    from converter.pipeline.convert import convert
+    from converter.pipeline.result import LayerReport, Result
+    from converter.pipeline.train import train
+    from converter.recipes.builtin import find_recipe
+    from converter.recipes.recipe import Recipe
     from passes.errors import ConvertError
 
 __all__ = [
@@ -37,15 +37,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Budget": "converter.budget",
+    "Budget": "converter.budget.limits",
     "ConvertError": "passes.errors",
-    "LayerReport": "converter.result",
-    "Preprocess": "converter.preprocess",
-    "Recipe": "converter.recipe",
-    "Result": "converter.result",
-    "convert_within": "converter.budget",
-    "find_recipe": "converter.recipe",
-    "train": "converter.training",
+    "LayerReport": "converter.pipeline.result",
+    "Preprocess": "converter.data.preprocess",
+    "Recipe": "converter.recipes.recipe",
+    "Result": "converter.pipeline.result",
+    "convert": "converter.pipeline.convert",
+    "convert_within": "converter.budget.ladder",
+    "find_recipe": "converter.recipes.builtin",
+    "train": "converter.pipeline.train",
 }
 
 
@@ -53,18 +54,3 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'converter' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-class _Package(ModuleType):
-    """`converter.convert` is the function. Its module bears the same name, and importing that would hide it."""
-
-    @property
-    def convert(self) -> Any:
-        return importlib.import_module("converter.convert").convert
-
-    @convert.setter
-    def convert(self, module: ModuleType) -> None:
-        """The import system's note of the submodule, which `sys.modules` has as well."""
-
-
-sys.modules[__name__].__class__ = _Package

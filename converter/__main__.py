@@ -8,7 +8,7 @@ __all__ = ["main"]
 def main() -> None:
     """Entry point; Ctrl-C while the libraries load is no traceback either."""
     try:
-        from converter.cli import main as run
+        from converter.cli.main import main as run
 
         run()
     except KeyboardInterrupt:

@@ -31,6 +31,7 @@ __all__ = [
     "UnknownLayerError",
     "UsageError",
     "VerificationError",
+    "first_line",
 ]
 
 
@@ -97,8 +98,14 @@ class VerificationError(ConvertError):
 
 
 class BudgetError(VerificationError):
-    """No file that was made keeps the budget; ``search`` is a `converter.attempt.Search`, for reports."""
+    """No file that was made keeps the budget; ``search`` is a `converter.pipeline.search_record.Search`, for reports."""
 
     def __init__(self, message: str, search: object) -> None:
         super().__init__(message)
         self.search = search
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something, without the punctuation at its end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".;:") if lines else "no message"

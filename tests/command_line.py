@@ -7,7 +7,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from converter.cli import cli
+from converter.cli.main import cli
 
 __all__ = ["CONVERT", "SCALE", "names", "process", "run"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from converter.targets import TARGETS
+from converter.targets.catalog import TARGETS
 
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("converter", "passes", "models", "benchmarks")

@@ -13,16 +13,17 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from converter import Recipe, Result, convert
-from converter.data import input_specs, load_data
-from converter.evaluate import Measurement, evaluate
-from converter.recipe import Pass
-from converter.runtime import open_session
-from passes.activation_ranges import ActivationRanges
-from passes.fold_batchnorm import FoldBatchnorm
-from passes.gptq import Gptq
-from passes.learned_rounding import LearnedRounding
-from passes.normalise import Normalise
-from passes.rtn import Rtn
+from converter.data.dataset import load_data
+from converter.data.inputs import input_specs
+from converter.evaluation.evaluate import Measurement, evaluate
+from converter.recipes.registry import Pass
+from converter.runtime.session import open_session
+from passes.activations.activation_ranges import ActivationRanges
+from passes.graph.fold_batchnorm import FoldBatchnorm
+from passes.graph.normalise.normalise import Normalise
+from passes.weights.gptq import Gptq
+from passes.weights.learned_rounding import LearnedRounding
+from passes.weights.rtn import Rtn
 
 EPOCHS, TRAINED_ON, CALIBRATED_ON = 10, 1000, 128
 

@@ -18,9 +18,9 @@ from onnx import helper
 from PIL import Image
 
 from benchmarks.reference_pages import pages
-from converter.cli import cli
-from converter.convert import convert
-from converter.preprocess import Preprocess
+from converter.cli.main import cli
+from converter.data.preprocess import Preprocess
+from converter.pipeline.convert import convert
 from tests.models_zoo import make_model
 
 ROOT = Path(__file__).parents[1]

@@ -24,11 +24,11 @@ from rich.table import Table
 
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT, MissingData, Pretrained
 from converter import ConvertError, convert
-from converter.data import Dataset
-from converter.evaluate import evaluate
+from converter.data.dataset import Dataset
+from converter.evaluation.evaluate import evaluate
+from converter.model_io.save import save_onnx
 from converter.report.progress import progress_bars
 from converter.report.table import show
-from converter.save import save_onnx
 
 __all__ = ["MODELS", "PEERS", "Attempt", "Peer", "main"]
 

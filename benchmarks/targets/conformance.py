@@ -15,10 +15,11 @@ import onnx
 
 from benchmarks.targets.zoo import ZOO, feeds_of
 from converter import convert
-from converter.data import input_specs, load_data
-from converter.recipe import RECIPES
-from converter.targets import TARGETS
-from converter.verify import verify
+from converter.data.dataset import load_data
+from converter.data.inputs import input_specs
+from converter.recipes.builtin import RECIPES
+from converter.targets.catalog import TARGETS
+from converter.verification.verify import verify
 from passes.errors import ConvertError, UsageError
 
 __all__ = ["Outcome", "attempt", "conformance", "report"]

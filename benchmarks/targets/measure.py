@@ -17,11 +17,13 @@ from benchmarks.random_resnet import random_images, random_network, random_resne
 from benchmarks.shared_data import EFFICIENTNET, ROAD_SIGNS, MissingData, Pretrained
 from benchmarks.targets.environments import FOLDER
 from converter import convert
-from converter.data import Dataset, input_specs, load_data
+from converter.data.dataset import Dataset, load_data
+from converter.data.inputs import input_specs
+from converter.model_io.save import save_onnx
 from converter.report.table import show
-from converter.save import save_onnx
-from converter.targets import find_target
-from converter.verify import Verification, find_environment, verify
+from converter.targets.catalog import find_target
+from converter.verification.environments import find_environment
+from converter.verification.verify import Verification, verify
 
 __all__ = ["NETWORKS", "main"]
 

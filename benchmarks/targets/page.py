@@ -23,8 +23,8 @@ from benchmarks.photographs import calibration_crops, evaluation_crops
 from benchmarks.shared_data import EFFICIENTNET, MissingData
 from benchmarks.targets.environments import FOLDER
 from converter import convert
-from converter.data import Preprocess
-from converter.runtime import open_session
+from converter.data.preprocess import Preprocess
+from converter.runtime.session import open_session
 
 __all__ = ["classify_in_browser", "main"]
 

@@ -15,24 +15,25 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from converter.attempt import LayerEffect
 from converter.budget.cache import Cache
-from converter.conversion_data import Images
-from converter.data import Dataset
-from converter.emit.floats import float_model
-from converter.emit.qdq import bits_in_file
-from converter.recipe import Recipe
-from converter.run_pass import Means, run_pass
-from converter.runtime import Progress, open_session
-from converter.streams import Streams
-from converter.targets import Target
-from converter.walk import Walk, bias_floor, block_of
-from passes.base import LayerPass, Model, Problem
-from passes.gptq import Gptq
-from passes.linear import Linear
+from converter.calibration.activation_cache import Streams
+from converter.calibration.sequential import Walk, bias_floor, block_of
+from converter.data.dataset import Dataset
+from converter.pipeline.images import Images
+from converter.pipeline.run_pass import Means, run_pass
+from converter.pipeline.search_record import LayerEffect
+from converter.qdq.floats import float_model
+from converter.qdq.writer import bits_in_file
+from converter.recipes.recipe import Recipe
+from converter.runtime.session import Progress, open_session
+from converter.targets.target import Target
+from passes.base import LayerPass, Problem
+from passes.ir.linear import Linear
+from passes.ir.model import Model
 from passes.numerics.error import decibel
 from passes.numerics.moments import Moments
 from passes.numerics.noise_table import importance
+from passes.weights.gptq import Gptq
 
 __all__ = ["BITS", "Effects", "measure_effects"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from converter.budget.cache import Cache
 from converter.budget.workbench import Trial, Workbench
-from converter.recipe import Recipe
+from converter.recipes.recipe import Recipe
 from converter.speed.search import Speed, find_slow_layers, leaving
 
 __all__ = ["RUNG", "faster_in_float"]

@@ -19,27 +19,28 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter.attempt import Search
 from converter.budget.float_layers import RUNG, faster_in_float
-from converter.budget.judge import Judge, split, wanted
+from converter.budget.held_out_judge import Judge, split, wanted
 from converter.budget.limits import Budget
 from converter.budget.mixed import BASE, mixed_attempts, with_bits
 from converter.budget.workbench import Trial, Workbench, best
-from converter.conversion_data import open_data, require_calibration
-from converter.data import Preprocess, stored_preprocess
-from converter.evaluate import evaluate_pair
-from converter.learn import require_device
+from converter.calibration.sequential import DEFAULT_BUDGET
+from converter.data.preprocess import Preprocess, stored_preprocess
+from converter.evaluation.evaluate import evaluate_pair
 from converter.learn.data_needs import FEWEST_IMAGES, require_learnable
-from converter.open import assumed_shape, open_model, suggesting_shape
-from converter.read_qdq import read_qdq, requantized
-from converter.recipe import AUTO, RECIPES, Recipe, find_recipe, learning_on
-from converter.recipe_changes import with_overrides
-from converter.result import Result
-from converter.runtime import Progress, silent, unheard
-from converter.targets import DEFAULT_TARGET, find_target
-from converter.walk import DEFAULT_BUDGET
+from converter.learn.learning import require_device
+from converter.model_io.open import assumed_shape, open_model, suggesting_shape
+from converter.pipeline.images import open_data, require_calibration
+from converter.pipeline.result import Result
+from converter.pipeline.search_record import Search
+from converter.qdq.reader import read_qdq, requantized
+from converter.recipes.builtin import AUTO, RECIPES, find_recipe, learning_on
+from converter.recipes.overrides import with_overrides
+from converter.recipes.recipe import Recipe
+from converter.runtime.session import Progress, silent, unheard
+from converter.targets.catalog import DEFAULT_TARGET, find_target
 from passes.errors import BudgetError, UsageError
-from passes.learned_rounding import Device, LearnedRounding
+from passes.weights.learned_rounding import Device, LearnedRounding
 
 __all__ = ["convert_within"]
 

@@ -2,7 +2,7 @@
 
 What is measured corrects three things: each layer's error, by what the walk reached there; how much of the errors at
 each number of bits arrives at the output; and the bytes of the file around the weights. What a drop of so many points
-means in noise comes from the errors of the attempts themselves, scaled (`passes.numerics.flips`), between those that
+means in noise comes from the errors of the attempts themselves, scaled (`passes.numerics.expected_drop`), between those that
 held and those that did not.
 """
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from converter.budget.effects import BITS, Effects
 from converter.budget.workbench import Trial, Workbench, best
-from converter.recipe import RECIPES, Recipe
+from converter.recipes.builtin import RECIPES
+from converter.recipes.recipe import Recipe
 from passes.base import LayerPass
 from passes.numerics.allocation import NoAllocation, allocate
 from passes.numerics.noise_table import arriving_shares, as_deployed

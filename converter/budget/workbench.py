@@ -13,21 +13,22 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.attempt import Attempt
 from converter.budget.cache import Cache
 from converter.budget.effects import Effects, measure_effects
-from converter.budget.judge import Judge, Verdict
+from converter.budget.held_out_judge import Judge, Verdict
 from converter.budget.limits import Budget
-from converter.budget.own_source import source_digest
-from converter.convert import convert
-from converter.data import Dataset
-from converter.recipe import Recipe, dump_recipe
-from converter.result import Result, mean_file_bits, versions
-from converter.runtime import Progress
-from converter.targets import Target
-from passes.learned_rounding import Device, LearnedRounding
+from converter.budget.source_digest import source_digest
+from converter.data.dataset import Dataset
+from converter.pipeline.convert import convert
+from converter.pipeline.result import Result, mean_file_bits, versions
+from converter.pipeline.search_record import Attempt
+from converter.recipes.recipe import Recipe
+from converter.recipes.toml import dump_recipe
+from converter.runtime.session import Progress
+from converter.targets.target import Target
 from passes.numerics.error import decibel
-from passes.qat import Qat
+from passes.weights.learned_rounding import Device, LearnedRounding
+from passes.weights.qat import Qat
 
 __all__ = ["Trial", "Workbench", "best"]
 

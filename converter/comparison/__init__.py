@@ -1,1 +1,1 @@
-"""What `converter.compare` is made of: tensors matched, the reference cut into cells, layers tried in float, advice."""
+"""Two models compared layer by layer, and advice on what to change."""

@@ -1,7 +1,7 @@
 """What would help a quantized model, found by trying: its worst layers in float, one after the other.
 
 The error a layer introduces says where to look, not what it costs: a network forgives some layers more than others. So
-the layers that introduce most are made exact in the quantized model (`converter.comparison.floated`), and what the
+the layers that introduce most are made exact in the quantized model (`converter.comparison.float_substitution`), and what the
 scores gain is measured. Nothing is suggested that did not gain.
 """
 
@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.compare import Comparison
-from converter.comparison.cells import Cell, find_cells
-from converter.comparison.floated import in_float
+from converter._json import finite
+from converter.comparison.compare import Comparison
+from converter.comparison.float_substitution import in_float
 from converter.comparison.matching import match_tensors
-from converter.data import Dataset
-from converter.inspect import inspect_model
-from converter.json_values import finite
-from converter.load import read_whole_onnx, upgrade_opset
-from converter.runner import Runner
-from converter.runtime import Progress
+from converter.comparison.subgraphs import Cell, find_cells
+from converter.data.dataset import Dataset
+from converter.inspection.inspect import inspect_model
+from converter.model_io.load import read_whole_onnx, upgrade_opset
+from converter.runtime.runner import Runner
+from converter.runtime.session import Progress
 from passes.numerics.error import SqnrSum
 
 __all__ = ["GOOD_DB", "WORTH_DB", "Suggestion", "Trial", "suggest"]

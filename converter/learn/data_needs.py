@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable
 
-from converter.data import Dataset
-from converter.recipe import Pass
+from converter.data.dataset import Dataset
+from converter.recipes.registry import Pass
 from passes.errors import DataError
-from passes.learned_rounding import LearnedRounding
-from passes.qat import Qat
+from passes.weights.learned_rounding import LearnedRounding
+from passes.weights.qat import Qat
 
 __all__ = ["FEWEST_IMAGES", "FROM_FLOAT", "require_learnable"]
 

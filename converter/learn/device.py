@@ -3,7 +3,7 @@
 import torch
 
 from passes.errors import QuantizationError
-from passes.learned_rounding import Device
+from passes.weights.learned_rounding import Device
 
 __all__ = ["find_device"]
 

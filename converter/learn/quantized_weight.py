@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from converter.walk import BIAS_HEADROOM
-from passes.base import Model, Quantized
+from converter.calibration.sequential import BIAS_HEADROOM
 from passes.errors import QuantizationError
-from passes.linear import Linear
+from passes.ir.linear import Linear
+from passes.ir.model import Model, Quantized
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 
 __all__ = ["QuantizedWeight", "constants"]

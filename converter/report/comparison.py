@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from converter.compare import Comparison, LayerError
+from converter.comparison.compare import Comparison, LayerError
 from converter.comparison.suggestion import Suggestion
-from converter.preprocess import Preprocess
-from converter.report.table import decibels, percent, plain_table, preprocessing, row
+from converter.data.preprocess import Preprocess
+from converter.report.numbers import decibels, percent
+from converter.report.table import plain_table, preprocessing, row
 
 __all__ = ["comparison_tables", "suggestion_text"]
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from converter.json_values import finite
-from converter.recipe import recipe_values
-from converter.result import LayerReport, Result, versions
-from converter.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
-from passes.base import CoveredRange, LossGrid, PassReport
+from converter._json import finite
+from converter.pipeline.result import LayerReport, Result, versions
+from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
+from converter.recipes.toml import recipe_values
+from passes.report import CoveredRange, LossGrid, PassReport
 
 __all__ = ["VERSION", "conversion_facts", "report_facts"]
 

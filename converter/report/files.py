@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.report.page import render, require_page
-from converter.save import prepare_output
+from converter.model_io.save import prepare_output
+from converter.report.page.render import render, require_page
 from passes.errors import OutputError, UsageError
 
 __all__ = ["REPORT_SUFFIXES", "check_report", "write_report"]

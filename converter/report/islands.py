@@ -2,7 +2,7 @@
 
 from rich.console import RenderableType
 
-from converter.inspect import Inspection
+from converter.inspection.inspect import Inspection
 from converter.report.table import plain_table
 
 __all__ = ["islands_tables"]

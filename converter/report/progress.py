@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from converter.runtime import Progress as Callback
+from converter.runtime.session import Progress as Callback
 
 __all__ = ["progress_bars"]
 

@@ -2,8 +2,9 @@
 
 from rich.table import Table
 
-from converter.attempt import Search
-from converter.report.table import plain_table, size
+from converter.pipeline.search_record import Search
+from converter.report.numbers import size
+from converter.report.table import plain_table
 
 __all__ = ["search_tables"]
 

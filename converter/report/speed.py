@@ -2,8 +2,9 @@
 
 from rich.console import RenderableType
 
-from converter.latency import THREADS
-from converter.report.table import SPREAD, plain_table, row, times
+from converter.report.numbers import times
+from converter.report.table import SPREAD, plain_table, row
+from converter.runtime.latency import THREADS
 from converter.speed.search import Speed
 
 __all__ = ["speed_tables"]

@@ -1,6 +1,5 @@
 """Results as rich tables: one style for all of them, on a terminal, in a pipe and in HTML."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
 
@@ -10,40 +9,35 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from converter.evaluate import Evaluation, Measurement
-from converter.inspect import Inspection
-from converter.latency import BATCH, THREADS
-from converter.preprocess import Preprocess
-from converter.recipe import AUTO, AUTO_DESCRIPTION, Recipe
+from converter.data.preprocess import Preprocess
+from converter.evaluation.evaluate import Evaluation, Measurement
+from converter.inspection.inspect import Inspection
+from converter.pipeline.result import LayerReport, Result, mean_file_bits
+from converter.recipes.builtin import AUTO, AUTO_DESCRIPTION
+from converter.recipes.recipe import Recipe
 from converter.report import words
-from converter.result import LayerReport, Result, mean_file_bits
+from converter.report.numbers import NOTHING, decibels, percent, ratio, size, times
+from converter.runtime.latency import BATCH, THREADS
 
 __all__ = [
     "SPREAD",
     "before_after_table",
     "conversion_tables",
-    "decibels",
     "evaluation_table",
     "fitted",
     "float_layers_table",
     "inspection_tables",
-    "percent",
     "plain_table",
     "preprocessing",
-    "ratio",
     "recipes_table",
     "row",
     "show",
-    "size",
-    "times",
     "weights_table",
 ]
 
 SPREAD = "±: half of the rounds lie within"
 _PIPED_WIDTH = 120
 _NARROW = 80  # columns; tables are laid out to fit this width
-_NOTHING = "–"
-_UNITS = ("B", "kB", "MB", "GB")
 
 
 def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> None:
@@ -183,8 +177,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     columns = ["model", "size", "top-1", "agreement", "SQNR", "latency", "speed"]
     table = plain_table("", columns, numbers=set(range(1, 7)))
     for place, model in enumerate(evaluation.models):
-        top1 = _NOTHING if model.top1 is None else f"{percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
-        agreement = _NOTHING if model.agreement is None else percent(model.agreement)
+        top1 = NOTHING if model.top1 is None else f"{percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
+        agreement = NOTHING if model.agreement is None else percent(model.agreement)
         others = (agreement, decibels(model.sqnr_db)) if place else ("", "")
         speed = "" if model.speedup is None else times(model.speedup, evaluation.spread(place) if place else None)
         row(table, model.model, size(model.bytes), top1, *others, _ms(model), speed)
@@ -202,7 +196,7 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
             table,
             layer.name,
             layer.op,
-            _NOTHING if layer.weight_bits is None else _bits(layer.weight_bits, layer.storage),
+            NOTHING if layer.weight_bits is None else _bits(layer.weight_bits, layer.storage),
             layer.storage,
             f"{layer.bytes:,}",
             layer.granularity,
@@ -221,7 +215,7 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     row(facts, "size", f"{size(model['bytes'])} ({model['bytes']:,} bytes)")
     row(facts, "constants", ", ".join(f"{kind} {size(count)}" for kind, count in inspection.bytes_by_type.items()))
     row(facts, "opsets", ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items()))
-    row(facts, "producer", model["producer"] or _NOTHING)
+    row(facts, "producer", model["producer"] or NOTHING)
     for key in ("recipe", "target"):
         if key in model:
             row(facts, key, str(model[key]))
@@ -239,18 +233,6 @@ def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
         row(table, recipe.name, recipe.description, ", ".join(step.name for step in recipe.passes), recipe.storage)
     row(table, AUTO, AUTO_DESCRIPTION, "those of int8, int4 and mixed bits", "packed")
     return table
-
-
-def size(count: int) -> str:
-    """Bytes as people read them, in powers of 1000.
-
-    >>> size(46_800_000)
-    '46.8 MB'
-    """
-    value, unit = float(count), 0
-    while value >= 999.95 and unit < len(_UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{count} B"
 
 
 def plain_table(title: str, columns: Sequence[str], numbers: Iterable[int] = ()) -> Table:
@@ -277,7 +259,7 @@ def plain_table(title: str, columns: Sequence[str], numbers: Iterable[int] = ())
 
 def row(table: Table, *cells: str | Text) -> None:
     """Add a row; a cell with nothing in it gets a dash, so that nobody takes it for one cut off."""
-    table.add_row(*(cell or _NOTHING for cell in cells))
+    table.add_row(*(cell or NOTHING for cell in cells))
 
 
 def _conditions(evaluation: Evaluation) -> list[str]:
@@ -303,33 +285,5 @@ def _weight_bits(layer: LayerReport) -> str:
     return _bits(layer.bits) + ("" if layer.stored_bits == layer.bits else f" in int{layer.stored_bits}")
 
 
-def percent(fraction: float) -> str:
-    """A fraction from 0 to 1 in percent."""
-    return f"{100 * fraction:.2f} %"
-
-
-def decibels(value: float | None) -> str:
-    """An SQNR: a dash where there is none, "equal" where nothing differs."""
-    if value is None or math.isnan(value) or value == -math.inf:
-        return _NOTHING
-    return "equal" if math.isinf(value) else f"{value:.1f} dB"
-
-
 def _ms(model: Measurement) -> str:
-    return _NOTHING if model.latency_ms is None else f"{model.latency_ms:,.2f} ms"
-
-
-def ratio(value: float, more: str, less: str, quartiles: Sequence[float] | None = None) -> str:
-    """`2.50x faster` or `1.10x slower`; ``quartiles`` are of the value itself."""
-    if value >= 1:
-        return f"{times(value, quartiles)} {more}"
-    return f"{times(1 / value, quartiles and (1 / quartiles[1], 1 / quartiles[0]))} {less}"
-
-
-def times(value: float, quartiles: Sequence[float] | None = None) -> str:
-    """How many times, with half the distance of the quartiles.
-
-    >>> times(1.9, (1.85, 1.97))
-    '1.90x ± 0.06'
-    """
-    return f"{value:.2f}x" + ("" if quartiles is None else f" ± {(quartiles[1] - quartiles[0]) / 2:.2f}")
+    return NOTHING if model.latency_ms is None else f"{model.latency_ms:,.2f} ms"

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from converter.report.table import decibels, plain_table
-from converter.targets import Target
-from converter.verify import Verification
-from converter.verify.rules import Violation
+from converter.report.numbers import decibels
+from converter.report.table import plain_table
+from converter.targets.target import Target
+from converter.verification.rules import Violation
+from converter.verification.verify import Verification
 
 __all__ = ["facts_table", "targets_table", "verification_tables"]
 

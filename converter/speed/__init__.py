@@ -1,1 +1,1 @@
-"""Which layers a machine runs faster with float activations: `search` finds them by running the model itself."""
+"""Search for activations that run faster in float on this machine."""

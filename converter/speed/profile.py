@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.runtime import open_session
+from converter.runtime.session import open_session
 
 __all__ = ["layer_seconds", "node_seconds"]
 

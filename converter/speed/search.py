@@ -15,19 +15,19 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.latency import Quartiles, interleaved_times, speedup_quartiles
-from converter.recipe import Recipe
-from converter.runner import Runner
-from converter.runtime import Progress
+from converter.recipes.recipe import Recipe
+from converter.runtime.latency import Quartiles, interleaved_times, speedup_quartiles
+from converter.runtime.runner import Runner
+from converter.runtime.session import Progress
 from converter.speed.profile import layer_seconds, node_seconds
 from converter.speed.trial import Trials
-from converter.targets import Target
-from passes.activation_ranges import ActivationRanges
+from converter.targets.target import Target
+from passes.activations.activation_ranges import ActivationRanges
+from passes.activations.float_activations import FloatActivations
+from passes.activations.placement import clamp_bounds
 from passes.base import Stage
 from passes.errors import UsageError
-from passes.float_activations import FloatActivations
-from passes.linear import Linear
-from passes.placement import clamp_bounds
+from passes.ir.linear import Linear
 
 __all__ = ["Attempt", "Speed", "find_slow_layers", "leaving", "require_measurable"]
 

@@ -10,15 +10,17 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from converter.emit.qdq import emit
-from converter.recipe import Recipe
-from converter.targets import Target
-from converter.walk import solve_layers
-from passes.activation_ranges import placement_of, spread
-from passes.base import GraphPass, Model, Stage, Stats
+from converter.calibration.sequential import solve_layers
+from converter.qdq.writer import emit
+from converter.recipes.recipe import Recipe
+from converter.targets.target import Target
+from passes.activations.activation_ranges import placement_of, spread
+from passes.activations.placement import Placement
+from passes.base import GraphPass, Stage
+from passes.ir.model import Model
 from passes.numerics.grid import ActivationGrid
-from passes.placement import Placement
-from passes.rtn import Rtn
+from passes.statistics import Stats
+from passes.weights.rtn import Rtn
 
 __all__ = ["Trials"]
 

@@ -7,7 +7,7 @@ Lin et al. 2024 (arXiv:2306.00978, equation 4) minimise ``‖Q(W diag(s)) (diag(
 import numpy as np
 
 from passes.numerics.grid import Floats
-from passes.numerics.scale import search_grid
+from passes.numerics.weight_scale_search import search_grid
 
 __all__ = ["output_power", "rounding_noise"]
 

@@ -5,7 +5,7 @@ Frantar et al. 2022 (arXiv 2210.17323), algorithm 1, on every group of a layer a
 
     q_j = Q(w_j),   e_j = (w_j - q_j) / U_jj,   w_l -= e_j U_jl  for l > j
 
-The weight it starts from may be the asymmetric target (`passes.numerics.target`); the grid is fixed before the sweep,
+The weight it starts from may be the asymmetric target (`passes.numerics.asymmetric_target`); the grid is fixed before the sweep,
 and `passes.numerics.refine` afterwards moves single codes and the scale as long as the error falls.
 """
 

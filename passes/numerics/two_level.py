@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from passes.numerics.grid import MULTIPLES, Codes, Floats, Grid, code_range
-from passes.numerics.scale import blocked, search_grid
+from passes.numerics.weight_scale_search import blocked, search_grid
 
 __all__ = ["MOST_BITS", "equal_block", "two_level_grid"]
 
@@ -57,7 +57,7 @@ def two_level_grid(
 ) -> Grid:
     """The grid with the least importance-weighted squared rounding error, its block scales whole multiples.
 
-    Every block first finds the scale and the sign that suit it best (`passes.numerics.scale`). Then scales of the
+    Every block first finds the scale and the sign that suit it best (`passes.numerics.weight_scale_search`). Then scales of the
     channel are tried around the one that makes the largest of these its largest multiple, each block taking the best
     of the three multiples next to its own.
 

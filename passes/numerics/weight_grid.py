@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from passes.numerics.grid import Floats, Grid, code_range
-from passes.numerics.scale import absmax_grid, search_grid
 from passes.numerics.two_level import MOST_BITS, two_level_grid
+from passes.numerics.weight_scale_search import absmax_grid, search_grid
 
 __all__ = ["GridForm"]
 

@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks import accuracy
 from converter import Recipe, find_recipe
-from converter.data import Dataset, input_specs, load_data
-from converter.evaluate import Measurement
+from converter.data.dataset import Dataset, load_data
+from converter.data.inputs import input_specs
+from converter.evaluation.evaluate import Measurement
 from tests.converter.networks import images, quiet, resnet
 
 LOST = {"int8-0": 1.0, "int8-1": 3.0, "int4-0": 5.0, "int4-1": 10.0}  # points

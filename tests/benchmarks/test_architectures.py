@@ -13,8 +13,8 @@ from benchmarks.architectures import ARCHITECTURES, LEAST_DB, Row, rows
 from benchmarks.deployment import runtime_operators
 from benchmarks.random_resnet import random_images, random_network
 from converter import convert
-from converter.recipe import RECIPES
-from converter.runtime import open_session
+from converter.recipes.builtin import RECIPES
+from converter.runtime.session import open_session
 from passes.errors import QuantizationError
 from passes.numerics.error import sqnr_db
 
@@ -134,7 +134,7 @@ def test_rows_below_the_bar_are_named(capsys: pytest.CaptureFixture[str], monkey
 
 def test_the_layer_that_is_named_adds_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one behind it, which has its error and the others'."""
-    from converter.compare import Comparison, LayerError
+    from converter.comparison.compare import Comparison, LayerError
 
     stem, head = LayerError("stem", "Conv", "s", 14.0, 1.0, 14.0), LayerError("head", "Conv", "h", 12.0, 1.0, 30.0)
     for layers, lowest in (((stem, head), "stem 14.0 dB"), ((), "")):

@@ -15,7 +15,7 @@ from benchmarks.bar import Bar, Benchmark
 from benchmarks.deployment import differing_outputs, int8_storage, runtime_operators
 from benchmarks.shared_data import RESNET20, MissingData, shared_file
 from converter import ConvertError
-from converter.runtime import Progress
+from converter.runtime.session import Progress
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.budgets import budget_bars, uniform
-from converter.data import input_specs, load_data
-from passes.gptq import Gptq
+from converter.data.dataset import load_data
+from converter.data.inputs import input_specs
+from passes.weights.gptq import Gptq
 from tests.converter.networks import images, quiet, run, wide
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import cpu_speed as benchmark
-from converter.runtime import silent
+from converter.runtime.session import silent
 
 
 def test_the_bar_against_quantize_static_is_that_of_measured_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from benchmarks import demo
 from benchmarks.demo import Conversion, Photographs
 from benchmarks.demo_report import measured_on, result_table, skipped_layers
 from benchmarks.photographs import calibration_crops, evaluation_crops
-from converter.evaluate import Evaluation, model_bytes
+from converter.evaluation.evaluate import Evaluation
+from converter.model_io.load import model_bytes
 
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
@@ -124,7 +125,7 @@ def test_printed_command_writes_the_same_file(tiny: Demonstration, monkeypatch: 
     """The command is split as a shell would and run in-process; only the output gets another name."""
     from click.testing import CliRunner
 
-    from converter.cli import cli
+    from converter.cli.main import cli
 
     monkeypatch.chdir(tiny.out)
     command = demo.convert_command(tiny.factory, tiny.weights, tiny.photographs, tiny.out)

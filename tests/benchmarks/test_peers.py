@@ -8,7 +8,9 @@ import onnx
 import pytest
 
 from benchmarks.peers import __main__ as peers
-from converter.data import Preprocess, input_specs, load_data
+from converter.data.dataset import load_data
+from converter.data.inputs import input_specs
+from converter.data.preprocess import Preprocess
 from converter.report.table import show
 from tests.models_zoo import save_images, small_cnn
 

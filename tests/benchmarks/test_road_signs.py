@@ -13,16 +13,19 @@ from benchmarks import road_sign_figures
 from benchmarks.road_sign_figures import Study, grid_figure, weight_figure
 from benchmarks.road_signs import AWQ_GRID, METHODS, PARTS, Row, ablation_table, main, method_table, shortcuts, without
 from benchmarks.shortcuts import SHORTCUTS, rounded
-from converter.data import input_specs, load_data
-from converter.recipe import Pass, dump_recipe, parse_recipe
+from converter.data.dataset import load_data
+from converter.data.inputs import input_specs
+from converter.recipes.registry import Pass
+from converter.recipes.toml import dump_recipe, parse_recipe
 from converter.report.table import show
-from passes.activation_ranges import ActivationRanges
-from passes.awq import Awq
-from passes.base import LayerPass, LossGrid
-from passes.gptq import Gptq
-from passes.linear import Linear
+from passes.activations.activation_ranges import ActivationRanges
+from passes.base import LayerPass
+from passes.ir.linear import Linear
 from passes.numerics.error import sqnr_db
-from passes.smoothquant import SmoothQuant
+from passes.report import LossGrid
+from passes.scale_migration.awq import Awq
+from passes.scale_migration.smoothquant import SmoothQuant
+from passes.weights.gptq import Gptq
 from tests.converter.networks import images, quiet, resnet, run
 
 

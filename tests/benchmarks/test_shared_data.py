@@ -13,10 +13,10 @@ from benchmarks.bar import Bar
 from benchmarks.shared_data import RESNET20, ROAD_SIGNS, MissingData, Pretrained
 from converter import Recipe, find_recipe
 from passes.base import CorrectionPass
-from passes.batchnorm_reestimation import ReestimateBatchnorm
-from passes.bias_correction import BiasCorrection
-from passes.gptq import Gptq
-from passes.rtn import Rtn
+from passes.weights.batchnorm_reestimation import ReestimateBatchnorm
+from passes.weights.bias_correction import BiasCorrection
+from passes.weights.gptq import Gptq
+from passes.weights.rtn import Rtn
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ import pytest
 from onnx import helper
 
 from benchmarks.shortcuts import SHORTCUTS, Scales, rounded
-from converter.targets import find_target
-from passes.base import Model
+from converter.targets.catalog import find_target
+from passes.ir.model import Model
 from tests.converter.networks import conv, images, network, random, run
 
 

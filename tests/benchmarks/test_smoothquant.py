@@ -5,10 +5,10 @@ import pytest
 
 from benchmarks.smoothquant import with_outliers, with_smoothquant
 from converter import find_recipe
-from converter.calibrate import calibrate
-from passes.activation_ranges import ActivationRanges
-from passes.base import Needs
-from passes.smoothquant import SmoothQuant
+from converter.calibration.statistics import calibrate
+from passes.activations.activation_ranges import ActivationRanges
+from passes.scale_migration.smoothquant import SmoothQuant
+from passes.statistics import Needs
 from tests.converter.networks import dataset, images, prepared, quiet, relative_error, resnet, run
 
 X = images(16, 3, 12, 12)

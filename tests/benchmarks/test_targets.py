@@ -15,10 +15,10 @@ from benchmarks.targets.environments import ENVIRONMENTS, FOLDER, set_up
 from benchmarks.targets.page import classify_in_browser
 from benchmarks.targets.zoo import ZOO, feeds_of
 from converter import convert
-from converter.data import Preprocess
-from converter.runtime import open_session
-from converter.targets import TARGETS
-from converter.verify import Verification
+from converter.data.preprocess import Preprocess
+from converter.runtime.session import open_session
+from converter.targets.catalog import TARGETS
+from converter.verification.verify import Verification
 from passes.errors import TargetError
 from tests.models_zoo import SIDE, images, small_cnn
 

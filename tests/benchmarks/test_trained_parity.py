@@ -11,11 +11,12 @@ torch = pytest.importorskip("torch")
 
 from benchmarks.trained_parity import parity, trained_network, unoptimized  # noqa: E402
 from converter import Recipe, Result, convert, train  # noqa: E402
-from converter.data import Dataset, input_specs, load_data  # noqa: E402
-from passes.activation_ranges import ActivationRanges  # noqa: E402
-from passes.gptq import Gptq  # noqa: E402
-from passes.normalise import Normalise  # noqa: E402
-from passes.qat import Qat  # noqa: E402
+from converter.data.dataset import Dataset, load_data  # noqa: E402
+from converter.data.inputs import input_specs  # noqa: E402
+from passes.activations.activation_ranges import ActivationRanges  # noqa: E402
+from passes.graph.normalise.normalise import Normalise  # noqa: E402
+from passes.weights.gptq import Gptq  # noqa: E402
+from passes.weights.qat import Qat  # noqa: E402
 from tests.converter.networks import images, quiet, resnet, run  # noqa: E402
 
 START = (Normalise(), ActivationRanges(), Gptq(bits=3))

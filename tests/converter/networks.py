@@ -10,15 +10,17 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from converter.calibrate import calibrate
-from converter.data import Dataset, input_specs, load_data
-from converter.runtime import open_session
-from converter.targets import find_target
-from converter.walk import DEFAULT_BUDGET, solve_layers
-from passes.activation_ranges import ActivationRanges
-from passes.base import LayerPass, Model
-from passes.check import check
-from passes.normalise import normalise
+from converter.calibration.sequential import DEFAULT_BUDGET, solve_layers
+from converter.calibration.statistics import calibrate
+from converter.data.dataset import Dataset, load_data
+from converter.data.inputs import input_specs
+from converter.runtime.session import open_session
+from converter.targets.catalog import find_target
+from passes.activations.activation_ranges import ActivationRanges
+from passes.base import LayerPass
+from passes.graph.check import check
+from passes.graph.normalise.normalise import normalise
+from passes.ir.model import Model
 
 __all__ = [
     "LAYERS",

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.runtime import open_session
+from converter.runtime.session import open_session
 from tests.models_zoo import SIDE, make_model, small_cnn
 
 __all__ = [

@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import onnx
 
-from passes.base import LayerPass, Model, Problem, Solution
+from passes.base import LayerPass, Problem, Solution
+from passes.ir.model import Model
 from passes.numerics.moments import Moments
-from passes.rtn import Rtn
+from passes.weights.rtn import Rtn
 from tests.converter.networks import branches, images, quantize, resnet, shape_branch
 
 __all__ = ["NETWORKS", "Recorded", "X", "solved"]

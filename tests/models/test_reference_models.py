@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from converter.export import export
-from converter.factory import load_factory, load_module, load_weights
+from converter.model_io.export import export
+from converter.model_io.factory import load_factory, load_module, load_weights
 
 torch = pytest.importorskip("torch")
 

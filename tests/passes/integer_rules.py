@@ -1,6 +1,6 @@
 """What an integer target of the tests accepts: the CPU's operators, few enough to be read here."""
 
-from passes.placement import Rules
+from passes.ir.rules import Rules
 
 __all__ = ["RULES"]
 

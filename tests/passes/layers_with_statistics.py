@@ -4,10 +4,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import NodeProto
 
-from passes.base import Model, Stats
+from passes.ir.model import Model
 from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import Floats
 from passes.numerics.moments import MomentsAccumulator
+from passes.statistics import Stats
 from tests.passes.integer_rules import RULES
 from tests.passes.small_models import array, build, node
 

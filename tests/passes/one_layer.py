@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.linear import Linear, find_linear
+from passes.ir.linear import Linear, find_linear
 from tests.passes.small_models import array, build, node
 
 __all__ = ["convolution", "first_node", "layer_of"]

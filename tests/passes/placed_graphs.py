@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.linear import linear_layers
-from passes.placement import Placement, Rules, place
+from passes.activations.placement import Placement, place
+from passes.ir.linear import linear_layers
+from passes.ir.rules import Rules
 from tests.passes.integer_rules import RULES
 from tests.passes.small_models import array, build, node
 

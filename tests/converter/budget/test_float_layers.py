@@ -6,12 +6,12 @@ import onnx
 import pytest
 
 from converter import Budget, Result, convert_within
-from converter.attempt import Search
 from converter.budget import float_layers
-from converter.budget.judge import Judge
+from converter.budget.held_out_judge import Judge
+from converter.pipeline.search_record import Search
 from converter.speed.search import Speed
+from passes.activations.float_activations import FloatActivations
 from passes.errors import BudgetError
-from passes.float_activations import FloatActivations
 from tests.converter.networks import images, wide
 
 DATA = images(48, 3, 12, 12)

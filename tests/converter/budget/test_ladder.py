@@ -12,15 +12,16 @@ import pytest
 from onnx import helper
 
 from converter import Budget, Recipe, Result, convert, convert_within
-from converter.attempt import Search
-from converter.budget.judge import split
+from converter.budget.held_out_judge import split
 from converter.budget.mixed import BASE, with_bits
-from converter.data import input_specs, load_data
-from converter.recipe import RECIPES
+from converter.data.dataset import load_data
+from converter.data.inputs import input_specs
+from converter.pipeline.search_record import Search
+from converter.recipes.builtin import RECIPES
 from passes.errors import BudgetError, UsageError
-from passes.learned_rounding import LearnedRounding
 from passes.numerics.error import sqnr_db
-from passes.rtn import Rtn
+from passes.weights.learned_rounding import LearnedRounding
+from passes.weights.rtn import Rtn
 from tests.converter.networks import images, network, prepared, random, run, wide
 
 DATA = images(64, 3, 12, 12)

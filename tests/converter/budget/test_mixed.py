@@ -9,7 +9,7 @@ import pytest
 
 from converter.budget.limits import Budget
 from converter.budget.mixed import _NoiseModel
-from passes.numerics.flips import Drop
+from passes.numerics.expected_drop import Drop
 
 FLOOR = 0.001
 LIMIT = 0.5  # points

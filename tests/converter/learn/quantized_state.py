@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from passes.base import Model
+from passes.ir.model import Model
 
 __all__ = ["same", "state"]
 

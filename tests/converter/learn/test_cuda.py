@@ -8,13 +8,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from converter import Recipe, Result, convert, train  # noqa: E402
-from converter.recipe import Pass  # noqa: E402
-from passes.activation_ranges import ActivationRanges  # noqa: E402
-from passes.learned_rounding import Device, LearnedRounding  # noqa: E402
-from passes.normalise import Normalise  # noqa: E402
+from converter.recipes.registry import Pass  # noqa: E402
+from passes.activations.activation_ranges import ActivationRanges  # noqa: E402
+from passes.graph.normalise.normalise import Normalise  # noqa: E402
 from passes.numerics.error import sqnr_db  # noqa: E402
-from passes.qat import Qat  # noqa: E402
-from passes.rtn import Rtn  # noqa: E402
+from passes.weights.learned_rounding import Device, LearnedRounding  # noqa: E402
+from passes.weights.qat import Qat  # noqa: E402
+from passes.weights.rtn import Rtn  # noqa: E402
 from tests.converter.networks import images, resnet, run  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -13,10 +13,10 @@ import torch
 
 from converter import Budget, Recipe, convert, convert_within
 from passes.errors import ConvertError, DataError, QuantizationError
-from passes.learned_rounding import LearnedRounding
-from passes.normalise import Normalise
-from passes.qat import Qat
-from passes.rtn import Rtn
+from passes.graph.normalise.normalise import Normalise
+from passes.weights.learned_rounding import LearnedRounding
+from passes.weights.qat import Qat
+from passes.weights.rtn import Rtn
 from tests.converter.networks import images, resnet, single
 
 X = images(64, 3, 12, 12)

@@ -7,14 +7,14 @@ import pytest
 from numpy.typing import NDArray
 
 from converter import convert
-from converter.conversion_data import Images, open_data
-from converter.data import Preprocess
+from converter.data.preprocess import Preprocess
 from converter.learn.held_out import hold_out
-from converter.recipe import Recipe
-from passes.activation_ranges import ActivationRanges
-from passes.gptq import Gptq
-from passes.learned_rounding import LearnedRounding
-from passes.qat import Qat
+from converter.pipeline.images import Images, open_data
+from converter.recipes.recipe import Recipe
+from passes.activations.activation_ranges import ActivationRanges
+from passes.weights.gptq import Gptq
+from passes.weights.learned_rounding import LearnedRounding
+from passes.weights.qat import Qat
 from tests.converter.networks import images, resnet
 
 X = images(24, 3, 12, 12)

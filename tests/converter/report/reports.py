@@ -10,10 +10,10 @@ import numpy as np
 from converter import Budget, Recipe, convert, convert_within, find_recipe
 from converter.report.facts import report_facts
 from converter.speed.search import Attempt, Speed
-from passes.activation_ranges import ActivationRanges
-from passes.awq import Awq
-from passes.exclude import Exclude
-from passes.smoothquant import SmoothQuant
+from passes.activations.activation_ranges import ActivationRanges
+from passes.graph.exclude import Exclude
+from passes.scale_migration.awq import Awq
+from passes.scale_migration.smoothquant import SmoothQuant
 from tests.converter import networks
 from tests.models_zoo import images, small_cnn
 

@@ -16,8 +16,8 @@ import converter.report
 from converter import Recipe, convert, find_recipe
 from converter.report.facts import VERSION, conversion_facts, report_facts
 from converter.report.files import write_report
-from converter.runtime import open_session
-from passes.activation_ranges import ActivationRanges
+from converter.runtime.session import open_session
+from passes.activations.activation_ranges import ActivationRanges
 from passes.numerics.distribution import BINS
 from tests.converter.report.reports import everything, facts_of, paths, within_bytes
 from tests.models_zoo import images, small_cnn

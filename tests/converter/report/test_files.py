@@ -9,7 +9,7 @@ import pytest
 
 from converter import convert
 from converter.report.files import check_report, write_report
-from converter.report.page import render
+from converter.report.page.render import render
 from passes.errors import ConvertError, OutputError, UsageError
 from tests.command_line import CONVERT, names, run
 from tests.models_zoo import images, small_cnn
@@ -55,7 +55,7 @@ def without(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     def find(name: str, package: str | None = None) -> Any:
         return None if name == missing else found(name, package)
 
-    monkeypatch.setattr("converter.report.page.find_spec", find)
+    monkeypatch.setattr("converter.report.page.render.find_spec", find)
 
 
 @pytest.mark.parametrize(("module", "package"), [("vl_convert", "vl-convert-python"), ("jinja2", "jinja2")])

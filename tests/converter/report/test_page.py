@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from converter.recipe import parse_recipe
-from converter.report.page import numbers, render
-from converter.report.page.sections import SECTIONS
+from converter.recipes.toml import parse_recipe
+from converter.report import numbers
+from converter.report.page.contents import SECTIONS
+from converter.report.page.render import render
 from converter.report.page.sections.attempts import attempts
 from converter.report.page.sections.bits import alone_db
 from converter.report.page.sections.layers import relative_error

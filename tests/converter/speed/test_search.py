@@ -10,16 +10,17 @@ import pytest
 from click.testing import CliRunner
 
 from converter import convert
-from converter.cli import cli
-from converter.recipe import find_recipe, parse_recipe
+from converter.cli.main import cli
+from converter.recipes.builtin import find_recipe
+from converter.recipes.toml import parse_recipe
 from converter.report.speed import speed_tables
 from converter.report.table import show
-from converter.runtime import open_session
+from converter.runtime.session import open_session
 from converter.speed import search
 from converter.speed.profile import layer_seconds, node_seconds
 from converter.speed.search import Speed, find_slow_layers, leaving, require_measurable
 from converter.speed.trial import Trials
-from converter.targets import find_target
+from converter.targets.catalog import find_target
 from passes.errors import UsageError
 from tests.models_zoo import SIDE, small_cnn
 

@@ -6,7 +6,7 @@ import pytest
 from passes.numerics.awq import output_power, rounding_noise
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
-from passes.numerics.scale import search_grid
+from passes.numerics.weight_scale_search import search_grid
 
 
 def layer(groups: int, seed: int = 0) -> tuple[Floats, Floats, Moments]:

@@ -9,8 +9,8 @@ from passes.numerics.beam import FACTORS, beam_search, beam_work
 from passes.numerics.gptq import gptq, inverse_factor
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments, MomentsAccumulator
-from passes.numerics.scale import absmax_grid
 from passes.numerics.weight_grid import GridForm
+from passes.numerics.weight_scale_search import absmax_grid
 
 
 def problem(groups: int, outputs: int, k: int, *, correlation: float = 0.9, seed: int = 0) -> tuple[Floats, Moments]:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from passes.numerics.gptq import gptq, inverse_factor, output_error
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments, MomentsAccumulator
-from passes.numerics.scale import search_grid
 from passes.numerics.weight_grid import GridForm
+from passes.numerics.weight_scale_search import search_grid
 
 DAMPING = 0.01
 BITS_AND_BLOCK = [(4, None), (3, 8), (2, 5), (8, None)]

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from passes.numerics.activation_range_search import mse
 from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import ActivationGrid, Floats
 from passes.numerics.histogram import Histogram
 from passes.numerics.noise import activation_error, expected_noise, noise_gain
-from passes.numerics.ranges import mse
-from passes.numerics.scale import absmax_grid
+from passes.numerics.weight_scale_search import absmax_grid
 
 
 def statistics(x: Floats) -> ChannelStatistics:

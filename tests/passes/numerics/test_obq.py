@@ -8,8 +8,8 @@ import pytest
 from passes.numerics.gptq import damped, gptq, output_error
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.obq import obq
-from passes.numerics.scale import search_grid
 from passes.numerics.weight_grid import GridForm
+from passes.numerics.weight_scale_search import search_grid
 from tests.passes.numerics.test_gptq import moments_of, rows, weights
 
 DAMPING = 0.01

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.refine import refine
-from passes.numerics.scale import absmax_grid
+from passes.numerics.weight_scale_search import absmax_grid
 
 
 def problem(

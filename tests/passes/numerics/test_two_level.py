@@ -10,9 +10,9 @@ from passes.numerics.gptq import damped, gptq, output_error
 from passes.numerics.grid import MULTIPLES, Floats, Grid, code_range
 from passes.numerics.moments import MomentsAccumulator
 from passes.numerics.obq import obq
-from passes.numerics.scale import search_grid
 from passes.numerics.two_level import equal_block, two_level_grid
 from passes.numerics.weight_grid import GridForm
+from passes.numerics.weight_scale_search import search_grid
 
 
 def weights(g: int, o: int, k: int, seed: int = 0) -> Floats:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from passes.numerics.grid import Floats, Grid
-from passes.numerics.scale import absmax_grid, search_grid
 from passes.numerics.two_level import two_level_grid
 from passes.numerics.weight_grid import GridForm
+from passes.numerics.weight_scale_search import absmax_grid, search_grid
 
 RNG = np.random.default_rng(3)
 WEIGHT = RNG.standard_t(4, (2, 5, 24)).astype(np.float32)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from converter.latency import THREADS
-from converter.report.page.numbers import milliseconds, times
+from converter.report.numbers import milliseconds, times
 from converter.report.page.section import Section
 from converter.report.table import SPREAD
+from converter.runtime.latency import THREADS
 
 __all__ = ["speed"]
 

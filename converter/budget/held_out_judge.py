@@ -1,0 +1,127 @@
+"""The held-out images: what a file makes of them, against the float network's scores and, if there are any, labels."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from converter.data.dataset import Dataset
+from converter.data.labels import Classes, check_labels
+from converter.model_io.save import write_onnx
+from converter.runtime.latency import latencies
+from converter.runtime.runner import Runner, class_scores
+from passes.errors import UsageError
+from passes.numerics.expected_drop import Borders, Drop, counted
+
+__all__ = ["Judge", "Verdict", "split"]
+
+_BATCH = 16
+_FLOAT = "the float model"
+_MOST = 2048  # images that judge
+_SHARE = 4  # one in four at least, where there are no images left over
+_ROUNDS, _SECONDS = 15, 6.0  # of timing
+
+
+def split(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Images to calibrate on, at most ``limit``, and others to judge on.
+
+    Raises:
+        UsageError: one image cannot be split.
+    """
+    if len(data) < 2:
+        raise UsageError(f"{data.source}: a budget is judged on images that do not calibrate; give 2 or more")
+    fit, rest = data.split(min(limit, len(data) - max(1, len(data) // _SHARE)), seed)
+    return fit, rest.limit(_MOST, seed)
+
+
+def wanted(limit: int) -> int:
+    """Images worth reading where ``limit`` calibrate."""
+    return limit + _MOST
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a file makes of the held-out images.
+
+    Attributes:
+        power: of its first output's error, relative to the float output's.
+        drop: what that costs in right answers; None where the output is no classifier's.
+        errors: of the scores ``[n, classes]``; None with `drop`.
+    """
+
+    power: float
+    drop: Drop | None
+    errors: NDArray[np.float32] | None
+
+
+class Judge:
+    """Held-out images and the float network's output on them.
+
+    Args:
+        reference: the float model.
+        data: the images.
+        classes: whether the output must be a classifier's.
+
+    Raises:
+        UsageError: it must be and is not.
+        DataError: the network has no class for a label; see `check_labels`.
+    """
+
+    def __init__(self, reference: onnx.ModelProto, data: Dataset, *, classes: bool) -> None:
+        self.data, self.reference = data, reference
+        self.output = _outputs(reference, _FLOAT, data)
+        self.scores = class_scores(self.output)
+        if classes and self.scores is None:
+            raise UsageError(
+                f"--max-drop counts classes, and the model's first output is {list(self.output.shape)}; "
+                "use --max-bytes, which keeps the error of the output lowest"
+            )
+        classes_of = None if self.scores is None else Classes(_FLOAT, self.scores.shape[1])
+        check_labels(f"{data.source}, images that judge", data.labels, classes_of)
+        self.borders = None if self.scores is None else Borders.of(self.scores, data.labels)
+
+    @property
+    def drop_of(self) -> str:
+        """What a drop is of."""
+        if self.scores is None:
+            return ""
+        return "agreement with float" if self.data.labels is None else "top-1 accuracy"
+
+    def judge(self, model: onnx.ModelProto) -> Verdict:
+        """Run a quantized model."""
+        found = _outputs(model, "the quantized model", self.data)
+        error = found.astype(np.float64) - self.output
+        signal = float(np.square(self.output, dtype=np.float64).sum())
+        power = float(np.square(error).sum()) / signal if signal > 0 else 0.0
+        scores = class_scores(found)
+        errors = None if self.scores is None or scores is None else (scores - self.scores).astype(np.float32)
+        return self.verdict(power, errors)
+
+    def verdict(self, power: float, errors: NDArray[np.float32] | None) -> Verdict:
+        """What errors of the scores ``[n, classes]`` cost."""
+        if self.scores is None or self.borders is None or errors is None:
+            return Verdict(power, None, None)
+        before = self.scores.argmax(axis=1)
+        right = before if self.data.labels is None else self.data.labels
+        lost, error = counted(before == right, (self.scores + errors).argmax(axis=1) == right)
+        return Verdict(power, Drop(lost, error, self.borders.drop(errors)), errors)
+
+    def latency(self, model: onnx.ModelProto) -> tuple[float, float]:
+        """Milliseconds per image on this machine's CPU, and how many times faster than float that is."""
+        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+            paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
+            for proto, path in zip((self.reference, model), paths, strict=True):
+                write_onnx(proto, path)
+            feeds = next(self.data.batches(1)).feeds
+            timed = latencies(paths, feeds, names=["float", "quantized"], rounds=_ROUNDS, budget=_SECONDS)
+        exact, own = timed.ms
+        return own, exact / own
+
+
+def _outputs(model: onnx.ModelProto, name: str, data: Dataset) -> NDArray[np.float32]:
+    """The first output for every image."""
+    runner = Runner(model, name)
+    return np.concatenate([runner.run(batch.feeds, batch.count)[0] for batch in data.batches(_BATCH)])

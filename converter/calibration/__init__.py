@@ -1,0 +1,1 @@
+"""Statistics of activations, and sequential calibration of the layers."""

@@ -1,0 +1,137 @@
+"""The graph in pieces: each linear layer with the operators that follow it, cut out as a graph of its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ir.linear import Linear
+from passes.ir.model import Model
+
+__all__ = ["Segment", "cut", "submodel"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Nodes that run together: one solved layer and what follows it, up to the next layer.
+
+    Attributes:
+        nodes: names, in an order that can run.
+        inputs: tensors read from earlier segments or the graph's inputs.
+        outputs: tensors that later segments or layers read.
+        layer: the layer that starts the segment; None for what precedes the first.
+        released: tensors that nothing after this segment reads.
+    """
+
+    nodes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layer: str | None
+    released: tuple[str, ...]
+
+
+def cut(graph: gs.Graph, layers: Mapping[str, Linear]) -> list[Segment]:
+    """Segments in running order: the first holds what comes before any of ``layers``, each other starts with one.
+
+    Operators run as soon as they can, so that a layer's tensors are shortest-lived.
+    """
+    pieces = _schedule(graph, layers)
+    produced_in = {
+        str(tensor.name): index for index, piece in enumerate(pieces) for node in piece for tensor in node.outputs
+    }
+    last_read: dict[str, int] = {}
+    reads: list[dict[str, None]] = []
+    for index, piece in enumerate(pieces):
+        names = {
+            str(tensor.name): None
+            for node in piece
+            for tensor in node.inputs
+            if isinstance(tensor, gs.Variable) and tensor.name
+        }
+        reads.append(names)
+        last_read.update(dict.fromkeys(names, index))
+    segments = []
+    for index, piece in enumerate(pieces):
+        outputs = [
+            str(tensor.name) for node in piece for tensor in node.outputs if last_read.get(tensor.name, -1) > index
+        ]
+        segments.append(
+            Segment(
+                nodes=tuple(str(node.name) for node in piece),
+                inputs=tuple(name for name in reads[index] if produced_in.get(name, -1) < index),
+                outputs=tuple(outputs),
+                layer=str(piece[0].name) if piece and piece[0].name in layers else None,
+                released=tuple(name for name in reads[index] if last_read[name] == index),
+            )
+        )
+    return segments
+
+
+def _schedule(graph: gs.Graph, layers: Mapping[str, Linear]) -> list[list[gs.Node]]:
+    waiting = list(graph.nodes)
+    ready = {str(tensor.name) for tensor in graph.inputs}
+    pieces: list[list[gs.Node]] = [[]]
+
+    def can_run(node: gs.Node) -> bool:
+        return all(isinstance(tensor, gs.Constant) or not tensor.name or tensor.name in ready for tensor in node.inputs)
+
+    while waiting:
+        runnable = [node for node in waiting if can_run(node)]
+        others = [node for node in runnable if node.name not in layers]
+        chosen = others or runnable[:1]
+        if not others:
+            pieces.append([])
+        pieces[-1].extend(chosen)
+        names = {node.name for node in chosen}
+        waiting = [node for node in waiting if node.name not in names]
+        ready.update(str(tensor.name) for node in chosen for tensor in node.outputs)
+    return pieces
+
+
+def submodel(model: Model, segment: Segment, kinds: Mapping[str, np.dtype[Any]]) -> Model:
+    """The segment as a model of its own; ``kinds`` are the types of its inputs, onnxruntime works out the others.
+
+    Weights are shared with ``model``, nodes are not.
+    """
+    tensors: dict[str, gs.Tensor] = {}
+
+    def tensor_of(tensor: gs.Tensor) -> gs.Tensor:
+        if not tensor.name:
+            return gs.Variable.empty()
+        if tensor.name not in tensors:
+            if isinstance(tensor, gs.Constant):
+                tensors[tensor.name] = gs.Constant(tensor.name, tensor.values)
+            else:
+                tensors[tensor.name] = gs.Variable(tensor.name, dtype=kinds.get(tensor.name))
+        return tensors[tensor.name]
+
+    by_name = {node.name: node for node in model.graph.nodes}
+    nodes = []
+    for name in segment.nodes:
+        node = by_name[name]
+        nodes.append(
+            gs.Node(
+                node.op,
+                node.name,
+                attrs=dict(node.attrs),
+                inputs=[tensor_of(tensor) for tensor in node.inputs],
+                outputs=[tensor_of(tensor) for tensor in node.outputs],
+                domain=node.domain,
+            )
+        )
+    graph = gs.Graph(
+        nodes=nodes,
+        inputs=[tensors[name] for name in segment.inputs],
+        outputs=[tensors[name] for name in segment.outputs],
+        opset=model.graph.opset,
+        import_domains=model.graph.import_domains,
+    )
+    return Model(
+        graph=graph,
+        rules=model.rules,
+        quantized={name: model.quantized[name] for name in segment.nodes if name in model.quantized},
+        ranges={name: model.ranges[name] for name in tensors if name in model.ranges},
+        float_activations=model.float_activations,
+    )

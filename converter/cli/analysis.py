@@ -1,0 +1,198 @@
+"""The commands that look at files: `evaluate`, `compare`, `inspect`, `view`. They parse, call and print."""
+
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converter.cli import options
+from converter.cli.context import Measuring, measuring, print_json, state_shape, warn
+from passes.errors import UsageError
+
+if TYPE_CHECKING:
+    from converter.comparison.suggestion import Suggestion
+
+__all__ = ["compare", "evaluate", "inspect", "view"]
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@options.data
+@options.json
+@options.limit
+@options.torch
+@options.images
+@options.quiet
+def evaluate(
+    models: tuple[str, ...],
+    data: str,
+    as_json: bool,
+    limit: int | None,
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+    quiet: bool,
+    **images: Any,
+) -> None:
+    """Accuracy, size and latency, side by side.
+
+    A MODEL is an .onnx file or FILE.py:FACTORY; the first is the reference. Preprocessing comes from
+    the files' metadata; options go before it.
+    """
+    from converter.evaluation.evaluate import evaluate as measure
+    from converter.report.progress import progress_bars
+    from converter.report.table import evaluation_table, show
+
+    with (
+        measuring(models, data, limit, weights, input_shape, images) as on,
+        progress_bars(quiet=quiet) as progress,
+    ):
+        evaluation = measure(on.paths, on.data, names=on.names, progress=progress)
+    if as_json:
+        print_json(evaluation.to_json())
+    else:
+        show([evaluation_table(evaluation)])
+
+
+@click.command()
+@click.argument("reference")
+@click.argument("model")
+@options.data
+@click.option("--act", type=options.FILE, metavar="OUT.onnx", help="Carry the suggestion out, and show the gain.")
+@click.option("--calibration", metavar="DATA", help="For --act; MODEL's own calibration data if not given.")
+@options.json
+@options.limit
+@options.torch
+@options.images
+@options.quiet
+def compare(
+    reference: str,
+    model: str,
+    data: str,
+    act: Path | None,
+    calibration: str | None,
+    as_json: bool,
+    limit: int | None,
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+    quiet: bool,
+    **images: Any,
+) -> None:
+    """Where MODEL goes wrong against REFERENCE, and what would help.
+
+    Both are .onnx files or FILE.py:FACTORY. "So far" is the error of everything up to a layer, "added" what the layer
+    itself adds: the float layer on the same inputs is what it is compared with. The worst layers are then tried in
+    float, and those that gain are suggested.
+    """
+    from converter.cli.outputs import check_outputs
+    from converter.comparison.compare import compare as measure
+    from converter.comparison.suggestion import suggest
+    from converter.model_io.load import read_onnx
+    from converter.model_io.open import is_factory
+    from converter.pipeline.reconvert import command, require_origin, stored_origin
+    from converter.report.comparison import comparison_tables, suggestion_text
+    from converter.report.progress import progress_bars
+    from converter.report.table import show
+
+    if act is not None:
+        read = [("REFERENCE", reference), ("MODEL", model), ("--data", data), ("--weights", weights)]
+        check_outputs([("--act", act)], [*read, ("--calibration", calibration)])
+        require_origin(Path(model), model, calibration)
+    elif calibration is not None:
+        raise UsageError(f"--calibration {calibration} is for --act; leave it out or add --act OUT.onnx")
+    with measuring((reference, model), data, limit, weights, input_shape, images) as on:
+        first, second = on.files
+        with progress_bars(quiet=quiet) as progress:
+            found = measure(first.path, second.path, on.data, names=(first.name, second.name), progress=progress)
+            suggestion = suggest(first.path, second.path, found, on.data, progress=progress)
+        if not as_json:
+            given = _given(weights, input_shape) if is_factory(reference) else ()
+            line = command(reference, model, stored_origin(read_onnx(second.path)), suggestion, *given)
+            show([*comparison_tables(found, on.data.preprocess), *suggestion_text(suggestion, line)])
+        acted = None if act is None else _act(on, suggestion, act, calibration, quiet, as_json)
+    if as_json:
+        print_json(found.to_json() | {"suggestion": suggestion.to_json(), "act": acted})
+
+
+def _act(
+    on: Measuring, suggestion: "Suggestion", output: Path, calibration: str | None, quiet: bool, as_json: bool
+) -> dict[str, Any] | None:
+    """Carry the suggestion out; the file is written only if the scores gain. Returns what JSON says of it."""
+    from converter.pipeline.reconvert import carry_out
+    from converter.report.progress import progress_bars
+    from converter.report.table import evaluation_table, show
+
+    if suggestion.why:
+        if not as_json:
+            click.echo(f"Nothing to carry out; {output} was not written")
+        return None
+    first, second = on.paths
+    names = (*on.names, str(output))
+    with progress_bars(quiet=quiet) as progress:
+        done = carry_out(
+            first,
+            second,
+            suggestion,
+            on.data,
+            calibration,
+            names=(names[0], names[1], names[2]),
+            progress=progress,
+            warn=warn,
+        )
+        if done.gain_db > 0:
+            done.result.save(output)
+    if not as_json:
+        show([evaluation_table(done.evaluation)])
+        if done.gain_db > 0:
+            click.echo(f"Wrote {output}: {done.gain_db:+.1f} dB")
+        else:
+            click.echo(
+                f"{' '.join(suggestion.options)} did not help ({done.gain_db:+.1f} dB); {output} was not written"
+            )
+    return {"gain_db": done.gain_db, "written": done.gain_db > 0} | done.evaluation.to_json()
+
+
+def _given(weights: Path | None, input_shape: tuple[int, ...] | None) -> tuple[str, ...]:
+    """The options that a factory was given, as they were."""
+    shape = () if input_shape is None else ("--input-shape", ",".join(map(str, input_shape)))
+    return (*(() if weights is None else ("--weights", str(weights))), *shape)
+
+
+@click.command()
+@click.argument("model")
+@options.json
+@options.torch
+def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[int, ...] | None) -> None:
+    """What is in an .onnx file, or in the export of FILE.py:FACTORY, by layer.
+
+    Bits, storage, bytes, and whether onnxruntime runs the layer on integers; if not, why.
+    """
+    from converter.inspection.inspect import inspect_model
+    from converter.model_io.open import model_files
+    from converter.report.islands import islands_tables
+    from converter.report.table import inspection_tables, show
+
+    state_shape([model], input_shape)
+    with model_files([model], weights=weights, input_shape=input_shape) as files:
+        inspection = inspect_model(files[0].path, files[0].name)
+    if as_json:
+        print_json(inspection.to_json())
+    else:
+        show([*inspection_tables(inspection), *islands_tables(inspection)])
+
+
+@click.command()
+@click.argument("model")
+@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Of the server; a free one if not given.")
+@click.option("--no-browser", is_flag=True, help="Serve the page and say where, but open nothing.")
+def view(model: str, port: int | None, no_browser: bool) -> None:
+    """Open an .onnx file in Netron, in the browser, until Ctrl-C.
+
+    Needs the extra `view`: pip install convert-onnx[view].
+    """
+    from converter.inspection.netron import served
+
+    with suppress(KeyboardInterrupt), served(Path(model), port=port, browse=not no_browser) as address:
+        click.echo(f"{model} is at {address}; Ctrl-C ends it")
+        Event().wait()

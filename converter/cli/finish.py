@@ -1,0 +1,44 @@
+"""The end of the commands that make a file: it is written, its tables are printed, its reports follow."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from converter.pipeline.result import Result
+
+__all__ = ["finish"]
+
+
+def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], *, quiet: bool) -> None:
+    """Save a result and say what it is."""
+    from converter.model_io.load import model_bytes
+    from converter.model_io.open import is_factory
+    from converter.report import table
+    from converter.report.facts import report_facts
+    from converter.report.files import write_report
+    from converter.report.search import search_tables
+    from converter.report.speed import speed_tables
+    from passes.weights.learned_rounding import LearnedRounding
+    from passes.weights.qat import Qat
+
+    before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
+    result.save(output)
+    after = model_bytes(output)
+    searched = [*search_tables(result.search), *speed_tables(result.speed)]
+    tables = [*table.conversion_tables(result, before, after), *searched]
+    if not quiet:
+        table.show(tables)
+    elif result.metrics is not None:
+        table.show(tables[:1])
+    learning = {} if quiet else {Qat.name: "Training", LearnedRounding.name: "Learned rounding:"}
+    for step in result.passes:
+        if step.name in learning:
+            click.echo(f"{learning[step.name]} {'; '.join(step.notes)}")
+    click.echo(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s")
+    facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
+    for path in reports:
+        write_report(path, facts)
+        click.echo(f"Wrote {path}")

@@ -1,0 +1,257 @@
+"""The command line: parses, calls, prints. Everything it does is a function of the library."""
+
+import errno
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converter.cli import options
+from converter.cli.analysis import compare, evaluate, inspect, view
+from converter.cli.context import given_preprocess, state_shape, warn
+from converter.cli.targets import targets, verify
+from converter.cli.train import train
+from converter.model_io.user_code import Terminated
+from passes.errors import ConvertError
+
+if TYPE_CHECKING:
+    from converter.budget.limits import Budget
+    from passes.weights.learned_rounding import Device
+
+__all__ = ["cli", "main"]
+
+_DEBUG = "converter.debug"
+_INTERRUPTED, _INTERRUPTED_CODE = "Interrupted", 130
+
+
+def _debug(context: click.Context, _: click.Parameter, given: bool) -> None:
+    context.find_root().meta[_DEBUG] = given or context.find_root().meta.get(_DEBUG, False)
+
+
+_debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show the traceback of an error."
+)
+
+
+class _Commands(click.Group):
+    """Turns whatever a command raises into one line on stderr and an exit code; gives every command --debug."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        super().add_command(_debug_option(cmd), name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (KeyboardInterrupt, Terminated) as stopped:
+            words, code = _stopped(stopped)
+            click.echo("; ".join(words), err=True)
+            ctx.exit(code)
+        except Exception as error:
+            if getattr(error, "errno", None) == errno.EPIPE:  # click ends quietly where the reader has gone
+                raise
+            if ctx.meta.get(_DEBUG):
+                traceback.print_exc()
+            message = "; ".join(line.strip() for line in _describe(error).splitlines() if line.strip())
+            click.echo(f"Error: {message}", err=True)
+            ctx.exit(error.exit_code if isinstance(error, ConvertError) else 1)
+
+
+def _stopped(error: KeyboardInterrupt | Terminated) -> tuple[list[str], int]:
+    """What to say of the signal that ended a command, what was kept included, and the exit code."""
+    notes = getattr(error, "__notes__", [])
+    if isinstance(error, Terminated):
+        return ["Terminated", *notes], int(error.code or 0)
+    return [_INTERRUPTED, *notes], _INTERRUPTED_CODE
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, ConvertError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; use fewer images (--limit)"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"unexpected {type(error).__name__}: {error}; this is a bug: run again with --debug"
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@_debug_option
+@click.version_option(package_name="convert-onnx", prog_name="convert-onnx", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Turn a PyTorch CNN or an ONNX file into a small, fast, accurate quantized ONNX model."""
+
+
+@cli.command()
+@click.argument("model")
+@options.output
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    help="See `recipes`; a .toml file; or an .onnx file, to convert as it was. int8, or auto where a budget is given.",
+)
+@options.target
+@options.layers
+@click.option("--calibration", metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Calibration images used; 512 unless the recipe says."
+)
+@click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
+@options.torch
+@options.images
+@options.report
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything drawn at random.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where recipes that learn do it; auto: cuda if any."
+)
+@options.budget
+@click.option("--measure-speed", is_flag=True, help="Leave activations in float where the file runs faster so here.")
+@options.quiet
+def convert(
+    model: str,
+    output: Path,
+    recipe: str | None,
+    target: str,
+    exclude: tuple[str, ...],
+    bits: tuple[tuple[str, int], ...],
+    calibration: str | None,
+    limit: int | None,
+    evaluation: str | None,
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+    report: tuple[Path, ...],
+    seed: int | None,
+    device: "Device | None",
+    budget: "Budget | None",
+    cache: Path | None,
+    measure_speed: bool,
+    quiet: bool,
+    **images: Any,
+) -> None:
+    """Quantize a model.
+
+    MODEL is an .onnx file, FILE.py:FACTORY or FILE.py:FACTORY(name=value).
+    """
+    from converter.cli.budget import convert_for, search_folder
+    from converter.cli.finish import finish
+    from converter.cli.outputs import check_outputs, same_file
+    from converter.report.files import check_report
+    from converter.report.progress import progress_bars
+
+    for path in report:
+        check_report(path)
+    check_outputs(
+        [("-o", output), *(("--report", path) for path in report)],
+        [
+            ("MODEL", model),
+            ("--calibration", calibration),
+            ("--evaluate", evaluation),
+            ("--weights", weights),
+            ("--recipe", recipe),
+        ],
+    )
+    if evaluation is not None and calibration is not None and same_file(evaluation, calibration):
+        warn(f"{evaluation} calibrates and evaluates: the accuracy shown is not that on unseen images")
+    state_shape([model], input_shape)
+    with search_folder(budget, cache, output) as place:
+        with progress_bars(quiet=quiet) as progress:
+            result = convert_for(
+                budget,
+                place,
+                model,
+                calibration,
+                recipe,
+                target=target,
+                exclude=exclude,
+                bits=dict(bits),
+                evaluation=evaluation,
+                weights=weights,
+                input_shape=input_shape,
+                preprocess=given_preprocess(**images),
+                limit=limit,
+                seed=seed,
+                device=device,
+                measure_speed=measure_speed,
+                progress=progress,
+                warn=warn,
+            )
+        finish(result, model, output, report, quiet=quiet)
+
+
+@cli.command()
+@click.argument("model", metavar="FILE.py:FACTORY")
+@options.output
+@options.torch
+@options.images
+@options.quiet
+def export(
+    model: str, output: Path, weights: Path | None, input_shape: tuple[int, ...] | None, quiet: bool, **images: Any
+) -> None:
+    """Write a PyTorch model as float ONNX.
+
+    FACTORY, or FACTORY(name=value), returns the torch.nn.Module. The preprocessing of its images goes into the file.
+    """
+    from converter.cli.outputs import check_outputs
+    from converter.data.inputs import input_specs
+    from converter.data.preprocess import store_preprocess
+    from converter.data.preprocess_checks import check_channels
+    from converter.model_io.export import export as export_module
+    from converter.model_io.factory import load_module
+    from converter.model_io.load import model_bytes
+    from converter.model_io.open import DEFAULT_INPUT_SHAPE
+    from converter.model_io.save import save_onnx
+    from converter.report.numbers import size
+
+    check_outputs([("-o", output)], [("MODEL", model), ("--weights", weights)])
+    preprocess = given_preprocess(**images)
+    state_shape([model], input_shape)
+    exported = export_module(load_module(model, weights), input_shape or DEFAULT_INPUT_SHAPE)
+    if any(images.values()):
+        check_channels(preprocess, input_specs(exported.model))
+        store_preprocess(exported.model, preprocess)
+    save_onnx(exported.model, output)
+    if not quiet:
+        click.echo(f"Parity: {exported.parity}")
+    click.echo(f"Wrote {output} ({size(model_bytes(output))})")
+
+
+@cli.command()
+@click.option("--show", "name", metavar="NAME", help="Print one recipe as TOML, every field spelled out.")
+def recipes(name: str | None) -> None:
+    """What there is for `convert --recipe`."""
+    from converter.recipes.builtin import RECIPES, find_recipe
+    from converter.recipes.toml_template import spell_out
+    from converter.report import table
+
+    if name is not None:
+        click.echo(spell_out(find_recipe(name)), nl=False)
+    else:
+        table.show([table.recipes_table(RECIPES)])
+
+
+for command in (train, evaluate, compare, inspect, view, verify, targets):
+    cli.add_command(command)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """SIGTERM unwinds the stack, so that temporary files go."""
+    raise Terminated(128 + number)
+
+
+def main() -> None:
+    """Entry point of `convert-onnx`."""
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        cli(prog_name="convert-onnx")
+    except KeyboardInterrupt:  # before or after a command
+        click.echo(_INTERRUPTED, err=True)
+        sys.exit(_INTERRUPTED_CODE)
+
+
+if __name__ == "__main__":
+    main()

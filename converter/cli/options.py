@@ -1,0 +1,125 @@
+"""Options that several commands of the command line share."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "FILE",
+    "budget",
+    "data",
+    "images",
+    "json",
+    "layers",
+    "limit",
+    "output",
+    "quiet",
+    "report",
+    "target",
+    "torch",
+]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a list of numbers such as 0.5,0.5,0.5") from error
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a list of sizes such as 1,3,224,224") from error
+    if min(sizes) < 1:
+        raise click.BadParameter(f"{text!r} has a size below 1; write sizes such as 1,3,224,224")
+    return sizes
+
+
+def _bits(text: str) -> tuple[str, int]:
+    name, _, bits = text.rpartition("=")
+    if not name or not bits.isdecimal() or not 2 <= int(bits) <= 8:
+        raise click.BadParameter(f"{text!r} is not a layer and its bits, 2 to 8, such as conv1=8")
+    return name, int(bits)
+
+
+def _default_target() -> str:
+    from converter.targets.catalog import DEFAULT_TARGET
+
+    return DEFAULT_TARGET
+
+
+def _several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order in which --help shows them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(decorators):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def budget(command: Command) -> Command:
+    """The limits of a budget, which the command gets as one `Budget`, or None, and the folder of what was measured."""
+
+    @functools.wraps(command)
+    def run(
+        *arguments: Any, max_drop: float | None, max_bytes: int | None, max_latency: float | None, **others: Any
+    ) -> Any:
+        limits = (max_drop, max_bytes, max_latency)
+        if limits == (None, None, None):
+            return command(*arguments, budget=None, **others)
+        from converter.budget.limits import Budget
+
+        return command(*arguments, budget=Budget(*limits), **others)
+
+    return _limits(run)  # type: ignore[return-value]
+
+
+FILE = click.Path(path_type=Path)
+output = click.option("-o", "--output", type=FILE, required=True, metavar="OUT.onnx", help="File to write.")
+target = click.option("--target", default=_default_target, metavar="NAME", help="See `targets`; cpu if not given.")
+torch = _several(
+    click.option("--weights", type=FILE, metavar="FILE", help=".safetensors, .npz or .pt for FILE.py:FACTORY."),
+    click.option("--input-shape", type=_shape, metavar="1,3,224,224", help="Of FILE.py:FACTORY, with the batch."),
+)
+images = _several(
+    click.option("--mean", type=_floats, metavar="a,b,c", help="Subtracted from uint8 images, on the 0..1 scale."),
+    click.option("--std", type=_floats, metavar="a,b,c", help="Divides them, on the 0..1 scale."),
+    click.option("--resize", type=click.IntRange(min=1), metavar="N", help="Their shorter side becomes N pixels."),
+    click.option("--crop", type=click.IntRange(min=1), metavar="N", help="Their N x N centre is used."),
+)
+report = click.option(
+    "--report", type=FILE, multiple=True, metavar="FILE", help="Also write a .json or .html report; may be repeated."
+)
+layers = _several(
+    click.option("--exclude", multiple=True, metavar="LAYER", help="Leave a layer in float; may be repeated."),
+    click.option(
+        "--bits", type=_bits, multiple=True, metavar="LAYER=N", help="Weight bits of a layer, 2 to 8; may be repeated."
+    ),
+)
+_limits = _several(
+    click.option("--max-drop", type=float, metavar="POINTS", help="Of accuracy; of agreement without labels."),
+    click.option("--max-bytes", type=int, metavar="N", help="Of the file."),
+    click.option("--max-latency", type=float, metavar="MS", help="Per image on this CPU, one thread."),
+    click.option(
+        "--cache",
+        type=FILE,
+        metavar="DIR",
+        help="Keeps what a search measured; the same command goes on from it. OUT.search, which goes once the search "
+        "has ended.",
+    ),
+)
+limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
+data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
+quiet = click.option(
+    "--quiet", is_flag=True, help="Print less: no progress bars, and of tables only those that were asked for."
+)
+json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

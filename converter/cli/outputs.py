@@ -1,0 +1,50 @@
+"""Where results may go: never onto each other, and never onto a file that is read."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from converter.model_io.save import prepare_output
+from passes.errors import UsageError
+
+__all__ = ["check_outputs", "same_file"]
+
+
+def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Sequence[tuple[str, str | Path | None]]) -> None:
+    """Find out before any work whether every output can be written without the loss of another file.
+
+    Args:
+        outputs: option and file; the first is the ONNX file.
+        inputs: option and what it was given: a file, a folder, ``FILE.py:NAME``, or None.
+
+    Raises:
+        UsageError: two outputs are one file, an output is an input, or the first is not called .onnx.
+        OutputError: a folder does not exist or cannot be written.
+    """
+    for place, (option, path) in enumerate(outputs):
+        for other, earlier in outputs[:place]:
+            if same_file(path, earlier):
+                raise UsageError(f"{other} {earlier} and {option} {path} are one file; give two names")
+        for other, given in inputs:
+            if given is not None and same_file(path, _file_of(given)):
+                raise UsageError(f"{option} {path} would overwrite {other} {given}; give another name")
+    for _, path in outputs:
+        prepare_output(path)
+    option, path = outputs[0]
+    if path.suffix != ".onnx":
+        raise UsageError(f"{option} {path}: the name of an ONNX file ends in .onnx; use {path}.onnx")
+
+
+def same_file(first: str | Path, second: str | Path) -> bool:
+    """Whether two paths lead to one file, that exists or does not."""
+    if os.path.realpath(first) == os.path.realpath(second):
+        return True
+    try:
+        return Path(first).samefile(second)  # a hard link, or a file system that ignores case
+    except OSError:
+        return False
+
+
+def _file_of(given: str | Path) -> Path:
+    file, colon, _ = str(given).partition(".py:")
+    return Path(file + ".py" if colon else file)

@@ -1,0 +1,115 @@
+"""The commands `targets` and `verify`: they parse, call and print, as those in `converter.cli.main` do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from passes.errors import UsageError, VerificationError
+
+__all__ = ["targets", "verify"]
+
+
+@click.command()
+@click.argument("name", required=False, metavar="[NAME]")
+def targets(name: str | None) -> None:
+    """What there is for `--target`; with a NAME, all that is known of it and the sources."""
+    from converter.report.table import show
+    from converter.report.targets import facts_table, targets_table
+    from converter.targets.catalog import TARGETS, find_target
+
+    show([targets_table(TARGETS) if name is None else facts_table(find_target(name))])
+
+
+def _fraction(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 <= value <= 1:
+        raise click.BadParameter(f"{value:g} is not a fraction from 0 to 1, such as 0.99")
+    return value
+
+
+@click.command()
+@click.argument("model")
+@click.option("--target", required=True, metavar="NAME", help="See `targets`.")
+@click.option("--data", metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE; else 8 rows of noise.")
+@click.option("--reference", metavar="FLOAT.onnx", help="The float file: judge by the distance from it.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
+@click.option(
+    "--runtime",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Interpreter, virtual environment or npm folder that has the target's provider.",
+)
+@click.option("--min-agreement", type=float, callback=_fraction, help="With the CPU, on DATA; 0.99 if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def verify(
+    model: str,
+    target: str,
+    data: str | None,
+    reference: str | None,
+    limit: int | None,
+    runtime: Path | None,
+    min_agreement: float | None,
+    as_json: bool,
+) -> None:
+    """Run MODEL on its target, or check the target's rules.
+
+    It is run where the target's provider is found, and compared with the CPU and with float. Exit code 3 if it does
+    not load, leaves all nodes to the CPU, or any where the target must take all, or computes something else.
+    """
+    from converter.data.preprocess import Preprocess
+    from converter.evaluation.shared_data import load_for
+    from converter.model_io.load import read_onnx
+    from converter.model_io.open import ModelFile
+    from converter.report.table import show
+    from converter.report.targets import verification_tables
+    from converter.verification.verify import MIN_AGREEMENT
+    from converter.verification.verify import verify as run
+
+    read_onnx(Path(model))
+    given = {"--data": data, "--reference": reference, "--limit": limit, "--min-agreement": min_agreement}
+    _refuse_unused(target, runtime, [option for option, value in given.items() if value is not None])
+    dataset = None if data is None else load_for([ModelFile(model, Path(model))], data, Preprocess(), limit)
+    found = run(
+        Path(model),
+        target,
+        dataset,
+        reference=None if reference is None else Path(reference),
+        runtime=runtime,
+        min_agreement=MIN_AGREEMENT if min_agreement is None else min_agreement,
+    )
+    if as_json:
+        _print(found.to_json())
+    else:
+        show(verification_tables(found))
+        for note in found.notes:
+            click.echo(f"Note: {note}")
+    if not found.passed:
+        first, *others = found.failures
+        more = f" (and {len(others)} more)" if others else ""
+        raise VerificationError(f"{model} on {target}, by {found.how}: {first}{more}; {found.next_step}")
+    if not as_json:
+        click.echo(f"{model}: verified on {target} by {found.how}")
+
+
+def _refuse_unused(target: str, runtime: Path | None, given: list[str]) -> None:
+    """Options that say what to run, where nothing is run; and options on images that are not there.
+
+    Raises:
+        UsageError: names them.
+        TargetError: see `find_target` and `find_environment`.
+    """
+    from converter.targets.catalog import find_target
+    from converter.verification.environments import find_environment
+
+    environment = find_environment(find_target(target), runtime)
+    if isinstance(environment, str) and given:
+        options = ", ".join(given)
+        raise UsageError(f"{options}: nothing would be run, so leave that out: {environment}")
+    unused = [option for option in ("--limit", "--min-agreement") if option in given and "--data" not in given]
+    if unused:
+        raise UsageError(f"{' and '.join(unused)} would do nothing without --data; add it, or leave that out")
+
+
+def _print(content: dict[str, Any]) -> None:
+    click.echo(json.dumps(content, indent=2))

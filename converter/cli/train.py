@@ -1,0 +1,125 @@
+"""The command `train`: it parses, calls and prints, as those in `converter.cli.main` do."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converter.cli import options
+from converter.cli.context import given_preprocess, keeping, state_shape, warn
+from passes.errors import UsageError
+
+if TYPE_CHECKING:
+    from passes.weights.learned_rounding import Device
+
+__all__ = ["train"]
+
+
+@click.command()
+@click.argument("model")
+@options.output
+@click.option("--data", required=True, metavar="DATA", help="Training images: .npz, folder or FILE.py:CALLABLE.")
+@click.option("--recipe", default="int4-qat", show_default=True, metavar="NAME|FILE.toml", help="One with a qat pass.")
+@options.target
+@options.layers
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Over the training images; 10.")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step; 32.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="Learning rate, in steps of the weights' grid; 0.0003.",
+)
+@click.option("--optimizer", type=click.Choice(["sgd", "adam"]), help="sgd.")
+@click.option(
+    "--objective",
+    type=click.Choice(["auto", "labels", "float"]),
+    help="What is learned from: labels, or the float model; auto: labels if there are any.",
+)
+@click.option("--flip/--no-flip", default=None, help="Mirror images at random.")
+@click.option("--shift", type=click.IntRange(min=0), metavar="N", help="Move images by up to N pixels at random.")
+@click.option("--calibration", metavar="DATA", help="Images for the start; training images if not given.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Calibration images used; 512.")
+@click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
+@click.option(
+    "--checkpoint",
+    type=options.FILE,
+    metavar="FILE",
+    help="Where the training stands after every epoch; the same command goes on from it. OUT.checkpoint, which "
+    "goes once OUT is written.",
+)
+@options.torch
+@options.images
+@options.report
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything drawn at random.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="auto: cuda if there is one.")
+@options.quiet
+def train(
+    model: str,
+    output: Path,
+    data: str,
+    recipe: str,
+    target: str,
+    exclude: tuple[str, ...],
+    bits: tuple[tuple[str, int], ...],
+    calibration: str | None,
+    limit: int | None,
+    evaluation: str | None,
+    checkpoint: Path | None,
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+    report: tuple[Path, ...],
+    seed: int | None,
+    device: "Device | None",
+    quiet: bool,
+    **rest: Any,
+) -> None:
+    """Quantize a model and train it with its quantization in place.
+
+    MODEL is an .onnx file, FILE.py:FACTORY or FILE.py:FACTORY(name=value). Starts from the recipe's post-training
+    solution; the best epoch on held-out training images is kept, the start if none is better.
+    """
+    from converter.cli.finish import finish
+    from converter.cli.outputs import check_outputs, same_file
+    from converter.pipeline.train import train as learn
+    from converter.report.files import check_report
+    from converter.report.progress import progress_bars
+
+    place = output.with_suffix(".checkpoint") if checkpoint is None else checkpoint
+    for path in report:
+        check_report(path)
+    inputs = (("MODEL", model), ("--data", data), ("--calibration", calibration), ("--evaluate", evaluation))
+    outputs = [("-o", output), ("--checkpoint", place), *(("--report", path) for path in report)]
+    check_outputs(outputs, [*inputs, ("--weights", weights), ("--recipe", recipe)])
+    if calibration is not None and same_file(calibration, data):
+        raise UsageError(f"--calibration {calibration} is --data too: those images calibrate anyway; leave it out")
+    for read in (data, calibration):
+        if evaluation is not None and read is not None and same_file(evaluation, read):
+            warn(f"{evaluation} is learned from and evaluates: the accuracy shown is not that on unseen images")
+    state_shape([model], input_shape)
+    names = ("epochs", "batch", "rate", "optimizer", "objective", "flip", "shift")
+    settings = {name: value for name in names if (value := rest.pop(name)) is not None}
+    with keeping(place), progress_bars(quiet=quiet) as progress:
+        result = learn(
+            model,
+            data,
+            recipe=recipe,
+            checkpoint=place,
+            settings=settings,
+            calibration=calibration,
+            target=target,
+            exclude=exclude,
+            bits=dict(bits),
+            evaluation=evaluation,
+            weights=weights,
+            input_shape=input_shape,
+            preprocess=given_preprocess(**rest),
+            limit=limit,
+            seed=seed,
+            device=device,
+            progress=progress,
+            warn=warn,
+        )
+    finish(result, model, output, report, quiet=quiet)
+    if checkpoint is None:
+        place.unlink(missing_ok=True)

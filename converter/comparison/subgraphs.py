@@ -1,0 +1,142 @@
+"""The float reference cut at every tensor that the quantized model has too.
+
+What lies between two cuts is a cell: one layer, as a rule, with the batch normalization and the activation function
+after it. Fed with the *quantized* network's tensors, a cell computes in float what the quantized network computed in
+integers from the very same numbers; so what differs is what this layer adds, and not what it was handed.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from converter.qdq.stored_weights import Tensors, find_weight, layer_roles
+from converter.runtime.session import open_session
+from passes.ir.surgery import fresh_name
+
+__all__ = ["Cell", "Cells", "find_cells"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What computes one tensor from the cuts before it.
+
+    nodes    places in the reference's graph, in its order
+    reads    the tensors it is cut at
+    layers   names of the linear layers among the nodes
+    """
+
+    tensor: str
+    nodes: tuple[int, ...]
+    reads: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+def find_cells(graph: onnx.GraphProto, cuts: Iterable[str]) -> dict[str, Cell]:
+    """The cell of every tensor in ``cuts`` that a node computes."""
+    given = set(cuts)
+    makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
+    linear = _linear_nodes(graph)
+    cells = {}
+    for tensor in given & makers.keys():
+        nodes: set[int] = set()
+        reads: dict[str, None] = {}
+        waiting = [makers[tensor]]
+        while waiting:
+            place = waiting.pop()
+            if place in nodes:
+                continue
+            nodes.add(place)
+            for name in _reads(graph.node[place]):
+                if name in given:
+                    reads[name] = None
+                elif name in makers:
+                    waiting.append(makers[name])
+        ordered = tuple(sorted(nodes))
+        cells[tensor] = Cell(
+            tensor, ordered, tuple(reads), tuple(linear[place] for place in ordered if place in linear)
+        )
+    return cells
+
+
+class Cells:
+    """All cells of a reference, run at once on given tensors.
+
+    reference   the whole float model
+    types       element types of its tensors, as onnx numbers them, by name
+    """
+
+    def __init__(self, reference: onnx.ModelProto, cuts: Iterable[str], types: Mapping[str, int]) -> None:
+        cuts = list(cuts)
+        self.cells = find_cells(reference.graph, cuts)
+        model = onnx.ModelProto()
+        model.CopyFrom(reference)
+        graph = model.graph
+        graph.ClearField("value_info")
+        graph.ClearField("output")
+        graph.output.extend(onnx.helper.make_empty_tensor_value_info(tensor) for tensor in self.cells)
+        taken = {name for node in graph.node for name in [*node.input, *node.output]}
+        self._given = {tensor: fresh_name(f"{tensor}/given", taken) for tensor in cuts}
+        read = set()
+        for node in graph.node:
+            read |= self._given.keys() & set(node.input)
+            node.input[:] = [self._given.get(name, name) for name in node.input]
+        for tensor in sorted(read):
+            graph.input.append(onnx.helper.make_tensor_value_info(self._given[tensor], types[tensor], None))
+        self._session = open_session(model)
+        self._inputs = {value.name for value in self._session.get_inputs()}
+        self._types = {
+            self._given[tensor]: onnx.helper.tensor_dtype_to_np_dtype(types[tensor]) for tensor in sorted(read)
+        }
+
+    def run(self, tensors: Mapping[str, Array], feeds: Mapping[str, Array], batch: int | None) -> dict[str, Array]:
+        """What every cell makes of ``tensors``.
+
+        feeds   the model's own inputs, of as many rows
+        batch   the only batch size that the reference takes, if there is one
+        """
+        given = {self._given[name]: array for name, array in tensors.items() if name in self._given}
+        known = {
+            name: array.astype(self._types[name], copy=False) for name, array in given.items() if name in self._types
+        }
+        fed = {name: array for name, array in {**feeds, **known}.items() if name in self._inputs}
+        outputs = list(self.cells)
+        count = len(next(iter(feeds.values())))
+        if batch is None or batch == count:
+            return dict(zip(outputs, self._session.run(outputs, fed), strict=True))
+        portions = [
+            self._session.run(outputs, {name: _filled(array[start:], batch) for name, array in fed.items()})
+            for start in range(0, count, batch)
+        ]
+        joined = [np.concatenate(parts)[:count] for parts in zip(*portions, strict=True)]
+        return dict(zip(outputs, joined, strict=True))
+
+
+def _linear_nodes(graph: onnx.GraphProto) -> dict[int, str]:
+    """The linear layers with a constant weight: name by place."""
+    tensors = Tensors.of(graph)
+    return {
+        place: node.name or node.output[0]
+        for place, node in enumerate(graph.node)
+        if layer_roles(node) is not None and find_weight(node, tensors).codes is not None
+    }
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Every tensor that a node, or a graph inside of it, reads."""
+    yield from filter(None, node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for below in graph.node:
+                yield from _reads(below)
+
+
+def _filled(rows: Array, batch: int) -> Array:
+    """The first ``batch`` rows, the last repeated where there are not so many."""
+    rows = rows[:batch]
+    return np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), axis=0)])

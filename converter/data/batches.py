@@ -1,0 +1,155 @@
+"""Batches and arrays as a caller gives them -> an ArraySource.
+
+Batches of a callable or an iterable may be large, random, or available only once. They are written to unnamed
+temporary files as they come and mapped from there: memory stays flat and every later walk gives the same rows.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.data.inputs import InputSpec
+from converter.data.preprocess import Preprocess
+from converter.data.sources import ArraySource
+from converter.model_io.user_code import user_code
+from passes.errors import DataError
+
+__all__ = ["array_source", "batch_arrays", "is_pair", "only_input", "spool"]
+
+_NO_MORE = object()
+_SPOOL_LIMIT = 64 * 2**30  # bytes; a callable that yields more most likely never ends
+
+
+def array_source(
+    name: str, arrays: Mapping[str, Any], inputs: tuple[InputSpec, ...], preprocess: Preprocess
+) -> ArraySource:
+    """{input name, or "x" for the only input, and "y" for labels: array} as a source."""
+    found: dict[str, NDArray[Any]] = {}
+    names: dict[str, str] = {}
+    for spec in inputs:
+        key = "x" if len(inputs) == 1 and "x" in arrays else spec.name
+        if key not in arrays:
+            present = ", ".join(arrays) or "nothing"
+            raise DataError(f"{name}: no array for the model's input '{spec.name}' (it holds {present}); name it so")
+        found[spec.name], names[spec.name] = _as_array(f"{name}: {key}", arrays[key]), key
+    lengths = {names[key]: len(array) if array.ndim else 0 for key, array in found.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{name}: arrays of different lengths {lengths}; give one row of each input per image")
+    rows = np.arange(next(iter(lengths.values())))
+    labels = arrays.get("y") if "y" not in names.values() else None
+    checked = None if labels is None else _labels(name, _as_array(f"{name}: y", labels), len(rows))
+    return ArraySource(name, found, names, checked, inputs, preprocess, rows)
+
+
+def _as_array(what: str, value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except Exception as error:  # ragged lists, tensors on another device or with gradients
+        raise DataError(f"{what} is {type(value).__name__}, not an array ({error}); give a NumPy array") from error
+
+
+def _labels(name: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{name}: labels are {labels.dtype}, not integers; save class indices as int64")
+    if labels.shape != (count,):
+        raise DataError(f"{name}: labels have shape {labels.shape} for {count} images; give one label per image")
+    if count and labels.min() < 0:
+        row = int(np.argmin(labels))
+        raise DataError(f"{name}: label {labels[row]} of image {row} is out of range; class indices start at 0")
+    return labels.astype(np.int64)
+
+
+def only_input(inputs: tuple[InputSpec, ...], what: str) -> InputSpec:
+    """The model's one input. Raises DataError, for `what` that cannot feed more, when it has several."""
+    if len(inputs) > 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise DataError(
+            f"{what} feeds one input, the model has {len(inputs)} ({names}); give an array for each by name"
+        )
+    return inputs[0]
+
+
+def is_pair(data: Any) -> bool:
+    """Whether `data` is (images, labels): two arrays of different rank. Two arrays of one rank are two batches."""
+    return (
+        isinstance(data, tuple | list)
+        and len(data) == 2
+        and all(hasattr(part, "__array__") for part in data)
+        and len(np.shape(data[0])) != len(np.shape(data[1]))
+    )
+
+
+def batch_arrays(name: str, batch: Any, inputs: tuple[InputSpec, ...]) -> Mapping[str, Any]:
+    """One batch as `array_source` takes it: {input name: array}, or {"x": array} with {"y": labels} or without."""
+    if isinstance(batch, Mapping):
+        return batch
+    only_input(inputs, f"{name}: an array")
+    if hasattr(batch, "__array__"):
+        return {"x": batch}
+    if isinstance(batch, tuple | list) and len(batch) == 2 and all(hasattr(part, "__array__") for part in batch):
+        return {"x": batch[0], "y": batch[1]}
+    raise DataError(f"{name}: a batch is {type(batch).__name__}; yield an array, (array, labels) or {{name: array}}")
+
+
+def spool(
+    name: str, batches: Iterable[Any], inputs: tuple[InputSpec, ...], preprocess: Preprocess, limit: int | None
+) -> ArraySource:
+    """Batches up to `limit` rows, in temporary files that vanish with the arrays mapped to them.
+
+    Raises DataError, naming the batch, for one that the model cannot take or that differs from the first.
+    """
+    first: ArraySource | None = None
+    labels: list[NDArray[np.int64]] = []
+    count = size = 0
+    with ExitStack() as stack:
+        files = {spec.name: stack.enter_context(tempfile.TemporaryFile()) for spec in inputs}
+        for place, batch in enumerate(_guarded(name, batches)):
+            what = f"{name}: batch {place}"
+            part = array_source(what, batch_arrays(what, batch, inputs), inputs, preprocess)
+            first = first or part
+            _check_alike(name, place, part, first)
+            for key, array in part.arrays.items():
+                files[key].write(np.ascontiguousarray(array).tobytes())
+                size += array.nbytes
+            labels += [] if part.labels is None else [part.labels]
+            count += len(part)
+            if limit is not None and count >= limit:
+                break
+            if size > _SPOOL_LIMIT:
+                raise DataError(f"{name}: more than {_SPOOL_LIMIT >> 30} GiB of batches; give a --limit")
+        if first is None:
+            raise DataError(f"{name}: gives no batches; yield at least one (an iterator can be walked only once)")
+        arrays: dict[str, NDArray[Any]] = {}
+        for key, array in first.arrays.items():
+            files[key].flush()
+            arrays[key] = np.memmap(files[key], dtype=array.dtype, mode="r", shape=(count, *array.shape[1:]))
+    used = count if limit is None else min(count, limit)
+    every = np.concatenate(labels)[:used] if labels else None
+    return ArraySource(name, arrays, first.names, every, inputs, preprocess, np.arange(used))
+
+
+def _check_alike(name: str, place: int, part: ArraySource, first: ArraySource) -> None:
+    for key, array in part.arrays.items():
+        start = first.arrays[key]
+        if array.dtype != start.dtype or array.shape[1:] != start.shape[1:]:
+            raise DataError(
+                f"{name}: batch {place} holds {array.dtype} {array.shape[1:]}, batch 0 {start.dtype} "
+                f"{start.shape[1:]}; give all batches one dtype and size"
+            )
+    if (part.labels is None) != (first.labels is None):
+        raise DataError(f"{name}: batch {place} and batch 0 differ in having labels; give them to all or to none")
+
+
+def _guarded(name: str, batches: Iterable[Any]) -> Iterator[Any]:
+    with user_code(name, DataError):
+        iterator = iter(batches)
+    while True:
+        with user_code(name, DataError):
+            batch = next(iterator, _NO_MORE)
+        if batch is _NO_MORE:
+            return
+        yield batch

@@ -1,0 +1,215 @@
+"""From 8-bit pixels to a model's input: resize, crop, x / 255, mean, std, layout.
+
+    value = (pixel / 255 - mean) / std                               mean and std on the 0..1 scale
+
+`--resize N` makes the shorter side N, keeping the aspect ratio, with Pillow's antialiased bilinear filter; `--crop N`
+then cuts the N x N centre. Both round as torchvision's Resize and CenterCrop do. Colours follow Pillow's `convert`:
+transparency is dropped, grey is repeated, RGB becomes grey by ITU-R 601 luma. EXIF rotation is not applied, which
+again is what torchvision does.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from PIL import Image
+
+from converter.data.inputs import InputSpec
+from passes.errors import DataError, UsageError
+
+__all__ = ["METADATA_KEY", "Preprocess", "store_preprocess", "stored_preprocess"]
+
+METADATA_KEY = "convert_onnx.preprocess"
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How uint8 images become a model's input; a field that is None does nothing.
+
+    Attributes:
+        mean: subtracted, 1 or 3 numbers on the 0..1 scale.
+        std: divides, 1 or 3 numbers on the 0..1 scale.
+        resize: of the shorter side, in pixels.
+        crop: side of the centre crop, in pixels.
+
+    Raises:
+        DataError: a value cannot be meant.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: int | None = None
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            numbers = getattr(self, name)
+            if numbers is not None:
+                object.__setattr__(self, name, _checked_numbers(name, numbers))
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
+            raise DataError(
+                f"mean {_listed(self.mean)} and std {_listed(self.std)} are {len(self.mean)} and {len(self.std)} "
+                "numbers; give both 1 or both 3"
+            )
+        for name in ("resize", "crop"):
+            size = getattr(self, name)
+            if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+                raise DataError(f"{name} {size!r} is not a positive number of pixels, such as 224")
+        if self.resize is not None and self.crop is not None and self.crop > self.resize:
+            raise DataError(
+                f"crop {self.crop} is larger than resize {self.resize}; use a crop of at most {self.resize}"
+            )
+
+    def __str__(self) -> str:
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        shown = {name: _listed(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        return ", ".join(f"{name} {value}" for name, value in shown.items()) or "pixels / 255"
+
+    def to_json(self) -> str:
+        """One line of JSON, as it is stored under METADATA_KEY in a model's metadata_props."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Preprocess":
+        """The inverse of `to_json`. Raises DataError when the text is something else."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"stored preprocessing {text[:80]!r} is not JSON ({error}); give --mean and --std"
+            ) from error
+        known = [field.name for field in fields(cls)]
+        if not isinstance(values, dict) or not set(values) <= set(known):
+            raise DataError(f"stored preprocessing {text[:80]!r} is not an object of {', '.join(known)}")
+        return cls(**values)
+
+    def merge(self, override: "Preprocess") -> "Preprocess":
+        """These settings with every field that `override` sets replaced.
+
+        Raises:
+            UsageError: a field that is set does not go with one that is not, which is named.
+        """
+        given = {name: value for name, value in asdict(override).items() if value is not None}
+        try:
+            return Preprocess(**{**asdict(self), **given})
+        except DataError as error:
+            kept = [name for name, value in asdict(self).items() if value is not None and name not in given]
+            told = ", ".join(f"{name} is stored and --{name} replaces it" for name in kept if name in str(error))
+            raise UsageError(f"{error} ({told})") from error
+
+    def check_channels(self, spec: InputSpec, channels: int) -> None:
+        """Raises UsageError when mean or std has 3 values and the input another number of channels."""
+        for name in ("mean", "std"):
+            numbers = getattr(self, name)
+            if numbers is not None and len(numbers) not in (1, channels):
+                raise UsageError(
+                    f"{name} has {len(numbers)} values, input {spec} takes {channels} channels; give 1 value"
+                )
+            if numbers is not None and spec.dtype == np.uint8:
+                raise UsageError(f"input {spec} takes uint8 pixels as they are; leave out --{name}")
+
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of an image of that size after resize and crop. Raises DataError when the crop is larger."""
+        if self.resize is not None:
+            short, long = sorted((width, height))
+            longer = max(1, int(self.resize * long / short))
+            width, height = (self.resize, longer) if width <= height else (longer, self.resize)
+        if self.crop is not None:
+            if min(width, height) < self.crop:
+                raise DataError(
+                    f"image of {width}x{height} is smaller than --crop {self.crop}; use --resize {self.crop} as well"
+                )
+            return self.crop, self.crop
+        return width, height
+
+    def pixels(self, image: Image.Image, channels: int) -> NDArray[np.uint8]:
+        """An image as uint8 pixels [h, w, channels] (1, 3 or 4), resized and cropped.
+
+        Raises DataError when the crop is larger than the image.
+        """
+        wanted = self.output_size(*image.size)
+        image = _with_channels(image, channels)
+        if self.resize is not None:
+            size = Preprocess(resize=self.resize).output_size(*image.size)
+            if size != image.size:
+                image = image.resize(size, Image.Resampling.BILINEAR)
+        if image.size != wanted:
+            left = round((image.width - wanted[0]) / 2)
+            top = round((image.height - wanted[1]) / 2)
+            image = image.crop((left, top, left + wanted[0], top + wanted[1]))
+        pixels = np.asarray(image, dtype=np.uint8)
+        return pixels[..., None] if channels == 1 else pixels  # [h, w, channels]
+
+    def fit(self, images: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+        """Images [n, h, w, c] resized, cropped and brought to `channels`: [n, h', w', channels]."""
+        have = images.shape[3]
+        if self.resize is None and self.crop is None and have == channels:
+            return images
+        return np.stack(
+            [self.pixels(Image.fromarray(image[..., 0] if have == 1 else image), channels) for image in images]
+        )
+
+    def tensor(self, pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
+        """Pixels [n, h, w, c] of the right size as `spec` takes them: scaled, [n, c, h, w] or channels-last."""
+        values: NDArray[Any] = pixels
+        if spec.dtype != np.uint8:
+            values = pixels.astype(np.float32) / np.float32(255)
+            if self.mean is not None:
+                values -= np.asarray(self.mean, dtype=np.float32)
+            if self.std is not None:
+                values /= np.asarray(self.std, dtype=np.float32)
+        if not spec.channels_last:
+            values = values.transpose(0, 3, 1, 2)  # [n, c, h, w]
+        return np.ascontiguousarray(values, dtype=spec.dtype)
+
+
+def store_preprocess(model: onnx.ModelProto, preprocess: Preprocess) -> None:
+    """Write the preprocessing into the model's metadata, where `stored_preprocess` finds it."""
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, preprocess.to_json()
+
+
+def stored_preprocess(model: onnx.ModelProto | ort.InferenceSession) -> Preprocess:
+    """What `convert` or `export` wrote into the model's metadata; an empty Preprocess where there is none."""
+    if isinstance(model, onnx.ModelProto):
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+    else:
+        metadata = dict(model.get_modelmeta().custom_metadata_map)
+    return Preprocess.from_json(metadata[METADATA_KEY]) if METADATA_KEY in metadata else Preprocess()
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
+
+
+def _with_channels(image: Image.Image, channels: int) -> Image.Image:
+    """The image in Pillow's mode for 1, 3 or 4 channels. 16-bit greys keep their upper 8 bits."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGBA")  # a palette may carry transparency in a form that convert("RGB") warns about
+    return image.convert(_MODES[channels])
+
+
+def _checked_numbers(name: str, numbers: Any) -> tuple[float, ...]:
+    listed = ",".join(str(number) for number in numbers)
+    if len(numbers) not in (1, 3):
+        raise DataError(f"{name} {listed} has {len(numbers)} values; give 1 or 3")
+    try:
+        values = tuple(float(number) for number in numbers)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} {listed} is not a list of numbers") from error
+    for value in values:
+        if not math.isfinite(value):
+            raise DataError(f"{name} {listed} is not finite")
+        if abs(value) > 1:
+            raise DataError(f"{name} {listed} is not on the 0..1 scale; divide it by 255: {value / 255:.4g}")
+        if name == "std" and value <= 0:
+            raise DataError(f"std {listed} is not above 0; use 1 to leave the values as they are")
+    return values

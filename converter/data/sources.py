@@ -1,0 +1,349 @@
+"""Where rows of data come from: arrays held in memory (or mapped from disk), and image files decoded when asked for.
+
+A source names its rows, gives any of them as the feeds of a model, and hashes the bytes that it would read.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from converter.data.inputs import InputSpec
+from converter.data.preprocess import Preprocess
+from passes.errors import DataError, ShapeError
+
+__all__ = ["ArraySource", "FolderSource", "Rows", "Source"]
+
+Rows = NDArray[np.int64]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_CHUNK = 64  # rows looked at together
+_CROPPED = 128  # pixels; models that take less were trained on whole images
+
+
+class Source(Protocol):
+    """Rows of data for a model."""
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """One label a row, or None."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From images to tensors."""
+
+    @property
+    def images(self) -> bool:
+        """Whether rows are images that go through preprocessing."""
+
+    @property
+    def channels(self) -> tuple[int, int] | None:
+        """Channels of the images as they are, and as the model takes them; None where rows are no images."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Rows) -> "Source":
+        """The source of these rows only, in this order."""
+
+    def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Rows start..stop as model inputs {name: [stop - start, ...]}."""
+
+    def name(self, row: int) -> str:
+        """What a person finds the row by: a file's path below the folder, or its number in the arrays as given."""
+
+    def check(self) -> None:
+        """Raise DataError, naming the row, for what can be found wrong before the rows are used."""
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of the bytes and labels of the rows, in order."""
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Arrays {input name: [n, ...]}, as they will be fed or as uint8 images to preprocess batch by batch.
+
+    rows    the rows of the arrays in use; they are views, nothing is copied
+    names   what the arrays are called in messages, {input name: name}
+    origin  the number that each row of the arrays had when they were given; None where it is its own
+    """
+
+    source: str
+    arrays: Mapping[str, NDArray[Any]]
+    names: Mapping[str, str]
+    labels: NDArray[np.int64] | None
+    specs: tuple[InputSpec, ...]
+    preprocess: Preprocess
+    rows: Rows
+    origin: Rows | None = None
+
+    def __post_init__(self) -> None:
+        for spec in self.specs:
+            self._check_array(spec)
+
+    @property
+    def images(self) -> bool:
+        return any(self._is_image(spec) for spec in self.specs)
+
+    @property
+    def channels(self) -> tuple[int, int] | None:
+        for spec in self.specs:
+            if self._is_image(spec):
+                return self.arrays[spec.name].shape[3], self._channels(spec)
+        return None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: Rows) -> "ArraySource":
+        return replace(self, rows=self.rows[rows], labels=None if self.labels is None else self.labels[rows])
+
+    def compact(self) -> "ArraySource":
+        """The same rows in arrays of their own, so that the rest can leave memory."""
+        arrays = {name: array[self.rows] for name, array in self.arrays.items()}
+        origin = self.rows if self.origin is None else self.origin[self.rows]
+        return replace(self, arrays=arrays, rows=np.arange(len(self.rows)), origin=origin)
+
+    def name(self, row: int) -> str:
+        place = self.rows[row]
+        return str(int(place if self.origin is None else self.origin[place]))
+
+    def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        feeds = {}
+        for spec in self.specs:
+            rows = self.arrays[spec.name][self.rows[start:stop]]
+            if self._is_image(spec):
+                rows = self.preprocess.tensor(self.preprocess.fit(rows, self._channels(spec)), spec)
+            feeds[spec.name] = rows
+        return feeds
+
+    def check(self) -> None:
+        for name, array in self.arrays.items():
+            if not np.issubdtype(array.dtype, np.inexact):
+                continue
+            for start in range(0, len(self.rows), _CHUNK):
+                rows = self.rows[start : start + _CHUNK]
+                finite = np.isfinite(array[rows]).reshape(len(rows), -1).all(axis=1)
+                if not finite.all():
+                    row = rows[int(np.argmin(finite))]
+                    raise DataError(
+                        f"{self.source}: {self.names[name]}[{row}] holds NaN or Inf; remove or repair that image"
+                    )
+
+    def digest(self) -> str:
+        total = hashlib.sha256()
+        for name, array in sorted(self.arrays.items()):
+            total.update(f"{name} {array.dtype.str} {array.shape[1:]}".encode())
+            for start in range(0, len(self.rows), _CHUNK):
+                total.update(np.ascontiguousarray(array[self.rows[start : start + _CHUNK]]).tobytes())
+        if self.labels is not None:
+            total.update(self.labels.tobytes())
+        return total.hexdigest()
+
+    def _is_image(self, spec: InputSpec) -> bool:
+        array = self.arrays[spec.name]
+        if array.dtype != np.uint8 or array.ndim != 4 or len(spec.shape) != 4:
+            return False
+        return np.issubdtype(spec.dtype, np.floating) or (spec.dtype == np.uint8 and not spec.accepts(array.shape))
+
+    def _channels(self, spec: InputSpec) -> int:
+        return spec.image[0] or self.arrays[spec.name].shape[3]
+
+    def _check_array(self, spec: InputSpec) -> None:
+        array, what = self.arrays[spec.name], f"{self.source}: {self.names[spec.name]}"
+        if array.ndim and len(array) == 0:
+            raise DataError(f"{what} holds no images; give at least one")
+        if self._is_image(spec):
+            self._check_image(spec, what)
+        elif array.ndim != len(spec.shape):
+            raise DataError(
+                f"{what} has rank {array.ndim}, the model's input {spec} takes rank {len(spec.shape)}"
+                f"{_rank_hint(array, spec)}"
+            )
+        elif array.dtype != spec.dtype:
+            image = " or as uint8 [n, h, w, c]" if len(spec.shape) == 4 else ""
+            raise DataError(
+                f"{what} is {array.dtype}, the model's input {spec} takes {spec.dtype}; save it as {spec.dtype}{image}"
+            )
+        elif not spec.accepts(array.shape):
+            hint = _layout_hint(array, spec)
+            raise ShapeError(f"{what} has shape {array.shape}, which does not fit the model's input {spec}{hint}")
+
+    def _check_image(self, spec: InputSpec, what: str) -> None:
+        count, height, width, have = self.arrays[spec.name].shape
+        channels = self._channels(spec)
+        if have != channels and (have not in (1, 3, 4) or channels not in (1, 3)):
+            hint = "; x.transpose(0, 2, 3, 1) makes it [n, h, w, c]" if height in (1, 3) else ""
+            raise DataError(
+                f"{what} has shape {(count, height, width, have)}, {have} channels as [n, h, w, c], "
+                f"the model's input {spec} takes {channels}{hint}"
+            )
+        if channels not in (1, 3, 4) and (self.preprocess.resize or self.preprocess.crop):
+            raise DataError(f"{what} has {channels} channels; --resize and --crop need 1, 3 or 4")
+        self.preprocess.check_channels(spec, channels)
+        check_size(what, (width, height), self.preprocess, spec)
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Image files below a folder, opened one batch at a time: memory does not grow with their number.
+
+    Labels come from the folders directly below `root`: the folder's name where all of them are integers, otherwise
+    its place among the sorted names. Without such folders, or with images beside them, there are no labels.
+    """
+
+    root: Path
+    files: tuple[Path, ...]
+    labels: NDArray[np.int64] | None
+    spec: InputSpec
+    preprocess: Preprocess
+
+    @classmethod
+    def scan(cls, root: Path, spec: InputSpec, preprocess: Preprocess) -> "FolderSource":
+        """All images below `root` in sorted order; hidden files and folders are passed over."""
+        files = tuple(_image_files(root))
+        if not files:
+            raise DataError(f"{root}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder or below it")
+        if len(spec.shape) != 4 or (spec.image[0] or 3) not in (1, 3, 4):
+            raise DataError(f"{root}: images do not fit the model's input {spec}; give an .npz of arrays instead")
+        preprocess.check_channels(spec, spec.image[0] or 3)
+        return cls(root, files, _folder_labels(root, files), spec, preprocess)
+
+    @property
+    def images(self) -> bool:
+        return True
+
+    @property
+    def channels(self) -> tuple[int, int] | None:
+        """Grey if the first images are; some among colour photographs are nothing to speak of."""
+        grey = all(_is_grey(file) for file in self.files[:_CHUNK])
+        return 1 if grey else 3, self.spec.image[0] or 3
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, rows: Rows) -> "FolderSource":
+        files = tuple(self.files[row] for row in rows)
+        return replace(self, files=files, labels=None if self.labels is None else self.labels[rows])
+
+    def name(self, row: int) -> str:
+        return self.files[row].relative_to(self.root).as_posix()
+
+    def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        pixels = np.stack([self._pixels(file) for file in self.files[start:stop]])  # [n, h, w, c]
+        return {self.spec.name: self.preprocess.tensor(pixels, self.spec)}
+
+    def check(self) -> None:
+        expected: tuple[int, int] | None = None
+        for file in self.files:
+            try:
+                with Image.open(file) as image:
+                    size = image.size
+            except Exception as error:  # Pillow raises many types for a damaged file
+                raise _unreadable(file, error) from error
+            fitted = check_size(str(file), size, self.preprocess, self.spec)
+            expected = expected or fitted
+            if fitted != expected:
+                raise DataError(
+                    f"{file}: image is {fitted[0]}x{fitted[1]}, {self.files[0]} is {expected[0]}x{expected[1]}; "
+                    f"use {_together(fitted, expected)} to bring all to one size"
+                )
+
+    def digest(self) -> str:
+        total = hashlib.sha256()
+        for file in self.files:
+            content = file.read_bytes()
+            total.update(f"{len(content)} ".encode())
+            total.update(content)
+        if self.labels is not None:
+            total.update(self.labels.tobytes())
+        return total.hexdigest()
+
+    def _pixels(self, file: Path) -> NDArray[np.uint8]:
+        try:
+            with Image.open(file) as image:
+                return self.preprocess.pixels(image, self.spec.image[0] or 3)
+        except Exception as error:  # Pillow raises many types for a damaged file
+            raise _unreadable(file, error) from error
+
+
+def check_size(what: str, size: tuple[int, int], preprocess: Preprocess, spec: InputSpec) -> tuple[int, int]:
+    """(width, height) of an image of `size` after preprocessing; DataError, naming it, if the model takes another."""
+    try:
+        width, height = preprocess.output_size(*size)
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error
+    _, want_height, want_width = spec.image
+    if (want_width or width, want_height or height) == (width, height):
+        return width, height
+    wanted = f"{want_width or '?'}x{want_height or '?'}"
+    shown = f"{size[0]}x{size[1]}"
+    if (width, height) != size:
+        shown += f", {width}x{height} after --resize/--crop"
+    if want_width == want_height and want_width is not None:
+        hint = f"use {_fitting(size, want_width)}"
+    else:
+        hint = f"bring the images to {wanted} first"
+    raise ShapeError(f"{what}: image is {shown}; the model takes {wanted}; {hint}")
+
+
+def _fitting(size: tuple[int, int], side: int) -> str:
+    """Options that bring images to a square: large ones as ImageNet's are, small ones without losing their edges."""
+    larger = round(side * 256 / 224) if side >= _CROPPED and min(size) > side else side
+    return f"--resize {larger}" + ("" if size[0] == size[1] and larger == side else f" --crop {side}")
+
+
+def _together(*sizes: tuple[int, int]) -> str:
+    """Options that bring images of these sizes to one square."""
+    least = min(min(size) for size in sizes)
+    return _fitting((least, least + 1), min(224, least))
+
+
+def _rank_hint(array: NDArray[Any], spec: InputSpec) -> str:
+    if array.dtype == np.uint8:
+        return "; uint8 images are [n, h, w, c], grey ones x[..., None]"
+    return "; x[:, None] adds the channels" if array.ndim == 3 and spec.accepts(array[:, None].shape) else ""
+
+
+def _layout_hint(array: NDArray[Any], spec: InputSpec) -> str:
+    """What to do with floats of another layout; only uint8 images are resized and laid out here."""
+    if array.ndim != 4:
+        return ""
+    for order, layout in (((0, 3, 1, 2), "[n, c, h, w]"), ((0, 2, 3, 1), "[n, h, w, c]")):
+        if spec.accepts(array.transpose(order).shape):
+            return f"; x.transpose{order} makes it {layout}"
+    return "; floats are taken as they are, and uint8 images [n, h, w, c] are resized"
+
+
+def _is_grey(file: Path) -> bool:
+    with Image.open(file) as image:
+        return image.mode in {"1", "L", "LA", "La", "F"} or image.mode.startswith("I")
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(f"{file}: cannot be read as an image ({type(error).__name__}: {error}); repair or remove it")
+
+
+def _image_files(root: Path) -> Iterator[Path]:
+    found: list[Path] = []
+    for folder, below, names in os.walk(root, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [
+            Path(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        ]
+    yield from sorted(found)
+
+
+def _folder_labels(root: Path, files: Sequence[Path]) -> NDArray[np.int64] | None:
+    parts = [file.relative_to(root).parts for file in files]
+    if any(len(part) == 1 for part in parts):
+        return None
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if all(name.isascii() and name.isdecimal() for name in classes):
+        return np.array([int(part[0]) for part in parts], dtype=np.int64)
+    index = {name: place for place, name in enumerate(classes)}
+    return np.array([index[part[0]] for part in parts], dtype=np.int64)

@@ -1,0 +1,1 @@
+"""Accuracy, agreement, size and latency of model files."""

@@ -1,0 +1,194 @@
+"""Model files side by side on one data set: accuracy, agreement, SQNR, size, latency.
+
+    evaluation = evaluate([Path("float.onnx"), Path("int8.onnx")], data)
+    evaluation.models[1].top1, evaluation.models[1].speedup
+
+The first model is the reference that `agreement`, `sqnr_db` and `speedup` of the others are against. Memory does not
+grow with the number of images.
+"""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from converter._json import finite
+from converter.comparison.compare import Comparison, LayerError, compare
+from converter.data.dataset import Dataset
+from converter.data.labels import Classes, check_labels
+from converter.model_io.load import model_bytes
+from converter.model_io.save import write_onnx
+from converter.runtime.latency import BATCH, THREADS, Quartiles, latencies
+from converter.runtime.runner import Runner, class_scores
+from converter.runtime.session import Progress
+from passes.errors import ModelError
+from passes.numerics.error import SqnrSum
+
+__all__ = ["Comparison", "Evaluation", "LayerError", "Measurement", "compare", "evaluate", "evaluate_pair"]
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model. Its fields are the keys of `evaluate --json`.
+
+    bytes        of the file and its external data
+    top1         fraction of images whose highest score is their label; None without labels
+    agreement    fraction of images with the first model's highest score; None unless the output is [n, classes]
+    sqnr_db      of the first output against the first model's; None for the first model, inf for equal outputs
+    latency_ms   median per image, batch 1, one thread; None when it was not measured
+    speedup      the first model's latency over this one's
+    """
+
+    model: str
+    bytes: int
+    images: int
+    top1: float | None
+    agreement: float | None
+    sqnr_db: float | None
+    latency_ms: float | None
+    speedup: float | None
+
+    @property
+    def top1_error(self) -> float | None:
+        """Binomial standard error of `top1`, sqrt(p (1 - p) / images); None without labels."""
+        return None if self.top1 is None else math.sqrt(self.top1 * (1 - self.top1) / self.images)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured: the data, as `Dataset.describe` has them, and one Measurement per model.
+
+    ``quartiles`` are those of each model's speedup, over the rounds that timed it; none where nothing was timed.
+    """
+
+    data: dict[str, Any]
+    models: tuple[Measurement, ...]
+    quartiles: tuple[Quartiles, ...] = ()
+
+    def spread(self, place: int) -> Quartiles | None:
+        """The quartiles of one model's speedup, if it was timed."""
+        return self.quartiles[place] if self.quartiles else None
+
+    def to_json(self) -> dict[str, Any]:
+        """{"data": {...}, "latency": {...}, "models": [{...}]}; an infinite SQNR (no difference) becomes null."""
+        latency = {"batch": BATCH, "threads": THREADS, "speedup_quartiles": self.quartiles or None}
+        return {"data": self.data, "latency": latency, "models": [finite(asdict(model)) for model in self.models]}
+
+
+class _Tally:
+    """Counts for one model, batch by batch."""
+
+    def __init__(self) -> None:
+        self.correct = self.agreed = 0
+        self.sqnr = SqnrSum()
+        self.classifier = True
+
+
+def evaluate(
+    models: Sequence[Path],
+    data: Dataset,
+    *,
+    names: Sequence[str] | None = None,
+    latency: bool = True,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure every model on all of `data`; the first is the reference.
+
+    names      what the models are called; their paths by default
+    latency    also time them, interleaved (see converter.runtime.latency)
+    progress   called with "evaluating", images done, images in all
+
+    Raises ModelError, naming the model, for one that cannot be loaded or run, gives NaN or Inf, or has outputs of
+    another shape than the first; DataError for a label that the model has no class for.
+    """
+    paths = [Path(model) for model in models]
+    if not paths:
+        raise ModelError("no models to evaluate; give at least one .onnx file")
+    called = [str(path) for path in paths] if names is None else names
+    sizes = [model_bytes(path) for path in paths]
+    tallies = [_Tally() for _ in paths]
+    _stream([Runner(path, name) for path, name in zip(paths, called, strict=True)], tallies, data, progress)
+    timed = latencies(paths, next(data.batches(1)).feeds, names=called) if latency else None
+    times: Sequence[float | None] = [None] * len(paths) if timed is None else timed.ms
+    count = len(data)
+    measured = [
+        Measurement(
+            model=name,
+            bytes=size,
+            images=count,
+            top1=tally.correct / count if tally.classifier and data.labels is not None else None,
+            agreement=tally.agreed / count if tally.classifier else None,
+            sqnr_db=tally.sqnr.db if tally is not tallies[0] else None,
+            latency_ms=time,
+            speedup=times[0] / time if time is not None and times[0] is not None else None,
+        )
+        for name, size, tally, time in zip(called, sizes, tallies, times, strict=True)
+    ]
+    return Evaluation(data.describe(), tuple(measured), () if timed is None else timed.quartiles)
+
+
+def evaluate_pair(
+    reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
+) -> Evaluation:
+    """A float model and what became of it, both in memory; `name` is what the second is called."""
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
+        for model, path in zip((reference, quantized), paths, strict=True):
+            write_onnx(model, path)
+        return evaluate(paths, data, names=["float", name], progress=progress)
+
+
+def _stream(runners: Sequence[Runner], tallies: Sequence[_Tally], data: Dataset, progress: Progress | None) -> None:
+    done = 0
+    for batch in data.batches(_BATCH):
+        reference: NDArray[Any] | None = None
+        for runner, tally in zip(runners, tallies, strict=True):
+            output = runner.run(batch.feeds, batch.count)[0]
+            _require_finite(runner, output, done)
+            if done == 0:
+                _require_classes(runner, output, data)
+            reference = output if reference is None else reference
+            if output.shape != reference.shape:
+                raise ModelError(
+                    f"{runner.name}: first output is {list(output.shape)}, {runners[0].name} gives "
+                    f"{list(reference.shape)}; compare models of one kind"
+                )
+            _count(tally, reference, output, batch.labels)
+        done += batch.count
+        if progress is not None:
+            progress("evaluating", done, len(data))
+
+
+def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
+    if output is not reference:
+        tally.sqnr.update(reference, output)
+    scores, expected = class_scores(output), class_scores(reference)
+    if scores is None or expected is None:
+        tally.classifier = False
+        return
+    best = scores.argmax(axis=1)
+    tally.agreed += int((best == expected.argmax(axis=1)).sum())
+    if labels is not None:
+        tally.correct += int((best == labels).sum())
+
+
+def _require_classes(runner: Runner, output: NDArray[Any], data: Dataset) -> None:
+    """For models that do not say before they run how many classes they have."""
+    scores = class_scores(output)
+    check_labels(data.source, data.labels, None if scores is None else Classes(runner.name, scores.shape[1]))
+
+
+def _require_finite(runner: Runner, output: NDArray[Any], done: int) -> None:
+    if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
+        row = int(np.argmin(np.isfinite(output).reshape(len(output), -1).all(axis=1)))
+        raise ModelError(
+            f"{runner.name}: output '{runner.outputs[0]}' holds NaN or Inf for image {done + row}; check its weights"
+        )

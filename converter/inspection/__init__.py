@@ -1,0 +1,1 @@
+"""What a quantized file holds, layer by layer."""

@@ -1,0 +1,277 @@
+"""What is in an ONNX file, layer by layer: bits, storage, bytes, and whether onnxruntime computes with the codes.
+
+Works on any file: float, ours, other tools' QDQ or integer operators. "Fused" is what onnxruntime really does: the file
+is opened on the CPU and the graph it optimized is read back.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import NodeProto
+
+from converter.inspection.float_islands import Island, find_islands
+from converter.model_io.load import model_bytes, read_onnx
+from converter.qdq.stored_weights import (
+    StoredWeight,
+    Tensors,
+    find_weight,
+    layer_roles,
+    tensor_bytes,
+    type_bits,
+    type_name,
+)
+from converter.runtime.optimized_graph import OptimizedGraph
+
+__all__ = ["InspectedLayer", "Inspection", "inspect_model"]
+
+_PREFIX = "convert_onnx."
+_CLAMPS = frozenset({"Relu", "Clip"})
+_INT8_ACCURACY = 4  # accuracy_level at which MatMulNBits rounds its activations to int8; they are floats below
+
+
+@dataclass(frozen=True)
+class InspectedLayer:
+    """One linear node of a file. Its fields are the keys of `inspect --json`.
+
+    name             of the node, or of its first output if it has none
+    weight_bits      of the weight's grid; of its float type if it is not quantized; None if no operand is a constant
+    storage          "float32", "int8", "int4 cast", "int4 dequantize", "int4 rescale", "matmulnbits", ...
+    bytes            of codes, scales and zero points in the file
+    granularity      what shares a scale: "tensor", "channel", "block 32"; empty for floats
+    activation_bits  of what the layer reads, or itself rounds it to (MatMulNBits at accuracy_level 4)
+    activation_type  the type of these: "uint8", "float32", "float16", ...
+    fused            whether onnxruntime's CPU provider runs it as one operator that reads the codes; MatMulNBits reads
+                     them beside float activations, every other one multiplies integers
+    reason           why not, or what onnxruntime does to the weight by itself; empty where neither is so
+    """
+
+    name: str
+    op: str
+    weight_bits: int | None
+    storage: str
+    bytes: int
+    granularity: str
+    activation_bits: int
+    activation_type: str
+    fused: bool
+    reason: str
+
+    @property
+    def on_integers(self) -> bool:
+        """Whether both operands of its products are integers."""
+        return self.fused and self.activation_bits < 32
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A file as a whole, its linear layers in the graph's order, and the bytes of its constants by tensor type."""
+
+    model: dict[str, Any]
+    layers: tuple[InspectedLayer, ...]
+    bytes_by_type: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """{"model": {...}, "layers": [{...}], "bytes_by_type": {...}}."""
+        layers = [asdict(layer) for layer in self.layers]
+        return {"model": self.model, "layers": layers, "bytes_by_type": self.bytes_by_type}
+
+
+def inspect_model(path: str | Path, name: str | None = None) -> Inspection:
+    """Look into an ONNX file; ``name`` is what it is called, its path by default.
+
+    Raises:
+        ModelError: no such file, not an ONNX file, truncated, or its external data are missing.
+    """
+    path = Path(path)
+    model = read_onnx(path)
+    size = model_bytes(path)
+    metadata = {
+        entry.key.removeprefix(_PREFIX): entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)
+    }
+    tensors = Tensors.of(_inlined(model).graph)
+    runtime = OptimizedGraph.open(path)
+    bits, kept = _mapping(metadata.get("layer_bits")), _mapping(metadata.get("kept"))
+    kept |= _mapping(metadata.get("float_activations"))
+    layers = tuple(
+        _layer(node, tensors, runtime, bits, kept) for node in tensors.nodes if layer_roles(node) is not None
+    )
+    by_type: dict[str, int] = {}
+    for tensor in tensors.constants.values():
+        kind = type_name(tensor.data_type)
+        by_type[kind] = by_type.get(kind, 0) + tensor_bytes(tensor)
+    return Inspection(_facts(name or str(path), model, size, metadata, runtime), layers, dict(sorted(by_type.items())))
+
+
+def _layer(
+    node: NodeProto, tensors: Tensors, runtime: OptimizedGraph, bits: Mapping[str, Any], kept: Mapping[str, Any]
+) -> InspectedLayer:
+    weight = find_weight(node, tensors)
+    running = runtime.integer_node(node, weight)
+    name, activation = node.name or node.output[0], _activation_type(node, running, weight, tensors)
+    fused = not weight.is_float and running is not None
+    stored, storage, granularity = weight.bits, weight.storage, weight.granularity
+    if node.op_type == "MatMulNBits":
+        stored, storage = _attribute(node, "bits", 4), "matmulnbits"
+    elif storage.endswith(" quantize"):
+        stored, fused = _quantized_bits(weight), running is not None
+    quantized = weight.codes is not None and (not weight.is_float or storage.endswith(" quantize"))
+    grid = bits.get(name, stored) if quantized else stored
+    reason = "" if fused else _reason(node, weight, quantized, activation, tensors, runtime, kept.get(name))
+    rounded = "" if quantized or weight.codes is None else runtime.rounds_weight(node)
+    if rounded:
+        grid, granularity, fused = type_bits(rounded), "tensor", running is not None
+        reason = f"onnxruntime rounds its {weight.type} weight to {rounded} at load, one scale for the whole tensor"
+    return InspectedLayer(
+        name=name,
+        op=node.op_type,
+        weight_bits=None if weight.codes is None else grid,
+        storage=storage,
+        bytes=weight.bytes,
+        granularity=granularity,
+        activation_bits=type_bits(activation),
+        activation_type=activation,
+        fused=fused,
+        reason=reason,
+    )
+
+
+def _reason(
+    node: NodeProto,
+    weight: StoredWeight,
+    quantized: bool,
+    activation: str,
+    tensors: Tensors,
+    runtime: OptimizedGraph,
+    kept: str | None,
+) -> str:
+    """Why no integer operator reads the layer's codes."""
+    if weight.codes is None:
+        return "no operand is a constant"
+    if not quantized:
+        return kept or f"weight is {weight.type}"
+    if runtime.problem:
+        return runtime.problem
+    if kept:
+        return kept
+    when = "dequantized " + ("on every run" if runtime.dequantizes_every_run(node) else "at load")
+    if "float" in activation:
+        return f"float activations; {when}"
+    if node.op_type == "ConvTranspose":
+        return f"no integer ConvTranspose; {when}"
+    for what, bits in (("activations", type_bits(activation)), ("weights", weight.bits)):
+        if bits > 8:
+            return f"no integer kernel for {bits}-bit {what}; {when}"
+    if node.op_type == "Conv" and not _is_rounded(node.output[0], tensors):
+        return "its output is not quantized"
+    if weight.bits < 8 and weight.storage.endswith("dequantize"):
+        return f"not fused: DequantizeLinear of {weight.type}; {when}"
+    if types := runtime.mixed_types(node):
+        return f"not fused: onnxruntime makes {types[0]} of its input and {types[1]} of its output; {when}"
+    return f"not fused by onnxruntime; {when}"
+
+
+def _is_rounded(name: str, tensors: Tensors) -> bool:
+    """Whether a tensor is quantized by all that read it, behind a clamp or not."""
+    readers = [node for node in tensors.nodes if name in node.input]
+    if len(readers) == 1 and readers[0].op_type in _CLAMPS:
+        return _is_rounded(readers[0].output[0], tensors)
+    return bool(readers) and all(node.op_type == "QuantizeLinear" for node in readers)
+
+
+def _activation_type(node: NodeProto, running: NodeProto | None, weight: StoredWeight, tensors: Tensors) -> str:
+    """Type of the layer's input, or of the integers it was dequantized from; ``running`` is what the node became."""
+    roles = layer_roles(node)
+    for other in (node, running):
+        if other is not None and other.op_type == "MatMulNBits":
+            return "int8" if _attribute(other, "accuracy_level", 0) == _INT8_ACCURACY else weight.read_type
+    if roles is not None and roles.activation is not None:
+        return _type_of(tensors, _at(node.input, roles.activation))
+    if node.op_type == "DynamicQuantizeMatMul":
+        return "uint8"
+    maker = tensors.makers.get(node.input[0])
+    if maker is None or maker.op_type != "DequantizeLinear" or _at(maker.input, 0) in tensors.constants:
+        return weight.read_type
+    return _type_of(tensors, _at(maker.input, 2))
+
+
+def _attribute(node: NodeProto, name: str, default: int) -> int:
+    return next((int(entry.i) for entry in node.attribute if entry.name == name), default)
+
+
+def _quantized_bits(weight: StoredWeight) -> int:
+    """Bits of a float weight that a QuantizeLinear in the file rounds at load."""
+    return type_bits(type_name(weight.zero_point.data_type)) if weight.zero_point is not None else 8
+
+
+def _type_of(tensors: Tensors, zero_point: str) -> str:
+    tensor = tensors.constants.get(zero_point)
+    return "uint8" if tensor is None else type_name(tensor.data_type)
+
+
+def _facts(
+    name: str, model: onnx.ModelProto, size: int, metadata: Mapping[str, str], runtime: OptimizedGraph
+) -> dict[str, Any]:
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    facts: dict[str, Any] = {
+        "path": name,
+        "bytes": size,
+        "ir_version": model.ir_version,
+        "opsets": opsets,
+        "producer": " ".join(part for part in (model.producer_name, model.producer_version) if part),
+        "nodes": len(model.graph.node),
+        "loads": not runtime.problem,
+        "islands": _islands(runtime),
+    }
+    if "recipe" in metadata:
+        facts["recipe"] = _recipe_name(metadata["recipe"])
+    keys = ("target", "calibration", "preprocess", "versions")
+    return facts | {key: _decoded(metadata[key]) for key in keys if key in metadata}
+
+
+def _islands(runtime: OptimizedGraph) -> list[dict[str, Any]]:
+    """Floats between integers, those of the same operators together."""
+    alike: dict[tuple[str, ...], list[Island]] = {}
+    for island in find_islands(runtime.graph.nodes if runtime.graph is not None else ()):
+        alike.setdefault(island.operators, []).append(island)
+    return [
+        {
+            "operators": list(operators),
+            "count": len(group),
+            "nodes": [name for island in group for name in island.nodes],
+            "dequantize": sum(island.dequantize for island in group),
+            "quantize": sum(island.quantize for island in group),
+        }
+        for operators, group in alike.items()
+    ]
+
+
+def _recipe_name(text: str) -> str | None:
+    try:
+        return tomllib.loads(text).get("name")
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
+
+
+def _mapping(text: str | None) -> dict[str, Any]:
+    value = _decoded(text) if text else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _at(names: Sequence[str], index: int) -> str:
+    return names[index] if index < len(names) else ""

@@ -1,0 +1,1 @@
+"""An ONNX graph run by torch, with gradients."""

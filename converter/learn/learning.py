@@ -1,0 +1,130 @@
+"""Learning by gradient, in torch: an optional part, imported only when a recipe asks for it."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from converter.data.dataset import Dataset
+from converter.learn.training_file import TrainingFile
+from converter.runtime.session import Progress
+from passes.base import LayerPass
+from passes.errors import DataError, QuantizationError
+from passes.ir.model import Model
+from passes.report import PassReport
+from passes.weights.learned_rounding import LearnedRounding
+from passes.weights.qat import Qat
+
+__all__ = ["learn_rounding", "require_device", "require_own", "require_trainable", "train"]
+
+_FEW = 2  # images that show whether torch can run a network
+
+
+def learn_rounding(
+    model: Model,
+    settings: LearnedRounding,
+    data: Dataset | None,
+    progress: Progress,
+    *,
+    solver: LayerPass | None,
+    budget: int,
+    seed: int,
+) -> PassReport:
+    """Refine a quantized model; see `converter.learn.rounding.refine.refine_blocks`.
+
+    Raises:
+        QuantizationError: torch is not installed, or what `refine_blocks` raises.
+        DataError: there are no calibration data.
+    """
+    images = _required(settings.name, data)
+    from converter.learn.rounding.refine import refine_blocks
+
+    return refine_blocks(model, settings, images, progress, solver=solver, budget=budget, seed=seed)
+
+
+def train(
+    model: Model,
+    settings: Qat,
+    data: Dataset | None,
+    progress: Progress,
+    *,
+    seed: int,
+    checkpoint: TrainingFile | None,
+    warn: Callable[[str], None],
+) -> PassReport:
+    """Train a quantized model; see `converter.learn.training.training_loop.train_network`.
+
+    Raises:
+        QuantizationError: torch is not installed, or what `train_network` raises.
+        DataError: there are no images, or what `train_network` raises.
+    """
+    images = _required(settings.name, data)
+    from converter.learn.training.training_loop import train_network
+
+    return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint, warn=warn)
+
+
+def require_device(passes: Iterable[object]) -> None:
+    """Refuse a learning pass where there is nothing that it can run on, before the passes that it follows.
+
+    Raises:
+        QuantizationError: torch is not installed, or there is no CUDA device where one is asked for.
+    """
+    for step in passes:
+        if isinstance(step, LearnedRounding | Qat):
+            _require_torch(step.name)
+            from converter.learn.device import find_device
+
+            find_device(step.device, step.name)
+
+
+def require_trainable(passes: Iterable[object], model: Model, data: Dataset | None) -> None:
+    """Refuse to train what torch has no gradients for, before the passes that take long.
+
+    Args:
+        passes: of the recipe.
+        model: as its layer pass will find it.
+        data: training images.
+
+    Raises:
+        QuantizationError: see `converter.learn.training.trained_network.float_program`.
+    """
+    if data is None or not any(isinstance(step, Qat) for step in passes):
+        return
+    import torch
+
+    from converter.learn.training.images import in_order
+    from converter.learn.training.trained_network import float_program
+
+    few = np.arange(min(_FEW, len(data)))
+    float_program(model, next(in_order(data, few, len(few), torch.device("cpu"))).inputs)
+
+
+def require_own(file: TrainingFile) -> None:
+    """Refuse a file that is there and holds no training of that origin.
+
+    Raises:
+        UsageError: see `converter.learn.training.checkpoint.require_own`.
+        QuantizationError: torch is not installed.
+    """
+    if not file.path.exists():
+        return
+    _require_torch(Qat.name)
+
+    from converter.learn.training import checkpoint
+
+    checkpoint.require_own(file)
+
+
+def _require_torch(name: str) -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise QuantizationError(f"{name} learns with torch; pip install convert-onnx[torch]") from error
+
+
+def _required(name: str, data: Dataset | None) -> Dataset:
+    """The data, once torch is there to learn from them."""
+    _require_torch(name)
+    if data is None:
+        raise DataError(f"{name} needs calibration data; use --calibration with images or an .npz")
+    return data

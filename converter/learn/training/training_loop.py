@@ -1,0 +1,255 @@
+"""Quantization-aware training of a whole network; see `passes.weights.qat` for what it is and `converter.learn.training.lsq` for how."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converter.data.dataset import Dataset
+from converter.learn.data_needs import FROM_FLOAT
+from converter.learn.device import find_device
+from converter.learn.held_out import HeldOut, hold_out
+from converter.learn.training import checkpoint as checkpoints
+from converter.learn.training.checkpoint import Checkpoint
+from converter.learn.training.coverage import Coverage
+from converter.learn.training.images import ImageBatch, augmented, epoch_batches, in_order
+from converter.learn.training.objective import Score, is_classifier, loss, scored
+from converter.learn.training.trained_network import TrainedNetwork
+from converter.learn.training_file import TrainingFile
+from converter.runtime.session import Progress, unheard
+from passes.errors import DataError, QuantizationError
+from passes.ir.model import Model
+from passes.numerics.error import decibel
+from passes.report import Change, CoveredRange, PassReport
+from passes.weights.qat import Qat
+
+__all__ = ["train_network"]
+
+_JUDGED = 64  # images at once without gradients
+_COMPARED = 256  # held-out images that layers' errors are measured on
+_FEW = 32  # held-out images; of fewer, one that changes its class is 3 points and more
+
+
+def train_network(
+    model: Model,
+    settings: Qat,
+    data: Dataset,
+    progress: Progress,
+    *,
+    seed: int,
+    checkpoint: TrainingFile | None = None,
+    warn: Callable[[str], None] = unheard,
+) -> PassReport:
+    """Train the model; it stays as it is unless held-out images gain.
+
+    Args:
+        model: quantized by a layer pass; changed in place.
+        settings: the pass.
+        data: training images, with labels or without.
+        progress: called after every step.
+        seed: of the images held out and of the order of the others.
+        checkpoint: file that holds the training's state after every epoch, and from which it goes on if it exists.
+        warn: told where the training goes on, once the checkpoint is known to be its own.
+
+    Raises:
+        QuantizationError: nothing is quantized yet, an operator cannot be trained, or a CUDA device is asked for and
+            there is none.
+        DataError: labels are asked for, and the output is no classifier's.
+        UsageError, OutputError: the checkpoint is of another training, or cannot be written.
+    """
+    started = time.perf_counter()
+    if not model.quantized:
+        raise QuantizationError(f"{settings.name} trains quantized layers; put it after gptq or rtn in the recipe")
+    training = _Training(model, settings, data, seed, find_device(settings.device, settings.name))
+    place = None if checkpoint is None else Checkpoint(checkpoint, training.digest())
+    before = training.layer_errors()
+    start, best, epoch = training.run(progress, place, warn)
+    return training.report(start, best, epoch, before, time.perf_counter() - started)
+
+
+class _Training:
+    """The network, its images and its optimizer."""
+
+    def __init__(self, model: Model, settings: Qat, data: Dataset, seed: int, device: torch.device) -> None:
+        self.settings, self.data, self.seed, self.device = settings, data, seed, device
+        self.kept = dict(model.kept)
+        self.split: HeldOut = hold_out(len(data), settings.held_out, seed)
+        sample = next(in_order(data, self.split.train[:_JUDGED], _JUDGED, torch.device("cpu"))).inputs
+        self.network = TrainedNetwork(model, sample, learn_activations=settings.learn_activations).on(device)
+        self.size = min(settings.batch, len(self.split.train))
+        self.steps = len(self.split.train) // self.size
+        self.objective: Literal["labels", "float"] = self._objective(sample)
+        parameters = list(self.network.parameters())
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(parameters, lr=settings.rate, momentum=settings.momentum)
+            if settings.optimizer == "sgd"
+            else torch.optim.Adam(parameters, lr=settings.rate)
+        )
+
+    def _objective(self, sample: Mapping[str, Tensor]) -> Literal["labels", "float"]:
+        """Labels where they are asked for, or are there and the output is a classifier's."""
+        wanted = self.settings.objective
+        classes = is_classifier(self.network.teacher(_on(sample, self.device)))
+        if wanted == "labels" and not classes:
+            raise DataError(f"{self.data.source} has labels, but the output is no classifier's; {FROM_FLOAT}")
+        if wanted == "labels" or (wanted == "auto" and classes and self.data.labels is not None):
+            return "labels"
+        return "float"
+
+    def run(
+        self, progress: Progress, place: Checkpoint | None, warn: Callable[[str], None]
+    ) -> tuple[Score, Score, int]:
+        """Train; the score before, the best one, and after how many epochs it was reached."""
+        if len(self.split.judge) < _FEW:
+            warn(f"{len(self.split.judge)} held-out images choose the best epoch, which is few; give more images")
+        start = self._judged()
+        best, best_epoch, state = start, 0, copy.deepcopy(self.network.state_dict())
+        done = 0
+        held = None if place is None else checkpoints.load(place, self.device)
+        if place is not None and held is not None:
+            self.network.load_state_dict(held.network)
+            self.optimizer.load_state_dict(held.optimizer)
+            best, best_epoch, state, done = held.score, held.best_epoch, held.best, held.epoch
+            warn(f"going on from {place.file.path}, after epoch {done} of {self.settings.epochs}")
+        for epoch in range(done, self.settings.epochs):
+            self._epoch(epoch, progress)
+            found = self._judged()
+            if found.better_than(best):  # never true of NaN
+                best, best_epoch, state = found, epoch + 1, copy.deepcopy(self.network.state_dict())
+            if place is not None:
+                network, optimizer = self.network.state_dict(), self.optimizer.state_dict()
+                checkpoints.save(
+                    place, checkpoints.TrainingState(epoch + 1, network, optimizer, state, best_epoch, best)
+                )
+        self.network.load_state_dict(state)
+        return start, best, best_epoch
+
+    def _epoch(self, epoch: int, progress: Progress) -> None:
+        settings = self.settings
+        draws = np.random.default_rng([self.seed, epoch, 1])
+        total = settings.epochs * self.steps
+        batches = epoch_batches(self.data, self.split.train, self.size, [self.seed, epoch], self.device)
+        for step, batch in enumerate(batches, start=epoch * self.steps):
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.rate * 0.5 * (1 + math.cos(math.pi * step / total))
+            images = batch
+            if settings.flip or settings.shift:
+                images = ImageBatch(augmented(batch.inputs, settings.flip, settings.shift, draws), batch.labels)
+            value = self._loss(images)
+            if not torch.isfinite(value):
+                raise QuantizationError(
+                    f"the loss of the training is {value.item()} in epoch {epoch + 1}; "
+                    f"use a --rate below {settings.rate:g}"
+                )
+            self.optimizer.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            if settings.optimizer == "sgd":
+                self._normalise()
+            self.optimizer.step()
+            self.network.confine()
+            progress(settings.name, step + 1, total)
+
+    @torch.no_grad()
+    def _normalise(self) -> None:
+        """Gradients of mean square 1, tensor by tensor: the rate is what a parameter moves (LARS, You et al. 2017)."""
+        for parameter in self.network.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= parameter.grad.square().mean().sqrt() + 1e-30
+
+    def _loss(self, images: ImageBatch) -> Tensor:
+        teacher = {} if self.objective == "labels" else self.network.teacher(images.inputs)
+        return loss(self.objective, self.network(images.inputs), teacher, images.labels)
+
+    @torch.no_grad()
+    def _judged(self) -> Score:
+        total, right, count = 0.0, 0, 0
+        judged: bool = True
+        for images in in_order(self.data, self.split.judge, _JUDGED, self.device):
+            found, teacher = self.network(images.inputs), self.network.teacher(images.inputs)
+            labels = images.labels if self.objective == "labels" else None
+            total += float(loss(self.objective, found, teacher, labels)) * len(images)
+            hits = scored(found, teacher, labels)
+            judged = judged and hits is not None
+            right += 0 if hits is None else int(hits.sum())
+            count += len(images)
+        return Score(total / count, right / count if judged else None)
+
+    @torch.no_grad()
+    def layer_errors(self) -> dict[str, float]:
+        """Signal to noise of every layer's output against the float network's, in dB, on held-out images."""
+        outputs = {layer.output: name for name, layer in self.network.layers.items()}
+        signal, noise = dict.fromkeys(outputs, 0.0), dict.fromkeys(outputs, 0.0)
+        for images in in_order(self.data, self.split.judge[:_COMPARED], _JUDGED, self.device):
+            expected, found = _Seen(outputs), _Seen(outputs)
+            self.network.teacher(images.inputs, expected)
+            self.network(images.inputs, found)
+            for name, value in expected.held.items():
+                signal[name] += float(value.double().square().sum())
+                noise[name] += float((value.double() - found.held[name].double()).square().sum())
+        return {layer: decibel(signal[name], noise[name]) for name, layer in outputs.items()}
+
+    def report(self, start: Score, best: Score, epoch: int, before: dict[str, float], seconds: float) -> PassReport:
+        """What was trained, once the best epoch is in the model."""
+        what = "right" if self.objective == "labels" else "as the float network"
+        unit = what if best.share is not None else "to the float network"
+        judged = f"{start} -> {best} {unit} of {len(self.split.judge)} held-out images"
+        if best.share is not None and best.share == start.share:  # then the loss has decided
+            judged += f", loss {start.loss:.4g} -> {best.loss:.4g}"
+        if epoch == 0:
+            reason = f"gained nothing: {judged}"
+            return PassReport(self.settings.name, {}, self.kept | dict.fromkeys(before, reason), (reason,), seconds)
+        moved = self.network.write()
+        after = self.layer_errors()
+        changed = {
+            name: Change(f"trained, epoch {epoch} of {self.settings.epochs}", before[name], after[name])
+            for name in before
+        }
+        learned = "labels" if self.objective == "labels" else "the float network"
+        covered = self._covered() if self.settings.learn_activations else {}
+        note = f"learned from {learned} on {self.device.type}, {moved} codes moved, {judged} (epoch {epoch})"
+        return PassReport(self.settings.name, changed, self.kept, (note,), seconds, ranges=covered)
+
+    def _covered(self) -> dict[str, CoveredRange]:
+        """The grids as they are now, on held-out images."""
+        coverage = Coverage(self.network.model.ranges)
+        for images in in_order(self.data, self.split.judge[:_COMPARED], _JUDGED, self.device):
+            for name, value in images.inputs.items():
+                coverage(name, value)
+            self.network.teacher(images.inputs, coverage)
+        return coverage.ranges()
+
+    def digest(self) -> str:
+        """Of everything that decides the training's course."""
+        settings = dataclasses.asdict(self.settings)
+        settings.pop("device")
+        data = {name: fact for name, fact in self.data.describe().items() if name != "source"}
+        found = hashlib.sha256(json.dumps([settings, self.seed, data, self.network.facts()]).encode())
+        for tensors in (self.network.program.constants, self.network.state_dict()):
+            for name, value in sorted(tensors.items()):
+                found.update(name.encode() + value.cpu().numpy().tobytes())
+        return found.hexdigest()
+
+
+def _on(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+class _Seen:
+    """Keeps some tensors of a run, by name."""
+
+    def __init__(self, wanted: Collection[str]) -> None:
+        self.wanted = wanted
+        self.held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        if name in self.wanted:
+            self.held[name] = value
+        return value

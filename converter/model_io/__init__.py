@@ -1,0 +1,1 @@
+"""Models opened, exported from torch, loaded and saved."""

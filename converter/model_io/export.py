@@ -1,0 +1,378 @@
+"""A torch module -> an ONNX model with a dynamic batch, whose nodes bear the names of the module's layers.
+
+torch.onnx.export writes the graph; exact rewrites then remove what it leaves behind (zero biases, Shape and Cast
+chains, a Pad before a Conv) and keep every BatchNormalization, whose statistics the passes want. Names:
+
+    layer                       node             its output       its other inputs
+    a module of one node        layer1.0.conv1   layer1.0.conv1   layer1.0.conv1.weight
+    an operator in forward()    layer1.0.add     layer1.0.add
+    one of several in a module  act.sigmoid, act
+
+A name used twice gets `_1`, `_2`. The graph's own are `input` and `output` (`output_0`, `output_1` if several).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import itertools
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from converter.model_io.factory import apply_weights, load_factory, load_module, load_weights, require_torch
+from converter.model_io.user_code import Terminated
+from passes.errors import ExportError, first_line
+
+if TYPE_CHECKING:
+    import onnx_ir
+    import torch
+
+__all__ = [
+    "ExportResult",
+    "Parity",
+    "apply_weights",
+    "export",
+    "load_factory",
+    "load_module",
+    "load_weights",
+]
+
+TOLERANCE = 1e-4  # of max|output|: two correct float32 runtimes differ by about 1e-6
+EXAMPLE_BATCH = 3  # the batch torch traces; parity runs another, so a batch size that was baked in shows
+PARITY_BATCH = 2
+SCOPES = "pkg.torch.onnx.name_scopes"
+ROLES = {"W": "weight", "B": "bias", "C": "bias"}  # ONNX's names of operator inputs in torch's words
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far onnxruntime's outputs are from torch's on a random batch of `batch` images."""
+
+    difference: float  # max |onnxruntime - torch| over all outputs
+    magnitude: float  # max |torch|
+    batch: int = PARITY_BATCH
+
+    @property
+    def relative(self) -> float:
+        """The difference as a fraction of the largest output; 0 where both are 0."""
+        return self.difference / self.magnitude if self.magnitude else self.difference
+
+    def __str__(self) -> str:
+        return f"max |onnxruntime - torch| = {self.relative:.1e} of max |output| on {self.batch} random images"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An exported model and the proof that it computes what the module computes."""
+
+    model: onnx.ModelProto
+    parity: Parity
+
+
+def export(module: torch.nn.Module, input_shape: Sequence[int], *, opset: int = 21, seed: int = 0) -> ExportResult:
+    """Export `module` in eval mode for float32 inputs `[batch, *input_shape[1:]]` with any batch size.
+
+    `input_shape` counts the batch: `(1, 3, 224, 224)`; its value there does not matter. The module is left as it was.
+    Raises ExportError where torch is missing, the module does not run on such an input, cannot be exported with a
+    dynamic batch, or the exported model's outputs differ from the module's by more than 1e-4 of the largest.
+    """
+    torch = require_torch()
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ExportError("exporting from PyTorch needs onnxscript; pip install convert-onnx[torch]")
+    shape = tuple(input_shape)
+    if len(shape) < 2 or any(size < 1 for size in shape):
+        text = ",".join(str(size) for size in shape)
+        raise ExportError(f"input shape {text!r}: give the batch and at least one more size, for example 1,3,224,224")
+    _check_float32_cpu(module)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(PARITY_BATCH, *shape[1:], generator=generator)
+    example = torch.randn(EXAMPLE_BATCH, *shape[1:], generator=generator)
+    with _evaluating(module):
+        expected = _run(module, images)
+        program = _torch_export(module, example, len(expected), opset)
+    _simplify(program)
+    _rename(program, module)
+    model = _to_proto(program)
+    _check(model)
+    return ExportResult(model, _parity(model, images.numpy(), expected))
+
+
+def _check_float32_cpu(module: torch.nn.Module) -> None:
+    torch = require_torch()
+    for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if value.device.type != "cpu":
+            raise ExportError(f"{name} is on {value.device}; return module.cpu() from the factory")
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise ExportError(f"{name} is {value.dtype}; return module.float() from the factory")
+
+
+@contextlib.contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients; every submodule's mode comes back afterwards."""
+    torch = require_torch()
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+def _run(module: torch.nn.Module, images: torch.Tensor) -> list[np.ndarray[Any, Any]]:
+    """The module's outputs in the order in which the exporter writes them."""
+    torch = require_torch()
+    try:
+        found = module(images)
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ExportError(
+            f"{type(module).__name__} does not run on an input {list(images.shape)}: {type(error).__name__}: "
+            f"{first_line(error)}; check --input-shape, and that forward() takes one tensor of any batch size"
+        ) from error
+    outputs = torch.utils._pytree.tree_leaves(found)
+    if not outputs or not all(isinstance(value, torch.Tensor) for value in outputs):
+        kinds = ", ".join(sorted({type(value).__name__ for value in outputs})) or "nothing"
+        raise ExportError(f"{type(module).__name__} returns {kinds}; forward() must return tensors only")
+    arrays = [value.numpy() for value in outputs]
+    if not all(np.isfinite(value).all() for value in arrays):
+        raise ExportError(f"{type(module).__name__} returns NaN or Inf for random input; check its weights")
+    return arrays
+
+
+def _torch_export(module: torch.nn.Module, example: torch.Tensor, outputs: int, opset: int) -> onnx_ir.Model:
+    torch = require_torch()
+    names = ["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)]
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=opset,
+                input_names=["input"],
+                output_names=names,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:  # the exporter's own tree is private, and forward() may raise anything
+        raise _refusal(module, error) from error
+    if program is None:
+        raise ExportError(f"torch {torch.__version__} returned no ONNX program; it must be 2.6 or newer")
+    model: onnx_ir.Model = program.model
+    batch = model.graph.inputs[0].shape
+    if batch is None or isinstance(batch[0], int):
+        raise ExportError(
+            f"{type(module).__name__} works only on batches of {EXAMPLE_BATCH}, the example's; "
+            f"use x.flatten(1) or x.shape[0] in forward() where a batch size is written as a number"
+        )
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress, hints and deprecation warnings off the terminal; errors still raise."""
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.ERROR))
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _refusal(module: torch.nn.Module, error: BaseException) -> ExportError:
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    places = re.findall(r'File "([^"]+)", line (\d+), in forward', str(cause))
+    where = f" (forward(), line {places[-1][1]})" if places else ""
+    return ExportError(
+        f"torch.onnx.export cannot export {type(module).__name__} with a dynamic batch{where}: "
+        f"{type(cause).__name__}: {first_line(cause)}; write forward() without branches on tensor values, numpy or a "
+        f"fixed batch size, or export the model yourself and give convert-onnx the .onnx file"
+    )
+
+
+def _simplify(model: onnx_ir.Model) -> None:
+    """Exact rewrites in place: constants folded, no-ops removed, Pad put into Conv. BatchNormalization stays."""
+    from onnx_ir.passes import common as cleanup
+    from onnxscript import optimizer, rewriter
+    from onnxscript.rewriter.rules import common as rules
+
+    exact = [
+        rules.no_op_cast_rule,
+        rules.no_op_expand_rule,
+        rules.no_op_transpose_rule,
+        rules.transpose_transpose_rule,
+        rules.reshape_reshape_rule,
+        rules.squeeze_reshape_1d_rule,
+        rules.unsqueeze_unsqueeze_rule,
+        rules.collapse_slice_rule,
+        rules.collapse_slice2_rule,
+        rules.materialize_reshape_shape_rule,
+        rules.fuse_pad_into_conv_rule,
+        rules.remove_optional_bias_from_conv_rule,
+        rules.remove_optional_bias_from_conv_transpose_rule,
+    ]
+    limit = 1 << 30  # bytes: transposed and reshaped weights are folded too
+    for _ in range(2):  # shapes that a rewrite makes known allow more folding
+        optimizer.fold_constants(model, onnx_shape_inference=True, input_size_limit=limit, output_size_limit=limit)
+        rewriter.RewritePass(exact)(model)
+        optimizer.remove_unused_nodes(model)
+    cleanup.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    cleanup.RemoveUnusedNodesPass()(model)
+    for node in model.graph:
+        if node.op_type == "Reshape":
+            shape = node.inputs[1].const_value if node.inputs[1] is not None else None
+            if shape is not None and 0 not in shape.numpy():
+                node.attributes.pop("allowzero", None)
+
+
+def _rename(model: onnx_ir.Model, module: torch.nn.Module) -> None:
+    """Name nodes, their outputs and the constants that are not parameters, as the page's head says."""
+    nodes, tensors = _Names(), _Names()
+    parameters = {name for name, _ in itertools.chain(module.named_parameters(), module.named_buffers())}
+    fixed = {id(value) for value in itertools.chain(model.graph.inputs, model.graph.outputs)}
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        if id(value) in fixed or value.name in parameters:
+            value.name = tensors.unique(str(value.name))  # a parameter may be called what an input or output is
+            fixed.add(id(value))
+    constants = [value for value in model.graph.initializers.values() if id(value) not in fixed]
+    for i, value in enumerate(constants):
+        value.name = f"constant {i}"  # out of the way of the names given below
+    for node, wanted in _wanted_names(model, module):
+        node.name = nodes.unique(wanted)
+        for i, output in enumerate(node.outputs):
+            if id(output) not in fixed:
+                output.name = tensors.unique(node.name if i == 0 else f"{node.name}.{i}")
+    for value in constants:
+        user, index = next(iter(value.uses()))
+        value.name = tensors.unique(f"{user.name}.{_role(user, index)}")
+
+
+class _Names:
+    """Hands out each name once: `relu`, `relu_1`, `relu_2`."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+
+    def unique(self, name: str) -> str:
+        numbered = (f"{name}_{i}" for i in itertools.count(1))
+        found = name if name not in self.taken else next(n for n in numbered if n not in self.taken)
+        self.taken.add(found)
+        return found
+
+
+def _wanted_names(model: onnx_ir.Model, module: torch.nn.Module) -> Iterator[tuple[onnx_ir.Node, str]]:
+    modules = dict(module.named_modules())
+
+    def path(node: onnx_ir.Node) -> str:
+        scopes = _scopes(node)
+        return scopes[-2] if len(scopes) > 1 and scopes[-2] in modules else ""
+
+    for name, run in itertools.groupby(model.graph, key=path):
+        group = list(run)
+        if name and _is_layer(modules[name]):
+            owners = [node for node in group if any(v is not None and _within(v, name) for v in node.inputs)]
+            head = owners[0] if owners else group[-1]
+        else:
+            head = None
+        for node in group:
+            yield node, name if node is head else f"{name}.{_operator(node)}".lstrip(".")
+
+
+def _scopes(node: onnx_ir.Node) -> list[str]:
+    """The module path from the root down and, last, torch's name for the operation: `["", "layer1", "add_5"]`."""
+    return re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
+
+
+def _is_layer(module: torch.nn.Module) -> bool:
+    return not any(module.children()) or type(module).__module__.startswith("torch.nn.")
+
+
+def _within(value: onnx_ir.Value, path: str) -> bool:
+    return value.is_initializer() and str(value.name).startswith(f"{path}.")
+
+
+def _operator(node: onnx_ir.Node) -> str:
+    """Torch's word for the operation where this node is its result, else ONNX's: add, relu, mean, sigmoid."""
+    scopes = _scopes(node)
+    if not scopes or scopes[-1] != node.outputs[0].name or scopes[-1].startswith("_"):
+        return node.op_type.lower()
+    return re.sub(r"_\d+$", "", scopes[-1])
+
+
+def _role(node: onnx_ir.Node, index: int) -> str:
+    """What an input is to its node: weight, bias, or ONNX's own word (min, axes, shape, starts)."""
+    if node.op_type == "MatMul":
+        return "weight"
+    inputs = onnx.defs.get_schema(node.op_type, node.domain).inputs
+    formal = inputs[min(index, len(inputs) - 1)].name  # the last one may be variadic
+    if node.op_type == "Gemm":
+        return "weight" if formal in ("A", "B") else "bias"
+    return ROLES.get(formal, formal) if "Conv" in node.op_type else formal
+
+
+def _to_proto(model: onnx_ir.Model) -> onnx.ModelProto:
+    """Serialize without torch's metadata, whose stack traces name files of this machine."""
+    import onnx_ir
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(model)
+    return onnx_ir.to_proto(model)
+
+
+def _check(model: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"torch.onnx.export wrote a model that onnx.checker refuses: {first_line(error)}") from error
+
+
+def _parity(model: onnx.ModelProto, images: np.ndarray[Any, Any], expected: list[np.ndarray[Any, Any]]) -> Parity:
+    """Run onnxruntime on `images [2, ...]`. Raises ExportError where it fails or differs from torch."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = session.run(None, {"input": images})
+    except Exception as error:  # onnxruntime's exceptions have no public base
+        raise ExportError(f"onnxruntime cannot run the exported model: {first_line(error)}") from error
+    for name, a, b in zip([o.name for o in model.graph.output], found, expected, strict=True):
+        if a.shape != b.shape:
+            raise ExportError(
+                f"{name} has shape {list(a.shape)} in onnxruntime, {list(b.shape)} in torch for a batch of "
+                f"{len(images)}; forward() must not depend on a fixed batch size"
+            )
+    pairs = [(np.float64(a), np.float64(b)) for a, b in zip(found, expected, strict=True) if a.size]
+    parity = Parity(
+        difference=float(np.max([0.0, *(np.max(np.abs(a - b)) for a, b in pairs)])),
+        magnitude=float(np.max([0.0, *(np.max(np.abs(b)) for _, b in pairs)])),
+    )
+    if not parity.relative <= TOLERANCE:
+        raise ExportError(
+            f"the exported model differs from torch: {parity}, more than {TOLERANCE:.0e}; "
+            f"forward() probably computes something once that depends on its input"
+        )
+    return parity

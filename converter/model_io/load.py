@@ -1,0 +1,327 @@
+"""An ONNX file from any exporter -> a checked `onnx.ModelProto` at opset 21 or later.
+
+Every refusal is one `ModelError` line that names the file, quotes the offending value and says what to do next.
+What only a look at the nodes can tell (training mode, control flow, float16 weights) is left to `passes.graph.normalise.normalise`.
+"""
+
+import difflib
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, inliner, version_converter
+
+from converter.model_io.protobuf import all_tensors, copy_fields
+from converter.model_io.save import INLINE_LIMIT, write_onnx
+from passes.errors import ModelError, first_line
+
+__all__ = [
+    "IR_VERSION",
+    "OPSET",
+    "load_onnx",
+    "load_proto",
+    "model_bytes",
+    "read_onnx",
+    "read_whole_onnx",
+    "upgrade_opset",
+]
+
+OPSET = 21  # the first opset with int4 and blocked DequantizeLinear
+IR_VERSION = 10  # the IR version that came with opset 21
+
+# fmt: off
+_INTEGER_OPS = frozenset([
+    "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd", "ConvInteger", "MatMulInteger",
+    "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits",
+])
+# fmt: on
+_SIGNATURES = (
+    (b"\x89PNG", "a PNG image; give the exported .onnx file"),
+    (b"\xff\xd8\xff", "a JPEG image; give the exported .onnx file"),
+    (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?); pass FILE.py:FACTORY with --weights instead"),
+    (b"\x80\x02", "a pickle (an old PyTorch checkpoint?); pass FILE.py:FACTORY with --weights instead"),
+    (b"\x89HDF", "an HDF5 file (a Keras model?); export it to ONNX first"),
+    (b"version https://git-lfs", "a git-lfs pointer; fetch the file itself with `git lfs pull`"),
+)
+_HEAVY_BYTES = 1024  # initializers above this size stay out of the version converter's way
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read a model of floats or in QDQ form, with its external data, and bring it to opset >= 21 and IR version >= 10.
+
+    External data are looked for in the model's own folder. Local functions are inlined, and initializers that old
+    files also list as graph inputs are inputs no longer: what remains in `graph.input` is what a caller feeds.
+
+    Raises:
+        ModelError: no such file, a folder, not an ONNX file, truncated, no nodes, missing external data, refused by
+            onnx.checker, no float32 input, made of integer operators, or an opset that cannot be upgraded.
+    """
+    path = Path(path)
+    model = read_onnx(path)
+    _refuse_empty_or_integer(str(path), model)
+    _load_external_data(path, model)
+    _check(str(path), path)  # by path: works above 2 GB too
+    return _prepared(str(path), model)
+
+
+def load_proto(model: onnx.ModelProto, name: str = "model", *, inline_limit: int = INLINE_LIMIT) -> onnx.ModelProto:
+    """A model in memory, checked and upgraded as `load_onnx` does; `model` itself stays as it is.
+
+    Raises:
+        ModelError: as `load_onnx`, with `name` for the path, or the weights are in files outside of the model.
+    """
+    outside = [tensor for tensor in all_tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL]
+    if outside:
+        raise ModelError(
+            f"{name}: the data of {outside[0].name} are in a file outside of the model in memory; "
+            "load it with onnx.load(path), or pass the path"
+        )
+    _refuse_empty_or_integer(name, model)
+    if model.ByteSize() < inline_limit:
+        _check(name, model)
+    else:
+        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+            path = Path(folder) / "model.onnx"
+            write_onnx(model, path, inline_limit=inline_limit)
+            _check(name, path)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return _prepared(name, copy)
+
+
+def _prepared(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    _drop_initializer_inputs(model.graph)
+    _require_float_input(name, model.graph)
+    return upgrade_opset(model, name)
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Any ONNX file, quantized or not, as it is and without its external data.
+
+    Raises:
+        ModelError: no such file, a folder, not an ONNX file, or truncated.
+    """
+    _require_file(path)
+    return _parse(path)
+
+
+def read_whole_onnx(path: Path) -> onnx.ModelProto:
+    """Any ONNX file, quantized or not, as it is, with its external data.
+
+    Raises:
+        ModelError: as `read_onnx`, or its external data are missing or truncated.
+    """
+    model = read_onnx(path)
+    _load_external_data(path, model)
+    return model
+
+
+def upgrade_opset(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
+    """Raise the default domain's opset to 21 with onnx's version converter; a newer opset is kept.
+
+    Operators of other domains (com.microsoft) pass through untouched. Large initializers are taken out during the
+    conversion, so that weights stay bit for bit the same and models above 2 GB can be converted.
+
+    Raises:
+        ModelError: the converter has no rule for one of the operators; `name` is quoted.
+    """
+    if _opset(model) < OPSET:
+        model = _convert(model, name)
+    model.ir_version = max(model.ir_version, IR_VERSION)
+    return model
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        files = sorted(entry.name for entry in path.glob("*.onnx"))
+        hint = f"pass a file in it, such as {files[0]}" if files else "it holds no .onnx file"
+        raise ModelError(f"{path} is a folder, not an ONNX file; {hint}")
+    if path.exists():
+        return
+    if not path.parent.is_dir():
+        raise ModelError(f"{path}: no such file; folder {path.parent} does not exist")
+    names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
+    near = difflib.get_close_matches(path.name, names, n=1)
+    raise ModelError(f"{path}: no such file" + (f"; did you mean {near[0]}?" if near else "; check the path"))
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    """The protobuf without its external data."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    if not head:
+        raise ModelError(f"{path} is empty (0 bytes); export or download it again")
+    for signature, what in _SIGNATURES:
+        if head.startswith(signature):
+            raise ModelError(f"{path} is not an ONNX file but {what}")
+    if _is_text(head):
+        line = head.split(b"\n")[0][:40].decode("utf-8", "replace")
+        raise ModelError(f"{path} is not an ONNX file but text, starting with {line!r}; give the exported .onnx file")
+    try:
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError; protobuf has no type stubs to name it by
+        if head[0] == 0x08:  # field 1 of ModelProto, ir_version, as every exporter writes it first
+            size = path.stat().st_size
+            raise ModelError(f"{path} is truncated or damaged ({size:,} bytes); export or download it again") from error
+        said = "it does not parse as a model; give the exported .onnx file"
+        raise ModelError(f"{path} is not an ONNX file: {said}") from error
+    if not model.ir_version and not model.HasField("graph"):
+        raise ModelError(f"{path} is not an ONNX file: it holds no graph; give the exported .onnx file")
+    if not model.HasField("graph"):
+        raise ModelError(f"{path} is truncated or damaged: it holds no graph; export or download it again")
+    if not model.opset_import:  # the field after the graph
+        raise ModelError(f"{path} is truncated or damaged: it names no opset; export or download it again")
+    return model
+
+
+def _is_text(head: bytes) -> bool:
+    return all(byte >= 0x20 or byte in b"\t\n\r\f" for byte in head)
+
+
+def _refuse_empty_or_integer(name: str, model: onnx.ModelProto) -> None:
+    if not model.graph.node:
+        raise ModelError(f"{name}: the graph is empty (no nodes); export the model again")
+    count: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type in _INTEGER_OPS:
+            count[node.op_type] = count.get(node.op_type, 0) + 1
+    if count:
+        found = ", ".join(f"{number} {op}" for op, number in sorted(count.items()))
+        raise ModelError(
+            f"{name} is quantized already, to operators that compute on integers ({found}); files in QDQ form are read "
+            "(quant_format=QuantFormat.QDQ in onnxruntime); make it so, or pass the float model it was made from"
+        )
+
+
+def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
+    folder = path.parent
+    for tensor in all_tensors(model.graph):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        data = folder / entries.get("location", "")
+        if not data.is_file():
+            raise ModelError(
+                f"{path}: the external data of {tensor.name} are missing: "
+                f"no file {entries.get('location')!r} beside it; put the data file into the model's folder"
+            )
+        end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+        if end > data.stat().st_size:
+            raise ModelError(
+                f"{data} is truncated: {tensor.name} ends at byte {end:,} of {data.stat().st_size:,}; "
+                "export or download it again"
+            )
+    try:
+        onnx.load_external_data_for_model(model, str(folder))
+    except Exception as error:  # the helper raises ValidationError, ValueError, OSError: all are about these data
+        raise ModelError(f"{path}: the external data cannot be read: {first_line(error)}") from error
+
+
+def _check(name: str, model: Path | onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(str(model) if isinstance(model, Path) else model)
+    except Exception as error:
+        raise ModelError(f"{name} is not a valid ONNX model: {first_line(error)}") from error
+
+
+def _drop_initializer_inputs(graph: onnx.GraphProto) -> None:
+    names = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in names]
+    del graph.input[:]
+    graph.input.extend(inputs)
+
+
+def _require_float_input(name: str, graph: onnx.GraphProto) -> None:
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    if TensorProto.FLOAT in types.values():
+        return
+    found = ", ".join(f"{value} is {TensorProto.DataType.Name(code).lower()}" for value, code in types.items())
+    raise ModelError(f"{name}: no float32 input ({found or 'no inputs at all'}); export the model in float32")
+
+
+# --- opset -----------------------------------------------------------------------------------------------------------
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _convert(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    before = _opset(model)
+    resized = {node.output[0] for node in model.graph.node if node.op_type in ("Upsample", "Resize")}
+    light, heavy = _without_heavy_initializers(model)
+    try:
+        converted = version_converter.convert_version(light, OPSET)
+    except Exception as error:  # RuntimeError or ConvertError, with a C++ source line in it
+        domains = ", ".join(sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}))
+        raise ModelError(
+            f"{name}: opset {before} cannot be upgraded to {OPSET}: {_reason(error)}"
+            + (f" (the model also uses operators of {domains})" if domains else "")
+            + f"; export the model at opset {OPSET}"
+        ) from error
+    inputs = [value for value in converted.graph.input if value.name not in heavy]
+    del converted.graph.input[:]
+    converted.graph.input.extend(inputs)
+    converted.graph.initializer.extend(heavy.values())
+    if before < 11:
+        _keep_old_resize_grid(converted.graph, resized)
+    return converted
+
+
+def _without_heavy_initializers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """A model whose large initializers are graph inputs, and those initializers by name."""
+    heavy = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.raw_data) > _HEAVY_BYTES}
+    light = onnx.ModelProto()
+    copy_fields(model, light, skip="graph")
+    graph = light.graph
+    copy_fields(model.graph, graph, skip="initializer")
+    for tensor in model.graph.initializer:
+        if tensor.name in heavy:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            graph.initializer.append(tensor)
+    return light, heavy
+
+
+def _keep_old_resize_grid(graph: onnx.GraphProto, outputs: set[str]) -> None:
+    """Upsample, and Resize before opset 11, sample at `x_out / scale`: 'asymmetric' with 'floor'.
+
+    onnx's converter leaves the attributes out, so the result would sample at opset 11's default, 'half_pixel'.
+    """
+    for node in graph.node:
+        if node.op_type == "Resize" and node.output[0] in outputs:
+            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
+
+
+def _reason(error: BaseException) -> str:
+    """The converter's own words, without the C++ source line before them (`x.h:12: f: Assertion ... failed: why`)."""
+    return first_line(error).rsplit("failed: ", 1)[-1]
+
+
+def model_bytes(path: Path) -> int:
+    """Size of a model file and of the external data files that it names. Raises ModelError for one that is missing."""
+    model = read_onnx(path)
+    locations = {
+        entry.value
+        for tensor in all_tensors(model.graph)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for location in sorted(locations):
+        if not (path.parent / location).is_file():
+            raise ModelError(f"{path}: its external data file {location!r} is missing; put it beside the model")
+    files = [path, *(path.parent / location for location in locations)]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,1 @@
+"""One conversion from a model to a quantized file."""

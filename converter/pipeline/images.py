@@ -1,0 +1,158 @@
+"""The data of a conversion: opened, and questioned, before any work is done."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from converter.data.dataset import Dataset, load_data
+from converter.data.inputs import input_specs
+from converter.data.labels import check_labels, model_classes
+from converter.data.preprocess import Preprocess
+from converter.data.preprocess_checks import check_channels, questions, refuse_unused
+from converter.learn.data_needs import require_learnable
+from converter.learn.held_out import hold_out
+from converter.recipes.recipe import Recipe
+from converter.recipes.registry import Pass
+from passes.errors import UsageError
+from passes.weights.learned_rounding import LearnedRounding
+from passes.weights.qat import Qat
+
+__all__ = ["Images", "open_data", "require_calibration"]
+
+_FEW_IMAGES = 32  # below it the 8-bit ranges of a layer differ visibly from one draw of images to the next
+
+
+@dataclass(frozen=True)
+class Images:
+    """Who sees which images.
+
+    Attributes:
+        calibration: for every pass.
+        evaluation: for the measurements at the end.
+        training: for passes that train.
+        learnable: those of ``calibration`` that no pass judges by; other passes must not see what judges, or it
+            favours their work.
+    """
+
+    calibration: Dataset | None
+    evaluation: Dataset | None
+    training: Dataset | None
+    learnable: Dataset | None
+
+    def shown_to(self, step: Pass) -> Dataset | None:
+        """The images of one pass."""
+        if isinstance(step, Qat):
+            return self.training
+        return self.calibration if isinstance(step, LearnedRounding) else self.learnable
+
+    def describe_training(self, recipe: Recipe) -> dict[str, Any] | None:
+        """What `Dataset.describe` says of the training images, and how many are held out; None where no pass trains."""
+        for step in recipe.passes:
+            if isinstance(step, Qat) and self.training is not None:
+                judge = hold_out(len(self.training), step.held_out, recipe.seed).judge
+                return self.training.describe() | {"held_out": len(judge)}
+        return None
+
+
+def require_calibration(calibration: Any, training: Any, checkpoint: Path | None, recipe: Recipe) -> None:
+    """Refuse a recipe that looks at data where there are none, and data that nothing looks at or trains on.
+
+    Raises:
+        UsageError: names the recipe.
+    """
+    if (training is not None or checkpoint is not None) and not any(isinstance(step, Qat) for step in recipe.passes):
+        raise UsageError(f"recipe {recipe.name!r} trains nothing; use a recipe with a qat pass, such as int4-qat")
+    if calibration is not None and recipe.keeps and not recipe.needs_calibration:
+        raise UsageError(f"recipe {recipe.name!r} keeps the grids it finds, so --calibration has no use; leave it out")
+    if calibration is None and training is None and recipe.needs_calibration:
+        raise UsageError(f"recipe {recipe.name!r} needs calibration data; use --calibration with images or an .npz")
+
+
+def open_data(
+    calibration: Any,
+    evaluation: Any,
+    training: Any,
+    model: onnx.ModelProto,
+    recipe: Recipe,
+    given: Preprocess,
+    warn: Callable[[str], None],
+    *,
+    labels_judge: bool = False,
+) -> Images:
+    """Open the data of a conversion, each in a form that `load_data` takes, a Dataset, or None.
+
+    Args:
+        calibration: as much of it as the recipe's limit is used.
+        evaluation: all of it is used; its labels must be classes of the model.
+        training: the same; without calibration data, those of its images that no pass judges by calibrate.
+        model: what the data are for.
+        recipe: its preprocessing is used, and its channels must be the model's.
+        given: the part of that preprocessing that was asked for in this call, and so must do something.
+        warn: called with what may not have been meant.
+        labels_judge: the labels of ``calibration`` are used, and must be classes of the model too.
+
+    Raises:
+        UsageError, DataError: see `load_data`, `refuse_unused`, `check_labels` and `require_learnable`.
+    """
+    inputs, classes = input_specs(model), model_classes(model, "the model")
+
+    def whole(data: Any) -> Dataset | None:
+        """All of the data, their labels checked."""
+        if isinstance(data, Dataset):
+            check_labels(data.source, data.labels, classes)
+            return data
+        return None if data is None else load_data(data, inputs, preprocess=recipe.preprocess, classes=classes)
+
+    unseen, learned = whole(evaluation), whole(training)
+    data = calibration
+    if data is None and learned is not None:
+        data = _learnable(learned, recipe, Qat)
+    used = labels_judge or any(isinstance(step, Qat) for step in recipe.passes)
+    checked = classes if used else None
+    if isinstance(data, Dataset):
+        check_labels(data.source, data.labels, checked)
+        data = data.limit(recipe.limit, recipe.seed)
+    elif data is not None:
+        data = load_data(
+            data, inputs, preprocess=recipe.preprocess, limit=recipe.limit, seed=recipe.seed, classes=checked
+        )
+    refuse_unused(given, [found for found in (data, unseen, learned) if found is not None])
+    check_channels(recipe.preprocess, inputs)
+    for warning in _warnings(recipe, data, unseen, learned):
+        warn(warning)
+    images = _shared_out(data, unseen, learned, recipe)
+    require_learnable(recipe.passes, images.shown_to)
+    return images
+
+
+def _shared_out(data: Dataset | None, unseen: Dataset | None, learned: Dataset | None, recipe: Recipe) -> Images:
+    """Who sees which of them; a training without images of its own learns from those that calibrate."""
+    if data is None:
+        return Images(data, unseen, learned, data)
+    if learned is not None:
+        return Images(data, unseen, learned, _learnable(data, recipe, LearnedRounding))
+    return Images(data, unseen, data, _learnable(data, recipe, LearnedRounding, Qat))
+
+
+def _learnable(data: Dataset, recipe: Recipe, *kinds: type) -> Dataset:
+    """The images that no pass of those kinds judges by."""
+    rows = np.arange(len(data))
+    for step in recipe.passes:
+        if isinstance(step, LearnedRounding | Qat) and isinstance(step, kinds):
+            rows = np.intersect1d(rows, hold_out(len(data), step.held_out, recipe.seed).train)
+    return data.select(rows)
+
+
+def _warnings(recipe: Recipe, data: Dataset | None, unseen: Dataset | None, learned: Dataset | None) -> Iterator[str]:
+    if data is not None and learned is None and any(isinstance(step, Qat) for step in recipe.passes):
+        yield f"{recipe.name} trains on the {len(data)} images that calibrate; `train` takes all you have"
+    yield from questions([found for found in (data, learned, unseen) if found is not None])
+    if data is not None and recipe.needs_calibration and len(data) < _FEW_IMAGES:
+        yield (
+            f"{data.source}: {len(data)} images are few to calibrate on, and accuracy may suffer; "
+            f"give {_FEW_IMAGES} or more, best some hundreds"
+        )

@@ -1,0 +1,51 @@
+"""Which training a checkpoint belongs to, as far as that is known before any work is done.
+
+What a training starts from is there only after the passes before it, minutes later, and `converter.learn.training.checkpoint`
+compares it then. But model, data and recipe decide it, so a checkpoint of another training is refused at once.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import onnx
+
+from converter.data.dataset import Dataset
+from converter.learn.learning import require_own
+from converter.learn.training_file import TrainingFile
+from converter.pipeline.images import Images
+from converter.recipes.recipe import Recipe
+from converter.recipes.toml import recipe_values
+
+__all__ = ["training_file"]
+
+
+def training_file(
+    path: Path | None, model: onnx.ModelProto, recipe: Recipe, target: str, images: Images
+) -> TrainingFile | None:
+    """The file in which the training of a conversion keeps where it stands; None if it keeps nothing.
+
+    Raises:
+        UsageError: the file is there, and is no checkpoint or that of another training.
+        QuantizationError: it is there, and torch is not.
+    """
+    if path is None:
+        return None
+    facts = {
+        "model": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
+        "passes": [
+            {name: value for name, value in step.items() if name != "device"}
+            for step in recipe_values(recipe)["passes"]
+        ],
+        "seed": recipe.seed,
+        "target": target,
+        "images": [_described(data) for data in (images.calibration, images.training)],
+    }
+    file = TrainingFile(path, hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
+    require_own(file)
+    return file
+
+
+def _described(data: Dataset | None) -> dict[str, object]:
+    """The images themselves, wherever they lie."""
+    return {} if data is None else {name: fact for name, fact in data.describe().items() if name != "source"}

@@ -1,0 +1,1 @@
+"""Writes quantized files, and reads them back."""

@@ -1,0 +1,130 @@
+"""QuantizeLinear and DequantizeLinear around activations, and what they make needless: clamps, products."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from converter.qdq.fragment import Fragment, Names
+from passes.activations.placement import clamp_bounds, scale_factor
+from passes.ir.linear import Linear
+from passes.ir.model import Model
+from passes.numerics.grid import ActivationGrid
+
+__all__ = ["Activations", "absorbed_clamps", "free_products", "scalar_constants"]
+
+
+class Activations:
+    """Fragments that round a model's activations; each ends with the tensor that readers of the activation read."""
+
+    def __init__(self, model: Model, names: Names) -> None:
+        self.model = model
+        self.names = names
+        self.codes: dict[str, str] = {}  # by activation, the tensor that holds its codes
+
+    def quantize(self, name: str, source: str, result: str | None = None) -> Fragment:
+        """Tensor ``name``, which ``source`` holds, to codes and back.
+
+        The end is ``result``, a tensor of the graph that nothing else writes, or a new one.
+        """
+        grid: ActivationGrid = self.model.ranges[name]
+        fragment = Fragment(self.names)
+        parameters = _parameters(fragment, name, grid)
+        codes = fragment.node("QuantizeLinear", f"{name}_quantize", [source, *parameters], f"{name}_quantized")
+        self.codes[name] = codes
+        result = result or self.names.tensor(f"{name}_dequantized")
+        fragment.node_into("DequantizeLinear", f"{name}_dequantize", [codes, *parameters], result)
+        return fragment
+
+    def rescale(self, source: str, name: str) -> Fragment:
+        """Tensor ``name``, a multiple of ``source``, from the codes of that."""
+        self.codes[name] = self.codes[source]
+        fragment = Fragment(self.names)
+        _dequantize(fragment, name, self.codes[name], self.model.ranges[name])
+        return fragment
+
+    def scalar(self, constant: TensorProto) -> Fragment:
+        """A scalar constant as the one code that stands for it exactly."""
+        rules, fragment = self.model.rules, Fragment(self.names)
+        values = numpy_helper.to_array(constant).astype(np.float64)
+        low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+        grid = ActivationGrid.of(low, high, signed=rules.signed, symmetric=rules.symmetric)
+        codes = np.clip(np.rint(values / float(grid.scale)) + grid.zero_point, *grid.code_range)
+        stored = fragment.constant(f"{constant.name}_codes", codes.astype(grid.dtype))
+        _dequantize(fragment, constant.name, stored, grid)
+        return fragment
+
+    def by_channel(self, layer: Linear) -> Fragment:
+        """What a layer that runs in float reads where its input is quantized.
+
+        onnxruntime rounds a float weight between DequantizeLinear and QuantizeLinear to 8 bits, with one scale for all
+        of it, and runs the layer on integers (its WeightBiasQuantization); but not where the input is dequantized with
+        a scale per channel. So this one has as many scales as channels, all the same.
+        """
+        name = layer.input
+        grid: ActivationGrid = self.model.ranges[name]
+        fragment = Fragment(self.names)
+        inputs = [
+            self.codes[name],
+            fragment.constant(f"{name}_scales", np.full(layer.inputs, grid.scale, np.float32)),
+            fragment.constant(f"{name}_zero_points", np.full(layer.inputs, grid.zero_point, grid.dtype)),
+        ]
+        fragment.node("DequantizeLinear", f"{name}_dequantize_channels", inputs, f"{name}_floats", axis=1)
+        return fragment
+
+
+def _parameters(fragment: Fragment, name: str, grid: ActivationGrid) -> list[str]:
+    scale = fragment.constant(f"{name}_scale", np.asarray(grid.scale, np.float32))
+    return [scale, fragment.constant(f"{name}_zero_point", np.asarray(grid.zero_point, grid.dtype))]
+
+
+def _dequantize(fragment: Fragment, name: str, codes: str, grid: ActivationGrid) -> None:
+    inputs = [codes, *_parameters(fragment, name, grid)]
+    fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, f"{name}_dequantized")
+
+
+def scalar_constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
+    """Initializers that hold one float."""
+    return {
+        tensor.name: tensor
+        for tensor in graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and all(size == 1 for size in tensor.dims)
+    }
+
+
+def free_products(model: Model) -> dict[str, tuple[str, str]]:
+    """Products with a scalar that are a matter of the scale: by node name, what is read and what is written."""
+    found = {}
+    for node in model.graph.nodes if model.rules.scalars else ():
+        factor = scale_factor(node)
+        source = next((str(tensor.name) for tensor in node.inputs if tensor.name in model.ranges), None)
+        result = str(node.outputs[0].name)
+        if factor is not None and source is not None and result in model.ranges:
+            before, after = model.ranges[source].scaled(factor), model.ranges[result]
+            if np.isclose(before.scale, after.scale, rtol=1e-6) and before.zero_point == after.zero_point:
+                found[str(node.name)] = source, result
+    return found
+
+
+def absorbed_clamps(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[set[str], dict[str, str]]:
+    """Clamps the quantizer after them makes needless: node names, and ``input tensor -> output tensor``."""
+    readers: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    produced = {name for node in graph.node for name in node.output}
+    clamps: set[str] = set()
+    result: dict[str, str] = {}
+    for node in model.graph.nodes:
+        if node.op not in model.rules.absorbable:
+            continue
+        bounds, grid = clamp_bounds(node), model.ranges.get(node.outputs[0].name)
+        source = node.inputs[0].name
+        if bounds is None or grid is None or source in model.ranges or source in outputs:
+            continue
+        if readers.get(source) != 1 or source not in produced:
+            continue
+        low, high = np.rint(np.asarray(bounds) / float(grid.scale)) + grid.zero_point  # codes of the bounds
+        if low <= grid.code_range[0] and high >= grid.code_range[1]:  # saturation does what the clamp does
+            clamps.add(node.name)
+            result[source] = node.outputs[0].name
+    return clamps, result

@@ -1,0 +1,314 @@
+"""A quantized file in QDQ form, whoever made it -> the float model it stands for, and what it was quantized with.
+
+    x -> QuantizeLinear [-> Clip] -> DequantizeLinear        an activation: its readers read x, its grid is found
+    codes -> [Cast | three bits ->] DequantizeLinear         a weight, a bias or another constant: its values
+    floats -> QuantizeLinear [-> Clip] -> DequantizeLinear   the same, as training with fake quantization exports it
+    codes -> Cast -> [Sub ->] Mul                            a weight of which alone the file holds codes
+
+Layers and tensors keep their names; what was added for the quantization is gone. What saturation did is said by a Clip
+of floats (`converter.qdq.clamps`), and so is a Clip that narrows the codes of an activation (7 bits of 8).
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from converter.qdq.clamps import with_clamps
+from converter.qdq.stored_weights import Tensors, find_stored, find_weight, layer_roles, type_name
+from converter.qdq.weight_reader import FoundConstant, found_constant, weight_codes
+from passes.errors import ModelError
+from passes.ir.existing_qparams import FoundCodes, FoundGrids
+from passes.numerics.grid import ActivationGrid, Floats
+
+__all__ = ["read_qdq", "requantized"]
+
+_ADVICE = "save it in QDQ form before onnxruntime optimizes it, or pass the float model it was made from"
+_ENDINGS = ("_DequantizeLinear_Output", "_dequantized", "_rescaled", "_quantized")
+
+
+def read_qdq(model: onnx.ModelProto) -> tuple[onnx.ModelProto, FoundGrids]:
+    """The float model and its grids; a float model itself and none.
+
+    Args:
+        model: checked and at opset 21, as `converter.model_io.load` gives it; stays as it is.
+
+    Raises:
+        ModelError: activations of other than 8 bits or with several scales, operators that compute on codes, or scales
+            that are no constants; names the tensor.
+    """
+    tensors = Tensors.of(model.graph)
+    layers = [find_weight(node, tensors) for node in model.graph.node if layer_roles(node)]
+    if not any(stored.codes is not None and not stored.is_float for stored in layers) and not any(
+        node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph.node
+    ):
+        return model, FoundGrids()
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    return result, _Reader(result.graph, tensors).run()
+
+
+def requantized(found: FoundGrids) -> str:
+    """What to warn of where a model that was quantized is quantized again."""
+    return (
+        f"the model is quantized already ({found}): its dequantized values are quantized again, and accuracy is "
+        "measured against them; recipe keep writes the codes it has, and the float model it was made from gives better"
+    )
+
+
+class _Reader:
+    """Rewrites one GraphProto in place."""
+
+    def __init__(self, graph: onnx.GraphProto, tensors: Tensors) -> None:
+        self.graph, self.tensors = graph, tensors
+        self.outputs = {value.name for value in graph.output}
+        self.taken = {*tensors.constants, *tensors.makers, *(value.name for value in graph.input), *self.outputs}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in tensors.nodes:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.read: set[str] = set()
+        self.given: set[str] = set()  # names of new tensors
+        self.initializers: list[TensorProto] = []
+        self.stands_for: dict[str, str] = {}  # a dequantized tensor: the tensor that it was before
+        self.weights: dict[str, FoundCodes] = {}
+        self.ranges: dict[str, ActivationGrid] = {}
+        self.unkept: dict[str, str] = {}
+
+    def run(self) -> FoundGrids:
+        for node in self.graph.node:
+            if layer_roles(node) is not None:
+                self.weight(node)
+        self.read = self.outputs.union(*(node.input for node in self.graph.node))
+        nodes: list[NodeProto] = []
+        for node in self.graph.node:
+            if node.op_type == "QuantizeLinear":
+                self.require_readers(node)
+            if node.op_type == "DequantizeLinear":
+                nodes.extend(self.dequantize(node))
+            else:
+                nodes.append(node)
+        self.check_readers()
+        nodes = self.joined(nodes)
+        self.prune(nodes)
+        return FoundGrids(self.weights, self.ranges, self.unkept)
+
+    def weight(self, node: NodeProto) -> None:
+        """Give a layer whose weight is stored as codes the floats they stand for, in an initializer of its own."""
+        stored = find_weight(node, self.tensors)
+        found = weight_codes(stored, self.tensors, self.bias_codes(node))
+        if found is None:
+            return
+        index = 1 if node.input[1] == stored.path[0] else 0
+        node.input[index] = name = self.floats(found.values(), stored.path)
+        self.weights[name] = found
+
+    def floats(self, values: Floats, path: list[str]) -> str:
+        """Add an initializer, called as the one that was quantized; returns its name."""
+        last = self.tensors.constants[path[-1]]
+        if last.data_type == TensorProto.FLOAT and len(self.readers[path[-1]]) == 1 and path[-1] not in self.given:
+            name = path[-1]
+        else:
+            name = self.name(_plain_name(path[0]), path[0])
+        self.add(name, values)
+        return name
+
+    def add(self, name: str, values: Floats) -> None:
+        self.given.add(name)
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+
+    def bias_codes(self, node: NodeProto) -> NDArray[np.int32] | None:
+        maker = self.tensors.makers.get(node.input[2]) if len(node.input) > 2 else None
+        if maker is None or maker.op_type != "DequantizeLinear":
+            return None
+        codes = self.tensors.constants.get(maker.input[0])
+        return numpy_helper.to_array(codes) if codes is not None and codes.data_type == TensorProto.INT32 else None
+
+    def dequantize(self, node: NodeProto) -> list[NodeProto]:
+        """Note what a DequantizeLinear stands for; returns what has to stay in its place."""
+        source = self.tensors.makers.get(node.input[0])
+        clip = source if source is not None and source.op_type == "Clip" else None
+        quantize = self.tensors.makers.get(clip.input[0]) if clip is not None else source
+        constant = found_constant(node, self.tensors)
+        if constant is not None:
+            self.constant_of(node, constant)
+            return []
+        stored = find_stored(node.output[0], self.tensors)
+        if stored.codes is not None:
+            raise ModelError(
+                f"{node.output[0]} is a constant in a form that is not read ({stored.type} with scales of "
+                f"{'float32' if stored.scale is None else type_name(stored.scale.data_type)}); pass the float model"
+            )
+        if quantize is None or quantize.op_type != "QuantizeLinear":
+            raise ModelError(f"{node.input[0]} holds codes that no QuantizeLinear writes; {_ADVICE}")
+        root = self.root(quantize.input[0])
+        grid = self.grid(node, root)
+        if clip is not None:
+            return self.narrowed(node, clip, root, grid)
+        self.note(root, grid)
+        self.stands_for[node.output[0]] = root
+        return []
+
+    def constant_of(self, node: NodeProto, constant: FoundConstant) -> None:
+        """A constant as floats; one of 8 bits that activations meet keeps its grid."""
+        if node.output[0] not in self.read or node.output[0] in self.given:
+            return
+        name = self.floats(constant.values(), find_stored(node.output[0], self.tensors).path)
+        if name != node.output[0]:
+            self.stands_for[node.output[0]] = name
+        if constant.type in {"int8", "uint8"} and constant.codes.size and np.ptp(constant.scale) == 0:
+            zero_point, signed = int(constant.zero_point.flat[0]), constant.type == "int8"
+            self.ranges[name] = _grid(float(constant.scale.flat[0]), zero_point, signed=signed)
+
+    def narrowed(self, node: NodeProto, clip: NodeProto, root: str, grid: ActivationGrid) -> list[NodeProto]:
+        """A Clip of codes as one of floats; none where it takes all of them."""
+        ends = list(grid.code_range)
+        for index, name in enumerate(clip.input[1:3]):
+            if name:
+                ends[index] = int(numpy_helper.to_array(self.constant(name, root)))
+        if ends[0] <= grid.code_range[0] and ends[1] >= grid.code_range[1]:
+            self.note(root, grid)
+            self.stands_for[node.output[0]] = root
+            return []
+        result = self.name(f"{root}_clipped")
+        bounds = []
+        for which, end in zip(("low", "high"), ends, strict=True):
+            value = np.array(np.float32(end - grid.zero_point) * grid.scale)
+            bounds.append(self.constant_named(f"{result}_{which}", value))
+        self.note(result, grid)
+        self.stands_for[node.output[0]] = result
+        return [onnx.helper.make_node("Clip", [root, *bounds], [result], name=result)]
+
+    def note(self, root: str, grid: ActivationGrid) -> None:
+        """A tensor has a grid; a second one that differs is none of ours to choose from."""
+        before = self.ranges.setdefault(root, grid)
+        if (before.scale, before.zero_point, before.signed) != (grid.scale, grid.zero_point, grid.signed):
+            self.unkept[root] = "is quantized twice, on different grids"
+
+    def grid(self, node: NodeProto, root: str) -> ActivationGrid:
+        scale = _single(numpy_helper.to_array(self.constant(node.input[1], root)))
+        if scale.size != 1 or scale.dtype != np.float32:
+            raise ModelError(
+                f"{root} is quantized with {scale.size} scales of {scale.dtype}; activations with one scale of float32 "
+                "are read; quantize it per tensor, or pass the float model"
+            )
+        zero_point, signed = 0, False
+        if len(node.input) > 2 and node.input[2]:
+            tensor = self.constant(node.input[2], root)
+            if tensor.data_type not in {TensorProto.INT8, TensorProto.UINT8}:
+                raise ModelError(
+                    f"{root} is quantized to {type_name(tensor.data_type)}; activations of 8 bits are read; "
+                    "quantize it to int8 or uint8, or pass the float model"
+                )
+            zero_point, signed = (
+                int(_single(numpy_helper.to_array(tensor)).reshape(())),
+                tensor.data_type == TensorProto.INT8,
+            )
+        return _grid(float(scale.reshape(())), zero_point, signed=signed)
+
+    def constant(self, name: str, of: str) -> TensorProto:
+        if name not in self.tensors.constants:
+            raise ModelError(f"{of} is quantized by {name}, which is computed; {_ADVICE}")
+        return self.tensors.constants[name]
+
+    def require_readers(self, node: NodeProto) -> None:
+        """Whether codes are only dequantized."""
+        for reader in self.readers.get(node.output[0], ()):
+            follows = [reader] if reader.op_type != "Clip" else self.readers.get(reader.output[0], [])
+            for other in follows:
+                if other.op_type != "DequantizeLinear":
+                    raise ModelError(
+                        f"{other.name or other.op_type} ({other.op_type}) computes on the codes of {node.input[0]}; "
+                        f"{_ADVICE}"
+                    )
+        if node.output[0] in self.outputs:
+            raise ModelError(f"the output {node.output[0]} holds codes; end the model with DequantizeLinear")
+
+    def check_readers(self) -> None:
+        """Find tensors that some nodes read quantized and others as they are."""
+        for name in self.ranges:
+            readers = [node.op_type for node in self.readers.get(name, ())]
+            quantized_away = name in self.outputs and "QuantizeLinear" in readers
+            if "QuantizeLinear" in readers and (set(readers) != {"QuantizeLinear"} or quantized_away):
+                self.unkept.setdefault(name, "is read both quantized and in float")
+
+    def root(self, name: str) -> str:
+        while name in self.stands_for:
+            name = self.stands_for[name]
+        return name
+
+    def joined(self, nodes: list[NodeProto]) -> list[NodeProto]:
+        """The nodes that compute: they read, and write, tensors under the names that these had before."""
+        renamed: dict[str, str] = {}
+        inputs = {value.name for value in self.graph.input}
+        ends = []
+        for output in self.outputs & set(self.stands_for):
+            root = self.root(output)
+            if root in inputs | self.outputs | self.given | set(self.tensors.constants) or root in renamed:
+                ends.append(onnx.helper.make_node("Identity", [renamed.get(root, root)], [output]))
+                continue
+            renamed[root] = output
+            if root in self.ranges:
+                self.ranges[output] = self.ranges.pop(root)
+            if root in self.unkept:
+                self.unkept[output] = self.unkept.pop(root)
+        nodes = [node for node in nodes if node.op_type != "QuantizeLinear"]
+        for node in nodes:
+            node.input[:] = [renamed.get(self.root(name), self.root(name)) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+        kept = {name: grid for name, grid in self.ranges.items() if name not in self.unkept}
+        return with_clamps(nodes, kept, self.outputs, self.constant_named) + ends
+
+    def constant_named(self, wanted: str, values: Floats) -> str:
+        name = self.name(wanted)
+        self.add(name, values)
+        return name
+
+    def prune(self, nodes: list[NodeProto]) -> None:
+        """Write back the nodes and initializers that an output or a subgraph depends on, and forget other tensors."""
+        inner = [attribute.g for node in nodes for attribute in node.attribute if attribute.HasField("g")]
+        needed = self.outputs.union(*(node.input for graph in inner for node in Tensors.of(graph).nodes))
+        added = {tensor.name for tensor in self.initializers}
+        kept = []
+        for node in reversed(nodes):
+            if needed.intersection(node.output) and not added.intersection(node.output):  # not the floats' own node
+                kept.append(node)
+                needed.update(node.input)
+        old = [tensor for tensor in self.graph.initializer if tensor.name not in added]
+        initializers = [tensor for tensor in old + self.initializers if tensor.name in needed]
+        shapes = [value for value in self.graph.value_info if value.name in needed]
+        for field, content in (("node", kept[::-1]), ("initializer", initializers), ("value_info", shapes)):
+            self.graph.ClearField(field)
+            getattr(self.graph, field).extend(content)
+        for table in (self.ranges, self.unkept, self.weights):
+            for name in table.keys() - needed:
+                del table[name]
+
+    def name(self, wanted: str, own: str = "") -> str:
+        """That name, or with a number behind it where another tensor has it; ``own`` is the tensor that goes."""
+        name, count = wanted, 0
+        while name in self.given or (name in self.taken and name != own):
+            count += 1
+            name = f"{wanted}_{count}"
+        self.given.add(name)
+        return name
+
+
+def _grid(scale: float, zero_point: int, *, signed: bool) -> ActivationGrid:
+    grid = ActivationGrid(np.float32(scale), zero_point, signed, 0.0, 0.0)
+    low, high = grid.ends
+    return ActivationGrid(grid.scale, zero_point, signed, low, high)
+
+
+def _single(values: NDArray[Any]) -> NDArray[Any]:
+    """One value where all are the same, as for floats that a layer reads channel by channel (`emit.activations`)."""
+    return values.reshape(-1)[:1] if values.size > 1 and np.all(values == values.flat[0]) else values
+
+
+def _plain_name(name: str) -> str:
+    """Of a weight or tensor before its codes were written under a longer name."""
+    for ending in _ENDINGS:
+        name = name.removesuffix(ending)
+    return name

@@ -1,0 +1,291 @@
+"""The weight of a linear node as it lies in any ONNX file: followed backwards from the operator to its initializer.
+
+    initializer [-> Cast] -> DequantizeLinear -> ...             "int4 cast", "int4 dequantize", "int8"
+    low bits -> Cast -> BitwiseOr(signs) -> DequantizeLinear     "int3 packed" (`converter.qdq.three_bits`)
+    codes -> Cast -> Mul(multiples) -> Reshape -> ...            the same in blocks (`passes.numerics.two_level`)
+    initializer -> Cast [-> Sub] -> Mul -> [Reshape -> ...]      "int4 rescale"
+    initializer -> QLinearConv, MatMulInteger, MatMulNBits ...   "int8", "matmulnbits"
+
+Shapes and types are enough; no weight is read.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+__all__ = [
+    "INTEGER_OPS",
+    "Roles",
+    "StoredWeight",
+    "Tensors",
+    "find_stored",
+    "find_weight",
+    "layer_roles",
+    "tensor_bytes",
+    "type_bits",
+    "type_name",
+]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which inputs of an operator are the weight, its scale and zero point, and the activation's zero point."""
+
+    weight: int
+    scale: int | None = None
+    zero_point: int | None = None
+    activation: int | None = None
+
+
+_FLOAT_OPS = {
+    op: Roles(1) for op in ("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul")
+}
+INTEGER_OPS: Mapping[str, Roles] = {
+    "QLinearConv": Roles(3, 4, 5, 2),
+    "QLinearMatMul": Roles(3, 4, 5, 2),
+    "QGemm": Roles(3, 4, 5, 2),
+    "ConvInteger": Roles(1, None, 3, 0),
+    "MatMulInteger": Roles(1, None, 3, 0),
+    "MatMulIntegerToFloat": Roles(1, 3, 5, 0),
+    "DynamicQuantizeMatMul": Roles(1, 2, 3, None),
+    "MatMulNBits": Roles(1, 2, 3),
+}
+_RENAMED = {"float": "float32", "double": "float64"}
+_BITS = {"float32": 32, "float64": 64, "float16": 16, "bfloat16": 16, "bool": 8, "complex64": 64, "complex128": 128}
+_MOVES = frozenset({"Reshape", "Slice", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Pad", "Expand"})
+
+
+def layer_roles(node: NodeProto) -> Roles | None:
+    """The roles of a linear operator's inputs; None for any other node."""
+    return _FLOAT_OPS.get(node.op_type) or INTEGER_OPS.get(node.op_type)
+
+
+def type_name(data_type: int) -> str:
+    """A tensor type in NumPy's words: float32, int8, uint4."""
+    name: str = TensorProto.DataType.Name(data_type).lower()
+    return _RENAMED.get(name, name)
+
+
+def type_bits(name: str) -> int:
+    """Bits of one element of that type."""
+    return _BITS.get(name) or int("".join(filter(str.isdigit, name.partition("e")[0])) or 8)
+
+
+def tensor_bytes(tensor: TensorProto) -> int:
+    """Bytes of a tensor's elements, packed as ONNX packs them."""
+    if tensor.data_type == TensorProto.STRING:
+        return sum(len(bytes(value)) for value in tensor.string_data)
+    return -(-math.prod(int(size) for size in tensor.dims) * type_bits(type_name(tensor.data_type)) // 8)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What a graph and its subgraphs hold: nodes in order, who makes a tensor, and every constant by name."""
+
+    nodes: tuple[NodeProto, ...]
+    makers: Mapping[str, NodeProto]
+    constants: Mapping[str, TensorProto]
+
+    @classmethod
+    def of(cls, graph: onnx.GraphProto) -> "Tensors":
+        """All of ``graph``; a Constant node, and an Identity of a constant, count as the tensor they hold."""
+        graphs = list(_graphs(graph))
+        nodes = [node for part in graphs for node in part.node if node.op_type != "Constant"]
+        constants = {tensor.name: tensor for part in graphs for tensor in part.initializer}
+        for node in (node for part in graphs for node in part.node if node.op_type == "Constant"):
+            constants.update((node.output[0], entry.t) for entry in node.attribute if entry.HasField("t"))
+        for node in (node for node in nodes if node.op_type == "Identity" and node.input[0] in constants):
+            constants[node.output[0]] = constants[node.input[0]]
+        return cls(tuple(nodes), {name: node for node in nodes for name in node.output if name}, constants)
+
+
+@dataclass
+class StoredWeight:
+    """A weight's codes (or floats), scale and zero point, and the tensors passed on the way to them.
+
+    `codes` is None if the operand is no constant; `signs` are of 3-bit codes whose low bits `codes` are; `multiples` of
+    a channel's scale belong to the blocks of its inputs, and `reshaped` is the rank that these are brought back to.
+    """
+
+    codes: TensorProto | None = None
+    signs: TensorProto | None = None
+    multiples: TensorProto | None = None
+    scale: TensorProto | None = None
+    zero_point: TensorProto | None = None
+    reshaped: int | None = None
+    path: list[str] = field(default_factory=list)
+    operators: list[NodeProto] = field(default_factory=list)
+
+    @property
+    def type(self) -> str:
+        """Of the codes: int4, uint8, float32."""
+        if self.signs is not None:
+            return "int3"
+        return type_name(self.codes.data_type) if self.codes is not None else "none"
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the file holds floats rather than codes."""
+        return "float" in self.type
+
+    @property
+    def bits(self) -> int:
+        """Of one stored element."""
+        return type_bits(self.type)
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of the weight that the operator reads."""
+        return self.reshaped or (len(self.codes.dims) if self.codes is not None else 0)
+
+    @property
+    def bytes(self) -> int:
+        """Of codes, their signs, multiples, scales and zero points together; 0 where the operand is no constant."""
+        parts = () if self.codes is None else (self.codes, self.signs, self.multiples, self.scale, self.zero_point)
+        return sum(tensor_bytes(tensor) for tensor in parts if tensor is not None)
+
+    @property
+    def read_type(self) -> str:
+        """Of the floats that the operator reads: its activations are of the same, if they are floats."""
+        for node in self.operators:  # from the operator backwards
+            if node.op_type == "Cast":
+                return type_name(next(entry.i for entry in node.attribute if entry.name == "to"))
+            if node.op_type in {"DequantizeLinear", "MatMulNBits"} and self.scale is not None:
+                return type_name(self.scale.data_type)
+        return self.type if self.is_float else "float32"
+
+    @property
+    def storage(self) -> str:
+        """How it is stored: "float32", "int8", "int4 cast", "int3 packed", "int4 dequantize", "int4 rescale"."""
+        ops = {node.op_type for node in self.operators}
+        if self.codes is None:
+            return "none"
+        if "QuantizeLinear" in ops:
+            return f"{self.type} quantize"
+        if self.is_float:
+            return self.type
+        if "DequantizeLinear" not in ops:
+            return f"{self.type} rescale" if "Mul" in ops else self.type
+        if self.bits >= 8:
+            return self.type
+        if self.signs is not None:
+            return f"{self.type} packed"
+        return f"{self.type} cast" if "Cast" in ops else f"{self.type} dequantize"
+
+    @property
+    def granularity(self) -> str:
+        """What shares a scale: "tensor", "channel", "block 32"; empty for plain floats."""
+        if self.codes is None or (self.scale is None and self.zero_point is None):
+            return ""
+        shared = self.scale if self.scale is not None else self.zero_point
+        assert shared is not None
+        if self.multiples is not None:
+            return f"block {math.prod(self.codes.dims) // math.prod(self.multiples.dims)}"
+        count, codes = math.prod(shared.dims), math.prod(self.codes.dims)
+        if count <= 1:
+            return "tensor"
+        for node in self.operators:
+            block = next((entry.i for entry in node.attribute if entry.name == "block_size"), 0)
+            if block:
+                return f"block {block}"
+        moved = any(node.op_type == "Reshape" for node in self.operators)
+        blocked = moved and "rescale" in self.storage and sum(size > 1 for size in shared.dims) > 1
+        return f"block {codes // count}" if blocked else "channel"
+
+
+def find_weight(node: NodeProto, tensors: Tensors) -> StoredWeight:
+    """The weight of a linear node (for MatMul and Gemm whichever operand is constant)."""
+    roles = layer_roles(node)
+    assert roles is not None
+    found = find_stored(_input(node, roles.weight), tensors)
+    if found.codes is None and node.op_type in {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}:
+        other = find_stored(_input(node, 0), tensors)
+        found = other if other.codes is not None else found
+    if roles.scale is not None:
+        found.scale = tensors.constants.get(_input(node, roles.scale))
+    if roles.zero_point is not None:
+        found.zero_point = tensors.constants.get(_input(node, roles.zero_point))
+    if node.op_type == "MatMulNBits":
+        found.operators.append(node)
+    return found
+
+
+def find_stored(name: str, tensors: Tensors) -> StoredWeight:
+    """What a tensor is made of, followed backwards to its initializer."""
+    found = StoredWeight()
+    while name and name not in found.path:
+        found.path.append(name)
+        if name in tensors.constants:
+            found.codes = tensors.constants[name]
+            return found
+        node = tensors.makers.get(name)
+        if node is None:
+            return found
+        name = _step_back(node, tensors, found)
+    return found
+
+
+def _step_back(node: NodeProto, tensors: Tensors, found: StoredWeight) -> str:
+    """The tensor to go on with; empty if the node is none that prepares a weight."""
+    first, second = _input(node, 0), _input(node, 1)
+    if node.op_type in {"DequantizeLinear", "QuantizeLinear"}:
+        found.operators.append(node)
+        found.scale = found.scale if found.scale is not None else tensors.constants.get(second)
+        zero_point = tensors.constants.get(_input(node, 2))
+        found.zero_point = found.zero_point if found.zero_point is not None else zero_point
+        return first
+    if node.op_type in {"Mul", "Sub"}:
+        data, factor = (second, first) if node.op_type == "Mul" and first in tensors.constants else (first, second)
+        constant = tensors.constants.get(factor)
+        if constant is None and node.op_type == "Mul":
+            found.operators.append(node)
+            found.multiples = _cast_constant(second, tensors)
+            return first if found.multiples is not None else ""
+        if constant is None:
+            return ""
+        found.operators.append(node)
+        if node.op_type == "Mul" and found.scale is None:
+            found.scale = constant
+        elif node.op_type == "Sub" and found.zero_point is None:
+            found.zero_point = constant
+        return data
+    if node.op_type == "BitwiseOr":
+        found.operators.append(node)
+        found.signs = _signs(second, tensors)
+        return first if found.signs is not None else ""
+    if node.op_type in {"Cast", "Clip"} or node.op_type in _MOVES:
+        found.operators.append(node)
+        shape = tensors.constants.get(second)
+        if node.op_type == "Reshape" and shape is not None and found.reshaped is None:
+            found.reshaped = math.prod(shape.dims)
+        return first
+    return ""
+
+
+def _cast_constant(name: str, tensors: Tensors) -> TensorProto | None:
+    """The constant that a Cast makes a tensor of; None if there is none."""
+    maker = tensors.makers.get(name)
+    return tensors.constants.get(maker.input[0]) if maker is not None and maker.op_type == "Cast" else None
+
+
+def _signs(name: str, tensors: Tensors) -> TensorProto | None:
+    """The constant whose signs a Gather spreads over the codes; None if there is none."""
+    steps = {"Reshape": 0, "Gather": 1, "Cast": 0}
+    while name in tensors.makers and tensors.makers[name].op_type in steps:
+        name = _input(tensors.makers[name], steps[tensors.makers[name].op_type])
+    return tensors.constants.get(name)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for below in [attribute.g, *attribute.graphs]:
+                yield from _graphs(below)
+
+
+def _input(node: NodeProto, index: int) -> str:
+    return node.input[index] if index < len(node.input) else ""

@@ -1,0 +1,153 @@
+"""Codes and scales of constants as they lie in a quantized file (`converter.qdq.stored_weights` finds them), as arrays.
+
+Floats that the file quantizes itself are rounded here as QuantizeLinear would, once: to the nearest code, ties to even.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from converter.qdq.stored_weights import StoredWeight, Tensors, find_stored, type_name
+from converter.qdq.three_bits import joined_codes
+from passes.ir.existing_qparams import FoundCodes
+from passes.numerics.grid import Codes, Floats, dequantized
+
+__all__ = ["FoundConstant", "found_constant", "weight_codes"]
+
+_BITS = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int3": 3, "int2": 2, "uint2": 2}
+_FORMS = {
+    ("DequantizeLinear",),
+    ("DequantizeLinear", "Cast"),
+    ("DequantizeLinear", "BitwiseOr", "Cast"),
+    ("DequantizeLinear", "QuantizeLinear"),
+    ("DequantizeLinear", "Clip", "QuantizeLinear"),
+    ("DequantizeLinear", "Reshape", "Mul", "Cast"),
+    ("DequantizeLinear", "Reshape", "Mul", "BitwiseOr", "Cast"),
+    ("Mul", "Cast"),
+    ("Mul", "Reshape", "Mul", "Cast"),
+    ("Mul", "Sub", "Cast"),
+}
+
+
+@dataclass(frozen=True)
+class FoundConstant:
+    """Codes of any integer type with the scale and zero point of each; all of one shape.
+
+    Attributes:
+        type: of the codes: int8, uint4, int32.
+        block: elements along one axis that share a scale, or a multiple of it.
+        multiples: of every code's scale; None: each is 1.
+    """
+
+    codes: NDArray[Any]
+    scale: Floats
+    zero_point: NDArray[Any]
+    type: str
+    block: int | None = None
+    multiples: Codes | None = None
+
+    def values(self) -> Floats:
+        """What the codes stand for."""
+        return dequantized(self.codes, self.scale, self.zero_point, self.multiples)
+
+
+def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32] | None = None) -> FoundCodes | None:
+    """A weight of at most 8 bits in the shape that its operator reads; None for floats and for forms not known."""
+    moves = [node for node in stored.operators if node.op_type == "Transpose"]
+    first = [node for node in stored.operators if node.op_type != "Identity"][: len(moves)]
+    found = _constant(stored, tensors)
+    if found is None or found.type not in _BITS or [node.op_type for node in first] != ["Transpose"] * len(moves):
+        return None
+    bits = _BITS[found.type]
+    shift = 1 << (bits - 1) if found.type.startswith("u") else 0
+    parts: list[NDArray[Any]] = [
+        found.codes.astype(np.int32) - shift,
+        found.scale,
+        found.zero_point.astype(np.int32) - shift,
+        *([] if found.multiples is None else [found.multiples]),
+    ]
+    for node in reversed(moves):
+        order = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
+        parts = [np.transpose(part, order) for part in parts]
+    codes, scale, zero_point, *multiples = parts
+    return FoundCodes(codes.astype(np.int8), scale, zero_point.astype(np.int8), bits, found.block, bias, *multiples)
+
+
+def found_constant(node: NodeProto, tensors: Tensors) -> FoundConstant | None:
+    """What a DequantizeLinear reads; None where that is no constant."""
+    stored = find_stored(node.output[0], tensors)
+    return None if any(step.op_type == "Transpose" for step in stored.operators) else _constant(stored, tensors)
+
+
+def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
+    steps = {node.op_type: node for node in stored.operators}
+    form = tuple(node.op_type for node in stored.operators if node.op_type not in {"Identity", "Transpose"})
+    if stored.codes is None or stored.scale is None or form not in _FORMS:
+        return None
+    if ("Reshape" in form) != (stored.multiples is not None):
+        return None
+    if stored.is_float != ("QuantizeLinear" in steps) or stored.scale.data_type != TensorProto.FLOAT:
+        return None
+    codes = numpy_helper.to_array(stored.codes)
+    if stored.signs is not None:
+        codes = joined_codes(codes.astype(np.uint8), numpy_helper.to_array(stored.signs).astype(np.uint8))
+    block, multiples = None, None
+    if stored.multiples is not None:
+        shape = numpy_helper.to_array(tensors.constants[steps["Reshape"].input[1]])
+        shared = numpy_helper.to_array(stored.multiples).astype(np.int8)
+        block = codes.size // shared.size
+        codes, multiples = (part.reshape(shape) for part in (codes, np.broadcast_to(shared, codes.shape)))
+    last = stored.operators[[node.op_type in {"DequantizeLinear", "Mul"} for node in stored.operators].index(True)]
+    scale = _spread(numpy_helper.to_array(stored.scale), last, codes.shape)
+    zero = np.zeros((), np.int32) if stored.zero_point is None else numpy_helper.to_array(stored.zero_point)
+    zero_point = _spread(zero.astype(np.int32), last, codes.shape)
+    if scale is None or zero_point is None:
+        return None
+    kind = stored.type
+    if "QuantizeLinear" in steps:
+        kind = "uint8" if stored.zero_point is None else type_name(stored.zero_point.data_type)
+        codes = _rounded(codes, scale, zero_point, kind)
+        if "Clip" in steps:
+            codes = _clipped(codes, steps["Clip"], tensors)
+    elif type_name(stored.codes.data_type).startswith("float"):
+        return None
+    block = block or _attribute(last, "block_size", 0) or None
+    return FoundConstant(codes.astype(np.int32), scale, zero_point, kind, block, multiples)
+
+
+def _spread(values: NDArray[Any], node: NodeProto, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """A scale or zero point for every code; None where they do not fit."""
+    if values.size == 1:
+        return np.broadcast_to(values.reshape(()), shape)
+    axis, block = _attribute(node, "axis", 1) % max(len(shape), 1), _attribute(node, "block_size", 0)
+    if node.op_type == "DequantizeLinear" and block:
+        spread: NDArray[Any] = np.repeat(values, block, axis).take(np.arange(shape[axis]), axis)
+        return spread
+    if node.op_type == "DequantizeLinear":
+        values = values.reshape([-1 if place == axis else 1 for place in range(len(shape))])
+    try:
+        return np.broadcast_to(values, shape)
+    except ValueError:
+        return None
+
+
+def _rounded(values: Floats, scale: Floats, zero_point: NDArray[Any], kind: str) -> NDArray[Any]:
+    bits = _BITS.get(kind, 8)
+    low = 0 if kind.startswith("u") else -(1 << (bits - 1))
+    codes: NDArray[Any] = np.clip(np.rint(values / scale) + zero_point, low, low + (1 << bits) - 1)
+    return codes
+
+
+def _clipped(codes: NDArray[Any], clip: NodeProto, tensors: Tensors) -> NDArray[Any]:
+    bounds = [tensors.constants.get(name) for name in clip.input[1:3]]
+    for bound, limit in zip(bounds, (np.maximum, np.minimum), strict=False):
+        codes = codes if bound is None else limit(codes, int(numpy_helper.to_array(bound).reshape(())))
+    return codes
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(entry.i) for entry in node.attribute if entry.name == name), default)

@@ -1,0 +1,172 @@
+"""One layer's weight in the file, from its codes to the float tensor the operator reads; every form is exact.
+
+cast        codes INT2/INT4 -> Cast(INT8) -> DequantizeLinear        folded at load, then fused to an integer kernel
+            blocks whose scales are whole multiples of their channel's:
+            codes -> Cast(INT8) -> Mul(multiples) -> Reshape -> DequantizeLinear
+packed      the same, and 3-bit codes at 3 bits (`converter.qdq.three_bits`) rather than in INT4
+int8        codes INT8 -> DequantizeLinear
+dequantize  codes INT4 -> DequantizeLinear                           for targets that read packed codes themselves
+rescale     codes -> Cast(FLOAT) [-> Sub] -> Mul(scale) [-> Reshape -> Slice]   weight-only, folded at load
+"""
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from converter.qdq.fragment import Fragment, Names
+from converter.qdq.storage import stored_bits
+from converter.qdq.three_bits import join_three_bits, packs_three_bits
+from passes.ir.linear import Linear
+from passes.ir.model import Quantized
+from passes.numerics.grid import Codes
+
+__all__ = ["STORAGES", "Storage", "dequantized_bits", "dequantized_weight", "file_bits", "rescaled_weight"]
+
+Storage = Literal["cast", "packed", "int8", "dequantize", "matmulnbits"]
+STORAGES: tuple[Storage, ...] = get_args(Storage)
+
+
+def file_bits(bits: int, storage: Storage, narrowest: int = 2) -> int:
+    """Bits that a code of ``bits`` bits takes in the file of a target whose smallest integers have ``narrowest``."""
+    return 8 if storage == "int8" else max(stored_bits(bits), narrowest)
+
+
+def dequantized_bits(bits: int, count: int, storage: Storage, narrowest: int = 2) -> int:
+    """The same for a weight of ``count`` codes in `dequantized_weight`, which can pack 3 bits."""
+    if bits == 3 and storage == "packed" and narrowest <= 2 and packs_three_bits(count):
+        return 3
+    return file_bits(bits, storage, narrowest)
+
+
+def dequantized_weight(
+    layer: Linear, quantized: Quantized, storage: Storage, names: Names, narrowest: int = 2
+) -> Fragment:
+    """The per-channel form an integer kernel is fused from: codes, [Cast,] DequantizeLinear.
+
+    INT2 is always cast: onnxruntime 1.31 fuses ``DequantizeLinear(INT2)`` to kernels that cannot read it or that
+    read it wrongly.
+    """
+    name, grid = layer.weight, quantized.grid
+    fragment = Fragment(names)
+    bits = dequantized_bits(grid.bits, quantized.codes.size, storage, narrowest)
+    packed = storage == "dequantize" and bits == 4 and grid.multiples is None
+    if grid.multiples is not None and bits < 8:
+        codes = _multiplied(fragment, layer, quantized, bits, TensorProto.INT8)
+    elif packed:
+        codes = fragment.codes(f"{name}_int4", layer.stored(quantized.codes), bits)
+    else:
+        codes = _cast(fragment, name, layer.stored(grid.integers(quantized.codes)), bits, TensorProto.INT8)
+    scale = fragment.constant(f"{name}_scale", grid.scale.reshape(-1))
+    zeros = grid.zero_point.reshape(-1)
+    if packed:
+        zero_point = fragment.codes(f"{name}_zero_point", zeros, bits)
+    else:
+        zero_point = fragment.constant(f"{name}_zero_point", zeros)
+    inputs, result = [codes, scale, zero_point], f"{name}_dequantized"
+    fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, result, axis=layer.channel_axis)
+    return fragment
+
+
+def _cast(fragment: Fragment, name: str, codes: Codes, bits: int, to: int) -> str:
+    """Codes of any shape as a tensor of type ``to``, INT8 or FLOAT."""
+    if bits == 3:
+        return join_three_bits(fragment, name, codes)
+    packed = fragment.codes(f"{name}_int{bits}", codes, bits)
+    if bits == 8 and to == TensorProto.INT8:
+        return packed
+    result = f"{name}_int8" if to == TensorProto.INT8 else f"{name}_float"
+    return fragment.node("Cast", f"{name}_cast", [packed], result, to=to)
+
+
+def _multiplied(fragment: Fragment, layer: Linear, quantized: Quantized, bits: int, to: int) -> str:
+    """Codes times the multiples of their blocks, a tensor of type ``to`` and of the stored weight's shape.
+
+    The file holds ``[outputs, blocks, block]`` or, where a layer stores its inputs first, ``[blocks, block, outputs]``.
+    """
+    name, grid = layer.weight, quantized.grid
+    assert grid.multiples is not None
+    outputs, blocks = grid.multiples[:, :, 0].size, grid.multiples.shape[2]
+    codes, multiples = (part.reshape(outputs, blocks, -1) for part in (quantized.codes, grid.multiples))
+    if layer.channel_axis == 1:  # the inputs come first
+        codes, multiples = (np.moveaxis(part, 0, 2) for part in (codes, multiples))
+    value = _cast(fragment, name, codes, bits, to)
+    packed = fragment.codes(f"{name}_multiples_int4", multiples, 4)
+    factor = fragment.node("Cast", f"{name}_multiples_cast", [packed], f"{name}_multiples", to=to)
+    value = fragment.node("Mul", f"{name}_multiply", [value, factor], f"{name}_multiplied")
+    shape = fragment.constant(f"{name}_shape", np.array(layer.weight_shape, np.int64))
+    return fragment.node("Reshape", f"{name}_reshape", [value, shape], f"{name}_codes")
+
+
+def rescaled_weight(
+    layer: Linear, quantized: Quantized, storage: Storage, names: Names, narrowest: int = 2
+) -> Fragment:
+    """The weight-only form: codes as floats times their scale, per channel or per block of inputs."""
+    name, grid = layer.weight, quantized.grid
+    fragment, result = Fragment(names), f"{name}_rescaled"
+    bits = file_bits(grid.bits, storage, narrowest)
+    if grid.per_channel:
+        shape = _channel_shape(layer)
+        scale, zeros = _per_channel(layer, grid.scale, shape), _per_channel(layer, grid.zero_point, shape)
+    if grid.multiples is not None and bits < 8:
+        value = _multiplied(fragment, layer, quantized, bits, TensorProto.FLOAT)
+    elif grid.per_channel:
+        codes = layer.stored(grid.integers(quantized.codes))
+        value = _cast(fragment, name, codes, bits, TensorProto.FLOAT)
+    else:
+        codes, scale, zeros = _blocks(quantized)
+        value = _cast(fragment, name, codes, bits, TensorProto.FLOAT)
+    if not grid.symmetric:
+        zero_point = fragment.constant(f"{name}_zero_point", zeros.astype(np.float32))
+        value = fragment.node("Sub", f"{name}_center", [value, zero_point], f"{name}_centered")
+    factor = fragment.constant(f"{name}_scale", scale)
+    last = result if grid.per_channel else f"{name}_scaled"
+    value = fragment.node("Mul", f"{name}_rescale", [value, factor], last)
+    if not grid.per_channel:
+        _unblock(fragment, layer, value, codes.shape, result)
+    return fragment
+
+
+def _channel_shape(layer: Linear) -> tuple[int, ...]:
+    """Shape that broadcasts one number per output channel over the stored weight."""
+    shape = [1] * len(layer.weight_shape)
+    shape[layer.channel_axis] = layer.weight_shape[layer.channel_axis]
+    if layer.op == "ConvTranspose" and layer.groups > 1:
+        shape[0] = layer.weight_shape[0]
+    return tuple(shape)
+
+
+def _per_channel(layer: Linear, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """``[g, o, 1]`` as ``shape``."""
+    if layer.op == "ConvTranspose" and layer.groups > 1:
+        values = np.repeat(values[:, :, 0], layer.weight_shape[0] // layer.groups, axis=0)
+    return values.reshape(shape)
+
+
+def _blocks(quantized: Quantized) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Codes ``[g·o, b, block]`` (zeros fill the last block), scale and zero point ``[g·o, b, 1]``."""
+    grid, (g, o, k) = quantized.grid, quantized.codes.shape
+    block = grid.block or k
+    blocks = grid.scale.shape[2]
+    codes = np.pad(quantized.codes, ((0, 0), (0, 0), (0, blocks * block - k)))
+    shape = (g * o, blocks, 1)
+    return codes.reshape(g * o, blocks, block), grid.scale.reshape(shape), grid.zero_point.reshape(shape)
+
+
+def _unblock(fragment: Fragment, layer: Linear, value: str, shape: tuple[int, ...], result: str) -> None:
+    """From ``[g·o, b, block]`` back to the stored shape, as ``result``."""
+    name, (_, _, k) = layer.weight, layer.matrix_shape
+    outputs, filled = shape[0], shape[1] * shape[2]
+    conv = layer.op == "Conv" or layer.transposed
+    if filled > k:
+        flat = fragment.constant(f"{name}_padded_shape", np.array([outputs, filled], np.int64))
+        value = fragment.node("Reshape", f"{name}_flatten", [value, flat], f"{name}_padded")
+        crop = {"crop_start": 0, "crop_end": k, "crop_axis": 1}
+        bounds = [fragment.constant(f"{name}_{key}", np.array([n], np.int64)) for key, n in crop.items()]
+        value = fragment.node("Slice", f"{name}_crop", [value, *bounds], f"{name}_cropped")
+    target = layer.weight_shape if conv else (outputs, k)
+    final = fragment.constant(f"{name}_shape", np.array(target, np.int64))
+    value = fragment.node("Reshape", f"{name}_reshape", [value, final], result if conv else f"{name}_rows")
+    if not conv:
+        fragment.node("Transpose", f"{name}_transpose", [value], result, perm=[1, 0])

@@ -1,0 +1,221 @@
+"""Model -> ONNX: quantized weights and QuantizeLinear/DequantizeLinear around the operators that run on integers.
+
+A tensor ``t`` of `Model.ranges` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and
+whoever read ``t`` reads ``t_dequantized``; a name that the model uses already gets a number behind it. Codes come from
+the passes as they are; nothing is rounded here but the int32 biases.
+"""
+
+import math
+from importlib.metadata import version
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto
+
+from converter.qdq.activations import Activations, absorbed_clamps, free_products, scalar_constants
+from converter.qdq.floats import float_model, set_opsets
+from converter.qdq.fragment import Fragment, Names
+from converter.qdq.matmul_nbits import matmul_nbits
+from converter.qdq.weights import Storage, dequantized_bits, dequantized_weight, file_bits, rescaled_weight
+from passes.errors import TargetError
+from passes.ir.linear import Linear
+from passes.ir.model import Model, Quantized
+from passes.numerics.grid import Grid
+
+__all__ = ["bits_in_file", "emit", "runs_on_integers"]
+
+_ROUNDED_BY_RUNTIME = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_OPSET, _INT2_OPSET = 21, 25
+_BIAS_LIMIT = 2**31 - 1
+
+
+def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
+    """The quantized ONNX model.
+
+    Raises:
+        TargetError: a layer's grid has no form the integer kernels can read, or its bias does not fit 32 bits.
+    """
+    proto = float_model(model.graph)
+    _Writer(model, storage, Names(proto.graph)).run(proto.graph)
+    two_bits = {TensorProto.INT2, TensorProto.UINT2}
+    needs_int2 = any(tensor.data_type in two_bits for tensor in proto.graph.initializer)
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    opsets[""] = max(opsets.get("", 0), _INT2_OPSET if needs_int2 else _OPSET)
+    if any(node.domain == "com.microsoft" for node in proto.graph.node):
+        opsets["com.microsoft"] = 1
+    set_opsets(proto, opsets)
+    proto.producer_name, proto.producer_version = "convert-onnx", version("convert-onnx")
+    return proto
+
+
+def runs_on_integers(model: Model, layer: Linear) -> bool:
+    """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
+    return layer.name in model.quantized and model.reads_integers(layer)
+
+
+def bits_in_file(model: Model, layer: Linear, storage: Storage, bits: int | None = None) -> int:
+    """Bits that a code of a layer takes in the file, for which ONNX has no type of 3, 5, 6 or 7 bits.
+
+    ``bits`` are those of its grid: of the one it has unless they are given.
+    """
+    bits = model.quantized[layer.name].grid.bits if bits is None else bits
+    if model.reads_integers(layer):
+        return dequantized_bits(bits, math.prod(layer.matrix_shape), storage, model.rules.narrowest)
+    stored = file_bits(bits, storage, model.rules.narrowest)
+    return max(stored, 4) if storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"} else stored
+
+
+def _is_matmul_nbits(model: Model, layer: Linear) -> bool:
+    return layer.op in {"Gemm", "MatMul"} and not runs_on_integers(model, layer)
+
+
+class _Writer:
+    """Rewrites one GraphProto in place."""
+
+    def __init__(self, model: Model, storage: Storage, names: Names) -> None:
+        self.model = model
+        self.storage = storage
+        self.names = names
+        self.layers = model.layers()
+        self.activations = Activations(model, names)
+        self.nodes: list[NodeProto] = []
+        self.initializers: list[TensorProto] = []
+
+    def run(self, graph: onnx.GraphProto) -> None:
+        outputs = {value.name for value in graph.output}
+        clamps, absorbed = absorbed_clamps(self.model, graph, outputs)
+        rescaled = free_products(self.model)
+        scalars = scalar_constants(graph) if self.model.rules.scalars else {}
+        renamed: dict[str, str] = {}
+        for value in (*graph.input, *graph.initializer):
+            if value.name in self.model.ranges:
+                renamed[value.name] = self.add(self.activations.quantize(value.name, value.name))
+        for node in graph.node:
+            if node.name in clamps:
+                continue
+            if node.name in rescaled:
+                source, result = rescaled[node.name]
+                renamed[result] = self.add(self.activations.rescale(source, result))
+                continue
+            node.output[:] = [absorbed.get(name, name) for name in node.output]
+            written = [name for name in node.output if name in self.model.ranges]
+            sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
+            node.output[:] = [sources.get(name, name) for name in node.output]  # outputs of the graph keep their names
+            exact = {
+                name: self.add(self.activations.scalar(value))
+                for name, value in scalars.items()
+                if name in node.input and node.op_type in {"Add", "Mul"} and written
+            }
+            self.write(node, renamed | exact)
+            for name in written:
+                whole = name if name in outputs else None
+                renamed[name] = self.add(self.activations.quantize(name, sources.get(name, name), whole))
+        read = {name for node in self.nodes for name in node.input} | outputs
+        self.nodes = [node for node in self.nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
+        used = {name for node in self.nodes for name in node.input} | outputs
+        kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        constants = [tensor for tensor in self.initializers if tensor.name in used]
+        present = {name for node in self.nodes for name in node.output} | outputs
+        shapes = [value for value in graph.value_info if value.name in present]
+        for field, content in (("node", self.nodes), ("initializer", kept + constants), ("value_info", shapes)):
+            graph.ClearField(field)
+            getattr(graph, field).extend(content)
+
+    def write(self, node: NodeProto, renamed: dict[str, str]) -> None:
+        """Append a node, and before it the form of its weight."""
+        layer = self.layers.get(node.name)
+        quantized = self.model.quantized.get(node.name)
+        reads = [renamed.get(name, name) for name in node.input]
+        if layer is not None and self.reads_by_channel(layer):
+            reads[0] = self.add(self.activations.by_channel(layer))
+        if layer is None or quantized is None:
+            node.input[:] = reads
+            self.nodes.append(node)
+            return
+        node.input[0] = reads[0]
+        if runs_on_integers(self.model, layer):
+            self.integer_layer(node, layer, quantized)
+        elif self.storage == "matmulnbits" and _is_matmul_nbits(self.model, layer):
+            self.add(matmul_nbits(layer, quantized, node, self.names))
+        else:
+            self.require_weight_only(layer)
+            dequantize = self.storage == "dequantize" and _one_axis(layer, quantized)
+            form = dequantized_weight if dequantize else rescaled_weight
+            weight = form(layer, quantized, self.storage, self.names, self.model.rules.narrowest)
+            self.add(weight)
+            node.input[1] = weight.result
+            self.nodes.append(node)
+
+    def reads_by_channel(self, layer: Linear) -> bool:
+        """Whether the layer runs in float on an input that is quantized, and onnxruntime would change that."""
+        rounded = layer.op in _ROUNDED_BY_RUNTIME and self.model.rules.reads_by_channel
+        return rounded and layer.input in self.model.ranges and not runs_on_integers(self.model, layer)
+
+    def integer_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
+        grid = quantized.grid
+        if not grid.per_channel:
+            hint = "give two_level = true as well, or use block only without activation_ranges"
+            raise TargetError(f"{layer.name}: block scales have no integer kernel; {hint}")
+        self.require_weight_form(layer, grid)
+        weight = dequantized_weight(layer, quantized, self.storage, self.names, self.model.rules.narrowest)
+        self.add(weight)
+        node.input[1] = weight.result
+        bias = self.model.bias(layer)
+        if bias is not None and self.model.rules.bias == "int32":
+            scale = (self.model.ranges[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
+            exact = bias.reshape(-1).astype(np.float64)
+            codes = np.rint(
+                np.divide(exact, scale, out=np.copysign(np.where(exact, np.inf, 0.0), exact), where=scale > 0)
+            )
+            if np.abs(codes).max(initial=0) > _BIAS_LIMIT:
+                raise TargetError(
+                    f"{layer.name}: bias {bias.flat[int(np.abs(codes).argmax())]:g} does not fit 32 bits at scale "
+                    f"{scale[int(np.abs(codes).argmax())]:g}; this layer needs a larger weight scale"
+                )
+            name = layer.bias or f"{layer.name}.bias"
+            fragment = Fragment(self.names)
+            inputs = [
+                fragment.constant(f"{name}_int32", codes.astype(np.int32)),
+                fragment.constant(f"{name}_scale", scale),
+                fragment.constant(f"{name}_zero_point", np.zeros(scale.shape, np.int32)),
+            ]
+            fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, f"{name}_dequantized", axis=0)
+            self.add(fragment)
+            node.input[2] = fragment.result
+        self.nodes.append(node)
+
+    def require_weight_form(self, layer: Linear, grid: Grid) -> None:
+        """Whether the codes, read as int8 with a scale per output channel, are what the target's kernel reads."""
+        rules = self.model.rules
+        if not grid.symmetric and not rules.weight_zero_points:
+            raise TargetError(f"{layer.name}: integer kernels need symmetric weights; use symmetric = true")
+        hint = "leave it out with an exclude pass"
+        if "int8" not in rules.weight_types:
+            wanted = " or ".join(sorted(rules.weight_types)) or "none"
+            raise TargetError(f"{layer.name}: weights are written as int8, the target reads {wanted}; {hint}")
+        wanted_axis = rules.channel_axis(layer.op, transposed=layer.transposed)
+        if wanted_axis not in {None, layer.channel_axis}:
+            raise TargetError(
+                f"{layer.name}: the scales of its weight lie along axis {layer.channel_axis}, the target wants them "
+                f"along axis {wanted_axis}; {hint}"
+            )
+
+    def require_weight_only(self, layer: Linear) -> None:
+        if not self.model.rules.weight_only:
+            reason = (
+                self.model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups)
+                or "its input stays in float"
+            )
+            hint = "leave it out with an exclude pass, or use a recipe that quantizes activations"
+            raise TargetError(f"{layer.name}: the target reads codes on integers only, and {reason}; {hint}")
+
+    def add(self, fragment: Fragment) -> str:
+        """Append what a fragment holds; returns the tensor that it computes."""
+        self.nodes.extend(fragment.nodes)
+        self.initializers.extend(fragment.initializers)
+        return fragment.result
+
+
+def _one_axis(layer: Linear, quantized: Quantized) -> bool:
+    """Whether the layer's scales lie along one axis of its stored weight, as DequantizeLinear wants them."""
+    return quantized.grid.block is None and not (layer.op == "ConvTranspose" and layer.groups > 1)

@@ -1,0 +1,1 @@
+"""Recipes: built in, from TOML, and from the metadata of a file."""

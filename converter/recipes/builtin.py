@@ -1,0 +1,154 @@
+"""The built-in recipes, and a recipe by its name, file or model."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import onnx
+
+from converter.model_io.load import read_onnx
+from converter.recipes.recipe import Recipe
+from converter.recipes.registry import Pass
+from converter.recipes.toml import parse_recipe
+from converter.recipes.toml_fields import nearest
+from passes.activations.activation_ranges import ActivationRanges
+from passes.errors import RecipeError, UsageError
+from passes.graph.fold_batchnorm import FoldBatchnorm
+from passes.graph.integer_forms.integer_forms import IntegerForms
+from passes.graph.normalise.normalise import Normalise
+from passes.rotation.rotate import Rotate
+from passes.weights.gptq import Gptq
+from passes.weights.keep import KeepCodes, KeepRanges
+from passes.weights.learned_rounding import Device, LearnedRounding
+from passes.weights.qat import Qat
+from passes.weights.rtn import Rtn
+
+__all__ = ["AUTO", "AUTO_DESCRIPTION", "RECIPES", "RECIPE_KEY", "find_recipe", "learning_on", "stored_recipe"]
+
+
+RECIPE_KEY = "convert_onnx.recipe"
+
+
+AUTO = "auto"
+
+
+AUTO_DESCRIPTION = "within a budget: int8, int4, then bits chosen for each layer; see --max-drop and its relatives"
+
+
+_PREPARE: tuple[Pass, ...] = (Normalise(), FoldBatchnorm())
+
+
+_INTEGERS: tuple[Pass, ...] = (*_PREPARE, IntegerForms())
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        recipe.name: recipe
+        for recipe in (
+            Recipe(
+                "int8",
+                "8-bit weights and activations",
+                (*_INTEGERS, ActivationRanges(), Rtn(bits=8)),
+                storage="int8",
+            ),
+            Recipe(
+                "int8-gptq",
+                "8-bit weights by sequential GPTQ, which makes up for the activations too; as fast as int8",
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=8)),
+                storage="int8",
+            ),
+            Recipe(
+                "int4",
+                "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=8, two_level=True)),
+            ),
+            Recipe(
+                "int4-learned",
+                "int4, then codes, scales and biases learned block by block with torch",
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=8, two_level=True), LearnedRounding()),
+            ),
+            Recipe(
+                "int4-qat",
+                "int4, then trained with its quantization in place, with torch; see `train`",
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=8, two_level=True), Qat()),
+            ),
+            Recipe(
+                "int4-weight-only",
+                "4-bit weights by sequential GPTQ, float activations; runs at float speed",
+                (*_PREPARE, Rotate(), Gptq(bits=4, block=8, two_level=True)),
+            ),
+            Recipe(
+                "int4-matmulnbits",
+                "4-bit weights in blocks of 32; Gemm and MatMul become MatMulNBits, convolutions run in float",
+                (*_PREPARE, Gptq(bits=4, block=32)),
+                storage="matmulnbits",
+            ),
+            Recipe(
+                "keep",
+                "codes and grids of a quantized model as they are, for another target or storage; no calibration",
+                (Normalise(rewrite=False), KeepRanges(), KeepCodes()),
+                storage="packed",
+            ),
+        )
+    }
+)
+
+
+def find_recipe(spec: str | Path | Recipe) -> Recipe:
+    """A recipe by name, from a TOML file, or the one that an .onnx file was converted with.
+
+    Raises:
+        RecipeError: no such recipe or file, or the file's content is wrong; quotes what and names the nearest.
+        ModelError: the .onnx file cannot be read.
+        UsageError: it is `auto`, which is no list of passes.
+    """
+    if isinstance(spec, Recipe):
+        return spec
+    if str(spec) in RECIPES:
+        return RECIPES[str(spec)]
+    if str(spec) == AUTO:
+        raise UsageError(f"recipe {AUTO!r} needs a budget; give --max-drop, --max-bytes or --max-latency")
+    path = Path(spec)
+    if path.suffix == ".onnx":
+        return stored_recipe(read_onnx(path), str(path))
+    if path.suffix != ".toml":
+        raise RecipeError(
+            f"no recipe is named {str(spec)!r}; {nearest(str(spec), RECIPES)}, or give a .toml file, or an .onnx file "
+            "to convert as it was"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise RecipeError(f"cannot read the recipe {path}: {reason}") from error
+    return parse_recipe(text, str(path))
+
+
+def stored_recipe(model: onnx.ModelProto, name: str) -> Recipe:
+    """The recipe in the metadata of a model that `convert` wrote; ``name`` is the model's.
+
+    Raises:
+        RecipeError: there is none, or this version does not know what it names.
+    """
+    found = next((entry.value for entry in model.metadata_props if entry.key == RECIPE_KEY), None)
+    if found is None:
+        raise RecipeError(f"{name} holds no recipe: `convert` did not write it; give a recipe's name or a .toml file")
+    return parse_recipe(found, f"the recipe in {name}")
+
+
+def learning_on(recipe: Recipe, device: Device | None) -> Recipe:
+    """The recipe with its learning passes on a device; None: where they say themselves.
+
+    Raises:
+        UsageError: a device is given, and no pass learns.
+    """
+    if device is None:
+        return recipe
+    if not any(isinstance(step, LearnedRounding | Qat) for step in recipe.passes):
+        raise UsageError(f"recipe {recipe.name!r} learns nothing, so --device {device} has no use; leave it out")
+    passes = (
+        dataclasses.replace(step, device=device) if isinstance(step, LearnedRounding | Qat) else step
+        for step in recipe.passes
+    )
+    return dataclasses.replace(recipe, passes=tuple(passes))

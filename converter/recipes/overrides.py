@@ -1,0 +1,74 @@
+"""A recipe with what a call asks for besides: layers in float or at other bits, preprocessing, images, seed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from converter.data.preprocess import Preprocess
+from converter.recipes.recipe import Recipe
+from converter.recipes.registry import Pass
+from passes.base import LayerPass
+from passes.errors import UsageError
+from passes.graph.exclude import Exclude
+from passes.graph.fold_batchnorm import FoldBatchnorm
+from passes.graph.normalise.normalise import Normalise
+
+__all__ = ["with_layers", "with_overrides"]
+
+
+def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, int] | None = None) -> Recipe:
+    """The recipe with ``exclude`` left in float and ``bits`` by layer name, besides what it says already.
+
+    A layer that the recipe excludes and ``bits`` names is quantized after all, and the other way round.
+
+    Raises:
+        UsageError: a layer is in both, or has bits that no grid has.
+    """
+    bits = dict(bits or {})
+    for name in exclude:
+        if name in bits:
+            raise UsageError(f"--exclude {name} leaves in float what --bits {name}={bits[name]} quantizes; give one")
+    if not exclude and not bits:
+        return recipe
+    if bits and recipe.keeps:
+        raise UsageError(f"recipe {recipe.name!r} keeps the codes it finds, so --bits has no use; leave it out")
+    passes: list[Pass] = []
+    for step in recipe.passes:
+        if isinstance(step, Exclude):
+            step = Exclude(tuple(name for name in step.layers if name not in bits))
+        elif isinstance(step, LayerPass):
+            step = _with_bits(step, {name: n for name, n in step.layer_bits.items() if name not in exclude} | bits)
+        passes.append(step)
+    if exclude:
+        passes = _with_excluded(passes, exclude)
+    return dataclasses.replace(recipe, passes=tuple(passes))
+
+
+def with_overrides(
+    recipe: Recipe, stored: Preprocess, preprocess: Preprocess, limit: int | None, seed: int | None
+) -> Recipe:
+    """The recipe with what was asked for in this call before its own; ``stored`` is the model's preprocessing."""
+    return dataclasses.replace(
+        recipe,
+        preprocess=stored.merge(recipe.preprocess).merge(preprocess),
+        limit=recipe.limit if limit is None else limit,
+        seed=recipe.seed if seed is None else seed,
+    )
+
+
+def _with_bits(step: LayerPass, bits: Mapping[str, int]) -> LayerPass:
+    try:
+        return dataclasses.replace(step, layer_bits=dict(bits))
+    except ValueError as error:
+        given = ", ".join(f"{name}={count}" for name, count in bits.items())
+        raise UsageError(f"--bits {given}: {error}") from error
+
+
+def _with_excluded(passes: Sequence[Pass], names: Sequence[str]) -> list[Pass]:
+    """The names in the first exclude pass, or in a new one as soon as layers have their final form."""
+    for place, step in enumerate(passes):
+        if isinstance(step, Exclude):
+            return [*passes[:place], Exclude(tuple(dict.fromkeys((*step.layers, *names)))), *passes[place + 1 :]]
+    start = max(
+        (place + 1 for place, step in enumerate(passes) if isinstance(step, (Normalise, FoldBatchnorm))), default=0
+    )
+    return [*passes[:start], Exclude(tuple(dict.fromkeys(names))), *passes[start:]]

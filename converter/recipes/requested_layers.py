@@ -1,0 +1,49 @@
+"""Layers that a call asks for by name, refused in the words of the options that named them."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from converter.recipes.registry import Pass
+from passes.base import GraphPass, Stage
+from passes.errors import UnknownLayerError, UsageError
+from passes.ir.layer_names import require_known
+from passes.ir.model import Model
+
+__all__ = ["AskedLayers"]
+
+
+@dataclass(frozen=True)
+class AskedLayers:
+    """What `--exclude` and `--bits` name."""
+
+    exclude: Sequence[str]
+    bits: Mapping[str, int]
+
+    @contextlib.contextmanager
+    def refused(self) -> Iterator[None]:
+        """Whatever the `with` block finds wrong with one of the names.
+
+        Raises:
+            UsageError: names the option, where a pass would name its field.
+        """
+        try:
+            yield
+        except UnknownLayerError as error:
+            if error.layer in self.bits:
+                raise UsageError(f"--bits {error.layer}={self.bits[error.layer]}: {error.refusal}") from error
+            if error.layer in self.exclude:
+                raise UsageError(f"--exclude {error.layer}: {error.refusal}") from error
+            raise
+
+    @contextlib.contextmanager
+    def before(self, step: Pass, model: Model) -> Iterator[None]:
+        """The same, and ``--bits`` is questioned before the first pass that looks at images, not after the last."""
+        with self.refused():
+            if self.bits and _looks_at_images(step, model):
+                require_known(self.bits, model.layers(), "layer_bits")
+            yield
+
+
+def _looks_at_images(step: Pass, model: Model) -> bool:
+    return step.stage > Stage.FLOAT or (isinstance(step, GraphPass) and bool(step.needs(model)))

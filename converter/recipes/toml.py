@@ -1,0 +1,83 @@
+"""Recipes from TOML text and back."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from converter.data.preprocess import Preprocess
+from converter.qdq.weights import STORAGES
+from converter.recipes.recipe import Recipe
+from converter.recipes.registry import PASSES, Pass
+from converter.recipes.toml_fields import build, nearest
+from passes.errors import RecipeError
+
+__all__ = ["dump_recipe", "parse_recipe", "recipe_content", "recipe_values"]
+
+
+def parse_recipe(text: str, source: str) -> Recipe:
+    """A recipe from TOML text; ``source`` is named in errors.
+
+    Raises:
+        RecipeError: not TOML, or an unknown or wrong pass or field.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source} is not TOML: {error}") from error
+    steps = content.pop("passes", None)
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps) or not steps:
+        raise RecipeError(f"{source} has no [[passes]]; see `convert-onnx recipes --show int4`")
+    preprocess = content.pop("preprocess", {})
+    content.setdefault("name", Path(source).stem)
+    content.setdefault("description", "")
+    if content.get("storage", "cast") not in STORAGES:
+        raise RecipeError(f"{source}: storage {content['storage']!r} is not one of {', '.join(STORAGES)}")
+    content["passes"] = tuple(_pass(step, f"{source}, pass {index + 1}") for index, step in enumerate(steps))
+    content["preprocess"] = build(Preprocess, preprocess, f"{source}, preprocess")
+    recipe: Recipe = build(Recipe, content, source)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as TOML with every field spelled out; `parse_recipe` reads it back to an equal recipe."""
+    return tomli_w.dumps(recipe_content(recipe))
+
+
+def recipe_content(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe's TOML holds: every field that is set."""
+    content: dict[str, Any] = {
+        field.name: getattr(recipe, field.name)
+        for field in dataclasses.fields(recipe)
+        if field.name not in {"passes", "preprocess"}
+    }
+    preprocess = _plain(recipe.preprocess)
+    if preprocess:
+        content["preprocess"] = preprocess
+    content["passes"] = [{"pass": step.name, **_plain(step)} for step in recipe.passes]
+    return content
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Every field of the recipe, of its passes and of its preprocessing, set or not, ready for JSON."""
+    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe) if field.name != "passes"}
+    values["preprocess"] = dataclasses.asdict(recipe.preprocess)
+    values["passes"] = [{"pass": step.name, **dataclasses.asdict(step)} for step in recipe.passes]
+    return values
+
+
+def _plain(instance: Any) -> dict[str, Any]:
+    values = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return {key: value for key, value in plain.items() if value is not None and value != {}}
+
+
+def _pass(step: dict[str, Any], where: str) -> Pass:
+    fields = dict(step)
+    name = fields.pop("pass", None)
+    if not isinstance(name, str) or name not in PASSES:
+        raise RecipeError(f"{where}: no pass is named {name!r}; {nearest(str(name), PASSES)}")
+    built: Pass = build(PASSES[name], fields, f"{where} ({name})")
+    return built

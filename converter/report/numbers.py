@@ -1,0 +1,105 @@
+"""Numbers as people read them; every function is a filter of the templates. What is not known is a dash."""
+
+import math
+from collections.abc import Sequence
+
+__all__ = [
+    "NOTHING",
+    "count",
+    "decibels",
+    "lost",
+    "milliseconds",
+    "percent",
+    "plain",
+    "points",
+    "ratio",
+    "seconds",
+    "share",
+    "size",
+    "times",
+]
+
+NOTHING = "–"
+_MINUTE = 60
+
+
+def count(value: int) -> str:
+    """A whole number with its thousands apart."""
+    return f"{value:,}"
+
+
+def decibels(value: float | None) -> str:
+    """A ratio in dB with one decimal: a dash where there is none, "equal" where nothing differs."""
+    if value is None or math.isnan(value) or value == -math.inf:
+        return NOTHING
+    return "equal" if math.isinf(value) else f"{value:.1f} dB".replace("-", "−")
+
+
+def lost(value: float | None, unit: str = " points") -> str:
+    """A drop in percentage points; one below zero is a gain."""
+    return NOTHING if value is None else f"{value:.2f}{unit}".replace("-", "−")
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency, with three digits that mean something."""
+    return NOTHING if value is None else f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f} ms"
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent, two decimals."""
+    return NOTHING if value is None else f"{100 * value:.2f} %"
+
+
+def plain(value: float | None) -> str:
+    """Any number, four digits."""
+    return NOTHING if value is None else f"{value:.4g}".replace("-", "−")
+
+
+def points(difference: float) -> str:
+    """A difference of two fractions in percentage points."""
+    return f"{100 * difference:+.2f} points".replace("-", "−")
+
+
+def seconds(value: float) -> str:
+    """A duration."""
+    if value < _MINUTE:
+        return f"{value:.{2 if value < 10 else 1}f} s"
+    return f"{int(value // _MINUTE)} min {value % _MINUTE:.0f} s"
+
+
+def share(value: float) -> str:
+    """A fraction that is often small or zero, in percent."""
+    if value == 0:
+        return "0 %"
+    return "< 0.001 %" if value < 1e-5 else f"{100 * value:.2g} %"
+
+
+_UNITS = ("B", "kB", "MB", "GB")
+
+
+def size(count: int) -> str:
+    """Bytes as people read them, in powers of 1000.
+
+    >>> size(46_800_000)
+    '46.8 MB'
+    """
+    value, unit = float(count), 0
+    while value >= 999.95 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{count} B"
+
+
+def ratio(value: float, more: str, less: str, quartiles: Sequence[float] | None = None) -> str:
+    """`2.50x faster` or `1.10x slower`; ``quartiles`` are of the value itself."""
+    if value >= 1:
+        return f"{times(value, quartiles)} {more}"
+    return f"{times(1 / value, quartiles and (1 / quartiles[1], 1 / quartiles[0]))} {less}"
+
+
+def times(value: float, quartiles: Sequence[float] | None = None) -> str:
+    """How many times, with half the distance of the quartiles.
+
+    >>> times(1.9, (1.85, 1.97))
+    '1.90x ± 0.06'
+    """
+    return f"{value:.2f}x" + ("" if quartiles is None else f" ± {(quartiles[1] - quartiles[0]) / 2:.2f}")

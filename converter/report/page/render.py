@@ -1,0 +1,88 @@
+"""The report as one HTML page that needs nothing else: the facts in words, tables and charts.
+
+A section is a module of `converter.report.page.contents` and a template of the same name. Charts are Vega-Lite
+specifications, drawn in the browser by the libraries that the page carries.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.report import numbers
+from converter.report.page.contents import SECTIONS
+from passes.errors import UsageError
+
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["render", "require_page"]
+
+_NEEDED = {"jinja2": "jinja2", "vl_convert": "vl-convert-python"}
+_ENTRY = "window.vegaEmbed = vegaEmbed;"  # all that page.js calls
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+def require_page(path: Path) -> None:
+    """Refuse an .html report where a package is missing that draws it.
+
+    Raises:
+        UsageError: names the packages and what installs them.
+    """
+    missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
+    if missing:
+        packages = " and ".join(missing)
+        raise UsageError(
+            f"{path}: an HTML report needs {packages}; install convert-onnx[report], or write a .json report"
+        )
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """The page of `converter.report.facts.report_facts`."""
+    import vl_convert
+
+    sections = [section for build in SECTIONS if (section := build(facts)) is not None]
+    charts = {name: spec for section in sections for name, spec in section.charts.items()}
+    page: str = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            facts=facts,
+            sections=sections,
+            style=_text("page.css"),
+            script=_text("page.js"),
+            licenses=_text("licenses.txt"),
+            library=_inside_script(vl_convert.javascript_bundle(_ENTRY)),
+            charts=_data(charts),
+        )
+    )
+    return page
+
+
+def _environment() -> "jinja2.Environment":
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {name: each for name in numbers.__all__ if callable(each := getattr(numbers, name))}
+    return environment
+
+
+def _text(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _inside_script(code: str) -> str:
+    """JavaScript that cannot end the element it stands in."""
+    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _data(values: Any) -> str:
+    """JSON that can stand in a script element."""
+    return json.dumps(values, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

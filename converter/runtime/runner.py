@@ -1,0 +1,103 @@
+"""Running one model file on the rows of any Dataset, whatever its input name, float type or fixed batch size is."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from converter.data.inputs import InputSpec, input_specs, static_batch
+from converter.runtime.session import open_session
+from passes.errors import ModelError
+
+__all__ = ["Runner", "class_scores"]
+
+
+class Runner:
+    """A model, open on the CPU, that takes feeds made for another model of the same inputs.
+
+    model     a file, or a model in memory
+    name      what messages call it
+    outputs   the outputs to compute; the model's own by default
+    threads   for the operators; all of the process's by default
+
+    Raises ModelError, naming the model, when there is no such file or onnxruntime cannot load it.
+    """
+
+    def __init__(
+        self,
+        model: Path | onnx.ModelProto,
+        name: str,
+        *,
+        outputs: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if isinstance(model, Path) and not model.is_file():
+            raise ModelError(f"{name}: no such model file; check the path")
+        self.name = name
+        try:
+            self._session = open_session(model, threads=threads)
+            self.specs = input_specs(self._session)
+            self.batch = static_batch(self.specs)
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from error
+        self.types: dict[str, str] = {value.name: value.type for value in self._session.get_outputs()}
+        self.outputs = list(self.types if outputs is None else outputs)
+
+    def inputs(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The feeds under this model's input names and in its float types.
+
+        Raises ModelError when an input is missing or of another shape or type.
+        """
+        if len(feeds) == 1 and len(self.specs) == 1:
+            feeds = {self.specs[0].name: next(iter(feeds.values()))}
+        return {spec.name: self._input(spec, feeds) for spec in self.specs}
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], count: int) -> list[NDArray[Any]]:
+        """The outputs for the first `count` rows of `feeds`, each [count, ...].
+
+        A model with a fixed batch size is run in portions of it, the last one filled by repeating its last row.
+        An output that has no batch axis is given as the model computes it. Raises ModelError when the run fails.
+        """
+        rows = {name: array[:count] for name, array in self.inputs(feeds).items()}
+        if self.batch is None or self.batch == count:
+            return self.execute(rows)
+        portions = []
+        for start in range(0, count, self.batch):
+            portion = {name: array[start : start + self.batch] for name, array in rows.items()}
+            used = min(self.batch, count - start)
+            fill = self.batch - used
+            padded = {name: np.concatenate([array, np.repeat(array[-1:], fill, 0)]) for name, array in portion.items()}
+            portions.append([out[:used] if out.ndim else out for out in self.execute(padded)])
+        return [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*portions, strict=True)]
+
+    def _input(self, spec: InputSpec, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        if spec.name not in feeds:
+            raise ModelError(f"{self.name}: takes {spec}, the data feed {', '.join(feeds)}; compare models of one kind")
+        array = feeds[spec.name]
+        both_float = np.issubdtype(array.dtype, np.floating) and np.issubdtype(spec.dtype, np.floating)
+        if not spec.accepts(array.shape) or (array.dtype != spec.dtype and not both_float):
+            raise ModelError(
+                f"{self.name}: takes {spec}, the data are {array.dtype} {list(array.shape)}; compare models of one kind"
+            )
+        return array.astype(spec.dtype, copy=False)
+
+    def execute(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs for feeds that already are this model's own `inputs`. Raises ModelError when the run fails."""
+        try:
+            results: list[NDArray[Any]] = self._session.run(self.outputs, feeds)
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise ModelError(f"{self.name}: fails when it runs: {str(error).splitlines()[0]}") from error
+        return results
+
+
+def class_scores(output: NDArray[Any]) -> NDArray[Any] | None:
+    """An output as one row of scores per image [n, classes], or None when it is not a classifier's.
+
+    Axes of size 1 after the classes, as in [n, classes, 1, 1], are dropped.
+    """
+    if output.ndim < 2 or any(size != 1 for size in output.shape[2:]):
+        return None
+    return output.reshape(output.shape[0], output.shape[1])

@@ -1,0 +1,71 @@
+"""onnxruntime sessions, made in one place: CPU execution provider, quiet, errors in our own words."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from converter.model_io.cpu_session import cpu_session
+from converter.model_io.save import INLINE_LIMIT, write_onnx
+from passes.errors import ModelError
+
+__all__ = ["Progress", "available_threads", "open_session", "silent", "unheard"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that is not shown."""
+
+
+def unheard(warning: str) -> None:
+    """A warning that nobody asked for."""
+
+
+def available_threads() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_session(
+    model: onnx.ModelProto | Path,
+    *,
+    threads: int | None = None,
+    optimized: Path | None = None,
+    profile: Path | None = None,
+) -> ort.InferenceSession:
+    """A session on the CPU execution provider.
+
+    Args:
+        model: a file, or a model in memory.
+        threads: for the operators; all of the process's by default.
+        optimized: where onnxruntime writes the graph it really runs.
+        profile: how the file begins that onnxruntime writes the times of its operators to, once profiling ends.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or available_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    try:
+        if isinstance(model, Path):
+            return cpu_session(str(model), options)
+        if model.ByteSize() < INLINE_LIMIT:
+            return cpu_session(model.SerializeToString(), options)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            write_onnx(model, path, inline_limit=0)
+            return cpu_session(str(path), options)
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise ModelError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error

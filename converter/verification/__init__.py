@@ -1,0 +1,1 @@
+"""Check that a file does on its target what it does on the CPU."""

@@ -1,0 +1,112 @@
+"""Where a target's runtime is: this interpreter, one that is named, or a folder that `benchmarks.targets` set up.
+
+A Python environment runs `provider_session.py`, a folder of npm packages `node_session.mjs`. Both stand alone, so the
+runtime may be older or newer than this one's, and a crash of its libraries is a verdict and not the end of the tool.
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from converter.targets.target import Target
+from passes.errors import TargetError
+
+__all__ = ["Environment", "find_environment"]
+
+_SCRIPTS = Path(__file__).parent
+_FOLDER = Path("build") / "targets"
+_HINT = "python -m benchmarks.targets setup"
+_PACKAGES: Mapping[str, str] = MappingProxyType(
+    {"cpu": "onnxruntime", "openvino": "onnxruntime-openvino", "qnn": "onnxruntime-qnn"}
+)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What runs a session script.
+
+    Attributes:
+        command: takes a job file.
+        name: what messages call it.
+        mend: what to do if it lacks the provider.
+        package: the npm package that it loads, if it is node.
+    """
+
+    command: tuple[str, ...]
+    name: str
+    mend: str
+    package: str | None = None
+
+
+def find_environment(target: Target, given: Path | None = None) -> Environment | str:
+    """The environment that runs the target's provider, or why there is none.
+
+    ``given`` is an interpreter, a virtual environment or a folder with node_modules; else this interpreter is asked,
+    then the folder of the target's name in $CONVERT_ONNX_TARGETS or build/targets.
+
+    Raises:
+        TargetError: ``given`` is none of these, or the target has no provider that could run.
+    """
+    if target.provider is None:
+        if given is not None:
+            raise TargetError(f"target {target.name} cannot be run here; leave out --runtime to have its rules checked")
+        return target.sources["provider"]
+    folder = Path(os.environ.get("CONVERT_ONNX_TARGETS") or _FOLDER) / target.name
+    if target.provider == "web":
+        return _node(target, given or folder, required=given is not None)
+    package = _PACKAGES[target.provider]
+    if given is not None:
+        python = _interpreter(given)
+        if python is None:
+            what = "neither a Python interpreter nor a virtual environment" if given.exists() else "not there"
+            raise TargetError(f"--runtime {given} is {what}; give a Python that has {package}")
+        return _python(python, f"--runtime {given}", package)
+    own = _has_provider(target.provider)
+    there = _interpreter(folder)
+    if there is not None and (not own or target.name != target.provider):
+        return _python(there, str(folder), package)
+    if own:
+        return _python(Path(sys.executable), sys.executable, package)
+    return f"no {target.provider} provider in this environment or in {folder}; {_HINT} {target.name} installs it"
+
+
+def _has_provider(provider: str) -> bool:
+    if provider == "openvino":
+        import onnxruntime as ort
+
+        return "OpenVINOExecutionProvider" in ort.get_available_providers()
+    return provider == "cpu" or importlib.util.find_spec("onnxruntime_qnn") is not None
+
+
+def _interpreter(place: Path) -> Path | None:
+    """Not resolved: an environment's interpreter is a link, and its place says which packages it has."""
+    for path in (place, place / "bin" / "python", place / "Scripts" / "python.exe"):
+        if path.is_file():
+            return path.absolute()
+    return None
+
+
+def _python(python: Path, name: str, package: str) -> Environment:
+    mend = f"give a Python that has {package}, or install it there"
+    return Environment((str(python), str(_SCRIPTS / "provider_session.py")), name, mend)
+
+
+def _node(target: Target, folder: Path, *, required: bool) -> Environment | str:
+    """onnxruntime-web, or onnxruntime-node where the folder has that."""
+    modules = (folder if folder.name == "node_modules" else folder / "node_modules").absolute()
+    package = next((name for name in ("onnxruntime-web", "onnxruntime-node") if (modules / name).is_dir()), None)
+    node = shutil.which("node")
+    if package is None and required:
+        raise TargetError(f"--runtime {folder} has no node_modules/onnxruntime-web; run npm install there")
+    if package is None:
+        return f"no onnxruntime-web in {folder}; {_HINT} {target.name} installs it"
+    if node is None:
+        return "node is not on the path; install Node.js to run onnxruntime-web"
+    name = f"--runtime {folder}" if required else str(folder)
+    mend = f"run npm install {package} there"
+    return Environment((node, str(_SCRIPTS / "node_session.mjs")), name, mend, str(modules / package))

@@ -1,0 +1,78 @@
+"""Shapes and operator set that a target wants: refused before any work is done, then written into the file."""
+
+import onnx
+from onnx import shape_inference
+
+from converter.targets.target import Target
+from converter.verification.rules import violations
+from passes.errors import TargetError
+
+__all__ = ["fix_batch", "require_fit", "require_kernels", "require_weight_only"]
+
+_INFERENCE_LIMIT = 2**31 - 2**24  # shape inference serializes the model
+
+
+def require_fit(model: onnx.ModelProto, target: Target) -> None:
+    """Whether the float model can be written for the target at all.
+
+    Raises:
+        TargetError: an input has an open dimension besides the batch, or the operator set is too new.
+    """
+    opset = next((entry.version for entry in model.opset_import if entry.domain == ""), 0)
+    if target.opset is not None and opset > target.opset:
+        raise TargetError(
+            f"the model has opset {opset}, target {target.name} takes {target.opset} at most; export the model with "
+            f"opset {target.opset}"
+        )
+    if not target.static_shapes:
+        return
+    for value in model.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if axis and not dim.HasField("dim_value"):
+                raise TargetError(
+                    f"input {value.name!r} has an open dimension {axis} ({dim.dim_param or 'unnamed'}), target "
+                    f"{target.name} needs fixed shapes; export the model with a fixed height and width"
+                )
+
+
+def require_weight_only(model: onnx.ModelProto, target: Target) -> None:
+    """Whether the target takes a file of the float model in which only weights are quantized.
+
+    Raises:
+        TargetError: it does not.
+    """
+    if not target.rules.weight_only:
+        raise TargetError(
+            f"target {target.name} reads codes on integers only; use a recipe that quantizes activations, as int8"
+        )
+    require_kernels(model, target)
+
+
+def require_kernels(model: onnx.ModelProto, target: Target) -> None:
+    """Whether the target has a float kernel for all that stays in float.
+
+    Raises:
+        TargetError: it has not.
+    """
+    for found in violations(model, target):
+        if found.fact == "no_float":
+            raise TargetError(f"{found.what} on target {target.name}; use a recipe that quantizes activations, as int8")
+
+
+def fix_batch(model: onnx.ModelProto) -> None:
+    """A batch of one wherever the batch is open, in place."""
+    opened: set[str] = set()
+    for value in model.graph.input:
+        for dim in value.type.tensor_type.shape.dim[:1]:
+            if not dim.HasField("dim_value"):
+                opened.add(dim.dim_param)
+                dim.dim_value = 1
+    if not opened:
+        return
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value") and dim.dim_param in opened:
+                dim.dim_value = 1
+    del model.graph.value_info[:]
+    if model.ByteSize() < _INFERENCE_LIMIT:
+        model.graph.value_info.extend(shape_inference.infer_shapes(model).graph.value_info)

@@ -1,0 +1,117 @@
+"""A file and its feeds handed to an environment's session script, and what that says and computes."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.targets.target import Target
+from converter.verification.environments import Environment
+from passes.errors import TargetError
+
+__all__ = ["ProviderRun", "run_on_provider"]
+
+_TIMEOUT = 3600.0
+
+
+@dataclass(frozen=True)
+class ProviderRun:
+    """What a provider made of a file.
+
+    Attributes:
+        runtime: name and version; known where the file does not load, too.
+        error: why the file does not load or run; empty if it does.
+        nodes: taken by the provider; None where the runtime does not tell.
+        left: ``name (operator)`` of each node that another provider took.
+        outputs: by name, [rows, ...].
+    """
+
+    runtime: str
+    error: str
+    nodes: int | None
+    left: tuple[str, ...]
+    outputs: Mapping[str, NDArray[Any]]
+
+
+def run_on_provider(
+    model: Path, target: Target, environment: Environment, feeds: Mapping[str, NDArray[Any]], batch: int
+) -> ProviderRun:
+    """Run every row of the feeds, ``batch`` at a time.
+
+    Raises:
+        TargetError: the environment is no Python or node that has the provider.
+    """
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as name:
+        folder = Path(name)
+        ready = folder / "ready"
+        job: dict[str, Any] = {"model": str(model.absolute()), "batch": batch, "ready": str(ready)}
+        if environment.package is None:
+            np.savez(folder / "feeds.npz", **dict(feeds))  # type: ignore[arg-type]
+            job |= {"provider": target.provider, "feeds": str(folder / "feeds.npz"), "outputs": str(folder / "out.npz")}
+        else:
+            job |= {"package": environment.package, "folder": name, "feeds": _raw(feeds, folder)}
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        found = _answer(environment, folder / "job.json")
+        if not ready.exists():
+            reason = found.get("reason") or found.get("error") or "it does not run the session script"
+            raise TargetError(f"{environment.name} cannot run target {target.name}: {reason}; {environment.mend}")
+        runtime = ", ".join(filter(None, (found.get("runtime"), found.get("package"))))
+        if "error" in found:
+            return ProviderRun(runtime, found["error"], None, (), {})
+        if environment.package is None:
+            with np.load(folder / "out.npz") as file:
+                outputs = {key: file[key] for key in file.files}
+        else:
+            outputs = {output["name"]: _array(output) for output in found["outputs"]}
+    left = tuple(f"{node['name']} ({node['op']})" for node in found["left"])
+    return ProviderRun(runtime, "", found["nodes"], left, outputs)
+
+
+def _answer(environment: Environment, job: Path) -> dict[str, Any]:
+    """The script's answer; a crash or silence is an error like any other."""
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [*environment.command, str(job)]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT,
+            env=variables,
+            cwd=job.parent,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": f"{command[0]}: {error}"}
+    lines = done.stdout.strip().splitlines()
+    try:
+        found = json.loads(lines[-1]) if lines else None
+    except json.JSONDecodeError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+    return {"error": f"{command[0]} ended with {done.returncode} and said: {said}"}
+
+
+def _raw(feeds: Mapping[str, NDArray[Any]], folder: Path) -> list[dict[str, Any]]:
+    described = []
+    for index, (name, array) in enumerate(feeds.items()):
+        file = folder / f"input{index}.bin"
+        file.write_bytes(np.ascontiguousarray(array).tobytes())
+        described.append({"name": name, "type": array.dtype.name, "dims": list(array.shape), "file": str(file)})
+    return described
+
+
+def _array(output: Mapping[str, Any]) -> NDArray[Any]:
+    """Rows one after the other: the first dimension is whatever the file holds."""
+    values = np.fromfile(output["file"], dtype=np.dtype(output["type"]))
+    return values.reshape(-1, *output["dims"][1:]) if output["dims"] else values

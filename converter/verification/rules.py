@@ -1,0 +1,343 @@
+"""What a target's data say about a file, node by node: for targets that cannot be run here, and as advice for others.
+
+A rule is one small function over the file's graph. What it wants to know it reads from the target, and the target's
+`sources` say where that comes from; so a rule holds for every target, and none knows a target's name.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from converter.model_io.load import read_onnx
+from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles, type_bits, type_name
+from converter.targets.target import Target
+from passes.ir.rules import Rules
+
+__all__ = ["RULES", "Rule", "Violation", "violations"]
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing in a file that the target does not take, the fact it breaks and where that comes from."""
+
+    fact: str
+    what: str
+    source: str
+
+
+class _File:
+    """A model as the rules look at it."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.tensors = Tensors.of(model.graph)
+        self.outputs = {value.name for value in model.graph.output}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in self.tensors.nodes:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def activations(self) -> Iterator[tuple[NodeProto, TensorProto | None]]:
+        """QuantizeLinear nodes of what is computed, with their zero points."""
+        for node in self.tensors.nodes:
+            if node.op_type == "QuantizeLinear" and node.input[0] not in self.tensors.constants:
+                yield node, self.tensors.constants.get(node.input[2]) if len(node.input) > 2 else None
+
+    def layers(self) -> Iterator[tuple[NodeProto, StoredWeight, bool]]:
+        """Linear nodes with codes as weight, and whether weight and input are as an integer kernel wants them."""
+        for node in self.tensors.nodes:
+            if layer_roles(node) is None or node.op_type == "MatMulNBits":
+                continue
+            weight = find_weight(node, self.tensors)
+            if weight.codes is None or weight.is_float:
+                continue
+            integer = any(step.op_type == "DequantizeLinear" for step in weight.operators)
+            yield node, weight, integer and self.dequantized(node.input[0])
+
+    def dequantized(self, name: str) -> bool:
+        """Whether a tensor comes from integers that were computed."""
+        maker = self.tensors.makers.get(name)
+        return maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in self.tensors.makers
+
+    def rounded(self, name: str) -> bool:
+        """Whether a tensor is read by quantizers only."""
+        readers = self.readers.get(name, [])
+        return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+
+    def behind(self, quantize: NodeProto) -> Iterator[NodeProto]:
+        """What reads the floats that a quantizer's codes stand for."""
+        for dequantize in self.readers.get(quantize.output[0], []):
+            yield from self.readers.get(dequantize.output[0], [])
+
+    def on_integers(self, rules: Rules) -> frozenset[str]:
+        """Tensors that the target's integer kernels write: layers, operators that read codes, clamps taken in."""
+        found = {node.output[0] for node, _, integer in self.layers() if integer and node.op_type in rules.linear}
+        for node in self.tensors.nodes:
+            codes = node.op_type in rules.compute | rules.moving and any(map(self.dequantized, node.input))
+            if codes or (node.op_type in rules.absorbable and node.input[0] in found):
+                found.update(node.output)
+        return frozenset(found)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`fact` is the field of `Target` or `Rules` that it reads; `check` gives one sentence for each offence."""
+
+    fact: str
+    check: Callable[[_File, Target], Iterator[str]]
+
+
+def _opset(file: _File, target: Target) -> Iterator[str]:
+    opset = next((entry.version for entry in file.model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
+    if target.opset is not None and opset > target.opset:
+        yield f"opset {opset} is above {target.opset}"
+
+
+def _static_shapes(file: _File, target: Target) -> Iterator[str]:
+    for value in file.model.graph.input if target.static_shapes else ():
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                yield f"input {value.name}: dimension {axis} is open ({dim.dim_param or 'unnamed'})"
+
+
+def _signed(file: _File, target: Target) -> Iterator[str]:
+    wanted = TensorProto.INT8 if target.rules.signed else TensorProto.UINT8
+    for node, zero_point in file.activations():
+        found = TensorProto.UINT8 if zero_point is None else zero_point.data_type
+        if found != wanted:
+            yield f"{node.name}: activations are {type_name(found)}, not {type_name(wanted)}"
+
+
+def _symmetric(file: _File, target: Target) -> Iterator[str]:
+    for node, zero_point in file.activations() if target.rules.symmetric else ():
+        if zero_point is not None and numpy_helper.to_array(zero_point).any():
+            yield f"{node.name}: zero point {int(numpy_helper.to_array(zero_point).reshape(-1)[0])} is not 0"
+
+
+def _weight_zero_points(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        zero_point = weight.zero_point
+        if integer and zero_point is not None and not target.rules.weight_zero_points and _codes(zero_point).any():
+            yield f"{node.name}: a weight zero point is not 0"
+
+
+def _narrowest(file: _File, target: Target) -> Iterator[str]:
+    for name, tensor in file.tensors.constants.items():
+        kind = type_name(tensor.data_type)
+        if kind.lstrip("u").startswith("int") and type_bits(kind) < target.rules.narrowest:
+            yield f"{name}: {kind}, the smallest integers are int{target.rules.narrowest}"
+
+
+def _int4(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        form = weight.storage.rpartition(" ")[2]
+        if integer and weight.bits < 8 and form in {"cast", "dequantize"} and target.int4 not in {form, "none"}:
+            yield f"{node.name}: codes are read by {form}, not {target.int4}"
+
+
+def _weight_only(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        if not integer and not target.rules.weight_only:
+            yield f"{node.name}: its weight is codes, its input floats"
+
+
+def _no_float(file: _File, target: Target) -> Iterator[str]:
+    if not target.rules.no_float:
+        return
+    integer = {node.output[0] for node, _, integer in file.layers() if integer}
+    for node in file.tensors.nodes:
+        kernel = _kernel(node, file)
+        if kernel not in target.rules.no_float or node.output[0] in integer:
+            continue
+        rounded = file.rounded(node.output[0]) and file.dequantized(node.input[0])
+        if layer_roles(node) is not None or not rounded:
+            yield f"{node.name}: there is no float {kernel}"
+
+
+def _kernel(node: NodeProto, file: _File) -> str:
+    """A node's operator, with what else tells its kernels apart."""
+    if node.op_type in {"Conv", "ConvTranspose"}:
+        weight = find_weight(node, file.tensors)
+        return node.op_type if weight.codes is None else f"{node.op_type} {weight.rank - 2}-D"
+    if node.op_type == "Resize":
+        mode = next((entry.s.decode() for entry in node.attribute if entry.name == "mode"), "nearest")
+        return f"Resize {mode}"
+    return str(node.op_type)
+
+
+def _linear(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        if integer and node.op_type not in target.rules.linear:
+            yield f"{node.name}: no integer {node.op_type}, so it runs on dequantized floats"
+
+
+def _compute(file: _File, target: Target) -> Iterator[str]:
+    """An operator that the target has in float only may stand between integers; two in a row are rounded in vain."""
+    operators, written = target.rules.compute | target.rules.moving, file.on_integers(target.rules)
+    for node, _ in file.activations():
+        readers = list(file.behind(node))
+        read = any(reader.op_type in operators or written.intersection(reader.output) for reader in readers)
+        if node.input[0] not in written and not read:
+            maker = file.tensors.makers.get(node.input[0])
+            source = "an input" if maker is None else f"the result of {maker.op_type}"
+            yield f"{node.name}: {source} is rounded, but neither it nor {_names(readers)} has an integer kernel"
+
+
+def _moving(file: _File, target: Target) -> Iterator[str]:
+    for node in file.tensors.nodes:
+        if node.op_type not in target.rules.moving or not node.input or not file.dequantized(node.input[0]):
+            continue
+        if node.op_type == "MaxPool" and len(node.output) > 1:
+            continue  # as a Resize that is not nearest: in float, with a grid of its own
+        if node.op_type == "Resize" and _kernel(node, file) != "Resize nearest":
+            continue
+        before = file.tensors.makers[node.input[0]]
+        for reader in (reader for name in node.output for reader in file.readers.get(name, [])):
+            ends = any(again.output[0] in file.outputs for again in file.readers.get(reader.output[0], []))
+            if reader.op_type == "QuantizeLinear" and not ends and not _same_grid(before, reader, file):
+                yield f"{node.name}: {node.op_type} keeps its input's grid, {reader.name} has another one"
+
+
+def _same_grid(first: NodeProto, second: NodeProto, file: _File) -> bool:
+    """Whether two QuantizeLinear or DequantizeLinear nodes have equal scales and zero points."""
+    pairs = zip(first.input[1:3], second.input[1:3], strict=False)
+    constants = ([file.tensors.constants.get(name) for name in pair] for pair in pairs)
+    return all(
+        one is not None
+        and other is not None
+        and np.array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other))
+        for one, other in constants
+    )
+
+
+def _absorbable(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        if not integer or node.op_type not in target.rules.linear - target.rules.float_outputs:
+            continue
+        for reader in file.readers.get(node.output[0], []):
+            taken = reader.op_type in target.rules.absorbable and file.rounded(reader.output[0])
+            if reader.op_type != "QuantizeLinear" and not taken:
+                clamps = " or ".join(sorted(target.rules.absorbable)) or "nothing"
+                yield f"{node.name}: its result goes to {reader.op_type} unrounded; it can take in {clamps}"
+
+
+def _names(nodes: list[NodeProto]) -> str:
+    return ", ".join(sorted({node.op_type for node in nodes})) or "a graph output"
+
+
+def _conv_dims(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        dims = weight.rank - 2
+        kernel = node.op_type in target.rules.linear and node.op_type in {"Conv", "ConvTranspose"}
+        if integer and kernel and dims not in target.rules.conv_dims:
+            yield f"{node.name}: no integer {node.op_type} of {dims} dimensions"
+
+
+def _channel_axes(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
+        wanted = target.rules.channel_axis(node.op_type, transposed=transposed)
+        for step in weight.operators:
+            if (
+                integer
+                and wanted is not None
+                and step.op_type == "DequantizeLinear"
+                and (weight.granularity == "channel" or weight.multiples is not None)
+            ):
+                axis = next((entry.i for entry in step.attribute if entry.name == "axis"), 1)
+                if axis % max(weight.rank, 1) != wanted:
+                    yield f"{node.name}: scales along axis {axis} of the weight, not {wanted}"
+
+
+def _weight_types(file: _File, target: Target) -> Iterator[str]:
+    for node, weight, integer in file.layers():
+        casts = [step for step in weight.operators if step.op_type == "Cast"]
+        kind = type_name(next(entry.i for entry in casts[0].attribute if entry.name == "to")) if casts else weight.type
+        kernel, allowed = integer and node.op_type in target.rules.linear, target.rules.weight_types
+        if kernel and type_bits(kind) == 8 and kind not in allowed:
+            yield f"{node.name}: its weight is read as {kind}, not {' or '.join(sorted(allowed))}"
+
+
+def _bias(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        maker = file.tensors.makers.get(node.input[2]) if integer and len(node.input) > 2 else None
+        if maker is not None and maker.op_type == "DequantizeLinear" and target.rules.bias != "int32":
+            yield f"{node.name}: its bias is int32 behind a DequantizeLinear, not float"
+
+
+def _float_outputs(file: _File, target: Target) -> Iterator[str]:
+    for node, _, integer in file.layers():
+        if integer and node.output[0] in file.outputs and node.op_type not in target.rules.float_outputs:
+            yield f"{node.name}: it reads integers and writes a float output of the graph"
+
+
+def _fused_adds(file: _File, target: Target) -> Iterator[str]:
+    convolutions = {node.output[0]: node for node, _, integer in file.layers() if integer and node.op_type == "Conv"}
+    for node in file.tensors.nodes if target.rules.fused_adds else ():
+        if node.op_type != "Add" or any(name in file.tensors.constants for name in node.input):
+            continue
+        sources = [_source(file, name) for name in node.input]
+        whole = [name for name in sources if name in convolutions]
+        if whole and all(file.dequantized(name) for name in node.input):
+            yield f"{node.name}: every operand is rounded, so {convolutions[whole[0]].name} cannot take it in"
+        elif whole and not any(file.dequantized(name) for name in node.input):
+            yield f"{node.name}: no operand is quantized; the one that skips the convolution has to be"
+
+
+def _matmulnbits(file: _File, target: Target) -> Iterator[str]:
+    for node in file.tensors.nodes:
+        if node.op_type == "MatMulNBits" and not target.matmulnbits:
+            yield f"{node.name}: MatMulNBits is not run"
+
+
+def _source(file: _File, name: str) -> str:
+    """Through QuantizeLinear and DequantizeLinear to what is computed."""
+    maker = file.tensors.makers.get(name)
+    while maker is not None and maker.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+        name = maker.input[0]
+        maker = file.tensors.makers.get(name)
+    return name
+
+
+def _codes(tensor: TensorProto) -> np.ndarray:
+    return numpy_helper.to_array(tensor).astype(np.int32)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("opset", _opset),
+    Rule("static_shapes", _static_shapes),
+    Rule("signed", _signed),
+    Rule("symmetric", _symmetric),
+    Rule("weight_zero_points", _weight_zero_points),
+    Rule("narrowest", _narrowest),
+    Rule("int4", _int4),
+    Rule("weight_only", _weight_only),
+    Rule("no_float", _no_float),
+    Rule("linear", _linear),
+    Rule("compute", _compute),
+    Rule("moving", _moving),
+    Rule("absorbable", _absorbable),
+    Rule("conv_dims", _conv_dims),
+    Rule("channel_axes", _channel_axes),
+    Rule("weight_types", _weight_types),
+    Rule("bias", _bias),
+    Rule("float_outputs", _float_outputs),
+    Rule("fused_adds", _fused_adds),
+    Rule("matmulnbits", _matmulnbits),
+)
+
+
+def violations(model: onnx.ModelProto | Path, target: Target) -> tuple[Violation, ...]:
+    """Everything in the file that the target's data do not allow.
+
+    Raises:
+        ModelError: no such file, or not an ONNX file.
+    """
+    file = _File(read_onnx(model) if isinstance(model, Path) else model)
+    return tuple(
+        Violation(rule.fact, what, target.sources[rule.fact]) for rule in RULES for what in rule.check(file, target)
+    )

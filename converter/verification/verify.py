@@ -1,0 +1,286 @@
+"""Verify a file on a target: run it there, or check the target's rules, and judge what comes out.
+
+Two implementations of one quantized model round differently, so their outputs differ by about the quantization noise.
+A provider is right where it is as near to the float model as the CPU is; without the float model, where it picks the
+same classes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.data.dataset import Dataset
+from converter.data.inputs import InputSpec, static_batch
+from converter.model_io.load import read_onnx
+from converter.runtime.runner import Runner, class_scores
+from converter.targets.catalog import find_target
+from converter.targets.target import Target
+from converter.verification.environments import find_environment
+from converter.verification.promised import older_targets, stands
+from converter.verification.provider_run import ProviderRun, run_on_provider
+from converter.verification.rules import Violation, violations
+from passes.errors import ModelError
+from passes.numerics.error import SqnrSum
+
+__all__ = ["MIN_AGREEMENT", "Verification", "verify"]
+
+MIN_AGREEMENT = 0.99
+_NOISE_ROWS = 8
+_WORSE_DB = 1.0  # against float, below the CPU: rounding of another order costs tenths
+_SAME_DB = 30.0  # against the CPU: 3 % apart, what rounding in other places costs (a PRelu slope to 8 bits: 2 dB)
+_FLOOR_DB = 10.0  # against the CPU, on noise, of a file without its float model: wrong kernels are below 0 dB
+_BATCH = 16
+_FORMAT = frozenset(
+    {"opset", "static_shapes", "narrowest", "matmulnbits"}
+)  # a newer runtime than promised may take these
+
+_CONVERT = "convert the float model with --target {}"
+
+Outputs = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found; its fields are the keys of `verify --json`.
+
+    how            "run" or "rules"
+    runtime        what it ran on; why it did not run
+    nodes          taken by the provider; None where the runtime does not tell
+    left           nodes that the provider left to another
+    images         rows that were run
+    agreement      fraction of rows with the CPU's highest score; None unless the output is [n, classes]
+    sqnr_db        of the outputs against the CPU's, the worst output
+    float_db       of the outputs against the float model's; cpu_float_db: of the CPU's
+    violations     of the target's rules; where the file was run, those of its form count and the others are advice
+    failures       why the verification failed; empty if it did not
+    next_step      what to do about that; empty if nothing failed
+    notes          what the run cannot say
+    """
+
+    model: str
+    target: str
+    how: str
+    runtime: str
+    nodes: int | None = None
+    left: tuple[str, ...] = ()
+    images: int = 0
+    agreement: float | None = None
+    sqnr_db: float | None = None
+    float_db: float | None = None
+    cpu_float_db: float | None = None
+    violations: tuple[Violation, ...] = ()
+    failures: tuple[str, ...] = ()
+    next_step: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, with null for no difference at all (an infinite SQNR)."""
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+        return finite | {"passed": self.passed}
+
+
+def verify(
+    model: Path,
+    target: str,
+    data: Dataset | None = None,
+    *,
+    reference: Path | None = None,
+    runtime: Path | None = None,
+    min_agreement: float = MIN_AGREEMENT,
+) -> Verification:
+    """Run the file on the target, or check its rules where the target cannot be had.
+
+    Args:
+        model: the quantized file.
+        target: its name.
+        data: what to run; 8 rows of noise without, on which agreement is not judged.
+        reference: the float file.
+        runtime: interpreter, virtual environment or npm folder that has the target's provider.
+        min_agreement: with the CPU, on the data.
+
+    Raises:
+        TargetError: no such target, or ``runtime`` is none or lacks the target's provider.
+        ModelError: a file cannot be read, or fails on the CPU.
+    """
+    chosen = find_target(target)
+    if reference is not None:
+        read_onnx(reference)
+    found = violations(model, chosen)
+    environment = find_environment(chosen, runtime)
+    if isinstance(environment, str):
+        failures = tuple(f"{each.fact}: {each.what}" for each in found)
+        again = _CONVERT.format(target) if failures else ""
+        return Verification(
+            str(model), target, "rules", environment, violations=found, failures=failures, next_step=again
+        )
+    cpu = Runner(model, str(model))
+    feeds = _noise(cpu) if data is None else _rows(cpu, data)
+    batch = static_batch(cpu.specs) or 1
+    feeds = {name: _whole_batches(rows, batch) for name, rows in feeds.items()}
+    ran = run_on_provider(model, chosen, environment, feeds, batch)
+    broken = tuple(f"{each.fact}: {each.what}" for each in found if each.fact in _FORMAT)
+    verdict = Verification(
+        str(model),
+        target,
+        "run",
+        ran.runtime,
+        ran.nodes,
+        ran.left,
+        violations=found,
+        failures=broken,
+        notes=_notes(chosen, ran),
+    )
+    if ran.error:
+        where = f"it does not run on {ran.runtime}" if ran.runtime else "it does not run"
+        verdict = _with(verdict, failures=(f"{where}: {ran.error}", *broken))
+    else:
+        verdict = _judged(verdict, chosen, ran, cpu, feeds, reference, None if data is None else min_agreement)
+    return verdict if verdict.passed else _with(verdict, next_step=_next_step(verdict, chosen))
+
+
+def _judged(
+    verdict: Verification,
+    target: Target,
+    ran: ProviderRun,
+    cpu: Runner,
+    feeds: Outputs,
+    reference: Path | None,
+    min_agreement: float | None,
+) -> Verification:
+    """The verdict with what the outputs say."""
+    images = len(next(iter(feeds.values())))
+    expected = _outputs(cpu, feeds, images)
+    failures = list(verdict.failures)
+    if ran.nodes == 0 and ran.left:
+        failures.append(f"the provider takes no node: all {len(ran.left)} are left to another one")
+    elif target.whole:
+        failures += [f"{name} is left to another provider" for name in ran.left]
+    bad = [name for name, rows in ran.outputs.items() if not np.isfinite(rows.astype(np.float64)).all()]
+    wrong = [name for name, rows in expected.items() if ran.outputs[name].shape != rows.shape]
+    failures += [f"output {name} holds NaN or Inf" for name in bad] + [f"output {name} is misshapen" for name in wrong]
+    if bad or wrong:
+        return _with(verdict, images=images, failures=tuple(failures))
+    agreement, sqnr = _agreement(expected, ran.outputs), _worst(expected, ran.outputs)
+    if agreement is not None and min_agreement is not None and agreement < min_agreement:
+        failures.append(f"agreement with the CPU is {100 * agreement:.1f} %, below {100 * min_agreement:g} %")
+    float_db = cpu_float_db = None
+    if reference is not None:
+        floats = _outputs(Runner(reference, str(reference)), feeds, images)
+        if list(floats) != list(expected):
+            raise ModelError(f"{reference}: its outputs are {', '.join(floats)}, not {', '.join(expected)}")
+        float_db, cpu_float_db = _worst(floats, ran.outputs), _worst(floats, expected)
+        if float_db < cpu_float_db - _WORSE_DB and sqnr < _SAME_DB:
+            failures.append(f"{float_db:.1f} dB against float, the CPU has {cpu_float_db:.1f} dB")
+    elif sqnr < _FLOOR_DB:
+        failures.append(f"{sqnr:.1f} dB against the CPU, below {_FLOOR_DB:g} dB; give --reference to judge by float")
+    return _with(
+        verdict,
+        images=images,
+        agreement=agreement,
+        sqnr_db=sqnr,
+        float_db=float_db,
+        cpu_float_db=cpu_float_db,
+        failures=tuple(failures),
+    )
+
+
+def _notes(target: Target, ran: ProviderRun) -> tuple[str, ...]:
+    """What a reader of "run" could take for more than it is."""
+    notes = []
+    if stands(target.runtime, ran.runtime) == "newer":
+        notes.append(f"{ran.runtime} is newer than {target.runtime}, the oldest that target {target.name} promises")
+    if ran.nodes is None and not ran.error:
+        notes.append(f"{ran.runtime} does not tell which nodes the provider takes")
+    return tuple(notes)
+
+
+def _next_step(verdict: Verification, target: Target) -> str:
+    """An older runtime than promised, a file in another form, or whatever else the runtime does wrong."""
+    again = _CONVERT.format(target.name)
+    if stands(target.runtime, verdict.runtime) == "older":
+        others = older_targets(target, verdict.runtime)
+        other = f", or convert the float model with --target {' or '.join(others)}" if others else ""
+        return f"target {target.name} needs {target.runtime} or newer{other}"
+    if verdict.violations or verdict.left or target.provider is None:
+        return again
+    return f"{again} if it was written for another one; else try another version of the runtime"
+
+
+def _with(verdict: Verification, **changes: Any) -> Verification:
+    return Verification(**{**vars(verdict), **changes})
+
+
+def _noise(runner: Runner) -> dict[str, NDArray[Any]]:
+    """Rows of standard normal numbers, zeros for integers, of the model's own sizes."""
+    rows = max(_NOISE_ROWS, runner.batch or 0)
+    rng = np.random.default_rng(0)
+    return {spec.name: _noise_of(spec, rows, rng, runner) for spec in runner.specs}
+
+
+def _noise_of(spec: InputSpec, rows: int, rng: np.random.Generator, runner: Runner) -> NDArray[Any]:
+    if None in spec.shape[1:]:
+        raise ModelError(f"{runner.name}: takes {spec}; give --data, since its sizes are open")
+    shape = (rows, *(size or 1 for size in spec.shape[1:]))
+    values = rng.standard_normal(shape) if spec.dtype.kind == "f" else np.zeros(shape)
+    return values.astype(spec.dtype)
+
+
+def _rows(runner: Runner, data: Dataset) -> dict[str, NDArray[Any]]:
+    """All rows of the data under the model's input names."""
+    parts = [
+        {name: rows[: batch.count] for name, rows in runner.inputs(batch.feeds).items()}
+        for batch in data.batches(_BATCH)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _whole_batches(rows: NDArray[Any], batch: int) -> NDArray[Any]:
+    """A multiple of the model's fixed batch size: the rest is left out, or the last row repeated to fill one."""
+    if len(rows) >= batch:
+        return rows[: len(rows) // batch * batch]
+    return np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), 0)])
+
+
+def _outputs(runner: Runner, feeds: Outputs, count: int) -> dict[str, NDArray[Any]]:
+    """In portions of one, as the provider has them."""
+    step = runner.batch or 1
+    parts = [
+        runner.run({name: rows[start : start + step] for name, rows in feeds.items()}, min(step, count - start))
+        for start in range(0, count, step)
+    ]
+    return {
+        name: np.concatenate([np.atleast_1d(part) for part in each])
+        for name, each in zip(runner.outputs, zip(*parts, strict=True), strict=True)
+    }
+
+
+def _agreement(expected: Outputs, found: Outputs) -> float | None:
+    name = next(iter(expected))
+    mine, other = class_scores(expected[name]), class_scores(found[name])
+    if mine is None or other is None or mine.shape[1] < 2:
+        return None
+    return float((mine.argmax(axis=1) == other.argmax(axis=1)).mean())
+
+
+def _worst(expected: Outputs, found: Outputs) -> float:
+    """SQNR of the worst float output."""
+    values = []
+    for name, rows in expected.items():
+        if rows.dtype.kind == "f":
+            total = SqnrSum()
+            total.update(rows, found[name])
+            values.append(total.db)
+    return min(values, default=math.inf)

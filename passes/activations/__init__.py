@@ -1,0 +1,1 @@
+"""Grids of activations, and where they are placed."""

@@ -1,0 +1,106 @@
+"""Activation ranges: the 8-bit grid of every tensor the target computes on, chosen from calibration histograms."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from passes.activations.placement import Placement, place
+from passes.activations.shared_grids import shared_grids
+from passes.base import GraphPass, Stage
+from passes.ir.model import Model
+from passes.numerics.activation_range_search import clipped, entropy, minmax, mse, percentile
+from passes.numerics.grid import ActivationGrid
+from passes.numerics.histogram import Histogram
+from passes.report import Change, CoveredRange, PassReport
+from passes.statistics import Needs, Stats
+
+__all__ = ["ActivationRanges", "placement_of", "spread"]
+
+
+def placement_of(model: Model) -> Placement:
+    """Which tensors of the model are to be quantized."""
+    left = {*model.kept, *model.float_activations}
+    return place(model.graph, model.rules, frozenset(model.layers()) - left)
+
+
+def spread(placement: Placement, grids: Mapping[str, ActivationGrid]) -> dict[str, ActivationGrid]:
+    """The grid of every quantized tensor, from those of the tensors that have one of their own."""
+    factors = placement.factors
+    return {tensor: grids[source].scaled(factors.get(tensor, 1.0)) for tensor, source in placement.tensors.items()}
+
+
+@dataclass(frozen=True)
+class ActivationRanges(GraphPass):
+    """Choose activation ranges.
+
+    Attributes:
+        method: "mse" minimises the expected squared error, "percentile" cuts the tails, "entropy" minimises the
+            divergence, "minmax" cuts nothing.
+        percentile: share of values kept, in percent, for that method.
+    """
+
+    name: ClassVar[str] = "activation_ranges"
+    stage: ClassVar[Stage] = Stage.RANGES
+
+    method: Literal["mse", "percentile", "entropy", "minmax"] = "mse"
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"percentile must be above 50 and at most 100, not {self.percentile}")
+
+    def needs(self, model: Model) -> Needs:
+        """A histogram of every tensor that has a grid of its own."""
+        return Needs(histograms=frozenset(placement_of(model).tensors.values()))
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        """Fill `Model.ranges`."""
+        placement = placement_of(model)
+        grids = {source: self._grid(source, placement, model, stats) for source in placement.tensors.values()}
+        grids = shared_grids(model.graph, placement, grids, symmetric=model.rules.symmetric)
+        model.ranges = spread(placement, grids)
+        covered = {
+            tensor: _covered(
+                model.ranges[tensor],
+                stats.histograms[source],
+                placement.bounds.get(source, (-math.inf, math.inf)),
+                placement.factors.get(tensor, 1.0),
+            )
+            for tensor, source in placement.tensors.items()
+        }
+        changed, skipped = {}, {}
+        for name, layer in model.layers().items():
+            grid = model.ranges.get(layer.input)
+            if name in placement.integer and grid is not None:
+                changed[name] = Change(f"input quantized over {grid.low:.4g} to {grid.high:.4g}")
+            else:
+                reason = model.kept.get(name) or model.float_activations.get(name)
+                skipped[name] = reason or placement.reasons.get(name, "its input stays in float")
+        return PassReport(self.name, changed, skipped, ranges=covered)
+
+    def _grid(self, source: str, placement: Placement, model: Model, stats: Stats) -> ActivationGrid:
+        """The grid of a tensor that has one of its own, within the bounds of an absorbed clamp."""
+        low, high = self._range(stats.histograms[source], symmetric=model.rules.symmetric)
+        least, most = placement.bounds.get(source, (low, high))
+        low, high = max(low, min(least, 0.0)), min(high, max(most, 0.0))
+        return ActivationGrid.of(low, high, signed=model.rules.signed, symmetric=model.rules.symmetric)
+
+    def _range(self, histogram: Histogram, *, symmetric: bool) -> tuple[float, float]:
+        if self.method == "minmax":
+            return minmax(histogram)
+        if self.method == "percentile":
+            return percentile(histogram, self.percentile)
+        if self.method == "entropy":
+            return entropy(histogram, 8)
+        return mse(histogram, 8, symmetric)
+
+
+def _covered(grid: ActivationGrid, histogram: Histogram, bounds: tuple[float, float], factor: float) -> CoveredRange:
+    """What calibration saw of a tensor that is ``factor`` times the histogram's and that a clamp keeps in bounds."""
+    least, most = bounds
+    own = grid.scaled(1 / factor)
+    half = 0.5 * float(own.scale)
+    first, last = own.ends[0] - half, own.ends[1] + half
+    lost = clipped(histogram, first if least < first else -math.inf, last if most > last else math.inf)
+    return CoveredRange(grid, factor * max(histogram.min, least), factor * min(histogram.max, most), lost)

@@ -1,0 +1,251 @@
+"""Which activation tensors are quantized: the ones between operators that the target runs on integers.
+
+A linear layer reads and writes integers. Other operators join it where an input is quantized, whoever asked for that;
+operators that only move values keep the grid of what they read; a Relu or Clip right after a linear layer or an Add is
+absorbed: its output is quantized and the tensor before it is not, so the clamp is the quantizer's own saturation.
+A product with a positive scalar has its input's codes and another scale.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ir.linear import LINEAR_OPS, why_not_linear
+from passes.ir.rules import Rules
+
+__all__ = ["Placement", "clamp_bounds", "place", "scale_factor"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The decision for one graph.
+
+    Attributes:
+        tensors: quantized activation tensors, in the graph's order, with the tensor whose grid each uses (often
+            itself).
+        bounds: what an absorbed clamp says of a tensor's range, ``(low, high)``.
+        integer: nodes that run on integers.
+        reasons: why a node with a kernel in `Rules`, or one next to integers, stays in float.
+        factors: by tensor, what the scale of the grid it uses is multiplied by, where that is not 1.
+    """
+
+    tensors: Mapping[str, str]
+    bounds: Mapping[str, tuple[float, float]]
+    integer: frozenset[str]
+    reasons: Mapping[str, str]
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+
+def scale_factor(node: gs.Node) -> float | None:
+    """The positive scalar that a Mul or Div multiplies its other operand by; None for any other node."""
+    if node.op not in {"Mul", "Div"} or len(node.inputs) != 2:
+        return None
+    constants = [index for index, tensor in enumerate(node.inputs) if isinstance(tensor, gs.Constant)]
+    if len(constants) != 1 or (node.op == "Div" and constants != [1]):
+        return None
+    values = np.asarray(node.inputs[constants[0]].values)
+    if values.size != 1 or values.ndim > 1 or values.dtype.kind != "f":
+        return None
+    scalar = float(values.reshape(-1)[0])
+    factor = 1 / scalar if node.op == "Div" and scalar else scalar
+    return factor if 0 < factor < np.inf else None
+
+
+def clamp_bounds(node: gs.Node) -> tuple[float, float] | None:
+    """The interval a Relu or constant Clip clamps to; None for any other node."""
+    if node.op == "Relu":
+        return 0.0, np.inf
+    if node.op != "Clip":
+        return None
+    bounds = [-np.inf, np.inf]
+    for index in (1, 2):
+        if len(node.inputs) > index and node.inputs[index].name:
+            if not isinstance(node.inputs[index], gs.Constant):
+                return None
+            bounds[index - 1] = float(np.asarray(node.inputs[index].values).reshape(-1)[0])
+    return bounds[0], bounds[1]
+
+
+def place(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> Placement:
+    """Decide for every tensor of a topologically sorted graph; ``layers`` are the linear layers to be quantized.
+
+    Who reads a tensor does not depend on the order of the nodes, so neither may the decision: it is taken again with
+    every tensor known that is quantized for a later node, until none is added.
+    """
+    readers: dict[str, list[gs.Node]] = {}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            readers.setdefault(tensor.name, []).append(node)
+    known: frozenset[str] = frozenset()
+    while True:
+        placement = _Walk(graph, rules, layers, readers, known).run()
+        if known.issuperset(placement.tensors):
+            return placement
+        known = known.union(placement.tensors)
+
+
+class _Walk:
+    """One walk over the nodes; ``known`` are tensors that will be quantized."""
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        rules: Rules,
+        layers: frozenset[str],
+        readers: Mapping[str, list[gs.Node]],
+        known: frozenset[str],
+    ) -> None:
+        self.graph, self.rules, self.layers, self.readers, self.known = graph, rules, layers, readers, known
+        self.outputs = {tensor.name for tensor in graph.outputs}
+        self.fused = _fused(graph, rules, layers, readers, self.outputs) if rules.fused_adds else frozenset[str]()
+        self.wanted = _wanted(graph, rules, layers, self.outputs) if rules.on_demand else None
+        self.tensors: dict[str, str] = {}
+        self.bounds: dict[str, tuple[float, float]] = {}
+        self.integer: set[str] = set()
+        self.reasons: dict[str, str] = {}
+        self.factors: dict[str, float] = {}
+
+    def run(self) -> Placement:
+        for node in self.graph.nodes:
+            if node.name in self.integer:
+                continue
+            reason = self.layer(node) if node.op in LINEAR_OPS else self.operator(node)
+            if reason:
+                self.reasons[node.name] = reason
+        return Placement(self.tensors, self.bounds, frozenset(self.integer), self.reasons, self.factors)
+
+    def layer(self, node: gs.Node) -> str | None:
+        """Place a linear layer; why it stays in float, if it does."""
+        reason = _why_float_linear(node, self.rules, self.layers)
+        if reason:
+            return reason
+        self.tensors.setdefault(node.inputs[0].name, node.inputs[0].name)
+        self.integer.add(node.name)
+        writes_floats = node.op in self.rules.float_outputs
+        if writes_floats and self.wanted is not None and not self.read(node, self.wanted | self.known):
+            return None
+        result = self.result_of(node)
+        whole = result in self.outputs and result == node.outputs[0].name
+        if result not in self.fused and not (whole and writes_floats):
+            self.tensors.setdefault(result, result)
+        return None
+
+    def operator(self, node: gs.Node) -> str | None:
+        """Place any other operator; why it stays in float, if it does next to integers."""
+        data = [tensor for tensor in _data(node, self.rules) if tensor.name not in self.fused]
+        if not any(tensor.name in self.tensors or tensor.name in self.known for tensor in data):
+            return None
+        reason = _why_float(node, self.rules, data, self.outputs)
+        if reason:
+            return reason
+        if self.wanted is not None and not any(output.name in self.wanted for output in node.outputs):
+            return "no layer reads its result on integers"
+        self.integer.add(node.name)
+        for tensor in data:
+            self.tensors.setdefault(tensor.name, tensor.name)
+        factor = scale_factor(node) if self.rules.scalars else None
+        if node.op in self.rules.moving or factor is not None:
+            self.keep_grid(node, str(data[0].name), factor or 1.0)
+        else:
+            self.tensors.setdefault(*(2 * (self.result_of(node),)))
+        return None
+
+    def keep_grid(self, node: gs.Node, source: str, factor: float) -> None:
+        """Give what a node writes the grid of what it reads, scaled."""
+        scale = self.factors.get(source, 1.0) * factor
+        for output in node.outputs:
+            self.tensors.setdefault(output.name, self.tensors[source])
+            if scale != 1:
+                self.factors[output.name] = scale
+
+    def result_of(self, node: gs.Node) -> str:
+        """The tensor to quantize for this node's output: past an absorbed clamp."""
+        name = str(node.outputs[0].name)
+        following = self.readers.get(name, [])
+        if len(following) == 1 and name not in self.outputs and following[0].op in self.rules.absorbable:
+            clamp = clamp_bounds(following[0])
+            if clamp is not None and clamp[0] <= 0 <= clamp[1]:
+                result = str(following[0].outputs[0].name)
+                self.bounds[result] = clamp
+                self.integer.add(following[0].name)
+                return result
+        return name
+
+    def read(self, node: gs.Node, tensors: frozenset[str]) -> bool:
+        """Whether one of these tensors is what a node writes, or what the clamp behind it does."""
+        name = node.outputs[0].name
+        clamps = [reader for reader in self.readers.get(name, []) if clamp_bounds(reader) is not None]
+        return name in tensors or any(clamp.outputs[0].name in tensors for clamp in clamps)
+
+
+def _data(node: gs.Node, rules: Rules) -> list[gs.Tensor]:
+    """The operands that an operator would read as integers."""
+    data = [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant) and tensor.name]
+    return data[:1] if node.op in rules.moving else data
+
+
+def _wanted(graph: gs.Graph, rules: Rules, layers: frozenset[str], outputs: set[str]) -> frozenset[str]:
+    """Tensors that a layer reads on integers, itself or through operators that run on integers for it."""
+    wanted: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.op in LINEAR_OPS:
+            if _why_float_linear(node, rules, layers) is None:
+                wanted.add(node.inputs[0].name)
+        elif any(output.name in wanted for output in node.outputs):
+            data = _data(node, rules)
+            absorbed = node.op in rules.absorbable and clamp_bounds(node) is not None
+            if absorbed or _why_float(node, rules, data, outputs) is None:
+                wanted.update(tensor.name for tensor in data)
+    return frozenset(wanted)
+
+
+def _fused(
+    graph: gs.Graph, rules: Rules, layers: frozenset[str], readers: Mapping[str, list[gs.Node]], outputs: set[str]
+) -> frozenset[str]:
+    """For every Add, the convolution result that it takes unrounded: of two, the one that is computed last."""
+    order = {
+        node.outputs[0].name: index
+        for index, node in enumerate(graph.nodes)
+        if node.op == "Conv" and _why_float_linear(node, rules, layers) is None
+    }
+    fused = set()
+    for node in graph.nodes:
+        if node.op != "Add" or any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+            continue
+        own = [
+            tensor.name
+            for tensor in node.inputs
+            if tensor.name in order and len(readers[tensor.name]) == 1 and tensor.name not in outputs
+        ]
+        if own:
+            fused.add(max(own, key=order.__getitem__))
+    return frozenset(fused)
+
+
+def _why_float_linear(node: gs.Node, rules: Rules, layers: frozenset[str]) -> str | None:
+    reason = why_not_linear(node) or (None if node.name in layers else "left in float by the recipe")
+    return reason or rules.why_no_kernel(node.op, len(node.inputs[1].shape), int(node.attrs.get("group", 1)))
+
+
+def _why_float(node: gs.Node, rules: Rules, data: list[gs.Variable], outputs: set[str]) -> str | None:
+    factor = scale_factor(node) if rules.scalars else None
+    if node.op not in rules.compute | rules.moving and factor is None:
+        return f"the target has no integer {node.op}"
+    if any(output.name in outputs for output in node.outputs):
+        return "it writes a graph output"
+    if node.op in rules.moving and data[0].name != node.inputs[0].name:
+        return "its first input is a constant"
+    if node.op in rules.compute and factor is None:
+        constants = [tensor for tensor in node.inputs if isinstance(tensor, gs.Constant)]
+        scalars = rules.scalars and node.op in {"Add", "Mul"}
+        if any(not scalars or np.asarray(tensor.values).size != 1 for tensor in constants):
+            return "one operand is a constant"
+    if node.op == "Resize" and node.attrs.get("mode", "nearest") != "nearest":
+        return "only nearest Resize has an integer kernel"
+    if node.op == "MaxPool" and len(node.outputs) > 1:
+        return "it also writes indices"
+    if any(tensor.dtype is not None and np.dtype(tensor.dtype).kind != "f" for tensor in data):
+        return "its operands are not float"
+    return None

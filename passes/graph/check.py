@@ -1,0 +1,64 @@
+"""What must hold of a model after every pass; a violation is a bug in the pass, found where it was made."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.errors import QuantizationError
+from passes.ir.model import Model
+
+__all__ = ["check"]
+
+
+def check(model: Model, after: str) -> None:
+    """Check names, wiring and codes; ``after`` is the pass that just ran.
+
+    Raises:
+        QuantizationError: what is wrong, and where.
+    """
+    problem = _wiring(model.graph) or _codes(model)
+    if problem:
+        raise QuantizationError(f"after {after}: {problem}; please report this with the model")
+
+
+def _wiring(graph: gs.Graph) -> str | None:
+    names: set[str] = set()
+    written = {tensor.name for tensor in graph.inputs}
+    for node in graph.nodes:
+        if not node.name or node.name in names:
+            return f"two nodes are named {node.name!r}" if node.name else f"a {node.op} node has no name"
+        names.add(node.name)
+        for tensor in node.outputs:
+            if tensor.name and tensor.name in written:
+                return f"two nodes write {tensor.name!r}"
+            written.add(tensor.name)
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Variable) and tensor.name and tensor.name not in written:
+                return f"{node.name} reads {tensor.name!r}, which nothing writes"
+    for tensor in graph.outputs:
+        if tensor.name not in written and not isinstance(tensor, gs.Constant):
+            return f"nothing writes the output {tensor.name!r}"
+    return _constants(graph)
+
+
+def _constants(graph: gs.Graph) -> str | None:
+    """Of two constants with one name onnx-graphsurgeon exports the first and drops the other."""
+    seen: dict[str, gs.Constant] = {}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant) and seen.setdefault(tensor.name, tensor) is not tensor:
+                return f"two constants are named {tensor.name!r}"
+    return None
+
+
+def _codes(model: Model) -> str | None:
+    layers = model.layers()
+    for name, quantized in model.quantized.items():
+        if name not in layers:
+            return f"quantized layer {name} is gone"
+        low, high = -(1 << (quantized.grid.bits - 1)), (1 << (quantized.grid.bits - 1)) - 1  # codes found may be -128
+        if quantized.codes.min() < low or quantized.codes.max() > high:
+            return f"{name} has codes outside {low}..{high}"
+        if not np.array_equal(model.weight(layers[name]), quantized.grid.values(quantized.codes)):
+            return f"the weight of {name} is not what its codes stand for"
+    return None

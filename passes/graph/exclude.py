@@ -1,0 +1,37 @@
+"""Layers that stay in float because the recipe says so."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from passes.base import GraphPass
+from passes.ir.layer_names import require_known
+from passes.ir.model import Model
+from passes.report import Change, PassReport
+from passes.statistics import Stats
+
+__all__ = ["Exclude"]
+
+
+@dataclass(frozen=True)
+class Exclude(GraphPass):
+    """Leave layers in float.
+
+    Attributes:
+        layers: their names.
+    """
+
+    name: ClassVar[str] = "exclude"
+
+    layers: tuple[str, ...] = ()
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        """Mark the layers.
+
+        Raises:
+            QuantizationError: a layer does not exist; names the nearest.
+        """
+        known = model.layers()
+        require_known(self.layers, known, self.name)
+        model.kept |= dict.fromkeys(self.layers, "excluded by the recipe")
+        changed = dict.fromkeys(self.layers, Change("left in float"))
+        return PassReport(self.name, changed, {name: "not excluded" for name in known if name not in changed})

@@ -1,0 +1,1 @@
+"""Operators replaced by others that have integer kernels."""

@@ -1,0 +1,34 @@
+"""The same network in operators that the target runs on integers, where it has none for the ones that are there.
+
+Each of them would be an island of floats: what comes before is dequantized, what comes after quantized again.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from passes.base import GraphPass
+from passes.graph.integer_forms.batchnorm import norms_as_convolutions
+from passes.graph.integer_forms.conv_transpose import transposed_as_convolutions
+from passes.graph.integer_forms.hard_swish import hard_functions_as_clips
+from passes.graph.normalise.shapes import infer_shapes
+from passes.ir.model import Model
+from passes.report import PassReport
+from passes.statistics import Stats
+
+__all__ = ["IntegerForms"]
+
+
+@dataclass(frozen=True)
+class IntegerForms(GraphPass):
+    """BatchNormalization that nothing took up, HardSwish, HardSigmoid and ConvTranspose, as operators with kernels."""
+
+    name: ClassVar[str] = "integer_forms"
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        """Rewrite the graph; no layer's result changes."""
+        shapes = infer_shapes(model.graph)
+        notes = norms_as_convolutions(model.graph, model.rules, shapes)
+        notes += transposed_as_convolutions(model.graph, model.rules, shapes)
+        notes += hard_functions_as_clips(model.graph, model.rules)
+        model.graph.cleanup().toposort()
+        return PassReport(self.name, skipped=dict.fromkeys(model.layers(), "computes the same"), notes=tuple(notes))

@@ -1,0 +1,1 @@
+"""One form of graph for all later passes, whatever the exporter wrote."""

@@ -1,0 +1,158 @@
+"""Constant nodes, and nodes that read constants only, become initializers.
+
+The evaluator is onnx's reference implementation (numpy), one node at a time: deterministic operators on a list, results
+bounded in size and cast to the type that ONNX prescribes (numpy would let float64 through).
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from passes.ir.surgery import graph_output_names, is_default_domain, remove_node, replace_input, sole_consumer
+
+__all__ = ["fold_constants", "lower_constant_nodes"]
+
+Array = NDArray[np.generic]
+
+_VALUE_TYPES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+_MOVES = frozenset(["Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Cast"])  # data stay data
+# fmt: off
+_FOLDABLE = _MOVES | frozenset([
+    "Abs", "Add", "And", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Exp", "Expand",
+    "Floor", "Gather", "Greater", "Less", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range",
+    "Reciprocal", "ReduceL2", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Shape", "Size",
+    "Slice", "Sqrt", "Sub", "Sum", "Tile", "Where",
+])
+# fmt: on
+_FREE_ELEMENTS = 1 << 18  # 1 MiB of float32: results up to this size always fold
+
+
+def lower_constant_nodes(graph: gs.Graph) -> list[str]:
+    """Turn Constant nodes into initializers; those that are graph outputs stay."""
+    outputs = graph_output_names(graph)
+    count = 0
+    for node in [node for node in graph.nodes if node.op == "Constant" and is_default_domain(node)]:
+        (key, value), *_ = node.attrs.items()
+        if node.outputs[0].name in outputs or not (key == "value" or key in _VALUE_TYPES):
+            continue  # strings and sparse tensors are no weights
+        values = value._values if key == "value" else np.array(value, _VALUE_TYPES[key])  # _values stay lazy
+        _become_constant(graph, node, values)
+        count += 1
+    return [f"{count} Constant nodes made initializers"] if count else []
+
+
+def fold_constants(graph: gs.Graph) -> list[str]:
+    """Evaluate nodes that read constants only, and those that ask but for a known shape or type (Shape, CastLike).
+
+    A weight that is only moved (Transpose, Reshape, Cast, ...) keeps its name, so that the layer that reads it can be
+    named after it. The graph must be sorted.
+    """
+    outputs = graph_output_names(graph)
+    counts: dict[str, int] = {}
+    for node in list(graph.nodes):
+        if node.op not in _FOLDABLE or not is_default_domain(node) or len(node.outputs) != 1:
+            continue
+        if node.outputs[0].name in outputs:
+            continue
+        values = _value(graph, node)
+        if values is None:
+            continue
+        counts[node.op] = counts.get(node.op, 0) + 1
+        source = node.inputs[0]
+        moved = node.op in _MOVES and isinstance(source, gs.Constant) and sole_consumer(graph, source) is node
+        name = source.name
+        target = _become_constant(graph, node, values)
+        if moved:
+            _rename(target, name)
+    listed = ", ".join(f"{count} {op}" for op, count in sorted(counts.items()))
+    return [f"folded nodes that read constants only: {listed}"] if counts else []
+
+
+def _become_constant(graph: gs.Graph, node: gs.Node, values: Array) -> gs.Constant:
+    """Replace `node` with an initializer of its output's name."""
+    output = node.outputs[0]
+    constant = gs.Constant(output.name, values)
+    for consumer in list(output.outputs):
+        replace_input(consumer, output, constant)
+    remove_node(graph, node)
+    return constant
+
+
+def _rename(constant: gs.Constant, name: str) -> None:
+    constant.name = name
+
+
+def _value(graph: gs.Graph, node: gs.Node) -> Array | None:
+    if node.op == "Shape":
+        return _static_shape(node)
+    if node.op == "CastLike":
+        return _cast_like(node)
+    return _evaluate(graph, node)
+
+
+def _cast_like(node: gs.Node) -> Array | None:
+    """A constant cast to the type of another tensor, of which nothing but the type is needed."""
+    value, like = node.inputs
+    if not isinstance(value, gs.Constant) or not isinstance(like.dtype, np.dtype):
+        return None
+    return np.array(value.values, like.dtype)
+
+
+def _static_shape(node: gs.Node) -> Array | None:
+    shape = node.inputs[0].shape
+    if shape is None or not all(isinstance(size, int) and size >= 0 for size in shape):
+        return None
+    start, end = node.attrs.get("start", 0), node.attrs.get("end")
+    return np.array(list(shape)[start:end], np.int64)
+
+
+def _evaluate(graph: gs.Graph, node: gs.Node) -> Array | None:
+    """The node's value; None if an input is not constant or the result would be far larger than the inputs."""
+    present = [tensor for tensor in node.inputs if not tensor.is_empty()]
+    if not all(isinstance(tensor, gs.Constant) and isinstance(tensor.dtype, np.dtype) for tensor in present):
+        return None
+    inputs = [tensor.values for tensor in present]
+    if _elements(node, inputs) > max(_FREE_ELEMENTS, sum(values.size for values in inputs)):
+        return None
+    if node.op == "Identity":
+        return np.array(inputs[0])
+    model = _single_node_model(graph, node, present)
+    expected = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.elem_type
+    names = [tensor.name for tensor in present]
+    (result,) = ReferenceEvaluator(model).run(None, dict(zip(names, inputs, strict=True)))
+    return np.array(result, onnx.helper.tensor_dtype_to_np_dtype(expected) if expected else None)
+
+
+def _elements(node: gs.Node, inputs: list[Array]) -> float:
+    """Size of the result of an operator that can make much out of little; 0 of the others."""
+    growing: dict[str, Callable[[], float]] = {
+        "ConstantOfShape": lambda: math.prod(inputs[0].tolist()),
+        "Expand": lambda: math.prod(np.broadcast_shapes(inputs[0].shape, tuple(inputs[1].tolist()))),
+        "Tile": lambda: inputs[0].size * math.prod(inputs[1].tolist()),
+        "Range": lambda: (inputs[1].item() - inputs[0].item()) / inputs[2].item(),
+        "MatMul": lambda: inputs[0].size * inputs[1].shape[-1] / inputs[0].shape[-1],
+    }
+    return float(growing[node.op]()) if node.op in growing else 0.0
+
+
+def _single_node_model(graph: gs.Graph, node: gs.Node, inputs: list[gs.Constant]) -> onnx.ModelProto:
+    attributes = {key: value for key, value in node.attrs.items() if not isinstance(value, gs.Constant)}
+    proto = onnx.helper.make_node(node.op, [t.name for t in node.inputs], [node.outputs[0].name], **attributes)
+    for key, value in node.attrs.items():
+        if isinstance(value, gs.Constant):
+            proto.attribute.append(onnx.helper.make_attribute(key, onnx.numpy_helper.from_array(value.values, key)))
+    unique = {tensor.name: tensor for tensor in inputs}
+    infos = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(t.dtype), list(t.shape))
+        for name, t in unique.items()
+    ]
+    output = onnx.ValueInfoProto(name=node.outputs[0].name)
+    return onnx.helper.make_model(
+        onnx.helper.make_graph([proto], "one node", infos, [output]),
+        opset_imports=[onnx.helper.make_opsetid("", graph.opset)],
+    )

@@ -1,0 +1,22 @@
+"""Identity, a Sum of one operand, and Dropout as it is at inference: their output is their input."""
+
+import onnx_graphsurgeon as gs
+
+from passes.ir.surgery import bypass, graph_output_names, is_default_domain
+
+__all__ = ["remove_no_ops"]
+
+
+def remove_no_ops(graph: gs.Graph) -> list[str]:
+    """Remove them; those that a graph output's name hangs on, or whose dropout mask is read, stay."""
+    outputs = graph_output_names(graph)
+    counts: dict[str, int] = {}
+    for node in list(graph.nodes):
+        if node.op not in ("Identity", "Dropout", "Sum") or not is_default_domain(node):
+            continue
+        if node.op == "Sum" and len(node.inputs) > 1:
+            continue
+        mask_used = any(mask.outputs or mask.name in outputs for mask in node.outputs[1:])
+        if not mask_used and bypass(graph, node):
+            counts[node.op] = counts.get(node.op, 0) + 1
+    return [f"{count} {op} nodes removed" for op, count in counts.items()]

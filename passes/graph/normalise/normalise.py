@@ -1,0 +1,79 @@
+"""The same network in the one form that the other passes know, whatever exporter it came from."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_graphsurgeon as gs
+
+from passes.base import GraphPass, Stage
+from passes.graph.normalise.constants import fold_constants, lower_constant_nodes
+from passes.graph.normalise.control_flow import inline_constant_branches
+from passes.graph.normalise.flatten import flatten_reshapes
+from passes.graph.normalise.gemm import absorb_alpha_beta, matmul_to_gemm
+from passes.graph.normalise.names import name_nodes
+from passes.graph.normalise.no_ops import remove_no_ops
+from passes.graph.normalise.pads import absorb_pads
+from passes.graph.normalise.pooling import pool_means
+from passes.graph.normalise.refusals import refuse_unsupported
+from passes.graph.normalise.shapes import infer_shapes
+from passes.graph.normalise.sharing import unshare_constants
+from passes.ir.model import Model
+from passes.report import PassReport
+from passes.statistics import Stats
+
+__all__ = ["Normalise", "normalise"]
+
+
+def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
+    """Rewrite `graph` in place; what it computes stays the same. Returns a line for every kind of change.
+
+    In order: Constant nodes and what follows from constants alone become initializers; Identity and inference-mode
+    Dropout go; every node gets a unique name; every layer gets its own weight and bias; Pad with zeros
+    becomes the convolution's own; means over all spatial axes become GlobalAveragePool and reshapes to [batch, rest]
+    become Flatten; Gemm has alpha = beta = 1; MatMul (+ Add) on a matrix becomes Gemm. Without ``rewrite`` paddings,
+    means, reshapes and MatMuls stay as they are.
+
+    Raises:
+        ModelError: control flow, a training-mode BatchNormalization or Dropout, a layer in another float type, or
+            weights that are NaN or Inf.
+    """
+    graph.toposort()
+    notes = lower_constant_nodes(graph) + fold_constants(graph)
+    while inlined := inline_constant_branches(graph):
+        notes += inlined + lower_constant_nodes(graph) + fold_constants(graph)
+    graph.cleanup().toposort()
+    refuse_unsupported(graph)
+    notes += remove_no_ops(graph)
+    notes += name_nodes(graph)
+    notes += unshare_constants(graph)
+    notes += absorb_alpha_beta(graph)
+    if rewrite:
+        notes += absorb_pads(graph)
+        shapes = infer_shapes(graph)
+        notes += pool_means(graph, shapes)
+        notes += flatten_reshapes(graph, shapes)
+        notes += matmul_to_gemm(graph, shapes)
+    graph.cleanup().toposort()
+    return notes
+
+
+@dataclass(frozen=True)
+class Normalise(GraphPass):
+    """`normalise` as a pass.
+
+    Attributes:
+        rewrite: padding, means, reshapes and MatMul become what later passes know better; without it every operator
+            stays the one it is.
+    """
+
+    name: ClassVar[str] = "normalise"
+    stage: ClassVar[Stage] = Stage.NORMALISE
+
+    rewrite: bool = True
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        """Rewrite the graph; no layer's result changes."""
+        notes = normalise(model.graph, rewrite=self.rewrite)
+        if model.found:
+            notes = [f"the source was quantized already: {model.found} dequantized; that is the reference", *notes]
+        return PassReport(self.name, skipped=dict.fromkeys(model.layers(), "computes the same"), notes=tuple(notes))

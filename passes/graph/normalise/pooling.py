@@ -1,0 +1,48 @@
+"""A mean over all spatial axes is GlobalAveragePool, which onnxruntime runs in int8; ReduceMean stays in float.
+
+PyTorch's exporters write AdaptiveAvgPool2d(1) and x.mean((2, 3)) as ReduceMean.
+"""
+
+import onnx_graphsurgeon as gs
+
+from passes.graph.normalise.shapes import Shapes
+from passes.ir.surgery import fresh_name, is_default_domain, replace_node, tensor_names
+
+__all__ = ["pool_means"]
+
+
+def pool_means(graph: gs.Graph, shapes: Shapes) -> list[str]:
+    """ReduceMean over axes 2.. of [N, C, *spatial] -> GlobalAveragePool, followed by Flatten if keepdims = 0."""
+    taken = tensor_names(graph)
+    names = {node.name for node in graph.nodes}
+    notes = []
+    for node in list(graph.nodes):
+        if node.op != "ReduceMean" or not is_default_domain(node) or not _over_all_spatial_axes(node, shapes):
+            continue
+        source = node.inputs[0]
+        if node.attrs.get("keepdims", 1):
+            pool = gs.Node("GlobalAveragePool", node.name, inputs=[source])
+            replace_node(graph, node, pool)
+            notes.append(f"{node.name}: ReduceMean over the spatial axes made GlobalAveragePool")
+            continue
+        rank = len(shapes[source.name])
+        pooled = gs.Variable(fresh_name(f"{node.outputs[0].name}_pooled", taken), source.dtype)
+        shapes[pooled.name] = shapes[source.name][:2] + (1,) * (rank - 2)
+        pool = gs.Node("GlobalAveragePool", node.name, inputs=[source], outputs=[pooled])
+        flat = gs.Node("Flatten", fresh_name(f"{node.name}_flatten", names), {"axis": 1}, inputs=[pooled])
+        replace_node(graph, node, pool, flat)
+        notes.append(f"{node.name}: ReduceMean over the spatial axes made GlobalAveragePool and Flatten")
+    return notes
+
+
+def _over_all_spatial_axes(node: gs.Node, shapes: Shapes) -> bool:
+    shape = shapes.get(node.inputs[0].name)
+    if shape is None or len(shape) < 3:
+        return False
+    if len(node.inputs) > 1 and not node.inputs[1].is_empty():  # from opset 18 on
+        if not isinstance(node.inputs[1], gs.Constant):
+            return False
+        axes = node.inputs[1].values.reshape(-1).tolist()
+    else:
+        axes = list(node.attrs.get("axes", []))
+    return sorted(axis % len(shape) for axis in axes) == list(range(2, len(shape)))

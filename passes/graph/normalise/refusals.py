@@ -1,0 +1,73 @@
+"""What no later pass could handle: said once, by name, with the way out."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.errors import ModelError
+from passes.ir.linear import LINEAR_OPS
+
+__all__ = ["refuse_unsupported"]
+
+_ONNX_FLOATS = {16: "bfloat16", 17: "float8", 18: "float8", 19: "float8", 20: "float8"}  # codes of TensorProto.DataType
+_OTHER_FLOATS = ("float16", "float64", *_ONNX_FLOATS.values())
+
+
+def refuse_unsupported(graph: gs.Graph) -> None:
+    """Check a graph whose constants are folded.
+
+    Raises:
+        ModelError: control flow, training mode, a layer whose weights are not float32, or a constant of a layer or a
+            BatchNormalization that holds NaN or Inf.
+    """
+    for node in graph.nodes:
+        if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+            raise ModelError(
+                f"{_called(node)} is control flow ({node.op}), which cannot be quantized; "
+                "export the model with fixed control flow"
+            )
+        if node.op == "BatchNormalization":
+            _refuse_training_batchnorm(node)
+        if node.op == "Dropout" and len(node.inputs) > 2 and not node.inputs[2].is_empty():
+            _refuse_training_dropout(node)
+        if node.op in LINEAR_OPS:
+            _refuse_other_floats(node)
+        if node.op in LINEAR_OPS or node.op == "BatchNormalization":
+            _refuse_not_finite(node)
+
+
+def _refuse_training_batchnorm(node: gs.Node) -> None:
+    used = any(output.outputs for output in node.outputs[1:])
+    if node.attrs.get("training_mode", 0) or used:
+        raise ModelError(f"{_called(node)} is in training mode; call model.eval() before exporting")
+
+
+def _refuse_training_dropout(node: gs.Node) -> None:
+    mode = node.inputs[2]
+    if not isinstance(mode, gs.Constant) or bool(np.any(mode.values)):
+        raise ModelError(f"{_called(node)} is in training mode; call model.eval() before exporting")
+
+
+def _refuse_other_floats(node: gs.Node) -> None:
+    for tensor in node.inputs:
+        if not isinstance(tensor, gs.Constant):
+            continue
+        dtype = _ONNX_FLOATS.get(tensor.dtype) if isinstance(tensor.dtype, int) else np.dtype(tensor.dtype).name
+        if dtype in _OTHER_FLOATS:
+            raise ModelError(f"{tensor.name} is {dtype}; export the model in float32")
+
+
+def _refuse_not_finite(node: gs.Node) -> None:
+    """Only of layers: elsewhere an infinite constant has its uses, as a mask's or a Clip's."""
+    for tensor in node.inputs:
+        if not isinstance(tensor, gs.Constant):
+            continue
+        values = np.asarray(tensor.values)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            kind = "NaN" if np.isnan(values).any() else "Inf"
+            raise ModelError(
+                f"{tensor.name}, which {_called(node)} reads, holds {kind}; export a model whose weights are finite"
+            )
+
+
+def _called(node: gs.Node) -> str:
+    return node.name or f"the {node.op} that computes {node.outputs[0].name}"

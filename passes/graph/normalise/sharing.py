@@ -1,0 +1,30 @@
+"""Every layer owns its weight and bias, so that a pass can change one layer and no other."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ir.linear import LINEAR_OPS
+from passes.ir.surgery import fresh_name, sole_consumer, tensor_names
+
+__all__ = ["unshare_constants"]
+
+_ROLES = ("weight", "weight", "bias")  # by input; MatMul's constant may be its first
+
+
+def unshare_constants(graph: gs.Graph) -> list[str]:
+    """Copy constants that a layer shares with another node; the copies are called `<layer>.weight`, `<layer>.bias`.
+
+    The layer that reads a constant last keeps the original, if no other kind of node reads it. Nodes must have names.
+    """
+    taken = tensor_names(graph)
+    notes = []
+    for node in graph.nodes:
+        if node.op not in LINEAR_OPS:
+            continue
+        for index, tensor in enumerate(list(node.inputs)):
+            if not isinstance(tensor, gs.Constant) or sole_consumer(graph, tensor) is node:
+                continue
+            name = fresh_name(f"{node.name}.{_ROLES[index]}", taken)
+            node.inputs[index] = gs.Constant(name, np.array(tensor.values))
+            notes.append(f"{node.name}: shared {_ROLES[index]} {tensor.name} copied to {name}")
+    return notes

@@ -1,0 +1,1 @@
+"""The model that passes work on, and its view of layers."""

@@ -1,0 +1,94 @@
+"""What a quantized file was read with: codes and grid of its layers, grids of its activations."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.errors import QuantizationError
+from passes.ir.linear import Linear
+from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, dequantized
+
+__all__ = ["FoundCodes", "FoundGrids"]
+
+
+@dataclass(frozen=True)
+class FoundCodes:
+    """A weight as the file held it; arrays have the shape of the weight that the operator reads.
+
+    Attributes:
+        codes: signed; unsigned ones are shifted by half their range, and so is their zero point.
+        scale, zero_point: of every code.
+        bits: of the type they were stored in.
+        block: elements along one axis that share a scale, or a multiple of it; None: at least a channel does.
+        bias: int32 codes of the layer's bias; None where it was a float.
+        multiples: of every code's scale; None: each is 1.
+    """
+
+    codes: Codes
+    scale: Floats
+    zero_point: Codes
+    bits: int
+    block: int | None = None
+    bias: NDArray[np.int32] | None = None
+    multiples: Codes | None = None
+
+    def values(self) -> Floats:
+        """What the codes stand for."""
+        return dequantized(self.codes, self.scale, self.zero_point, self.multiples)
+
+    def on_grid(self, layer: Linear) -> tuple[Codes, Grid]:
+        """The codes ``[g, o, k]`` and their grid.
+
+        Raises:
+            QuantizationError: another weight by now, or scales lie along neither output channels nor blocks of inputs.
+        """
+        if self.codes.shape != layer.weight_shape:
+            raise QuantizationError(
+                f"{layer.name}: its weight has another shape than the codes; leave other passes out"
+            )
+        codes, scale, zero_point = (_matrix(layer, part) for part in (self.codes, self.scale, self.zero_point))
+        if self.multiples is not None and self.block is not None:
+            multiples = _matrix(layer, self.multiples)
+            shared = multiples[:, :, :: self.block].copy()
+            grid = Grid(self.bits, scale[:, :, :1].copy(), zero_point[:, :, :1].copy(), self.block, shared)
+            if np.array_equal(grid.multiple(codes.shape[2]), multiples) and np.ptp(scale, axis=2).max() == 0:
+                return codes, grid
+        plain = (None, self.block, self.block and self.block * math.prod(layer.kernel))
+        for block in plain if self.multiples is None else ():
+            step = block or codes.shape[2]
+            grid = Grid(self.bits, scale[:, :, ::step].copy(), zero_point[:, :, ::step].copy(), block)
+            spread = grid.spread(codes.shape[2])
+            if np.array_equal(spread[0], scale) and np.array_equal(spread[1], zero_point):
+                return codes, grid
+        raise QuantizationError(
+            f"{layer.name}: its scales lie along no output channels; quantize it again with recipe int8 or int4"
+        )
+
+
+@dataclass(frozen=True)
+class FoundGrids:
+    """All that was found; empty for a float model.
+
+    Attributes:
+        weights: by the name of the layer's weight.
+        ranges: by activation tensor.
+        unkept: why the quantization of a tensor cannot be written again as it was.
+    """
+
+    weights: Mapping[str, FoundCodes] = field(default_factory=dict)
+    ranges: Mapping[str, ActivationGrid] = field(default_factory=dict)
+    unkept: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.weights or self.ranges)
+
+    def __str__(self) -> str:
+        return f"{len(self.weights)} weights and {len(self.ranges)} activations"
+
+
+def _matrix(layer: Linear, stored: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(layer.matrix(stored))

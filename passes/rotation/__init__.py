@@ -1,0 +1,1 @@
+"""Orthogonal rotations between layers."""

@@ -1,0 +1,1 @@
+"""Passes that quantize weights, and passes that refine quantized weights."""

@@ -1,0 +1,155 @@
+"""Grids and codes of a model that was quantized already, adopted as they are: nothing is rounded again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from passes.base import GraphPass, Stage
+from passes.errors import QuantizationError
+from passes.ir.existing_qparams import FoundCodes
+from passes.ir.linear import Linear
+from passes.ir.model import Model, Quantized
+from passes.numerics.grid import Grid
+from passes.report import Change, PassReport
+from passes.statistics import Stats
+
+__all__ = ["KeepCodes", "KeepRanges"]
+
+_AGAIN = "quantize it again with recipe int8 and --calibration"
+
+
+@dataclass(frozen=True)
+class KeepRanges(GraphPass):
+    """Adopt the grids of activations.
+
+    Attributes:
+        sign: "target" has int8 or uint8 codes as the target's kernels want them: the same values, but onnxruntime's
+            uint8 kernels round a few of 1,000 results to the next code where those of int8 do not; "found" keeps the
+            file's, unless the target takes symmetric grids only.
+    """
+
+    name: ClassVar[str] = "keep_ranges"
+    stage: ClassVar[Stage] = Stage.RANGES
+
+    sign: Literal["target", "found"] = "target"
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        """Fill `Model.ranges`.
+
+        Raises:
+            QuantizationError: the model was no quantized one, or a grid is none that the target takes.
+        """
+        _require_found(model)
+        for tensor, reason in model.found.unkept.items():
+            raise QuantizationError(f"{tensor} {reason}, which cannot be kept; {_AGAIN}")
+        present = {tensor.name for node in model.graph.nodes for tensor in (*node.inputs, *node.outputs)}
+        notes = []
+        for tensor, found in model.found.ranges.items() if model.rules.linear else ():
+            as_found = self.sign == "found" and not model.rules.symmetric
+            grid = found.with_sign(found.signed if as_found else model.rules.signed)
+            if model.rules.symmetric and grid.zero_point not in ({0} if grid.signed else {0, 128}):
+                raise QuantizationError(
+                    f"{tensor}: its grid has zero point {grid.zero_point}, and the target takes symmetric ones only; "
+                    f"{_AGAIN}"
+                )
+            if tensor in present:
+                model.ranges[tensor] = grid
+            else:
+                notes.append(f"{tensor} is gone from the graph, and its grid with it")
+        if model.found.ranges and not model.rules.linear:
+            notes.append("the target has no integer layers: activations stay in float")
+        changed, skipped = {}, {}
+        for name, layer in model.layers().items():
+            if layer.input in model.ranges:
+                changed[name] = Change("grid of its input kept")
+            else:
+                skipped[name] = "its input stays in float"
+        return PassReport(self.name, changed, skipped, tuple(notes))
+
+
+@dataclass(frozen=True)
+class KeepCodes(GraphPass):
+    """Adopt the codes and grids of weights."""
+
+    name: ClassVar[str] = "keep_codes"
+    stage: ClassVar[Stage] = Stage.WEIGHTS
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        """Fill `Model.quantized`.
+
+        Raises:
+            QuantizationError: the model was no quantized one, layers' grids are none that integer kernels take, or a
+                pass before this one has changed a weight.
+        """
+        _require_found(model)
+        changed: dict[str, Change] = {}
+        refused: dict[str, str] = {}
+        for name, layer in model.layers().items():
+            found = model.found.weights.get(layer.weight)
+            if name in model.kept:
+                continue
+            if found is None:
+                model.kept[name] = "its weight has no codes of 8 bits or fewer in the source"
+                continue
+            codes, grid = found.on_grid(layer)
+            weight, bias = model.weight(layer), model.bias(layer)
+            if not np.array_equal(grid.values(codes), weight):
+                raise QuantizationError(f"{name}: its weight is no longer what its codes stand for; {_AGAIN}")
+            integer = layer.input in model.ranges and (
+                model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
+            )
+            reason = _why_no_kernel(grid) if integer else ""
+            if reason:
+                refused[name] = reason
+                continue
+            model.exact[name] = (weight, bias)
+            model.quantized[name] = Quantized(codes, grid, float("nan"))
+            what = f"{grid.bits} bits kept"
+            if integer and _moves_bias(model, layer, found, grid):
+                what += ", bias rounded to steps of its input's scale times its weight's"
+            changed[name] = Change(what)
+        _require_kernels(refused)
+        return PassReport(self.name, changed, dict(model.kept))
+
+
+def _require_found(model: Model) -> None:
+    if not model.found:
+        raise QuantizationError("nothing to keep: the model is not quantized; use another recipe, such as int8")
+
+
+def _why_no_kernel(grid: Grid) -> str:
+    """Why no integer layer has such weights; empty if one has."""
+    if not grid.symmetric:
+        zero_point = int(grid.zero_point.flat[np.abs(grid.zero_point).argmax()])
+        return (
+            f"its weight's grid has zero point {zero_point} (as int{grid.bits}), and integer layers are written with "
+            "symmetric weights only"
+        )
+    if not grid.per_channel:
+        return f"its weight has a scale for every {grid.block} inputs, which no integer kernel reads"
+    return ""
+
+
+def _require_kernels(refused: Mapping[str, str]) -> None:
+    """Every layer that no kernel takes at once, so that one more run will do."""
+    if not refused:
+        return
+    first, *others = refused
+    more = f" (and {len(others)} more such)" if others else ""
+    them = "them" if others else "it"
+    raise QuantizationError(
+        f"{first}: {refused[first]}{more}; {_AGAIN}, or leave {them} in float with "
+        + " ".join(f"--exclude {name}" for name in refused)
+    )
+
+
+def _moves_bias(model: Model, layer: Linear, found: FoundCodes, grid: Grid) -> bool:
+    """Whether the writer's int32 bias is another than the file's, which held a float or had a scale of its own."""
+    bias = model.bias(layer)
+    if bias is None or model.rules.bias != "int32":
+        return False
+    scale = (model.ranges[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
+    codes = np.rint(bias.reshape(-1).astype(np.float64) / scale)
+    return found.bias is None or not np.array_equal(codes, np.broadcast_to(found.bias.reshape(-1), codes.shape))

@@ -1,0 +1,49 @@
+"""OBQ for small layers: GPTQ with the order chosen weight by weight; see `passes.numerics.obq`.
+
+Its cost grows with the fourth power of a layer's size, so layers past a number of inputs are left to GPTQ, and the
+report says so. Target, grid, bias correction and refinement are those of `passes.weights.gptq`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from passes.base import Problem
+from passes.numerics.gptq import GptqResult, damped
+from passes.numerics.grid import Floats
+from passes.numerics.moments import Moments
+from passes.numerics.obq import obq
+from passes.numerics.refine import refine
+from passes.weights.gptq import Gptq
+
+__all__ = ["Obq"]
+
+
+@dataclass(frozen=True)
+class Obq(Gptq):
+    """OBQ; its fields are GPTQ's, of which `act_order` only matters to the layers left to GPTQ.
+
+    Attributes:
+        largest_inputs: of a group of a layer that OBQ solves.
+    """
+
+    name: ClassVar[str] = "obq"
+
+    largest_inputs: int = 288
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.largest_inputs < 1:
+            raise ValueError(f"largest_inputs must be at least 1, not {self.largest_inputs}")
+
+    def rounded(self, target: Floats, moments: Moments, problem: Problem) -> tuple[GptqResult, str]:
+        """Codes on GPTQ's grid, by OBQ; GPTQ's own where the layer is too large."""
+        inputs = target.shape[2]
+        if inputs > self.largest_inputs:
+            result, note = super().rounded(target, moments, problem)
+            reason = f"by GPTQ: {inputs} inputs are more than largest_inputs {self.largest_inputs}"
+            return result, ", ".join(part for part in (reason, note) if part)
+        start, note = Gptq.rounded(replace(self, refine=0), target, moments, problem)
+        hessian = damped(moments.hessian, start.damping)
+        codes, grid = obq(target, hessian, start.grid), start.grid
+        codes, grid = refine(target, codes, grid, hessian, rounds=self.refine, floor=problem.floor)
+        return GptqResult(codes, grid, start.damping), note

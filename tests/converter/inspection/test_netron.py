@@ -1,0 +1,84 @@
+"""view: Netron on a file, where it is installed, and one line where it is not."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from converter.inspection.netron import served
+from passes.errors import OutputError
+from tests.command_line import run
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def fetched(address: str) -> str:
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def test_the_page_is_there_as_long_as_it_is_wanted() -> None:
+    pytest.importorskip("netron")
+    with served(Path("m.onnx"), browse=False) as address:
+        assert re.fullmatch(r"http://localhost:\d+", address)
+        assert "Netron" in fetched(address)
+    with pytest.raises(OSError, match=r"refused|reset"):
+        fetched(address)
+
+
+def test_a_port_that_is_taken() -> None:
+    pytest.importorskip("netron")
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(OutputError, match=f"port {port} cannot be opened"),
+            served(Path("m.onnx"), port=port, browse=False),
+        ):
+            pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_ends_it() -> None:
+    pytest.importorskip("netron")
+    # a shell starts background jobs with Ctrl-C ignored, and children inherit that
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import converter.cli.main as c; c.main()"
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-c", start, "view", "m.onnx", "--no-browser"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    line = child.stdout.readline()
+    found = re.fullmatch(r"m\.onnx is at (http://localhost:\d+); Ctrl-C ends it\n", line)
+    assert found is not None, line
+    assert "Netron" in fetched(found[1])
+    child.send_signal(signal.SIGINT)
+    stdout, stderr = child.communicate(timeout=30)
+    assert (child.returncode, stdout, stderr) == (0, "", "")
+
+
+def test_netron_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "netron", None)
+    done = run("view", "m.onnx")
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "Error: Netron is not installed; pip install convert-onnx[view], or drop the file on https://netron.app\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["missing.onnx", "net.py"])
+def test_what_is_no_model(name: str) -> None:
+    done = run("view", name)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"Error: {name}")
+    assert done.stderr.count("\n") == 1

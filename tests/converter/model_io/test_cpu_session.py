@@ -1,0 +1,97 @@
+"""Files with int8 activations that onnxruntime's optimizer breaks: loaded, computed right, written only where due."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from benchmarks.targets.zoo import ZOO, feeds_of
+from converter import Result, convert
+from converter.data.dataset import load_data
+from converter.data.inputs import input_specs
+from converter.evaluation.evaluate import evaluate
+from converter.model_io.cpu_session import cpu_session
+from converter.runtime.session import open_session
+from converter.verification.verify import verify
+from passes.errors import VerificationError
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    """A detector's head for TensorRT: its Reshape writes the output."""
+    model = ZOO["detector head"]()
+    return convert(model, feeds_of(model, 8), target="tensorrt")
+
+
+def unoptimized(model: onnx.ModelProto, feeds: dict[str, Any]) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(None, feeds)[0]
+    return found
+
+
+def test_it_computes_what_the_file_says(result: Result) -> None:
+    """Kernels of their own round a code in a thousand otherwise; of a step of the head's grid, by one."""
+    feeds = feeds_of(ZOO["detector head"](), 1, seed=2)
+    expected, found = unoptimized(result.model, feeds), open_session(result.model, threads=1).run(None, feeds)[0]
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in result.model.graph.initializer}
+    step = constants["concat5_scale"]
+    assert np.abs(found - expected).max() <= 1.01 * step
+    assert (found != expected).mean() < 0.01
+
+
+def test_it_is_saved_verified_and_evaluated(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path / "head.onnx")
+    onnx.save(ZOO["detector head"](), tmp_path / "float.onnx")
+    assert verify(tmp_path / "head.onnx", "tensorrt", reference=tmp_path / "float.onnx").passed
+    rows = load_data(feeds_of(ZOO["detector head"](), 4, seed=2), input_specs(result.model))
+    measured = evaluate([tmp_path / "float.onnx", tmp_path / "head.onnx"], rows, latency=False).models
+    assert measured[1].sqnr_db is not None
+    assert measured[1].sqnr_db > 25
+
+
+class Session:
+    """onnxruntime's, where the rewriting fails."""
+
+    opened: ClassVar[list[str]] = []
+
+    def __init__(self, model: str | bytes, options: ort.SessionOptions, **_: object) -> None:
+        try:
+            allowed = options.get_session_config_entry("session.qdqisint8allowed")
+        except RuntimeError:
+            allowed = "0"
+        self.opened.append(allowed)
+        if model == b"broken":
+            raise ValueError("no such operator")
+        if allowed == "0" or model == b"never":
+            raise ValueError(f"INT8 does not match UINT8, {allowed}")
+
+
+def test_int8_is_kept_only_where_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    monkeypatch.setattr(Session, "opened", [])
+    cpu_session(b"head", ort.SessionOptions())
+    assert Session.opened == ["0", "1"]
+    with pytest.raises(ValueError, match="UINT8, 0"):
+        cpu_session(b"head", ort.SessionOptions(), keep_int8=False)
+    with pytest.raises(ValueError, match="UINT8, 0"):  # the first exception, not that of the second try
+        cpu_session(b"never", ort.SessionOptions())
+    Session.opened.clear()
+    with pytest.raises(ValueError, match="no such operator"):
+        cpu_session(b"broken", ort.SessionOptions())
+    assert Session.opened == ["0"]  # what is wrong for another reason is not tried again
+
+
+def test_a_file_for_a_target_of_uint8_is_not_written(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs it has a session of their own, which could not load it."""
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    with pytest.raises(VerificationError, match="onnxruntime cannot load it: INT8 does not match UINT8, 0"):
+        dataclasses.replace(result, target="cpu").save(tmp_path / "head.onnx")
+    assert not (tmp_path / "head.onnx").exists()

@@ -1,0 +1,99 @@
+"""Whose a checkpoint is: that of another training is refused before any work, and the same call goes on."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+torch = pytest.importorskip("torch")
+
+from converter import Recipe, train  # noqa: E402
+from passes.activations.activation_ranges import ActivationRanges  # noqa: E402
+from passes.errors import UsageError  # noqa: E402
+from passes.graph.normalise.normalise import Normalise  # noqa: E402
+from passes.weights.qat import Qat  # noqa: E402
+from passes.weights.rtn import Rtn  # noqa: E402
+from tests.converter.networks import images, resnet  # noqa: E402
+
+X = images(32, 3, 12, 12)
+STEPS = (Normalise(), ActivationRanges(), Rtn(bits=3), Qat(epochs=1, batch=16, rate=0.01, objective="float"))
+RECIPE = Recipe("trained", "", STEPS)
+
+
+def other_weights() -> onnx.ModelProto:
+    model = resnet()
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "fc.weight")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
+    return model
+
+
+def trained(place: Path, **changes: Any) -> tuple[list[str], list[str]]:
+    """What the call warned of, and the passes whose work it went through."""
+    warnings: list[str] = []
+    worked: list[str] = []
+    call: dict[str, Any] = {"model": resnet(), "data": X, "recipe": RECIPE, "checkpoint": place} | changes
+    try:
+        train(**call, progress=lambda what, *_: worked.append(what), warn=warnings.append)
+    except UsageError as error:
+        warnings.append(str(error))
+    return warnings, worked
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a training that has ended."""
+    path = tmp_path_factory.mktemp("training") / "c"
+    warnings, worked = trained(path)
+    assert path.exists()
+    assert not any("going on" in text for text in warnings)
+    assert {"rtn", "qat"} <= set(worked)
+    return path
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "model": {"model": other_weights()},
+    "images": {"data": X * np.float32(1.01)},
+    "labels": {"data": (X, np.zeros(len(X), np.int64))},
+    "calibration": {"calibration": X[:16]},
+    "limit": {"limit": 16},
+    "settings": {"settings": {"epochs": 2}},
+    "bits": {"bits": {"stem": 4}},
+    "exclude": {"exclude": ("stem",)},
+    "target": {"target": "openvino"},
+    "seed": {"seed": 1},
+    "another_pass": {"recipe": replace(RECIPE, passes=(*STEPS[:2], Rtn(bits=3, scale="absmax"), STEPS[3]))},
+}
+
+
+@pytest.mark.parametrize("changes", OTHERS.values(), ids=OTHERS.keys())
+def test_another_training_is_refused_before_any_work(place: Path, changes: dict[str, Any]) -> None:
+    before = place.read_bytes()
+    warnings, worked = trained(place, **changes)
+    refusal = f"{place} is of another training (other model, data or settings); delete it, or give another --checkpoint"
+    assert warnings[-1] == refusal
+    assert worked == []
+    assert place.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"evaluation": (X, np.zeros(len(X), np.int64))}, {"device": "cpu"}, {"recipe": replace(RECIPE, name="mine")}],
+    ids=["nothing", "evaluation", "device", "name"],
+)
+def test_what_decides_nothing_may_differ(place: Path, changes: dict[str, Any]) -> None:
+    warnings, worked = trained(place, **changes)
+    assert f"going on from {place}, after epoch 1 of 1" in warnings
+    assert "qat" not in worked  # its one epoch is done
+
+
+def test_what_is_no_checkpoint_is_refused_before_any_work(tmp_path: Path) -> None:
+    place = tmp_path / "notes"
+    place.write_text("mine")
+    warnings, worked = trained(place)
+    assert f"{place} is not a checkpoint" in warnings[-1]
+    assert worked == []
+    assert place.read_text() == "mine"

@@ -1,0 +1,290 @@
+"""verify: what is run, what is compared, what fails. Providers are played by small scripts where none is installed."""
+
+import json
+import re
+import shutil
+import stat
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from converter import convert
+from converter.data.dataset import load_data
+from converter.data.inputs import input_specs
+from converter.verification.verify import Verification, verify
+from passes.errors import ModelError, TargetError
+from tests.command_line import process, run
+from tests.models_zoo import SIDE, small_cnn
+
+X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
+
+# A provider: it runs the file on this interpreter's CPU and then answers as the test wants it.
+PROVIDER = """#!{python}
+import json, runpy, sys
+sys.argv = sys.argv[1:]
+import importlib.util
+spec = importlib.util.spec_from_file_location("session", sys.argv[0])
+session = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(session)
+job = json.load(open(sys.argv[1])) | {{"provider": "cpu"}}
+found = session.run_job(job)
+{change}
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """float.onnx and what is written of it for targets."""
+    folder = tmp_path_factory.mktemp("made")
+    model = small_cnn(transpose=False)
+    onnx.save(model, folder / "float.onnx")
+    for target in ("cpu", "qnn", "tensorrt"):
+        convert(model, X, target=target).save(folder / f"{target}.onnx")
+    np.savez(folder / "x.npz", x=X)
+    return folder
+
+
+@pytest.fixture
+def files(made: Path, tmp_path: Path) -> Path:
+    """A copy of them to work in."""
+    return Path(shutil.copytree(made, tmp_path / "work"))
+
+
+def provider(folder: Path, change: str = "") -> Path:
+    path = folder / "python"
+    path.write_text(PROVIDER.format(python=sys.executable, change=change))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def outputs_become(expression: str) -> str:
+    """Change what the provider computed."""
+    return (
+        "import numpy as np\n"
+        "out = dict(np.load(job['outputs']))\n"
+        f"np.savez(job['outputs'], **{{name: {expression} for name, y in out.items()}})"
+    )
+
+
+def checked(files: Path, target: str, change: str = "", *, data: bool = True, **options: Any) -> Verification:
+    path = files / f"{target}.onnx"
+    rows = load_data(X, input_specs(onnx.load(path))) if data else None
+    return verify(path, target, rows, runtime=provider(files, change), **options)
+
+
+def test_the_cpu_itself(files: Path) -> None:
+    found = verify(files / "cpu.onnx", "cpu", reference=files / "float.onnx")
+    assert found.passed
+    assert (found.how, found.left, found.images, found.agreement) == ("run", (), 8, 1.0)
+    assert found.runtime.startswith("onnxruntime ")
+    assert found.sqnr_db == np.inf
+    assert found.float_db == found.cpu_float_db is not None
+    assert found.nodes is not None
+    assert found.nodes > 0
+    assert json.loads(json.dumps(found.to_json()))["sqnr_db"] is None
+
+
+def test_a_fixed_batch_and_no_data(files: Path) -> None:
+    found = checked(files, "qnn", data=False)
+    assert found.passed
+    assert found.images == 8
+
+
+def test_rules_where_it_cannot_be_run(files: Path) -> None:
+    found = verify(files / "tensorrt.onnx", "tensorrt")
+    assert (found.how, found.passed, found.violations) == ("rules", True, ())
+    assert found.runtime == "needs an NVIDIA GPU: only the rules are checked"
+    other = verify(files / "cpu.onnx", "tensorrt")
+    assert not other.passed
+    assert "signed: input_quantize: activations are uint8, not int8" in other.failures
+
+
+def test_nodes_left_to_the_cpu_fail_where_all_must_be_taken(files: Path) -> None:
+    left = "found['left'] = [{'name': 'fc', 'op': 'Gemm'}]"
+    assert checked(files, "qnn", left).failures == ("fc (Gemm) is left to another provider",)
+    assert checked(files, "cpu", left).passed
+    assert checked(files, "cpu", left).left == ("fc (Gemm)",)
+
+
+def test_a_provider_that_takes_no_node_fails(files: Path) -> None:
+    """Every output is right then: it is the CPU's."""
+    none = "found['nodes'], found['left'] = 0, [{'name': 'fc', 'op': 'Gemm'}, {'name': 'add', 'op': 'Add'}]"
+    for target in ("cpu", "qnn"):
+        expected = ("the provider takes no node: all 2 are left to another one",)
+        assert checked(files, target, none).failures == expected
+
+
+def test_another_answer_fails(files: Path) -> None:
+    found = checked(files, "qnn", outputs_become("-y"))
+    assert found.agreement == 0.0
+    assert found.failures[0] == "agreement with the CPU is 0.0 %, below 99 %"
+    assert "dB against the CPU, below 10 dB; give --reference" in found.failures[1]
+
+
+def test_judged_by_the_distance_from_float(files: Path) -> None:
+    """A twentieth of noise hides in nothing: the file's own is a hundredth."""
+    noise = outputs_become("y * (1 + 0.05 * (-1) ** np.arange(y.size).reshape(y.shape)).astype(y.dtype)")
+    reference = files / "float.onnx"
+    found = checked(files, "qnn", noise, reference=reference, min_agreement=0.0)
+    assert found.float_db is not None
+    assert found.failures == (f"{found.float_db:.1f} dB against float, the CPU has {found.cpu_float_db:.1f} dB",)
+    slight = outputs_become("y * (1 + 0.001 * (-1) ** np.arange(y.size).reshape(y.shape)).astype(y.dtype)")
+    assert checked(files, "qnn", slight, reference=reference).passed
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (outputs_become("y * np.float32('nan')"), "output output holds NaN or Inf"),
+        (outputs_become("y[:, :2]"), "output output is misshapen"),
+        ("found = {'error': 'Fail: no such kernel'}", "it does not run: Fail: no such kernel"),
+        ("import os; os.abort()", "ended with -6 and said: nothing"),
+        ("sys.exit('a library is missing')", "ended with 1 and said: a library is missing"),
+        ("print('{'); sys.exit()", "ended with 0 and said: nothing"),
+    ],
+    ids=["nan", "shape", "error", "crash", "exit", "garbage"],
+)
+def test_whatever_goes_wrong_there_is_a_failure(files: Path, change: str, said: str) -> None:
+    found = checked(files, "qnn", change)
+    assert not found.passed
+    assert said in found.failures[0]
+
+
+def test_a_newer_runtime_does_not_excuse_the_form(files: Path) -> None:
+    convert(small_cnn(transpose=False), X, recipe="int4").save(files / "generic.onnx")
+    found = checked(files, "generic")
+    assert found.failures[0] == "narrowest: stem.weight_int4: int4, the smallest integers are int8"
+
+
+def test_what_cannot_be_run_on(files: Path) -> None:
+    with pytest.raises(TargetError, match="neither a Python interpreter nor a virtual environment"):
+        verify(files / "cpu.onnx", "cpu", runtime=files)
+    with pytest.raises(TargetError, match="has no node_modules/onnxruntime-web; run npm install there"):
+        verify(files / "cpu.onnx", "web", runtime=files)
+    with pytest.raises(TargetError, match="target cuda cannot be run here; leave out --runtime"):
+        verify(files / "cpu.onnx", "cuda", runtime=files)
+    other = small_cnn(transpose=False)
+    other.graph.node[-1].output[0] = other.graph.output[0].name = "y"
+    onnx.save(other, files / "other.onnx")
+    with pytest.raises(ModelError, match="outputs are y, not output"):
+        verify(files / "cpu.onnx", "cpu", reference=files / "other.onnx")
+
+
+def test_no_provider_is_said_with_what_installs_it(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVERT_ONNX_TARGETS", str(files))
+    for target in ("openvino", "web"):
+        found = verify(files / "cpu.onnx", target)
+        assert (found.how, found.passed) == ("rules", True)
+        assert found.runtime.endswith(f"python -m benchmarks.targets setup {target} installs it")
+
+
+def test_an_environment_is_found_by_the_target_s_name(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVERT_ONNX_TARGETS", str(files / "environments"))
+    (files / "environments" / "qnn" / "bin").mkdir(parents=True)
+    provider(files / "environments" / "qnn" / "bin", "found['package'] = 'onnxruntime-qnn 0.0'")
+    assert verify(files / "qnn.onnx", "qnn").runtime.endswith("onnxruntime-qnn 0.0")
+
+
+def test_a_reference_that_cannot_be_read(files: Path) -> None:
+    (files / "half.onnx").write_bytes((files / "float.onnx").read_bytes()[:1000])
+    (files / "text.onnx").write_text("a note\n")
+    for name, said in (
+        (".", "is a folder, not an ONNX file; pass a file in it, such as cpu.onnx"),
+        ("half.onnx", r"half.onnx is truncated or damaged .*; export or download it again"),
+        ("text.onnx", "not an ONNX file but text, starting with 'a note'; give the exported .onnx file"),
+        ("none.onnx", "none.onnx: no such file"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            verify(files / "cpu.onnx", "cpu", reference=files / name)
+
+
+def test_open_sizes_need_data(files: Path) -> None:
+    model = small_cnn(transpose=False)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h"
+    convert(model, X).save(files / "open.onnx")
+    with pytest.raises(ModelError, match=r"takes 'input' float32 \[\?, 3, \?, 12\]; give --data"):
+        verify(files / "open.onnx", "cpu")
+
+
+def test_the_command(files: Path) -> None:
+    cpu, there = str(files / "cpu.onnx"), str(files / "x.npz")
+    result = run("verify", cpu, "--target", "cpu", "--data", there, "--limit", "4")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == f"{cpu}: verified on cpu by run"
+    assert "rows run                4" in result.stdout
+    answer = json.loads(run("verify", cpu, "--target", "cpu", "--json").stdout)
+    assert (answer["how"], answer["passed"], answer["images"]) == ("run", True, 8)
+
+
+def test_the_command_fails_with_exit_code_3(files: Path) -> None:
+    cpu = str(files / "cpu.onnx")
+    result = process("verify", cpu, "--target", "tensorrt")
+    assert result.returncode == 3
+    said = "by rules: signed: input_quantize: activations are uint8, not int8 (and"
+    assert result.stderr.startswith(f"Error: {cpu} on tensorrt, {said}")
+    assert result.stderr.endswith("more); convert the float model with --target tensorrt\n")
+    violations = json.loads(run("verify", cpu, "--target", "tensorrt", "--json").stdout)["violations"]
+    counted = re.findall(r"^ (\w+) +(\d+)  ", result.stdout, re.MULTILINE)
+    assert dict(counted) == {fact: str(count) for fact, count in Counter(each["fact"] for each in violations).items()}
+    assert len(violations) > len(counted)
+    assert "https://docs.nvidia.com/deeplearning/tensorrt/" in result.stdout
+    assert json.loads(run("verify", cpu, "--target", "tensorrt", "--json").stdout)["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("verify", "cpu.onnx"), 2, "Missing option '--target'"),
+        (("verify", "none.onnx", "--target", "cpu"), 1, "none.onnx: no such file"),
+        (("verify", "cpu.onnx", "--target", "tpu"), 2, "no target is named 'tpu'; there are: cpu,"),
+        (("verify", "cpu.onnx", "--target", "cpu", "--min-agreement", "99"), 2, "99 is not a fraction from 0 to 1"),
+        (("targets", "tpu"), 2, "no target is named 'tpu'"),
+        (
+            ("verify", "cpu.onnx", "--target", "cpu", "--limit", "4"),
+            2,
+            "--limit would do nothing without --data; add it",
+        ),
+        (
+            ("verify", "cpu.onnx", "--target", "cpu", "--limit", "4", "--min-agreement", "0.9"),
+            2,
+            "--limit and --min-agreement would do nothing without --data; add it, or leave that out",
+        ),
+        (
+            ("verify", "tensorrt.onnx", "--target", "tensorrt", "--reference", "float.onnx"),
+            2,
+            "--reference: nothing would be run, so leave that out: needs an NVIDIA GPU: only the rules are checked",
+        ),
+        (
+            ("verify", "tensorrt.onnx", "--target", "tensorrt", "--data", "x.npz", "--min-agreement", "0.9"),
+            2,
+            "--data, --min-agreement: nothing would be run, so leave that out",
+        ),
+        (
+            ("verify", "cpu.onnx", "--target", "web", "--data", "x.npz"),
+            2,
+            "python -m benchmarks.targets setup web installs it",
+        ),
+    ],
+)
+def test_refusals(
+    files: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    monkeypatch.chdir(files)
+    result = run(*arguments)
+    assert (result.exit_code, said in result.stderr) == (code, True), result.output
+
+
+def test_targets_are_printed_with_their_sources() -> None:
+    result = run("targets")
+    assert max(map(len, result.stdout.splitlines())) <= 120
+    names = ["cpu", "openvino", "qnn", "tensorrt", "cuda", "web", "mobile", "generic"]
+    assert [line.split()[0] for line in result.stdout.splitlines() if re.match(" [a-z]", line)][1:] == names
+    facts = run("targets", "mobile").stdout
+    assert "HasValidBinaryOpQuantizedInputTypes" in facts
+    assert "static_shapes       yes" in facts

@@ -1,0 +1,59 @@
+"""Layers with float activations: their weights are codes, their inputs and outputs are not rounded."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.deployment import runtime_operators
+from converter import convert
+from converter.inspection.inspect import inspect_model
+from converter.recipes.recipe import Recipe
+from converter.recipes.toml import dump_recipe, parse_recipe
+from passes.activations.activation_ranges import ActivationRanges
+from passes.activations.float_activations import FloatActivations
+from passes.errors import QuantizationError
+from passes.graph.exclude import Exclude
+from passes.graph.fold_batchnorm import FoldBatchnorm
+from passes.graph.normalise.normalise import Normalise
+from passes.weights.gptq import Gptq
+from tests.models_zoo import SIDE, small_cnn
+
+IMAGES = np.random.default_rng(3).standard_normal((8, 3, SIDE, SIDE), dtype=np.float32)
+
+
+def recipe(*layers: str) -> Recipe:
+    steps = (Normalise(), FoldBatchnorm(), FloatActivations(layers, "as asked"), ActivationRanges(), Gptq(bits=4))
+    return Recipe("mixed", "", steps)
+
+
+def test_weights_are_codes_and_activations_floats(tmp_path: Path) -> None:
+    result = convert(small_cnn(transpose=False), IMAGES, recipe=recipe("deep"))
+    result.save(tmp_path / "mixed.onnx")
+    found = {layer.name: layer for layer in inspect_model(tmp_path / "mixed.onnx").layers}
+    assert (found["deep"].weight_bits, found["deep"].storage, found["deep"].fused) == (4, "int4 rescale", False)
+    assert found["deep"].reason == "as asked"
+    assert found["stem"].fused
+    assert found["fc"].fused
+    reported = {layer.name: layer for layer in result.layers}
+    assert (reported["deep"].bits, reported["deep"].activation_bits) == (4, 32)
+    assert "as asked" in reported["deep"].note
+    assert reported["stem"].activation_bits == 8
+
+
+def test_an_excluded_layer_between_integers_runs_in_float(tmp_path: Path) -> None:
+    """onnxruntime would round its weight with one scale, to 8 bits, between DequantizeLinear and QuantizeLinear."""
+    steps = (Normalise(), FoldBatchnorm(), Exclude(("deep",)), ActivationRanges(), Gptq(bits=4))
+    convert(small_cnn(transpose=False), IMAGES, recipe=Recipe("part", "", steps)).save(tmp_path / "part.onnx")
+    kinds = runtime_operators(tmp_path / "part.onnx")
+    assert (kinds["QLinearConv"], kinds["Conv"]) == (1, 1)
+
+
+def test_unknown_layer_is_refused_with_the_nearest() -> None:
+    with pytest.raises(QuantizationError, match=r"no layer is named 'deeep'; did you mean 'deep'\?"):
+        convert(small_cnn(transpose=False), IMAGES, recipe=recipe("deeep"))
+
+
+def test_recipe_round_trip() -> None:
+    wanted = recipe("deep", "fc")
+    assert parse_recipe(dump_recipe(wanted), "test").passes == wanted.passes

@@ -1,0 +1,367 @@
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from passes.errors import ModelError
+from passes.graph.normalise.normalise import normalise
+from tests.passes.small_models import array, assert_same_outputs, build, node, ops
+
+IMAGE = (2, 3, 8, 8)
+OPSETS = pytest.mark.parametrize("opset", [11, 13, 17, 18, 21])
+
+
+def normalised(model: onnx.ModelProto) -> gs.Graph:
+    """The normalised graph, which computes what the model does."""
+    graph = gs.import_onnx(model)
+    normalise(graph)
+    assert_same_outputs(model, graph, array(*IMAGE, seed=9))
+    return graph
+
+
+def constant(name: str, values: np.ndarray) -> onnx.NodeProto:
+    return node("Constant", [], [name], value=numpy_helper.from_array(values, name))
+
+
+def conv(source: str, result: str, name: str = "conv", weight: str = "") -> onnx.NodeProto:
+    return node("Conv", [source, weight or f"{name}.weight"], [result], name=name)
+
+
+# --- constants -------------------------------------------------------------------------------------------------------
+
+
+@OPSETS
+def test_constant_nodes_become_initializers(opset: int) -> None:
+    nodes = [
+        constant("conv.weight", array(4, 3, 3, 3)),
+        conv("x", "h"),
+        constant("c", array(1)),
+        node("Add", ["h", "c"], ["y"]),
+    ]
+    graph = normalised(build(nodes, {}, IMAGE, opset=opset))
+    assert ops(graph) == ["Conv", "Add"]
+    assert graph.nodes[0].inputs[1].name == "conv.weight"
+
+
+@pytest.mark.parametrize("value", [{"value_float": 2.5}, {"value_floats": [1.0, 2.0, 3.0, 4, 5, 6, 7, 8]}])
+def test_constant_nodes_with_plain_attributes(value: dict[str, Any]) -> None:
+    nodes = [helper.make_node("Constant", [], ["c"], **value), node("Mul", ["x", "c"], ["y"])]
+    graph = normalised(build(nodes, {}, IMAGE))
+    assert ops(graph) == ["Mul"]
+    assert graph.nodes[0].inputs[1].dtype == np.float32
+
+
+def test_a_weight_that_is_only_moved_keeps_its_name() -> None:
+    nodes = [
+        node("Identity", ["fc.weight"], ["/Identity_output_0"]),
+        node("Transpose", ["/Identity_output_0"], ["/Transpose_output_0"], perm=[1, 0]),
+        node("Flatten", ["x"], ["f"]),
+        node("MatMul", ["f", "/Transpose_output_0"], ["y"]),
+    ]
+    graph = normalised(build(nodes, {"fc.weight": array(5, 192)}, IMAGE))
+    assert ops(graph) == ["Flatten", "Gemm"]
+    assert graph.nodes[1].name == "fc"
+    assert graph.nodes[1].inputs[1].name == "fc.weight"
+    assert graph.nodes[1].inputs[1].values.shape == (192, 5)
+
+
+@OPSETS
+def test_computed_weights_fold_and_stay_float32(opset: int) -> None:
+    """Weight normalisation, g v / |v|, as PyTorch exports it."""
+    squares = node("ReduceL2", ["v"], ["norm"], axes=[1, 2, 3], keepdims=1)
+    extra = {}
+    if opset >= 18:
+        squares, extra = node("ReduceL2", ["v", "axes"], ["norm"], keepdims=1), {"axes": np.array([1, 2, 3])}
+    nodes = [squares, node("Div", ["v", "norm"], ["u"]), node("Mul", ["g", "u"], ["w"]), conv("x", "y", weight="w")]
+    model = build(nodes, {"v": array(4, 3, 3, 3), "g": array(4, 1, 1, 1), **extra}, IMAGE, opset=opset)
+    graph = normalised(model)
+    assert ops(graph) == ["Conv"]
+    assert graph.nodes[0].inputs[1].dtype == np.float32
+
+
+def test_the_shape_of_a_static_tensor_folds() -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("ConstantOfShape", ["s"], ["ones"], value=helper.make_tensor("v", TensorProto.FLOAT, [1], [3.0])),
+        node("Add", ["x", "ones"], ["y"]),
+    ]
+    graph = normalised(build(nodes, {}, IMAGE))
+    assert ops(graph) == ["Add"]
+
+
+def test_a_cast_to_the_type_of_the_input_folds() -> None:
+    """The dynamo exporter's bias of a convolution without one."""
+    nodes = [
+        node("CastLike", ["zero", "x"], ["z"]),
+        node("Expand", ["z", "shape"], ["b"]),
+        node("Conv", ["x", "conv.weight", "b"], ["y"]),
+    ]
+    constants = {"zero": np.array(0, np.int64), "shape": np.array([4]), "conv.weight": array(4, 3, 3, 3)}
+    graph = normalised(build(nodes, constants, ("N", 3, 8, 8), opset=18))
+    assert ops(graph) == ["Conv"]
+    assert graph.nodes[0].inputs[2].dtype == np.float32
+
+
+def test_huge_results_are_left_to_the_runtime() -> None:
+    nodes = [node("Expand", ["c", "shape"], ["big"]), node("ReduceMax", ["big"], ["m"]), node("Add", ["x", "m"], ["y"])]
+    graph = normalised(build(nodes, {"c": array(1), "shape": np.array([1000, 1000])}, IMAGE))
+    assert "Expand" in ops(graph)
+    assert all(np.prod(t.shape) < 1000 for t in graph.tensors().values() if isinstance(t, gs.Constant))
+
+
+def test_a_constant_that_is_an_output_of_the_model_stays() -> None:
+    nodes = [constant("c", array(2)), node("Relu", ["x"], ["y"])]
+    graph = normalised(build(nodes, {}, IMAGE, outputs=["y", "c"]))
+    assert sorted(ops(graph)) == ["Constant", "Relu"]
+
+
+def test_random_constants_do_not_fold() -> None:
+    nodes = [
+        node("RandomNormal", [], ["r"], shape=[1], seed=1.0),
+        node("Add", ["x", "r"], ["s"]),
+        node("Shape", ["s"], ["y"]),
+    ]
+    graph = gs.import_onnx(build(nodes, {}, ("N", 3, 8, 8)))
+    normalise(graph)
+    assert "RandomNormal" in ops(graph)
+
+
+# --- no-ops ----------------------------------------------------------------------------------------------------------
+
+
+def test_identity_and_dropout_go() -> None:
+    nodes = [
+        node("Identity", ["x"], ["a"]),
+        conv("a", "b"),
+        node("Dropout", ["b"], ["c"]),
+        node("Relu", ["c"], ["d"]),
+        node("Identity", ["d"], ["y"]),
+    ]
+    graph = normalised(build(nodes, {"conv.weight": array(4, 3, 3, 3)}, IMAGE))
+    assert ops(graph) == ["Conv", "Relu"]
+
+
+def test_dropout_with_a_ratio_and_a_false_training_mode_goes() -> None:
+    nodes = [constant("t", np.array(False)), node("Dropout", ["x", "r", "t"], ["a"]), node("Relu", ["a"], ["y"])]
+    assert ops(normalised(build(nodes, {"r": np.array(0.5, np.float32)}, IMAGE))) == ["Relu"]
+
+
+def test_dropout_of_opset_11_goes() -> None:
+    nodes = [node("Dropout", ["x"], ["a", "mask"], ratio=0.3), node("Relu", ["a"], ["y"])]
+    assert ops(normalised(build(nodes, {}, IMAGE, opset=11))) == ["Relu"]
+
+
+def test_an_identity_between_two_outputs_keeps_both_names() -> None:
+    nodes = [node("Relu", ["x"], ["a"]), node("Identity", ["a"], ["y"]), node("Neg", ["a"], ["z"])]
+    graph = normalised(build(nodes, {}, IMAGE, outputs=["y", "z"]))
+    assert sorted(ops(graph)) == ["Neg", "Relu"]
+    graph = normalised(build(nodes, {}, IMAGE, outputs=["y", "a"]))
+    assert sorted(ops(graph)) == ["Identity", "Relu"]
+
+
+def test_an_identity_from_input_to_output_stays() -> None:
+    graph = normalised(
+        build([node("Identity", ["x"], ["y"]), node("Relu", ["x"], ["z"])], {}, IMAGE, outputs=["y", "z"])
+    )
+    assert sorted(ops(graph)) == ["Identity", "Relu"]
+
+
+def test_dropout_whose_mask_is_read_stays() -> None:
+    nodes = [node("Dropout", ["x"], ["a", "m"]), node("Not", ["m"], ["z"]), node("Relu", ["a"], ["y"])]
+    graph = normalised(build(nodes, {}, IMAGE, outputs=["y", "z"]))
+    assert "Dropout" in ops(graph)
+
+
+# --- names and sharing -----------------------------------------------------------------------------------------------
+
+
+def test_names_come_from_weights_and_existing_ones_stay() -> None:
+    nodes = [
+        node("Conv", ["x", "layer1.0.conv1.weight"], ["a"]),
+        node("Conv", ["a", "layer1/conv2/kernel:0"], ["b"], name="7"),
+        node("Conv", ["b", "onnx::Conv_12"], ["c"]),
+        node("Relu", ["c"], ["d"], name="Relu_0"),
+        node("Relu", ["d"], ["e"]),
+        node("Conv", ["e", "w"], ["f"], name="keep me"),
+        node("Relu", ["f"], ["y"], name="keep me"),  # onnxruntime would refuse the file for it
+    ]
+    weights = {
+        "layer1.0.conv1.weight": array(4, 3, 1, 1),
+        "layer1/conv2/kernel:0": array(4, 4, 1, 1),
+        "onnx::Conv_12": array(4, 4, 1, 1),
+        "w": array(4, 4, 1, 1),
+    }
+    graph = gs.import_onnx(build(nodes, weights, IMAGE))
+    normalise(graph)
+    names = [node.name for node in graph.nodes]
+    assert names == ["layer1.0.conv1", "layer1/conv2", "Conv_0", "Relu_0", "Relu_1", "keep me", "keep me_1"]
+
+
+@pytest.mark.parametrize(
+    ("weight", "names"),
+    [("0.weight", ["0", "1"]), ("w", ["Conv_0", "Relu_0"]), ("10.weight", ["Conv_0", "Relu_0"])],
+    ids=["module_paths", "numbers", "other_numbers"],
+)
+def test_numbers_are_names_where_they_are_paths_of_modules(weight: str, names: list[str]) -> None:
+    """A torch.nn.Sequential's layers are called 0 and 1; other exporters number nodes as they come."""
+    nodes = [conv("x", "a", "0", weight), node("Relu", ["a"], ["y"], name="1")]
+    graph = gs.import_onnx(build(nodes, {weight: array(4, 3, 3, 3)}, IMAGE))
+    normalise(graph)
+    assert [node.name for node in graph.nodes] == names
+
+
+def test_every_layer_gets_its_own_weight_and_bias() -> None:
+    nodes = [
+        node("Conv", ["x", "c.weight", "c.bias"], ["a"]),
+        node("Conv", ["x", "c.weight", "c.bias"], ["b"]),
+        node("Add", ["a", "b"], ["d"]),
+        node("Mul", ["d", "scale"], ["e"]),
+        node("Conv", ["e", "scale"], ["y"], name="head"),
+    ]
+    constants = {"c.weight": array(4, 3, 1, 1), "c.bias": array(4), "scale": array(1, 4, 1, 1)}
+    graph = normalised(build(nodes, constants, IMAGE))
+    layers = [node for node in graph.nodes if node.op == "Conv"]
+    owned = [tensor.name for layer in layers for tensor in layer.inputs[1:]]
+    assert len(set(owned)) == len(owned) == 5
+    assert [layer.name for layer in layers] == ["c", "c_1", "head"]
+    assert all(len(tensor.outputs) == 1 for layer in layers for tensor in layer.inputs[1:])
+    assert "head.weight" in owned
+    assert graph.nodes[-2].inputs[1].name == "scale"
+
+
+# --- control flow and refusals ---------------------------------------------------------------------------------------
+
+
+def branch(name: str, nodes: list[onnx.NodeProto], result: str) -> onnx.GraphProto:
+    return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(result, TensorProto.FLOAT, None)])
+
+
+def if_node(condition: str) -> onnx.NodeProto:
+    return node(
+        "If",
+        [condition],
+        ["h"],
+        name="choice",
+        then_branch=branch("then", [node("Relu", ["x"], ["r"]), node("Neg", ["r"], ["out"])], "out"),
+        else_branch=branch("else", [node("Identity", ["x"], ["out"])], "out"),
+    )
+
+
+@pytest.mark.parametrize(("condition", "expected"), [(True, ["Relu", "Neg", "Exp"]), (False, ["Exp"])])
+def test_an_if_with_a_constant_condition_is_its_branch(condition: bool, expected: list[str]) -> None:
+    nodes = [constant("c", np.array(condition)), if_node("c"), node("Exp", ["h"], ["y"])]
+    assert ops(normalised(build(nodes, {}, IMAGE))) == expected
+
+
+def test_two_ifs_may_use_the_same_names_inside() -> None:
+    second = if_node("c")
+    second.name, second.output[0] = "other", "i"
+    nodes = [if_node("c"), second, node("Add", ["h", "i"], ["y"])]
+    graph = normalised(build(nodes, {"c": np.array(True)}, IMAGE))
+    assert sorted(ops(graph)) == ["Add", "Neg", "Neg", "Relu", "Relu"]
+
+
+def computed_if() -> onnx.ModelProto:
+    nodes = [node("ReduceMax", ["x"], ["m"], keepdims=0), node("Greater", ["m", "zero"], ["c"]), if_node("c")]
+    return build([*nodes, node("Exp", ["h"], ["y"])], {"zero": np.array(0, np.float32)}, IMAGE)
+
+
+def training_norm() -> onnx.ModelProto:
+    norm = node("BatchNormalization", ["x", "s", "s", "s", "s"], ["y", "m", "v"], name="bn1", training_mode=1)
+    return build([norm], {"s": np.ones(3, np.float32)}, IMAGE)
+
+
+def training_dropout() -> onnx.ModelProto:
+    return build([node("Dropout", ["x", "", "t"], ["y"], name="drop")], {"t": np.array(True)}, IMAGE)
+
+
+def computed_dropout() -> onnx.ModelProto:
+    nodes = [node("ReduceMax", ["x"], ["m"], keepdims=0), node("Cast", ["m"], ["t"], to=TensorProto.BOOL)]
+    return build([*nodes, node("Dropout", ["x", "", "t"], ["y"])], {}, IMAGE)
+
+
+def layer_of(dtype: Any, code: int) -> onnx.ModelProto:
+    cast = [node("Cast", ["x"], ["h"], to=code), conv("h", "y", "conv1")]
+    return build(cast, {"conv1.weight": array(4, 3, 1, 1).astype(dtype)}, IMAGE, opset=22)
+
+
+def spoilt(value: float, name: str) -> onnx.ModelProto:
+    """Conv and BatchNormalization; one entry of a constant is not a number."""
+    constants = {"conv1.weight": array(4, 3, 1, 1), "conv1.bias": array(4), "gain": array(4), "shift": array(4)}
+    constants |= {"mean": array(4), "var": np.abs(array(4))}
+    constants[name].flat[1] = value
+    layer = node("Conv", ["x", "conv1.weight", "conv1.bias"], ["a"], name="conv1")
+    norm = node("BatchNormalization", ["a", "gain", "shift", "mean", "var"], ["y"], name="bn1")
+    return build([layer, norm], constants, IMAGE)
+
+
+REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
+    "control_flow": (computed_if, r"choice is control flow \(If\).*fixed control flow"),
+    "batchnorm": (training_norm, r"bn1 is in training mode; call model.eval\(\)"),
+    "dropout": (training_dropout, r"drop is in training mode; call model.eval\(\)"),
+    "computed_dropout": (computed_dropout, "the Dropout that computes y is in training mode"),
+    "float16": (lambda: layer_of(np.float16, TensorProto.FLOAT16), "conv1.weight is float16; export .* float32"),
+    "float64": (lambda: layer_of(np.float64, TensorProto.DOUBLE), "conv1.weight is float64; export .* float32"),
+    "nan_weight": (
+        lambda: spoilt(np.nan, "conv1.weight"),
+        "conv1.weight, which conv1 reads, holds NaN; export .*finite",
+    ),
+    "inf_bias": (lambda: spoilt(-np.inf, "conv1.bias"), "conv1.bias, which conv1 reads, holds Inf; export .*finite"),
+    "nan_norm": (lambda: spoilt(np.nan, "var"), "var, which bn1 reads, holds NaN; export .*finite"),
+    "bfloat16": (lambda: layer_of(ml_dtypes.bfloat16, TensorProto.BFLOAT16), "conv1.weight is bfloat16"),
+}
+
+
+@pytest.mark.parametrize(("model", "message"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_is_refused_by_name(model: Callable[[], onnx.ModelProto], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        normalise(gs.import_onnx(model()))
+
+
+# --- as a whole ------------------------------------------------------------------------------------------------------
+
+
+def whole_network(opset: int) -> onnx.ModelProto:
+    nodes = [
+        constant("stem.weight", array(4, 3, 3, 3)),
+        node("Identity", ["stem.weight"], ["w"]),
+        node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        node("Relu", ["a"], ["b"]),
+        node("Conv", ["b", "body.weight"], ["c"]),
+        node("Conv", ["b", "body.weight"], ["d"]),
+        node("Add", ["c", "d"], ["e"]),
+        node("GlobalAveragePool", ["e"], ["f"]),
+        node("Reshape", ["f", "t"], ["g"]),
+        node("Dropout", ["g"], ["h"]),
+        node("MatMul", ["h", "fc.weight"], ["i"]),
+        node("Add", ["i", "fc.bias"], ["y"]),
+    ]
+    constants = {
+        "body.weight": array(4, 4, 3, 3),
+        "t": np.array([0, -1]),
+        "fc.weight": array(4, 5),
+        "fc.bias": array(5),
+    }
+    return build(nodes, constants, ("N", 3, 8, 8), opset=opset)
+
+
+@OPSETS
+def test_a_whole_network_is_normalised_once_and_for_all(opset: int) -> None:
+    model = whole_network(opset)
+    graph = gs.import_onnx(model)
+    notes = normalise(graph)
+    assert_same_outputs(model, graph, array(*IMAGE))
+    assert ops(graph) == ["Conv", "Relu", "Conv", "Conv", "Add", "GlobalAveragePool", "Flatten", "Gemm"]
+    assert [n.name for n in graph.nodes if n.op in ("Conv", "Gemm")] == ["stem", "body", "body_1", "fc"]
+    assert len(notes) == len(set(notes)) == 7
+    assert normalise(graph) == []
+
+
+def test_says_nothing_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    normalise(gs.import_onnx(whole_network(17)))
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,229 @@
+"""The search for a scale: never worse than the largest weight's, close to the best there is, not below the floor."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from passes.numerics.error import sqnr_db
+from passes.numerics.grid import Floats, Grid, code_range
+from passes.numerics.weight_scale_search import absmax_grid, search_grid
+
+
+def weights(g: int, o: int, k: int, seed: int = 0) -> Floats:
+    """Heavy-tailed weights, channels of very different size."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_t(4, (g, o, k)) * rng.lognormal(0, 1, (g, o, 1))).astype(np.float32)
+
+
+def importances(g: int, k: int, seed: int = 0) -> Floats:
+    return np.random.default_rng([seed, 1]).lognormal(0, 2, (g, k)).astype(np.float32)
+
+
+def even(weight: Floats) -> Floats:
+    return np.ones((weight.shape[0], weight.shape[2]), np.float32)
+
+
+def errors(weight: Floats, grid: Grid, importance: Floats) -> np.ndarray:
+    """Σ_k importance_k (Q(w_k) - w_k)² per output channel ``[g, o]``."""
+    difference = grid.values(grid.codes(weight)).astype(np.float64) - weight
+    return np.asarray((np.square(difference) * importance[:, None, :]).sum(axis=2))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 20)),
+    bits=st.integers(2, 8),
+    block=st.none() | st.integers(1, 8),
+    symmetric=st.booleans(),
+    on_grid=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+def test_search_is_never_worse_than_absmax(
+    shape: tuple[int, int, int], bits: int, block: int | None, symmetric: bool, on_grid: bool, seed: int
+) -> None:
+    weight, importance = weights(*shape, seed), importances(shape[0], shape[2], seed)
+    plain = absmax_grid(weight, bits, block=block, symmetric=symmetric)
+    if on_grid:  # the case that absmax cannot be beaten in
+        weight = plain.values(plain.codes(weight))
+        plain = absmax_grid(weight, bits, block=block, symmetric=symmetric)
+    found = search_grid(weight, bits, importance, block=block, symmetric=symmetric)
+    before, after = errors(weight, plain, importance), errors(weight, found, importance)
+    assert np.all(after <= before * 1.0001 + 1e-9 * np.square(weight).max() * importance.max())  # float32 sums
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_weights_that_are_on_a_grid_stay(bits: int) -> None:
+    """A model that was quantized before loses nothing."""
+    low, high = code_range(bits)
+    codes = np.random.default_rng(bits).integers(max(low, -high), high, (1, 6, 40), endpoint=True)
+    codes[:, :, 0] = high
+    weight = (codes * np.array([0.5, 0.01, 3.0, 1e-3, 0.1, 7.0])[None, :, None]).astype(np.float32)
+    grid = search_grid(weight, bits, even(weight))
+    np.testing.assert_allclose(grid.values(grid.codes(weight)), weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_search_is_close_to_the_best_scale_there_is(bits: int, weighted: bool) -> None:
+    weight = weights(1, 6, 256, bits)
+    importance = importances(1, 256) if weighted else even(weight)
+    plain = absmax_grid(weight, bits)
+    tried = [
+        errors(weight, Grid(bits, (plain.scale * share).astype(np.float32), plain.zero_point), importance)
+        for share in np.linspace(0.25, 1.1, 2000)
+    ]
+    best = np.min(tried, axis=0)
+    found = errors(weight, search_grid(weight, bits, importance), importance)
+    assert np.all(found <= 1.05 * best)  # 80 candidates against 2,000
+    assert found.sum() < 0.8 * errors(weight, plain, importance).sum()  # and the search is worth its while
+
+
+def test_importance_decides() -> None:
+    weight, importance = weights(2, 4, 64), importances(2, 64)
+    weighted = search_grid(weight, 3, importance)
+    unweighted = search_grid(weight, 3, even(weight))
+    assert errors(weight, weighted, importance).sum() < 0.9 * errors(weight, unweighted, importance).sum()
+    assert errors(weight, unweighted, even(weight)).sum() < 0.99 * errors(weight, weighted, even(weight)).sum()
+
+
+def test_each_group_has_its_own_importance() -> None:
+    weight, importance = weights(2, 3, 32), importances(2, 32)
+    both = search_grid(weight, 4, importance)
+    for g in range(2):
+        alone = search_grid(weight[g : g + 1], 4, importance[g : g + 1])
+        np.testing.assert_array_equal(both.scale[g], alone.scale[0])
+
+
+@pytest.mark.parametrize("block", [1, 4, 7, 20, 32])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_block_is_solved_on_its_own(block: int, symmetric: bool) -> None:
+    weight, importance = weights(2, 3, 20), importances(2, 20)
+    for found in (
+        search_grid(weight, 3, importance, block=block, symmetric=symmetric),
+        absmax_grid(weight, 3, block=block, symmetric=symmetric),
+    ):
+        count = -(-20 // block)
+        assert found.scale.shape == found.zero_point.shape == (2, 3, count)
+        assert found.block == block
+    found = search_grid(weight, 3, importance, block=block, symmetric=symmetric)
+    for b in range(count):
+        part = slice(b * block, (b + 1) * block)
+        alone = search_grid(weight[:, :, part], 3, importance[:, part], symmetric=symmetric)
+        np.testing.assert_array_equal(found.scale[:, :, b], alone.scale[:, :, 0])
+        np.testing.assert_array_equal(found.zero_point[:, :, b], alone.zero_point[:, :, 0])
+
+
+def test_blocks_lose_less_than_channels() -> None:
+    weight = weights(1, 4, 256)
+    channel, blocks = (search_grid(weight, 3, even(weight), block=block) for block in (None, 16))
+    assert errors(weight, blocks, even(weight)).sum() < 0.7 * errors(weight, channel, even(weight)).sum()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("block", [None, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_floor_is_respected_channel_by_channel(bits: int, block: int | None, symmetric: bool) -> None:
+    weight, importance = weights(2, 4, 20), importances(2, 20)
+    free = search_grid(weight, bits, importance, block=block, symmetric=symmetric)
+    floor = free.scale.min(axis=2)
+    floor[:, ::2] *= 5  # binds in every other channel
+    floor[:, 1::2] *= 0.01
+    for grid in (
+        search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor),
+        absmax_grid(weight, bits, block=block, symmetric=symmetric, floor=floor),
+    ):
+        assert np.all(grid.scale >= floor[:, :, None])
+    np.testing.assert_array_equal(
+        search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor).scale[:, 1::2],
+        free.scale[:, 1::2],
+    )
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_absmax_reaches_the_largest_weight_exactly(bits: int) -> None:
+    weight = weights(2, 3, 15)
+    grid = absmax_grid(weight, bits)
+    high = code_range(bits)[1]
+    np.testing.assert_allclose(grid.scale[:, :, 0] * high, np.abs(weight).max(axis=2), rtol=1e-6)
+    assert grid.symmetric
+    worst = np.abs(grid.values(grid.codes(weight)) - weight)
+    assert np.all(worst <= 0.5001 * grid.scale)  # nothing is clipped
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_affine_absmax_clips_nothing_and_keeps_zero(bits: int) -> None:
+    weight = weights(2, 3, 15) + np.float32(0.5)
+    grid = absmax_grid(weight, bits, symmetric=False)
+    worst = np.abs(grid.values(grid.codes(weight)) - weight)
+    assert np.all(worst <= 1.001 * grid.scale)  # half a step of rounding, half a step of the zero point's
+    zero = np.zeros_like(weight)
+    np.testing.assert_array_equal(grid.values(grid.codes(zero)), zero)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_affine_grid_halves_the_step_of_one_sided_weights(sign: int) -> None:
+    weight = sign * np.abs(weights(1, 4, 200))
+    affine = errors(weight, search_grid(weight, 4, even(weight), symmetric=False), even(weight)).sum()
+    symmetric = errors(weight, search_grid(weight, 4, even(weight)), even(weight)).sum()
+    assert affine < 0.4 * symmetric  # a quarter in theory, less one code
+
+
+def test_symmetric_grids_have_zero_points_of_zero() -> None:
+    weight = np.abs(weights(1, 4, 30))
+    assert search_grid(weight, 4, even(weight)).symmetric
+    assert not search_grid(weight, 4, even(weight), symmetric=False).symmetric
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("block", [None, 4])
+def test_a_channel_of_zeros_and_inputs_without_importance(symmetric: bool, block: int | None) -> None:
+    weight = weights(1, 3, 10)
+    weight[:, 1] = 0
+    for importance in (even(weight), np.zeros((1, 10), np.float32)):
+        grid = search_grid(weight, 4, importance, block=block, symmetric=symmetric)
+        assert np.all(grid.scale > 0)
+        assert np.isfinite(grid.scale).all()
+        np.testing.assert_array_equal(grid.values(grid.codes(weight))[:, 1], weight[:, 1])
+
+
+def normal_and_heavy_tailed(k: int) -> Floats:
+    rng = np.random.default_rng(k)
+    parts = (rng.standard_normal((1, 8, k)), rng.laplace(size=(1, 8, k)), rng.standard_t(4, (1, 8, k)))
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("k", [27, 576, 4608])
+def test_two_bits_do_not_collapse_to_zero(k: int, symmetric: bool) -> None:
+    """At 2 bits the largest weight's scale rounds nearly all others to 0; a searched one uses every code."""
+    weight = normal_and_heavy_tailed(k)
+    plain, found = (
+        absmax_grid(weight, 2, symmetric=symmetric),
+        search_grid(weight, 2, even(weight), symmetric=symmetric),
+    )
+    gains = [sqnr_db(row, found.values(found.codes(weight))[0, at]) for at, row in enumerate(weight[0])]
+    losses = [sqnr_db(row, plain.values(plain.codes(weight))[0, at]) for at, row in enumerate(weight[0])]
+    assert np.mean(gains) > np.mean(losses) + (1 if k == 27 else 3)
+    assert min(gains) > 4.5  # what the best grid of four levels gives a Laplace or t4 density is 5 to 7 dB
+    zeros = (found.codes(weight) == found.zero_point).mean(axis=2)
+    assert zeros.max() < 0.9
+    if k > 27 and symmetric:
+        assert (plain.codes(weight) == 0).mean() > 0.9  # what it is about
+        assert len(np.unique(found.codes(weight))) == 4
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 40)),
+    bits=st.integers(2, 3),
+    block=st.none() | st.integers(1, 8),
+    symmetric=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+def test_no_channel_becomes_zero(
+    shape: tuple[int, int, int], bits: int, block: int | None, symmetric: bool, seed: int
+) -> None:
+    weight = weights(*shape, seed)
+    grid = search_grid(weight, bits, importances(shape[0], shape[2], seed), block=block, symmetric=symmetric)
+    assert np.all(np.abs(grid.values(grid.codes(weight))).max(axis=2) > 0)

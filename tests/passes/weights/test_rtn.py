@@ -1,0 +1,119 @@
+"""Round-to-nearest: nearest points of the chosen grid, honest errors, and bits layer by layer."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from passes.base import Problem
+from passes.errors import QuantizationError
+from passes.ir.linear import Linear
+from passes.numerics.error import sqnr_db
+from passes.numerics.grid import Floats
+from passes.numerics.weight_scale_search import absmax_grid, search_grid
+from passes.weights.rtn import Rtn
+
+Scale = Literal["mse", "absmax"]
+
+
+def problem(bits: int = 4, block: int | None = None, floor: Floats | None = None, seed: int = 0) -> Problem:
+    """A Conv of two groups, five outputs each, with heavy-tailed weights."""
+    rng = np.random.default_rng(seed)
+    weight = (rng.standard_t(4, (2, 5, 27)) * rng.lognormal(0, 1, (2, 5, 1))).astype(np.float32)
+    layer = Linear("conv", "Conv", "x", "y", "w", (10, 3, 3, 3), "b", groups=2)
+    return Problem(layer, weight, rng.normal(size=(2, 5)).astype(np.float32), bits, block, floor, None)
+
+
+@pytest.mark.parametrize("scale", ["mse", "absmax"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("block", [None, 9])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_codes_are_the_nearest_of_the_grid(scale: Scale, bits: int, block: int | None, symmetric: bool) -> None:
+    given = problem(bits, block)
+    found = Rtn(scale=scale, symmetric=symmetric).solve(given)
+    assert found.codes.dtype == np.int8
+    assert (found.grid.bits, found.grid.block) == (bits, block)
+    assert found.grid.symmetric == symmetric
+    np.testing.assert_array_equal(found.codes, found.grid.codes(given.weight))
+    plain = absmax_grid(given.weight, bits, block=block, symmetric=symmetric)
+    if scale == "absmax":
+        np.testing.assert_array_equal(found.grid.scale, plain.scale)
+        assert found.after_db == found.before_db
+    assert found.before_db == sqnr_db(given.weight, plain.values(plain.codes(given.weight)))
+    assert found.after_db == sqnr_db(given.weight, found.grid.values(found.codes))
+    assert found.bias is given.bias
+
+
+@pytest.mark.parametrize(("bits", "gain"), [(2, 2.0), (3, 1.0), (4, 0.5)])
+def test_the_search_gains_what_clipping_is_worth(bits: int, gain: float) -> None:
+    gains = []
+    for seed in range(5):
+        found = Rtn().solve(problem(bits, seed=seed))
+        assert found.after_db is not None
+        assert found.before_db is not None
+        gains.append(found.after_db - found.before_db)
+    assert min(gains) > 0
+    assert np.mean(gains) > gain
+
+
+def test_the_searched_scale_takes_all_inputs_alike() -> None:
+    given = problem(3)
+    expected = search_grid(given.weight, 3, np.ones((2, 27), np.float32))
+    np.testing.assert_array_equal(Rtn().solve(given).grid.scale, expected.scale)
+
+
+def test_one_more_bit_is_about_six_decibels() -> None:
+    errors = [Rtn().solve(problem(bits)).after_db or 0.0 for bits in (5, 6, 7, 8)]
+    steps = np.diff(errors)
+    assert np.all((steps > 4.5) & (steps < 7))  # less than 6.02 where the clipping moves outward
+
+
+@pytest.mark.parametrize("scale", ["mse", "absmax"])
+def test_the_floor_is_respected(scale: Scale) -> None:
+    floor = np.linspace(1e-3, 2.0, 10, dtype=np.float32).reshape(2, 5)
+    found = Rtn(scale=scale).solve(problem(8, floor=floor))
+    assert np.all(found.grid.scale[:, :, 0] >= floor)
+    np.testing.assert_allclose(found.grid.scale[1, :, 0], floor[1], rtol=1e-6)  # it binds
+
+
+def test_it_asks_for_no_data() -> None:
+    assert not Rtn.wants_moments
+    assert not Rtn().sequential
+    assert Rtn().bits == 8
+
+
+LAYERS = {name: Linear(name, "Gemm", "x", "y", "w", (4, 3), None) for name in ("first", "second", "third", "last")}
+
+
+def test_bits_of_every_layer() -> None:
+    assert Rtn(bits=4).bits_of(LAYERS) == dict.fromkeys(LAYERS, 4)
+    mixed = Rtn(bits=4, first_last_bits=8, layer_bits={"second": 2, "last": 6})
+    assert mixed.bits_of(LAYERS) == {"first": 8, "second": 2, "third": 4, "last": 6}
+    assert Rtn(bits=4, first_last_bits=8).bits_of({}) == {}
+
+
+def test_bits_of_a_layer_that_does_not_exist() -> None:
+    with pytest.raises(QuantizationError, match="layer_bits: no layer is named 'fifth'; did you mean 'first'"):
+        Rtn(layer_bits={"fifth": 4}).bits_of(LAYERS)
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 1, 9, 16])
+def test_bits_outside_2_to_8_are_refused(bits: int) -> None:
+    message = f"weight bits must be 2 to 8, not {bits}"
+    with pytest.raises(ValueError, match=message):
+        Rtn(bits=bits)
+    with pytest.raises(ValueError, match=message):
+        Rtn(first_last_bits=bits)
+    with pytest.raises(ValueError, match=message):
+        Rtn(layer_bits={"first": bits})
+
+
+@pytest.mark.parametrize("block", [0, -32])
+def test_a_block_of_nothing_is_refused(block: int) -> None:
+    with pytest.raises(ValueError, match=f"block must be at least 1, not {block}"):
+        Rtn(block=block)
+
+
+def test_fewer_blocks_than_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="fewest_blocks is a number of blocks, so 0 or more, not -1"):
+        Rtn(block=8, two_level=True, fewest_blocks=-1)

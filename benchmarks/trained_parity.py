@@ -19,9 +19,9 @@ from converter.learn.training.images import in_order
 from converter.learn.training.trained_network import TrainedNetwork
 from converter.model_io.open import open_model
 from converter.pipeline.images import open_data
-from converter.pipeline.run_pass import Means, run_pass
+from converter.pipeline.run_pass import PassContext, run_pass
 from converter.runtime.runner import Runner
-from converter.runtime.session import Progress, unheard
+from converter.runtime.session import Progress, ignore_warning
 from converter.targets.catalog import find_target
 from passes.ir.model import Model
 from passes.weights.qat import Qat
@@ -65,12 +65,12 @@ def trained_network(
         progress: called as the passes go on.
     """
     source = open_model(model)
-    images = open_data(None, None, training, source, recipe, Preprocess(), unheard)
+    images = open_data(None, None, training, source, recipe, Preprocess(), ignore_warning)
     work = Model(gs.import_onnx(source), find_target("cpu").rules)
-    means = Means(images, DEFAULT_BUDGET, recipe, progress)
+    context = PassContext(images, DEFAULT_BUDGET, recipe, progress)
     qat = next(step for step in recipe.passes if isinstance(step, Qat))
     for step in recipe.passes[: recipe.passes.index(qat)]:
-        run_pass(step, work, means)
+        run_pass(step, work, context)
     learned = hold_out(len(training), qat.held_out, recipe.seed).train[:_BATCH]
     sample = next(in_order(training, learned, _BATCH, torch.device("cpu"))).inputs  # as training: units of its biases
     network = TrainedNetwork(work, sample, learn_activations=qat.learn_activations)

@@ -45,8 +45,8 @@ class Problem:
         weight: ``[g, o, k]`` float32.
         bias: ``[g, o]`` or None.
         bits: of the weight codes.
-        block: inputs that share a scale; None: the whole output channel.
-        floor: ``[g, o]``, the smallest scale whose int32 bias cannot overflow.
+        block_size: inputs that share a scale; None: the whole output channel.
+        min_scale: ``[g, o]``, the smallest scale whose int32 bias cannot overflow.
         moments: of its inputs, if the pass asked for them; about an origin near their mean, see `Moments.about`.
     """
 
@@ -54,8 +54,8 @@ class Problem:
     weight: Floats
     bias: Floats | None
     bits: int
-    block: int | None
-    floor: Floats | None
+    block_size: int | None
+    min_scale: Floats | None
     moments: Moments | None
 
 
@@ -97,9 +97,9 @@ class LayerPass:
     Attributes:
         bits: of the weights, 2 to 8.
         symmetric: zero point 0.
-        block: inputs that share a scale; None: the whole output channel does.
+        block_size: inputs that share a scale; None: the whole output channel does.
         two_level: scales of blocks are whole multiples of their channel's, which integer kernels can read; a layer's
-            blocks are then as near to `block` as divides its inputs, and larger where it would have more than 12,288 of
+            blocks are then as near to `block_size` as divides its inputs, and larger where it would have more than 12,288 of
             them; layers of more than 4 bits have one scale a channel (`passes.numerics.two_level`).
         fewest_blocks: of a layer with `two_level`: small layers have smaller blocks, down to 3 inputs; with 0 they
             keep those that are asked for.
@@ -115,7 +115,7 @@ class LayerPass:
 
     bits: int = 4
     symmetric: bool = True
-    block: int | None = None
+    block_size: int | None = None
     two_level: bool = False
     fewest_blocks: int = 2048
     first_last_bits: int | None = None
@@ -129,7 +129,7 @@ class LayerPass:
         every = (self.bits, ends, *self.layer_bits.values())
         for bits in every:
             code_range(bits)
-        GridForm(min(every), self.block, self.symmetric, self.two_level, self.searches)  # refuses what cannot be
+        GridForm(min(every), self.block_size, self.symmetric, self.two_level, self.searches)  # refuses what cannot be
 
     @property
     def searches(self) -> bool:
@@ -142,8 +142,8 @@ class LayerPass:
 
     def grid_form(self, problem: Problem) -> GridForm:
         """What the layer's grid is to be like; one scale a channel where the layer has no blocks."""
-        two_level = self.two_level and problem.block is not None
-        return GridForm(problem.bits, problem.block, self.symmetric, two_level, self.searches)
+        two_level = self.two_level and problem.block_size is not None
+        return GridForm(problem.bits, problem.block_size, self.symmetric, two_level, self.searches)
 
     def bits_of(self, layers: Mapping[str, Linear]) -> dict[str, int]:
         """Weight bits of every layer.
@@ -172,7 +172,7 @@ class Correction:
 class CorrectionPass:
     """A pass that moves the scales and biases of quantized layers, never their codes; `converter.calibration.correction` feeds it.
 
-    `Model.exact` is what it compares with, so a layer pass goes before it. Subclasses set `name`.
+    `Model.float_weights` is what it compares with, so a layer pass goes before it. Subclasses set `name`.
     """
 
     name: ClassVar[str]

@@ -30,7 +30,7 @@ from converter.model_io.save import save_onnx
 from converter.report.progress import progress_bars
 from converter.report.table import show
 
-__all__ = ["MODELS", "PEERS", "Attempt", "Peer", "main"]
+__all__ = ["MODELS", "PEERS", "BudgetAttempt", "Peer", "main"]
 
 MODELS: Mapping[str, tuple[Pretrained, int]] = MappingProxyType(
     {
@@ -64,7 +64,7 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Attempt:
+class BudgetAttempt:
     """One file that was asked for: where it lies, or why there is none.
 
     Attributes:
@@ -99,7 +99,7 @@ def environment(name: str, peer: Peer, folder: Path) -> Path:
     return python
 
 
-def attempt(name: str, form: str, python: Path, model: Path, data: Path, out: Path) -> Attempt:
+def attempt(name: str, form: str, python: Path, model: Path, data: Path, out: Path) -> BudgetAttempt:
     """Run a peer's script beside the file that it writes.
 
     Its last line is the seconds that the conversion took, and those of all its threads (`time.process_time`).
@@ -108,9 +108,9 @@ def attempt(name: str, form: str, python: Path, model: Path, data: Path, out: Pa
     done = subprocess.run(command, cwd=out.parent, capture_output=True, text=True, check=False)
     if done.returncode or not out.exists():
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no file was written"]
-        return Attempt(name, form, out, trouble=lines[-1][:100])
+        return BudgetAttempt(name, form, out, trouble=lines[-1][:100])
     seconds, cpu_seconds = map(float, done.stdout.strip().splitlines()[-1].split())
-    return Attempt(name, form, out, seconds, cpu_seconds)
+    return BudgetAttempt(name, form, out, seconds, cpu_seconds)
 
 
 def run(names: Sequence[str], pretrained: Pretrained, calibrate: int, folder: Path) -> None:
@@ -128,7 +128,7 @@ def run(names: Sequence[str], pretrained: Pretrained, calibrate: int, folder: Pa
             python = environment(peer, PEERS[peer], folder.parent)
         except subprocess.CalledProcessError as error:
             trouble = f"not installed: pip exits {error.returncode}"
-            attempts.append(Attempt(peer, "", folder / "none", trouble=trouble))
+            attempts.append(BudgetAttempt(peer, "", folder / "none", trouble=trouble))
             continue
         for form in PEERS[peer].forms:
             out = folder / f"{peer}-{form}.onnx"
@@ -141,11 +141,11 @@ def run(names: Sequence[str], pretrained: Pretrained, calibrate: int, folder: Pa
             used = time.process_time() - used
             path = folder / f"convert-onnx-{recipe}.onnx"
             result.save(path)
-            attempts.append(Attempt("convert-onnx", recipe, path, result.seconds, used))
+            attempts.append(BudgetAttempt("convert-onnx", recipe, path, result.seconds, used))
     show([_table(reference, attempts, evaluation)])
 
 
-def _table(reference: Path, attempts: Sequence[Attempt], evaluation: Dataset) -> Table:
+def _table(reference: Path, attempts: Sequence[BudgetAttempt], evaluation: Dataset) -> Table:
     """Files that load are measured together; the others say what is wrong."""
     usable, trouble = [], {}
     for one in attempts:

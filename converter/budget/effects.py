@@ -16,11 +16,11 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from converter.budget.cache import Cache
-from converter.calibration.activation_cache import Streams
-from converter.calibration.sequential import Walk, bias_floor, block_of
+from converter.calibration.activation_cache import ActivationCache
+from converter.calibration.sequential import SequentialCalibration, block_of, min_scale_for_bias
 from converter.data.dataset import Dataset
 from converter.pipeline.images import Images
-from converter.pipeline.run_pass import Means, run_pass
+from converter.pipeline.run_pass import PassContext, run_pass
 from converter.pipeline.search_record import LayerEffect
 from converter.qdq.floats import float_model
 from converter.qdq.writer import bits_in_file
@@ -128,20 +128,20 @@ def measure_effects(
         progress: called after every layer.
     """
     model = Model(gs.import_onnx(source), target.rules)
-    means = Means(Images(fit, None, None, fit), memory_budget, recipe, progress)
+    context = PassContext(Images(fit, None, None, fit), memory_budget, recipe, progress)
     solver = next(step for step in recipe.passes if isinstance(step, LayerPass))
     for step in recipe.passes[: recipe.passes.index(solver)]:
-        run_pass(step, model, means)
-    layers = {name: layer for name, layer in model.layers().items() if name not in model.kept}
+        run_pass(step, model, context)
+    layers = {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
     probe = _Probe(model, held_out.limit(_PROBED, recipe.seed))
     rows: list[Mapping[str, NDArray[np.float64]]] = []
-    with Streams(memory_budget) as streams:
-        walk = Walk(model, model, layers, fit, streams, seed=recipe.seed, sequential=False)
-        for index, layer in enumerate(walk.steps()):
+    with ActivationCache(memory_budget) as activations:
+        calibration = SequentialCalibration(model, model, layers, fit, activations, seed=recipe.seed, sequential=False)
+        for index, layer in enumerate(calibration.steps()):
             name = f"effect-{index:04d}"
             row = cache.load(name)
             if row is None:
-                row = _effect(model, _alone(solver), layer, walk.moments(layer), probe)
+                row = _effect(model, _alone(solver), layer, calibration.moments(layer), probe)
                 cache.store(name, row)
             rows.append(row)
             progress("effects of layers", index + 1, len(layers))
@@ -167,10 +167,10 @@ def measure_effects(
 
 def _multiples(solver: LayerPass, layer: Linear, bits: int) -> int:
     """How many multiples of its channels' scales a layer has."""
-    block, _ = block_of(solver, layer, bits)
-    if not solver.two_level or block is None:
+    block_size, _ = block_of(solver, layer, bits)
+    if not solver.two_level or block_size is None:
         return 0
-    return math.prod(layer.matrix_shape) // block
+    return math.prod(layer.matrix_shape) // block_size
 
 
 def _alone(solver: LayerPass) -> LayerPass:
@@ -191,11 +191,13 @@ def _effect(
     four bits, expected 24.1).
     """
     weight, bias = model.weight(layer), model.bias(layer)
-    floor, inputs = bias_floor(model, layer, bias), model.node(layer.name).inputs
+    min_scale, inputs = min_scale_for_bias(model, layer, bias), model.node(layer.name).inputs
     given = len(inputs)
     own, output = np.full(len(BITS), np.nan), np.full(len(BITS), np.nan)
     for place, bits in enumerate(BITS[:-1]):
-        solution = solver.solve(Problem(layer, weight, bias, bits, block_of(solver, layer, bits)[0], floor, moments))
+        solution = solver.solve(
+            Problem(layer, weight, bias, bits, block_of(solver, layer, bits)[0], min_scale, moments)
+        )
         own[place] = max(10 ** (-(solution.after_db or 0.0) / 10), _EXACT)
         if bits in _TRIED:
             model.write(layer, solution.grid.values(solution.codes), solution.bias)
@@ -204,7 +206,7 @@ def _effect(
             while len(inputs) > given:  # a bias that the solution brought
                 inputs.pop()
     if solver.two_level:
-        solution = solver.solve(Problem(layer, weight, bias, BITS[-2], None, floor, moments))
+        solution = solver.solve(Problem(layer, weight, bias, BITS[-2], None, min_scale, moments))
     own[-1] = max(10 ** (-(solution.after_db or 0.0) / 10), _EXACT) / 4.0 ** (BITS[-1] - BITS[-2])
     return {"own": own, "output": output}
 

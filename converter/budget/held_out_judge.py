@@ -14,7 +14,7 @@ from converter.model_io.save import write_onnx
 from converter.runtime.latency import latencies
 from converter.runtime.runner import Runner, class_scores
 from passes.errors import UsageError
-from passes.numerics.expected_drop import Borders, Drop, counted
+from passes.numerics.expected_drop import DecisionMargins, Drop, counted
 
 __all__ = ["Judge", "Verdict", "split"]
 
@@ -81,7 +81,7 @@ class Judge:
             )
         classes_of = None if self.scores is None else Classes(_FLOAT, self.scores.shape[1])
         check_labels(f"{data.source}, images that judge", data.labels, classes_of)
-        self.borders = None if self.scores is None else Borders.of(self.scores, data.labels)
+        self.margins = None if self.scores is None else DecisionMargins.of(self.scores, data.labels)
 
     @property
     def drop_of(self) -> str:
@@ -102,12 +102,12 @@ class Judge:
 
     def verdict(self, power: float, errors: NDArray[np.float32] | None) -> Verdict:
         """What errors of the scores ``[n, classes]`` cost."""
-        if self.scores is None or self.borders is None or errors is None:
+        if self.scores is None or self.margins is None or errors is None:
             return Verdict(power, None, None)
         before = self.scores.argmax(axis=1)
         right = before if self.data.labels is None else self.data.labels
         lost, error = counted(before == right, (self.scores + errors).argmax(axis=1) == right)
-        return Verdict(power, Drop(lost, error, self.borders.drop(errors)), errors)
+        return Verdict(power, Drop(lost, error, self.margins.drop(errors)), errors)
 
     def latency(self, model: onnx.ModelProto) -> tuple[float, float]:
         """Milliseconds per image on this machine's CPU, and how many times faster than float that is."""

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from converter.budget.candidate_builder import CandidateBuilder, Trial, best
 from converter.budget.float_layers import RUNG, faster_in_float
 from converter.budget.held_out_judge import Judge, split, wanted
 from converter.budget.limits import Budget
 from converter.budget.mixed import BASE, mixed_attempts, with_bits
-from converter.budget.workbench import Trial, Workbench, best
 from converter.calibration.sequential import DEFAULT_BUDGET
 from converter.data.preprocess import Preprocess, stored_preprocess
 from converter.evaluation.evaluate import evaluate_pair
@@ -37,7 +37,7 @@ from converter.qdq.reader import read_qdq, requantized
 from converter.recipes.builtin import AUTO, RECIPES, find_recipe, learning_on
 from converter.recipes.overrides import with_overrides
 from converter.recipes.recipe import Recipe
-from converter.runtime.session import Progress, silent, unheard
+from converter.runtime.session import Progress, ignore_warning, no_progress
 from converter.targets.catalog import DEFAULT_TARGET, find_target
 from passes.errors import BudgetError, UsageError
 from passes.weights.learned_rounding import Device, LearnedRounding
@@ -61,8 +61,8 @@ def convert_within(
     device: Device | None = None,
     cache: str | Path | None = None,
     memory_budget: int = DEFAULT_BUDGET,
-    progress: Progress = silent,
-    warn: Callable[[str], None] = unheard,
+    progress: Progress = no_progress,
+    warn: Callable[[str], None] = ignore_warning,
 ) -> Result:
     """Quantize a model within a budget.
 
@@ -112,12 +112,12 @@ def convert_within(
             f"{budget.max_drop:g}: the drop is mostly an estimate; give more images"
         )
     cached = None if cache is None else Path(cache)
-    bench = Workbench(source, fit, judge, budget, chosen, device, cached, memory_budget, progress)
-    for trial in _rungs(bench, base) if recipe == AUTO else [bench.attempt(base.name, base)]:
+    builder = CandidateBuilder(source, fit, judge, budget, chosen, device, cached, memory_budget, progress)
+    for trial in _rungs(builder, base) if recipe == AUTO else [builder.attempt(base.name, base)]:
         progress(f"auto: {trial.attempt.name}", 1, 1)
 
-    result = bench.kept()
-    attempts, winner = tuple(trial.attempt for trial in bench.trials), best(bench.trials, budget)
+    result = builder.kept()
+    attempts, winner = tuple(trial.attempt for trial in builder.trials), best(builder.trials, budget)
     search = Search(
         str(budget),
         dataclasses.asdict(budget),
@@ -125,10 +125,10 @@ def convert_within(
         len(held_out),
         attempts,
         None if winner is None else attempts.index(winner.attempt),
-        () if bench.effects is None else bench.effects.layers(),
+        () if builder.effects is None else builder.effects.layers(),
     )
     if result is None:
-        raise BudgetError(_why_not(bench, judge), search)
+        raise BudgetError(_why_not(builder, judge), search)
     kept = None if winner is None else winner.attempt.counted_drop
     if budget.max_drop is not None and kept is not None and kept > budget.max_drop:
         warn(
@@ -140,23 +140,23 @@ def convert_within(
     return dataclasses.replace(result, metrics=metrics, search=search, seconds=seconds)
 
 
-def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
-    """Attempt after attempt, until the budget holds or nothing is left that could make it."""
-    budget = bench.budget
-    eight = bench.attempt("int8", _like(RECIPES["int8"], base))
+def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
+    """BudgetAttempt after attempt, until the budget holds or nothing is left that could make it."""
+    budget = builder.budget
+    eight = builder.attempt("int8", _like(RECIPES["int8"], base))
     yield eight
-    eight, base = faster_in_float(bench, eight, base)
+    eight, base = faster_in_float(builder, eight, base)
     if _settled(eight, budget):
         return
     exact = None
     if budget.broken(eight.attempt.drop, 0, None):
-        exact = bench.attempt("int8-gptq", with_bits(base, 8))
+        exact = builder.attempt("int8-gptq", with_bits(base, 8))
         yield exact
         if _settled(exact, budget):
             return
     if _hopeless(exact or eight, budget):
         return
-    four = bench.attempt("int4", base)
+    four = builder.attempt("int4", base)
     yield four
     if _settled(four, budget) and budget.max_drop is not None:
         return
@@ -164,22 +164,22 @@ def _rungs(bench: Workbench, base: Recipe) -> Iterator[Trial]:
     if not budget.broken(four.attempt.drop, 0, None) and (
         budget.wants_smallest or budget.broken(None, four.attempt.bytes, None)
     ):
-        starts.append(bench.attempt("int3", with_bits(base, 3)))
+        starts.append(builder.attempt("int3", with_bits(base, 3)))
         yield starts[-1]
         if _settled(starts[-1], budget) and budget.max_drop is not None:
             return
     if exact is None:
-        exact = bench.attempt("int8-gptq", with_bits(base, 8))
+        exact = builder.attempt("int8-gptq", with_bits(base, 8))
         yield exact
     tried = []
-    for mixed in mixed_attempts(bench, base, exact, starts):
+    for mixed in mixed_attempts(builder, base, exact, starts):
         tried.append(mixed)
         yield mixed
         if _settled(mixed, budget) and budget.max_drop is not None:
             return
-    can_learn = importlib.util.find_spec("torch") is not None and len(bench.fit) >= FEWEST_IMAGES
-    if best(bench.trials, budget) is None and tried and can_learn:
-        yield bench.attempt("mixed-learned", _learned(_nearest([*starts[1:], *tried], budget).recipe))
+    can_learn = importlib.util.find_spec("torch") is not None and len(builder.fit) >= FEWEST_IMAGES
+    if best(builder.trials, budget) is None and tried and can_learn:
+        yield builder.attempt("mixed-learned", _learned(_nearest([*starts[1:], *tried], budget).recipe))
 
 
 def _settled(trial: Trial, budget: Budget) -> bool:
@@ -213,10 +213,10 @@ def _nearest(trials: Sequence[Trial], budget: Budget) -> Trial:
     return min(trials, key=lambda trial: trial.attempt.bytes)
 
 
-def _why_not(bench: Workbench, judge: Judge) -> str:
+def _why_not(builder: CandidateBuilder, judge: Judge) -> str:
     """What was missed by how much, and what would do."""
-    nearest, budget = _nearest(bench.trials, bench.budget).attempt, bench.budget
-    only = bench.trials[-1].attempt.name in {"int8", RUNG, "int8-gptq"} and not nearest.broken.endswith("bytes")
+    nearest, budget = _nearest(builder.trials, builder.budget).attempt, builder.budget
+    only = builder.trials[-1].attempt.name in {"int8", RUNG, "int8-gptq"} and not nearest.broken.endswith("bytes")
     reason = "; fewer bits cost more and run no faster, so nothing else was tried" if only else ""
     hints = []
     if budget.broken(nearest.drop, 0, None):
@@ -225,10 +225,10 @@ def _why_not(bench: Workbench, judge: Judge) -> str:
         hints.append(f"--max-bytes {nearest.bytes}")
     if budget.broken(None, 0, nearest.latency_ms):
         hints.append(f"--max-latency {math.ceil(100 * (nearest.latency_ms or 0.0)) / 100:g}")
-    if bench.fewest_bytes is not None:
-        reason += f"; bits chosen layer by layer would take {bench.fewest_bytes:,.0f} bytes or so at the fewest"
+    if builder.fewest_bytes is not None:
+        reason += f"; bits chosen layer by layer would take {builder.fewest_bytes:,.0f} bytes or so at the fewest"
     of = f" of {judge.drop_of}" if budget.max_drop is not None else ""
     return (
-        f"no file keeps {budget}{of}, and none was written; nearest of {len(bench.trials)} is {nearest.name}, which "
+        f"no file keeps {budget}{of}, and none was written; nearest of {len(builder.trials)} is {nearest.name}, which "
         f"{nearest.broken}{reason}; {' '.join(hints)} would take it"
     )

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.budget.candidate_builder import CandidateBuilder, Trial, best
 from converter.budget.effects import BITS, Effects
-from converter.budget.workbench import Trial, Workbench, best
 from converter.recipes.builtin import RECIPES
 from converter.recipes.recipe import Recipe
 from passes.base import LayerPass
@@ -31,7 +31,7 @@ BASE = dataclasses.replace(
     description="bits of every layer chosen within a budget",
     # the multiples of smaller blocks take more bytes than their gain is worth as bits of other layers
     passes=tuple(
-        dataclasses.replace(step, block=16, fewest_blocks=0) if isinstance(step, LayerPass) else step
+        dataclasses.replace(step, block_size=16, fewest_blocks=0) if isinstance(step, LayerPass) else step
         for step in RECIPES["int4"].passes
     ),
     storage="packed",
@@ -53,36 +53,36 @@ def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
     if isinstance(bits, int):
         change: dict[str, Any] = {"bits": bits, "layer_bits": {}, "first_last_bits": None}
         if bits > MOST_BITS:
-            change |= {"block": None, "two_level": False}
+            change |= {"block_size": None, "two_level": False}
     else:
         change = {"layer_bits": dict(bits)}
     steps = (dataclasses.replace(step, **change) if isinstance(step, LayerPass) else step for step in recipe.passes)
     return dataclasses.replace(recipe, passes=tuple(steps))
 
 
-def mixed_attempts(bench: Workbench, recipe: Recipe, floor: Trial, starts: Sequence[Trial]) -> Iterator[Trial]:
+def mixed_attempts(builder: CandidateBuilder, recipe: Recipe, floor: Trial, starts: Sequence[Trial]) -> Iterator[Trial]:
     """Attempts at mixed bits, each better informed than the one before.
 
     Args:
-        bench: makes and judges them.
+        builder: makes and judges them.
         recipe: `BASE` with the images' preprocessing and seed.
         floor: an attempt whose weights add no noise to speak of.
         starts: attempts at the same bits throughout.
     """
-    effects = bench.effects_of(recipe)
-    model = _NoiseModel(effects, floor.verdict.power, bench)
+    effects = builder.effects_of(recipe)
+    model = _NoiseModel(effects, floor.verdict.power, builder)
     for start in starts:
         model.learn(start)
     tried: set[tuple[int, ...]] = set()
-    for _ in range(_SMALLER if bench.budget.wants_smallest else _MORE_ACCURATE):
+    for _ in range(_SMALLER if builder.budget.wants_smallest else _MORE_ACCURATE):
         choices = model.choose()
-        if choices is None and bench.budget.max_bytes is not None:
-            bench.fewest_bytes = model.fewest_bytes()
+        if choices is None and builder.budget.max_bytes is not None:
+            builder.fewest_bytes = model.fewest_bytes()
         if choices is None or tuple(choices) in tried or not model.worthwhile(choices):
             return
         tried.add(tuple(choices))
         bits = {name: BITS[choice] for name, choice in zip(effects.names, choices, strict=True)}
-        trial = bench.attempt("mixed", with_bits(recipe, bits), model.power(choices))
+        trial = builder.attempt("mixed", with_bits(recipe, bits), model.power(choices))
         model.learn(trial)
         yield trial
 
@@ -90,8 +90,8 @@ def mixed_attempts(bench: Workbench, recipe: Recipe, floor: Trial, starts: Seque
 class _NoiseModel:
     """What is known of the noise and bytes of a choice; attempts teach it."""
 
-    def __init__(self, effects: Effects, floor: float, bench: Workbench) -> None:
-        self.effects, self.floor, self.bench = effects, floor, bench
+    def __init__(self, effects: Effects, floor: float, builder: CandidateBuilder) -> None:
+        self.effects, self.floor, self.builder = effects, floor, builder
         self.own, self.known = effects.own, np.zeros(effects.own.shape, bool)
         self.shares, self.heard = np.ones(len(BITS)), np.zeros(len(BITS), bool)
         self.around, self.strayed = 0.0, 0.0  # bytes of the file around the weights; by which the last was too large
@@ -132,7 +132,7 @@ class _NoiseModel:
 
     def choose(self) -> Choices | None:
         """The best choice by what is known now; None if there is none within the budget."""
-        budget = self.bench.budget
+        budget = self.builder.budget
         try:
             if budget.wants_smallest:
                 return allocate(self.effects.useful, self.noise, self._aim() - self.floor)
@@ -144,10 +144,10 @@ class _NoiseModel:
 
     def worthwhile(self, choices: Choices) -> bool:
         """Whether the choice promises to be smaller, or more accurate, than the best so far."""
-        held = best(self.bench.trials, self.bench.budget)
+        held = best(self.builder.trials, self.builder.budget)
         if held is None:
             return True
-        if self.bench.budget.wants_smallest:
+        if self.builder.budget.wants_smallest:
             return self.size(choices) < held.attempt.bytes * (1 - _LEAST_GAIN)
         return self.power(choices) < held.verdict.power
 
@@ -157,15 +157,15 @@ class _NoiseModel:
         That is where the allowed drop is expected, less what the last attempt was out of luck by; or, where that is no
         news, between the attempts that held and those that did not, and no further from the latter than a step.
         """
-        nearest, borders, drop = self.nearest, self.bench.judge.borders, self.bench.budget.max_drop
-        if nearest is None or nearest.verdict.errors is None or borders is None or drop is None:
+        nearest, margins, drop = self.nearest, self.builder.judge.margins, self.builder.budget.max_drop
+        if nearest is None or nearest.verdict.errors is None or margins is None or drop is None:
             return 0.0
         allowed = drop / 100
         if nearest.verdict.drop is not None:
             unlucky = nearest.verdict.drop.judged - nearest.verdict.drop.expected
             allowed -= min(max(unlucky, 0.0), _MOST_LUCK * allowed)
-        aim = borders.largest_scale(nearest.verdict.errors, allowed, _FARTHEST) ** 2 * nearest.verdict.power
-        trials = self.bench.trials
+        aim = margins.largest_scale(nearest.verdict.errors, allowed, _FARTHEST) ** 2 * nearest.verdict.power
+        trials = self.builder.trials
         ceiling = min((_INSIDE * trial.verdict.power for trial in trials if not trial.attempt.holds), default=math.inf)
         held = max([self.floor, *(trial.verdict.power for trial in trials if trial.attempt.holds)])
         if held * _NOISIER > ceiling:

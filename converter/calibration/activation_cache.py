@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from passes.errors import OutputError
 
-__all__ = ["Streams"]
+__all__ = ["ActivationCache"]
 
 
-class Streams:
+class ActivationCache:
     """Tensors of every batch, by stream and name; a context manager that removes its files.
 
     Args:
@@ -27,7 +27,7 @@ class Streams:
         self._arrays: dict[tuple[str, str], list[NDArray[Any]]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
-    def __enter__(self) -> "Streams":
+    def __enter__(self) -> "ActivationCache":
         return self
 
     def __exit__(

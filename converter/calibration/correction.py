@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from converter.calibration.activation_cache import Streams
-from converter.calibration.sequential import DEFAULT_BUDGET, Walk, bias_floor
+from converter.calibration.activation_cache import ActivationCache
+from converter.calibration.sequential import DEFAULT_BUDGET, SequentialCalibration, min_scale_for_bias
 from converter.data.dataset import Dataset
 from converter.runtime.session import Progress
 from passes.base import CorrectionPass
@@ -54,42 +54,44 @@ def correct_layers(
     if data is None:
         raise QuantizationError(f"{correction.name} needs calibration data; use --calibration")
     layers = model.layers()
-    skipped = {name: model.kept.get(name, "it is not quantized") for name in layers if name not in model.quantized}
+    skipped = {
+        name: model.float_reasons.get(name, "it is not quantized") for name in layers if name not in model.quantized
+    }
     skipped |= {
         name: "a MatMul has no bias" for name in model.quantized if layers[name].op == "MatMul" and name not in skipped
     }
     walked = {name: layer for name, layer in layers.items() if name not in skipped}
     changed: dict[str, Change] = {}
-    with Streams(budget) as streams:
-        walk = Walk(model, exact_model(model), walked, data, streams, seed=seed)
-        for index, layer in enumerate(walk.steps()):
-            changed[layer.name] = _correct(model, correction, layer, _outputs(walk, model, layer))
+    with ActivationCache(budget) as cache:
+        calibration = SequentialCalibration(model, exact_model(model), walked, data, cache, seed=seed)
+        for index, layer in enumerate(calibration.steps()):
+            changed[layer.name] = _correct(model, correction, layer, _outputs(calibration, model, layer))
             progress(correction.name, index + 1, len(walked))
-    notes = (f"{streams.spilled} activation batches went to files",) if streams.spilled else ()
+    notes = (f"{cache.spilled} activation batches went to files",) if cache.spilled else ()
     return PassReport(correction.name, changed, skipped, notes, time.perf_counter() - started)
 
 
 def exact_model(model: Model) -> Model:
-    """The float network that a quantized model came from: the same graph with the weights of `Model.exact`."""
+    """The float network that a quantized model came from: the same graph with the weights of `Model.float_weights`."""
     exact = Model(model.graph.copy(), model.rules)
     layers = exact.layers()
-    for name in model.exact:
+    for name in model.float_weights:
         write_exact(exact, layers[name], model)
     return exact
 
 
 def write_exact(target: Model, layer: Linear, quantized: Model) -> None:
     """Give a layer the float weight and bias that its quantized form came from; a bias that came since is zero."""
-    weight, bias = quantized.exact[layer.name]
+    weight, bias = quantized.float_weights[layer.name]
     present = target.bias(layer)
     target.write(layer, weight, np.zeros_like(present) if bias is None and present is not None else bias)
 
 
-def _outputs(walk: Walk, model: Model, layer: Linear) -> OutputStatistics:
+def _outputs(calibration: SequentialCalibration, model: Model, layer: Linear) -> OutputStatistics:
     groups, outputs, _ = layer.matrix_shape
     sums = OutputSums(groups, outputs)
-    weight, bias = model.exact[layer.name]
-    for _, exact, quantized in walk.rows(layer):
+    weight, bias = model.float_weights[layer.name]
+    for _, exact, quantized in calibration.rows(layer):
         assert quantized is not None  # the walk is sequential
         sums.update(_linear(exact, weight, bias), _linear(quantized, model.weight(layer), model.bias(layer)))
     return sums.statistics()
@@ -107,9 +109,9 @@ def _correct(model: Model, correction: CorrectionPass, layer: Linear, outputs: O
     quantized = model.quantized[layer.name]
     grid, bias = quantized.grid, model.bias(layer)
     factor = found.factor
-    floor = bias_floor(model, layer, bias)
-    if floor is not None:
-        factor = np.maximum(factor, np.minimum(floor / grid.scale.min(axis=2), 1.0))
+    min_scale = min_scale_for_bias(model, layer, bias)
+    if min_scale is not None:
+        factor = np.maximum(factor, np.minimum(min_scale / grid.scale.min(axis=2), 1.0))
     scaled = replace(grid, scale=(grid.scale * factor[:, :, None]).astype(np.float32))
     present = np.zeros_like(outputs.mean) if bias is None else bias.astype(np.float64)
     # outputs hold the bias, which the factor multiplies too
@@ -118,5 +120,5 @@ def _correct(model: Model, correction: CorrectionPass, layer: Linear, outputs: O
     after = decibel(1.0, outputs.error(factor, shift - present * factor))
     model.quantized[layer.name] = Quantized(quantized.codes, scaled, after)
     model.write(layer, scaled.values(quantized.codes), shift.astype(np.float32))
-    size = "per channel" if grid.block is None else f"blocks of {grid.block}"
+    size = "per channel" if grid.block_size is None else f"blocks of {grid.block_size}"
     return Change(f"{grid.bits} bits {size}, {found.what}", before, after)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.calibration.activation_cache import Streams
+from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.segments import Segment, submodel
 from converter.data.dataset import Dataset
 from converter.qdq.floats import float_model
@@ -19,25 +19,27 @@ from converter.qdq.writer import emit
 from converter.runtime.session import open_session
 from passes.ir.model import Model
 
-__all__ = ["FLOAT", "QUANTIZED", "StreamPair"]
+__all__ = ["FLOAT", "QUANTIZED", "PairedRun"]
 
 FLOAT, QUANTIZED = "float", "quantized"
 _BATCH = 16
 
 
-class StreamPair:
+class PairedRun:
     """Both networks' activations.
 
     Args:
         model: what the quantized stream runs.
         exact: what the float stream runs: the same nodes with float weights.
         data: the images.
-        streams: what holds the activations.
+        cache: what holds the activations.
         sequential: without it there is only the float stream.
     """
 
-    def __init__(self, model: Model, exact: Model, data: Dataset, streams: Streams, *, sequential: bool = True) -> None:
-        self.model, self.exact, self.streams, self.sequential = model, exact, streams, sequential
+    def __init__(
+        self, model: Model, exact: Model, data: Dataset, cache: ActivationCache, *, sequential: bool = True
+    ) -> None:
+        self.model, self.exact, self.cache, self.sequential = model, exact, cache, sequential
         self.counts: list[int] = []
         self.kinds: dict[str, np.dtype] = {}
         for batch in data.batches(_BATCH):
@@ -45,12 +47,12 @@ class StreamPair:
             for name, values in batch.feeds.items():
                 self._keep(FLOAT, name, values)
                 if sequential:
-                    grid = model.ranges.get(name)
+                    grid = model.activation_qparams.get(name)
                     self._keep(QUANTIZED, name, values if grid is None else grid.values(values))
 
     def get(self, stream: str, name: str, batch: int) -> NDArray[Any]:
         """A tensor of a batch, without the rows that only fill the batch up."""
-        values: NDArray[Any] = self.streams.get(stream, name, batch)[: self.counts[batch]]
+        values: NDArray[Any] = self.cache.get(stream, name, batch)[: self.counts[batch]]
         return values
 
     def float_graph(self, segment: Segment) -> onnx.ModelProto:
@@ -73,25 +75,25 @@ class StreamPair:
 
     def again(self, segment: Segment) -> None:
         """Run a segment whose inputs were held once more in the quantized stream, with its layers as they are now."""
-        made = [name for name in segment.outputs if (QUANTIZED, name) in self.streams]
+        made = [name for name in segment.outputs if (QUANTIZED, name) in self.cache]
         for name in made:
-            self.streams.release(QUANTIZED, name)
+            self.cache.release(QUANTIZED, name)
         if made:
             self._run(QUANTIZED, segment, self.quantized_graph(segment), made)
 
     def forget(self, names: Iterable[str]) -> None:
         """Forget tensors in both streams."""
         for name in names:
-            self.streams.release(FLOAT, name)
-            self.streams.release(QUANTIZED, name)
+            self.cache.release(FLOAT, name)
+            self.cache.release(QUANTIZED, name)
 
     def _run(self, stream: str, segment: Segment, graph: onnx.ModelProto, outputs: Collection[str]) -> None:
         session = open_session(graph)
         for batch in range(len(self.counts)):
-            feeds = {name: self.streams.get(stream, name, batch) for name in segment.inputs}
+            feeds = {name: self.cache.get(stream, name, batch) for name in segment.inputs}
             for name, values in zip(outputs, session.run(list(outputs), feeds), strict=True):
                 self._keep(stream, name, values)
 
     def _keep(self, stream: str, name: str, values: NDArray[Any]) -> None:
         self.kinds[name] = values.dtype
-        self.streams.append(stream, name, values)
+        self.cache.append(stream, name, values)

@@ -132,6 +132,8 @@ def submodel(model: Model, segment: Segment, kinds: Mapping[str, np.dtype[Any]])
         graph=graph,
         rules=model.rules,
         quantized={name: model.quantized[name] for name in segment.nodes if name in model.quantized},
-        ranges={name: model.ranges[name] for name in tensors if name in model.ranges},
+        activation_qparams={
+            name: model.activation_qparams[name] for name in tensors if name in model.activation_qparams
+        },
         float_activations=model.float_activations,
     )

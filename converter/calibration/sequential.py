@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from converter.calibration.activation_cache import Streams
-from converter.calibration.paired_run import FLOAT, QUANTIZED, StreamPair
+from converter.calibration.activation_cache import ActivationCache
+from converter.calibration.paired_run import FLOAT, QUANTIZED, PairedRun
 from converter.calibration.segments import cut
 from converter.calibration.statistics import check_finite, positions_per_image
 from converter.data.dataset import Dataset
@@ -24,7 +24,14 @@ from passes.numerics.moments import Moments, MomentsAccumulator
 from passes.numerics.two_level import MOST_BITS, equal_block
 from passes.report import Change, PassReport
 
-__all__ = ["BIAS_HEADROOM", "DEFAULT_BUDGET", "Walk", "bias_floor", "solve_layer", "solve_layers"]
+__all__ = [
+    "BIAS_HEADROOM",
+    "DEFAULT_BUDGET",
+    "SequentialCalibration",
+    "min_scale_for_bias",
+    "solve_layer",
+    "solve_layers",
+]
 
 DEFAULT_BUDGET = 2 << 30  # bytes of activations held in memory
 BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, so that a later correction fits too
@@ -55,23 +62,27 @@ def solve_layers(
         QuantizationError: a layer cannot be solved.
         DataError: an activation is NaN or Inf; names the tensor.
     """
-    layers = {name: layer for name, layer in model.layers().items() if name not in model.kept}
+    layers = {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
     bits = layer_pass.bits_of(layers)
     changed: dict[str, Change] = {}
     started = time.perf_counter()
     if layer_pass.wants_moments and data is not None:
-        with Streams(budget) as streams:
-            walk = Walk(model, model, layers, data, streams, seed=seed, sequential=layer_pass.sequential)
-            for index, layer in enumerate(walk.steps()):
-                changed[layer.name] = solve_layer(model, layer_pass, layer, bits[layer.name], walk.moments(layer))
+        with ActivationCache(budget) as cache:
+            calibration = SequentialCalibration(
+                model, model, layers, data, cache, seed=seed, sequential=layer_pass.sequential
+            )
+            for index, layer in enumerate(calibration.steps()):
+                changed[layer.name] = solve_layer(
+                    model, layer_pass, layer, bits[layer.name], calibration.moments(layer)
+                )
                 progress(layer_pass.name, index + 1, len(layers))
-        notes: tuple[str, ...] = (f"{streams.spilled} activation batches went to files",) if streams.spilled else ()
+        notes: tuple[str, ...] = (f"{cache.spilled} activation batches went to files",) if cache.spilled else ()
     else:
         notes = ()
         for index, layer in enumerate(layers.values()):
             changed[layer.name] = solve_layer(model, layer_pass, layer, bits[layer.name], None)
             progress(layer_pass.name, index + 1, len(layers))
-    return PassReport(layer_pass.name, changed, dict(model.kept), notes, time.perf_counter() - started)
+    return PassReport(layer_pass.name, changed, dict(model.float_reasons), notes, time.perf_counter() - started)
 
 
 def solve_layer(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moments: Moments | None) -> Change:
@@ -84,27 +95,27 @@ def solve_layer(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, m
         bits: of its codes.
         moments: of its inputs; None for a pass that wants none.
     """
-    block, why = block_of(layer_pass, layer, bits)
+    block_size, why = block_of(layer_pass, layer, bits)
     weight, bias = model.weight(layer), model.bias(layer)
-    floor = bias_floor(model, layer, bias)
-    solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
+    min_scale = min_scale_for_bias(model, layer, bias)
+    solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block_size, min_scale, moments))
     raised = ""
     for _ in range(_RAISES):
-        needed = bias_floor(model, layer, solution.bias)
-        if floor is None or needed is None or (2 * solution.grid.scale.min(axis=2) >= needed).all():
+        needed = min_scale_for_bias(model, layer, solution.bias)
+        if min_scale is None or needed is None or (2 * solution.grid.scale.min(axis=2) >= needed).all():
             break
-        floor, raised = np.maximum(floor, needed), "scale raised for the corrected bias"
-        solution = layer_pass.solve(Problem(layer, weight, bias, bits, block, floor, moments))
+        min_scale, raised = np.maximum(min_scale, needed), "scale raised for the corrected bias"
+        solution = layer_pass.solve(Problem(layer, weight, bias, bits, block_size, min_scale, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")
-    model.exact[layer.name] = (weight, bias)
+    model.float_weights[layer.name] = (weight, bias)
     model.quantized[layer.name] = Quantized(solution.codes, solution.grid, sqnr)
     model.write(layer, solution.grid.values(solution.codes), solution.bias)
-    size = "per channel" if block is None else f"blocks of {block}"
+    size = "per channel" if block_size is None else f"blocks of {block_size}"
     what = ", ".join(part for part in (f"{bits} bits {size}", why, solution.note, raised) if part)
     return Change(what, solution.before_db, solution.after_db)
 
 
-def bias_floor(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
+def min_scale_for_bias(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
     """``[g, o]``, the weight scale below which an int32 bias leaves its headroom; None where the bias is a float.
 
     A product of the two scales that float32 cannot hold would be no scale at all, so there is one without a bias too.
@@ -113,26 +124,33 @@ def bias_floor(model: Model, layer: Linear, bias: Floats | None) -> Floats | Non
         return None
     groups, outputs, _ = layer.matrix_shape
     size = np.zeros((groups, outputs)) if bias is None else np.abs(bias.astype(np.float64))
-    floor = np.maximum(size / BIAS_HEADROOM, _SMALLEST_SCALE) / float(model.ranges[layer.input].scale)
-    return np.asarray(floor, np.float32)
+    min_scale = np.maximum(size / BIAS_HEADROOM, _SMALLEST_SCALE) / float(model.activation_qparams[layer.input].scale)
+    return np.asarray(min_scale, np.float32)
 
 
 def block_of(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | None, str]:
     """The block size of a layer, and why it is not the one asked for."""
-    if layer_pass.block is None or layer_pass.block >= layer.matrix_shape[2]:
+    if layer_pass.block_size is None or layer_pass.block_size >= layer.matrix_shape[2]:
         return None, ""
     if layer.op == "ConvTranspose":
         return None, "ConvTranspose is stored per channel"
     if layer_pass.two_level:
         groups, outputs, k = layer.matrix_shape
-        block = (
-            None if bits > MOST_BITS else equal_block(groups * outputs, k, layer_pass.block, layer_pass.fewest_blocks)
+        block_size = (
+            None
+            if bits > MOST_BITS
+            else equal_block(groups * outputs, k, layer_pass.block_size, layer_pass.fewest_blocks)
         )
-        return block, "" if block or bits > MOST_BITS else f"{k} inputs are no whole blocks of about {layer_pass.block}"
-    return layer_pass.block, ""
+        return (
+            block_size,
+            ""
+            if block_size or bits > MOST_BITS
+            else f"{k} inputs are no whole blocks of about {layer_pass.block_size}",
+        )
+    return layer_pass.block_size, ""
 
 
-class Walk:
+class SequentialCalibration:
     """The two streams and where they are.
 
     Args:
@@ -140,7 +158,7 @@ class Walk:
         exact: what the float stream runs: the same nodes with float weights.
         layers: to stop at.
         data: the images.
-        streams: what holds the activations.
+        cache: what holds the activations.
         sequential: without it there is only the float stream.
     """
 
@@ -150,13 +168,13 @@ class Walk:
         exact: Model,
         layers: dict[str, Linear],
         data: Dataset,
-        streams: Streams,
+        cache: ActivationCache,
         *,
         seed: int,
         sequential: bool = True,
     ) -> None:
-        self.pair = StreamPair(model, exact, data, streams, sequential=sequential)
-        self.model, self.layers, self.streams, self.sequential = model, layers, streams, sequential
+        self.pair = PairedRun(model, exact, data, cache, sequential=sequential)
+        self.model, self.layers, self.cache, self.sequential = model, layers, cache, sequential
         self.images, self.seed = len(data), seed
 
     def steps(self) -> Iterator[Linear]:
@@ -216,8 +234,8 @@ class Walk:
         if len(readers) != 1 or readers[0].op != "Add" or any(out.name == layer.output for out in graph.outputs):
             return None
         others = [str(tensor.name) for tensor in readers[0].inputs if tensor.name != layer.output]
-        if len(others) != 1 or any((stream, others[0]) not in self.streams for stream in (FLOAT, QUANTIZED)):
+        if len(others) != 1 or any((stream, others[0]) not in self.cache for stream in (FLOAT, QUANTIZED)):
             return None
-        read = self.streams.get(FLOAT, layer.input, 0)
-        same = self.streams.get(FLOAT, others[0], 0).shape == layer.output_shape(read.shape)
+        read = self.cache.get(FLOAT, layer.input, 0)
+        same = self.cache.get(FLOAT, others[0], 0).shape == layer.output_shape(read.shape)
         return others[0] if same else None

@@ -119,7 +119,7 @@ def _act(
     on: Measuring, suggestion: "Suggestion", output: Path, calibration: str | None, quiet: bool, as_json: bool
 ) -> dict[str, Any] | None:
     """Carry the suggestion out; the file is written only if the scores gain. Returns what JSON says of it."""
-    from converter.pipeline.reconvert import carry_out
+    from converter.pipeline.reconvert import apply_suggestion
     from converter.report.progress import progress_bars
     from converter.report.table import evaluation_table, show
 
@@ -130,7 +130,7 @@ def _act(
     first, second = on.paths
     names = (*on.names, str(output))
     with progress_bars(quiet=quiet) as progress:
-        done = carry_out(
+        done = apply_suggestion(
             first,
             second,
             suggestion,

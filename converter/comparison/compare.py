@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from converter._json import finite
 from converter.comparison.matching import Match, match_tensors
-from converter.comparison.subgraphs import Cells
+from converter.comparison.subgraphs import Subgraphs
 from converter.comparison.transformed import cut_where_alike
 from converter.data.dataset import Batch, Dataset
 from converter.model_io.load import read_whole_onnx
@@ -71,7 +71,7 @@ class Comparison:
 
     layers      every matched tensor, in the order of the reference's graph
     unmatched   the reference's tensors without a counterpart
-    moved       tensors that hold something else in the quantized model: their channels are scaled or rotated
+    transformed tensors that hold something else in the quantized model: their channels are scaled or rotated
     agreement   fraction of images with the same highest score; None unless the first output is [n, classes]
     sqnr_db     of the first output, of the model as it is deployed
     worst       the images whose first output suffers most, worst first
@@ -84,7 +84,7 @@ class Comparison:
     unmatched: tuple[str, ...]
     agreement: float | None
     sqnr_db: float
-    moved: tuple[str, ...] = ()
+    transformed: tuple[str, ...] = ()
     worst: tuple[ImageError, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def compare(
         (*unmatched, *(match.tensor for match in matches if match.tensor in layers.unlike)),
         images.agreement,
         images.total.db,
-        tuple(match.tensor for match in matches if match.tensor in layers.moved),
+        tuple(match.tensor for match in matches if match.tensor in layers.transformed),
         images.worst(),
     )
 
@@ -153,7 +153,7 @@ class _Layers:
     """The errors of every layer, batch by batch; the first batch decides where the reference is cut.
 
     unlike   tensors of another shape: the same name for another thing
-    moved    tensors whose channels are scaled or rotated
+    transformed tensors whose channels are scaled or rotated
     """
 
     def __init__(
@@ -168,9 +168,9 @@ class _Layers:
         self._batch = batch
         wanted = {tensor: pair[0] for tensor, pair in both.items() if tensor not in self.unlike}
         given = {tensor: pair[1] for tensor, pair in both.items() if tensor not in self.unlike}
-        self._cells: Cells
-        self._cells, self.moved = cut_where_alike(reference, types, wanted, given, feeds, batch)
-        kept = [tensor for tensor in wanted if tensor not in self.moved]
+        self._subgraphs: Subgraphs
+        self._subgraphs, self.transformed = cut_where_alike(reference, types, wanted, given, feeds, batch)
+        kept = [tensor for tensor in wanted if tensor not in self.transformed]
         self._accumulated = {tensor: Likeness() for tensor in kept}
         self._introduced = {tensor: SqnrSum() for tensor in kept}
 
@@ -178,17 +178,17 @@ class _Layers:
         for tensor, (exact, quantized) in both.items():
             if exact.shape != quantized.shape:  # the first batch can be as long as a channel axis that was swapped in
                 self.unlike.add(tensor)
-                self.moved.discard(tensor)
+                self.transformed.discard(tensor)
                 self._accumulated.pop(tensor, None)
         given = {tensor: quantized for tensor, (_, quantized) in both.items() if tensor not in self.unlike}
-        computed = self._cells.run(given, feeds, self._batch)
+        computed = self._subgraphs.run(given, feeds, self._batch)
         for tensor, total in self._accumulated.items():
             exact, quantized = both[tensor]
             total.update(exact, quantized)
             self._introduced[tensor].update(computed.get(tensor, exact), quantized)  # inputs have no cell
 
     def errors(self, matches: Sequence[Match]) -> tuple[LayerError, ...]:
-        cells = self._cells.cells
+        subgraphs = self._subgraphs.subgraphs
         return tuple(
             LayerError(
                 match.layer,
@@ -197,7 +197,7 @@ class _Layers:
                 self._accumulated[match.tensor].db,
                 self._accumulated[match.tensor].cosine,
                 self._introduced[match.tensor].db,
-                cells[match.tensor].layers if match.tensor in cells else (),
+                subgraphs[match.tensor].layers if match.tensor in subgraphs else (),
             )
             for match in matches
             if match.tensor in self._accumulated

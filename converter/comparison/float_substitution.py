@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from converter.comparison.subgraphs import Cell
+from converter.comparison.subgraphs import Subgraph
 from passes.ir.surgery import fresh_name
 
 __all__ = ["in_float"]
 
 
 def in_float(
-    model: onnx.ModelProto, reference: onnx.ModelProto, cells: Sequence[Cell], others: Mapping[str, str]
+    model: onnx.ModelProto, reference: onnx.ModelProto, subgraphs: Sequence[Subgraph], others: Mapping[str, str]
 ) -> onnx.ModelProto | None:
-    """``model`` with ``cells`` computed as in ``reference``; None if a cell reads what its place does not have yet.
+    """``model`` with ``subgraphs`` computed as in ``reference``; None if a cell reads what its place does not have yet.
 
     Both models are of one opset. ``others`` are the model's tensors by the reference's names.
     """
@@ -28,9 +28,9 @@ def in_float(
     taken = {name for node in graph.node for name in [*node.input, *node.output, node.name]}
     taken |= {tensor.name for tensor in graph.initializer}
     nodes = list(model.graph.node)
-    for cell in cells:
-        place = next(index for index, node in enumerate(nodes) if cell.tensor in node.output)
-        copies, constants = _copies(cell, reference.graph, others, taken)
+    for subgraph in subgraphs:
+        place = next(index for index, node in enumerate(nodes) if subgraph.tensor in node.output)
+        copies, constants = _copies(subgraph, reference.graph, others, taken)
         present = {value.name for value in [*graph.input, *graph.initializer, *constants]}
         present |= {name for node in nodes[:place] for name in node.output}
         for node in copies:
@@ -39,8 +39,8 @@ def in_float(
             present |= set(node.output)
         away = onnx.NodeProto()
         away.CopyFrom(nodes[place])
-        unused = fresh_name(f"{cell.tensor}/replaced", taken)
-        away.output[:] = [unused if name == cell.tensor else name for name in away.output]
+        unused = fresh_name(f"{subgraph.tensor}/replaced", taken)
+        away.output[:] = [unused if name == subgraph.tensor else name for name in away.output]
         nodes[place : place + 1] = [away, *copies]
         graph.initializer.extend(constants)
     graph.ClearField("node")
@@ -50,13 +50,13 @@ def in_float(
 
 
 def _copies(
-    cell: Cell, reference: onnx.GraphProto, others: Mapping[str, str], taken: set[str]
+    subgraph: Subgraph, reference: onnx.GraphProto, others: Mapping[str, str], taken: set[str]
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The cell's nodes and constants under names that are free in the model."""
     stored = {tensor.name: tensor for tensor in reference.initializer}
-    names = {name: others[name] for name in cell.reads}
+    names = {name: others[name] for name in subgraph.reads}
     nodes, constants = [], []
-    for place in cell.nodes:
+    for place in subgraph.nodes:
         node = onnx.NodeProto()
         node.CopyFrom(reference.node[place])
         node.name = fresh_name(f"{node.name}/float", taken)
@@ -72,6 +72,6 @@ def _copies(
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
         nodes.append(node)
-    kept = fresh_name(f"{cell.tensor}/stays_float", taken)
-    nodes.append(onnx.helper.make_node("Sum", [names[cell.tensor]], [cell.tensor], kept))
+    kept = fresh_name(f"{subgraph.tensor}/stays_float", taken)
+    nodes.append(onnx.helper.make_node("Sum", [names[subgraph.tensor]], [subgraph.tensor], kept))
     return nodes, constants

@@ -17,13 +17,13 @@ from converter.qdq.stored_weights import Tensors, find_weight, layer_roles
 from converter.runtime.session import open_session
 from passes.ir.surgery import fresh_name
 
-__all__ = ["Cell", "Cells", "find_cells"]
+__all__ = ["Subgraph", "Subgraphs", "find_subgraphs"]
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Subgraph:
     """What computes one tensor from the cuts before it.
 
     nodes    places in the reference's graph, in its order
@@ -37,12 +37,12 @@ class Cell:
     layers: tuple[str, ...]
 
 
-def find_cells(graph: onnx.GraphProto, cuts: Iterable[str]) -> dict[str, Cell]:
+def find_subgraphs(graph: onnx.GraphProto, cuts: Iterable[str]) -> dict[str, Subgraph]:
     """The cell of every tensor in ``cuts`` that a node computes."""
     given = set(cuts)
     makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
     linear = _linear_nodes(graph)
-    cells = {}
+    subgraphs = {}
     for tensor in given & makers.keys():
         nodes: set[int] = set()
         reads: dict[str, None] = {}
@@ -58,13 +58,13 @@ def find_cells(graph: onnx.GraphProto, cuts: Iterable[str]) -> dict[str, Cell]:
                 elif name in makers:
                     waiting.append(makers[name])
         ordered = tuple(sorted(nodes))
-        cells[tensor] = Cell(
+        subgraphs[tensor] = Subgraph(
             tensor, ordered, tuple(reads), tuple(linear[place] for place in ordered if place in linear)
         )
-    return cells
+    return subgraphs
 
 
-class Cells:
+class Subgraphs:
     """All cells of a reference, run at once on given tensors.
 
     reference   the whole float model
@@ -73,13 +73,13 @@ class Cells:
 
     def __init__(self, reference: onnx.ModelProto, cuts: Iterable[str], types: Mapping[str, int]) -> None:
         cuts = list(cuts)
-        self.cells = find_cells(reference.graph, cuts)
+        self.subgraphs = find_subgraphs(reference.graph, cuts)
         model = onnx.ModelProto()
         model.CopyFrom(reference)
         graph = model.graph
         graph.ClearField("value_info")
         graph.ClearField("output")
-        graph.output.extend(onnx.helper.make_empty_tensor_value_info(tensor) for tensor in self.cells)
+        graph.output.extend(onnx.helper.make_empty_tensor_value_info(tensor) for tensor in self.subgraphs)
         taken = {name for node in graph.node for name in [*node.input, *node.output]}
         self._given = {tensor: fresh_name(f"{tensor}/given", taken) for tensor in cuts}
         read = set()
@@ -105,7 +105,7 @@ class Cells:
             name: array.astype(self._types[name], copy=False) for name, array in given.items() if name in self._types
         }
         fed = {name: array for name, array in {**feeds, **known}.items() if name in self._inputs}
-        outputs = list(self.cells)
+        outputs = list(self.subgraphs)
         count = len(next(iter(feeds.values())))
         if batch is None or batch == count:
             return dict(zip(outputs, self._session.run(outputs, fed), strict=True))

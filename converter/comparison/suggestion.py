@@ -17,7 +17,7 @@ from converter._json import finite
 from converter.comparison.compare import Comparison
 from converter.comparison.float_substitution import in_float
 from converter.comparison.matching import match_tensors
-from converter.comparison.subgraphs import Cell, find_cells
+from converter.comparison.subgraphs import Subgraph, find_subgraphs
 from converter.data.dataset import Dataset
 from converter.inspection.inspect import inspect_model
 from converter.model_io.load import read_whole_onnx, upgrade_opset
@@ -93,12 +93,12 @@ def suggest(
         return Suggestion(why=f"the scores are exact to {GOOD_DB:.0f} dB and more, which no layer spoils")
     bench = _Bench(reference, model, comparison, data.limit(_IMAGES))
     before = bench.sqnr([])
-    trials: list[tuple[Trial, Cell]] = []
+    trials: list[tuple[Trial, Subgraph]] = []
     for done, row in enumerate(rows, start=1):
-        cell = bench.cells[row.tensor]
-        after = bench.sqnr([cell])
+        subgraph = bench.subgraphs[row.tensor]
+        after = bench.sqnr([subgraph])
         if after is not None and before is not None:
-            trials.append((Trial(row.layers, after - before), cell))
+            trials.append((Trial(row.layers, after - before), subgraph))
         if progress is not None:
             progress("trying in float", done, len(rows))
     trials.sort(key=lambda trial: -trial[0].gain_db)
@@ -109,7 +109,7 @@ def suggest(
         which = "the layer that adds" if len(tried) == 1 else f"any one of the {len(tried)} layers that add"
         why = f"with {which} most error exact, the scores gain {max(best, 0):.1f} dB at most"
         return Suggestion(trials=tried, images=bench.images, why=why)
-    names = [name for cell in chosen for name in cell.layers if name in quantized]
+    names = [name for subgraph in chosen for name in subgraph.layers if name in quantized]
     bits = {name: 8 for name in names if (quantized[name] or 8) < 8}
     return Suggestion(tuple(name for name in names if name not in bits), bits, gain, tried, bench.images)
 
@@ -131,13 +131,13 @@ class _Bench:
         self._model, self._name = upgrade_opset(read_whole_onnx(model), comparison.model), comparison.model
         matches, _ = match_tensors(self._reference.graph, self._model.graph)
         self._others = {match.tensor: match.other for match in matches}
-        self.cells = find_cells(self._reference.graph, [row.tensor for row in comparison.layers])
+        self.subgraphs = find_subgraphs(self._reference.graph, [row.tensor for row in comparison.layers])
         self._data, self.images = data, len(data)
         self._wanted = list(self._scores(Runner(self._reference, comparison.reference)))
 
-    def sqnr(self, cells: Sequence[Cell]) -> float | None:
+    def sqnr(self, subgraphs: Sequence[Subgraph]) -> float | None:
         """Of the scores in dB; None if the cells cannot stand where the quantized layers do."""
-        mixed = in_float(self._model, self._reference, cells, self._others)
+        mixed = in_float(self._model, self._reference, subgraphs, self._others)
         if mixed is None:
             return None
         total = SqnrSum()
@@ -150,15 +150,15 @@ class _Bench:
         return [np.asarray(runner.run(batch.feeds, batch.count)[0]) for batch in self._data.batches(_BATCH)]
 
 
-def _chosen(bench: _Bench, trials: Sequence[tuple[Trial, Cell]], before: float) -> tuple[list[Cell], float]:
+def _chosen(bench: _Bench, trials: Sequence[tuple[Trial, Subgraph]], before: float) -> tuple[list[Subgraph], float]:
     """The best cell if it is worth it, and others as long as each adds to what is gained together."""
-    chosen: list[Cell] = []
+    chosen: list[Subgraph] = []
     gain = 0.0
-    for trial, cell in trials[:_TOGETHER]:
+    for trial, subgraph in trials[:_TOGETHER]:
         if trial.gain_db < WORTH_DB:
             break
-        together = trial.gain_db if not chosen else (bench.sqnr([*chosen, cell]) or 0.0) - before
+        together = trial.gain_db if not chosen else (bench.sqnr([*chosen, subgraph]) or 0.0) - before
         if together < gain + WORTH_DB:
             break
-        chosen, gain = [*chosen, cell], together
+        chosen, gain = [*chosen, subgraph], together
     return chosen, gain

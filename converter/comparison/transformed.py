@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from converter.comparison.subgraphs import Cells
+from converter.comparison.subgraphs import Subgraphs
 from passes.numerics.error import SqnrSum
 
 __all__ = ["cut_where_alike"]
@@ -28,7 +28,7 @@ def cut_where_alike(
     given: Mapping[str, NDArray[Any]],
     feeds: Mapping[str, NDArray[Any]],
     batch: int | None,
-) -> tuple[Cells, set[str]]:
+) -> tuple[Subgraphs, set[str]]:
     """The reference cut at the tensors that mean the same in both models, and those that do not.
 
     Args:
@@ -39,18 +39,18 @@ def cut_where_alike(
         feeds: these images.
         batch: the only batch size that the reference takes.
     """
-    moved: set[str] = set()
+    transformed: set[str] = set()
     reached = {tensor: _db(wanted[tensor], given[tensor]) for tensor in given}
     while True:
-        cells = Cells(reference, given.keys() - moved, types)
-        computed = cells.run(given, feeds, batch)
+        subgraphs = Subgraphs(reference, given.keys() - transformed, types)
+        computed = subgraphs.run(given, feeds, batch)
         found = set()
-        for tensor, cell in cells.cells.items():
+        for tensor, subgraph in subgraphs.subgraphs.items():
             if _db(computed[tensor], given[tensor]) < reached[tensor] - _UNDONE_DB:
-                found |= {name for name in cell.reads if reached[name] < reached[tensor] - _LOST_DB}
+                found |= {name for name in subgraph.reads if reached[name] < reached[tensor] - _LOST_DB}
         if not found:
-            return cells, moved
-        moved |= found
+            return subgraphs, transformed
+        transformed |= found
 
 
 def _db(reference: NDArray[Any], other: NDArray[Any]) -> float:

@@ -95,10 +95,11 @@ def inspect_model(path: str | Path, name: str | None = None) -> Inspection:
     }
     tensors = Tensors.of(_inlined(model).graph)
     runtime = OptimizedGraph.open(path)
-    bits, kept = _mapping(metadata.get("layer_bits")), _mapping(metadata.get("kept"))
-    kept |= _mapping(metadata.get("float_activations"))
+    bits, reasons = _mapping(metadata.get("layer_bits")), _mapping(metadata.get("float_reasons"))
+    reasons |= _mapping(metadata.get("kept"))  # what version 0.1 called float_reasons
+    reasons |= _mapping(metadata.get("float_activations"))
     layers = tuple(
-        _layer(node, tensors, runtime, bits, kept) for node in tensors.nodes if layer_roles(node) is not None
+        _layer(node, tensors, runtime, bits, reasons) for node in tensors.nodes if layer_roles(node) is not None
     )
     by_type: dict[str, int] = {}
     for tensor in tensors.constants.values():
@@ -108,7 +109,7 @@ def inspect_model(path: str | Path, name: str | None = None) -> Inspection:
 
 
 def _layer(
-    node: NodeProto, tensors: Tensors, runtime: OptimizedGraph, bits: Mapping[str, Any], kept: Mapping[str, Any]
+    node: NodeProto, tensors: Tensors, runtime: OptimizedGraph, bits: Mapping[str, Any], reasons: Mapping[str, Any]
 ) -> InspectedLayer:
     weight = find_weight(node, tensors)
     running = runtime.integer_node(node, weight)
@@ -121,7 +122,7 @@ def _layer(
         stored, fused = _quantized_bits(weight), running is not None
     quantized = weight.codes is not None and (not weight.is_float or storage.endswith(" quantize"))
     grid = bits.get(name, stored) if quantized else stored
-    reason = "" if fused else _reason(node, weight, quantized, activation, tensors, runtime, kept.get(name))
+    reason = "" if fused else _reason(node, weight, quantized, activation, tensors, runtime, reasons.get(name))
     rounded = "" if quantized or weight.codes is None else runtime.rounds_weight(node)
     if rounded:
         grid, granularity, fused = type_bits(rounded), "tensor", running is not None
@@ -147,17 +148,17 @@ def _reason(
     activation: str,
     tensors: Tensors,
     runtime: OptimizedGraph,
-    kept: str | None,
+    reason: str | None,
 ) -> str:
     """Why no integer operator reads the layer's codes."""
     if weight.codes is None:
         return "no operand is a constant"
     if not quantized:
-        return kept or f"weight is {weight.type}"
+        return reason or f"weight is {weight.type}"
     if runtime.problem:
         return runtime.problem
-    if kept:
-        return kept
+    if reason:
+        return reason
     when = "dequantized " + ("on every run" if runtime.dequantizes_every_run(node) else "at load")
     if "float" in activation:
         return f"float activations; {when}"

@@ -26,14 +26,14 @@ def served(model: Path, *, port: int | None = None, browse: bool = True) -> Iter
     """
     read_onnx(model)
     netron = _netron()
-    root, silent = logging.getLogger(), logging.NullHandler()
-    root.addHandler(silent)  # Netron sets logging up for the whole process where nothing has
+    root, no_progress = logging.getLogger(), logging.NullHandler()
+    root.addHandler(no_progress)  # Netron sets logging up for the whole process where nothing has
     try:
         host, used = netron.start(str(model), address=(_HOST, port or 0), browse=browse)
     except OSError as error:
         raise OutputError(f"port {port} cannot be opened: {error.strerror}; give another --port, or none") from error
     finally:
-        root.removeHandler(silent)
+        root.removeHandler(no_progress)
     try:
         yield f"http://{host}:{used}"
     finally:

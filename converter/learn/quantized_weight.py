@@ -82,9 +82,9 @@ class QuantizedWeight(nn.Module):
 
     def spread(self, scale: Tensor) -> Tensor:
         """Scales ``[g, o, b]`` for every one of k inputs, or as they are where a channel has one."""
-        if self.grid.block is None or scale.shape[2] == 1:
+        if self.grid.block_size is None or scale.shape[2] == 1:
             return scale
-        return scale.repeat_interleave(self.grid.block, dim=2)[:, :, : self.layer.matrix_shape[2]]
+        return scale.repeat_interleave(self.grid.block_size, dim=2)[:, :, : self.layer.matrix_shape[2]]
 
     @torch.no_grad()
     def solution(self) -> tuple[Codes, Grid, Floats | None]:
@@ -115,8 +115,8 @@ def constants(weights: Iterable[QuantizedWeight]) -> dict[str, Tensor]:
 
 def _holding(scale: Tensor, bias: Tensor, input_scale: Tensor | float) -> Tensor:
     """Scales ``[g, o, b]``, raised to where biases ``[g, o]`` fit int32 with room to spare."""
-    floor = bias.detach().abs() / (input_scale * BIAS_HEADROOM)  # [g, o]
-    return torch.maximum(scale, floor[:, :, None])
+    min_scale = bias.detach().abs() / (input_scale * BIAS_HEADROOM)  # [g, o]
+    return torch.maximum(scale, min_scale[:, :, None])
 
 
 def _whole(bias: Tensor, step: Tensor) -> Tensor:

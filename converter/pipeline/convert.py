@@ -16,14 +16,14 @@ from converter.pipeline.footprint import Footprint
 from converter.pipeline.images import open_data, require_calibration
 from converter.pipeline.result import Result, layer_reports, stamp, versions
 from converter.pipeline.resume import training_file
-from converter.pipeline.run_pass import Means, run_pass
+from converter.pipeline.run_pass import PassContext, run_pass
 from converter.qdq.reader import read_qdq, requantized
 from converter.qdq.writer import emit
 from converter.recipes.builtin import find_recipe, learning_on
 from converter.recipes.overrides import with_layers, with_overrides
 from converter.recipes.recipe import Recipe
-from converter.recipes.requested_layers import AskedLayers
-from converter.runtime.session import Progress, silent, unheard
+from converter.recipes.requested_layers import RequestedLayers
+from converter.runtime.session import Progress, ignore_warning, no_progress
 from converter.speed.search import find_slow_layers, leaving, require_measurable
 from converter.targets.catalog import DEFAULT_TARGET, find_target
 from converter.verification.fit import fix_batch, require_fit, require_kernels, require_weight_only
@@ -54,8 +54,8 @@ def convert(
     device: Device | None = None,
     measure_speed: bool = False,
     memory_budget: int = DEFAULT_BUDGET,
-    progress: Progress = silent,
-    warn: Callable[[str], None] = unheard,
+    progress: Progress = no_progress,
+    warn: Callable[[str], None] = ignore_warning,
 ) -> Result:
     """Quantize a model.
 
@@ -106,18 +106,18 @@ def convert(
         images = open_data(calibration, evaluation, training, source, plan, preprocess, warn)
         state = training_file(checkpoint, source, plan, target, images)
 
-    asked, speed = AskedLayers(exclude, bits or {}), None
+    requested, speed = RequestedLayers(exclude, bits or {}), None
     if measure_speed and images.calibration is not None:
-        with footprint.step("measure speed"), asked.refused():
+        with footprint.step("measure speed"), requested.refused():
             speed = find_slow_layers(source, plan, chosen, next(images.calibration.batches(1)).feeds, progress)
         plan = leaving(plan, speed)
 
-    work = Model(gs.import_onnx(source), chosen.rules, found=found)
-    means = Means(images, memory_budget, plan, progress, state, warn)
+    work = Model(gs.import_onnx(source), chosen.rules, existing_qparams=found)
+    context = PassContext(images, memory_budget, plan, progress, state, warn)
     reports = []
     for step in plan.passes:
-        with footprint.step(step.name), asked.before(step, work):
-            reports.append(run_pass(step, work, means))
+        with footprint.step(step.name), requested.before(step, work):
+            reports.append(run_pass(step, work, context))
             check(work, step.name)
 
     storage = chosen.storage(plan.storage)

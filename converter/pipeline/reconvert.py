@@ -18,12 +18,12 @@ from converter.model_io.save import write_onnx
 from converter.pipeline.convert import convert
 from converter.pipeline.result import Result
 from converter.recipes.builtin import RECIPE_KEY, stored_recipe
-from converter.runtime.session import Progress, silent, unheard
+from converter.runtime.session import Progress, ignore_warning, no_progress
 from converter.targets.catalog import DEFAULT_TARGET
 from passes.errors import DataError, UsageError
 from passes.weights.qat import Qat
 
-__all__ = ["Improvement", "Origin", "carry_out", "command", "require_origin", "stored_origin"]
+__all__ = ["Improvement", "Origin", "apply_suggestion", "command", "require_origin", "stored_origin"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Ori
     raise DataError(f"--calibration {data}: no such file or folder")
 
 
-def carry_out(
+def apply_suggestion(
     reference: Path,
     model: Path,
     suggestion: Suggestion,
@@ -93,8 +93,8 @@ def carry_out(
     calibration: str | None = None,
     *,
     names: tuple[str, str, str] = ("float", "before", "after"),
-    progress: Progress = silent,
-    warn: Callable[[str], None] = unheard,
+    progress: Progress = no_progress,
+    warn: Callable[[str], None] = ignore_warning,
 ) -> Improvement:
     """Convert ``reference`` with the recipe in ``model`` and the suggestion, and measure all three on ``data``.
 

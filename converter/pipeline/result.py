@@ -142,7 +142,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
             continue
         layer, quantized = layers[node.name], model.quantized.get(node.name)
         if quantized is None:
-            reason = model.kept.get(layer.name, "no pass of the recipe quantizes it")
+            reason = model.float_reasons.get(layer.name, "no pass of the recipe quantizes it")
             result.append(LayerReport(layer.name, layer.op, layer.weight_shape, 32, 32, "", 32, None, None, "", reason))
             continue
         change = changes[layer.name]
@@ -161,7 +161,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
                 after_db=change.after_db,
                 note=", ".join(filter(None, (change.what, model.float_activations.get(layer.name)))),
                 reason="",
-                weights=distribution(model.exact[layer.name][0], quantized.codes, grid),
+                weights=distribution(model.float_weights[layer.name][0], quantized.codes, grid),
                 multiples=0 if grid.multiples is None or stored == 8 else grid.multiples.size,
             )
         )
@@ -194,7 +194,7 @@ def stamp(
         "recipe": dump_recipe(recipe),
         "preprocess": recipe.preprocess.to_json(),
         "layer_bits": json.dumps({layer.name: layer.bits for layer in layers}),
-        "kept": json.dumps({layer.name: layer.reason for layer in layers if layer.reason}),
+        "float_reasons": json.dumps({layer.name: layer.reason for layer in layers if layer.reason}),
         "float_activations": json.dumps(dict(floats)),
         **{key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()},
     }

@@ -13,7 +13,7 @@ from converter.learn.training_file import TrainingFile
 from converter.pipeline.images import Images
 from converter.recipes.recipe import Recipe
 from converter.recipes.registry import Pass
-from converter.runtime.session import Progress, unheard
+from converter.runtime.session import Progress, ignore_warning
 from passes.base import CorrectionPass, LayerPass
 from passes.ir.model import Model
 from passes.report import PassReport
@@ -21,11 +21,11 @@ from passes.statistics import Stats
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
 
-__all__ = ["Means", "run_pass"]
+__all__ = ["PassContext", "run_pass"]
 
 
 @dataclass(frozen=True)
-class Means:
+class PassContext:
     """What passes work with.
 
     Attributes:
@@ -43,22 +43,22 @@ class Means:
     recipe: Recipe
     progress: Progress
     checkpoint: TrainingFile | None = None
-    warn: Callable[[str], None] = unheard
+    warn: Callable[[str], None] = ignore_warning
 
 
-def run_pass(step: Pass, model: Model, means: Means) -> PassReport:
+def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
     """Run it; the model is changed in place."""
-    data, progress, seed = means.images.shown_to(step), means.progress, means.recipe.seed
+    data, progress, seed = context.images.shown_to(step), context.progress, context.recipe.seed
     if isinstance(step, LayerPass):
-        require_trainable(means.recipe.passes, model, means.images.training)
-        return solve_layers(model, step, data, progress, budget=means.budget, seed=seed)
+        require_trainable(context.recipe.passes, model, context.images.training)
+        return solve_layers(model, step, data, progress, budget=context.budget, seed=seed)
     if isinstance(step, CorrectionPass):
-        return correct_layers(model, step, data, progress, budget=means.budget, seed=seed)
+        return correct_layers(model, step, data, progress, budget=context.budget, seed=seed)
     if isinstance(step, LearnedRounding):
-        solver = means.recipe.solver_before(step)
-        return learn_rounding(model, step, data, progress, solver=solver, budget=means.budget, seed=seed)
+        solver = context.recipe.solver_before(step)
+        return learn_rounding(model, step, data, progress, solver=solver, budget=context.budget, seed=seed)
     if isinstance(step, Qat):
-        return train(model, step, data, progress, seed=seed, checkpoint=means.checkpoint, warn=means.warn)
+        return train(model, step, data, progress, seed=seed, checkpoint=context.checkpoint, warn=context.warn)
     started = time.perf_counter()
     needs = step.needs(model)
     stats = calibrate(model, needs, data, progress, seed=seed) if needs and data is not None else Stats()

@@ -6,11 +6,11 @@ from typing import Any
 
 from converter._json import finite
 
-__all__ = ["Attempt", "LayerEffect", "Search"]
+__all__ = ["BudgetAttempt", "LayerEffect", "Search"]
 
 
 @dataclass(frozen=True)
-class Attempt:
+class BudgetAttempt:
     """A file that was made and judged on held-out images; its fields are keys of the JSON report.
 
     Attributes:
@@ -88,7 +88,7 @@ class Search:
     limits: Mapping[str, float | None]
     drop_of: str
     held_out: int
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[BudgetAttempt, ...]
     kept: int | None
     effects: tuple[LayerEffect, ...] = ()
 

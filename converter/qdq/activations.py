@@ -26,7 +26,7 @@ class Activations:
 
         The end is ``result``, a tensor of the graph that nothing else writes, or a new one.
         """
-        grid: ActivationGrid = self.model.ranges[name]
+        grid: ActivationGrid = self.model.activation_qparams[name]
         fragment = Fragment(self.names)
         parameters = _parameters(fragment, name, grid)
         codes = fragment.node("QuantizeLinear", f"{name}_quantize", [source, *parameters], f"{name}_quantized")
@@ -39,7 +39,7 @@ class Activations:
         """Tensor ``name``, a multiple of ``source``, from the codes of that."""
         self.codes[name] = self.codes[source]
         fragment = Fragment(self.names)
-        _dequantize(fragment, name, self.codes[name], self.model.ranges[name])
+        _dequantize(fragment, name, self.codes[name], self.model.activation_qparams[name])
         return fragment
 
     def scalar(self, constant: TensorProto) -> Fragment:
@@ -61,7 +61,7 @@ class Activations:
         a scale per channel. So this one has as many scales as channels, all the same.
         """
         name = layer.input
-        grid: ActivationGrid = self.model.ranges[name]
+        grid: ActivationGrid = self.model.activation_qparams[name]
         fragment = Fragment(self.names)
         inputs = [
             self.codes[name],
@@ -96,10 +96,10 @@ def free_products(model: Model) -> dict[str, tuple[str, str]]:
     found = {}
     for node in model.graph.nodes if model.rules.scalars else ():
         factor = scale_factor(node)
-        source = next((str(tensor.name) for tensor in node.inputs if tensor.name in model.ranges), None)
+        source = next((str(tensor.name) for tensor in node.inputs if tensor.name in model.activation_qparams), None)
         result = str(node.outputs[0].name)
-        if factor is not None and source is not None and result in model.ranges:
-            before, after = model.ranges[source].scaled(factor), model.ranges[result]
+        if factor is not None and source is not None and result in model.activation_qparams:
+            before, after = model.activation_qparams[source].scaled(factor), model.activation_qparams[result]
             if np.isclose(before.scale, after.scale, rtol=1e-6) and before.zero_point == after.zero_point:
                 found[str(node.name)] = source, result
     return found
@@ -117,9 +117,9 @@ def absorbed_clamps(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> 
     for node in model.graph.nodes:
         if node.op not in model.rules.absorbable:
             continue
-        bounds, grid = clamp_bounds(node), model.ranges.get(node.outputs[0].name)
+        bounds, grid = clamp_bounds(node), model.activation_qparams.get(node.outputs[0].name)
         source = node.inputs[0].name
-        if bounds is None or grid is None or source in model.ranges or source in outputs:
+        if bounds is None or grid is None or source in model.activation_qparams or source in outputs:
             continue
         if readers.get(source) != 1 or source not in produced:
             continue

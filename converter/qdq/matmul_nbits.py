@@ -34,17 +34,17 @@ def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Na
             f"{layer.name}: MatMulNBits reads float scales of blocks, not multiples of a channel's; use storage cast"
         )
     bits = max(stored_bits(grid.bits), 4)
-    block = grid.block or next((size for size in BLOCKS if size >= k), BLOCKS[-1])
-    if block not in BLOCKS:
-        raise TargetError(f"{layer.name}: MatMulNBits cannot read blocks of {block}; use block = {_LISTED}")
-    blocks = -(-k // block)
+    block_size = grid.block_size or next((size for size in BLOCKS if size >= k), BLOCKS[-1])
+    if block_size not in BLOCKS:
+        raise TargetError(f"{layer.name}: MatMulNBits cannot read blocks of {block_size}; use block_size = {_LISTED}")
+    blocks = -(-k // block_size)
     repeats = blocks // grid.scale.shape[2]
     scale, zero_point = (np.repeat(part[0], repeats, axis=1) for part in (grid.scale, grid.zero_point))  # [o, b]
     middle = 1 << (bits - 1)
     zeros = zero_point.astype(np.int16) + middle  # [o, b]
     codes = quantized.codes[0].astype(np.int16) + middle  # [o, k]
-    codes = np.pad(codes, ((0, 0), (0, blocks * block - k)), constant_values=middle)
-    packed = pack(codes.reshape(-1), bits).reshape(outputs, blocks, block * bits // 8)
+    codes = np.pad(codes, ((0, 0), (0, blocks * block_size - k)), constant_values=middle)
+    packed = pack(codes.reshape(-1), bits).reshape(outputs, blocks, block_size * bits // 8)
     name = layer.weight
     fragment = Fragment(names)
     inputs = [
@@ -70,7 +70,7 @@ def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Na
             K=k,
             N=outputs,
             bits=bits,
-            block_size=block,
+            block_size=block_size,
         )
     )
     return fragment

@@ -20,7 +20,7 @@ from converter.qdq.clamps import with_clamps
 from converter.qdq.stored_weights import Tensors, find_stored, find_weight, layer_roles, type_name
 from converter.qdq.weight_reader import FoundConstant, found_constant, weight_codes
 from passes.errors import ModelError
-from passes.ir.existing_qparams import FoundCodes, FoundGrids
+from passes.ir.existing_qparams import ExistingCodes, ExistingQparams
 from passes.numerics.grid import ActivationGrid, Floats
 
 __all__ = ["read_qdq", "requantized"]
@@ -29,7 +29,7 @@ _ADVICE = "save it in QDQ form before onnxruntime optimizes it, or pass the floa
 _ENDINGS = ("_DequantizeLinear_Output", "_dequantized", "_rescaled", "_quantized")
 
 
-def read_qdq(model: onnx.ModelProto) -> tuple[onnx.ModelProto, FoundGrids]:
+def read_qdq(model: onnx.ModelProto) -> tuple[onnx.ModelProto, ExistingQparams]:
     """The float model and its grids; a float model itself and none.
 
     Args:
@@ -44,13 +44,13 @@ def read_qdq(model: onnx.ModelProto) -> tuple[onnx.ModelProto, FoundGrids]:
     if not any(stored.codes is not None and not stored.is_float for stored in layers) and not any(
         node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph.node
     ):
-        return model, FoundGrids()
+        return model, ExistingQparams()
     result = onnx.ModelProto()
     result.CopyFrom(model)
     return result, _Reader(result.graph, tensors).run()
 
 
-def requantized(found: FoundGrids) -> str:
+def requantized(found: ExistingQparams) -> str:
     """What to warn of where a model that was quantized is quantized again."""
     return (
         f"the model is quantized already ({found}): its dequantized values are quantized again, and accuracy is "
@@ -73,11 +73,11 @@ class _Reader:
         self.given: set[str] = set()  # names of new tensors
         self.initializers: list[TensorProto] = []
         self.stands_for: dict[str, str] = {}  # a dequantized tensor: the tensor that it was before
-        self.weights: dict[str, FoundCodes] = {}
+        self.weights: dict[str, ExistingCodes] = {}
         self.ranges: dict[str, ActivationGrid] = {}
         self.unkept: dict[str, str] = {}
 
-    def run(self) -> FoundGrids:
+    def run(self) -> ExistingQparams:
         for node in self.graph.node:
             if layer_roles(node) is not None:
                 self.weight(node)
@@ -93,7 +93,7 @@ class _Reader:
         self.check_readers()
         nodes = self.joined(nodes)
         self.prune(nodes)
-        return FoundGrids(self.weights, self.ranges, self.unkept)
+        return ExistingQparams(self.weights, self.ranges, self.unkept)
 
     def weight(self, node: NodeProto) -> None:
         """Give a layer whose weight is stored as codes the floats they stand for, in an initializer of its own."""

@@ -188,9 +188,9 @@ class StoredWeight:
         if count <= 1:
             return "tensor"
         for node in self.operators:
-            block = next((entry.i for entry in node.attribute if entry.name == "block_size"), 0)
-            if block:
-                return f"block {block}"
+            block_size = next((entry.i for entry in node.attribute if entry.name == "block_size"), 0)
+            if block_size:
+                return f"block {block_size}"
         moved = any(node.op_type == "Reshape" for node in self.operators)
         blocked = moved and "rescale" in self.storage and sum(size > 1 for size in shared.dims) > 1
         return f"block {codes // count}" if blocked else "channel"

@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.qdq.stored_weights import StoredWeight, Tensors, find_stored, type_name
 from converter.qdq.three_bits import joined_codes
-from passes.ir.existing_qparams import FoundCodes
+from passes.ir.existing_qparams import ExistingCodes
 from passes.numerics.grid import Codes, Floats, dequantized
 
 __all__ = ["FoundConstant", "found_constant", "weight_codes"]
@@ -39,7 +39,7 @@ class FoundConstant:
 
     Attributes:
         type: of the codes: int8, uint4, int32.
-        block: elements along one axis that share a scale, or a multiple of it.
+        block_size: elements along one axis that share a scale, or a multiple of it.
         multiples: of every code's scale; None: each is 1.
     """
 
@@ -47,7 +47,7 @@ class FoundConstant:
     scale: Floats
     zero_point: NDArray[Any]
     type: str
-    block: int | None = None
+    block_size: int | None = None
     multiples: Codes | None = None
 
     def values(self) -> Floats:
@@ -55,7 +55,7 @@ class FoundConstant:
         return dequantized(self.codes, self.scale, self.zero_point, self.multiples)
 
 
-def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32] | None = None) -> FoundCodes | None:
+def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32] | None = None) -> ExistingCodes | None:
     """A weight of at most 8 bits in the shape that its operator reads; None for floats and for forms not known."""
     moves = [node for node in stored.operators if node.op_type == "Transpose"]
     first = [node for node in stored.operators if node.op_type != "Identity"][: len(moves)]
@@ -74,7 +74,9 @@ def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32]
         order = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
         parts = [np.transpose(part, order) for part in parts]
     codes, scale, zero_point, *multiples = parts
-    return FoundCodes(codes.astype(np.int8), scale, zero_point.astype(np.int8), bits, found.block, bias, *multiples)
+    return ExistingCodes(
+        codes.astype(np.int8), scale, zero_point.astype(np.int8), bits, found.block_size, bias, *multiples
+    )
 
 
 def found_constant(node: NodeProto, tensors: Tensors) -> FoundConstant | None:
@@ -95,11 +97,11 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
     codes = numpy_helper.to_array(stored.codes)
     if stored.signs is not None:
         codes = joined_codes(codes.astype(np.uint8), numpy_helper.to_array(stored.signs).astype(np.uint8))
-    block, multiples = None, None
+    block_size, multiples = None, None
     if stored.multiples is not None:
         shape = numpy_helper.to_array(tensors.constants[steps["Reshape"].input[1]])
         shared = numpy_helper.to_array(stored.multiples).astype(np.int8)
-        block = codes.size // shared.size
+        block_size = codes.size // shared.size
         codes, multiples = (part.reshape(shape) for part in (codes, np.broadcast_to(shared, codes.shape)))
     last = stored.operators[[node.op_type in {"DequantizeLinear", "Mul"} for node in stored.operators].index(True)]
     scale = _spread(numpy_helper.to_array(stored.scale), last, codes.shape)
@@ -115,17 +117,17 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
             codes = _clipped(codes, steps["Clip"], tensors)
     elif type_name(stored.codes.data_type).startswith("float"):
         return None
-    block = block or _attribute(last, "block_size", 0) or None
-    return FoundConstant(codes.astype(np.int32), scale, zero_point, kind, block, multiples)
+    block_size = block_size or _attribute(last, "block_size", 0) or None
+    return FoundConstant(codes.astype(np.int32), scale, zero_point, kind, block_size, multiples)
 
 
 def _spread(values: NDArray[Any], node: NodeProto, shape: tuple[int, ...]) -> NDArray[Any] | None:
     """A scale or zero point for every code; None where they do not fit."""
     if values.size == 1:
         return np.broadcast_to(values.reshape(()), shape)
-    axis, block = _attribute(node, "axis", 1) % max(len(shape), 1), _attribute(node, "block_size", 0)
-    if node.op_type == "DequantizeLinear" and block:
-        spread: NDArray[Any] = np.repeat(values, block, axis).take(np.arange(shape[axis]), axis)
+    axis, block_size = _attribute(node, "axis", 1) % max(len(shape), 1), _attribute(node, "block_size", 0)
+    if node.op_type == "DequantizeLinear" and block_size:
+        spread: NDArray[Any] = np.repeat(values, block_size, axis).take(np.arange(shape[axis]), axis)
         return spread
     if node.op_type == "DequantizeLinear":
         values = values.reshape([-1 if place == axis else 1 for place in range(len(shape))])

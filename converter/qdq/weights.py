@@ -147,11 +147,11 @@ def _per_channel(layer: Linear, values: NDArray[Any], shape: tuple[int, ...]) ->
 def _blocks(quantized: Quantized) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Codes ``[g·o, b, block]`` (zeros fill the last block), scale and zero point ``[g·o, b, 1]``."""
     grid, (g, o, k) = quantized.grid, quantized.codes.shape
-    block = grid.block or k
+    block_size = grid.block_size or k
     blocks = grid.scale.shape[2]
-    codes = np.pad(quantized.codes, ((0, 0), (0, 0), (0, blocks * block - k)))
+    codes = np.pad(quantized.codes, ((0, 0), (0, 0), (0, blocks * block_size - k)))
     shape = (g * o, blocks, 1)
-    return codes.reshape(g * o, blocks, block), grid.scale.reshape(shape), grid.zero_point.reshape(shape)
+    return codes.reshape(g * o, blocks, block_size), grid.scale.reshape(shape), grid.zero_point.reshape(shape)
 
 
 def _unblock(fragment: Fragment, layer: Linear, value: str, shape: tuple[int, ...], result: str) -> None:

@@ -1,6 +1,6 @@
 """Model -> ONNX: quantized weights and QuantizeLinear/DequantizeLinear around the operators that run on integers.
 
-A tensor ``t`` of `Model.ranges` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and
+A tensor ``t`` of `Model.activation_qparams` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and
 whoever read ``t`` reads ``t_dequantized``; a name that the model uses already gets a number behind it. Codes come from
 the passes as they are; nothing is rounded here but the int32 biases.
 """
@@ -88,7 +88,7 @@ class _Writer:
         scalars = scalar_constants(graph) if self.model.rules.scalars else {}
         renamed: dict[str, str] = {}
         for value in (*graph.input, *graph.initializer):
-            if value.name in self.model.ranges:
+            if value.name in self.model.activation_qparams:
                 renamed[value.name] = self.add(self.activations.quantize(value.name, value.name))
         for node in graph.node:
             if node.name in clamps:
@@ -98,7 +98,7 @@ class _Writer:
                 renamed[result] = self.add(self.activations.rescale(source, result))
                 continue
             node.output[:] = [absorbed.get(name, name) for name in node.output]
-            written = [name for name in node.output if name in self.model.ranges]
+            written = [name for name in node.output if name in self.model.activation_qparams]
             sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
             node.output[:] = [sources.get(name, name) for name in node.output]  # outputs of the graph keep their names
             exact = {
@@ -149,7 +149,7 @@ class _Writer:
     def reads_by_channel(self, layer: Linear) -> bool:
         """Whether the layer runs in float on an input that is quantized, and onnxruntime would change that."""
         rounded = layer.op in _ROUNDED_BY_RUNTIME and self.model.rules.reads_by_channel
-        return rounded and layer.input in self.model.ranges and not runs_on_integers(self.model, layer)
+        return rounded and layer.input in self.model.activation_qparams and not runs_on_integers(self.model, layer)
 
     def integer_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
         grid = quantized.grid
@@ -162,7 +162,7 @@ class _Writer:
         node.input[1] = weight.result
         bias = self.model.bias(layer)
         if bias is not None and self.model.rules.bias == "int32":
-            scale = (self.model.ranges[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
+            scale = (self.model.activation_qparams[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
             exact = bias.reshape(-1).astype(np.float64)
             codes = np.rint(
                 np.divide(exact, scale, out=np.copysign(np.where(exact, np.inf, 0.0), exact), where=scale > 0)
@@ -218,4 +218,4 @@ class _Writer:
 
 def _one_axis(layer: Linear, quantized: Quantized) -> bool:
     """Whether the layer's scales lie along one axis of its stored weight, as DequantizeLinear wants them."""
-    return quantized.grid.block is None and not (layer.op == "ConvTranspose" and layer.groups > 1)
+    return quantized.grid.block_size is None and not (layer.op == "ConvTranspose" and layer.groups > 1)

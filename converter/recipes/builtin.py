@@ -61,27 +61,33 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int4",
                 "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=8, two_level=True)),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block_size=8, two_level=True)),
             ),
             Recipe(
                 "int4-learned",
                 "int4, then codes, scales and biases learned block by block with torch",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=8, two_level=True), LearnedRounding()),
+                (
+                    *_INTEGERS,
+                    Rotate(),
+                    ActivationRanges(),
+                    Gptq(bits=4, block_size=8, two_level=True),
+                    LearnedRounding(),
+                ),
             ),
             Recipe(
                 "int4-qat",
                 "int4, then trained with its quantization in place, with torch; see `train`",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block=8, two_level=True), Qat()),
+                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block_size=8, two_level=True), Qat()),
             ),
             Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
-                (*_PREPARE, Rotate(), Gptq(bits=4, block=8, two_level=True)),
+                (*_PREPARE, Rotate(), Gptq(bits=4, block_size=8, two_level=True)),
             ),
             Recipe(
                 "int4-matmulnbits",
                 "4-bit weights in blocks of 32; Gemm and MatMul become MatMulNBits, convolutions run in float",
-                (*_PREPARE, Gptq(bits=4, block=32)),
+                (*_PREPARE, Gptq(bits=4, block_size=32)),
                 storage="matmulnbits",
             ),
             Recipe(

@@ -48,15 +48,17 @@ class Recipe:
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, not {self.seed}")
         for step in self.passes:
-            block = step.block if isinstance(step, LayerPass) else None
+            block_size = step.block_size if isinstance(step, LayerPass) else None
             if isinstance(step, LayerPass) and step.two_level and self.storage in {"matmulnbits", "dequantize"}:
                 raise RecipeError(
                     f"{step.name}: two_level scales need their weights unpacked when the model loads, which storage "
                     f"{self.storage!r} does not do; use storage cast, packed or int8"
                 )
-            if self.storage == "matmulnbits" and block is not None and block not in BLOCKS:
+            if self.storage == "matmulnbits" and block_size is not None and block_size not in BLOCKS:
                 allowed = ", ".join(map(str, BLOCKS))
-                raise RecipeError(f"{step.name}: MatMulNBits has no blocks of {block}; block can be one of {allowed}")
+                raise RecipeError(
+                    f"{step.name}: MatMulNBits has no blocks of {block_size}; block_size can be one of {allowed}"
+                )
         _check_order(self.passes)
 
     @property

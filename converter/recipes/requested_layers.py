@@ -10,11 +10,11 @@ from passes.errors import UnknownLayerError, UsageError
 from passes.ir.layer_names import require_known
 from passes.ir.model import Model
 
-__all__ = ["AskedLayers"]
+__all__ = ["RequestedLayers"]
 
 
 @dataclass(frozen=True)
-class AskedLayers:
+class RequestedLayers:
     """What `--exclude` and `--bits` name."""
 
     exclude: Sequence[str]

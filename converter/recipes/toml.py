@@ -3,6 +3,7 @@
 import dataclasses
 import tomllib
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tomli_w
@@ -15,6 +16,8 @@ from converter.recipes.toml_fields import build, nearest
 from passes.errors import RecipeError
 
 __all__ = ["dump_recipe", "parse_recipe", "recipe_content", "recipe_values"]
+
+_RENAMED = MappingProxyType({"block": "block_size"})  # fields of passes as files of version 0.1 name them
 
 
 def parse_recipe(text: str, source: str) -> Recipe:
@@ -79,5 +82,10 @@ def _pass(step: dict[str, Any], where: str) -> Pass:
     name = fields.pop("pass", None)
     if not isinstance(name, str) or name not in PASSES:
         raise RecipeError(f"{where}: no pass is named {name!r}; {nearest(str(name), PASSES)}")
+    for old, new in _RENAMED.items():
+        if old in fields and old not in {field.name for field in dataclasses.fields(PASSES[name])}:
+            if new in fields:
+                raise RecipeError(f"{where} ({name}): {old} is the old name of {new}; give one of them")
+            fields[new] = fields.pop(old)
     built: Pass = build(PASSES[name], fields, f"{where} ({name})")
     return built

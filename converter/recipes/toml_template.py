@@ -17,7 +17,7 @@ __all__ = ["meanings", "spell_out"]
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n     +.*)*)", re.MULTILINE)
 _EXAMPLES: Mapping[str, str] = MappingProxyType(
     {
-        "block": "32",
+        "block_size": "32",
         "first_last_bits": "8",
         "layer_bits": '{ "conv1" = 8 }',
         "mean": "[0.485, 0.456, 0.406]",

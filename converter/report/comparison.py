@@ -64,8 +64,8 @@ def _whole(comparison: Comparison, preprocess: Preprocess | None) -> RenderableT
     lowest = _lowest(comparison.layers)
     if lowest is not None:
         row(whole, "adds most", f"{decibels(lowest.introduced_db)} at {_named(lowest)}")
-    if comparison.moved:
-        row(whole, "tensors scaled or rotated", str(len(comparison.moved)))
+    if comparison.transformed:
+        row(whole, "tensors scaled or rotated", str(len(comparison.transformed)))
     if comparison.unmatched:
         row(whole, "tensors without a counterpart", str(len(comparison.unmatched)))
     return whole

@@ -36,8 +36,10 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Callback]:
         TextColumn("left", style="dim"),
         TimeRemainingColumn(compact=True),
     )
-    silent = quiet or not console.is_terminal or console.is_dumb_terminal
-    with Progress(*columns, console=console, transient=True, disable=silent, expand=console.width < _NARROW) as bars:
+    no_progress = quiet or not console.is_terminal or console.is_dumb_terminal
+    with Progress(
+        *columns, console=console, transient=True, disable=no_progress, expand=console.width < _NARROW
+    ) as bars:
         tasks: dict[str, TaskID] = {}
 
         def update(what: str, done: int, total: int) -> None:

@@ -12,17 +12,17 @@ from converter.model_io.cpu_session import cpu_session
 from converter.model_io.save import INLINE_LIMIT, write_onnx
 from passes.errors import ModelError
 
-__all__ = ["Progress", "available_threads", "open_session", "silent", "unheard"]
+__all__ = ["Progress", "available_threads", "ignore_warning", "no_progress", "open_session"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 
-def silent(what: str, done: int, total: int) -> None:
+def no_progress(what: str, done: int, total: int) -> None:
     """Progress that is not shown."""
 
 
-def unheard(warning: str) -> None:
+def ignore_warning(warning: str) -> None:
     """A warning that nobody asked for."""
 
 

@@ -29,7 +29,7 @@ from passes.base import Stage
 from passes.errors import UsageError
 from passes.ir.linear import Linear
 
-__all__ = ["Attempt", "Speed", "find_slow_layers", "leaving", "require_measurable"]
+__all__ = ["FloatTrial", "Speed", "find_slow_layers", "leaving", "require_measurable"]
 
 _LEAST_GAIN = 1.01
 _FASTER = 0.7  # of the rounds; by chance it is half of them
@@ -42,7 +42,7 @@ _STEM = 3  # layers from the input that are tried together although the profile 
 
 
 @dataclass(frozen=True)
-class Attempt:
+class FloatTrial:
     """Layers that were tried together: how many times as fast the file was with their activations in float."""
 
     layers: tuple[str, ...]
@@ -69,7 +69,7 @@ class Speed:
     chosen_ms: float
     gain: float
     layers: tuple[str, ...]
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[FloatTrial, ...]
     integer_quartiles: Quartiles
     chosen_quartiles: Quartiles
     gain_quartiles: Quartiles
@@ -103,7 +103,7 @@ def find_slow_layers(
     best: frozenset[str] = frozenset()
     champion = plain = race.runner(trials.file(()))
     waiting = _candidates(trials, wins)
-    attempts: list[Attempt] = []
+    attempts: list[FloatTrial] = []
     while waiting:
         layers = [name for name in waiting.pop(0) if name not in best]
         progress("measuring speed", len(attempts), len(attempts) + len(waiting) + 1)
@@ -111,7 +111,7 @@ def find_slow_layers(
             continue
         challenger = race.runner(trials.file(best.union(layers)))
         gain, kept = race.compare(champion, challenger)
-        attempts.append(Attempt(tuple(layers), gain, kept))
+        attempts.append(FloatTrial(tuple(layers), gain, kept))
         if kept:
             best, champion = best.union(layers), challenger
         elif len(layers) > 1:

@@ -60,7 +60,7 @@ class Trials:
         self.model.float_activations = self._given | dict.fromkeys(floats, _REASON)
         placement = placement_of(self.model)
         grids = {source: self._grid(placement, source) for source in placement.tensors.values()}
-        self.model.ranges = spread(placement, grids)
+        self.model.activation_qparams = spread(placement, grids)
 
     def _grid(self, placement: Placement, tensor: str) -> ActivationGrid:
         """-1 to 1, or as much of it as a clamp lets through: then the clamp is absorbed, as it is in the real file."""

@@ -20,7 +20,7 @@ __all__ = ["ActivationRanges", "placement_of", "spread"]
 
 def placement_of(model: Model) -> Placement:
     """Which tensors of the model are to be quantized."""
-    left = {*model.kept, *model.float_activations}
+    left = {*model.float_reasons, *model.float_activations}
     return place(model.graph, model.rules, frozenset(model.layers()) - left)
 
 
@@ -55,14 +55,14 @@ class ActivationRanges(GraphPass):
         return Needs(histograms=frozenset(placement_of(model).tensors.values()))
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Fill `Model.ranges`."""
+        """Fill `Model.activation_qparams`."""
         placement = placement_of(model)
         grids = {source: self._grid(source, placement, model, stats) for source in placement.tensors.values()}
         grids = shared_grids(model.graph, placement, grids, symmetric=model.rules.symmetric)
-        model.ranges = spread(placement, grids)
+        model.activation_qparams = spread(placement, grids)
         covered = {
             tensor: _covered(
-                model.ranges[tensor],
+                model.activation_qparams[tensor],
                 stats.histograms[source],
                 placement.bounds.get(source, (-math.inf, math.inf)),
                 placement.factors.get(tensor, 1.0),
@@ -71,11 +71,11 @@ class ActivationRanges(GraphPass):
         }
         changed, skipped = {}, {}
         for name, layer in model.layers().items():
-            grid = model.ranges.get(layer.input)
+            grid = model.activation_qparams.get(layer.input)
             if name in placement.integer and grid is not None:
                 changed[name] = Change(f"input quantized over {grid.low:.4g} to {grid.high:.4g}")
             else:
-                reason = model.kept.get(name) or model.float_activations.get(name)
+                reason = model.float_reasons.get(name) or model.float_activations.get(name)
                 skipped[name] = reason or placement.reasons.get(name, "its input stays in float")
         return PassReport(self.name, changed, skipped, ranges=covered)
 

@@ -32,6 +32,6 @@ class Exclude(GraphPass):
         """
         known = model.layers()
         require_known(self.layers, known, self.name)
-        model.kept |= dict.fromkeys(self.layers, "excluded by the recipe")
+        model.float_reasons |= dict.fromkeys(self.layers, "excluded by the recipe")
         changed = dict.fromkeys(self.layers, Change("left in float"))
         return PassReport(self.name, changed, {name: "not excluded" for name in known if name not in changed})

@@ -12,18 +12,18 @@ from passes.errors import QuantizationError
 from passes.ir.linear import Linear
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, dequantized
 
-__all__ = ["FoundCodes", "FoundGrids"]
+__all__ = ["ExistingCodes", "ExistingQparams"]
 
 
 @dataclass(frozen=True)
-class FoundCodes:
+class ExistingCodes:
     """A weight as the file held it; arrays have the shape of the weight that the operator reads.
 
     Attributes:
         codes: signed; unsigned ones are shifted by half their range, and so is their zero point.
         scale, zero_point: of every code.
         bits: of the type they were stored in.
-        block: elements along one axis that share a scale, or a multiple of it; None: at least a channel does.
+        block_size: elements along one axis that share a scale, or a multiple of it; None: at least a channel does.
         bias: int32 codes of the layer's bias; None where it was a float.
         multiples: of every code's scale; None: each is 1.
     """
@@ -32,7 +32,7 @@ class FoundCodes:
     scale: Floats
     zero_point: Codes
     bits: int
-    block: int | None = None
+    block_size: int | None = None
     bias: NDArray[np.int32] | None = None
     multiples: Codes | None = None
 
@@ -51,16 +51,16 @@ class FoundCodes:
                 f"{layer.name}: its weight has another shape than the codes; leave other passes out"
             )
         codes, scale, zero_point = (_matrix(layer, part) for part in (self.codes, self.scale, self.zero_point))
-        if self.multiples is not None and self.block is not None:
+        if self.multiples is not None and self.block_size is not None:
             multiples = _matrix(layer, self.multiples)
-            shared = multiples[:, :, :: self.block].copy()
-            grid = Grid(self.bits, scale[:, :, :1].copy(), zero_point[:, :, :1].copy(), self.block, shared)
+            shared = multiples[:, :, :: self.block_size].copy()
+            grid = Grid(self.bits, scale[:, :, :1].copy(), zero_point[:, :, :1].copy(), self.block_size, shared)
             if np.array_equal(grid.multiple(codes.shape[2]), multiples) and np.ptp(scale, axis=2).max() == 0:
                 return codes, grid
-        plain = (None, self.block, self.block and self.block * math.prod(layer.kernel))
-        for block in plain if self.multiples is None else ():
-            step = block or codes.shape[2]
-            grid = Grid(self.bits, scale[:, :, ::step].copy(), zero_point[:, :, ::step].copy(), block)
+        plain = (None, self.block_size, self.block_size and self.block_size * math.prod(layer.kernel))
+        for block_size in plain if self.multiples is None else ():
+            step = block_size or codes.shape[2]
+            grid = Grid(self.bits, scale[:, :, ::step].copy(), zero_point[:, :, ::step].copy(), block_size)
             spread = grid.spread(codes.shape[2])
             if np.array_equal(spread[0], scale) and np.array_equal(spread[1], zero_point):
                 return codes, grid
@@ -70,7 +70,7 @@ class FoundCodes:
 
 
 @dataclass(frozen=True)
-class FoundGrids:
+class ExistingQparams:
     """All that was found; empty for a float model.
 
     Attributes:
@@ -79,7 +79,7 @@ class FoundGrids:
         unkept: why the quantization of a tensor cannot be written again as it was.
     """
 
-    weights: Mapping[str, FoundCodes] = field(default_factory=dict)
+    weights: Mapping[str, ExistingCodes] = field(default_factory=dict)
     ranges: Mapping[str, ActivationGrid] = field(default_factory=dict)
     unkept: Mapping[str, str] = field(default_factory=dict)
 

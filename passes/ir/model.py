@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.errors import QuantizationError
-from passes.ir.existing_qparams import FoundGrids
+from passes.ir.existing_qparams import ExistingQparams
 from passes.ir.linear import Linear, linear_layers
 from passes.ir.rules import Rules
 from passes.ir.surgery import fresh_name, tensor_names
@@ -32,21 +32,21 @@ class Model:
         graph: a quantized layer's weight holds its dequantized values.
         rules: what the target accepts.
         quantized: by layer name.
-        ranges: grid of every activation tensor that will be quantized, by tensor name.
-        kept: why a layer stays in float, by layer name.
+        activation_qparams: scale and zero point (grid) of every activation tensor that will be quantized, by tensor name.
+        float_reasons: why a layer stays in float, by layer name.
         float_activations: why a layer reads floats although its weight is quantized, by layer name.
-        exact: weight ``[g, o, k]`` and bias ``[g, o]`` a layer had before it was quantized, by layer name.
-        found: what the file that the model was read from was quantized with.
+        float_weights: weight ``[g, o, k]`` and bias ``[g, o]`` a layer had before it was quantized, by layer name.
+        existing_qparams: what the file that the model was read from was quantized with.
     """
 
     graph: gs.Graph
     rules: Rules
     quantized: dict[str, Quantized] = field(default_factory=dict)
-    ranges: dict[str, ActivationGrid] = field(default_factory=dict)
-    kept: dict[str, str] = field(default_factory=dict)
+    activation_qparams: dict[str, ActivationGrid] = field(default_factory=dict)
+    float_reasons: dict[str, str] = field(default_factory=dict)
     float_activations: dict[str, str] = field(default_factory=dict)
-    exact: dict[str, tuple[Floats, Floats | None]] = field(default_factory=dict)
-    found: FoundGrids = field(default_factory=FoundGrids)
+    float_weights: dict[str, tuple[Floats, Floats | None]] = field(default_factory=dict)
+    existing_qparams: ExistingQparams = field(default_factory=ExistingQparams)
 
     def layers(self) -> dict[str, Linear]:
         """Every linear layer by name, in the graph's order."""
@@ -55,7 +55,7 @@ class Model:
     def reads_integers(self, layer: Linear) -> bool:
         """Whether the layer, once its weight is quantized, runs on the target's integer kernel."""
         kernel = self.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
-        return kernel and layer.input in self.ranges and layer.name not in self.float_activations
+        return kernel and layer.input in self.activation_qparams and layer.name not in self.float_activations
 
     def node(self, name: str) -> gs.Node:
         """The node of that name.

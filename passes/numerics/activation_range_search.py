@@ -224,5 +224,5 @@ def _divergence(counts: Floats, size: int, levels: int) -> float:
     if not q.sum():
         return np.inf
     p, q = p / p.sum(), q / q.sum()
-    floor = 1e-4 / size  # onnxruntime smooths too: clipped mass may sit where nothing was inside
-    return float(np.sum(p[full] * np.log(p[full] / np.maximum(q[full], floor))))
+    min_scale = 1e-4 / size  # onnxruntime smooths too: clipped mass may sit where nothing was inside
+    return float(np.sum(p[full] * np.log(p[full] / np.maximum(q[full], min_scale))))

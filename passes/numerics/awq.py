@@ -14,10 +14,10 @@ __all__ = ["output_power", "rounding_noise"]
 _CANDIDATES = 20  # of a grid's range; a quarter of what the solvers try, for this is done for every s
 
 
-def rounding_noise(weight: Floats, hessian: Floats, bits: int, *, block: int | None, symmetric: bool) -> float:
+def rounding_noise(weight: Floats, hessian: Floats, bits: int, *, block_size: int | None, symmetric: bool) -> float:
     """Squared output error of rounding ``weight`` ``[g, o, k]`` to nearest, with ``hessian`` ``[g, k, k]``."""
     even = np.ones((weight.shape[0], weight.shape[2]), np.float32)
-    grid = search_grid(weight, bits, even, block=block, symmetric=symmetric, candidates=_CANDIDATES)
+    grid = search_grid(weight, bits, even, block_size=block_size, symmetric=symmetric, candidates=_CANDIDATES)
     return output_power(grid.values(grid.codes(weight)) - weight, hessian)
 
 

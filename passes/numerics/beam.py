@@ -27,7 +27,7 @@ def beam_work(shape: tuple[int, int, int], beam: int) -> int:
 
 
 def beam_search(
-    target: Floats, upper: Floats, grid: Grid, order: NDArray[np.intp], *, beam: int, floor: Floats | None = None
+    target: Floats, upper: Floats, grid: Grid, order: NDArray[np.intp], *, beam: int, min_scale: Floats | None = None
 ) -> tuple[Codes, Grid]:
     """Codes ``[g, o, k]`` in the order of the sweep, and the grid with the best of the scales tried.
 
@@ -37,13 +37,13 @@ def beam_search(
         grid: of the inputs in their own order.
         order: ``[g, k]``, the sweep's.
         beam: partial roundings kept.
-        floor: smallest scale allowed, ``[g, o]``.
+        min_scale: smallest scale allowed, ``[g, o]``.
     """
     groups, outputs, k = target.shape
     factors = np.repeat(np.array(FACTORS, np.float32)[:, None, None], outputs, axis=1)  # [f, o, 1]
     wider = grid.scale[:, None] * factors[None]  # [g, f, o, b]
-    if floor is not None:
-        wider = np.maximum(wider, floor[:, None, :, None])
+    if min_scale is not None:
+        wider = np.maximum(wider, min_scale[:, None, :, None])
     many = replace(
         grid,
         scale=wider.reshape(groups, -1, wider.shape[3]),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Borders", "Drop", "counted", "temperature"]
+__all__ = ["DecisionMargins", "Drop", "counted", "temperature"]
 
 _RANKS = 64  # classes that can become the best one
 _NEIGHBOURS = 8  # images on either side whose errors are tried
@@ -37,7 +37,7 @@ class Drop:
     Attributes:
         counted: right answers lost less right answers gained.
         error: standard error of that.
-        expected: see `Borders.drop`.
+        expected: see `DecisionMargins.drop`.
     """
 
     counted: float
@@ -76,7 +76,7 @@ def temperature(scores: Scores, labels: Labels) -> float:
 
 
 @dataclass(frozen=True)
-class Borders:
+class DecisionMargins:
     """The float network's images, by how near they are to another class.
 
     Attributes:
@@ -92,7 +92,7 @@ class Borders:
     images: NDArray[np.intp]
 
     @classmethod
-    def of(cls, scores: Scores, labels: Labels | None) -> "Borders":
+    def of(cls, scores: Scores, labels: Labels | None) -> "DecisionMargins":
         """Of scores ``[n, classes]`` and labels ``[n]``."""
         order = np.argsort(-scores, axis=1, kind="stable")[:, :_RANKS]
         ranked = np.take_along_axis(scores, order, axis=1)

@@ -34,7 +34,7 @@ def damping_for_few_rows(
     form: GridForm,
     damping: float,
     *,
-    floor: Floats | None = None,
+    min_scale: Floats | None = None,
     rounds: int = 0,
     factors: Sequence[float] = DAMPINGS,
 ) -> float:
@@ -55,13 +55,13 @@ def damping_for_few_rows(
         raise ValueError("the moments have no halves")
     every = -(-target.shape[1] // _JUDGED)
     judged = target[:, ::every]
-    lowest = None if floor is None else floor[:, ::every]
+    lowest = None if min_scale is None else min_scale[:, ::every]
     best, least = damping, np.inf
     for candidate in (damping * factor for factor in factors):
         loss = 0.0
         try:
             for fitted, unseen in (moments.halves, moments.halves[::-1]):
-                found = gptq(judged, fitted, form, floor=lowest, damping=candidate, rounds=rounds)
+                found = gptq(judged, fitted, form, min_scale=lowest, damping=candidate, rounds=rounds)
                 loss += output_error(judged, found.grid.values(found.codes), unseen.hessian)
         except np.linalg.LinAlgError:  # of one half alone; a larger damping may do
             continue

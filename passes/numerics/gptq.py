@@ -48,7 +48,7 @@ def gptq(
     moments: Moments,
     form: GridForm,
     *,
-    floor: Floats | None = None,
+    min_scale: Floats | None = None,
     damping: float = 0.01,
     act_order: bool = True,
     rounds: int = 0,
@@ -61,7 +61,7 @@ def gptq(
         weight: float32; what the codes should approximate.
         moments: of the layer's rows, same g and k.
         form: of the grid.
-        floor: smallest scale allowed, ``[g, o]``.
+        min_scale: smallest scale allowed, ``[g, o]``.
         damping: λ as a share of the mean of diag H.
         act_order: largest diag H first, else in order of k.
         rounds: of refinement after the sweep.
@@ -78,17 +78,17 @@ def gptq(
     factor, damping = inverse_factor(_permuted(moments.hessian, order), damping)
     upper = factor.astype(np.float32, order="C")
     importance = np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
-    grid = form.grid(weight, importance, floor)
+    grid = form.grid(weight, importance, min_scale)
     permuted = np.take_along_axis(weight, columns, axis=2)
     if beam > 1 and beam_work(weight.shape, beam) <= _BEAM_WORK:
-        swept, grid = beam_search(permuted, upper, grid, order, beam=beam, floor=floor)
+        swept, grid = beam_search(permuted, upper, grid, order, beam=beam, min_scale=min_scale)
     else:
         scale, zero_point = grid.spread(k)
         step, zero = np.take_along_axis(scale, columns, axis=2), np.take_along_axis(zero_point, columns, axis=2)
         swept = _sweep(permuted, upper, step, zero, form.bits, lazy)
     codes = np.take_along_axis(swept, undo[:, None, :], axis=2)
     if rounds:
-        codes, grid = refine(weight, codes, grid, damped(moments.hessian, damping), rounds=rounds, floor=floor)
+        codes, grid = refine(weight, codes, grid, damped(moments.hessian, damping), rounds=rounds, min_scale=min_scale)
     return GptqResult(codes, grid, damping)
 
 
@@ -110,16 +110,16 @@ def _sweep(target: Floats, upper: Floats, scale: Floats, zero: Codes, bits: int,
     for start in range(0, k, lazy):
         stop = min(start + lazy, k)
         errors = np.empty((*target.shape[:2], stop - start), np.float32)  # [g, o, lazy]
-        block = work[:, :, start:stop].copy()
+        block_size = work[:, :, start:stop].copy()
         factor = upper[:, start:stop, start:stop]
         for j in range(stop - start):
-            column = block[:, :, j]
+            column = block_size[:, :, j]
             step, offset = scale[:, :, start + j], zero[:, :, start + j]
             code = np.clip(np.rint(column / step) + offset, low, high)
             codes[:, :, start + j] = code
             error = (column - (code - offset) * step) / factor[:, j, j, None]
             errors[:, :, j] = error
-            block[:, :, j + 1 :] -= error[:, :, None] * factor[:, None, j, j + 1 :]
+            block_size[:, :, j + 1 :] -= error[:, :, None] * factor[:, None, j, j + 1 :]
         work[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
     return codes
 

@@ -2,7 +2,7 @@
 
 A weight grid is affine, ``value = (code - zero_point) * scale`` (Jacob et al. 2018, equation 1), with signed
 codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` (8 bits: ``[-127, 127]``, so that a sign flip stays on the grid). One
-scale serves a whole output channel, or ``block`` neighbouring inputs of it; or each block has a whole multiple of its
+scale serves a whole output channel, or ``block_size`` neighbouring inputs of it; or each block has a whole multiple of its
 channel's scale (`passes.numerics.two_level`).
 
     >>> grid = Grid(bits=4, scale=np.array([[[0.5]]], np.float32), zero_point=np.array([[[0]]], np.int8))
@@ -56,7 +56,7 @@ class Grid:
         bits: 2 to 8.
         scale: ``[g, o, b]`` float32, positive; b scales per output channel: 1, or ``ceil(k / block)``.
         zero_point: ``[g, o, b]`` int8, a code; all zero for a symmetric grid.
-        block: inputs that share a scale, the last block may be shorter; None: all inputs of a channel do.
+        block_size: inputs that share a scale, the last block may be shorter; None: all inputs of a channel do.
         multiples: ``[g, o, ceil(k / block)]`` int8 within `MULTIPLES`, not 0: what the channel's one scale is
             multiplied by in each block. None: scales are floats.
     """
@@ -64,18 +64,18 @@ class Grid:
     bits: int
     scale: Floats
     zero_point: Codes
-    block: int | None = None
+    block_size: int | None = None
     multiples: Codes | None = None
 
     @property
     def per_channel(self) -> bool:
         """Whether an output channel has one float scale, as integer kernels want it."""
-        return self.block is None or self.multiples is not None
+        return self.block_size is None or self.multiples is not None
 
     @property
     def granularity(self) -> str:
         """What shares a scale: "channel" or "block 32"."""
-        return "channel" if self.block is None else f"block {self.block}"
+        return "channel" if self.block_size is None else f"block {self.block_size}"
 
     @property
     def symmetric(self) -> bool:
@@ -90,10 +90,12 @@ class Grid:
         """
         if self.multiples is not None:
             return self.scale * self.multiple(k), np.repeat(self.zero_point, k, axis=2)
-        block = self.block or k
-        if self.scale.shape[2] != -(-k // block):
-            raise ValueError(f"{self.scale.shape[2]} scales for {k} inputs in blocks of {block}")
-        return np.repeat(self.scale, block, axis=2)[:, :, :k], np.repeat(self.zero_point, block, axis=2)[:, :, :k]
+        block_size = self.block_size or k
+        if self.scale.shape[2] != -(-k // block_size):
+            raise ValueError(f"{self.scale.shape[2]} scales for {k} inputs in blocks of {block_size}")
+        return np.repeat(self.scale, block_size, axis=2)[:, :, :k], np.repeat(self.zero_point, block_size, axis=2)[
+            :, :, :k
+        ]
 
     def values(self, codes: Codes) -> Floats:
         """Dequantize ``[g, o, k]`` codes, in float32 and in the order DequantizeLinear uses."""
@@ -118,11 +120,11 @@ class Grid:
         Raises:
             ValueError: the grid has another number of blocks than k inputs need.
         """
-        if self.multiples is None or self.block is None:
+        if self.multiples is None or self.block_size is None:
             return np.ones((*self.scale.shape[:2], k), np.int8)
-        if self.multiples.shape[2] != -(-k // self.block):
-            raise ValueError(f"{self.multiples.shape[2]} multiples for {k} inputs in blocks of {self.block}")
-        return np.repeat(self.multiples, self.block, axis=2)[:, :, :k]
+        if self.multiples.shape[2] != -(-k // self.block_size):
+            raise ValueError(f"{self.multiples.shape[2]} multiples for {k} inputs in blocks of {self.block_size}")
+        return np.repeat(self.multiples, self.block_size, axis=2)[:, :, :k]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def refine(
     hessian: Floats,
     *,
     rounds: int,
-    floor: Floats | None = None,
+    min_scale: Floats | None = None,
     lazy: int = 128,
 ) -> tuple[Codes, Grid]:
     """Codes and grid with an error no larger than those given.
@@ -33,12 +33,12 @@ def refine(
         grid: where the codes start; its scale moves only where a channel has one float.
         hessian: ``[g, k, k]``, positive definite.
         rounds: of scale and codes.
-        floor: smallest scale allowed, ``[g, o]``.
+        min_scale: smallest scale allowed, ``[g, o]``.
         lazy: inputs per block of deferred updates.
     """
     for _ in range(rounds):
         if grid.per_channel:
-            grid = _refit(target, codes, grid, hessian, floor)
+            grid = _refit(target, codes, grid, hessian, min_scale)
         moved = _descend(target, codes, grid, hessian, lazy)
         if np.array_equal(moved, codes):
             break
@@ -46,14 +46,14 @@ def refine(
     return codes, grid
 
 
-def _refit(target: Floats, codes: Codes, grid: Grid, hessian: Floats, floor: Floats | None) -> Grid:
+def _refit(target: Floats, codes: Codes, grid: Grid, hessian: Floats, min_scale: Floats | None) -> Grid:
     """The grid with every channel's best scale for the codes as they are."""
     levels = (grid.integers(codes).astype(np.int16) - grid.zero_point).astype(np.float32)  # [g, o, k]
     weighted = levels @ hessian
     along = (weighted * target).sum(axis=2)  # [g, o]
     length = (weighted * levels).sum(axis=2)
     fitted = np.divide(along, length, out=grid.scale[:, :, 0].copy(), where=length > 0)
-    usable = fitted > (0 if floor is None else floor)
+    usable = fitted > (0 if min_scale is None else min_scale)
     return replace(grid, scale=np.where(usable, fitted, grid.scale[:, :, 0])[:, :, None].astype(np.float32))
 
 

@@ -51,8 +51,8 @@ def two_level_grid(
     bits: int,
     importance: Floats,
     *,
-    block: int,
-    floor: Floats | None = None,
+    block_size: int,
+    min_scale: Floats | None = None,
     candidates: int = 40,
 ) -> Grid:
     """The grid with the least importance-weighted squared rounding error, its block scales whole multiples.
@@ -65,8 +65,8 @@ def two_level_grid(
         weight: ``[g, o, k]``.
         bits: 2 to 4.
         importance: ``[g, k]``, not negative.
-        block: inputs that share a multiple; all blocks are whole.
-        floor: smallest scale of a channel allowed, ``[g, o]``.
+        block_size: inputs that share a multiple; all blocks are whole.
+        min_scale: smallest scale of a channel allowed, ``[g, o]``.
         candidates: of each block's own scale.
 
     Raises:
@@ -74,20 +74,20 @@ def two_level_grid(
     """
     if bits > MOST_BITS:
         raise ValueError(f"two-level scales are for weights of up to {MOST_BITS} bits, not {bits}")
-    values, weights = blocked(weight, block), blocked(importance[:, None, :], block)
-    step, sign = _own_scales(weight, values, weights, bits, block, importance, candidates)
+    values, weights = blocked(weight, block_size), blocked(importance[:, None, :], block_size)
+    step, sign = _own_scales(weight, values, weights, bits, block_size, importance, candidates)
     top = step.max(axis=2, keepdims=True) / np.float32(_LARGEST)  # [g, o, 1]
     turned = values * sign[..., None]
     best, scale, multiples = np.full(top.shape, np.inf, np.float32), top, np.ones(step.shape, np.int8)
     for factor in _FACTORS:
         tried = top * np.float32(factor)
-        if floor is not None:
-            tried = np.maximum(tried, floor[:, :, None])
+        if min_scale is not None:
+            tried = np.maximum(tried, min_scale[:, :, None])
         error, found = _multiples(turned, weights, bits, tried, step, sign)
         better = error < best
         best, scale = np.where(better, error, best), np.where(better, tried, scale)
         multiples = np.where(better, found, multiples)
-    return Grid(bits, scale.astype(np.float32), np.zeros(scale.shape, np.int8), block, multiples * sign)
+    return Grid(bits, scale.astype(np.float32), np.zeros(scale.shape, np.int8), block_size, multiples * sign)
 
 
 def _own_scales(
@@ -95,14 +95,14 @@ def _own_scales(
     values: Floats,
     weights: Floats,
     bits: int,
-    block: int,
+    block_size: int,
     importance: Floats,
     candidates: int,
 ) -> tuple[Floats, Codes]:
     """The scale of every block on its own, and the sign its codes are better off with, ``[g, o, b]``."""
     found = []
     for sign in (1, -1):
-        grid = search_grid(sign * weight, bits, importance, block=block, candidates=candidates)
+        grid = search_grid(sign * weight, bits, importance, block_size=block_size, candidates=candidates)
         found.append((_error(sign * values, weights, bits, grid.scale), grid.scale))
     (error, scale), (error_turned, scale_turned) = found
     turned = error_turned < error

@@ -17,7 +17,7 @@ class GridForm:
 
     Attributes:
         bits: 2 to 8.
-        block: inputs that share a scale; None: the whole output channel.
+        block_size: inputs that share a scale; None: the whole output channel.
         symmetric: zero point 0.
         two_level: scales of blocks are whole multiples of their channel's (`passes.numerics.two_level`).
         search: look for the scale that loses least, else take that of the largest weight.
@@ -28,19 +28,19 @@ class GridForm:
     """
 
     bits: int
-    block: int | None = None
+    block_size: int | None = None
     symmetric: bool = True
     two_level: bool = False
     search: bool = True
 
     def __post_init__(self) -> None:
         code_range(self.bits)
-        if self.block is not None and self.block < 1:
-            raise ValueError(f"block must be at least 1, not {self.block}")
+        if self.block_size is not None and self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, not {self.block_size}")
         if not self.two_level:
             return
-        if self.block is None:
-            raise ValueError("two_level needs a block, such as block = 8")
+        if self.block_size is None:
+            raise ValueError("two_level needs a block_size, such as block_size = 8")
         if self.bits > MOST_BITS:
             raise ValueError(f"two_level is for weights of up to {MOST_BITS} bits, not {self.bits}")
         if not self.symmetric:
@@ -48,22 +48,26 @@ class GridForm:
         if not self.search:
             raise ValueError("two_level scales are searched; leave scale = absmax out")
 
-    def grid(self, weight: Floats, importance: Floats | None = None, floor: Floats | None = None) -> Grid:
+    def grid(self, weight: Floats, importance: Floats | None = None, min_scale: Floats | None = None) -> Grid:
         """The grid for ``weight`` ``[g, o, k]``.
 
         Args:
             weight: float32; blocks of two levels are whole.
             importance: ``[g, k]``, what a squared error at each input costs; None: the same everywhere.
-            floor: smallest scale of a channel allowed, ``[g, o]``.
+            min_scale: smallest scale of a channel allowed, ``[g, o]``.
         """
         if not self.search:
-            return absmax_grid(weight, self.bits, block=self.block, symmetric=self.symmetric, floor=floor)
+            return absmax_grid(
+                weight, self.bits, block_size=self.block_size, symmetric=self.symmetric, min_scale=min_scale
+            )
         if importance is None:
             importance = np.ones((weight.shape[0], weight.shape[2]), np.float32)
-        if self.two_level and self.block is not None:
-            return two_level_grid(weight, self.bits, importance, block=self.block, floor=floor)
-        return search_grid(weight, self.bits, importance, block=self.block, symmetric=self.symmetric, floor=floor)
+        if self.two_level and self.block_size is not None:
+            return two_level_grid(weight, self.bits, importance, block_size=self.block_size, min_scale=min_scale)
+        return search_grid(
+            weight, self.bits, importance, block_size=self.block_size, symmetric=self.symmetric, min_scale=min_scale
+        )
 
     def plain(self) -> "GridForm":
         """The same without a search, and one scale a channel instead of two levels: what a gain is measured from."""
-        return replace(self, block=None if self.two_level else self.block, two_level=False, search=False)
+        return replace(self, block_size=None if self.two_level else self.block_size, two_level=False, search=False)

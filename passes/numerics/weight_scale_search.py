@@ -19,13 +19,13 @@ _LEAST_SHRINK, _LEAST_SHRINK_OF_FEW_BITS = 0.25, 0.05
 
 
 def absmax_grid(
-    weight: Floats, bits: int, *, block: int | None = None, symmetric: bool = True, floor: Floats | None = None
+    weight: Floats, bits: int, *, block_size: int | None = None, symmetric: bool = True, min_scale: Floats | None = None
 ) -> Grid:
     """The grid that just reaches the largest weight of every channel or block; weight ``[g, o, k]``.
 
-    ``floor`` ``[g, o]`` is the smallest scale allowed.
+    ``min_scale`` ``[g, o]`` is the smallest scale allowed.
     """
-    return _shrunk(blocked(weight, block), bits, 1.0, block, symmetric, floor)
+    return _shrunk(blocked(weight, block_size), bits, 1.0, block_size, symmetric, min_scale)
 
 
 def search_grid(
@@ -33,9 +33,9 @@ def search_grid(
     bits: int,
     importance: Floats,
     *,
-    block: int | None = None,
+    block_size: int | None = None,
     symmetric: bool = True,
-    floor: Floats | None = None,
+    min_scale: Floats | None = None,
     candidates: int = 80,
 ) -> Grid:
     """The grid with the least importance-weighted squared rounding error.
@@ -44,14 +44,14 @@ def search_grid(
         weight: ``[g, o, k]``.
         bits: 2 to 8.
         importance: ``[g, k]``, not negative.
-        block: inputs that share a scale; None: the whole output channel.
+        block_size: inputs that share a scale; None: the whole output channel.
         symmetric: zero point 0; otherwise the range of each block is affine.
-        floor: smallest scale allowed, ``[g, o]``.
+        min_scale: smallest scale allowed, ``[g, o]``.
         candidates: shrink factors tried, from 1.1 of the full range down.
     """
-    values = blocked(weight, block)  # [g, o, b, block]
-    weights = blocked(importance[:, None, :], block)  # [g, 1, b, block]
-    best = _shrunk(values, bits, 1.0, block, symmetric, floor)
+    values = blocked(weight, block_size)  # [g, o, b, block]
+    weights = blocked(importance[:, None, :], block_size)  # [g, 1, b, block]
+    best = _shrunk(values, bits, 1.0, block_size, symmetric, min_scale)
     scale, zero = best.scale.copy(), best.zero_point.copy()
     low, high = code_range(bits)
     best_error = np.full(scale.shape, np.inf, np.float32)
@@ -59,7 +59,7 @@ def search_grid(
         1.0,
         *np.linspace(1.1, _LEAST_SHRINK if bits > 3 else _LEAST_SHRINK_OF_FEW_BITS, candidates),
     ):  # the full range itself is not among the others
-        grid = _shrunk(values, bits, float(shrink), block, symmetric, floor)
+        grid = _shrunk(values, bits, float(shrink), block_size, symmetric, min_scale)
         step, offset = grid.scale[..., None], grid.zero_point[..., None].astype(np.float32)
         difference = (np.clip(np.rint(values / step) + offset, low, high) - offset) * step - values
         error = (np.square(difference) * weights).sum(axis=3)
@@ -67,26 +67,28 @@ def search_grid(
         best_error = np.where(better, error, best_error)
         scale = np.where(better, grid.scale, scale)
         zero = np.where(better, grid.zero_point, zero)
-    return Grid(bits, scale, zero, block)
+    return Grid(bits, scale, zero, block_size)
 
 
-def blocked(array: Floats, block: int | None) -> Floats:
+def blocked(array: Floats, block_size: int | None) -> Floats:
     """``[g, o, k]`` as ``[g, o, b, block]``, the last block filled up with zeros."""
     groups, outputs, k = array.shape
-    size = block or k
+    size = block_size or k
     count = -(-k // size)
     padded = np.pad(array, ((0, 0), (0, 0), (0, count * size - k))) if count * size > k else array
     return padded.reshape(groups, outputs, count, size)
 
 
-def _shrunk(values: Floats, bits: int, shrink: float, block: int | None, symmetric: bool, floor: Floats | None) -> Grid:
+def _shrunk(
+    values: Floats, bits: int, shrink: float, block_size: int | None, symmetric: bool, min_scale: Floats | None
+) -> Grid:
     """The grid over ``shrink`` times the range of every block of ``[g, o, b, block]``."""
     low_code, high_code = code_range(bits)
     low = np.minimum(values.min(axis=3), 0) * np.float32(shrink)
     high = np.maximum(values.max(axis=3), 0) * np.float32(shrink)
     smallest = np.full(values.shape[:2], np.finfo(np.float32).tiny * 1e6, np.float32)
-    lower = smallest if floor is None else np.maximum(floor, smallest)
+    lower = smallest if min_scale is None else np.maximum(min_scale, smallest)
     scale = np.maximum(-low, high) / high_code if symmetric else (high - low) / (high_code - low_code)
     scale = np.maximum(scale, lower[:, :, None]).astype(np.float32)
     zero = np.zeros(scale.shape) if symmetric else np.clip(np.rint(low_code - low / scale), low_code, high_code)
-    return Grid(bits, scale, zero.astype(np.int8), block)
+    return Grid(bits, scale, zero.astype(np.int8), block_size)

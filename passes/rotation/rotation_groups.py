@@ -68,7 +68,7 @@ def rotation_groups(model: Model) -> RotationGroups:
     Raises:
         QuantizationError: activation grids have been chosen already; they would no longer hold.
     """
-    if model.ranges:
+    if model.activation_qparams:
         raise QuantizationError("channels cannot be rotated once activation_ranges has run; put the pass before it")
     layers = model.layers()
     tied: dict[str, _Tied] = {}

@@ -44,7 +44,7 @@ class Awq(GraphPass):
 
     Attributes:
         bits: of the weights, which the search reckons with; so are the next two.
-        block: inputs that share a scale; None: the whole output channel does.
+        block_size: inputs that share a scale; None: the whole output channel does.
         symmetric: zero point 0.
         steps: α goes from 0 to 1 in as many steps.
         factors: tried on the salient channels; 1 is always tried.
@@ -54,7 +54,7 @@ class Awq(GraphPass):
     name: ClassVar[str] = "awq"
 
     bits: int = 4
-    block: int | None = None
+    block_size: int | None = None
     symmetric: bool = True
     steps: int = 10
     factors: tuple[float, ...] = (1.0, 1.5)
@@ -62,8 +62,8 @@ class Awq(GraphPass):
 
     def __post_init__(self) -> None:
         code_range(self.bits)
-        if self.block is not None and self.block < 1:
-            raise ValueError(f"block must be at least 1, not {self.block}")
+        if self.block_size is not None and self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, not {self.block_size}")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         if not all(0 < factor < np.inf for factor in self.factors):
@@ -125,7 +125,9 @@ class Awq(GraphPass):
     def _noise(self, reader: Consumer, s: Doubles, stats: Stats) -> float:
         """The output error of rounding a layer whose input channels are divided by ``s`` ``[c]``."""
         moments = stats.moments[reader.layer.name].rescaled(1 / input_factors(reader.layer, s))
-        return rounding_noise(reader.scaled(s), moments.hessian, self.bits, block=self.block, symmetric=self.symmetric)
+        return rounding_noise(
+            reader.scaled(s), moments.hessian, self.bits, block_size=self.block_size, symmetric=self.symmetric
+        )
 
     def _power(self, reader: Consumer, stats: Stats) -> float:
         """The layer's output power; 1 where there is none, so that its error is 0."""

@@ -74,7 +74,7 @@ def scale_groups(model: Model) -> ScaleGroups:
     Raises:
         QuantizationError: activation grids have been chosen already; they would no longer hold.
     """
-    if model.ranges:
+    if model.activation_qparams:
         raise QuantizationError("scales cannot be moved once activation_ranges has run; put the pass before it")
     members = _Members(Ties(infer_shapes(model.graph)))
     for tensor in model.graph.inputs:
@@ -173,7 +173,7 @@ def _why_fixed(graph: gs.Graph, node: gs.Node) -> str | None:
 def _add_layer(members: _Members, model: Model, node: gs.Node) -> None:
     ties = members.ties
     if reason := why_not_linear(node):
-        ties.block(node, f"{node.name} ({node.op}): {reason}")
+        ties.block_size(node, f"{node.name} ({node.op}): {reason}")
         return
     layer = find_linear(node)
     source = ties.read(node.inputs[0])
@@ -203,7 +203,7 @@ def _add_norm(members: _Members, graph: gs.Graph, node: gs.Node) -> None:
     if reason is None and (source is None or source.axis != 1):
         reason = "its channels are not known"
     if reason is not None or source is None:
-        ties.block(node, f"{node.name} ({node.op}): {reason}")
+        ties.block_size(node, f"{node.name} ({node.op}): {reason}")
         return
     members.norms_after[str(node.name)] = source.ids
     members.norms_before[str(node.name)] = ties.fresh(len(source.ids))

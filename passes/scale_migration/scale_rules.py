@@ -251,4 +251,4 @@ def tie(ties: Ties, node: gs.Node) -> None:
     rule = _RULES.get(node.op) if is_default_domain(node) else None
     reason = "lets no scale through" if rule is None else rule(ties, node)
     if reason is not None:
-        ties.block(node, f"{node.name} ({node.op}) {reason}")
+        ties.block_size(node, f"{node.name} ({node.op}) {reason}")

@@ -47,7 +47,7 @@ class Consumer:
 
 def consumers(model: Model, groups: Iterable[ScaleGroup]) -> frozenset[str]:
     """The layers that read a channel of a group and are to be quantized."""
-    return frozenset(name for group in groups for name in group.consumers if name not in model.kept)
+    return frozenset(name for group in groups for name in group.consumers if name not in model.float_reasons)
 
 
 def calibrated(
@@ -59,7 +59,7 @@ def calibrated(
         QuantizationError: one of them has no statistics.
     """
     layers = model.layers()
-    readers = [reader for reader in group.consumers if reader not in model.kept]
+    readers = [reader for reader in group.consumers if reader not in model.float_reasons]
     for reader in readers:
         if reader not in statistics:
             raise QuantizationError(f"{reader}: {name} needs calibration data; use --calibration")
@@ -127,4 +127,8 @@ class Migration:
         return PassReport(self.name, changed, skipped, grids=self.grids)
 
     def _reason(self, name: str) -> str:
-        return self.model.kept.get(name) or self.left.get(name) or self.analysis.inputs.get(name, "nothing to rescale")
+        return (
+            self.model.float_reasons.get(name)
+            or self.left.get(name)
+            or self.analysis.inputs.get(name, "nothing to rescale")
+        )

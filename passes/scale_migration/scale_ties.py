@@ -112,7 +112,7 @@ class Ties:
         """Name the wires of a tensor."""
         self.wires[str(tensor.name)] = Wires(ids, axis, rank)
 
-    def block(self, node: gs.Node, reason: str) -> None:
+    def block_size(self, node: gs.Node, reason: str) -> None:
         """Fix all that a node reads and writes."""
         for tensor in activations([*node.inputs, *node.outputs]):
             if wires := self.read(tensor, reason):

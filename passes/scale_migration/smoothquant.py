@@ -125,7 +125,7 @@ class SmoothQuant(GraphPass):
 def _between(model: Model, group: ScaleGroup) -> dict[str, Wires]:
     """The group's quantized tensors that no layer reads: terms of residual Adds, and what pools read."""
     layers = model.layers()
-    quantized = frozenset(layers) - frozenset(model.kept)
+    quantized = frozenset(layers) - frozenset(model.float_reasons)
     if not quantized & group.consumers.keys():
         return {}
     sources = set(place(model.graph, model.rules, quantized).tensors.values())

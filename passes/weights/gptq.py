@@ -90,7 +90,7 @@ class Gptq(LayerPass):
             if moments.mean_residual is not None and self.asymmetric_target:
                 correction = correction + moments.mean_residual
             bias = correction if bias is None else bias + correction
-        plain = self.grid_form(problem).plain().grid(weight, floor=problem.floor)
+        plain = self.grid_form(problem).plain().grid(weight, min_scale=problem.min_scale)
         rounded = plain.values(plain.codes(weight))
         return Solution(
             result.codes,
@@ -114,14 +114,16 @@ class Gptq(LayerPass):
         """Codes and grid for ``target`` ``[g, o, k]`` and the rows that ``moments`` describe, and a note."""
         form, damping, notes = self.grid_form(problem), self.damping, []
         if self.few_rows and has_few_rows(moments):
-            damping = damping_for_few_rows(target, moments, form, damping, floor=problem.floor, rounds=self.refine)
+            damping = damping_for_few_rows(
+                target, moments, form, damping, min_scale=problem.min_scale, rounds=self.refine
+            )
             if damping > self.damping:
                 notes.append(f"damping {damping:g} chosen on held-out images")
         result = gptq(
             target,
             moments,
             form,
-            floor=problem.floor,
+            min_scale=problem.min_scale,
             damping=damping,
             act_order=self.act_order,
             rounds=self.refine,

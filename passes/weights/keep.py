@@ -8,7 +8,7 @@ import numpy as np
 
 from passes.base import GraphPass, Stage
 from passes.errors import QuantizationError
-from passes.ir.existing_qparams import FoundCodes
+from passes.ir.existing_qparams import ExistingCodes
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
 from passes.numerics.grid import Grid
@@ -36,17 +36,17 @@ class KeepRanges(GraphPass):
     sign: Literal["target", "found"] = "target"
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Fill `Model.ranges`.
+        """Fill `Model.activation_qparams`.
 
         Raises:
             QuantizationError: the model was no quantized one, or a grid is none that the target takes.
         """
         _require_found(model)
-        for tensor, reason in model.found.unkept.items():
+        for tensor, reason in model.existing_qparams.unkept.items():
             raise QuantizationError(f"{tensor} {reason}, which cannot be kept; {_AGAIN}")
         present = {tensor.name for node in model.graph.nodes for tensor in (*node.inputs, *node.outputs)}
         notes = []
-        for tensor, found in model.found.ranges.items() if model.rules.linear else ():
+        for tensor, found in model.existing_qparams.ranges.items() if model.rules.linear else ():
             as_found = self.sign == "found" and not model.rules.symmetric
             grid = found.with_sign(found.signed if as_found else model.rules.signed)
             if model.rules.symmetric and grid.zero_point not in ({0} if grid.signed else {0, 128}):
@@ -55,14 +55,14 @@ class KeepRanges(GraphPass):
                     f"{_AGAIN}"
                 )
             if tensor in present:
-                model.ranges[tensor] = grid
+                model.activation_qparams[tensor] = grid
             else:
                 notes.append(f"{tensor} is gone from the graph, and its grid with it")
-        if model.found.ranges and not model.rules.linear:
+        if model.existing_qparams.ranges and not model.rules.linear:
             notes.append("the target has no integer layers: activations stay in float")
         changed, skipped = {}, {}
         for name, layer in model.layers().items():
-            if layer.input in model.ranges:
+            if layer.input in model.activation_qparams:
                 changed[name] = Change("grid of its input kept")
             else:
                 skipped[name] = "its input stays in float"
@@ -87,35 +87,35 @@ class KeepCodes(GraphPass):
         changed: dict[str, Change] = {}
         refused: dict[str, str] = {}
         for name, layer in model.layers().items():
-            found = model.found.weights.get(layer.weight)
-            if name in model.kept:
+            found = model.existing_qparams.weights.get(layer.weight)
+            if name in model.float_reasons:
                 continue
             if found is None:
-                model.kept[name] = "its weight has no codes of 8 bits or fewer in the source"
+                model.float_reasons[name] = "its weight has no codes of 8 bits or fewer in the source"
                 continue
             codes, grid = found.on_grid(layer)
             weight, bias = model.weight(layer), model.bias(layer)
             if not np.array_equal(grid.values(codes), weight):
                 raise QuantizationError(f"{name}: its weight is no longer what its codes stand for; {_AGAIN}")
-            integer = layer.input in model.ranges and (
+            integer = layer.input in model.activation_qparams and (
                 model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
             )
             reason = _why_no_kernel(grid) if integer else ""
             if reason:
                 refused[name] = reason
                 continue
-            model.exact[name] = (weight, bias)
+            model.float_weights[name] = (weight, bias)
             model.quantized[name] = Quantized(codes, grid, float("nan"))
             what = f"{grid.bits} bits kept"
             if integer and _moves_bias(model, layer, found, grid):
                 what += ", bias rounded to steps of its input's scale times its weight's"
             changed[name] = Change(what)
         _require_kernels(refused)
-        return PassReport(self.name, changed, dict(model.kept))
+        return PassReport(self.name, changed, dict(model.float_reasons))
 
 
 def _require_found(model: Model) -> None:
-    if not model.found:
+    if not model.existing_qparams:
         raise QuantizationError("nothing to keep: the model is not quantized; use another recipe, such as int8")
 
 
@@ -128,7 +128,7 @@ def _why_no_kernel(grid: Grid) -> str:
             "symmetric weights only"
         )
     if not grid.per_channel:
-        return f"its weight has a scale for every {grid.block} inputs, which no integer kernel reads"
+        return f"its weight has a scale for every {grid.block_size} inputs, which no integer kernel reads"
     return ""
 
 
@@ -145,11 +145,11 @@ def _require_kernels(refused: Mapping[str, str]) -> None:
     )
 
 
-def _moves_bias(model: Model, layer: Linear, found: FoundCodes, grid: Grid) -> bool:
+def _moves_bias(model: Model, layer: Linear, found: ExistingCodes, grid: Grid) -> bool:
     """Whether the writer's int32 bias is another than the file's, which held a float or had a scale of its own."""
     bias = model.bias(layer)
     if bias is None or model.rules.bias != "int32":
         return False
-    scale = (model.ranges[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
+    scale = (model.activation_qparams[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
     codes = np.rint(bias.reshape(-1).astype(np.float64) / scale)
     return found.bias is None or not np.array_equal(codes, np.broadcast_to(found.bias.reshape(-1), codes.shape))

@@ -18,7 +18,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class LearnedRounding:
-    """Learned rounding, on top of the codes that a layer pass has found and against the weights of `Model.exact`.
+    """Learned rounding, on top of the codes that a layer pass has found and against the weights of `Model.float_weights`.
 
     A block that gains nothing on held-out images keeps its codes. Behind one that gains, the layers are solved again by
     the layer pass, on what they are given now, before they learn; that is left out where the layer pass does not look

@@ -45,5 +45,5 @@ class Obq(Gptq):
         start, note = Gptq.rounded(replace(self, refine=0), target, moments, problem)
         hessian = damped(moments.hessian, start.damping)
         codes, grid = obq(target, hessian, start.grid), start.grid
-        codes, grid = refine(target, codes, grid, hessian, rounds=self.refine, floor=problem.floor)
+        codes, grid = refine(target, codes, grid, hessian, rounds=self.refine, min_scale=problem.min_scale)
         return GptqResult(codes, grid, start.damping), note

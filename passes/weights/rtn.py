@@ -33,7 +33,7 @@ class Rtn(LayerPass):
     def solve(self, problem: Problem) -> Solution:
         """Codes and grid of one layer; errors are of the weight itself."""
         weight, form = problem.weight, self.grid_form(problem)
-        plain, grid = (each.grid(weight, floor=problem.floor) for each in (form.plain(), form))
+        plain, grid = (each.grid(weight, min_scale=problem.min_scale) for each in (form.plain(), form))
         codes = grid.codes(weight)
         before = sqnr_db(weight, plain.values(plain.codes(weight)))
         return Solution(codes, grid, problem.bias, before, sqnr_db(weight, grid.values(codes)))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import cpu_speed as benchmark
-from converter.runtime.session import silent
+from converter.runtime.session import no_progress
 
 
 def test_the_bar_against_quantize_static_is_that_of_measured_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +25,7 @@ def test_the_bar_against_quantize_static_is_that_of_measured_files(monkeypatch: 
         ("speedups", lambda *_: ratios),
     ):
         monkeypatch.setattr(benchmark, name, value)
-    bars = {bar.what: bar for bar in benchmark.cpu_speed(silent)}
+    bars = {bar.what: bar for bar in benchmark.cpu_speed(no_progress)}
     held = {what.removeprefix("MobileNetV2, "): bar.holds for what, bar in bars.items() if what.startswith("Mobile")}
     assert held == {
         "int8: faster than float": True,

@@ -23,7 +23,7 @@ def interpreter(folder: Path, lines: str) -> Path:
     return path
 
 
-def run(python: Path, out: Path) -> peers.Attempt:
+def run(python: Path, out: Path) -> peers.BudgetAttempt:
     return peers.attempt("quark", "W4A8", python, Path("float.onnx"), Path("calibration.npz"), out)
 
 
@@ -67,8 +67,8 @@ def test_the_table_has_seconds_and_those_of_all_threads(tmp_path: Path) -> None:
     model, data = small_cnn(), save_images(tmp_path / "images.npz", 8)
     onnx.save(model, tmp_path / "float.onnx")
     images = load_data(data, input_specs(model), preprocess=Preprocess(mean=(0.5,), std=(0.25,)))
-    made = peers.Attempt("aimet", "W4A8", tmp_path / "float.onnx", 53.0, 104.0)
-    refused = peers.Attempt("quark", "W4A8", tmp_path / "none", trouble="only 8 bits")
+    made = peers.BudgetAttempt("aimet", "W4A8", tmp_path / "float.onnx", 53.0, 104.0)
+    refused = peers.BudgetAttempt("quark", "W4A8", tmp_path / "none", trouble="only 8 bits")
     text = io.StringIO()
     show([peers._table(tmp_path / "float.onnx", [made, refused], images)], text)
     assert re.search(r"conversion +CPU\n", text.getvalue())

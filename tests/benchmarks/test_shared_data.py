@@ -22,7 +22,7 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 
-def silent(what: str, done: int, total: int) -> None:
+def no_progress(what: str, done: int, total: int) -> None:
     """Progress that is not shown."""
 
 
@@ -49,7 +49,7 @@ def losses(pretrained: Pretrained, limits: list[tuple[Recipe, float]], calibrate
     except MissingData as reason:
         pytest.skip(str(reason))
     unseen = evaluation.select(np.arange(min(evaluate, len(evaluation))))
-    return list(accuracy_losses(pretrained.factory, model, calibration, unseen, limits, silent))
+    return list(accuracy_losses(pretrained.factory, model, calibration, unseen, limits, no_progress))
 
 
 def test_resnet20_on_cifar10() -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from converter.learn.rounding.rounding import Outcome
 from passes.report import Change
 
-__all__ = ["Told"]
+__all__ = ["BlockOutcomes"]
 
 
-class Told:
+class BlockOutcomes:
     """What every layer learned, how it was solved again, and why it did not learn.
 
     Args:

@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 import torch
 
-from converter.calibration.activation_cache import Streams
+from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.correction import exact_model, write_exact
-from converter.calibration.paired_run import FLOAT, QUANTIZED, StreamPair
+from converter.calibration.paired_run import FLOAT, QUANTIZED, PairedRun
 from converter.calibration.segments import Segment, cut, submodel
-from converter.calibration.sequential import Walk, solve_layer
+from converter.calibration.sequential import SequentialCalibration, solve_layer
 from converter.data.dataset import Dataset
 from converter.learn.device import find_device
 from converter.learn.graph.program import Program, unsupported
@@ -28,7 +28,7 @@ from converter.learn.held_out import hold_out
 from converter.learn.rounding.blocks import blocks, join, sole_boundaries
 from converter.learn.rounding.fake_quantize import LearnedWeight, QuantizedBlock
 from converter.learn.rounding.network_check import Snapshot, network_db
-from converter.learn.rounding.outcomes import Told
+from converter.learn.rounding.outcomes import BlockOutcomes
 from converter.learn.rounding.rounding import Outcome, learn
 from converter.learn.rounding.samples import Samples, looks_around, run_in_batches, windows
 from converter.qdq.floats import float_model
@@ -74,17 +74,17 @@ def refine_blocks(
     """
     started = time.perf_counter()
     layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
-    if not layers or not all(name in model.exact for name in layers):
+    if not layers or not all(name in model.float_weights for name in layers):
         raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
     device = find_device(settings.device, settings.name)
-    start, told = Snapshot(model, layers), Told(dict(model.kept))
+    start, outcomes = Snapshot(model, layers), BlockOutcomes(dict(model.float_reasons))
     judge_budget = round(budget * settings.held_out)
-    with Streams(budget - judge_budget) as train_streams, Streams(judge_budget) as judge_streams:
-        network = _Network(model, layers, data, (train_streams, judge_streams), settings.held_out, seed)
+    with ActivationCache(budget - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
+        network = _Network(model, layers, data, (train_cache, judge_cache), settings.held_out, seed)
         before = best = network.decibels()
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
-            told.solved |= network.enter(piece, solver)
+            outcomes.solved |= network.enter(piece, solver)
             inside = {name: layers[name] for name in piece.whole.nodes if name in layers}
             held = Snapshot(model, inside)
             found = network.refine(piece.whole, inside, settings, device, index) if inside else ""
@@ -96,21 +96,23 @@ def refine_blocks(
                 else:
                     held.restore(model)
                     learned, found = False, _REJECTED.format(best, after)
-            told.take(found, inside)
+            outcomes.take(found, inside)
             network.leave(piece, learned)
             progress(settings.name, index + 1, len(pieces))
         after = best if solver is None else network.decibels()
-    if told.learned and not after > before:
+    if outcomes.learned and not after > before:
         start.restore(model)
-        told.put_back(_REJECTED.format(before, after))
-    notes = [f"{len(told.learned)} of {len(layers)} layers learned; {settings.steps} steps a block on {device.type}"]
-    behind = len(told.solved.keys() - told.learned.keys())
+        outcomes.put_back(_REJECTED.format(before, after))
+    notes = [
+        f"{len(outcomes.learned)} of {len(layers)} layers learned; {settings.steps} steps a block on {device.type}"
+    ]
+    behind = len(outcomes.solved.keys() - outcomes.learned.keys())
     if behind:
         notes.append(f"{behind} more were solved again behind them")
-    if told.learned:
+    if outcomes.learned:
         notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out images")
     seconds = time.perf_counter() - started
-    return PassReport(settings.name, told.changed(), told.skipped(), tuple(notes), seconds)
+    return PassReport(settings.name, outcomes.changed(), outcomes.skipped(), tuple(notes), seconds)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class _Network:
         model: Model,
         layers: dict[str, Linear],
         data: Dataset,
-        streams: tuple[Streams, Streams],
+        cache: tuple[ActivationCache, ActivationCache],
         held_out: float,
         seed: int,
     ) -> None:
@@ -137,8 +139,10 @@ class _Network:
         self.exact = exact_model(model)
         split = hold_out(len(data), held_out, seed)
         self.judge_images = data.select(split.judge)
-        self.walk = Walk(model, self.exact, layers, data.select(split.train), streams[0], seed=seed)
-        self.train, self.judge = self.walk.pair, StreamPair(model, self.exact, self.judge_images, streams[1])
+        self.calibration = SequentialCalibration(
+            model, self.exact, layers, data.select(split.train), cache[0], seed=seed
+        )
+        self.train, self.judge = self.calibration.pair, PairedRun(model, self.exact, self.judge_images, cache[1])
         self.moved = set[str]()  # tensors that are no longer what they were in the quantized network
 
     def decibels(self) -> float:
@@ -189,7 +193,7 @@ class _Network:
         """The layer once more, from its float weight."""
         held = self.model.quantized[layer.name]
         write_exact(self.model, layer, self.model)
-        found = solve_layer(self.model, solver, layer, held.grid.bits, self.walk.moments(layer))
+        found = solve_layer(self.model, solver, layer, held.grid.bits, self.calibration.moments(layer))
         return Change(f"solved again behind layers that learned, {found.what}", held.sqnr_db, found.after_db)
 
     def refine(
@@ -241,18 +245,20 @@ class _Network:
         for name, layer in inside.items():
             held = self.model.quantized[name]
             unit = spread[layer.output].reshape(layer.matrix_shape[:2])
-            step = float(self.model.ranges[layer.input].scale) if runs_on_integers(self.model, layer) else None
+            step = (
+                float(self.model.activation_qparams[layer.input].scale) if runs_on_integers(self.model, layer) else None
+            )
             bias = self.model.bias(layer)
             weights.append(LearnedWeight(layer, held.codes, held.grid, bias, unit, step).to(device))
         made = {str(tensor.name) for name in piece.nodes for tensor in self.model.node(name).outputs}
-        ranges = {name: grid for name, grid in self.model.ranges.items() if name in made}
+        ranges = {name: grid for name, grid in self.model.activation_qparams.items() if name in made}
         return QuantizedBlock(program, weights, ranges)
 
     def _sizes(self, names: set[str]) -> dict[str, int]:
         """Elements per image of tensors of the float network."""
         proto = float_model(self.exact.graph)
         inputs = [value.name for value in proto.graph.input]
-        feeds = {name: self.train.streams.get(FLOAT, name, 0) for name in inputs}
+        feeds = {name: self.train.cache.get(FLOAT, name, 0) for name in inputs}
         wanted = sorted(names - set(inputs))
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
@@ -261,7 +267,7 @@ class _Network:
 
 
 def _samples(
-    pair: StreamPair, piece: Segment, program: Program, side: int | None, seed: int, device: torch.device
+    pair: PairedRun, piece: Segment, program: Program, side: int | None, seed: int, device: torch.device
 ) -> Samples:
     """A block's inputs in both streams, and what the float block makes of them."""
     quantized, exact = (
@@ -271,7 +277,7 @@ def _samples(
     return Samples(quantized, exact, run_in_batches(program, exact))
 
 
-def _all(pair: StreamPair, stream: str, name: str) -> Floats:
+def _all(pair: PairedRun, stream: str, name: str) -> Floats:
     """A tensor for all images."""
     whole: Floats = np.concatenate([pair.get(stream, name, batch) for batch in range(len(pair.counts))])
     return whole

@@ -89,8 +89,8 @@ class TrainedNetwork(nn.Module):
     def write(self) -> int:
         """Put weights, biases and grids as they are now into the model; how many codes are others than before."""
         moved = sum(weight.write(self.model) for weight in self.step_weights())
-        for name in self.model.ranges:
-            self.model.ranges[name] = self._step_grid(self.place[name]).solution()
+        for name in self.model.activation_qparams:
+            self.model.activation_qparams[name] = self._step_grid(self.place[name]).solution()
         return moved
 
     def _quantize(self, name: str, value: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ def _measured(spread: dict[str, float], name: str, value: Tensor) -> Tensor:
 
 def _shared(model: Model) -> tuple[list[ActivationGrid], dict[str, int]]:
     """Different grids, and which one each tensor has: tensors with equal ones keep them equal."""
-    starts = list(dict.fromkeys(model.ranges.values()))
-    return starts, {name: starts.index(grid) for name, grid in model.ranges.items()}
+    starts = list(dict.fromkeys(model.activation_qparams.values()))
+    return starts, {name: starts.index(grid) for name, grid in model.activation_qparams.items()}
 
 
 def _limits(model: Model) -> tuple[dict[ActivationGrid, float], set[ActivationGrid]]:
@@ -150,8 +150,8 @@ def _limits(model: Model) -> tuple[dict[ActivationGrid, float], set[ActivationGr
     placement = placement_of(model)
     bounds: dict[ActivationGrid, float] = {}
     for tensor, (_, most) in placement.bounds.items():
-        if tensor in model.ranges:
-            grid = model.ranges[tensor]
+        if tensor in model.activation_qparams:
+            grid = model.activation_qparams[tensor]
             bounds[grid] = min(most, bounds.get(grid, math.inf))
     tied = {name for tensor in placement.factors for name in (tensor, placement.tensors[tensor])}
-    return bounds, {model.ranges[name] for name in tied}
+    return bounds, {model.activation_qparams[name] for name in tied}

@@ -24,7 +24,7 @@ from converter.learn.training.images import ImageBatch, augmented, epoch_batches
 from converter.learn.training.objective import Score, is_classifier, loss, scored
 from converter.learn.training.trained_network import TrainedNetwork
 from converter.learn.training_file import TrainingFile
-from converter.runtime.session import Progress, unheard
+from converter.runtime.session import Progress, ignore_warning
 from passes.errors import DataError, QuantizationError
 from passes.ir.model import Model
 from passes.numerics.error import decibel
@@ -46,7 +46,7 @@ def train_network(
     *,
     seed: int,
     checkpoint: TrainingFile | None = None,
-    warn: Callable[[str], None] = unheard,
+    warn: Callable[[str], None] = ignore_warning,
 ) -> PassReport:
     """Train the model; it stays as it is unless held-out images gain.
 
@@ -80,7 +80,7 @@ class _Training:
 
     def __init__(self, model: Model, settings: Qat, data: Dataset, seed: int, device: torch.device) -> None:
         self.settings, self.data, self.seed, self.device = settings, data, seed, device
-        self.kept = dict(model.kept)
+        self.kept = dict(model.float_reasons)
         self.split: HeldOut = hold_out(len(data), settings.held_out, seed)
         sample = next(in_order(data, self.split.train[:_JUDGED], _JUDGED, torch.device("cpu"))).inputs
         self.network = TrainedNetwork(model, sample, learn_activations=settings.learn_activations).on(device)
@@ -219,7 +219,7 @@ class _Training:
 
     def _covered(self) -> dict[str, CoveredRange]:
         """The grids as they are now, on held-out images."""
-        coverage = Coverage(self.network.model.ranges)
+        coverage = Coverage(self.network.model.activation_qparams)
         for images in in_order(self.data, self.split.judge[:_COMPARED], _JUDGED, self.device):
             for name, value in images.inputs.items():
                 coverage(name, value)

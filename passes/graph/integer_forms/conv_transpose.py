@@ -52,8 +52,8 @@ def transposed_as_convolutions(graph: gs.Graph, rules: Rules, shapes: Shapes) ->
 
         conv = step("Conv", "pixels", [node.inputs[0], *operands], kernel_shape=[1, 1])
         last = step("Transpose", "channels_last", [conv.outputs[0]], perm=[0, 2, 3, 1])
-        block = shape("blocks", -1, height, width, rows, columns, outputs)
-        split = step("Reshape", "split", [last.outputs[0], block])
+        block_size = shape("blocks", -1, height, width, rows, columns, outputs)
+        split = step("Reshape", "split", [last.outputs[0], block_size])
         turned = step("Transpose", "turned", [split.outputs[0]], perm=[0, 1, 3, 2, 4, 5])
         whole = shape("image", -1, height * rows, width * columns, outputs)
         joined = step("Reshape", "joined", [turned.outputs[0], whole])

@@ -74,6 +74,9 @@ class Normalise(GraphPass):
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Rewrite the graph; no layer's result changes."""
         notes = normalise(model.graph, rewrite=self.rewrite)
-        if model.found:
-            notes = [f"the source was quantized already: {model.found} dequantized; that is the reference", *notes]
+        if model.existing_qparams:
+            notes = [
+                f"the source was quantized already: {model.existing_qparams} dequantized; that is the reference",
+                *notes,
+            ]
         return PassReport(self.name, skipped=dict.fromkeys(model.layers(), "computes the same"), notes=tuple(notes))

@@ -31,9 +31,9 @@ def aim(*trials: Any) -> tuple[float, float]:
         asked.append(100 * drop)
         return min(most, float(np.sqrt(drop / trials[-1].verdict.drop.expected)))
 
-    judge = SimpleNamespace(borders=SimpleNamespace(largest_scale=largest_scale))
-    bench = SimpleNamespace(budget=Budget(max_drop=LIMIT), judge=judge, trials=list(trials))
-    model = _NoiseModel(Mock(own=np.ones((2, 4))), FLOOR, bench)  # type: ignore[arg-type]
+    judge = SimpleNamespace(margins=SimpleNamespace(largest_scale=largest_scale))
+    builder = SimpleNamespace(budget=Budget(max_drop=LIMIT), judge=judge, trials=list(trials))
+    model = _NoiseModel(Mock(own=np.ones((2, 4))), FLOOR, builder)  # type: ignore[arg-type]
     model.nearest = trials[-1]
     return model._aim(), asked[0]
 

@@ -33,7 +33,7 @@ def test_any_change_of_a_module_is_another_digest(tmp_path: Path) -> None:
 def test_another_digest_is_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = []
     for digest in ("old", "old", "new"):
-        monkeypatch.setattr("converter.budget.workbench.source_digest", lambda found=digest: found)
+        monkeypatch.setattr("converter.budget.candidate_builder.source_digest", lambda found=digest: found)
         convert_within(wide(), images(32, 3, 12, 12), Budget(max_bytes=100_000), limit=24, cache=tmp_path)
         folders.append(sorted(tmp_path.iterdir()))
     assert folders[0] == folders[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.calibration.activation_cache import Streams
+from converter.calibration.activation_cache import ActivationCache
 from passes.errors import OutputError
 
 LARGE = 1 << 15  # float32 numbers: 128 KiB, more than what always stays in memory
@@ -24,23 +24,23 @@ def array(seed: int, count: int = LARGE) -> np.ndarray:
 
 
 def test_gives_back_every_batch_of_every_stream() -> None:
-    with Streams(1 << 30) as streams:
+    with ActivationCache(1 << 30) as cache:
         for batch in range(3):
-            streams.append("float", "t", array(batch))
-            streams.append("quantized", "t", array(10 + batch))
+            cache.append("float", "t", array(batch))
+            cache.append("quantized", "t", array(10 + batch))
         for batch in range(3):
-            np.testing.assert_array_equal(streams.get("float", "t", batch), array(batch))
-            np.testing.assert_array_equal(streams.get("quantized", "t", batch), array(10 + batch))
-        assert streams.spilled == 0
+            np.testing.assert_array_equal(cache.get("float", "t", batch), array(batch))
+            np.testing.assert_array_equal(cache.get("quantized", "t", batch), array(10 + batch))
+        assert cache.spilled == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8, np.float64])
 def test_a_file_holds_the_same_bits(folder: Path, dtype: type[np.generic]) -> None:
     values = np.random.default_rng(0).integers(0, 255, (3, 1 << 10, 1 << 8)).astype(dtype)
-    with Streams(0) as streams:
-        streams.append("float", "t", values)
-        found = streams.get("float", "t", 0)
-        assert streams.spilled == 1
+    with ActivationCache(0) as cache:
+        cache.append("float", "t", values)
+        found = cache.get("float", "t", 0)
+        assert cache.spilled == 1
         assert (found.dtype, found.shape) == (values.dtype, values.shape)
         np.testing.assert_array_equal(found, values)
         assert len(list(folder.rglob("*.bin"))) == 1
@@ -49,52 +49,52 @@ def test_a_file_holds_the_same_bits(folder: Path, dtype: type[np.generic]) -> No
 
 @pytest.mark.usefixtures("folder")
 def test_only_what_is_past_the_budget_goes_to_files() -> None:
-    with Streams(2 * LARGE * 4) as streams:
+    with ActivationCache(2 * LARGE * 4) as cache:
         for batch in range(5):
-            streams.append("float", "t", array(batch))
-        assert streams.spilled == 3
+            cache.append("float", "t", array(batch))
+        assert cache.spilled == 3
         for batch in range(5):
-            np.testing.assert_array_equal(streams.get("float", "t", batch), array(batch))
+            np.testing.assert_array_equal(cache.get("float", "t", batch), array(batch))
 
 
 def test_small_arrays_stay_in_memory(folder: Path) -> None:
-    with Streams(0) as streams:
-        streams.append("float", "shape", np.array([1, 2]))
-        streams.append("float", "scalar", np.array(3.0))
-        assert streams.spilled == 0
+    with ActivationCache(0) as cache:
+        cache.append("float", "shape", np.array([1, 2]))
+        cache.append("float", "scalar", np.array(3.0))
+        assert cache.spilled == 0
     assert not list(folder.iterdir())
 
 
 def test_release_makes_room_and_removes_files(folder: Path) -> None:
-    with Streams(LARGE * 4) as streams:
-        streams.append("float", "a", array(0))
-        streams.append("float", "a", array(1))
+    with ActivationCache(LARGE * 4) as cache:
+        cache.append("float", "a", array(0))
+        cache.append("float", "a", array(1))
         assert len(list(folder.rglob("*.bin"))) == 1
-        streams.release("float", "a")
+        cache.release("float", "a")
         assert not list(folder.rglob("*.bin"))
-        streams.append("float", "b", array(2))
-        assert streams.spilled == 1, "the memory was not given back"
+        cache.append("float", "b", array(2))
+        assert cache.spilled == 1, "the memory was not given back"
         with pytest.raises(KeyError):
-            streams.get("float", "a", 0)
-        streams.release("float", "never seen")
+            cache.get("float", "a", 0)
+        cache.release("float", "never seen")
 
 
 @pytest.mark.usefixtures("folder")
 def test_released_files_do_not_clash_with_later_ones() -> None:
-    with Streams(0) as streams:
-        streams.append("float", "a", array(0))
-        streams.append("float", "b", array(1))
-        streams.release("float", "a")
-        streams.append("float", "c", array(2))
-        np.testing.assert_array_equal(streams.get("float", "b", 0), array(1))
-        np.testing.assert_array_equal(streams.get("float", "c", 0), array(2))
+    with ActivationCache(0) as cache:
+        cache.append("float", "a", array(0))
+        cache.append("float", "b", array(1))
+        cache.release("float", "a")
+        cache.append("float", "c", array(2))
+        np.testing.assert_array_equal(cache.get("float", "b", 0), array(1))
+        np.testing.assert_array_equal(cache.get("float", "c", 0), array(2))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_leaves_no_file_when_it_is_interrupted(folder: Path, error: type[BaseException]) -> None:
     def interrupted() -> None:
-        with Streams(0) as streams:
-            streams.append("float", "a", array(0))
+        with ActivationCache(0) as cache:
+            cache.append("float", "a", array(0))
             assert list(folder.iterdir())
             raise error
 
@@ -107,6 +107,6 @@ def test_a_disk_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path, monke
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with (
         pytest.raises(OutputError, match=r"cannot spill 131072 bytes .* \(--limit\) or set TMPDIR"),
-        Streams(0) as streams,
+        ActivationCache(0) as cache,
     ):
-        streams.append("float", "a", array(0))
+        cache.append("float", "a", array(0))

@@ -96,7 +96,7 @@ def test_the_spread_of_every_channel_is_restored() -> None:
 
 @pytest.mark.parametrize("step", CORRECTIONS, ids=IDS)
 def test_blocks_keep_their_proportions(step: CorrectionPass) -> None:
-    before, after = corrected(step, Rtn(bits=3, block=16), ranges=False)
+    before, after = corrected(step, Rtn(bits=3, block_size=16), ranges=False)
     for name, old in before.quantized.items():
         ratio = after.quantized[name].grid.scale / old.grid.scale
         np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :, :1], ratio.shape), rtol=1e-6)

@@ -75,7 +75,9 @@ def test_a_layer_sees_what_its_quantized_predecessors_produce(name: str, ranges:
     batch = 8 if "fixed" in name else None
     graph_inputs, graph_outputs = set(data), {value.name for value in proto.graph.output}
     inputs = {layer.input for layer in layers.values()}
-    deployed = {name: f"{name}_dequantized" for name in inputs if name in model.ranges and name not in graph_outputs}
+    deployed = {
+        name: f"{name}_dequantized" for name in inputs if name in model.activation_qparams and name not in graph_outputs
+    }
     quantized = tensors(
         emit(model),
         sorted(deployed.get(name, name) for name in inputs if name in deployed or name not in data),
@@ -197,13 +199,13 @@ def test_the_scale_floor_leaves_room_for_the_bias() -> None:
     layer_pass = Recorded(bits=3)
     model = solved("resnet", layer_pass, ranges=True)
     for problem in layer_pass.problems.values():
-        assert problem.floor is not None
+        assert problem.min_scale is not None
         assert problem.bias is not None
-        codes = np.abs(problem.bias) / (float(model.ranges[problem.layer.input].scale) * problem.floor)
+        codes = np.abs(problem.bias) / (float(model.activation_qparams[problem.layer.input].scale) * problem.min_scale)
         assert codes.max() < 2**30
     weight_only = Recorded(bits=3)
     solved("resnet", weight_only, ranges=False)
-    assert {problem.floor for problem in weight_only.problems.values()} == {None}
+    assert {problem.min_scale for problem in weight_only.problems.values()} == {None}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -211,7 +213,7 @@ def test_every_layer_is_reported_once(name: str) -> None:
     proto, data = NETWORKS[name]
     model = prepared(proto)
     first, *rest = model.layers()
-    model.kept[first] = "a test says so"
+    model.float_reasons[first] = "a test says so"
     seen: list[tuple[str, int, int]] = []
     report: PassReport = solve_layers(model, Gptq(bits=3), dataset(model, data), lambda *step: seen.append(step))
     assert set(report.changed) == set(rest) == set(model.quantized)
@@ -226,7 +228,7 @@ def test_every_layer_is_reported_once(name: str) -> None:
 def test_a_layer_left_in_float_passes_the_errors_on() -> None:
     """It is computed in both streams, in float on quantized inputs."""
     model = prepared(resnet())
-    model.kept["block.conv1"] = "a test says so"
+    model.float_reasons["block.conv1"] = "a test says so"
     layer_pass = Recorded(bits=3)
     solve_layers(model, layer_pass, dataset(model, {"x": X}), quiet)
     assert "block.conv1" not in layer_pass.problems
@@ -257,8 +259,8 @@ def test_gptq_without_data_says_so() -> None:
         solve_layers(prepared(resnet()), Gptq(bits=4), None, quiet)
 
 
-@pytest.mark.parametrize(("bits", "block", "op"), [(4, 8, "Conv"), (4, 8, "ConvTranspose")])
-def test_blocks_where_the_form_has_them(bits: int, block: int, op: str) -> None:
+@pytest.mark.parametrize(("bits", "block_size", "op"), [(4, 8, "Conv"), (4, 8, "ConvTranspose")])
+def test_blocks_where_the_form_has_them(bits: int, block_size: int, op: str) -> None:
     shape = (6, 4, 2, 2) if op == "Conv" else (4, 6, 2, 2)
     proto = network(
         [helper.make_node(op, ["x", "w"], ["y"], "layer")],
@@ -267,12 +269,12 @@ def test_blocks_where_the_form_has_them(bits: int, block: int, op: str) -> None:
         {"y": ["N", 6, "h", "w"]},
     )
     model = prepared(proto)
-    report = solve_layers(model, Gptq(bits=bits, block=block), dataset(model, images(16, 4, 8, 8)), quiet)
+    report = solve_layers(model, Gptq(bits=bits, block_size=block_size), dataset(model, images(16, 4, 8, 8)), quiet)
     expected = {
         "Conv": (8, "4 bits blocks of 8"),
         "ConvTranspose": (None, "4 bits per channel, ConvTranspose is stored per channel"),
     }
-    assert (model.quantized["layer"].grid.block, report.changed["layer"].what) == expected[op]
+    assert (model.quantized["layer"].grid.block_size, report.changed["layer"].what) == expected[op]
 
 
 @pytest.mark.parametrize("sequential", [True, False])

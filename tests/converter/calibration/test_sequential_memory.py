@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import converter.calibration.sequential
-from converter.calibration.activation_cache import Streams
+from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.segments import cut
 from converter.calibration.sequential import solve_layers
 from converter.qdq.writer import emit
@@ -54,8 +54,8 @@ def test_every_segment_runs_once(name: str, sequential: bool, monkeypatch: pytes
         assert sum(node in session.nodes for session in sessions) == (2 if sequential else 1)
 
 
-class Seen(Streams):
-    """Streams that remember how many bytes they held at most."""
+class Seen(ActivationCache):
+    """ActivationCache that remember how many bytes they held at most."""
 
     opened: ClassVar[list["Seen"]] = []
 
@@ -70,20 +70,20 @@ class Seen(Streams):
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
+def cache(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     """The streams of the walks of a test."""
     monkeypatch.setattr(Seen, "opened", [])
-    monkeypatch.setattr(converter.calibration.sequential, "Streams", Seen)
+    monkeypatch.setattr(converter.calibration.sequential, "ActivationCache", Seen)
     return Seen.opened
 
 
-def test_only_live_tensors_are_held(streams: list[Seen]) -> None:
+def test_only_live_tensors_are_held(cache: list[Seen]) -> None:
     data = images(40, 4, 12, 12)
     quantize(chain(10), Recorded(bits=3), {"t0": data})
     # a layer's input and output in two streams, where the network has 20 tensors in each
-    assert 3 * data.nbytes <= streams[0].peak <= 4 * data.nbytes
+    assert 3 * data.nbytes <= cache[0].peak <= 4 * data.nbytes
     quantize(chain(10), Recorded(bits=3, sequential=False), {"t0": data})
-    assert streams[1].peak <= 2 * data.nbytes
+    assert cache[1].peak <= 2 * data.nbytes
 
 
 LARGE: dict[str, tuple[onnx.ModelProto, Any]] = {

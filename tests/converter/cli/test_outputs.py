@@ -116,7 +116,7 @@ def test_the_report_is_strict_json_with_all_that_the_conversion_came_from(folder
     assert content["recipe"]["seed"] == 7
     assert content["recipe"]["preprocess"] == {"mean": [0.5], "std": [0.25], "resize": None, "crop": None}
     assert content["recipe"]["passes"][-1]["pass"] == "rtn"
-    assert content["recipe"]["passes"][-1]["block"] is None
+    assert content["recipe"]["passes"][-1]["block_size"] is None
     assert None in [layer["after_db"] for layer in content["layers"]]
     assert {"onnxruntime", "convert-onnx"} <= set(content["versions"])
 

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from converter.comparison.compare import compare
-from converter.comparison.subgraphs import find_cells
+from converter.comparison.subgraphs import find_subgraphs
 from converter.comparison.suggestion import suggest
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
@@ -114,13 +114,13 @@ def test_likeness_has_the_cosine_of_all_that_was_added() -> None:
 
 def test_a_cell_is_what_lies_between_two_cuts() -> None:
     graph = small_cnn().graph
-    cells = find_cells(graph, ["relu", "sum", "output"])
-    assert {tensor: (cell.reads, cell.layers) for tensor, cell in cells.items()} == {
+    subgraphs = find_subgraphs(graph, ["relu", "sum", "output"])
+    assert {tensor: (subgraph.reads, subgraph.layers) for tensor, subgraph in subgraphs.items()} == {
         "relu": ((), ("stem",)),
         "sum": (("relu",), ("deep",)),
         "output": (("sum",), ("up", "fc")),
     }
-    assert [graph.node[place].name for place in cells["sum"].nodes] == ["deep", "add"]
+    assert [graph.node[place].name for place in subgraphs["sum"].nodes] == ["deep", "add"]
 
 
 @pytest.mark.parametrize("batch", ["n", 3])
@@ -157,8 +157,8 @@ def test_rotated_tensors_are_told_from_wrong_ones(tmp_path: Path, dataset: Datas
         rotated = {name for report in result.passes if report.name == "rotate" for name in report.changed}
         found[recipe] = compare(model, saved(result.model, tmp_path / f"{recipe}.onnx"), dataset)
         assert bool(rotated) == (recipe == "int4")
-    assert set(found["int4"].moved) == {"project0", "project1", "sum"}
-    assert found["int8"].moved == ()
+    assert set(found["int4"].transformed) == {"project0", "project1", "sum"}
+    assert found["int8"].transformed == ()
     expand = next(row for row in found["int4"].layers if row.layer == "expand2.relu")
     assert expand.layers == ("project0", "project1", "expand2"), "all that lies between tensors that mean the same"
     assert min(row.sqnr_db for row in found["int4"].layers) > 8
@@ -330,7 +330,7 @@ def test_exclude_and_bits_of_convert(folder: Path) -> None:
     assert run("convert", "m.onnx", "-o", "q.onnx", *arguments, *more).exit_code == 0
     recipe = find_recipe(folder / "q.onnx")
     assert Exclude(("stem", "up")) in recipe.passes
-    assert Gptq(bits=4, block=8, two_level=True, layer_bits={"fc": 8}) in recipe.passes
+    assert Gptq(bits=4, block_size=8, two_level=True, layer_bits={"fc": 8}) in recipe.passes
     layers = {layer["name"]: layer for layer in json.loads(run("inspect", "q.onnx", "--json").stdout)["layers"]}
     assert {name: layer["weight_bits"] for name, layer in layers.items()} == {"stem": 32, "deep": 4, "up": 32, "fc": 8}
     again = run("convert", "m.onnx", "-o", "p.onnx", *arguments[2:], "--recipe", "q.onnx", "--bits", "stem=8")

@@ -101,11 +101,11 @@ def test_int8_runs_on_integers(files: Callable[[str], Path]) -> None:
 
 def test_int4_is_stored_in_half_bytes_and_fused(files: Callable[[str], Path]) -> None:
     layers = by_name(inspect_model(files("int4")))
-    for name, outputs, block in (("stem", 8, 3), ("deep", 8, 3), ("fc", 5, None)):
+    for name, outputs, block_size in (("stem", 8, 3), ("deep", 8, 3), ("fc", 5, None)):
         layer, weights = layers[name], elements(files("float"))[name]
         assert (layer.weight_bits, layer.storage, layer.fused) == (4, "int4 cast", True)
-        assert layer.granularity == ("channel" if block is None else f"block {block}")
-        multiples = 0 if block is None else weights // block
+        assert layer.granularity == ("channel" if block_size is None else f"block {block_size}")
+        multiples = 0 if block_size is None else weights // block_size
         assert layer.bytes == -(-weights // 2) + -(-multiples // 2) + 5 * outputs
     assert layers["up"].op == "Conv"  # a 1x1 convolution and a shuffle
     assert layers["up"].fused
@@ -175,7 +175,7 @@ def test_grid_bits_come_from_the_metadata(files: Callable[[str], Path], tmp_path
 
 def test_blocks_are_seen_behind_the_reshape(files: Callable[[str], Path], tmp_path: Path) -> None:
     recipe = tmp_path / "blocks.toml"
-    recipe.write_text('[[passes]]\npass = "normalise"\n\n[[passes]]\npass = "rtn"\nbits = 4\nblock = 9\n')
+    recipe.write_text('[[passes]]\npass = "normalise"\n\n[[passes]]\npass = "rtn"\nbits = 4\nblock_size = 9\n')
     layers = by_name(inspect_model(files(str(recipe))))
     assert layers["stem"].granularity == "block 9"
     assert layers["stem"].bytes == 8 * 27 // 2 + 4 * 8 * 3

@@ -186,7 +186,7 @@ def test_a_quantize_node_on_a_float_weight(tmp_path: Path) -> None:
 def test_layers_in_functions_and_subgraphs(tmp_path: Path) -> None:
     """One layer in a local function that is called twice, one in each branch of an If."""
     weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
-    block = helper.make_function(
+    block_size = helper.make_function(
         "local", "Block", ["a", "b"], ["c"], [helper.make_node("MatMul", ["a", "b"], ["c"], "inner")],
         [helper.make_opsetid("", 21)],
     )  # fmt: skip
@@ -215,7 +215,9 @@ def test_layers_in_functions_and_subgraphs(tmp_path: Path) -> None:
         [weight],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("local", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[block]), tmp_path / "m.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[block_size]), tmp_path / "m.onnx"
+    )
     found = inspect_model(tmp_path / "m.onnx")
     assert [layer.op for layer in found.layers] == ["MatMul"] * 4
     assert {layer.name for layer in found.layers} >= {"in_then", "in_else"}

@@ -296,7 +296,10 @@ def test_refusals(arguments: dict[str, Any], kind: type[ConvertError], message: 
 
 @pytest.mark.parametrize(
     ("layer_pass", "message"),
-    [(Gptq(bits=4, block=16), "block scales have no integer kernel"), (Rtn(bits=4, symmetric=False), "need symmetric")],
+    [
+        (Gptq(bits=4, block_size=16), "block scales have no integer kernel"),
+        (Rtn(bits=4, symmetric=False), "need symmetric"),
+    ],
 )
 def test_what_integer_kernels_cannot_read_is_refused(layer_pass: Gptq, message: str) -> None:
     with pytest.raises(TargetError, match=message):

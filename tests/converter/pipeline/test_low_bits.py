@@ -24,12 +24,14 @@ X, UNSEEN = images(16, 3, 12, 12), images(48, 3, 12, 12, seed=9)
 KINDS = {2: TensorProto.INT2, 3: TensorProto.INT4}
 SOLVERS: dict[str, type[LayerPass]] = {"rtn": Rtn, "gptq": Gptq, "obq": Obq}
 every_grid = pytest.mark.parametrize(
-    ("symmetric", "block"), [(True, None), (False, None), (True, 16), (False, 16)], ids=["sym", "asym", "symb", "asymb"]
+    ("symmetric", "block_size"),
+    [(True, None), (False, None), (True, 16), (False, 16)],
+    ids=["sym", "asym", "symb", "asymb"],
 )
 
 
 def on_integers(step: LayerPass) -> bool:
-    return step.block is None and step.symmetric
+    return step.block_size is None and step.symmetric
 
 
 def converted(step: LayerPass, storage: Storage = "cast") -> Result:
@@ -41,8 +43,8 @@ def converted(step: LayerPass, storage: Storage = "cast") -> Result:
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("bits", [2, 3])
 @every_grid
-def test_every_grid_reaches_the_file(solver: str, bits: int, symmetric: bool, block: int | None) -> None:
-    step = SOLVERS[solver](bits=bits, symmetric=symmetric, block=block)
+def test_every_grid_reaches_the_file(solver: str, bits: int, symmetric: bool, block_size: int | None) -> None:
+    step = SOLVERS[solver](bits=bits, symmetric=symmetric, block_size=block_size)
     result = converted(step)
     codes = [tensor for tensor in result.model.graph.initializer if tensor.data_type == KINDS[bits]]
     assert len(codes) == len(result.layers)
@@ -65,17 +67,17 @@ def test_gptq_is_worth_more_the_fewer_the_bits(bits: int) -> None:
 @pytest.mark.parametrize("bits", [2, 3])
 @every_grid
 def test_inspect_says_bits_of_the_grid_and_on_disk(
-    bits: int, symmetric: bool, block: int | None, tmp_path: Path
+    bits: int, symmetric: bool, block_size: int | None, tmp_path: Path
 ) -> None:
-    result = converted(Rtn(bits=bits, symmetric=symmetric, block=block))
+    result = converted(Rtn(bits=bits, symmetric=symmetric, block_size=block_size))
     result.save(tmp_path / "low.onnx")
     found = inspect_model(tmp_path / "low.onnx")
     stored = {2: "int2", 3: "int4"}[bits]
     for layer in found.layers:
         assert layer.weight_bits == bits
         assert layer.storage.startswith(stored)
-        assert layer.fused is (symmetric and block is None)
-    assert found.layers[0].granularity == ("block 16" if block else "channel")
+        assert layer.fused is (symmetric and block_size is None)
+    assert found.layers[0].granularity == ("block 16" if block_size else "channel")
     assert found.bytes_by_type[stored] > 0
 
 
@@ -101,7 +103,7 @@ def test_the_report_says_so_too(
 
 
 def test_two_bits_in_matmulnbits_take_four() -> None:
-    result = converted(Rtn(bits=2, block=16), "matmulnbits")
+    result = converted(Rtn(bits=2, block_size=16), "matmulnbits")
     assert {layer.name: layer.stored_bits for layer in result.layers if layer.op == "Gemm"} == {"fc": 4}
     assert {layer.stored_bits for layer in result.layers if layer.op == "Conv"} == {2}
     (node,) = (node for node in result.model.graph.node if node.op_type == "MatMulNBits")

@@ -150,6 +150,6 @@ def test_calibration_data_are_asked_for(step: SmoothQuant | Awq) -> None:
 
 @pytest.mark.parametrize("alpha", ["search", 0.5])
 def test_recipes_with_them_survive_toml(alpha: Literal["search"] | float) -> None:
-    steps = (SmoothQuant(alpha=alpha), Awq(factors=(1.0, 2.5), block=32), Equalize(iterations=3), Rtn())
+    steps = (SmoothQuant(alpha=alpha), Awq(factors=(1.0, 2.5), block_size=32), Equalize(iterations=3), Rtn())
     recipe = Recipe("mine", "", (*PREPARE, *steps))
     assert parse_recipe(dump_recipe(recipe), "f.toml") == recipe

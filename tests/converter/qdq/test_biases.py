@@ -49,7 +49,7 @@ def test_a_bias_far_above_its_weights_fits_32_bits(layer_pass: LayerPass) -> Non
     codes = onnx.numpy_helper.to_array(initializers(emit(model))["b_int32"])
     assert np.abs(codes[1].astype(np.int64)) > 2**27  # the floor costs no more precision than it must
     found, expected = run(emit(model), X)[0][:, 1], run(small_channel(), X)[0][:, 1]
-    assert np.abs(found - expected).max() <= 0.51 * float(model.ranges["y"].scale)
+    assert np.abs(found - expected).max() <= 0.51 * float(model.activation_qparams["y"].scale)
 
 
 @pytest.mark.parametrize("name", [name for name, layer in LAYERS.items() if layer.bias and layer.op != "ConvTranspose"])
@@ -63,14 +63,14 @@ def test_a_layer_is_its_codes_and_nothing_else(name: str) -> None:
     exact = model.bias(layer)
     assert exact is not None
     assert np.abs(codes * scale - exact.reshape(-1)).max() <= 0.501 * scale.max()
-    expected = run(float_model(model.graph), model.ranges["x"].values(x))[0]
+    expected = run(float_model(model.graph), model.activation_qparams["x"].values(x))[0]
     # the output's rounding where it is quantized, and the bias's
-    step = float(model.ranges["y"].scale) if "y" in model.ranges else 0
+    step = float(model.activation_qparams["y"].scale) if "y" in model.activation_qparams else 0
     limit = 0.501 * step + scale.max() + 1e-5 * np.abs(expected).max()
     found = run(emit(model), x)[0]
     inside = np.ones(found.shape, bool)
-    if "y" in model.ranges:
-        grid = model.ranges["y"]
+    if "y" in model.activation_qparams:
+        grid = model.activation_qparams["y"]
         inside = (expected > grid.low) & (expected < grid.high)
     assert inside.mean() > 0.95
     assert np.abs(found - expected)[inside].max() <= limit

@@ -43,8 +43,8 @@ def hostile() -> onnx.ModelProto:
 
 
 def quantized(storage: Storage, *, ranges: bool) -> onnx.ModelProto:
-    block = None if ranges else 16  # block scales have no integer kernel
-    model: Model = quantize(hostile(), Rtn(bits=4, block=block), X, ranges=ranges)
+    block_size = None if ranges else 16  # block scales have no integer kernel
+    model: Model = quantize(hostile(), Rtn(bits=4, block_size=block_size), X, ranges=ranges)
     return emit(model, storage)
 
 

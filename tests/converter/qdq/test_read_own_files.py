@@ -25,7 +25,7 @@ def test_blocks_of_a_gemm_are_kept() -> None:
     weight = np.random.default_rng(4).standard_normal((64, 10)).astype(np.float32)
     model = make_model(nodes, {"w": weight}, inputs={"x": ["n", 64]}, outputs={"y": ["n", 10]})
     data = np.random.default_rng(5).standard_normal((24, 64)).astype(np.float32)
-    steps = (Normalise(), ActivationRanges(), Rtn(bits=4, block=16, two_level=True, fewest_blocks=0))
+    steps = (Normalise(), ActivationRanges(), Rtn(bits=4, block_size=16, two_level=True, fewest_blocks=0))
     source = convert(model, data, recipe=Recipe("r", "", steps)).model
     again = convert(source, recipe="keep")
     assert [layer.granularity for layer in again.layers] == ["block 16"]
@@ -39,7 +39,7 @@ def test_blocks_are_kept_in_every_storage(storage: Any, floats: bool) -> None:
     steps = (
         Normalise(),
         *(() if floats else (ActivationRanges(),)),
-        Rtn(bits=4, block=16, two_level=True, fewest_blocks=0),
+        Rtn(bits=4, block_size=16, two_level=True, fewest_blocks=0),
     )
     source = convert(small_cnn(transpose=False), X, recipe=Recipe("r", "", steps)).model
     again = convert(source, recipe=dataclasses.replace(RECIPES["keep"], storage=storage))
@@ -55,7 +55,7 @@ def test_blocks_that_matmulnbits_cannot_read_are_refused() -> None:
     weight = np.random.default_rng(4).standard_normal((64, 10)).astype(np.float32)
     model = make_model(nodes, {"w": weight}, inputs={"x": ["n", 64]}, outputs={"y": ["n", 10]})
     source = convert(
-        model, recipe=Recipe("r", "", (Normalise(), Rtn(bits=4, block=16, two_level=True, fewest_blocks=0)))
+        model, recipe=Recipe("r", "", (Normalise(), Rtn(bits=4, block_size=16, two_level=True, fewest_blocks=0)))
     ).model
     with pytest.raises(TargetError, match="layer: MatMulNBits reads float scales of blocks"):
         convert(source, recipe=dataclasses.replace(RECIPES["keep"], storage="matmulnbits"))
@@ -75,7 +75,7 @@ def sizes(model: onnx.ModelProto, types: Any) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(
-    "step", [Rtn(bits=3), Rtn(bits=3, block=16, two_level=True, fewest_blocks=0)], ids=["channel", "two levels"]
+    "step", [Rtn(bits=3), Rtn(bits=3, block_size=16, two_level=True, fewest_blocks=0)], ids=["channel", "two levels"]
 )
 @pytest.mark.parametrize("floats", [False, True], ids=["integers", "floats"])
 def test_codes_of_three_bits_stay_packed(step: Rtn, floats: bool) -> None:

@@ -84,7 +84,7 @@ def test_cast_form_computes_bit_for_bit_what_int8_storage_does(name: str, bits: 
 def test_two_level_scales_compute_bit_for_bit_what_int8_storage_does(
     name: str, fewest: int, bits: int, ranges: bool, tmp_path: Path
 ) -> None:
-    solver = Rtn(bits=bits, block=4, two_level=True, fewest_blocks=fewest)
+    solver = Rtn(bits=bits, block_size=4, two_level=True, fewest_blocks=fewest)
     model = quantized(name, solver, ranges=ranges and name in INTEGER)
     grid = model.quantized["layer"].grid
     groups, outputs, k = model.layers()["layer"].matrix_shape
@@ -120,12 +120,14 @@ def test_weight_only_per_channel(name: str, bits: int, symmetric: bool) -> None:
 
 @pytest.mark.parametrize("name", [name for name, layer in LAYERS.items() if layer.op != "ConvTranspose"])
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
-@pytest.mark.parametrize("block", [3, 4, 5])  # the depthwise layer has 9 inputs: 3 exact blocks, 2 and 1 ragged ones
-def test_weight_only_in_blocks(name: str, symmetric: bool, block: int) -> None:
-    model = quantized(name, Rtn(bits=4, symmetric=symmetric, block=block))
+@pytest.mark.parametrize(
+    "block_size", [3, 4, 5]
+)  # the depthwise layer has 9 inputs: 3 exact blocks, 2 and 1 ragged ones
+def test_weight_only_in_blocks(name: str, symmetric: bool, block_size: int) -> None:
+    model = quantized(name, Rtn(bits=4, symmetric=symmetric, block_size=block_size))
     grid, codes = model.quantized["layer"].grid, model.quantized["layer"].codes
-    assert grid.block == block
-    assert grid.scale.shape[2] == -(-codes.shape[2] // block) > 1
+    assert grid.block_size == block_size
+    assert grid.scale.shape[2] == -(-codes.shape[2] // block_size) > 1
     assert_is_float_graph(model, emit(model, "cast"), name)
 
 
@@ -136,11 +138,11 @@ def test_weight_only_in_blocks(name: str, symmetric: bool, block: int) -> None:
     outputs=st.integers(1, 3),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     bits=st.integers(2, 8),
-    block=st.none() | st.integers(1, 8),
+    block_size=st.none() | st.integers(1, 8),
     symmetric=st.booleans(),
 )
 def test_any_convolution_weight_only(
-    groups: int, inputs: int, outputs: int, kernel: tuple[int, int], bits: int, block: int | None, symmetric: bool
+    groups: int, inputs: int, outputs: int, kernel: tuple[int, int], bits: int, block_size: int | None, symmetric: bool
 ) -> None:
     weight = random(groups * outputs, inputs, *kernel)
     proto = network(
@@ -150,7 +152,7 @@ def test_any_convolution_weight_only(
         {"y": ["N", groups * outputs, "h", "w"]},
     )
     x = images(2, groups * inputs, 5, 5)
-    model = quantize(proto, Rtn(bits=bits, block=block, symmetric=symmetric), x)
+    model = quantize(proto, Rtn(bits=bits, block_size=block_size, symmetric=symmetric), x)
     expected = run(float_model(model.graph), x)[0]
     np.testing.assert_allclose(run(emit(model, "cast"), x)[0], expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
@@ -180,7 +182,7 @@ def test_dequantize_form_under_integer_activations(name: str, bits: int, kind: i
     assert weight_type(proto) == kind
     assert ("Cast" in {node.op_type for node in proto.graph.node}) == (bits == 2)
     # never fused (DESIGN §5), so the sums are float; one step of the output's grid may fall either way
-    step = float(model.ranges["y"].scale) if "y" in model.ranges else 1e-5
+    step = float(model.activation_qparams["y"].scale) if "y" in model.activation_qparams else 1e-5
     assert np.abs(run(proto, x)[0] - run(emit(model, "int8"), x)[0]).max() <= 1.001 * step
 
 
@@ -209,15 +211,15 @@ def test_more_than_four_bits_take_eight(bits: int) -> None:
 @pytest.mark.parametrize("name", MATRICES)  # 24 and 21 inputs: the last block is ragged
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("bits", [3, 4, 8])
-@pytest.mark.parametrize("block", [16, 32], ids=["two_blocks", "one_block"])
-def test_matmul_nbits(name: str, symmetric: bool, bits: int, block: int) -> None:
-    model = quantized(name, Rtn(bits=bits, symmetric=symmetric, block=block))
+@pytest.mark.parametrize("block_size", [16, 32], ids=["two_blocks", "one_block"])
+def test_matmul_nbits(name: str, symmetric: bool, bits: int, block_size: int) -> None:
+    model = quantized(name, Rtn(bits=bits, symmetric=symmetric, block_size=block_size))
     proto = emit(model, "matmulnbits")
     (node,) = proto.graph.node
     attributes = {entry.name: entry.i for entry in node.attribute}
     k = LAYERS[name].x[-1]
     assert (node.op_type, node.domain, node.name) == ("MatMulNBits", "com.microsoft", "layer")
-    assert attributes == {"K": k, "N": 10, "bits": 8 if bits == 8 else 4, "block_size": block}
+    assert attributes == {"K": k, "N": 10, "bits": 8 if bits == 8 else 4, "block_size": block_size}
     assert {entry.domain: entry.version for entry in proto.opset_import} == {"": 21, "com.microsoft": 1}
     x = LAYERS[name].images()
     found, expected = run(proto, x)[0], run(float_model(model.graph), x)[0]
@@ -237,14 +239,14 @@ def test_matmul_nbits_with_an_odd_number_of_blocks_and_a_wide_one(symmetric: boo
         {"y": ["N", 9]},
     )
     x = images(6, k)
-    for block in (16, None):
-        model = quantize(proto, Rtn(bits=4, symmetric=symmetric, block=block), x)
+    for block_size in (16, None):
+        model = quantize(proto, Rtn(bits=4, symmetric=symmetric, block_size=block_size), x)
         expected = run(float_model(model.graph), x)[0]
         assert relative_error(run(emit(model, "matmulnbits"), x)[0], expected) <= 1e-6
 
 
 def test_matmul_nbits_stores_four_bits_in_half_bytes() -> None:
-    tensors = initializers(emit(quantized("gemm", Rtn(bits=4, block=16, symmetric=False)), "matmulnbits"))
+    tensors = initializers(emit(quantized("gemm", Rtn(bits=4, block_size=16, symmetric=False)), "matmulnbits"))
     assert {name: list(tensor.dims) for name, tensor in tensors.items() if name != "b"} == {
         "w_int4": [10, 2, 8],
         "w_scale": [10, 2],
@@ -257,37 +259,39 @@ def wide_gemm(k: int) -> onnx.ModelProto:
     return network([node], {"w": random(k, 7), "b": random(7)}, {"x": ["N", k]}, {"y": ["N", 7]})
 
 
-@pytest.mark.parametrize("block", [8, 12, 20, 512])
-def test_matmul_nbits_refuses_blocks_it_cannot_read(block: int) -> None:
-    model = quantize(wide_gemm(600), Rtn(bits=4, block=block), images(4, 600))
-    message = rf"layer: MatMulNBits cannot read blocks of {block}; use block = 16, 32, 64, 128 or 256"
+@pytest.mark.parametrize("block_size", [8, 12, 20, 512])
+def test_matmul_nbits_refuses_blocks_it_cannot_read(block_size: int) -> None:
+    model = quantize(wide_gemm(600), Rtn(bits=4, block_size=block_size), images(4, 600))
+    message = rf"layer: MatMulNBits cannot read blocks of {block_size}; use block_size = 16, 32, 64, 128 or 256"
     with pytest.raises(TargetError, match=message):
         emit(model, "matmulnbits")
 
 
-@pytest.mark.parametrize("block", [8, 24, 512])
-def test_onnxruntime_has_no_kernel_for_the_blocks_that_are_refused(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.qdq.matmul_nbits.BLOCKS", (block,))
-    model = quantize(wide_gemm(600), Rtn(bits=4, block=block), images(4, 600))
+@pytest.mark.parametrize("block_size", [8, 24, 512])
+def test_onnxruntime_has_no_kernel_for_the_blocks_that_are_refused(
+    block_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converter.qdq.matmul_nbits.BLOCKS", (block_size,))
+    model = quantize(wide_gemm(600), Rtn(bits=4, block_size=block_size), images(4, 600))
     with pytest.raises(ModelError, match="Only block sizes 16, 32, 64, 128, and 256"):
         run(emit(model, "matmulnbits"), images(4, 600))
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("block", [*BLOCKS, None])
+@pytest.mark.parametrize("block_size", [*BLOCKS, None])
 def test_onnxruntime_runs_every_block_size_and_channels_of_any_width(
-    block: int | None, bits: int, symmetric: bool
+    block_size: int | None, bits: int, symmetric: bool
 ) -> None:
     x = images(4, 600)
-    model = quantize(wide_gemm(600), Rtn(bits=bits, block=block, symmetric=symmetric), x)
+    model = quantize(wide_gemm(600), Rtn(bits=bits, block_size=block_size, symmetric=symmetric), x)
     proto = emit(model, "matmulnbits")
     assert [node.op_type for node in proto.graph.node] == ["MatMulNBits"]
     assert relative_error(run(proto, x)[0], run(float_model(model.graph), x)[0]) <= 2e-6
 
 
 def test_matmul_nbits_leaves_convolutions_to_the_rescale_form() -> None:
-    model = quantized("conv2d", Rtn(bits=4, block=16))
+    model = quantized("conv2d", Rtn(bits=4, block_size=16))
     proto = emit(model, "matmulnbits")
     assert "MatMulNBits" not in {node.op_type for node in proto.graph.node}
     assert_is_float_graph(model, proto, "conv2d")
@@ -296,7 +300,7 @@ def test_matmul_nbits_leaves_convolutions_to_the_rescale_form() -> None:
 @pytest.mark.parametrize("name", ["conv2d", "depthwise", "gemm", "matmul"])
 def test_weight_only_folds_at_load(name: str, tmp_path: Path) -> None:
     """What is left when onnxruntime has loaded the file is the float operator alone: float speed (DESIGN §5)."""
-    model = quantized(name, Rtn(bits=4, block=4, symmetric=False))
+    model = quantized(name, Rtn(bits=4, block_size=4, symmetric=False))
     assert len(emit(model, "cast").graph.node) > 4
     left = optimized(emit(model, "cast"), tmp_path)
     assert left - Counter({"ReorderInput": 1, "ReorderOutput": 1}) == Counter({LAYERS[name].op: 1})  # NCHWc layout

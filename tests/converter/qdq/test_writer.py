@@ -88,7 +88,7 @@ def test_absorbed_clamps_are_gone_from_the_file() -> None:
     proto = emit(model, "int8")
     assert not {"Relu", "Clip"} & {node.op_type for node in proto.graph.node}
     for name in ("stem_relu", "block1_relu", "sum_relu", "deep6", "last_relu"):
-        assert model.ranges[name].zero_point == 0
+        assert model.activation_qparams[name].zero_point == 0
     assert not {"zero", "six"} & set(initializers(proto))
     # the activations alone are rounded to 8 bits ten times over: 8 bits are 40 dB, ten of them 30
     assert sqnr_db(run(resnet(), X)[0], run(proto, X)[0]) > 35
@@ -136,8 +136,8 @@ def test_a_clip_below_zero_is_computed_right(low: float) -> None:
 def test_a_relu_is_kept_where_its_grid_reaches_below_zero() -> None:
     proto = two_convs([helper.make_node("Relu", ["a"], ["relu"], "relu")], "relu", {"y": ["N", 4, 12, 12]})
     model = quantize(proto, Rtn(bits=8), X, ranges=True)
-    high = model.ranges["relu"].high
-    model.ranges["relu"] = ActivationGrid.of(-high, high)
+    high = model.activation_qparams["relu"].high
+    model.activation_qparams["relu"] = ActivationGrid.of(-high, high)
     assert "relu" in names(emit(model, "int8"))
     assert sqnr_db(run(proto, X)[0], run(emit(model, "int8"), X)[0]) > 30
 
@@ -152,7 +152,7 @@ def test_a_relu_is_kept_where_its_input_has_other_readers() -> None:
 
 def test_a_layer_left_in_float_keeps_its_weight() -> None:
     model = prepared(resnet())
-    model.kept["block.conv1"] = "a test says so"
+    model.float_reasons["block.conv1"] = "a test says so"
     set_ranges(model, X)
     quantized = quantize(resnet(), Rtn(bits=4), X, ranges=True)
     model.quantized = {name: value for name, value in quantized.quantized.items() if name != "block.conv1"}
@@ -195,7 +195,7 @@ def test_a_quantized_output_that_is_read_on_keeps_its_name(tmp_path: Path) -> No
     (second,) = [node for node in quantized.graph.node if node.name == "second"]
     assert second.input[0] == "a"
     found = run(quantized, X)
-    np.testing.assert_array_equal(found[0], model.ranges["a"].values(found[0]))
+    np.testing.assert_array_equal(found[0], model.activation_qparams["a"].values(found[0]))
     for expected, value in zip(run(proto, X), found, strict=True):
         assert sqnr_db(expected, value) > 32
     assert optimized(quantized, tmp_path)["QLinearConv"] == 2
@@ -253,7 +253,7 @@ def test_names_follow_the_tensor_they_belong_to() -> None:
 
 
 def test_weight_only_names() -> None:
-    proto = emit(quantize(single("conv2d"), Rtn(bits=4, block=10, symmetric=False), images(4, 6, 9, 8)))
+    proto = emit(quantize(single("conv2d"), Rtn(bits=4, block_size=10, symmetric=False), images(4, 6, 9, 8)))
     assert names(proto) == ["w_cast", "w_center", "w_rescale", "w_flatten", "w_crop", "w_reshape", "layer"]
     assert proto.producer_name == "convert-onnx"
 
@@ -289,7 +289,7 @@ def test_the_model_can_be_written_again() -> None:
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_block_scales_under_integer_activations_are_refused(storage: Storage) -> None:
-    model = quantize(single("conv2d"), Rtn(bits=4, block=16), images(4, 6, 9, 8))
+    model = quantize(single("conv2d"), Rtn(bits=4, block_size=16), images(4, 6, 9, 8))
     set_ranges(model, images(4, 6, 9, 8))
     with pytest.raises(TargetError, match="layer: block scales have no integer kernel; give two_level = true as well"):
         emit(model, storage)

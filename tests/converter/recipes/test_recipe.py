@@ -65,7 +65,7 @@ def test_every_pass_can_be_named() -> None:
         Gptq,
         bits=st.integers(2, 8),
         symmetric=st.booleans(),
-        block=st.none() | st.sampled_from([16, 32, 256]),  # MatMulNBits has no others
+        block_size=st.none() | st.sampled_from([16, 32, 256]),  # MatMulNBits has no others
         first_last_bits=st.none() | st.integers(2, 8),
         layer_bits=st.dictionaries(
             st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9), st.integers(2, 8)
@@ -105,13 +105,13 @@ def test_a_file_is_named_after_itself_and_short_forms_do(tmp_path: Path) -> None
     path.write_text(
         'storage = "matmulnbits"\nlimit = 64\n\n[preprocess]\nmean = [0.5, 0.5, 0.5]\nresize = 32\n\n'
         '[[passes]]\npass = "exclude"\nlayers = ["fc"]\n\n'
-        '[[passes]]\npass = "gptq"\nbits = 4\nblock = 32\nlayer_bits = { stem = 8 }\ndamping = 1\n',
+        '[[passes]]\npass = "gptq"\nbits = 4\nblock_size = 32\nlayer_bits = { stem = 8 }\ndamping = 1\n',
         encoding="utf-8",
     )
     expected = Recipe(
         "mine",
         "",
-        (Exclude(("fc",)), Gptq(bits=4, block=32, layer_bits={"stem": 8}, damping=1.0)),
+        (Exclude(("fc",)), Gptq(bits=4, block_size=32, layer_bits={"stem": 8}, damping=1.0)),
         "matmulnbits",
         64,
         preprocess=Preprocess(mean=(0.5, 0.5, 0.5), resize=32),
@@ -166,7 +166,7 @@ def test_which_recipes_need_data(steps: tuple[Rtn, ...], needed: bool) -> None:
         ('[[passes]]\npass = "gptq"\nbits = "four"', r"f.toml, pass 1 \(gptq\): bits cannot be 'four'"),
         ('[[passes]]\npass = "gptq"\nbits = 4.0', "bits cannot be 4.0"),
         ('[[passes]]\npass = "gptq"\nbits = true', "bits cannot be True"),
-        ('[[passes]]\npass = "gptq"\nblock = "32"', "block cannot be '32'"),
+        ('[[passes]]\npass = "gptq"\nblock_size = "32"', "block_size cannot be '32'"),
         ('[[passes]]\npass = "gptq"\nact_order = 1', "act_order cannot be 1"),
         ('[[passes]]\npass = "gptq"\ndamping = "low"', "damping cannot be 'low'"),
         ('[[passes]]\npass = "gptq"\nlayer_bits = 3', "layer_bits cannot be 3"),
@@ -176,7 +176,7 @@ def test_which_recipes_need_data(steps: tuple[Rtn, ...], needed: bool) -> None:
         ('[[passes]]\npass = "gptq"\nbits = 1', "weight bits must be 2 to 8, not 1"),
         ('[[passes]]\npass = "gptq"\nfirst_last_bits = 9', "weight bits must be 2 to 8, not 9"),
         ('[[passes]]\npass = "rtn"\nlayer_bits = { fc = 16 }', "weight bits must be 2 to 8, not 16"),
-        ('[[passes]]\npass = "rtn"\nblock = 0', "block must be at least 1, not 0"),
+        ('[[passes]]\npass = "rtn"\nblock_size = 0', "block_size must be at least 1, not 0"),
         ('[[passes]]\npass = "rtn"\nscale = "max"', "scale must be one of 'mse', 'absmax', not 'max'"),
         ('[[passes]]\npass = "activation_ranges"\nmethod = 3', "method must be one of 'mse', .* not 3"),
         ('[[passes]]\npass = "activation_ranges"\npercentile = 40', "percentile must be above 50 .* not 40"),
@@ -286,19 +286,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("storage", ["matmulnbits", "dequantize"])
 def test_two_levels_need_a_storage_that_is_unpacked(storage: str) -> None:
-    text = f'storage = "{storage}"\n[[passes]]\npass = "gptq"\nblock = 16\ntwo_level = true\n'
+    text = f'storage = "{storage}"\n[[passes]]\npass = "gptq"\nblock_size = 16\ntwo_level = true\n'
     with pytest.raises(RecipeError, match=f"gptq: two_level scales need their weights unpacked .* storage '{storage}'"):
         parse_recipe(text, "f.toml")
-    assert parse_recipe(text.replace(storage, "packed"), "f.toml").passes[0] == Gptq(block=16, two_level=True)
+    assert parse_recipe(text.replace(storage, "packed"), "f.toml").passes[0] == Gptq(block_size=16, two_level=True)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ("two_level = true\nbits = 4", "two_level needs a block, such as block = 8"),
-        ("two_level = true\nbits = 4\nblock = 16\nsymmetric = false", "two_level grids are symmetric"),
-        ("two_level = true\nblock = 16\nbits = 8", "two_level is for weights of up to 4 bits, not 8"),
-        ("two_level = true\nbits = 4\nblock = 16\nscale = 'absmax'", "two_level scales are searched"),
+        ("two_level = true\nbits = 4", "two_level needs a block_size, such as block_size = 8"),
+        ("two_level = true\nbits = 4\nblock_size = 16\nsymmetric = false", "two_level grids are symmetric"),
+        ("two_level = true\nblock_size = 16\nbits = 8", "two_level is for weights of up to 4 bits, not 8"),
+        ("two_level = true\nbits = 4\nblock_size = 16\nscale = 'absmax'", "two_level scales are searched"),
     ],
 )
 @pytest.mark.parametrize("kind", ["gptq", "rtn", "obq"])
@@ -307,19 +307,19 @@ def test_two_levels_that_cannot_be(kind: str, fields: str, message: str) -> None
         parse_recipe(f'[[passes]]\npass = "{kind}"\n{fields}\n', "f.toml")
 
 
-@pytest.mark.parametrize("block", [8, 24, 48, 512])
-def test_blocks_without_a_kernel_are_refused_in_the_recipe(block: int) -> None:
-    text = f'storage = "matmulnbits"\n[[passes]]\npass = "gptq"\nblock = {block}\n'
-    message = f"f.toml: gptq: MatMulNBits has no blocks of {block}; block can be one of 16, 32, 64, 128, 256"
+@pytest.mark.parametrize("block_size", [8, 24, 48, 512])
+def test_blocks_without_a_kernel_are_refused_in_the_recipe(block_size: int) -> None:
+    text = f'storage = "matmulnbits"\n[[passes]]\npass = "gptq"\nblock_size = {block_size}\n'
+    message = f"f.toml: gptq: MatMulNBits has no blocks of {block_size}; block_size can be one of 16, 32, 64, 128, 256"
     with pytest.raises(RecipeError) as raised:
         parse_recipe(text, "f.toml")
     assert str(raised.value) == message
-    assert parse_recipe(text.replace("matmulnbits", "cast"), "f.toml").passes[0] == Gptq(block=block)
+    assert parse_recipe(text.replace("matmulnbits", "cast"), "f.toml").passes[0] == Gptq(block_size=block_size)
 
 
-@pytest.mark.parametrize("block", [16, 256, None])
-def test_blocks_with_a_kernel_are_taken(block: int | None) -> None:
-    assert Recipe("mine", "", (Gptq(block=block),), storage="matmulnbits").storage == "matmulnbits"
+@pytest.mark.parametrize("block_size", [16, 256, None])
+def test_blocks_with_a_kernel_are_taken(block_size: int | None) -> None:
+    assert Recipe("mine", "", (Gptq(block_size=block_size),), storage="matmulnbits").storage == "matmulnbits"
 
 
 def test_what_solves_layers_again() -> None:

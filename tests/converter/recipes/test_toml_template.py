@@ -19,9 +19,9 @@ def test_every_field_is_there(name: str) -> None:
     recipe, text = RECIPES[name], run("recipes", "--show", name).stdout
     assert parse_recipe(text, "f.toml") == recipe
     blocks = text.split("[[passes]]\n")
-    for step, block in zip(recipe.passes, blocks[1:], strict=True):
+    for step, block_size in zip(recipe.passes, blocks[1:], strict=True):
         for field in dataclasses.fields(step):
-            assert any(line.removeprefix("# ").startswith(f"{field.name} = ") for line in block.splitlines())
+            assert any(line.removeprefix("# ").startswith(f"{field.name} = ") for line in block_size.splitlines())
     for setting in ("mean", "std", "resize", "crop"):
         assert f"# {setting} = " in blocks[0]
 
@@ -31,7 +31,7 @@ def test_comments_become_settings_once_their_sign_is_gone() -> None:
     opened = "\n".join(line.removeprefix("# ") for line in lines)
     recipe = parse_recipe(opened, "f.toml")
     assert recipe.preprocess == Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 256, 224)
-    assert recipe.passes[-1] == Gptq(bits=4, block=8, two_level=True, first_last_bits=8, layer_bits={"conv1": 8})
+    assert recipe.passes[-1] == Gptq(bits=4, block_size=8, two_level=True, first_last_bits=8, layer_bits={"conv1": 8})
 
 
 def test_what_is_set_is_no_comment() -> None:

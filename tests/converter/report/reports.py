@@ -9,7 +9,7 @@ import numpy as np
 
 from converter import Budget, Recipe, convert, convert_within, find_recipe
 from converter.report.facts import report_facts
-from converter.speed.search import Attempt, Speed
+from converter.speed.search import FloatTrial, Speed
 from passes.activations.activation_ranges import ActivationRanges
 from passes.graph.exclude import Exclude
 from passes.scale_migration.awq import Awq
@@ -41,7 +41,7 @@ def within_bytes() -> dict[str, Any]:
 
 def everything() -> dict[str, Any]:
     """Facts for every section of the page; the search for a budget and the timings are those of other networks."""
-    tried = (Attempt(("deep",), 1.04, kept=True), Attempt(("stem", "up"), 0.97, kept=False))
+    tried = (FloatTrial(("deep",), 1.04, kept=True), FloatTrial(("stem", "up"), 0.97, kept=False))
     timed = Speed(4.0, 2.0, 1.92, 1.04, ("deep",), tried, (1.9, 2.1), (2.0, 2.2), (1.02, 1.06))
     return facts_of(searched(), evaluation=True) | {"search": within_bytes()["search"], "speed": timed.to_json()}
 

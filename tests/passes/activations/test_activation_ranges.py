@@ -77,16 +77,16 @@ def test_needs_a_histogram_of_every_tensor_with_a_grid_of_its_own() -> None:
 
 def test_every_placed_tensor_gets_a_grid_and_moved_ones_share_it() -> None:
     model, _, _ = applied(ActivationRanges())
-    assert list(model.ranges) == ["x", "b", "p", "c", "g", "f"]
-    assert model.ranges["p"] is model.ranges["b"]
-    assert model.ranges["f"] is model.ranges["g"]
-    assert model.ranges["c"] is not model.ranges["b"]
+    assert list(model.activation_qparams) == ["x", "b", "p", "c", "g", "f"]
+    assert model.activation_qparams["p"] is model.activation_qparams["b"]
+    assert model.activation_qparams["f"] is model.activation_qparams["g"]
+    assert model.activation_qparams["c"] is not model.activation_qparams["b"]
 
 
 def test_minmax_clips_nothing() -> None:
     model, tensors, _ = applied(ActivationRanges(method="minmax"))
     for name, values in tensors.items():
-        grid = model.ranges[name]
+        grid = model.activation_qparams[name]
         assert (grid.low, grid.high) == pytest.approx((min(values.min(), 0), max(values.max(), 0)), rel=1e-6)
         assert np.abs(grid.values(values) - values).max() <= 0.51 * grid.scale
 
@@ -102,14 +102,14 @@ def test_the_range_is_the_methods(method: Method) -> None:
     }
     for name in ("x", "c", "g"):
         low, high = rules[method](stats.histograms[name])
-        assert (model.ranges[name].low, model.ranges[name].high) == (low, high)
+        assert (model.activation_qparams[name].low, model.activation_qparams[name].high) == (low, high)
 
 
 def test_percentile_cuts_more_the_lower_it_is() -> None:
     spans = []
     for p in (100.0, 99.0, 90.0):
         model, _, _ = applied(ActivationRanges(method="percentile", percentile=p))
-        spans.append(model.ranges["x"].high - model.ranges["x"].low)
+        spans.append(model.activation_qparams["x"].high - model.activation_qparams["x"].low)
     assert spans[0] > 1.1 * spans[1] > 1.1 * spans[2]
 
 
@@ -117,7 +117,9 @@ def test_mse_loses_least_of_the_tensor() -> None:
     errors = {}
     for method in ("mse", "minmax", "entropy"):
         model, tensors, _ = applied(ActivationRanges(method=method))
-        errors[method] = {n: float(np.square(model.ranges[n].values(v) - v).mean()) for n, v in tensors.items()}
+        errors[method] = {
+            n: float(np.square(model.activation_qparams[n].values(v) - v).mean()) for n, v in tensors.items()
+        }
     for name in errors["mse"]:
         assert errors["mse"][name] <= 1.02 * min(errors["minmax"][name], errors["entropy"][name])
 
@@ -125,7 +127,7 @@ def test_mse_loses_least_of_the_tensor() -> None:
 def test_an_absorbed_relu_leaves_no_code_for_negative_numbers() -> None:
     for rules, zero_point in ((RULES, 0), (dataclasses.replace(RULES, signed=True), -128)):
         model, _, _ = applied(ActivationRanges(), rules)
-        grid = model.ranges["b"]
+        grid = model.activation_qparams["b"]
         assert (grid.low, grid.zero_point) == (0.0, zero_point)
         assert grid.values(np.array([-5.0], np.float32))[0] == 0  # the clamp is the quantizer's saturation
 
@@ -135,7 +137,7 @@ def test_an_absorbed_clip_cuts_the_range(method: Method) -> None:
     clamp = [node("Clip", ["a", "zero", "six"], ["b"], name="clip")]
     model, tensors, _ = applied(ActivationRanges(method=method), clamp=clamp)
     assert tensors["b"].max() == 6
-    grid = model.ranges["b"]
+    grid = model.activation_qparams["b"]
     assert (grid.low, grid.zero_point) == (0.0, 0)
     assert grid.high <= 6
     assert grid.values(np.array([-1e3, 1e3], np.float32)) == pytest.approx([0, grid.high], rel=1e-6)
@@ -144,22 +146,22 @@ def test_an_absorbed_clip_cuts_the_range(method: Method) -> None:
 def test_a_clip_wider_than_the_data_wastes_no_codes() -> None:
     clamp = [node("Clip", ["a", "low", "huge"], ["b"], name="clip")]
     model, tensors, _ = applied(ActivationRanges(method="minmax"), clamp=clamp)
-    assert model.ranges["b"].high == pytest.approx(tensors["b"].max(), rel=1e-6)
-    assert model.ranges["b"].low == pytest.approx(tensors["b"].min(), rel=1e-6)
+    assert model.activation_qparams["b"].high == pytest.approx(tensors["b"].max(), rel=1e-6)
+    assert model.activation_qparams["b"].low == pytest.approx(tensors["b"].min(), rel=1e-6)
 
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_symmetric_targets_get_symmetric_grids(signed: bool) -> None:
     model, _, _ = applied(ActivationRanges(), dataclasses.replace(RULES, symmetric=True, signed=signed))
-    assert model.ranges["x"].zero_point == (0 if signed else 128)
-    assert all(grid.signed == signed for grid in model.ranges.values())
-    assert model.ranges["b"].zero_point == 0  # after a Relu: uint8 from 0, int8 around 0
+    assert model.activation_qparams["x"].zero_point == (0 if signed else 128)
+    assert all(grid.signed == signed for grid in model.activation_qparams.values())
+    assert model.activation_qparams["b"].zero_point == 0  # after a Relu: uint8 from 0, int8 around 0
 
 
 def test_every_layer_is_reported_once() -> None:
     proto = network()
     model = model_of(proto)
-    model.kept["c2"] = "measured slower"
+    model.float_reasons["c2"] = "measured slower"
     step = ActivationRanges(method="minmax")
     stats, tensors = stats_of(proto, step, model)
     report = step.apply(model, stats)
@@ -185,10 +187,10 @@ def test_applying_again_replaces_the_ranges() -> None:
     step = ActivationRanges(method="minmax")
     stats, _ = stats_of(proto, step, model)
     step.apply(model, stats)
-    model.kept.update(c1="kept", c2="kept")
+    model.float_reasons.update(c1="kept", c2="kept")
     stats, _ = stats_of(proto, step, model)
     step.apply(model, stats)
-    assert set(model.ranges) == {"f"}
+    assert set(model.activation_qparams) == {"f"}
 
 
 @pytest.mark.parametrize("percent", [0.0, 50.0, 100.5, -3.0])

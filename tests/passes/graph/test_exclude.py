@@ -26,7 +26,7 @@ def three_layers() -> Model:
 def test_layers_are_kept_and_every_layer_is_reported_once() -> None:
     model = three_layers()
     report = Exclude(("head", "stem")).apply(model, Stats())
-    assert model.kept == dict.fromkeys(("head", "stem"), "excluded by the recipe")
+    assert model.float_reasons == dict.fromkeys(("head", "stem"), "excluded by the recipe")
     assert set(report.changed) == {"head", "stem"}
     assert report.skipped == {"body": "not excluded"}
     assert report.name == "exclude"
@@ -34,16 +34,16 @@ def test_layers_are_kept_and_every_layer_is_reported_once() -> None:
 
 def test_what_was_kept_before_stays_kept() -> None:
     model = three_layers()
-    model.kept["body"] = "another reason"
+    model.float_reasons["body"] = "another reason"
     report = Exclude(("stem",)).apply(model, Stats())
-    assert model.kept == {"body": "another reason", "stem": "excluded by the recipe"}
+    assert model.float_reasons == {"body": "another reason", "stem": "excluded by the recipe"}
     assert set(report.changed) | set(report.skipped) == {"stem", "body", "head"}
 
 
 def test_nothing_to_exclude() -> None:
     model = three_layers()
     assert set(Exclude().apply(model, Stats()).skipped) == {"stem", "body", "head"}
-    assert model.kept == {}
+    assert model.float_reasons == {}
 
 
 def test_an_excluded_layer_gets_no_activation_range() -> None:
@@ -52,7 +52,7 @@ def test_an_excluded_layer_gets_no_activation_range() -> None:
     histogram = Histogram()
     histogram.update(array(50))
     report = ActivationRanges().apply(model, Stats(dict.fromkeys("xaby", histogram)))
-    assert set(model.ranges) == {"b", "y"}
+    assert set(model.activation_qparams) == {"b", "y"}
     assert report.skipped == dict.fromkeys(("stem", "body"), "excluded by the recipe")
 
 

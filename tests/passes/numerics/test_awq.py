@@ -26,13 +26,15 @@ def test_output_power_is_twice_the_mean_square_of_the_outputs(groups: int) -> No
     assert output_power(weight, moments.hessian) == pytest.approx(2 * np.square(outputs).sum() / 300, rel=1e-4)
 
 
-@pytest.mark.parametrize("block", [None, 4])
+@pytest.mark.parametrize("block_size", [None, 4])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_noise_in_closed_form_is_the_noise_of_the_rescaled_rows(block: int | None, symmetric: bool) -> None:
+def test_noise_in_closed_form_is_the_noise_of_the_rescaled_rows(block_size: int | None, symmetric: bool) -> None:
     weight, rows, moments = layer(2)
     s = np.random.default_rng(1).lognormal(0, 1, (2, 12))
     scaled = (weight * s[:, None, :]).astype(np.float32)
-    grid = search_grid(scaled, 4, np.ones((2, 12), np.float32), block=block, symmetric=symmetric, candidates=20)
+    grid = search_grid(
+        scaled, 4, np.ones((2, 12), np.float32), block_size=block_size, symmetric=symmetric, candidates=20
+    )
     error = np.einsum("gok,gnk->gno", grid.values(grid.codes(scaled)) - scaled, rows / s[:, None, :])
-    found = rounding_noise(scaled, moments.rescaled(1 / s).hessian, 4, block=block, symmetric=symmetric)
+    found = rounding_noise(scaled, moments.rescaled(1 / s).hessian, 4, block_size=block_size, symmetric=symmetric)
     assert found == pytest.approx(2 * np.square(error).sum() / 300, rel=1e-3)

@@ -79,18 +79,18 @@ def test_more_are_kept_less_is_lost() -> None:
 def test_the_floor_holds() -> None:
     weight, moments = problem(2, 5, 6)
     grid = absmax_grid(weight, 4)
-    floor = (grid.scale[:, :, 0] * 1.1).astype(np.float32)
+    min_scale = (grid.scale[:, :, 0] * 1.1).astype(np.float32)
     upper, _ = inverse_factor(moments.hessian, 0.01)
     order = np.tile(np.arange(6), (2, 1))
-    _, found = beam_search(weight, upper.astype(np.float32), grid, order, beam=4, floor=floor)
-    assert (found.scale[:, :, 0] >= floor).all()
+    _, found = beam_search(weight, upper.astype(np.float32), grid, order, beam=4, min_scale=min_scale)
+    assert (found.scale[:, :, 0] >= min_scale).all()
     assert found.scale.dtype == np.float32
 
 
 def test_blocks_keep_their_own_scales() -> None:
     weight, moments = problem(1, 8, 12)
-    plain = gptq(weight, moments, GridForm(3, block=4))
-    wide = gptq(weight, moments, GridForm(3, block=4), beam=8)
+    plain = gptq(weight, moments, GridForm(3, block_size=4))
+    wide = gptq(weight, moments, GridForm(3, block_size=4), beam=8)
     assert wide.grid.scale.shape == plain.grid.scale.shape == (1, 8, 3)
     before, after = (errors(weight, r.grid.values(r.codes), moments.hessian).sum() for r in (plain, wide))
     assert after < before

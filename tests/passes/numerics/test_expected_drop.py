@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from passes.numerics.expected_drop import Borders, Drop, temperature
+from passes.numerics.expected_drop import DecisionMargins, Drop, temperature
 from passes.numerics.expected_drop import counted as counted_drop
 
 Scores = NDArray[np.float32]
@@ -38,8 +38,8 @@ def test_the_temperature_is_the_one_labels_were_drawn_with(heat: float) -> None:
 @pytest.mark.parametrize("labelled", [True, False])
 def test_no_error_no_drop_and_more_for_more(labelled: bool) -> None:
     scores, errors, labels = classifier(400, 0)
-    borders = Borders.of(scores, labels if labelled else None)
-    drops = [borders.drop(errors, scale) for scale in (0, 1, 3, 9, 100)]
+    margins = DecisionMargins.of(scores, labels if labelled else None)
+    drops = [margins.drop(errors, scale) for scale in (0, 1, 3, 9, 100)]
     assert drops[0] == 0
     assert drops == sorted(drops)
     assert drops[-1] > 0.3
@@ -54,7 +54,7 @@ def test_it_is_true_on_average_and_with_labels_scatters_less(labelled: bool, sca
     for seed in range(40):
         scores, errors, labels = classifier(300, 100 + seed)
         given = labels if labelled else None
-        found.append(Borders.of(scores, given).drop(errors))
+        found.append(DecisionMargins.of(scores, given).drop(errors))
         plain.append(counted(scores, errors, given))
     assert np.std(found) < scatter * np.std(plain)
     assert abs(np.mean(found) - truth) < 0.15 * truth + 3 * np.std(found) / np.sqrt(len(found))
@@ -67,22 +67,22 @@ def test_errors_meet_their_own_images_where_images_are_sorted() -> None:
     margin = np.sort(scores, axis=1)[:, -1] - np.sort(scores, axis=1)[:, -2]
     sure = margin > np.median(margin)
     errors[sure, scores[sure].argmin(axis=1)] = 100
-    assert Borders.of(scores, None).drop(errors) == pytest.approx(0.5, abs=0.05)
+    assert DecisionMargins.of(scores, None).drop(errors) == pytest.approx(0.5, abs=0.05)
 
 
 def test_one_image() -> None:
     scores = np.array([[1.0, 0.0]], np.float32)
-    assert Borders.of(scores, None).drop(np.array([[-2.0, 0.0]], np.float32)) == 1
+    assert DecisionMargins.of(scores, None).drop(np.array([[-2.0, 0.0]], np.float32)) == 1
 
 
 @pytest.mark.parametrize("drop", [0.01, 0.05])
 def test_the_largest_scale_is_where_the_drop_is_reached(drop: float) -> None:
     scores, errors, labels = classifier(400, 3)
-    borders = Borders.of(scores, labels)
-    scale = borders.largest_scale(errors, drop, 100)
-    assert borders.drop(errors, scale) <= drop
-    assert borders.drop(errors, 1.05 * scale) > drop
-    assert borders.largest_scale(errors, 1.0, 7.0) == 7
+    margins = DecisionMargins.of(scores, labels)
+    scale = margins.largest_scale(errors, drop, 100)
+    assert margins.drop(errors, scale) <= drop
+    assert margins.drop(errors, 1.05 * scale) > drop
+    assert margins.largest_scale(errors, 1.0, 7.0) == 7
 
 
 def test_the_mean_follows_what_is_surer() -> None:

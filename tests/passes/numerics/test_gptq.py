@@ -42,10 +42,10 @@ def of_hessian(hessian: np.ndarray) -> Moments:
     return Moments(hessian.astype(np.float32), None, zero, zero, 1)
 
 
-def rounded(weight: Floats, bits: int, block: int | None = None) -> Floats:
+def rounded(weight: Floats, bits: int, block_size: int | None = None) -> Floats:
     """Round-to-nearest with the scale that loses least of the weight: what GPTQ has to beat."""
     even = np.ones((weight.shape[0], weight.shape[2]), np.float32)
-    grid = search_grid(weight, bits, even, block=block)
+    grid = search_grid(weight, bits, even, block_size=block_size)
     return grid.values(grid.codes(weight))
 
 
@@ -85,10 +85,10 @@ def assert_same_codes(found: Codes, expected: Codes) -> None:
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "affine"])
 @pytest.mark.parametrize("damping", [DAMPING, 0.1])
 def test_codes_are_those_of_the_paper(
-    act_order: bool, bits: int, block: int | None, symmetric: bool, damping: float
+    act_order: bool, bits: int, block_size: int | None, symmetric: bool, damping: float
 ) -> None:
     weight, moments = weights(2, 12, 24), moments_of(rows(2, 100, 24))
-    result = gptq(weight, moments, GridForm(bits, block, symmetric), act_order=act_order, damping=damping)
+    result = gptq(weight, moments, GridForm(bits, block_size, symmetric), act_order=act_order, damping=damping)
     expected = from_the_paper(weight, moments.hessian, result.grid, damping, act_order)
     assert_same_codes(result.codes, expected)
     assert result.damping == damping
@@ -112,7 +112,7 @@ def test_the_comparison_above_notices_one_percent() -> None:
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 12)),
     bits=st.integers(2, 8),
-    block=st.none() | st.integers(1, 12),
+    block_size=st.none() | st.integers(1, 12),
     symmetric=st.booleans(),
     act_order=st.booleans(),
     damping=st.floats(0, 1),
@@ -121,7 +121,7 @@ def test_the_comparison_above_notices_one_percent() -> None:
 def test_a_diagonal_hessian_makes_it_round_to_nearest(
     shape: tuple[int, int, int],
     bits: int,
-    block: int | None,
+    block_size: int | None,
     symmetric: bool,
     act_order: bool,
     damping: float,
@@ -130,7 +130,7 @@ def test_a_diagonal_hessian_makes_it_round_to_nearest(
     weight = weights(*shape, seed)
     diagonal = np.random.default_rng(seed).lognormal(0, 2, (shape[0], shape[2]))
     moments = of_hessian(diagonal[:, :, None] * np.eye(shape[2]))
-    result = gptq(weight, moments, GridForm(bits, block, symmetric), act_order=act_order, damping=damping)
+    result = gptq(weight, moments, GridForm(bits, block_size, symmetric), act_order=act_order, damping=damping)
     np.testing.assert_array_equal(result.codes, result.grid.codes(weight))
 
 
@@ -156,10 +156,10 @@ def test_it_holds_on_rows_it_has_not_seen() -> None:
     assert error < 0.5 * plain
 
 
-@pytest.mark.parametrize("block", [None, 16])
-def test_output_error_is_its_formula(block: int | None) -> None:
+@pytest.mark.parametrize("block_size", [None, 16])
+def test_output_error_is_its_formula(block_size: int | None) -> None:
     weight, x = weights(2, 5, 20), rows(2, 300, 20)
-    values = rounded(weight, 3, block)
+    values = rounded(weight, 3, block_size)
     exact, approximate = (x.astype(np.float64) @ w.transpose(0, 2, 1) for w in (weight, values))
     expected = np.square(exact - approximate).sum() / np.square(exact).sum()
     assert output_error(weight, values, moments_of(x).hessian) == pytest.approx(expected, rel=1e-4)
@@ -286,33 +286,40 @@ def test_lazy_updates_do_not_change_the_codes(lazy: int, act_order: bool) -> Non
 
 @pytest.mark.parametrize(
     ("form", "act_order"),
-    [(GridForm(4), True), (GridForm(4), False), (GridForm(4, block=4), True), (GridForm(4, symmetric=False), True)],
+    [
+        (GridForm(4), True),
+        (GridForm(4), False),
+        (GridForm(4, block_size=4), True),
+        (GridForm(4, symmetric=False), True),
+    ],
 )
 @pytest.mark.parametrize("rounds", [0, 2])
 def test_groups_are_solved_each_on_its_own(form: GridForm, act_order: bool, rounds: int) -> None:
     x = rows(4, 300, 9)
     x[2] *= 100  # a loud group does not drown the others
-    weight, floor = weights(4, 6, 9), np.full((4, 6), 0.2, np.float32)
-    floor[1] = 0.6
-    together = gptq(weight, moments_of(x), form, floor=floor, rounds=rounds, act_order=act_order)
+    weight, min_scale = weights(4, 6, 9), np.full((4, 6), 0.2, np.float32)
+    min_scale[1] = 0.6
+    together = gptq(weight, moments_of(x), form, min_scale=min_scale, rounds=rounds, act_order=act_order)
     for g in range(4):
         part = slice(g, g + 1)
-        alone = gptq(weight[part], moments_of(x[part]), form, floor=floor[part], rounds=rounds, act_order=act_order)
+        alone = gptq(
+            weight[part], moments_of(x[part]), form, min_scale=min_scale[part], rounds=rounds, act_order=act_order
+        )
         np.testing.assert_array_equal(together.codes[part], alone.codes)
         np.testing.assert_allclose(together.grid.scale[part], alone.grid.scale, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("block", [None, 5])
+@pytest.mark.parametrize("block_size", [None, 5])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_codes_fit_and_scales_respect_the_floor(bits: int, block: int | None, symmetric: bool) -> None:
+def test_codes_fit_and_scales_respect_the_floor(bits: int, block_size: int | None, symmetric: bool) -> None:
     weight, moments = weights(1, 6, 12), moments_of(rows(1, 100, 12))
-    floor = np.linspace(0.001, 1.0, 6, dtype=np.float32)[None]
-    result = gptq(weight, moments, GridForm(bits, block, symmetric), floor=floor)
+    min_scale = np.linspace(0.001, 1.0, 6, dtype=np.float32)[None]
+    result = gptq(weight, moments, GridForm(bits, block_size, symmetric), min_scale=min_scale)
     low, high = code_range(bits)
     assert low <= result.codes.min()
     assert result.codes.max() <= high
-    assert np.all(result.grid.scale >= floor[:, :, None])
+    assert np.all(result.grid.scale >= min_scale[:, :, None])
     assert result.grid.symmetric or not symmetric
     assert result.grid.values(result.codes).shape == weight.shape
 
@@ -325,7 +332,7 @@ def test_arguments_are_left_alone() -> None:
         np.testing.assert_array_equal(array, copy)
 
 
-@pytest.mark.parametrize("form", [GridForm(3), GridForm(3, block=8), GridForm(3, symmetric=False)])
+@pytest.mark.parametrize("form", [GridForm(3), GridForm(3, block_size=8), GridForm(3, symmetric=False)])
 def test_refinement_only_lowers_the_error(form: GridForm) -> None:
     weight, moments = weights(2, 12, 24), moments_of(rows(2, 500, 24))
     gram = moments.hessian.astype(np.float64)

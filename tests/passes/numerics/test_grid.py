@@ -18,9 +18,9 @@ bounds = st.floats(-1e6, 1e6, width=32)
 
 
 @cache
-def quantizer(code_type: int, axis: int | None, block: int) -> onnxruntime.InferenceSession:
+def quantizer(code_type: int, axis: int | None, block_size: int) -> onnxruntime.InferenceSession:
     """x, scale and zero point -> QuantizeLinear -> DequantizeLinear; codes come out as int32, values as float32."""
-    attributes: dict[str, Any] = {} if axis is None else {"axis": axis, "block_size": block}
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis, "block_size": block_size}
     zero = helper.make_node("Cast", ["zero"], ["zero_typed"], to=code_type)
     inputs = ["scale", "zero_typed"]
     graph = helper.make_graph(
@@ -49,9 +49,9 @@ def quantizer(code_type: int, axis: int | None, block: int) -> onnxruntime.Infer
 
 
 def by_onnxruntime(
-    x: Floats, scale: Floats, zero: np.ndarray, code_type: int, axis: int | None = None, block: int = 0
+    x: Floats, scale: Floats, zero: np.ndarray, code_type: int, axis: int | None = None, block_size: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    session = quantizer(code_type, axis, block)
+    session = quantizer(code_type, axis, block_size)
     codes, values = session.run(None, {"x": x, "scale": scale, "zero": zero.astype(np.int32)})
     return codes, values
 
@@ -61,13 +61,13 @@ def grids(draw: st.DrawFn, bits: st.SearchStrategy[int] | None = None) -> tuple[
     """A grid of any granularity, the last block often ragged, and codes on it."""
     width = draw(bits or st.integers(2, 8))
     g, o, k = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(1, 9))
-    block = draw(st.none() | st.integers(1, k))
-    count = 1 if block is None else -(-k // block)
+    block_size = draw(st.none() | st.integers(1, k))
+    count = 1 if block_size is None else -(-k // block_size)
     low, high = code_range(width)
     codes = st.integers(low, high)
     scale = draw(arrays(np.float32, (g, o, count), elements=scales))
     zero = draw(arrays(np.int8, (g, o, count), elements=codes))
-    return Grid(width, scale, zero, block), draw(arrays(np.int8, (g, o, k), elements=codes))
+    return Grid(width, scale, zero, block_size), draw(arrays(np.int8, (g, o, k), elements=codes))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_value_is_code_less_zero_point_times_the_scale_of_its_block(drawn: tuple
     grid, codes = drawn
     values = grid.values(codes)
     for (g, o, k), value in np.ndenumerate(values):
-        b = k // grid.block if grid.block else 0
+        b = k // grid.block_size if grid.block_size else 0
         expected = np.float32(int(codes[g, o, k]) - int(grid.zero_point[g, o, b])) * grid.scale[g, o, b]
         assert value == expected
 
@@ -132,14 +132,14 @@ def test_far_outside_is_the_end_and_nothing_wraps() -> None:
 
 
 def test_ragged_last_block() -> None:
-    grid = Grid(4, np.array([[[1.0, 10.0]]], np.float32), np.array([[[0, 1]]], np.int8), block=3)
+    grid = Grid(4, np.array([[[1.0, 10.0]]], np.float32), np.array([[[0, 1]]], np.int8), block_size=3)
     np.testing.assert_array_equal(grid.values(np.array([[[1, 2, 3, 4, 5]]], np.int8)), [[[1, 2, 3, 30, 40]]])
     assert [part.shape for part in grid.spread(5)] == [(1, 1, 5), (1, 1, 5)]
 
 
 @pytest.mark.parametrize(("k", "block", "scales_held"), [(5, 3, 1), (7, 3, 2), (5, None, 2)])
-def test_a_wrong_number_of_blocks_is_refused(k: int, block: int | None, scales_held: int) -> None:
-    grid = Grid(4, np.ones((1, 1, scales_held), np.float32), np.zeros((1, 1, scales_held), np.int8), block)
+def test_a_wrong_number_of_blocks_is_refused(k: int, block_size: int | None, scales_held: int) -> None:
+    grid = Grid(4, np.ones((1, 1, scales_held), np.float32), np.zeros((1, 1, scales_held), np.int8), block_size)
     with pytest.raises(ValueError, match=f"{scales_held} scales for {k} inputs"):
         grid.values(np.zeros((1, 1, k), np.int8))
 
@@ -151,21 +151,23 @@ def test_symmetric_means_every_zero_point_is_zero() -> None:
 
 
 @pytest.mark.parametrize(("bits", "code_type"), [(4, TensorProto.INT4), (8, TensorProto.INT8)])
-@pytest.mark.parametrize("block", [None, 16])
+@pytest.mark.parametrize("block_size", [None, 16])
 @pytest.mark.parametrize("affine", [False, True], ids=["symmetric", "affine"])
-def test_weights_agree_with_onnxruntime_bit_for_bit(bits: int, code_type: int, block: int | None, affine: bool) -> None:
+def test_weights_agree_with_onnxruntime_bit_for_bit(
+    bits: int, code_type: int, block_size: int | None, affine: bool
+) -> None:
     rng = np.random.default_rng(bits)
     low, high = code_range(bits)
-    count = 1 if block is None else 3
+    count = 1 if block_size is None else 3
     scale = rng.uniform(1e-3, 1.0, (1, 5, count)).astype(np.float32)
     zero = rng.integers(low, high, (1, 5, count), endpoint=True).astype(np.int8) if affine else np.zeros_like(scale)
-    grid = Grid(bits, scale, zero.astype(np.int8), block)
+    grid = Grid(bits, scale, zero.astype(np.int8), block_size)
     weight = (rng.uniform(1.3 * low, 1.3 * high, (1, 5, 48)) * scale.mean()).astype(np.float32)
     weight[..., ::4] = np.rint(weight[..., ::4] / scale[..., :1]) * scale[..., :1] + scale[..., :1] / 2  # near ties
-    if block is None:
+    if block_size is None:
         codes, values = by_onnxruntime(weight[0], scale[0, :, 0], grid.zero_point[0, :, 0], code_type, 0)
     else:
-        codes, values = by_onnxruntime(weight[0], scale[0], grid.zero_point[0], code_type, 1, block)
+        codes, values = by_onnxruntime(weight[0], scale[0], grid.zero_point[0], code_type, 1, block_size)
     if bits == 8:  # -128 is not a code of ours
         keep = codes != -128
         assert keep.mean() > 0.5

@@ -86,7 +86,7 @@ def test_the_gain_is_what_an_error_in_one_channel_makes_of_the_output(channel: i
 
 
 def test_no_inputs_no_noise() -> None:
-    silent = statistics(np.zeros((5, 3), np.float32))
-    assert activation_error(silent).tolist() == [0, 0, 0]
-    assert expected_noise(np.ones((1, 2, 3), np.float32), silent, 8) == 0
-    assert noise_gain(np.ones((1, 2, 3), np.float32), silent).tolist() == [0, 0, 0]
+    no_progress = statistics(np.zeros((5, 3), np.float32))
+    assert activation_error(no_progress).tolist() == [0, 0, 0]
+    assert expected_noise(np.ones((1, 2, 3), np.float32), no_progress, 8) == 0
+    assert noise_gain(np.ones((1, 2, 3), np.float32), no_progress).tolist() == [0, 0, 0]

@@ -45,9 +45,9 @@ def from_the_paper(weight: Floats, hessian: Floats, grid: Grid) -> Codes:
 
 
 @pytest.mark.parametrize(("bits", "symmetric", "block"), [(4, True, None), (3, False, None), (2, True, 5)])
-def test_codes_are_the_papers(bits: int, symmetric: bool, block: int | None) -> None:
+def test_codes_are_the_papers(bits: int, symmetric: bool, block_size: int | None) -> None:
     weight, hessian, _ = problem(2, 6, 18, bits)
-    grid = search_grid(weight, bits, np.einsum("gkk->gk", hessian), symmetric=symmetric, block=block)
+    grid = search_grid(weight, bits, np.einsum("gkk->gk", hessian), symmetric=symmetric, block_size=block_size)
     found = obq(weight, hessian, grid)
     assert found.dtype == np.int8
     differing = (found != from_the_paper(weight, hessian, grid)).any(axis=2)

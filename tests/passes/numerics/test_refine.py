@@ -11,14 +11,14 @@ from passes.numerics.weight_scale_search import absmax_grid
 
 
 def problem(
-    g: int, o: int, k: int, bits: int, seed: int = 0, block: int | None = None, symmetric: bool = True
+    g: int, o: int, k: int, bits: int, seed: int = 0, block_size: int | None = None, symmetric: bool = True
 ) -> tuple[Floats, Codes, Grid, Floats]:
     """A target, its nearest codes, their grid, and a Hessian of correlated inputs."""
     rng = np.random.default_rng(seed)
     target = rng.normal(size=(g, o, k)).astype(np.float32)
     x = rng.normal(size=(g, 4 * k, k)) + rng.normal(size=(g, 4 * k, 1))
     hessian = (2 / (4 * k) * x.transpose(0, 2, 1) @ x + 0.01 * np.eye(k)).astype(np.float32)
-    grid = absmax_grid(target, bits, block=block, symmetric=symmetric)
+    grid = absmax_grid(target, bits, block_size=block_size, symmetric=symmetric)
     return target, grid.codes(target), grid, hessian
 
 
@@ -31,15 +31,15 @@ def errors(target: Floats, codes: Codes, grid: Grid, hessian: Floats) -> np.ndar
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 12)),
     bits=st.integers(2, 8),
-    block=st.none() | st.integers(1, 6),
+    block_size=st.none() | st.integers(1, 6),
     symmetric=st.booleans(),
     rounds=st.integers(0, 4),
     seed=st.integers(0, 10_000),
 )
 def test_the_error_never_rises(
-    shape: tuple[int, int, int], bits: int, block: int | None, symmetric: bool, rounds: int, seed: int
+    shape: tuple[int, int, int], bits: int, block_size: int | None, symmetric: bool, rounds: int, seed: int
 ) -> None:
-    target, codes, grid, hessian = problem(*shape, bits, seed, block, symmetric)
+    target, codes, grid, hessian = problem(*shape, bits, seed, block_size, symmetric)
     moved, refitted = refine(target, codes, grid, hessian, rounds=rounds)
     before, after = errors(target, codes, grid, hessian), errors(target, moved, refitted, hessian)
     assert np.all(after <= before * 1.0001 + 1e-9)
@@ -49,7 +49,7 @@ def test_the_error_never_rises(
     assert moved.max() <= high
     assert np.all(refitted.scale > 0)
     np.testing.assert_array_equal(refitted.zero_point, grid.zero_point)
-    if block is not None:
+    if block_size is not None:
         np.testing.assert_array_equal(refitted.scale, grid.scale)
     if rounds == 0:
         np.testing.assert_array_equal(moved, codes)
@@ -75,17 +75,17 @@ def test_at_the_end_no_code_and_no_scale_does_better(bits: int, symmetric: bool)
 
 def test_the_floor_is_respected() -> None:
     target, codes, grid, hessian = problem(1, 6, 8, 3)
-    floor = grid.scale[:, :, 0].copy()
-    floor[:, ::2] *= 0.01
-    _, refitted = refine(target, codes, grid, hessian, rounds=5, floor=floor)
-    assert np.all(refitted.scale[:, :, 0] >= floor)
+    min_scale = grid.scale[:, :, 0].copy()
+    min_scale[:, ::2] *= 0.01
+    _, refitted = refine(target, codes, grid, hessian, rounds=5, min_scale=min_scale)
+    assert np.all(refitted.scale[:, :, 0] >= min_scale)
     assert (refitted.scale != grid.scale).any()
 
 
 @pytest.mark.parametrize("lazy", [1, 3, 20])
-@pytest.mark.parametrize("block", [None, 6])
-def test_lazy_updates_do_not_change_the_codes(lazy: int, block: int | None) -> None:
-    target, codes, grid, hessian = problem(2, 5, 20, 3, block=block)
+@pytest.mark.parametrize("block_size", [None, 6])
+def test_lazy_updates_do_not_change_the_codes(lazy: int, block_size: int | None) -> None:
+    target, codes, grid, hessian = problem(2, 5, 20, 3, block_size=block_size)
     reference, other = (refine(target, codes, grid, hessian, rounds=3, lazy=size)[0] for size in (128, lazy))
     np.testing.assert_array_equal(other, reference)
 

@@ -30,15 +30,15 @@ def even(weight: Floats) -> Floats:
     groups=st.integers(1, 2),
     outputs=st.integers(1, 4),
     blocks=st.integers(1, 5),
-    block=st.integers(2, 8),
+    block_size=st.integers(2, 8),
     bits=st.integers(2, 4),
     seed=st.integers(0, 10_000),
 )
 def test_products_fit_and_values_are_theirs(
-    groups: int, outputs: int, blocks: int, block: int, bits: int, seed: int
+    groups: int, outputs: int, blocks: int, block_size: int, bits: int, seed: int
 ) -> None:
-    weight = weights(groups, outputs, blocks * block, seed)
-    grid = two_level_grid(weight, bits, even(weight), block=block)
+    weight = weights(groups, outputs, blocks * block_size, seed)
+    grid = two_level_grid(weight, bits, even(weight), block_size=block_size)
     codes = grid.codes(weight)
     assert grid.multiples is not None
     assert grid.multiples.shape == (groups, outputs, blocks)
@@ -47,7 +47,7 @@ def test_products_fit_and_values_are_theirs(
     assert code_range(bits)[0] <= codes.min() <= codes.max() <= code_range(bits)[1]
     integers = grid.integers(codes)
     assert np.abs(integers.astype(np.int32)).max() <= 64  # two of them times 255 fit in 16 bits
-    np.testing.assert_array_equal(integers, codes.astype(np.int32) * np.repeat(grid.multiples, block, axis=2))
+    np.testing.assert_array_equal(integers, codes.astype(np.int32) * np.repeat(grid.multiples, block_size, axis=2))
     plain = Grid(8, grid.scale, grid.zero_point)
     np.testing.assert_array_equal(grid.values(codes), plain.values(integers))
 
@@ -57,16 +57,16 @@ def test_blocks_gain_what_they_cost_and_more(bits: int, least: float) -> None:
     """A quarter of a bit is worth 1.5 dB to a uniform grid."""
     weight = weights(1, 64, 288)
     channel = search_grid(weight, bits, even(weight))
-    grid = two_level_grid(weight, bits, even(weight), block=16)
+    grid = two_level_grid(weight, bits, even(weight), block_size=16)
     before, after = (sqnr_db(weight, each.values(each.codes(weight))) for each in (channel, grid))
     assert after > before + least
-    blocks = search_grid(weight, bits, even(weight), block=16)  # a float for every block: 2 bits a weight
+    blocks = search_grid(weight, bits, even(weight), block_size=16)  # a float for every block: 2 bits a weight
     assert after > sqnr_db(weight, blocks.values(blocks.codes(weight))) - 0.6
 
 
 def test_a_sign_turns_a_block_around() -> None:
     weight = np.array([[[-2, -1, 0, 1, 2, 1, 0, -1]]], np.float32)
-    grid = two_level_grid(weight, 2, even(weight), block=4)
+    grid = two_level_grid(weight, 2, even(weight), block_size=4)
     assert grid.multiples is not None
     assert np.sign(grid.multiples).tolist() == [[[1, -1]]]
     np.testing.assert_allclose(grid.values(grid.codes(weight)), weight, rtol=0.05)
@@ -75,7 +75,7 @@ def test_a_sign_turns_a_block_around() -> None:
 def test_nothing_but_zeros_is_on_a_grid() -> None:
     weight = np.zeros((1, 2, 8), np.float32)
     weight[0, 1, :4] = 1
-    grid = two_level_grid(weight, 4, even(weight), block=4)
+    grid = two_level_grid(weight, 4, even(weight), block_size=4)
     values = grid.values(grid.codes(weight))
     assert (values[weight == 0] == 0).all()
     np.testing.assert_allclose(values, weight, rtol=0.1)
@@ -83,14 +83,16 @@ def test_nothing_but_zeros_is_on_a_grid() -> None:
 
 def test_a_channels_scale_keeps_its_floor() -> None:
     weight = weights(1, 4, 32)
-    floor = np.full((1, 4), 0.25, np.float32)
-    assert (two_level_grid(weight, 4, even(weight), block=8, floor=floor).scale[:, :, 0] >= floor).all()
+    min_scale = np.full((1, 4), 0.25, np.float32)
+    assert (
+        two_level_grid(weight, 4, even(weight), block_size=8, min_scale=min_scale).scale[:, :, 0] >= min_scale
+    ).all()
 
 
 def test_importance_decides() -> None:
     weight, importance = weights(1, 8, 64), np.ones((1, 64), np.float32)
     importance[:, ::8] = 1e4
-    plain, weighted = (two_level_grid(weight, 2, each, block=16) for each in (even(weight), importance))
+    plain, weighted = (two_level_grid(weight, 2, each, block_size=16) for each in (even(weight), importance))
     errors = [
         float((np.square(grid.values(grid.codes(weight)) - weight) * importance[:, None]).sum())
         for grid in (plain, weighted)
@@ -129,7 +131,7 @@ def test_obq_takes_multiples() -> None:
 
 def test_more_bits_are_refused() -> None:
     with pytest.raises(ValueError, match="up to 4 bits, not 5"):
-        two_level_grid(weights(1, 1, 8), 5, np.ones((1, 8), np.float32), block=4)
+        two_level_grid(weights(1, 1, 8), 5, np.ones((1, 8), np.float32), block_size=4)
 
 
 @pytest.mark.parametrize(

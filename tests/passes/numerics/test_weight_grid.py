@@ -18,33 +18,33 @@ FLOOR = np.linspace(0.01, 1.0, 10, dtype=np.float32).reshape(2, 5)
 
 
 def assert_same(found: Grid, expected: Grid) -> None:
-    assert (found.bits, found.block) == (expected.bits, expected.block)
+    assert (found.bits, found.block_size) == (expected.bits, expected.block_size)
     np.testing.assert_array_equal(found.scale, expected.scale)
     np.testing.assert_array_equal(found.zero_point, expected.zero_point)
     np.testing.assert_array_equal(found.multiple(24), expected.multiple(24))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("block", [None, 8])
+@pytest.mark.parametrize("block_size", [None, 8])
 @pytest.mark.parametrize("floor", [None, FLOOR], ids=["free", "floor"])
 def test_scales_are_searched_or_those_of_the_largest_weights(
-    symmetric: bool, block: int | None, floor: Floats | None
+    symmetric: bool, block_size: int | None, min_scale: Floats | None
 ) -> None:
-    form = GridForm(3, block, symmetric)
-    searched = search_grid(WEIGHT, 3, IMPORTANCE, block=block, symmetric=symmetric, floor=floor)
-    plain = absmax_grid(WEIGHT, 3, block=block, symmetric=symmetric, floor=floor)
-    assert_same(form.grid(WEIGHT, IMPORTANCE, floor), searched)
-    assert_same(form.plain().grid(WEIGHT, IMPORTANCE, floor), plain)
+    form = GridForm(3, block_size, symmetric)
+    searched = search_grid(WEIGHT, 3, IMPORTANCE, block_size=block_size, symmetric=symmetric, min_scale=min_scale)
+    plain = absmax_grid(WEIGHT, 3, block_size=block_size, symmetric=symmetric, min_scale=min_scale)
+    assert_same(form.grid(WEIGHT, IMPORTANCE, min_scale), searched)
+    assert_same(form.plain().grid(WEIGHT, IMPORTANCE, min_scale), plain)
     assert not np.array_equal(searched.scale, plain.scale)
 
 
 @pytest.mark.parametrize("floor", [None, FLOOR], ids=["free", "floor"])
-def test_two_levels_are_compared_with_one_scale_a_channel(floor: Floats | None) -> None:
+def test_two_levels_are_compared_with_one_scale_a_channel(min_scale: Floats | None) -> None:
     form = GridForm(3, 8, two_level=True)
-    found = form.grid(WEIGHT, IMPORTANCE, floor)
+    found = form.grid(WEIGHT, IMPORTANCE, min_scale)
     assert found.multiples is not None
-    assert_same(found, two_level_grid(WEIGHT, 3, IMPORTANCE, block=8, floor=floor))
-    assert_same(form.plain().grid(WEIGHT, IMPORTANCE, floor), absmax_grid(WEIGHT, 3, floor=floor))
+    assert_same(found, two_level_grid(WEIGHT, 3, IMPORTANCE, block_size=8, min_scale=min_scale))
+    assert_same(form.plain().grid(WEIGHT, IMPORTANCE, min_scale), absmax_grid(WEIGHT, 3, min_scale=min_scale))
 
 
 @pytest.mark.parametrize("form", [GridForm(3), GridForm(3, 8, two_level=True)], ids=["channel", "two levels"])

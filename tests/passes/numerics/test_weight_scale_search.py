@@ -34,20 +34,20 @@ def errors(weight: Floats, grid: Grid, importance: Floats) -> np.ndarray:
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 20)),
     bits=st.integers(2, 8),
-    block=st.none() | st.integers(1, 8),
+    block_size=st.none() | st.integers(1, 8),
     symmetric=st.booleans(),
     on_grid=st.booleans(),
     seed=st.integers(0, 10_000),
 )
 def test_search_is_never_worse_than_absmax(
-    shape: tuple[int, int, int], bits: int, block: int | None, symmetric: bool, on_grid: bool, seed: int
+    shape: tuple[int, int, int], bits: int, block_size: int | None, symmetric: bool, on_grid: bool, seed: int
 ) -> None:
     weight, importance = weights(*shape, seed), importances(shape[0], shape[2], seed)
-    plain = absmax_grid(weight, bits, block=block, symmetric=symmetric)
+    plain = absmax_grid(weight, bits, block_size=block_size, symmetric=symmetric)
     if on_grid:  # the case that absmax cannot be beaten in
         weight = plain.values(plain.codes(weight))
-        plain = absmax_grid(weight, bits, block=block, symmetric=symmetric)
-    found = search_grid(weight, bits, importance, block=block, symmetric=symmetric)
+        plain = absmax_grid(weight, bits, block_size=block_size, symmetric=symmetric)
+    found = search_grid(weight, bits, importance, block_size=block_size, symmetric=symmetric)
     before, after = errors(weight, plain, importance), errors(weight, found, importance)
     assert np.all(after <= before * 1.0001 + 1e-9 * np.square(weight).max() * importance.max())  # float32 sums
 
@@ -95,20 +95,20 @@ def test_each_group_has_its_own_importance() -> None:
         np.testing.assert_array_equal(both.scale[g], alone.scale[0])
 
 
-@pytest.mark.parametrize("block", [1, 4, 7, 20, 32])
+@pytest.mark.parametrize("block_size", [1, 4, 7, 20, 32])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_a_block_is_solved_on_its_own(block: int, symmetric: bool) -> None:
+def test_a_block_is_solved_on_its_own(block_size: int, symmetric: bool) -> None:
     weight, importance = weights(2, 3, 20), importances(2, 20)
     for found in (
-        search_grid(weight, 3, importance, block=block, symmetric=symmetric),
-        absmax_grid(weight, 3, block=block, symmetric=symmetric),
+        search_grid(weight, 3, importance, block_size=block_size, symmetric=symmetric),
+        absmax_grid(weight, 3, block_size=block_size, symmetric=symmetric),
     ):
-        count = -(-20 // block)
+        count = -(-20 // block_size)
         assert found.scale.shape == found.zero_point.shape == (2, 3, count)
-        assert found.block == block
-    found = search_grid(weight, 3, importance, block=block, symmetric=symmetric)
+        assert found.block_size == block_size
+    found = search_grid(weight, 3, importance, block_size=block_size, symmetric=symmetric)
     for b in range(count):
-        part = slice(b * block, (b + 1) * block)
+        part = slice(b * block_size, (b + 1) * block_size)
         alone = search_grid(weight[:, :, part], 3, importance[:, part], symmetric=symmetric)
         np.testing.assert_array_equal(found.scale[:, :, b], alone.scale[:, :, 0])
         np.testing.assert_array_equal(found.zero_point[:, :, b], alone.zero_point[:, :, 0])
@@ -116,26 +116,28 @@ def test_a_block_is_solved_on_its_own(block: int, symmetric: bool) -> None:
 
 def test_blocks_lose_less_than_channels() -> None:
     weight = weights(1, 4, 256)
-    channel, blocks = (search_grid(weight, 3, even(weight), block=block) for block in (None, 16))
+    channel, blocks = (search_grid(weight, 3, even(weight), block_size=block_size) for block_size in (None, 16))
     assert errors(weight, blocks, even(weight)).sum() < 0.7 * errors(weight, channel, even(weight)).sum()
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("block", [None, 8])
+@pytest.mark.parametrize("block_size", [None, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_the_floor_is_respected_channel_by_channel(bits: int, block: int | None, symmetric: bool) -> None:
+def test_the_floor_is_respected_channel_by_channel(bits: int, block_size: int | None, symmetric: bool) -> None:
     weight, importance = weights(2, 4, 20), importances(2, 20)
-    free = search_grid(weight, bits, importance, block=block, symmetric=symmetric)
-    floor = free.scale.min(axis=2)
-    floor[:, ::2] *= 5  # binds in every other channel
-    floor[:, 1::2] *= 0.01
+    free = search_grid(weight, bits, importance, block_size=block_size, symmetric=symmetric)
+    min_scale = free.scale.min(axis=2)
+    min_scale[:, ::2] *= 5  # binds in every other channel
+    min_scale[:, 1::2] *= 0.01
     for grid in (
-        search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor),
-        absmax_grid(weight, bits, block=block, symmetric=symmetric, floor=floor),
+        search_grid(weight, bits, importance, block_size=block_size, symmetric=symmetric, min_scale=min_scale),
+        absmax_grid(weight, bits, block_size=block_size, symmetric=symmetric, min_scale=min_scale),
     ):
-        assert np.all(grid.scale >= floor[:, :, None])
+        assert np.all(grid.scale >= min_scale[:, :, None])
     np.testing.assert_array_equal(
-        search_grid(weight, bits, importance, block=block, symmetric=symmetric, floor=floor).scale[:, 1::2],
+        search_grid(weight, bits, importance, block_size=block_size, symmetric=symmetric, min_scale=min_scale).scale[
+            :, 1::2
+        ],
         free.scale[:, 1::2],
     )
 
@@ -176,12 +178,12 @@ def test_symmetric_grids_have_zero_points_of_zero() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("block", [None, 4])
-def test_a_channel_of_zeros_and_inputs_without_importance(symmetric: bool, block: int | None) -> None:
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_a_channel_of_zeros_and_inputs_without_importance(symmetric: bool, block_size: int | None) -> None:
     weight = weights(1, 3, 10)
     weight[:, 1] = 0
     for importance in (even(weight), np.zeros((1, 10), np.float32)):
-        grid = search_grid(weight, 4, importance, block=block, symmetric=symmetric)
+        grid = search_grid(weight, 4, importance, block_size=block_size, symmetric=symmetric)
         assert np.all(grid.scale > 0)
         assert np.isfinite(grid.scale).all()
         np.testing.assert_array_equal(grid.values(grid.codes(weight))[:, 1], weight[:, 1])
@@ -217,13 +219,13 @@ def test_two_bits_do_not_collapse_to_zero(k: int, symmetric: bool) -> None:
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 40)),
     bits=st.integers(2, 3),
-    block=st.none() | st.integers(1, 8),
+    block_size=st.none() | st.integers(1, 8),
     symmetric=st.booleans(),
     seed=st.integers(0, 10_000),
 )
 def test_no_channel_becomes_zero(
-    shape: tuple[int, int, int], bits: int, block: int | None, symmetric: bool, seed: int
+    shape: tuple[int, int, int], bits: int, block_size: int | None, symmetric: bool, seed: int
 ) -> None:
     weight = weights(*shape, seed)
-    grid = search_grid(weight, bits, importances(shape[0], shape[2], seed), block=block, symmetric=symmetric)
+    grid = search_grid(weight, bits, importances(shape[0], shape[2], seed), block_size=block_size, symmetric=symmetric)
     assert np.all(np.abs(grid.values(grid.codes(weight))).max(axis=2) > 0)

@@ -166,7 +166,7 @@ def test_flat_weights_are_left_alone() -> None:
 
 def test_it_refuses_grids_and_bad_fields() -> None:
     model = bottlenecks()
-    model.ranges["s"] = ActivationGrid.of(0.0, 1.0)
+    model.activation_qparams["s"] = ActivationGrid.of(0.0, 1.0)
     with pytest.raises(QuantizationError, match="put the pass before it"):
         rotation_groups(model)
     with pytest.raises(ValueError, match="steps must not be negative, not -1"):

@@ -83,7 +83,7 @@ def test_what_cannot_be_rescaled_and_what_is_kept_has_a_reason() -> None:
     report = Awq().apply(model, Stats())
     assert report.skipped["second"] == "activation (Sigmoid) lets no scale through"
     model = perceptron()
-    model.kept["second"] = "excluded by the recipe"
+    model.float_reasons["second"] = "excluded by the recipe"
     assert not Awq().needs(model)
     report = Awq().apply(model, Stats())
     assert report.skipped["second"] == "excluded by the recipe"

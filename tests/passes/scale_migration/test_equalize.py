@@ -105,7 +105,7 @@ def test_a_second_run_finds_nothing_to_do() -> None:
 
 def test_layers_in_float_are_no_side_of_a_pair() -> None:
     model = perceptron()
-    model.kept["first"] = "excluded by the recipe"
+    model.float_reasons["first"] = "excluded by the recipe"
     report = Equalize().apply(model, Stats())
     assert report.skipped["second"] == "no layer before it to share its range with"
     assert report.skipped["first"] == "excluded by the recipe"

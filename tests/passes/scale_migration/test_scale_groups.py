@@ -176,7 +176,7 @@ def test_a_quantized_layer_keeps_its_weight() -> None:
 
 def test_scales_do_not_move_once_activations_have_grids() -> None:
     model = Model(gs.import_onnx(chain([op("Relu")])), RULES)
-    model.ranges["h"] = ActivationGrid.of(0, 1)
+    model.activation_qparams["h"] = ActivationGrid.of(0, 1)
     with pytest.raises(QuantizationError, match="once activation_ranges has run; put the pass before it"):
         scale_groups(model)
 

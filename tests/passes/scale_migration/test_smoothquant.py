@@ -89,7 +89,7 @@ def test_needs_and_refusals() -> None:
     assert not needs.moments
     with pytest.raises(QuantizationError, match="deep: smoothquant needs calibration data; use --calibration"):
         SmoothQuant().apply(model, Stats())
-    model.ranges["b"] = ActivationGrid.of(0, 1)
+    model.activation_qparams["b"] = ActivationGrid.of(0, 1)
     with pytest.raises(QuantizationError, match="once activation_ranges has run"):
         SmoothQuant().needs(model)
 
@@ -120,7 +120,7 @@ def test_terms_of_a_sum_are_measured_too() -> None:
     assert needs.tensors == {("t", 1)}  # what a layer reads is known already, and the sum itself is not quantized
     assert not SmoothQuant().needs(perceptron()).tensors
     kept = residual()
-    kept.kept.update(dict.fromkeys(("second", "reader"), "excluded"))
+    kept.float_reasons.update(dict.fromkeys(("second", "reader"), "excluded"))
     assert not SmoothQuant().needs(kept).tensors
 
 

@@ -55,9 +55,9 @@ def moments_of(layer: Linear, quantized: Floats, exact: Floats | None = None) ->
     return total.moments()
 
 
-def problem_of(model: Model, moments: Moments | None, bits: int = 3, block: int | None = None) -> Problem:
+def problem_of(model: Model, moments: Moments | None, bits: int = 3, block_size: int | None = None) -> Problem:
     layer = model.layers()["layer"]
-    return Problem(layer, model.weight(layer), model.bias(layer), bits, block, None, moments)
+    return Problem(layer, model.weight(layer), model.bias(layer), bits, block_size, None, moments)
 
 
 def written(model: Model, solution: Solution) -> onnx.ModelProto:
@@ -198,12 +198,12 @@ def test_errors_are_those_of_the_output(options: dict[str, Any]) -> None:
     assert solution.note == ""
 
 
-@pytest.mark.parametrize("block", [None, 9])
-def test_bits_and_block_are_the_problems(block: int | None) -> None:
+@pytest.mark.parametrize("block_size", [None, 9])
+def test_bits_and_block_are_the_problems(block_size: int | None) -> None:
     model = Model(gs.import_onnx(one_layer(LAYERS["conv"], bias=False)), RULES)
     moments = moments_of(model.layers()["layer"], smooth(*LAYERS["conv"][4]))
-    solution = Gptq(bits=8).solve(problem_of(model, moments, bits=2, block=block))
-    assert (solution.grid.bits, solution.grid.block) == (2, block)
+    solution = Gptq(bits=8).solve(problem_of(model, moments, bits=2, block_size=block_size))
+    assert (solution.grid.bits, solution.grid.block_size) == (2, block_size)
     assert set(np.unique(solution.codes)) <= {-2, -1, 0, 1}
 
 

@@ -16,26 +16,26 @@ from passes.weights.rtn import Rtn
 Scale = Literal["mse", "absmax"]
 
 
-def problem(bits: int = 4, block: int | None = None, floor: Floats | None = None, seed: int = 0) -> Problem:
+def problem(bits: int = 4, block_size: int | None = None, min_scale: Floats | None = None, seed: int = 0) -> Problem:
     """A Conv of two groups, five outputs each, with heavy-tailed weights."""
     rng = np.random.default_rng(seed)
     weight = (rng.standard_t(4, (2, 5, 27)) * rng.lognormal(0, 1, (2, 5, 1))).astype(np.float32)
     layer = Linear("conv", "Conv", "x", "y", "w", (10, 3, 3, 3), "b", groups=2)
-    return Problem(layer, weight, rng.normal(size=(2, 5)).astype(np.float32), bits, block, floor, None)
+    return Problem(layer, weight, rng.normal(size=(2, 5)).astype(np.float32), bits, block_size, min_scale, None)
 
 
 @pytest.mark.parametrize("scale", ["mse", "absmax"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("block", [None, 9])
+@pytest.mark.parametrize("block_size", [None, 9])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_codes_are_the_nearest_of_the_grid(scale: Scale, bits: int, block: int | None, symmetric: bool) -> None:
-    given = problem(bits, block)
+def test_codes_are_the_nearest_of_the_grid(scale: Scale, bits: int, block_size: int | None, symmetric: bool) -> None:
+    given = problem(bits, block_size)
     found = Rtn(scale=scale, symmetric=symmetric).solve(given)
     assert found.codes.dtype == np.int8
-    assert (found.grid.bits, found.grid.block) == (bits, block)
+    assert (found.grid.bits, found.grid.block_size) == (bits, block_size)
     assert found.grid.symmetric == symmetric
     np.testing.assert_array_equal(found.codes, found.grid.codes(given.weight))
-    plain = absmax_grid(given.weight, bits, block=block, symmetric=symmetric)
+    plain = absmax_grid(given.weight, bits, block_size=block_size, symmetric=symmetric)
     if scale == "absmax":
         np.testing.assert_array_equal(found.grid.scale, plain.scale)
         assert found.after_db == found.before_db
@@ -70,10 +70,10 @@ def test_one_more_bit_is_about_six_decibels() -> None:
 
 @pytest.mark.parametrize("scale", ["mse", "absmax"])
 def test_the_floor_is_respected(scale: Scale) -> None:
-    floor = np.linspace(1e-3, 2.0, 10, dtype=np.float32).reshape(2, 5)
-    found = Rtn(scale=scale).solve(problem(8, floor=floor))
-    assert np.all(found.grid.scale[:, :, 0] >= floor)
-    np.testing.assert_allclose(found.grid.scale[1, :, 0], floor[1], rtol=1e-6)  # it binds
+    min_scale = np.linspace(1e-3, 2.0, 10, dtype=np.float32).reshape(2, 5)
+    found = Rtn(scale=scale).solve(problem(8, min_scale=min_scale))
+    assert np.all(found.grid.scale[:, :, 0] >= min_scale)
+    np.testing.assert_allclose(found.grid.scale[1, :, 0], min_scale[1], rtol=1e-6)  # it binds
 
 
 def test_it_asks_for_no_data() -> None:
@@ -108,12 +108,12 @@ def test_bits_outside_2_to_8_are_refused(bits: int) -> None:
         Rtn(layer_bits={"first": bits})
 
 
-@pytest.mark.parametrize("block", [0, -32])
-def test_a_block_of_nothing_is_refused(block: int) -> None:
-    with pytest.raises(ValueError, match=f"block must be at least 1, not {block}"):
-        Rtn(block=block)
+@pytest.mark.parametrize("block_size", [0, -32])
+def test_a_block_of_nothing_is_refused(block_size: int) -> None:
+    with pytest.raises(ValueError, match=f"block must be at least 1, not {block_size}"):
+        Rtn(block_size=block_size)
 
 
 def test_fewer_blocks_than_none_are_refused() -> None:
     with pytest.raises(ValueError, match="fewest_blocks is a number of blocks, so 0 or more, not -1"):
-        Rtn(block=8, two_level=True, fewest_blocks=-1)
+        Rtn(block_size=8, two_level=True, fewest_blocks=-1)

@@ -20,7 +20,7 @@ def weights(model: Model) -> dict[str, LearnedWeight]:
     """Of every layer, by the layer's name."""
     result = {}
     for name, layer in model.layers().items():
-        held, grid = model.quantized[name], model.ranges.get(layer.input)
+        held, grid = model.quantized[name], model.activation_qparams.get(layer.input)
         unit = np.ones(layer.matrix_shape[:2], np.float32)
         step = None if grid is None else float(grid.scale)
         result[name] = LearnedWeight(layer, held.codes, held.grid, model.bias(layer), unit, step)
@@ -37,7 +37,7 @@ def test_activations_are_on_their_grid(zero_point: int) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize(
     "step",
-    [Rtn(bits=3, symmetric=False), Rtn(bits=4, block=4), Rtn(bits=3, block=4, two_level=True)],
+    [Rtn(bits=3, symmetric=False), Rtn(bits=4, block_size=4), Rtn(bits=3, block_size=4, two_level=True)],
     ids=["affine", "blocks", "two levels"],
 )
 def test_a_weight_starts_as_the_node_stores_it_and_comes_back(name: str, step: Rtn) -> None:
@@ -87,8 +87,8 @@ def test_a_scale_is_kept_large_enough_for_its_bias() -> None:
 def test_a_block_computes_what_the_file_does() -> None:
     x = images(32, 3, 12, 12)
     model = quantize(resnet(), Gptq(bits=4), x, ranges=True)
-    block = QuantizedBlock(Program(model.graph), list(weights(model).values()), model.ranges)
-    inputs = model.ranges["x"].values(x)
+    block = QuantizedBlock(Program(model.graph), list(weights(model).values()), model.activation_qparams)
+    inputs = model.activation_qparams["x"].values(x)
     with torch.no_grad():
         y = block({"x": torch.from_numpy(inputs)})["y"].numpy()
     # a sum in another order can fall on the other side of a tie; one missing rounding gives 50 dB

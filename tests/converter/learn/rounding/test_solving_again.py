@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 from converter import Recipe, convert  # noqa: E402
-from converter.calibration.activation_cache import Streams  # noqa: E402
+from converter.calibration.activation_cache import ActivationCache  # noqa: E402
 from converter.calibration.segments import cut  # noqa: E402
 from converter.calibration.sequential import DEFAULT_BUDGET, solve_layer  # noqa: E402
 from converter.learn.held_out import HeldOut  # noqa: E402
@@ -132,14 +132,14 @@ def test_what_cannot_be_learned_says_so_though_it_is_solved_again(monkeypatch: p
 def test_nothing_is_held_in_memory_that_fits_no_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Activations in files give the same codes, and the files are gone in the end."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    spill = Streams._spill
+    spill = ActivationCache._spill
     spilled: list[int] = []
 
-    def counted(self: Streams, array: NDArray[Any]) -> NDArray[Any]:
+    def counted(self: ActivationCache, array: NDArray[Any]) -> NDArray[Any]:
         spilled.append(array.nbytes)
         return spill(self, array)
 
-    monkeypatch.setattr(Streams, "_spill", counted)
+    monkeypatch.setattr(ActivationCache, "_spill", counted)
     found, settings = [], LearnedRounding(steps=4, batch=16)
     for budget in (DEFAULT_BUDGET, 0):
         model = quantize(wide(), Gptq(bits=2), X, ranges=True)
@@ -156,7 +156,7 @@ def test_what_is_read_for_the_last_time_is_forgotten(monkeypatch: pytest.MonkeyP
 
     def watched(self: _Network, piece: Any, learned: bool) -> None:
         leave(self, piece, learned)
-        alive.append({name for pair in (self.train, self.judge) for _, name in pair.streams._arrays})
+        alive.append({name for pair in (self.train, self.judge) for _, name in pair.cache._arrays})
 
     monkeypatch.setattr(_Network, "leave", watched)
     model, _ = relearned(monkeypatch)

@@ -17,7 +17,7 @@ GRID = ActivationGrid(np.float32(0.05), 17, False, -0.85, 11.9)
 def step_weight(model: Model) -> StepWeight:
     (layer,) = model.layers().values()
     held = model.quantized[layer.name]
-    found = model.ranges.get(layer.input)
+    found = model.activation_qparams.get(layer.input)
     inputs = None if found is None else StepGrid(found, learned=True)
     return StepWeight(layer, held.codes, held.grid, model.bias(layer), 2.0, inputs)
 
@@ -75,7 +75,7 @@ def test_a_step_stays_positive() -> None:
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize(
     "step",
-    [Rtn(bits=3, symmetric=False), Rtn(bits=4, block=4), Rtn(bits=3, block=4, two_level=True)],
+    [Rtn(bits=3, symmetric=False), Rtn(bits=4, block_size=4), Rtn(bits=3, block_size=4, two_level=True)],
     ids=["affine", "blocks", "two levels"],
 )
 def test_a_weight_starts_as_its_codes_and_comes_back(name: str, step: Rtn) -> None:
@@ -91,7 +91,9 @@ def test_a_weight_starts_as_its_codes_and_comes_back(name: str, step: Rtn) -> No
     assert (bias is None) == (after is None) == (model.bias(layer) is None)
 
 
-@pytest.mark.parametrize("step", [Rtn(bits=4), Rtn(bits=3, block=16, two_level=True)], ids=["channel", "two levels"])
+@pytest.mark.parametrize(
+    "step", [Rtn(bits=4), Rtn(bits=3, block_size=16, two_level=True)], ids=["channel", "two levels"]
+)
 def test_a_trained_weight_is_written_as_it_computes(step: Rtn) -> None:
     model = quantize(single("conv2d"), step, LAYERS["conv2d"].images(), ranges=True)
     weight = step_weight(model)

@@ -82,14 +82,14 @@ def in_torch(model: Model) -> NDArray[np.float32]:
 @pytest.mark.parametrize("learn_activations", [True, False])
 def test_the_step_sizes_of_activations_move_if_they_are_to(learn_activations: bool) -> None:
     model = quantized(3)
-    before = dict(model.ranges)
+    before = dict(model.activation_qparams)
     settings = replace(SHORT, objective="float", learn_activations=learn_activations)
     report = train_network(model, settings, dataset(prepared(resnet()), X), quiet, seed=0)
-    moved = [name for name, grid in model.ranges.items() if grid.scale != before[name].scale]
+    moved = [name for name, grid in model.activation_qparams.items() if grid.scale != before[name].scale]
     assert bool(moved) == learn_activations
-    assert all(grid.zero_point == before[name].zero_point for name, grid in model.ranges.items())
+    assert all(grid.zero_point == before[name].zero_point for name, grid in model.activation_qparams.items())
     if learn_activations:
-        assert {name: covered.grid for name, covered in report.ranges.items()} == model.ranges
+        assert {name: covered.grid for name, covered in report.ranges.items()} == model.activation_qparams
         assert all(covered.low < covered.high for covered in report.ranges.values())
         assert all(0 <= covered.clipped < 0.1 for covered in report.ranges.values())
 

@@ -21,7 +21,7 @@ from converter.budget.source_digest import source_digest
 from converter.data.dataset import Dataset
 from converter.pipeline.convert import convert
 from converter.pipeline.result import Result, mean_file_bits, versions
-from converter.pipeline.search_record import Attempt
+from converter.pipeline.search_record import BudgetAttempt
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import dump_recipe
 from converter.runtime.session import Progress
@@ -30,7 +30,7 @@ from passes.numerics.error import decibel
 from passes.weights.learned_rounding import Device, LearnedRounding
 from passes.weights.qat import Qat
 
-__all__ = ["Trial", "Workbench", "best"]
+__all__ = ["CandidateBuilder", "Trial", "best"]
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Trial:
         own: error of each layer's output where it was quantized, by name.
     """
 
-    attempt: Attempt
+    attempt: BudgetAttempt
     recipe: Recipe
     verdict: Verdict
     own: dict[str, float]
 
 
-class Workbench:
+class CandidateBuilder:
     """One model, its images and what has been made of them.
 
     Args:
@@ -179,7 +179,7 @@ class Workbench:
         verdict = self.judge.verdict(power, found["errors"] if found["errors"].size else None)
         lost = verdict.drop
         drop = None if lost is None else 100 * lost.judged
-        attempt = Attempt(
+        attempt = BudgetAttempt(
             name=name,
             layer_bits=facts["layer_bits"],
             mean_bits=float(found["mean_bits"]),

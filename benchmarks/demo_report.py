@@ -9,9 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from converter.display.numbers import size
 from converter.evaluation.evaluate import Evaluation, Measurement
 from converter.pipeline.result import Result
-from converter.report.numbers import size
 from converter.report.table import float_layers_table
 
 __all__ = ["measured_on", "result_table", "skipped_layers"]

@@ -19,18 +19,11 @@ from click.testing import CliRunner
 import converter
 from benchmarks.shared_data import ROOT
 from converter.cli.main import cli
-from converter.comparison.compare import Comparison, ImageError, LayerError, compare
-from converter.comparison.suggestion import Suggestion, suggest
-from converter.data.dataset import Dataset, load_data
-from converter.evaluation.evaluate import Evaluation, Measurement, evaluate
-from converter.inspection.inspect import InspectedLayer, Inspection, inspect_model
 from converter.recipes.builtin import RECIPES
-from converter.recipes.recipe import Recipe
 from converter.recipes.registry import PASSES
 from converter.recipes.toml_template import meanings
 from converter.targets.catalog import TARGETS
 from converter.targets.target import Target
-from converter.verification.verify import verify
 from passes import errors
 from passes.base import Stage
 from passes.ir.rules import Rules
@@ -39,18 +32,6 @@ __all__ = ["main", "pages"]
 
 _NOTE = "<!-- Written by `python -m benchmarks.reference_pages` from the code; do not edit. -->\n"
 _WIDTH = 100
-_FIRST: tuple[Any, ...] = (
-    converter.convert,
-    converter.Result,
-    converter.LayerReport,
-    converter.Preprocess,
-    converter.Recipe,
-    converter.find_recipe,
-)
-_MORE: tuple[Any, ...] = (
-    load_data, Dataset, evaluate, Evaluation, Measurement, compare, Comparison, LayerError, ImageError, suggest,
-    Suggestion, inspect_model, Inspection, InspectedLayer, verify,
-)  # fmt: skip
 
 
 def pages() -> dict[str, str]:
@@ -95,7 +76,7 @@ def _passes() -> str:
             ],
         ),
         "\n## Fields of a recipe\n",
-        _fields(Recipe),
+        _fields(converter.Recipe),
         "\n## Fields of `[preprocess]`\n",
         _fields(converter.Preprocess),
     ]
@@ -131,28 +112,31 @@ def _targets() -> str:
 
 
 def _python() -> str:
-    parts = [_NOTE, "# Python API\n", "`import converter` gives the first part.\n", "## `converter`\n"]
-    parts += [_entry(each) for each in _FIRST]
-    parts += ["## Measuring and looking\n", *(_entry(each) for each in _MORE)]
+    exported = {name: getattr(converter, name) for name in converter.__all__}
+    functions = [name for name, each in exported.items() if inspect.isfunction(each)]
+    values = [name for name, each in exported.items() if inspect.isclass(each) and not issubclass(each, Exception)]
+    parts = [_NOTE, "# Python API\n", "`import converter` gives all of it.\n", "## Functions\n"]
+    parts += [_entry(name, exported[name]) for name in functions]
+    parts += ["## Values\n", *(_entry(name, exported[name]) for name in values)]
     parts += [
         "## Errors\n",
-        "`converter.ConvertError` is the base of all of them.\n",
+        "`converter.ConvertError` is the base of all of them. Each is a name of `converter`.\n",
         _fenced(inspect.cleandoc(errors.__doc__ or "")),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _entry(each: Any) -> str:
-    """A function, or a class with its public methods: where it is, its signature, its docstring."""
-    heading = f"### `{each.__module__}.{each.__qualname__}`\n"
+def _entry(name: str, each: Any) -> str:
+    """A function, or a class with its public methods: its name, its signature, its docstring."""
+    heading = f"### `converter.{name}`\n"
     if inspect.isfunction(each):
         return f"{heading}\n{_fenced(_signature(each), 'python')}\n{_fenced(_doc(each))}\n"
     parts = [heading, _fenced(_doc(each))]
-    for name, member in vars(each).items():
+    for method, member in vars(each).items():
         told = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-        if name.startswith("_") or not inspect.isfunction(told) or not told.__doc__:
+        if method.startswith("_") or not inspect.isfunction(told) or not told.__doc__:
             continue
-        shown = f"{each.__name__}.{name}" if isinstance(member, property) else f"{each.__name__}.{_signature(told)}"
+        shown = f"{name}.{method}" if isinstance(member, property) else f"{name}.{_signature(told)}"
         parts.append(f"- `{' '.join(shown.split())}`: {' '.join(_doc(told).partition(chr(10) * 2)[0].split())}")
     return "\n".join(parts) + "\n"
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.random_resnet import random_images, random_network
 from benchmarks.shared_data import RESNET20, MissingData, shared_file
-from converter import Recipe, convert, find_recipe
+from converter import Recipe, convert, find_recipe, write_report
 from converter.report.progress import progress_bars
 from passes.activations.activation_ranges import ActivationRanges
 from passes.scale_migration.smoothquant import SmoothQuant
@@ -124,7 +124,7 @@ def _resnet50_report(folder: Path) -> Path:
             random_network("resnet.py:resnet50", 64), random_images(16, 64), recipe=searched, progress=progress
         )
     path = folder / "report.html"
-    result.write_report(path, model="resnet50", output="resnet50.onnx")
+    write_report(result, path, model="resnet50", output="resnet50.onnx")
     return path
 
 
@@ -142,7 +142,7 @@ def _resnet20_report(folder: Path) -> Path:
             progress=progress,
         )
     path = folder / "report.html"
-    result.write_report(path, model="resnet20_cifar10.onnx", output="resnet20_int4.onnx")
+    write_report(result, path, model="resnet20_cifar10.onnx", output="resnet20_int4.onnx")
     return path
 
 

@@ -4,10 +4,12 @@
 >>> result = converter.convert("model.onnx", "images/", recipe="int4")  # doctest: +SKIP
 >>> result.save("model_int4.onnx")  # doctest: +SKIP
 
-What is imported from here is loaded when it is first asked for, so that `convert-onnx --help` need not wait for it.
+Everything is imported from here. Each name loads its module when it is first used, so that the import is quick. Inner
+modules may move. Nothing is printed: steps and warnings go to the logger "converter".
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 import converter._environment  # noqa: F401  (before numpy and onnxruntime)
@@ -15,42 +17,194 @@ import converter._environment  # noqa: F401  (before numpy and onnxruntime)
 if TYPE_CHECKING:
     from converter.budget.ladder import convert_within
     from converter.budget.limits import Budget
+    from converter.comparison.compare import Comparison, ImageError, LayerError, compare
+    from converter.comparison.suggestion import Suggestion, suggest
+    from converter.data.dataset import Dataset, load_data
+    from converter.data.inputs import input_specs
     from converter.data.preprocess import Preprocess
+    from converter.evaluation.evaluate import Evaluation, Measurement, evaluate
+    from converter.inspection.inspect import InspectedLayer, Inspection, inspect
+    from converter.model_io.open import open_model
     from converter.pipeline.convert import convert
     from converter.pipeline.result import LayerReport, Result
+    from converter.pipeline.search_record import Search
     from converter.pipeline.train import train
     from converter.recipes.builtin import find_recipe
     from converter.recipes.recipe import Recipe
-    from passes.errors import ConvertError
+    from converter.recipes.registry import Pass
+    from converter.report.facts import report_facts
+    from converter.report.files import write_report
+    from converter.targets.catalog import find_target
+    from converter.targets.target import Target
+    from converter.verification.verify import Verification, verify
+    from passes.base import Correction, CorrectionPass, GraphPass, LayerPass, Problem, Solution, Stage
+    from passes.errors import (
+        BudgetError,
+        ConvertError,
+        DataError,
+        ExportError,
+        ModelError,
+        OutputError,
+        QuantizationError,
+        RecipeError,
+        ShapeError,
+        TargetError,
+        UnknownLayerError,
+        UsageError,
+        VerificationError,
+    )
+    from passes.ir.model import Model
+    from passes.numerics.error import sqnr_db
+    from passes.numerics.grid import Grid
+    from passes.numerics.weight_scale_search import absmax_grid
+    from passes.report import Change, PassReport
+    from passes.statistics import Needs, Stats
 
 __all__ = [
     "Budget",
+    "BudgetError",
+    "Change",
+    "Comparison",
     "ConvertError",
+    "Correction",
+    "CorrectionPass",
+    "DataError",
+    "Dataset",
+    "Evaluation",
+    "ExportError",
+    "GraphPass",
+    "Grid",
+    "ImageError",
+    "InspectedLayer",
+    "Inspection",
+    "LayerError",
+    "LayerPass",
     "LayerReport",
+    "Measurement",
+    "Model",
+    "ModelError",
+    "Needs",
+    "OutputError",
+    "Pass",
+    "PassReport",
     "Preprocess",
+    "Problem",
+    "QuantizationError",
     "Recipe",
+    "RecipeError",
     "Result",
+    "Search",
+    "ShapeError",
+    "Solution",
+    "Stage",
+    "Stats",
+    "Suggestion",
+    "Target",
+    "TargetError",
+    "UnknownLayerError",
+    "UsageError",
+    "Verification",
+    "VerificationError",
+    "__version__",
+    "absmax_grid",
+    "compare",
     "convert",
     "convert_within",
+    "evaluate",
     "find_recipe",
+    "find_target",
+    "input_specs",
+    "inspect",
+    "load_data",
+    "open_model",
+    "report_facts",
+    "sqnr_db",
+    "suggest",
     "train",
+    "verify",
+    "write_report",
 ]
 
+# The one list of public names and of the modules that they come from.
 _HOMES = {
     "Budget": "converter.budget.limits",
+    "BudgetError": "passes.errors",
+    "Change": "passes.report",
+    "Comparison": "converter.comparison.compare",
     "ConvertError": "passes.errors",
+    "Correction": "passes.base",
+    "CorrectionPass": "passes.base",
+    "DataError": "passes.errors",
+    "Dataset": "converter.data.dataset",
+    "Evaluation": "converter.evaluation.evaluate",
+    "ExportError": "passes.errors",
+    "GraphPass": "passes.base",
+    "Grid": "passes.numerics.grid",
+    "ImageError": "converter.comparison.compare",
+    "InspectedLayer": "converter.inspection.inspect",
+    "Inspection": "converter.inspection.inspect",
+    "LayerError": "converter.comparison.compare",
+    "LayerPass": "passes.base",
     "LayerReport": "converter.pipeline.result",
+    "Measurement": "converter.evaluation.evaluate",
+    "Model": "passes.ir.model",
+    "ModelError": "passes.errors",
+    "Needs": "passes.statistics",
+    "OutputError": "passes.errors",
+    "Pass": "converter.recipes.registry",
+    "PassReport": "passes.report",
     "Preprocess": "converter.data.preprocess",
+    "Problem": "passes.base",
+    "QuantizationError": "passes.errors",
     "Recipe": "converter.recipes.recipe",
+    "RecipeError": "passes.errors",
     "Result": "converter.pipeline.result",
+    "Search": "converter.pipeline.search_record",
+    "ShapeError": "passes.errors",
+    "Solution": "passes.base",
+    "Stage": "passes.base",
+    "Stats": "passes.statistics",
+    "Suggestion": "converter.comparison.suggestion",
+    "Target": "converter.targets.target",
+    "TargetError": "passes.errors",
+    "UnknownLayerError": "passes.errors",
+    "UsageError": "passes.errors",
+    "Verification": "converter.verification.verify",
+    "VerificationError": "passes.errors",
+    "absmax_grid": "passes.numerics.weight_scale_search",
+    "compare": "converter.comparison.compare",
     "convert": "converter.pipeline.convert",
     "convert_within": "converter.budget.ladder",
+    "evaluate": "converter.evaluation.evaluate",
     "find_recipe": "converter.recipes.builtin",
+    "find_target": "converter.targets.catalog",
+    "input_specs": "converter.data.inputs",
+    "inspect": "converter.inspection.inspect",
+    "load_data": "converter.data.dataset",
+    "open_model": "converter.model_io.open",
+    "report_facts": "converter.report.facts",
+    "sqnr_db": "passes.numerics.error",
+    "suggest": "converter.comparison.suggestion",
     "train": "converter.pipeline.train",
+    "verify": "converter.verification.verify",
+    "write_report": "converter.report.files",
 }
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'converter' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("convert-onnx")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

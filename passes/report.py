@@ -51,7 +51,7 @@ class CoveredRange:
     clipped: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PassReport:
     """Every linear layer once: changed or skipped.
 
@@ -66,3 +66,6 @@ class PassReport:
     seconds: float = 0.0
     grids: Mapping[str, LossGrid] = field(default_factory=dict)
     ranges: Mapping[str, CoveredRange] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<PassReport of {self.name}: {len(self.changed)} layers changed, {len(self.skipped)} skipped>"

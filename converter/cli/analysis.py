@@ -168,14 +168,14 @@ def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[
 
     Bits, storage, bytes, and whether onnxruntime runs the layer on integers; if not, why.
     """
-    from converter.inspection.inspect import inspect_model
+    from converter.inspection.inspect import inspect
     from converter.model_io.open import model_files
     from converter.report.islands import islands_tables
     from converter.report.table import inspection_tables, show
 
     state_shape([model], input_shape)
     with model_files([model], weights=weights, input_shape=input_shape) as files:
-        inspection = inspect_model(files[0].path, files[0].name)
+        inspection = inspect(files[0].path, files[0].name)
     if as_json:
         print_json(inspection.to_json())
     else:

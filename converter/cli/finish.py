@@ -18,7 +18,7 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     from converter.model_io.open import is_factory
     from converter.report import table
     from converter.report.facts import report_facts
-    from converter.report.files import write_report
+    from converter.report.files import write_facts
     from converter.report.search import search_tables
     from converter.report.speed import speed_tables
     from passes.weights.learned_rounding import LearnedRounding
@@ -40,5 +40,5 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     click.echo(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s")
     facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
     for path in reports:
-        write_report(path, facts)
+        write_facts(path, facts)
         click.echo(f"Wrote {path}")

@@ -200,12 +200,12 @@ def export(
     from converter.data.inputs import input_specs
     from converter.data.preprocess import store_preprocess
     from converter.data.preprocess_checks import check_channels
+    from converter.display.numbers import size
     from converter.model_io.export import export as export_module
     from converter.model_io.factory import load_module
     from converter.model_io.load import model_bytes
     from converter.model_io.open import DEFAULT_INPUT_SHAPE
     from converter.model_io.save import save_onnx
-    from converter.report.numbers import size
 
     check_outputs([("-o", output)], [("MODEL", model), ("--weights", weights)])
     preprocess = given_preprocess(**images)

@@ -15,11 +15,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter._json import finite
 from converter.comparison.matching import Match, match_tensors
 from converter.comparison.subgraphs import Subgraphs
 from converter.comparison.transformed import cut_where_alike
 from converter.data.dataset import Batch, Dataset
+from converter.display.json_values import finite
+from converter.display.numbers import decibels, percent
+from converter.display.overview import Glance, Overview
 from converter.model_io.load import read_whole_onnx
 from converter.runtime.runner import Runner, class_scores
 from converter.runtime.session import Progress
@@ -30,6 +32,7 @@ __all__ = ["Comparison", "ImageError", "LayerError", "compare"]
 
 _BATCH = 4  # every activation of two models is alive at once
 _WORST = 5
+_SHOWN = 10  # layers in an overview
 _FLOATS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(double)": 11}  # onnx.TensorProto's numbers
 
 
@@ -65,8 +68,8 @@ class ImageError:
     label: int | None
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Overview):
     """A quantized model against its reference.
 
     layers      every matched tensor, in the order of the reference's graph
@@ -86,6 +89,21 @@ class Comparison:
     sqnr_db: float
     transformed: tuple[str, ...] = ()
     worst: tuple[ImageError, ...] = ()
+
+    def overview(self) -> Glance:
+        """The layers that add most error."""
+        added = sorted((entry for entry in self.layers if entry.layers), key=lambda entry: entry.introduced_db)
+        rows = tuple(
+            (entry.layers[-1], entry.op, decibels(entry.sqnr_db), decibels(entry.introduced_db), f"{entry.cosine:.4f}")
+            for entry in added[:_SHOWN]
+        )
+        agreed = "" if self.agreement is None else f", agreement {percent(self.agreement)}"
+        headline = (
+            f"Comparison of {self.model} with {self.reference} on {self.images:,} images: "
+            f"SQNR {decibels(self.sqnr_db)}{agreed}"
+        )
+        notes = (f"{len(rows)} of {len(added)} layers, those that add most error first",) if rows else ()
+        return Glance(headline, ("layer", "compared after", "so far", "added", "cosine"), rows, notes, range(2, 5))
 
     def to_json(self) -> dict[str, Any]:
         """The same as values JSON can hold: an infinite SQNR (no difference at all) becomes null."""

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter._json import finite
 from converter.comparison.compare import Comparison
 from converter.comparison.float_substitution import in_float
 from converter.comparison.matching import match_tensors
 from converter.comparison.subgraphs import Subgraph, find_subgraphs
 from converter.data.dataset import Dataset
-from converter.inspection.inspect import inspect_model
+from converter.display.json_values import finite
+from converter.display.overview import Glance, Overview
+from converter.inspection.inspect import inspect
 from converter.model_io.load import read_whole_onnx, upgrade_opset
 from converter.runtime.runner import Runner
 from converter.runtime.session import Progress
@@ -41,8 +42,8 @@ class Trial:
     gain_db: float
 
 
-@dataclass(frozen=True)
-class Suggestion:
+@dataclass(frozen=True, repr=False)
+class Suggestion(Overview):
     """What to change, and why.
 
     exclude     layers to leave in float
@@ -59,6 +60,14 @@ class Suggestion:
     trials: tuple[Trial, ...] = ()
     images: int = 0
     why: str = ""
+
+    def overview(self) -> Glance:
+        """What to change, and what each trial gained."""
+        changes = [*(f"{name} in float" for name in self.exclude)]
+        changes += [f"{name} at {bits} bits" for name, bits in (self.bits or {}).items()]
+        what = self.why or f"{', '.join(changes)}; the scores gain {self.gain_db:.1f} dB at most"
+        rows = tuple((", ".join(trial.layers), f"{trial.gain_db:+.1f} dB") for trial in self.trials)
+        return Glance(f"Suggestion: {what}", ("exact layers", "gain"), rows, numbers=(1,))
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -118,7 +127,7 @@ def _quantized(model: Path) -> dict[str, int]:
     """Weight bits of the layers that are quantized."""
     return {
         layer.name: layer.weight_bits
-        for layer in inspect_model(model).layers
+        for layer in inspect(model).layers
         if layer.weight_bits is not None and "float" not in layer.storage
     }
 

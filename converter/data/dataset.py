@@ -68,6 +68,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __repr__(self) -> str:
+        labels = "" if self.labels is None else " with labels"
+        return f"<Dataset of {len(self):,} images{labels} from {self.source}>"
+
     @property
     def labels(self) -> NDArray[np.int64] | None:
         """One label a row, [len(self)], or None."""

@@ -18,10 +18,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter._json import finite
 from converter.comparison.compare import Comparison, LayerError, compare
 from converter.data.dataset import Dataset
 from converter.data.labels import Classes, check_labels
+from converter.display.json_values import finite
+from converter.display.numbers import NOTHING, decibels, milliseconds, percent, size, times
+from converter.display.overview import Glance, Overview
 from converter.model_io.load import model_bytes
 from converter.model_io.save import write_onnx
 from converter.runtime.latency import BATCH, THREADS, Quartiles, latencies
@@ -62,8 +64,8 @@ class Measurement:
         return None if self.top1 is None else math.sqrt(self.top1 * (1 - self.top1) / self.images)
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Overview):
     """What `evaluate` measured: the data, as `Dataset.describe` has them, and one Measurement per model.
 
     ``quartiles`` are those of each model's speedup, over the rounds that timed it; none where nothing was timed.
@@ -76,6 +78,25 @@ class Evaluation:
     def spread(self, place: int) -> Quartiles | None:
         """The quartiles of one model's speedup, if it was timed."""
         return self.quartiles[place] if self.quartiles else None
+
+    def overview(self) -> Glance:
+        """A row a model."""
+        columns = ("model", "size", "top-1", "agreement", "SQNR", "latency", "speed")
+        rows = tuple(
+            (
+                model.model,
+                size(model.bytes),
+                percent(model.top1),
+                percent(model.agreement) if place else "",
+                decibels(model.sqnr_db) if place else "",
+                milliseconds(model.latency_ms),
+                NOTHING if model.speedup is None else times(model.speedup, self.spread(place) if place else None),
+            )
+            for place, model in enumerate(self.models)
+        )
+        names = ", ".join(model.model for model in self.models)
+        headline = f"Evaluation of {names} on {self.data['images']:,} images"
+        return Glance(headline, columns, rows, ("agreement, SQNR and speed: against the first",), range(1, 7))
 
     def to_json(self) -> dict[str, Any]:
         """{"data": {...}, "latency": {...}, "models": [{...}]}; an infinite SQNR (no difference) becomes null."""

@@ -14,6 +14,8 @@ from typing import Any
 import onnx
 from onnx import NodeProto
 
+from converter.display.numbers import NOTHING, size
+from converter.display.overview import Glance, Overview
 from converter.inspection.float_islands import Island, find_islands
 from converter.model_io.load import model_bytes, read_onnx
 from converter.qdq.stored_weights import (
@@ -27,9 +29,10 @@ from converter.qdq.stored_weights import (
 )
 from converter.runtime.optimized_graph import OptimizedGraph
 
-__all__ = ["InspectedLayer", "Inspection", "inspect_model"]
+__all__ = ["InspectedLayer", "Inspection", "inspect"]
 
 _PREFIX = "convert_onnx."
+_SHOWN = 20  # layers in an overview
 _CLAMPS = frozenset({"Relu", "Clip"})
 _INT8_ACCURACY = 4  # accuracy_level at which MatMulNBits rounds its activations to int8; they are floats below
 
@@ -67,13 +70,36 @@ class InspectedLayer:
         return self.fused and self.activation_bits < 32
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Overview):
     """A file as a whole, its linear layers in the graph's order, and the bytes of its constants by tensor type."""
 
     model: dict[str, Any]
     layers: tuple[InspectedLayer, ...]
     bytes_by_type: dict[str, int]
+
+    def overview(self) -> Glance:
+        """The first layers, and how many run on integers."""
+        rows = tuple(
+            (
+                layer.name,
+                layer.op,
+                NOTHING if layer.weight_bits is None else str(layer.weight_bits),
+                layer.storage,
+                size(layer.bytes),
+                layer.activation_type,
+                "yes" if layer.fused else layer.reason or "no",
+            )
+            for layer in self.layers[:_SHOWN]
+        )
+        integer = sum(layer.on_integers for layer in self.layers)
+        headline = (
+            f"Inspection of {self.model['path']}: {size(self.model['bytes'])}, "
+            f"{integer} of {len(self.layers)} layers on integers"
+        )
+        notes = (f"the first {_SHOWN} of {len(self.layers)} layers",) if len(self.layers) > _SHOWN else ()
+        columns = ("layer", "op", "weight bits", "storage", "bytes", "input", "fused")
+        return Glance(headline, columns, rows, notes, (2, 4))
 
     def to_json(self) -> dict[str, Any]:
         """{"model": {...}, "layers": [{...}], "bytes_by_type": {...}}."""
@@ -81,7 +107,7 @@ class Inspection:
         return {"model": self.model, "layers": layers, "bytes_by_type": self.bytes_by_type}
 
 
-def inspect_model(path: str | Path, name: str | None = None) -> Inspection:
+def inspect(path: str | Path, name: str | None = None) -> Inspection:
     """Look into an ONNX file; ``name`` is what it is called, its path by default.
 
     Raises:

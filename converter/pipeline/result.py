@@ -10,6 +10,8 @@ from typing import Any
 
 import onnx
 
+from converter.display.numbers import decibels, ratio, size
+from converter.display.overview import Glance, Overview
 from converter.evaluation.evaluate import Evaluation
 from converter.model_io.save import save_onnx
 from converter.pipeline.footprint import Step
@@ -28,6 +30,7 @@ from passes.report import PassReport
 __all__ = ["LayerReport", "Result", "layer_reports", "mean_file_bits", "stamp", "versions"]
 
 _MULTIPLE_BITS = 4
+_FLOAT = 32  # bits of what is not quantized
 _PACKAGES = ("convert-onnx", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
 
 
@@ -69,8 +72,8 @@ class LayerReport:
         return math.prod(self.shape) * self.stored_bits + _MULTIPLE_BITS * self.multiples
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Overview):
     """A finished conversion.
 
     Attributes:
@@ -109,24 +112,29 @@ class Result:
         """
         save_onnx(self.model, Path(path), keep_int8=find_target(self.target).rules.signed)
 
-    def write_report(self, path: str | Path, *, model: str = "model", output: str = "output") -> None:
-        """Write what `--report` writes; ``model`` and ``output`` are what the report calls the two files.
-
-        Raises:
-            UsageError: neither .json nor .html, or an .html without the extra `report`.
-            OutputError: the file cannot be written; an existing one stays as it was.
-        """
-        from converter.report.facts import report_facts
-        from converter.report.files import write_report
-
+    def overview(self) -> Glance:
+        """The sizes, what was measured, and the layers by their bits."""
         before, after = self.reference.ByteSize(), self.model.ByteSize()
-        write_report(Path(path), report_facts(self, model=model, output=output, before=before, after=after))
+        smaller = ratio(before / after, "smaller", "larger")
+        headline = (
+            f"Result of {self.recipe.name} for {self.target}: {len(self.layers)} layers, "
+            f"{size(before)} to {size(after)} ({smaller})"
+        )
+        groups: dict[tuple[int, int], list[LayerReport]] = {}
+        for layer in self.layers:
+            groups.setdefault((layer.bits, layer.activation_bits), []).append(layer)
+        rows = tuple(_group_row(weights, activations, members) for (weights, activations), members in groups.items())
+        columns = ("weights", "activations", "layers", f"lowest SQNR of {self.recipe.sqnr_of}", "at")
+        measured = None if self.metrics is None else self.metrics.overview()
+        return Glance(headline, columns, rows, numbers=(2, 3), below=measured)
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the models, ready for JSON: see `converter.report.facts`."""
-        from converter.report.facts import conversion_facts
 
-        return conversion_facts(self)
+def _group_row(weights: int, activations: int, members: Sequence[LayerReport]) -> tuple[str, ...]:
+    """Layers of the same bits; 32 bits are float."""
+    known = [(layer.after_db, layer.name) for layer in members if layer.after_db is not None]
+    lowest, name = min(known, default=(None, ""))
+    bits = ("float" if bits == _FLOAT else f"{bits} bits" for bits in (weights, activations))
+    return (*bits, str(len(members)), decibels(lowest), name)
 
 
 def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage) -> tuple[LayerReport, ...]:

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from converter._json import finite
+from converter.display.json_values import finite
+from converter.display.numbers import decibels, lost, milliseconds, size
+from converter.display.overview import Glance, Overview
 
 __all__ = ["BudgetAttempt", "LayerEffect", "Search"]
 
@@ -70,8 +72,8 @@ class LayerEffect:
     importance: float
 
 
-@dataclass(frozen=True)
-class Search:
+@dataclass(frozen=True, repr=False)
+class Search(Overview):
     """How a file within a budget was looked for.
 
     Attributes:
@@ -91,6 +93,27 @@ class Search:
     attempts: tuple[BudgetAttempt, ...]
     kept: int | None
     effects: tuple[LayerEffect, ...] = ()
+
+    def overview(self) -> Glance:
+        """A row an attempt."""
+        rows = tuple(
+            (
+                attempt.name,
+                f"{attempt.mean_bits:.2f}",
+                size(attempt.bytes),
+                lost(attempt.drop),
+                decibels(attempt.sqnr_db),
+                milliseconds(attempt.latency_ms),
+                "kept" if place == self.kept else attempt.broken or "holds",
+            )
+            for place, attempt in enumerate(self.attempts)
+        )
+        found = "no file holds" if self.kept is None else f"{self.attempts[self.kept].name} kept"
+        headline = f"Search within {self.budget}: {found}, {len(self.attempts)} tried"
+        notes = (f"judged on {self.held_out:,} held-out images",)
+        return Glance(
+            headline, ("tried", "bits", "file", "drop", "SQNR", "latency", "budget"), rows, notes, range(1, 6)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Every field, ready for JSON: attempts say whether they hold, and bits that are keys are strings."""

@@ -20,7 +20,7 @@ from passes.weights.qat import Qat
 __all__ = ["Recipe"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """A named way to quantize.
 
@@ -60,6 +60,9 @@ class Recipe:
                     f"{step.name}: MatMulNBits has no blocks of {block_size}; block_size can be one of {allowed}"
                 )
         _check_order(self.passes)
+
+    def __repr__(self) -> str:
+        return f"<Recipe {self.name}: {', '.join(step.name for step in self.passes)}; stored {self.storage}>"
 
     @property
     def needs_calibration(self) -> bool:

@@ -9,7 +9,7 @@ from rich.text import Text
 from converter.comparison.compare import Comparison, LayerError
 from converter.comparison.suggestion import Suggestion
 from converter.data.preprocess import Preprocess
-from converter.report.numbers import decibels, percent
+from converter.display.numbers import decibels, percent
 from converter.report.table import plain_table, preprocessing, row
 
 __all__ = ["comparison_tables", "suggestion_text"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from converter._json import finite
+from converter.display.json_values import finite
 from converter.pipeline.result import LayerReport, Result, versions
 from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
 from converter.recipes.toml import recipe_values
@@ -16,15 +16,28 @@ __all__ = ["VERSION", "conversion_facts", "report_facts"]
 VERSION = 1  # of the form; it grows whenever a program that reads reports would have to change
 
 
-def report_facts(result: Result, *, model: str, output: str, before: int, after: int) -> dict[str, Any]:
-    """All of a report.
+def report_facts(
+    result: Result,
+    *,
+    model: str = "model",
+    output: str = "output",
+    before: int | None = None,
+    after: int | None = None,
+) -> dict[str, Any]:
+    """All of a report, as values that JSON can hold.
 
     Args:
         result: the conversion.
-        model, output: what was converted, and the file that was written.
-        before, after: bytes of both.
+        model: what the report calls the model that was converted.
+        output: what the report calls the file that was written.
+        before: bytes of the model; those of `Result.reference` if not given.
+        after: bytes of the file; those of `Result.model` if not given.
     """
-    files = {"model": model, "output": output, "bytes": {"before": before, "after": after}}
+    sizes = {
+        "before": result.reference.ByteSize() if before is None else before,
+        "after": result.model.ByteSize() if after is None else after,
+    }
+    files = {"model": model, "output": output, "bytes": sizes}
     facts = conversion_facts(result)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return {"version": facts.pop("version"), "created": created, **files, **facts}

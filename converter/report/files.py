@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from converter.model_io.save import prepare_output
+from converter.pipeline.result import Result
+from converter.report.facts import report_facts
 from converter.report.page.render import render, require_page
 from passes.errors import OutputError, UsageError
 
-__all__ = ["REPORT_SUFFIXES", "check_report", "write_report"]
+__all__ = ["REPORT_SUFFIXES", "check_report", "write_facts", "write_report"]
 
 REPORT_SUFFIXES = (".json", ".html")
 _NUMBERS = re.compile(r"\[\n\s+([^\[\]{}\"]*?)\n\s+\]")  # no string holds a line feed
@@ -29,7 +31,23 @@ def check_report(path: Path) -> None:
         require_page(path)
 
 
-def write_report(path: Path, facts: Mapping[str, Any]) -> None:
+def write_report(result: Result, path: str | Path, *, model: str = "model", output: str = "output") -> None:
+    """Write a report of a conversion: .json for programs, .html for people.
+
+    Args:
+        result: the conversion.
+        path: where the report goes; its suffix says which form.
+        model: what the report calls the model that was converted.
+        output: what the report calls the file that was written.
+
+    Raises:
+        UsageError: neither .json nor .html, or an .html without the extra `report`.
+        OutputError: the file cannot be written; an existing one stays as it was.
+    """
+    write_facts(Path(path), report_facts(result, model=model, output=output))
+
+
+def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
     """Write the facts as .json, or as one .html page, by the path's suffix.
 
     Raises:

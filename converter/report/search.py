@@ -2,13 +2,11 @@
 
 from rich.table import Table
 
+from converter.display.numbers import NOTHING, decibels, lost, milliseconds, size
 from converter.pipeline.search_record import Search
-from converter.report.numbers import size
 from converter.report.table import plain_table
 
 __all__ = ["search_tables"]
-
-_NOTHING = "–"
 
 
 def search_tables(search: Search | None) -> list[Table]:
@@ -22,12 +20,12 @@ def search_tables(search: Search | None) -> list[Table]:
             attempt.name,
             f"{attempt.mean_bits:.2f}",
             size(attempt.bytes),
-            _number(attempt.drop, " points"),
-            _NOTHING if attempt.counted_drop is None else f"{attempt.counted_drop:.2f} ± {attempt.drop_error:.2f}",
-            _number(attempt.expected_drop, ""),
-            _number(attempt.sqnr_db, " dB", 1),
-            _number(attempt.predicted_db, " dB", 1),
-            _number(attempt.latency_ms, " ms"),
+            lost(attempt.drop),
+            NOTHING if attempt.counted_drop is None else f"{attempt.counted_drop:.2f} ± {attempt.drop_error:.2f}",
+            lost(attempt.expected_drop, ""),
+            decibels(attempt.sqnr_db),
+            decibels(attempt.predicted_db),
+            milliseconds(attempt.latency_ms),
             f"{attempt.seconds:.0f} s",
             "kept" if place == search.kept else attempt.broken or "holds",
         )
@@ -35,7 +33,3 @@ def search_tables(search: Search | None) -> list[Table]:
     drop = f"; a drop is of {search.drop_of}: counted and expected, weighted by their errors" if search.drop_of else ""
     table.caption = judged + drop
     return [table]
-
-
-def _number(value: float | None, unit: str, digits: int = 2) -> str:
-    return _NOTHING if value is None else f"{value:.{digits}f}{unit}"

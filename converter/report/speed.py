@@ -2,7 +2,7 @@
 
 from rich.console import RenderableType
 
-from converter.report.numbers import times
+from converter.display.numbers import milliseconds, times
 from converter.report.table import SPREAD, plain_table, row
 from converter.runtime.latency import THREADS
 from converter.speed.search import Speed
@@ -15,13 +15,13 @@ def speed_tables(speed: Speed | None) -> list[RenderableType]:
     if speed is None:
         return []
     table = plain_table("Measured speed", ["file", "latency", "over float"], numbers={1, 2})
-    row(table, "float", f"{speed.float_ms:.2f} ms", "1.00x")
+    row(table, "float", milliseconds(speed.float_ms), "1.00x")
     over = speed.float_ms / speed.integer_ms
-    row(table, "every layer on integers", f"{speed.integer_ms:.2f} ms", times(over, speed.integer_quartiles))
+    row(table, "every layer on integers", milliseconds(speed.integer_ms), times(over, speed.integer_quartiles))
     tried = f"{len(speed.attempts)} choices tried, one image, {THREADS} thread"
     if speed.layers:
         over, names = speed.float_ms / speed.chosen_ms, ", ".join(speed.layers)
-        row(table, "as written", f"{speed.chosen_ms:.2f} ms", times(over, speed.chosen_quartiles))
+        row(table, "as written", milliseconds(speed.chosen_ms), times(over, speed.chosen_quartiles))
         gain = times(speed.gain, speed.gain_quartiles)
         table.caption = f"float activations in {names}: {gain} as fast as on integers; {tried}; {SPREAD}"
     else:

@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from converter.data.preprocess import Preprocess
-from converter.evaluation.evaluate import Evaluation, Measurement
+from converter.display import words
+from converter.display.numbers import NOTHING, decibels, milliseconds, percent, points, ratio, size, times
+from converter.evaluation.evaluate import Evaluation
 from converter.inspection.inspect import Inspection
 from converter.pipeline.result import LayerReport, Result, mean_file_bits
 from converter.recipes.builtin import AUTO, AUTO_DESCRIPTION
 from converter.recipes.recipe import Recipe
-from converter.report import words
-from converter.report.numbers import NOTHING, decibels, percent, ratio, size, times
 from converter.runtime.latency import BATCH, THREADS
 
 __all__ = [
@@ -133,14 +133,13 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
         return table
     first, last = result.metrics.models[0], result.metrics.models[-1]
     if first.top1 is not None and last.top1 is not None:
-        points = 100 * (last.top1 - first.top1)
-        row(table, words.TOP1, percent(first.top1), percent(last.top1), f"{points:+.2f} points")
+        row(table, words.TOP1, percent(first.top1), percent(last.top1), points(last.top1 - first.top1))
     if last.agreement is not None:
         row(table, words.AGREEMENT, "", percent(last.agreement), "")
     row(table, words.SQNR, "", decibels(last.sqnr_db), "")
     if last.speedup is not None:
         change = ratio(last.speedup, "faster", "slower", result.metrics.spread(-1))
-        row(table, words.LATENCY, _ms(first), _ms(last), change)
+        row(table, words.LATENCY, milliseconds(first.latency_ms), milliseconds(last.latency_ms), change)
     lines = (calibrated, f"measured on {last.images:,} images", *_conditions(result.metrics))
     table.caption = "\n".join(filter(None, lines))
     return table
@@ -181,7 +180,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         agreement = NOTHING if model.agreement is None else percent(model.agreement)
         others = (agreement, decibels(model.sqnr_db)) if place else ("", "")
         speed = "" if model.speedup is None else times(model.speedup, evaluation.spread(place) if place else None)
-        row(table, model.model, size(model.bytes), top1, *others, _ms(model), speed)
+        row(table, model.model, size(model.bytes), top1, *others, milliseconds(model.latency_ms), speed)
     images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first"
     table.caption = "\n".join([images, *_conditions(evaluation)])
     return table
@@ -283,7 +282,3 @@ def _bits(bits: int, storage: str = "") -> str:
 def _weight_bits(layer: LayerReport) -> str:
     """Bits of the grid, and of the file where it has no type for them."""
     return _bits(layer.bits) + ("" if layer.stored_bits == layer.bits else f" in int{layer.stored_bits}")
-
-
-def _ms(model: Measurement) -> str:
-    return NOTHING if model.latency_ms is None else f"{model.latency_ms:,.2f} ms"

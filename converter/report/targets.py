@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from converter.report.numbers import decibels
+from converter.display.numbers import decibels
 from converter.report.table import plain_table
 from converter.targets.target import Target
 from converter.verification.rules import Violation

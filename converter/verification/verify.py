@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from converter.data.dataset import Dataset
 from converter.data.inputs import InputSpec, static_batch
+from converter.display.numbers import NOTHING, decibels, percent
+from converter.display.overview import Glance, Overview
 from converter.model_io.load import read_onnx
 from converter.runtime.runner import Runner, class_scores
 from converter.targets.catalog import find_target
@@ -31,6 +33,7 @@ __all__ = ["MIN_AGREEMENT", "Verification", "verify"]
 
 MIN_AGREEMENT = 0.99
 _NOISE_ROWS = 8
+_SHOWN = 5  # failures in an overview
 _WORSE_DB = 1.0  # against float, below the CPU: rounding of another order costs tenths
 _SAME_DB = 30.0  # against the CPU: 3 % apart, what rounding in other places costs (a PRelu slope to 8 bits: 2 dB)
 _FLOOR_DB = 10.0  # against the CPU, on noise, of a file without its float model: wrong kernels are below 0 dB
@@ -44,8 +47,8 @@ _CONVERT = "convert the float model with --target {}"
 Outputs = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Overview):
     """What was found; its fields are the keys of `verify --json`.
 
     how            "run" or "rules"
@@ -82,6 +85,24 @@ class Verification:
     def passed(self) -> bool:
         """Whether nothing failed."""
         return not self.failures
+
+    def overview(self) -> Glance:
+        """Whether it passed, and what it is judged by."""
+        rows = [("checked by", f"{self.how}: {self.runtime}" if self.runtime else self.how)]
+        if self.how == "run":
+            rows += [
+                ("nodes taken", NOTHING if self.nodes is None else str(self.nodes)),
+                ("nodes left to others", NOTHING if self.nodes is None else str(len(self.left))),
+                ("agreement with the CPU", percent(self.agreement)),
+                ("SQNR against the CPU", decibels(self.sqnr_db)),
+                ("SQNR against float", decibels(self.float_db)),
+            ]
+        rows += [("failure", failure) for failure in self.failures[:_SHOWN]]
+        more = len(self.failures) - _SHOWN
+        notes = [*([f"and {more} failures more"] if more > 0 else []), *([self.next_step] if self.next_step else [])]
+        verdict = "passed" if self.passed else "failed"
+        headline = f"Verification of {self.model} on {self.target}: {verdict}"
+        return Glance(headline, ("what", "found"), tuple(rows), (*notes, *self.notes))
 
     def to_json(self) -> dict[str, Any]:
         """The fields, with null for no difference at all (an infinite SQNR)."""

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.report import numbers
+from converter.display import numbers
 from converter.report.page.contents import SECTIONS
 from passes.errors import UsageError
 

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
+from converter.display import words
 from converter.recipes.builtin import RECIPES, find_recipe
 from converter.recipes.toml import dump_recipe, parse_recipe
-from converter.report import words
 from passes.weights.learned_rounding import LearnedRounding
 from tests.command_line import CONVERT, names, process, run
 from tests.models_zoo import SIDE, images

@@ -10,7 +10,7 @@ from onnx import helper
 from converter import convert
 from converter.cli.main import cli
 from converter.inspection.float_islands import Island, find_islands
-from converter.inspection.inspect import inspect_model
+from converter.inspection.inspect import inspect
 from tests.models_zoo import SIDE, make_model, small_cnn
 
 IMAGES = np.random.default_rng(3).standard_normal((8, 3, SIDE, SIDE), dtype=np.float32)
@@ -32,7 +32,7 @@ def gelu_between() -> onnx.ModelProto:
 
 def test_an_island_is_what_hangs_together(tmp_path: Path) -> None:
     convert(gelu_between(), IMAGES).save(tmp_path / "int8.onnx")
-    assert inspect_model(tmp_path / "int8.onnx").model["islands"] == [
+    assert inspect(tmp_path / "int8.onnx").model["islands"] == [
         {"operators": ["Softplus", "Tanh"], "count": 1, "nodes": ["soft", "tanh"], "dequantize": 1, "quantize": 1}
     ]
     shown = CliRunner().invoke(cli, ["inspect", str(tmp_path / "int8.onnx")]).output
@@ -41,10 +41,10 @@ def test_an_island_is_what_hangs_together(tmp_path: Path) -> None:
 
 def test_integers_all_the_way_have_none(tmp_path: Path) -> None:
     convert(small_cnn(), IMAGES).save(tmp_path / "int8.onnx")
-    found = inspect_model(tmp_path / "int8.onnx").model["islands"]
+    found = inspect(tmp_path / "int8.onnx").model["islands"]
     assert found == []
     onnx.save(small_cnn(), tmp_path / "float.onnx")
-    assert inspect_model(tmp_path / "float.onnx").model["islands"] == []
+    assert inspect(tmp_path / "float.onnx").model["islands"] == []
 
 
 def test_a_float_end_is_no_island() -> None:

@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from rich.console import Console
 
 import converter
-from converter.inspection.inspect import InspectedLayer, Inspection, inspect_model
+from converter.inspection.inspect import InspectedLayer, Inspection, inspect
 from converter.qdq.stored_weights import tensor_bytes
 from converter.recipes.builtin import find_recipe
 from converter.report.table import inspection_tables
@@ -64,7 +64,7 @@ def tensor(name: str, value: Any, dtype: type = np.float32) -> TensorProto:
 
 
 def test_float_model(files: Callable[[str], Path]) -> None:
-    found = inspect_model(files("float"))
+    found = inspect(files("float"))
     assert [layer.op for layer in found.layers] == ["Conv", "Conv", "ConvTranspose", "Gemm"]
     for layer in found.layers:
         assert (layer.weight_bits, layer.storage, layer.activation_bits) == (32, "float32", 32)
@@ -76,7 +76,7 @@ def test_float_model(files: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize("recipe", ["float", "int8", "int4", "int4-weight-only", "int4-matmulnbits"])
 def test_numbers_equal_the_file(files: Callable[[str], Path], recipe: str) -> None:
     path = files(recipe)
-    found = inspect_model(path).to_json()
+    found = inspect(path).to_json()
     model = onnx.load(path)
     raw: dict[str, int] = {}
     for held in model.graph.initializer:
@@ -90,7 +90,7 @@ def test_numbers_equal_the_file(files: Callable[[str], Path], recipe: str) -> No
 
 
 def test_int8_runs_on_integers(files: Callable[[str], Path]) -> None:
-    layers = by_name(inspect_model(files("int8")))
+    layers = by_name(inspect(files("int8")))
     for name, outputs in (("stem", 8), ("deep", 8), ("fc", 5)):
         layer = layers[name]
         assert (layer.weight_bits, layer.storage, layer.granularity, layer.activation_bits) == (8, "int8", "channel", 8)
@@ -100,7 +100,7 @@ def test_int8_runs_on_integers(files: Callable[[str], Path]) -> None:
 
 
 def test_int4_is_stored_in_half_bytes_and_fused(files: Callable[[str], Path]) -> None:
-    layers = by_name(inspect_model(files("int4")))
+    layers = by_name(inspect(files("int4")))
     for name, outputs, block_size in (("stem", 8, 3), ("deep", 8, 3), ("fc", 5, None)):
         layer, weights = layers[name], elements(files("float"))[name]
         assert (layer.weight_bits, layer.storage, layer.fused) == (4, "int4 cast", True)
@@ -115,7 +115,7 @@ def test_a_transposed_convolution_as_it_is_runs_in_float(tmp_path: Path) -> None
     plan = find_recipe("int4")
     plan = replace(plan, passes=tuple(step for step in plan.passes if not isinstance(step, IntegerForms)))
     converter.convert(small_cnn(), images(), recipe=plan).save(tmp_path / "m.onnx")
-    up = by_name(inspect_model(tmp_path / "m.onnx"))["up"]
+    up = by_name(inspect(tmp_path / "m.onnx"))["up"]
     assert (up.op, up.weight_bits, up.storage, up.fused) == ("ConvTranspose", 4, "int4 rescale", False)
     assert up.reason == "float activations; dequantized at load"
 
@@ -125,18 +125,18 @@ def test_nodes_without_names_are_found_by_their_weights(files: Callable[[str], P
     for node in model.graph.node:
         node.ClearField("name")
     onnx.save(model, tmp_path / "m.onnx")
-    assert [layer.fused for layer in inspect_model(tmp_path / "m.onnx").layers] == [True, True, True, True]
+    assert [layer.fused for layer in inspect(tmp_path / "m.onnx").layers] == [True, True, True, True]
 
 
 def test_weight_only_is_dequantized_at_load(files: Callable[[str], Path]) -> None:
-    for layer in inspect_model(files("int4-weight-only")).layers:
+    for layer in inspect(files("int4-weight-only")).layers:
         assert (layer.weight_bits, layer.storage, layer.activation_bits) == (4, "int4 rescale", 32)
         assert not layer.fused
         assert layer.reason == "float activations; dequantized at load"
 
 
 def test_matmulnbits(files: Callable[[str], Path]) -> None:
-    fc = by_name(inspect_model(files("int4-matmulnbits")))["fc"]
+    fc = by_name(inspect(files("int4-matmulnbits")))["fc"]
     assert (fc.op, fc.weight_bits, fc.storage, fc.granularity) == ("MatMulNBits", 4, "matmulnbits", "block 16")
     assert fc.fused
     assert fc.bytes == 5 * 8 + 5 * 4  # one block of 16 codes and one scale for each of 5 outputs
@@ -155,7 +155,7 @@ def test_matmulnbits_is_on_integers_only_at_accuracy_level_4(
     if level is not None:
         node.attribute.append(helper.make_attribute("accuracy_level", level))
     onnx.save(model, tmp_path / "m.onnx")
-    inspection = inspect_model(tmp_path / "m.onnx")
+    inspection = inspect(tmp_path / "m.onnx")
     fc = by_name(inspection)["fc"]
     assert (fc.fused, fc.activation_bits, fc.on_integers) == (True, bits, bits == 8)
     assert (relative_error(run(model, x)[0], before) < 1e-6) == (bits == 32)
@@ -169,14 +169,14 @@ def test_matmulnbits_is_on_integers_only_at_accuracy_level_4(
 def test_grid_bits_come_from_the_metadata(files: Callable[[str], Path], tmp_path: Path) -> None:
     recipe = tmp_path / "int3.toml"
     recipe.write_text('[[passes]]\npass = "normalise"\n\n[[passes]]\npass = "rtn"\nbits = 3\n')
-    layer = inspect_model(files(str(recipe))).layers[0]
+    layer = inspect(files(str(recipe))).layers[0]
     assert (layer.weight_bits, layer.storage) == (3, "int4 rescale")
 
 
 def test_blocks_are_seen_behind_the_reshape(files: Callable[[str], Path], tmp_path: Path) -> None:
     recipe = tmp_path / "blocks.toml"
     recipe.write_text('[[passes]]\npass = "normalise"\n\n[[passes]]\npass = "rtn"\nbits = 4\nblock_size = 9\n')
-    layers = by_name(inspect_model(files(str(recipe))))
+    layers = by_name(inspect(files(str(recipe))))
     assert layers["stem"].granularity == "block 9"
     assert layers["stem"].bytes == 8 * 27 // 2 + 4 * 8 * 3
     assert layers["deep"].granularity == "channel"  # 9 inputs: one block is the whole channel
@@ -195,7 +195,7 @@ def test_int4_dequantize_is_not_fused(tmp_path: Path) -> None:
     ]
     tensors = [codes, tensor("ws", [0.1] * 4), tensor("s", 0.1), tensor("z", 128, np.uint8)]
     path = save(tmp_path / "m.onnx", nodes, tensors, ["n", 3, 4, 4], ["n", 4, 4, 4])
-    (layer,) = inspect_model(path).layers
+    (layer,) = inspect(path).layers
     assert (layer.weight_bits, layer.storage, layer.granularity, layer.activation_bits) == (
         4, "int4 dequantize", "channel", 8,
     )  # fmt: skip
@@ -215,7 +215,7 @@ def test_integer_operators_of_other_tools(tmp_path: Path) -> None:
         tensor("s", 0.1), tensor("z", 128, np.uint8), tensor("az", 0, np.int8),
         tensor("a", np.ones((6, 4)), np.int8), tensor("b", np.ones((4, 3)), np.uint8),
     ]  # fmt: skip
-    layers = by_name(inspect_model(save(tmp_path / "m.onnx", nodes, tensors, ["n", 6], ["n", 3])))
+    layers = by_name(inspect(save(tmp_path / "m.onnx", nodes, tensors, ["n", 6], ["n", 3])))
     first, second = layers["qlinear"], layers["integer"]
     assert (first.storage, first.granularity, first.bytes, first.activation_bits) == ("int8", "tensor", 24 + 4 + 1, 8)
     assert (second.storage, second.bytes, second.activation_bits) == ("uint8", 12, 8)
@@ -231,14 +231,14 @@ def test_block_dequantize_of_a_matmul(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["x", "wd"], ["y"], "matmul"),
     ]
     path = save(tmp_path / "m.onnx", nodes, [codes, tensor("s", np.full((2, 8), 0.1))], ["n", 64], ["n", 8])
-    (layer,) = inspect_model(path).layers
+    (layer,) = inspect(path).layers
     assert (layer.weight_bits, layer.granularity, layer.bytes) == (4, "block 32", 256 + 64)
     assert layer.reason == ("" if layer.fused else "float activations; dequantized on every run")
 
 
 def test_matmul_of_two_activations(tmp_path: Path) -> None:
     nodes = [helper.make_node("Transpose", ["x"], ["t"]), helper.make_node("MatMul", ["x", "t"], ["y"])]
-    (layer,) = inspect_model(save(tmp_path / "m.onnx", nodes, [], [2, 2], [2, 2])).layers
+    (layer,) = inspect(save(tmp_path / "m.onnx", nodes, [], [2, 2], [2, 2])).layers
     assert (layer.name, layer.weight_bits, layer.storage, layer.bytes) == ("y", None, "none", 0)
     assert layer.reason == "no operand is a constant"
 
@@ -259,7 +259,7 @@ def test_a_shared_weight_is_told_apart_by_name(tmp_path: Path) -> None:
         tensor("w", np.arange(-8, 8).reshape(4, 4, 1, 1), np.int8), tensor("ws", [0.1] * 4), tensor("s", 0.1),
         tensor("wz", [0] * 4, np.int8), tensor("z", 128, np.uint8),
     ]  # fmt: skip
-    layers = by_name(inspect_model(save(tmp_path / "m.onnx", nodes, tensors, ["n", 4, 5, 5], ["n", 4, 5, 5])))
+    layers = by_name(inspect(save(tmp_path / "m.onnx", nodes, tensors, ["n", 4, 5, 5], ["n", 4, 5, 5])))
     assert layers["first"].fused
     assert not layers["second"].fused
     assert layers["second"].reason == "its output is not quantized"
@@ -270,7 +270,7 @@ def test_a_constant_node_is_a_constant(tmp_path: Path) -> None:
         helper.make_node("Constant", [], ["w"], value=tensor("", np.ones((4, 2)))),
         helper.make_node("MatMul", ["x", "w"], ["y"], "matmul"),
     ]
-    found = inspect_model(save(tmp_path / "m.onnx", nodes, [], ["n", 4], ["n", 2]))
+    found = inspect(save(tmp_path / "m.onnx", nodes, [], ["n", 4], ["n", 2]))
     assert found.layers[0].bytes == 32
     assert found.bytes_by_type == {"float32": 32}
 
@@ -278,7 +278,7 @@ def test_a_constant_node_is_a_constant(tmp_path: Path) -> None:
 def test_external_data_count(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(small_cnn(), path, save_as_external_data=True, location="m.data", size_threshold=0)
-    found = inspect_model(path)
+    found = inspect(path)
     assert found.model["bytes"] == path.stat().st_size + (tmp_path / "m.data").stat().st_size
     assert found.bytes_by_type == {"float32": 4 * (8 * 27 + 8 + 8 * 9 + 8 + 8 * 8 * 4 + 5 * 8 + 5)}
 
@@ -290,7 +290,7 @@ def test_a_file_onnxruntime_cannot_load_is_still_read(tmp_path: Path) -> None:
         helper.make_node("Mystery", ["t"], ["y"], domain="example"),
     ]
     tensors = [tensor("w", np.ones((4, 2)), np.int8), tensor("s", 0.1)]
-    found = inspect_model(save(tmp_path / "m.onnx", nodes, tensors, ["n", 4], ["n", 2]))
+    found = inspect(save(tmp_path / "m.onnx", nodes, tensors, ["n", 4], ["n", 2]))
     assert found.model["loads"] is False
     assert (found.layers[0].weight_bits, found.layers[0].granularity) == (8, "tensor")
     assert "onnxruntime cannot load the model" in found.layers[0].reason
@@ -310,4 +310,4 @@ def test_not_an_onnx_file(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=words):
-        inspect_model(path)
+        inspect(path)

@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from converter.inspection.inspect import InspectedLayer, Inspection, inspect_model
+from converter.inspection.inspect import InspectedLayer, Inspection, inspect
 from tests.models_zoo import SIDE, make_model, small_cnn
 
 BITS = {
@@ -57,7 +57,7 @@ def static(model: Path, **options: Any) -> Inspection:
 
 def checked(path: Path) -> Inspection:
     """What inspect says, after its bytes were counted again without it."""
-    found = inspect_model(path)
+    found = inspect(path)
     counted: dict[int, int] = {}
     for tensor in onnx.load(path).graph.initializer:
         bits = BITS.get(tensor.data_type, 16 if tensor.data_type in (TensorProto.INT16, TensorProto.UINT16) else 8)
@@ -218,7 +218,7 @@ def test_layers_in_functions_and_subgraphs(tmp_path: Path) -> None:
     onnx.save(
         helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[block_size]), tmp_path / "m.onnx"
     )
-    found = inspect_model(tmp_path / "m.onnx")
+    found = inspect(tmp_path / "m.onnx")
     assert [layer.op for layer in found.layers] == ["MatMul"] * 4
     assert {layer.name for layer in found.layers} >= {"in_then", "in_else"}
     assert all(layer.bytes == 64 and layer.weight_bits == 32 for layer in found.layers)

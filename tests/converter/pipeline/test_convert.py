@@ -18,6 +18,7 @@ from converter.data.inputs import input_specs
 from converter.data.preprocess import stored_preprocess
 from converter.recipes.builtin import RECIPES
 from converter.recipes.toml import parse_recipe
+from converter.report.facts import conversion_facts
 from converter.runtime.session import open_session
 from passes.activations.activation_ranges import ActivationRanges
 from passes.errors import ConvertError, DataError, QuantizationError, RecipeError, TargetError, UsageError
@@ -200,7 +201,7 @@ def test_metrics_only_with_evaluation_data() -> None:
     assert quantized.sqnr_db == pytest.approx(decibels(result), abs=0.5)
     assert quantized.top1 is not None
     assert quantized.top1 > 0.9  # of 32 images two may lie on the fence
-    json.dumps(result.to_json())
+    json.dumps(conversion_facts(result))
 
 
 def test_a_dataset_is_taken_as_it_is() -> None:

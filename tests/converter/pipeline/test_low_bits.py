@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto
 
 from converter import Recipe, Result, convert
-from converter.inspection.inspect import inspect_model
+from converter.inspection.inspect import inspect
 from converter.qdq.weights import Storage
 from converter.report.table import show, weights_table
 from passes.activations.activation_ranges import ActivationRanges
@@ -71,7 +71,7 @@ def test_inspect_says_bits_of_the_grid_and_on_disk(
 ) -> None:
     result = converted(Rtn(bits=bits, symmetric=symmetric, block_size=block_size))
     result.save(tmp_path / "low.onnx")
-    found = inspect_model(tmp_path / "low.onnx")
+    found = inspect(tmp_path / "low.onnx")
     stored = {2: "int2", 3: "int4"}[bits]
     for layer in found.layers:
         assert layer.weight_bits == bits

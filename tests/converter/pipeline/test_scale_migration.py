@@ -12,6 +12,7 @@ from converter.calibration.statistics import calibrate
 from converter.qdq.floats import float_model
 from converter.recipes.registry import Pass
 from converter.recipes.toml import dump_recipe, parse_recipe
+from converter.report.facts import conversion_facts
 from passes.activations.activation_ranges import ActivationRanges
 from passes.errors import RecipeError, UsageError
 from passes.graph.exclude import Exclude
@@ -87,9 +88,9 @@ def test_awq_reports_the_error_that_rounding_the_float_network_would_make() -> N
     assert mean > 1
     assert set(report.changed) | set(report.skipped) == {layer.name for layer in result.layers}
     assert not set(report.changed) & set(report.skipped)
-    shown = result.to_json()["passes"][2]["grids"]["fc"]
+    shown = conversion_facts(result)["passes"][2]["grids"]["fc"]
     assert np.shape(shown["losses"]) == (11, 2)
-    json.dumps(result.to_json(), allow_nan=False)
+    json.dumps(conversion_facts(result), allow_nan=False)
 
 
 def test_awq_then_gptq() -> None:

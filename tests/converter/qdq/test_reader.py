@@ -16,6 +16,7 @@ from converter.budget.limits import Budget
 from converter.model_io.open import open_model
 from converter.qdq.reader import read_qdq
 from converter.recipes.builtin import RECIPES
+from converter.report.facts import conversion_facts
 from passes.graph.normalise.normalise import Normalise
 from passes.numerics.error import sqnr_db
 from passes.weights.keep import KeepCodes, KeepRanges
@@ -190,7 +191,7 @@ def test_another_recipe_starts_from_the_dequantized_model(tmp_path: Path) -> Non
     warnings: list[str] = []
     result = convert(source, X, recipe="int4", evaluation=(X, np.zeros(len(X), int)), warn=warnings.append)
     assert [text for text in warnings if "is quantized already (3 weights and 8 activations)" in text]
-    assert any("quantized already" in note for note in result.to_json()["passes"][0]["notes"])
+    assert any("quantized already" in note for note in conversion_facts(result)["passes"][0]["notes"])
     assert {layer.bits for layer in result.layers} == {4}
     assert {node.op_type for node in result.reference.graph.node}.isdisjoint({"QuantizeLinear", "DequantizeLinear"})
     assert sqnr_db(scores(result.reference), scores(source)) > 25  # what is left is the activations' own 8 bits

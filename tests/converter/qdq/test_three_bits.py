@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from converter import Recipe, Result, convert
-from converter.inspection.inspect import inspect_model
+from converter.inspection.inspect import inspect
 from converter.qdq.fragment import Fragment, Names
 from converter.qdq.three_bits import join_three_bits, packs_three_bits
 from converter.qdq.weights import Storage
@@ -83,14 +83,14 @@ def test_a_packed_file_computes_what_the_others_do_in_fewer_bytes() -> None:
 def test_inspect_reads_it_and_onnxruntime_fuses_it(tmp_path: Path) -> None:
     result = converted("packed")
     result.save(tmp_path / "packed.onnx")
-    layers = inspect_model(tmp_path / "packed.onnx").layers
+    layers = inspect(tmp_path / "packed.onnx").layers
     assert [layer.storage for layer in layers] == ["int4 cast", "int3 packed", "int3 packed"]
     assert all(layer.fused and layer.weight_bits == 3 for layer in layers)
     assert layers[1].bytes == WIDTH * WIDTH * 9 * 3 // 8 + WIDTH * (4 + 1)  # codes, scales, zero points
     bare = dataclasses.replace(result, model=onnx.ModelProto.FromString(result.model.SerializeToString()))
     bare.model.ClearField("metadata_props")
     bare.save(tmp_path / "bare.onnx")
-    assert inspect_model(tmp_path / "bare.onnx").layers[1].weight_bits == 3
+    assert inspect(tmp_path / "bare.onnx").layers[1].weight_bits == 3
 
 
 @pytest.mark.parametrize(("target", "bits"), [("generic", 8), ("web", 3)])

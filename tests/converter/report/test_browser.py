@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks.report_page import chromium, open_page, opened_page, why_no_browser
-from converter.report.files import write_report
+from converter.report.files import write_facts
 from tests.converter.report.reports import everything, fifty_layers
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = fifty_layers(everything())
     last = facts["search"]["attempts"][-1]
     facts["search"]["attempts"] += [{**last, "bytes": last["bytes"] + more} for more in (1, 20, 40)]
-    write_report(path, facts)
+    write_facts(path, facts)
     return path
 
 

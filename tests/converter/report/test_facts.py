@@ -15,7 +15,7 @@ from onnx import numpy_helper
 import converter.report
 from converter import Recipe, convert, find_recipe
 from converter.report.facts import VERSION, conversion_facts, report_facts
-from converter.report.files import write_report
+from converter.report.files import write_facts
 from converter.runtime.session import open_session
 from passes.activations.activation_ranges import ActivationRanges
 from passes.numerics.distribution import BINS
@@ -212,7 +212,7 @@ def test_bits_that_are_keys_are_the_same_in_the_facts_and_in_the_file(tmp_path: 
     for effect in facts["search"]["effects"]:
         assert list(effect["own_db"]) == ["2", "3", "4", "8"]
         assert list(effect["output_db"]) == ["3", "4"]
-    write_report(tmp_path / "r.json", facts)
+    write_facts(tmp_path / "r.json", facts)
     assert json.loads((tmp_path / "r.json").read_text()) == facts
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from converter import convert
-from converter.report.files import check_report, write_report
+from converter.report.files import check_report, write_facts, write_report
 from converter.report.page.render import render
 from passes.errors import ConvertError, OutputError, UsageError
 from tests.command_line import CONVERT, names, run
@@ -18,14 +18,14 @@ from tests.models_zoo import images, small_cnn
 def test_json_report(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text("old")
-    write_report(path, {"a": 1})
+    write_facts(path, {"a": 1})
     assert json.loads(path.read_text()) == {"a": 1}
     assert names(tmp_path) == {"r.json"}
 
 
 def test_lists_of_numbers_stand_on_one_line(tmp_path: Path) -> None:
     facts = {"a": [1, 2.5, None], "b": [[1, 2], [3, 4]], "c": ["[\n 1,\n 2\n]", "x"], "d": [], "e": [{"f": [True]}]}
-    write_report(tmp_path / "r.json", facts)
+    write_facts(tmp_path / "r.json", facts)
     text = (tmp_path / "r.json").read_text()
     assert json.loads(text) == facts
     assert '"a": [1, 2.5, null]' in text
@@ -37,7 +37,7 @@ def test_a_failed_report_leaves_the_old_one(tmp_path: Path, content: dict[str, A
     path = tmp_path / "r.json"
     path.write_text("old")
     with pytest.raises((TypeError, ValueError)):
-        write_report(path, content)
+        write_facts(path, content)
     assert path.read_text() == "old"
     assert names(tmp_path) == {"r.json"}
 
@@ -45,7 +45,7 @@ def test_a_failed_report_leaves_the_old_one(tmp_path: Path, content: dict[str, A
 @pytest.mark.parametrize(("name", "kind"), [("r.txt", UsageError), ("r", UsageError), ("missing/r.json", OutputError)])
 def test_a_report_that_cannot_be_written(tmp_path: Path, name: str, kind: type[ConvertError]) -> None:
     with pytest.raises(kind, match="r"):
-        write_report(tmp_path / name, {})
+        write_facts(tmp_path / name, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -78,12 +78,12 @@ def test_the_command_refuses_it_before_any_work(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_report_of_a_call(tmp_path: Path) -> None:
     result = convert(small_cnn(), images(32), recipe="int8")
-    result.write_report(tmp_path / "r.json", model="mine")
+    write_report(result, tmp_path / "r.json", model="mine")
     facts = json.loads((tmp_path / "r.json").read_text())
     assert (facts["model"], facts["output"]) == ("mine", "output")
     assert facts["bytes"] == {"before": result.reference.ByteSize(), "after": result.model.ByteSize()}
     with pytest.raises(UsageError, match=r"r\.txt"):
-        result.write_report(tmp_path / "r.txt")
+        write_report(result, tmp_path / "r.txt")
 
 
 @pytest.mark.usefixtures("folder")

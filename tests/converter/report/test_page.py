@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from converter.display import numbers
 from converter.recipes.toml import parse_recipe
-from converter.report import numbers
 from converter.report.page.contents import SECTIONS
 from converter.report.page.render import render
 from converter.report.page.sections.attempts import attempts

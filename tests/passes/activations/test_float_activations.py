@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.deployment import runtime_operators
 from converter import convert
-from converter.inspection.inspect import inspect_model
+from converter.inspection.inspect import inspect
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import dump_recipe, parse_recipe
 from passes.activations.activation_ranges import ActivationRanges
@@ -30,7 +30,7 @@ def recipe(*layers: str) -> Recipe:
 def test_weights_are_codes_and_activations_floats(tmp_path: Path) -> None:
     result = convert(small_cnn(transpose=False), IMAGES, recipe=recipe("deep"))
     result.save(tmp_path / "mixed.onnx")
-    found = {layer.name: layer for layer in inspect_model(tmp_path / "mixed.onnx").layers}
+    found = {layer.name: layer for layer in inspect(tmp_path / "mixed.onnx").layers}
     assert (found["deep"].weight_bits, found["deep"].storage, found["deep"].fused) == (4, "int4 rescale", False)
     assert found["deep"].reason == "as asked"
     assert found["stem"].fused

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from converter.report.numbers import share
+from converter.display.numbers import share
 from converter.report.page.section import SHORT_NAME, Section, Spec, height_of
 
 __all__ = ["activations"]

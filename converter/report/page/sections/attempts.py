@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from converter.report.numbers import decibels, lost, milliseconds, ratio, size
+from converter.display.numbers import decibels, lost, milliseconds, ratio, size
 from converter.report.page.label_places import Point, place_labels
 from converter.report.page.section import Section, Spec
 

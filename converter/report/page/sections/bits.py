@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from converter.report.numbers import count
+from converter.display.numbers import count
 from converter.report.page.section import SHORT_NAME, Section, Spec, height_of
 
 __all__ = ["alone_db", "bits"]

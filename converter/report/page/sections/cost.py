@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from converter.report.numbers import seconds, size
+from converter.display.numbers import seconds, size
 from converter.report.page.section import Section, Spec
 
 __all__ = ["cost"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
-from converter.report import numbers, words
+from converter.display import numbers, words
 from converter.report.page.section import Section
 
 __all__ = ["headline"]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from converter.display.numbers import decibels, size
 from converter.recipes.registry import PASSES
-from converter.report.numbers import decibels, size
 from converter.report.page.section import SHORT_NAME, Section, Spec, height_of
 from passes.base import Stage
 

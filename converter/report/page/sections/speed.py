@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from converter.report.numbers import milliseconds, times
+from converter.display.numbers import milliseconds, times
 from converter.report.page.section import Section
 from converter.report.table import SPREAD
 from converter.runtime.latency import THREADS

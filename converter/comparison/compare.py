@@ -2,7 +2,8 @@
 
 Every tensor that both models have (`converter.comparison.matching`) is compared on all images: that is the error
 *accumulated* so far. The float layer before it is run on the quantized network's own inputs of that layer
-(`converter.comparison.subgraphs`): what then differs is the error *introduced* there. Memory does not grow with the images.
+(`converter.comparison.subgraphs`): what then differs is the error *introduced* there. Memory does not grow with the
+images.
 """
 
 import heapq

@@ -1,8 +1,8 @@
 """What would help a quantized model, found by trying: its worst layers in float, one after the other.
 
 The error a layer introduces says where to look, not what it costs: a network forgives some layers more than others. So
-the layers that introduce most are made exact in the quantized model (`converter.comparison.float_substitution`), and what the
-scores gain is measured. Nothing is suggested that did not gain.
+the layers that introduce most are made exact in the quantized model (`converter.comparison.float_substitution`), and
+what the scores gain is measured. Nothing is suggested that did not gain.
 """
 
 from collections.abc import Mapping, Sequence

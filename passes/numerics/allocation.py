@@ -1,16 +1,17 @@
-"""Which of its choices each item takes, so that one total is least while another stays within a limit.
+"""Choose one option for every item, so that one total is smallest while another stays within a limit.
 
-The multiple-choice knapsack problem (Kellerer, Pferschy & Pisinger 2004, ch. 11): with c_l the choice of item l,
+This is the multiple-choice knapsack problem (Kellerer, Pferschy & Pisinger 2004, ch. 11). With c_l the choice of item
+l, it reads
 
     min Σ a_l(c_l)    subject to    Σ b_l(c_l) ≤ limit
 
-solved exactly, by dynamic programming over the pairs of totals that no other pair beats in both. For any λ ≥ 0
+It is solved exactly, by dynamic programming over the Pareto front of the two totals. For any λ ≥ 0
 
     Σ a_l(c_l) ≥ Σ min_c (a_l(c) + λ b_l(c)) - λ limit
 
-so pairs that cannot lead below a solution that is known are dropped; at the λ that makes the right side largest few are
-left. Layers are items here, bits of their weights the choices, bytes and noise the two totals, as in Hubara et al. 2021
-(arXiv 2006.10518), §4.
+This bound removes every partial solution that cannot beat a known solution. Few are left at the λ that makes the right
+side largest. The items are layers, the choices are bits of their weights, and the two totals are bytes and noise, as in
+Hubara et al. 2021 (arXiv 2006.10518), §4.
 """
 
 import numpy as np
@@ -21,8 +22,8 @@ __all__ = ["NoAllocation", "allocate"]
 Doubles = NDArray[np.float64]
 Choices = NDArray[np.intp]
 
-_HALVINGS = 100  # of λ's bracket
-_SLACK = 1e-9  # of the best total, by which rounding may move a bound
+_HALVINGS = 100  # how often the bracket of λ is halved
+_SLACK = 1e-9  # relative tolerance of a bound, for rounding errors
 
 
 class NoAllocation(ValueError):
@@ -30,15 +31,18 @@ class NoAllocation(ValueError):
 
 
 def allocate(objective: Doubles, limited: Doubles, limit: float) -> Choices:
-    """The choice of every item ``[l]`` with the least total ``objective`` whose total ``limited`` is at most ``limit``.
+    """Choose for every item, so that the total ``objective`` is smallest and the total ``limited`` within ``limit``.
 
     Args:
-        objective: ``[l, c]``, not negative; inf forbids a choice.
-        limited: ``[l, c]``, the same.
-        limit: of the total.
+        objective: Cost of each choice of each item, ``[l, c]``, not negative. inf forbids a choice.
+        limited: Use of the limited resource, ``[l, c]``, not negative. inf forbids a choice.
+        limit: Largest allowed total of ``limited``.
+
+    Returns:
+        The index of each item's choice, ``[l]``.
 
     Raises:
-        NoAllocation: even the smallest total is above the limit.
+        NoAllocation: Even the smallest total of ``limited`` is above the limit.
     """
     allowed = np.isfinite(objective) & np.isfinite(limited)
     objective, limited = np.where(allowed, objective, np.inf), np.where(allowed, limited, 0.0)
@@ -56,13 +60,13 @@ def _total(table: Doubles, choices: Choices) -> float:
 
 
 def _least(objective: Doubles, limited: Doubles) -> Doubles:
-    """The smallest entry ``[l]`` of the limited total that every item may take."""
+    """Return the smallest allowed use ``[l]`` of the limited resource by each item."""
     least: Doubles = np.where(np.isfinite(objective), limited, np.inf).min(axis=1)
     return least
 
 
 def _priced(objective: Doubles, limited: Doubles, limit: float) -> tuple[float, Choices]:
-    """λ, and the choices ``[l]`` that are best at it and within the limit; λ is 0 where the limit does not bind."""
+    """Return λ and the choices ``[l]`` that are best at it and within the limit. λ is 0 if the limit does not bind."""
 
     def cheapest(price: float) -> Choices:
         choices: Choices = (objective + price * limited).argmin(axis=1)
@@ -82,7 +86,7 @@ def _priced(objective: Doubles, limited: Doubles, limit: float) -> tuple[float, 
 
 
 def _improved(objective: Doubles, limited: Doubles, limit: float, choices: Choices) -> Choices:
-    """The choices, single ones changed for the better as long as there is room."""
+    """Change one choice after the other for the better, as long as the limit allows it."""
     choices, rows = choices.copy(), np.arange(len(choices))
     while True:
         room = limit - _total(limited, choices)
@@ -95,9 +99,9 @@ def _improved(objective: Doubles, limited: Doubles, limit: float, choices: Choic
 
 
 def _searched(objective: Doubles, limited: Doubles, limit: float, price: float, known: Choices) -> Choices:
-    """The best choices: ``known`` ones, or better."""
+    """Return the best choices, which are at least as good as ``known``."""
     reduced = (objective + price * limited).min(axis=1)
-    ahead = np.append(np.cumsum(reduced[::-1])[::-1], 0.0)  # of this item and those after it
+    ahead = np.append(np.cumsum(reduced[::-1])[::-1], 0.0)  # sum over this item and those after it
     needed = np.append(np.cumsum(_least(objective, limited)[::-1])[::-1], 0.0)
     best = _total(objective, known) * (1 + _SLACK)
     spent, value, steps = np.zeros(1), np.zeros(1), []
@@ -106,17 +110,17 @@ def _searched(objective: Doubles, limited: Doubles, limit: float, price: float, 
         values = (value[:, None] + objective[item]).ravel()
         fits = totals + needed[item + 1] <= limit
         fits &= values + price * (totals - limit) + ahead[item + 1] <= best
-        places = np.flatnonzero(fits)
-        places = places[np.lexsort((values[places], totals[places]))]
-        lowest = np.minimum.accumulate(np.append(np.inf, values[places][:-1]))
-        places = places[values[places] < lowest]
-        if not len(places):
-            return known  # rounding alone keeps it apart from the bound
-        spent, value = totals[places], values[places]
-        steps.append(np.divmod(places, objective.shape[1]))
-    state, found = int(value.argmin()), np.empty(len(objective), np.intp)
+        survivors = np.flatnonzero(fits)
+        survivors = survivors[np.lexsort((values[survivors], totals[survivors]))]
+        lowest = np.minimum.accumulate(np.append(np.inf, values[survivors][:-1]))
+        survivors = survivors[values[survivors] < lowest]
+        if not len(survivors):
+            return known  # it reaches the bound up to rounding errors
+        spent, value = totals[survivors], values[survivors]
+        steps.append(np.divmod(survivors, objective.shape[1]))
+    state, chosen = int(value.argmin()), np.empty(len(objective), np.intp)
     for item in range(len(objective) - 1, -1, -1):
         parents, choices = steps[item]
-        found[item] = choices[state]
+        chosen[item] = choices[state]
         state = int(parents[state])
-    return found if _total(objective, found) <= _total(objective, known) else known
+    return chosen if _total(objective, chosen) <= _total(objective, known) else known

@@ -1,20 +1,20 @@
-"""What the codes of a layer should approximate, given that the layers before it err: the asymmetric target.
+"""The asymmetric target: the weight that a layer's codes should approximate when the layers before it have errors.
 
-With rows X of the float network and X̂ of the quantized one, the weight moves to the least-squares answer for what it is
-really fed,
+X are the rows of the float network and X̂ those of the quantized one. The target is the least-squares solution for the
+quantized inputs,
 
     W* = W + Δ,   Δ = W (X - X̂)ᵀX̂ (X̂ᵀX̂ + λI)⁻¹
 
-(GPTAQ, Li et al. 2025, arXiv 2504.02692). Where a tensor S is added to the layer's output, as at the end of a residual
-block, the layer can make up for its error too, and ``(S - Ŝ)ᵀX̂`` joins ``W (X - X̂)ᵀX̂``.
+(GPTAQ, Li et al. 2025, arXiv 2504.02692). At the end of a residual block, a tensor S is added to the layer's output.
+The layer can then compensate for the error of S too: ``(S - Ŝ)ᵀX̂`` is added to ``W (X - X̂)ᵀX̂``.
 
-Δ has as many free numbers a row as the layer has inputs. With few rows (a classifier has one an image) it explains the
-calibration images and nothing else; on rows it has not seen it leaves
+Each row of Δ has as many free parameters as the layer has inputs. With few rows of X̂ (a classifier has one per image),
+Δ overfits to the calibration images. On rows that were held out, the remaining error is
 
     ‖E - ΔX̂‖² = const - 2 <Δ, EᵀX̂> + <Δ X̂ᵀX̂, Δ>,   E = W(X - X̂) + S - Ŝ
 
-which the moments of those rows give in closed form. So λ is chosen by two-fold cross-validation, without an activation
-stored.
+It follows from the moments of those rows in closed form. So λ is chosen by two-fold cross-validation, without storing
+activations.
 """
 
 from collections.abc import Sequence
@@ -29,49 +29,56 @@ from passes.numerics.moments import Moments
 __all__ = ["HELD_OUT_DAMPINGS", "asymmetric_target", "held_out_damping"]
 
 HELD_OUT_DAMPINGS = (0.01, 0.1, 1.0, 10.0)
-_JUDGED = 64  # output channels that the choice of λ looks at
+_JUDGED = 64  # number of output channels on which λ is chosen
 
 
 def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = None) -> Floats:
-    """W* ``[g, o, k]`` for weight ``[g, o, k]``; the weight itself where both networks see the same inputs.
+    """Return W* ``[g, o, k]``, or the weight itself if both networks have the same inputs.
 
     Args:
-        weight: float32.
-        moments: of the layer's inputs, with `cross`.
-        damping: λ as a share of the mean of diag H; None: the best of `HELD_OUT_DAMPINGS` on held-out halves, 0.01
-            without halves, or the next one that makes the Hessian positive definite.
+        weight: Weight of the layer, ``[g, o, k]`` float32.
+        moments: Moments of the layer's inputs, with `cross`.
+        damping: λ as a share of the mean of diag H. None takes the best of `HELD_OUT_DAMPINGS` on held-out halves, or
+            0.01 without halves. If the Hessian is not positive definite with it, the next one of the list is taken.
 
     Raises:
-        numpy.linalg.LinAlgError: the Hessian is not positive definite with any damping that may be used.
+        numpy.linalg.LinAlgError: The Hessian is not positive definite with any allowed damping.
     """
     if moments.cross is None:
         return weight
-    wish = _wish(weight, moments)
+    projection = _projection(weight, moments)
     if damping is not None:
-        return weight + _solve(moments.hessian, wish, damping)
+        return weight + _solve(moments.hessian, projection, damping)
     least = 0.01 if moments.halves is None else held_out_damping(weight, moments.halves, HELD_OUT_DAMPINGS)
     for candidate in (value for value in HELD_OUT_DAMPINGS if value >= least):
         with suppress(np.linalg.LinAlgError):
-            return weight + _solve(moments.hessian, wish, candidate)
+            return weight + _solve(moments.hessian, projection, candidate)
     raise np.linalg.LinAlgError(f"not positive definite with damping {HELD_OUT_DAMPINGS[-1]:g}")
 
 
 def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates: Sequence[float]) -> float:
-    """The candidate that leaves the least error on the half it was not fitted to; weight ``[g, o, k]``.
+    """Return the damping with the smallest error on the held-out half.
 
-    Candidates with which a half's Hessian is not positive definite are passed over.
+    A candidate is skipped if the Hessian of a half is not positive definite with it.
+
+    Args:
+        weight: Weight of the layer, ``[g, o, k]``.
+        halves: Moments of two disjoint sets of images, with `cross`.
+        candidates: Dampings to try, in rising order.
 
     Raises:
-        ValueError: no candidates, or moments without `cross`.
-        numpy.linalg.LinAlgError: no candidate is left.
+        ValueError: There are no candidates, or the moments have no `cross`.
+        numpy.linalg.LinAlgError: The Hessians are not positive definite with any candidate.
     """
     if not candidates:
         raise ValueError("no candidates for the damping")
-    every = -(-weight.shape[1] // _JUDGED)  # one λ serves them all
+    every = -(-weight.shape[1] // _JUDGED)  # a sample of the channels: all of them share one λ
     judged = weight[:, ::every]
     pairs = []
     for fitted, unseen in (halves, halves[::-1]):
-        pairs.append((fitted.hessian, _wish(judged, fitted, every), unseen.hessian, 2 * _wish(judged, unseen, every)))
+        pairs.append(
+            (fitted.hessian, _projection(judged, fitted, every), unseen.hessian, 2 * _projection(judged, unseen, every))
+        )
     best, least = None, np.inf
     for damping in candidates:
         try:
@@ -86,22 +93,30 @@ def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates
     return float(best)
 
 
-def _held_out_loss(hessian: Floats, wish: Floats, other: Floats, twice: Floats, damping: float) -> float:
-    """What fitting on one half leaves on the other, up to a constant; ``twice`` is twice the other half's wish."""
-    move = _solve(hessian, wish, damping)
-    return float(((move @ other - twice) * move).sum())
+def _held_out_loss(hessian: Floats, projection: Floats, other: Floats, twice: Floats, damping: float) -> float:
+    """Return the error on the held-out half, up to a constant.
+
+    Args:
+        hessian: Hessian of the fitted half, ``[g, k, k]``.
+        projection: `_projection` of the fitted half, ``[g, o, k]``.
+        other: Hessian of the held-out half, ``[g, k, k]``.
+        twice: Twice the `_projection` of the held-out half, ``[g, o, k]``.
+        damping: λ as a share of the mean of diag H.
+    """
+    delta = _solve(hessian, projection, damping)
+    return float(((delta @ other - twice) * delta).sum())
 
 
-def _wish(weight: Floats, moments: Moments, every: int = 1) -> Floats:
-    """``W (X - X̂)ᵀX̂ + (S - Ŝ)ᵀX̂``, of every so many of the layer's outputs."""
+def _projection(weight: Floats, moments: Moments, every: int = 1) -> Floats:
+    """Return ``W (X - X̂)ᵀX̂ + (S - Ŝ)ᵀX̂``. ``weight`` holds every ``every``-th output channel of the layer."""
     if moments.cross is None:
         raise ValueError("the moments have no cross moments")
-    wish: Floats = weight @ moments.cross
-    return wish if moments.residual is None else wish + moments.residual[:, ::every]
+    projection: Floats = weight @ moments.cross
+    return projection if moments.residual is None else projection + moments.residual[:, ::every]
 
 
 def _solve(hessian: Floats, right: Floats, damping: float) -> Floats:
-    """``right (H + λI)⁻¹`` for ``[g, o, k]`` and ``[g, k, k]``.
+    """Return ``right (H + λI)⁻¹`` ``[g, o, k]`` for ``right`` ``[g, o, k]`` and ``hessian`` ``[g, k, k]``.
 
     Raises:
         numpy.linalg.LinAlgError: H + λI is not positive definite.
@@ -112,7 +127,7 @@ def _solve(hessian: Floats, right: Floats, damping: float) -> Floats:
     damped = hessian.copy()
     damped[:, index, index] += (damping * np.where(mean > 0, mean, 1))[:, None].astype(np.float32)
     if groups > 1:
-        np.linalg.cholesky(damped)  # the solver below takes an indefinite matrix without a word
+        np.linalg.cholesky(damped)  # raises for an indefinite matrix, which the solver below would accept
         return np.linalg.solve(damped, right.transpose(0, 2, 1)).transpose(0, 2, 1).astype(np.float32)
     factor, info = lapack.spotrf(damped[0].T, lower=1, clean=0, overwrite_a=1)
     if info:

@@ -1,4 +1,4 @@
-"""Streaming statistics of each channel of a layer's input: what SmoothQuant, AWQ and bias correction ask for."""
+"""Streaming statistics of each channel of a layer's input, for SmoothQuant, AWQ and bias correction."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,19 +7,26 @@ __all__ = ["ChannelStatistics"]
 
 Floats = npt.NDArray[np.float64]
 
-_CHUNK = 1 << 16  # elements worked on at a time
+_CHUNK = 1 << 16  # number of elements processed at a time
 
 
 class ChannelStatistics:
-    """max|x|, mean |x|, mean x², mean x and the share of zeros of every channel over all rows; sums are in float64.
+    """Statistics of every channel over all rows: max|x|, mean |x|, mean x², mean x and the share of zeros.
 
-    Example: after update([[1, -4], [3, 0]]) absmax is [3, 4], mean_abs [2, 2], mean_square [5, 8], mean [2, -2],
-    zeros [0, 0.5] and count 2.
+    Sums are in float64. Example: after update([[1, -4], [3, 0]]) absmax is [3, 4], mean_abs [2, 2], mean_square [5, 8],
+    mean [2, -2], zeros [0, 0.5] and count 2.
+
+    Args:
+        channels: Number c of channels.
+
+    Attributes:
+        channels: Number c of channels.
+        count: Number of rows added so far.
     """
 
     def __init__(self, channels: int) -> None:
         self.channels = channels
-        self.count = 0  # rows
+        self.count = 0
         self._absmax = np.zeros(channels, np.float64)  # [c]
         self._sum_abs = np.zeros(channels, np.float64)  # [c]
         self._sum_square = np.zeros(channels, np.float64)  # [c]
@@ -28,27 +35,27 @@ class ChannelStatistics:
 
     @property
     def absmax(self) -> Floats:
-        """Largest |x| per channel [c]; 0 of no rows."""
+        """Largest |x| of each channel, [c]. 0 before any rows are added."""
         return self._absmax.copy()
 
     @property
     def mean_abs(self) -> Floats:
-        """Mean of |x| per channel [c]; 0 of no rows."""
+        """Mean of |x| of each channel, [c]. 0 before any rows are added."""
         return self._sum_abs / max(self.count, 1)
 
     @property
     def mean_square(self) -> Floats:
-        """Mean of x² per channel [c]; 0 of no rows."""
+        """Mean of x² of each channel, [c]. 0 before any rows are added."""
         return self._sum_square / max(self.count, 1)
 
     @property
     def mean(self) -> Floats:
-        """Mean of x per channel [c]; 0 of no rows."""
+        """Mean of x of each channel, [c]. 0 before any rows are added."""
         return self._sum / max(self.count, 1)
 
     @property
     def zeros(self) -> Floats:
-        """Share of values that are exactly zero per channel [c]; 0 of no rows."""
+        """Share of exact zeros in each channel, [c]. 0 before any rows are added."""
         share: Floats = self._zeros / max(self.count, 1)
         return share
 
@@ -56,7 +63,7 @@ class ChannelStatistics:
         """Add rows `x` [n, c].
 
         Raises:
-            ValueError: `x` is not [n, c] for this c, or holds NaN or Inf; nothing is counted.
+            ValueError: `x` does not have the shape [n, c], or has NaN or Inf. Nothing is added.
         """
         if x.ndim != 2 or x.shape[1] != self.channels:
             raise ValueError(f"rows of shape {x.shape} where [n, {self.channels}] was expected")
@@ -81,7 +88,7 @@ class ChannelStatistics:
         self.count += len(x)
 
     def rescaled(self, factors: Floats) -> "ChannelStatistics":
-        """The statistics of ``x factors``, with a positive factor for every channel [c]: no data is seen again."""
+        """Return the statistics of ``x factors``, without reading data. ``factors`` [c] are positive."""
         result = ChannelStatistics(self.channels)
         result.count = self.count
         result._absmax = self._absmax * factors

@@ -1,16 +1,18 @@
-"""What errors of a classifier's scores cost in accuracy, expected from few images.
+"""The expected loss of accuracy from errors of a classifier's scores, estimated from few images.
 
-Counting says little: of 500 images five change their class, two of them for the better, and the next 500 give other
-numbers. Two kinds of luck are averaged out. Which error meets which image: each image is tried with the errors of other
-images as well, of those nearest to it in the margin between its two best scores (errors grow with scores, so any
-image's would not do), rank by rank: what the best class of one got is added to the best class of the other. And which
-label an image near a border happens to have: in place of the label stands its probability, softmax(z / T), with the
-temperature T at which the labels are likeliest (Guo et al. 2017, arXiv 1706.04599, §4.2).
+Counting changed answers on few images is unreliable: of 500 images five change their class, two of them for the better,
+and the next 500 give other numbers. This estimate averages over two kinds of chance:
 
-Without labels the float network's own class counts as the right one, and what is lost is agreement.
+- Which error meets which image. Each image is also tried with the errors of other images. These are its neighbours by
+  margin, the difference of the two best scores. Errors grow with scores, so errors of arbitrary images would not do.
+  Errors are exchanged rank by rank: the error of one image's best class is added to the other image's best class.
+- Which label an image near a decision border has. The label is replaced by its probability, softmax(z / T). T is the
+  temperature at which the labels are likeliest (Guo et al. 2017, arXiv 1706.04599, §4.2).
 
-ResNet-20, 512 images: files of 3.0 to 4 bits lost 1.6, 0.6, 0.2, 0.8, 1.4 and 0.2 ± 0.8 points by count, in an order
-that has nothing to do with their noise. The same files are expected to lose 0.7, 0.7, 0.5, 0.4, 0.4 and 0.4.
+Without labels, the class of the float network counts as the right one. The drop is then a loss of agreement.
+
+Example: ResNet-20 on 512 images. Files of 3.0 to 4 bits lost 1.6, 0.6, 0.2, 0.8, 1.4 and 0.2 ± 0.8 points by count, in
+an order unrelated to their noise. The expected losses of the same files are 0.7, 0.7, 0.5, 0.4, 0.4 and 0.4.
 """
 
 from dataclasses import dataclass
@@ -20,11 +22,11 @@ from numpy.typing import NDArray
 
 __all__ = ["DecisionMargins", "Drop", "counted", "temperature"]
 
-_RANKS = 64  # classes that can become the best one
-_NEIGHBOURS = 8  # images on either side whose errors are tried
-_HALVINGS = 40  # of a bracket
-_UNSURE = 0.25  # of an expected drop: its error, seen on 5,000 images
-_COLDEST, _HOTTEST = -12.0, 12.0  # of log T
+_RANKS = 64  # number of classes that can become the best one
+_NEIGHBOURS = 8  # number of images on either side whose errors are tried
+_HALVINGS = 40  # how often a bracket is halved
+_UNSURE = 0.25  # relative standard error of an expected drop, measured on 5,000 images
+_COLDEST, _HOTTEST = -12.0, 12.0  # bracket of log T
 
 Scores = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -32,12 +34,12 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Drop:
-    """What quantization costs, as shares of the images.
+    """The loss of accuracy by quantization, as shares of the images.
 
     Attributes:
-        counted: right answers lost less right answers gained.
-        error: standard error of that.
-        expected: see `DecisionMargins.drop`.
+        counted: Right answers lost minus right answers gained.
+        error: Standard error of ``counted``.
+        expected: Expected drop, from `DecisionMargins.drop`.
     """
 
     counted: float
@@ -46,25 +48,35 @@ class Drop:
 
     @property
     def judged(self) -> float:
-        """Mean of what was counted and what is expected, weighted by the inverse of their variances."""
+        """Mean of the counted and the expected drop, weighted by their inverse variances."""
         unsure = _UNSURE * max(abs(self.expected), self.error)
         counts, expects = self.error**-2, unsure**-2
         return (counts * self.counted + expects * self.expected) / (counts + expects)
 
 
 def counted(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float]:
-    """Share of right answers ``[n]`` lost, and its standard error: of the changes that were seen, and one more."""
+    """Return the share of right answers ``[n]`` that were lost, and its standard error.
+
+    The standard error assumes one more change than was counted, so it is never 0.
+    """
     lost = before.astype(float) - after
     return float(lost.mean()), float(np.sqrt(np.square(lost).sum() + 1) / len(lost))
 
 
 def temperature(scores: Scores, labels: Labels) -> float:
-    """T at which softmax(scores / T) makes the labels likeliest; the likelihood has one maximum in 1 / T."""
+    """Return the T at which the labels are likeliest under softmax(scores / T).
+
+    The likelihood has one maximum in 1 / T.
+
+    Args:
+        scores: ``[n, classes]``.
+        labels: ``[n]``.
+    """
     shifted = scores - scores.max(axis=1, keepdims=True)
     own = np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]
 
     def slope(log: float) -> float:
-        """Of the log-likelihood, by 1 / T: the label's score less the expected one."""
+        """Derivative of the log-likelihood by 1 / T: the label's score minus the expected score."""
         weights = np.exp(shifted / np.exp(log))
         return float(np.mean(own - (weights * shifted).sum(axis=1) / weights.sum(axis=1)))
 
@@ -77,13 +89,13 @@ def temperature(scores: Scores, labels: Labels) -> float:
 
 @dataclass(frozen=True)
 class DecisionMargins:
-    """The float network's images, by how near they are to another class.
+    """Scores of the float network, with images sorted by rising margin.
 
     Attributes:
-        order: ``[n, rank]``, classes by falling score; images by rising margin.
-        ranked: ``[n, rank]``, their scores.
-        worth: ``[n, rank]``, probability that a class is the right one.
-        images: ``[n]``, places of these images in what errors are given for.
+        order: Classes of each image by falling score, ``[n, rank]``.
+        ranked: Scores of these classes, ``[n, rank]``.
+        worth: Probability that each of these classes is the right one, ``[n, rank]``.
+        images: Original index of each image, ``[n]``.
     """
 
     order: NDArray[np.intp]
@@ -93,7 +105,12 @@ class DecisionMargins:
 
     @classmethod
     def of(cls, scores: Scores, labels: Labels | None) -> "DecisionMargins":
-        """Of scores ``[n, classes]`` and labels ``[n]``."""
+        """Sort images by margin.
+
+        Args:
+            scores: Scores of the float network, ``[n, classes]``.
+            labels: Right classes, ``[n]``. None counts the float network's class as the right one.
+        """
         order = np.argsort(-scores, axis=1, kind="stable")[:, :_RANKS]
         ranked = np.take_along_axis(scores, order, axis=1)
         worth = np.zeros(ranked.shape)
@@ -106,17 +123,22 @@ class DecisionMargins:
         return cls(order[images], ranked[images], worth[images], images)
 
     def drop(self, errors: Scores, scale: float = 1.0) -> float:
-        """Share of right answers that errors ``[n, classes]``, ``scale`` times as large, cost."""
-        moved = np.take_along_axis(errors[self.images], self.order, axis=1) * np.float32(scale)
-        reach = min(_NEIGHBOURS, len(moved) - 1)
-        kept = []
+        """Return the share of right answers that errors of the scores cost.
+
+        Args:
+            errors: Errors of the scores, ``[n, classes]``, images in their original order.
+            scale: Factor of the errors.
+        """
+        ranked_errors = np.take_along_axis(errors[self.images], self.order, axis=1) * np.float32(scale)
+        reach = min(_NEIGHBOURS, len(ranked_errors) - 1)
+        accuracies = []
         for shift in range(-reach, reach + 1):
-            best = (self.ranked + _shifted(moved, shift)).argmax(axis=1)
-            kept.append(np.take_along_axis(self.worth, best[:, None], axis=1).mean())
-        return float(self.worth[:, 0].mean() - np.mean(kept))
+            best = (self.ranked + _shifted(ranked_errors, shift)).argmax(axis=1)
+            accuracies.append(np.take_along_axis(self.worth, best[:, None], axis=1).mean())
+        return float(self.worth[:, 0].mean() - np.mean(accuracies))
 
     def largest_scale(self, errors: Scores, drop: float, most: float) -> float:
-        """The largest scale of the errors, up to ``most``, at which they cost at most ``drop``."""
+        """Return the largest factor of the errors, up to ``most``, with an expected drop of at most ``drop``."""
         if self.drop(errors, most) <= drop:
             return most
         low, high = 0.0, most
@@ -127,7 +149,7 @@ class DecisionMargins:
 
 
 def _shifted(rows: Scores, shift: int) -> Scores:
-    """Each row's neighbour at that distance; the ends reflect."""
-    places = np.abs(np.arange(len(rows)) + shift)
-    places = np.where(places >= len(rows), 2 * len(rows) - 2 - places, places)
-    return rows[places]
+    """Return each row's neighbour at distance ``shift``. Indices beyond the ends are reflected."""
+    indices = np.abs(np.arange(len(rows)) + shift)
+    indices = np.where(indices >= len(rows), 2 * len(rows) - 2 - indices, indices)
+    return rows[indices]

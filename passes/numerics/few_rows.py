@@ -1,9 +1,9 @@
-"""GPTQ's damping where a layer has few rows for its inputs: chosen on images it was not fitted to.
+"""The damping of GPTQ for layers with fewer rows than inputs, chosen by cross-validation.
 
-A sweep passes each error on to inputs that the Hessian calls correlated. A classifier sees one row an image, so with
-256 images and 1,280 inputs most of those correlations are chance: EfficientNet-Lite0's codes came 6 dB closer to the
-float scores on the calibration images than on others. With codes fitted to one half of the images the error on the
-other half follows from its moments alone, so two-fold cross-validation costs no activation.
+A sweep passes each error on to inputs that are correlated according to the Hessian. A classifier has one row per image.
+With 256 images and 1,280 inputs most of those correlations are chance: EfficientNet-Lite0's codes came 6 dB closer to
+the float scores on the calibration images than on others. Codes are fitted to one half of the images. Their error on
+the other half follows from its moments alone. So two-fold cross-validation stores no activations.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from passes.numerics.weight_grid import GridForm
 __all__ = ["DAMPINGS", "damping_for_few_rows", "has_few_rows"]
 
 DAMPINGS = (1.0, 10.0, 100.0)
-"""Tried, as multiples of the damping asked for."""
+"""Candidates, as multiples of the given damping."""
 
-_JUDGED = 64  # output channels that the choice looks at
+_JUDGED = 64  # number of output channels on which the damping is chosen
 
 
 def has_few_rows(moments: Moments) -> bool:
-    """Whether the choice is worth its time: fewer rows than inputs, and halves to judge on."""
+    """Return whether a layer has fewer rows than inputs, and halves for cross-validation."""
     return moments.halves is not None and moments.rows < moments.hessian.shape[1]
 
 
@@ -38,18 +38,22 @@ def damping_for_few_rows(
     rounds: int = 0,
     factors: Sequence[float] = DAMPINGS,
 ) -> float:
-    """The damping whose codes, fitted to either half of the images, leave the least error on the other.
+    """Return the damping with the smallest error on held-out images.
 
-    The one asked for where no half can be factorised.
+    Codes are fitted to each half of the images and judged on the other half. If no candidate makes both halves positive
+    definite, the result is ``damping`` itself.
 
     Args:
-        target: ``[g, o, k]``, what the codes should approximate.
-        moments: with `halves`.
-        form, damping, floor, rounds: of `gptq`.
-        factors: rising; the search ends where the error rises.
+        target: Weight that the codes should approximate, ``[g, o, k]``.
+        moments: Moments of the layer's inputs, with `halves`.
+        form: Form of the grid.
+        damping: λ as a share of the mean of diag H.
+        min_scale: Smallest allowed scale, ``[g, o]``.
+        rounds: Rounds of refinement after GPTQ's sweep.
+        factors: Multiples of ``damping`` to try, in rising order. The search ends when the error rises.
 
     Raises:
-        ValueError: the moments have no halves.
+        ValueError: The moments have no halves.
     """
     if moments.halves is None:
         raise ValueError("the moments have no halves")
@@ -61,9 +65,9 @@ def damping_for_few_rows(
         loss = 0.0
         try:
             for fitted, unseen in (moments.halves, moments.halves[::-1]):
-                found = gptq(judged, fitted, form, min_scale=lowest, damping=candidate, rounds=rounds)
-                loss += output_error(judged, found.grid.values(found.codes), unseen.hessian)
-        except np.linalg.LinAlgError:  # of one half alone; a larger damping may do
+                result = gptq(judged, fitted, form, min_scale=lowest, damping=candidate, rounds=rounds)
+                loss += output_error(judged, result.grid.values(result.codes), unseen.hessian)
+        except np.linalg.LinAlgError:  # the Hessian of one half; a larger damping may help
             continue
         if loss > least:
             break

@@ -1,12 +1,13 @@
-"""GPTQ: rounding one input at a time, each error passed on to the inputs not yet rounded.
+"""GPTQ: round one input at a time, and pass each error on to the inputs that are not rounded yet.
 
-Frantar et al. 2022 (arXiv 2210.17323), algorithm 1, on every group of a layer at once. With the upper factor
+Frantar et al. 2022 (arXiv 2210.17323), algorithm 1, for all groups of a layer at once. With the upper factor
 ``H⁻¹ = UᵀU`` and inputs in order of falling ``diag H`` (act-order):
 
     q_j = Q(w_j),   e_j = (w_j - q_j) / U_jj,   w_l -= e_j U_jl  for l > j
 
-The weight it starts from may be the asymmetric target (`passes.numerics.asymmetric_target`); the grid is fixed before the sweep,
-and `passes.numerics.refine` afterwards moves single codes and the scale as long as the error falls.
+The sweep may start from the asymmetric target (`passes.numerics.asymmetric_target`) instead of the weight. The grid is
+fixed before the sweep. Afterwards, `passes.numerics.refine` moves single codes and the scale as long as the error
+falls.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ __all__ = ["GptqResult", "damped", "gptq", "inverse_factor", "output_error"]
 
 Doubles = NDArray[np.float64]
 
-_BEAM_WORK = 200_000_000  # multiplications a layer may take; about a second
+_BEAM_WORK = 200_000_000  # most multiplications per layer, about a second
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class GptqResult:
 
     Attributes:
         codes: ``[g, o, k]``.
-        grid: the grid the codes are on.
-        damping: share of the mean diagonal that was added; larger than asked for if the Hessian was not positive.
+        grid: Grid of the codes.
+        damping: Share of the mean diagonal that was added. It is larger than requested if the Hessian was not positive
+            definite with that.
     """
 
     codes: Codes
@@ -58,18 +60,18 @@ def gptq(
     """Quantize ``weight`` ``[g, o, k]`` for the inputs that ``moments`` describe.
 
     Args:
-        weight: float32; what the codes should approximate.
-        moments: of the layer's rows, same g and k.
-        form: of the grid.
-        min_scale: smallest scale allowed, ``[g, o]``.
+        weight: Weight that the codes should approximate, ``[g, o, k]`` float32.
+        moments: Moments of the layer's rows, with the same g and k.
+        form: Form of the grid.
+        min_scale: Smallest allowed scale, ``[g, o]``.
         damping: λ as a share of the mean of diag H.
-        act_order: largest diag H first, else in order of k.
-        rounds: of refinement after the sweep.
-        beam: partial roundings kept in the sweep, where the layer is small enough; 1 is GPTQ itself.
-        lazy: inputs per block of deferred updates.
+        act_order: Whether inputs are rounded by falling diag H rather than in their own order.
+        rounds: Rounds of refinement after the sweep.
+        beam: Number of partial roundings that the sweep keeps, if the layer is small enough. 1 is GPTQ itself.
+        lazy: Number of inputs per block of deferred updates.
 
     Raises:
-        numpy.linalg.LinAlgError: the Hessian is not positive definite even with damping 1.
+        numpy.linalg.LinAlgError: The Hessian is not finite, or not positive definite even with damping 1.
     """
     groups, _, k = weight.shape
     order = np.argsort(-moments.diagonal, axis=1, kind="stable") if act_order else np.tile(np.arange(k), (groups, 1))
@@ -93,7 +95,7 @@ def gptq(
 
 
 def damped(hessian: Floats, damping: float) -> Floats:
-    """``H + λI`` ``[g, k, k]``, λ a share of the mean diagonal of each group."""
+    """Return ``H + λI`` ``[g, k, k]``. λ is ``damping`` times the mean diagonal of each group."""
     damped = hessian.copy()
     index = np.arange(hessian.shape[1])
     mean = np.einsum("gkk->g", hessian) / hessian.shape[1]
@@ -102,7 +104,7 @@ def damped(hessian: Floats, damping: float) -> Floats:
 
 
 def _sweep(target: Floats, upper: Floats, scale: Floats, zero: Codes, bits: int, lazy: int) -> Codes:
-    """The sweep over permuted inputs; every array but ``upper`` ``[g, k, k]`` is ``[g, o, k]``."""
+    """Sweep over permuted inputs. ``upper`` is ``[g, k, k]``, all other arrays are ``[g, o, k]``."""
     low, high = code_range(bits)
     k = target.shape[2]
     work = target.copy()
@@ -110,29 +112,29 @@ def _sweep(target: Floats, upper: Floats, scale: Floats, zero: Codes, bits: int,
     for start in range(0, k, lazy):
         stop = min(start + lazy, k)
         errors = np.empty((*target.shape[:2], stop - start), np.float32)  # [g, o, lazy]
-        block_size = work[:, :, start:stop].copy()
+        block = work[:, :, start:stop].copy()
         factor = upper[:, start:stop, start:stop]
         for j in range(stop - start):
-            column = block_size[:, :, j]
+            column = block[:, :, j]
             step, offset = scale[:, :, start + j], zero[:, :, start + j]
             code = np.clip(np.rint(column / step) + offset, low, high)
             codes[:, :, start + j] = code
             error = (column - (code - offset) * step) / factor[:, j, j, None]
             errors[:, :, j] = error
-            block_size[:, :, j + 1 :] -= error[:, :, None] * factor[:, None, j, j + 1 :]
+            block[:, :, j + 1 :] -= error[:, :, None] * factor[:, None, j, j + 1 :]
         work[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
     return codes
 
 
 def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
-    """Upper U with ``(H + λI)⁻¹ = UᵀU`` for every group of ``[g, k, k]``, and the damping that it took.
+    """Return the upper U with ``(H + λI)⁻¹ = UᵀU`` for every group of ``[g, k, k]``, and the damping that was used.
 
-    The reversed matrix has a lower Cholesky factor, ``H = R Rᵀ`` with R upper, hence ``U = R⁻¹``: one factorisation
-    instead of an inverse and a second one. Dead inputs get the mean diagonal. Damping grows tenfold while a
-    factorisation fails.
+    The Cholesky factor of the reversed matrix gives ``H = R Rᵀ`` with R upper, hence ``U = R⁻¹``. That is one
+    factorisation; the textbook way takes two and an inverse. Dead inputs get the mean diagonal. If a factorisation
+    fails, it is repeated with ten times the damping.
 
     Raises:
-        numpy.linalg.LinAlgError: not positive definite at damping 1, or not finite.
+        numpy.linalg.LinAlgError: The Hessian is not positive definite at damping 1, or not finite.
     """
     matrix = np.array(hessian[:, ::-1, ::-1], np.float64, order="C")
     k = matrix.shape[1]
@@ -154,7 +156,10 @@ def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
 
 
 def _inverse_of_lower_factor(matrix: Doubles) -> Doubles:
-    """``L⁻¹`` of ``L Lᵀ``, for every group; LAPACK itself where there is one large matrix, for it can work in place."""
+    """Return ``L⁻¹`` of ``matrix = L Lᵀ`` for every group.
+
+    A single matrix may be large. It goes to LAPACK directly, which works in place.
+    """
     if len(matrix) > 1:
         inverse: Doubles = np.linalg.inv(np.linalg.cholesky(matrix))
         return inverse
@@ -168,7 +173,7 @@ def _inverse_of_lower_factor(matrix: Doubles) -> Doubles:
 
 
 def output_error(weight: Floats, values: Floats, hessian: Floats) -> float:
-    """Relative squared output error ``‖(W - Ŵ)X̂‖² / ‖WX̂‖²`` of a layer, from the Hessian alone."""
+    """Return the relative squared output error ``‖(W - Ŵ)X̂‖² / ‖WX̂‖²`` of a layer, from the Hessian alone."""
     difference = (weight - values).astype(np.float32)
     noise = float(np.einsum("gok,gok->", difference @ hessian, difference, optimize=True))
     signal = float(np.einsum("gok,gok->", weight @ hessian, weight, optimize=True))

@@ -1,9 +1,9 @@
-"""Quantization grids: which real numbers a code of a few bits can stand for.
+"""Quantization grids: the real numbers that integer codes of a few bits represent.
 
-A weight grid is affine, ``value = (code - zero_point) * scale`` (Jacob et al. 2018, equation 1), with signed
-codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` (8 bits: ``[-127, 127]``, so that a sign flip stays on the grid). One
-scale serves a whole output channel, or ``block_size`` neighbouring inputs of it; or each block has a whole multiple of its
-channel's scale (`passes.numerics.two_level`).
+A weight grid is affine, ``value = (code - zero_point) * scale`` (Jacob et al. 2018, equation 1). Codes are signed, in
+``[-2^(bits-1), 2^(bits-1) - 1]``. Those of 8 bits are in ``[-127, 127]``, so that a sign flip stays on the grid. A
+scale serves a whole output channel, or ``block_size`` neighbouring inputs of it. With two levels, each block has a
+whole multiple of its channel's scale (`passes.numerics.two_level`).
 
     >>> grid = Grid(bits=4, scale=np.array([[[0.5]]], np.float32), zero_point=np.array([[[0]]], np.int8))
     >>> grid.codes(np.array([[[0.6, -9.0]]], np.float32))
@@ -24,14 +24,14 @@ Floats = NDArray[np.float32]
 Codes = NDArray[np.int8]
 
 MULTIPLES = (-8, 7)
-"""Smallest and largest multiple of a channel's scale that a block can have; 0 is none."""
+"""Smallest and largest multiple of a channel's scale that a block can have. 0 is not allowed."""
 
 
 def code_range(bits: int) -> tuple[int, int]:
-    """Smallest and largest signed weight code of ``bits`` bits.
+    """Return the smallest and the largest signed weight code of ``bits`` bits.
 
     Raises:
-        ValueError: bits outside 2..8.
+        ValueError: ``bits`` is not in 2..8.
     """
     if not 2 <= bits <= 8:
         raise ValueError(f"weight bits must be 2 to 8, not {bits}")
@@ -41,7 +41,7 @@ def code_range(bits: int) -> tuple[int, int]:
 def dequantized(
     codes: NDArray[Any], scale: Floats, zero_point: NDArray[Any], multiples: NDArray[Any] | None = None
 ) -> Floats:
-    """What integer codes of any shape stand for, in float32 and in the order that DequantizeLinear uses."""
+    """Dequantize integer codes of any shape, in float32 and in the order of operations of DequantizeLinear."""
     difference = codes.astype(np.int64) - zero_point
     difference = difference if multiples is None else difference * multiples
     values: Floats = (difference.astype(np.float32) * scale).astype(np.float32)
@@ -53,12 +53,14 @@ class Grid:
     """The grid of one layer's weight ``[g, o, k]``.
 
     Attributes:
-        bits: 2 to 8.
-        scale: ``[g, o, b]`` float32, positive; b scales per output channel: 1, or ``ceil(k / block)``.
-        zero_point: ``[g, o, b]`` int8, a code; all zero for a symmetric grid.
-        block_size: inputs that share a scale, the last block may be shorter; None: all inputs of a channel do.
-        multiples: ``[g, o, ceil(k / block)]`` int8 within `MULTIPLES`, not 0: what the channel's one scale is
-            multiplied by in each block. None: scales are floats.
+        bits: Bits per code, 2 to 8.
+        scale: Scales, ``[g, o, b]`` float32, positive. Each output channel has b of them: 1, or
+            ``ceil(k / block_size)``.
+        zero_point: Code of 0.0, ``[g, o, b]`` int8. All are zero for a symmetric grid.
+        block_size: Number of inputs that share a scale. The last block may be shorter. None: all inputs of a channel
+            share one.
+        multiples: Integer factors of the channel's one scale in each block, ``[g, o, ceil(k / block_size)]`` int8, in
+            `MULTIPLES` and not 0. None: scales are floats.
     """
 
     bits: int
@@ -69,12 +71,12 @@ class Grid:
 
     @property
     def per_channel(self) -> bool:
-        """Whether an output channel has one float scale, as integer kernels want it."""
+        """Whether each output channel has one float scale, which integer kernels need."""
         return self.block_size is None or self.multiples is not None
 
     @property
     def granularity(self) -> str:
-        """What shares a scale: "channel" or "block 32"."""
+        """Name of the part that shares a scale, such as "channel" or "block 32"."""
         return "channel" if self.block_size is None else f"block {self.block_size}"
 
     @property
@@ -83,10 +85,10 @@ class Grid:
         return not self.zero_point.any()
 
     def spread(self, k: int) -> tuple[Floats, Codes]:
-        """Scale and zero point per input, both ``[g, o, k]``; where a multiple is negative so is the scale.
+        """Return scale and zero point of every input, both ``[g, o, k]``. A negative multiple makes the scale negative.
 
         Raises:
-            ValueError: the grid has another number of blocks than k inputs need.
+            ValueError: The grid's number of blocks does not fit k inputs.
         """
         if self.multiples is not None:
             return self.scale * self.multiple(k), np.repeat(self.zero_point, k, axis=2)
@@ -98,27 +100,38 @@ class Grid:
         ]
 
     def values(self, codes: Codes) -> Floats:
-        """Dequantize ``[g, o, k]`` codes, in float32 and in the order DequantizeLinear uses."""
+        """Dequantize ``[g, o, k]`` codes, in float32 and in the order of operations of DequantizeLinear.
+
+        Raises:
+            ValueError: The grid's number of blocks does not fit k inputs.
+        """
         if self.multiples is not None:
             return dequantized(codes, self.scale, self.zero_point, self.multiple(codes.shape[2]))
         return dequantized(codes, *self.spread(codes.shape[2]))
 
     def integers(self, codes: Codes) -> Codes:
-        """``[g, o, k]`` codes times the multiples of their blocks: what stands for the same values per channel."""
+        """Multiply ``[g, o, k]`` codes by the multiples of their blocks.
+
+        The products represent the same values with one scale per channel.
+        """
         return codes if self.multiples is None else codes * self.multiple(codes.shape[2])
 
     def codes(self, weight: Floats) -> Codes:
-        """Round ``[g, o, k]`` weights to the nearest code (ties to even), clipped to the code range."""
+        """Round ``[g, o, k]`` weights to the nearest code (ties to even), clipped to the code range.
+
+        Raises:
+            ValueError: The grid's number of blocks does not fit k inputs.
+        """
         scale, zero = self.spread(weight.shape[2])
         low, high = code_range(self.bits)
         codes: Codes = np.clip(np.rint(weight / scale) + zero, low, high).astype(np.int8)
         return codes
 
     def multiple(self, k: int) -> Codes:
-        """What the channel's scale is multiplied by at each of k inputs, ``[g, o, k]``; ones where nothing is.
+        """Return the factor of the channel's scale at each of k inputs, ``[g, o, k]``: 1 on a grid without multiples.
 
         Raises:
-            ValueError: the grid has another number of blocks than k inputs need.
+            ValueError: The grid's number of blocks does not fit k inputs.
         """
         if self.multiples is None or self.block_size is None:
             return np.ones((*self.scale.shape[:2], k), np.int8)
@@ -129,13 +142,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class ActivationGrid:
-    """The 8-bit grid of one activation tensor, per tensor.
+    """The 8-bit per-tensor grid of one activation tensor.
 
     Attributes:
-        scale: positive float32.
-        zero_point: code that stands for 0.0.
-        signed: codes are int8 (-128..127) rather than uint8 (0..255).
-        low, high: the calibrated range the grid was made from.
+        scale: Step of the grid, positive float32.
+        zero_point: Code of 0.0.
+        signed: Whether codes are int8 (-128..127) rather than uint8 (0..255).
+        low: Lower end of the calibrated range from which the grid was made.
+        high: Upper end of that range.
     """
 
     scale: np.float32
@@ -151,25 +165,30 @@ class ActivationGrid:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The smallest and the largest value that a code stands for."""
+        """Smallest and largest value on the grid."""
         low, high = self.code_range
         return float((low - self.zero_point) * self.scale), float((high - self.zero_point) * self.scale)
 
     @property
     def dtype(self) -> type[np.int8] | type[np.uint8]:
-        """The codes' numpy type."""
+        """Numpy type of the codes."""
         return np.int8 if self.signed else np.uint8
 
     @classmethod
     def of(cls, low: float, high: float, *, signed: bool = False, symmetric: bool = False) -> "ActivationGrid":
-        """Grid over ``[low, high]``, widened to hold 0.0 exactly.
+        """Make a grid over ``[low, high]``, widened to represent 0.0 exactly.
 
-        Nothing but zeros gets a step of 1/255: any would do, but products with it must not vanish.
+        A symmetric grid has zero point 0 for int8, and for uint8 if ``low`` is not negative. Otherwise its uint8 zero
+        point is 128. If both ends are 0 the step is 1/255: any step would do, but products with it must not vanish.
 
-        A symmetric grid has zero point 0 (int8) or, for data that is never negative, uint8 zero point 0.
+        Args:
+            low: Lower end of the range.
+            high: Upper end of the range.
+            signed: Use int8 codes rather than uint8.
+            symmetric: Make a symmetric grid.
 
         Raises:
-            ValueError: low > high, or a bound that is not finite.
+            ValueError: low > high, or one of them is not finite.
         """
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
             raise ValueError(f"not a range: {low} to {high}")
@@ -188,14 +207,14 @@ class ActivationGrid:
         return cls(scale, zero, signed, low, high)
 
     def scaled(self, factor: float) -> "ActivationGrid":
-        """The grid of ``factor`` (positive) times the tensor: the same codes, another scale."""
+        """Return the grid of the tensor times a positive ``factor``. The codes stay, and the scale changes."""
         if factor == 1:
             return self
         scale = np.float32(float(self.scale) * factor)
         return ActivationGrid(scale, self.zero_point, self.signed, self.low * factor, self.high * factor)
 
     def with_sign(self, signed: bool) -> "ActivationGrid":
-        """The same values by codes of int8, or of uint8: all of them, the zero point too, lie 128 apart."""
+        """Return the grid with the same values and int8 or uint8 codes. All codes and the zero point move by 128."""
         shift = 128 * (int(self.signed) - int(signed))
         return ActivationGrid(self.scale, self.zero_point + shift, signed, self.low, self.high)
 

@@ -1,9 +1,9 @@
-"""A streaming histogram of fixed size whose counts are exact.
+"""A streaming histogram of fixed size with exact counts.
 
-The bin width is a power of two and bin i holds [i w, (i + 1) w), so scaling by 1 / w and taking the floor are exact in
-float32, and halving the resolution merges bins 2 i and 2 i + 1 exactly. The width kept is the smallest with which
-[min, max] spans at most `bins` bins; it depends on nothing but the data's minimum and maximum. So the histogram is a
-function of the multiset of values alone: any split into batches, in any order, merged or not, gives the same counts.
+The bin width w is a power of two, and bin i holds [i w, (i + 1) w). So scaling by 1 / w and taking the floor are exact
+in float32, and halving the resolution merges bins 2 i and 2 i + 1 exactly. The width is the smallest with which [min,
+max] spans at most `bins` bins. It depends on the minimum and the maximum of the data alone. So the histogram depends on
+the multiset of values alone: any split into batches, in any order, gives the same counts.
 """
 
 import math
@@ -15,15 +15,30 @@ __all__ = ["Histogram"]
 
 Floats = npt.NDArray[np.float64]
 
-_CHUNK = 1 << 16  # elements worked on at a time: temporaries stay in the cache and memory stays fixed
+_CHUNK = 1 << 16  # number of elements processed at a time: temporaries fit into the cache, memory is bounded
 _INDEX_BITS = 22  # |bin index| < 2**22, so that float32 holds it exactly
 _SMALLEST_EXPONENT = -126  # 2**126, the reciprocal width, is still a float32
 
 
 class Histogram:
-    """Counts of the values of a tensor; `update` costs about 5 ns per element and no memory.
+    """Counts of the values of a tensor. `update` takes about 5 ns per element and no additional memory.
 
-    Example: 4 bins over 0, 1, 2, 3 have width 1; a 9 makes it 4, `counts` becomes [4, 0, 1, 0] from `edges[0]` = 0.
+    Example: 4 bins over 0, 1, 2, 3 have width 1. A 9 makes the width 4: `counts` becomes [4, 0, 1, 0], with `edges[0]`
+    = 0.
+
+    Args:
+        bins: Number of bins.
+
+    Attributes:
+        bins: Number of bins.
+        counts: Number of values in each bin, [bins].
+        count: Number of all values.
+        zeros: Number of exact zeros. A ReLU makes about half of the values zero.
+        min: Smallest value, inf before any values are added.
+        max: Largest value, -inf before any values are added.
+
+    Raises:
+        ValueError: `bins` is less than 2.
     """
 
     def __init__(self, bins: int = 2048) -> None:
@@ -32,8 +47,8 @@ class Histogram:
         self.bins = bins
         self.counts: npt.NDArray[np.int64] = np.zeros(bins, np.int64)  # [bins]
         self.count = 0
-        self.zeros = 0  # how many values are exactly zero, as half of a ReLU's are
-        self.min = math.inf  # of no values
+        self.zeros = 0
+        self.min = math.inf
         self.max = -math.inf
         self._exponent = _SMALLEST_EXPONENT  # bin width = 2 ** exponent
         self._origin = 0  # index of the first bin: edges[0] = origin * width
@@ -46,19 +61,19 @@ class Histogram:
 
     @property
     def edges(self) -> Floats:
-        """Bin edges [bins + 1]; zero is on the grid they are cut from, so no bin straddles it."""
+        """Edges of the bins, [bins + 1]. They are multiples of the width, so no bin has zero in its interior."""
         return (self._origin + np.arange(self.bins + 1)).astype(np.float64) * self.width
 
     @property
     def mean_abs(self) -> float:
-        """Mean of |x|; 0 of no values."""
+        """Mean of |x|. 0 before any values are added."""
         return self._sum_abs / self.count if self.count else 0.0
 
     def update(self, x: npt.NDArray[np.generic]) -> None:
         """Count the values of `x`, an array of any shape.
 
         Raises:
-            ValueError: `x` holds NaN or Inf; nothing is counted.
+            ValueError: `x` has NaN or Inf. Nothing is counted.
         """
         flat = np.asarray(x).reshape(-1)  # [n]
         if not flat.size:
@@ -72,7 +87,7 @@ class Histogram:
             part = flat[start : start + _CHUNK].astype(np.float32)  # a fresh array
             index = part * scale
             np.floor(index, out=index)
-            if self._exponent > 0 and low < 0.0:  # tiny negative values may have become -0 when scaled
+            if self._exponent > 0 and low < 0.0:  # scaling may turn tiny negative values into -0
                 index -= (part < 0.0) & (index == 0.0)
             self.counts += np.bincount(index.astype(np.intp) - self._origin, minlength=self.bins)
             self.zeros += part.size - int(np.count_nonzero(part))
@@ -80,31 +95,34 @@ class Histogram:
         self.count += flat.size
 
     def _cover(self, low: float, high: float) -> None:
-        """Grow the range to hold [low, high] as well, keeping every count."""
+        """Extend the range to include [low, high]. All counts stay exact."""
         self.min, self.max = min(self.min, low), max(self.max, high)
         exponent = _smallest_exponent(self.min, self.max, self.bins)
         origin = math.floor(math.ldexp(self.min, -exponent))
         if (exponent, origin) == (self._exponent, self._origin):
             return
         counts = np.zeros_like(self.counts)
-        held = np.flatnonzero(self.counts)
-        np.add.at(counts, _coarser(self._origin + held, exponent - self._exponent) - origin, self.counts[held])
+        filled = np.flatnonzero(self.counts)
+        np.add.at(counts, _coarser(self._origin + filled, exponent - self._exponent) - origin, self.counts[filled])
         self.counts, self._exponent, self._origin = counts, exponent, origin
 
 
 def _coarser(index: npt.NDArray[np.int64], doublings: int) -> npt.NDArray[np.int64]:
-    """Bin indices after the width has doubled that often: floor(i / 2**doublings)."""
+    """Return bin indices after the width was doubled `doublings` times: floor(i / 2**doublings)."""
     return index >> min(doublings, 62)
 
 
 def _smallest_exponent(low: float, high: float, bins: int) -> int:
-    """The least e such that [low, high] touches at most `bins` bins of width 2**e (and indices fit `_INDEX_BITS`)."""
+    """Return the smallest e with which [low, high] spans at most `bins` bins of width 2**e.
+
+    Bin indices also fit into `_INDEX_BITS` bits.
+    """
     if low == high == 0.0:
         return _SMALLEST_EXPONENT
     magnitude = math.frexp(max(abs(low), abs(high)))[1]  # max|x| < 2**magnitude
     exponent = max(_SMALLEST_EXPONENT, magnitude - _INDEX_BITS)
     if high > low:
-        exponent = max(exponent, math.frexp((high - low) / bins)[1] - 2)  # at most a few below the answer
+        exponent = max(exponent, math.frexp((high - low) / bins)[1] - 2)  # at most a few below the result
     while math.floor(math.ldexp(high, -exponent)) - math.floor(math.ldexp(low, -exponent)) >= bins:
         exponent += 1
     return exponent

@@ -1,15 +1,15 @@
-"""Second moments of a layer's inputs, streamed: memory does not grow with the number of images.
+"""Streaming second moments of a layer's inputs. Memory does not grow with the number of images.
 
 With rows ``X`` of the float network and ``X̂`` of the quantized one, both ``[g, n, k]``:
 
-    hessian = 2/n X̂ᵀX̂        the Hessian of the layer's squared output error (Frantar et al. 2022, GPTQ, §3)
-    cross   = 2/n (X - X̂)ᵀX̂  what the predecessors' errors leave to be made up for
-    residual = 2/n (S - Ŝ)ᵀX̂ the same of a tensor S that is added to the layer's output, ``[g, n, o]``
-    mean, mean_quantized      E[X], E[X̂], for the bias; mean_residual is E[S - Ŝ]
+    hessian  = 2/n X̂ᵀX̂        the Hessian of the layer's squared output error (Frantar et al. 2022, GPTQ, §3)
+    cross    = 2/n (X - X̂)ᵀX̂  from the errors of the layers before
+    residual = 2/n (S - Ŝ)ᵀX̂  from the errors of a tensor S ``[g, n, o]`` that is added to the layer's output
+    mean, mean_quantized       E[X], E[X̂], for the bias; mean_residual is E[S - Ŝ]
 
-Where |E[X̂]| is 100 times the spread, what varies is 1/10,000 of X̂ᵀX̂ and lost in float32. So the accumulator can sum
-X̂ - c instead, c the mean of its first batch, and `Moments.about` moves the sums to another origin (shifted data; Chan,
-Golub & LeVeque 1983, §3).
+If |E[X̂]| is 100 times the spread of X̂, the variance is 1/10,000 of X̂ᵀX̂, and float32 loses it. So the accumulator
+can sum X̂ - c instead, where c is the mean of its first batch. `Moments.about` moves the sums to another origin
+(shifted data; Chan, Golub & LeVeque 1983, §3).
 """
 
 from dataclasses import dataclass, replace
@@ -25,18 +25,18 @@ __all__ = ["Moments", "MomentsAccumulator"]
 
 @dataclass(frozen=True)
 class Moments:
-    """What a layer solver needs of the inputs; g groups of k inputs.
+    """Moments of a layer's inputs, which the solvers of layers need. There are g groups of k inputs.
 
     Attributes:
         hessian: ``[g, k, k]``.
-        cross: ``[g, k, k]``, or None where both networks see the same inputs.
-        mean: ``[g, k]`` of the float network's rows.
-        mean_quantized: ``[g, k]`` of the quantized network's rows.
-        rows: how many rows were summed.
-        residual: ``[g, o, k]``, or None where nothing is added to the layer's output.
-        mean_residual: ``[g, o]``, with `residual`.
-        halves: the same of two disjoint sets of images, where they were kept apart.
-        origin: ``[g, k]``, what X̂ is less in `hessian`, `cross` and `residual`; None: nothing.
+        cross: ``[g, k, k]``, or None if both networks have the same inputs.
+        mean: Mean of the float network's rows, ``[g, k]``.
+        mean_quantized: Mean of the quantized network's rows, ``[g, k]``.
+        rows: Number n of rows.
+        residual: ``[g, o, k]``, or None if nothing is added to the layer's output.
+        mean_residual: ``[g, o]``, given with `residual`.
+        halves: Moments of two disjoint sets of the images, or None if they were not separated.
+        origin: What is subtracted from X̂ in `hessian`, `cross` and `residual`, ``[g, k]``. None: nothing.
     """
 
     hessian: Floats
@@ -50,14 +50,14 @@ class Moments:
     origin: Floats | None = None
 
     def centered(self) -> "Moments":
-        """The same moments about the means: what is left of the error once the bias has taken up its mean."""
+        """Return the moments about the means: they give the error that is left once the bias has corrected its mean."""
         halves = None if self.halves is None else (self.halves[0].centered(), self.halves[1].centered())
         return replace(self.about(self.mean_quantized), halves=halves)
 
     def about(self, origin: Floats | None) -> "Moments":
-        """The same moments about another origin ``[g, k]``; None: about zero.
+        """Return the moments about another origin ``[g, k]``, or about zero for None.
 
-        With δ the rows' mean about the old origin and ε about the new one, X̂ᵀX̂ / n changes by εεᵀ - δδᵀ.
+        With δ the mean of the rows about the old origin and ε about the new one, X̂ᵀX̂ / n changes by εεᵀ - δδᵀ.
         """
         old = np.zeros_like(self.mean_quantized) if self.origin is None else self.origin
         new = np.zeros_like(self.mean_quantized) if origin is None else origin
@@ -79,7 +79,7 @@ class Moments:
         )
 
     def rescaled(self, factors: NDArray[np.float64]) -> "Moments":
-        """The moments of inputs multiplied by ``factors`` ``[g, k]``: H' = S H S, and so for the others."""
+        """Return the moments of inputs times ``factors`` ``[g, k]``: H' = S H S, and likewise for the others."""
         own = factors.astype(np.float32)
         both = own[:, :, None] * own[:, None, :]
         return Moments(
@@ -98,9 +98,9 @@ class Moments:
 
     @classmethod
     def joined(cls, first: "Moments", second: "Moments") -> "Moments":
-        """The moments of both sets of rows, with the two as `halves`."""
+        """Return the moments of both sets of rows together, with the two sets as `halves`."""
         share = np.float32(first.rows / (first.rows + second.rows))
-        moved = second if second.origin is first.origin else second.about(first.origin)
+        shifted_second = second if second.origin is first.origin else second.about(first.origin)
 
         def mean(one: Floats, other: Floats) -> Floats:
             return share * one + (1 - share) * other
@@ -109,12 +109,12 @@ class Moments:
             return None if one is None or other is None else mean(one, other)
 
         return cls(
-            hessian=mean(first.hessian, moved.hessian),
-            cross=mean_if_any(first.cross, moved.cross),
+            hessian=mean(first.hessian, shifted_second.hessian),
+            cross=mean_if_any(first.cross, shifted_second.cross),
             mean=mean(first.mean, second.mean),
             mean_quantized=mean(first.mean_quantized, second.mean_quantized),
             rows=first.rows + second.rows,
-            residual=mean_if_any(first.residual, moved.residual),
+            residual=mean_if_any(first.residual, shifted_second.residual),
             mean_residual=mean_if_any(first.mean_residual, second.mean_residual),
             halves=(first, second),
             origin=first.origin,
@@ -122,25 +122,29 @@ class Moments:
 
     @property
     def diagonal(self) -> Floats:
-        """Mean square of every input, twice: ``[g, k]``."""
+        """Twice the mean square of every input, ``[g, k]``."""
         diagonal: Floats = np.einsum("gkk->gk", self.hessian)
         return diagonal
 
 
 class MomentsAccumulator:
-    """Adds batches of rows; `moments` gives the result.
+    """Sums moments over batches of rows ``[g, n, k]``. `moments` returns the result.
 
     Args:
-        groups, k: of the rows ``[g, n, k]``.
-        cross: rows of two networks come in.
-        shifted: sum about the mean of the first batch, which becomes the moments' origin.
+        groups: Number g of groups.
+        k: Number of inputs per group.
+        cross: Whether `update` gets rows of both networks.
+        shifted: Whether to sum about the mean of the first batch, which becomes the origin of the moments.
+
+    Attributes:
+        rows: Number of rows added so far.
     """
 
     def __init__(self, groups: int, k: int, *, cross: bool, shifted: bool = False) -> None:
         self.rows = 0
         self._shifted = shifted
         self._origin: Floats | None = None
-        self._hessian = np.zeros((groups, k, k), np.float32)  # its upper triangle
+        self._hessian = np.zeros((groups, k, k), np.float32)  # only its upper triangle
         self._cross = np.zeros((groups, k, k), np.float32) if cross else None
         self._residual: Floats | None = None
         self._sum_residual: NDArray[np.float64] | None = None
@@ -148,7 +152,13 @@ class MomentsAccumulator:
         self._sum_quantized = np.zeros((groups, k), np.float64)
 
     def update(self, quantized: Floats, difference: Floats | None = None, residual: Floats | None = None) -> None:
-        """Add rows X̂ ``[g, n, k]`` and, with cross moments, ``X - X̂`` of the same shape and ``S - Ŝ`` ``[g, n, o]``."""
+        """Add a batch of rows.
+
+        Args:
+            quantized: X̂, ``[g, n, k]``.
+            difference: ``X - X̂`` ``[g, n, k]``, for cross moments.
+            residual: ``S - Ŝ`` ``[g, n, o]``, if a tensor is added to the layer's output.
+        """
         if not quantized.shape[1]:
             return
         total = quantized.sum(axis=1, dtype=np.float64)
@@ -169,17 +179,18 @@ class MomentsAccumulator:
             for group, rows in enumerate(quantized):
                 blas.sgemm(1, rows.T, residual[group].T, 1, self._residual[group].T, trans_b=1, overwrite_c=1)
             self._sum_residual += residual.sum(axis=1, dtype=np.float64)
-        # In place and one half of a symmetric sum: at k = 4,608 a product of its own costs more than its arithmetic.
+        # BLAS adds in place, and only one half of the symmetric sum. At k = 4,608 allocating a separate product would
+        # take longer than its arithmetic.
         for group, rows in enumerate(quantized):
             blas.ssyrk(1, rows.T, beta=1, c=self._hessian[group].T, lower=1, overwrite_c=1)
             if self._cross is not None and difference is not None:
                 blas.sgemm(1, rows.T, difference[group].T, 1, self._cross[group].T, trans_b=1, overwrite_c=1)
 
     def moments(self) -> Moments:
-        """The moments of everything added so far.
+        """Return the moments of all batches so far.
 
         Raises:
-            ValueError: nothing was added.
+            ValueError: No rows were added.
         """
         if not self.rows:
             raise ValueError("no rows were collected")
@@ -201,5 +212,5 @@ class MomentsAccumulator:
 
 
 def _twice_outer(left: Floats, right: Floats) -> Floats:
-    """``2 left rightᵀ`` ``[g, i, k]`` of ``[g, i]`` and ``[g, k]``."""
+    """Return ``2 left rightᵀ`` ``[g, i, k]`` for ``left`` ``[g, i]`` and ``right`` ``[g, k]``."""
     return 2 * left[:, :, None] * right[:, None, :]

@@ -1,8 +1,8 @@
-"""What quantizing a layer's inputs and weights will cost its output, expected from a few numbers per channel.
+"""The expected output noise of a layer with quantized inputs and weights, from a few statistics per channel.
 
-Rounding errors of weights are uncorrelated, so only the diagonal of the Hessian meets them. A grid of step Δ has the
-mean squared error Δ²/12 but at zero, which is exact; what a range R clips off a channel of spread b is 2 b² exp(-R/b)
-for a Laplace density (Banner et al. 2019, arXiv:1810.05723, equation 5), b = rms / √2:
+Rounding errors of weights are uncorrelated, so only the diagonal of the Hessian matters. A grid of step Δ has the mean
+squared error Δ²/12, except at zero, which is exact. Clipping a channel to the range R adds 2 b² exp(-R/b) for a Laplace
+density (Banner et al. 2019, arXiv:1810.05723, equation 5), with b = rms / √2:
 
     noise = Σ_c E[e_c²] Σ_o W_oc²  +  Σ_o Δ_o²/12 Σ_c E[x_c²]      e_c from rounding and clipping x, Δ_o from W_o
 """
@@ -17,15 +17,15 @@ __all__ = ["activation_error", "expected_noise", "noise_gain"]
 
 Doubles = NDArray[np.float64]
 
-_LEVELS = 255  # steps of an 8-bit activation grid
+_LEVELS = 255  # number of steps of an 8-bit activation grid
 
 
 def activation_error(inputs: ChannelStatistics) -> Doubles:
-    """Mean squared error ``[c]`` of the channels on one 8-bit grid, its range the one of least total error."""
+    """Return each channel's mean squared error ``[c]`` on a shared 8-bit grid with the range of least total error."""
     largest = float(inputs.absmax.max(initial=0.0))
     if largest == 0:
         return np.zeros(inputs.channels)
-    one_sided = bool(np.all(np.abs(inputs.mean) >= inputs.mean_abs * (1 - 1e-6)))  # of one sign
+    one_sided = bool(np.all(np.abs(inputs.mean) >= inputs.mean_abs * (1 - 1e-6)))  # all values have one sign
     reach = largest * np.geomspace(0.02, 1, 60)[:, None]  # [r, 1]
     rounding = np.square(reach * (1 if one_sided else 2) / _LEVELS) / 12
     rms = np.sqrt(np.maximum(inputs.mean_square, 1e-30))  # [c]
@@ -36,11 +36,13 @@ def activation_error(inputs: ChannelStatistics) -> Doubles:
 
 
 def noise_gain(weight: Floats, inputs: ChannelStatistics) -> Doubles:
-    """Output error that an error of mean square 1 in each input channel makes ``[g i]``, over the output's mean square.
+    """Return the output error per error of mean square 1 in each input channel, ``[g i]``.
+
+    It is relative to the mean square of the output.
 
     Args:
         weight: ``[g, o, k]``.
-        inputs: statistics of the ``g i`` input channels, each read by ``k / i`` taps.
+        inputs: Statistics of the ``g i`` input channels. Each is read by ``k / i`` taps.
     """
     groups, _, k = weight.shape
     taps = k * groups // inputs.channels
@@ -51,12 +53,12 @@ def noise_gain(weight: Floats, inputs: ChannelStatistics) -> Doubles:
 
 
 def expected_noise(weight: Floats, inputs: ChannelStatistics, bits: int) -> float:
-    """Expected squared output error over the output's own mean square, summed over outputs.
+    """Return the expected squared output error over the mean square of the output, both summed over outputs.
 
     Args:
-        weight: ``[g, o, k]``, on a grid of ``bits`` bits with a scale for every output.
-        inputs: as in `noise_gain`.
-        bits: of the weight.
+        weight: ``[g, o, k]``. Its grid has ``bits`` bits and a scale for every output.
+        inputs: Statistics of the input channels, as in `noise_gain`.
+        bits: Bits per weight.
     """
     groups, _, k = weight.shape
     taps = k * groups // inputs.channels

@@ -1,13 +1,14 @@
-"""What every layer's quantization adds to the noise of a network's output, at every number of bits.
+"""The noise that each layer's quantization adds to a network's output, for every number of bits.
 
-Errors of layers are nearly uncorrelated where they are small, so their powers add up (the additive noise model; Zhou et
-al. 2018, arXiv 1712.01048, eq. 5-7):
+Small errors of layers are nearly uncorrelated, so their powers add up (the additive noise model; Zhou et al. 2018,
+arXiv 1712.01048, eq. 5-7):
 
     P = P_0 + Σ_l f(bits_l) g_l e_l(bits_l)
 
-e_l is the error of the layer's own output over its power, g_l its importance: what a unit of it costs at the output.
-P_0 comes from the activations, and f says how much arrives: later layers make up for the errors of earlier ones, and
-large errors, those of the fewest bits, do not simply add up.
+e_l is the error power of the layer's own output over the power of that output. g_l is the layer's importance: the error
+power at the network's output for e_l = 1. P_0 comes from the activations. f is the share of the errors that arrives at
+the output. It differs from 1 because later layers compensate for errors of earlier ones, and because large errors,
+those of the fewest bits, are not additive.
 """
 
 import numpy as np
@@ -18,18 +19,18 @@ __all__ = ["arriving_shares", "as_deployed", "importance"]
 Doubles = NDArray[np.float64]
 Choices = NDArray[np.intp]
 
-_MOST = 4.0  # a measured error moves the rest of a layer's row, and an attempt a share, by no more than this factor
-_LEAST_ERROR = 1e-12  # of a layer's output over its power; a smaller one is none
-_MATERIAL = 0.1  # of what is predicted: what puts in less is lost in the scatter of the rest
-_SMALLEST_SHARE = 0.05  # of the sum that may arrive; a smaller one is a difference of two measurements of one size
+_MOST = 4.0  # largest factor by which one measurement changes the rest of a layer's row, or a share
+_LEAST_ERROR = 1e-12  # smallest relative error of a layer's output; smaller ones are rounding errors
+_MATERIAL = 0.1  # bits with a smaller part of the predicted noise learn nothing: the scatter of the rest hides them
+_SMALLEST_SHARE = 0.05  # smallest share that arrives; a smaller one is a difference of two nearly equal measurements
 
 
 def importance(own: Doubles, output: Doubles) -> Doubles:
-    """G ``[l]``: mean, in dB, of the output's error over the layer's own, where both were measured.
+    """Return g ``[l]``: the network's output error over the layer's own error, averaged in dB over measured choices.
 
     Args:
-        own: ``[l, c]``, errors of the layer's output.
-        output: ``[l, c]``, errors of the network's output with this layer alone quantized; nan where it was not tried.
+        own: Errors of each layer's output, ``[l, c]``.
+        output: Errors of the network's output with only this layer quantized, ``[l, c]``. nan where none was measured.
     """
     gain: Doubles = np.exp(np.nanmean(np.log(np.maximum(output, np.finfo(float).tiny) / own), axis=1))
     return gain
@@ -38,58 +39,66 @@ def importance(own: Doubles, output: Doubles) -> Doubles:
 def as_deployed(
     own: Doubles, known: NDArray[np.bool_], choices: Choices, measured: Doubles
 ) -> tuple[Doubles, NDArray[np.bool_]]:
-    """The table ``[l, c]`` with what was measured ``[l]`` at every layer's choice, nan where nothing was.
+    """Update the table of layer errors with the errors that were measured in a converted network.
 
-    The walk solves a layer on inputs of its quantized predecessors, more thoroughly than the table's builder did, so
-    what is not ``known`` ``[l, c]`` from such measurements is scaled with the nearest of them.
+    Sequential calibration solves a layer on the inputs of its quantized predecessors. It is more thorough than the
+    method that filled the table. So entries that are not ``known`` are scaled by the factor of the nearest measured
+    entry.
+
+    Args:
+        own: The table: errors of each layer's output, ``[l, c]``.
+        known: Entries that come from earlier measurements, ``[l, c]``.
+        choices: Choice of each layer, ``[l]``.
+        measured: Measured error of each layer at its choice, ``[l]``. nan where none was measured.
 
     Returns:
-        The table, and what is known now.
+        The updated table and ``known``, both ``[l, c]``.
     """
     rows = np.flatnonzero(np.isfinite(measured))
-    places, found = choices[rows], np.maximum(measured[rows], _LEAST_ERROR)
-    factor = np.clip(found / own[rows, places], 1 / _MOST, _MOST)
+    chosen, errors = choices[rows], np.maximum(measured[rows], _LEAST_ERROR)
+    factor = np.clip(errors / own[rows, chosen], 1 / _MOST, _MOST)
     columns = np.arange(own.shape[1])
-    apart = np.abs(columns[:, None] - columns)  # [c, c]
-    nearest = np.where(known[rows, None, :], apart, len(columns)).min(axis=2)  # [r, c], of those known before
-    table, seen = own.copy(), known.copy()
-    table[rows] *= np.where(apart[places] < nearest, factor[:, None], 1.0)
-    table[rows, places] = found
-    seen[rows, places] = True
-    return table, seen
+    distance = np.abs(columns[:, None] - columns)  # [c, c]
+    nearest = np.where(known[rows, None, :], distance, len(columns)).min(axis=2)  # [r, c], to entries known before
+    table, now_known = own.copy(), known.copy()
+    table[rows] *= np.where(distance[chosen] < nearest, factor[:, None], 1.0)
+    table[rows, chosen] = errors
+    now_known[rows, chosen] = True
+    return table, now_known
 
 
 def arriving_shares(
     shares: Doubles, known: NDArray[np.bool_], sums: Doubles, arrived: float
 ) -> tuple[Doubles, NDArray[np.bool_]]:
-    """Shares f ``[c]`` with which what one attempt put in gives what ``arrived`` of it; ``c`` rises with the bits.
+    """Update the shares f ``[c]`` so that they predict the output noise of one attempt.
 
-    It is laid to bits of which nothing is known yet, or, where all are, to the attempt's fewest: the largest errors are
-    the least additive. Bits that put in less than a tenth are taught nothing; they, and those that no attempt had, get
-    the share of the nearest that were.
+    The whole correction goes to the bits whose share is not known yet. If all are known, it goes to the attempt's
+    fewest bits, because the largest errors are the least additive. Bits with less than a tenth of the predicted noise
+    are not updated from the measurement. They, and bits that no attempt has used, get the share of the nearest known
+    bits.
 
     Args:
-        shares: as they were.
-        known: ``[c]``, of which bits earlier attempts spoke.
-        sums: ``[c]``, errors times importance that the attempt has at these bits.
-        arrived: power of the output's error above P_0.
+        shares: Current shares, ``[c]``, in order of rising bits.
+        known: Whether an earlier attempt has determined each share, ``[c]``.
+        sums: Sum of errors times importance over the attempt's layers of these bits, ``[c]``.
+        arrived: Power of the output's error above P_0.
 
     Returns:
-        The shares, and which are known now.
+        The updated shares and ``known``, both ``[c]``.
     """
     predicted = shares * sums
     heavy = predicted >= _MATERIAL * predicted.sum()
     if not predicted.sum() > 0 or not np.isfinite(arrived):
         return shares, known
-    taught = heavy & ~known
-    if not taught.any():
-        taught = np.arange(len(sums)) == np.flatnonzero(heavy)[0]
-    factor = (arrived - float(predicted[~taught].sum())) / float(predicted[taught].sum())
+    updated = heavy & ~known
+    if not updated.any():
+        updated = np.arange(len(sums)) == np.flatnonzero(heavy)[0]
+    factor = (arrived - float(predicted[~updated].sum())) / float(predicted[updated].sum())
     if known.any():
         factor = float(np.clip(factor, 1 / _MOST, _MOST))
-    found = np.where(taught, np.maximum(shares * factor, _SMALLEST_SHARE), shares)
-    heard = known | heavy
-    certain = np.flatnonzero(heard)
-    nearest = certain[np.abs(certain[None, :] - np.arange(len(sums))[:, None]).argmin(axis=1)]
-    filled: Doubles = found[nearest]
-    return filled, heard
+    new_shares = np.where(updated, np.maximum(shares * factor, _SMALLEST_SHARE), shares)
+    now_known = known | heavy
+    known_bits = np.flatnonzero(now_known)
+    nearest = known_bits[np.abs(known_bits[None, :] - np.arange(len(sums))[:, None]).argmin(axis=1)]
+    filled: Doubles = new_shares[nearest]
+    return filled, now_known

@@ -1,7 +1,6 @@
-"""A layer's outputs in the float and in the quantized network, compared channel by channel, and what a channel's factor
-and shift can mend.
+"""Statistics of a layer's outputs in the float and the quantized network, and corrections by a factor and a shift.
 
-With float outputs y and quantized ones ŷ on the same images, a channel becomes ``f ŷ + d``:
+With float outputs y and quantized outputs ŷ on the same images, a corrected channel is ``f ŷ + d``:
 
     bias correction            f = 1,             d = E[y] - E[ŷ]        Nagel et al. 2019 (arXiv:1906.04721), §4.2
     re-estimated statistics    f = σ(y) / σ(ŷ),   d = E[y] - f E[ŷ]      Ioffe & Szegedy 2015 (arXiv:1502.03167)
@@ -21,7 +20,15 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class OutputStatistics:
-    """Means, variances and the covariance of every output channel ``[g, o]``; "quantized" are those of ŷ."""
+    """Statistics of every output channel, each ``[g, o]``.
+
+    Attributes:
+        mean: Mean of y.
+        mean_quantized: Mean of ŷ.
+        variance: Variance of y.
+        variance_quantized: Variance of ŷ.
+        covariance: Covariance of y and ŷ.
+    """
 
     mean: Doubles
     mean_quantized: Doubles
@@ -30,11 +37,11 @@ class OutputStatistics:
     covariance: Doubles
 
     def shift(self, factor: Doubles) -> Doubles:
-        """What has to be added to ``factor ŷ`` so that it has y's mean, ``[g, o]``."""
+        """Return the shift ``[g, o]`` that gives ``factor ŷ`` the mean of y."""
         return self.mean - factor * self.mean_quantized
 
     def error(self, factor: Doubles, shift: Doubles) -> float:
-        """``E[(f ŷ + d - y)²] / E[y²]``, both summed over channels; 0 without a signal."""
+        """Return ``E[(f ŷ + d - y)²] / E[y²]``, both summed over channels. It is 0 if y is zero."""
         varying = np.square(factor) * self.variance_quantized - 2 * factor * self.covariance + self.variance
         constant = np.square(shift - self.shift(factor))
         signal = float((self.variance + np.square(self.mean)).sum())
@@ -42,17 +49,25 @@ class OutputStatistics:
 
 
 class OutputSums:
-    """Adds batches of both networks' outputs ``[g, n, o]``; `statistics` gives the result."""
+    """Sums statistics over batches of both networks' outputs ``[g, n, o]``. `statistics` returns the result.
+
+    Args:
+        groups: Number g of groups.
+        outputs: Number o of outputs per group.
+
+    Attributes:
+        rows: Number of rows added so far.
+    """
 
     def __init__(self, groups: int, outputs: int) -> None:
         self.rows = 0
         self._sums = np.zeros((5, groups, outputs))
 
     def update(self, exact: Floats, quantized: Floats) -> None:
-        """Add rows of both.
+        """Add a batch of outputs of the float and of the quantized network, both ``[g, n, o]``.
 
         Raises:
-            ValueError: their shapes differ.
+            ValueError: The shapes differ.
         """
         if exact.shape != quantized.shape:
             raise ValueError(f"outputs of shapes {exact.shape} and {quantized.shape}")
@@ -62,10 +77,10 @@ class OutputSums:
         self.rows += y.shape[1]
 
     def statistics(self) -> OutputStatistics:
-        """The statistics of everything added so far.
+        """Return the statistics of all batches so far.
 
         Raises:
-            ValueError: nothing was added.
+            ValueError: No outputs were added.
         """
         if not self.rows:
             raise ValueError("no outputs were collected")

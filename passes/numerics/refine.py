@@ -1,7 +1,7 @@
-"""Descent from a rounded weight: move one code at a time, refit the scale, as long as the output error falls.
+"""Coordinate descent from a rounded weight: move one code at a time and refit the scale, while the output error falls.
 
-For a row of the weight with target w and values v the error is ``(w - v) H (w - v)ᵀ``. With everything else fixed its
-least value along input j is at ``v_j + ((w - v) H)_j / H_jj``, rounded to the grid; with the codes fixed the best scale
+For a row of the weight with target w and values v, the error is ``(w - v) H (w - v)ᵀ``. With all other inputs fixed,
+its minimum along input j is at ``v_j + ((w - v) H)_j / H_jj``, rounded to the grid. With fixed codes c, the best scale
 is ``(c H wᵀ) / (c H cᵀ)``. Neither step can raise the error (coordinate descent; Nair & Suggala 2024, arXiv 2411.17525,
 for codes).
 """
@@ -25,29 +25,29 @@ def refine(
     min_scale: Floats | None = None,
     lazy: int = 128,
 ) -> tuple[Codes, Grid]:
-    """Codes and grid with an error no larger than those given.
+    """Return codes and a grid whose error is at most that of the given ones.
 
     Args:
-        target: ``[g, o, k]``.
-        codes: ``[g, o, k]`` on ``grid``.
-        grid: where the codes start; its scale moves only where a channel has one float.
+        target: Weight that the codes should approximate, ``[g, o, k]``.
+        codes: Codes to start from, ``[g, o, k]`` on ``grid``.
+        grid: Grid to start from. Its scales change only if each channel has one float scale.
         hessian: ``[g, k, k]``, positive definite.
-        rounds: of scale and codes.
-        min_scale: smallest scale allowed, ``[g, o]``.
-        lazy: inputs per block of deferred updates.
+        rounds: Most rounds of refitting the scale and moving the codes. It stops early when no code moves.
+        min_scale: Smallest allowed scale, ``[g, o]``.
+        lazy: Number of inputs per block of deferred updates.
     """
     for _ in range(rounds):
         if grid.per_channel:
             grid = _refit(target, codes, grid, hessian, min_scale)
-        moved = _descend(target, codes, grid, hessian, lazy)
-        if np.array_equal(moved, codes):
+        new_codes = _descend(target, codes, grid, hessian, lazy)
+        if np.array_equal(new_codes, codes):
             break
-        codes = moved
+        codes = new_codes
     return codes, grid
 
 
 def _refit(target: Floats, codes: Codes, grid: Grid, hessian: Floats, min_scale: Floats | None) -> Grid:
-    """The grid with every channel's best scale for the codes as they are."""
+    """Return the grid with every channel's best scale for the given codes."""
     levels = (grid.integers(codes).astype(np.int16) - grid.zero_point).astype(np.float32)  # [g, o, k]
     weighted = levels @ hessian
     along = (weighted * target).sum(axis=2)  # [g, o]
@@ -58,7 +58,7 @@ def _refit(target: Floats, codes: Codes, grid: Grid, hessian: Floats, min_scale:
 
 
 def _descend(target: Floats, codes: Codes, grid: Grid, hessian: Floats, lazy: int) -> Codes:
-    """One pass over all inputs."""
+    """Move the code of every input once."""
     low, high = code_range(grid.bits)
     k = target.shape[2]
     scale, zero = grid.spread(k)
@@ -71,11 +71,11 @@ def _descend(target: Floats, codes: Codes, grid: Grid, hessian: Floats, lazy: in
         factor = hessian[:, start:stop, start:stop]
         for j in range(stop - start):
             step, offset, old = scale[:, :, start + j], zero[:, :, start + j], codes[:, :, start + j].astype(np.int16)
-            wish = (old - offset) * step + local[:, :, j] / factor[:, j, j, None]
-            new = np.clip(np.rint(wish / step) + offset, low, high)
-            moved = ((new - old) * step).astype(np.float32)
+            ideal = (old - offset) * step + local[:, :, j] / factor[:, j, j, None]
+            new = np.clip(np.rint(ideal / step) + offset, low, high)
+            change = ((new - old) * step).astype(np.float32)
             codes[:, :, start + j] = new
-            steps[:, :, j] = moved
-            local -= moved[:, :, None] * factor[:, None, j]
+            steps[:, :, j] = change
+            local -= change[:, :, None] * factor[:, None, j]
         pull -= steps @ hessian[:, start:stop]
     return codes

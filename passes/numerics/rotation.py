@@ -1,13 +1,13 @@
 """An orthogonal matrix that flattens the rows of several weights at once.
 
-A scale has to reach a row's largest weight, so what rounding costs a row is its peak over its root mean square. Mixing
-inputs by a random orthogonal matrix leaves the mean square alone and brings peaks near those of normal values (Ashkboos
-et al. 2024, QuaRot, arXiv 2404.00456, §3); descent on the orthogonal matrices goes further (Liu et al. 2024, SpinQuant,
-arXiv 2405.16406, §3.2). Here the loss is smooth,
+A scale has to cover a row's largest weight, so the relative rounding error of a row grows with its peak over its root
+mean square. A random orthogonal mix of the inputs preserves the mean square, and lowers peaks to about those of
+normally distributed values (Ashkboos et al. 2024, QuaRot, arXiv 2404.00456, §3). Descent over orthogonal matrices
+lowers them further (Liu et al. 2024, SpinQuant, arXiv 2405.16406, §3.2). The loss here is smooth,
 
     Σ_weights mean_rows ‖row‖_p² / power,   p = 8,
 
-and the step is a Cayley transform along the skew part of its gradient.
+and each step is a Cayley transform along the skew part of its gradient.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ __all__ = ["Rotated", "flatness", "flattening_rotation", "smooth_peak"]
 Doubles = NDArray[np.float64]
 
 _POWER = 8
-_FIRST_STEP = 0.3  # radians: of the largest plane rotation in a step
+_FIRST_STEP = 0.3  # angle in radians of the largest plane rotation in the first step
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,20 @@ class Rotated:
 
     Attributes:
         weight: ``[o, n]`` if its inputs are rotated (it becomes ``W Rᵀ``), ``[n, k]`` if its outputs are (``R W``).
-        outputs: which of the two.
+        outputs: Whether the outputs are rotated rather than the inputs.
     """
 
     weight: Floats
     outputs: bool
 
     def by(self, rotation: Floats) -> Floats:
-        """The weight after the rotation; its rows are what scales serve."""
+        """Return the weight after the rotation. Each of its rows will have scales of its own."""
         rotated: Floats = rotation @ self.weight if self.outputs else self.weight @ rotation.T
         return rotated
 
 
 def flatness(weights: Sequence[Rotated], rotation: Floats) -> float:
-    """Mean over weights of their rows' mean squared peak over their mean square; 1 is the least there is."""
+    """Return the mean over weights of (mean over rows of peak²) / (mean square). The smallest possible value is 1."""
     return float(np.mean([_flatness(weight.by(rotation)) for weight in weights]))
 
 
@@ -55,13 +55,13 @@ def _flatness(rows: Floats) -> float:
 
 
 def flattening_rotation(weights: Sequence[Rotated], size: int, *, steps: int, seed: int) -> Doubles:
-    """An orthogonal ``[size, size]`` whose `flatness` is low: a random one, improved.
+    """Return an orthogonal ``[size, size]`` matrix of low `flatness`: descent from a random one.
 
     Args:
-        weights: what it will change.
-        size: n.
-        steps: of descent.
-        seed: of the random start.
+        weights: Weights that the rotation will change.
+        size: Number n of rotated channels.
+        steps: Number of steps of the descent.
+        seed: Random seed of the start.
     """
     rotation = _orthogonal(np.random.default_rng(seed).standard_normal((size, size))).astype(np.float32)
     loss, gradient = smooth_peak(weights, rotation)
@@ -73,17 +73,20 @@ def flattening_rotation(weights: Sequence[Rotated], size: int, *, steps: int, se
         if norm == 0:
             break
         half = skew * np.float32(step / norm / 2)
-        moved = np.linalg.solve(identity + half, (identity - half) @ rotation)  # the Cayley transform
-        found, slope = smooth_peak(weights, moved)
-        if found < loss:
-            rotation, loss, gradient, step = moved, found, slope, step * 1.2
+        candidate = np.linalg.solve(identity + half, (identity - half) @ rotation)  # the Cayley transform
+        new_loss, new_gradient = smooth_peak(weights, candidate)
+        if new_loss < loss:
+            rotation, loss, gradient, step = candidate, new_loss, new_gradient, step * 1.2
         else:
             step /= 2
     return _orthogonal(rotation.astype(np.float64))
 
 
 def smooth_peak(weights: Sequence[Rotated], rotation: Floats) -> tuple[float, Floats]:
-    """The smooth loss ``Σ mean_rows ‖row‖_p² / power`` and its gradient by the rotation, both ``[n, n]`` float32."""
+    """Return the smooth loss ``Σ mean_rows ‖row‖_p² / power`` and its gradient by the rotation.
+
+    The rotation and the gradient are ``[n, n]`` float32.
+    """
     total, gradient = 0.0, np.zeros_like(rotation)
     for weight in weights:
         rows = weight.by(rotation)
@@ -95,7 +98,7 @@ def smooth_peak(weights: Sequence[Rotated], rotation: Floats) -> tuple[float, Fl
         relative = rows / peak
         slope = np.square(relative)
         slope *= np.square(slope)
-        slope *= relative  # relative ** (p - 1), without the price of a power
+        slope *= relative  # relative ** (p - 1), faster than a power
         summed = np.einsum("rc,rc->r", slope, relative)[:, None]
         norm = peak * summed ** np.float32(1 / _POWER)  # ‖row‖_p
         total += float(share * np.square(norm).sum())
@@ -105,7 +108,7 @@ def smooth_peak(weights: Sequence[Rotated], rotation: Floats) -> tuple[float, Fl
 
 
 def _orthogonal(matrix: Doubles) -> Doubles:
-    """The nearest orthogonal matrix."""
+    """Return the nearest orthogonal matrix."""
     left, _, right = np.linalg.svd(matrix)
     nearest: Doubles = left @ right
     return nearest

@@ -1,8 +1,9 @@
-"""Scales that move difficulty between a layer's inputs and its weights, channel by channel.
+"""Scales that move quantization difficulty between a layer's inputs and its weights, channel by channel.
 
-Every function returns a ``s`` ``[c]`` that is finite and positive. Activations become ``x / s`` and the weights that
-read them ``W s`` (SmoothQuant, AWQ); equalization gives the factor of the activation itself. Dead channels keep 1, the
-others have geometric mean 1: on grids whose ranges are free a factor of all channels changes nothing.
+Every function returns finite, positive scales ``s`` ``[c]``. For SmoothQuant and AWQ, activations become ``x / s`` and
+the weights that read them ``W s``. For equalization, the result is the factor of the activation. Dead channels have s =
+1. The scales of the others have the geometric mean 1 (not for equalization): a common factor of all channels changes
+nothing on grids whose ranges are free.
 """
 
 import numpy as np
@@ -12,11 +13,16 @@ __all__ = ["awq", "equalization", "salient", "smoothquant"]
 
 Doubles = NDArray[np.float64]
 
-_FURTHEST = 1e4  # of a scale from 1: float32 keeps its precision, and int32 biases their range
+_FURTHEST = 1e4  # scales are at most this, and at least its inverse: float32 stays precise, int32 biases stay in range
 
 
 def smoothquant(activations: Doubles, weights: Doubles, alpha: float) -> Doubles:
-    """``s_j = max|X_j|^α / max|W_j|^(1-α)`` (Xiao et al. 2023, arXiv:2211.10438, equation 4); both arguments ``[c]``.
+    """Return ``s_j = max|X_j|^α / max|W_j|^(1-α)`` (Xiao et al. 2023, arXiv:2211.10438, equation 4).
+
+    Args:
+        activations: max|X_j| of each channel, ``[c]``.
+        weights: max|W_j| of each channel, ``[c]``.
+        alpha: α, the share of the difficulty that moves to the weights.
 
     >>> smoothquant(np.array([16.0, 1.0]), np.array([1.0, 1.0]), 0.5)
     array([2. , 0.5])
@@ -26,13 +32,16 @@ def smoothquant(activations: Doubles, weights: Doubles, alpha: float) -> Doubles
 
 
 def awq(mean_abs: Doubles, alpha: float) -> Doubles:
-    """``s_j = (mean|X_j|)^α`` (Lin et al. 2024, arXiv:2306.00978, equation 5); ``mean_abs`` ``[c]``."""
+    """Return ``s_j = (mean|X_j|)^α`` (Lin et al. 2024, arXiv:2306.00978, equation 5). ``mean_abs`` is ``[c]``."""
     alive = mean_abs > 0
     return _around_one(alpha * _log(mean_abs, alive), alive)
 
 
 def salient(mean_abs: Doubles, share: float) -> NDArray[np.bool_]:
-    """The ``share`` of channels with the largest mean |x|, at least one: AWQ's salient weights (§3.1)."""
+    """Return a mask ``[c]`` of the ``share`` of channels with the largest mean |x|, at least one of them.
+
+    These channels have AWQ's salient weights (§3.1).
+    """
     count = max(1, round(share * len(mean_abs)))
     mask = np.zeros(len(mean_abs), np.bool_)
     mask[np.argsort(-mean_abs, kind="stable")[:count]] = True
@@ -40,10 +49,14 @@ def salient(mean_abs: Doubles, share: float) -> NDArray[np.bool_]:
 
 
 def equalization(rows: Doubles, columns: Doubles) -> Doubles:
-    """The factor that makes the ranges before and behind a channel equal (Nagel et al. 2019, equation 11), ``[c]``.
+    """Return the factor f ``[c]`` that equalizes the weight ranges on both sides of a channel.
 
-    ``rows`` ``r1`` is the largest |weight| that writes the channel and ``columns`` ``r2`` the largest that reads it:
-    ``f = sqrt(r2 / r1)``, hence ``r1 f = r2 / f``. Its mean is not moved to 1, for the ranges must meet.
+    Nagel et al. 2019, equation 11: ``f = sqrt(r2 / r1)``, hence ``r1 f = r2 / f``. The geometric mean of f is not set
+    to 1, because that would make the ranges differ.
+
+    Args:
+        rows: ``r1``, the largest |weight| that writes each channel, ``[c]``.
+        columns: ``r2``, the largest |weight| that reads each channel, ``[c]``.
     """
     alive = (rows > 0) & (columns > 0)
     logarithm = (_log(columns, alive) - _log(rows, alive)) / 2

@@ -1,10 +1,12 @@
-"""Block scales that integer kernels can read: whole multiples of the channel's scale.
+"""Two-level scales: the scale of a block is an integer multiple of its channel's, so that integer kernels can use it.
 
-Dai et al. 2021 (VS-Quant, arXiv 2102.04503, §4.2): a channel keeps its float scale s, and every block of its inputs a
-whole number m, so that a weight is ``s (m q)``. The product ``m q`` fits in 8 bits: once a file is loaded, the kernel
-reads plain 8-bit codes with a scale per channel. A multiple has 4 bits, as a type of ONNX has them, and here a sign of
-its own: codes reach from -2 to 1 at 2 bits, and a block whose largest weight is positive is better off turned around.
-At up to 4 bits ``|m q|`` is at most 64, which no kernel without VNNI saturates at either.
+Dai et al. 2021 (VS-Quant, arXiv 2102.04503, §4.2): a channel has a float scale s, and every block of its inputs an
+integer m, so that a weight is ``s (m q)``. The product ``m q`` fits into 8 bits. Once a file is loaded, the kernel
+reads plain 8-bit codes with a scale per channel.
+
+A multiple has 4 bits, like ONNX's int4 type, and is signed. The sign helps because codes are not symmetric: at 2 bits
+they reach from -2 to 1, so a block whose largest weight is positive fits better with its sign flipped. At up to 4 bits
+``|m q|`` is at most 64. Kernels without VNNI do not saturate at that.
 """
 
 import numpy as np
@@ -16,20 +18,27 @@ from passes.numerics.weight_scale_search import blocked, search_grid
 __all__ = ["MOST_BITS", "equal_block", "two_level_grid"]
 
 MOST_BITS = 4
-"""Of a code whose product with a multiple fits in 8."""
+"""Most bits of a code whose product with a multiple fits into 8 bits."""
 
 _FACTORS = tuple(float(factor) for factor in np.geomspace(0.7, 1.15, 16))
 _LARGEST = -MULTIPLES[0]
-_MOST_MULTIPLES = 12_288  # of a layer
-_SMALLEST = 3  # inputs of a block: with a multiple a weight, 4 bits would take as much as 8
+_MOST_MULTIPLES = 12_288  # most multiples per layer
+_SMALLEST = 3  # fewest inputs per block: with a multiple per weight, 4 bits would take as much as 8
 
 
 def equal_block(channels: int, k: int, wanted: int, fewest: int = 0) -> int | None:
-    """The size nearest to the one wanted, at most twice as many, of which k inputs are several whole blocks; or None.
+    """Return the block size nearest to ``wanted`` that divides k inputs into several whole blocks, or None.
 
-    All ``channels`` of a layer have at most 12,288 blocks, whose multiples take 6 kB; so large layers get larger ones.
-    In blocks of 16 they would add a sixteenth to any file, and the error of a layer of millions of weights counts
-    least. Small layers get smaller ones, about ``fewest`` if blocks of 3 are as many.
+    A layer has at most 12,288 blocks, whose multiples take 6 kB. So large layers get larger blocks. In blocks of 16,
+    the multiples would add a sixteenth to any file, and the error of a layer of millions of weights matters least. The
+    size is at most twice ``wanted``, or twice the smallest size that this limit allows.
+
+    Args:
+        channels: Number of output channels of the layer.
+        k: Number of inputs of each channel.
+        wanted: Desired number of inputs per block.
+        fewest: Desired smallest number of blocks in the layer. Small layers get smaller blocks to reach it, but none of
+            fewer than 3 inputs.
 
     >>> [equal_block(64, k, 16) for k in (576, 243, 9, 37)], equal_block(512, 4608, 16)
     ([16, 27, 3, None], 192)
@@ -55,38 +64,38 @@ def two_level_grid(
     min_scale: Floats | None = None,
     candidates: int = 40,
 ) -> Grid:
-    """The grid with the least importance-weighted squared rounding error, its block scales whole multiples.
+    """Return the two-level grid with the least importance-weighted squared rounding error.
 
-    Every block first finds the scale and the sign that suit it best (`passes.numerics.weight_scale_search`). Then scales of the
-    channel are tried around the one that makes the largest of these its largest multiple, each block taking the best
-    of the three multiples next to its own.
+    First, every block gets the scale and the sign that fit it best (`passes.numerics.weight_scale_search`). Then
+    several scales of the channel are tried. They lie around the one for which the channel's largest block scale is the
+    largest multiple. For each of them, every block takes the best of the three multiples around its own scale.
 
     Args:
         weight: ``[g, o, k]``.
-        bits: 2 to 4.
-        importance: ``[g, k]``, not negative.
-        block_size: inputs that share a multiple; all blocks are whole.
-        min_scale: smallest scale of a channel allowed, ``[g, o]``.
-        candidates: of each block's own scale.
+        bits: Bits per code, 2 to 4.
+        importance: Cost of a squared error at each input, ``[g, k]``, not negative.
+        block_size: Number of inputs that share a multiple. It divides k.
+        min_scale: Smallest allowed scale of a channel, ``[g, o]``.
+        candidates: Number of scales tried for each block.
 
     Raises:
-        ValueError: more bits, of which a product with a multiple would not fit in 8.
+        ValueError: ``bits`` is more than 4, so that products with a multiple would not fit into 8 bits.
     """
     if bits > MOST_BITS:
         raise ValueError(f"two-level scales are for weights of up to {MOST_BITS} bits, not {bits}")
     values, weights = blocked(weight, block_size), blocked(importance[:, None, :], block_size)
     step, sign = _own_scales(weight, values, weights, bits, block_size, importance, candidates)
     top = step.max(axis=2, keepdims=True) / np.float32(_LARGEST)  # [g, o, 1]
-    turned = values * sign[..., None]
+    flipped = values * sign[..., None]
     best, scale, multiples = np.full(top.shape, np.inf, np.float32), top, np.ones(step.shape, np.int8)
     for factor in _FACTORS:
         tried = top * np.float32(factor)
         if min_scale is not None:
             tried = np.maximum(tried, min_scale[:, :, None])
-        error, found = _multiples(turned, weights, bits, tried, step, sign)
+        error, new_multiples = _multiples(flipped, weights, bits, tried, step, sign)
         better = error < best
         best, scale = np.where(better, error, best), np.where(better, tried, scale)
-        multiples = np.where(better, found, multiples)
+        multiples = np.where(better, new_multiples, multiples)
     return Grid(bits, scale.astype(np.float32), np.zeros(scale.shape, np.int8), block_size, multiples * sign)
 
 
@@ -99,23 +108,26 @@ def _own_scales(
     importance: Floats,
     candidates: int,
 ) -> tuple[Floats, Codes]:
-    """The scale of every block on its own, and the sign its codes are better off with, ``[g, o, b]``."""
-    found = []
+    """Return the best scale of every block by itself, and the sign with the smaller error, both ``[g, o, b]``."""
+    by_sign = []
     for sign in (1, -1):
         grid = search_grid(sign * weight, bits, importance, block_size=block_size, candidates=candidates)
-        found.append((_error(sign * values, weights, bits, grid.scale), grid.scale))
-    (error, scale), (error_turned, scale_turned) = found
-    turned = error_turned < error
-    return np.where(turned, scale_turned, scale), np.where(turned, -1, 1).astype(np.int8)
+        by_sign.append((_error(sign * values, weights, bits, grid.scale), grid.scale))
+    (error, scale), (error_flipped, scale_flipped) = by_sign
+    flipped = error_flipped < error
+    return np.where(flipped, scale_flipped, scale), np.where(flipped, -1, 1).astype(np.int8)
 
 
 def _multiples(
-    values: Floats, weights: Floats, bits: int, scale: Floats, wish: Floats, sign: Codes
+    values: Floats, weights: Floats, bits: int, scale: Floats, block_scale: Floats, sign: Codes
 ) -> tuple[Floats, Codes]:
-    """Error of each channel ``[g, o, 1]`` on ``scale``, and the multiples ``[g, o, b]`` that leave it."""
+    """Return each channel's smallest error ``[g, o, 1]`` with ``scale``, and its multiples ``[g, o, b]``.
+
+    ``block_scale`` and ``sign`` ``[g, o, b]`` are the best scale and sign of every block by itself.
+    """
     most = np.where(sign < 0, -MULTIPLES[0], MULTIPLES[1])
-    nearest = np.rint(wish / scale)
-    least, chosen = np.full(wish.shape, np.inf, np.float32), np.ones(wish.shape, np.int8)
+    nearest = np.rint(block_scale / scale)
+    least, chosen = np.full(block_scale.shape, np.inf, np.float32), np.ones(block_scale.shape, np.int8)
     for step in (-1, 0, 1):
         multiple = np.clip(nearest + step, 1, most).astype(np.int8)
         error = _error(values, weights, bits, scale * multiple)
@@ -125,7 +137,7 @@ def _multiples(
 
 
 def _error(values: Floats, weights: Floats, bits: int, scale: Floats) -> NDArray[np.float32]:
-    """Weighted squared rounding error of every block, ``[g, o, b]``."""
+    """Return the weighted squared rounding error of every block, ``[g, o, b]``."""
     step = scale[..., None]
     difference = np.clip(np.rint(values / step), *code_range(bits)) * step - values
     return np.asarray((np.square(difference) * weights).sum(axis=3), np.float32)

@@ -1,4 +1,4 @@
-"""The grid of a weight, by what was asked for: how many codes, what shares a scale, and how scales are found."""
+"""The requested form of a weight's grid: bits, granularity, and how scales are chosen."""
 
 from dataclasses import dataclass, replace
 
@@ -13,18 +13,18 @@ __all__ = ["GridForm"]
 
 @dataclass(frozen=True)
 class GridForm:
-    """What a weight's grid is to be like, before its scales are chosen.
+    """The form of a weight's grid, before its scales are chosen.
 
     Attributes:
-        bits: 2 to 8.
-        block_size: inputs that share a scale; None: the whole output channel.
-        symmetric: zero point 0.
-        two_level: scales of blocks are whole multiples of their channel's (`passes.numerics.two_level`).
-        search: look for the scale that loses least, else take that of the largest weight.
+        bits: Bits per code, 2 to 8.
+        block_size: Number of inputs that share a scale. None: the whole output channel.
+        symmetric: Whether the zero point is 0.
+        two_level: Whether scales of blocks are integer multiples of their channel's (`passes.numerics.two_level`).
+        search: Whether to search for the scale of least error. Otherwise the largest weight determines it.
 
     Raises:
-        ValueError: bits or block out of range, or two levels without a block, of too many bits, with a zero point or
-            without a search.
+        ValueError: ``bits`` or ``block_size`` is out of range, or ``two_level`` is combined with no block size, with
+            more than 4 bits, with a zero point or with no search.
     """
 
     bits: int
@@ -49,12 +49,12 @@ class GridForm:
             raise ValueError("two_level scales are searched; leave scale = absmax out")
 
     def grid(self, weight: Floats, importance: Floats | None = None, min_scale: Floats | None = None) -> Grid:
-        """The grid for ``weight`` ``[g, o, k]``.
+        """Return the grid for a weight.
 
         Args:
-            weight: float32; blocks of two levels are whole.
-            importance: ``[g, k]``, what a squared error at each input costs; None: the same everywhere.
-            min_scale: smallest scale of a channel allowed, ``[g, o]``.
+            weight: ``[g, o, k]`` float32. With two levels, ``block_size`` divides k.
+            importance: Cost of a squared error at each input, ``[g, k]``. None: the same for all inputs.
+            min_scale: Smallest allowed scale of a channel, ``[g, o]``.
         """
         if not self.search:
             return absmax_grid(
@@ -69,5 +69,8 @@ class GridForm:
         )
 
     def plain(self) -> "GridForm":
-        """The same without a search, and one scale a channel instead of two levels: what a gain is measured from."""
+        """Return the form without search, and with one scale per channel instead of two levels.
+
+        It is the baseline from which gains are measured.
+        """
         return replace(self, block_size=None if self.two_level else self.block_size, two_level=False, search=False)

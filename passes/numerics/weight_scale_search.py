@@ -1,12 +1,12 @@
-"""Choosing a weight grid before rounding: the scale that loses least, by search.
+"""Choose the scales of a weight grid before rounding, by a search for the least error.
 
-The largest weight does not decide (Nagel et al. 2021, §2.4, "MSE"): candidates from that range down to a quarter of it
-(a twentieth at 2 and 3 bits, whose grids would else leave most weights at zero) are tried, and each output channel (or
-block) keeps the one with the smallest weighted squared error
+The range of the weights is only the starting point (Nagel et al. 2021, §2.4, "MSE"). Candidates reach from that range
+down to a quarter of it. At 2 and 3 bits they reach down to a twentieth, because wider grids would round most weights to
+zero. Each output channel, or block, takes the candidate with the smallest weighted squared error
 
     Σ_k importance_k (Q(w_k) - w_k)²
 
-with the Hessian's diagonal, or the conditional variances of GPTQ's sweep, as importance.
+The importance is the diagonal of the Hessian, or the conditional variances of GPTQ's sweep.
 """
 
 import numpy as np
@@ -21,9 +21,17 @@ _LEAST_SHRINK, _LEAST_SHRINK_OF_FEW_BITS = 0.25, 0.05
 def absmax_grid(
     weight: Floats, bits: int, *, block_size: int | None = None, symmetric: bool = True, min_scale: Floats | None = None
 ) -> Grid:
-    """The grid that just reaches the largest weight of every channel or block; weight ``[g, o, k]``.
+    """Return the grid that just covers the largest weight of every channel or block.
 
-    ``min_scale`` ``[g, o]`` is the smallest scale allowed.
+    Args:
+        weight: ``[g, o, k]``.
+        bits: Bits per code, 2 to 8.
+        block_size: Number of inputs that share a scale. None: the whole output channel.
+        symmetric: Whether the zero point is 0. Otherwise the grid of each block is affine.
+        min_scale: Smallest allowed scale, ``[g, o]``.
+
+    Raises:
+        ValueError: ``bits`` is not in 2..8.
     """
     return _shrunk(blocked(weight, block_size), bits, 1.0, block_size, symmetric, min_scale)
 
@@ -38,16 +46,19 @@ def search_grid(
     min_scale: Floats | None = None,
     candidates: int = 80,
 ) -> Grid:
-    """The grid with the least importance-weighted squared rounding error.
+    """Return the grid with the least importance-weighted squared rounding error.
 
     Args:
         weight: ``[g, o, k]``.
-        bits: 2 to 8.
-        importance: ``[g, k]``, not negative.
-        block_size: inputs that share a scale; None: the whole output channel.
-        symmetric: zero point 0; otherwise the range of each block is affine.
-        min_scale: smallest scale allowed, ``[g, o]``.
-        candidates: shrink factors tried, from 1.1 of the full range down.
+        bits: Bits per code, 2 to 8.
+        importance: Cost of a squared error at each input, ``[g, k]``, not negative.
+        block_size: Number of inputs that share a scale. None: the whole output channel.
+        symmetric: Whether the zero point is 0. Otherwise the grid of each block is affine.
+        min_scale: Smallest allowed scale, ``[g, o]``.
+        candidates: Number of ranges tried, from 1.1 times the full range down.
+
+    Raises:
+        ValueError: ``bits`` is not in 2..8.
     """
     values = blocked(weight, block_size)  # [g, o, b, block]
     weights = blocked(importance[:, None, :], block_size)  # [g, 1, b, block]
@@ -58,7 +69,7 @@ def search_grid(
     for shrink in (
         1.0,
         *np.linspace(1.1, _LEAST_SHRINK if bits > 3 else _LEAST_SHRINK_OF_FEW_BITS, candidates),
-    ):  # the full range itself is not among the others
+    ):  # the candidates of linspace do not include the full range itself
         grid = _shrunk(values, bits, float(shrink), block_size, symmetric, min_scale)
         step, offset = grid.scale[..., None], grid.zero_point[..., None].astype(np.float32)
         difference = (np.clip(np.rint(values / step) + offset, low, high) - offset) * step - values
@@ -71,7 +82,7 @@ def search_grid(
 
 
 def blocked(array: Floats, block_size: int | None) -> Floats:
-    """``[g, o, k]`` as ``[g, o, b, block]``, the last block filled up with zeros."""
+    """Reshape ``[g, o, k]`` to ``[g, o, b, block_size]``. The last block is padded with zeros."""
     groups, outputs, k = array.shape
     size = block_size or k
     count = -(-k // size)
@@ -82,7 +93,7 @@ def blocked(array: Floats, block_size: int | None) -> Floats:
 def _shrunk(
     values: Floats, bits: int, shrink: float, block_size: int | None, symmetric: bool, min_scale: Floats | None
 ) -> Grid:
-    """The grid over ``shrink`` times the range of every block of ``[g, o, b, block]``."""
+    """Return the grid over ``shrink`` times the range of every block of ``values`` ``[g, o, b, block_size]``."""
     low_code, high_code = code_range(bits)
     low = np.minimum(values.min(axis=3), 0) * np.float32(shrink)
     high = np.maximum(values.max(axis=3), 0) * np.float32(shrink)

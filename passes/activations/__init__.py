@@ -1,1 +1,1 @@
-"""Grids of activations, and where they are placed."""
+"""The choice of quantized activations and of their grids."""

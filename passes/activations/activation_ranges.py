@@ -1,4 +1,4 @@
-"""Activation ranges: the 8-bit grid of every tensor the target computes on, chosen from calibration histograms."""
+"""Activation ranges: the 8-bit grid of every quantized activation, chosen from calibration histograms."""
 
 import math
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ __all__ = ["ActivationRanges", "placement_of", "spread"]
 
 
 def placement_of(model: Model) -> Placement:
-    """Which tensors of the model are to be quantized."""
-    left = {*model.float_reasons, *model.float_activations}
-    return place(model.graph, model.rules, frozenset(model.layers()) - left)
+    """Decide which tensors of the model are quantized."""
+    float_layers = {*model.float_reasons, *model.float_activations}
+    return place(model.graph, model.rules, frozenset(model.layers()) - float_layers)
 
 
 def spread(placement: Placement, grids: Mapping[str, ActivationGrid]) -> dict[str, ActivationGrid]:
-    """The grid of every quantized tensor, from those of the tensors that have one of their own."""
+    """Return the grid of every quantized tensor, given the grids of the tensors that have their own."""
     factors = placement.factors
     return {tensor: grids[source].scaled(factors.get(tensor, 1.0)) for tensor, source in placement.tensors.items()}
 
@@ -35,9 +35,12 @@ class ActivationRanges(GraphPass):
     """Choose activation ranges.
 
     Attributes:
-        method: "mse" minimises the expected squared error, "percentile" cuts the tails, "entropy" minimises the
-            divergence, "minmax" cuts nothing.
-        percentile: share of values kept, in percent, for that method.
+        method: "mse" minimises the expected squared error, "percentile" clips the tails, "entropy" minimises the
+            divergence, "minmax" clips nothing.
+        percentile: Percentage of the values inside the range, for the method of that name.
+
+    Raises:
+        ValueError: ``percentile`` is not above 50 and at most 100.
     """
 
     name: ClassVar[str] = "activation_ranges"
@@ -51,7 +54,7 @@ class ActivationRanges(GraphPass):
             raise ValueError(f"percentile must be above 50 and at most 100, not {self.percentile}")
 
     def needs(self, model: Model) -> Needs:
-        """A histogram of every tensor that has a grid of its own."""
+        """Request a histogram of every tensor that has its own grid."""
         return Needs(histograms=frozenset(placement_of(model).tensors.values()))
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
@@ -80,7 +83,7 @@ class ActivationRanges(GraphPass):
         return PassReport(self.name, changed, skipped, ranges=covered)
 
     def _grid(self, source: str, placement: Placement, model: Model, stats: Stats) -> ActivationGrid:
-        """The grid of a tensor that has one of its own, within the bounds of an absorbed clamp."""
+        """Return the grid of a tensor that has its own, within the bounds of an absorbed clamp."""
         low, high = self._range(stats.histograms[source], symmetric=model.rules.symmetric)
         least, most = placement.bounds.get(source, (low, high))
         low, high = max(low, min(least, 0.0)), min(high, max(most, 0.0))
@@ -97,7 +100,14 @@ class ActivationRanges(GraphPass):
 
 
 def _covered(grid: ActivationGrid, histogram: Histogram, bounds: tuple[float, float], factor: float) -> CoveredRange:
-    """What calibration saw of a tensor that is ``factor`` times the histogram's and that a clamp keeps in bounds."""
+    """Compare a tensor's grid with the values that calibration measured.
+
+    Args:
+        grid: Grid of the tensor.
+        histogram: Histogram of the tensor whose grid it uses.
+        bounds: Lower and upper bound of a clamp on the histogram's tensor.
+        factor: The tensor over the histogram's tensor.
+    """
     least, most = bounds
     own = grid.scaled(1 / factor)
     half = 0.5 * float(own.scale)

@@ -1,7 +1,7 @@
-"""Layers whose weights are codes and whose activations stay floats, because the recipe says so.
+"""Layers with quantized weights and float activations, as the recipe requests.
 
-Such a layer runs in float, and its weight takes as little room in the file as any other's. It is for layers that a
-machine runs faster so (`converter.speed` finds them), or whose activations are worth more than 8 bits.
+Such a layer runs in float, and its weight is stored as codes like that of any other layer. This is useful for layers
+that a machine runs faster in float (`converter.speed` finds them), or whose activations need more than 8 bits.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ __all__ = ["FloatActivations"]
 
 @dataclass(frozen=True)
 class FloatActivations(GraphPass):
-    """Leave the activations of layers in float; their weights are quantized all the same.
+    """Leave the activations of layers in float. Their weights are still quantized.
 
     Attributes:
-        layers: their names.
-        reason: what reports say of them.
+        layers: Names of the layers.
+        reason: Reason that the report gives for them.
     """
 
     name: ClassVar[str] = "float_activations"
@@ -34,7 +34,7 @@ class FloatActivations(GraphPass):
         """Mark the layers.
 
         Raises:
-            QuantizationError: a layer does not exist; names the nearest.
+            UnknownLayerError: A layer does not exist. The message has the nearest names.
         """
         known = model.layers()
         require_known(self.layers, known, self.name)

@@ -1,9 +1,11 @@
-"""Which activation tensors are quantized: the ones between operators that the target runs on integers.
+"""Decide which activation tensors are quantized: those between operators that the target runs on integers.
 
-A linear layer reads and writes integers. Other operators join it where an input is quantized, whoever asked for that;
-operators that only move values keep the grid of what they read; a Relu or Clip right after a linear layer or an Add is
-absorbed: its output is quantized and the tensor before it is not, so the clamp is the quantizer's own saturation.
-A product with a positive scalar has its input's codes and another scale.
+- A linear layer reads and writes integers.
+- Another operator runs on integers if one of its inputs is quantized anyway.
+- An operator that only moves values gives its output the grid of its input.
+- A Relu or Clip right after a linear layer or an Add is absorbed. Its output is quantized and its input is not, so the
+  saturation of the quantizer does the clamp.
+- A product with a positive scalar has the codes of its input and another scale.
 """
 
 from collections.abc import Mapping
@@ -20,15 +22,15 @@ __all__ = ["Placement", "clamp_bounds", "place", "scale_factor"]
 
 @dataclass(frozen=True)
 class Placement:
-    """The decision for one graph.
+    """The quantized activation tensors of one graph.
 
     Attributes:
-        tensors: quantized activation tensors, in the graph's order, with the tensor whose grid each uses (often
-            itself).
-        bounds: what an absorbed clamp says of a tensor's range, ``(low, high)``.
-        integer: nodes that run on integers.
-        reasons: why a node with a kernel in `Rules`, or one next to integers, stays in float.
-        factors: by tensor, what the scale of the grid it uses is multiplied by, where that is not 1.
+        tensors: Quantized activation tensors, in the graph's order. The value is the tensor whose grid is used, often
+            the tensor itself.
+        bounds: Bounds ``(low, high)`` of a tensor, from an absorbed clamp.
+        integer: Names of the nodes that run on integers.
+        reasons: Why a node stays in float, by node name, for nodes with a kernel in `Rules` and nodes next to integers.
+        factors: Factor of the scale of the grid that a tensor uses, by tensor, where it is not 1.
     """
 
     tensors: Mapping[str, str]
@@ -39,7 +41,7 @@ class Placement:
 
 
 def scale_factor(node: gs.Node) -> float | None:
-    """The positive scalar that a Mul or Div multiplies its other operand by; None for any other node."""
+    """Return the positive scalar by which a Mul or Div multiplies its other operand, or None for any other node."""
     if node.op not in {"Mul", "Div"} or len(node.inputs) != 2:
         return None
     constants = [index for index, tensor in enumerate(node.inputs) if isinstance(tensor, gs.Constant)]
@@ -54,7 +56,7 @@ def scale_factor(node: gs.Node) -> float | None:
 
 
 def clamp_bounds(node: gs.Node) -> tuple[float, float] | None:
-    """The interval a Relu or constant Clip clamps to; None for any other node."""
+    """Return the interval of a Relu or of a Clip with constant bounds, or None for any other node."""
     if node.op == "Relu":
         return 0.0, np.inf
     if node.op != "Clip":
@@ -69,10 +71,15 @@ def clamp_bounds(node: gs.Node) -> tuple[float, float] | None:
 
 
 def place(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> Placement:
-    """Decide for every tensor of a topologically sorted graph; ``layers`` are the linear layers to be quantized.
+    """Decide for every tensor of a topologically sorted graph.
 
-    Who reads a tensor does not depend on the order of the nodes, so neither may the decision: it is taken again with
-    every tensor known that is quantized for a later node, until none is added.
+    A tensor may be quantized because of a later node. So the nodes are visited repeatedly, each time with all tensors
+    known that were quantized before, until no tensor is added. The result does not depend on the order of the nodes.
+
+    Args:
+        graph: The graph.
+        rules: What the target accepts.
+        layers: Names of the linear layers that are quantized.
     """
     readers: dict[str, list[gs.Node]] = {}
     for node in graph.nodes:
@@ -80,14 +87,14 @@ def place(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> Placement:
             readers.setdefault(tensor.name, []).append(node)
     known: frozenset[str] = frozenset()
     while True:
-        placement = _Walk(graph, rules, layers, readers, known).run()
+        placement = _Placer(graph, rules, layers, readers, known).run()
         if known.issuperset(placement.tensors):
             return placement
         known = known.union(placement.tensors)
 
 
-class _Walk:
-    """One walk over the nodes; ``known`` are tensors that will be quantized."""
+class _Placer:
+    """One visit of all nodes. ``known`` are tensors that will be quantized."""
 
     def __init__(
         self,
@@ -117,7 +124,7 @@ class _Walk:
         return Placement(self.tensors, self.bounds, frozenset(self.integer), self.reasons, self.factors)
 
     def layer(self, node: gs.Node) -> str | None:
-        """Place a linear layer; why it stays in float, if it does."""
+        """Place a linear layer. Return why it stays in float, or None if it does not."""
         reason = _why_float_linear(node, self.rules, self.layers)
         if reason:
             return reason
@@ -133,7 +140,7 @@ class _Walk:
         return None
 
     def operator(self, node: gs.Node) -> str | None:
-        """Place any other operator; why it stays in float, if it does next to integers."""
+        """Place any other operator. Return why it stays in float if it is next to integers, or None."""
         data = [tensor for tensor in _data(node, self.rules) if tensor.name not in self.fused]
         if not any(tensor.name in self.tensors or tensor.name in self.known for tensor in data):
             return None
@@ -153,7 +160,7 @@ class _Walk:
         return None
 
     def keep_grid(self, node: gs.Node, source: str, factor: float) -> None:
-        """Give what a node writes the grid of what it reads, scaled."""
+        """Give the outputs of a node the scaled grid of its input."""
         scale = self.factors.get(source, 1.0) * factor
         for output in node.outputs:
             self.tensors.setdefault(output.name, self.tensors[source])
@@ -161,7 +168,7 @@ class _Walk:
                 self.factors[output.name] = scale
 
     def result_of(self, node: gs.Node) -> str:
-        """The tensor to quantize for this node's output: past an absorbed clamp."""
+        """Return the tensor to quantize for this node's output: the output of an absorbed clamp, or its own."""
         name = str(node.outputs[0].name)
         following = self.readers.get(name, [])
         if len(following) == 1 and name not in self.outputs and following[0].op in self.rules.absorbable:
@@ -174,20 +181,20 @@ class _Walk:
         return name
 
     def read(self, node: gs.Node, tensors: frozenset[str]) -> bool:
-        """Whether one of these tensors is what a node writes, or what the clamp behind it does."""
+        """Return whether one of the tensors is the output of the node or of a clamp behind it."""
         name = node.outputs[0].name
         clamps = [reader for reader in self.readers.get(name, []) if clamp_bounds(reader) is not None]
         return name in tensors or any(clamp.outputs[0].name in tensors for clamp in clamps)
 
 
 def _data(node: gs.Node, rules: Rules) -> list[gs.Tensor]:
-    """The operands that an operator would read as integers."""
+    """Return the operands that an operator would read as integers."""
     data = [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant) and tensor.name]
     return data[:1] if node.op in rules.moving else data
 
 
 def _wanted(graph: gs.Graph, rules: Rules, layers: frozenset[str], outputs: set[str]) -> frozenset[str]:
-    """Tensors that a layer reads on integers, itself or through operators that run on integers for it."""
+    """Return the tensors that a layer reads as integers, directly or through operators that can run on integers."""
     wanted: set[str] = set()
     for node in reversed(graph.nodes):
         if node.op in LINEAR_OPS:
@@ -204,7 +211,7 @@ def _wanted(graph: gs.Graph, rules: Rules, layers: frozenset[str], outputs: set[
 def _fused(
     graph: gs.Graph, rules: Rules, layers: frozenset[str], readers: Mapping[str, list[gs.Node]], outputs: set[str]
 ) -> frozenset[str]:
-    """For every Add, the convolution result that it takes unrounded: of two, the one that is computed last."""
+    """Return the convolution result that each Add reads without rounding: of two, the one that is computed last."""
     order = {
         node.outputs[0].name: index
         for index, node in enumerate(graph.nodes)
@@ -214,13 +221,13 @@ def _fused(
     for node in graph.nodes:
         if node.op != "Add" or any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
             continue
-        own = [
+        candidates = [
             tensor.name
             for tensor in node.inputs
             if tensor.name in order and len(readers[tensor.name]) == 1 and tensor.name not in outputs
         ]
-        if own:
-            fused.add(max(own, key=order.__getitem__))
+        if candidates:
+            fused.add(max(candidates, key=order.__getitem__))
     return frozenset(fused)
 
 

@@ -1,4 +1,4 @@
-"""What must hold of a model after every pass; a violation is a bug in the pass, found where it was made."""
+"""Invariants of a model, checked after every pass. A violation is a bug of the pass that just ran."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,10 +10,14 @@ __all__ = ["check"]
 
 
 def check(model: Model, after: str) -> None:
-    """Check names, wiring and codes; ``after`` is the pass that just ran.
+    """Check names, connections and codes.
+
+    Args:
+        model: The model.
+        after: Name of the pass that just ran.
 
     Raises:
-        QuantizationError: what is wrong, and where.
+        QuantizationError: An invariant is violated. The message says which one, and where.
     """
     problem = _wiring(model.graph) or _codes(model)
     if problem:
@@ -42,7 +46,7 @@ def _wiring(graph: gs.Graph) -> str | None:
 
 
 def _constants(graph: gs.Graph) -> str | None:
-    """Of two constants with one name onnx-graphsurgeon exports the first and drops the other."""
+    """Find two constants with the same name. onnx-graphsurgeon would export only the first of them."""
     seen: dict[str, gs.Constant] = {}
     for node in graph.nodes:
         for tensor in node.inputs:
@@ -56,7 +60,10 @@ def _codes(model: Model) -> str | None:
     for name, quantized in model.quantized.items():
         if name not in layers:
             return f"quantized layer {name} is gone"
-        low, high = -(1 << (quantized.grid.bits - 1)), (1 << (quantized.grid.bits - 1)) - 1  # codes found may be -128
+        low, high = (
+            -(1 << (quantized.grid.bits - 1)),
+            (1 << (quantized.grid.bits - 1)) - 1,
+        )  # existing codes may be -128
         if quantized.codes.min() < low or quantized.codes.max() > high:
             return f"{name} has codes outside {low}..{high}"
         if not np.array_equal(model.weight(layers[name]), quantized.grid.values(quantized.codes)):

@@ -1,4 +1,4 @@
-"""Layers that stay in float because the recipe says so."""
+"""Layers that stay in float, as the recipe requests."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +17,7 @@ class Exclude(GraphPass):
     """Leave layers in float.
 
     Attributes:
-        layers: their names.
+        layers: Names of the layers.
     """
 
     name: ClassVar[str] = "exclude"
@@ -28,7 +28,7 @@ class Exclude(GraphPass):
         """Mark the layers.
 
         Raises:
-            QuantizationError: a layer does not exist; names the nearest.
+            UnknownLayerError: A layer does not exist. The message has the nearest names.
         """
         known = model.layers()
         require_known(self.layers, known, self.name)

@@ -1,4 +1,4 @@
-"""BatchNormalization folded into the linear layer before it or, where that is exact, behind it.
+"""Fold BatchNormalization into the linear layer before it or, if that is exact, behind it.
 
 At inference BatchNormalization is y = a x + c per channel, with a = gamma / sqrt(var + epsilon) and c = beta - a mean
 (Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 2). For a layer W x + b (Jacob et al. 2018, arXiv:1712.05877,
@@ -7,8 +7,9 @@ equation 14):
     behind the layer      a (W x + b) + c = (a W) x + (a b + c)             a scales output channels
     before the layer      W (a x + c) + b = (W a) x + (b + sum_i W_i c_i)   a scales input channels
 
-The second holds at a padded border only if c = 0, for the zeros of the padding are not shifted; a transposed
-convolution has borders where fewer taps meet, so there too. All sums are in float64 and rounded to float32 once.
+At a padded border the second holds only if c = 0, because the zeros of the padding are not shifted. The same is true at
+the borders of a transposed convolution, where fewer taps contribute. All sums are in float64 and are rounded to float32
+once.
 """
 
 from dataclasses import dataclass, field
@@ -41,11 +42,11 @@ _LAYERS = (*_CONVOLUTIONS, "Gemm")
 
 @dataclass(frozen=True)
 class FoldResult:
-    """What became of every BatchNormalization.
+    """The result of folding, for every BatchNormalization.
 
     Attributes:
-        folded: by layer name: what was folded into it, such as ``bn1 folded``.
-        kept: by BatchNormalization name: why it is still there.
+        folded: What was folded into a layer, such as ``bn1 folded``, by layer name.
+        kept: Why a BatchNormalization was not folded, by its name.
     """
 
     folded: dict[str, str] = field(default_factory=dict)
@@ -53,20 +54,20 @@ class FoldResult:
 
 
 def fold_batchnorm(graph: gs.Graph) -> FoldResult:
-    """Fold every BatchNormalization that can be, in place. The graph must be sorted and its nodes named.
+    """Fold every BatchNormalization that can be folded, in place. The graph must be sorted and its nodes named.
 
-    A layer keeps its node's name; behind it, its output takes the name of the BatchNormalization's output. A layer
-    without a bias gets one called `<layer>.bias`.
+    The name of the layer's node does not change. If the BatchNormalization is behind the layer, the layer's output
+    takes the name of its output. A layer without a bias gets one called `<layer>.bias`.
     """
     result = FoldResult()
-    done: dict[str, list[str]] = {}
+    norms: dict[str, list[str]] = {}
     for norm in [node for node in graph.nodes if node.op == "BatchNormalization" and is_default_domain(node)]:
         name = norm.name
-        found = affine(norm)
-        if isinstance(found, str):
-            result.kept[name] = found
+        coefficients = affine(norm)
+        if isinstance(coefficients, str):
+            result.kept[name] = coefficients
             continue
-        scale, shift = found
+        scale, shift = coefficients
         behind = _why_not_into_previous(graph, norm)
         if behind is None:
             layer = norm.inputs[0].inputs[0]
@@ -77,13 +78,13 @@ def fold_batchnorm(graph: gs.Graph) -> FoldResult:
         else:
             result.kept[name] = f"{behind}; {before}"
             continue
-        done.setdefault(layer.name, []).append(name)
-    result.folded.update({layer: f"{' and '.join(names)} folded" for layer, names in done.items()})
+        norms.setdefault(layer.name, []).append(name)
+    result.folded.update({layer: f"{' and '.join(names)} folded" for layer, names in norms.items()})
     return result
 
 
 def affine(norm: gs.Node) -> tuple[Floats, Floats] | str:
-    """Scale a [c] and shift c [c]; or why they are not known."""
+    """Return the scale a [c] and the shift c [c] of a BatchNormalization, or why they are not known."""
     if norm.attrs.get("training_mode", 0):
         return "it is in training mode"
     for role, tensor in zip(("scale", "bias", "mean", "variance"), norm.inputs[1:], strict=True):
@@ -118,7 +119,7 @@ def _why_not_into_previous(graph: gs.Graph, norm: gs.Node) -> str | None:
 
 def _fold_into_previous(graph: gs.Graph, layer: gs.Node, norm: gs.Node, scale: Floats, shift: Floats) -> None:
     weight = layer.inputs[1].values.astype(np.float64)
-    if layer.op == "ConvTranspose":  # [I, O/g, *k]: inputs of group after group, each with that group's outputs
+    if layer.op == "ConvTranspose":  # [I, O/g, *k]: inputs ordered by group, each with the outputs of its group
         groups = layer.attrs.get("group", 1)
         parts = weight.reshape(groups, -1, *weight.shape[1:])  # [g, I/g, O/g, *k]
         factors = scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
@@ -159,21 +160,21 @@ def _why_not_into_next(graph: gs.Graph, norm: gs.Node, channels: int, shift: Flo
 
 def _fold_into_next(graph: gs.Graph, layer: gs.Node, norm: gs.Node, scale: Floats, shift: Floats) -> None:
     weight = layer.inputs[1].values.astype(np.float64)
-    if layer.op == "Conv":  # [O, I/g, *k], outputs of group after group
+    if layer.op == "Conv":  # [O, I/g, *k]: outputs ordered by group
         groups = layer.attrs.get("group", 1)
         parts = weight.reshape(groups, -1, *weight.shape[1:])  # [g, O/g, I/g, *k]
         shape = (groups, 1, -1, *[1] * (weight.ndim - 2))
         scaled = (parts * scale.reshape(shape)).reshape(weight.shape)
-        moved = (parts * shift.reshape(shape)).sum(axis=tuple(range(2, parts.ndim))).reshape(-1)  # [O]
+        bias_shift = (parts * shift.reshape(shape)).sum(axis=tuple(range(2, parts.ndim))).reshape(-1)  # [O]
     elif layer.op == "ConvTranspose":  # [I, O/g, *k]; the shift is zero
         scaled = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-        moved = np.zeros(weight.shape[1] * layer.attrs.get("group", 1))
+        bias_shift = np.zeros(weight.shape[1] * layer.attrs.get("group", 1))
     elif layer.attrs.get("transB", 0):
-        scaled, moved = weight * scale, weight @ shift  # [o, i]
+        scaled, bias_shift = weight * scale, weight @ shift  # [o, i]
     else:
-        scaled, moved = weight * scale[:, None], shift @ weight  # [i, o]
-    moved = moved * layer.attrs.get("alpha", 1.0)
-    _write(graph, layer, scaled, _bias_or_zeros(layer, len(moved)) + moved)
+        scaled, bias_shift = weight * scale[:, None], shift @ weight  # [i, o]
+    bias_shift = bias_shift * layer.attrs.get("alpha", 1.0)
+    _write(graph, layer, scaled, _bias_or_zeros(layer, len(bias_shift)) + bias_shift)
     source, output = norm.inputs[0], norm.outputs[0]
     replace_input(layer, output, source)
     remove_node(graph, norm)
@@ -209,7 +210,7 @@ def _why_weights_cannot_change(layer: gs.Node) -> str | None:
 
 
 def _bias(layer: gs.Node) -> Floats:
-    """The bias of a convolution, beta C of a Gemm; size 0 if there is none."""
+    """Return the bias of a convolution, or beta C of a Gemm. Its size is 0 if there is none."""
     if len(layer.inputs) < 3 or layer.inputs[2].is_empty():
         return np.zeros(0)
     values: Floats = layer.inputs[2].values.astype(np.float64).reshape(-1) * layer.attrs.get("beta", 1.0)
@@ -224,7 +225,7 @@ def _bias_or_zeros(layer: gs.Node, outputs: int) -> Floats:
 def _write(graph: gs.Graph, layer: gs.Node, weight: Floats, bias: Floats) -> None:
     set_constant(graph, layer, 1, weight.astype(np.float32), f"{layer.name}.weight")
     set_constant(graph, layer, 2, bias.astype(np.float32), f"{layer.name}.bias")
-    layer.attrs.pop("beta", None)  # the bias holds it now
+    layer.attrs.pop("beta", None)  # it is in the bias now
 
 
 def _others(tensor: gs.Tensor, norm: gs.Node) -> str:
@@ -238,7 +239,7 @@ class FoldBatchnorm(GraphPass):
     name: ClassVar[str] = "fold_batchnorm"
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Fold what can be folded; every BatchNormalization that stays is a note."""
+        """Fold every BatchNormalization that can be folded. The report has a note for every other one."""
         result = fold_batchnorm(model.graph)
         changed = {name: Change(what) for name, what in result.folded.items()}
         skipped = {name: "no BatchNormalization to fold" for name in model.layers() if name not in changed}

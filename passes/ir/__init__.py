@@ -1,1 +1,1 @@
-"""The model that passes work on, and its view of layers."""
+"""The model that passes change, and its view of layers."""

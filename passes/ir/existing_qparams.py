@@ -1,4 +1,4 @@
-"""What a quantized file was read with: codes and grid of its layers, grids of its activations."""
+"""Quantization that a file already had when it was read: codes and grids of its weights, grids of its activations."""
 
 import math
 from collections.abc import Mapping
@@ -17,15 +17,17 @@ __all__ = ["ExistingCodes", "ExistingQparams"]
 
 @dataclass(frozen=True)
 class ExistingCodes:
-    """A weight as the file held it; arrays have the shape of the weight that the operator reads.
+    """A quantized weight of the file. All arrays have the shape of the weight that the operator reads.
 
     Attributes:
-        codes: signed; unsigned ones are shifted by half their range, and so is their zero point.
-        scale, zero_point: of every code.
-        bits: of the type they were stored in.
-        block_size: elements along one axis that share a scale, or a multiple of it; None: at least a channel does.
-        bias: int32 codes of the layer's bias; None where it was a float.
-        multiples: of every code's scale; None: each is 1.
+        codes: Signed codes. Unsigned codes and their zero points are shifted by half their range.
+        scale: Scale of every code.
+        zero_point: Zero point of every code.
+        bits: Bits of the type in which the codes were stored.
+        block_size: Number of elements along one axis that share a scale, or a multiple of it. None: at least a whole
+            channel shares one.
+        bias: int32 codes of the layer's bias, or None if it was a float.
+        multiples: Integer factor of every code's scale. None: all are 1.
     """
 
     codes: Codes
@@ -37,14 +39,15 @@ class ExistingCodes:
     multiples: Codes | None = None
 
     def values(self) -> Floats:
-        """What the codes stand for."""
+        """Dequantize the codes."""
         return dequantized(self.codes, self.scale, self.zero_point, self.multiples)
 
     def on_grid(self, layer: Linear) -> tuple[Codes, Grid]:
-        """The codes ``[g, o, k]`` and their grid.
+        """Return the codes ``[g, o, k]`` and their grid.
 
         Raises:
-            QuantizationError: another weight by now, or scales lie along neither output channels nor blocks of inputs.
+            QuantizationError: The layer's weight has a different shape by now, or the scales lie along neither output
+                channels nor blocks of inputs.
         """
         if self.codes.shape != layer.weight_shape:
             raise QuantizationError(
@@ -71,12 +74,12 @@ class ExistingCodes:
 
 @dataclass(frozen=True)
 class ExistingQparams:
-    """All that was found; empty for a float model.
+    """The quantization parameters of a file. They are empty for a float model.
 
     Attributes:
-        weights: by the name of the layer's weight.
-        ranges: by activation tensor.
-        unkept: why the quantization of a tensor cannot be written again as it was.
+        weights: Codes, by the name of the layer's weight.
+        ranges: Grids, by the name of the activation tensor.
+        unkept: Why the quantization of a tensor cannot be written again unchanged, by the tensor's name.
     """
 
     weights: Mapping[str, ExistingCodes] = field(default_factory=dict)

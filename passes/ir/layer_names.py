@@ -1,4 +1,4 @@
-"""Layers that a recipe names."""
+"""Checks of the layer names in a recipe."""
 
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher, get_close_matches
@@ -7,15 +7,20 @@ from passes.errors import UnknownLayerError
 
 __all__ = ["require_known"]
 
-_LISTED = 6  # names in a message
+_LISTED = 6  # most names in a message
 
 
 def require_known(names: Iterable[str], known: Iterable[str], who: str) -> None:
-    """Refuse names of layers that there are not.
+    """Refuse names of layers that do not exist.
+
+    Args:
+        names: Names to check.
+        known: Names of all layers.
+        who: The user of the names, for the message.
 
     Raises:
-        UnknownLayerError: says ``who`` named the first of them, and the nearest name, or all of them, or the nearest of
-            many.
+        UnknownLayerError: A name is not known. The message has the first such name, and the nearest known name, all
+            known names or the nearest of many.
     """
     known = list(known)
     for name in names:

@@ -1,7 +1,7 @@
-"""A Conv, ConvTranspose, Gemm or MatMul seen as matrices: ``y = rows(x) @ weightᵀ + bias`` for every group.
+"""Conv, ConvTranspose, Gemm and MatMul as matrix products: ``y = rows(x) @ weightᵀ + bias`` for every group.
 
-The sole home of groups, pads, strides, dilations and transB. Words: weight ``[g, o, k]`` (g groups, o outputs per
-group, k inputs per group x kernel taps), rows ``[g, n, k]`` (n output positions of all images).
+Only this module handles groups, pads, strides, dilations and transB. A weight is ``[g, o, k]``: g groups, o outputs per
+group, k inputs per group x kernel taps. Rows are ``[g, n, k]``: n output positions of all images.
 """
 
 import math
@@ -26,9 +26,25 @@ LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 @dataclass(frozen=True)
 class Linear:
-    """One layer's geometry; holds no arrays.
+    """The geometry of one layer, without arrays.
 
-    Spatial tuples have one entry per spatial axis, pads are begins then ends.
+    Spatial tuples have one entry per spatial axis. For Gemm and MatMul they are empty.
+
+    Attributes:
+        name: Name of the node.
+        op: Operator of the node.
+        input: Name of the activation tensor that the layer reads.
+        output: Name of the tensor that it writes.
+        weight: Name of the weight.
+        weight_shape: Shape of the weight as the node stores it.
+        bias: Name of the bias, or None.
+        groups: Number g of groups.
+        strides: Stride along each spatial axis.
+        dilations: Dilation along each spatial axis.
+        pads: Pads at the begin of every spatial axis, then at the end of every axis.
+        auto_pad: ONNX's auto_pad attribute.
+        output_padding: ONNX's output_padding attribute of a ConvTranspose.
+        transposed: Whether a Gemm has transB set.
     """
 
     name: str
@@ -48,25 +64,25 @@ class Linear:
 
     @property
     def kernel(self) -> tuple[int, ...]:
-        """Kernel size per spatial axis; empty for Gemm and MatMul."""
+        """Kernel size along each spatial axis. It is empty for Gemm and MatMul."""
         return self.weight_shape[2:] if self.op in {"Conv", "ConvTranspose"} else ()
 
     @property
     def inputs(self) -> int:
-        """Inputs of all groups: channels, or columns of what a Gemm or MatMul reads."""
+        """Number of inputs of all groups: channels, or columns of the input of a Gemm or MatMul."""
         if self.op == "Conv":
             return self.groups * self.weight_shape[1]
         return self.weight_shape[0] if self.op == "ConvTranspose" else self.matrix_shape[2]
 
     @property
     def outputs(self) -> int:
-        """Outputs of all groups."""
+        """Number of outputs of all groups."""
         g, o, _ = self.matrix_shape
         return g * o
 
     @property
     def matrix_shape(self) -> tuple[int, int, int]:
-        """``(g, o, k)``."""
+        """Shape ``(g, o, k)`` of the weight."""
         taps = math.prod(self.kernel)
         if self.op == "Conv":
             return self.groups, self.weight_shape[0] // self.groups, self.weight_shape[1] * taps
@@ -77,13 +93,13 @@ class Linear:
 
     @property
     def channel_axis(self) -> int:
-        """Axis of the stored weight that runs over output channels (within a group for ConvTranspose)."""
+        """Axis of the output channels in the stored weight (those of one group for ConvTranspose)."""
         if self.op == "ConvTranspose":
             return 1
         return 0 if self.op == "Conv" or self.transposed else 1
 
     def matrix(self, stored: NDArray[Scalar]) -> NDArray[Scalar]:
-        """The stored weight as ``[g, o, k]``."""
+        """Convert the stored weight to ``[g, o, k]``."""
         g, o, k = self.matrix_shape
         if self.op == "Conv":
             return stored.reshape(g, o, k)
@@ -94,7 +110,7 @@ class Linear:
         return np.ascontiguousarray(stored if self.transposed else stored.T)[None]
 
     def stored(self, matrix: NDArray[Scalar]) -> NDArray[Scalar]:
-        """The inverse of `matrix`: ``[g, o, k]`` as the node stores it."""
+        """Convert ``[g, o, k]`` to the shape that the node stores: the inverse of `matrix`."""
         g, o, _ = self.matrix_shape
         if self.op == "Conv":
             return matrix.reshape(self.weight_shape)
@@ -105,15 +121,16 @@ class Linear:
         return np.ascontiguousarray(matrix[0] if self.transposed else matrix[0].T)
 
     def rows(self, x: Floats, *, positions: int | None = None, seed: Seed = 0) -> Floats:
-        """The layer's input as rows ``[g, n, k]``.
+        """Convert the layer's input to rows ``[g, n, k]``.
 
         Args:
-            x: what the node reads, ``[n, c, *spatial]`` or ``[..., k]``.
-            positions: output positions taken of each image, each its own draw without repetition; by default all.
-            seed: of that draw.
+            x: Input of the node, ``[n, c, *spatial]`` or ``[..., k]``.
+            positions: Number of output positions per image, drawn at random without repetition, for each image
+                separately. None takes all.
+            seed: Random seed of the draw.
 
         Raises:
-            QuantizationError: x does not fit the weight.
+            QuantizationError: The shape of ``x`` does not fit the weight.
         """
         g, _, k = self.matrix_shape
         if not self.kernel:
@@ -130,19 +147,19 @@ class Linear:
         axes = tuple(range(2, x.ndim))
         reach = tuple(d * (n - 1) + 1 for d, n in zip(self.dilations, self.kernel, strict=True))
         windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)  # [n, c, *positions, *reach]
-        kept = (slice(None), slice(None), *_every(strides), *_every(self.dilations))
-        windows = windows[kept]
+        strided = (slice(None), slice(None), *_every(strides), *_every(self.dilations))
+        windows = windows[strided]
         shape = windows.shape[2 : 2 + len(self.kernel)]
-        places: tuple[Any, ...] = np.unravel_index(_drawn(len(x), math.prod(shape), positions, seed), shape)  # [n, p]
-        picked = windows[(np.arange(len(x))[:, None], slice(None), *places)]  # [n, p, c, *taps]
+        indices: tuple[Any, ...] = np.unravel_index(_drawn(len(x), math.prod(shape), positions, seed), shape)  # [n, p]
+        picked = windows[(np.arange(len(x))[:, None], slice(None), *indices)]  # [n, p, c, *taps]
         n, p, c = picked.shape[:3]
         grouped = picked.reshape(n, p, g, c // g, -1).transpose(2, 0, 1, 3, 4)  # [g, n, p, c/g, taps]
         return np.ascontiguousarray(grouped).reshape(g, n * p, k)
 
     def output_rows(self, y: Floats, *, positions: int | None = None, seed: Seed = 0) -> Floats:
-        """A tensor of the output's shape ``[n, c, *spatial]`` or ``[..., o]`` as rows ``[g, n, o]``.
+        """Convert a tensor of the output's shape, ``[n, c, *spatial]`` or ``[..., o]``, to rows ``[g, n, o]``.
 
-        With the same arguments as `rows` it takes the same positions.
+        With the same ``positions`` and ``seed`` as `rows`, it takes the same positions.
         """
         g, o, _ = self.matrix_shape
         y = y.reshape(*y.shape[:2], -1) if self.kernel else y.reshape(_batch(y), -1, o).swapaxes(1, 2)
@@ -151,7 +168,7 @@ class Linear:
         return np.ascontiguousarray(picked.reshape(len(y), g, o, -1).transpose(1, 0, 3, 2)).reshape(g, -1, o)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The output's shape for an input's."""
+        """Return the output's shape for the shape of an input."""
         if not self.kernel:
             return (*shape[:-1], self.outputs)
         begins, ends = self._pads(shape[2:])
@@ -166,7 +183,7 @@ class Linear:
         return (shape[0], self.outputs, *spatial)
 
     def _padded(self, x: Floats) -> tuple[Floats, tuple[int, ...]]:
-        """The input padded so that every window lies inside, and the stride between windows."""
+        """Return the padded input, in which every window lies inside, and the stride between windows."""
         begins, ends = self._pads(x.shape[2:])
         if self.op == "ConvTranspose":  # a stride-1 convolution of the zero-stuffed input with the flipped kernel
             size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self.strides, strict=True)]
@@ -176,7 +193,7 @@ class Linear:
             begins = tuple(r - b for r, b in zip(reach, begins, strict=True))
             ends = tuple(r - e + o for r, e, o in zip(reach, ends, self.output_padding, strict=True))
             grown = ((max(b, 0), max(e, 0)) for b, e in zip(begins, ends, strict=True))
-            x = np.pad(stuffed, [(0, 0), (0, 0), *grown])  # before the crop, which may reach past the input
+            x = np.pad(stuffed, [(0, 0), (0, 0), *grown])  # pad first: the crop may extend beyond the input
             crop = tuple(slice(max(-b, 0), n - max(-e, 0)) for b, e, n in zip(begins, ends, x.shape[2:], strict=True))
             return x[(slice(None), slice(None), *crop)], (1,) * len(self.kernel)
         return np.pad(x, [(0, 0), (0, 0), *zip(begins, ends, strict=True)]), self.strides
@@ -204,7 +221,7 @@ def _batch(x: Floats) -> int:
 
 
 def _drawn(images: int, count: int, positions: int | None, seed: Seed) -> NDArray[np.intp]:
-    """Which of ``count`` positions are taken of each image, in order: ``[images, positions]``."""
+    """Return the sorted indices of the positions that are taken of each image, ``[images, positions]``."""
     if positions is None or count <= positions:
         return np.broadcast_to(np.arange(count), (images, count))
     draw = np.random.default_rng(seed)
@@ -216,7 +233,7 @@ def _every(steps: Sequence[int]) -> tuple[slice, ...]:
 
 
 def why_not_linear(node: gs.Node) -> str | None:
-    """Why a `LINEAR_OPS` node cannot be quantized as a linear layer; None if it can."""
+    """Return why a `LINEAR_OPS` node cannot be quantized as a linear layer, or None if it can."""
     if len(node.inputs) < 2 or not isinstance(node.inputs[1], gs.Constant):
         constant = bool(node.inputs) and isinstance(node.inputs[0], gs.Constant)
         return "its first operand is the constant" if constant else "both operands are activations"
@@ -244,10 +261,10 @@ def why_not_linear(node: gs.Node) -> str | None:
 
 
 def find_linear(node: gs.Node) -> Linear:
-    """The geometry of a Conv, ConvTranspose, Gemm or MatMul node.
+    """Return the geometry of a Conv, ConvTranspose, Gemm or MatMul node.
 
     Raises:
-        QuantizationError: the node is not a linear layer.
+        QuantizationError: The node is not a linear layer.
     """
     reason = why_not_linear(node)
     if node.op not in LINEAR_OPS or reason:
@@ -280,13 +297,13 @@ def find_linear(node: gs.Node) -> Linear:
 
 
 def linear_layers(graph: gs.Graph) -> dict[str, Linear]:
-    """Every linear layer of the graph by name, in the graph's order."""
+    """Return all linear layers of the graph by name, in the graph's order."""
     return {
         node.name: find_linear(node) for node in graph.nodes if node.op in LINEAR_OPS and why_not_linear(node) is None
     }
 
 
 def refused_layers(graph: gs.Graph) -> dict[str, str]:
-    """Why, by name, for every Conv, ConvTranspose, Gemm and MatMul that is not a linear layer."""
+    """Return the reason, by name, for every Conv, ConvTranspose, Gemm and MatMul that is not a linear layer."""
     reasons = {node.name: why_not_linear(node) for node in graph.nodes if node.op in LINEAR_OPS}
     return {str(name): reason for name, reason in reasons.items() if reason}

@@ -1,4 +1,4 @@
-"""The model that passes work on: a float graph and what is known of its quantization."""
+"""The model that passes change: a float graph and the state of its quantization."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,13 @@ __all__ = ["Model", "Quantized"]
 
 @dataclass(frozen=True)
 class Quantized:
-    """A layer's weight on its grid: codes ``[g, o, k]`` are what the file will hold."""
+    """The quantized weight of a layer.
+
+    Attributes:
+        codes: Codes that the file will contain, ``[g, o, k]``.
+        grid: Grid of the codes.
+        sqnr_db: SQNR in dB that the pass measured.
+    """
 
     codes: Codes
     grid: Grid
@@ -26,17 +32,17 @@ class Quantized:
 
 @dataclass
 class Model:
-    """The graph, always runnable in float, and what is known of its quantization.
+    """A graph that always runs in float, and the state of its quantization.
 
     Attributes:
-        graph: a quantized layer's weight holds its dequantized values.
-        rules: what the target accepts.
-        quantized: by layer name.
-        activation_qparams: scale and zero point (grid) of every activation tensor that will be quantized, by tensor name.
-        float_reasons: why a layer stays in float, by layer name.
-        float_activations: why a layer reads floats although its weight is quantized, by layer name.
-        float_weights: weight ``[g, o, k]`` and bias ``[g, o]`` a layer had before it was quantized, by layer name.
-        existing_qparams: what the file that the model was read from was quantized with.
+        graph: The graph. The weight of a quantized layer has the dequantized values.
+        rules: What the target accepts.
+        quantized: Quantized weights, by layer name.
+        activation_qparams: Grid (scale and zero point) of every activation that will be quantized, by tensor name.
+        float_reasons: Why a layer stays in float, by layer name.
+        float_activations: Why a layer with a quantized weight reads float activations, by layer name.
+        float_weights: Weight ``[g, o, k]`` and bias ``[g, o]`` of a layer before it was quantized, by layer name.
+        existing_qparams: Quantization parameters of the file from which the model was read.
     """
 
     graph: gs.Graph
@@ -49,19 +55,19 @@ class Model:
     existing_qparams: ExistingQparams = field(default_factory=ExistingQparams)
 
     def layers(self) -> dict[str, Linear]:
-        """Every linear layer by name, in the graph's order."""
+        """Return all linear layers by name, in the graph's order."""
         return linear_layers(self.graph)
 
     def reads_integers(self, layer: Linear) -> bool:
-        """Whether the layer, once its weight is quantized, runs on the target's integer kernel."""
+        """Return whether the layer runs on the target's integer kernel once its weight is quantized."""
         kernel = self.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
         return kernel and layer.input in self.activation_qparams and layer.name not in self.float_activations
 
     def node(self, name: str) -> gs.Node:
-        """The node of that name.
+        """Return the node of a name.
 
         Raises:
-            QuantizationError: there is none.
+            QuantizationError: There is no node of that name.
         """
         for node in self.graph.nodes:
             if node.name == name:
@@ -69,11 +75,19 @@ class Model:
         raise QuantizationError(f"no node is named {name}")
 
     def weight(self, layer: Linear) -> Floats:
-        """The layer's present weight as ``[g, o, k]``."""
+        """Return the layer's current weight as ``[g, o, k]``.
+
+        Raises:
+            QuantizationError: The graph has no such layer.
+        """
         return layer.matrix(np.asarray(self.node(layer.name).inputs[1].values, np.float32))
 
     def bias(self, layer: Linear) -> Floats | None:
-        """The layer's bias as ``[g, o]``, or None."""
+        """Return the layer's current bias as ``[g, o]``, or None.
+
+        Raises:
+            QuantizationError: The graph has no such layer.
+        """
         if layer.bias is None:
             return None
         stored = np.asarray(self.node(layer.name).inputs[2].values, np.float32)
@@ -81,7 +95,18 @@ class Model:
         return np.broadcast_to(stored.reshape(-1), (groups * outputs,)).reshape(groups, outputs).copy()
 
     def write(self, layer: Linear, weight: Floats, bias: Floats | None) -> None:
-        """Give the layer a new weight ``[g, o, k]`` and bias ``[g, o]`` (fresh arrays; a missing bias is created)."""
+        """Give the layer a new weight and bias, in new arrays.
+
+        A layer without a bias gets one, except for MatMul, which has none.
+
+        Args:
+            layer: The layer.
+            weight: New weight, ``[g, o, k]``.
+            bias: New bias, ``[g, o]``. None leaves the bias unchanged.
+
+        Raises:
+            QuantizationError: The graph has no such layer.
+        """
         node = self.node(layer.name)
         node.inputs[1].values = np.ascontiguousarray(layer.stored(weight.astype(np.float32)))
         if bias is None:

@@ -1,4 +1,4 @@
-"""What a target accepts, as the passes see it."""
+"""The rules of a target that passes need to know."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,30 +13,32 @@ _CHANNEL_AXES = MappingProxyType({"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "Gem
 
 @dataclass(frozen=True)
 class Rules:
-    """What a target's integer kernels accept; one instance per target, as data.
+    """What the integer kernels of one target accept, as data.
 
     Attributes:
-        linear: linear operators with integer kernels.
-        compute: other operators that read and write integers, each tensor with its own grid.
-        moving: operators that keep their input's grid.
-        absorbable: operators whose clamp the following quantizer takes over.
-        signed: activations are int8 rather than uint8.
-        symmetric: activation grids have zero point 0 (int8) or the middle (uint8).
-        float_outputs: linear operators that may write a float graph output, and floats for others: see `on_demand`.
-        fused_adds: an Add takes a convolution's result before it is rounded; only its other operand is quantized.
-        conv_dims: spatial dimensions of the convolutions with integer kernels.
-        bias: form of an integer layer's bias in the file.
-        narrowest: bits of the smallest integers that a constant may be stored in.
-        weight_only: float operators may read codes that are rescaled in the file.
-        on_demand: what no layer reads on integers, through whatever operators, stays in float; and the layers of
-            `float_outputs` write floats for it.
-        scalars: Add and Mul take a scalar constant, and a product with a positive one costs nothing.
-        reads_by_channel: float layers may read activations with a scale per channel, which keeps onnxruntime from
+        linear: Linear operators with integer kernels.
+        compute: Other operators that read and write integers. Each of their tensors has its own grid.
+        moving: Operators whose output has the grid of their input.
+        absorbable: Operators whose clamp the following quantizer can take over.
+        signed: Whether activations are int8 rather than uint8.
+        symmetric: Whether activation grids are symmetric, with zero point 0 (int8) or the middle (uint8).
+        float_outputs: Linear operators that may write a float output of the graph. With `on_demand`, they may also
+            write floats for other operators.
+        fused_adds: Whether an Add reads a convolution's result before it is rounded. Then only its other operand is
+            quantized.
+        conv_dims: Numbers of spatial dimensions for which there are integer convolutions.
+        bias: Form of an integer layer's bias in the file.
+        narrowest: Fewest bits of the integer types in which constants may be stored.
+        weight_only: Whether float operators may read codes that are dequantized in the file.
+        on_demand: Whether a tensor stays in float if no layer reads it as integers, directly or through other
+            operators. The layers of `float_outputs` then write it as floats.
+        scalars: Whether Add and Mul accept a scalar constant. A product with a positive scalar then costs nothing.
+        reads_by_channel: Whether float layers may read activations with a scale per channel. It keeps onnxruntime from
             rounding their weights.
-        no_float: kernels that the target has on integers only: "Gelu", "Conv 3-D", "Resize nearest".
-        weight_types: 8-bit types that an integer layer may read its weight in; what is written is int8.
-        weight_zero_points: weights of integer layers may have zero points other than 0.
-        channel_axes: axis of the stored weight that an integer layer's per-channel scales lie on, by operator.
+        no_float: Kernels that the target has for integers only, such as "Gelu", "Conv 3-D", "Resize nearest".
+        weight_types: 8-bit types in which an integer layer may read its weight. Files are written with int8.
+        weight_zero_points: Whether weights of integer layers may have zero points other than 0.
+        channel_axes: Axis of the per-channel scales in an integer layer's stored weight, by operator.
     """
 
     linear: frozenset[str]
@@ -60,7 +62,7 @@ class Rules:
     channel_axes: Mapping[str, int] = field(default_factory=lambda: _CHANNEL_AXES)
 
     def why_no_kernel(self, op: str, weight_rank: int, groups: int) -> str | None:
-        """Why a linear operator with a weight of that rank stays in float; None where there is an integer kernel."""
+        """Return why a linear operator with a weight of this rank has no integer kernel, or None if it has one."""
         if op not in self.linear:
             return f"the target has no integer {op}"
         dims = weight_rank - 2
@@ -71,5 +73,10 @@ class Rules:
         return None
 
     def channel_axis(self, op: str, *, transposed: bool) -> int | None:
-        """Where the target wants a layer's per-channel scales, ``transposed`` being a Gemm's transB; None: anywhere."""
+        """Return the axis on which the target needs a layer's per-channel scales, or None if any axis is accepted.
+
+        Args:
+            op: Operator of the layer.
+            transposed: Whether a Gemm has transB set.
+        """
         return self.channel_axes.get(f"{op} transB" if transposed else op)

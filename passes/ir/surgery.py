@@ -1,7 +1,7 @@
-"""Cutting and joining an onnx-graphsurgeon graph.
+"""Edits of an onnx-graphsurgeon graph.
 
-graphsurgeon compares tensors by name and nodes by content, so everything here goes by identity, and constants are
-replaced, never written into: copies of a graph share their arrays.
+graphsurgeon compares tensors by name and nodes by content. So the functions here compare by identity. They replace
+constants and never write into their arrays, because copies of a graph share them.
 """
 
 import numpy as np
@@ -23,17 +23,17 @@ __all__ = [
 
 
 def tensor_names(graph: gs.Graph) -> set[str]:
-    """Names of all tensors, graph inputs and outputs that no node touches included."""
+    """Return the names of all tensors, including graph inputs and outputs that no node uses."""
     return {*graph.tensors(), *(tensor.name for tensor in [*graph.inputs, *graph.outputs])}
 
 
 def graph_output_names(graph: gs.Graph) -> set[str]:
-    """Names of the graph's outputs."""
+    """Return the names of the graph's outputs."""
     return {tensor.name for tensor in graph.outputs}
 
 
 def fresh_name(name: str, taken: set[str]) -> str:
-    """`name`, or `name_1`, `name_2`, ... if it is taken; the result is added to `taken`."""
+    """Return `name`, or `name_1`, `name_2`, ... if it is taken. The result is added to `taken`."""
     candidate, count = name, 0
     while candidate in taken:
         count += 1
@@ -43,26 +43,29 @@ def fresh_name(name: str, taken: set[str]) -> str:
 
 
 def is_default_domain(node: gs.Node) -> bool:
-    """Whether the node is one of ONNX's own operators."""
+    """Return whether the node is one of ONNX's own operators."""
     return node.domain in (None, "", "ai.onnx")
 
 
 def sole_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
-    """The one node that reads `tensor`; None if several do, none does, or it leaves the graph."""
+    """Return the only node that reads `tensor`, or None if no or several nodes do, or if it is a graph output."""
     if len(tensor.outputs) != 1 or tensor.name in graph_output_names(graph):
         return None
     return tensor.outputs[0]
 
 
 def remove_node(graph: gs.Graph, node: gs.Node) -> None:
-    """Disconnect `node` and take it out of the graph."""
+    """Disconnect `node` and remove it from the graph."""
     node.inputs.clear()
     node.outputs.clear()
     del graph.nodes[next(index for index, other in enumerate(graph.nodes) if other is node)]
 
 
 def replace_node(graph: gs.Graph, node: gs.Node, *replacements: gs.Node) -> None:
-    """Put `replacements`, connected already but for the last one's output, where `node` was."""
+    """Replace `node` with `replacements`.
+
+    They are already connected, except for the output of the last one, which gets the output of `node`.
+    """
     output = node.outputs[0]
     index = next(index for index, other in enumerate(graph.nodes) if other is node)
     node.inputs.clear()
@@ -72,16 +75,16 @@ def replace_node(graph: gs.Graph, node: gs.Node, *replacements: gs.Node) -> None
 
 
 def replace_input(node: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
-    """Let `node` read `new` wherever it read `old`."""
+    """Replace `old` with `new` in the inputs of `node`."""
     for index, tensor in enumerate(list(node.inputs)):
         if tensor is old:
             node.inputs[index] = new
 
 
 def set_constant(graph: gs.Graph, node: gs.Node, index: int, values: NDArray[np.generic], name: str) -> None:
-    """Give `node` a constant of its own at input `index` (0..2; omitted ones before it are filled in).
+    """Give `node` its own constant at input `index` (0..2). Omitted inputs before it are filled in.
 
-    A constant that nobody else reads keeps its name and gets `values`; otherwise a new one called `name` is made.
+    A constant that no other node reads keeps its name and gets `values`. Otherwise a new one called `name` is made.
     """
     while len(node.inputs) < index:
         node.inputs.append(gs.Variable.empty())
@@ -97,9 +100,12 @@ def set_constant(graph: gs.Graph, node: gs.Node, index: int, values: NDArray[np.
 
 
 def bypass(graph: gs.Graph, node: gs.Node) -> bool:
-    """Remove a node whose first output equals its first input; False if the graph's interface needs it.
+    """Remove a node whose first output equals its first input.
 
-    That is when it leads from a graph input, a constant or another output straight to a graph output.
+    The node has to stay if it connects a graph input, a constant or another graph output directly to a graph output.
+
+    Returns:
+        Whether the node was removed.
     """
     source, output = node.inputs[0], node.outputs[0]
     outputs = graph_output_names(graph)

@@ -1,9 +1,9 @@
-"""Rotation: mix the channels of linear activations so that the weights on both sides are easier to round.
+"""Rotation: mix the channels of linear activations so that the weights on both sides have smaller rounding errors.
 
-Inverted bottlenecks end in a layer without an activation function. Their channels can be mixed by any orthogonal
-matrix R, exactly and at no cost: the layers before write ``R W``, those behind read with ``W Rᵀ`` (QuaRot, Ashkboos et
-al. 2024, arXiv 2404.00456; `passes.rotation.rotation_groups` says where). R is chosen to flatten the rows of all of them
-(`passes.numerics.rotation`); no data is needed.
+Inverted bottlenecks end in a layer without an activation function. Their channels can be mixed by any orthogonal matrix
+R, exactly and at no cost: the weights of the layers before become ``R W``, and those of the layers behind ``W Rᵀ``
+(QuaRot, Ashkboos et al. 2024, arXiv 2404.00456). `passes.rotation.rotation_groups` finds such channels. R is chosen to
+flatten the rows of all these weights (`passes.numerics.rotation`). No data is needed.
 """
 
 from dataclasses import dataclass
@@ -24,16 +24,19 @@ __all__ = ["Rotate"]
 
 Doubles = NDArray[np.float64]
 
-_GAIN = 0.05  # least reduction of the squared peaks that is worth a rotation
+_GAIN = 0.05  # smallest relative reduction of the squared peaks for which a rotation is done
 
 
 @dataclass(frozen=True)
 class Rotate(GraphPass):
-    """Rotation of linear activations; runs before `activation_ranges`.
+    """Rotation of linear activations. It runs before `activation_ranges`.
 
     Attributes:
-        steps: of descent from the random rotation.
-        seed: of the random rotation.
+        steps: Number of steps of the descent from the random rotation.
+        seed: Random seed of the rotation.
+
+    Raises:
+        ValueError: ``steps`` or ``seed`` is negative.
     """
 
     name: ClassVar[str] = "rotate"
@@ -51,7 +54,7 @@ class Rotate(GraphPass):
         """Rotate every group that gains from it.
 
         Raises:
-            QuantizationError: activation_ranges has run.
+            QuantizationError: `activation_ranges` has already run.
         """
         analysis = rotation_groups(model)
         layers = model.layers()
@@ -60,7 +63,7 @@ class Rotate(GraphPass):
         for index, group in enumerate(analysis.groups):
             weights = _weights(model, layers, group)
             rotation = flattening_rotation(weights, group.size, steps=self.steps, seed=self.seed + index)
-            before, after = (flatness(weights, turn.astype(np.float32)) for turn in (np.eye(group.size), rotation))
+            before, after = (flatness(weights, matrix.astype(np.float32)) for matrix in (np.eye(group.size), rotation))
             if after > before * (1 - _GAIN):
                 skipped.update(dict.fromkeys(group.consumers, "no rotation flattens the weights around its input"))
                 continue
@@ -72,7 +75,10 @@ class Rotate(GraphPass):
 
 
 def _weights(model: Model, layers: dict[str, Linear], group: RotationGroup) -> list[Rotated]:
-    """The group's weights with the rotated axis as inputs ``[o, taps, n]`` flattened, or as outputs ``[n, k]``."""
+    """Return the group's weights as matrices.
+
+    The rotated axis n is the outputs ``[n, k]`` of producers, and the inputs ``[o x taps, n]`` of consumers.
+    """
     written = [Rotated(model.weight(layers[name])[0], True) for name in group.producers]
     read = []
     for name in group.consumers:
@@ -86,10 +92,10 @@ def _rotate(model: Model, layers: dict[str, Linear], group: RotationGroup, rotat
     for name in group.consumers:
         weight = model.weight(layers[name]).astype(np.float64)
         taps = weight.reshape(1, weight.shape[1], group.size, -1)
-        turned = np.einsum("goit,ji->gojt", taps, rotation, optimize=True).reshape(weight.shape)
-        model.write(layers[name], turned.astype(np.float32), None)
+        rotated = np.einsum("goit,ji->gojt", taps, rotation, optimize=True).reshape(weight.shape)
+        model.write(layers[name], rotated.astype(np.float32), None)
     for name in group.producers:
         weight, bias = model.weight(layers[name]).astype(np.float64), model.bias(layers[name])
-        turned = (rotation @ weight[0])[None].astype(np.float32)
-        moved = None if bias is None else (bias.astype(np.float64) @ rotation.T).astype(np.float32)
-        model.write(layers[name], turned, moved)
+        rotated = (rotation @ weight[0])[None].astype(np.float32)
+        rotated_bias = None if bias is None else (bias.astype(np.float64) @ rotation.T).astype(np.float32)
+        model.write(layers[name], rotated, rotated_bias)

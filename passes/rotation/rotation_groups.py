@@ -1,8 +1,8 @@
-"""Where the channels of activations can be mixed by an orthogonal matrix that nobody outside notices, and where not.
+"""Find activations whose channels can be mixed by an orthogonal matrix without changing the network's outputs.
 
-Between a layer and the next with no activation function in between, as at the ends of inverted bottlenecks, channels
-are only coordinates: ``R`` on what is written and ``Rᵀ`` on what is read cancel. A `RotationGroup` holds all layers
-around such activations, tied by residual Adds and by operators that treat every channel alike and linearly.
+If there is no activation function between a layer and the next, as at the end of an inverted bottleneck, a rotation
+``R`` of what one layer writes and ``Rᵀ`` on what the next one reads cancel. A `RotationGroup` has all layers around
+such activations. Residual Adds connect them, and operators that are linear and treat all channels alike.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from passes.ir.model import Model
 __all__ = ["RotationGroup", "RotationGroups", "rotation_groups"]
 
 _TRANSPARENT = frozenset({"Add", "AveragePool", "Dropout", "GlobalAveragePool", "Identity", "Sub"})
-"""Operators ``f`` with ``f(R x) = R f(x)`` for every mixing R of channels, if all their operands are activations."""
+"""Operators ``f`` with ``f(R x) = R f(x)`` for every matrix R over channels, if all their operands are activations."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class RotationGroup:
     """Layers around activations of ``size`` channels.
 
     Attributes:
-        size: number of channels.
-        producers: layers that write them.
-        consumers: layers that read them.
+        size: Number of channels.
+        producers: Names of the layers that write them.
+        consumers: Names of the layers that read them.
     """
 
     size: int
@@ -37,7 +37,12 @@ class RotationGroup:
 
 @dataclass(frozen=True)
 class RotationGroups:
-    """All groups of a graph, and why the inputs of other layers cannot be rotated, by layer."""
+    """All groups of a graph.
+
+    Attributes:
+        groups: The groups.
+        reasons: Why the input of a layer cannot be rotated, by layer name, for all layers without a group.
+    """
 
     groups: tuple[RotationGroup, ...]
     reasons: Mapping[str, str]
@@ -45,7 +50,7 @@ class RotationGroups:
 
 @dataclass
 class _Tied:
-    """A component of tensors that would be rotated together."""
+    """A set of tensors that can only be rotated together."""
 
     tensors: set[str] = field(default_factory=set)
     producers: list[Linear] = field(default_factory=list)
@@ -63,10 +68,10 @@ class _Tied:
 
 
 def rotation_groups(model: Model) -> RotationGroups:
-    """Analyse a sorted graph whose nodes have unique names.
+    """Find the rotation groups of a sorted graph whose nodes have unique names.
 
     Raises:
-        QuantizationError: activation grids have been chosen already; they would no longer hold.
+        QuantizationError: Activation grids were already chosen. A rotation would make them wrong.
     """
     if model.activation_qparams:
         raise QuantizationError("channels cannot be rotated once activation_ranges has run; put the pass before it")
@@ -108,7 +113,7 @@ def rotation_groups(model: Model) -> RotationGroups:
 
 
 def _why_fixed(model: Model, node: gs.Node, layer: Linear) -> str | None:
-    """Why neither side of a layer can be rotated."""
+    """Return why neither side of a layer can be rotated, or None if both can."""
     if layer.name in model.quantized:
         return f"{layer.name} is quantized already"
     if layer.groups != 1:

@@ -1,1 +1,1 @@
-"""SmoothQuant, AWQ and cross-layer equalization: one mechanism that moves scales between layers."""
+"""SmoothQuant, AWQ and cross-layer equalization. All of them move scales between layers."""

@@ -1,9 +1,10 @@
 """AWQ for convolutional networks: input channels with large activations get finer steps of the weight grid.
 
-Lin et al. 2024 (arXiv:2306.00978) scale the inputs of a linear layer by ``s = mean|X|^α``; here a group of layers whose
-channels are tied (`passes.scale_migration.scale_groups`) shares one s, folded into the layers before. The salient form multiplies s by
-a factor in the channels with the largest mean |x|. Both parameters are searched on a grid by the output error, which
-the Hessian knows (`passes.numerics.awq`); α = 0 with factor 1 is on it, so the error never grows.
+Lin et al. 2024 (arXiv:2306.00978) scale the inputs of a linear layer by ``s = mean|X|^α``. Here all layers of a group
+with tied channels (`passes.scale_migration.scale_groups`) share one s. It is folded into the layers before. In the
+channels with the largest mean |x|, the salient ones, s is multiplied by a factor. A grid search chooses α and the
+factor by the output error, which follows from the Hessian (`passes.numerics.awq`). α = 0 with factor 1 is one of the
+candidates, so the error never grows.
 """
 
 from dataclasses import dataclass
@@ -40,15 +41,18 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Awq(GraphPass):
-    """AWQ; runs before `activation_ranges` and the pass that rounds the weights.
+    """AWQ. It runs before `activation_ranges` and the pass that rounds the weights.
 
     Attributes:
-        bits: of the weights, which the search reckons with; so are the next two.
-        block_size: inputs that share a scale; None: the whole output channel does.
-        symmetric: zero point 0.
-        steps: α goes from 0 to 1 in as many steps.
-        factors: tried on the salient channels; 1 is always tried.
-        salient_share: share of the channels that is salient.
+        bits: Bits per weight that the search assumes.
+        block_size: Number of inputs that share a scale, for the search. None: the whole output channel.
+        symmetric: Whether the search assumes zero point 0.
+        steps: Number of steps in which α goes from 0 to 1.
+        factors: Factors to try on the salient channels. 1 is always tried.
+        salient_share: Share of the channels that is salient.
+
+    Raises:
+        ValueError: A field is out of range.
     """
 
     name: ClassVar[str] = "awq"
@@ -72,15 +76,15 @@ class Awq(GraphPass):
             raise ValueError(f"salient_share must be above 0 and at most 1, not {self.salient_share}")
 
     def needs(self, model: Model) -> Needs:
-        """Channel statistics and moments of every layer whose inputs can be scaled."""
+        """Request channel statistics and moments of every layer whose inputs can be scaled."""
         names = consumers(model, scale_groups(model).groups)
         return Needs(channels=names, moments=names)
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Choose an s for every group, then move them all.
+        """Choose s for every group, then rescale all groups.
 
         Raises:
-            QuantizationError: there are no statistics, or activation_ranges has run.
+            QuantizationError: There are no statistics, or `activation_ranges` has already run.
         """
         analysis = scale_groups(model)
         migration = Migration(self.name, model, analysis)
@@ -97,38 +101,38 @@ class Awq(GraphPass):
             candidates = self._candidates(group, readers, stats, points)
             losses = losses_of(readers, candidates, lambda reader, s: self._noise(reader, s, stats))  # [r, n]
             losses /= np.array([[self._power(reader, stats)] for reader in readers])
-            plain = points.index((0.0, 1.0))
-            best = best_of(losses, plain)
+            unscaled = points.index((0.0, 1.0))
+            best = best_of(losses, unscaled)
             for reader, loss in zip(readers, losses, strict=True):
                 name = reader.layer.name
-                migration.grids[name] = LossGrid(axes, loss.reshape(shape), float(loss[plain]))
-                if best == plain:
+                migration.grids[name] = LossGrid(axes, loss.reshape(shape), float(loss[unscaled]))
+                if best == unscaled:
                     migration.left[name] = "no scale lowers the output error by 5 %"
                     continue
                 alpha, factor = points[best]
                 what = f"inputs scaled with alpha {alpha:g}" + (f", salient ones by {factor:g}" if factor != 1 else "")
-                change = Change(what, decibel(1.0, float(loss[plain])), decibel(1.0, float(loss[best])))
+                change = Change(what, decibel(1.0, float(loss[unscaled])), decibel(1.0, float(loss[best])))
                 migration.changed[name] = change
-            if best != plain:
+            if best != unscaled:
                 migration.move(group, 1 / candidates[best])
         return migration.report()
 
     def _candidates(
         self, group: ScaleGroup, readers: list[Consumer], stats: Stats, points: list[tuple[float, ...]]
     ) -> list[Doubles]:
-        """An s ``[size]`` for every α and factor."""
+        """Return s ``[size]`` for every pair of α and factor."""
         names = [reader.layer.name for reader in readers]
         mean_abs = over_channels(group.size, group.consumers, {name: stats.channels[name].mean_abs for name in names})
         mask = salient(mean_abs, self.salient_share)
         return [awq(mean_abs, alpha) * np.where(mask, factor, 1.0) for alpha, factor in points]
 
     def _noise(self, reader: Consumer, s: Doubles, stats: Stats) -> float:
-        """The output error of rounding a layer whose input channels are divided by ``s`` ``[c]``."""
+        """Return the output error of a rounded layer whose input channels are divided by ``s`` ``[c]``."""
         moments = stats.moments[reader.layer.name].rescaled(1 / input_factors(reader.layer, s))
         return rounding_noise(
             reader.scaled(s), moments.hessian, self.bits, block_size=self.block_size, symmetric=self.symmetric
         )
 
     def _power(self, reader: Consumer, stats: Stats) -> float:
-        """The layer's output power; 1 where there is none, so that its error is 0."""
+        """Return the power of the layer's output, or 1 if it is zero, so that the relative error is 0."""
         return output_power(reader.weight, stats.moments[reader.layer.name].hessian) or 1.0

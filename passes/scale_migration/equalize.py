@@ -1,10 +1,12 @@
-"""Cross-layer equalization: the weights before and behind a channel get the same range.
+"""Cross-layer equalization: give the weights before and behind a channel the same range.
 
 Nagel et al. 2019 (arXiv:1906.04721, §4.1): ``r1 f = r2 / f`` for every channel of every group of tied layers
-(`passes.scale_migration.scale_groups`), repeated over all groups until no factor moves. Along a chain that is the paper's pair of
-layers; around a depthwise convolution, whose one range stands both before and behind, it ends where the three ranges
-are equal, ``(r1 r2 r3)^(1/3)``. It helps where a scale serves more than an output channel: grids per tensor, or block
-scales. No data is needed; only ranges are iterated, and the weights are rescaled once.
+(`passes.scale_migration.scale_groups`). The step is repeated over all groups until no factor changes. In a chain of
+layers this is the paper's method for a pair of layers. A depthwise convolution has one range per channel, which is both
+before and behind. Around it, the iteration converges to three equal ranges, ``(r1 r2 r3)^(1/3)``.
+
+Equalization helps with grids per tensor and with block scales. No data is needed. The iteration uses the ranges alone,
+and the weights are rescaled once.
 """
 
 from dataclasses import dataclass
@@ -30,16 +32,19 @@ __all__ = ["Equalize"]
 
 Doubles = NDArray[np.float64]
 
-_SETTLED = 1e-3  # largest |log factor| that is no change
+_SETTLED = 1e-3  # a factor with at most this |log factor| counts as no change
 
 
 @dataclass(frozen=True)
 class Equalize(GraphPass):
-    """Cross-layer equalization; runs before `activation_ranges`.
+    """Cross-layer equalization. It runs before `activation_ranges`.
 
     Attributes:
-        iterations: over all groups, at most.
-        bits: of the grid per tensor that the report measures weights on.
+        iterations: Most iterations over all groups.
+        bits: Bits of the per-tensor grid on which the report measures the weights.
+
+    Raises:
+        ValueError: ``bits`` is not in 2..8, or ``iterations`` is less than 1.
     """
 
     name: ClassVar[str] = "equalize"
@@ -56,7 +61,7 @@ class Equalize(GraphPass):
         """Equalize every group that has layers on both sides.
 
         Raises:
-            QuantizationError: activation_ranges has run.
+            QuantizationError: `activation_ranges` has already run.
         """
         analysis = scale_groups(model)
         migration = Migration(self.name, model, analysis)
@@ -83,7 +88,7 @@ class Equalize(GraphPass):
         return PassReport(self.name, changed, report.skipped)
 
     def _factors(self, model: Model, layers: dict[str, Linear], groups: list[ScaleGroup]) -> list[Doubles]:
-        """The factors ``[size]`` of every group's activations."""
+        """Return the factors ``[size]`` of every group's activations."""
         ranges = {name: _ranges(model, layer) for name, layer in layers.items()}
         factors = [np.ones(group.size) for group in groups]
         for _ in range(self.iterations):
@@ -108,14 +113,14 @@ class Equalize(GraphPass):
         return factors
 
     def _sqnr(self, model: Model, layer: Linear) -> float:
-        """SQNR in dB of the layer's weight on one grid for the whole tensor."""
+        """Return the SQNR in dB of the layer's weight on one grid for the whole tensor."""
         whole = model.weight(layer).reshape(1, 1, -1)
         grid = absmax_grid(whole, self.bits)
         return sqnr_db(whole, grid.values(grid.codes(whole)))
 
 
 def _ranges(model: Model, layer: Linear) -> Doubles:
-    """max|W| over the kernel taps ``[g, o, i]``."""
+    """Return max|W| over the kernel taps, ``[g, o, i]``."""
     weight = model.weight(layer)
     channels = input_channels(layer) // weight.shape[0]
     taps = np.abs(weight).reshape(*weight.shape[:2], channels, -1)  # [g, o, i, taps]

@@ -1,13 +1,13 @@
-"""Moving a scale through a group of layers: the activations change, the network's function does not.
+"""Rescale the activations inside a group of layers. The function of the network stays the same.
 
-With a factor ``f_c > 0`` for every channel that the group ties (Nagel et al. 2019, arXiv:1906.04721, equations 5-7):
+Every tied channel c of the group has a factor ``f_c > 0`` (Nagel et al. 2019, arXiv:1906.04721, equations 5-7):
 
-    producers   W_c f_c, b_c f_c          rows: what they write is multiplied
-    consumers   W_c / f_c                 columns: what they read is multiplied, so their weights are divided
+    producers   W_c f_c, b_c f_c          rows of the weight: the activations they write are multiplied
+    consumers   W_c / f_c                 columns of the weight: the activations they read are multiplied
     BatchNormalization   before: gamma f, beta f      after: gamma / f, mean f
     added constants      c f
 
-Products are taken in float64 and rounded to float32 once.
+Products are computed in float64 and rounded to float32 once.
 """
 
 import numpy as np
@@ -27,21 +27,24 @@ Doubles = NDArray[np.float64]
 
 
 def factors_of(indices: Indices, factors: Doubles) -> Doubles:
-    """The factor ``[c]`` of every channel, 1 where its scale is fixed; ``factors`` ``[size]`` of the group."""
+    """Return the factor ``[c]`` of every channel, given the group's ``factors`` ``[size]``. Fixed channels have 1."""
     return np.append(factors, 1.0)[indices]
 
 
 def input_factors(layer: Linear, channels: Doubles) -> Doubles:
-    """Factors of a layer's input channels ``[g i]`` as factors of its rows ``[g, k]``: one for all kernel taps."""
+    """Return factors of a layer's rows ``[g, k]``, given those of its input channels ``[g i]``.
+
+    All kernel taps of a channel have the same factor.
+    """
     groups, _, k = layer.matrix_shape
     return np.repeat(channels.reshape(groups, -1), k * groups // input_channels(layer), axis=1)
 
 
 def rescale(model: Model, group: ScaleGroup, factors: Doubles) -> None:
-    """Multiply the group's activations by ``factors`` ``[size]``; what the model computes stays the same.
+    """Multiply the group's activations by ``factors`` ``[size]``. The outputs of the model stay the same.
 
     Raises:
-        ValueError: a factor is not finite and positive, or their number is not the group's size.
+        ValueError: A factor is not finite and positive, or the number of factors is not the group's size.
     """
     if factors.shape != (group.size,) or not (np.isfinite(factors).all() and (factors > 0).all()):
         raise ValueError(f"a group of {group.size} scales needs as many finite, positive factors, not {factors}")
@@ -71,7 +74,7 @@ def _rescale_layer(model: Model, layer: Linear, group: ScaleGroup, factors: Doub
 
 
 def _multiply(model: Model, node: gs.Node, factors: dict[int, Doubles]) -> None:
-    """Multiply a node's constants, by input, where that changes them."""
+    """Multiply constants of a node by factors, given by index of the input. Factors of 1 change nothing."""
     for index, own in factors.items():
         if (own != 1).any():
             tensor = node.inputs[index]

@@ -1,9 +1,9 @@
-"""Where a per-channel scale can be moved from one layer's inputs into the layers before, and where not.
+"""Find channels whose scale can be moved from a layer's inputs into the layers before.
 
-A `ScaleGroup` is a connected component of channels: all layers that write or read activations whose scales are tied,
-through the operators between them and through residual Adds. Its ``size`` free scales can be chosen at will, and the
-network computes the same once `passes.scale_migration.rescale` has multiplied the producers' outputs and divided the consumers' inputs.
-Every layer input and output that is in no group has a reason.
+A `ScaleGroup` is a connected component of channels. It has all layers that write or read activations with tied scales.
+Scales are tied by residual Adds and other operators between the layers. The group's ``size`` free scales can have any
+positive values: `passes.scale_migration.rescale` multiplies the rows of the producers' weights and divides the columns
+of the consumers', so the network computes the same. Every layer input and output without a group has a reason.
 """
 
 from collections.abc import Mapping
@@ -27,15 +27,16 @@ __all__ = ["ScaleGroup", "ScaleGroups", "input_channels", "scale_groups"]
 class ScaleGroup:
     """Layers around activations whose channels share ``size`` free scales.
 
-    The arrays give each channel the index of its scale, or -1 where its scale stays 1.
+    The arrays have the index of each channel's scale, or -1 if its scale is fixed at 1.
 
     Attributes:
-        size: number of free scales.
-        producers: by layer, of its outputs ``[g o]``.
-        consumers: by layer, of its input channels.
-        norms_before, norms_after: the same for BatchNormalization, which writes or reads the channels ``[c]``.
-        shifts: constants added to the channels.
-        tensors: the activations themselves, their scales in place of wires.
+        size: Number of free scales.
+        producers: Scales of a layer's outputs ``[g o]``, by layer name.
+        consumers: Scales of a layer's input channels ``[g i]``, by layer name.
+        norms_before: Scales of the channels ``[c]`` that a BatchNormalization writes, by its name.
+        norms_after: Scales of the channels ``[c]`` that a BatchNormalization reads, by its name.
+        shifts: Constants that are added to the channels.
+        tensors: The activations. Their ``ids`` are scales rather than wires.
     """
 
     size: int
@@ -52,9 +53,9 @@ class ScaleGroups:
     """All groups of a graph.
 
     Attributes:
-        groups: in the graph's order of what writes their channels.
-        inputs: why no input channel of a layer can be scaled, by layer.
-        outputs: why no output of a layer can be scaled, by layer.
+        groups: The groups, in the graph's order of the nodes that write their channels.
+        inputs: Why no input channel of a layer can be scaled, by layer name.
+        outputs: Why no output of a layer can be scaled, by layer name.
     """
 
     groups: tuple[ScaleGroup, ...]
@@ -63,16 +64,17 @@ class ScaleGroups:
 
 
 def input_channels(layer: Linear) -> int:
-    """Input channels of all groups."""
+    """Return the number of input channels of all groups of a layer."""
     groups, _, k = layer.matrix_shape
     return groups * k // int(np.prod(layer.kernel, dtype=np.int64))
 
 
 def scale_groups(model: Model) -> ScaleGroups:
-    """Analyse a sorted graph whose nodes have unique names.
+    """Find the scale groups of a sorted graph whose nodes have unique names.
 
     Raises:
-        QuantizationError: activation grids have been chosen already; they would no longer hold.
+        QuantizationError: Activation grids were already chosen. Rescaling would make them wrong.
+        ModelError: The shapes of the graph contradict each other.
     """
     if model.activation_qparams:
         raise QuantizationError("scales cannot be moved once activation_ranges has run; put the pass before it")
@@ -94,7 +96,7 @@ def scale_groups(model: Model) -> ScaleGroups:
 
 @dataclass
 class _Members:
-    """What writes and reads wires, by node name."""
+    """Wires that each node writes and reads, by node name."""
 
     ties: Ties
     producers: dict[str, Indices] = field(default_factory=dict)
@@ -103,11 +105,11 @@ class _Members:
     norms_after: dict[str, Indices] = field(default_factory=dict)
 
     def resolved(self) -> ScaleGroups:
-        """Wires to scales: the free ones of every component numbered from 0."""
+        """Convert wires to scales. The free scales of every component are numbered from 0."""
         component = _components(self.ties)
         sides = (self.producers, self.consumers, self.norms_before, self.norms_after)
-        numbers: dict[int, dict[int, int]] = {}  # of a component's roots
-        found: dict[int, list[dict[str, Indices]]] = {}
+        numbers: dict[int, dict[int, int]] = {}  # by component: number of each root
+        sides_of: dict[int, list[dict[str, Indices]]] = {}
         reasons: tuple[dict[str, str], ...] = ({}, {}, {}, {})
 
         def scales_of(ids: Indices) -> tuple[int, Indices] | None:
@@ -115,40 +117,40 @@ class _Members:
             free = [root for root in roots if self.ties.reason(root) is None]
             if not free:
                 return None
-            own = component.root(free[0])
-            known = numbers.setdefault(own, {})
+            key = component.root(free[0])
+            known = numbers.setdefault(key, {})
             indices = [-1 if self.ties.reason(root) else known.setdefault(root, len(known)) for root in roots]
-            return own, np.array(indices)
+            return key, np.array(indices)
 
         for side, members in enumerate(sides):
             for name, ids in members.items():
-                place = scales_of(ids)
-                if place is None:
+                scales = scales_of(ids)
+                if scales is None:
                     reasons[side][name] = self.ties.reason(ids[0]) or ""
                 else:
-                    found.setdefault(place[0], [{}, {}, {}, {}])[side][name] = place[1]
+                    sides_of.setdefault(scales[0], [{}, {}, {}, {}])[side][name] = scales[1]
         shifts: dict[int, list[Shift]] = {}
         for shift in self.ties.shifts:
-            place = scales_of(shift.ids)
-            if place is not None:
-                shifts.setdefault(place[0], []).append(Shift(shift.node, shift.index, place[1], shift.from_right))
+            scales = scales_of(shift.ids)
+            if scales is not None:
+                shifts.setdefault(scales[0], []).append(Shift(shift.node, shift.index, scales[1], shift.from_right))
         tensors: dict[int, dict[str, Wires]] = {}
         for name, wires in self.ties.wires.items():
-            place = scales_of(wires.ids)
-            if place is not None:
-                tensors.setdefault(place[0], {})[name] = Wires(place[1], wires.axis, wires.rank)
+            scales = scales_of(wires.ids)
+            if scales is not None:
+                tensors.setdefault(scales[0], {})[name] = Wires(scales[1], wires.axis, wires.rank)
         groups = []
-        for own, (producers, consumers, before, after) in found.items():
+        for key, (producers, consumers, before, after) in sides_of.items():
             if not consumers and not after:
                 reasons[0].update(dict.fromkeys(producers, "no layer reads its channels one by one"))
                 continue
-            size, own_shifts = len(numbers[own]), tuple(shifts.get(own, ()))
-            groups.append(ScaleGroup(size, producers, consumers, before, after, own_shifts, tensors[own]))
+            size, group_shifts = len(numbers[key]), tuple(shifts.get(key, ()))
+            groups.append(ScaleGroup(size, producers, consumers, before, after, group_shifts, tensors[key]))
         return ScaleGroups(tuple(groups), inputs=reasons[1], outputs=reasons[0])
 
 
 def _components(ties: Ties) -> Ties:
-    """Union-find over the same wires in which all free wires of one tensor are tied as well."""
+    """Return a union-find over the same wires that also ties all free wires of each tensor."""
     component = Ties({})
     component.fresh(ties.count)
     component.join(np.arange(ties.count), np.array([ties.root(wire) for wire in range(ties.count)], np.intp))
@@ -159,7 +161,7 @@ def _components(ties: Ties) -> Ties:
 
 
 def _why_fixed(graph: gs.Graph, node: gs.Node) -> str | None:
-    """Why a node's constants cannot take a scale."""
+    """Return why a node's constants cannot be rescaled, or None if they can."""
     for tensor in node.inputs[1:]:
         if not tensor.name:
             continue
@@ -173,7 +175,7 @@ def _why_fixed(graph: gs.Graph, node: gs.Node) -> str | None:
 def _add_layer(members: _Members, model: Model, node: gs.Node) -> None:
     ties = members.ties
     if reason := why_not_linear(node):
-        ties.block_size(node, f"{node.name} ({node.op}): {reason}")
+        ties.fix_node(node, f"{node.name} ({node.op}): {reason}")
         return
     layer = find_linear(node)
     source = ties.read(node.inputs[0])
@@ -197,13 +199,13 @@ def _add_layer(members: _Members, model: Model, node: gs.Node) -> None:
 
 
 def _add_norm(members: _Members, graph: gs.Graph, node: gs.Node) -> None:
-    """BatchNormalization is linear, channel by channel, once its statistics are constants."""
+    """Add a BatchNormalization. It is linear in each channel if its statistics are constants."""
     ties, source = members.ties, members.ties.read(node.inputs[0])
     reason = "it is in training mode" if node.attrs.get("training_mode", 0) else _why_fixed(graph, node)
     if reason is None and (source is None or source.axis != 1):
         reason = "its channels are not known"
     if reason is not None or source is None:
-        ties.block_size(node, f"{node.name} ({node.op}): {reason}")
+        ties.fix_node(node, f"{node.name} ({node.op}): {reason}")
         return
     members.norms_after[str(node.name)] = source.ids
     members.norms_before[str(node.name)] = ties.fresh(len(source.ids))

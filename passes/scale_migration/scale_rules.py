@@ -1,8 +1,11 @@
-"""What every operator does to a positive per-channel scale: the rules of `passes.scale_migration.scale_ties`.
+"""The effect of every operator on positive per-channel scales: the rules for `passes.scale_migration.scale_ties`.
 
-``f(s x) = s f(x)`` for every ``s > 0`` (positive homogeneity) holds for Relu, LeakyRelu, PRelu, pools, zero padding,
-Resize and whatever only moves values, and for sums if all terms share the scale (Nagel et al. 2019, arXiv:1906.04721,
-§4.1; Meller et al. 2019, arXiv:1902.01917). Every other operator fixes the scale of what it reads and writes at 1.
+Positive homogeneity, ``f(s x) = s f(x)`` for every ``s > 0``, holds for Relu, LeakyRelu, PRelu, pools, zero padding,
+Resize and all operators that only move values. It holds for sums if all terms have the same scale (Nagel et al. 2019,
+arXiv:1906.04721, §4.1; Meller et al. 2019, arXiv:1902.01917). All other operators fix the scales of their inputs and
+outputs at 1.
+
+Each rule ties the wires of a node. It returns why that is not possible, or None.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -84,14 +87,16 @@ def _pad(ties: Ties, node: gs.Node) -> str | None:
         return "has axes or a value that are not constants"
     if node.attrs.get("mode", "constant") == "constant" and np.any(value != 0):
         return f"pads with {value.reshape(-1)[0]:g}"
-    places = np.flatnonzero(axes % source.rank == source.axis)
+    entries = np.flatnonzero(axes % source.rank == source.axis)
     ids = source.ids
-    if places.size:
-        begin, end = (int(pads[places[0] + offset]) for offset in (0, len(axes)))
+    if entries.size:
+        begin, end = (int(pads[entries[0] + offset]) for offset in (0, len(axes)))
         if (begin or end) and node.attrs.get("mode", "constant") != "constant":
             return "repeats channels"
         ids = ids[max(-begin, 0) : len(ids) - max(-end, 0)]
-        ids = np.concatenate([ties.fresh(max(begin, 0)), ids, ties.fresh(max(end, 0))])  # zeros take any scale
+        ids = np.concatenate(
+            [ties.fresh(max(begin, 0)), ids, ties.fresh(max(end, 0))]
+        )  # padded zeros may have any scale
     ties.write(node.outputs[0], ids, source.axis, source.rank)
     return None
 
@@ -125,7 +130,7 @@ def _split(ties: Ties, node: gs.Node) -> str | None:
         if sizes is None and not _omitted(node, 1):
             return "has sizes that are not constants"
         if sizes is None:
-            size = -(-len(source.ids) // len(node.outputs))  # the last may be smaller
+            size = -(-len(source.ids) // len(node.outputs))  # the last part may be smaller
             sizes = [size] * (len(node.outputs) - 1)
         else:
             sizes = list(np.asarray(sizes))[:-1]
@@ -175,7 +180,7 @@ def _transpose(ties: Ties, node: gs.Node) -> str | None:
 
 
 def _sum(ties: Ties, node: gs.Node) -> str | None:
-    """Sums, differences, maxima and minima: all operands share the scale, constants are rescaled."""
+    """Tie sums, differences, maxima and minima: all operands share the scale, and constants are rescaled."""
     operands = [ties.read(tensor) for tensor in activations(node.inputs)]
     joined = _aligned(node, operands)
     if isinstance(joined, str):
@@ -191,7 +196,7 @@ def _sum(ties: Ties, node: gs.Node) -> str | None:
 
 
 def _product(ties: Ties, node: gs.Node) -> str | None:
-    """A product keeps the scale of one operand if all others have none of their own."""
+    """Tie a product: it has the scale of one operand if the scales of all others are fixed."""
     operands = [ties.read(tensor) for tensor in activations(node.inputs)]
     if node.op == "Div" and (len(operands) > 1 or isinstance(node.inputs[0], gs.Constant)):
         return "divides by an activation"
@@ -207,7 +212,10 @@ def _product(ties: Ties, node: gs.Node) -> str | None:
 
 
 def _aligned(node: gs.Node, operands: Sequence[Wires | None]) -> Wires | str:
-    """The output's wires, named after the operand with most channels, or why channels do not meet one by one."""
+    """Return the output's wires, which are those of the operand with most channels.
+
+    If the channels of the operands do not correspond one to one, it returns the reason instead.
+    """
     known = [wires for wires in operands if wires is not None]
     if len(known) != len(operands) or not known:
         return _UNKNOWN
@@ -245,10 +253,10 @@ _RULES: Mapping[str, Rule] = MappingProxyType(
 
 
 def tie(ties: Ties, node: gs.Node) -> None:
-    """Tie what ``node`` reads to what it writes, or fix both and say why."""
+    """Tie the inputs of ``node`` to its outputs, or fix both with a reason."""
     if node.op in {"Shape", "Size"}:
-        return  # they read no value
+        return  # they do not read values
     rule = _RULES.get(node.op) if is_default_domain(node) else None
     reason = "lets no scale through" if rule is None else rule(ties, node)
     if reason is not None:
-        ties.block_size(node, f"{node.name} ({node.op}) {reason}")
+        ties.fix_node(node, f"{node.name} ({node.op}) {reason}")

@@ -1,4 +1,4 @@
-"""A search for the scales of groups: who reads a group's channels, what candidates cost them, and the report."""
+"""The search for the scales of groups: consumers of a group's channels, losses of candidates, and the report."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +20,18 @@ __all__ = ["Consumer", "Migration", "best_of", "calibrated", "consumers", "losse
 
 Doubles = NDArray[np.float64]
 
-_WORTH = 0.95
+_WORTH = 0.95  # a candidate is taken if its loss is below this share of the loss without scales
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """A layer that reads a group's channels: its weight ``[g, o, k]``, and the scale of each input channel ``[c]``."""
+    """A layer that reads a group's channels.
+
+    Attributes:
+        layer: The layer.
+        weight: Its weight, ``[g, o, k]``.
+        indices: Index of the scale of each input channel, ``[c]``, or -1 if it is fixed.
+    """
 
     layer: Linear
     weight: Floats
@@ -40,23 +46,29 @@ class Consumer:
         return largest.astype(np.float64)
 
     def scaled(self, s: Doubles) -> Floats:
-        """The weight with the columns of every input channel multiplied by ``s`` ``[c]``."""
+        """Return the weight with the columns of every input channel multiplied by ``s`` ``[c]``."""
         scaled: Floats = (self.weight * input_factors(self.layer, s)[:, None, :]).astype(np.float32)
         return scaled
 
 
 def consumers(model: Model, groups: Iterable[ScaleGroup]) -> frozenset[str]:
-    """The layers that read a channel of a group and are to be quantized."""
+    """Return the names of the layers that read a channel of a group and will be quantized."""
     return frozenset(name for group in groups for name in group.consumers if name not in model.float_reasons)
 
 
 def calibrated(
     model: Model, group: ScaleGroup, statistics: Mapping[str, ChannelStatistics], name: str
 ) -> list[Consumer]:
-    """A group's `consumers`.
+    """Return a group's consumers that will be quantized.
+
+    Args:
+        model: The model.
+        group: The group.
+        statistics: Channel statistics, by layer name.
+        name: Name of the pass, for the message.
 
     Raises:
-        QuantizationError: one of them has no statistics.
+        QuantizationError: A consumer has no statistics.
     """
     layers = model.layers()
     readers = [reader for reader in group.consumers if reader not in model.float_reasons]
@@ -67,27 +79,40 @@ def calibrated(
 
 
 def over_channels(size: int, members: Mapping[str, Indices], values: Mapping[str, Doubles]) -> Doubles:
-    """The largest value of every scale ``[size]`` among channels ``[c]`` of layers, by name; 0 of none.
+    """Return the largest value ``[size]`` among the channels of each scale, or 0 for a scale without channels.
 
-    ``members`` say which channel has which scale: a group's producers, or its consumers.
+    Args:
+        size: Number of scales.
+        members: Index of each channel's scale, by layer name: a group's producers, or its consumers.
+        values: Values of channels ``[c]``, by layer name.
     """
     largest = np.zeros(size + 1)
     for name, channels in values.items():
-        np.maximum.at(largest, members[name], channels)  # the last is of those without a scale, -1
+        np.maximum.at(largest, members[name], channels)  # index -1, the last entry, collects fixed channels
     return largest[:-1]
 
 
 def losses_of(
     readers: Sequence[Consumer], candidates: Sequence[Doubles], loss: Callable[[Consumer, Doubles], float]
 ) -> Doubles:
-    """The loss ``[r, n]`` of every reader for every candidate s ``[size]``, which ``loss`` gets by input channel."""
+    """Return the loss ``[r, n]`` of every reader for every candidate.
+
+    Args:
+        readers: r layers.
+        candidates: n candidates for the scales s, each ``[size]``.
+        loss: Loss of a reader, given the scales of its input channels.
+    """
     return np.array([[loss(reader, factors_of(reader.indices, s)) for s in candidates] for reader in readers])
 
 
 def best_of(losses: Doubles, plain: int) -> int:
-    """The candidate with the least loss over all readers ``[r, n]``; ``plain`` unless it saves 5 %.
+    """Return the index of the candidate with the least total loss, or ``plain`` if it saves less than 5 %.
 
-    What a smaller gain promises is within the error of an expectation, and of how the next rounding happens to fall.
+    A smaller gain is within the error of the estimate, and within the chance of the next rounding.
+
+    Args:
+        losses: Loss of every reader for every candidate, ``[r, n]``.
+        plain: Index of the candidate that changes nothing.
     """
     total = losses.sum(axis=0)
     best = int(total.argmin())
@@ -96,12 +121,15 @@ def best_of(losses: Doubles, plain: int) -> int:
 
 @dataclass
 class Migration:
-    """Decisions about groups, moved into the model together so that each is taken on the weights as they were.
+    """Decisions about groups. They are applied together at the end, so that all are made on the original weights.
 
     Attributes:
-        changed: layers whose inputs are rescaled.
-        left: why layers are left as they are though they could be rescaled.
-        grids: losses of the search.
+        name: Name of the pass.
+        model: The model.
+        analysis: Its scale groups.
+        changed: Layers whose inputs are rescaled.
+        left: Why a layer that could be rescaled is not, by layer name.
+        grids: Losses of the search, by layer name.
     """
 
     name: str
@@ -113,11 +141,15 @@ class Migration:
     _moves: list[tuple[ScaleGroup, Doubles]] = field(default_factory=list)
 
     def move(self, group: ScaleGroup, factors: Doubles) -> None:
-        """Let the group's activations be multiplied by ``factors`` ``[size]``."""
+        """Decide to multiply the group's activations by ``factors`` ``[size]``. `report` applies it."""
         self._moves.append((group, factors))
 
     def report(self) -> PassReport:
-        """Rescale the model and account for every layer."""
+        """Rescale the model, and report on every layer.
+
+        Raises:
+            ValueError: A factor is not finite and positive, or the number of factors is not the group's size.
+        """
         changed = dict(self.changed)
         for group, factors in self._moves:
             rescale(self.model, group, factors)

@@ -1,7 +1,8 @@
-"""Channels that must share a scale, by union-find.
+"""A union-find of the channels that must share a scale.
 
-Every channel of every activation is a *wire*, a number. Wires that an operator lets only be scaled together are tied;
-a wire whose scale cannot differ from 1 is fixed, with a reason. `passes.scale_migration.scale_rules` ties them, operator by operator.
+Every channel of every activation is a *wire*, which has a number. Wires that can only be scaled together are tied. A
+wire whose scale has to be 1 is fixed, with a reason. `passes.scale_migration.scale_rules` has the rule of every
+operator.
 """
 
 from collections.abc import Iterable
@@ -20,7 +21,13 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Wires:
-    """The channels of one activation tensor: wires ``ids`` ``[c]`` along ``axis`` of ``rank`` axes."""
+    """The channels of one activation tensor.
+
+    Attributes:
+        ids: Wire of each channel, ``[c]``.
+        axis: Axis of the channels.
+        rank: Number of axes of the tensor.
+    """
 
     ids: Indices
     axis: int
@@ -28,13 +35,20 @@ class Wires:
 
     @property
     def from_right(self) -> int:
-        """The channel axis counted from the last, which is -1."""
+        """Channel axis counted from the last axis, which is -1."""
         return self.axis - self.rank
 
 
 @dataclass(frozen=True)
 class Shift:
-    """A constant that a node adds to, or compares with, wires ``ids``: it takes the scale as they do."""
+    """A constant that a node adds to channels, or compares with them. It has to be rescaled with them.
+
+    Attributes:
+        node: Name of the node.
+        index: Index of the constant among the node's inputs.
+        ids: Wire of each channel, ``[c]``.
+        from_right: Channel axis counted from the last axis, which is -1.
+    """
 
     node: str
     index: int
@@ -43,11 +57,15 @@ class Shift:
 
 
 class Ties:
-    """Union-find over wires, and the wires of every tensor of a graph.
+    """A union-find over wires, and the wires of every tensor of a graph.
+
+    Args:
+        shapes: Shapes of the graph's tensors.
 
     Attributes:
-        wires: by tensor name; a tensor whose channels are not known is missing.
-        shifts: constants that have to be rescaled.
+        shapes: Shapes of the graph's tensors.
+        wires: Wires by tensor name. Tensors with unknown channels are missing.
+        shifts: Constants that have to be rescaled.
     """
 
     def __init__(self, shapes: Shapes) -> None:
@@ -58,25 +76,25 @@ class Ties:
         self._reasons: dict[int, str] = {}
 
     def fresh(self, count: int) -> Indices:
-        """New wires, tied to none."""
+        """Return ``count`` new wires that are not tied."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
         return np.arange(start, start + count)
 
     @property
     def count(self) -> int:
-        """How many wires there are."""
+        """Number of wires."""
         return len(self._parent)
 
     def root(self, wire: int) -> int:
-        """The wire that stands for all that are tied to this one."""
+        """Return the representative of all wires that are tied to this one."""
         while self._parent[wire] != wire:
             self._parent[wire] = self._parent[self._parent[wire]]
             wire = self._parent[wire]
         return wire
 
     def join(self, one: Indices, other: Indices) -> None:
-        """Let two sets of wires ``[c]`` share their scales, one by one."""
+        """Tie each wire of one set ``[c]`` to the wire at the same position of the other set ``[c]``."""
         for first, second in zip(one.tolist(), other.tolist(), strict=True):
             low, high = sorted((self.root(first), self.root(second)))
             self._parent[high] = low
@@ -84,20 +102,27 @@ class Ties:
                 self._reasons.setdefault(low, self._reasons.pop(high))
 
     def fix(self, ids: Indices, reason: str) -> None:
-        """Let wires keep the scale 1; the first reason given stays."""
+        """Fix the scale of wires at 1. A wire keeps the first reason that it gets."""
         for wire in ids.tolist():
             self._reasons.setdefault(self.root(wire), reason)
 
     def reason(self, wire: int) -> str | None:
-        """Why a wire's scale is fixed; None if it is free."""
+        """Return why a wire's scale is fixed, or None if it is free."""
         return self._reasons.get(self.root(wire))
 
     def is_fixed(self, wires: Wires) -> bool:
-        """Whether every channel's scale is fixed."""
+        """Return whether the scales of all channels are fixed."""
         return all(self.reason(wire) is not None for wire in wires.ids.tolist())
 
     def read(self, tensor: gs.Tensor, reason: str = "") -> Wires | None:
-        """The wires of a tensor; fixed ones, along axis 1, where nobody has named them but their number is known."""
+        """Return the wires of a tensor, or None if its channels are not known.
+
+        If no node has set the wires of the tensor, but the size of axis 1 is known, it gets fixed wires along axis 1.
+
+        Args:
+            tensor: The tensor.
+            reason: Why such new wires are fixed.
+        """
         name = str(tensor.name)
         if name not in self.wires:
             shape = self.shapes.get(name, ())
@@ -109,16 +134,16 @@ class Ties:
         return self.wires[name]
 
     def write(self, tensor: gs.Tensor, ids: Indices, axis: int, rank: int) -> None:
-        """Name the wires of a tensor."""
+        """Set the wires of a tensor."""
         self.wires[str(tensor.name)] = Wires(ids, axis, rank)
 
-    def block_size(self, node: gs.Node, reason: str) -> None:
-        """Fix all that a node reads and writes."""
+    def fix_node(self, node: gs.Node, reason: str) -> None:
+        """Fix the wires of all tensors that a node reads and writes."""
         for tensor in activations([*node.inputs, *node.outputs]):
             if wires := self.read(tensor, reason):
                 self.fix(wires.ids, reason)
 
 
 def activations(tensors: Iterable[gs.Tensor]) -> list[gs.Variable]:
-    """Those of a node's tensors that are neither constant nor omitted."""
+    """Return those of a node's tensors that are neither constant nor omitted."""
     return [tensor for tensor in tensors if isinstance(tensor, gs.Variable) and tensor.name]

@@ -1,9 +1,9 @@
-"""SmoothQuant for convolutional networks: outlier channels of activations are moved into the weights.
+"""SmoothQuant for convolutional networks: move outlier channels of activations into the weights.
 
-Xiao et al. 2023 (arXiv:2211.10438) scale the inputs of a transformer's linear layers; here every group of layers whose
-channels are tied (`passes.scale_migration.scale_groups`) gets one ``s``, folded into the layers before, so it costs nothing at run
-time. With ``alpha = "search"`` each group takes the α with the least expected noise at its consumers' outputs
-(`passes.numerics.noise`), and stays as it is unless that gains something.
+Xiao et al. 2023 (arXiv:2211.10438) scale the inputs of a transformer's linear layers. Here every group of layers with
+tied channels (`passes.scale_migration.scale_groups`) gets one ``s``. It is folded into the layers before, so it costs
+nothing at run time. With ``alpha = "search"`` each group takes the α with the least expected noise at its consumers'
+outputs (`passes.numerics.noise`). A group that does not gain from it stays unchanged.
 """
 
 from dataclasses import dataclass
@@ -43,11 +43,15 @@ _ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21).round(2))
 
 @dataclass(frozen=True)
 class SmoothQuant(GraphPass):
-    """SmoothQuant; runs before `activation_ranges`.
+    """SmoothQuant. It runs before `activation_ranges`.
 
     Attributes:
-        alpha: how much of the difficulty the weights take, 0 to 1, or "search" for each group's best, if any.
-        bits: of the weights, which the search reckons with.
+        alpha: Share of the difficulty that moves to the weights, 0 to 1. "search" takes the best for each group, if
+            any.
+        bits: Bits per weight that the search assumes.
+
+    Raises:
+        ValueError: ``alpha`` or ``bits`` is out of range.
     """
 
     name: ClassVar[str] = "smoothquant"
@@ -61,16 +65,16 @@ class SmoothQuant(GraphPass):
             raise ValueError(f"alpha must be 0 to 1 or 'search', not {self.alpha}")
 
     def needs(self, model: Model) -> Needs:
-        """Channel statistics of inputs that can be scaled, and of quantized tensors that take the same scales."""
+        """Request channel statistics of inputs that can be scaled, and of quantized tensors with the same scales."""
         groups = scale_groups(model).groups
         tensors = {(name, wires.axis) for group in groups for name, wires in _between(model, group).items()}
         return Needs(channels=consumers(model, groups), tensors=frozenset(tensors))
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Choose an s for every group, then move them all.
+        """Choose s for every group, then rescale all groups.
 
         Raises:
-            QuantizationError: there are no statistics, or activation_ranges has run.
+            QuantizationError: There are no statistics, or `activation_ranges` has already run.
         """
         analysis = scale_groups(model)
         migration = Migration(self.name, model, analysis)
@@ -99,14 +103,14 @@ class SmoothQuant(GraphPass):
         return migration.report()
 
     def _noise(self, reader: Consumer, s: Doubles, stats: Stats) -> float:
-        """The expected noise of a layer whose input channels are divided by ``s`` ``[c]``."""
+        """Return the expected noise of a layer whose input channels are divided by ``s`` ``[c]``."""
         inputs = stats.channels[reader.layer.name].rescaled(1 / s)
         return expected_noise(reader.scaled(s), inputs, self.bits)
 
     def _losses_between(
         self, model: Model, group: ScaleGroup, readers: list[Consumer], candidates: list[Doubles], stats: Stats
     ) -> Doubles:
-        """The noise ``[t, 1 + a]`` that tensors between the layers pass on to an average reader."""
+        """Return the noise ``[t, 1 + a]`` that quantized tensors between the layers add to an average reader."""
         tensors = _between(model, group)
         losses = np.zeros((len(tensors), len(candidates)))
         for column, s in enumerate(candidates):
@@ -115,15 +119,15 @@ class SmoothQuant(GraphPass):
                 own = factors_of(reader.indices, s)
                 inputs = stats.channels[reader.layer.name].rescaled(1 / own)
                 np.add.at(gain, reader.indices, noise_gain(reader.scaled(own), inputs) / len(readers))
-            gain[-1] = 0.0  # of channels whose scale is fixed
+            gain[-1] = 0.0  # collects channels whose scale is fixed
             for row, (name, wires) in enumerate(tensors.items()):
-                seen = stats.tensors[name].rescaled(1 / factors_of(wires.ids, s))
-                losses[row, column] = gain[wires.ids] @ activation_error(seen)
+                scaled = stats.tensors[name].rescaled(1 / factors_of(wires.ids, s))
+                losses[row, column] = gain[wires.ids] @ activation_error(scaled)
         return losses
 
 
 def _between(model: Model, group: ScaleGroup) -> dict[str, Wires]:
-    """The group's quantized tensors that no layer reads: terms of residual Adds, and what pools read."""
+    """Return the group's quantized tensors that no layer reads: operands of residual Adds, and inputs of pools."""
     layers = model.layers()
     quantized = frozenset(layers) - frozenset(model.float_reasons)
     if not quantized & group.consumers.keys():

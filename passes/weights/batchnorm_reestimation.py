@@ -1,9 +1,9 @@
-"""BatchNorm re-estimation: every channel gets back the mean and the spread that the network was trained with.
+"""BatchNorm re-estimation: restore the mean and the spread of every channel to those of the float network.
 
-A BatchNormalization that still stood in the graph would be given the statistics of its quantized input (Ioffe & Szegedy
-2015, arXiv:1502.03167; for quantized networks Sun et al. 2019, arXiv:1912.13200). Here it has been folded, and the
-statistics it would restore are those of the float network's output on the calibration images. So the factor goes into
-the scale of the weight's grid, where it costs nothing and moves no code, and the shift into the bias.
+If a BatchNormalization were still in the graph, it would get the statistics of its quantized input (Ioffe & Szegedy
+2015, arXiv:1502.03167; for quantized networks Sun et al. 2019, arXiv:1912.13200). Here it was folded into the layer.
+The statistics that it would restore are those of the float network's output on the calibration images. So a factor goes
+into the scale of the weight's grid, which costs nothing and changes no code. A shift goes into the bias.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,13 @@ __all__ = ["ReestimateBatchnorm"]
 
 @dataclass(frozen=True)
 class ReestimateBatchnorm(CorrectionPass):
-    """Mean and standard deviation of every channel, layer after layer on what the corrected layers before it give.
+    """Restore mean and standard deviation of every channel. Layers are corrected in order, on corrected inputs.
 
     Attributes:
-        largest: factor of a channel's spread, and one over the smallest.
+        largest: Largest factor of a channel's spread. The smallest one is its inverse.
+
+    Raises:
+        ValueError: ``largest`` is less than 1, or not finite.
     """
 
     name: ClassVar[str] = "reestimate_batchnorm"
@@ -34,7 +37,7 @@ class ReestimateBatchnorm(CorrectionPass):
             raise ValueError(f"largest must be at least 1, not {self.largest}")
 
     def correct(self, outputs: OutputStatistics) -> Correction:
-        """The factor that restores the standard deviation, and the shift that restores the mean."""
+        """Return the factor that restores the standard deviation, and the shift that restores the mean."""
         alive = (outputs.variance > 0) & (outputs.variance_quantized > 0)
         ratio = np.divide(outputs.variance, outputs.variance_quantized, where=alive, out=np.ones_like(outputs.mean))
         factor = np.clip(np.sqrt(ratio), 1 / self.largest, self.largest)

@@ -1,7 +1,7 @@
-"""Bias correction: what quantization moves the mean of a channel by, its bias takes back.
+"""Bias correction: change a channel's bias to undo the shift of its mean by quantization.
 
-Nagel et al. 2019 (arXiv:1906.04721), §4.2, with means of calibration images in place of those of a normal distribution.
-`gptq` does this by itself; after `rtn` it is a pass of its own.
+Nagel et al. 2019 (arXiv:1906.04721), §4.2, with means over calibration images instead of those of a normal
+distribution. `gptq` includes this correction. After `rtn` it is a pass of its own.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ __all__ = ["BiasCorrection"]
 
 @dataclass(frozen=True)
 class BiasCorrection(CorrectionPass):
-    """Bias correction, layer after layer on what the corrected layers before it give."""
+    """Bias correction. Layers are corrected in order, on corrected inputs."""
 
     name: ClassVar[str] = "bias_correction"
 
     def correct(self, outputs: OutputStatistics) -> Correction:
-        """The shift that restores the mean."""
+        """Return the shift that restores the mean."""
         factor = np.ones_like(outputs.mean)
         return Correction("bias corrected", factor, outputs.shift(factor))

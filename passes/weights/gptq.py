@@ -1,6 +1,7 @@
-"""GPTQ for Conv, ConvTranspose, Gemm and MatMul: the maths is in `passes.numerics.gptq`, the data comes from the walk.
+"""GPTQ for Conv, ConvTranspose, Gemm and MatMul.
 
-After the sweep the bias takes up what is left of the mean output error, ``E[W X] - E[Ŵ X̂]`` (Nagel et al. 2019, §4.2).
+`passes.numerics.gptq` has the mathematics. Sequential calibration provides the moments. After the sweep, the bias
+corrects the remaining mean of the output error, ``E[W X] - E[Ŵ X̂]`` (Nagel et al. 2019, §4.2).
 """
 
 from dataclasses import dataclass
@@ -26,15 +27,20 @@ class Gptq(LayerPass):
 
     Attributes:
         damping: λ as a share of the mean of the Hessian's diagonal.
-        act_order: inputs with the largest mean square first.
-        scale: "hessian" searches each channel's scale by what an error costs the sweep, "absmax" takes the largest
-            weight's.
-        asymmetric_target: make up for the errors of the layers before, and of what an Add adds to the output, as far as
-            it holds on held-out images (needs `sequential`).
-        bias_correction: let the bias take up the mean output error; the codes then only answer for what varies.
-        beam: roundings kept in the sweep of a small layer, on scales around the one searched; 1 keeps GPTQ's own.
-        few_rows: where a layer has fewer rows than inputs, choose its damping on held-out images (needs `sequential`).
-        refine: rounds of single-code and scale descent after the sweep.
+        act_order: Whether inputs are rounded by falling mean square.
+        scale: "hessian" searches each channel's scale by the cost of errors in the sweep. "absmax" takes the scale of
+            the largest weight.
+        asymmetric_target: Whether to compensate for errors of the layers before, and of a tensor that an Add adds to
+            the output, as far as that helps on held-out images (needs `sequential`).
+        bias_correction: Whether the bias corrects the mean output error. The codes then minimise the rest.
+        beam: Number of partial roundings that are kept in the sweep of a small layer, for several scales around the
+            searched one. 1 is GPTQ itself.
+        few_rows: Whether the damping of a layer with fewer rows than inputs is chosen on held-out images (needs
+            `sequential`).
+        refine: Rounds of coordinate descent over codes and scales after the sweep.
+
+    Raises:
+        ValueError: A field is out of range.
     """
 
     name: ClassVar[str] = "gptq"
@@ -59,19 +65,20 @@ class Gptq(LayerPass):
 
     @property
     def searches(self) -> bool:
-        """Whether scales are searched, by what an error costs the sweep."""
+        """Whether scales are searched, by the cost of errors in the sweep."""
         return self.scale == "hessian"
 
     def solve(self, problem: Problem) -> Solution:
-        """Codes, grid and bias of one layer; errors are of its output on the quantized network's inputs.
+        """Return codes, grid and bias of one layer. Errors are those of its output on the quantized network's inputs.
 
         Raises:
-            QuantizationError: the Hessian is not positive definite even with damping 1.
+            QuantizationError: There is no calibration data, or the Hessian is not positive definite even with damping
+                1.
         """
         weight, moments = problem.weight, problem.moments
         if moments is None:
             raise QuantizationError(f"{problem.layer.name}: GPTQ needs calibration data; use --calibration")
-        correct = self.bias_correction and problem.layer.op != "MatMul"  # which has no bias
+        correct = self.bias_correction and problem.layer.op != "MatMul"  # MatMul has no bias
         varying = moments.centered() if correct else moments.about(None)
         target, why = self._target(weight, varying)
         try:
@@ -102,7 +109,7 @@ class Gptq(LayerPass):
         )
 
     def _target(self, weight: Floats, moments: Moments) -> tuple[Floats, str]:
-        """What the codes should approximate, and why it is the weight itself if it should have been moved."""
+        """Return the target of the codes, and a note if the asymmetric target could not be computed."""
         if not self.asymmetric_target:
             return weight, ""
         try:
@@ -111,7 +118,16 @@ class Gptq(LayerPass):
             return weight, f"errors of the layers before not made up for (Hessian {error})"
 
     def rounded(self, target: Floats, moments: Moments, problem: Problem) -> tuple[GptqResult, str]:
-        """Codes and grid for ``target`` ``[g, o, k]`` and the rows that ``moments`` describe, and a note."""
+        """Return codes and grid for a target, and a note.
+
+        Args:
+            target: Weight that the codes should approximate, ``[g, o, k]``.
+            moments: Moments of the layer's rows.
+            problem: The layer's problem.
+
+        Raises:
+            numpy.linalg.LinAlgError: The Hessian is not positive definite even with damping 1.
+        """
         form, damping, notes = self.grid_form(problem), self.damping, []
         if self.few_rows and has_few_rows(moments):
             damping = damping_for_few_rows(

@@ -1,7 +1,7 @@
-"""OBQ for small layers: GPTQ with the order chosen weight by weight; see `passes.numerics.obq`.
+"""OBQ for small layers: like GPTQ, but every row chooses its own order of weights; see `passes.numerics.obq`.
 
-Its cost grows with the fourth power of a layer's size, so layers past a number of inputs are left to GPTQ, and the
-report says so. Target, grid, bias correction and refinement are those of `passes.weights.gptq`.
+The cost grows with the fourth power of a layer's size. So layers with many inputs use GPTQ, and the report says so.
+Target, grid, bias correction and refinement are those of `passes.weights.gptq`.
 """
 
 from dataclasses import dataclass, replace
@@ -20,10 +20,13 @@ __all__ = ["Obq"]
 
 @dataclass(frozen=True)
 class Obq(Gptq):
-    """OBQ; its fields are GPTQ's, of which `act_order` only matters to the layers left to GPTQ.
+    """OBQ. It has the fields of `Gptq`, of which `act_order` matters only to layers that use GPTQ.
 
     Attributes:
-        largest_inputs: of a group of a layer that OBQ solves.
+        largest_inputs: Most inputs per group of a layer that OBQ solves. Larger layers use GPTQ.
+
+    Raises:
+        ValueError: A field is out of range.
     """
 
     name: ClassVar[str] = "obq"
@@ -36,7 +39,11 @@ class Obq(Gptq):
             raise ValueError(f"largest_inputs must be at least 1, not {self.largest_inputs}")
 
     def rounded(self, target: Floats, moments: Moments, problem: Problem) -> tuple[GptqResult, str]:
-        """Codes on GPTQ's grid, by OBQ; GPTQ's own where the layer is too large."""
+        """Return OBQ's codes on GPTQ's grid, or GPTQ's codes if the layer is too large, and a note.
+
+        Raises:
+            numpy.linalg.LinAlgError: The Hessian is not positive definite even with damping 1.
+        """
         inputs = target.shape[2]
         if inputs > self.largest_inputs:
             result, note = super().rounded(target, moments, problem)

@@ -1,4 +1,4 @@
-"""Round-to-nearest: every weight to the nearest point of a grid whose scale loses least, without looking at data."""
+"""Round-to-nearest: round every weight to the nearest point of a grid with the best scale, without data."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,7 +14,7 @@ class Rtn(LayerPass):
     """Round-to-nearest.
 
     Attributes:
-        scale: "mse" searches each channel's scale, "absmax" takes the largest weight's.
+        scale: "mse" searches the scale of each channel. "absmax" takes the scale of the largest weight.
     """
 
     name: ClassVar[str] = "rtn"
@@ -27,11 +27,11 @@ class Rtn(LayerPass):
 
     @property
     def searches(self) -> bool:
-        """Whether scales are searched, by the squared error of the weight."""
+        """Whether scales are searched, by the squared error of the weights."""
         return self.scale == "mse"
 
     def solve(self, problem: Problem) -> Solution:
-        """Codes and grid of one layer; errors are of the weight itself."""
+        """Return codes and grid of one layer. Errors are those of the weight."""
         weight, form = problem.weight, self.grid_form(problem)
         plain, grid = (each.grid(weight, min_scale=problem.min_scale) for each in (form.plain(), form))
         codes = grid.codes(weight)

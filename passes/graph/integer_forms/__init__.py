@@ -1,1 +1,1 @@
-"""Operators replaced by others that have integer kernels."""
+"""Replacements of operators by others that have integer kernels."""

@@ -1,7 +1,7 @@
-"""A BatchNormalization that no layer could take up, as behind a Concat, as a depthwise 1x1 convolution.
+"""Replace a BatchNormalization that could not be folded, as behind a Concat, with a depthwise 1x1 convolution.
 
-y = a x + c per channel, with a = gamma / sqrt(var + epsilon) and c = beta - a mean. One weight per channel lies on its
-channel's grid exactly, at any number of bits, so nothing is lost but the rounding of y.
+y = a x + c per channel, with a = gamma / sqrt(var + epsilon) and c = beta - a mean. With one weight per channel, every
+weight is exactly on its channel's grid for any number of bits. So the only error is the rounding of y.
 """
 
 import numpy as np
@@ -16,17 +16,21 @@ __all__ = ["norms_as_convolutions"]
 
 
 def norms_as_convolutions(graph: gs.Graph, rules: Rules, shapes: Shapes) -> list[str]:
-    """Rewrite every BatchNormalization between operators; returns a line for each."""
+    """Rewrite every BatchNormalization that does not read a graph input or write a graph output.
+
+    Returns:
+        A line for each.
+    """
     notes = []
     taken = tensor_names(graph)
     for node in list(graph.nodes):
         if node.op != "BatchNormalization" or not is_default_domain(node) or len(node.outputs) != 1:
             continue
         source = node.inputs[0]
-        rank, found = len(shapes.get(source.name, ())), affine(node)
-        if isinstance(found, str) or rank < 3 or not source.inputs:
+        rank, coefficients = len(shapes.get(source.name, ())), affine(node)
+        if isinstance(coefficients, str) or rank < 3 or not source.inputs:
             continue
-        scale, shift = found
+        scale, shift = coefficients
         if rules.why_no_kernel("Conv", rank, len(scale)) or node.outputs[0].name in graph_output_names(graph):
             continue
         weight = scale.astype(np.float32).reshape(-1, 1, *[1] * (rank - 2))

@@ -1,9 +1,9 @@
-"""A ConvTranspose whose stride is its kernel, as a 1x1 convolution and a shuffle of its outputs.
+"""Replace a ConvTranspose whose stride equals its kernel with a 1x1 convolution and a shuffle of its outputs.
 
-Then no two taps meet, and pixel (i, j) of channel o in the output block of input pixel (h, w) is a 1x1 convolution's
-channel (i, j, o) at (h, w): Shi et al. 2016, arXiv:1609.05158. The shuffle has channels last, as integer convolutions
-have them in onnxruntime: its first and last Transpose cancel with those around it, and the one between moves whole rows
-of (j, o). With channels first, shuffles took a third of U-Net's time.
+Such a ConvTranspose has no overlapping taps. Pixel (i, j) of channel o in the output block of input pixel (h, w) is
+channel (i, j, o) of a 1x1 convolution at (h, w): Shi et al. 2016, arXiv:1609.05158. The shuffle has channels last, like
+onnxruntime's integer convolutions. So its first and last Transpose cancel with those around it, and the one between
+moves whole rows of (j, o). With channels first, shuffles took a third of U-Net's time.
 """
 
 import math
@@ -19,7 +19,11 @@ __all__ = ["transposed_as_convolutions"]
 
 
 def transposed_as_convolutions(graph: gs.Graph, rules: Rules, shapes: Shapes) -> list[str]:
-    """Rewrite every such 2-D ConvTranspose of fixed height and width; returns a line for each."""
+    """Rewrite every such 2-D ConvTranspose of fixed height and width.
+
+    Returns:
+        A line for each.
+    """
     if "ConvTranspose" in rules.linear or rules.why_no_kernel("Conv", 4, 1):
         return []
     if not {"Reshape", "Transpose"} <= rules.moving:
@@ -52,14 +56,14 @@ def transposed_as_convolutions(graph: gs.Graph, rules: Rules, shapes: Shapes) ->
 
         conv = step("Conv", "pixels", [node.inputs[0], *operands], kernel_shape=[1, 1])
         last = step("Transpose", "channels_last", [conv.outputs[0]], perm=[0, 2, 3, 1])
-        block_size = shape("blocks", -1, height, width, rows, columns, outputs)
-        split = step("Reshape", "split", [last.outputs[0], block_size])
-        turned = step("Transpose", "turned", [split.outputs[0]], perm=[0, 1, 3, 2, 4, 5])
+        blocks = shape("blocks", -1, height, width, rows, columns, outputs)
+        split = step("Reshape", "split", [last.outputs[0], blocks])
+        swapped = step("Transpose", "turned", [split.outputs[0]], perm=[0, 1, 3, 2, 4, 5])
         whole = shape("image", -1, height * rows, width * columns, outputs)
-        joined = step("Reshape", "joined", [turned.outputs[0], whole])
+        joined = step("Reshape", "joined", [swapped.outputs[0], whole])
         first = step("Transpose", "channels_first", [joined.outputs[0]], perm=[0, 3, 1, 2])
         first.outputs = []
-        replace_node(graph, node, conv, last, split, turned, joined, first)
+        replace_node(graph, node, conv, last, split, swapped, joined, first)
         notes.append(f"{name}: ConvTranspose made a 1x1 Conv and a shuffle")
     return notes
 

@@ -1,9 +1,9 @@
-"""HardSigmoid and HardSwish in operators with integer kernels (Howard et al. 2019, arXiv:1905.02244, §5.2).
+"""Integer forms of HardSigmoid and HardSwish (Howard et al. 2019, arXiv:1905.02244, §5.2).
 
     HardSigmoid(x) = Clip(alpha x + beta, 0, 1)         HardSwish(x) = x HardSigmoid(x; 1/6, 1/2)
 
-The product with alpha is a matter of the scale and the Clip one of the quantizer's range, so what is left for integers
-is one addition, and for HardSwish one product more.
+The product with alpha only changes the scale, and the quantizer's range does the Clip. So the integer kernels compute
+one addition, and for HardSwish one product.
 """
 
 import numpy as np
@@ -16,7 +16,11 @@ __all__ = ["hard_functions_as_clips"]
 
 
 def hard_functions_as_clips(graph: gs.Graph, rules: Rules) -> list[str]:
-    """Rewrite both where the target has no kernel for them; returns a line for each."""
+    """Rewrite every HardSigmoid and HardSwish for which the target has no kernel.
+
+    Returns:
+        A line for each.
+    """
     if not (rules.scalars and {"Add", "Mul"} <= rules.compute and "Clip" in rules.absorbable):
         return []
     notes = []

@@ -1,6 +1,7 @@
-"""The same network in operators that the target runs on integers, where it has none for the ones that are there.
+"""Replace operators without an integer kernel with equivalent ones that have one.
 
-Each of them would be an island of floats: what comes before is dequantized, what comes after quantized again.
+Every operator without an integer kernel would run in float: its inputs are dequantized, and its output is quantized
+again.
 """
 
 from dataclasses import dataclass
@@ -20,12 +21,16 @@ __all__ = ["IntegerForms"]
 
 @dataclass(frozen=True)
 class IntegerForms(GraphPass):
-    """BatchNormalization that nothing took up, HardSwish, HardSigmoid and ConvTranspose, as operators with kernels."""
+    """Integer forms of BatchNormalization that was not folded, HardSwish, HardSigmoid and ConvTranspose."""
 
     name: ClassVar[str] = "integer_forms"
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Rewrite the graph; no layer's result changes."""
+        """Rewrite the graph. The outputs of all layers stay the same.
+
+        Raises:
+            ModelError: The shapes of the graph contradict each other.
+        """
         shapes = infer_shapes(model.graph)
         notes = norms_as_convolutions(model.graph, model.rules, shapes)
         notes += transposed_as_convolutions(model.graph, model.rules, shapes)

@@ -1,1 +1,1 @@
-"""One form of graph for all later passes, whatever the exporter wrote."""
+"""Rewrites that give graphs of all exporters the same form."""

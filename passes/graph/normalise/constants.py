@@ -1,7 +1,8 @@
-"""Constant nodes, and nodes that read constants only, become initializers.
+"""Turn Constant nodes, and nodes that read only constants, into initializers.
 
-The evaluator is onnx's reference implementation (numpy), one node at a time: deterministic operators on a list, results
-bounded in size and cast to the type that ONNX prescribes (numpy would let float64 through).
+onnx's reference implementation (numpy) evaluates one node at a time. Only deterministic operators of a list are
+evaluated. The size of results is limited. Results are cast to the type that ONNX prescribes, because numpy may return
+float64.
 """
 
 import math
@@ -20,7 +21,9 @@ __all__ = ["fold_constants", "lower_constant_nodes"]
 Array = NDArray[np.generic]
 
 _VALUE_TYPES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-_MOVES = frozenset(["Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Cast"])  # data stay data
+_MOVES = frozenset(
+    ["Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Cast"]
+)  # they do not compute values
 # fmt: off
 _FOLDABLE = _MOVES | frozenset([
     "Abs", "Add", "And", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Exp", "Expand",
@@ -33,24 +36,33 @@ _FREE_ELEMENTS = 1 << 18  # 1 MiB of float32: results up to this size always fol
 
 
 def lower_constant_nodes(graph: gs.Graph) -> list[str]:
-    """Turn Constant nodes into initializers; those that are graph outputs stay."""
+    """Turn Constant nodes into initializers, except graph outputs.
+
+    Returns:
+        A line with the number of changes, or nothing.
+    """
     outputs = graph_output_names(graph)
     count = 0
     for node in [node for node in graph.nodes if node.op == "Constant" and is_default_domain(node)]:
         (key, value), *_ = node.attrs.items()
         if node.outputs[0].name in outputs or not (key == "value" or key in _VALUE_TYPES):
-            continue  # strings and sparse tensors are no weights
-        values = value._values if key == "value" else np.array(value, _VALUE_TYPES[key])  # _values stay lazy
+            continue  # strings and sparse tensors are not weights
+        values = (
+            value._values if key == "value" else np.array(value, _VALUE_TYPES[key])
+        )  # _values does not load the data
         _become_constant(graph, node, values)
         count += 1
     return [f"{count} Constant nodes made initializers"] if count else []
 
 
 def fold_constants(graph: gs.Graph) -> list[str]:
-    """Evaluate nodes that read constants only, and those that ask but for a known shape or type (Shape, CastLike).
+    """Evaluate nodes that read only constants, and Shape and CastLike nodes that need only a known shape or type.
 
     A weight that is only moved (Transpose, Reshape, Cast, ...) keeps its name, so that the layer that reads it can be
     named after it. The graph must be sorted.
+
+    Returns:
+        A line with the number of changes, or nothing.
     """
     outputs = graph_output_names(graph)
     counts: dict[str, int] = {}
@@ -74,7 +86,7 @@ def fold_constants(graph: gs.Graph) -> list[str]:
 
 
 def _become_constant(graph: gs.Graph, node: gs.Node, values: Array) -> gs.Constant:
-    """Replace `node` with an initializer of its output's name."""
+    """Replace `node` with an initializer that has the name of its output."""
     output = node.outputs[0]
     constant = gs.Constant(output.name, values)
     for consumer in list(output.outputs):
@@ -96,7 +108,7 @@ def _value(graph: gs.Graph, node: gs.Node) -> Array | None:
 
 
 def _cast_like(node: gs.Node) -> Array | None:
-    """A constant cast to the type of another tensor, of which nothing but the type is needed."""
+    """Cast a constant to the type of another tensor, whose values are not needed."""
     value, like = node.inputs
     if not isinstance(value, gs.Constant) or not isinstance(like.dtype, np.dtype):
         return None
@@ -112,7 +124,7 @@ def _static_shape(node: gs.Node) -> Array | None:
 
 
 def _evaluate(graph: gs.Graph, node: gs.Node) -> Array | None:
-    """The node's value; None if an input is not constant or the result would be far larger than the inputs."""
+    """Return the node's value, or None if an input is not constant or the result is much larger than the inputs."""
     present = [tensor for tensor in node.inputs if not tensor.is_empty()]
     if not all(isinstance(tensor, gs.Constant) and isinstance(tensor.dtype, np.dtype) for tensor in present):
         return None
@@ -129,7 +141,7 @@ def _evaluate(graph: gs.Graph, node: gs.Node) -> Array | None:
 
 
 def _elements(node: gs.Node, inputs: list[Array]) -> float:
-    """Size of the result of an operator that can make much out of little; 0 of the others."""
+    """Return the size of the result of an operator that can enlarge its inputs, or 0 for other operators."""
     growing: dict[str, Callable[[], float]] = {
         "ConstantOfShape": lambda: math.prod(inputs[0].tolist()),
         "Expand": lambda: math.prod(np.broadcast_shapes(inputs[0].shape, tuple(inputs[1].tolist()))),

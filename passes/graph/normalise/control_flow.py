@@ -1,4 +1,4 @@
-"""An If whose condition is a constant is the branch it takes; older exporters write many of them around Squeeze."""
+"""Replace an If whose condition is a constant with its branch. Older exporters write many of them around Squeeze."""
 
 import onnx_graphsurgeon as gs
 
@@ -8,7 +8,11 @@ __all__ = ["inline_constant_branches"]
 
 
 def inline_constant_branches(graph: gs.Graph) -> list[str]:
-    """Put the branch taken in place of every If with a constant condition."""
+    """Replace every If that has a constant condition with the branch that is taken.
+
+    Returns:
+        A line with the number of changes, or nothing.
+    """
     nodes = [node for node in graph.nodes if node.op == "If" and isinstance(node.inputs[0], gs.Constant)]
     for node in nodes:
         _inline(graph, node)
@@ -35,5 +39,5 @@ def _inline(graph: gs.Graph, node: gs.Node) -> None:
     graph.nodes[position : position + 1] = [*branch.nodes, *joints]
     for unused in node.attrs.values():
         if isinstance(unused, gs.Graph) and unused is not branch:
-            for inner in list(unused.nodes):  # or its nodes would still count as consumers of outer tensors
+            for inner in list(unused.nodes):  # else they would still count as consumers of outer tensors
                 inner.inputs.clear()

@@ -1,7 +1,7 @@
-"""A Reshape to [batch, everything else] is Flatten(axis=1), whatever way the exporter wrote the target shape.
+"""Replace a Reshape to [batch, all other sizes] with Flatten(axis=1), in whatever form the exporter wrote the shape.
 
-`x.flatten(1)` and `x.view(x.size(0), -1)` come as [0, -1], [-1, C], or as Shape -> Gather -> Unsqueeze -> Concat. The
-target is evaluated symbolically, and rewritten only where it is proved equal.
+`x.flatten(1)` and `x.view(x.size(0), -1)` are exported as [0, -1], [-1, C], or as Shape -> Gather -> Unsqueeze ->
+Concat. The target shape is evaluated symbolically. The Reshape is replaced only if both are proved to be equal.
 """
 
 import math
@@ -17,7 +17,11 @@ Entry = int | str | tuple[str, int]  # a number, a named dynamic size, or size `
 
 
 def flatten_reshapes(graph: gs.Graph, shapes: Shapes) -> list[str]:
-    """Reshape -> Flatten(axis=1) where the input has rank 3 or more and the target is [N, rest]."""
+    """Replace Reshape with Flatten(axis=1) if the input has rank 3 or more and the target is [N, rest].
+
+    Returns:
+        A line for each.
+    """
     notes = []
     for node in list(graph.nodes):
         if node.op != "Reshape" or not is_default_domain(node) or len(node.inputs) != 2:
@@ -48,13 +52,13 @@ def _is_flatten(target: list[Entry], source: str, shape: tuple[Dim, ...], allow_
 
 
 def _entry(name: str, shape: tuple[Dim, ...] | None, axis: int) -> Entry:
-    """Size `axis` of tensor `name`: equal entries are equal sizes."""
+    """Return the size of axis `axis` of tensor `name`. Equal entries are equal sizes."""
     size = shape[axis] if shape is not None else None
     return (name, axis) if size is None else size
 
 
 def _target(tensor: gs.Tensor, shapes: Shapes) -> list[Entry] | None:
-    """The value of a shape tensor (a scalar has one entry); None if it is computed in a way not known here."""
+    """Return the value of a shape tensor, or None if its computation is not supported here. A scalar has one entry."""
     if isinstance(tensor, gs.Constant):
         return [int(value) for value in tensor.values.reshape(-1)]
     if len(tensor.inputs) != 1:
@@ -66,7 +70,13 @@ def _target(tensor: gs.Tensor, shapes: Shapes) -> list[Entry] | None:
     if any(part is None for part in parts):
         return None
     known = [part for part in parts if part is not None]
-    if node.op in ("Identity", "Squeeze", "Unsqueeze", "Reshape", "Cast"):  # Cast of integers: nothing else is a shape
+    if node.op in (
+        "Identity",
+        "Squeeze",
+        "Unsqueeze",
+        "Reshape",
+        "Cast",
+    ):  # shapes are integers, so Cast changes nothing
         return known[0]
     if node.op == "Concat":
         return [entry for part in known for entry in part]
@@ -94,7 +104,7 @@ def _gather(entries: list[Entry], indices: list[Entry]) -> list[Entry] | None:
 
 
 def _slice(parts: list[list[Entry]]) -> list[Entry] | None:
-    """Slice of a vector, with inputs data, starts, ends[, axes[, steps]] (from opset 10 on)."""
+    """Slice a vector. The inputs are data, starts, ends[, axes[, steps]] (from opset 10 on)."""
     numbers = [part[0] for part in parts[1:] if len(part) == 1 and isinstance(part[0], int)]
     if len(parts) < 3 or len(numbers) != len(parts) - 1:
         return None

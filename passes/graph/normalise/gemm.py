@@ -1,4 +1,4 @@
-"""One form of fully connected layer: Gemm(A, B, C) = A B + C with alpha = beta = 1."""
+"""Give fully connected layers one form: Gemm(A, B, C) = A B + C with alpha = beta = 1."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -12,7 +12,10 @@ __all__ = ["absorb_alpha_beta", "matmul_to_gemm"]
 def absorb_alpha_beta(graph: gs.Graph) -> list[str]:
     """Multiply alpha into a constant weight and beta into a constant bias, and give the bias the shape [o].
 
-    A Gemm whose weight or bias is computed keeps its factor.
+    If the weight or the bias of a Gemm is computed, its factor stays.
+
+    Returns:
+        A line for each change.
     """
     notes = []
     for node in graph.nodes:
@@ -39,7 +42,7 @@ def absorb_alpha_beta(graph: gs.Graph) -> list[str]:
 
 
 def _vector(bias: np.ndarray, node: gs.Node) -> np.ndarray:
-    """A bias that is the same for every row as [o]; any other as it is."""
+    """Give a bias that is the same for every row the shape [o]. Another bias is returned unchanged."""
     shape = tuple(node.inputs[1].shape)
     outputs = shape[0] if node.attrs.get("transB", 0) else shape[1]
     per_row = bias.ndim == 2 and bias.shape[0] != 1
@@ -47,8 +50,12 @@ def _vector(bias: np.ndarray, node: gs.Node) -> np.ndarray:
 
 
 def matmul_to_gemm(graph: gs.Graph, shapes: Shapes) -> list[str]:
-    """MatMul of a matrix [n, i] with a constant [i, o], and an Add of a constant [o] behind it, becomes Gemm."""
-    if graph.opset < 11:  # Gemm without C came with opset 11
+    """Replace MatMul of a matrix [n, i] and a constant [i, o], and an Add of a constant [o] behind it, with Gemm.
+
+    Returns:
+        A line for each.
+    """
+    if graph.opset < 11:  # Gemm needs C before opset 11
         return []
     notes = []
     for node in list(graph.nodes):
@@ -78,7 +85,7 @@ def matmul_to_gemm(graph: gs.Graph, shapes: Shapes) -> list[str]:
 
 
 def _added_vector(graph: gs.Graph, node: gs.Node, outputs: int) -> tuple[gs.Node, gs.Constant] | None:
-    """The Add behind `node` and its constant, if all it does is add a bias [o] (or [1])."""
+    """Return the Add behind `node` and its constant if it adds a bias [o] (or [1]), else None."""
     add = sole_consumer(graph, node.outputs[0])
     if add is None or add.op != "Add":
         return None

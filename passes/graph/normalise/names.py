@@ -1,8 +1,9 @@
-"""Every node gets a unique name that says where in the network it is.
+"""Give every node a unique name that says where in the network it is.
 
-Names that exist are kept. A layer without one is called after its weight, `layer1.0.conv1.weight` -> `layer1.0.conv1`:
-PyTorch's exporters keep the parameters' names. The others are called `<Op>_<i>`. So are nodes that only bear a number,
-unless numbers are module paths, as those of a torch.nn.Sequential: then node `2` reads `2.weight`.
+Existing names stay. A layer without a name is named after its weight, `layer1.0.conv1.weight` -> `layer1.0.conv1`:
+PyTorch's exporters keep the names of parameters. All other nodes are called `<Op>_<i>`. A name that is only a number is
+replaced in the same way. It stays if numbers are module paths, as in a torch.nn.Sequential, where node `2` reads
+`2.weight`.
 """
 
 import re
@@ -18,7 +19,11 @@ _WEIGHT = re.compile(r"(?P<stem>.*[A-Za-z].*)[._/](weight|kernel|W)(:0)?")
 
 
 def name_nodes(graph: gs.Graph) -> list[str]:
-    """Name nodes whose name is empty or says nothing, and the later ones of nodes that share a name."""
+    """Name nodes whose name is empty or only a number, and all but the first of the nodes with the same name.
+
+    Returns:
+        A line with the number of named nodes, or nothing.
+    """
     paths = any(_is_path(node) for node in graph.nodes)
     taken = {node.name for node in graph.nodes}
     seen: set[str] = set()
@@ -41,7 +46,7 @@ def name_nodes(graph: gs.Graph) -> list[str]:
 
 
 def _is_path(node: gs.Node) -> bool:
-    """Whether a number is the path of a module: a parameter's name goes on from it."""
+    """Return whether a node's name is a number and a module path, so that names of its parameters start with it."""
     constants = [tensor.name for tensor in node.inputs if isinstance(tensor, gs.Constant)]
     return node.name.isdigit() and any(name.startswith(f"{node.name}.") for name in constants)
 
@@ -56,7 +61,7 @@ def _weight_stem(node: gs.Node) -> str | None:
 
 
 def _numbered(op: str, index: int, taken: set[str]) -> tuple[str, int]:
-    """The first free `op_i` from `index` on, and the index after it."""
+    """Return the first free name `op_i` with i >= `index`, and the index after it."""
     while f"{op}_{index}" in taken:
         index += 1
     taken.add(f"{op}_{index}")

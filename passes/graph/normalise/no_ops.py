@@ -1,4 +1,4 @@
-"""Identity, a Sum of one operand, and Dropout as it is at inference: their output is their input."""
+"""Remove nodes whose output is their input: Identity, a Sum of one operand, and Dropout at inference."""
 
 import onnx_graphsurgeon as gs
 
@@ -8,7 +8,13 @@ __all__ = ["remove_no_ops"]
 
 
 def remove_no_ops(graph: gs.Graph) -> list[str]:
-    """Remove them; those that a graph output's name hangs on, or whose dropout mask is read, stay."""
+    """Remove nodes whose output is their input.
+
+    A node stays if a graph output needs its name, or if its dropout mask is read.
+
+    Returns:
+        A line with the number of removed nodes for each operator.
+    """
     outputs = graph_output_names(graph)
     counts: dict[str, int] = {}
     for node in list(graph.nodes):

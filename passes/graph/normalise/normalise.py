@@ -1,4 +1,4 @@
-"""The same network in the one form that the other passes know, whatever exporter it came from."""
+"""Rewrite networks of all exporters to the form that the other passes expect."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,17 +25,30 @@ __all__ = ["Normalise", "normalise"]
 
 
 def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
-    """Rewrite `graph` in place; what it computes stays the same. Returns a line for every kind of change.
+    """Rewrite `graph` in place. Its outputs stay the same.
 
-    In order: Constant nodes and what follows from constants alone become initializers; Identity and inference-mode
-    Dropout go; every node gets a unique name; every layer gets its own weight and bias; Pad with zeros
-    becomes the convolution's own; means over all spatial axes become GlobalAveragePool and reshapes to [batch, rest]
-    become Flatten; Gemm has alpha = beta = 1; MatMul (+ Add) on a matrix becomes Gemm. Without ``rewrite`` paddings,
-    means, reshapes and MatMuls stay as they are.
+    The steps, in order:
+
+    - Constant nodes, and nodes that read only constants, become initializers.
+    - An If with a constant condition becomes its branch.
+    - Identity and inference-mode Dropout are removed.
+    - Every node gets a unique name.
+    - Every layer gets its own weight and bias.
+    - Gemm gets alpha = beta = 1.
+    - Pad with zeros becomes the padding of the convolution that reads it.
+    - Means over all spatial axes become GlobalAveragePool, and reshapes to [batch, rest] become Flatten.
+    - MatMul (+ Add) on a matrix becomes Gemm.
+
+    Args:
+        graph: The graph.
+        rewrite: Whether to do the last three steps.
+
+    Returns:
+        A line for every kind of change.
 
     Raises:
-        ModelError: control flow, a training-mode BatchNormalization or Dropout, a layer in another float type, or
-            weights that are NaN or Inf.
+        ModelError: The graph has control flow, a training-mode BatchNormalization or Dropout, a layer in another float
+            type, weights with NaN or Inf, or shapes that contradict each other.
     """
     graph.toposort()
     notes = lower_constant_nodes(graph) + fold_constants(graph)
@@ -62,8 +75,7 @@ class Normalise(GraphPass):
     """`normalise` as a pass.
 
     Attributes:
-        rewrite: padding, means, reshapes and MatMul become what later passes know better; without it every operator
-            stays the one it is.
+        rewrite: Whether Pad, means, reshapes and MatMul are replaced with operators that later passes handle better.
     """
 
     name: ClassVar[str] = "normalise"
@@ -72,7 +84,11 @@ class Normalise(GraphPass):
     rewrite: bool = True
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Rewrite the graph; no layer's result changes."""
+        """Rewrite the graph. The outputs of all layers stay the same.
+
+        Raises:
+            ModelError: See `normalise`.
+        """
         notes = normalise(model.graph, rewrite=self.rewrite)
         if model.existing_qparams:
             notes = [

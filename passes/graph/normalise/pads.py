@@ -1,7 +1,7 @@
-"""Zeros put around an image by a Pad of its own are the padding of the convolution that reads it.
+"""Replace a Pad with zeros by the padding of the convolution that reads it.
 
-TensorFlow's 'same' padding and PyTorch's F.pad come as Pad -> Conv; onnxruntime runs Pad in float, between the integer
-layers, and the convolution's own padding for nothing.
+TensorFlow's 'same' padding and PyTorch's F.pad are exported as Pad -> Conv. onnxruntime runs Pad in float between the
+integer layers. The padding of the convolution itself costs nothing.
 """
 
 import numpy as np
@@ -13,7 +13,11 @@ __all__ = ["absorb_pads"]
 
 
 def absorb_pads(graph: gs.Graph) -> list[str]:
-    """Add a constant Pad with zeros along spatial axes to the pads of the only Conv that reads it."""
+    """Add a constant Pad with zeros along spatial axes to the pads of the only Conv that reads it.
+
+    Returns:
+        A line for each.
+    """
     notes = []
     for node in [node for node in graph.nodes if node.op == "Pad" and is_default_domain(node)]:
         conv = sole_consumer(graph, node.outputs[0])
@@ -32,7 +36,10 @@ def absorb_pads(graph: gs.Graph) -> list[str]:
 
 
 def _spatial_zeros(node: gs.Node) -> list[int] | None:
-    """Begins, then ends, of the spatial axes; None if it pads anything else, crops, or not with constant zeros."""
+    """Return the pads at the begins, then at the ends, of the spatial axes.
+
+    The result is None if the node pads other axes, crops, or pads with anything but constant zeros.
+    """
     if node.attrs.get("mode", "constant") != "constant":
         return None
     pads, *rest = node.inputs[1:] or [None]  # then the value and, from opset 18 on, the axes

@@ -1,6 +1,7 @@
-"""A mean over all spatial axes is GlobalAveragePool, which onnxruntime runs in int8; ReduceMean stays in float.
+"""Replace a mean over all spatial axes with GlobalAveragePool.
 
-PyTorch's exporters write AdaptiveAvgPool2d(1) and x.mean((2, 3)) as ReduceMean.
+PyTorch's exporters write AdaptiveAvgPool2d(1) and x.mean((2, 3)) as ReduceMean. onnxruntime runs GlobalAveragePool in
+int8, and ReduceMean in float.
 """
 
 import onnx_graphsurgeon as gs
@@ -12,7 +13,11 @@ __all__ = ["pool_means"]
 
 
 def pool_means(graph: gs.Graph, shapes: Shapes) -> list[str]:
-    """ReduceMean over axes 2.. of [N, C, *spatial] -> GlobalAveragePool, followed by Flatten if keepdims = 0."""
+    """Replace ReduceMean over axes 2.. of [N, C, *spatial] with GlobalAveragePool, and Flatten if keepdims = 0.
+
+    Returns:
+        A line for each.
+    """
     taken = tensor_names(graph)
     names = {node.name for node in graph.nodes}
     notes = []

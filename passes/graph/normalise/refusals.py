@@ -1,4 +1,4 @@
-"""What no later pass could handle: said once, by name, with the way out."""
+"""Refuse what no later pass can handle. The message names the node and the remedy."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,8 +16,8 @@ def refuse_unsupported(graph: gs.Graph) -> None:
     """Check a graph whose constants are folded.
 
     Raises:
-        ModelError: control flow, training mode, a layer whose weights are not float32, or a constant of a layer or a
-            BatchNormalization that holds NaN or Inf.
+        ModelError: The graph has control flow, a node in training mode, a layer whose weights are not float32, or a
+            layer or BatchNormalization with NaN or Inf in a constant.
     """
     for node in graph.nodes:
         if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
@@ -57,7 +57,7 @@ def _refuse_other_floats(node: gs.Node) -> None:
 
 
 def _refuse_not_finite(node: gs.Node) -> None:
-    """Only of layers: elsewhere an infinite constant has its uses, as a mask's or a Clip's."""
+    """Refuse NaN and Inf in constants of a layer. Elsewhere infinite constants are valid, as in a mask or a Clip."""
     for tensor in node.inputs:
         if not isinstance(tensor, gs.Constant):
             continue

@@ -1,4 +1,4 @@
-"""Shapes of a graph's tensors, by onnx's own inference."""
+"""Shapes of a graph's tensors, from onnx's shape inference."""
 
 import math
 
@@ -12,16 +12,16 @@ __all__ = ["Dim", "Shapes", "infer_shapes"]
 Dim = int | str | None  # a size, the name of a dynamic size, or unknown
 Shapes = dict[str, tuple[Dim, ...]]  # by tensor name; tensors of unknown rank are missing
 
-_HEAVY = 1024  # elements: larger constants are data, never shapes, and inference needs only their type
+_HEAVY = 1024  # elements; larger constants are never shapes, so inference needs only their type
 
 
 def infer_shapes(graph: gs.Graph) -> Shapes:
-    """Shapes of all tensors whose rank is known. The graph is not changed.
+    """Return the shapes of all tensors whose rank is known. The graph is not changed.
 
     Two dynamic dimensions of the same name are equal.
 
     Raises:
-        ModelError: onnx finds the graph's shapes contradict each other.
+        ModelError: The shapes of the graph contradict each other.
     """
     model = gs.export_onnx(_without_heavy_constants(graph), do_type_check=False)
     try:
@@ -42,12 +42,12 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 
 def _without_heavy_constants(graph: gs.Graph) -> gs.Graph:
-    """A copy whose large constants are graph inputs: quick, and within protobuf's 2 GB whatever the model."""
+    """Return a copy in which large constants are graph inputs. It is fast, and always within protobuf's 2 GB."""
     copy = graph.copy()
     for tensor in copy.tensors().values():
         if isinstance(tensor, gs.Constant) and math.prod(tensor.shape) > _HEAVY:
             dtype, shape = tensor.dtype, list(tensor.shape)
             variable = tensor.to_variable(dtype, shape)
-            variable.type = "tensor_type"  # which graphsurgeon 0.6.1 forgets
+            variable.type = "tensor_type"  # graphsurgeon 0.6.1 does not set it
             copy.inputs.append(variable)
     return copy

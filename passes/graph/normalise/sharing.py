@@ -1,4 +1,4 @@
-"""Every layer owns its weight and bias, so that a pass can change one layer and no other."""
+"""Give every layer its own weight and bias, so that a pass can change one layer without changing others."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -8,13 +8,17 @@ from passes.ir.surgery import fresh_name, sole_consumer, tensor_names
 
 __all__ = ["unshare_constants"]
 
-_ROLES = ("weight", "weight", "bias")  # by input; MatMul's constant may be its first
+_ROLES = ("weight", "weight", "bias")  # by index of the input; the constant of a MatMul may be its first
 
 
 def unshare_constants(graph: gs.Graph) -> list[str]:
-    """Copy constants that a layer shares with another node; the copies are called `<layer>.weight`, `<layer>.bias`.
+    """Copy constants that a layer shares with another node. The copies are called `<layer>.weight`, `<layer>.bias`.
 
-    The layer that reads a constant last keeps the original, if no other kind of node reads it. Nodes must have names.
+    The last layer that reads a constant keeps the original, unless a node that is not a layer reads it. Nodes must have
+    names.
+
+    Returns:
+        A line for each copy.
     """
     taken = tensor_names(graph)
     notes = []

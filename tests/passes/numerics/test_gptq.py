@@ -81,7 +81,7 @@ def assert_same_codes(found: Codes, expected: Codes) -> None:
 
 
 @act_orders
-@pytest.mark.parametrize(("bits", "block"), BITS_AND_BLOCK)
+@pytest.mark.parametrize(("bits", "block_size"), BITS_AND_BLOCK)
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "affine"])
 @pytest.mark.parametrize("damping", [DAMPING, 0.1])
 def test_codes_are_those_of_the_paper(

@@ -137,7 +137,7 @@ def test_ragged_last_block() -> None:
     assert [part.shape for part in grid.spread(5)] == [(1, 1, 5), (1, 1, 5)]
 
 
-@pytest.mark.parametrize(("k", "block", "scales_held"), [(5, 3, 1), (7, 3, 2), (5, None, 2)])
+@pytest.mark.parametrize(("k", "block_size", "scales_held"), [(5, 3, 1), (7, 3, 2), (5, None, 2)])
 def test_a_wrong_number_of_blocks_is_refused(k: int, block_size: int | None, scales_held: int) -> None:
     grid = Grid(4, np.ones((1, 1, scales_held), np.float32), np.zeros((1, 1, scales_held), np.int8), block_size)
     with pytest.raises(ValueError, match=f"{scales_held} scales for {k} inputs"):

@@ -44,7 +44,7 @@ def from_the_paper(weight: Floats, hessian: Floats, grid: Grid) -> Codes:
     return codes
 
 
-@pytest.mark.parametrize(("bits", "symmetric", "block"), [(4, True, None), (3, False, None), (2, True, 5)])
+@pytest.mark.parametrize(("bits", "symmetric", "block_size"), [(4, True, None), (3, False, None), (2, True, 5)])
 def test_codes_are_the_papers(bits: int, symmetric: bool, block_size: int | None) -> None:
     weight, hessian, _ = problem(2, 6, 18, bits)
     grid = search_grid(weight, bits, np.einsum("gkk->gk", hessian), symmetric=symmetric, block_size=block_size)

@@ -26,7 +26,7 @@ def assert_same(found: Grid, expected: Grid) -> None:
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("block_size", [None, 8])
-@pytest.mark.parametrize("floor", [None, FLOOR], ids=["free", "floor"])
+@pytest.mark.parametrize("min_scale", [None, FLOOR], ids=["free", "min_scale"])
 def test_scales_are_searched_or_those_of_the_largest_weights(
     symmetric: bool, block_size: int | None, min_scale: Floats | None
 ) -> None:
@@ -38,7 +38,7 @@ def test_scales_are_searched_or_those_of_the_largest_weights(
     assert not np.array_equal(searched.scale, plain.scale)
 
 
-@pytest.mark.parametrize("floor", [None, FLOOR], ids=["free", "floor"])
+@pytest.mark.parametrize("min_scale", [None, FLOOR], ids=["free", "min_scale"])
 def test_two_levels_are_compared_with_one_scale_a_channel(min_scale: Floats | None) -> None:
     form = GridForm(3, 8, two_level=True)
     found = form.grid(WEIGHT, IMPORTANCE, min_scale)
@@ -57,11 +57,14 @@ def test_without_importance_all_inputs_count_alike(form: GridForm) -> None:
     ("fields", "message"),
     [
         ({"bits": 9}, "weight bits must be 2 to 8, not 9"),
-        ({"block": 0}, "block must be at least 1, not 0"),
-        ({"two_level": True}, "two_level needs a block, such as block = 8"),
-        ({"two_level": True, "block": 16, "bits": 5}, "two_level is for weights of up to 4 bits, not 5"),
-        ({"two_level": True, "block": 16, "symmetric": False}, "two_level grids are symmetric; leave symmetric"),
-        ({"two_level": True, "block": 16, "search": False}, "two_level scales are searched; leave scale = absmax out"),
+        ({"block_size": 0}, "block_size must be at least 1, not 0"),
+        ({"two_level": True}, "two_level needs a block_size, such as block_size = 8"),
+        ({"two_level": True, "block_size": 16, "bits": 5}, "two_level is for weights of up to 4 bits, not 5"),
+        ({"two_level": True, "block_size": 16, "symmetric": False}, "two_level grids are symmetric; leave symmetric"),
+        (
+            {"two_level": True, "block_size": 16, "search": False},
+            "two_level scales are searched; leave scale = absmax out",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:

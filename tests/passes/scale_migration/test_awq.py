@@ -102,7 +102,7 @@ def test_it_asks_for_what_it_reads_and_refuses_to_do_without() -> None:
     ("fields", "message"),
     [
         ({"bits": 9}, "weight bits must be 2 to 8, not 9"),
-        ({"block": 0}, "block must be at least 1, not 0"),
+        ({"block_size": 0}, "block_size must be at least 1, not 0"),
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"factors": (1.0, -1.0)}, "factors must be positive"),
         ({"factors": (float("nan"),)}, "factors must be positive"),

@@ -110,7 +110,7 @@ def test_bits_outside_2_to_8_are_refused(bits: int) -> None:
 
 @pytest.mark.parametrize("block_size", [0, -32])
 def test_a_block_of_nothing_is_refused(block_size: int) -> None:
-    with pytest.raises(ValueError, match=f"block must be at least 1, not {block_size}"):
+    with pytest.raises(ValueError, match=f"block_size must be at least 1, not {block_size}"):
         Rtn(block_size=block_size)
 
 

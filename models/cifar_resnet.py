@@ -12,7 +12,7 @@ __all__ = ["BasicBlock", "CifarResNet", "resnet20", "resnet56"]
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: `[b, inputs, h, w] -> [b, outputs, h / stride, w / stride]`.
 
-    Where the shapes differ the shortcut takes every second pixel and adds zero channels, half before and half after.
+    If the shapes differ, the shortcut takes every second pixel and adds zero channels, half before and half after.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -25,7 +25,7 @@ class BasicBlock(nn.Module):
         self.channels_added = outputs - inputs
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Option A: `[b, inputs, h, w] -> [b, outputs, h / stride, w / stride]` without parameters."""
+        """Apply option A, which has no parameters: `[b, inputs, h, w] -> [b, outputs, h / stride, w / stride]`."""
         if self.stride == 1 and self.channels_added == 0:
             return x
         before = self.channels_added // 2

@@ -17,7 +17,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class Permute(nn.Module):
-    """The axes in another order."""
+    """A permutation of the axes."""
 
     def __init__(self, *axes: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Permute(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, LayerNorm, expand by four, GELU, project, a factor for every channel, and the shortcut."""
+    """Depthwise 7x7, LayerNorm, expansion by four, GELU, projection, a factor for every channel, and a shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """A 4x4 stem, four stages with a 2x2 convolution between them, a linear classifier."""
+    """A 4x4 stem, four stages with 2x2 convolutions between them, and a linear classifier."""
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
@@ -78,6 +78,6 @@ def convnext_tiny(num_classes: int = 1000) -> ConvNeXt:
 
 
 def convnext_atto(num_classes: int = 1000, width: int = 40, depth: int = 2) -> ConvNeXt:
-    """ConvNeXt-A (Woo et al., 2023, without its GRN): 3.7 million parameters; narrower and shorter on request."""
+    """ConvNeXt-A (Woo et al., 2023, without its GRN): 3.7 million parameters with the default width and depth."""
     widths = (width, 2 * width, 4 * width, 8 * width)
     return ConvNeXt(widths, (depth, depth, 3 * depth, depth), num_classes)

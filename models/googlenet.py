@@ -1,7 +1,7 @@
 """GoogLeNet, Inception v1 (Szegedy et al., 2014), with batch normalization and torchvision's parameter names.
 
-Without the auxiliary classifiers, which only training uses. Input `[batch, 3, height, width]`, output
-`[batch, num_classes]`. Without `--weights` the parameters are random.
+It has no auxiliary classifiers, which only training uses. Input `[batch, 3, height, width]`, output `[batch,
+num_classes]`. Without `--weights` the parameters are random.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 __all__ = ["GoogLeNet", "Inception", "googlenet"]
 
-# inputs, 1x1, reduced and 3x3, reduced and the third branch's, pooled branch's (table 1)
+# channels (table 1): inputs, 1x1 branch, 3x3 branch (reduced, output), third branch (reduced, output), pooled branch
 MODULES = {
     "inception3a": (192, 64, 96, 128, 16, 32, 32),
     "inception3b": (256, 128, 128, 192, 32, 96, 64),
@@ -37,7 +37,7 @@ class BasicConv2d(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four branches joined along the channels; the third is 3x3 as in torchvision, where the paper has 5x5."""
+    """Four branches, concatenated along the channels. The third is 3x3 as in torchvision; the paper has 5x5."""
 
     def __init__(self, inputs: int, plain: int, reduce: int, three: int, reduce2: int, third: int, pool: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Inception(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """A stem of three convolutions, the first ``modules`` of nine Inception modules, a linear classifier."""
+    """A stem of three convolutions, the first ``modules`` of nine Inception modules, and a linear classifier."""
 
     def __init__(self, num_classes: int, modules: int) -> None:
         super().__init__()

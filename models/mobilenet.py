@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 __all__ = ["InvertedResidual", "MobileNetV2", "mobilenet_v2"]
 
-# expansion, outputs, repeats, stride of the first (table 2 of the paper)
+# expansion, outputs, repeats, stride of the first block (table 2 of the paper)
 STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -28,7 +28,7 @@ def _conv_bn_relu6(inputs: int, outputs: int, kernel: int, stride: int = 1, grou
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1x1, depthwise 3x3, project 1x1: `[b, inputs, h, w] -> [b, outputs, h / stride, w / stride]`."""
+    """1x1 expansion, 3x3 depthwise, 1x1 projection: `[b, inputs, h, w] -> [b, outputs, h / stride, w / stride]`."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Width multiplier 1.0: a 3x3 stem, 17 inverted residuals, a 1x1 head of 1280 channels, a classifier."""
+    """MobileNetV2 at width 1.0: a 3x3 stem, 17 inverted residuals, a 1x1 head of 1280 channels, and a classifier."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

@@ -11,7 +11,16 @@ __all__ = ["MobileNetV3", "Row", "SqueezeExcitation", "mobilenet_v3_large", "mob
 
 
 class Row(NamedTuple):
-    """A row of tables 1 and 2: one inverted residual."""
+    """One inverted residual: a row of tables 1 and 2.
+
+    Attributes:
+        kernel: Size of the depthwise kernel.
+        hidden: Channels of the depthwise convolution.
+        outputs: Output channels.
+        excite: Whether it has squeeze-and-excitation.
+        hard: Whether the activation function is HardSwish rather than ReLU.
+        stride: Stride of the depthwise convolution.
+    """
 
     kernel: int
     hidden: int
@@ -54,7 +63,7 @@ SMALL = (
 
 
 def _eighth(channels: int) -> int:
-    """Channels to the next multiple of 8, at least 8 and at most a tenth below."""
+    """Round channels to the nearest multiple of 8, but to at least 8 and at most a tenth down."""
     rounded = max(8, (channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
@@ -73,7 +82,7 @@ class ConvNorm(nn.Sequential):
 
 
 class SqueezeExcitation(nn.Module):
-    """Each channel times a factor 0..1 that the means of all channels decide (section 5.3)."""
+    """Multiply each channel by a factor 0..1, computed from the means of all channels (section 5.3)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -90,7 +99,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1x1, depthwise, squeeze and excite, project 1x1."""
+    """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection."""
 
     def __init__(self, inputs: int, row: Row) -> None:
         super().__init__()
@@ -133,10 +142,10 @@ class MobileNetV3(nn.Module):
 
 
 def mobilenet_v3_large(num_classes: int = 1000, blocks: int = len(LARGE)) -> MobileNetV3:
-    """MobileNetV3-Large: 5.5 million parameters; its first ``blocks`` blocks only, where that is asked for."""
+    """MobileNetV3-Large, or its first ``blocks`` blocks: 5.5 million parameters with all blocks."""
     return MobileNetV3(LARGE[:blocks], 1280, num_classes)
 
 
 def mobilenet_v3_small(num_classes: int = 1000, blocks: int = len(SMALL)) -> MobileNetV3:
-    """MobileNetV3-Small: 2.5 million parameters; its first ``blocks`` blocks only, where that is asked for."""
+    """MobileNetV3-Small, or its first ``blocks`` blocks: 2.5 million parameters with all blocks."""
     return MobileNetV3(SMALL[:blocks], 1024, num_classes)

@@ -19,7 +19,7 @@ def _conv_norm(
 
 
 class ResBottleneck(nn.Module):
-    """1x1, grouped 3x3, 1x1 without a change of width, and a shortcut."""
+    """1x1, grouped 3x3 and 1x1 convolutions of the same width, and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, group_width: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ResBottleneck(nn.Module):
 
 
 class RegNetX(nn.Module):
-    """A 3x3 stem, four stages, a linear classifier."""
+    """A 3x3 stem, four stages and a linear classifier."""
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...], group_width: int, num_classes: int) -> None:
         super().__init__()

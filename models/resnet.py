@@ -11,7 +11,7 @@ __all__ = ["BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet34", "resnet
 
 
 def _downsample(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """The projection shortcut (option B): 1x1 Conv and BatchNorm, or None where the shapes agree already."""
+    """Return the projection shortcut (option B), 1x1 Conv and BatchNorm, or None if the shapes are the same."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -40,7 +40,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 with the stride, 1x1 and a shortcut: `[b, inputs, h, w] -> [b, 4 width, h / stride, w / stride]`."""
+    """1x1, 3x3 (with the stride), 1x1 and a shortcut: `[b, inputs, h, w] -> [b, 4 width, h / stride, w / stride]`."""
 
     expansion = 4
 
@@ -107,5 +107,5 @@ def resnet34(num_classes: int = 1000) -> ResNet:
 
 
 def resnet50(num_classes: int = 1000) -> ResNet:
-    """ResNet-50, the stride on the 3x3 convolution as in torchvision: 25.6 million parameters."""
+    """ResNet-50 with the stride on the 3x3 convolution, as in torchvision: 25.6 million parameters."""
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)

@@ -10,7 +10,7 @@ __all__ = ["InvertedResidual", "ShuffleNetV2", "channel_shuffle", "shufflenet_v2
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Channels of the groups in turn: `[b, g·c, h, w]` to the same shape."""
+    """Interleave the channels of the groups: `[b, g·c, h, w]` to the same shape."""
     batch, channels, height, width = x.shape
     x = x.view(batch, groups, channels // groups, height, width)
     return x.transpose(1, 2).reshape(batch, channels, height, width)
@@ -26,7 +26,7 @@ def _depthwise(channels: int, stride: int) -> list[nn.Module]:
 
 
 class InvertedResidual(nn.Module):
-    """Half of the channels pass, the others are convolved, then both are shuffled; stride 2 convolves all."""
+    """Convolve half of the channels, pass the others, and shuffle both. With stride 2, all channels are convolved."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class InvertedResidual(nn.Module):
 
 
 class ShuffleNetV2(nn.Module):
-    """A 3x3 stem, a pool, three stages, a 1x1 head, a linear classifier."""
+    """A 3x3 stem, a pool, three stages, a 1x1 head and a linear classifier."""
 
     def __init__(self, repeats: tuple[int, ...], widths: tuple[int, ...], num_classes: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """U-Net (Ronneberger et al., 2015) with padded convolutions and batch normalization.
 
-Input `[batch, 3, height, width]` whose sizes 16 divides, output `[batch, classes, height, width]`. Without
+Input `[batch, 3, height, width]`, height and width multiples of 16. Output `[batch, classes, height, width]`. Without
 `--weights` the parameters are random.
 """
 
@@ -11,7 +11,7 @@ __all__ = ["UNet", "unet"]
 
 
 class DoubleConv(nn.Sequential):
-    """Twice 3x3, BatchNorm, ReLU."""
+    """3x3 convolution, BatchNorm and ReLU, twice."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
@@ -25,7 +25,7 @@ class DoubleConv(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """Down by max pools, up by transposed convolutions, each level joined with its equal on the way down."""
+    """Max pools on the way down, transposed convolutions on the way up, and skip connections between equal levels."""
 
     def __init__(self, width: int, depth: int, classes: int) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ __all__ = ["Attention", "VisionTransformer", "vit_tiny"]
 
 
 class Attention(nn.Module):
-    """Softmax(Q Kᵀ / √d) V for every head, written out so that the products can be seen: `[b, tokens, width]`."""
+    """Softmax(Q Kᵀ / √d) V for every head, with explicit matrix products: `[b, tokens, width]`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and beside a shortcut."""
+    """Attention and MLP, each after a LayerNorm and with a shortcut."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """A convolution whose stride is its kernel: `[b, 3, h, w] -> [b, tokens, width]`."""
+    """A convolution whose stride equals its kernel: `[b, 3, h, w] -> [b, tokens, width]`."""
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches and a class token with learned positions, blocks, LayerNorm, a linear classifier of the token."""
+    """Patches and a class token with learned positions, blocks, LayerNorm, and a linear classifier of the token."""
 
     def __init__(self, image: int, patch: int, width: int, depth: int, heads: int, num_classes: int) -> None:
         super().__init__()

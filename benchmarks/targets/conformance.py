@@ -13,13 +13,13 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.targets.zoo import ZOO, feeds_of
 from converter import convert
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
 from converter.recipes.builtin import RECIPES
 from converter.targets.catalog import TARGETS
 from converter.verification.verify import verify
+from models.zoo import ZOO, feeds_of
 from passes.errors import ConvertError, UsageError
 
 __all__ = ["Outcome", "attempt", "conformance", "report"]
@@ -83,7 +83,7 @@ def report(outcomes: Sequence[Outcome]) -> str:
     lines = [
         "# Conformance",
         "",
-        "Written by `make conformance`: every built-in recipe, target and graph of `benchmarks/targets/zoo.py`.",
+        "Written by `make conformance`: every built-in recipe, target and graph of `models/zoo.py`.",
         "*run*: converted, loaded and run on the target, and as near to float as on the CPU. *rules*: the target",
         "cannot be had here; its written rules hold. A number in brackets: nodes that the provider left to the CPU.",
         "*refused*: the conversion says why, below.",

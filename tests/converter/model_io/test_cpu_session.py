@@ -9,7 +9,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from benchmarks.targets.zoo import ZOO, feeds_of
 from converter import Result, convert
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
@@ -17,6 +16,7 @@ from converter.evaluation.evaluate import evaluate
 from converter.model_io.cpu_session import cpu_session
 from converter.runtime.session import open_session
 from converter.verification.verify import verify
+from models.zoo import ZOO, feeds_of
 from passes.errors import VerificationError
 
 

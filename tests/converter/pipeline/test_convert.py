@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from benchmarks.targets.zoo import ZOO, feeds_of
 from converter import Preprocess, Recipe, Result, convert, find_recipe
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
@@ -20,6 +19,7 @@ from converter.recipes.builtin import RECIPES
 from converter.recipes.toml import parse_recipe
 from converter.report.facts import conversion_facts
 from converter.runtime.session import open_session
+from models.zoo import ZOO, feeds_of
 from passes.activations.activation_ranges import ActivationRanges
 from passes.errors import ConvertError, DataError, QuantizationError, RecipeError, TargetError, UsageError
 from passes.graph.exclude import Exclude

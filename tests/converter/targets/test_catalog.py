@@ -9,7 +9,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.targets.zoo import ZOO, Net, feeds_of
 from converter import convert
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
@@ -19,6 +18,7 @@ from converter.targets.catalog import DEFAULT_TARGET, TARGETS, find_target
 from converter.targets.target import Target
 from converter.verification.rules import violations
 from converter.verification.verify import verify
+from models.zoo import ZOO, Net, feeds_of
 from passes.errors import TargetError
 from passes.numerics.error import sqnr_db
 from tests.models_zoo import SIDE, small_cnn

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from benchmarks.targets.zoo import ZOO, feeds_of
 from converter import convert
 from converter.targets.catalog import find_target
 from converter.targets.target import Target
 from converter.verification.rules import RULES, violations
+from models.zoo import ZOO, feeds_of
 from passes.ir.rules import Rules
 from tests.models_zoo import SIDE, small_cnn
 

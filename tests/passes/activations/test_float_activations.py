@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.deployment import runtime_operators
 from converter import convert
 from converter.inspection.inspect import inspect
 from converter.recipes.recipe import Recipe
@@ -17,6 +16,7 @@ from passes.graph.exclude import Exclude
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.normalise.normalise import Normalise
 from passes.weights.gptq import Gptq
+from tests.converter.networks import optimized
 from tests.models_zoo import SIDE, small_cnn
 
 IMAGES = np.random.default_rng(3).standard_normal((8, 3, SIDE, SIDE), dtype=np.float32)
@@ -44,8 +44,7 @@ def test_weights_are_codes_and_activations_floats(tmp_path: Path) -> None:
 def test_an_excluded_layer_between_integers_runs_in_float(tmp_path: Path) -> None:
     """onnxruntime would round its weight with one scale, to 8 bits, between DequantizeLinear and QuantizeLinear."""
     steps = (Normalise(), FoldBatchnorm(), Exclude(("deep",)), ActivationRanges(), Gptq(bits=4))
-    convert(small_cnn(transpose=False), IMAGES, recipe=Recipe("part", "", steps)).save(tmp_path / "part.onnx")
-    kinds = runtime_operators(tmp_path / "part.onnx")
+    kinds = optimized(convert(small_cnn(transpose=False), IMAGES, recipe=Recipe("part", "", steps)).model, tmp_path)
     assert (kinds["QLinearConv"], kinds["Conv"]) == (1, 1)
 
 

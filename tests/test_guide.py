@@ -19,7 +19,7 @@ from PIL import Image
 from converter.cli.main import cli
 from converter.data.preprocess import Preprocess
 from converter.pipeline.convert import convert
-from tests.models_zoo import make_model
+from tests.support.models import make_model
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide"

@@ -11,7 +11,7 @@ from converter import Recipe, find_recipe
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
 from converter.evaluation.evaluate import Measurement
-from tests.converter.networks import images, quiet, resnet
+from tests.support.networks import images, quiet, resnet
 
 LOST = {"int8-0": 1.0, "int8-1": 3.0, "int4-0": 5.0, "int4-1": 10.0}  # points
 

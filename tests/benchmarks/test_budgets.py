@@ -8,7 +8,7 @@ from benchmarks.budgets import budget_bars, uniform
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
 from passes.weights.gptq import Gptq
-from tests.converter.networks import images, quiet, run, wide
+from tests.support.networks import images, quiet, run, wide
 
 
 def test_uniform_bits_are_those_asked_for() -> None:

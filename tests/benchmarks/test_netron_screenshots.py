@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from benchmarks.netron_screenshots import main, opened, photograph
-from tests.models_zoo import small_cnn
+from tests.support.models import small_cnn
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on the path")

@@ -12,7 +12,7 @@ from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
 from converter.data.preprocess import Preprocess
 from converter.report.table import show
-from tests.models_zoo import save_images, small_cnn
+from tests.support.models import save_images, small_cnn
 
 
 def interpreter(folder: Path, lines: str) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.report_page import chromium, open_page, opened_page, why_no_browser
 from converter.report.files import write_facts
-from tests.converter.report.reports import everything, fifty_layers
+from tests.support.reports import everything, fifty_layers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

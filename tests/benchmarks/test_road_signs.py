@@ -26,7 +26,7 @@ from passes.report import LossGrid
 from passes.scale_migration.awq import Awq
 from passes.scale_migration.smoothquant import SmoothQuant
 from passes.weights.gptq import Gptq
-from tests.converter.networks import images, quiet, resnet, run
+from tests.support.networks import images, quiet, resnet, run
 
 
 @pytest.mark.parametrize("name", METHODS)

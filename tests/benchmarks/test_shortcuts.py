@@ -9,7 +9,7 @@ from onnx import helper
 from benchmarks.shortcuts import SHORTCUTS, Scales, rounded
 from converter.targets.catalog import find_target
 from passes.ir.model import Model
-from tests.converter.networks import conv, images, network, random, run
+from tests.support.networks import conv, images, network, random, run
 
 
 def normalized() -> onnx.ModelProto:

@@ -9,7 +9,7 @@ from converter.calibration.statistics import calibrate
 from passes.activations.activation_ranges import ActivationRanges
 from passes.scale_migration.smoothquant import SmoothQuant
 from passes.statistics import Needs
-from tests.converter.networks import dataset, images, prepared, quiet, relative_error, resnet, run
+from tests.support.networks import dataset, images, prepared, quiet, relative_error, resnet, run
 
 X = images(16, 3, 12, 12)
 

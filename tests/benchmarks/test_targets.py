@@ -19,7 +19,7 @@ from converter.runtime.session import open_session
 from converter.targets.catalog import TARGETS
 from converter.verification.verify import Verification
 from passes.errors import TargetError
-from tests.models_zoo import SIDE, images, small_cnn
+from tests.support.models import SIDE, images, small_cnn
 
 
 def test_a_pair_ends_in_run_rules_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from passes.activations.activation_ranges import ActivationRanges  # noqa: E402
 from passes.graph.normalise.normalise import Normalise  # noqa: E402
 from passes.weights.gptq import Gptq  # noqa: E402
 from passes.weights.qat import Qat  # noqa: E402
-from tests.converter.networks import images, quiet, resnet, run  # noqa: E402
+from tests.support.networks import images, quiet, resnet, run  # noqa: E402
 
 START = (Normalise(), ActivationRanges(), Gptq(bits=3))
 TRAINING = Qat(epochs=4, batch=16, rate=0.01)

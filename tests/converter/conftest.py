@@ -6,8 +6,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.command_line import names
-from tests.models_zoo import save_images, small_cnn
+from tests.support.command_line import names
+from tests.support.models import save_images, small_cnn
 
 FACTORY = """
 from torch import nn

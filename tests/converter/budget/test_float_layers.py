@@ -12,7 +12,7 @@ from converter.pipeline.search_record import Search
 from converter.speed.search import Speed
 from passes.activations.float_activations import FloatActivations
 from passes.errors import BudgetError
-from tests.converter.networks import images, wide
+from tests.support.networks import images, wide
 
 DATA = images(48, 3, 12, 12)
 SLOW_MS, GAIN = 10.0, 1.25

@@ -22,7 +22,7 @@ from passes.errors import BudgetError, UsageError
 from passes.numerics.error import sqnr_db
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.rtn import Rtn
-from tests.converter.networks import images, network, prepared, random, run, wide
+from tests.support.networks import images, network, prepared, random, run, wide
 
 DATA = images(64, 3, 12, 12)
 UNSEEN = images(64, 3, 12, 12, seed=9)

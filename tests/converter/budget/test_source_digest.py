@@ -7,7 +7,7 @@ import pytest
 
 from converter import Budget, convert_within
 from converter.budget.source_digest import PACKAGES, source_digest
-from tests.converter.networks import images, wide
+from tests.support.networks import images, wide
 
 
 def test_any_change_of_a_module_is_another_digest(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from onnx import helper
 from converter.calibration.segments import Segment, cut, submodel
 from converter.qdq.floats import float_model
 from passes.ir.model import Model
-from tests.converter.networks import (
+from tests.support.networks import (
     branches,
     conv,
     images,

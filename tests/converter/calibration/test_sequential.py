@@ -19,7 +19,7 @@ from passes.report import PassReport
 from passes.statistics import Needs
 from passes.weights.gptq import Gptq
 from passes.weights.rtn import Rtn
-from tests.converter.networks import (
+from tests.support.networks import (
     chain,
     conv,
     dataset,
@@ -32,7 +32,7 @@ from tests.converter.networks import (
     resnet,
     run,
 )
-from tests.converter.recorded_walk import NETWORKS, Recorded, X, solved
+from tests.support.recorded_pass import NETWORKS, Recorded, X, solved
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:

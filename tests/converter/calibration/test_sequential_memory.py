@@ -18,8 +18,8 @@ from converter.runtime.session import open_session
 from passes.base import Problem, Solution
 from passes.errors import QuantizationError
 from passes.weights.gptq import Gptq
-from tests.converter.networks import branches, chain, dataset, images, prepared, quantize, quiet, set_ranges
-from tests.converter.recorded_walk import NETWORKS, Recorded, solved
+from tests.support.networks import branches, chain, dataset, images, prepared, quantize, quiet, set_ranges
+from tests.support.recorded_pass import NETWORKS, Recorded, solved
 
 
 class CountedSession:

@@ -15,7 +15,7 @@ from converter.qdq.floats import float_model
 from passes.errors import DataError
 from passes.ir.model import Model
 from passes.statistics import Needs, Stats
-from tests.converter.networks import branches, conv, dataset, images, network, prepared, quiet, random, resnet, run
+from tests.support.networks import branches, conv, dataset, images, network, prepared, quiet, random, resnet, run
 
 X = images(21, 3, 12, 12)  # 8 + 8 + 5 images
 LAYERS = frozenset({"stem", "block.conv1", "block.conv2", "silu.conv", "depthwise", "last", "fc"})

@@ -16,10 +16,10 @@ import pytest
 
 from converter.budget.cache import Arrays, Cache
 from passes.errors import BudgetError, OutputError, QuantizationError
-from tests.command_line import CONVERT, names, run
-from tests.converter.networks import images, wide
-from tests.models_zoo import images as photographs
-from tests.models_zoo import small_cnn
+from tests.support.command_line import CONVERT, names, run
+from tests.support.models import images as photographs
+from tests.support.models import small_cnn
+from tests.support.networks import images, wide
 
 BUDGET = ("convert", "wide.onnx", "-o", "out.onnx", "--calibration", "wide.npz", "--max-drop", "100", "--limit", "24")
 

@@ -18,8 +18,8 @@ from converter.display import words
 from converter.recipes.builtin import RECIPES, find_recipe
 from converter.recipes.toml import dump_recipe, parse_recipe
 from passes.weights.learned_rounding import LearnedRounding
-from tests.command_line import CONVERT, names, process, run
-from tests.models_zoo import SIDE, images
+from tests.support.command_line import CONVERT, names, process, run, start
+from tests.support.models import SIDE, images
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -236,15 +236,7 @@ def test_a_signal_leaves_nothing(folder: Path, number: signal.Signals, code: int
     (folder / "sleeper.py").write_text(SLEEPER)
     files = names(folder)
     arguments = ["convert", "m.onnx", "-o", "out.onnx", "--calibration", "sleeper.py:batches", "--report", "r.json"]
-    # a shell starts background jobs with Ctrl-C ignored, and children inherit that
-    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import converter.cli.main as c; c.main()"
-    child = subprocess.Popen(
-        [sys.executable, "-B", "-c", start, *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    child = start(*arguments)
     end = time.monotonic() + 60
     while not (folder / "started").exists() and child.poll() is None and time.monotonic() < end:
         time.sleep(0.05)

@@ -9,7 +9,7 @@ import pytest
 
 from converter.cli.outputs import check_outputs
 from passes.errors import UsageError
-from tests.command_line import CONVERT, SCALE, names, run
+from tests.support.command_line import CONVERT, SCALE, names, run
 
 pytestmark = pytest.mark.usefixtures("folder")
 

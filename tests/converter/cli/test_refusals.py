@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests.command_line import CONVERT, names, run
-from tests.models_zoo import SIDE, images, make_model, small_cnn
+from tests.support.command_line import CONVERT, names, run
+from tests.support.models import SIDE, images, make_model, small_cnn
 
 pytestmark = pytest.mark.usefixtures("folder")
 

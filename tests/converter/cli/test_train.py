@@ -1,7 +1,6 @@
 """The command `train`: a file in one command, and the same command again after a kill."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,8 +15,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.command_line import SCALE, names, run  # noqa: E402
-from tests.models_zoo import images, save_images  # noqa: E402
+from tests.support.command_line import SCALE, names, run, start  # noqa: E402
+from tests.support.models import images, save_images  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -85,15 +84,7 @@ def test_what_is_no_checkpoint_is_not_lost(folder: Path) -> None:
 
 def stopped(command: tuple[str, ...], by: signal.Signals, *, at: Path) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, which gets the signal once the file is there."""
-    # a shell starts background jobs with Ctrl-C ignored, and children inherit that
-    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import converter.cli.main as c; c.main()"
-    child = subprocess.Popen(
-        [sys.executable, "-c", start, *command],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    child = start(*command)
     end = time.monotonic() + 60
     while not at.exists() and child.poll() is None and time.monotonic() < end:
         time.sleep(0.01)

@@ -20,8 +20,8 @@ from passes.graph.exclude import Exclude
 from passes.numerics.error import Likeness, sqnr_db
 from passes.weights.gptq import Gptq
 from passes.weights.rtn import Rtn
-from tests.command_line import run
-from tests.models_zoo import CLASSES, SIDE, make_model, save_images, small_cnn
+from tests.support.command_line import run
+from tests.support.models import CLASSES, SIDE, make_model, save_images, small_cnn
 
 DRAW = np.random.default_rng(0)
 

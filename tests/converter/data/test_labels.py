@@ -12,8 +12,8 @@ from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
 from converter.data.labels import Classes, model_classes
 from passes.errors import DataError
-from tests.command_line import CONVERT, SCALE, run
-from tests.models_zoo import SIDE, images, small_cnn
+from tests.support.command_line import CONVERT, SCALE, run
+from tests.support.models import SIDE, images, small_cnn
 
 pytestmark = pytest.mark.usefixtures("folder")
 

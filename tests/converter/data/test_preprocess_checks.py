@@ -15,8 +15,8 @@ from converter.data.preprocess import Preprocess, stored_preprocess
 from converter.recipes.recipe import Recipe
 from passes.errors import UsageError
 from passes.weights.rtn import Rtn
-from tests.command_line import CONVERT, SCALE, run
-from tests.models_zoo import SIDE, images, small_cnn
+from tests.support.command_line import CONVERT, SCALE, run
+from tests.support.models import SIDE, images, small_cnn
 
 pytestmark = pytest.mark.usefixtures("folder")
 

@@ -9,7 +9,7 @@ import pytest
 
 import converter
 from converter.display.overview import Glance, Overview
-from tests.models_zoo import images, small_cnn
+from tests.support.models import images, small_cnn
 
 
 class Weather(Overview):

@@ -11,7 +11,7 @@ from converter import convert
 from converter.cli.main import cli
 from converter.inspection.float_islands import Island, find_islands
 from converter.inspection.inspect import inspect
-from tests.models_zoo import SIDE, make_model, small_cnn
+from tests.support.models import SIDE, make_model, small_cnn
 
 IMAGES = np.random.default_rng(3).standard_normal((8, 3, SIDE, SIDE), dtype=np.float32)
 

@@ -20,8 +20,8 @@ from converter.recipes.builtin import find_recipe
 from converter.report.table import inspection_tables
 from passes.errors import ModelError
 from passes.graph.integer_forms.integer_forms import IntegerForms
-from tests.converter.networks import random, relative_error, run
-from tests.models_zoo import images, make_model, small_cnn
+from tests.support.models import images, make_model, small_cnn
+from tests.support.networks import random, relative_error, run
 
 KEYS = {
     "name", "op", "weight_bits", "storage", "bytes", "granularity", "activation_bits", "activation_type", "fused",

@@ -15,7 +15,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from converter.inspection.inspect import InspectedLayer, Inspection, inspect
-from tests.models_zoo import SIDE, make_model, small_cnn
+from tests.support.models import SIDE, make_model, small_cnn
 
 BITS = {
     TensorProto.FLOAT: 32,

@@ -1,10 +1,8 @@
 """view: Netron on a file, where it is installed, and one line where it is not."""
 
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from converter.inspection.netron import served
 from passes.errors import OutputError
-from tests.command_line import run
+from tests.support.command_line import run, start
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -48,15 +46,7 @@ def test_a_port_that_is_taken() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_ends_it() -> None:
     pytest.importorskip("netron")
-    # a shell starts background jobs with Ctrl-C ignored, and children inherit that
-    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import converter.cli.main as c; c.main()"
-    child = subprocess.Popen(
-        [sys.executable, "-u", "-c", start, "view", "m.onnx", "--no-browser"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    child = start("view", "m.onnx", "--no-browser")
     assert child.stdout is not None
     line = child.stdout.readline()
     found = re.fullmatch(r"m\.onnx is at (http://localhost:\d+); Ctrl-C ends it\n", line)

@@ -15,7 +15,7 @@ from passes.numerics.error import sqnr_db  # noqa: E402
 from passes.weights.learned_rounding import Device, LearnedRounding  # noqa: E402
 from passes.weights.qat import Qat  # noqa: E402
 from passes.weights.rtn import Rtn  # noqa: E402
-from tests.converter.networks import images, resnet, run  # noqa: E402
+from tests.support.networks import images, resnet, run  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -17,7 +17,7 @@ from passes.graph.normalise.normalise import Normalise
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
 from passes.weights.rtn import Rtn
-from tests.converter.networks import images, resnet, single
+from tests.support.networks import images, resnet, single
 
 X = images(64, 3, 12, 12)
 ROUNDING, TRAINING = LearnedRounding(steps=2), Qat(epochs=1)

@@ -15,7 +15,7 @@ from passes.activations.activation_ranges import ActivationRanges
 from passes.weights.gptq import Gptq
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
-from tests.converter.networks import images, resnet
+from tests.support.networks import images, resnet
 
 X = images(24, 3, 12, 12)
 

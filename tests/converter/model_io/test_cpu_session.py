@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ from converter.runtime.session import open_session
 from converter.verification.verify import verify
 from models.zoo import ZOO, feeds_of
 from passes.errors import VerificationError
+from tests.support.graphs import run as unoptimized
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +28,10 @@ def result() -> Result:
     return convert(model, feeds_of(model, 8), target="tensorrt")
 
 
-def unoptimized(model: onnx.ModelProto, feeds: dict[str, Any]) -> np.ndarray:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found: np.ndarray = session.run(None, feeds)[0]
-    return found
-
-
 def test_it_computes_what_the_file_says(result: Result) -> None:
     """Kernels of their own round a code in a thousand otherwise; of a step of the head's grid, by one."""
     feeds = feeds_of(ZOO["detector head"](), 1, seed=2)
-    expected, found = unoptimized(result.model, feeds), open_session(result.model, threads=1).run(None, feeds)[0]
+    expected, found = unoptimized(result.model, feeds)[0], open_session(result.model, threads=1).run(None, feeds)[0]
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in result.model.graph.initializer}
     step = constants["concat5_scale"]
     assert np.abs(found - expected).max() <= 1.01 * step

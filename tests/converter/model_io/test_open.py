@@ -13,8 +13,8 @@ from converter.model_io.load import load_proto
 from converter.model_io.open import model_files, open_model
 from converter.runtime.session import open_session
 from passes.errors import ModelError, UsageError
-from tests.command_line import SCALE, run
-from tests.models_zoo import SIDE, images, make_model, small_cnn
+from tests.support.command_line import SCALE, run
+from tests.support.models import SIDE, images, make_model, small_cnn
 
 pytestmark = pytest.mark.usefixtures("folder")
 

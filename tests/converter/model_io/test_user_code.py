@@ -7,7 +7,7 @@ import pytest
 
 from converter.model_io.user_code import Terminated, user_code
 from passes.errors import DataError
-from tests.command_line import run
+from tests.support.command_line import run
 
 pytestmark = pytest.mark.usefixtures("folder")
 

@@ -28,7 +28,7 @@ from passes.graph.normalise.normalise import Normalise
 from passes.numerics.error import sqnr_db
 from passes.weights.gptq import Gptq
 from passes.weights.rtn import Rtn
-from tests.converter.networks import branches, conv, images, network, random, resnet, run, shape_branch
+from tests.support.networks import branches, conv, decibels, images, network, random, resnet, run, shape_branch
 
 X, UNSEEN = images(48, 3, 12, 12), images(32, 3, 12, 12, seed=9)
 LAYERS = ["stem", "block.conv1", "block.conv2", "silu.conv", "depthwise", "last", "fc"]
@@ -46,11 +46,6 @@ def metadata(result: Result) -> dict[str, str]:
 EIGHT_BITS = {"int8", "int8-gptq"}
 INTEGERS = {"int8", "int8-gptq", "int4", "int4-learned", "int4-qat"}
 SOLVING = [name for name, recipe in RECIPES.items() if not recipe.keeps]
-
-
-def decibels(result: Result, data: NDArray[np.float32] = UNSEEN) -> float:
-    """SQNR of the exported file's output on images it was not calibrated on."""
-    return sqnr_db(run(result.reference, data)[0], run(result.model, data)[0])
 
 
 @pytest.mark.parametrize("name", SOLVING)
@@ -198,7 +193,7 @@ def test_metrics_only_with_evaluation_data() -> None:
     assert result.metrics is not None
     original, quantized = result.metrics.models
     assert (original.top1, quantized.images) == (1.0, len(UNSEEN))
-    assert quantized.sqnr_db == pytest.approx(decibels(result), abs=0.5)
+    assert quantized.sqnr_db == pytest.approx(decibels(result, UNSEEN), abs=0.5)
     assert quantized.top1 is not None
     assert quantized.top1 > 0.9  # of 32 images two may lie on the fence
     json.dumps(conversion_facts(result))
@@ -206,7 +201,9 @@ def test_metrics_only_with_evaluation_data() -> None:
 
 def test_a_dataset_is_taken_as_it_is() -> None:
     data = load_data(X, input_specs(resnet()))
-    assert decibels(convert(resnet(), data, recipe="int8")) == decibels(convert(resnet(), X, recipe="int8"))
+    assert decibels(convert(resnet(), data, recipe="int8"), UNSEEN) == decibels(
+        convert(resnet(), X, recipe="int8"), UNSEEN
+    )
 
 
 # ------------------------------------------------------------------- recipe fields
@@ -236,8 +233,8 @@ def test_first_and_last_layer_at_eight_bits() -> None:
     result = convert(resnet(), X, recipe=recipe)
     assert bits(result) == dict.fromkeys(LAYERS, 3) | {"stem": 8, "fc": 8}
     assert {layer.name: layer.stored_bits for layer in result.layers}["stem"] == 8
-    assert decibels(result) > decibels(
-        convert(resnet(), X, recipe=replace(recipe, passes=(*recipe.passes[:-1], Gptq(bits=3))))
+    assert decibels(result, UNSEEN) > decibels(
+        convert(resnet(), X, recipe=replace(recipe, passes=(*recipe.passes[:-1], Gptq(bits=3)))), UNSEEN
     )
 
 
@@ -259,7 +256,7 @@ def test_a_recipe_that_looks_at_no_data_needs_none() -> None:
     result = convert(resnet(), recipe=Recipe("r", "", (*PREPARE, Rtn(bits=8))))
     assert bits(result) == dict.fromkeys(LAYERS, 8)
     assert json.loads(metadata(result)["convert_onnx.calibration"]) is None
-    assert decibels(result) > 35
+    assert decibels(result, UNSEEN) > 35
 
 
 def test_the_seed_reaches_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +312,7 @@ def test_what_integer_kernels_cannot_read_is_refused(layer_pass: Gptq, message: 
 def test_gptq_beats_rounding_to_the_nearest(bits: int, ranges: tuple[ActivationRanges, ...]) -> None:
     """On the exported file's output for unseen images; rounding, even with the best scale, sees no data."""
     nearest, best = (
-        decibels(convert(resnet(), X, recipe=Recipe("r", "", (*PREPARE, *ranges, step))))
+        decibels(convert(resnet(), X, recipe=Recipe("r", "", (*PREPARE, *ranges, step))), UNSEEN)
         for step in (Rtn(bits=bits), Gptq(bits=bits))
     )
     assert best > nearest + 3
@@ -344,7 +341,7 @@ def test_a_batchnorm_is_folded_before_anything_is_rounded() -> None:
     proto = network(nodes, constants, {"x": ["N", 3, 12, 12]}, {"y": ["N", 6, 12, 12]})
     result = convert(proto, X, recipe="int8")
     assert not {"BatchNormalization", "Relu"} & {node.op_type for node in result.model.graph.node}
-    assert decibels(result) > 35
+    assert decibels(result, UNSEEN) > 35
 
 
 def test_find_recipe_is_public() -> None:

@@ -19,7 +19,7 @@ from passes.base import LayerPass, Problem, Solution
 from passes.graph.normalise.normalise import Normalise
 from passes.weights.gptq import Gptq
 from passes.weights.rtn import Rtn
-from tests.converter.networks import images, initializers, network, quantize, random, run
+from tests.support.networks import images, initializers, network, quantize, random, run
 
 X = images(20, 3, 8, 8)
 

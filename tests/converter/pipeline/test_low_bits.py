@@ -18,7 +18,7 @@ from passes.numerics.error import sqnr_db
 from passes.weights.gptq import Gptq
 from passes.weights.obq import Obq
 from passes.weights.rtn import Rtn
-from tests.converter.networks import images, resnet, run
+from tests.support.networks import images, resnet, run
 
 X, UNSEEN = images(16, 3, 12, 12), images(48, 3, 12, 12, seed=9)
 KINDS = {2: TensorProto.INT2, 3: TensorProto.INT4}

@@ -17,7 +17,7 @@ from passes.errors import UsageError  # noqa: E402
 from passes.graph.normalise.normalise import Normalise  # noqa: E402
 from passes.weights.qat import Qat  # noqa: E402
 from passes.weights.rtn import Rtn  # noqa: E402
-from tests.converter.networks import images, resnet  # noqa: E402
+from tests.support.networks import images, resnet  # noqa: E402
 
 X = images(32, 3, 12, 12)
 STEPS = (Normalise(), ActivationRanges(), Rtn(bits=3), Qat(epochs=1, batch=16, rate=0.01, objective="float"))

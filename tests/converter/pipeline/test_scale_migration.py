@@ -18,7 +18,6 @@ from passes.errors import RecipeError, UsageError
 from passes.graph.exclude import Exclude
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.normalise.normalise import Normalise
-from passes.numerics.error import sqnr_db
 from passes.scale_migration.awq import Awq
 from passes.scale_migration.equalize import Equalize
 from passes.scale_migration.rescale import factors_of, input_factors, rescale
@@ -27,7 +26,7 @@ from passes.scale_migration.smoothquant import SmoothQuant
 from passes.statistics import Stats
 from passes.weights.gptq import Gptq
 from passes.weights.rtn import Rtn
-from tests.converter.networks import dataset, images, prepared, quiet, relative_error, resnet, run
+from tests.support.networks import dataset, decibels, images, prepared, quiet, relative_error, resnet, run
 
 X, UNSEEN = images(48, 3, 12, 12), images(48, 3, 12, 12, seed=9)
 PREPARE = (Normalise(), FoldBatchnorm())
@@ -50,30 +49,27 @@ def converted(proto: onnx.ModelProto, *passes: Pass) -> Result:
     return convert(proto, X, recipe=Recipe("mine", "", (*PREPARE, *passes)))
 
 
-def decibels(result: Result) -> float:
-    """SQNR of the exported file on images that were not calibrated on."""
-    return sqnr_db(run(result.reference, UNSEEN)[0], run(result.model, UNSEEN)[0])
-
-
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("factor", [0.03, 10.0, 50.0])
 def test_smoothquant_beats_plain_int8_where_channels_are_outliers(factor: float, seed: int) -> None:
     proto = with_outliers(factor, seed)
     assert relative_error(run(proto, UNSEEN)[0], run(resnet(), UNSEEN)[0]) < 1e-5
-    plain, smooth = decibels(converted(proto, *W8)), decibels(converted(proto, SmoothQuant(), *W8))
+    plain, smooth = decibels(converted(proto, *W8), UNSEEN), decibels(converted(proto, SmoothQuant(), *W8), UNSEEN)
     assert smooth > plain + (3 if factor == 10 else 10)
     assert smooth > 40  # what the network without outliers gets, but for noise
 
 
 def test_smoothquant_costs_nothing_where_there_are_none() -> None:
-    assert decibels(converted(resnet(), SmoothQuant(), *W8)) > decibels(converted(resnet(), *W8)) - NOISE
+    assert (
+        decibels(converted(resnet(), SmoothQuant(), *W8), UNSEEN) > decibels(converted(resnet(), *W8), UNSEEN) - NOISE
+    )
 
 
 @pytest.mark.parametrize("activations", [False, True], ids=["W4", "W4A8"])
 def test_awq_beats_round_to_nearest(activations: bool) -> None:
     steps = (ActivationRanges(),) if activations else ()
-    plain = decibels(converted(resnet(), *steps, Rtn(bits=4)))
-    assert decibels(converted(resnet(), Awq(), *steps, Rtn(bits=4))) > plain + 2
+    plain = decibels(converted(resnet(), *steps, Rtn(bits=4)), UNSEEN)
+    assert decibels(converted(resnet(), Awq(), *steps, Rtn(bits=4)), UNSEEN) > plain + 2
 
 
 def test_awq_reports_the_error_that_rounding_the_float_network_would_make() -> None:
@@ -95,7 +91,7 @@ def test_awq_reports_the_error_that_rounding_the_float_network_would_make() -> N
 
 def test_awq_then_gptq() -> None:
     result = converted(resnet(), Awq(), ActivationRanges(), Gptq(bits=4))
-    assert decibels(result) > 20
+    assert decibels(result, UNSEEN) > 20
 
 
 @pytest.mark.parametrize("step", [SmoothQuant(alpha=0.5), Awq(steps=2), Equalize()], ids=lambda step: step.name)

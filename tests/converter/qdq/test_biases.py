@@ -15,7 +15,7 @@ from passes.ir.model import Quantized
 from passes.numerics.error import sqnr_db
 from passes.weights.gptq import Gptq
 from passes.weights.rtn import Rtn
-from tests.converter.networks import (
+from tests.support.networks import (
     LAYERS,
     images,
     initializers,

@@ -14,7 +14,7 @@ from converter.qdq.writer import emit
 from passes.ir.model import Model
 from passes.numerics.error import sqnr_db
 from passes.weights.rtn import Rtn
-from tests.converter.networks import images, network, quantize, random, run
+from tests.support.networks import images, network, quantize, random, run
 
 X = images(8, 3, 8, 8)
 

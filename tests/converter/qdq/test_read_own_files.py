@@ -15,8 +15,8 @@ from passes.activations.activation_ranges import ActivationRanges
 from passes.errors import TargetError
 from passes.graph.normalise.normalise import Normalise
 from passes.weights.rtn import Rtn
-from tests.converter.quantized_files import X, scores
-from tests.models_zoo import SIDE, make_model, small_cnn
+from tests.support.models import SIDE, make_model, small_cnn
+from tests.support.quantized_files import X, scores
 
 
 def test_blocks_of_a_gemm_are_kept() -> None:

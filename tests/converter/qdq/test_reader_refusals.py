@@ -17,7 +17,8 @@ from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.normalise.normalise import Normalise
 from passes.numerics.error import sqnr_db
 from passes.weights.keep import KeepCodes, KeepRanges
-from tests.converter.quantized_files import (
+from tests.support.models import make_model, small_cnn
+from tests.support.quantized_files import (
     PLAIN,
     ROWS,
     U8,
@@ -31,7 +32,6 @@ from tests.converter.quantized_files import (
     static,
     trained,
 )
-from tests.models_zoo import make_model, small_cnn
 
 
 def unsymmetric() -> onnx.ModelProto:

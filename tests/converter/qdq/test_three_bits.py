@@ -20,7 +20,7 @@ from passes.activations.activation_ranges import ActivationRanges
 from passes.graph.normalise.normalise import Normalise
 from passes.numerics.grid import Codes
 from passes.weights.gptq import Gptq
-from tests.converter.networks import images, run
+from tests.support.networks import images, run
 
 WIDTH = 32  # 32 x 32 x 3 x 3 codes are enough to be packed
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,8 @@ from passes.ir.model import Model
 from passes.numerics.error import sqnr_db
 from passes.numerics.two_level import equal_block
 from passes.weights.rtn import Rtn
-from tests.converter.networks import (
+from tests.support.graphs import run as unoptimized
+from tests.support.networks import (
     LAYERS,
     images,
     initializers,
@@ -39,15 +39,6 @@ MATRICES = [name for name, layer in LAYERS.items() if layer.op in {"Gemm", "MatM
 
 def quantized(name: str, layer_pass: Rtn, *, ranges: bool = False) -> Model:
     return quantize(single(name), layer_pass, LAYERS[name].images(), ranges=ranges)
-
-
-def run_unoptimized(proto: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    """The file as it is written, without what onnxruntime makes of it."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"x": x})[0])
 
 
 def weight_type(proto: onnx.ModelProto) -> int:
@@ -168,7 +159,7 @@ def test_dequantize_form(name: str, symmetric: bool, bits: int) -> None:
     alone = name != "transpose_grouped"  # whose channels lie along two axes
     assert ([node.op_type for node in proto.graph.node] == [*form, LAYERS[name].op]) == alone
     expected = run(float_model(model.graph), x)[0]
-    assert relative_error(run_unoptimized(proto, x), expected) <= 1e-6
+    assert relative_error(unoptimized(proto, x)[0], expected) <= 1e-6
     # onnxruntime makes an untransposed matrix MatMulNBits with activations rounded to 8 bits: 1 % of the largest output
     rounded = alone and name in {"gemm", "matmul"}
     assert relative_error(run(proto, x)[0], expected) <= (0.01 if rounded else 1e-6)

@@ -18,7 +18,7 @@ from passes.numerics.error import sqnr_db
 from passes.numerics.grid import ActivationGrid
 from passes.weights.gptq import Gptq
 from passes.weights.rtn import Rtn
-from tests.converter.networks import (
+from tests.support.networks import (
     LAYERS,
     branches,
     conv,

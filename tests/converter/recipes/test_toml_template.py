@@ -11,7 +11,7 @@ from converter.recipes.registry import PASSES
 from converter.recipes.toml import parse_recipe
 from converter.recipes.toml_template import meanings, spell_out
 from passes.weights.gptq import Gptq
-from tests.command_line import run
+from tests.support.command_line import run
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -19,8 +19,8 @@ from converter.report.files import write_facts
 from converter.runtime.session import open_session
 from passes.activations.activation_ranges import ActivationRanges
 from passes.numerics.distribution import BINS
-from tests.converter.report.reports import everything, facts_of, paths, within_bytes
-from tests.models_zoo import images, small_cnn
+from tests.support.models import images, small_cnn
+from tests.support.reports import everything, facts_of, paths, within_bytes
 
 SCHEMA: dict[str, Any] = json.loads(
     (Path(converter.report.__file__).parent / "report.schema.json").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from converter import convert
 from converter.report.files import check_report, write_facts, write_report
 from converter.report.page.render import render
 from passes.errors import ConvertError, OutputError, UsageError
-from tests.command_line import CONVERT, names, run
-from tests.models_zoo import images, small_cnn
+from tests.support.command_line import CONVERT, names, run
+from tests.support.models import images, small_cnn
 
 
 def test_json_report(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from converter.report.page.render import render
 from converter.report.page.sections.attempts import attempts
 from converter.report.page.sections.bits import alone_db
 from converter.report.page.sections.layers import relative_error
-from tests.converter.report.reports import everything, facts_of, searched, within_bytes
+from tests.support.reports import everything, facts_of, searched, within_bytes
 
 pytest.importorskip("vl_convert")
 

@@ -13,17 +13,17 @@ from converter import convert
 from converter.comparison.compare import Comparison, ImageError, LayerError
 from converter.comparison.suggestion import Suggestion
 from converter.display import numbers
-from converter.report import table
 from converter.evaluation.evaluate import Evaluation, Measurement
 from converter.inspection.inspect import InspectedLayer, Inspection
 from converter.pipeline.result import LayerReport
 from converter.recipes.builtin import RECIPES
+from converter.report import table
 from converter.report.comparison import comparison_tables, suggestion_text
 from converter.report.progress import progress_bars
 from converter.report.targets import facts_table, targets_table
 from converter.targets.catalog import TARGETS, find_target
 from converter.targets.target import Target
-from tests.models_zoo import images, small_cnn
+from tests.support.models import images, small_cnn
 
 LONG = "features.12.blocks.3.inverted_residual.conv.depthwise.0.convolution"
 

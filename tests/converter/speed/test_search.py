@@ -22,7 +22,7 @@ from converter.speed.search import Speed, find_slow_layers, leaving, require_mea
 from converter.speed.trial import Trials
 from converter.targets.catalog import find_target
 from passes.errors import UsageError
-from tests.models_zoo import SIDE, small_cnn
+from tests.support.models import SIDE, small_cnn
 
 IMAGES = np.random.default_rng(3).standard_normal((8, 3, SIDE, SIDE), dtype=np.float32)
 INT8, CPU = find_recipe("int8"), find_target("cpu")

@@ -21,7 +21,7 @@ from converter.verification.verify import verify
 from models.zoo import ZOO, Net, feeds_of
 from passes.errors import TargetError
 from passes.numerics.error import sqnr_db
-from tests.models_zoo import SIDE, small_cnn
+from tests.support.models import SIDE, small_cnn
 
 X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
 

@@ -15,7 +15,7 @@ from converter.targets.target import Target
 from converter.verification.rules import RULES, violations
 from models.zoo import ZOO, feeds_of
 from passes.ir.rules import Rules
-from tests.models_zoo import SIDE, small_cnn
+from tests.support.models import SIDE, small_cnn
 
 X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
 

@@ -14,8 +14,8 @@ from converter.targets.catalog import find_target
 from converter.verification.promised import older_targets, stands
 from converter.verification.verify import verify
 from passes.errors import TargetError
-from tests.command_line import process, run
-from tests.models_zoo import SIDE, small_cnn
+from tests.support.command_line import process, run
+from tests.support.models import SIDE, small_cnn
 
 X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
 

@@ -18,8 +18,8 @@ from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
 from converter.verification.verify import Verification, verify
 from passes.errors import ModelError, TargetError
-from tests.command_line import process, run
-from tests.models_zoo import SIDE, small_cnn
+from tests.support.command_line import process, run
+from tests.support.models import SIDE, small_cnn
 
 X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
 

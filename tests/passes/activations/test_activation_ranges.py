@@ -15,8 +15,8 @@ from passes.ir.rules import Rules
 from passes.numerics.activation_range_search import entropy, minmax, mse, percentile
 from passes.numerics.histogram import Histogram
 from passes.statistics import Stats
-from tests.passes.integer_rules import RULES
-from tests.passes.small_models import array, build, node, run
+from tests.support.graphs import array, build, node, run
+from tests.support.integer_rules import RULES
 
 Method = Literal["mse", "percentile", "entropy", "minmax"]
 

@@ -16,8 +16,8 @@ from passes.graph.exclude import Exclude
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.normalise.normalise import Normalise
 from passes.weights.gptq import Gptq
-from tests.converter.networks import optimized
-from tests.models_zoo import SIDE, small_cnn
+from tests.support.models import SIDE, small_cnn
+from tests.support.networks import optimized
 
 IMAGES = np.random.default_rng(3).standard_normal((8, 3, SIDE, SIDE), dtype=np.float32)
 

@@ -8,9 +8,9 @@ import onnx
 import pytest
 
 from passes.activations.placement import Placement, place
-from tests.passes.integer_rules import RULES
-from tests.passes.placed_graphs import INFINITY, POOL, conv, graph_of, own, placed
-from tests.passes.small_models import array, node
+from tests.support.graphs import array, node
+from tests.support.integer_rules import RULES
+from tests.support.placed_graphs import INFINITY, POOL, conv, graph_of, own, placed
 
 
 def test_a_convolution_reads_and_writes_integers() -> None:

@@ -7,9 +7,9 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from passes.activations.placement import Placement, clamp_bounds
-from tests.passes.integer_rules import RULES
-from tests.passes.placed_graphs import INFINITY, conv, gemm, own, placed
-from tests.passes.small_models import node
+from tests.support.graphs import node
+from tests.support.integer_rules import RULES
+from tests.support.placed_graphs import INFINITY, conv, gemm, own, placed
 
 
 def test_a_relu_is_absorbed() -> None:

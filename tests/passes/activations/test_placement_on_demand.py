@@ -10,8 +10,8 @@ import pytest
 
 from passes.activations.placement import Placement, place, scale_factor
 from passes.ir.linear import linear_layers
-from tests.passes.integer_rules import RULES
-from tests.passes.small_models import array, build, node
+from tests.support.graphs import array, build, node
+from tests.support.integer_rules import RULES
 
 ON_DEMAND = dataclasses.replace(RULES, on_demand=True, scalars=True)
 ROWS = (2, 4)

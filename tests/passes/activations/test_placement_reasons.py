@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.passes.integer_rules import RULES
-from tests.passes.placed_graphs import POOL, conv, own, placed
-from tests.passes.small_models import array, node
+from tests.support.graphs import array, node
+from tests.support.integer_rules import RULES
+from tests.support.placed_graphs import POOL, conv, own, placed
 
 
 def test_layers_left_in_float() -> None:

@@ -11,8 +11,8 @@ from passes.activations.placement import Placement, place
 from passes.activations.shared_grids import shared_grids
 from passes.ir.linear import linear_layers
 from passes.numerics.grid import ActivationGrid
-from tests.passes.integer_rules import RULES
-from tests.passes.small_models import array, build, node
+from tests.support.graphs import array, build, node
+from tests.support.integer_rules import RULES
 
 
 def conv(source: str, result: str, channels: int = 4) -> onnx.NodeProto:

@@ -10,8 +10,8 @@ from passes.errors import QuantizationError
 from passes.graph.check import check
 from passes.ir.model import Model, Quantized
 from passes.numerics.weight_scale_search import absmax_grid
-from tests.passes.integer_rules import RULES
-from tests.passes.small_models import array, build, node
+from tests.support.graphs import array, build, node
+from tests.support.integer_rules import RULES
 
 
 def quantized_model() -> Model:

@@ -9,8 +9,8 @@ from passes.graph.exclude import Exclude
 from passes.ir.model import Model
 from passes.numerics.histogram import Histogram
 from passes.statistics import Stats
-from tests.passes.integer_rules import RULES
-from tests.passes.small_models import array, build, node
+from tests.support.graphs import array, build, node
+from tests.support.integer_rules import RULES
 
 
 def three_layers() -> Model:

@@ -8,7 +8,7 @@ import pytest
 
 from passes.graph.fold_batchnorm import fold_batchnorm
 from passes.ir.surgery import tensor_names
-from tests.passes.small_models import array, assert_same_outputs, build, node, ops
+from tests.support.graphs import array, assert_same_outputs, build, node, ops
 
 Constants = dict[str, np.ndarray]
 

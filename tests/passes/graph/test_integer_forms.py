@@ -18,8 +18,8 @@ from passes.ir.model import Model
 from passes.ir.rules import Rules
 from passes.numerics.error import sqnr_db
 from passes.statistics import Stats
-from tests.converter.networks import optimized
-from tests.passes.small_models import array, assert_same_outputs, build, node, run
+from tests.support.graphs import array, assert_same_outputs, build, node, run
+from tests.support.networks import optimized
 
 CPU = find_target("cpu").rules
 IMAGE = (2, 4, 6, 5)

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from passes.graph.normalise.normalise import normalise
-from tests.passes.small_models import array, assert_same_outputs, build, node, ops
+from tests.support.graphs import array, assert_same_outputs, build, node, ops
 
 IMAGE = (2, 3, 8, 8)
 OPSETS = pytest.mark.parametrize("opset", [11, 13, 17, 18, 21])

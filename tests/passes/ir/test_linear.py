@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from passes.ir.linear import Linear
-from tests.passes.one_layer import convolution, layer_of
-from tests.passes.small_models import array, build, node, run
+from tests.support.graphs import array, build, node, run
+from tests.support.one_layer import convolution, layer_of
 
 TOLERANCE = 1e-5  # float32 sums in another order, relative to max|y|
 AUTO_PADS = ["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]

@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.passes.one_layer import convolution, layer_of
-from tests.passes.small_models import array, build, node
+from tests.support.graphs import array, build, node
+from tests.support.one_layer import convolution, layer_of
 
 POSITIONED = {
     "conv": convolution("Conv", (4, 2, 3, 3), (3, 4, 7, 6), None, group=2),

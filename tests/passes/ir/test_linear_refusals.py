@@ -9,8 +9,8 @@ from onnx import TensorProto
 
 from passes.errors import QuantizationError
 from passes.ir.linear import Linear, find_linear, linear_layers, refused_layers, why_not_linear
-from tests.passes.one_layer import convolution, first_node, layer_of
-from tests.passes.small_models import array, build, node
+from tests.support.graphs import array, build, node
+from tests.support.one_layer import convolution, first_node, layer_of
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 8), (2, 3, 8, 8, 8)])

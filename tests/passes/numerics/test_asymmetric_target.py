@@ -10,10 +10,7 @@ from passes.numerics.gptq import gptq
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
 from passes.numerics.weight_grid import GridForm
-
-
-def weights(g: int, o: int, k: int, seed: int = 0) -> Floats:
-    return np.random.default_rng([seed, 7]).normal(size=(g, o, k)).astype(np.float32)
+from tests.support.arrays import moments_of, normal
 
 
 def streams(g: int, n: int, k: int, seed: int = 0, noise: float = 0.1) -> tuple[Floats, Floats]:
@@ -26,12 +23,6 @@ def streams(g: int, n: int, k: int, seed: int = 0, noise: float = 0.1) -> tuple[
     exact = exact * rng.lognormal(0, 0.5, (g, 1, k))
     quantized = 0.9 * exact + exact @ mixing + rng.normal(0, noise, exact.shape)
     return exact.astype(np.float32), quantized.astype(np.float32)
-
-
-def moments_of(quantized: Floats, exact: Floats | None = None) -> Moments:
-    total = MomentsAccumulator(quantized.shape[0], quantized.shape[2], cross=exact is not None)
-    total.update(quantized, None if exact is None else exact - quantized)
-    return total.moments()
 
 
 def in_halves(quantized: Floats, exact: Floats) -> Moments:
@@ -49,7 +40,7 @@ def error(weight: Floats, exact: Floats, target: Floats, quantized: Floats) -> f
 @pytest.mark.parametrize("damping", [None, 0.01, 1.0])
 def test_equal_streams_need_no_other_target(groups: int, damping: float | None) -> None:
     exact, _ = streams(groups, 200, 12)
-    weight = weights(groups, 6, 12)
+    weight = normal(groups, 6, 12)
     one_stream = Moments.joined(moments_of(exact[:, :90]), moments_of(exact[:, 90:]))
     assert one_stream.halves is not None
     for moments in (moments_of(exact), one_stream, moments_of(exact, exact), in_halves(exact, exact)):
@@ -62,7 +53,7 @@ def test_it_is_the_damped_least_squares_answer(groups: int, damping: float | Non
     """Ridge regression as least squares with rows appended: of W(x - x̂) on x̂, no normal equations."""
     n, k = 300, 10
     exact, quantized = streams(groups, n, k)
-    weight = weights(groups, 5, k)
+    weight = normal(groups, 5, k)
     found = asymmetric_target(weight, moments_of(quantized, exact), damping)
     assert found.shape == weight.shape
     assert found.dtype == np.float32
@@ -80,7 +71,7 @@ def test_groups_are_solved_each_on_its_own() -> None:
     exact, quantized = streams(4, 300, 9)
     exact[2] *= 100  # a loud group does not drown the others
     quantized[2] *= 100
-    weight = weights(4, 6, 9)
+    weight = normal(4, 6, 9)
     together = asymmetric_target(weight, moments_of(quantized, exact), 0.03)
     for g in range(4):
         part = slice(g, g + 1)
@@ -90,14 +81,14 @@ def test_groups_are_solved_each_on_its_own() -> None:
 
 def test_inputs_that_are_all_dead_leave_the_weight() -> None:
     zero = np.zeros((1, 50, 4), np.float32)
-    weight = weights(1, 3, 4)
+    weight = normal(1, 3, 4)
     np.testing.assert_array_equal(asymmetric_target(weight, moments_of(zero, zero)), weight)
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_it_lowers_the_error_after_rounding(bits: int) -> None:
     exact, quantized = streams(1, 2000, 32)
-    weight, moments = weights(1, 24, 32), in_halves(quantized, exact)
+    weight, moments = normal(1, 24, 32), in_halves(quantized, exact)
     errors = []
     for target in (asymmetric_target(weight, moments), weight):
         result = gptq(target, moments, GridForm(bits))
@@ -110,7 +101,7 @@ def test_plentiful_rows_of_an_exact_relation_want_the_least_damping(groups: int)
     exact, quantized = streams(groups, 4000, 16, noise=0.0)
     halves = in_halves(quantized, exact).halves
     assert halves is not None
-    assert held_out_damping(weights(groups, 8, 16), halves, HELD_OUT_DAMPINGS) == HELD_OUT_DAMPINGS[0]
+    assert held_out_damping(normal(groups, 8, 16), halves, HELD_OUT_DAMPINGS) == HELD_OUT_DAMPINGS[0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -119,7 +110,7 @@ def test_few_noisy_rows_want_much_damping(seed: int) -> None:
     rng = np.random.default_rng(seed)
     quantized = rng.normal(size=(1, 40, 32)).astype(np.float32)
     exact = (quantized + rng.normal(size=quantized.shape)).astype(np.float32)
-    moments, weight = in_halves(quantized, exact), weights(1, 8, 32)
+    moments, weight = in_halves(quantized, exact), normal(1, 8, 32)
     assert moments.halves is not None
     assert held_out_damping(weight, moments.halves, HELD_OUT_DAMPINGS) >= 3
     moved = asymmetric_target(weight, moments) - weight
@@ -134,7 +125,7 @@ def test_few_noisy_rows_want_much_damping(seed: int) -> None:
 @pytest.mark.parametrize("n", [40, 400])
 def test_the_choice_is_the_one_that_measuring_the_held_out_rows_gives(noise: float, n: int) -> None:
     exact, quantized = streams(1, n, 16, noise=noise)
-    weight, moments = weights(1, 8, 16), in_halves(quantized, exact)
+    weight, moments = normal(1, 8, 16), in_halves(quantized, exact)
     assert moments.halves is not None
     first, second = slice(n // 2), slice(n // 2, None)
     measured = [
@@ -151,7 +142,7 @@ def test_the_choice_is_the_one_that_measuring_the_held_out_rows_gives(noise: flo
 
 def test_refusals() -> None:
     exact, quantized = streams(1, 40, 4)
-    weight = weights(1, 3, 4)
+    weight = normal(1, 3, 4)
     halves = in_halves(quantized, exact).halves
     assert halves is not None
     with pytest.raises(ValueError, match="no candidates for the damping"):
@@ -177,7 +168,7 @@ def indefinite(moments: Moments, depth: float) -> Moments:
 @pytest.mark.parametrize("groups", [1, 3])
 def test_a_damping_that_leaves_the_hessian_indefinite_is_passed_over(groups: int) -> None:
     exact, quantized = streams(groups, 4000, 16, noise=0.0)  # would choose the least damping
-    weight, moments = weights(groups, 8, 16), in_halves(quantized, exact)
+    weight, moments = normal(groups, 8, 16), in_halves(quantized, exact)
     assert moments.halves is not None
     bent = (indefinite(moments.halves[0], 0.05), moments.halves[1])
     assert held_out_damping(weight, bent, HELD_OUT_DAMPINGS) == 0.1
@@ -192,7 +183,7 @@ def test_a_damping_that_leaves_the_hessian_indefinite_is_passed_over(groups: int
 @pytest.mark.parametrize("groups", [1, 3])
 def test_no_damping_left_is_an_error(groups: int) -> None:
     exact, quantized = streams(groups, 400, 6)
-    weight, moments = weights(groups, 4, 6), moments_of(quantized, exact)
+    weight, moments = normal(groups, 4, 6), moments_of(quantized, exact)
     bad = dataclasses.replace(moments, hessian=-moments.hessian * 2000)
     with pytest.raises(np.linalg.LinAlgError, match="with damping 10"):
         asymmetric_target(weight, bad)
@@ -202,7 +193,7 @@ def test_no_damping_left_is_an_error(groups: int) -> None:
 
 def test_arguments_are_left_alone() -> None:
     exact, quantized = streams(2, 100, 6)
-    weight, moments = weights(2, 3, 6), moments_of(quantized, exact)
+    weight, moments = normal(2, 3, 6), moments_of(quantized, exact)
     assert moments.cross is not None
     before = [array.copy() for array in (weight, moments.hessian, moments.cross)]
     asymmetric_target(weight, moments)
@@ -216,8 +207,8 @@ def test_it_makes_up_for_what_is_added_to_the_output(groups: int, centered: bool
     """Against least squares of W(x - x̂) + s - ŝ on x̂; centred, against the same of rows less their means."""
     n, k, o = 300, 10, 5
     exact, quantized = streams(groups, n, k)
-    weight = weights(groups, o, k)
-    added = quantized @ weights(groups, k, o, seed=4) * np.float32(0.1) + np.float32(0.3)  # [g, n, o]
+    weight = normal(groups, o, k)
+    added = quantized @ normal(groups, k, o, seed=4) * np.float32(0.1) + np.float32(0.3)  # [g, n, o]
     total = MomentsAccumulator(groups, k, cross=True)
     for part in (slice(100), slice(100, n)):
         total.update(quantized[:, part], (exact - quantized)[:, part], added[:, part])
@@ -238,7 +229,7 @@ def test_it_makes_up_for_what_is_added_to_the_output(groups: int, centered: bool
 def test_the_choice_of_damping_heeds_what_is_added() -> None:
     """Noise that is added to the output of one half cannot be made up for on the other: the damping grows."""
     exact, quantized = streams(1, 60, 20, noise=0.01)
-    weight = weights(1, 6, 20)
+    weight = normal(1, 6, 20)
     noise = np.random.default_rng(5).normal(0, 30, (1, 60, 6)).astype(np.float32)
     chosen = []
     for added in (np.zeros_like(noise), noise):

@@ -9,32 +9,14 @@ from hypothesis import strategies as st
 
 from passes.numerics.gptq import gptq, inverse_factor, output_error
 from passes.numerics.grid import Codes, Floats, Grid, code_range
-from passes.numerics.moments import Moments, MomentsAccumulator
+from passes.numerics.moments import Moments
 from passes.numerics.weight_grid import GridForm
 from passes.numerics.weight_scale_search import search_grid
+from tests.support.arrays import moments_of, normal, rows
 
 DAMPING = 0.01
 BITS_AND_BLOCK = [(4, None), (3, 8), (2, 5), (8, None)]
 act_orders = pytest.mark.parametrize("act_order", [True, False], ids=["act_order", "in_order"])
-
-
-def weights(g: int, o: int, k: int, seed: int = 0) -> Floats:
-    return np.random.default_rng([seed, 7]).normal(size=(g, o, k)).astype(np.float32)
-
-
-def rows(g: int, n: int, k: int, seed: int = 0, correlation: float = 0.9) -> Floats:
-    """Inputs that go up and down together with their neighbours, as those of a convolution do, of uneven size."""
-    rng = np.random.default_rng([seed, 8])
-    x = rng.normal(size=(g, n, k))
-    for j in range(1, k):
-        x[:, :, j] = correlation * x[:, :, j - 1] + np.sqrt(1 - correlation**2) * x[:, :, j]
-    return (x * rng.lognormal(0, 0.5, (g, 1, k))).astype(np.float32)
-
-
-def moments_of(quantized: Floats, exact: Floats | None = None) -> Moments:
-    total = MomentsAccumulator(quantized.shape[0], quantized.shape[2], cross=exact is not None)
-    total.update(quantized, None if exact is None else exact - quantized)
-    return total.moments()
 
 
 def of_hessian(hessian: np.ndarray) -> Moments:
@@ -87,7 +69,7 @@ def assert_same_codes(found: Codes, expected: Codes) -> None:
 def test_codes_are_those_of_the_paper(
     act_order: bool, bits: int, block_size: int | None, symmetric: bool, damping: float
 ) -> None:
-    weight, moments = weights(2, 12, 24), moments_of(rows(2, 100, 24))
+    weight, moments = normal(2, 12, 24), moments_of(rows(2, 100, 24))
     result = gptq(weight, moments, GridForm(bits, block_size, symmetric), act_order=act_order, damping=damping)
     expected = from_the_paper(weight, moments.hessian, result.grid, damping, act_order)
     assert_same_codes(result.codes, expected)
@@ -97,7 +79,7 @@ def test_codes_are_those_of_the_paper(
 
 
 def test_the_comparison_above_notices_one_percent() -> None:
-    weight, moments = weights(2, 12, 24), moments_of(rows(2, 100, 24))
+    weight, moments = normal(2, 12, 24), moments_of(rows(2, 100, 24))
     result = gptq(weight, moments, GridForm(4))
     for wrong in (
         from_the_paper(weight * np.float32(1.01), moments.hessian, result.grid, DAMPING, True),
@@ -127,7 +109,7 @@ def test_a_diagonal_hessian_makes_it_round_to_nearest(
     damping: float,
     seed: int,
 ) -> None:
-    weight = weights(*shape, seed)
+    weight = normal(*shape, seed)
     diagonal = np.random.default_rng(seed).lognormal(0, 2, (shape[0], shape[2]))
     moments = of_hessian(diagonal[:, :, None] * np.eye(shape[2]))
     result = gptq(weight, moments, GridForm(bits, block_size, symmetric), act_order=act_order, damping=damping)
@@ -138,7 +120,7 @@ def test_a_diagonal_hessian_makes_it_round_to_nearest(
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_output_error_is_well_below_round_to_nearest(bits: int, act_order: bool) -> None:
     for seed in range(3):
-        weight, x = weights(1, 32, 64, seed), rows(1, 2000, 64, seed)
+        weight, x = normal(1, 32, 64, seed), rows(1, 2000, 64, seed)
         moments = moments_of(x)
         result = gptq(weight, moments, GridForm(bits), act_order=act_order)
         found = output_error(weight, result.grid.values(result.codes), moments.hessian)
@@ -149,7 +131,7 @@ def test_output_error_is_well_below_round_to_nearest(bits: int, act_order: bool)
 def test_it_holds_on_rows_it_has_not_seen() -> None:
     x = rows(1, 3000, 64)
     seen, fresh = x[:, :2000], x[:, 2000:]
-    weight = weights(1, 32, 64)
+    weight = normal(1, 32, 64)
     result = gptq(weight, moments_of(seen), GridForm(3))
     values = result.grid.values(result.codes)
     error, plain = (np.square(fresh @ (q - weight).transpose(0, 2, 1)).sum() for q in (values, rounded(weight, 3)))
@@ -158,7 +140,7 @@ def test_it_holds_on_rows_it_has_not_seen() -> None:
 
 @pytest.mark.parametrize("block_size", [None, 16])
 def test_output_error_is_its_formula(block_size: int | None) -> None:
-    weight, x = weights(2, 5, 20), rows(2, 300, 20)
+    weight, x = normal(2, 5, 20), rows(2, 300, 20)
     values = rounded(weight, 3, block_size)
     exact, approximate = (x.astype(np.float64) @ w.transpose(0, 2, 1) for w in (weight, values))
     expected = np.square(exact - approximate).sum() / np.square(exact).sum()
@@ -174,7 +156,7 @@ def test_close_to_the_optimum_of_a_tiny_layer(k: int, act_order: bool) -> None:
     points = np.array(list(itertools.product(range(-2, 2), repeat=k)))
     found, plain, best = 0.0, 0.0, 0.0
     for seed in range(10):
-        weight, moments = weights(1, 16, k, seed), moments_of(rows(1, 200, k, seed))
+        weight, moments = normal(1, 16, k, seed), moments_of(rows(1, 200, k, seed))
         result = gptq(weight, moments, GridForm(2), act_order=act_order, damping=1e-4)
         h = moments.hessian[0].astype(np.float64)
         for row, codes, scale in zip(weight[0], result.codes[0], result.grid.scale[0, :, 0], strict=True):
@@ -220,7 +202,7 @@ def test_dead_inputs(groups: int, act_order: bool) -> None:
     x = rows(groups, 200, 16)
     dead = [0, 5, 15]
     x[:, :, dead] = 0
-    weight, moments = weights(groups, 8, 16), moments_of(x)
+    weight, moments = normal(groups, 8, 16), moments_of(x)
     result = gptq(weight, moments, GridForm(4), act_order=act_order)
     assert result.damping == DAMPING  # no reason to raise it
     expected = from_the_paper(weight, moments.hessian, result.grid, DAMPING, act_order)
@@ -230,7 +212,7 @@ def test_dead_inputs(groups: int, act_order: bool) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_inputs_that_are_all_dead_are_rounded(groups: int) -> None:
-    weight = weights(groups, 4, 6)
+    weight = normal(groups, 4, 6)
     result = gptq(weight, of_hessian(np.zeros((groups, 6, 6))), GridForm(4))
     np.testing.assert_array_equal(result.codes, result.grid.codes(weight))
     assert np.isfinite(result.grid.scale).all()
@@ -250,7 +232,7 @@ def test_a_hessian_that_is_not_positive_raises_the_damping_and_says_so(
     smallest: float, least: float, groups: int
 ) -> None:
     hessian = indefinite(smallest, groups=groups)
-    result = gptq(weights(groups, 4, 6), of_hessian(hessian), GridForm(4))
+    result = gptq(normal(groups, 4, 6), of_hessian(hessian), GridForm(4))
     assert DAMPING < least < result.damping <= 1
     upper, used = inverse_factor(hessian, DAMPING)
     assert used == result.damping
@@ -262,7 +244,7 @@ def test_a_hessian_that_is_not_positive_raises_the_damping_and_says_so(
 @pytest.mark.parametrize("groups", [1, 2])
 def test_no_damping_helps_a_hopeless_hessian(damping: float, groups: int) -> None:
     with pytest.raises(np.linalg.LinAlgError):
-        gptq(weights(groups, 4, 6), of_hessian(indefinite(-2.0, groups=groups)), GridForm(4), damping=damping)
+        gptq(normal(groups, 4, 6), of_hessian(indefinite(-2.0, groups=groups)), GridForm(4), damping=damping)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -271,13 +253,13 @@ def test_nan_and_inf_are_refused(value: float, groups: int) -> None:
     hessian = np.tile(np.eye(5, dtype=np.float32), (groups, 1, 1))
     hessian[-1, 2, 3] = hessian[-1, 3, 2] = value
     with pytest.raises(np.linalg.LinAlgError, match="NaN or Inf"):
-        gptq(weights(groups, 3, 5), of_hessian(hessian), GridForm(4))
+        gptq(normal(groups, 3, 5), of_hessian(hessian), GridForm(4))
 
 
 @pytest.mark.parametrize("lazy", [1, 7, 30, 64, 1000])
 @act_orders
 def test_lazy_updates_do_not_change_the_codes(lazy: int, act_order: bool) -> None:
-    weight, moments = weights(2, 8, 60), moments_of(rows(2, 500, 60))
+    weight, moments = normal(2, 8, 60), moments_of(rows(2, 500, 60))
     reference = gptq(weight, moments, GridForm(4, 16), act_order=act_order)
     other = gptq(weight, moments, GridForm(4, 16), act_order=act_order, lazy=lazy)
     np.testing.assert_array_equal(other.codes, reference.codes)
@@ -297,7 +279,7 @@ def test_lazy_updates_do_not_change_the_codes(lazy: int, act_order: bool) -> Non
 def test_groups_are_solved_each_on_its_own(form: GridForm, act_order: bool, rounds: int) -> None:
     x = rows(4, 300, 9)
     x[2] *= 100  # a loud group does not drown the others
-    weight, min_scale = weights(4, 6, 9), np.full((4, 6), 0.2, np.float32)
+    weight, min_scale = normal(4, 6, 9), np.full((4, 6), 0.2, np.float32)
     min_scale[1] = 0.6
     together = gptq(weight, moments_of(x), form, min_scale=min_scale, rounds=rounds, act_order=act_order)
     for g in range(4):
@@ -313,7 +295,7 @@ def test_groups_are_solved_each_on_its_own(form: GridForm, act_order: bool, roun
 @pytest.mark.parametrize("block_size", [None, 5])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_codes_fit_and_scales_respect_the_floor(bits: int, block_size: int | None, symmetric: bool) -> None:
-    weight, moments = weights(1, 6, 12), moments_of(rows(1, 100, 12))
+    weight, moments = normal(1, 6, 12), moments_of(rows(1, 100, 12))
     min_scale = np.linspace(0.001, 1.0, 6, dtype=np.float32)[None]
     result = gptq(weight, moments, GridForm(bits, block_size, symmetric), min_scale=min_scale)
     low, high = code_range(bits)
@@ -325,7 +307,7 @@ def test_codes_fit_and_scales_respect_the_floor(bits: int, block_size: int | Non
 
 
 def test_arguments_are_left_alone() -> None:
-    weight, moments = weights(2, 3, 6), moments_of(rows(2, 100, 6))
+    weight, moments = normal(2, 3, 6), moments_of(rows(2, 100, 6))
     before = [array.copy() for array in (weight, moments.hessian)]
     gptq(weight, moments, GridForm(4), rounds=2)
     for array, copy in zip((weight, moments.hessian), before, strict=True):
@@ -334,7 +316,7 @@ def test_arguments_are_left_alone() -> None:
 
 @pytest.mark.parametrize("form", [GridForm(3), GridForm(3, block_size=8), GridForm(3, symmetric=False)])
 def test_refinement_only_lowers_the_error(form: GridForm) -> None:
-    weight, moments = weights(2, 12, 24), moments_of(rows(2, 500, 24))
+    weight, moments = normal(2, 12, 24), moments_of(rows(2, 500, 24))
     gram = moments.hessian.astype(np.float64)
     damped = gram + DAMPING * np.einsum("gkk->g", gram)[:, None, None] / 24 * np.eye(24)
 

@@ -10,14 +10,14 @@ from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.obq import obq
 from passes.numerics.weight_grid import GridForm
 from passes.numerics.weight_scale_search import search_grid
-from tests.passes.numerics.test_gptq import moments_of, rows, weights
+from tests.support.arrays import moments_of, normal, rows
 
 DAMPING = 0.01
 
 
 def problem(g: int, o: int, k: int, bits: int, seed: int = 0) -> tuple[Floats, Floats, Grid]:
     """A weight, a damped Hessian of correlated inputs, and a searched grid."""
-    weight = weights(g, o, k, seed)
+    weight = normal(g, o, k, seed)
     hessian = damped(moments_of(rows(g, 20 * k, k, seed)).hessian, DAMPING)
     return weight, hessian, search_grid(weight, bits, np.einsum("gkk->gk", hessian))
 
@@ -75,7 +75,7 @@ def test_a_hessian_that_is_not_positive_is_refused() -> None:
 
 def errors(seed: int, k: int, bits: int, correlation: float, outputs: int = 8) -> tuple[float, float, float]:
     """Output error of round-to-nearest, of OBQ and of GPTQ with act-order, all on GPTQ's grid."""
-    weight, moments = weights(1, outputs, k, seed), moments_of(rows(1, 20 * k, k, seed, correlation))
+    weight, moments = normal(1, outputs, k, seed), moments_of(rows(1, 20 * k, k, seed, correlation))
     result = gptq(weight, moments, GridForm(bits), damping=DAMPING)
     greedy = obq(weight, damped(moments.hessian, DAMPING), result.grid)
     candidates = (result.grid.codes(weight), greedy, result.codes)
@@ -99,7 +99,7 @@ def test_how_far_both_are_from_the_optimum(bits: int) -> None:
     everything = np.array(list(itertools.product(range(low, high + 1), repeat=k)))  # [n, k]
     ratios = []
     for seed in range(20):
-        weight, moments = weights(1, 1, k, seed), moments_of(rows(1, 200, k, seed, correlation))
+        weight, moments = normal(1, 1, k, seed), moments_of(rows(1, 200, k, seed, correlation))
         result = gptq(weight, moments, GridForm(bits), damping=DAMPING)
         difference = everything * result.grid.scale[0, 0, 0] - weight[0]
         optimum = np.einsum("nk,kl,nl->n", difference, moments.hessian[0], difference).min()

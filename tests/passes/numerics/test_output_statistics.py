@@ -3,29 +3,14 @@
 import numpy as np
 import pytest
 
-from passes.numerics.output_statistics import OutputStatistics, OutputSums
-
-
-def pair(seed: int = 0, rows: int = 500) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs [2, n, 3] of a float network, and of one that shrinks and shifts them."""
-    rng = np.random.default_rng(seed)
-    exact = rng.standard_normal((2, rows, 3)) + np.arange(3)
-    other = exact * rng.uniform(0.6, 1.2, (2, 1, 3)) + rng.standard_normal((2, 1, 3)) * 0.3
-    other += rng.standard_normal(exact.shape) * 0.1
-    return exact.astype(np.float32), other.astype(np.float32)
-
-
-def statistics(exact: np.ndarray, other: np.ndarray, parts: int = 1) -> OutputStatistics:
-    sums = OutputSums(2, 3)
-    for one, two in zip(np.array_split(exact, parts, axis=1), np.array_split(other, parts, axis=1), strict=True):
-        sums.update(one, two)
-    return sums.statistics()
+from passes.numerics.output_statistics import OutputSums
+from tests.support.arrays import output_pair, output_statistics
 
 
 @pytest.mark.parametrize("parts", [1, 7])
 def test_statistics_are_those_of_all_rows(parts: int) -> None:
-    exact, other = pair()
-    found = statistics(exact, other, parts)
+    exact, other = output_pair()
+    found = output_statistics(exact, other, parts)
     np.testing.assert_allclose(found.mean, exact.mean(axis=1), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.mean_quantized, other.mean(axis=1), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.variance, exact.var(axis=1), rtol=1e-4)
@@ -36,17 +21,17 @@ def test_statistics_are_those_of_all_rows(parts: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_error_is_that_of_the_corrected_outputs(seed: int) -> None:
-    exact, other = pair(seed)
+    exact, other = output_pair(seed)
     rng = np.random.default_rng(seed)
     factor, shift = rng.uniform(0.5, 2, (2, 3)), rng.standard_normal((2, 3))
     corrected = factor[:, None] * other + shift[:, None]
     expected = np.square(corrected - exact).sum() / np.square(exact).sum()
-    assert statistics(exact, other).error(factor, shift) == pytest.approx(expected, rel=1e-4)
+    assert output_statistics(exact, other).error(factor, shift) == pytest.approx(expected, rel=1e-4)
 
 
 def test_no_signal_no_error() -> None:
     nothing = np.zeros((2, 4, 3), np.float32)
-    assert statistics(nothing, nothing).error(np.ones((2, 3)), np.zeros((2, 3))) == 0
+    assert output_statistics(nothing, nothing).error(np.ones((2, 3)), np.zeros((2, 3))) == 0
 
 
 def test_refusals() -> None:

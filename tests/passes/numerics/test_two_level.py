@@ -7,22 +7,13 @@ from hypothesis import strategies as st
 
 from passes.numerics.error import sqnr_db
 from passes.numerics.gptq import damped, gptq, output_error
-from passes.numerics.grid import MULTIPLES, Floats, Grid, code_range
+from passes.numerics.grid import MULTIPLES, Grid, code_range
 from passes.numerics.moments import MomentsAccumulator
 from passes.numerics.obq import obq
 from passes.numerics.two_level import equal_block, two_level_grid
 from passes.numerics.weight_grid import GridForm
 from passes.numerics.weight_scale_search import search_grid
-
-
-def weights(g: int, o: int, k: int, seed: int = 0) -> Floats:
-    """Heavy-tailed weights, channels of very different size."""
-    rng = np.random.default_rng(seed)
-    return (rng.standard_t(4, (g, o, k)) * rng.lognormal(0, 1, (g, o, 1))).astype(np.float32)
-
-
-def even(weight: Floats) -> Floats:
-    return np.ones((weight.shape[0], weight.shape[2]), np.float32)
+from tests.support.arrays import heavy_tailed, ones_for
 
 
 @settings(deadline=None, max_examples=60)
@@ -37,8 +28,8 @@ def even(weight: Floats) -> Floats:
 def test_products_fit_and_values_are_theirs(
     groups: int, outputs: int, blocks: int, block_size: int, bits: int, seed: int
 ) -> None:
-    weight = weights(groups, outputs, blocks * block_size, seed)
-    grid = two_level_grid(weight, bits, even(weight), block_size=block_size)
+    weight = heavy_tailed(groups, outputs, blocks * block_size, seed)
+    grid = two_level_grid(weight, bits, ones_for(weight), block_size=block_size)
     codes = grid.codes(weight)
     assert grid.multiples is not None
     assert grid.multiples.shape == (groups, outputs, blocks)
@@ -55,18 +46,18 @@ def test_products_fit_and_values_are_theirs(
 @pytest.mark.parametrize(("bits", "least"), [(2, 3.5), (3, 2.5), (4, 2.0)])
 def test_blocks_gain_what_they_cost_and_more(bits: int, least: float) -> None:
     """A quarter of a bit is worth 1.5 dB to a uniform grid."""
-    weight = weights(1, 64, 288)
-    channel = search_grid(weight, bits, even(weight))
-    grid = two_level_grid(weight, bits, even(weight), block_size=16)
+    weight = heavy_tailed(1, 64, 288)
+    channel = search_grid(weight, bits, ones_for(weight))
+    grid = two_level_grid(weight, bits, ones_for(weight), block_size=16)
     before, after = (sqnr_db(weight, each.values(each.codes(weight))) for each in (channel, grid))
     assert after > before + least
-    blocks = search_grid(weight, bits, even(weight), block_size=16)  # a float for every block: 2 bits a weight
+    blocks = search_grid(weight, bits, ones_for(weight), block_size=16)  # a float for every block: 2 bits a weight
     assert after > sqnr_db(weight, blocks.values(blocks.codes(weight))) - 0.6
 
 
 def test_a_sign_turns_a_block_around() -> None:
     weight = np.array([[[-2, -1, 0, 1, 2, 1, 0, -1]]], np.float32)
-    grid = two_level_grid(weight, 2, even(weight), block_size=4)
+    grid = two_level_grid(weight, 2, ones_for(weight), block_size=4)
     assert grid.multiples is not None
     assert np.sign(grid.multiples).tolist() == [[[1, -1]]]
     np.testing.assert_allclose(grid.values(grid.codes(weight)), weight, rtol=0.05)
@@ -75,24 +66,24 @@ def test_a_sign_turns_a_block_around() -> None:
 def test_nothing_but_zeros_is_on_a_grid() -> None:
     weight = np.zeros((1, 2, 8), np.float32)
     weight[0, 1, :4] = 1
-    grid = two_level_grid(weight, 4, even(weight), block_size=4)
+    grid = two_level_grid(weight, 4, ones_for(weight), block_size=4)
     values = grid.values(grid.codes(weight))
     assert (values[weight == 0] == 0).all()
     np.testing.assert_allclose(values, weight, rtol=0.1)
 
 
 def test_a_channels_scale_keeps_its_floor() -> None:
-    weight = weights(1, 4, 32)
+    weight = heavy_tailed(1, 4, 32)
     min_scale = np.full((1, 4), 0.25, np.float32)
     assert (
-        two_level_grid(weight, 4, even(weight), block_size=8, min_scale=min_scale).scale[:, :, 0] >= min_scale
+        two_level_grid(weight, 4, ones_for(weight), block_size=8, min_scale=min_scale).scale[:, :, 0] >= min_scale
     ).all()
 
 
 def test_importance_decides() -> None:
-    weight, importance = weights(1, 8, 64), np.ones((1, 64), np.float32)
+    weight, importance = heavy_tailed(1, 8, 64), np.ones((1, 64), np.float32)
     importance[:, ::8] = 1e4
-    plain, weighted = (two_level_grid(weight, 2, each, block_size=16) for each in (even(weight), importance))
+    plain, weighted = (two_level_grid(weight, 2, each, block_size=16) for each in (ones_for(weight), importance))
     errors = [
         float((np.square(grid.values(grid.codes(weight)) - weight) * importance[:, None]).sum())
         for grid in (plain, weighted)
@@ -102,7 +93,7 @@ def test_importance_decides() -> None:
 
 def test_the_sweep_takes_multiples() -> None:
     rng = np.random.default_rng(0)
-    weight = weights(1, 16, 96)
+    weight = heavy_tailed(1, 16, 96)
     rows = (rng.standard_normal((1, 2000, 96)) @ rng.standard_normal((96, 96))).astype(np.float32)
     moments = MomentsAccumulator(1, 96, cross=False)
     moments.update(rows)
@@ -117,7 +108,7 @@ def test_the_sweep_takes_multiples() -> None:
 def test_obq_takes_multiples() -> None:
     """Its codes lie in their range and are no worse than GPTQ's: a negative multiple is no negative step."""
     rng = np.random.default_rng(1)
-    weight = weights(1, 8, 48, 3)
+    weight = heavy_tailed(1, 8, 48, 3)
     rows = (rng.standard_normal((1, 2000, 48)) @ rng.standard_normal((48, 48))).astype(np.float32)
     moments = MomentsAccumulator(1, 48, cross=False)
     moments.update(rows)
@@ -131,7 +122,7 @@ def test_obq_takes_multiples() -> None:
 
 def test_more_bits_are_refused() -> None:
     with pytest.raises(ValueError, match="up to 4 bits, not 5"):
-        two_level_grid(weights(1, 1, 8), 5, np.ones((1, 8), np.float32), block_size=4)
+        two_level_grid(heavy_tailed(1, 1, 8), 5, np.ones((1, 8), np.float32), block_size=4)
 
 
 @pytest.mark.parametrize(

@@ -8,20 +8,11 @@ from hypothesis import strategies as st
 from passes.numerics.error import sqnr_db
 from passes.numerics.grid import Floats, Grid, code_range
 from passes.numerics.weight_scale_search import absmax_grid, search_grid
-
-
-def weights(g: int, o: int, k: int, seed: int = 0) -> Floats:
-    """Heavy-tailed weights, channels of very different size."""
-    rng = np.random.default_rng(seed)
-    return (rng.standard_t(4, (g, o, k)) * rng.lognormal(0, 1, (g, o, 1))).astype(np.float32)
+from tests.support.arrays import heavy_tailed, ones_for
 
 
 def importances(g: int, k: int, seed: int = 0) -> Floats:
     return np.random.default_rng([seed, 1]).lognormal(0, 2, (g, k)).astype(np.float32)
-
-
-def even(weight: Floats) -> Floats:
-    return np.ones((weight.shape[0], weight.shape[2]), np.float32)
 
 
 def errors(weight: Floats, grid: Grid, importance: Floats) -> np.ndarray:
@@ -42,7 +33,7 @@ def errors(weight: Floats, grid: Grid, importance: Floats) -> np.ndarray:
 def test_search_is_never_worse_than_absmax(
     shape: tuple[int, int, int], bits: int, block_size: int | None, symmetric: bool, on_grid: bool, seed: int
 ) -> None:
-    weight, importance = weights(*shape, seed), importances(shape[0], shape[2], seed)
+    weight, importance = heavy_tailed(*shape, seed), importances(shape[0], shape[2], seed)
     plain = absmax_grid(weight, bits, block_size=block_size, symmetric=symmetric)
     if on_grid:  # the case that absmax cannot be beaten in
         weight = plain.values(plain.codes(weight))
@@ -59,15 +50,15 @@ def test_weights_that_are_on_a_grid_stay(bits: int) -> None:
     codes = np.random.default_rng(bits).integers(max(low, -high), high, (1, 6, 40), endpoint=True)
     codes[:, :, 0] = high
     weight = (codes * np.array([0.5, 0.01, 3.0, 1e-3, 0.1, 7.0])[None, :, None]).astype(np.float32)
-    grid = search_grid(weight, bits, even(weight))
+    grid = search_grid(weight, bits, ones_for(weight))
     np.testing.assert_allclose(grid.values(grid.codes(weight)), weight, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_search_is_close_to_the_best_scale_there_is(bits: int, weighted: bool) -> None:
-    weight = weights(1, 6, 256, bits)
-    importance = importances(1, 256) if weighted else even(weight)
+    weight = heavy_tailed(1, 6, 256, bits)
+    importance = importances(1, 256) if weighted else ones_for(weight)
     plain = absmax_grid(weight, bits)
     tried = [
         errors(weight, Grid(bits, (plain.scale * share).astype(np.float32), plain.zero_point), importance)
@@ -80,15 +71,15 @@ def test_search_is_close_to_the_best_scale_there_is(bits: int, weighted: bool) -
 
 
 def test_importance_decides() -> None:
-    weight, importance = weights(2, 4, 64), importances(2, 64)
+    weight, importance = heavy_tailed(2, 4, 64), importances(2, 64)
     weighted = search_grid(weight, 3, importance)
-    unweighted = search_grid(weight, 3, even(weight))
+    unweighted = search_grid(weight, 3, ones_for(weight))
     assert errors(weight, weighted, importance).sum() < 0.9 * errors(weight, unweighted, importance).sum()
-    assert errors(weight, unweighted, even(weight)).sum() < 0.99 * errors(weight, weighted, even(weight)).sum()
+    assert errors(weight, unweighted, ones_for(weight)).sum() < 0.99 * errors(weight, weighted, ones_for(weight)).sum()
 
 
 def test_each_group_has_its_own_importance() -> None:
-    weight, importance = weights(2, 3, 32), importances(2, 32)
+    weight, importance = heavy_tailed(2, 3, 32), importances(2, 32)
     both = search_grid(weight, 4, importance)
     for g in range(2):
         alone = search_grid(weight[g : g + 1], 4, importance[g : g + 1])
@@ -98,7 +89,7 @@ def test_each_group_has_its_own_importance() -> None:
 @pytest.mark.parametrize("block_size", [1, 4, 7, 20, 32])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_a_block_is_solved_on_its_own(block_size: int, symmetric: bool) -> None:
-    weight, importance = weights(2, 3, 20), importances(2, 20)
+    weight, importance = heavy_tailed(2, 3, 20), importances(2, 20)
     for found in (
         search_grid(weight, 3, importance, block_size=block_size, symmetric=symmetric),
         absmax_grid(weight, 3, block_size=block_size, symmetric=symmetric),
@@ -115,16 +106,16 @@ def test_a_block_is_solved_on_its_own(block_size: int, symmetric: bool) -> None:
 
 
 def test_blocks_lose_less_than_channels() -> None:
-    weight = weights(1, 4, 256)
-    channel, blocks = (search_grid(weight, 3, even(weight), block_size=block_size) for block_size in (None, 16))
-    assert errors(weight, blocks, even(weight)).sum() < 0.7 * errors(weight, channel, even(weight)).sum()
+    weight = heavy_tailed(1, 4, 256)
+    channel, blocks = (search_grid(weight, 3, ones_for(weight), block_size=block_size) for block_size in (None, 16))
+    assert errors(weight, blocks, ones_for(weight)).sum() < 0.7 * errors(weight, channel, ones_for(weight)).sum()
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("block_size", [None, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_the_floor_is_respected_channel_by_channel(bits: int, block_size: int | None, symmetric: bool) -> None:
-    weight, importance = weights(2, 4, 20), importances(2, 20)
+    weight, importance = heavy_tailed(2, 4, 20), importances(2, 20)
     free = search_grid(weight, bits, importance, block_size=block_size, symmetric=symmetric)
     min_scale = free.scale.min(axis=2)
     min_scale[:, ::2] *= 5  # binds in every other channel
@@ -144,7 +135,7 @@ def test_the_floor_is_respected_channel_by_channel(bits: int, block_size: int | 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_absmax_reaches_the_largest_weight_exactly(bits: int) -> None:
-    weight = weights(2, 3, 15)
+    weight = heavy_tailed(2, 3, 15)
     grid = absmax_grid(weight, bits)
     high = code_range(bits)[1]
     np.testing.assert_allclose(grid.scale[:, :, 0] * high, np.abs(weight).max(axis=2), rtol=1e-6)
@@ -155,7 +146,7 @@ def test_absmax_reaches_the_largest_weight_exactly(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_affine_absmax_clips_nothing_and_keeps_zero(bits: int) -> None:
-    weight = weights(2, 3, 15) + np.float32(0.5)
+    weight = heavy_tailed(2, 3, 15) + np.float32(0.5)
     grid = absmax_grid(weight, bits, symmetric=False)
     worst = np.abs(grid.values(grid.codes(weight)) - weight)
     assert np.all(worst <= 1.001 * grid.scale)  # half a step of rounding, half a step of the zero point's
@@ -165,24 +156,24 @@ def test_affine_absmax_clips_nothing_and_keeps_zero(bits: int) -> None:
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_an_affine_grid_halves_the_step_of_one_sided_weights(sign: int) -> None:
-    weight = sign * np.abs(weights(1, 4, 200))
-    affine = errors(weight, search_grid(weight, 4, even(weight), symmetric=False), even(weight)).sum()
-    symmetric = errors(weight, search_grid(weight, 4, even(weight)), even(weight)).sum()
+    weight = sign * np.abs(heavy_tailed(1, 4, 200))
+    affine = errors(weight, search_grid(weight, 4, ones_for(weight), symmetric=False), ones_for(weight)).sum()
+    symmetric = errors(weight, search_grid(weight, 4, ones_for(weight)), ones_for(weight)).sum()
     assert affine < 0.4 * symmetric  # a quarter in theory, less one code
 
 
 def test_symmetric_grids_have_zero_points_of_zero() -> None:
-    weight = np.abs(weights(1, 4, 30))
-    assert search_grid(weight, 4, even(weight)).symmetric
-    assert not search_grid(weight, 4, even(weight), symmetric=False).symmetric
+    weight = np.abs(heavy_tailed(1, 4, 30))
+    assert search_grid(weight, 4, ones_for(weight)).symmetric
+    assert not search_grid(weight, 4, ones_for(weight), symmetric=False).symmetric
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("block_size", [None, 4])
 def test_a_channel_of_zeros_and_inputs_without_importance(symmetric: bool, block_size: int | None) -> None:
-    weight = weights(1, 3, 10)
+    weight = heavy_tailed(1, 3, 10)
     weight[:, 1] = 0
-    for importance in (even(weight), np.zeros((1, 10), np.float32)):
+    for importance in (ones_for(weight), np.zeros((1, 10), np.float32)):
         grid = search_grid(weight, 4, importance, block_size=block_size, symmetric=symmetric)
         assert np.all(grid.scale > 0)
         assert np.isfinite(grid.scale).all()
@@ -202,7 +193,7 @@ def test_two_bits_do_not_collapse_to_zero(k: int, symmetric: bool) -> None:
     weight = normal_and_heavy_tailed(k)
     plain, found = (
         absmax_grid(weight, 2, symmetric=symmetric),
-        search_grid(weight, 2, even(weight), symmetric=symmetric),
+        search_grid(weight, 2, ones_for(weight), symmetric=symmetric),
     )
     gains = [sqnr_db(row, found.values(found.codes(weight))[0, at]) for at, row in enumerate(weight[0])]
     losses = [sqnr_db(row, plain.values(plain.codes(weight))[0, at]) for at, row in enumerate(weight[0])]
@@ -226,6 +217,6 @@ def test_two_bits_do_not_collapse_to_zero(k: int, symmetric: bool) -> None:
 def test_no_channel_becomes_zero(
     shape: tuple[int, int, int], bits: int, block_size: int | None, symmetric: bool, seed: int
 ) -> None:
-    weight = weights(*shape, seed)
+    weight = heavy_tailed(*shape, seed)
     grid = search_grid(weight, bits, importances(shape[0], shape[2], seed), block_size=block_size, symmetric=symmetric)
     assert np.all(np.abs(grid.values(grid.codes(weight))).max(axis=2) > 0)

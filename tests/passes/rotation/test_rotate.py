@@ -17,8 +17,8 @@ from passes.numerics.weight_scale_search import absmax_grid
 from passes.rotation.rotate import Rotate
 from passes.rotation.rotation_groups import rotation_groups
 from passes.statistics import Stats
-from tests.passes.integer_rules import RULES
-from tests.passes.small_models import array, assert_same_outputs, build, node, run
+from tests.support.graphs import array, assert_same_outputs, build, node, run
+from tests.support.integer_rules import RULES
 
 
 def model_of(nodes: list[NodeProto], constants: dict[str, np.ndarray], shape: tuple[int | str, ...]) -> Model:

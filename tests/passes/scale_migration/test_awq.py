@@ -9,8 +9,8 @@ from passes.numerics.grid import Floats
 from passes.numerics.weight_scale_search import search_grid
 from passes.scale_migration.awq import Awq
 from passes.statistics import Stats
-from tests.passes.layers_with_statistics import depthwise_chain, inputs_of, perceptron, seen
-from tests.passes.small_models import array, assert_same_outputs
+from tests.support.graphs import array, assert_same_outputs
+from tests.support.layers_with_statistics import depthwise_chain, inputs_of, perceptron, seen
 
 
 def rounded_error(weight: Floats, x: Floats) -> float:

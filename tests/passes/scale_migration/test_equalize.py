@@ -13,9 +13,9 @@ from passes.scale_migration.equalize import Equalize
 from passes.scale_migration.rescale import rescale
 from passes.scale_migration.scale_groups import scale_groups
 from passes.statistics import Stats
-from tests.converter.networks import prepared, resnet
-from tests.passes.layers_with_statistics import depthwise_chain, perceptron
-from tests.passes.small_models import array, assert_same_outputs, run
+from tests.support.graphs import array, assert_same_outputs, run
+from tests.support.layers_with_statistics import depthwise_chain, perceptron
+from tests.support.networks import prepared, resnet
 
 
 def ranges(model: Model, name: str, axis: int) -> Floats:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from passes.ir.model import Model
 from passes.scale_migration.rescale import rescale
 from passes.scale_migration.scale_groups import ScaleGroups, scale_groups
-from tests.converter.networks import prepared, resnet
-from tests.passes.integer_rules import RULES
-from tests.passes.small_models import array, assert_same_outputs, build, node
+from tests.support.graphs import array, assert_same_outputs, build, node
+from tests.support.integer_rules import RULES
+from tests.support.networks import prepared, resnet
 
 Constants = dict[str, np.ndarray]
 TOLERANCE = 2e-5

@@ -13,9 +13,9 @@ from passes.ir.model import Model, Quantized
 from passes.numerics.grid import ActivationGrid
 from passes.numerics.weight_scale_search import absmax_grid
 from passes.scale_migration.scale_groups import ScaleGroups, scale_groups
-from tests.converter.networks import prepared, resnet
-from tests.passes.integer_rules import RULES
-from tests.passes.small_models import array, build, node
+from tests.support.graphs import array, build, node
+from tests.support.integer_rules import RULES
+from tests.support.networks import prepared, resnet
 
 Constants = dict[str, np.ndarray]
 ZERO, ONE = np.array(0, np.float32), np.array(1, np.float32)

@@ -12,9 +12,9 @@ from passes.scale_migration.rescale import rescale
 from passes.scale_migration.scale_groups import scale_groups
 from passes.scale_migration.smoothquant import SmoothQuant
 from passes.statistics import Stats
-from tests.passes.integer_rules import RULES
-from tests.passes.layers_with_statistics import depthwise_chain, inputs_of, perceptron, seen
-from tests.passes.small_models import array, assert_same_outputs, build, node
+from tests.support.graphs import array, assert_same_outputs, build, node
+from tests.support.integer_rules import RULES
+from tests.support.layers_with_statistics import depthwise_chain, inputs_of, perceptron, seen
 
 
 def with_outlier(factor: float = 50.0) -> tuple[Model, Floats]:

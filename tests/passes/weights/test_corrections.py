@@ -6,12 +6,12 @@ import pytest
 from passes.numerics.output_statistics import OutputStatistics
 from passes.weights.batchnorm_reestimation import ReestimateBatchnorm
 from passes.weights.bias_correction import BiasCorrection
-from tests.passes.numerics.test_output_statistics import pair, statistics
+from tests.support.arrays import output_pair, output_statistics
 
 
 def test_bias_correction_restores_the_mean_and_nothing_else() -> None:
-    exact, other = pair()
-    seen = statistics(exact, other)
+    exact, other = output_pair()
+    seen = output_statistics(exact, other)
     found = BiasCorrection().correct(seen)
     assert (found.factor == 1).all()
     np.testing.assert_allclose((other + found.shift[:, None]).mean(axis=1), exact.mean(axis=1), atol=1e-5)
@@ -20,8 +20,8 @@ def test_bias_correction_restores_the_mean_and_nothing_else() -> None:
 
 
 def test_reestimation_restores_mean_and_spread() -> None:
-    exact, other = pair()
-    found = ReestimateBatchnorm().correct(statistics(exact, other))
+    exact, other = output_pair()
+    found = ReestimateBatchnorm().correct(output_statistics(exact, other))
     corrected = found.factor[:, None] * other + found.shift[:, None]
     np.testing.assert_allclose(corrected.mean(axis=1), exact.mean(axis=1), atol=1e-5)
     np.testing.assert_allclose(corrected.std(axis=1), exact.std(axis=1), rtol=1e-4)

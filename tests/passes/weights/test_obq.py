@@ -13,9 +13,9 @@ from passes.numerics.error import sqnr_db
 from passes.weights.gptq import Gptq
 from passes.weights.obq import Obq
 from passes.weights.rtn import Rtn
-from tests.converter.networks import images, resnet, run
-from tests.passes.integer_rules import RULES
-from tests.passes.weights.test_gptq import LAYERS, moments_of, one_layer, problem_of, smooth
+from tests.support.integer_rules import RULES
+from tests.support.networks import images, resnet, run
+from tests.support.solved_layer import LAYERS, moments_of, one_layer, problem_of, smooth
 
 X, UNSEEN = images(48, 3, 12, 12), images(48, 3, 12, 12, seed=9)
 

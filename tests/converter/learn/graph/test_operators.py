@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from converter.learn.graph.operators import OPERATORS  # noqa: E402
 from converter.learn.graph.program import Program, unsupported  # noqa: E402
 from converter.learn.graph.spatial import NoTorchForm  # noqa: E402
-from tests.converter.networks import LAYERS, branches, images, random, relative_error, resnet, run, shape_branch  # noqa: E402
+from tests.support.networks import LAYERS, branches, images, random, relative_error, resnet, run, shape_branch  # noqa: E402
 
 EQUAL = 1e-5  # of max|y|: float32 sums in another order
 

@@ -7,7 +7,7 @@ pytest.importorskip("torch")
 
 from converter.calibration.segments import Segment, cut
 from converter.learn.rounding.blocks import blocks, join, sole_boundaries
-from tests.converter.networks import branches, prepared, resnet, shape_branch
+from tests.support.networks import branches, prepared, resnet, shape_branch
 
 
 def segments(proto: onnx.ModelProto) -> list[Segment]:

@@ -13,7 +13,7 @@ from passes.numerics.error import sqnr_db  # noqa: E402
 from passes.numerics.grid import ActivationGrid  # noqa: E402
 from passes.weights.gptq import Gptq  # noqa: E402
 from passes.weights.rtn import Rtn  # noqa: E402
-from tests.converter.networks import LAYERS, images, quantize, random, resnet, run, single  # noqa: E402
+from tests.support.networks import LAYERS, images, quantize, random, resnet, run, single  # noqa: E402
 
 
 def weights(model: Model) -> dict[str, LearnedWeight]:

@@ -9,7 +9,7 @@ from converter.learn.rounding.fake_quantize import LearnedWeight  # noqa: E402
 from converter.learn.rounding.moves import CodeMoves, curvature  # noqa: E402
 from passes.ir.linear import Linear  # noqa: E402
 from passes.numerics.grid import Grid  # noqa: E402
-from tests.converter.networks import prepared, random, single  # noqa: E402
+from tests.support.networks import prepared, random, single  # noqa: E402
 
 POWER = {"y": torch.tensor(2.0)}
 

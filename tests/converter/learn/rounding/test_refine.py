@@ -2,7 +2,6 @@
 
 import copy
 import sys
-from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any
 
@@ -31,8 +30,7 @@ from passes.report import PassReport  # noqa: E402
 from passes.weights.gptq import Gptq  # noqa: E402
 from passes.weights.learned_rounding import LearnedRounding  # noqa: E402
 from passes.weights.rtn import Rtn  # noqa: E402
-from tests.converter.learn.quantized_state import same, state  # noqa: E402
-from tests.converter.networks import (
+from tests.support.networks import (  # noqa: E402
     branches,
     conv,
     dataset,
@@ -45,18 +43,10 @@ from tests.converter.networks import (
     resnet,
     run,
 )
+from tests.support.quantized_state import same, state  # noqa: E402
 
 X, UNSEEN = images(64, 3, 12, 12), images(64, 3, 12, 12, seed=9)
 SHORT = LearnedRounding(steps=10, batch=16)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are slower in several, and sums stay in one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def learned(

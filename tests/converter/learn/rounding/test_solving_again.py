@@ -1,7 +1,6 @@
 """Layers behind a block that learned: solved again, on what it gives them, held and forgotten as they go, reported."""
 
 import tempfile
-from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,10 @@ from passes.ir.model import Model  # noqa: E402
 from passes.report import PassReport  # noqa: E402
 from passes.weights.gptq import Gptq  # noqa: E402
 from passes.weights.learned_rounding import LearnedRounding  # noqa: E402
-from tests.converter.learn.quantized_state import same  # noqa: E402
-from tests.converter.networks import dataset, images, quantize, quiet, resnet, wide  # noqa: E402
+from tests.support.networks import dataset, images, quantize, quiet, resnet, wide  # noqa: E402
+from tests.support.quantized_state import same  # noqa: E402
 
 X = images(64, 3, 12, 12)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are slower in several, and sums stay in one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def relearned(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, PassReport]:

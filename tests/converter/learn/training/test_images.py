@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from converter.learn.training.coverage import Coverage  # noqa: E402
 from converter.learn.training.images import augmented, epoch_batches, in_order  # noqa: E402
 from passes.numerics.grid import ActivationGrid  # noqa: E402
-from tests.converter.networks import dataset, images, prepared, resnet  # noqa: E402
+from tests.support.networks import dataset, images, prepared, resnet  # noqa: E402
 
 X = images(20, 3, 12, 12)
 Y = np.arange(20) % 10

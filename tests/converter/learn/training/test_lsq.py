@@ -9,7 +9,7 @@ from converter.learn.training.lsq import StepGrid, StepWeight  # noqa: E402
 from passes.ir.model import Model  # noqa: E402
 from passes.numerics.grid import ActivationGrid  # noqa: E402
 from passes.weights.rtn import Rtn  # noqa: E402
-from tests.converter.networks import LAYERS, quantize, random, single  # noqa: E402
+from tests.support.networks import LAYERS, quantize, random, single  # noqa: E402
 
 GRID = ActivationGrid(np.float32(0.05), 17, False, -0.85, 11.9)
 

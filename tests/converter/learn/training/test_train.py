@@ -1,6 +1,5 @@
 """Quantization-aware training on whole networks: what is trained is what is written, it gains, and it can go on."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,10 @@ from passes.numerics.error import sqnr_db  # noqa: E402
 from passes.weights.gptq import Gptq  # noqa: E402
 from passes.weights.qat import Qat  # noqa: E402
 from passes.weights.rtn import Rtn  # noqa: E402
-from tests.converter.networks import conv, dataset, images, network, prepared, quantize, quiet, resnet, run, set_ranges
+from tests.support.networks import conv, dataset, images, network, prepared, quantize, quiet, resnet, run, set_ranges  # noqa: E402
 
 X, UNSEEN = images(64, 3, 12, 12), images(64, 3, 12, 12, seed=9)
 SHORT = Qat(epochs=2, batch=16, rate=0.01)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are slower in several, and sums stay in one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def labelled(model: onnx.ModelProto, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
+from converter import Result
 from converter.calibration.sequential import DEFAULT_BUDGET, solve_layers
 from converter.calibration.statistics import calibrate
 from converter.data.dataset import Dataset, load_data
@@ -21,6 +22,8 @@ from passes.base import LayerPass
 from passes.graph.check import check
 from passes.graph.normalise.normalise import normalise
 from passes.ir.model import Model
+from passes.numerics.error import sqnr_db
+from tests.support.models import make_model
 
 __all__ = [
     "LAYERS",
@@ -28,6 +31,7 @@ __all__ = [
     "chain",
     "conv",
     "dataset",
+    "decibels",
     "images",
     "initializers",
     "network",
@@ -68,15 +72,8 @@ def network(
     *,
     opset: int = 21,
 ) -> onnx.ModelProto:
-    """A checked float model."""
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    """A checked float model, whose shapes agree too."""
+    model = make_model(nodes, constants, inputs=inputs, outputs=outputs, opset=opset)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -295,6 +292,11 @@ def run(proto: onnx.ModelProto, data: Any) -> list[NDArray[np.float32]]:
     feeds = data if isinstance(data, dict) else {session.get_inputs()[0].name: data}
     outputs: list[NDArray[np.float32]] = session.run(None, feeds)
     return outputs
+
+
+def decibels(result: Result, data: Any) -> float:
+    """SQNR of a converted file's first output against the float network's."""
+    return sqnr_db(run(result.reference, data)[0], run(result.model, data)[0])
 
 
 def optimized(proto: onnx.ModelProto, folder: Path) -> Counter[str]:

@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 from passes.activations.placement import Placement, place
 from passes.ir.linear import linear_layers
 from passes.ir.rules import Rules
-from tests.passes.integer_rules import RULES
-from tests.passes.small_models import array, build, node
+from tests.support.graphs import array, build, node
+from tests.support.integer_rules import RULES
 
 __all__ = ["IMAGE", "INFINITY", "POOL", "Constants", "conv", "gemm", "graph_of", "own", "placed"]
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.runtime.session import open_session
-from tests.models_zoo import SIDE, make_model, small_cnn
+from tests.support.models import SIDE, make_model, small_cnn
+from tests.support.networks import run
 
 __all__ = [
     "PLAIN",
@@ -36,9 +36,7 @@ U8, S8 = quantization.QuantType.QUInt8, quantization.QuantType.QInt8
 
 def scores(model: onnx.ModelProto, data: NDArray[Any] = X) -> NDArray[np.float32]:
     """What onnxruntime makes of the file."""
-    session = open_session(model, threads=1)
-    result: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: data})[0]
-    return result
+    return run(model, data)[0]
 
 
 def network(opset: int = 21) -> onnx.ModelProto:

@@ -14,8 +14,8 @@ from passes.activations.activation_ranges import ActivationRanges
 from passes.graph.exclude import Exclude
 from passes.scale_migration.awq import Awq
 from passes.scale_migration.smoothquant import SmoothQuant
-from tests.converter import networks
-from tests.models_zoo import images, small_cnn
+from tests.support import networks
+from tests.support.models import images, small_cnn
 
 __all__ = ["everything", "facts_of", "fifty_layers", "paths", "searched", "within_bytes"]
 

@@ -9,8 +9,8 @@ from passes.numerics.channels import ChannelStatistics
 from passes.numerics.grid import Floats
 from passes.numerics.moments import MomentsAccumulator
 from passes.statistics import Stats
-from tests.passes.integer_rules import RULES
-from tests.passes.small_models import array, build, node
+from tests.support.graphs import array, build, node
+from tests.support.integer_rules import RULES
 
 __all__ = ["depthwise_chain", "inputs_of", "perceptron", "seen"]
 

@@ -7,7 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.ir.linear import Linear, find_linear
-from tests.passes.small_models import array, build, node
+from tests.support.graphs import array, build, node
 
 __all__ = ["convolution", "first_node", "layer_of"]
 

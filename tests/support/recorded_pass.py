@@ -9,7 +9,7 @@ from passes.base import LayerPass, Problem, Solution
 from passes.ir.model import Model
 from passes.numerics.moments import Moments
 from passes.weights.rtn import Rtn
-from tests.converter.networks import branches, images, quantize, resnet, shape_branch
+from tests.support.networks import branches, images, quantize, resnet, shape_branch
 
 __all__ = ["NETWORKS", "Recorded", "X", "solved"]
 

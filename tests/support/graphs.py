@@ -50,14 +50,14 @@ def _output(name: str, dtype: int, shape: Sequence[int | str] | None) -> onnx.Va
     return helper.make_tensor_value_info(name, dtype, shape)
 
 
-def run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
-    """Outputs of onnxruntime without its own graph optimizations."""
+def run(model: onnx.ModelProto, x: np.ndarray | dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Outputs of onnxruntime without its own graph optimizations; `x` is the first input, or all by name."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    outputs: list[np.ndarray] = session.run(None, {"x": x})
+    outputs: list[np.ndarray] = session.run(None, x if isinstance(x, dict) else {session.get_inputs()[0].name: x})
     return outputs
 
 

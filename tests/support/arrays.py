@@ -1,0 +1,58 @@
+"""Random weights and rows ``[g, ., k]`` for the mathematics, and their second moments."""
+
+import numpy as np
+
+from passes.numerics.grid import Floats
+from passes.numerics.moments import Moments, MomentsAccumulator
+from passes.numerics.output_statistics import OutputStatistics, OutputSums
+
+__all__ = ["heavy_tailed", "moments_of", "normal", "ones_for", "output_pair", "output_statistics", "rows"]
+
+
+def normal(g: int, o: int, k: int, seed: int = 0) -> Floats:
+    """Normal weights ``[g, o, k]``."""
+    return np.random.default_rng([seed, 7]).normal(size=(g, o, k)).astype(np.float32)
+
+
+def heavy_tailed(g: int, o: int, k: int, seed: int = 0) -> Floats:
+    """Heavy-tailed weights ``[g, o, k]``, channels of very different size."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_t(4, (g, o, k)) * rng.lognormal(0, 1, (g, o, 1))).astype(np.float32)
+
+
+def ones_for(weight: Floats) -> Floats:
+    """The same importance ``[g, k]`` for every input of a weight ``[g, o, k]``."""
+    return np.ones((weight.shape[0], weight.shape[2]), np.float32)
+
+
+def rows(g: int, n: int, k: int, seed: int = 0, correlation: float = 0.9) -> Floats:
+    """Inputs that go up and down together with their neighbours, as those of a convolution do, of uneven size."""
+    rng = np.random.default_rng([seed, 8])
+    x = rng.normal(size=(g, n, k))
+    for j in range(1, k):
+        x[:, :, j] = correlation * x[:, :, j - 1] + np.sqrt(1 - correlation**2) * x[:, :, j]
+    return (x * rng.lognormal(0, 0.5, (g, 1, k))).astype(np.float32)
+
+
+def moments_of(quantized: Floats, exact: Floats | None = None) -> Moments:
+    """Moments of rows ``[g, n, k]``; with the float network's rows, those of the differences too."""
+    total = MomentsAccumulator(quantized.shape[0], quantized.shape[2], cross=exact is not None)
+    total.update(quantized, None if exact is None else exact - quantized)
+    return total.moments()
+
+
+def output_pair(seed: int = 0, rows: int = 500) -> tuple[Floats, Floats]:
+    """Outputs ``[2, n, 3]`` of a float network, and of one that shrinks and shifts them."""
+    rng = np.random.default_rng(seed)
+    exact = rng.standard_normal((2, rows, 3)) + np.arange(3)
+    other = exact * rng.uniform(0.6, 1.2, (2, 1, 3)) + rng.standard_normal((2, 1, 3)) * 0.3
+    other += rng.standard_normal(exact.shape) * 0.1
+    return exact.astype(np.float32), other.astype(np.float32)
+
+
+def output_statistics(exact: Floats, other: Floats, parts: int = 1) -> OutputStatistics:
+    """Statistics of both networks' outputs, taken in so many parts."""
+    sums = OutputSums(2, 3)
+    for one, two in zip(np.array_split(exact, parts, axis=1), np.array_split(other, parts, axis=1), strict=True):
+        sums.update(one, two)
+    return sums.statistics()

@@ -17,8 +17,8 @@ from typing import Any
 
 __all__ = ["run_job"]
 
-_OPENVINO, _QNN = "OpenVINOExecutionProvider", "QNNExecutionProvider"
-_NAMES = {"cpu": "CPUExecutionProvider", "openvino": _OPENVINO, "qnn": _QNN}
+_CPU, _OPENVINO, _QNN = "CPUExecutionProvider", "OpenVINOExecutionProvider", "QNNExecutionProvider"
+_NAMES = {"cpu": _CPU, "openvino": _OPENVINO, "qnn": _QNN}
 _ASSIGNMENT = "get_provider_graph_assignment_info"  # from onnxruntime 1.24 on
 
 
@@ -82,6 +82,8 @@ def _prepare(ort: Any, options: Any, found: dict[str, Any]) -> dict[str, Any]:
         return {}
     if name not in ort.get_available_providers():
         raise LookupError(f"{found['runtime']} has no {name}")
+    if name == _CPU and os.environ.get("CONVERT_ONNX_EXACT_KERNELS") == "1":  # as `converter.runtime.session` has it
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if name == _OPENVINO:
         found["package"] = f"onnxruntime-openvino {ort.__version__}"
         return {"providers": [(name, {"device_type": "CPU"})]}

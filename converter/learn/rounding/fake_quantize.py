@@ -2,7 +2,7 @@
 
 Activations go through their 8-bit grid with the straight-through estimator. All of a weight is learned: its codes, by
 whole steps and as many as it takes (not only up or down: Yvinec et al. 2023, arXiv 2308.07662; `converter.learn.rounding.moves`
-makes them), its scales and the layer's bias (`converter.learn.learning.quantized_weight`).
+makes them), its scales and the layer's bias (`converter.learn.quantized_weight`).
 """
 
 from collections.abc import Mapping, Sequence

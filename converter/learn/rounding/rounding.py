@@ -3,7 +3,7 @@
 The loss is the squared error of the block's outputs, after whatever activation ends it, over their variance. Scales and
 biases go by Adam (Kingma & Ba 2015) with a cosine to zero, codes by whole steps (`converter.learn.rounding.moves`), which end
 before Adam does. What is kept is the best state that the held-out images have seen, which is the block as it was unless
-something is better. `converter.learn.learning.held_out` keeps them from the passes before.
+something is better. `converter.learn.held_out` keeps them from the passes before.
 """
 
 import copy

@@ -44,7 +44,7 @@ def test_every_segment_runs_once(name: str, sequential: bool, monkeypatch: pytes
         sessions.append(CountedSession(proto))
         return sessions[-1]
 
-    monkeypatch.setattr("converter.runtime.session.open_session", counted)
+    monkeypatch.setattr("converter.calibration.paired_run.open_session", counted)
     solved(name, Recorded(bits=3, sequential=sequential), ranges=False)
     model = prepared(NETWORKS[name][0])
     needed = [segment for segment in cut(model.graph, model.layers()) if segment.outputs]

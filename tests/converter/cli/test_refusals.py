@@ -210,7 +210,7 @@ def test_what_nobody_expected_is_one_line(monkeypatch: pytest.MonkeyPatch, error
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(sys.modules["converter.convert"], "emit", fail)
+    monkeypatch.setattr(sys.modules["converter.pipeline.convert"], "emit", fail)
     result = run(*CONVERT)
     assert (result.exit_code, result.stderr) == (1, line)
 

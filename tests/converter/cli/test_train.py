@@ -118,7 +118,7 @@ def test_who_stops_it_is_told_how_it_goes_on(folder: Path) -> None:
 
 
 def test_stopped_before_there_is_something_to_keep(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.pipeline.convert.convert", interrupted)
+    monkeypatch.setattr("converter.pipeline.train.convert", interrupted)
     assert run(*TRAIN).stderr == "Interrupted; there was nothing yet to keep in out.checkpoint\n"
     with zipfile.ZipFile(folder / "out.checkpoint", "w") as file:
         file.writestr("of", "some training")

@@ -37,7 +37,7 @@ def test_convert_finds_them_before_any_work(monkeypatch: pytest.MonkeyPatch) -> 
     def worked(*_: object, **__: object) -> None:
         raise AssertionError("work was done")
 
-    monkeypatch.setattr("converter.runtime.session.open_session", worked)
+    monkeypatch.setattr("converter.calibration.statistics.open_session", worked)
     np.savez("labels.npz", x=images(40), y=np.array([0] * 37 + [99, 4, 98]))
     for command in ((*CONVERT, "--evaluate", "labels.npz"), ("evaluate", "m.onnx", "--data", "labels.npz", *SCALE)):
         result = run(*command)

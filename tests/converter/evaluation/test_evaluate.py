@@ -247,7 +247,7 @@ def test_latencies_are_medians_per_image(save: Save, monkeypatch: pytest.MonkeyP
 
 def test_speedup_is_the_first_latency_over_this_one(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Latencies((6.0, 2.0), ((1.0, 1.0), (2.9, 3.2)))
-    monkeypatch.setattr("converter.runtime.latency.latencies", lambda *_, **__: timed)
+    monkeypatch.setattr("converter.evaluation.evaluate.latencies", lambda *_, **__: timed)
     found = evaluate([save(linear(WEIGHT))] * 2, data())
     assert [(model.latency_ms, model.speedup) for model in found.models] == [(6, 1), (2, 3)]
     assert found.to_json()["latency"]["speedup_quartiles"] == ((1.0, 1.0), (2.9, 3.2))

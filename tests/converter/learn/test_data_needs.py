@@ -28,7 +28,7 @@ def no_pass_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def ran(*_: object) -> None:
         raise AssertionError("a pass ran before the refusal")
 
-    monkeypatch.setattr(sys.modules["converter.convert"], "run_pass", ran)
+    monkeypatch.setattr(sys.modules["converter.pipeline.convert"], "run_pass", ran)
 
 
 def refused(step: LearnedRounding | Qat, x: Any, kind: type[ConvertError], message: str, **changes: Any) -> None:

@@ -73,7 +73,7 @@ def test_what_is_too_large_for_one_protobuf_is_checked_and_kept() -> None:
 
 
 def test_a_session_of_a_large_model_does_not_move_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.model_io.save.INLINE_LIMIT", 0)
+    monkeypatch.setattr("converter.runtime.session.INLINE_LIMIT", 0)
     monkeypatch.setattr("converter.model_io.save._EXTERNAL_FROM", 0)
     model = small_cnn()
     before = model.SerializeToString()

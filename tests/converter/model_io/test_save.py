@@ -245,7 +245,7 @@ SLOW_SAVE = """
 import signal, sys, time
 from pathlib import Path
 import onnx, onnxruntime
-from converter.save import save_onnx
+from converter.model_io.save import save_onnx
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with Ctrl-C ignored
 

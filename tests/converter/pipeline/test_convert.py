@@ -152,7 +152,7 @@ def test_provenance() -> None:
     recipe = parse_recipe(found["recipe"], "metadata")
     assert (recipe.passes, recipe.limit) == (RECIPES["int4"].passes, 32)
     assert json.loads(found["layer_bits"]) == dict.fromkeys(LAYERS, 4)
-    assert json.loads(found["kept"]) == {}
+    assert json.loads(found["float_reasons"]) == {}
     calibration = json.loads(found["calibration"])
     assert calibration["images"] == 32
     assert len(calibration["sha256"]) == 64
@@ -215,7 +215,7 @@ def test_exclude() -> None:
     assert bits(result) == dict.fromkeys(LAYERS, 4) | {"depthwise": 32, "fc": 32}
     reasons = {layer.name: layer.reason for layer in result.layers if layer.reason}
     assert reasons == dict.fromkeys(("depthwise", "fc"), "excluded by the recipe")
-    assert json.loads(metadata(result)["convert_onnx.kept"]) == reasons
+    assert json.loads(metadata(result)["convert_onnx.float_reasons"]) == reasons
     weights = {tensor.name: tensor for tensor in result.model.graph.initializer}
     original = {tensor.name: tensor for tensor in resnet().graph.initializer}
     for name in ("depthwise.weight", "fc.weight"):
@@ -260,7 +260,7 @@ def test_a_recipe_that_looks_at_no_data_needs_none() -> None:
 
 
 def test_the_seed_reaches_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.calibration.statistics.positions_per_image", lambda *_: 5)
+    monkeypatch.setattr("converter.calibration.sequential.positions_per_image", lambda *_: 5)
     first, again, other = (convert(resnet(), X, recipe="int4-weight-only", seed=seed).model for seed in (1, 1, 2))
     assert first.graph == again.graph
     assert first.graph != other.graph

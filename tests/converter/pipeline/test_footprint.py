@@ -29,7 +29,7 @@ import time
 
 import numpy as np
 
-from converter.footprint import Footprint
+from converter.pipeline.footprint import Footprint
 
 footprint = Footprint()
 with footprint.step("large"):

@@ -104,7 +104,7 @@ def test_blocks_that_gain_where_the_network_does_not_are_put_back(monkeypatch: p
     before = quantize(resnet(), Gptq(bits=2), X, ranges=True)
     model = quantize(resnet(), Gptq(bits=2), X, ranges=True)
     judged = chain([9.0], repeat(8.5))
-    monkeypatch.setattr("converter.learn.rounding.network_check.network_db", lambda *_: next(judged))
+    monkeypatch.setattr("converter.learn.rounding.refine.network_db", lambda *_: next(judged))
     report = learn_rounding(model, SHORT, dataset(model, X), quiet, solver=Gptq(bits=2), budget=DEFAULT_BUDGET, seed=0)
     check(model, "learned_rounding")
     assert same(model, before)
@@ -116,7 +116,7 @@ def test_without_a_solver_every_block_is_put_to_the_network(monkeypatch: pytest.
     before = quantize(resnet(), Rtn(bits=2), X, ranges=True)
     model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
     judged = chain([9.0, 9.5], repeat(9.25))
-    monkeypatch.setattr("converter.learn.rounding.network_check.network_db", lambda *_: next(judged))
+    monkeypatch.setattr("converter.learn.rounding.refine.network_db", lambda *_: next(judged))
     report = learn_rounding(model, SHORT, dataset(model, X), quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
     put_back = {name for name, reason in report.skipped.items() if "the network did not (9.50 -> 9.25 dB" in reason}
     assert put_back

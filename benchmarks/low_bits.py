@@ -27,9 +27,9 @@ __all__ = ["learned_rounding", "low_bits", "low_bits_efficientnet", "two_level",
 
 _SCALES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "a scale a channel": {"block": None, "two_level": False},
-        "blocks of 16": {"block": 16, "fewest_blocks": 0},
-        "blocks of 8": {"block": 8, "fewest_blocks": 0},
+        "a scale a channel": {"block_size": None, "two_level": False},
+        "blocks of 16": {"block_size": 16, "fewest_blocks": 0},
+        "blocks of 8": {"block_size": 8, "fewest_blocks": 0},
         "blocks of 8, smaller in small layers": {},
     }
 )

@@ -97,7 +97,7 @@ def before_ranges(recipe: Recipe, name: str, added: Pass) -> Recipe:
 AWQ_GRID = Awq(factors=(1.0, 1.25, 1.5, 2.0, 3.0))
 """The study's grid: α and a factor for the salient 1 % of the channels."""
 
-_ONE_LEVEL: Mapping[str, Any] = MappingProxyType({"block": None, "two_level": False})
+_ONE_LEVEL: Mapping[str, Any] = MappingProxyType({"block_size": None, "two_level": False})
 _INT4 = find_recipe("int4")
 _GPTQ4 = with_gptq(_INT4, "gptq4-channel", **_ONE_LEVEL)
 _RTN4 = with_steps(_INT4, "rtn4", {Gptq: Rtn(bits=4)})

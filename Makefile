@@ -12,10 +12,10 @@ BOOTSTRAP ?= $(shell for candidate in python3.11 python3.12 python3.13 python3 p
 	then echo "$$candidate"; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench targets conformance reference test check format lint types clean distclean
+.PHONY: help install demo bench targets conformance reference test test-all check format lint types clean distclean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@if [ -z "$(BOOTSTRAP)" ]; then \
@@ -44,7 +44,10 @@ conformance: targets  ## every recipe, target and small graph, run where it can 
 reference: $(STAMP)  ## write docs/reference from docstrings, fields and --help
 	$(PYTHON) -m benchmarks.reference_pages
 
-test: $(STAMP)  ## run the tests; ARGS="-k gptq" is passed on
+test: $(STAMP)  ## the fast tests, at most 5 minutes on two cores; ARGS="-k gptq" is passed on
+	$(PYTHON) -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+
+test-all: $(STAMP)  ## every test, at most 20 minutes on two cores; ARGS as for test
 	$(PYTHON) -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## formatting and lint, changing nothing
@@ -54,7 +57,7 @@ lint: $(STAMP)  ## formatting and lint, changing nothing
 types: $(STAMP)  ## mypy, strict
 	$(PYTHON) -m mypy
 
-check: lint types test  ## the one command to be sure: format, lint, types, tests
+check: lint types test-all  ## the one command to be sure: format, lint, types, every test
 
 format: $(STAMP)  ## format the code and apply the safe fixes
 	$(PYTHON) -m ruff check --fix-only .

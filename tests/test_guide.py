@@ -1,4 +1,5 @@
-"""The pages are true: every command and every piece of Python in the guide runs, links lead somewhere, lines are short.
+"""The pages are true: every command and every piece of Python in the guide runs, links lead somewhere, and lines
+are short.
 
 A page's ```sh and ```python blocks run in order, in a folder with small stand-ins for the model and the photographs;
 a ```toml block whose first line names a file is written to it.
@@ -23,6 +24,14 @@ from tests.support.models import make_model
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide"
+PAGES = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")),
+        *(ROOT / "docs").glob("*.md"),
+        *(page for folder in ("design", "guide") for page in (ROOT / "docs" / folder).glob("*.md")),
+    ]
+)
+MAX_LINE, MAX_README_LINES = 200, 120
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SEEN = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256, crop=224)
 FACTORY = """
@@ -33,6 +42,10 @@ def factory():
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
     return nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.ReLU(), *head)
 """
+
+
+def label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
 def stand_in() -> onnx.ModelProto:
@@ -97,12 +110,12 @@ def commands(block_size: str) -> list[list[str]]:
     return [shlex.split(line) for line in block_size.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-def label(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
 @pytest.mark.usefixtures("work")
-@pytest.mark.parametrize("page", [*sorted(GUIDE.glob("*.md")), ROOT / "README.md"], ids=label)
+@pytest.mark.parametrize(
+    "page",
+    [*sorted(GUIDE.glob("*.md")), pytest.param(ROOT / "README.md", marks=pytest.mark.slow)],  # it searches for a budget
+    ids=label,
+)
 def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if any(words in page.read_text(encoding="utf-8") for words in ("model.py:", "convert-onnx train")):
         pytest.importorskip("torch")
@@ -132,11 +145,44 @@ def test_the_guide_has_what_it_promises() -> None:
     assert run.count("python") >= 6
 
 
-@pytest.mark.parametrize("page", sorted([*GUIDE.glob("*.md"), ROOT / "README.md"]))
+def prose(page: Path) -> list[str]:
+    """The lines of a page outside of its blocks of code."""
+    return BLOCK.sub("", page.read_text(encoding="utf-8")).splitlines()
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may name, as GitHub makes it from the heading's words."""
+    headings = [line.lstrip("#").strip().lower() for line in prose(page) if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
-        if "://" not in link and not link.startswith("#"):
-            assert (page.parent / link.partition("#")[0]).exists(), f"{page.name}: {link}"
+    links = re.findall(r"\]\(([^)\s]+)\)", "\n".join(prose(page)))
+    wrong = []
+    for link in links:
+        name, _, anchor = link.partition("#")
+        other = page.parent / name if name else page
+        if "://" not in link and not (other.exists() and (not anchor or anchor in anchors(other))):
+            wrong.append(link)
+    assert not wrong, f"{label(page)} links to nothing by: {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_lines_of_prose_are_short(page: Path) -> None:
+    long = [line for line in prose(page) if len(line) > MAX_LINE and not line.lstrip().startswith("|")]
+    assert not long, f"{label(page)} has lines of more than {MAX_LINE} characters: {long}"
+
+
+def test_the_readme_is_one_page() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_README_LINES
+
+
+def test_anchors_are_those_of_the_headings(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Where something new goes\n```sh\n# a comment\n```\n## `keep`: kernels, and 8 bits\n")
+    assert anchors(page) == {"where-something-new-goes", "keep-kernels-and-8-bits"}
 
 
 def test_every_option_of_the_guide_is_explained() -> None:

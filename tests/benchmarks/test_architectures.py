@@ -20,6 +20,8 @@ from passes.numerics.error import sqnr_db
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 LARGER = {"mobilenet_v3": 64}  # so that its last maps have more than four pixels
 SMALL = {

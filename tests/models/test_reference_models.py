@@ -107,6 +107,7 @@ def test_lite0_weights_fit_exactly() -> None:
     assert actual == {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_resnet20_accuracy_on_cifar10() -> None:
     data = np.load(shared("cifar10_test.npz"))
     x, y = data["x"][:1000], data["y"][:1000]
@@ -114,6 +115,7 @@ def test_resnet20_accuracy_on_cifar10() -> None:
     assert score == pytest.approx(83.1, abs=0.3)  # 82.7 on all 5,000; rounding may change three images
 
 
+@pytest.mark.slow
 def test_resnet18_accuracy_on_road_signs() -> None:
     data = np.load(shared("gtsrb_test.npz"))
     x, y = data["x"][:500], data["y"][:500]
@@ -122,6 +124,7 @@ def test_resnet18_accuracy_on_road_signs() -> None:
     assert score >= 96.5  # 98.1 on all images, minus three binomial standard errors for 500
 
 
+@pytest.mark.slow
 def test_lite0_accuracy_on_photographs() -> None:
     image = pytest.importorskip("PIL.Image")
     weights = lite0_weights()

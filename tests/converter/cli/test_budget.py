@@ -32,6 +32,7 @@ def wider(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wider")
 def test_a_drop_and_a_report() -> None:
     result = run(*BUDGET, "--report", "r.json")
@@ -128,6 +129,7 @@ def killed(arguments: Sequence[str], place: Path) -> dict[Path, int]:
     return written
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(wider: Path) -> None:
     arguments = [*BUDGET, "--cache", "kept"]
     written = killed(arguments, wider / "kept")
@@ -138,6 +140,7 @@ def test_a_killed_run_goes_on_where_it_was(wider: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in written} == written  # read, not measured again
 
 
+@pytest.mark.slow
 def test_a_killed_run_without_a_cache_goes_on_beside_its_output(wider: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = names(wider)
     written = {path.name for path in killed(BUDGET, wider / "out.search")}

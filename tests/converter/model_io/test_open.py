@@ -146,6 +146,7 @@ def test_options_of_factories_are_refused_for_models_in_memory() -> None:
 # --- factories where files are measured ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_factories_are_measured_and_looked_into(folder: Path) -> None:
     pytest.importorskip("torch")
     seeded = "import torch\ntorch.manual_seed(0)\n" + (folder / "net.py").read_text()

@@ -29,6 +29,7 @@ from passes.numerics.error import sqnr_db
 from passes.weights.gptq import Gptq
 from passes.weights.rtn import Rtn
 from tests.support.networks import branches, conv, decibels, images, network, random, resnet, run, shape_branch
+from tests.support.recipes import LEARNING, SOLVING, brief
 
 X, UNSEEN = images(48, 3, 12, 12), images(32, 3, 12, 12, seed=9)
 LAYERS = ["stem", "block.conv1", "block.conv2", "silu.conv", "depthwise", "last", "fc"]
@@ -45,10 +46,10 @@ def metadata(result: Result) -> dict[str, str]:
 
 EIGHT_BITS = {"int8", "int8-gptq"}
 INTEGERS = {"int8", "int8-gptq", "int4", "int4-learned", "int4-qat"}
-SOLVING = [name for name, recipe in RECIPES.items() if not recipe.keeps]
+AS_THEY_ARE = [pytest.param(name, marks=pytest.mark.slow if name in LEARNING else ()) for name in SOLVING]
 
 
-@pytest.mark.parametrize("name", SOLVING)
+@pytest.mark.parametrize("name", AS_THEY_ARE)
 def test_every_recipe_makes_a_file_that_onnxruntime_loads(name: str, tmp_path: Path) -> None:
     result = convert(resnet(), X, recipe=name)
     path = tmp_path / f"{name}.onnx"
@@ -69,7 +70,7 @@ def test_every_recipe_makes_a_file_that_onnxruntime_loads(name: str, tmp_path: P
 @pytest.mark.parametrize("name", SOLVING)
 def test_convolutions_of_one_and_three_dimensions(name: str, graph: str) -> None:
     proto = ZOO[graph]()
-    result = convert(proto, feeds_of(proto, 20), recipe=name)
+    result = convert(proto, feeds_of(proto, 20), recipe=brief(name))
     assert {layer.bits for layer in result.layers} == {8 if name in EIGHT_BITS else 4}
 
 
@@ -82,9 +83,9 @@ def test_other_shapes_of_network(name: str) -> None:
     ):
         if name == "int4-qat" and load_data(data, input_specs(proto)).static_batch:
             with pytest.raises(DataError, match="batch is fixed to 8"):
-                convert(proto, data, recipe=name)
+                convert(proto, data, recipe=brief(name))
             continue
-        result = convert(proto, data, recipe=name)
+        result = convert(proto, data, recipe=brief(name))
         assert len(result.layers) == len({layer.name for layer in result.layers})
         assert all(layer.bits < 32 for layer in result.layers)
         open_session(result.model, threads=1)

@@ -1,6 +1,7 @@
 """Targets: every fact has a source, and what is written for a target is what its data say."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 from converter import convert
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
-from converter.recipes.builtin import RECIPES
 from converter.runtime.session import open_session
 from converter.targets.catalog import DEFAULT_TARGET, TARGETS, find_target
 from converter.targets.target import Target
@@ -22,10 +22,9 @@ from models.zoo import ZOO, Net, feeds_of
 from passes.errors import TargetError
 from passes.numerics.error import sqnr_db
 from tests.support.models import SIDE, small_cnn
+from tests.support.recipes import SOLVING, brief
 
 X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
-
-SOLVING = [name for name, recipe in RECIPES.items() if not recipe.keeps]
 
 # Between them: every linear layer, shared grids, islands of float, shapes that are open, an old operator set.
 SUBSET = (
@@ -49,8 +48,9 @@ SUBSET = (
 REFUSED = {("conv 1-D", "tensorrt"): "the target has no integer Conv of 1 dimension; leave it out with an exclude pass"}
 
 
+@functools.cache
 def written(target: str, recipe: str = "int4") -> onnx.ModelProto:
-    return convert(small_cnn(transpose=False), X, recipe=recipe, target=target).model
+    return convert(small_cnn(transpose=False), X, recipe=brief(recipe), target=target).model
 
 
 def constant(model: onnx.ModelProto, name: str) -> Any:

@@ -113,7 +113,7 @@ def commands(block_size: str) -> list[list[str]]:
 @pytest.mark.usefixtures("work")
 @pytest.mark.parametrize(
     "page",
-    [*sorted(GUIDE.glob("*.md")), pytest.param(ROOT / "README.md", marks=pytest.mark.slow)],  # it searches for a budget
+    [*sorted(GUIDE.glob("*.md")), pytest.param(ROOT / "README.md", marks=pytest.mark.slow)],  # learns and measures
     ids=label,
 )
 def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,23 +10,23 @@ __all__ = ["heavy_tailed", "moments_of", "normal", "ones_for", "output_pair", "o
 
 
 def normal(g: int, o: int, k: int, seed: int = 0) -> Floats:
-    """Normal weights ``[g, o, k]``."""
+    """Return normally distributed weights ``[g, o, k]``."""
     return np.random.default_rng([seed, 7]).normal(size=(g, o, k)).astype(np.float32)
 
 
 def heavy_tailed(g: int, o: int, k: int, seed: int = 0) -> Floats:
-    """Heavy-tailed weights ``[g, o, k]``, channels of very different size."""
+    """Return heavy-tailed weights ``[g, o, k]`` whose channels have very different scales."""
     rng = np.random.default_rng(seed)
     return (rng.standard_t(4, (g, o, k)) * rng.lognormal(0, 1, (g, o, 1))).astype(np.float32)
 
 
 def ones_for(weight: Floats) -> Floats:
-    """The same importance ``[g, k]`` for every input of a weight ``[g, o, k]``."""
+    """Return the same importance ``[g, k]`` for every input of a weight ``[g, o, k]``."""
     return np.ones((weight.shape[0], weight.shape[2]), np.float32)
 
 
 def rows(g: int, n: int, k: int, seed: int = 0, correlation: float = 0.9) -> Floats:
-    """Inputs that go up and down together with their neighbours, as those of a convolution do, of uneven size."""
+    """Return inputs that are correlated with their neighbours, as in a convolution, and of different scales."""
     rng = np.random.default_rng([seed, 8])
     x = rng.normal(size=(g, n, k))
     for j in range(1, k):
@@ -35,14 +35,14 @@ def rows(g: int, n: int, k: int, seed: int = 0, correlation: float = 0.9) -> Flo
 
 
 def moments_of(quantized: Floats, exact: Floats | None = None) -> Moments:
-    """Moments of rows ``[g, n, k]``; with the float network's rows, those of the differences too."""
+    """Return the moments of rows ``[g, n, k]``. With the float network's rows, they include cross moments."""
     total = MomentsAccumulator(quantized.shape[0], quantized.shape[2], cross=exact is not None)
     total.update(quantized, None if exact is None else exact - quantized)
     return total.moments()
 
 
 def output_pair(seed: int = 0, rows: int = 500) -> tuple[Floats, Floats]:
-    """Outputs ``[2, n, 3]`` of a float network, and of one that shrinks and shifts them."""
+    """Return outputs ``[2, n, 3]`` of a float network, and of one that shrinks and shifts them."""
     rng = np.random.default_rng(seed)
     exact = rng.standard_normal((2, rows, 3)) + np.arange(3)
     other = exact * rng.uniform(0.6, 1.2, (2, 1, 3)) + rng.standard_normal((2, 1, 3)) * 0.3
@@ -51,7 +51,7 @@ def output_pair(seed: int = 0, rows: int = 500) -> tuple[Floats, Floats]:
 
 
 def output_statistics(exact: Floats, other: Floats, parts: int = 1) -> OutputStatistics:
-    """Statistics of both networks' outputs, taken in so many parts."""
+    """Return statistics of both networks' outputs, added in ``parts`` batches."""
     sums = OutputSums(2, 3)
     for one, two in zip(np.array_split(exact, parts, axis=1), np.array_split(other, parts, axis=1), strict=True):
         sums.update(one, two)

@@ -1,4 +1,4 @@
-"""ONNX models of a few nodes, and what onnxruntime makes of them."""
+"""ONNX models of a few nodes, and their outputs in onnxruntime."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ node = helper.make_node
 
 
 def array(*shape: int, seed: int = 0) -> np.ndarray:
-    """Normal float32 numbers."""
+    """Return normally distributed float32 numbers."""
     return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
 
 
@@ -28,7 +28,7 @@ def build(
     dtype: int = TensorProto.FLOAT,
     output_shape: Sequence[int | str] | None = None,
 ) -> onnx.ModelProto:
-    """A checked model with input `x` of `shape`; `output_shape` is for outputs that onnx cannot infer."""
+    """Make a checked model with input `x` of `shape`. `output_shape` is for outputs that onnx cannot infer."""
     graph = helper.make_graph(
         nodes,
         "small",
@@ -51,7 +51,7 @@ def _output(name: str, dtype: int, shape: Sequence[int | str] | None) -> onnx.Va
 
 
 def run(model: onnx.ModelProto, x: np.ndarray | dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Outputs of onnxruntime without its own graph optimizations; `x` is the first input, or all by name."""
+    """Return the outputs of onnxruntime without its graph optimizations. `x` is the first input, or all by name."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -62,21 +62,21 @@ def run(model: onnx.ModelProto, x: np.ndarray | dict[str, np.ndarray]) -> list[n
 
 
 def ops(graph: gs.Graph) -> list[str]:
-    """Operators in the graph's order."""
+    """Return the operators in the graph's order."""
     return [node.op for node in graph.nodes]
 
 
 def assert_same_outputs(before: onnx.ModelProto, graph: gs.Graph, x: np.ndarray, tolerance: float = 1e-5) -> None:
-    """The graph is valid ONNX with unique names, and computes what `before` does, relative to max|y|."""
+    """Check that the graph is valid ONNX with unique names and computes the same as `before`, relative to max|y|."""
     after = gs.export_onnx(graph)
     onnx.checker.check_model(after, full_check=True)
     names = [node.name for node in graph.nodes]
     assert len(set(names)) == len(names)
     assert [value.name for value in after.graph.output] == [value.name for value in before.graph.output]
-    for expected, found in zip(run(before, x), run(after, x), strict=True):
-        assert found.shape == expected.shape
-        assert found.dtype == expected.dtype
+    for expected, actual in zip(run(before, x), run(after, x), strict=True):
+        assert actual.shape == expected.shape
+        assert actual.dtype == expected.dtype
         if expected.dtype == np.float32:
-            assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+            assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
         else:
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(actual, expected)

@@ -1,4 +1,4 @@
-"""What an integer target of the tests accepts: the CPU's operators, few enough to be read here."""
+"""Rules of an integer target for tests: a short list of the CPU's operators."""
 
 from passes.ir.rules import Rules
 

@@ -1,4 +1,4 @@
-"""Small graphs with the statistics of their layers' inputs, worked out in numpy instead of by onnxruntime."""
+"""Small graphs, and statistics of their layers' inputs, computed with numpy rather than onnxruntime."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -12,11 +12,11 @@ from passes.statistics import Stats
 from tests.support.graphs import array, build, node
 from tests.support.integer_rules import RULES
 
-__all__ = ["depthwise_chain", "inputs_of", "perceptron", "seen"]
+__all__ = ["depthwise_chain", "inputs_of", "perceptron", "second_layer_statistics"]
 
 
 def perceptron(hidden: int = 16, outputs: int = 12, *, activation: str = "Relu") -> Model:
-    """x [n, 10] -> first -> activation -> second -> y; the spread of hidden channels is heavy-tailed."""
+    """Make x [n, 10] -> first -> activation -> second -> y. The scales of hidden channels are heavy-tailed."""
     nodes = [
         node("Gemm", ["x", "first.w", "first.b"], ["h"], name="first", transB=1),
         node(activation, ["h"], ["k"], name="activation"),
@@ -32,7 +32,7 @@ def perceptron(hidden: int = 16, outputs: int = 12, *, activation: str = "Relu")
 
 
 def depthwise_chain() -> Model:
-    """expand 1x1 -> Relu -> depthwise 3x3 -> Relu -> project 1x1, as in a MobileNet."""
+    """Make expand 1x1 -> Relu -> depthwise 3x3 -> Relu -> project 1x1, as in a MobileNet."""
     nodes: list[NodeProto] = [
         node("Conv", ["x", "expand.w", "expand.b"], ["a"], name="expand"),
         node("Relu", ["a"], ["b"], name="relu1"),
@@ -52,15 +52,15 @@ def depthwise_chain() -> Model:
 
 
 def inputs_of(model: Model, rows: int = 400) -> Floats:
-    """What the second layer of `perceptron` reads."""
+    """Return the inputs of the second layer of `perceptron`."""
     layer = model.layers()["first"]
     hidden = array(rows, 10, seed=7) @ model.weight(layer)[0].T + model.node("first").inputs[2].values
     positive: Floats = np.maximum(hidden, 0)
     return positive
 
 
-def seen(x: Floats) -> Stats:
-    """Statistics of the second layer's rows."""
+def second_layer_statistics(x: Floats) -> Stats:
+    """Return statistics of the second layer's rows."""
     channels = ChannelStatistics(x.shape[1])
     channels.update(x)
     moments = MomentsAccumulator(1, x.shape[1], cross=False)

@@ -1,4 +1,4 @@
-"""Graphs of a few 1x1 convolutions, and what is quantized in them."""
+"""Graphs of a few 1x1 convolutions, and their quantized tensors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,17 +22,17 @@ POOL: dict[str, Any] = {"kernel_shape": [2, 2]}
 
 
 def conv(source: str, result: str, name: str) -> onnx.NodeProto:
-    """A 1x1 convolution of 4 to 4 channels."""
+    """Make a 1x1 convolution from 4 to 4 channels."""
     return node("Conv", [source, f"{name}.w"], [result], name=name)
 
 
 def gemm(source: str, result: str, name: str = "fc") -> onnx.NodeProto:
-    """A Gemm of 4 to 3 channels."""
+    """Make a Gemm from 4 to 3 channels."""
     return node("Gemm", [source, f"{name}.w"], [result], name=name)
 
 
 def graph_of(nodes: Sequence[onnx.NodeProto], constants: Constants | None = None, **options: Any) -> gs.Graph:
-    """The nodes as a graph, weights of its layers that are not among the constants made up."""
+    """Make a graph of the nodes. Weights that are not among the constants are random."""
     values = dict(constants or {})
     shape = options.pop("shape", IMAGE)
     for item in nodes:
@@ -47,14 +47,14 @@ def placed(
     nodes: Sequence[onnx.NodeProto],
     constants: Constants | None = None,
     rules: Rules = RULES,
-    kept: Sequence[str] = (),
+    float_layers: Sequence[str] = (),
     **options: Any,
 ) -> Placement:
-    """What is quantized of the nodes if all layers but those kept are."""
+    """Return the placement if all layers except ``float_layers`` are quantized."""
     graph = graph_of(nodes, constants, **options)
-    return place(graph, rules, frozenset(linear_layers(graph)) - frozenset(kept))
+    return place(graph, rules, frozenset(linear_layers(graph)) - frozenset(float_layers))
 
 
 def own(*names: str) -> dict[str, str]:
-    """Tensors that each have a grid of their own."""
+    """Return tensors that each have their own grid."""
     return {name: name for name in names}

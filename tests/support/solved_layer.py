@@ -1,4 +1,4 @@
-"""A layer alone, its inputs, and what a layer pass is asked about it."""
+"""A single layer, its inputs, and the problem that a layer pass gets."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, ..
 
 
 def smooth(*shape: int) -> Floats:
-    """Inputs that are not centred, and correlated along every axis but the first."""
+    """Return inputs that are not centred, and correlated along every axis except the first."""
     x = array(*shape, seed=5)
     for axis in range(1, x.ndim):
         x = (x + np.roll(x, 1, axis) + np.roll(x, 2, axis)) / np.float32(np.sqrt(3))

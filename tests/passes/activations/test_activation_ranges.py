@@ -1,4 +1,4 @@
-"""Activation ranges: a grid for every placed tensor, shared where values only move, cut where a clamp is absorbed."""
+"""Activation ranges: every quantized tensor has a grid. Moved values share it, and an absorbed clamp limits it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def model_of(proto: onnx.ModelProto, rules: Rules = RULES) -> Model:
 
 
 def stats_of(proto: onnx.ModelProto, step: ActivationRanges, model: Model) -> tuple[Stats, dict[str, np.ndarray]]:
-    """The histograms that the pass asks for, of one batch, and the tensors themselves."""
+    """Return the histograms of one batch that the pass requests, and the tensors."""
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     x = array(4, 3, 10, 10, seed=3)
@@ -70,7 +70,7 @@ def applied(
 
 def test_needs_a_histogram_of_every_tensor_with_a_grid_of_its_own() -> None:
     needs = ActivationRanges().needs(model_of(network()))
-    assert needs.histograms == {"x", "b", "c", "g"}  # not p and f, which share; not a, which is absorbed; not y
+    assert needs.histograms == {"x", "b", "c", "g"}  # p and f share a grid, a is absorbed, y stays in float
     assert not needs.channels
     assert not needs.moments
 
@@ -92,7 +92,7 @@ def test_minmax_clips_nothing() -> None:
 
 
 @pytest.mark.parametrize("method", ["mse", "percentile", "entropy", "minmax"])
-def test_the_range_is_the_methods(method: Method) -> None:
+def test_every_method_gives_its_range(method: Method) -> None:
     model, _, stats = applied(ActivationRanges(method=method, percentile=99.0))
     rules = {
         "mse": lambda h: mse(h, 8, symmetric=False),
@@ -105,7 +105,7 @@ def test_the_range_is_the_methods(method: Method) -> None:
         assert (model.activation_qparams[name].low, model.activation_qparams[name].high) == (low, high)
 
 
-def test_percentile_cuts_more_the_lower_it_is() -> None:
+def test_lower_percentiles_clip_more() -> None:
     spans = []
     for p in (100.0, 99.0, 90.0):
         model, _, _ = applied(ActivationRanges(method="percentile", percentile=p))
@@ -113,7 +113,7 @@ def test_percentile_cuts_more_the_lower_it_is() -> None:
     assert spans[0] > 1.1 * spans[1] > 1.1 * spans[2]
 
 
-def test_mse_loses_least_of_the_tensor() -> None:
+def test_mse_has_the_least_error() -> None:
     errors = {}
     for method in ("mse", "minmax", "entropy"):
         model, tensors, _ = applied(ActivationRanges(method=method))
@@ -129,7 +129,7 @@ def test_an_absorbed_relu_leaves_no_code_for_negative_numbers() -> None:
         model, _, _ = applied(ActivationRanges(), rules)
         grid = model.activation_qparams["b"]
         assert (grid.low, grid.zero_point) == (0.0, zero_point)
-        assert grid.values(np.array([-5.0], np.float32))[0] == 0  # the clamp is the quantizer's saturation
+        assert grid.values(np.array([-5.0], np.float32))[0] == 0  # the saturation of the quantizer does the clamp
 
 
 @pytest.mark.parametrize("method", ["mse", "percentile", "entropy", "minmax"])
@@ -181,7 +181,7 @@ def test_a_layer_without_an_integer_kernel_says_so() -> None:
     assert report.skipped == {"fc": "the target has no integer Gemm"}
 
 
-def test_applying_again_replaces_the_ranges() -> None:
+def test_a_second_run_replaces_the_ranges() -> None:
     proto = network()
     model = model_of(proto)
     step = ActivationRanges(method="minmax")

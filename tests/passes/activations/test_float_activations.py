@@ -30,11 +30,11 @@ def recipe(*layers: str) -> Recipe:
 def test_weights_are_codes_and_activations_floats(tmp_path: Path) -> None:
     result = convert(small_cnn(transpose=False), IMAGES, recipe=recipe("deep"))
     result.save(tmp_path / "mixed.onnx")
-    found = {layer.name: layer for layer in inspect(tmp_path / "mixed.onnx").layers}
-    assert (found["deep"].weight_bits, found["deep"].storage, found["deep"].fused) == (4, "int4 rescale", False)
-    assert found["deep"].reason == "as asked"
-    assert found["stem"].fused
-    assert found["fc"].fused
+    by_name = {layer.name: layer for layer in inspect(tmp_path / "mixed.onnx").layers}
+    assert (by_name["deep"].weight_bits, by_name["deep"].storage, by_name["deep"].fused) == (4, "int4 rescale", False)
+    assert by_name["deep"].reason == "as asked"
+    assert by_name["stem"].fused
+    assert by_name["fc"].fused
     reported = {layer.name: layer for layer in result.layers}
     assert (reported["deep"].bits, reported["deep"].activation_bits) == (4, 32)
     assert "as asked" in reported["deep"].note
@@ -42,7 +42,7 @@ def test_weights_are_codes_and_activations_floats(tmp_path: Path) -> None:
 
 
 def test_an_excluded_layer_between_integers_runs_in_float(tmp_path: Path) -> None:
-    """onnxruntime would round its weight with one scale, to 8 bits, between DequantizeLinear and QuantizeLinear."""
+    """Between DequantizeLinear and QuantizeLinear, onnxruntime would round its weight to 8 bits with one scale."""
     steps = (Normalise(), FoldBatchnorm(), Exclude(("deep",)), ActivationRanges(), Gptq(bits=4))
     kinds = optimized(convert(small_cnn(transpose=False), IMAGES, recipe=Recipe("part", "", steps)).model, tmp_path)
     assert (kinds["QLinearConv"], kinds["Conv"]) == (1, 1)

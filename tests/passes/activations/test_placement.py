@@ -1,4 +1,4 @@
-"""Which tensors are quantized, and with whose grid."""
+"""Placement: which tensors are quantized, and which grid each uses."""
 
 import dataclasses
 from typing import Any
@@ -14,8 +14,8 @@ from tests.support.placed_graphs import INFINITY, POOL, conv, graph_of, own, pla
 
 
 def test_a_convolution_reads_and_writes_integers() -> None:
-    found = placed([conv("x", "y", "c")])
-    assert found == Placement(own("x", "y"), {}, frozenset({"c"}), {})
+    placement = placed([conv("x", "y", "c")])
+    assert placement == Placement(own("x", "y"), {}, frozenset({"c"}), {})
 
 
 def residual() -> list[onnx.NodeProto]:
@@ -30,33 +30,33 @@ def residual() -> list[onnx.NodeProto]:
 
 
 def test_residual_block() -> None:
-    found = placed(residual())
-    assert found.tensors == own("x", "b", "c", "e", "y")  # neither a nor d: their clamps are absorbed
-    assert list(found.tensors) == ["x", "b", "c", "e", "y"]
-    assert found.bounds == {"b": (0.0, INFINITY), "e": (0.0, INFINITY)}
-    assert found.integer == {"c1", "relu1", "c2", "add", "relu2", "c3"}
-    assert found.reasons == {}
+    placement = placed(residual())
+    assert placement.tensors == own("x", "b", "c", "e", "y")  # not a and d: their clamps are absorbed
+    assert list(placement.tensors) == ["x", "b", "c", "e", "y"]
+    assert placement.bounds == {"b": (0.0, INFINITY), "e": (0.0, INFINITY)}
+    assert placement.integer == {"c1", "relu1", "c2", "add", "relu2", "c3"}
+    assert placement.reasons == {}
 
 
 def test_a_downsampling_block_quantizes_both_branches() -> None:
     nodes = [conv("x", "a", "c1"), conv("x", "b", "c2"), node("Add", ["a", "b"], ["y"], name="add")]
-    found = placed([*nodes, node("Relu", ["y"], ["z"], name="relu")], outputs=("y", "z"))
-    assert found.tensors == own("x", "a", "b")
-    assert found.reasons == {"add": "it writes a graph output"}
+    placement = placed([*nodes, node("Relu", ["y"], ["z"], name="relu")], outputs=("y", "z"))
+    assert placement.tensors == own("x", "a", "b")
+    assert placement.reasons == {"add": "it writes a graph output"}
     inner = placed([*nodes, node("Relu", ["y"], ["r"], name="relu"), conv("r", "z", "c3")], outputs=("z",))
     assert inner.tensors == own("x", "a", "b", "r", "z")
 
 
-def test_an_add_brings_its_other_operand_in() -> None:
+def test_an_add_quantizes_its_other_operand() -> None:
     nodes = [
         conv("x", "a", "c"),
         node("Tanh", ["x"], ["t"], name="tanh"),
         node("Add", ["a", "t"], ["b"], name="add"),
         conv("b", "y", "d"),
     ]
-    found = placed(nodes)
-    assert found.tensors == own("x", "a", "t", "b", "y")
-    assert found.reasons == {"tanh": "the target has no integer Tanh"}
+    placement = placed(nodes)
+    assert placement.tensors == own("x", "a", "t", "b", "y")
+    assert placement.reasons == {"tanh": "the target has no integer Tanh"}
 
 
 def test_silu_is_quantized_after_the_sigmoid_and_after_the_product() -> None:
@@ -66,10 +66,10 @@ def test_silu_is_quantized_after_the_sigmoid_and_after_the_product() -> None:
         node("Mul", ["a", "s"], ["b"], name="mul"),
         conv("b", "y", "d"),
     ]
-    found = placed(nodes)
-    assert found.tensors == own("x", "a", "s", "b", "y")
-    assert found.integer == {"c", "sigmoid", "mul", "d"}
-    assert found.reasons == {}
+    placement = placed(nodes)
+    assert placement.tensors == own("x", "a", "s", "b", "y")
+    assert placement.integer == {"c", "sigmoid", "mul", "d"}
+    assert placement.reasons == {}
 
 
 def test_concat_gives_every_tensor_its_own_grid() -> None:
@@ -79,8 +79,8 @@ def test_concat_gives_every_tensor_its_own_grid() -> None:
         node("Concat", ["a", "b"], ["e"], name="concat", axis=1),
         node("Conv", ["e", "f.w"], ["y"], name="f"),
     ]
-    found = placed(nodes, {"f.w": array(2, 8, 1, 1)})
-    assert found.tensors == own("x", "a", "b", "e", "y")
+    placement = placed(nodes, {"f.w": array(2, 8, 1, 1)})
+    assert placement.tensors == own("x", "a", "b", "e", "y")
 
 
 def test_max_pool_shares_the_grid_of_what_it_reads() -> None:
@@ -92,9 +92,9 @@ def test_max_pool_shares_the_grid_of_what_it_reads() -> None:
         node("Transpose", ["p"], ["t"], name="transpose", perm=[0, 1, 3, 2]),
         conv("t", "y", "d"),
     ]
-    found = placed(nodes)
-    assert found.tensors == own("x", "b", "y") | {"p": "b", "t": "b"}
-    assert found.integer >= {"pool", "transpose"}
+    placement = placed(nodes)
+    assert placement.tensors == own("x", "b", "y") | {"p": "b", "t": "b"}
+    assert placement.integer >= {"pool", "transpose"}
 
 
 def test_split_shares_its_grid_with_every_part() -> None:
@@ -104,14 +104,14 @@ def test_split_shares_its_grid_with_every_part() -> None:
         node("Add", ["p", "q"], ["s"], name="add"),
         conv("s", "y", "d"),
     ]
-    found = placed(nodes, {"sizes": np.array([4, 4], np.int64)})
-    assert found.tensors == own("x", "a", "s", "y") | {"p": "a", "q": "a"}
+    placement = placed(nodes, {"sizes": np.array([4, 4], np.int64)})
+    assert placement.tensors == own("x", "a", "s", "y") | {"p": "a", "q": "a"}
 
 
 def test_before_the_first_layer_nothing_is_quantized() -> None:
     pool: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
-    found = placed([node("MaxPool", ["x"], ["p"], name="pool", **pool), conv("p", "y", "c")])
-    assert found == Placement(own("p", "y"), {}, frozenset({"c"}), {})
+    placement = placed([node("MaxPool", ["x"], ["p"], name="pool", **pool), conv("p", "y", "c")])
+    assert placement == Placement(own("p", "y"), {}, frozenset({"c"}), {})
 
 
 @pytest.mark.parametrize("op", ["Gemm", "MatMul"])
@@ -123,12 +123,12 @@ def test_the_logits_stay_float(op: str) -> None:
         node("Flatten", ["g"], ["f"], name="flatten"),
     ]
     weights = {"fc.w": array(4, 3)}
-    found = placed([*start, *head], weights)
-    assert found.tensors == own("x", "a", "g") | {"f": "g"}
-    assert found.integer >= {"fc"}
-    assert found.reasons == {}
+    placement = placed([*start, *head], weights)
+    assert placement.tensors == own("x", "a", "g") | {"f": "g"}
+    assert placement.integer >= {"fc"}
+    assert placement.reasons == {}
     inner = placed([*start, *head, node("Tanh", ["y"], ["z"], name="tanh")], weights, outputs=("z",))
-    assert inner.tensors == own("x", "a", "g", "y") | {"f": "g"}  # read again: quantized
+    assert inner.tensors == own("x", "a", "g", "y") | {"f": "g"}  # y is no graph output here, so it is quantized
     rules = dataclasses.replace(RULES, float_outputs=frozenset())
     assert placed([*start, *head], weights, rules).tensors == own("x", "a", "g", "y") | {"f": "g"}
 
@@ -144,9 +144,9 @@ def test_an_add_takes_the_convolution_unrounded() -> None:
         conv("s", "y", "c3"),
     ]
     assert placed(nodes).tensors == own("x", "a", "b", "s", "y")
-    found = placed(nodes, rules=FUSED)
-    assert found.tensors == own("x", "a", "s", "y")
-    assert found.integer == {"c1", "c2", "add", "c3"}
+    placement = placed(nodes, rules=FUSED)
+    assert placement.tensors == own("x", "a", "s", "y")
+    assert placement.integer == {"c1", "c2", "add", "c3"}
 
 
 def test_of_two_convolutions_an_add_takes_the_last() -> None:
@@ -179,37 +179,39 @@ def test_a_reshape_to_a_computed_shape_moves() -> None:
         conv("b", "y", "d"),
     ]
     graph = graph_of(nodes)
-    graph.tensors()["shape"].dtype = np.dtype(np.int64)  # as shape inference says
-    found = place(graph, RULES, frozenset({"c", "d"}))
-    assert found.tensors == own("x", "a", "y") | {"b": "a"}
-    assert found.integer == {"c", "reshape", "d"}
+    graph.tensors()["shape"].dtype = np.dtype(np.int64)  # the type from shape inference
+    placement = place(graph, RULES, frozenset({"c", "d"}))
+    assert placement.tensors == own("x", "a", "y") | {"b": "a"}
+    assert placement.integer == {"c", "reshape", "d"}
 
 
 def test_nearest_resize_moves() -> None:
     resize = node("Resize", ["a", "", "scales"], ["b"], name="resize", mode="nearest")
     nodes = [conv("x", "a", "c"), resize, conv("b", "y", "d")]
-    found = placed(nodes, {"scales": np.array([1, 1, 2, 2], np.float32)})
-    assert found.tensors == own("x", "a", "y") | {"b": "a"}
-    assert found.reasons == {}
+    placement = placed(nodes, {"scales": np.array([1, 1, 2, 2], np.float32)})
+    assert placement.tensors == own("x", "a", "y") | {"b": "a"}
+    assert placement.reasons == {}
 
 
-def test_placement_does_not_depend_on_which_order_the_nodes_came_in() -> None:
-    """Both are topological orders of one graph: x feeds a convolution and, through MaxPool, another."""
+def test_placement_does_not_depend_on_the_order_of_the_nodes() -> None:
+    """Both orders are topological. x feeds a convolution directly, and another one through MaxPool."""
     pool = node("MaxPool", ["x"], ["p"], name="pool", **POOL)
     first, second = conv("x", "y", "c"), conv("p", "z", "d")
     orders = [[pool, second, first], [first, pool, second]]
-    found = [placed(order, outputs=("y", "z")) for order in orders]
-    assert dict(found[0].tensors) == dict(found[1].tensors) == {"x": "x", "p": "x", "y": "y", "z": "z"}
-    assert found[0].integer == found[1].integer == {"pool", first.name, second.name}
+    placements = [placed(order, outputs=("y", "z")) for order in orders]
+    assert dict(placements[0].tensors) == dict(placements[1].tensors) == {"x": "x", "p": "x", "y": "y", "z": "z"}
+    assert placements[0].integer == placements[1].integer == {"pool", first.name, second.name}
 
 
 def test_a_tensor_that_a_later_add_quantizes_is_quantized_for_its_first_reader_too() -> None:
-    """The Add quantizes x because c is quantized, so the pool reads integers wherever it stands."""
+    """The Add quantizes x because c is quantized. So the pool reads integers, whatever its position."""
     pool = node("MaxPool", ["x"], ["p"], name="pool", **POOL)
     layer, add = conv("v", "c", "layer"), node("Add", ["x", "c"], ["s"], name="add")
     ends = [node("Tanh", ["s"], ["y"], name="tanh"), node("Tanh", ["p"], ["z"], name="tanh_too")]
     before = [node("Tanh", ["x"], ["v"], name="tanh_first")]
     orders = [[*before, pool, layer, add, *ends], [*before, layer, add, pool, *ends]]
-    found = [placed(order, outputs=("y", "z")) for order in orders]
-    assert dict(found[0].tensors) == dict(found[1].tensors) == {"v": "v", "c": "c", "x": "x", "p": "x", "s": "s"}
-    assert found[0].integer == found[1].integer == {"pool", "layer", "add"}
+    placements = [placed(order, outputs=("y", "z")) for order in orders]
+    assert (
+        dict(placements[0].tensors) == dict(placements[1].tensors) == {"v": "v", "c": "c", "x": "x", "p": "x", "s": "s"}
+    )
+    assert placements[0].integer == placements[1].integer == {"pool", "layer", "add"}

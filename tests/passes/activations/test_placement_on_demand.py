@@ -1,4 +1,4 @@
-"""Integers only where a layer needs them, and products with scalars: rules that not every target has."""
+"""Rules that only some targets have: integers only if a layer reads them, and products with scalars."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -43,18 +43,18 @@ def conv(source: str, result: str, weight: str) -> onnx.NodeProto:
 
 
 def test_a_product_that_only_floats_read_is_not_rounded() -> None:
-    found = placed([dense("x", "a", "w0"), node("Erf", ["a"], ["b"], name="erf"), dense("b", "y", "w1")])
-    assert dict(found.tensors) == {"x": "x", "b": "b"}
-    assert {"dense_a", "dense_y"} <= found.integer
+    placement = placed([dense("x", "a", "w0"), node("Erf", ["a"], ["b"], name="erf"), dense("b", "y", "w1")])
+    assert dict(placement.tensors) == {"x": "x", "b": "b"}
+    assert {"dense_a", "dense_y"} <= placement.integer
 
 
 def test_a_product_that_a_layer_reads_is_rounded() -> None:
-    found = placed([dense("x", "a", "w0"), node("Relu", ["a"], ["b"], name="relu"), dense("b", "y", "w1")])
-    assert dict(found.tensors) == {"x": "x", "b": "b"}
-    assert "relu" in found.integer
+    placement = placed([dense("x", "a", "w0"), node("Relu", ["a"], ["b"], name="relu"), dense("b", "y", "w1")])
+    assert dict(placement.tensors) == {"x": "x", "b": "b"}
+    assert "relu" in placement.integer
 
 
-def test_a_layer_is_seen_through_operators_with_kernels() -> None:
+def test_a_layer_behind_operators_with_kernels_counts_as_a_reader() -> None:
     nodes = [
         dense("x", "a", "w0"),
         node("Sigmoid", ["a"], ["b"], name="gate"),
@@ -62,9 +62,9 @@ def test_a_layer_is_seen_through_operators_with_kernels() -> None:
         node("Transpose", ["c"], ["d"], name="back", perm=[1, 0]),
         dense("d", "y", "w1"),
     ]
-    found = placed(nodes)
-    assert dict(found.tensors) == {"x": "x", "a": "a", "b": "b", "c": "b", "d": "b"}
-    assert {"gate", "turn", "back"} <= found.integer
+    placement = placed(nodes)
+    assert dict(placement.tensors) == {"x": "x", "a": "a", "b": "b", "c": "b", "d": "b"}
+    assert {"gate", "turn", "back"} <= placement.integer
 
 
 def test_boxes_and_scores_are_joined_in_float() -> None:
@@ -76,10 +76,10 @@ def test_boxes_and_scores_are_joined_in_float() -> None:
         node("Concat", ["boxes", "scores"], ["joined"], name="head", axis=1),
         node("Transpose", ["joined"], ["y"], name="last", perm=[0, 2, 3, 1]),
     ]
-    found = placed(nodes, (1, 4, 3, 3))
-    assert dict(found.tensors) == {"x": "x", "boxes": "boxes", "logits": "logits"}
-    assert found.reasons["head"] == "no layer reads its result on integers"
-    assert found.reasons["sigmoid"] == "no layer reads its result on integers"
+    placement = placed(nodes, (1, 4, 3, 3))
+    assert dict(placement.tensors) == {"x": "x", "boxes": "boxes", "logits": "logits"}
+    assert placement.reasons["head"] == "no layer reads its result on integers"
+    assert placement.reasons["sigmoid"] == "no layer reads its result on integers"
 
 
 def test_a_concat_that_a_layer_reads_runs_on_integers() -> None:
@@ -98,10 +98,10 @@ def test_a_product_with_a_scalar_has_the_codes_of_its_operand() -> None:
         node("Div", ["b", "two"], ["c"], name="halved"),
         conv("c", "y", "k1"),
     ]
-    found = placed(nodes, (1, 4, 3, 3))
-    assert dict(found.tensors) == {"x": "x", "a": "a", "b": "a", "c": "a", "y": "y"}
-    assert found.factors == {"b": pytest.approx(1 / 3), "c": pytest.approx(1 / 6)}
-    assert {"scaled", "halved"} <= found.integer
+    placement = placed(nodes, (1, 4, 3, 3))
+    assert dict(placement.tensors) == {"x": "x", "a": "a", "b": "a", "c": "a", "y": "y"}
+    assert placement.factors == {"b": pytest.approx(1 / 3), "c": pytest.approx(1 / 6)}
+    assert {"scaled", "halved"} <= placement.integer
 
 
 def test_a_sum_with_a_scalar_runs_on_integers_and_one_with_a_vector_does_not() -> None:

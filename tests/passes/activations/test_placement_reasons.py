@@ -1,4 +1,4 @@
-"""What stays in float between integers, and the reason that is given."""
+"""Operators that stay in float between integers, and their reasons."""
 
 import dataclasses
 
@@ -13,19 +13,19 @@ from tests.support.placed_graphs import POOL, conv, own, placed
 
 def test_layers_left_in_float() -> None:
     nodes = [conv("x", "a", "c1"), conv("a", "b", "c2"), conv("b", "y", "c3")]
-    found = placed(nodes, kept=["c2"])
-    assert found.tensors == own("x", "a", "b", "y")
-    assert found.integer == {"c1", "c3"}
-    assert found.reasons == {"c2": "left in float by the recipe"}
-    assert placed(nodes, kept=["c1", "c2", "c3"]).tensors == {}
-    assert placed(nodes, kept=["c1", "c2"]).tensors == own("b", "y")
+    placement = placed(nodes, float_layers=["c2"])
+    assert placement.tensors == own("x", "a", "b", "y")
+    assert placement.integer == {"c1", "c3"}
+    assert placement.reasons == {"c2": "left in float by the recipe"}
+    assert placed(nodes, float_layers=["c1", "c2", "c3"]).tensors == {}
+    assert placed(nodes, float_layers=["c1", "c2"]).tensors == own("b", "y")
 
 
 def test_a_layer_without_an_integer_kernel() -> None:
     nodes = [conv("x", "a", "c"), node("ConvTranspose", ["a", "up.w"], ["y"], name="up")]
-    found = placed(nodes)
-    assert found.tensors == own("x", "a")
-    assert found.reasons == {"up": "the target has no integer ConvTranspose"}
+    placement = placed(nodes)
+    assert placement.tensors == own("x", "a")
+    assert placement.reasons == {"up": "the target has no integer ConvTranspose"}
     assert placed(nodes, rules=dataclasses.replace(RULES, linear=frozenset())).tensors == {}
 
 
@@ -40,11 +40,11 @@ def test_convolutions_of_other_dimensions() -> None:
     flat = {"c.w": array(4, 4, 1)}
     rules = dataclasses.replace(RULES, conv_dims=frozenset({2, 3}))
     assert placed([conv("x", "y", "c")], flat, shape=["n", 4, 8]).tensors == own("x", "y")
-    found = placed([conv("x", "y", "c")], flat, rules, shape=["n", 4, 8])
-    assert found.reasons == {"c": "the target has no integer Conv of 1 dimension"}
+    placement = placed([conv("x", "y", "c")], flat, rules, shape=["n", 4, 8])
+    assert placement.reasons == {"c": "the target has no integer Conv of 1 dimension"}
 
 
-def test_a_layer_that_is_no_linear_layer() -> None:
+def test_a_node_that_is_not_a_linear_layer() -> None:
     nodes = [conv("x", "a", "c"), node("MatMul", ["a", "a"], ["y"], name="attention")]
     assert placed(nodes).reasons == {"attention": "both operands are activations"}
 
@@ -64,13 +64,13 @@ FLOAT = {
 
 
 @pytest.mark.parametrize(("item", "reason"), FLOAT.values(), ids=FLOAT.keys())
-def test_what_stays_float_says_why(item: onnx.NodeProto, reason: str) -> None:
+def test_operators_in_float_have_a_reason(item: onnx.NodeProto, reason: str) -> None:
     constants = {"slope": array(4, 1, 1), "scales": np.array([1, 1, 2, 2], np.float32)}
     used = {name: values for name, values in constants.items() if name in item.input}
-    found = placed([conv("x", "a", "c"), item, conv("b", "y", "d")], used)
-    assert found.reasons == {"op": reason}
-    assert found.tensors == own("x", "a", "b", "y")  # and the next layer starts anew
-    assert found.integer == {"c", "d"}
+    placement = placed([conv("x", "a", "c"), item, conv("b", "y", "d")], used)
+    assert placement.reasons == {"op": reason}
+    assert placement.tensors == own("x", "a", "b", "y")  # the next layer quantizes its input again
+    assert placement.integer == {"c", "d"}
 
 
 @pytest.mark.parametrize(
@@ -82,29 +82,29 @@ def test_what_stays_float_says_why(item: onnx.NodeProto, reason: str) -> None:
     ],
     ids=lambda item: item.op_type,
 )
-def test_what_writes_a_graph_output_stays_float(item: onnx.NodeProto) -> None:
-    found = placed([conv("x", "a", "c"), item])
-    assert found.reasons == {"op": "it writes a graph output"}
-    assert found.tensors == own("x", "a")
+def test_an_operator_that_writes_a_graph_output_stays_in_float(item: onnx.NodeProto) -> None:
+    placement = placed([conv("x", "a", "c"), item])
+    assert placement.reasons == {"op": "it writes a graph output"}
+    assert placement.tensors == own("x", "a")
 
 
-def test_what_works_on_integers_already_is_not_a_candidate() -> None:
+def test_operators_on_indices_are_not_candidates() -> None:
     nodes = [
         conv("x", "a", "c"),
         node("ArgMax", ["a"], ["i"], name="argmax", axis=1),
         node("Transpose", ["i"], ["y"], name="transpose"),
     ]
-    found = placed(nodes)
-    assert found.tensors == own("x", "a")
-    assert found.reasons == {"argmax": "the target has no integer ArgMax"}
+    placement = placed(nodes)
+    assert placement.tensors == own("x", "a")
+    assert placement.reasons == {"argmax": "the target has no integer ArgMax"}
 
 
-def test_a_constant_that_is_moved_as_an_activation_says() -> None:
+def test_a_moving_operator_on_a_constant_has_a_reason() -> None:
     nodes = [
         node("MatMul", ["x", "w"], ["scales"], name="fc"),
         node("Resize", ["image", "", "scales"], ["r"], name="resize"),
         node("Tanh", ["r"], ["y"], name="tanh"),
     ]
     constants = {"w": array(4, 4), "image": array(1, 1, 2, 2)}
-    found = placed(nodes, constants, shape=(4,), output_shape=("a", "b", "c", "d"))
-    assert found.reasons == {"resize": "its first input is a constant"}
+    placement = placed(nodes, constants, shape=(4,), output_shape=("a", "b", "c", "d"))
+    assert placement.reasons == {"resize": "its first input is a constant"}

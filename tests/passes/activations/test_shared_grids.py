@@ -1,4 +1,4 @@
-"""A Concat and what it joins on one grid: where that is worth it, and where it is not."""
+"""Shared grids around a Concat: inputs that share one, and inputs that do not."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def placed(nodes: Sequence[onnx.NodeProto]) -> tuple[gs.Graph, Placement]:
 
 
 def ranges(nodes: Sequence[onnx.NodeProto], **known: tuple[float, float]) -> dict[str, tuple[float, float]]:
-    """Ranges after sharing, of the tensors that are named with theirs before; others have -1 to 1."""
+    """Return ranges after sharing. Ranges before are given by tensor, or are -1 to 1."""
     graph, placement = placed(nodes)
     before = {source: ActivationGrid.of(*known.get(source, (-1.0, 1.0))) for source in set(placement.tensors.values())}
     after = shared_grids(graph, placement, before, symmetric=False)
@@ -42,21 +42,21 @@ def relu(source: str, result: str) -> onnx.NodeProto:
 BRANCHES = [conv("x", "a"), conv("x", "b"), node("Concat", ["a", "b"], ["j"], name="join", axis=1), conv("j", "y", 8)]
 
 
-def test_what_is_joined_has_one_grid() -> None:
-    found = ranges(BRANCHES, a=(-1, 2), b=(-1.5, 1.8), j=(-1.4, 1.9))
-    assert found == dict.fromkeys("abj", (-1.5, 2.0))
+def test_inputs_of_a_concat_share_a_grid() -> None:
+    shared = ranges(BRANCHES, a=(-1, 2), b=(-1.5, 1.8), j=(-1.4, 1.9))
+    assert shared == dict.fromkeys("abj", (-1.5, 2.0))
 
 
 def test_a_range_that_is_much_narrower_keeps_its_grid() -> None:
-    """Boxes and scores: on a common grid the scores would have no codes."""
-    found = ranges(BRANCHES, a=(0, 640), b=(0, 1), j=(0, 640))
-    assert found == {"a": (0, 640), "b": (0, 1), "j": (0, 640)}
+    """Boxes and scores: on a shared grid all scores would round to one code."""
+    shared = ranges(BRANCHES, a=(0, 640), b=(0, 1), j=(0, 640))
+    assert shared == {"a": (0, 640), "b": (0, 1), "j": (0, 640)}
 
 
 def test_a_tensor_that_others_read_keeps_its_grid() -> None:
     nodes = [*BRANCHES[:3], conv("a", "c"), conv("j", "d", 8), node("Add", ["c", "d"], ["y"], name="add")]
-    found = ranges(nodes, a=(-1, 1), b=(-1.5, 1.5), j=(-1.5, 1.5))
-    assert found == {"a": (-1, 1), "b": (-1.5, 1.5), "j": (-1.5, 1.5)}
+    shared = ranges(nodes, a=(-1, 1), b=(-1.5, 1.5), j=(-1.5, 1.5))
+    assert shared == {"a": (-1, 1), "b": (-1.5, 1.5), "j": (-1.5, 1.5)}
 
 
 def test_a_dense_block_has_one_grid() -> None:
@@ -68,20 +68,20 @@ def test_a_dense_block_has_one_grid() -> None:
         node("Concat", ["a", "b", "c"], ["k"], name="second", axis=1),
         conv("k", "y", 12),
     ]
-    found = ranges(nodes, a=(-1, 1), b=(-1, 1.2), c=(-1.3, 1), j=(-1, 1.2), k=(-1.3, 1.2))
-    assert found == dict.fromkeys("abcjk", (-1.3, 1.2))
+    shared = ranges(nodes, a=(-1, 1), b=(-1, 1.2), c=(-1.3, 1), j=(-1, 1.2), k=(-1.3, 1.2))
+    assert shared == dict.fromkeys("abcjk", (-1.3, 1.2))
 
 
-def test_a_clamp_stays_the_quantizers() -> None:
-    """Below zero the absorbed Relu would let negative numbers through."""
+def test_a_shared_grid_still_does_an_absorbed_clamp() -> None:
+    """A grid that reaches below zero would not clamp negative numbers as the absorbed Relu does."""
     nodes = [conv("x", "p"), relu("p", "a"), conv("x", "b"), *BRANCHES[2:]]
-    found = ranges(nodes, a=(0, 2), b=(-1, 2), j=(-1, 2))
-    assert found == {"a": (0, 2), "b": (-1, 2), "j": (-1, 2)}
+    shared = ranges(nodes, a=(0, 2), b=(-1, 2), j=(-1, 2))
+    assert shared == {"a": (0, 2), "b": (-1, 2), "j": (-1, 2)}
     both = [conv("x", "p"), relu("p", "a"), conv("x", "q"), relu("q", "b"), *BRANCHES[2:]]
     assert ranges(both, a=(0, 2), b=(0, 3), j=(0, 2.9)) == dict.fromkeys("abj", (0, 3))
 
 
-def test_what_only_moves_values_goes_along() -> None:
+def test_moving_operators_share_the_grid_too() -> None:
     pool = node("MaxPool", ["a"], ["m"], name="pool", kernel_shape=[1, 1])
     nodes = [
         conv("x", "a"),
@@ -94,7 +94,7 @@ def test_what_only_moves_values_goes_along() -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_grids_are_of_the_targets_kind(signed: bool) -> None:
+def test_shared_grids_follow_the_rules_of_the_target(signed: bool) -> None:
     graph, placement = placed(BRANCHES)
     kind = dataclasses.replace(RULES, signed=signed)
     sources = set(placement.tensors.values())

@@ -90,7 +90,7 @@ def code_below_range(model: Model) -> None:
 def weight_moved(model: Model) -> None:
     weight = model.node("fc").inputs[1]
     values = weight.values.copy()
-    values[2, 3] = np.nextafter(values[2, 3], np.float32(np.inf))  # bit for bit
+    values[2, 3] = np.nextafter(values[2, 3], np.float32(np.inf))  # one bit off
     weight.values = values
 
 
@@ -107,13 +107,13 @@ def weight_nan(model: Model) -> None:
 
 
 def weight_flipped(model: Model) -> None:
-    """A ConvTranspose whose kernel was written the wrong way round."""
+    """Write the kernel of a ConvTranspose in the wrong order."""
     weight = model.node("up").inputs[1]
     weight.values = np.ascontiguousarray(weight.values[..., ::-1])
 
 
 def weight_shared(model: Model) -> None:
-    """Another layer of the same shape reads the weight of a quantized one, and rewrites it."""
+    """Let another layer of the same shape read the weight of a quantized layer, and rewrite it."""
     model.node("conv").inputs[1].values = model.node("conv").inputs[1].values * np.float32(0.5)
 
 
@@ -156,7 +156,7 @@ def test_violation_is_found(damage: Callable[[Model], None], message: str) -> No
 
 
 def test_two_constants_of_one_name_are_found() -> None:
-    """onnx-graphsurgeon exports one of them and drops the other."""
+    """onnx-graphsurgeon exports only one of them."""
     model = quantized_model()
     model.node("fc").inputs.append(gs.Constant("conv.b", np.zeros(5, np.float32)))
     with pytest.raises(QuantizationError, match=r"after gptq: two constants are named 'conv\.b'"):

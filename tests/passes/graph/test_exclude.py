@@ -23,7 +23,7 @@ def three_layers() -> Model:
     return Model(gs.import_onnx(build(nodes, weights, (1, 4, 4, 4))), RULES)
 
 
-def test_layers_are_kept_and_every_layer_is_reported_once() -> None:
+def test_excluded_layers_stay_in_float_and_every_layer_is_reported_once() -> None:
     model = three_layers()
     report = Exclude(("head", "stem")).apply(model, Stats())
     assert model.float_reasons == dict.fromkeys(("head", "stem"), "excluded by the recipe")
@@ -32,7 +32,7 @@ def test_layers_are_kept_and_every_layer_is_reported_once() -> None:
     assert report.name == "exclude"
 
 
-def test_what_was_kept_before_stays_kept() -> None:
+def test_layers_that_were_in_float_before_stay_in_float() -> None:
     model = three_layers()
     model.float_reasons["body"] = "another reason"
     report = Exclude(("stem",)).apply(model, Stats())

@@ -14,7 +14,7 @@ Constants = dict[str, np.ndarray]
 
 
 def norm(channels: int, name: str = "bn", *, shift: bool = True) -> Constants:
-    """Parameters far from the identity: a scale off by 1 % or a missing shift shows."""
+    """Make parameters far from the identity, so that a scale off by 1 % or a missing shift is visible."""
     rng = np.random.default_rng(channels)
     mean = rng.normal(0.0, 2.0, channels) if shift else np.zeros(channels)
     beta = rng.normal(0.0, 2.0, channels) if shift else np.zeros(channels)
@@ -195,7 +195,9 @@ REFUSALS: dict[str, tuple[list[onnx.NodeProto], Constants, Sequence[str], str]] 
 
 @pytest.mark.parametrize("opset", [13, 17])
 @pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS.keys())
-def test_is_kept_with_a_reason(case: tuple[list[onnx.NodeProto], Constants, Sequence[str], str], opset: int) -> None:
+def test_a_norm_that_cannot_be_folded_has_a_reason(
+    case: tuple[list[onnx.NodeProto], Constants, Sequence[str], str], opset: int
+) -> None:
     nodes, constants, outputs, reason = case
     model = build(nodes, constants, (2, 3, 8, 8), opset=opset, outputs=outputs)
     graph = gs.import_onnx(model)
@@ -206,21 +208,21 @@ def test_is_kept_with_a_reason(case: tuple[list[onnx.NodeProto], Constants, Sequ
     assert gs.export_onnx(graph).graph.node == model.graph.node
 
 
-def test_training_mode_is_kept() -> None:
+def test_a_norm_in_training_mode_is_not_folded() -> None:
     nodes = [conv("x", "h"), norm_node("h", "y", training_mode=1)]
     nodes[1].output.extend(["m", "v"])
     graph = gs.import_onnx(build(nodes, {**WEIGHT, **norm(4)}, (2, 3, 8, 8)))
     assert fold_batchnorm(graph).kept == {"bn": "it is in training mode"}
 
 
-def test_a_bias_for_every_row_is_kept() -> None:
+def test_a_bias_for_every_row_prevents_folding() -> None:
     gemm = node("Gemm", ["x", "fc.weight", "fc.bias"], ["h"], name="fc")
     constants = {"fc.weight": array(7, 5), "fc.bias": array(3, 5), **norm(5)}
     graph = gs.import_onnx(build([gemm, norm_node("h", "y")], constants, (3, 7)))
     assert "the bias of fc differs from row to row" in fold_batchnorm(graph).kept["bn"]
 
 
-def test_double_weights_are_kept() -> None:
+def test_double_weights_prevent_folding() -> None:
     constants = {"conv.weight": ODD, **{key: value.astype(np.float64) for key, value in norm(4).items()}}
     model = build([conv("x", "h"), norm_node("h", "y")], constants, (2, 3, 8, 8), dtype=onnx.TensorProto.DOUBLE)
     assert "the weight of conv is float64" in fold_batchnorm(gs.import_onnx(model)).kept["bn"]
@@ -259,7 +261,9 @@ def test_shared_weights_and_norm_parameters_change_for_one_layer_only() -> None:
 def test_a_copy_of_the_graph_keeps_its_weights() -> None:
     model = build([conv("x", "h"), norm_node("h", "y")], {**WEIGHT, **norm(4)}, (2, 3, 8, 8))
     graph = gs.import_onnx(model)
-    _ = [tensor.values for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]  # loaded, so shared
+    _ = [
+        tensor.values for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)
+    ]  # loaded, so both graphs share them
     copy = graph.copy()
     fold_batchnorm(graph)
     assert_same_outputs(model, copy, array(2, 3, 8, 8, seed=2))

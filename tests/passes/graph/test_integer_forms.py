@@ -1,4 +1,4 @@
-"""Operators without an integer kernel, rewritten to ones that have one: the same function, and no float between."""
+"""Integer forms: the rewritten graph computes the same, and the file has no float operator between integers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ def up(*shape: int, bias: bool = True, **attributes: Any) -> onnx.ModelProto:
         pytest.param(up(4, 5, 3, 2, strides=[3, 2], bias=False), SHUFFLE, id="uneven"),
     ],
 )
-def test_computes_the_same_in_other_operators(model: onnx.ModelProto, expected: list[str]) -> None:
+def test_rewritten_graph_computes_the_same(model: onnx.ModelProto, expected: list[str]) -> None:
     graph, notes = rewritten(model)
     assert ops(graph) == expected
     assert len(notes) == 1
@@ -96,7 +96,7 @@ def test_computes_the_same_in_other_operators(model: onnx.ModelProto, expected: 
         pytest.param(between([norm("x", "n"), node("Add", ["a", "n"], ["b"])], NORM), "BatchNormalization", id="input"),
     ],
 )
-def test_what_has_no_such_form_stays(model: onnx.ModelProto, op: str) -> None:
+def test_operators_without_an_integer_form_stay(model: onnx.ModelProto, op: str) -> None:
     graph, notes = rewritten(model)
     assert op in ops(graph)
     assert notes == ()
@@ -111,7 +111,7 @@ def test_what_has_no_such_form_stays(model: onnx.ModelProto, op: str) -> None:
         pytest.param(concat_norm(), find_target("cuda").rules, id="no_integer_convolution"),
     ],
 )
-def test_nothing_is_rewritten_without_need(model: onnx.ModelProto, rules: Rules) -> None:
+def test_operators_with_kernels_are_not_rewritten(model: onnx.ModelProto, rules: Rules) -> None:
     assert rewritten(model, rules)[1] == ()
 
 
@@ -124,13 +124,13 @@ def test_nothing_is_rewritten_without_need(model: onnx.ModelProto, rules: Rules)
         pytest.param(up(4, 3, 2, 2, strides=[2, 2]), {"QLinearConv": 3}, 30, id="conv_transpose"),
     ],
 )
-def test_the_file_has_no_float_between(
+def test_the_file_has_no_float_operators_between_integers(
     model: onnx.ModelProto, integers: dict[str, int], decibel: float, tmp_path: Path
 ) -> None:
-    """8 bits leave about 38 dB for each tensor; a chain of four to six of them a few dB less."""
+    """Rounding to 8 bits gives about 38 dB for each tensor. A chain of four to six tensors has a few dB less."""
     quantized = convert(model, X).model
-    found = optimized(quantized, tmp_path)
+    operators = optimized(quantized, tmp_path)
     moving = {"Transpose", "Reshape", "QuantizeLinear", "DequantizeLinear"}
-    assert {op: count for op, count in found.items() if op not in moving} == integers
-    assert (found["QuantizeLinear"], found["DequantizeLinear"]) == (1, 1)
+    assert {op: count for op, count in operators.items() if op not in moving} == integers
+    assert (operators["QuantizeLinear"], operators["DequantizeLinear"]) == (1, 1)
     assert sqnr_db(run(model, X)[0], run(quantized, X)[0]) >= decibel

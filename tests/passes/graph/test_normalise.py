@@ -17,7 +17,7 @@ OPSETS = pytest.mark.parametrize("opset", [11, 13, 17, 18, 21])
 
 
 def normalised(model: onnx.ModelProto) -> gs.Graph:
-    """The normalised graph, which computes what the model does."""
+    """Return the normalised graph, and check that it computes the same as the model."""
     graph = gs.import_onnx(model)
     normalise(graph)
     assert_same_outputs(model, graph, array(*IMAGE, seed=9))
@@ -72,7 +72,7 @@ def test_a_weight_that_is_only_moved_keeps_its_name() -> None:
 
 @OPSETS
 def test_computed_weights_fold_and_stay_float32(opset: int) -> None:
-    """Weight normalisation, g v / |v|, as PyTorch exports it."""
+    """The weight is normalised, g v / |v|, as PyTorch exports it."""
     squares = node("ReduceL2", ["v"], ["norm"], axes=[1, 2, 3], keepdims=1)
     extra = {}
     if opset >= 18:
@@ -95,7 +95,7 @@ def test_the_shape_of_a_static_tensor_folds() -> None:
 
 
 def test_a_cast_to_the_type_of_the_input_folds() -> None:
-    """The dynamo exporter's bias of a convolution without one."""
+    """The dynamo exporter writes such a bias for a convolution without one."""
     nodes = [
         node("CastLike", ["zero", "x"], ["z"]),
         node("Expand", ["z", "shape"], ["b"]),
@@ -107,7 +107,7 @@ def test_a_cast_to_the_type_of_the_input_folds() -> None:
     assert graph.nodes[0].inputs[2].dtype == np.float32
 
 
-def test_huge_results_are_left_to_the_runtime() -> None:
+def test_nodes_with_huge_results_do_not_fold() -> None:
     nodes = [node("Expand", ["c", "shape"], ["big"]), node("ReduceMax", ["big"], ["m"]), node("Add", ["x", "m"], ["y"])]
     graph = normalised(build(nodes, {"c": array(1), "shape": np.array([1000, 1000])}, IMAGE))
     assert "Expand" in ops(graph)
@@ -134,7 +134,7 @@ def test_random_constants_do_not_fold() -> None:
 # --- no-ops ----------------------------------------------------------------------------------------------------------
 
 
-def test_identity_and_dropout_go() -> None:
+def test_identity_and_dropout_are_removed() -> None:
     nodes = [
         node("Identity", ["x"], ["a"]),
         conv("a", "b"),
@@ -146,12 +146,12 @@ def test_identity_and_dropout_go() -> None:
     assert ops(graph) == ["Conv", "Relu"]
 
 
-def test_dropout_with_a_ratio_and_a_false_training_mode_goes() -> None:
+def test_dropout_with_a_ratio_and_a_false_training_mode_is_removed() -> None:
     nodes = [constant("t", np.array(False)), node("Dropout", ["x", "r", "t"], ["a"]), node("Relu", ["a"], ["y"])]
     assert ops(normalised(build(nodes, {"r": np.array(0.5, np.float32)}, IMAGE))) == ["Relu"]
 
 
-def test_dropout_of_opset_11_goes() -> None:
+def test_dropout_of_opset_11_is_removed() -> None:
     nodes = [node("Dropout", ["x"], ["a", "mask"], ratio=0.3), node("Relu", ["a"], ["y"])]
     assert ops(normalised(build(nodes, {}, IMAGE, opset=11))) == ["Relu"]
 
@@ -188,7 +188,7 @@ def test_names_come_from_weights_and_existing_ones_stay() -> None:
         node("Relu", ["c"], ["d"], name="Relu_0"),
         node("Relu", ["d"], ["e"]),
         node("Conv", ["e", "w"], ["f"], name="keep me"),
-        node("Relu", ["f"], ["y"], name="keep me"),  # onnxruntime would refuse the file for it
+        node("Relu", ["f"], ["y"], name="keep me"),  # onnxruntime refuses files with a name twice
     ]
     weights = {
         "layer1.0.conv1.weight": array(4, 3, 1, 1),
@@ -207,8 +207,8 @@ def test_names_come_from_weights_and_existing_ones_stay() -> None:
     [("0.weight", ["0", "1"]), ("w", ["Conv_0", "Relu_0"]), ("10.weight", ["Conv_0", "Relu_0"])],
     ids=["module_paths", "numbers", "other_numbers"],
 )
-def test_numbers_are_names_where_they_are_paths_of_modules(weight: str, names: list[str]) -> None:
-    """A torch.nn.Sequential's layers are called 0 and 1; other exporters number nodes as they come."""
+def test_numbers_stay_as_names_if_they_are_module_paths(weight: str, names: list[str]) -> None:
+    """The layers of a torch.nn.Sequential are called 0 and 1. Other exporters number nodes in order."""
     nodes = [conv("x", "a", "0", weight), node("Relu", ["a"], ["y"], name="1")]
     graph = gs.import_onnx(build(nodes, {weight: array(4, 3, 3, 3)}, IMAGE))
     normalise(graph)
@@ -253,7 +253,7 @@ def if_node(condition: str) -> onnx.NodeProto:
 
 
 @pytest.mark.parametrize(("condition", "expected"), [(True, ["Relu", "Neg", "Exp"]), (False, ["Exp"])])
-def test_an_if_with_a_constant_condition_is_its_branch(condition: bool, expected: list[str]) -> None:
+def test_an_if_with_a_constant_condition_becomes_its_branch(condition: bool, expected: list[str]) -> None:
     nodes = [constant("c", np.array(condition)), if_node("c"), node("Exp", ["h"], ["y"])]
     assert ops(normalised(build(nodes, {}, IMAGE))) == expected
 
@@ -291,7 +291,7 @@ def layer_of(dtype: Any, code: int) -> onnx.ModelProto:
 
 
 def spoilt(value: float, name: str) -> onnx.ModelProto:
-    """Conv and BatchNormalization; one entry of a constant is not a number."""
+    """Make Conv and BatchNormalization with one entry of a constant that is not finite."""
     constants = {"conv1.weight": array(4, 3, 1, 1), "conv1.bias": array(4), "gain": array(4), "shift": array(4)}
     constants |= {"mean": array(4), "var": np.abs(array(4))}
     constants[name].flat[1] = value
@@ -318,7 +318,7 @@ REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 
 
 @pytest.mark.parametrize(("model", "message"), REFUSALS.values(), ids=REFUSALS.keys())
-def test_is_refused_by_name(model: Callable[[], onnx.ModelProto], message: str) -> None:
+def test_unsupported_nodes_are_refused_by_name(model: Callable[[], onnx.ModelProto], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         normalise(gs.import_onnx(model()))
 
@@ -351,7 +351,7 @@ def whole_network(opset: int) -> onnx.ModelProto:
 
 
 @OPSETS
-def test_a_whole_network_is_normalised_once_and_for_all(opset: int) -> None:
+def test_a_whole_network_is_normalised_and_a_second_run_changes_nothing(opset: int) -> None:
     model = whole_network(opset)
     graph = gs.import_onnx(model)
     notes = normalise(graph)
@@ -362,6 +362,6 @@ def test_a_whole_network_is_normalised_once_and_for_all(opset: int) -> None:
     assert normalise(graph) == []
 
 
-def test_says_nothing_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     normalise(gs.import_onnx(whole_network(17)))
     assert capfd.readouterr() == ("", "")

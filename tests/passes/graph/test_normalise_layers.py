@@ -1,4 +1,4 @@
-"""Pools, reshapes and fully connected layers, as exporters write them; see test_normalise for the rest."""
+"""Normal forms of padding, pools, reshapes and fully connected layers. test_normalise has the rest."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ OPSETS = pytest.mark.parametrize("opset", [11, 13, 17, 18, 21])
 
 
 def normalised(model: onnx.ModelProto, x: np.ndarray | None = None) -> gs.Graph:
-    """The normalised graph, which computes what the model does."""
+    """Return the normalised graph, and check that it computes the same as the model."""
     graph = gs.import_onnx(model)
     normalise(graph)
     assert_same_outputs(model, graph, array(*IMAGE, seed=9) if x is None else x)
@@ -25,7 +25,7 @@ def normalised(model: onnx.ModelProto, x: np.ndarray | None = None) -> gs.Graph:
 def axes_op(
     op: str, opset: int, since: int, axes: list[int], **attributes: Any
 ) -> tuple[onnx.NodeProto, dict[str, Any]]:
-    """`op` on x with its axes as an input (from opset `since` on) or as an attribute."""
+    """Make `op` on x, with its axes as an input (from opset `since` on) or as an attribute."""
     if opset >= since:
         return node(op, ["x", "axes"], ["y"], name="op", **attributes), {"axes": np.array(axes, np.int64)}
     return node(op, ["x"], ["y"], name="op", axes=axes, **attributes), {}
@@ -160,7 +160,7 @@ def test_other_reshapes_stay(shape: tuple[Any, ...], target: list[int]) -> None:
     assert ops(normalised(build([reshape], {"t": np.array(target)}, shape), array(2, *shape[1:]))) == ["Reshape"]
 
 
-def test_a_zero_that_means_zero_stays() -> None:
+def test_a_reshape_with_allowzero_stays() -> None:
     reshape = node("Reshape", ["x", "t"], ["y"], allowzero=1)
     graph = gs.import_onnx(build([reshape], {"t": np.array([0, 192])}, ("N", 3, 8, 8)))
     normalise(graph)
@@ -168,7 +168,7 @@ def test_a_zero_that_means_zero_stays() -> None:
 
 
 def size_chain(opset: int, source: str = "x", axis: int = 0) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """Nodes that compute [source.shape[axis], -1], as PyTorch exports x.view(x.size(0), -1)."""
+    """Return nodes that compute [source.shape[axis], -1], as PyTorch exports x.view(x.size(0), -1)."""
     unsqueeze = node("Unsqueeze", ["n"], ["n1"], axes=[0])
     if opset >= 13:
         unsqueeze = node("Unsqueeze", ["n", "zero1"], ["n1"])
@@ -187,7 +187,7 @@ def test_reshape_by_the_batch_size_becomes_flatten(opset: int, batch: str | int)
     nodes, constants = size_chain(opset)
     nodes = [*nodes, node("Relu", ["x"], ["r"]), node("Reshape", ["r", "t"], ["y"], name="view")]
     graph = normalised(build(nodes, constants, (batch, 3, 8, 8), opset=opset, output_shape=(batch, 192)))
-    assert ops(graph) == ["Relu", "Flatten"]  # the Relu keeps the batch dimension's name
+    assert ops(graph) == ["Relu", "Flatten"]  # the batch dimension has the same name after the Relu
 
 
 def test_reshape_by_a_slice_of_the_shape_becomes_flatten() -> None:
@@ -241,9 +241,9 @@ def test_alpha_and_beta_are_absorbed(trans_b: int, bias: tuple[int, ...] | None)
         inputs, constants["fc.bias"] = [*inputs, "fc.bias"], array(*bias, seed=3)
     gemm = node("Gemm", inputs, ["y"], name="fc", alpha=0.5, beta=-3.0, transB=trans_b)
     graph = normalised(build([gemm], constants, ("N", 7)), array(3, 7))
-    (found,) = graph.nodes
-    assert found.attrs.get("alpha", 1.0) == found.attrs.get("beta", 1.0) == 1.0
-    assert bias is None or found.inputs[2].values.shape == (5,)
+    (actual,) = graph.nodes
+    assert actual.attrs.get("alpha", 1.0) == actual.attrs.get("beta", 1.0) == 1.0
+    assert bias is None or actual.inputs[2].values.shape == (5,)
 
 
 def test_a_bias_per_row_keeps_its_shape() -> None:
@@ -319,7 +319,7 @@ MATMULS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[Any,
 
 
 @pytest.mark.parametrize(("nodes", "constants", "shape", "outputs", "expected"), MATMULS.values(), ids=MATMULS.keys())
-def test_other_products_stay_what_they_are(
+def test_other_products_stay(
     nodes: list[onnx.NodeProto],
     constants: dict[str, np.ndarray],
     shape: tuple[Any, ...],

@@ -1,4 +1,4 @@
-"""What is said of a layer that a recipe names and the model does not have."""
+"""Messages about a layer in a recipe that the model does not have."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def refusal(name: str, known: tuple[str, ...]) -> str:
     return error.value.refusal
 
 
-def test_a_name_that_there_is() -> None:
+def test_a_known_name_is_accepted() -> None:
     require_known(["layer2.3.conv1", DEEP[0]], DEEP, "who")
 
 

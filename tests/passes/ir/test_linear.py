@@ -1,4 +1,4 @@
-"""Layers as matrices: rows(x) @ weightᵀ + bias is what onnxruntime computes, whatever the geometry."""
+"""Layers as matrices: rows(x) @ weightᵀ + bias equals the output of onnxruntime, for every geometry."""
 
 import math
 from typing import Any
@@ -13,12 +13,12 @@ from passes.ir.linear import Linear
 from tests.support.graphs import array, build, node, run
 from tests.support.one_layer import convolution, layer_of
 
-TOLERANCE = 1e-5  # float32 sums in another order, relative to max|y|
+TOLERANCE = 1e-5  # of float32 sums in another order, relative to max|y|
 AUTO_PADS = ["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
 
 
 def output(layer: Linear, weight: np.ndarray, bias: np.ndarray | None, x: np.ndarray) -> np.ndarray:
-    """rows(x) @ weightᵀ + bias of every group as ``[n, g * o, positions]``."""
+    """Return rows(x) @ weightᵀ + bias of every group as ``[n, g * o, positions]``."""
     g, o, _ = layer.matrix_shape
     y: np.ndarray = layer.rows(x) @ layer.matrix(weight).transpose(0, 2, 1)  # [g, n * p, o]
     if bias is not None:
@@ -36,17 +36,17 @@ def assert_is_onnxruntimes(model: onnx.ModelProto, x: np.ndarray) -> None:
     np.testing.assert_array_equal(layer.stored(layer.matrix(weight)), weight)
     assert layer.stored(layer.matrix(weight)).shape == weight.shape
     assert layer.output_shape(x.shape) == expected.shape
-    found = output(layer, weight, bias, x)
+    actual = output(layer, weight, bias, x)
     rows = np.moveaxis(expected.reshape(*expected.shape[:2], -1), 1, 2) if layer.kernel else expected
     np.testing.assert_array_equal(layer.output_rows(expected), rows.reshape(-1, g, o).transpose(1, 0, 2))
     if layer.kernel:
         assert layer.outputs == expected.shape[1]
-        assert found.size == expected.size
-        found = found.reshape(expected.shape)
+        assert actual.size == expected.size
+        actual = actual.reshape(expected.shape)
     else:
         assert layer.outputs == expected.shape[-1]
-        found = found.transpose(0, 2, 1).reshape(expected.shape)
-    assert np.abs(found - expected).max() <= TOLERANCE * max(np.abs(expected).max(), 1e-6)
+        actual = actual.transpose(0, 2, 1).reshape(expected.shape)
+    assert np.abs(actual - expected).max() <= TOLERANCE * max(np.abs(expected).max(), 1e-6)
 
 
 @st.composite
@@ -59,7 +59,7 @@ def convolutions(draw: st.DrawFn) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     if auto_pad != "NOTSET":
         pads = [0] * 2 * spatial
     if auto_pad.startswith("SAME"):
-        dilations = [1] * spatial  # onnxruntime has no others
+        dilations = [1] * spatial  # onnxruntime supports no others
     size = []
     for axis in range(spatial):
         reach = dilations[axis] * (kernel[axis] - 1) + 1
@@ -69,7 +69,7 @@ def convolutions(draw: st.DrawFn) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     inputs, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     attributes: dict[str, Any] = {"group": groups, "strides": strides, "dilations": dilations}
     attributes |= {"pads": pads} if auto_pad == "NOTSET" else {"auto_pad": auto_pad}
-    if draw(st.booleans()):  # the defaults, left out
+    if draw(st.booleans()):  # omit defaults
         attributes = {key: value for key, value in attributes.items() if value != [1] * spatial and any_set(value)}
     x = (draw(st.integers(1, 3)), groups * inputs, *size)
     bias = groups * outputs if draw(st.booleans()) else None
@@ -186,9 +186,9 @@ def test_matmul(shape: tuple[int, ...]) -> None:
     x = array(*shape, seed=2)
     layer, weight, _ = layer_of(model)
     assert (layer.matrix_shape, layer.channel_axis, layer.bias) == ((1, 4, 7), 1, None)
-    found = layer.rows(x) @ layer.matrix(weight).transpose(0, 2, 1)
+    actual = layer.rows(x) @ layer.matrix(weight).transpose(0, 2, 1)
     expected = run(model, x)[0]
-    assert np.abs(found.reshape(expected.shape) - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert np.abs(actual.reshape(expected.shape) - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 @settings(deadline=None, max_examples=100)
@@ -219,7 +219,7 @@ def test_stored_is_the_inverse_of_matrix(
 
 
 def test_channel_axis_runs_over_output_channels() -> None:
-    """A scale per output channel, spread along that axis, multiplies rows of the matrix."""
+    """Scales per output channel along that axis multiply rows of the matrix."""
     for op, shape, groups, outputs in (
         ("Conv", (6, 2, 3, 3), 3, 6),
         ("ConvTranspose", (2, 4, 3, 3), 1, 4),

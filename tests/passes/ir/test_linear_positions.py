@@ -1,4 +1,4 @@
-"""Rows at some output positions of every image: which are drawn, and how often."""
+"""Rows at random output positions of every image: which positions are drawn, and how often."""
 
 import numpy as np
 import onnx
@@ -30,9 +30,9 @@ def test_positions_draw_a_subset_of_every_images_rows(model: onnx.ModelProto, co
         matches = (part[:, None] == whole[None]).all(axis=2)
         assert np.all(matches.sum(axis=1) == 1)
         indices.append(matches.argmax(axis=1).tolist())
-    assert all(len(set(found)) == count for found in indices)  # without repetition
+    assert all(len(set(positions)) == count for positions in indices)  # without repetition
     by_image = np.array(indices).reshape(g, 3, count)
-    assert (by_image == by_image[0]).all()  # float and quantized rows must be of the same positions, and so all groups
+    assert (by_image == by_image[0]).all()  # all groups have the same positions
     assert any((by_image[0] != by_image[0, 0]).any(axis=1)), "the images have positions of their own"
     np.testing.assert_array_equal(layer.rows(x, positions=count, seed=4), drawn)
     others = [layer.rows(x, positions=count, seed=seed) for seed in range(5)]
@@ -40,7 +40,7 @@ def test_positions_draw_a_subset_of_every_images_rows(model: onnx.ModelProto, co
 
 
 @pytest.mark.parametrize("model", POSITIONED.values(), ids=POSITIONED.keys())
-def test_as_many_positions_as_there_are_is_all_of_them(model: onnx.ModelProto) -> None:
+def test_at_least_as_many_positions_as_exist_takes_all(model: onnx.ModelProto) -> None:
     layer, _, _ = layer_of(model)
     x = array(*(axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim), seed=2)
     full = layer.rows(x)

@@ -1,4 +1,4 @@
-"""What is a linear layer and what is not, and inputs that a layer cannot have."""
+"""Nodes that are linear layers, nodes that are not, and inputs that do not fit a layer."""
 
 from typing import Any
 
@@ -79,13 +79,13 @@ REFUSED = {
 
 @pytest.mark.parametrize(("refused", "reason"), REFUSED.values(), ids=REFUSED.keys())
 def test_refusals_say_why(refused: gs.Node, reason: str) -> None:
-    found = why_not_linear(refused)
-    assert found is not None
+    actual = why_not_linear(refused)
+    assert actual is not None
     with pytest.raises(QuantizationError, match=f"^layer: .*{reason}"):
         find_linear(refused)
     graph = gs.Graph([refused], opset=17)
     assert linear_layers(graph) == {}
-    assert refused_layers(graph) == {"layer": found}
+    assert refused_layers(graph) == {"layer": actual}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_refusals_say_why(refused: gs.Node, reason: str) -> None:
     [pytest.param(3, 4, id="matrix"), pytest.param(4, 1, id="column"), pytest.param(3, 1, id="short")],
 )
 def test_a_bias_that_differs_from_row_to_row_is_refused(rows: int, columns: int) -> None:
-    """Gemm's C [m, n] or [m, 1] is no bias per output channel; `normalise` leaves it as it is."""
+    """Gemm's C [m, n] or [m, 1] is not a bias per output channel. `normalise` does not change it."""
     layer = made("Gemm", variable("a"), constant("w", 3, 4), constant("c", rows, columns))
     assert why_not_linear(layer) == "its bias differs from row to row"
 

@@ -48,7 +48,7 @@ KINDS = ["normal", "laplace", "student", "relu", "lognormal", "shifted", "negati
 
 
 def measured_error(values: np.ndarray, ends: Range, bits: int, symmetric: bool) -> float:
-    """Mean squared error of quantizing `values` themselves, written down independently of the search."""
+    """Return the mean squared error of quantized `values`, with code independent of the search."""
     if symmetric:
         last = 2 ** (bits - 1) - 1
         step = max(-ends.low, ends.high) / last
@@ -68,7 +68,7 @@ def test_zero_is_inside_and_nothing_beyond_the_data(rule: Rule, values: np.ndarr
     assert low <= 0.0 <= high
     largest = float(np.abs(values).max())
     span = max(0.0, float(values.max())) - min(0.0, float(values.min()))
-    assert -low <= max(largest, span) * 1.01  # rounding the zero point moves an end by half a step at most
+    assert -low <= max(largest, span) * 1.01  # rounding the zero point moves an end by at most half a step
     assert high <= max(largest, span) * 1.01
 
 
@@ -131,7 +131,8 @@ def test_expected_error_is_the_measured_one(kind: str, bits: int, symmetric: boo
         whole = minmax(histogram)
         ends = Range(whole.low * share, whole.high * share)
         expected = quantization_error(histogram, np.array([ends.low]), np.array([ends.high]), bits, symmetric)[0]
-        # A bin's values are taken as spread evenly: 15 % where a bin is as wide as a step (one value at 60, 8 bits)
+        # values are assumed to fill their bin evenly: 15 % error if a bin is as wide as a step (one value at 60, 8
+        # bits)
         tolerance = 0.15 if kind in ("outlier", "student", "lognormal", "negative", "relu") else 0.03
         assert expected == pytest.approx(measured_error(values, ends, bits, symmetric), rel=tolerance)
 
@@ -147,7 +148,7 @@ def test_mse_is_never_worse_than_minmax_and_close_to_the_best_clipping(kind: str
     shares = np.linspace(0.02, 1.0, 99)
     best = min(measured_error(values, Range(whole.low * s, whole.high * s), bits, symmetric) for s in shares)
     assert error <= measured_error(values, whole, bits, symmetric) * 1.001
-    assert error <= best * 1.05  # the search is on the histogram, the measurement on the values
+    assert error <= best * 1.05  # the search uses the histogram, the measurement the values
 
 
 @pytest.mark.parametrize("kind", ["laplace", "student", "outlier"])
@@ -162,7 +163,8 @@ def test_mse_clips_heavy_tails(kind: str) -> None:
 def test_mse_finds_the_known_clipping_of_a_gaussian(bits: int, clip: float) -> None:
     """ACIQ, arXiv:1810.05723, table of optimal clipping values for N(0, 1): 1.71, 2.15, 2.55, ..., 3.92 sigma.
 
-    There the grid has 2**bits steps, here 2**bits - 1 with zero exact: within 15 %, and 2 bits are not comparable.
+    The paper's grid has 2**bits steps. This one has 2**bits - 1 and represents zero exactly. So values agree within 15
+    %, and those of 2 bits are not comparable.
     """
     values = np.random.default_rng(4).normal(size=400_000).astype(np.float32)
     low, high = mse(histogram_of(values), bits, symmetric=False)
@@ -246,6 +248,6 @@ def test_clipped_by_hand() -> None:
     assert (clipped(same, 0.0, 2.9), clipped(same, 0.0, 3.0)) == (1.0, 0.0)
 
 
-def test_nothing_has_no_share() -> None:
+def test_clipped_refuses_an_empty_histogram() -> None:
     with pytest.raises(ValueError, match="empty histogram"):
         clipped(Histogram(), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""The asymmetric target: against least squares on the rows themselves, on rows it has not seen, and after rounding."""
+"""The asymmetric target, compared with least squares on the rows, on held-out rows, and after rounding."""
 
 import dataclasses
 
@@ -14,68 +14,75 @@ from tests.support.arrays import moments_of, normal
 
 
 def streams(g: int, n: int, k: int, seed: int = 0, noise: float = 0.1) -> tuple[Floats, Floats]:
-    """Float rows and what quantized predecessors make of them: shrunk, mixed and with noise of its own."""
+    """Return float rows, and quantized rows that are shrunk, mixed and noisy."""
     rng = np.random.default_rng([seed, 9])
     mixing = rng.normal(0, 0.15 / np.sqrt(k), (g, k, k))
-    exact = rng.normal(size=(g, n, k))
-    for j in range(1, k):  # neighbours go up and down together, as those of a convolution do
-        exact[:, :, j] = 0.9 * exact[:, :, j - 1] + np.sqrt(1 - 0.9**2) * exact[:, :, j]
-    exact = exact * rng.lognormal(0, 0.5, (g, 1, k))
-    quantized = 0.9 * exact + exact @ mixing + rng.normal(0, noise, exact.shape)
-    return exact.astype(np.float32), quantized.astype(np.float32)
+    float_rows = rng.normal(size=(g, n, k))
+    for j in range(1, k):  # neighbours are correlated, as in a convolution
+        float_rows[:, :, j] = 0.9 * float_rows[:, :, j - 1] + np.sqrt(1 - 0.9**2) * float_rows[:, :, j]
+    float_rows = float_rows * rng.lognormal(0, 0.5, (g, 1, k))
+    quantized = 0.9 * float_rows + float_rows @ mixing + rng.normal(0, noise, float_rows.shape)
+    return float_rows.astype(np.float32), quantized.astype(np.float32)
 
 
-def in_halves(quantized: Floats, exact: Floats) -> Moments:
+def in_halves(quantized: Floats, float_rows: Floats) -> Moments:
     middle = quantized.shape[1] // 2
-    first, second = (moments_of(quantized[:, part], exact[:, part]) for part in (slice(middle), slice(middle, None)))
+    first, second = (
+        moments_of(quantized[:, part], float_rows[:, part]) for part in (slice(middle), slice(middle, None))
+    )
     return Moments.joined(first, second)
 
 
-def error(weight: Floats, exact: Floats, target: Floats, quantized: Floats) -> float:
-    difference = exact @ weight.transpose(0, 2, 1) - quantized @ target.transpose(0, 2, 1)
+def error(weight: Floats, float_rows: Floats, target: Floats, quantized: Floats) -> float:
+    difference = float_rows @ weight.transpose(0, 2, 1) - quantized @ target.transpose(0, 2, 1)
     return float(np.square(difference, dtype=np.float64).mean())
 
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("damping", [None, 0.01, 1.0])
-def test_equal_streams_need_no_other_target(groups: int, damping: float | None) -> None:
-    exact, _ = streams(groups, 200, 12)
+def test_without_cross_moments_the_target_is_the_weight(groups: int, damping: float | None) -> None:
+    float_rows, _ = streams(groups, 200, 12)
     weight = normal(groups, 6, 12)
-    one_stream = Moments.joined(moments_of(exact[:, :90]), moments_of(exact[:, 90:]))
+    one_stream = Moments.joined(moments_of(float_rows[:, :90]), moments_of(float_rows[:, 90:]))
     assert one_stream.halves is not None
-    for moments in (moments_of(exact), one_stream, moments_of(exact, exact), in_halves(exact, exact)):
+    for moments in (
+        moments_of(float_rows),
+        one_stream,
+        moments_of(float_rows, float_rows),
+        in_halves(float_rows, float_rows),
+    ):
         np.testing.assert_array_equal(asymmetric_target(weight, moments, damping), weight)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("damping", [None, 0.01, 0.3, 10.0])
 def test_it_is_the_damped_least_squares_answer(groups: int, damping: float | None) -> None:
-    """Ridge regression as least squares with rows appended: of W(x - x̂) on x̂, no normal equations."""
+    """Compare with ridge regression of W(x - x̂) on x̂, as least squares with appended rows, without normal equations."""
     n, k = 300, 10
-    exact, quantized = streams(groups, n, k)
+    float_rows, quantized = streams(groups, n, k)
     weight = normal(groups, 5, k)
-    found = asymmetric_target(weight, moments_of(quantized, exact), damping)
-    assert found.shape == weight.shape
-    assert found.dtype == np.float32
+    actual = asymmetric_target(weight, moments_of(quantized, float_rows), damping)
+    assert actual.shape == weight.shape
+    assert actual.dtype == np.float32
     for g in range(groups):
-        x, y = exact[g].astype(np.float64), quantized[g].astype(np.float64)
+        x, y = float_rows[g].astype(np.float64), quantized[g].astype(np.float64)
         ridge = np.sqrt((0.01 if damping is None else damping) * np.square(y).sum() / k)
         rows = np.concatenate([y, ridge * np.eye(k)])
         wanted = np.concatenate([(x - y) @ weight[g].T, np.zeros((k, 5))])
         expected = weight[g] + np.linalg.lstsq(rows, wanted, rcond=None)[0].T
-        assert np.abs(found[g] - expected).max() < 1e-4 * np.abs(expected).max()
+        assert np.abs(actual[g] - expected).max() < 1e-4 * np.abs(expected).max()
         assert np.abs(weight[g] - expected).max() > 0.01 * np.abs(expected).max()
 
 
 def test_groups_are_solved_each_on_its_own() -> None:
-    exact, quantized = streams(4, 300, 9)
-    exact[2] *= 100  # a loud group does not drown the others
+    float_rows, quantized = streams(4, 300, 9)
+    float_rows[2] *= 100  # a group with large inputs does not affect the others
     quantized[2] *= 100
     weight = normal(4, 6, 9)
-    together = asymmetric_target(weight, moments_of(quantized, exact), 0.03)
+    together = asymmetric_target(weight, moments_of(quantized, float_rows), 0.03)
     for g in range(4):
         part = slice(g, g + 1)
-        alone = asymmetric_target(weight[part], moments_of(quantized[part], exact[part]), 0.03)
+        alone = asymmetric_target(weight[part], moments_of(quantized[part], float_rows[part]), 0.03)
         np.testing.assert_allclose(together[part], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -87,50 +94,50 @@ def test_inputs_that_are_all_dead_leave_the_weight() -> None:
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_it_lowers_the_error_after_rounding(bits: int) -> None:
-    exact, quantized = streams(1, 2000, 32)
-    weight, moments = normal(1, 24, 32), in_halves(quantized, exact)
+    float_rows, quantized = streams(1, 2000, 32)
+    weight, moments = normal(1, 24, 32), in_halves(quantized, float_rows)
     errors = []
     for target in (asymmetric_target(weight, moments), weight):
         result = gptq(target, moments, GridForm(bits))
-        errors.append(error(weight, exact, result.grid.values(result.codes), quantized))
+        errors.append(error(weight, float_rows, result.grid.values(result.codes), quantized))
     assert errors[0] < 0.4 * errors[1]
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_plentiful_rows_of_an_exact_relation_want_the_least_damping(groups: int) -> None:
-    exact, quantized = streams(groups, 4000, 16, noise=0.0)
-    halves = in_halves(quantized, exact).halves
+def test_many_rows_of_an_exact_relation_get_the_least_damping(groups: int) -> None:
+    float_rows, quantized = streams(groups, 4000, 16, noise=0.0)
+    halves = in_halves(quantized, float_rows).halves
     assert halves is not None
     assert held_out_damping(normal(groups, 8, 16), halves, HELD_OUT_DAMPINGS) == HELD_OUT_DAMPINGS[0]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_few_noisy_rows_want_much_damping(seed: int) -> None:
-    """X - X̂ has nothing to do with X̂: whatever is fitted to one half is wrong on the other."""
+def test_few_noisy_rows_get_much_damping(seed: int) -> None:
+    """X - X̂ is independent of X̂, so what is fitted to one half is wrong on the other."""
     rng = np.random.default_rng(seed)
     quantized = rng.normal(size=(1, 40, 32)).astype(np.float32)
-    exact = (quantized + rng.normal(size=quantized.shape)).astype(np.float32)
-    moments, weight = in_halves(quantized, exact), normal(1, 8, 32)
+    float_rows = (quantized + rng.normal(size=quantized.shape)).astype(np.float32)
+    moments, weight = in_halves(quantized, float_rows), normal(1, 8, 32)
     assert moments.halves is not None
     assert held_out_damping(weight, moments.halves, HELD_OUT_DAMPINGS) >= 3
-    moved = asymmetric_target(weight, moments) - weight
+    result = asymmetric_target(weight, moments) - weight
     reckless = asymmetric_target(weight, moments, 0.01) - weight
-    assert np.square(moved).sum() < 0.2 * np.square(reckless).sum()
+    assert np.square(result).sum() < 0.2 * np.square(reckless).sum()
     fresh = rng.normal(size=(1, 4000, 32)).astype(np.float32)
     unseen = (fresh + rng.normal(size=fresh.shape)).astype(np.float32)
-    assert error(weight, unseen, weight + moved, fresh) < error(weight, unseen, weight + reckless, fresh)
+    assert error(weight, unseen, weight + result, fresh) < error(weight, unseen, weight + reckless, fresh)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 3.0])
 @pytest.mark.parametrize("n", [40, 400])
-def test_the_choice_is_the_one_that_measuring_the_held_out_rows_gives(noise: float, n: int) -> None:
-    exact, quantized = streams(1, n, 16, noise=noise)
-    weight, moments = normal(1, 8, 16), in_halves(quantized, exact)
+def test_the_chosen_damping_is_best_on_the_held_out_rows(noise: float, n: int) -> None:
+    float_rows, quantized = streams(1, n, 16, noise=noise)
+    weight, moments = normal(1, 8, 16), in_halves(quantized, float_rows)
     assert moments.halves is not None
     first, second = slice(n // 2), slice(n // 2, None)
     measured = [
         sum(
-            error(weight, exact[:, unseen], asymmetric_target(weight, fitted, damping), quantized[:, unseen])
+            error(weight, float_rows[:, unseen], asymmetric_target(weight, fitted, damping), quantized[:, unseen])
             for fitted, unseen in zip(moments.halves, (second, first), strict=True)
         )
         for damping in HELD_OUT_DAMPINGS
@@ -141,9 +148,9 @@ def test_the_choice_is_the_one_that_measuring_the_held_out_rows_gives(noise: flo
 
 
 def test_refusals() -> None:
-    exact, quantized = streams(1, 40, 4)
+    float_rows, quantized = streams(1, 40, 4)
     weight = normal(1, 3, 4)
-    halves = in_halves(quantized, exact).halves
+    halves = in_halves(quantized, float_rows).halves
     assert halves is not None
     with pytest.raises(ValueError, match="no candidates for the damping"):
         held_out_damping(weight, halves, ())
@@ -157,33 +164,35 @@ def test_refusals() -> None:
 
 
 def indefinite(moments: Moments, depth: float) -> Moments:
-    """The same with a Hessian that takes a damping above ``depth`` to become positive definite."""
+    """Return the moments with a Hessian that is positive definite only with a damping above ``depth``."""
     k = moments.hessian.shape[1]
     values, vectors = np.linalg.eigh(moments.hessian.astype(np.float64))
-    values[:, 0] = -depth * (values[:, 1:].sum(axis=1)) / (k + depth)  # depth times the mean of the diagonal, then
+    values[:, 0] = -depth * (values[:, 1:].sum(axis=1)) / (k + depth)  # depth times the mean of the diagonal
     hessian = np.einsum("gij,gj,gkj->gik", vectors, values, vectors).astype(np.float32)
     return dataclasses.replace(moments, hessian=hessian)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_a_damping_that_leaves_the_hessian_indefinite_is_passed_over(groups: int) -> None:
-    exact, quantized = streams(groups, 4000, 16, noise=0.0)  # would choose the least damping
-    weight, moments = normal(groups, 8, 16), in_halves(quantized, exact)
+def test_a_damping_that_leaves_the_hessian_indefinite_is_skipped(groups: int) -> None:
+    float_rows, quantized = streams(
+        groups, 4000, 16, noise=0.0
+    )  # cross-validation alone would choose the least damping
+    weight, moments = normal(groups, 8, 16), in_halves(quantized, float_rows)
     assert moments.halves is not None
     bent = (indefinite(moments.halves[0], 0.05), moments.halves[1])
     assert held_out_damping(weight, bent, HELD_OUT_DAMPINGS) == 0.1
     with pytest.raises(np.linalg.LinAlgError):
         held_out_damping(weight, bent, (0.01,))
-    moved = asymmetric_target(weight, dataclasses.replace(moments, halves=bent))
-    np.testing.assert_array_equal(moved, asymmetric_target(weight, moments, 0.1))
+    result = asymmetric_target(weight, dataclasses.replace(moments, halves=bent))
+    np.testing.assert_array_equal(result, asymmetric_target(weight, moments, 0.1))
     whole = indefinite(dataclasses.replace(moments, halves=None), 0.05)
     np.testing.assert_array_equal(asymmetric_target(weight, whole), asymmetric_target(weight, whole, 0.1))
 
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_no_damping_left_is_an_error(groups: int) -> None:
-    exact, quantized = streams(groups, 400, 6)
-    weight, moments = normal(groups, 4, 6), moments_of(quantized, exact)
+    float_rows, quantized = streams(groups, 400, 6)
+    weight, moments = normal(groups, 4, 6), moments_of(quantized, float_rows)
     bad = dataclasses.replace(moments, hessian=-moments.hessian * 2000)
     with pytest.raises(np.linalg.LinAlgError, match="with damping 10"):
         asymmetric_target(weight, bad)
@@ -192,8 +201,8 @@ def test_no_damping_left_is_an_error(groups: int) -> None:
 
 
 def test_arguments_are_left_alone() -> None:
-    exact, quantized = streams(2, 100, 6)
-    weight, moments = normal(2, 3, 6), moments_of(quantized, exact)
+    float_rows, quantized = streams(2, 100, 6)
+    weight, moments = normal(2, 3, 6), moments_of(quantized, float_rows)
     assert moments.cross is not None
     before = [array.copy() for array in (weight, moments.hessian, moments.cross)]
     asymmetric_target(weight, moments)
@@ -203,32 +212,32 @@ def test_arguments_are_left_alone() -> None:
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("centered", [False, True])
-def test_it_makes_up_for_what_is_added_to_the_output(groups: int, centered: bool) -> None:
-    """Against least squares of W(x - x̂) + s - ŝ on x̂; centred, against the same of rows less their means."""
+def test_it_compensates_for_a_tensor_added_to_the_output(groups: int, centered: bool) -> None:
+    """Compare with least squares of W(x - x̂) + s - ŝ on x̂, or of centred rows if moments are centred."""
     n, k, o = 300, 10, 5
-    exact, quantized = streams(groups, n, k)
+    float_rows, quantized = streams(groups, n, k)
     weight = normal(groups, o, k)
     added = quantized @ normal(groups, k, o, seed=4) * np.float32(0.1) + np.float32(0.3)  # [g, n, o]
     total = MomentsAccumulator(groups, k, cross=True)
     for part in (slice(100), slice(100, n)):
-        total.update(quantized[:, part], (exact - quantized)[:, part], added[:, part])
+        total.update(quantized[:, part], (float_rows - quantized)[:, part], added[:, part])
     moments = total.moments()
     assert moments.mean_residual is not None
     np.testing.assert_allclose(moments.mean_residual, added.mean(axis=1), rtol=1e-4)
-    found = asymmetric_target(weight, moments.centered() if centered else moments, 0.01)
+    actual = asymmetric_target(weight, moments.centered() if centered else moments, 0.01)
     for g in range(groups):
-        x, y, s = (stream[g].astype(np.float64) for stream in (exact, quantized, added))
+        x, y, s = (stream[g].astype(np.float64) for stream in (float_rows, quantized, added))
         if centered:
             x, y, s = (stream - stream.mean(axis=0) for stream in (x, y, s))
         ridge = np.sqrt(0.01 * np.square(y).sum() / k)
         wanted = np.concatenate([(x - y) @ weight[g].T + s, np.zeros((k, o))])
         expected = weight[g] + np.linalg.lstsq(np.concatenate([y, ridge * np.eye(k)]), wanted, rcond=None)[0].T
-        assert np.abs(found[g] - expected).max() < 1e-3 * np.abs(expected).max()
+        assert np.abs(actual[g] - expected).max() < 1e-3 * np.abs(expected).max()
 
 
-def test_the_choice_of_damping_heeds_what_is_added() -> None:
-    """Noise that is added to the output of one half cannot be made up for on the other: the damping grows."""
-    exact, quantized = streams(1, 60, 20, noise=0.01)
+def test_the_chosen_damping_depends_on_the_added_tensor() -> None:
+    """A fit to noise in the output of one half does not help on the other, so the damping grows."""
+    float_rows, quantized = streams(1, 60, 20, noise=0.01)
     weight = normal(1, 6, 20)
     noise = np.random.default_rng(5).normal(0, 30, (1, 60, 6)).astype(np.float32)
     chosen = []
@@ -236,7 +245,7 @@ def test_the_choice_of_damping_heeds_what_is_added() -> None:
         halves = []
         for part in (slice(30), slice(30, 60)):
             total = MomentsAccumulator(1, 20, cross=True)
-            total.update(quantized[:, part], (exact - quantized)[:, part], added[:, part])
+            total.update(quantized[:, part], (float_rows - quantized)[:, part], added[:, part])
             halves.append(total.moments())
         chosen.append(held_out_damping(weight, (halves[0], halves[1]), HELD_OUT_DAMPINGS))
     assert chosen[1] > chosen[0]

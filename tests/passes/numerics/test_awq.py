@@ -1,4 +1,4 @@
-"""The Hessian knows the output error of a rounded weight, before and after its inputs are rescaled."""
+"""The Hessian gives the output error of a rounded weight, before and after its inputs are rescaled."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from passes.numerics.weight_scale_search import search_grid
 
 
 def layer(groups: int, seed: int = 0) -> tuple[Floats, Floats, Moments]:
-    """Weight [g, o, k], rows [g, n, k] and their moments."""
+    """Return a weight [g, o, k], rows [g, n, k] and their moments."""
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((groups, 5, 12)).astype(np.float32)
     rows = (rng.standard_normal((groups, 300, 12)) * rng.lognormal(0, 1, 12)).astype(np.float32)
@@ -36,5 +36,5 @@ def test_noise_in_closed_form_is_the_noise_of_the_rescaled_rows(block_size: int 
         scaled, 4, np.ones((2, 12), np.float32), block_size=block_size, symmetric=symmetric, candidates=20
     )
     error = np.einsum("gok,gnk->gno", grid.values(grid.codes(scaled)) - scaled, rows / s[:, None, :])
-    found = rounding_noise(scaled, moments.rescaled(1 / s).hessian, 4, block_size=block_size, symmetric=symmetric)
-    assert found == pytest.approx(2 * np.square(error).sum() / 300, rel=1e-3)
+    actual = rounding_noise(scaled, moments.rescaled(1 / s).hessian, 4, block_size=block_size, symmetric=symmetric)
+    assert actual == pytest.approx(2 * np.square(error).sum() / 300, rel=1e-3)

@@ -68,11 +68,11 @@ def test_nan_or_inf_names_the_channel_and_counts_nothing(bad: float) -> None:
     arrays(np.float64, 3, elements=st.floats(1e-3, 1e3)),
 )
 def test_rescaled_statistics_are_those_of_rescaled_rows(x: np.ndarray, factors: np.ndarray) -> None:
-    seen, again = ChannelStatistics(3), ChannelStatistics(3)
-    seen.update(x)
-    again.update(x * factors)
-    found = seen.rescaled(factors)
-    assert found.count == again.count
+    original, rescaled = ChannelStatistics(3), ChannelStatistics(3)
+    original.update(x)
+    rescaled.update(x * factors)
+    actual = original.rescaled(factors)
+    assert actual.count == rescaled.count
     for name in ("absmax", "mean_abs", "mean_square", "mean", "zeros"):  # `update` rounds rows to float32
-        expected = getattr(again, name)
-        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-6, atol=1e-6 * again.absmax.max())
+        expected = getattr(rescaled, name)
+        np.testing.assert_allclose(getattr(actual, name), expected, rtol=1e-6, atol=1e-6 * rescaled.absmax.max())

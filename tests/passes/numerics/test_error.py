@@ -1,4 +1,4 @@
-"""SQNR: its formula, its edges, and that the streamed sums are the sums."""
+"""SQNR: its formula, its limits, and sums over batches."""
 
 import math
 
@@ -50,7 +50,7 @@ def test_streamed_batches_give_the_sum_of_the_whole() -> None:
 
 
 def test_sums_are_float64() -> None:
-    # in float16 or float32 the squares overflow or vanish beside 1e4
+    # in float16 or float32 the squares overflow, or are lost next to 1e4
     reference = np.full(1000, 300, dtype=np.float16)
     other = reference + np.float16(0.25)
     assert sqnr_db(reference, other) == pytest.approx(20 * math.log10(300 / 0.25), abs=1e-9)

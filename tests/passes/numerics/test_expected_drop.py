@@ -1,4 +1,4 @@
-"""Expected drops: nothing for no error, more for more, true on average, and less luck than in a count."""
+"""Expected drops: zero without errors, growing with errors, unbiased, and with less variance than a count."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ Labels = NDArray[np.int64]
 
 
 def classifier(images: int, seed: int, classes: int = 10, heat: float = 2.0) -> tuple[Scores, Scores, Labels]:
-    """Scores, errors that grow with them, and labels drawn with the probabilities softmax(scores / heat)."""
+    """Return scores, errors that grow with them, and labels drawn with probabilities softmax(scores / heat)."""
     random = np.random.default_rng(seed)
     scores = random.normal(0, 1, (images, classes)).astype(np.float32)
     scores[np.arange(images), random.integers(0, classes, images)] += random.gamma(4, 2.5, images).astype(np.float32)
@@ -36,7 +36,7 @@ def test_the_temperature_is_the_one_labels_were_drawn_with(heat: float) -> None:
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_no_error_no_drop_and_more_for_more(labelled: bool) -> None:
+def test_the_drop_is_zero_without_errors_and_grows_with_them(labelled: bool) -> None:
     scores, errors, labels = classifier(400, 0)
     margins = DecisionMargins.of(scores, labels if labelled else None)
     drops = [margins.drop(errors, scale) for scale in (0, 1, 3, 9, 100)]
@@ -46,22 +46,22 @@ def test_no_error_no_drop_and_more_for_more(labelled: bool) -> None:
 
 
 @pytest.mark.parametrize(("labelled", "scatter"), [(True, 0.3), (False, 1.2)], ids=["labels", "agreement"])
-def test_it_is_true_on_average_and_with_labels_scatters_less(labelled: bool, scatter: float) -> None:
-    """How many images are near a border is luck that stays; which labels they have is not."""
+def test_it_is_unbiased_and_scatters_less_than_a_count(labelled: bool, scatter: float) -> None:
+    """The estimate averages over labels and errors. The number of images near a border still varies."""
     scores, errors, labels = classifier(200_000, 1)
     truth = counted(scores, errors, labels if labelled else None)
-    found, plain = [], []
+    estimates, plain = [], []
     for seed in range(40):
         scores, errors, labels = classifier(300, 100 + seed)
         given = labels if labelled else None
-        found.append(DecisionMargins.of(scores, given).drop(errors))
+        estimates.append(DecisionMargins.of(scores, given).drop(errors))
         plain.append(counted(scores, errors, given))
-    assert np.std(found) < scatter * np.std(plain)
-    assert abs(np.mean(found) - truth) < 0.15 * truth + 3 * np.std(found) / np.sqrt(len(found))
+    assert np.std(estimates) < scatter * np.std(plain)
+    assert abs(np.mean(estimates) - truth) < 0.15 * truth + 3 * np.std(estimates) / np.sqrt(len(estimates))
 
 
-def test_errors_meet_their_own_images_where_images_are_sorted() -> None:
-    """An error that shows a class by far, for half of the images, is found whatever the order of the images is."""
+def test_errors_stay_near_their_own_images() -> None:
+    """The half of the images with the largest margins have an error that changes their class."""
     scores, _, _ = classifier(200, 2)
     errors = np.zeros_like(scores)
     margin = np.sort(scores, axis=1)[:, -1] - np.sort(scores, axis=1)[:, -2]
@@ -76,7 +76,7 @@ def test_one_image() -> None:
 
 
 @pytest.mark.parametrize("drop", [0.01, 0.05])
-def test_the_largest_scale_is_where_the_drop_is_reached(drop: float) -> None:
+def test_the_largest_scale_reaches_the_drop(drop: float) -> None:
     scores, errors, labels = classifier(400, 3)
     margins = DecisionMargins.of(scores, labels)
     scale = margins.largest_scale(errors, drop, 100)
@@ -85,15 +85,17 @@ def test_the_largest_scale_is_where_the_drop_is_reached(drop: float) -> None:
     assert margins.largest_scale(errors, 1.0, 7.0) == 7
 
 
-def test_the_mean_follows_what_is_surer() -> None:
-    assert Drop(0.02, 0.0005, 0.005).judged == pytest.approx(0.017, abs=0.001)  # thousands of images: the count
-    assert Drop(0.016, 0.0085, 0.005).judged == pytest.approx(0.005, abs=0.001)  # hundreds: the expectation
+def test_the_mean_follows_the_estimate_with_less_variance() -> None:
+    assert Drop(0.02, 0.0005, 0.005).judged == pytest.approx(
+        0.017, abs=0.001
+    )  # thousands of images: close to the count
+    assert Drop(0.016, 0.0085, 0.005).judged == pytest.approx(0.005, abs=0.001)  # hundreds: close to the expected drop
     assert Drop(0.0, 0.03, 0.0).judged == 0
 
 
-def test_a_count_knows_how_little_it_has_seen() -> None:
+def test_a_count_without_changes_has_a_standard_error() -> None:
     right = np.ones(100, bool)
-    assert counted_drop(right, right) == (0, 0.01)  # no change is not certainty
+    assert counted_drop(right, right) == (0, 0.01)  # the standard error is not 0 without changes
     lost, error = counted_drop(right, np.arange(100) >= 8)
     assert lost == pytest.approx(0.08)
     assert error == pytest.approx(0.03)

@@ -1,4 +1,4 @@
-"""With few rows the damping that held-out images choose is larger, and what it buys is seen on rows never used."""
+"""With few rows, held-out images choose a larger damping, and unused rows have a smaller error with it."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from passes.numerics.weight_grid import GridForm
 
 RNG = np.random.default_rng(5)
 DIRECTIONS = np.linalg.qr(RNG.standard_normal((96, 96)))[0]
-MIXING = DIRECTIONS * np.arange(1, 97) ** -0.5  # variances that fall as 1/i, as those of features do
+MIXING = DIRECTIONS * np.arange(1, 97) ** -0.5  # variances fall as 1/i, like those of features
 
 
 def rows(count: int) -> Floats:
@@ -19,15 +19,15 @@ def rows(count: int) -> Floats:
 
 
 def moments_of(*parts: Floats) -> Moments:
-    found = []
+    result = []
     for part in parts:
         accumulator = MomentsAccumulator(1, 96, cross=False)
         accumulator.update(part)
-        found.append(accumulator.moments())
-    return Moments.joined(*found) if len(found) == 2 else found[0]
+        result.append(accumulator.moments())
+    return Moments.joined(*result) if len(result) == 2 else result[0]
 
 
-def test_it_helps_on_rows_never_seen() -> None:
+def test_it_helps_on_unused_rows() -> None:
     weight = RNG.standard_normal((1, 40, 96)).astype(np.float32)
     unseen = moments_of(rows(4000)).hessian
     few = moments_of(rows(24), rows(24))
@@ -35,19 +35,19 @@ def test_it_helps_on_rows_never_seen() -> None:
     assert chosen > 0.05
 
     def error(damping: float) -> float:
-        found = gptq(weight, few, GridForm(4), damping=damping)
-        return output_error(weight, found.grid.values(found.codes), unseen)
+        result = gptq(weight, few, GridForm(4), damping=damping)
+        return output_error(weight, result.grid.values(result.codes), unseen)
 
     assert error(chosen) < 0.8 * error(0.05)
 
 
-def test_many_rows_keep_what_was_asked_for() -> None:
+def test_many_rows_keep_the_given_damping() -> None:
     weight = RNG.standard_normal((1, 40, 96)).astype(np.float32)
     many = moments_of(rows(3000), rows(3000))
     assert damping_for_few_rows(weight, many, GridForm(2), 0.01) == 0.01
     assert not has_few_rows(many)
     assert has_few_rows(moments_of(rows(20), rows(20)))
-    assert not has_few_rows(moments_of(rows(20)))  # no halves to judge on
+    assert not has_few_rows(moments_of(rows(20)))  # no halves for cross-validation
 
 
 def test_halves_are_needed() -> None:

@@ -1,4 +1,4 @@
-"""GPTQ: against an implementation written from the paper, against the optimum, against round-to-nearest."""
+"""GPTQ, compared with an implementation written from the paper, with the optimum, and with round-to-nearest."""
 
 import itertools
 
@@ -25,16 +25,17 @@ def of_hessian(hessian: np.ndarray) -> Moments:
 
 
 def rounded(weight: Floats, bits: int, block_size: int | None = None) -> Floats:
-    """Round-to-nearest with the scale that loses least of the weight: what GPTQ has to beat."""
+    """Round to nearest with the best scale for the weight. GPTQ has to be better."""
     even = np.ones((weight.shape[0], weight.shape[2]), np.float32)
     grid = search_grid(weight, bits, even, block_size=block_size)
     return grid.values(grid.codes(weight))
 
 
 def from_the_paper(target: Floats, hessian: Floats, grid: Grid, damping: float, act_order: bool) -> Codes:
-    """OBQ's update in a fixed order (Frantar et al. 2022, equations 2 and 3): no Cholesky factor, one inverse per step.
+    """Round in a fixed order with OBQ's update (Frantar et al. 2022, equations 2 and 3).
 
-    q = quant(w_j);  δ = -(w_j - q) / [H_F⁻¹]_jj · [H_F⁻¹]_:,j;  F loses j.
+    q = quant(w_j);  δ = -(w_j - q) / [H_F⁻¹]_jj · [H_F⁻¹]_:,j;  then j is removed from F. There is one inverse per step
+    and no Cholesky factor.
     """
     low, high = code_range(grid.bits)
     scale, zero = (part.astype(np.float64) for part in grid.spread(target.shape[2]))
@@ -54,11 +55,11 @@ def from_the_paper(target: Floats, hessian: Floats, grid: Grid, damping: float, 
     return codes
 
 
-def assert_same_codes(found: Codes, expected: Codes) -> None:
-    """Equal, but for a row in which one float32 tie fell the other way."""
-    assert found.shape == expected.shape
-    assert found.dtype == np.int8
-    differing = (found != expected).any(axis=2)
+def assert_same_codes(actual: Codes, expected: Codes) -> None:
+    """Check that codes are equal, except for one row with another rounding of a float32 tie."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == np.int8
+    differing = (actual != expected).any(axis=2)
     assert differing.mean() <= 0.05, f"{differing.sum()} of {differing.size} rows differ"
 
 
@@ -75,7 +76,7 @@ def test_codes_are_those_of_the_paper(
     assert_same_codes(result.codes, expected)
     assert result.damping == damping
     plain = result.grid.codes(weight)
-    assert (expected != plain).any(axis=2).mean() > 0.3  # round-to-nearest would not pass
+    assert (expected != plain).any(axis=2).mean() > 0.3  # round-to-nearest would fail
 
 
 def test_the_comparison_above_notices_one_percent() -> None:
@@ -123,16 +124,16 @@ def test_output_error_is_well_below_round_to_nearest(bits: int, act_order: bool)
         weight, x = normal(1, 32, 64, seed), rows(1, 2000, 64, seed)
         moments = moments_of(x)
         result = gptq(weight, moments, GridForm(bits), act_order=act_order)
-        found = output_error(weight, result.grid.values(result.codes), moments.hessian)
+        actual = output_error(weight, result.grid.values(result.codes), moments.hessian)
         plain = output_error(weight, rounded(weight, bits), moments.hessian)
-        assert found < 0.3 * plain  # 0.14 to 0.25 measured, 5 seeds
+        assert actual < 0.3 * plain  # 0.14 to 0.25 measured, 5 seeds
 
 
-def test_it_holds_on_rows_it_has_not_seen() -> None:
+def test_it_helps_on_unused_rows() -> None:
     x = rows(1, 3000, 64)
-    seen, fresh = x[:, :2000], x[:, 2000:]
+    fitted, fresh = x[:, :2000], x[:, 2000:]
     weight = normal(1, 32, 64)
-    result = gptq(weight, moments_of(seen), GridForm(3))
+    result = gptq(weight, moments_of(fitted), GridForm(3))
     values = result.grid.values(result.codes)
     error, plain = (np.square(fresh @ (q - weight).transpose(0, 2, 1)).sum() for q in (values, rounded(weight, 3)))
     assert error < 0.5 * plain
@@ -142,19 +143,19 @@ def test_it_holds_on_rows_it_has_not_seen() -> None:
 def test_output_error_is_its_formula(block_size: int | None) -> None:
     weight, x = normal(2, 5, 20), rows(2, 300, 20)
     values = rounded(weight, 3, block_size)
-    exact, approximate = (x.astype(np.float64) @ w.transpose(0, 2, 1) for w in (weight, values))
-    expected = np.square(exact - approximate).sum() / np.square(exact).sum()
+    float_rows, approximate = (x.astype(np.float64) @ w.transpose(0, 2, 1) for w in (weight, values))
+    expected = np.square(float_rows - approximate).sum() / np.square(float_rows).sum()
     assert output_error(weight, values, moments_of(x).hessian) == pytest.approx(expected, rel=1e-4)
     assert output_error(weight, weight, moments_of(x).hessian) == 0
-    assert output_error(np.zeros_like(weight), values, moments_of(x).hessian) == 0  # no signal: nothing to compare
+    assert output_error(np.zeros_like(weight), values, moments_of(x).hessian) == 0  # no signal
 
 
 @act_orders
 @pytest.mark.parametrize("k", [3, 4])
 def test_close_to_the_optimum_of_a_tiny_layer(k: int, act_order: bool) -> None:
-    """Every code of every row tried, on the same grid: GPTQ is greedy, so not below, but nearer to it than rounding."""
+    """Compare with all codes of every row on the same grid. GPTQ is greedy: above the optimum, but below rounding."""
     points = np.array(list(itertools.product(range(-2, 2), repeat=k)))
-    found, plain, best = 0.0, 0.0, 0.0
+    actual, plain, best = 0.0, 0.0, 0.0
     for seed in range(10):
         weight, moments = normal(1, 16, k, seed), moments_of(rows(1, 200, k, seed))
         result = gptq(weight, moments, GridForm(2), act_order=act_order, damping=1e-4)
@@ -165,9 +166,9 @@ def test_close_to_the_optimum_of_a_tiny_layer(k: int, act_order: bool) -> None:
             chosen = int(np.flatnonzero((points == codes).all(axis=1))[0])
             nearest = int(np.abs(difference).sum(axis=1).argmin())
             assert errors[chosen] >= errors.min()
-            found, plain, best = found + errors[chosen], plain + errors[nearest], best + errors.min()
-    assert found <= 1.65 * best  # 1.25 to 1.53 measured: the scale is one that makes the clipping of 2 bits felt
-    assert found <= 0.6 * plain
+            actual, plain, best = actual + errors[chosen], plain + errors[nearest], best + errors.min()
+    assert actual <= 1.65 * best  # 1.25 to 1.53 measured; with this scale, 2 bits clip noticeably
+    assert actual <= 0.6 * plain
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -219,7 +220,7 @@ def test_inputs_that_are_all_dead_are_rounded(groups: int) -> None:
 
 
 def indefinite(smallest: float, k: int = 6, groups: int = 1) -> Floats:
-    """A symmetric matrix with mean diagonal 1 and a smallest eigenvalue of choice, the others equal."""
+    """Return a symmetric matrix with mean diagonal 1 and a given smallest eigenvalue. The others are equal."""
     basis = np.linalg.qr(np.random.default_rng(k).normal(size=(k, k)))[0]
     values = np.full(k, (k - smallest) / (k - 1))
     values[0] = smallest
@@ -228,7 +229,7 @@ def indefinite(smallest: float, k: int = 6, groups: int = 1) -> Floats:
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(("smallest", "least"), [(-0.05, 0.05), (-0.5, 0.5), (-0.9, 0.9)])
-def test_a_hessian_that_is_not_positive_raises_the_damping_and_says_so(
+def test_a_hessian_that_is_not_positive_definite_raises_the_damping_and_reports_it(
     smallest: float, least: float, groups: int
 ) -> None:
     hessian = indefinite(smallest, groups=groups)
@@ -242,7 +243,7 @@ def test_a_hessian_that_is_not_positive_raises_the_damping_and_says_so(
 
 @pytest.mark.parametrize("damping", [0.0, 0.01, 1.0])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_no_damping_helps_a_hopeless_hessian(damping: float, groups: int) -> None:
+def test_a_hessian_that_is_indefinite_with_any_damping_is_refused(damping: float, groups: int) -> None:
     with pytest.raises(np.linalg.LinAlgError):
         gptq(normal(groups, 4, 6), of_hessian(indefinite(-2.0, groups=groups)), GridForm(4), damping=damping)
 
@@ -278,7 +279,7 @@ def test_lazy_updates_do_not_change_the_codes(lazy: int, act_order: bool) -> Non
 @pytest.mark.parametrize("rounds", [0, 2])
 def test_groups_are_solved_each_on_its_own(form: GridForm, act_order: bool, rounds: int) -> None:
     x = rows(4, 300, 9)
-    x[2] *= 100  # a loud group does not drown the others
+    x[2] *= 100  # a group with large inputs does not affect the others
     weight, min_scale = normal(4, 6, 9), np.full((4, 6), 0.2, np.float32)
     min_scale[1] = 0.6
     together = gptq(weight, moments_of(x), form, min_scale=min_scale, rounds=rounds, act_order=act_order)
@@ -294,7 +295,7 @@ def test_groups_are_solved_each_on_its_own(form: GridForm, act_order: bool, roun
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("block_size", [None, 5])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_codes_fit_and_scales_respect_the_floor(bits: int, block_size: int | None, symmetric: bool) -> None:
+def test_codes_fit_and_scales_are_not_below_the_smallest(bits: int, block_size: int | None, symmetric: bool) -> None:
     weight, moments = normal(1, 6, 12), moments_of(rows(1, 100, 12))
     min_scale = np.linspace(0.001, 1.0, 6, dtype=np.float32)[None]
     result = gptq(weight, moments, GridForm(bits, block_size, symmetric), min_scale=min_scale)
@@ -306,7 +307,7 @@ def test_codes_fit_and_scales_respect_the_floor(bits: int, block_size: int | Non
     assert result.grid.values(result.codes).shape == weight.shape
 
 
-def test_arguments_are_left_alone() -> None:
+def test_arguments_are_not_changed() -> None:
     weight, moments = normal(2, 3, 6), moments_of(rows(2, 100, 6))
     before = [array.copy() for array in (weight, moments.hessian)]
     gptq(weight, moments, GridForm(4), rounds=2)

@@ -19,7 +19,7 @@ bounds = st.floats(-1e6, 1e6, width=32)
 
 @cache
 def quantizer(code_type: int, axis: int | None, block_size: int) -> onnxruntime.InferenceSession:
-    """x, scale and zero point -> QuantizeLinear -> DequantizeLinear; codes come out as int32, values as float32."""
+    """Make x, scale and zero point -> QuantizeLinear -> DequantizeLinear. Codes are int32, values are float32."""
     attributes: dict[str, Any] = {} if axis is None else {"axis": axis, "block_size": block_size}
     zero = helper.make_node("Cast", ["zero"], ["zero_typed"], to=code_type)
     inputs = ["scale", "zero_typed"]
@@ -58,7 +58,7 @@ def by_onnxruntime(
 
 @st.composite
 def grids(draw: st.DrawFn, bits: st.SearchStrategy[int] | None = None) -> tuple[Grid, Codes]:
-    """A grid of any granularity, the last block often ragged, and codes on it."""
+    """Draw a grid of any granularity, often with a shorter last block, and codes on it."""
     width = draw(bits or st.integers(2, 8))
     g, o, k = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(1, 9))
     block_size = draw(st.none() | st.integers(1, k))
@@ -84,7 +84,7 @@ def test_code_range_refuses_bits_outside_2_to_8(bits: int) -> None:
 
 
 @given(grids())
-def test_what_is_on_the_grid_stays(drawn: tuple[Grid, Codes]) -> None:
+def test_values_on_the_grid_stay(drawn: tuple[Grid, Codes]) -> None:
     grid, codes = drawn
     values = grid.values(codes)
     assert values.dtype == np.float32
@@ -93,7 +93,7 @@ def test_what_is_on_the_grid_stays(drawn: tuple[Grid, Codes]) -> None:
 
 
 @given(grids())
-def test_value_is_code_less_zero_point_times_the_scale_of_its_block(drawn: tuple[Grid, Codes]) -> None:
+def test_value_is_code_minus_zero_point_times_the_scale_of_its_block(drawn: tuple[Grid, Codes]) -> None:
     grid, codes = drawn
     values = grid.values(codes)
     for (g, o, k), value in np.ndenumerate(values):
@@ -109,14 +109,14 @@ def test_rounding_goes_to_the_nearest_point_and_clips_to_the_ends(drawn: tuple[G
     low, high = code_range(grid.bits)
     rng = np.random.default_rng(seed)
     weight = ((rng.uniform(low - 3, high + 3, codes.shape) - zero) * scale).astype(np.float32)
-    found = grid.codes(weight)
-    assert found.dtype == np.int8
-    assert low <= found.min()
-    assert found.max() <= high
+    actual = grid.codes(weight)
+    assert actual.dtype == np.int8
+    assert low <= actual.min()
+    assert actual.max() <= high
     points = (np.arange(low, high + 1) - zero[..., None]) * scale[..., None]  # [g, o, k, codes]
     best = np.abs(points - weight[..., None]).min(axis=-1)
-    error = np.abs(grid.values(found).astype(np.float64) - weight)
-    assert np.all(error <= best + 1e-5 * (np.abs(weight) + scale))  # float32: a tie may fall either way
+    error = np.abs(grid.values(actual).astype(np.float64) - weight)
+    assert np.all(error <= best + 1e-5 * (np.abs(weight) + scale))  # float32: a tie may be rounded either way
 
 
 def test_ties_go_to_even() -> None:
@@ -125,7 +125,7 @@ def test_ties_go_to_even() -> None:
     np.testing.assert_array_equal(grid.codes(weight), [[[0, 2, 2, 0, -2]]])
 
 
-def test_far_outside_is_the_end_and_nothing_wraps() -> None:
+def test_values_far_outside_become_an_end_of_the_grid() -> None:
     for bits in range(2, 9):
         grid = Grid(bits, np.array([[[1e-3]]], np.float32), np.zeros((1, 1, 1), np.int8))
         np.testing.assert_array_equal(grid.codes(np.array([[[-1e30, 1e30]]], np.float32)), [[code_range(bits)]])
@@ -168,7 +168,7 @@ def test_weights_agree_with_onnxruntime_bit_for_bit(
         codes, values = by_onnxruntime(weight[0], scale[0, :, 0], grid.zero_point[0, :, 0], code_type, 0)
     else:
         codes, values = by_onnxruntime(weight[0], scale[0], grid.zero_point[0], code_type, 1, block_size)
-    if bits == 8:  # -128 is not a code of ours
+    if bits == 8:  # -128 is not used
         keep = codes != -128
         assert keep.mean() > 0.5
         np.testing.assert_array_equal(np.maximum(codes, -127), grid.codes(weight)[0])
@@ -194,7 +194,7 @@ def test_zero_is_exact_and_the_range_is_covered(first: float, second: float, sig
     assert np.all(np.abs(grid.values(ends) - ends) <= 0.5001 * grid.scale + 1e-6 * np.abs(ends))  # nothing clipped
     span = grid.high - grid.low
     if not symmetric:
-        assert grid.scale <= max((span or 1) / 255 * 1.00001, 1e-30)  # no code is wasted
+        assert grid.scale <= max((span or 1) / 255 * 1.00001, 1e-30)  # all codes are used
 
 
 @given(st.floats(0, 1e6, width=32), bounds, st.booleans())
@@ -225,7 +225,7 @@ def test_known_grids() -> None:
 @pytest.mark.parametrize("options", [{}, {"signed": True}, {"symmetric": True}, {"signed": True, "symmetric": True}])
 def test_a_tensor_that_is_always_zero_has_a_grid(options: dict[str, bool]) -> None:
     grid = ActivationGrid.of(0.0, 0.0, **options)
-    assert grid.scale == np.float32(1 / 255)  # as good as any, and far from what float32 cannot multiply
+    assert grid.scale == np.float32(1 / 255)  # any step would do; products with this one do not vanish
     assert (grid.low, grid.high) == (0, 0)
     assert grid.values(np.zeros(3, np.float32)).tolist() == [0.0, 0.0, 0.0]
 
@@ -233,7 +233,7 @@ def test_a_tensor_that_is_always_zero_has_a_grid(options: dict[str, bool]) -> No
 @pytest.mark.parametrize(
     ("low", "high"), [(1.0, 0.5), (float("nan"), 1.0), (0.0, float("nan")), (-float("inf"), 0.0), (0.0, float("inf"))]
 )
-def test_what_is_not_a_range_is_refused(low: float, high: float) -> None:
+def test_invalid_ranges_are_refused(low: float, high: float) -> None:
     with pytest.raises(ValueError, match=f"not a range: {low} to {high}"):
         ActivationGrid.of(low, high)
 

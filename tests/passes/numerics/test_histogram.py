@@ -31,7 +31,7 @@ def test_counts_are_conserved_and_exact_within_each_bin(values: np.ndarray) -> N
     histogram = one_shot(values)
     assert histogram.counts.sum() == histogram.count == len(values)
     expected = np.histogram(values.astype(np.float64), histogram.edges)[0] if len(values) else histogram.counts
-    # numpy's last bin holds its right edge; here no value ever lies on it
+    # numpy's last bin includes its right edge, but no value lies on it here
     assert not len(values) or values.max() < histogram.edges[-1]
     np.testing.assert_array_equal(histogram.counts, expected)
 

@@ -1,4 +1,4 @@
-"""Second moments: streamed batches give 2/n XᵀX, the cross moments and the means of all rows at once."""
+"""Second moments: batches give the same 2/n XᵀX, cross moments and means as all rows at once."""
 
 import weakref
 
@@ -14,46 +14,46 @@ TOLERANCE = 1e-5  # of float32 sums, relative to the largest entry
 
 
 def draw(groups: int, n: int, k: int, seed: int = 0) -> tuple[Floats, Floats]:
-    """Float rows that are not centred, and quantized rows that differ from them with a bias."""
+    """Return float rows that are not centred, and quantized rows with noise and a bias."""
     rng = np.random.default_rng(seed)
-    exact = rng.normal(0.5, 1.0, (groups, n, k))
-    quantized = exact + rng.normal(0.1, 0.2, exact.shape)
-    return exact.astype(np.float32), quantized.astype(np.float32)
+    float_rows = rng.normal(0.5, 1.0, (groups, n, k))
+    quantized = float_rows + rng.normal(0.1, 0.2, float_rows.shape)
+    return float_rows.astype(np.float32), quantized.astype(np.float32)
 
 
-def stream(exact: Floats, quantized: Floats, cuts: list[int]) -> Moments:
-    total = MomentsAccumulator(exact.shape[0], exact.shape[2], cross=True)
-    for start, stop in zip([0, *cuts], [*cuts, exact.shape[1]], strict=True):
+def stream(float_rows: Floats, quantized: Floats, cuts: list[int]) -> Moments:
+    total = MomentsAccumulator(float_rows.shape[0], float_rows.shape[2], cross=True)
+    for start, stop in zip([0, *cuts], [*cuts, float_rows.shape[1]], strict=True):
         part = slice(start, stop)
-        total.update(quantized[:, part], exact[:, part] - quantized[:, part])
+        total.update(quantized[:, part], float_rows[:, part] - quantized[:, part])
     return total.moments()
 
 
-def assert_close(found: Floats | None, expected: np.ndarray) -> None:
-    assert found is not None
-    assert found.dtype == np.float32
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= TOLERANCE * max(np.abs(expected).max(), 1e-30)
+def assert_close(actual: Floats | None, expected: np.ndarray) -> None:
+    assert actual is not None
+    assert actual.dtype == np.float32
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= TOLERANCE * max(np.abs(expected).max(), 1e-30)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_moments_are_their_formulas(groups: int) -> None:
-    exact, quantized = draw(groups, 50, 6)
-    found = stream(exact, quantized, [])
+    float_rows, quantized = draw(groups, 50, 6)
+    actual = stream(float_rows, quantized, [])
     for g in range(groups):
-        x, y = exact[g].astype(np.float64), quantized[g].astype(np.float64)
-        assert_close(found.hessian[g], 2 / 50 * y.T @ y)
-        assert found.cross is not None
-        assert_close(found.cross[g], 2 / 50 * (x - y).T @ y)
-        assert_close(found.mean[g], x.mean(axis=0))
-        assert_close(found.mean_quantized[g], y.mean(axis=0))
-    assert found.rows == 50
-    assert found.hessian.shape == (groups, 6, 6)
+        x, y = float_rows[g].astype(np.float64), quantized[g].astype(np.float64)
+        assert_close(actual.hessian[g], 2 / 50 * y.T @ y)
+        assert actual.cross is not None
+        assert_close(actual.cross[g], 2 / 50 * (x - y).T @ y)
+        assert_close(actual.mean[g], x.mean(axis=0))
+        assert_close(actual.mean_quantized[g], y.mean(axis=0))
+    assert actual.rows == 50
+    assert actual.hessian.shape == (groups, 6, 6)
 
 
 def test_cross_is_not_its_transpose() -> None:
-    exact, quantized = draw(1, 50, 6)
-    cross = stream(exact, quantized, []).cross
+    float_rows, quantized = draw(1, 50, 6)
+    cross = stream(float_rows, quantized, []).cross
     assert cross is not None
     assert np.abs(cross - cross.transpose(0, 2, 1)).max() > 0.01 * np.abs(cross).max()
 
@@ -67,9 +67,9 @@ def test_cross_is_not_its_transpose() -> None:
     seed=st.integers(0, 1000),
 )
 def test_batchwise_is_one_shot(groups: int, n: int, k: int, fractions: list[float], seed: int) -> None:
-    exact, quantized = draw(groups, n, k, seed)
-    whole = stream(exact, quantized, [])
-    parts = stream(exact, quantized, sorted(int(fraction * n) for fraction in fractions))  # empty batches too
+    float_rows, quantized = draw(groups, n, k, seed)
+    whole = stream(float_rows, quantized, [])
+    parts = stream(float_rows, quantized, sorted(int(fraction * n) for fraction in fractions))  # some batches are empty
     assert parts.rows == whole.rows == n
     assert whole.cross is not None
     assert_close(parts.hessian, whole.hessian)
@@ -82,33 +82,33 @@ def test_without_cross_moments_both_means_are_of_the_same_rows() -> None:
     _, rows = draw(2, 30, 4)
     total = MomentsAccumulator(2, 4, cross=False)
     total.update(rows)
-    found = total.moments()
-    assert found.cross is None
-    np.testing.assert_array_equal(found.mean, found.mean_quantized)
-    assert_close(found.mean, rows.mean(axis=1, dtype=np.float64))
+    actual = total.moments()
+    assert actual.cross is None
+    np.testing.assert_array_equal(actual.mean, actual.mean_quantized)
+    assert_close(actual.mean, rows.mean(axis=1, dtype=np.float64))
 
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_centered_moments_are_those_of_centered_rows(groups: int) -> None:
-    exact, quantized = draw(groups, 50, 6)
-    found = stream(exact, quantized, [20]).centered()
-    difference = (exact - quantized).astype(np.float64)
+    float_rows, quantized = draw(groups, 50, 6)
+    actual = stream(float_rows, quantized, [20]).centered()
+    difference = (float_rows - quantized).astype(np.float64)
     difference -= difference.mean(axis=1, keepdims=True)
     rows = quantized.astype(np.float64) - quantized.mean(axis=1, keepdims=True, dtype=np.float64)
-    assert_close(found.hessian, 2 / 50 * rows.transpose(0, 2, 1) @ rows)
-    assert_close(found.cross, 2 / 50 * difference.transpose(0, 2, 1) @ rows)
-    assert_close(found.mean, exact.mean(axis=1, dtype=np.float64))
-    assert_close(found.mean_quantized, quantized.mean(axis=1, dtype=np.float64))
-    assert found.rows == 50
+    assert_close(actual.hessian, 2 / 50 * rows.transpose(0, 2, 1) @ rows)
+    assert_close(actual.cross, 2 / 50 * difference.transpose(0, 2, 1) @ rows)
+    assert_close(actual.mean, float_rows.mean(axis=1, dtype=np.float64))
+    assert_close(actual.mean_quantized, quantized.mean(axis=1, dtype=np.float64))
+    assert actual.rows == 50
 
 
-def shifted(exact: Floats, quantized: Floats, cuts: list[int], added: Floats | None = None) -> Moments:
-    """As the walk adds them up: about the mean of the first batch."""
-    total = MomentsAccumulator(exact.shape[0], exact.shape[2], cross=True, shifted=True)
-    for start, stop in zip([0, *cuts], [*cuts, exact.shape[1]], strict=True):
+def shifted(float_rows: Floats, quantized: Floats, cuts: list[int], added: Floats | None = None) -> Moments:
+    """Sum about the mean of the first batch, as sequential calibration does."""
+    total = MomentsAccumulator(float_rows.shape[0], float_rows.shape[2], cross=True, shifted=True)
+    for start, stop in zip([0, *cuts], [*cuts, float_rows.shape[1]], strict=True):
         part = slice(start, stop)
         more = None if added is None else added[:, part]
-        total.update(quantized[:, part], exact[:, part] - quantized[:, part], more)
+        total.update(quantized[:, part], float_rows[:, part] - quantized[:, part], more)
     return total.moments()
 
 
@@ -120,55 +120,60 @@ def centered_formula(rows: Floats, others: Floats) -> np.ndarray:
 
 @pytest.mark.parametrize("mean", [0.0, 100.0, 3000.0])
 @pytest.mark.parametrize("halves", [False, True])
-def test_a_large_mean_does_not_drown_what_varies(mean: float, halves: bool) -> None:
-    """Sums about zero of rows around 3,000 hold 10⁷ times the variance, and float32 has seven digits."""
-    exact, quantized = (rows + np.float32(mean) for rows in draw(2, 400, 6))
+def test_a_large_mean_does_not_hide_the_variance(mean: float, halves: bool) -> None:
+    """For rows around 3,000, sums about zero are 10⁷ times the variance, and float32 has seven digits."""
+    float_rows, quantized = (rows + np.float32(mean) for rows in draw(2, 400, 6))
     added = draw(2, 400, 3, seed=4)[0]
     if halves:
         first, second = (
-            shifted(exact[:, part], quantized[:, part], [30], added[:, part]) for part in (slice(150), slice(150, 400))
+            shifted(float_rows[:, part], quantized[:, part], [30], added[:, part])
+            for part in (slice(150), slice(150, 400))
         )
-        found = Moments.joined(first, second)
+        actual = Moments.joined(first, second)
     else:
-        found = shifted(exact, quantized, [30, 200], added)
-    centered = found.centered()
+        actual = shifted(float_rows, quantized, [30, 200], added)
+    centered = actual.centered()
     tolerance = TOLERANCE * (1 + mean / 100)  # the means themselves are float32
     size = float(centered.hessian.max())
-    for part, rows in ((centered.hessian, quantized), (centered.cross, exact - quantized), (centered.residual, added)):
+    for part, rows in (
+        (centered.hessian, quantized),
+        (centered.cross, float_rows - quantized),
+        (centered.residual, added),
+    ):
         assert part is not None
         assert np.abs(part - centered_formula(rows, quantized)).max() < tolerance * size
     assert np.linalg.eigvalsh(centered.hessian.astype(np.float64)).min() > 0
     if mean:
-        about_zero = stream(exact, quantized, [30, 200]).centered().hessian
+        about_zero = stream(float_rows, quantized, [30, 200]).centered().hessian
         assert np.abs(about_zero - centered.hessian).max() > 10 * tolerance * size
 
 
 def test_shifted_sums_moved_back_are_the_plain_ones() -> None:
-    exact, quantized = draw(2, 60, 5)
-    plain, found = stream(exact, quantized, [20]), shifted(exact, quantized, [20])
-    assert found.origin is not None
-    assert np.abs(found.hessian - plain.hessian).max() > 0.1
-    back = found.about(None)
+    float_rows, quantized = draw(2, 60, 5)
+    plain, actual = stream(float_rows, quantized, [20]), shifted(float_rows, quantized, [20])
+    assert actual.origin is not None
+    assert np.abs(actual.hessian - plain.hessian).max() > 0.1
+    back = actual.about(None)
     assert back.origin is None
     assert plain.cross is not None
     assert_close(back.hessian, plain.hessian)
     assert_close(back.cross, plain.cross)
     factors = np.linspace(0.5, 3, 10).reshape(2, 5)
-    assert_close(found.rescaled(factors).about(None).hessian, plain.rescaled(factors).hessian)
-    parts = [shifted(exact[:, part], quantized[:, part], []) for part in (slice(25), slice(25, 60))]
+    assert_close(actual.rescaled(factors).about(None).hessian, plain.rescaled(factors).hessian)
+    parts = [shifted(float_rows[:, part], quantized[:, part], []) for part in (slice(25), slice(25, 60))]
     joined = Moments.joined(parts[0], parts[1]).about(None)
     assert_close(joined.hessian, plain.hessian)
     assert_close(joined.cross, plain.cross)
     assert joined.halves is not None
-    assert_close(joined.halves[1].hessian, stream(exact[:, 25:], quantized[:, 25:], []).hessian)
+    assert_close(joined.halves[1].hessian, stream(float_rows[:, 25:], quantized[:, 25:], []).hessian)
 
 
 @pytest.mark.parametrize("cut", [10, 37])
 def test_joined_moments_are_those_of_all_rows_and_keep_the_halves(cut: int) -> None:
-    exact, quantized = draw(2, 50, 6)
-    first = stream(exact[:, :cut], quantized[:, :cut], [])
-    second = stream(exact[:, cut:], quantized[:, cut:], [])
-    whole, joined = stream(exact, quantized, []), Moments.joined(first, second)
+    float_rows, quantized = draw(2, 50, 6)
+    first = stream(float_rows[:, :cut], quantized[:, :cut], [])
+    second = stream(float_rows[:, cut:], quantized[:, cut:], [])
+    whole, joined = stream(float_rows, quantized, []), Moments.joined(first, second)
     assert whole.cross is not None
     assert_close(joined.hessian, whole.hessian)
     assert_close(joined.cross, whole.cross)
@@ -181,14 +186,14 @@ def test_joined_moments_are_those_of_all_rows_and_keep_the_halves(cut: int) -> N
 
 
 def test_the_hessian_is_symmetric_and_the_diagonal_twice_the_mean_square() -> None:
-    exact, quantized = draw(3, 40, 5)
-    found = stream(exact, quantized, [7])
-    np.testing.assert_allclose(found.hessian, found.hessian.transpose(0, 2, 1), rtol=1e-5, atol=1e-6)
-    assert_close(found.diagonal, 2 * np.square(quantized, dtype=np.float64).mean(axis=1))
+    float_rows, quantized = draw(3, 40, 5)
+    actual = stream(float_rows, quantized, [7])
+    np.testing.assert_allclose(actual.hessian, actual.hessian.transpose(0, 2, 1), rtol=1e-5, atol=1e-6)
+    assert_close(actual.diagonal, 2 * np.square(quantized, dtype=np.float64).mean(axis=1))
 
 
 def test_moments_can_be_read_and_added_to() -> None:
-    exact, quantized = draw(1, 20, 3)
+    float_rows, quantized = draw(1, 20, 3)
     total = MomentsAccumulator(1, 3, cross=False)
     total.update(quantized[:, :10])
     half = total.moments()
@@ -196,16 +201,16 @@ def test_moments_can_be_read_and_added_to() -> None:
     total.update(quantized[:, 10:])
     np.testing.assert_array_equal(half.hessian, before)
     assert_close(total.moments().hessian, 2 / 20 * np.einsum("gni,gnj->gij", quantized, quantized, dtype=np.float64))
-    assert exact.shape == quantized.shape
+    assert float_rows.shape == quantized.shape
 
 
-def test_no_batch_is_kept() -> None:
-    exact, quantized = draw(1, 20, 3)
-    difference = exact - quantized
+def test_batches_are_not_stored() -> None:
+    float_rows, quantized = draw(1, 20, 3)
+    difference = float_rows - quantized
     total = MomentsAccumulator(1, 3, cross=True)
     total.update(quantized, difference)
     alive = [weakref.ref(quantized), weakref.ref(difference)]
-    del exact, quantized, difference
+    del float_rows, quantized, difference
     assert [reference() for reference in alive] == [None, None]
 
 
@@ -221,23 +226,23 @@ def test_no_rows_are_refused(rows: int | None) -> None:
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), groups=st.integers(1, 3))
 def test_rescaled_moments_are_those_of_rescaled_rows(seed: int, groups: int) -> None:
-    exact, quantized = draw(groups, 60, 4, seed)
+    float_rows, quantized = draw(groups, 60, 4, seed)
     residual = draw(groups, 60, 2, seed + 1)[0]
     factors = np.exp(np.random.default_rng(seed).uniform(-3, 3, (groups, 4)))
 
-    def seen(scale: np.ndarray) -> Moments:
+    def collected(scale: np.ndarray) -> Moments:
         halves = []
         for part in (slice(0, 25), slice(25, 60)):
             total = MomentsAccumulator(groups, 4, cross=True)
-            x, x_hat = ((rows[:, part] * scale[:, None, :]).astype(np.float32) for rows in (exact, quantized))
+            x, x_hat = ((rows[:, part] * scale[:, None, :]).astype(np.float32) for rows in (float_rows, quantized))
             total.update(x_hat, x - x_hat, residual[:, part])
             halves.append(total.moments())
         return Moments.joined(*halves)
 
-    found, expected = seen(np.ones((groups, 4))).rescaled(factors), seen(factors)
-    assert found.halves is not None
+    actual, expected = collected(np.ones((groups, 4))).rescaled(factors), collected(factors)
+    assert actual.halves is not None
     assert expected.halves is not None
-    for one, other in ((found, expected), *zip(found.halves, expected.halves, strict=True)):
+    for one, other in ((actual, expected), *zip(actual.halves, expected.halves, strict=True)):
         assert one.rows == other.rows
         for name in ("hessian", "cross", "mean", "mean_quantized", "residual", "mean_residual"):
             value = getattr(other, name)

@@ -1,4 +1,4 @@
-"""The expected noise against the noise that quantizing really makes."""
+"""The expected noise, compared with the measured noise of quantization."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def quantized(x: Floats) -> Floats:
 
 @pytest.mark.parametrize("kind", ["normal", "laplace", "relu"])
 @pytest.mark.parametrize("outlier", [1.0, 30.0])
-def test_noise_is_within_a_factor_of_two_of_what_it_is(kind: str, outlier: float) -> None:
+def test_expected_noise_is_within_a_factor_of_two_of_measured_noise(kind: str, outlier: float) -> None:
     spread = np.ones(16)
     spread[3] = outlier
     x = rows(kind, spread)
@@ -40,10 +40,10 @@ def test_noise_is_within_a_factor_of_two_of_what_it_is(kind: str, outlier: float
     weight = rng.standard_normal((1, 24, 16)).astype(np.float32)
     grid = absmax_grid(weight, 8)
     rounded = grid.values(grid.codes(weight))
-    exact = x @ weight[0].T
-    noise = np.square(quantized(x) @ rounded[0].T - exact).sum()
+    reference = x @ weight[0].T
+    noise = np.square(quantized(x) @ rounded[0].T - reference).sum()
     expected = expected_noise(weight, statistics(x), 8)
-    signal = (np.square(weight[0]) * np.square(x).mean(axis=0)).sum() * len(x)  # as if inputs were uncorrelated
+    signal = (np.square(weight[0]) * np.square(x).mean(axis=0)).sum() * len(x)  # assumes uncorrelated inputs
     assert expected == pytest.approx(noise / signal, rel=0.5)
 
 
@@ -53,8 +53,8 @@ def test_noise_grows_with_an_outlier_and_falls_when_it_is_smoothed() -> None:
     spread[0] = 50
     outlier = activation_error(statistics(rows("normal", spread)))
     assert outlier.sum() > 100 * plain.sum()
-    seen = statistics(rows("normal", spread))
-    smoothed = activation_error(seen.rescaled(1 / spread))
+    inputs = statistics(rows("normal", spread))
+    smoothed = activation_error(inputs.rescaled(1 / spread))
     np.testing.assert_allclose(smoothed, plain, rtol=1e-3)
 
 
@@ -63,17 +63,17 @@ def test_taps_and_groups_read_their_channel() -> None:
     weight = np.random.default_rng(0).standard_normal((2, 3, 2 * 9)).astype(np.float32)  # [g, o, i taps]
     dense = np.zeros((1, 6, 4 * 9), np.float32)
     dense[0, :3, :18], dense[0, 3:, 18:] = weight[0], weight[1]
-    seen = statistics(x)
-    errors = activation_error(seen)
-    signal = np.einsum("gok,k->", np.square(dense), np.repeat(seen.mean_square, 9))
+    inputs = statistics(x)
+    errors = activation_error(inputs)
+    signal = np.einsum("gok,k->", np.square(dense), np.repeat(inputs.mean_square, 9))
     step = np.abs(weight).max(axis=2) / 127
-    power = np.repeat(seen.mean_square, 9).reshape(2, 18).sum(axis=1)
+    power = np.repeat(inputs.mean_square, 9).reshape(2, 18).sum(axis=1)
     noise = np.einsum("gok,k->", np.square(dense), np.repeat(errors, 9)) + (step**2 / 12 * power[:, None]).sum()
-    assert expected_noise(weight, seen, 8) == pytest.approx(noise / signal, rel=1e-5)
+    assert expected_noise(weight, inputs, 8) == pytest.approx(noise / signal, rel=1e-5)
 
 
 @pytest.mark.parametrize("channel", [0, 3])
-def test_the_gain_is_what_an_error_in_one_channel_makes_of_the_output(channel: int) -> None:
+def test_the_gain_is_the_output_error_of_an_error_in_one_channel(channel: int) -> None:
     rng = np.random.default_rng(2)
     x = rows("normal", np.array([1.0, 2.0, 3.0, 4.0]), count=200_000)
     weight = rng.standard_normal((2, 3, 2)).astype(np.float32)  # [g, o, i]

@@ -1,4 +1,4 @@
-"""OBQ against the paper step by step and against the optimum; GPTQ against OBQ."""
+"""OBQ, compared with the paper step by step and with the optimum. GPTQ, compared with OBQ."""
 
 import itertools
 
@@ -16,14 +16,14 @@ DAMPING = 0.01
 
 
 def problem(g: int, o: int, k: int, bits: int, seed: int = 0) -> tuple[Floats, Floats, Grid]:
-    """A weight, a damped Hessian of correlated inputs, and a searched grid."""
+    """Return a weight, a damped Hessian of correlated inputs, and a searched grid."""
     weight = normal(g, o, k, seed)
     hessian = damped(moments_of(rows(g, 20 * k, k, seed)).hessian, DAMPING)
     return weight, hessian, search_grid(weight, bits, np.einsum("gkk->gk", hessian))
 
 
 def from_the_paper(weight: Floats, hessian: Floats, grid: Grid) -> Codes:
-    """One inverse of what is left per step, no downdate."""
+    """Run OBQ with a new inverse of the remaining Hessian in every step, instead of updating it."""
     low, high = code_range(grid.bits)
     scale, zero = (part.astype(np.float64) for part in grid.spread(weight.shape[2]))
     codes = np.zeros(weight.shape, np.int8)
@@ -48,10 +48,10 @@ def from_the_paper(weight: Floats, hessian: Floats, grid: Grid) -> Codes:
 def test_codes_are_the_papers(bits: int, symmetric: bool, block_size: int | None) -> None:
     weight, hessian, _ = problem(2, 6, 18, bits)
     grid = search_grid(weight, bits, np.einsum("gkk->gk", hessian), symmetric=symmetric, block_size=block_size)
-    found = obq(weight, hessian, grid)
-    assert found.dtype == np.int8
-    differing = (found != from_the_paper(weight, hessian, grid)).any(axis=2)
-    assert differing.sum() <= 1  # a row with two weights of the same cost
+    actual = obq(weight, hessian, grid)
+    assert actual.dtype == np.int8
+    differing = (actual != from_the_paper(weight, hessian, grid)).any(axis=2)
+    assert differing.sum() <= 1  # one row has two weights of the same cost
 
 
 def test_rows_solved_together_or_apart_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_a_hessian_that_is_not_positive_is_refused() -> None:
 
 
 def errors(seed: int, k: int, bits: int, correlation: float, outputs: int = 8) -> tuple[float, float, float]:
-    """Output error of round-to-nearest, of OBQ and of GPTQ with act-order, all on GPTQ's grid."""
+    """Return the output errors of round-to-nearest, OBQ and GPTQ with act-order, all on GPTQ's grid."""
     weight, moments = normal(1, outputs, k, seed), moments_of(rows(1, 20 * k, k, seed, correlation))
     result = gptq(weight, moments, GridForm(bits), damping=DAMPING)
     greedy = obq(weight, damped(moments.hessian, DAMPING), result.grid)
@@ -86,7 +86,7 @@ def errors(seed: int, k: int, bits: int, correlation: float, outputs: int = 8) -
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.6, 0.9])
 def test_gptq_is_no_worse_than_obq(correlation: float, bits: int) -> None:
-    """Frantar et al. 2022 (GPTQ), §3, step 1: one order for all rows costs little; the one of act-order, nothing."""
+    """Frantar et al. 2022 (GPTQ), §3, step 1: one order for all rows costs little. Act-order costs nothing."""
     nearest, greedy, swept = np.mean([errors(seed, 32, bits, correlation) for seed in range(8)], axis=0)
     assert greedy < (1, 0.95, 0.8, 0.5)[round(correlation / 0.3)] * nearest
     assert swept < 1.02 * greedy
@@ -107,7 +107,7 @@ def test_how_far_both_are_from_the_optimum(bits: int) -> None:
         greedy = obq(weight, damped(moments.hessian, DAMPING), result.grid)
         codes = (greedy, result.codes)
         ratios.append([output_error(weight, result.grid.values(one), moments.hessian) / optimum for one in codes])
-    found = np.array(ratios)  # [seed, method]
-    assert found.min() > 1 - 1e-3  # float32
-    mean = np.exp(np.log(found).mean(axis=0))
-    assert mean.max() < 1.15  # half of the rows are the optimum itself
+    actual = np.array(ratios)  # [seed, method]
+    assert actual.min() > 1 - 1e-3  # float32
+    mean = np.exp(np.log(actual).mean(axis=0))
+    assert mean.max() < 1.15  # half of the rows are optimal

@@ -1,4 +1,4 @@
-"""Statistics of both networks' outputs against numpy, and the error that they foretell."""
+"""Statistics of both networks' outputs, compared with numpy, and the error that they predict."""
 
 import numpy as np
 import pytest
@@ -9,24 +9,24 @@ from tests.support.arrays import output_pair, output_statistics
 
 @pytest.mark.parametrize("parts", [1, 7])
 def test_statistics_are_those_of_all_rows(parts: int) -> None:
-    exact, other = output_pair()
-    found = output_statistics(exact, other, parts)
-    np.testing.assert_allclose(found.mean, exact.mean(axis=1), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found.mean_quantized, other.mean(axis=1), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found.variance, exact.var(axis=1), rtol=1e-4)
-    np.testing.assert_allclose(found.variance_quantized, other.var(axis=1), rtol=1e-4)
-    expected = (exact * other).mean(axis=1) - exact.mean(axis=1) * other.mean(axis=1)
-    np.testing.assert_allclose(found.covariance, expected, rtol=1e-3)
+    reference, other = output_pair()
+    actual = output_statistics(reference, other, parts)
+    np.testing.assert_allclose(actual.mean, reference.mean(axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual.mean_quantized, other.mean(axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual.variance, reference.var(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(actual.variance_quantized, other.var(axis=1), rtol=1e-4)
+    expected = (reference * other).mean(axis=1) - reference.mean(axis=1) * other.mean(axis=1)
+    np.testing.assert_allclose(actual.covariance, expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_error_is_that_of_the_corrected_outputs(seed: int) -> None:
-    exact, other = output_pair(seed)
+    reference, other = output_pair(seed)
     rng = np.random.default_rng(seed)
     factor, shift = rng.uniform(0.5, 2, (2, 3)), rng.standard_normal((2, 3))
     corrected = factor[:, None] * other + shift[:, None]
-    expected = np.square(corrected - exact).sum() / np.square(exact).sum()
-    assert output_statistics(exact, other).error(factor, shift) == pytest.approx(expected, rel=1e-4)
+    expected = np.square(corrected - reference).sum() / np.square(reference).sum()
+    assert output_statistics(reference, other).error(factor, shift) == pytest.approx(expected, rel=1e-4)
 
 
 def test_no_signal_no_error() -> None:

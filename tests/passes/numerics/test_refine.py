@@ -1,4 +1,4 @@
-"""Descent after rounding: the error never rises, and where it ends no single code and no other scale does better."""
+"""Descent after rounding: the error never rises, and at the end no other scale or single code is better."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from passes.numerics.weight_scale_search import absmax_grid
 def problem(
     g: int, o: int, k: int, bits: int, seed: int = 0, block_size: int | None = None, symmetric: bool = True
 ) -> tuple[Floats, Codes, Grid, Floats]:
-    """A target, its nearest codes, their grid, and a Hessian of correlated inputs."""
+    """Return a target, its nearest codes, their grid, and a Hessian of correlated inputs."""
     rng = np.random.default_rng(seed)
     target = rng.normal(size=(g, o, k)).astype(np.float32)
     x = rng.normal(size=(g, 4 * k, k)) + rng.normal(size=(g, 4 * k, 1))
@@ -40,40 +40,40 @@ def test_the_error_never_rises(
     shape: tuple[int, int, int], bits: int, block_size: int | None, symmetric: bool, rounds: int, seed: int
 ) -> None:
     target, codes, grid, hessian = problem(*shape, bits, seed, block_size, symmetric)
-    moved, refitted = refine(target, codes, grid, hessian, rounds=rounds)
-    before, after = errors(target, codes, grid, hessian), errors(target, moved, refitted, hessian)
+    new_codes, refitted = refine(target, codes, grid, hessian, rounds=rounds)
+    before, after = errors(target, codes, grid, hessian), errors(target, new_codes, refitted, hessian)
     assert np.all(after <= before * 1.0001 + 1e-9)
     low, high = code_range(bits)
-    assert moved.dtype == np.int8
-    assert low <= moved.min()
-    assert moved.max() <= high
+    assert new_codes.dtype == np.int8
+    assert low <= new_codes.min()
+    assert new_codes.max() <= high
     assert np.all(refitted.scale > 0)
     np.testing.assert_array_equal(refitted.zero_point, grid.zero_point)
     if block_size is not None:
         np.testing.assert_array_equal(refitted.scale, grid.scale)
     if rounds == 0:
-        np.testing.assert_array_equal(moved, codes)
+        np.testing.assert_array_equal(new_codes, codes)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_at_the_end_no_code_and_no_scale_does_better(bits: int, symmetric: bool) -> None:
     target, codes, grid, hessian = problem(2, 5, 8, bits, symmetric=symmetric)
-    moved, refitted = refine(target, codes, grid, hessian, rounds=50)
-    least = errors(target, moved, refitted, hessian)
+    new_codes, refitted = refine(target, codes, grid, hessian, rounds=50)
+    least = errors(target, new_codes, refitted, hessian)
     assert least.sum() < 0.6 * errors(target, codes, grid, hessian).sum()
     low, high = code_range(bits)
     for k in range(8):
         for code in range(low, high + 1):
-            other = moved.copy()
+            other = new_codes.copy()
             other[:, :, k] = code
             assert np.all(errors(target, other, refitted, hessian) >= least * 0.9999)
     for factor in (0.99, 1.01):
         other_grid = Grid(bits, (refitted.scale * np.float32(factor)), refitted.zero_point)
-        assert np.all(errors(target, moved, other_grid, hessian) >= least * 0.9999)
+        assert np.all(errors(target, new_codes, other_grid, hessian) >= least * 0.9999)
 
 
-def test_the_floor_is_respected() -> None:
+def test_the_smallest_scale_is_respected() -> None:
     target, codes, grid, hessian = problem(1, 6, 8, 3)
     min_scale = grid.scale[:, :, 0].copy()
     min_scale[:, ::2] *= 0.01
@@ -90,7 +90,7 @@ def test_lazy_updates_do_not_change_the_codes(lazy: int, block_size: int | None)
     np.testing.assert_array_equal(other, reference)
 
 
-def test_arguments_are_left_alone() -> None:
+def test_arguments_are_not_changed() -> None:
     target, codes, grid, hessian = problem(1, 4, 10, 3)
     before = [array.copy() for array in (target, codes, grid.scale, hessian)]
     refine(target, codes, grid, hessian, rounds=3)

@@ -1,4 +1,4 @@
-"""The rotation is orthogonal, its gradient is right, and descent flattens what a random one does not."""
+"""The rotation is orthogonal, its gradient is right, and descent flattens more than a random rotation."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_descent_flattens() -> None:
     assert end < 0.7 * start
 
 
-def test_flatness_of_what_is_known() -> None:
+def test_flatness_of_known_matrices() -> None:
     identity = np.eye(4, dtype=np.float32)
     assert flatness([Rotated(np.full((3, 4), -2, np.float32), False)], identity) == pytest.approx(1)
     assert flatness([Rotated(identity, False)], identity) == pytest.approx(4)  # one peak of 1 in four values
@@ -45,8 +45,8 @@ def test_flatness_of_what_is_known() -> None:
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS[:1], WEIGHTS[1:], WEIGHTS], ids=["read", "written", "both"])
-def test_gradient_against_differences(weights: list[Rotated]) -> None:
-    """In directions that keep the matrix orthogonal; there the power of the rows is constant."""
+def test_gradient_equals_finite_differences(weights: list[Rotated]) -> None:
+    """The directions keep the matrix orthogonal, so that the power of the rows is constant."""
     rotation = flattening_rotation(weights, 24, steps=0, seed=2)
     loss, gradient = smooth_peak(weights, rotation.astype(np.float32))
     skew = RNG.standard_normal((24, 24))

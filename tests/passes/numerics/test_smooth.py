@@ -1,4 +1,4 @@
-"""Formulas of scale migration: their papers' equations, and scales that are always finite and positive."""
+"""Scale migration: the equations of the papers, and scales that are always finite and positive."""
 
 from collections.abc import Callable
 
@@ -39,7 +39,7 @@ def test_smoothquant_is_its_equation() -> None:
         expected = x**alpha / w ** (1 - alpha)
         np.testing.assert_allclose(smoothquant(x, w, alpha), expected / np.exp(np.log(expected).mean()))
     balanced = smoothquant(x, w, 0.5)
-    np.testing.assert_allclose((x / balanced) / (w * balanced), (x / balanced / w / balanced)[0])  # alike at 1/2
+    np.testing.assert_allclose((x / balanced) / (w * balanced), (x / balanced / w / balanced)[0])  # equal at 1/2
     assert np.ptp(x / smoothquant(x, w, 1.0)) == pytest.approx(0)
     assert np.ptp(w * smoothquant(x, w, 0.0)) == pytest.approx(0)
 

@@ -1,4 +1,4 @@
-"""Two-level scales: products fit the kernels, values are exact, the search is close to float scales for blocks."""
+"""Two-level scales: products fit the kernels, values are exact, and the search is close to float block scales."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from tests.support.arrays import heavy_tailed, ones_for
     bits=st.integers(2, 4),
     seed=st.integers(0, 10_000),
 )
-def test_products_fit_and_values_are_theirs(
+def test_products_fit_and_give_the_values(
     groups: int, outputs: int, blocks: int, block_size: int, bits: int, seed: int
 ) -> None:
     weight = heavy_tailed(groups, outputs, blocks * block_size, seed)
@@ -37,25 +37,25 @@ def test_products_fit_and_values_are_theirs(
     assert MULTIPLES[0] <= grid.multiples.min() <= grid.multiples.max() <= MULTIPLES[1]
     assert code_range(bits)[0] <= codes.min() <= codes.max() <= code_range(bits)[1]
     integers = grid.integers(codes)
-    assert np.abs(integers.astype(np.int32)).max() <= 64  # two of them times 255 fit in 16 bits
+    assert np.abs(integers.astype(np.int32)).max() <= 64  # the sum of two products with 255 fits into 16 bits
     np.testing.assert_array_equal(integers, codes.astype(np.int32) * np.repeat(grid.multiples, block_size, axis=2))
     plain = Grid(8, grid.scale, grid.zero_point)
     np.testing.assert_array_equal(grid.values(codes), plain.values(integers))
 
 
 @pytest.mark.parametrize(("bits", "least"), [(2, 3.5), (3, 2.5), (4, 2.0)])
-def test_blocks_gain_what_they_cost_and_more(bits: int, least: float) -> None:
-    """A quarter of a bit is worth 1.5 dB to a uniform grid."""
+def test_block_scales_gain_more_than_they_cost(bits: int, least: float) -> None:
+    """On a uniform grid, a quarter of a bit gains 1.5 dB."""
     weight = heavy_tailed(1, 64, 288)
     channel = search_grid(weight, bits, ones_for(weight))
     grid = two_level_grid(weight, bits, ones_for(weight), block_size=16)
     before, after = (sqnr_db(weight, each.values(each.codes(weight))) for each in (channel, grid))
     assert after > before + least
-    blocks = search_grid(weight, bits, ones_for(weight), block_size=16)  # a float for every block: 2 bits a weight
+    blocks = search_grid(weight, bits, ones_for(weight), block_size=16)  # a float per block: 2 bits per weight
     assert after > sqnr_db(weight, blocks.values(blocks.codes(weight))) - 0.6
 
 
-def test_a_sign_turns_a_block_around() -> None:
+def test_a_multiple_can_flip_the_sign_of_a_block() -> None:
     weight = np.array([[[-2, -1, 0, 1, 2, 1, 0, -1]]], np.float32)
     grid = two_level_grid(weight, 2, ones_for(weight), block_size=4)
     assert grid.multiples is not None
@@ -72,7 +72,7 @@ def test_nothing_but_zeros_is_on_a_grid() -> None:
     np.testing.assert_allclose(values, weight, rtol=0.1)
 
 
-def test_a_channels_scale_keeps_its_floor() -> None:
+def test_the_smallest_scale_of_a_channel_is_respected() -> None:
     weight = heavy_tailed(1, 4, 32)
     min_scale = np.full((1, 4), 0.25, np.float32)
     assert (
@@ -97,26 +97,26 @@ def test_the_sweep_takes_multiples() -> None:
     rows = (rng.standard_normal((1, 2000, 96)) @ rng.standard_normal((96, 96))).astype(np.float32)
     moments = MomentsAccumulator(1, 96, cross=False)
     moments.update(rows)
-    found = moments.moments()
+    collected = moments.moments()
     errors = []
     for form in (GridForm(2), GridForm(2, 16, two_level=True)):
-        result = gptq(weight, found, form, damping=0.05, beam=4, rounds=2)
-        errors.append(output_error(weight, result.grid.values(result.codes), found.hessian))
+        result = gptq(weight, collected, form, damping=0.05, beam=4, rounds=2)
+        errors.append(output_error(weight, result.grid.values(result.codes), collected.hessian))
     assert errors[1] < 0.6 * errors[0]
 
 
 def test_obq_takes_multiples() -> None:
-    """Its codes lie in their range and are no worse than GPTQ's: a negative multiple is no negative step."""
+    """Codes are in their range and no worse than GPTQ's. A negative multiple must not become a negative step."""
     rng = np.random.default_rng(1)
     weight = heavy_tailed(1, 8, 48, 3)
     rows = (rng.standard_normal((1, 2000, 48)) @ rng.standard_normal((48, 48))).astype(np.float32)
     moments = MomentsAccumulator(1, 48, cross=False)
     moments.update(rows)
-    found = moments.moments()
-    swept = gptq(weight, found, GridForm(3, 16, two_level=True), damping=0.01)
-    codes = obq(weight, damped(found.hessian, 0.01), swept.grid)
+    collected = moments.moments()
+    swept = gptq(weight, collected, GridForm(3, 16, two_level=True), damping=0.01)
+    codes = obq(weight, damped(collected.hessian, 0.01), swept.grid)
     assert code_range(3)[0] <= codes.min() <= codes.max() <= code_range(3)[1]
-    errors = [output_error(weight, swept.grid.values(each), found.hessian) for each in (swept.codes, codes)]
+    errors = [output_error(weight, swept.grid.values(each), collected.hessian) for each in (swept.codes, codes)]
     assert errors[1] < 1.3 * errors[0]
 
 
@@ -140,13 +140,13 @@ def test_more_bits_are_refused() -> None:
         (2048, 2048, 8, 1024, 512),
         (64, 576, 8, 1024, 8),
         (64, 147, 8, 1024, 7),
-        (16, 144, 8, 1024, 3),  # 768, as near to 1,024 as there is
+        (16, 144, 8, 1024, 3),  # 768, the nearest to 1,024
         (16, 144, 16, 1024, 3),
-        (16, 27, 8, 1024, 3),  # 144: a multiple for each of 432 weights would make 8 bits of 4
+        (16, 27, 8, 1024, 3),  # 144; with a multiple per weight (432), 4 bits would become 8
         (8, 37, 8, 1024, None),
     ],
 )
-def test_blocks_are_whole_and_near_what_was_asked(
+def test_blocks_are_whole_and_near_the_wanted_size(
     channels: int, k: int, wanted: int, fewest: int, size: int | None
 ) -> None:
     assert equal_block(channels, k, wanted, fewest) == size

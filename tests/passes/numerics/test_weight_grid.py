@@ -1,4 +1,4 @@
-"""The form of a grid: which of the searches it stands for, what it is compared with, and what cannot be."""
+"""The form of a grid: the search that it uses, its baseline, and invalid forms."""
 
 import re
 from typing import Any
@@ -14,20 +14,20 @@ from passes.numerics.weight_scale_search import absmax_grid, search_grid
 RNG = np.random.default_rng(3)
 WEIGHT = RNG.standard_t(4, (2, 5, 24)).astype(np.float32)
 IMPORTANCE = RNG.lognormal(0, 2, (2, 24)).astype(np.float32)
-FLOOR = np.linspace(0.01, 1.0, 10, dtype=np.float32).reshape(2, 5)
+MIN_SCALE = np.linspace(0.01, 1.0, 10, dtype=np.float32).reshape(2, 5)
 
 
-def assert_same(found: Grid, expected: Grid) -> None:
-    assert (found.bits, found.block_size) == (expected.bits, expected.block_size)
-    np.testing.assert_array_equal(found.scale, expected.scale)
-    np.testing.assert_array_equal(found.zero_point, expected.zero_point)
-    np.testing.assert_array_equal(found.multiple(24), expected.multiple(24))
+def assert_same(actual: Grid, expected: Grid) -> None:
+    assert (actual.bits, actual.block_size) == (expected.bits, expected.block_size)
+    np.testing.assert_array_equal(actual.scale, expected.scale)
+    np.testing.assert_array_equal(actual.zero_point, expected.zero_point)
+    np.testing.assert_array_equal(actual.multiple(24), expected.multiple(24))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("block_size", [None, 8])
-@pytest.mark.parametrize("min_scale", [None, FLOOR], ids=["free", "min_scale"])
-def test_scales_are_searched_or_those_of_the_largest_weights(
+@pytest.mark.parametrize("min_scale", [None, MIN_SCALE], ids=["free", "min_scale"])
+def test_scales_are_searched_or_cover_the_largest_weights(
     symmetric: bool, block_size: int | None, min_scale: Floats | None
 ) -> None:
     form = GridForm(3, block_size, symmetric)
@@ -38,12 +38,12 @@ def test_scales_are_searched_or_those_of_the_largest_weights(
     assert not np.array_equal(searched.scale, plain.scale)
 
 
-@pytest.mark.parametrize("min_scale", [None, FLOOR], ids=["free", "min_scale"])
-def test_two_levels_are_compared_with_one_scale_a_channel(min_scale: Floats | None) -> None:
+@pytest.mark.parametrize("min_scale", [None, MIN_SCALE], ids=["free", "min_scale"])
+def test_the_baseline_of_two_levels_is_one_scale_per_channel(min_scale: Floats | None) -> None:
     form = GridForm(3, 8, two_level=True)
-    found = form.grid(WEIGHT, IMPORTANCE, min_scale)
-    assert found.multiples is not None
-    assert_same(found, two_level_grid(WEIGHT, 3, IMPORTANCE, block_size=8, min_scale=min_scale))
+    actual = form.grid(WEIGHT, IMPORTANCE, min_scale)
+    assert actual.multiples is not None
+    assert_same(actual, two_level_grid(WEIGHT, 3, IMPORTANCE, block_size=8, min_scale=min_scale))
     assert_same(form.plain().grid(WEIGHT, IMPORTANCE, min_scale), absmax_grid(WEIGHT, 3, min_scale=min_scale))
 
 
@@ -67,6 +67,6 @@ def test_without_importance_all_inputs_count_alike(form: GridForm) -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_invalid_forms_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         GridForm(**({"bits": 4} | fields))

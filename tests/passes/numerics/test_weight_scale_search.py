@@ -1,4 +1,4 @@
-"""The search for a scale: never worse than the largest weight's, close to the best there is, not below the floor."""
+"""The search for a scale: never worse than that of the largest weight, near the best, and at least the smallest."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def importances(g: int, k: int, seed: int = 0) -> Floats:
 
 
 def errors(weight: Floats, grid: Grid, importance: Floats) -> np.ndarray:
-    """Σ_k importance_k (Q(w_k) - w_k)² per output channel ``[g, o]``."""
+    """Return Σ_k importance_k (Q(w_k) - w_k)² of each output channel, ``[g, o]``."""
     difference = grid.values(grid.codes(weight)).astype(np.float64) - weight
     return np.asarray((np.square(difference) * importance[:, None, :]).sum(axis=2))
 
@@ -35,17 +35,17 @@ def test_search_is_never_worse_than_absmax(
 ) -> None:
     weight, importance = heavy_tailed(*shape, seed), importances(shape[0], shape[2], seed)
     plain = absmax_grid(weight, bits, block_size=block_size, symmetric=symmetric)
-    if on_grid:  # the case that absmax cannot be beaten in
+    if on_grid:  # in this case absmax is optimal
         weight = plain.values(plain.codes(weight))
         plain = absmax_grid(weight, bits, block_size=block_size, symmetric=symmetric)
-    found = search_grid(weight, bits, importance, block_size=block_size, symmetric=symmetric)
-    before, after = errors(weight, plain, importance), errors(weight, found, importance)
+    searched = search_grid(weight, bits, importance, block_size=block_size, symmetric=symmetric)
+    before, after = errors(weight, plain, importance), errors(weight, searched, importance)
     assert np.all(after <= before * 1.0001 + 1e-9 * np.square(weight).max() * importance.max())  # float32 sums
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_weights_that_are_on_a_grid_stay(bits: int) -> None:
-    """A model that was quantized before loses nothing."""
+    """A model that was quantized before has no further error."""
     low, high = code_range(bits)
     codes = np.random.default_rng(bits).integers(max(low, -high), high, (1, 6, 40), endpoint=True)
     codes[:, :, 0] = high
@@ -56,7 +56,7 @@ def test_weights_that_are_on_a_grid_stay(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_search_is_close_to_the_best_scale_there_is(bits: int, weighted: bool) -> None:
+def test_search_is_close_to_the_best_scale(bits: int, weighted: bool) -> None:
     weight = heavy_tailed(1, 6, 256, bits)
     importance = importances(1, 256) if weighted else ones_for(weight)
     plain = absmax_grid(weight, bits)
@@ -65,9 +65,9 @@ def test_search_is_close_to_the_best_scale_there_is(bits: int, weighted: bool) -
         for share in np.linspace(0.25, 1.1, 2000)
     ]
     best = np.min(tried, axis=0)
-    found = errors(weight, search_grid(weight, bits, importance), importance)
-    assert np.all(found <= 1.05 * best)  # 80 candidates against 2,000
-    assert found.sum() < 0.8 * errors(weight, plain, importance).sum()  # and the search is worth its while
+    searched = errors(weight, search_grid(weight, bits, importance), importance)
+    assert np.all(searched <= 1.05 * best)  # 80 candidates against 2,000
+    assert searched.sum() < 0.8 * errors(weight, plain, importance).sum()  # the search gains clearly
 
 
 def test_importance_decides() -> None:
@@ -90,19 +90,19 @@ def test_each_group_has_its_own_importance() -> None:
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_a_block_is_solved_on_its_own(block_size: int, symmetric: bool) -> None:
     weight, importance = heavy_tailed(2, 3, 20), importances(2, 20)
-    for found in (
+    for searched in (
         search_grid(weight, 3, importance, block_size=block_size, symmetric=symmetric),
         absmax_grid(weight, 3, block_size=block_size, symmetric=symmetric),
     ):
         count = -(-20 // block_size)
-        assert found.scale.shape == found.zero_point.shape == (2, 3, count)
-        assert found.block_size == block_size
-    found = search_grid(weight, 3, importance, block_size=block_size, symmetric=symmetric)
+        assert searched.scale.shape == searched.zero_point.shape == (2, 3, count)
+        assert searched.block_size == block_size
+    searched = search_grid(weight, 3, importance, block_size=block_size, symmetric=symmetric)
     for b in range(count):
         part = slice(b * block_size, (b + 1) * block_size)
         alone = search_grid(weight[:, :, part], 3, importance[:, part], symmetric=symmetric)
-        np.testing.assert_array_equal(found.scale[:, :, b], alone.scale[:, :, 0])
-        np.testing.assert_array_equal(found.zero_point[:, :, b], alone.zero_point[:, :, 0])
+        np.testing.assert_array_equal(searched.scale[:, :, b], alone.scale[:, :, 0])
+        np.testing.assert_array_equal(searched.zero_point[:, :, b], alone.zero_point[:, :, 0])
 
 
 def test_blocks_lose_less_than_channels() -> None:
@@ -114,11 +114,11 @@ def test_blocks_lose_less_than_channels() -> None:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("block_size", [None, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_the_floor_is_respected_channel_by_channel(bits: int, block_size: int | None, symmetric: bool) -> None:
+def test_the_smallest_scale_is_respected_in_every_channel(bits: int, block_size: int | None, symmetric: bool) -> None:
     weight, importance = heavy_tailed(2, 4, 20), importances(2, 20)
     free = search_grid(weight, bits, importance, block_size=block_size, symmetric=symmetric)
     min_scale = free.scale.min(axis=2)
-    min_scale[:, ::2] *= 5  # binds in every other channel
+    min_scale[:, ::2] *= 5  # limits every other channel
     min_scale[:, 1::2] *= 0.01
     for grid in (
         search_grid(weight, bits, importance, block_size=block_size, symmetric=symmetric, min_scale=min_scale),
@@ -149,7 +149,7 @@ def test_affine_absmax_clips_nothing_and_keeps_zero(bits: int) -> None:
     weight = heavy_tailed(2, 3, 15) + np.float32(0.5)
     grid = absmax_grid(weight, bits, symmetric=False)
     worst = np.abs(grid.values(grid.codes(weight)) - weight)
-    assert np.all(worst <= 1.001 * grid.scale)  # half a step of rounding, half a step of the zero point's
+    assert np.all(worst <= 1.001 * grid.scale)  # half a step from rounding, half a step from the zero point
     zero = np.zeros_like(weight)
     np.testing.assert_array_equal(grid.values(grid.codes(zero)), zero)
 
@@ -159,7 +159,7 @@ def test_an_affine_grid_halves_the_step_of_one_sided_weights(sign: int) -> None:
     weight = sign * np.abs(heavy_tailed(1, 4, 200))
     affine = errors(weight, search_grid(weight, 4, ones_for(weight), symmetric=False), ones_for(weight)).sum()
     symmetric = errors(weight, search_grid(weight, 4, ones_for(weight)), ones_for(weight)).sum()
-    assert affine < 0.4 * symmetric  # a quarter in theory, less one code
+    assert affine < 0.4 * symmetric  # a quarter in theory, with one code less
 
 
 def test_symmetric_grids_have_zero_points_of_zero() -> None:
@@ -189,21 +189,21 @@ def normal_and_heavy_tailed(k: int) -> Floats:
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("k", [27, 576, 4608])
 def test_two_bits_do_not_collapse_to_zero(k: int, symmetric: bool) -> None:
-    """At 2 bits the largest weight's scale rounds nearly all others to 0; a searched one uses every code."""
+    """At 2 bits, the scale of the largest weight rounds nearly all others to 0. A searched scale uses every code."""
     weight = normal_and_heavy_tailed(k)
-    plain, found = (
+    plain, searched = (
         absmax_grid(weight, 2, symmetric=symmetric),
         search_grid(weight, 2, ones_for(weight), symmetric=symmetric),
     )
-    gains = [sqnr_db(row, found.values(found.codes(weight))[0, at]) for at, row in enumerate(weight[0])]
+    gains = [sqnr_db(row, searched.values(searched.codes(weight))[0, at]) for at, row in enumerate(weight[0])]
     losses = [sqnr_db(row, plain.values(plain.codes(weight))[0, at]) for at, row in enumerate(weight[0])]
     assert np.mean(gains) > np.mean(losses) + (1 if k == 27 else 3)
-    assert min(gains) > 4.5  # what the best grid of four levels gives a Laplace or t4 density is 5 to 7 dB
-    zeros = (found.codes(weight) == found.zero_point).mean(axis=2)
+    assert min(gains) > 4.5  # the best grid of four levels has 5 to 7 dB for a Laplace or t4 density
+    zeros = (searched.codes(weight) == searched.zero_point).mean(axis=2)
     assert zeros.max() < 0.9
     if k > 27 and symmetric:
-        assert (plain.codes(weight) == 0).mean() > 0.9  # what it is about
-        assert len(np.unique(found.codes(weight))) == 4
+        assert (plain.codes(weight) == 0).mean() > 0.9  # the case of this test
+        assert len(np.unique(searched.codes(weight))) == 4
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,4 +1,4 @@
-"""Rotation: exact wherever it is taken, refused with a reason elsewhere, and worth its while at 4 bits."""
+"""Rotation: exact where it is applied, refused with a reason elsewhere, and with a gain at 4 bits."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def model_of(nodes: list[NodeProto], constants: dict[str, np.ndarray], shape: tu
 
 
 def bottlenecks(taps: int = 1) -> Model:
-    """stem -> [expand, Relu, project, +] -> pool -> expand2 -> Relu -> project2 -> y; heavy-tailed weights."""
+    """Make stem -> [expand, Relu, project, +] -> pool -> expand2 -> Relu -> project2 -> y with heavy-tailed weights."""
 
     def heavy(*shape: int, seed: int) -> np.ndarray:
         return np.asarray(array(*shape, seed=seed) ** 3)
@@ -76,7 +76,7 @@ def test_every_layer_is_accounted_for_once() -> None:
 
 
 def test_rounding_loses_less() -> None:
-    """The whole network at 4 bits by rounding to nearest, on outputs that the rotation leaves as they are."""
+    """Round the whole network to nearest at 4 bits, and compare outputs that the rotation does not change."""
 
     def rounded(model: Model) -> np.ndarray:
         for layer in model.layers().values():
@@ -94,11 +94,11 @@ def test_rounding_loses_less() -> None:
 
 
 def test_the_seed_decides() -> None:
-    first, again, other = bottlenecks(), bottlenecks(), bottlenecks()
-    for model, seed in ((first, 1), (again, 1), (other, 2)):
+    first, second, other = bottlenecks(), bottlenecks(), bottlenecks()
+    for model, seed in ((first, 1), (second, 1), (other, 2)):
         Rotate(seed=seed).apply(model, Stats())
     layer = first.layers()["expand"]
-    np.testing.assert_array_equal(first.weight(layer), again.weight(layer))
+    np.testing.assert_array_equal(first.weight(layer), second.weight(layer))
     assert np.abs(first.weight(layer) - other.weight(layer)).max() > 0.01
 
 
@@ -125,7 +125,7 @@ def test_gemm_after_gemm() -> None:
         ("Softmax", {"axis": 1}, [], "middle (Softmax) does not treat all channels alike"),
     ],
 )
-def test_what_stands_in_between_is_named(
+def test_the_reason_names_the_node_in_between(
     middle: str, attributes: dict[str, Any], extra: list[str], reason: str
 ) -> None:
     nodes = [
@@ -154,7 +154,7 @@ def test_grouped_shared_and_leaving_tensors_stay() -> None:
     assert report.skipped["fourth"] == "third shares w8 with another node"
 
 
-def test_flat_weights_are_left_alone() -> None:
+def test_flat_weights_are_not_rotated() -> None:
     nodes = [
         node("Conv", ["x", "first.w"], ["h"], name="first"),
         node("Conv", ["h", "second.w"], ["y"], name="second"),

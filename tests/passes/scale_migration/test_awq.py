@@ -1,4 +1,4 @@
-"""AWQ: the output error falls, the losses of the search are kept, and every layer is accounted for."""
+"""AWQ: the output error falls, and the report has the losses of the search and every layer."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,11 +10,11 @@ from passes.numerics.weight_scale_search import search_grid
 from passes.scale_migration.awq import Awq
 from passes.statistics import Stats
 from tests.support.graphs import array, assert_same_outputs
-from tests.support.layers_with_statistics import depthwise_chain, inputs_of, perceptron, seen
+from tests.support.layers_with_statistics import depthwise_chain, inputs_of, perceptron, second_layer_statistics
 
 
 def rounded_error(weight: Floats, x: Floats) -> float:
-    """Relative output error of rounding ``weight`` [1, o, k] to 4 bits."""
+    """Return the relative output error of ``weight`` [1, o, k], rounded to 4 bits."""
     grid = search_grid(weight, 4, np.ones((1, weight.shape[2]), np.float32), candidates=20)
     difference = grid.values(grid.codes(weight)) - weight
     return float(np.square(x @ difference[0].T).sum() / np.square(x @ weight[0].T).sum())
@@ -25,7 +25,7 @@ def test_the_output_error_falls_by_what_the_report_says() -> None:
     before = gs.export_onnx(model.graph)
     x = inputs_of(model)
     plain = rounded_error(model.weight(model.layers()["second"]), x)
-    report = Awq().apply(model, seen(x))
+    report = Awq().apply(model, second_layer_statistics(x))
     scaled = rounded_error(model.weight(model.layers()["second"]), inputs_of(model))
     assert scaled < 0.8 * plain
     change = report.changed["second"]
@@ -37,9 +37,9 @@ def test_the_output_error_falls_by_what_the_report_says() -> None:
     assert_same_outputs(before, model.graph, array(20, 10), 1e-5)
 
 
-def test_the_losses_of_the_grid_are_kept_and_the_least_is_taken() -> None:
+def test_the_report_has_the_losses_and_the_least_is_taken() -> None:
     model = perceptron()
-    report = Awq(steps=5, factors=(2.0, 1.5)).apply(model, seen(inputs_of(model)))
+    report = Awq(steps=5, factors=(2.0, 1.5)).apply(model, second_layer_statistics(inputs_of(model)))
     grid = report.grids["second"]
     assert grid.axes == {"alpha": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "factor": (1.0, 1.5, 2.0)}
     assert grid.losses.shape == (6, 3)
@@ -49,12 +49,12 @@ def test_the_losses_of_the_grid_are_kept_and_the_least_is_taken() -> None:
 
 
 def test_the_salient_form_scales_the_salient_channels_alone() -> None:
-    """One channel is 20 times as active: α = 1 would coarsen all others, four times finer steps are right."""
+    """One channel is 20 times as large. α = 1 would make all others coarser; four times finer steps are best."""
     model = perceptron(hidden=24)
     x = np.abs(array(400, 24))
     x[:, 5] *= 20
     weight = model.weight(model.layers()["second"])
-    report = Awq(steps=1, factors=(4.0,)).apply(model, seen(x))
+    report = Awq(steps=1, factors=(4.0,)).apply(model, second_layer_statistics(x))
     assert report.changed["second"].what == "inputs scaled with alpha 0, salient ones by 4"
     ratio = model.weight(model.layers()["second"]) / weight
     np.testing.assert_allclose(ratio[:, :, 5], 4, rtol=1e-6)
@@ -64,12 +64,12 @@ def test_the_salient_form_scales_the_salient_channels_alone() -> None:
     assert losses[0, 1] < losses[1].min()
 
 
-def test_a_layer_that_no_scale_helps_is_left_alone() -> None:
+def test_a_layer_that_no_scale_helps_is_not_changed() -> None:
     model = perceptron()
     x = inputs_of(model)
-    x = np.ones_like(x) * np.abs(array(len(x), 1))  # all channels alike: s is 1 for every α
+    x = np.ones_like(x) * np.abs(array(len(x), 1))  # all channels are equal: s is 1 for every α
     weight = model.weight(model.layers()["second"])
-    report = Awq(factors=(1.0,)).apply(model, seen(x))
+    report = Awq(factors=(1.0,)).apply(model, second_layer_statistics(x))
     assert report.changed == {}
     assert report.skipped == {
         "first": "x is an input of the model",
@@ -78,7 +78,7 @@ def test_a_layer_that_no_scale_helps_is_left_alone() -> None:
     np.testing.assert_array_equal(model.weight(model.layers()["second"]), weight)
 
 
-def test_what_cannot_be_rescaled_and_what_is_kept_has_a_reason() -> None:
+def test_layers_that_are_not_rescaled_have_a_reason() -> None:
     model = perceptron(activation="Sigmoid")
     report = Awq().apply(model, Stats())
     assert report.skipped["second"] == "activation (Sigmoid) lets no scale through"
@@ -90,7 +90,7 @@ def test_what_cannot_be_rescaled_and_what_is_kept_has_a_reason() -> None:
     assert set(report.skipped) == {"first", "second"}
 
 
-def test_it_asks_for_what_it_reads_and_refuses_to_do_without() -> None:
+def test_it_requests_the_statistics_it_reads_and_is_refused_without_them() -> None:
     model = depthwise_chain()
     needs = Awq().needs(model)
     assert needs.channels == needs.moments == {"deep", "project"}
@@ -109,6 +109,6 @@ def test_it_asks_for_what_it_reads_and_refuses_to_do_without() -> None:
         ({"salient_share": 0.0}, "salient_share must be above 0 and at most 1, not 0.0"),
     ],
 )
-def test_fields_that_cannot_be_meant(fields: dict[str, float], message: str) -> None:
+def test_invalid_fields_are_refused(fields: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Awq(**fields)  # type: ignore[arg-type]

@@ -19,12 +19,12 @@ from tests.support.networks import prepared, resnet
 
 
 def ranges(model: Model, name: str, axis: int) -> Floats:
-    """max|W| of every output (axis 2) or input (axis 1) of a layer of one tap or of one input."""
+    """Return max|W| of every output (axis 2) or input (axis 1) of a layer with one tap or one input."""
     return np.asarray(np.abs(model.weight(model.layers()[name])).max(axis=axis).reshape(-1))
 
 
 def scrambled(model: Model, seed: int) -> Model:
-    """The same network with every free scale moved by a factor of up to e^4 either way."""
+    """Return the same network with every free scale changed by a random factor of e^-4 to e^4."""
     rng = np.random.default_rng(seed)
     for group in scale_groups(model).groups:
         rescale(model, group, np.exp(rng.uniform(-4, 4, group.size)))
@@ -32,7 +32,7 @@ def scrambled(model: Model, seed: int) -> Model:
 
 
 def per_tensor(model: Model, bits: int = 8) -> None:
-    """Round every weight on one scale for the whole tensor."""
+    """Round every weight with one scale for the whole tensor."""
     for layer in model.layers().values():
         weight = model.weight(layer)
         scale = np.abs(weight).max() / (2 ** (bits - 1) - 1)
@@ -44,8 +44,8 @@ def test_a_pair_gets_its_geometric_mean() -> None:
     before = gs.export_onnx(model.graph)
     rows, columns = ranges(model, "first", 2), ranges(model, "second", 1)
     report = Equalize().apply(model, Stats())
-    for found in (ranges(model, "first", 2), ranges(model, "second", 1)):
-        np.testing.assert_allclose(found, np.sqrt(rows * columns), rtol=1e-3)
+    for actual in (ranges(model, "first", 2), ranges(model, "second", 1)):
+        np.testing.assert_allclose(actual, np.sqrt(rows * columns), rtol=1e-3)
     assert set(report.changed) == {"first", "second"}
     assert_same_outputs(before, model.graph, array(20, 10), 1e-5)
 
@@ -58,21 +58,21 @@ def test_a_depthwise_triple_gets_its_cube_root(seed: int) -> None:
     before = gs.export_onnx(model.graph)
     first, middle, last = ranges(model, "expand", 2), ranges(model, "deep", 2), ranges(model, "project", 1)
     Equalize().apply(model, Stats())
-    for found in (ranges(model, "expand", 2), ranges(model, "deep", 2), ranges(model, "project", 1)):
-        np.testing.assert_allclose(found, np.cbrt(first * middle * last), rtol=3e-3)  # iterations stop at 0.1 %
+    for actual in (ranges(model, "expand", 2), ranges(model, "deep", 2), ranges(model, "project", 1)):
+        np.testing.assert_allclose(actual, np.cbrt(first * middle * last), rtol=3e-3)  # iterations stop at 0.1 %
     assert_same_outputs(before, model.graph, array(2, 3, 6, 6), 2e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_it_restores_what_an_adversarial_rescaling_took_from_per_tensor_weights(seed: int) -> None:
+def test_it_undoes_an_adversarial_rescaling_of_per_tensor_weights(seed: int) -> None:
     x = array(16, 3, 12, 12) + np.float32(0.5)
-    exact = run(gs.export_onnx(prepared(resnet()).graph), x)[0]
+    reference = run(gs.export_onnx(prepared(resnet()).graph), x)[0]
 
     def decibels(model: Model, *, equalized: bool) -> float:
         if equalized:
             Equalize().apply(model, Stats())
         per_tensor(model)
-        return sqnr_db(exact, run(gs.export_onnx(model.graph), x)[0])
+        return sqnr_db(reference, run(gs.export_onnx(model.graph), x)[0])
 
     plain = decibels(prepared(resnet()), equalized=False)
     broken = decibels(scrambled(prepared(resnet()), seed), equalized=False)
@@ -86,9 +86,9 @@ def test_the_report_measures_the_weights_on_one_scale_per_tensor() -> None:
     weight = model.weight(model.layers()["project"])
     report = Equalize(bits=4).apply(model, Stats())
     change = report.changed["project"]
-    for found, values in ((change.before_db, weight), (change.after_db, model.weight(model.layers()["project"]))):
+    for actual, values in ((change.before_db, weight), (change.after_db, model.weight(model.layers()["project"]))):
         scale = np.abs(values).max() / 7
-        assert found == pytest.approx(sqnr_db(values, np.rint(values / scale) * scale), abs=1e-3)
+        assert actual == pytest.approx(sqnr_db(values, np.rint(values / scale) * scale), abs=1e-3)
 
 
 def test_a_second_run_finds_nothing_to_do() -> None:
@@ -103,7 +103,7 @@ def test_a_second_run_finds_nothing_to_do() -> None:
     }
 
 
-def test_layers_in_float_are_no_side_of_a_pair() -> None:
+def test_layers_in_float_are_not_part_of_a_pair() -> None:
     model = perceptron()
     model.float_reasons["first"] = "excluded by the recipe"
     report = Equalize().apply(model, Stats())
@@ -113,6 +113,6 @@ def test_layers_in_float_are_no_side_of_a_pair() -> None:
 
 
 @pytest.mark.parametrize(("fields", "message"), [({"iterations": 0}, "at least 1, not 0"), ({"bits": 1}, "not 1")])
-def test_fields_that_cannot_be_meant(fields: dict[str, int], message: str) -> None:
+def test_invalid_fields_are_refused(fields: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Equalize(**fields)

@@ -1,7 +1,7 @@
-"""Scales moved through every operator that lets them: onnxruntime computes the same before and after.
+"""Rescaling through every operator that allows it: onnxruntime computes the same before and after.
 
-Tolerance: weights are rounded to float32 once more, so 2e-5 of max|y| is a few roundings of a sum of some 50 products;
-a scale that is lost or applied twice changes the output by as much as the scale itself.
+Tolerance: weights are rounded to float32 once more. 2e-5 of max|y| is a few roundings of a sum of about 50 products. A
+scale that is missing or applied twice changes the output by as much as the scale itself.
 """
 
 from typing import Any
@@ -26,17 +26,17 @@ BN = ("scale", "bias", "mean", "var")
 
 
 def rescaled(proto: onnx.ModelProto, seed: int = 0, spread: float = 2.0) -> tuple[Model, ScaleGroups]:
-    """The model with every scale of every group drawn at random, over factors of exp(± 2 spread)."""
+    """Rescale every group of the model by random factors of about exp(± 2 spread)."""
     model = Model(gs.import_onnx(proto), RULES)
-    found = scale_groups(model)
+    analysis = scale_groups(model)
     rng = np.random.default_rng(seed)
-    for group in found.groups:
+    for group in analysis.groups:
         rescale(model, group, np.exp(rng.uniform(-spread, spread, group.size)))
-    return model, found
+    return model, analysis
 
 
 def between(nodes: list[onnx.NodeProto], constants: Constants, *, last: int = 6, shape: int = 6) -> onnx.ModelProto:
-    """conv1 [n, 6, 8, 8] -> h -> nodes -> k -> conv2 over ``last`` channels."""
+    """Make conv1 [n, 6, 8, 8] -> h -> nodes -> k -> conv2 over ``last`` channels."""
     constants = {
         "conv1.w": array(shape, 3, 3, 3) / 5,
         "conv1.b": array(shape, seed=1),
@@ -185,11 +185,11 @@ PASSED = {
 @pytest.mark.parametrize(("nodes", "constants", "last"), PASSED.values(), ids=PASSED.keys())
 def test_a_scale_passes(nodes: list[onnx.NodeProto], constants: Constants, last: int) -> None:
     proto = between(nodes, constants, last=last)
-    model, found = rescaled(proto)
-    assert "conv1" not in found.outputs
-    assert "conv2" not in found.inputs
+    model, analysis = rescaled(proto)
+    assert "conv1" not in analysis.outputs
+    assert "conv2" not in analysis.inputs
     before = gs.import_onnx(proto)
-    for name in ("conv1", "conv2"):  # really rescaled
+    for name in ("conv1", "conv2"):  # both are rescaled
         old, new = (next(n for n in graph.nodes if n.name == name) for graph in (before, model.graph))
         assert np.abs(old.inputs[1].values / new.inputs[1].values - 1).max() > 0.1
     assert_same_outputs(proto, model.graph, array(2, 3, 8, 8, seed=9), TOLERANCE)
@@ -215,8 +215,8 @@ def test_a_scale_passes_a_flatten_into_every_position_of_its_channel(
     constants = {"c.w": array(6, 3, 3, 3), "c.b": array(6), "w": array(*shape), "b": array(1, 5)}
     constants = {name: value for name, value in constants.items() if name != "b" or len(head.input) == 3}
     proto = build(nodes, constants, ("N", 3, 8, 8))
-    model, found = rescaled(proto)
-    (group,) = found.groups
+    model, analysis = rescaled(proto)
+    (group,) = analysis.groups
     np.testing.assert_array_equal(group.consumers["fc"], np.repeat(np.arange(6), 4))
     assert_same_outputs(proto, model.graph, array(2, 3, 8, 8), TOLERANCE)
 
@@ -230,12 +230,12 @@ def test_a_scale_passes_layers_over_the_last_axis() -> None:
     ]
     constants = {"a.w": array(7, 5), "b.w": array(5, 4), "shift": array(5)}
     proto = build(nodes, constants, ("N", 6, 7))
-    model, found = rescaled(proto)
-    assert [group.size for group in found.groups] == [5]
+    model, analysis = rescaled(proto)
+    assert [group.size for group in analysis.groups] == [5]
     assert_same_outputs(proto, model.graph, array(2, 6, 7), TOLERANCE)
 
 
-def test_a_constant_that_others_read_too_is_not_rescaled_for_them() -> None:
+def test_a_shared_constant_is_not_rescaled_for_its_other_readers() -> None:
     nodes = [
         node("Add", ["h", "c"], ["a"], name="add"),
         node("Relu", ["a"], ["k"], name="relu"),
@@ -243,15 +243,15 @@ def test_a_constant_that_others_read_too_is_not_rescaled_for_them() -> None:
     ]
     proto = between(nodes, {"c": array(1, 1, 8, 8)})
     proto.graph.output.append(onnx.helper.make_tensor_value_info("y2", 1, ("N", 3, 8, 8)))
-    model, found = rescaled(proto)
-    assert [group.size for group in found.groups] == [6]
+    model, analysis = rescaled(proto)
+    assert [group.size for group in analysis.groups] == [6]
     assert_same_outputs(proto, model.graph, array(2, 3, 8, 8), TOLERANCE)
 
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_random_networks_compute_the_same(data: st.DataObject, seed: int) -> None:
-    """Layers, activations, pools and residual Adds in any order, on scales drawn at random."""
+    """Draw layers, activations, pools and residual Adds in any order, and random scales."""
     rng = np.random.default_rng(seed)
     constants: Constants = {}
     nodes: list[onnx.NodeProto] = []

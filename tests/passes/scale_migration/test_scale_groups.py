@@ -1,4 +1,4 @@
-"""Which layers share scales, which channels are which, and why a scale may not be moved."""
+"""Scale groups: layers that share scales, the scale of each channel, and reasons for fixed scales."""
 
 import re
 from typing import Any
@@ -26,7 +26,7 @@ def analysed(proto: onnx.ModelProto) -> ScaleGroups:
 
 
 def chain(nodes: list[onnx.NodeProto], constants: Constants | None = None, **options: Any) -> onnx.ModelProto:
-    """conv1 -> h -> nodes -> k -> conv2, six channels."""
+    """Make conv1 -> h -> nodes -> k -> conv2 with six channels."""
     weights = {"conv1.w": array(6, 3, 3, 3), "conv2.w": array(4, 6, 1, 1)}
     first = node("Conv", ["x", "conv1.w"], ["h"], name="conv1")
     second = node("Conv", ["k", "conv2.w"], ["y"], name="conv2")
@@ -111,18 +111,18 @@ REFUSED = {
 
 @pytest.mark.parametrize(("nodes", "constants", "reason"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_scale_does_not_pass(nodes: list[onnx.NodeProto], constants: Constants, reason: str) -> None:
-    found = analysed(chain(nodes, constants))
-    assert not found.groups
-    assert "conv1" in found.outputs
-    assert re.search(reason, found.inputs["conv2"]), found.inputs["conv2"]
+    analysis = analysed(chain(nodes, constants))
+    assert not analysis.groups
+    assert "conv1" in analysis.outputs
+    assert re.search(reason, analysis.inputs["conv2"]), analysis.inputs["conv2"]
 
 
-def test_an_output_that_nobody_reads_is_in_no_group() -> None:
-    found = analysed(
+def test_an_output_without_readers_is_in_no_group() -> None:
+    analysis = analysed(
         chain([op("Relu"), node("Conv", ["k", "c3.w"], ["dead"], name="conv3")], {"c3.w": array(2, 6, 1, 1)})
     )
-    assert len(found.groups) == 1
-    assert found.outputs["conv3"] == "no layer reads its channels one by one"
+    assert len(analysis.groups) == 1
+    assert analysis.outputs["conv3"] == "no layer reads its channels one by one"
 
 
 def test_a_group_knows_its_activations() -> None:
@@ -134,11 +134,11 @@ def test_a_group_knows_its_activations() -> None:
 
 
 def test_outputs_of_the_model_keep_their_scale() -> None:
-    found = analysed(chain([op("Relu")], outputs=("y", "h")))
-    assert not found.groups
-    assert found.outputs == {"conv1": "h is an output of the model", "conv2": "y is an output of the model"}
-    assert found.inputs["conv2"] == "h is an output of the model"
-    assert found.inputs["conv1"] == "x is an input of the model"
+    analysis = analysed(chain([op("Relu")], outputs=("y", "h")))
+    assert not analysis.groups
+    assert analysis.outputs == {"conv1": "h is an output of the model", "conv2": "y is an output of the model"}
+    assert analysis.inputs["conv2"] == "h is an output of the model"
+    assert analysis.inputs["conv1"] == "x is an input of the model"
 
 
 def test_a_shared_weight_is_refused() -> None:
@@ -147,21 +147,21 @@ def test_a_shared_weight_is_refused() -> None:
         node("Relu", ["a"], ["r"], name="relu"),
         node("Conv", ["r", "w"], ["y"], name="second"),
     ]
-    found = analysed(build(nodes, {"w": array(3, 3, 1, 1)}, ("N", 3, 4, 4)))
-    assert not found.groups
-    assert found.outputs["first"] == "first (Conv): it shares w with another node"
-    assert found.inputs["second"] == "second (Conv): it shares w with another node"
+    analysis = analysed(build(nodes, {"w": array(3, 3, 1, 1)}, ("N", 3, 4, 4)))
+    assert not analysis.groups
+    assert analysis.outputs["first"] == "first (Conv): it shares w with another node"
+    assert analysis.inputs["second"] == "second (Conv): it shares w with another node"
 
 
-def test_a_layer_whose_weight_is_an_activation_lets_nothing_through() -> None:
+def test_a_layer_whose_weight_is_an_activation_fixes_its_scales() -> None:
     nodes = [
         node("Gemm", ["x", "w"], ["a"], name="first"),
         node("Transpose", ["a"], ["t"], name="turn"),
         node("MatMul", ["a", "t"], ["y"], name="product"),
     ]
-    found = analysed(build(nodes, {"w": array(3, 3)}, ("N", 3)))
-    assert not found.groups
-    assert found.outputs == {"first": "product (MatMul): both operands are activations"}
+    analysis = analysed(build(nodes, {"w": array(3, 3)}, ("N", 3)))
+    assert not analysis.groups
+    assert analysis.outputs == {"first": "product (MatMul): both operands are activations"}
 
 
 def test_a_quantized_layer_keeps_its_weight() -> None:
@@ -169,9 +169,9 @@ def test_a_quantized_layer_keeps_its_weight() -> None:
     layer = model.layers()["conv2"]
     grid = absmax_grid(model.weight(layer), 8)
     model.quantized["conv2"] = Quantized(grid.codes(model.weight(layer)), grid, 40.0)
-    found = scale_groups(model)
-    assert not found.groups
-    assert found.inputs["conv2"] == found.outputs["conv1"] == "conv2 (Conv): it is quantized already"
+    analysis = scale_groups(model)
+    assert not analysis.groups
+    assert analysis.inputs["conv2"] == analysis.outputs["conv1"] == "conv2 (Conv): it is quantized already"
 
 
 def test_scales_do_not_move_once_activations_have_grids() -> None:
@@ -182,23 +182,23 @@ def test_scales_do_not_move_once_activations_have_grids() -> None:
 
 
 def test_residual_adds_make_one_component() -> None:
-    found = scale_groups(prepared(resnet()))
-    residual, inner, last = found.groups
+    analysis = scale_groups(prepared(resnet()))
+    residual, inner, last = analysis.groups
     assert set(residual.producers) == {"stem", "block.conv2"}
     assert set(residual.consumers) == {"block.conv1", "silu.conv"}
     assert (set(inner.producers), set(inner.consumers)) == ({"block.conv1"}, {"block.conv2"})
     assert (set(last.producers), set(last.consumers)) == ({"last"}, {"fc"})
-    assert [group.size for group in found.groups] == [8, 8, 16]
-    assert found.inputs == {
+    assert [group.size for group in analysis.groups] == [8, 8, 16]
+    assert analysis.inputs == {
         "stem": "x is an input of the model",
         "depthwise": "silu_sigmoid (Sigmoid) lets no scale through",
         "last": "clip6 (Clip) clips every channel at the same bound: 0 to 6",
     }
-    assert set(found.outputs) == {"silu.conv", "depthwise", "fc"}
+    assert set(analysis.outputs) == {"silu.conv", "depthwise", "fc"}
 
 
-def test_channels_that_are_free_beside_others_that_are_not() -> None:
-    """Half of a Concat comes through a Clip: the other half is still free."""
+def test_free_channels_beside_fixed_channels() -> None:
+    """Half of the inputs of a Concat come from a Clip. The other half is still free."""
     nodes = [
         node("Clip", ["h", "zero", "one"], ["c"], name="clip"),
         node("Conv", ["x", "free.w"], ["f"], name="free"),
@@ -206,15 +206,15 @@ def test_channels_that_are_free_beside_others_that_are_not() -> None:
         node("Conv", ["j", "wide.w"], ["k"], name="wide"),
     ]
     constants = {"zero": ZERO, "one": ONE, "free.w": array(2, 3, 3, 3), "wide.w": array(6, 8, 1, 1)}
-    found = analysed(chain(nodes, constants))
-    group = next(group for group in found.groups if "wide" in group.consumers)
+    analysis = analysed(chain(nodes, constants))
+    group = next(group for group in analysis.groups if "wide" in group.consumers)
     np.testing.assert_array_equal(group.consumers["wide"], [-1] * 6 + [0, 1])
     np.testing.assert_array_equal(group.producers["free"], [0, 1])
-    assert found.outputs["conv1"].startswith("clip (Clip) clips every channel at the same bound")
+    assert analysis.outputs["conv1"].startswith("clip (Clip) clips every channel at the same bound")
 
 
 def test_channels_of_an_option_a_shortcut() -> None:
-    """CIFAR ResNets (He et al. 2016, §4.2): the shortcut is padded with channels of zeros, which take any scale."""
+    """CIFAR ResNets (He et al. 2016, §4.2): the shortcut is padded with zero channels, which may have any scale."""
     nodes = [
         node("Relu", ["h"], ["r"], name="relu"),
         node("Conv", ["r", "c.w"], ["c"], name="c"),

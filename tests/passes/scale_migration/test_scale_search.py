@@ -1,4 +1,4 @@
-"""What the searching passes share: candidates judged by all who read a channel, and small gains not taken."""
+"""The search for scales: the loss is summed over all readers of a channel, and small gains are not taken."""
 
 import numpy as np
 import pytest

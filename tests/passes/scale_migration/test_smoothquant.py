@@ -1,4 +1,4 @@
-"""SmoothQuant: outliers move into the weights, and nothing moves where there are none."""
+"""SmoothQuant: outliers move into the weights, and without outliers nothing changes."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,11 +14,11 @@ from passes.scale_migration.smoothquant import SmoothQuant
 from passes.statistics import Stats
 from tests.support.graphs import array, assert_same_outputs, build, node
 from tests.support.integer_rules import RULES
-from tests.support.layers_with_statistics import depthwise_chain, inputs_of, perceptron, seen
+from tests.support.layers_with_statistics import depthwise_chain, inputs_of, perceptron, second_layer_statistics
 
 
 def with_outlier(factor: float = 50.0) -> tuple[Model, Floats]:
-    """A perceptron whose hidden channel 3 is ``factor`` times larger, exactly, than it was, and its inputs."""
+    """Return a perceptron whose hidden channel 3 is exactly ``factor`` times larger, and its inputs."""
     model = perceptron()
     (group,) = scale_groups(model).groups
     factors = np.ones(group.size)
@@ -33,10 +33,12 @@ def test_a_fixed_alpha_is_the_papers_equation(alpha: float) -> None:
     before = gs.export_onnx(model.graph)
     x = inputs_of(model)
     old = model.weight(model.layers()["second"])[0]
-    report = SmoothQuant(alpha=alpha).apply(model, seen(x))
+    report = SmoothQuant(alpha=alpha).apply(model, second_layer_statistics(x))
     expected = np.abs(x).max(axis=0) ** alpha / np.abs(old).max(axis=0) ** (1 - alpha)
-    found = model.weight(model.layers()["second"])[0] / old
-    np.testing.assert_allclose(found, np.broadcast_to(expected / np.exp(np.log(expected).mean()), old.shape), rtol=1e-4)
+    scales = model.weight(model.layers()["second"])[0] / old
+    np.testing.assert_allclose(
+        scales, np.broadcast_to(expected / np.exp(np.log(expected).mean()), old.shape), rtol=1e-4
+    )
     assert report.changed["second"].what == f"inputs smoothed with alpha {alpha:g}"
     assert_same_outputs(before, model.graph, array(20, 10), 1e-5)
 
@@ -45,7 +47,7 @@ def test_the_search_undoes_an_outlier() -> None:
     model, x = with_outlier()
     peaks = x.max(axis=0)
     assert peaks[3] > 10 * np.median(peaks)
-    report = SmoothQuant().apply(model, seen(x))
+    report = SmoothQuant().apply(model, second_layer_statistics(x))
     peaks = inputs_of(model).max(axis=0)
     assert peaks[3] < 4 * np.median(peaks)
     change = report.changed["second"]
@@ -58,12 +60,12 @@ def test_the_search_undoes_an_outlier() -> None:
     assert change.before_db == pytest.approx(-10 * np.log10(grid.plain))
 
 
-def test_the_search_leaves_even_channels_alone() -> None:
+def test_the_search_does_not_change_equal_channels() -> None:
     model = perceptron()
     x = inputs_of(model)
     even = x / x.max(axis=0)
     model.graph.nodes[2].inputs[1].values = np.sign(array(12, 16)).astype(np.float32)
-    report = SmoothQuant().apply(model, seen(even))
+    report = SmoothQuant().apply(model, second_layer_statistics(even))
     assert report.changed == {}
     assert report.skipped == {
         "first": "x is an input of the model",
@@ -76,7 +78,7 @@ def test_dead_channels_stay_as_they_are() -> None:
     x = inputs_of(model)
     x[:, 2] = 0
     old = model.weight(model.layers()["second"])[0]
-    SmoothQuant(alpha=0.5).apply(model, seen(x))
+    SmoothQuant(alpha=0.5).apply(model, second_layer_statistics(x))
     new = model.weight(model.layers()["second"])[0]
     np.testing.assert_array_equal(new[:, 2], old[:, 2])
     assert not np.array_equal(new[:, 1], old[:, 1])
@@ -95,7 +97,7 @@ def test_needs_and_refusals() -> None:
 
 
 def residual() -> Model:
-    """x -> first -> Relu -> a; a -> second -> t; reader of Relu(a + t): a, t and the sum take one scale."""
+    """Make x -> first -> Relu -> a; a -> second -> t; reader of Relu(a + t). a, t and the sum share one scale."""
     nodes = [
         node("Conv", ["x", "first.w"], ["h"], name="first"),
         node("Relu", ["h"], ["a"], name="relu1"),
@@ -114,19 +116,19 @@ def channel_statistics(spread: list[float]) -> ChannelStatistics:
     return statistics
 
 
-def test_terms_of_a_sum_are_measured_too() -> None:
+def test_operands_of_a_sum_are_measured_too() -> None:
     needs = SmoothQuant().needs(residual())
     assert needs.channels == {"second", "reader"}
-    assert needs.tensors == {("t", 1)}  # what a layer reads is known already, and the sum itself is not quantized
+    assert needs.tensors == {("t", 1)}  # inputs of layers have statistics already, and the sum is not quantized
     assert not SmoothQuant().needs(perceptron()).tensors
-    kept = residual()
-    kept.float_reasons.update(dict.fromkeys(("second", "reader"), "excluded"))
-    assert not SmoothQuant().needs(kept).tensors
+    excluded = residual()
+    excluded.float_reasons.update(dict.fromkeys(("second", "reader"), "excluded"))
+    assert not SmoothQuant().needs(excluded).tensors
 
 
 @pytest.mark.parametrize("cancels", [False, True])
-def test_a_scale_that_would_ruin_a_term_is_not_taken(cancels: bool) -> None:
-    """Where a term is large but the sum is small, the readers alone would ask for a larger activation."""
+def test_a_scale_that_would_harm_an_operand_is_not_taken(cancels: bool) -> None:
+    """If an operand is large but the sum is small, the readers alone would prefer larger activations."""
     model = residual()
     small = [1, 1, 1, 0.02, 1, 1]
     channels = {name: channel_statistics(small) for name in ("second", "reader")}

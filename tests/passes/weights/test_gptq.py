@@ -1,4 +1,4 @@
-"""GPTQ on layers: the written model's mean output is the float model's, errors are real, and trouble is told."""
+"""GPTQ on layers: the written model has the float model's mean output, errors are measured, failures are reported."""
 
 import dataclasses
 import re
@@ -26,7 +26,7 @@ biased = pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
 
 
 def written(model: Model, solution: Solution) -> onnx.ModelProto:
-    """The model with the solved layer, exported as the float graph it still is."""
+    """Return the model with the solved layer, exported as a float graph."""
     layer = model.layers()["layer"]
     model.quantized["layer"] = Quantized(solution.codes, solution.grid, 0.0)
     model.write(layer, solution.grid.values(solution.codes), solution.bias)
@@ -37,36 +37,36 @@ def written(model: Model, solution: Solution) -> onnx.ModelProto:
 
 
 def streams(shape: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """What the float network feeds a layer, and what its quantized predecessors do: shrunk, shifted, noisy."""
-    exact = smooth(*shape)
-    return exact, (0.9 * exact + 0.1 + 0.1 * array(*shape, seed=6)).astype(np.float32)
+    """Return a layer's inputs in the float network, and shrunk, shifted, noisy ones from quantized predecessors."""
+    float_rows = smooth(*shape)
+    return float_rows, (0.9 * float_rows + 0.1 + 0.1 * array(*shape, seed=6)).astype(np.float32)
 
 
-def mean_error(proto: onnx.ModelProto, model: onnx.ModelProto, exact: Floats, quantized: Floats) -> np.ndarray:
-    """Largest mean error of an output channel, relative to the outputs' standard deviation."""
-    expected, found = run(proto, exact)[0], run(model, quantized)[0]
+def mean_error(proto: onnx.ModelProto, model: onnx.ModelProto, float_rows: Floats, quantized: Floats) -> np.ndarray:
+    """Return the largest mean error of an output channel, relative to the outputs' standard deviation."""
+    expected, actual = run(proto, float_rows)[0], run(model, quantized)[0]
     axes = tuple(axis for axis in range(expected.ndim) if axis != 1)
-    difference = found.mean(axis=axes, dtype=np.float64) - expected.mean(axis=axes, dtype=np.float64)
+    difference = actual.mean(axis=axes, dtype=np.float64) - expected.mean(axis=axes, dtype=np.float64)
     return np.asarray(np.abs(difference).max() / expected.std())
 
 
-def test_a_target_that_cannot_be_found_is_told_and_the_weight_kept() -> None:
+def test_without_an_asymmetric_target_the_weight_is_the_target_and_a_note_says_so() -> None:
     proto = one_layer(LAYERS["gemm"], bias=True)
     model = Model(gs.import_onnx(proto), RULES)
-    exact, quantized = streams(LAYERS["gemm"][4])
+    float_rows, quantized = streams(LAYERS["gemm"][4])
     layer = model.layers()["layer"]
-    parts = [moments_of(layer, quantized[part], exact[part]) for part in (slice(100), slice(100, 200))]
+    parts = [moments_of(layer, quantized[part], float_rows[part]) for part in (slice(100), slice(100, 200))]
     moments = Moments.joined(parts[0], parts[1])
-    bent = dataclasses.replace(parts[0], hessian=-20_000 * parts[0].hessian)  # one half only: the sweep finds no fault
+    bent = dataclasses.replace(parts[0], hessian=-20_000 * parts[0].hessian)  # one half only: the sweep itself works
     problem = problem_of(model, dataclasses.replace(moments, halves=(bent, parts[1])))
-    found = Gptq(few_rows=False).solve(problem)
+    solution = Gptq(few_rows=False).solve(problem)
     plain = Gptq(few_rows=False, asymmetric_target=False).solve(problem)
-    assert re.fullmatch(r"errors of the layers before not made up for \(Hessian halves not positive.*\)", found.note)
+    assert re.fullmatch(r"errors of the layers before not made up for \(Hessian halves not positive.*\)", solution.note)
     assert plain.note == ""
-    np.testing.assert_array_equal(found.codes, plain.codes)
-    moved = Gptq(few_rows=False).solve(problem_of(model, moments))
-    assert moved.note == ""
-    assert not np.array_equal(moved.codes, plain.codes)
+    np.testing.assert_array_equal(solution.codes, plain.codes)
+    asymmetric = Gptq(few_rows=False).solve(problem_of(model, moments))
+    assert asymmetric.note == ""
+    assert not np.array_equal(asymmetric.codes, plain.codes)
 
 
 @layers
@@ -75,13 +75,13 @@ def test_bias_correction_makes_the_mean_output_error_vanish(
     case: tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, ...]], bias: bool
 ) -> None:
     proto = one_layer(case, bias)
-    exact, quantized = streams(case[4])
+    float_rows, quantized = streams(case[4])
     errors = {}
     for correct in (True, False):
         model = Model(gs.import_onnx(proto), RULES)
-        moments = moments_of(model.layers()["layer"], quantized, exact)
+        moments = moments_of(model.layers()["layer"], quantized, float_rows)
         solution = Gptq(bias_correction=correct, asymmetric_target=False).solve(problem_of(model, moments))
-        errors[correct] = mean_error(proto, written(model, solution), exact, quantized)
+        errors[correct] = mean_error(proto, written(model, solution), float_rows, quantized)
         if not correct:
             assert (solution.bias is not None) == bias
     assert errors[True] < 1e-5
@@ -90,22 +90,24 @@ def test_bias_correction_makes_the_mean_output_error_vanish(
 
 @layers
 @biased
-def test_the_bias_makes_up_for_the_mean_of_what_is_added(
+def test_the_bias_corrects_the_mean_error_of_an_added_tensor(
     case: tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, ...]], bias: bool
 ) -> None:
-    """The sum with the added tensor has the float network's mean, channel by channel, over groups too."""
+    """The sum with the added tensor has the float network's mean in every channel of every group."""
     proto = one_layer(case, bias)
-    exact, quantized = streams(case[4])
-    expected = run(proto, exact)[0]
+    float_rows, quantized = streams(case[4])
+    expected = run(proto, float_rows)[0]
     noise = array(*expected.shape, seed=8) * np.float32(0.1)
     noise += np.arange(expected.shape[1], dtype=np.float32).reshape(1, -1, *[1] * (expected.ndim - 2))
     model = Model(gs.import_onnx(proto), RULES)
     layer = model.layers()["layer"]
     g, _, k = layer.matrix_shape
     total = MomentsAccumulator(g, k, cross=True)
-    total.update(layer.rows(quantized), layer.rows(exact - quantized), layer.output_rows(noise))
+    total.update(layer.rows(quantized), layer.rows(float_rows - quantized), layer.output_rows(noise))
     solution = Gptq().solve(problem_of(model, total.moments()))
-    error = run(written(model, solution), quantized)[0] - noise - expected  # the sum errs by -noise before the bias
+    error = (
+        run(written(model, solution), quantized)[0] - noise - expected
+    )  # before the bias, the error of the sum is -noise
     axes = tuple(axis for axis in range(error.ndim) if axis != 1)
     assert np.abs(error.mean(axis=axes, dtype=np.float64)).max() < 1e-4 * np.abs(noise).max()
 
@@ -114,18 +116,18 @@ def test_the_bias_makes_up_for_the_mean_of_what_is_added(
 def test_the_written_layer_beats_round_to_nearest(
     case: tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, ...]],
 ) -> None:
-    """On its exported file, at 3 bits, with inputs as its quantized predecessors make them."""
+    """Measured on the exported file at 3 bits, with the inputs from quantized predecessors."""
     proto = one_layer(case, bias=True)
-    exact, quantized = streams(case[4])
-    expected = run(proto, exact)[0]
+    float_rows, quantized = streams(case[4])
+    expected = run(proto, float_rows)[0]
     errors = []
     for step in (Gptq(), Gptq(asymmetric_target=False), Rtn()):
         model = Model(gs.import_onnx(proto), RULES)
-        moments = moments_of(model.layers()["layer"], quantized, exact)
-        found = run(written(model, step.solve(problem_of(model, moments))), quantized)[0]
-        errors.append(float(np.square(found - expected).mean()))
+        moments = moments_of(model.layers()["layer"], quantized, float_rows)
+        actual = run(written(model, step.solve(problem_of(model, moments))), quantized)[0]
+        errors.append(float(np.square(actual - expected).mean()))
     full, symmetric, plain = errors
-    assert full < 0.65 * plain  # 0.13 to 0.59 measured: some of the noise cannot be made up for
+    assert full < 0.65 * plain  # 0.13 to 0.59 measured; some of the noise cannot be compensated
     assert full < 0.9 * symmetric
 
 
@@ -133,18 +135,18 @@ def test_the_written_layer_beats_round_to_nearest(
 def test_a_matmul_has_no_bias_to_correct(shape: tuple[int, ...]) -> None:
     proto = build([node("MatMul", ["x", "w"], ["y"], name="layer")], {"w": array(30, 6)}, shape)
     model = Model(gs.import_onnx(proto), RULES)
-    exact, quantized = streams(shape)
-    moments = moments_of(model.layers()["layer"], quantized, exact)
+    float_rows, quantized = streams(shape)
+    moments = moments_of(model.layers()["layer"], quantized, float_rows)
     solution = Gptq().solve(problem_of(model, moments, bits=4))
     assert solution.bias is None
-    expected = run(proto, exact)[0]
-    found = run(written(model, solution), quantized)[0]
-    assert np.square(found - expected).mean() < 0.02 * np.square(expected).mean()
+    expected = run(proto, float_rows)[0]
+    actual = run(written(model, solution), quantized)[0]
+    assert np.square(actual - expected).mean() < 0.02 * np.square(expected).mean()
 
 
 @pytest.mark.parametrize("options", [{}, {"bias_correction": False}, {"act_order": False}, {"symmetric": False}])
 def test_errors_are_those_of_the_output(options: dict[str, Any]) -> None:
-    """Without predecessors' errors the target is the weight, so what is reported can be measured."""
+    """Without errors of predecessors the target is the weight, so the reported errors can be measured."""
     case = LAYERS["conv"]
     model = Model(gs.import_onnx(one_layer(case, bias=True)), RULES)
     layer = model.layers()["layer"]
@@ -153,7 +155,7 @@ def test_errors_are_those_of_the_output(options: dict[str, Any]) -> None:
     solution = Gptq(**options).solve(problem)
     rows = layer.rows(x).astype(np.float64)
     if options.get("bias_correction", True):
-        rows -= rows.mean(axis=1, keepdims=True)  # the bias answers for the mean
+        rows -= rows.mean(axis=1, keepdims=True)  # the bias corrects the mean
     signal = np.square(rows @ problem.weight.transpose(0, 2, 1)).sum()
     noise = np.square(rows @ (solution.grid.values(solution.codes) - problem.weight).transpose(0, 2, 1)).sum()
     assert solution.after_db == pytest.approx(10 * np.log10(signal / noise), abs=0.02)
@@ -164,7 +166,7 @@ def test_errors_are_those_of_the_output(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("block_size", [None, 9])
-def test_bits_and_block_are_the_problems(block_size: int | None) -> None:
+def test_bits_and_block_size_come_from_the_problem(block_size: int | None) -> None:
     model = Model(gs.import_onnx(one_layer(LAYERS["conv"], bias=False)), RULES)
     moments = moments_of(model.layers()["layer"], smooth(*LAYERS["conv"][4]))
     solution = Gptq(bits=8).solve(problem_of(model, moments, bits=2, block_size=block_size))
@@ -172,7 +174,7 @@ def test_bits_and_block_are_the_problems(block_size: int | None) -> None:
     assert set(np.unique(solution.codes)) <= {-2, -1, 0, 1}
 
 
-def test_more_damping_than_asked_for_is_noted() -> None:
+def test_raised_damping_is_noted() -> None:
     model = Model(gs.import_onnx(one_layer(LAYERS["conv"], bias=False)), RULES)
     g, _, k = model.layers()["layer"].matrix_shape
     matrix = np.eye(k, dtype=np.float32)
@@ -201,14 +203,14 @@ def test_without_moments_it_is_refused() -> None:
         Gptq().solve(problem_of(model, None))
 
 
-def test_it_asks_for_moments_and_walks_by_default() -> None:
+def test_it_needs_moments_and_is_sequential_by_default() -> None:
     assert Gptq.wants_moments
     assert Gptq().sequential
     assert Gptq().bits == 4
 
 
 def test_a_new_bias_does_not_take_the_name_of_another_constant() -> None:
-    """onnx-graphsurgeon exports one constant per name, and the first would have served both nodes."""
+    """onnx-graphsurgeon exports one constant per name, so both nodes would read the first."""
     nodes = [node("Conv", ["x", "w"], ["a"], name="layer"), node("Add", ["a", "layer.bias"], ["y"], name="add")]
     added = np.full((1, 4, 1, 1), 5, np.float32)
     proto = build(nodes, {"w": array(4, 2, 1, 1), "layer.bias": added}, (1, 2, 3, 3))
@@ -216,5 +218,5 @@ def test_a_new_bias_does_not_take_the_name_of_another_constant() -> None:
     layer = model.layers()["layer"]
     model.write(layer, model.weight(layer), np.ones((1, 4), np.float32))
     x = array(1, 2, 3, 3)
-    found, expected = run(gs.export_onnx(model.graph), x)[0], run(proto, x)[0]
-    assert np.abs(found - (expected + 1)).max() <= 1e-5 * np.abs(expected).max()
+    actual, expected = run(gs.export_onnx(model.graph), x)[0], run(proto, x)[0]
+    assert np.abs(actual - (expected + 1)).max() <= 1e-5 * np.abs(expected).max()

@@ -27,10 +27,10 @@ from passes.weights.learned_rounding import LearnedRounding
         ("held_out", 1.0, "held_out must be between 0 and 1, not 1.0"),
     ],
 )
-def test_settings_that_cannot_be_meant(field: str, value: Any, message: str) -> None:
+def test_invalid_settings_are_refused(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         LearnedRounding(**{field: value})
 
 
-def test_it_refines_what_a_layer_pass_has_found() -> None:
+def test_it_refines_the_codes_of_a_layer_pass() -> None:
     assert LearnedRounding.stage == Stage.REFINEMENT > Gptq.stage

@@ -1,4 +1,4 @@
-"""OBQ on layers: small ones by OBQ, large ones by GPTQ and said so, both into a file that holds."""
+"""OBQ on layers: small layers use OBQ, large layers use GPTQ with a note, and the written file is right."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,24 +25,24 @@ X, UNSEEN = images(48, 3, 12, 12), images(48, 3, 12, 12, seed=9)
 def test_small_layers_are_solved_by_obq(case: str, refine: int) -> None:
     model = Model(gs.import_onnx(one_layer(LAYERS[case], bias=True)), RULES)
     problem = problem_of(model, moments_of(model.layers()["layer"], smooth(*LAYERS[case][4])))
-    found, other, plain = (step.solve(problem) for step in (Obq(refine=refine), Gptq(refine=refine), Rtn()))
-    assert found.note == ""
-    assert found.before_db == other.before_db
-    assert found.after_db is not None
+    solution, other, plain = (step.solve(problem) for step in (Obq(refine=refine), Gptq(refine=refine), Rtn()))
+    assert solution.note == ""
+    assert solution.before_db == other.before_db
+    assert solution.after_db is not None
     assert other.after_db is not None
-    assert found.before_db is not None
-    assert found.after_db > found.before_db + 1
-    assert found.after_db > other.after_db - 3
-    assert not np.array_equal(found.codes, other.codes)
-    assert not np.array_equal(found.codes, plain.codes)
+    assert solution.before_db is not None
+    assert solution.after_db > solution.before_db + 1
+    assert solution.after_db > other.after_db - 3
+    assert not np.array_equal(solution.codes, other.codes)
+    assert not np.array_equal(solution.codes, plain.codes)
 
 
-def test_large_layers_are_left_to_gptq_and_said_so() -> None:
+def test_large_layers_use_gptq_and_a_note_says_so() -> None:
     model = Model(gs.import_onnx(one_layer(LAYERS["conv"], bias=True)), RULES)
     problem = problem_of(model, moments_of(model.layers()["layer"], smooth(*LAYERS["conv"][4])))
-    found, other = Obq(largest_inputs=26).solve(problem), Gptq().solve(problem)
-    assert found.note == "by GPTQ: 27 inputs are more than largest_inputs 26"
-    np.testing.assert_array_equal(found.codes, other.codes)
+    solution, other = Obq(largest_inputs=26).solve(problem), Gptq().solve(problem)
+    assert solution.note == "by GPTQ: 27 inputs are more than largest_inputs 26"
+    np.testing.assert_array_equal(solution.codes, other.codes)
     assert Obq(largest_inputs=27).solve(problem).note == ""
 
 
@@ -52,8 +52,8 @@ def test_a_network_converted_with_it() -> None:
         for step in (Rtn(bits=3), Obq(bits=3, largest_inputs=30))
     ]
     nearest, greedy = (convert(resnet(), X, recipe=recipe) for recipe in recipes)
-    exact = run(resnet(), UNSEEN)[0]
-    assert sqnr_db(exact, run(greedy.model, UNSEEN)[0]) > sqnr_db(exact, run(nearest.model, UNSEEN)[0]) + 2
+    reference = run(resnet(), UNSEEN)[0]
+    assert sqnr_db(reference, run(greedy.model, UNSEEN)[0]) > sqnr_db(reference, run(nearest.model, UNSEEN)[0]) + 2
     notes = {layer.name: layer.note for layer in greedy.layers}
     assert notes["stem"] == "3 bits per channel"
     assert notes["block.conv1"] == "3 bits per channel, by GPTQ: 72 inputs are more than largest_inputs 30"

@@ -1,4 +1,4 @@
-"""Round-to-nearest: nearest points of the chosen grid, honest errors, and bits layer by layer."""
+"""Round-to-nearest: nearest points of the chosen grid, measured errors, and bits of each layer."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ Scale = Literal["mse", "absmax"]
 
 
 def problem(bits: int = 4, block_size: int | None = None, min_scale: Floats | None = None, seed: int = 0) -> Problem:
-    """A Conv of two groups, five outputs each, with heavy-tailed weights."""
+    """Make a Conv of two groups with five outputs each and heavy-tailed weights."""
     rng = np.random.default_rng(seed)
     weight = (rng.standard_t(4, (2, 5, 27)) * rng.lognormal(0, 1, (2, 5, 1))).astype(np.float32)
     layer = Linear("conv", "Conv", "x", "y", "w", (10, 3, 3, 3), "b", groups=2)
@@ -30,33 +30,33 @@ def problem(bits: int = 4, block_size: int | None = None, min_scale: Floats | No
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_codes_are_the_nearest_of_the_grid(scale: Scale, bits: int, block_size: int | None, symmetric: bool) -> None:
     given = problem(bits, block_size)
-    found = Rtn(scale=scale, symmetric=symmetric).solve(given)
-    assert found.codes.dtype == np.int8
-    assert (found.grid.bits, found.grid.block_size) == (bits, block_size)
-    assert found.grid.symmetric == symmetric
-    np.testing.assert_array_equal(found.codes, found.grid.codes(given.weight))
+    solution = Rtn(scale=scale, symmetric=symmetric).solve(given)
+    assert solution.codes.dtype == np.int8
+    assert (solution.grid.bits, solution.grid.block_size) == (bits, block_size)
+    assert solution.grid.symmetric == symmetric
+    np.testing.assert_array_equal(solution.codes, solution.grid.codes(given.weight))
     plain = absmax_grid(given.weight, bits, block_size=block_size, symmetric=symmetric)
     if scale == "absmax":
-        np.testing.assert_array_equal(found.grid.scale, plain.scale)
-        assert found.after_db == found.before_db
-    assert found.before_db == sqnr_db(given.weight, plain.values(plain.codes(given.weight)))
-    assert found.after_db == sqnr_db(given.weight, found.grid.values(found.codes))
-    assert found.bias is given.bias
+        np.testing.assert_array_equal(solution.grid.scale, plain.scale)
+        assert solution.after_db == solution.before_db
+    assert solution.before_db == sqnr_db(given.weight, plain.values(plain.codes(given.weight)))
+    assert solution.after_db == sqnr_db(given.weight, solution.grid.values(solution.codes))
+    assert solution.bias is given.bias
 
 
 @pytest.mark.parametrize(("bits", "gain"), [(2, 2.0), (3, 1.0), (4, 0.5)])
-def test_the_search_gains_what_clipping_is_worth(bits: int, gain: float) -> None:
+def test_the_search_gains_by_clipping(bits: int, gain: float) -> None:
     gains = []
     for seed in range(5):
-        found = Rtn().solve(problem(bits, seed=seed))
-        assert found.after_db is not None
-        assert found.before_db is not None
-        gains.append(found.after_db - found.before_db)
+        solution = Rtn().solve(problem(bits, seed=seed))
+        assert solution.after_db is not None
+        assert solution.before_db is not None
+        gains.append(solution.after_db - solution.before_db)
     assert min(gains) > 0
     assert np.mean(gains) > gain
 
 
-def test_the_searched_scale_takes_all_inputs_alike() -> None:
+def test_the_search_weighs_all_inputs_equally() -> None:
     given = problem(3)
     expected = search_grid(given.weight, 3, np.ones((2, 27), np.float32))
     np.testing.assert_array_equal(Rtn().solve(given).grid.scale, expected.scale)
@@ -65,18 +65,18 @@ def test_the_searched_scale_takes_all_inputs_alike() -> None:
 def test_one_more_bit_is_about_six_decibels() -> None:
     errors = [Rtn().solve(problem(bits)).after_db or 0.0 for bits in (5, 6, 7, 8)]
     steps = np.diff(errors)
-    assert np.all((steps > 4.5) & (steps < 7))  # less than 6.02 where the clipping moves outward
+    assert np.all((steps > 4.5) & (steps < 7))  # below 6.02 if less is clipped
 
 
 @pytest.mark.parametrize("scale", ["mse", "absmax"])
-def test_the_floor_is_respected(scale: Scale) -> None:
+def test_the_smallest_scale_is_respected(scale: Scale) -> None:
     min_scale = np.linspace(1e-3, 2.0, 10, dtype=np.float32).reshape(2, 5)
-    found = Rtn(scale=scale).solve(problem(8, min_scale=min_scale))
-    assert np.all(found.grid.scale[:, :, 0] >= min_scale)
-    np.testing.assert_allclose(found.grid.scale[1, :, 0], min_scale[1], rtol=1e-6)  # it binds
+    solution = Rtn(scale=scale).solve(problem(8, min_scale=min_scale))
+    assert np.all(solution.grid.scale[:, :, 0] >= min_scale)
+    np.testing.assert_allclose(solution.grid.scale[1, :, 0], min_scale[1], rtol=1e-6)  # it binds
 
 
-def test_it_asks_for_no_data() -> None:
+def test_it_needs_no_data() -> None:
     assert not Rtn.wants_moments
     assert not Rtn().sequential
     assert Rtn().bits == 8
@@ -109,11 +109,11 @@ def test_bits_outside_2_to_8_are_refused(bits: int) -> None:
 
 
 @pytest.mark.parametrize("block_size", [0, -32])
-def test_a_block_of_nothing_is_refused(block_size: int) -> None:
+def test_a_block_size_below_one_is_refused(block_size: int) -> None:
     with pytest.raises(ValueError, match=f"block_size must be at least 1, not {block_size}"):
         Rtn(block_size=block_size)
 
 
-def test_fewer_blocks_than_none_are_refused() -> None:
+def test_a_negative_number_of_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="fewest_blocks is a number of blocks, so 0 or more, not -1"):
         Rtn(block_size=8, two_level=True, fewest_blocks=-1)

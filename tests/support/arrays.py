@@ -34,25 +34,25 @@ def rows(g: int, n: int, k: int, seed: int = 0, correlation: float = 0.9) -> Flo
     return (x * rng.lognormal(0, 0.5, (g, 1, k))).astype(np.float32)
 
 
-def moments_of(quantized: Floats, exact: Floats | None = None) -> Moments:
+def moments_of(quantized: Floats, float_rows: Floats | None = None) -> Moments:
     """Return the moments of rows ``[g, n, k]``. With the float network's rows, they include cross moments."""
-    total = MomentsAccumulator(quantized.shape[0], quantized.shape[2], cross=exact is not None)
-    total.update(quantized, None if exact is None else exact - quantized)
+    total = MomentsAccumulator(quantized.shape[0], quantized.shape[2], cross=float_rows is not None)
+    total.update(quantized, None if float_rows is None else float_rows - quantized)
     return total.moments()
 
 
 def output_pair(seed: int = 0, rows: int = 500) -> tuple[Floats, Floats]:
     """Return outputs ``[2, n, 3]`` of a float network, and of one that shrinks and shifts them."""
     rng = np.random.default_rng(seed)
-    exact = rng.standard_normal((2, rows, 3)) + np.arange(3)
-    other = exact * rng.uniform(0.6, 1.2, (2, 1, 3)) + rng.standard_normal((2, 1, 3)) * 0.3
-    other += rng.standard_normal(exact.shape) * 0.1
-    return exact.astype(np.float32), other.astype(np.float32)
+    reference = rng.standard_normal((2, rows, 3)) + np.arange(3)
+    other = reference * rng.uniform(0.6, 1.2, (2, 1, 3)) + rng.standard_normal((2, 1, 3)) * 0.3
+    other += rng.standard_normal(reference.shape) * 0.1
+    return reference.astype(np.float32), other.astype(np.float32)
 
 
-def output_statistics(exact: Floats, other: Floats, parts: int = 1) -> OutputStatistics:
+def output_statistics(reference: Floats, other: Floats, parts: int = 1) -> OutputStatistics:
     """Return statistics of both networks' outputs, added in ``parts`` batches."""
     sums = OutputSums(2, 3)
-    for one, two in zip(np.array_split(exact, parts, axis=1), np.array_split(other, parts, axis=1), strict=True):
+    for one, two in zip(np.array_split(reference, parts, axis=1), np.array_split(other, parts, axis=1), strict=True):
         sums.update(one, two)
     return sums.statistics()

@@ -39,10 +39,10 @@ def one_layer(case: tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, 
     return build([node(op, ["x", *constants], ["y"], name="layer", **attributes)], constants, shape)
 
 
-def moments_of(layer: Linear, quantized: Floats, exact: Floats | None = None) -> Moments:
+def moments_of(layer: Linear, quantized: Floats, float_rows: Floats | None = None) -> Moments:
     g, _, k = layer.matrix_shape
-    total = MomentsAccumulator(g, k, cross=exact is not None)
-    total.update(layer.rows(quantized), None if exact is None else layer.rows(exact - quantized))
+    total = MomentsAccumulator(g, k, cross=float_rows is not None)
+    total.update(layer.rows(quantized), None if float_rows is None else layer.rows(float_rows - quantized))
     return total.moments()
 
 

@@ -1,11 +1,11 @@
-"""What a search has measured, on disk, so that one that was killed goes on where it stood.
+"""Measurements of a search on disk, so that an interrupted search can be resumed.
 
-    DIR/<key>/about.json          what the key stands for
-    DIR/<key>/effect-0003.npz     one layer's errors at every number of bits
-    DIR/<key>/attempt-<hash>.npz  what was measured of one file
+    DIR/<key>/about.json          the facts that the key is a hash of
+    DIR/<key>/effect-0003.npz     errors of one layer at every number of bits
+    DIR/<key>/attempt-<hash>.npz  measurements of one file
 
-The key is a hash of the model, the images, the recipe, the target, the versions and this package's own source. Every
-file gets its name last, so one that is there is whole.
+The key is a hash of the model, the images, the recipe, the target, the versions and this package's own source. A file
+is renamed to its final name last, so every file with such a name is complete.
 """
 
 import contextlib
@@ -26,20 +26,20 @@ from passes.errors import DataError, OutputError
 
 __all__ = ["Arrays", "Cache", "forget", "holds_something"]
 
-_KEY = "[0-9a-f]" * 16  # names of folders, as `glob` wants them
+_KEY = "[0-9a-f]" * 16  # pattern of the folders' names, for `glob`
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 class Cache:
-    """Named groups of arrays in a folder of their own.
+    """Named groups of arrays in a folder.
 
     Args:
-        folder: where caches lie; None: nothing is kept.
-        facts: all that the arrays depend on, ready for JSON.
+        folder: Folder of all caches. None: nothing is stored.
+        facts: JSON values that the arrays depend on.
 
     Raises:
-        OutputError: the folder cannot be made.
+        OutputError: The folder cannot be created.
     """
 
     def __init__(self, folder: Path | None, facts: Mapping[str, Any]) -> None:
@@ -55,10 +55,10 @@ class Cache:
         self._write("about.json", json.dumps(facts, indent=2, sort_keys=True).encode())
 
     def load(self, name: str) -> dict[str, NDArray[Any]] | None:
-        """The arrays of that name; None where there are none.
+        """Return the arrays of that name, or None if there are none.
 
         Raises:
-            DataError: the file is damaged.
+            DataError: The file is damaged.
         """
         if self.folder is None or not (self.folder / f"{name}.npz").exists():
             return None
@@ -70,7 +70,7 @@ class Cache:
             raise DataError(f"{path} is damaged ({error}); delete it, and it is measured again") from error
 
     def store(self, name: str, arrays: Arrays) -> None:
-        """Keep arrays under a name."""
+        """Store arrays under a name."""
         if self.folder is None:
             return
         with tempfile.TemporaryFile() as file:
@@ -79,7 +79,7 @@ class Cache:
             self._write(f"{name}.npz", file.read())
 
     def _write(self, name: str, content: bytes) -> None:
-        """Write a file beside its name, then rename it; one that could not be written whole goes."""
+        """Write a temporary file and rename it. An incomplete temporary file is deleted."""
         assert self.folder is not None
         path = self.folder / name
         try:
@@ -99,13 +99,13 @@ class Cache:
 
 
 def holds_something(folder: Path) -> bool:
-    """Whether anything that was measured lies in a folder of caches."""
+    """Whether a folder of caches contains any measurement."""
     return any(folder.glob(f"{_KEY}/*.npz"))
 
 
 def forget(folder: Path) -> None:
-    """Remove the caches in a folder, what a kill left half-written too, and the folder if that was all in it."""
+    """Remove the caches in a folder, including incomplete files, and the folder itself if it is then empty."""
     for cache in folder.glob(_KEY):
         shutil.rmtree(cache, ignore_errors=True)
-    with contextlib.suppress(OSError):  # there is none, or something else lies in it
+    with contextlib.suppress(OSError):  # the folder does not exist, or contains something else
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""Makes a file by a recipe and judges it: what every rung of the ladder does."""
+"""Makes files by recipes and judges them, for every rung of the ladder."""
 
 import dataclasses
 import hashlib
@@ -35,13 +35,13 @@ __all__ = ["CandidateBuilder", "Trial", "best"]
 
 @dataclass(frozen=True)
 class Trial:
-    """An attempt, and what the next one is chosen by.
+    """An attempt, with the measurements that the next attempt is chosen by.
 
     Attributes:
-        attempt: what is reported.
-        recipe: that made the file.
-        verdict: of the held-out images.
-        own: error of each layer's output where it was quantized, by name.
+        attempt: The attempt as it is reported.
+        recipe: Recipe of the file.
+        verdict: Errors on the held-out images.
+        own: Relative error power of each layer's own output when it was quantized, by name.
     """
 
     attempt: BudgetAttempt
@@ -51,18 +51,23 @@ class Trial:
 
 
 class CandidateBuilder:
-    """One model, its images and what has been made of them.
+    """Makes candidate files of one model and keeps their measurements.
 
     Args:
-        source: the float model.
-        fit: images to calibrate on.
-        judge: held-out images.
-        budget: what an attempt is held against.
-        target: where the file will run.
-        device: where learned rounding learns.
-        cache: folder of what was measured before; None: nothing is kept.
-        memory_budget: bytes of activations held in memory.
-        progress: called as work goes on.
+        source: The float model.
+        fit: Images to calibrate on.
+        judge: Measures a file on the held-out images.
+        budget: Limits of a file.
+        target: Target of the files.
+        device: Device for learned rounding.
+        cache: Folder for measurements. None: nothing is stored.
+        memory_budget: Bytes of activations held in memory.
+        progress: Called during the work.
+
+    Attributes:
+        trials: All attempts so far.
+        effects: Effects of the layers, or None before they are measured.
+        fewest_bytes: Expected bytes of the smallest file with mixed bits. None unless no choice is within the limit.
     """
 
     def __init__(
@@ -82,36 +87,36 @@ class CandidateBuilder:
         self.cache_folder = cache
         self.trials: list[Trial] = []
         self.effects: Effects | None = None
-        self.fewest_bytes: float | None = None  # expected of mixed bits, where no choice of them is within the limit
+        self.fewest_bytes: float | None = None
         self._best: Result | None = None
         self._digest = "" if cache is None else hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
         self._source = "" if cache is None else source_digest()
 
     def attempt(self, name: str, recipe: Recipe, predicted: float | None = None) -> Trial:
-        """Make a file by a recipe and judge it, or remember what an earlier run measured of it.
+        """Make a file by a recipe and judge it, or load its measurements from the cache.
 
         Args:
-            name: of the rung.
-            recipe: that makes it.
-            predicted: power of the output's error that is expected.
+            name: Name of the rung.
+            recipe: Recipe of the file.
+            predicted: Expected power of the output's error.
         """
         cache, started = self.cache_of(recipe), time.perf_counter()
-        found = cache.load("attempt")
-        if found is None:
+        measured = cache.load("attempt")
+        if measured is None:
             result = self._convert(recipe)
-            found = self._measured(result)
-            found["seconds"] = np.array(time.perf_counter() - started)
-            cache.store("attempt", found)
+            measured = self._measured(result)
+            measured["seconds"] = np.array(time.perf_counter() - started)
+            cache.store("attempt", measured)
         else:
             result = None
-        trial = self._trial(name, recipe, found, predicted)
+        trial = self._trial(name, recipe, measured, predicted)
         self.trials.append(trial)
         if best(self.trials, self.budget) is trial:
             self._best = result
         return trial
 
     def effects_of(self, recipe: Recipe) -> Effects:
-        """The database of the recipe's layers; measured once."""
+        """Return the effects of the recipe's layers. They are measured once."""
         if self.effects is None:
             self.effects = measure_effects(
                 self.source,
@@ -126,16 +131,19 @@ class CandidateBuilder:
         return self.effects
 
     def kept(self) -> Result | None:
-        """The conversion to keep, made again where only its measurements are there; None where no attempt holds."""
+        """Return the conversion to keep, or None if no attempt is within the budget.
+
+        The file is made again if only its measurements are in the cache.
+        """
         trial = best(self.trials, self.budget)
         if trial is None:
             return None
         if self._best is None:
             result = self._convert(trial.recipe)
-            found = self._measured(result) | {"seconds": np.array(trial.attempt.seconds)}
-            again = self._trial(trial.attempt.name, trial.recipe, found, None)
-            if not again.attempt.holds:  # made elsewhere, or by other threads: what holds here is what counts
-                self.trials[self.trials.index(trial)] = again
+            measured = self._measured(result) | {"seconds": np.array(trial.attempt.seconds)}
+            remade = self._trial(trial.attempt.name, trial.recipe, measured, None)
+            if not remade.attempt.holds:  # another machine or number of threads measured otherwise; this run decides
+                self.trials[self.trials.index(trial)] = remade
                 return self.kept()
             self._best = result
         return self._best
@@ -154,7 +162,7 @@ class CandidateBuilder:
         )
 
     def _measured(self, result: Result) -> dict[str, NDArray[Any]]:
-        """All that is known of a file, as arrays."""
+        """Return all measurements of a file as arrays."""
         verdict = self.judge.judge(result.model)
         layers = [layer for layer in result.layers if not layer.reason]
         own = {layer.name: layer.after_db for layer in layers if layer.after_db is not None}
@@ -172,33 +180,33 @@ class CandidateBuilder:
             "latency": np.array(latency),
         }
 
-    def _trial(self, name: str, recipe: Recipe, found: dict[str, NDArray[Any]], predicted: float | None) -> Trial:
-        facts = json.loads(str(found["facts"]))
-        size, power = int(found["bytes"]), float(found["power"])
-        latency, speedup = (_or_none(value) for value in found["latency"])
-        verdict = self.judge.verdict(power, found["errors"] if found["errors"].size else None)
-        lost = verdict.drop
-        drop = None if lost is None else 100 * lost.judged
+    def _trial(self, name: str, recipe: Recipe, measured: dict[str, NDArray[Any]], predicted: float | None) -> Trial:
+        facts = json.loads(str(measured["facts"]))
+        size, power = int(measured["bytes"]), float(measured["power"])
+        latency, speedup = (_or_none(value) for value in measured["latency"])
+        verdict = self.judge.verdict(power, measured["errors"] if measured["errors"].size else None)
+        losses = verdict.drop
+        drop = None if losses is None else 100 * losses.judged
         attempt = BudgetAttempt(
             name=name,
             layer_bits=facts["layer_bits"],
-            mean_bits=float(found["mean_bits"]),
+            mean_bits=float(measured["mean_bits"]),
             bytes=size,
             drop=drop,
-            counted_drop=None if lost is None else 100 * lost.counted,
-            drop_error=None if lost is None else 100 * lost.error,
-            expected_drop=None if lost is None else 100 * lost.expected,
+            counted_drop=None if losses is None else 100 * losses.counted,
+            drop_error=None if losses is None else 100 * losses.error,
+            expected_drop=None if losses is None else 100 * losses.expected,
             sqnr_db=decibel(1.0, power),
             predicted_db=None if predicted is None else decibel(1.0, predicted),
             latency_ms=latency,
             speedup=speedup,
-            seconds=float(found["seconds"]),
+            seconds=float(measured["seconds"]),
             broken=self.budget.broken(drop, size, latency),
         )
         return Trial(attempt, recipe, verdict, facts["own"])
 
     def cache_of(self, recipe: Recipe) -> Cache:
-        """Where what depends on this recipe lies."""
+        """Return the cache of all measurements that depend on this recipe."""
         if self.cache_folder is None:
             return Cache(None, {})
         facts = {
@@ -214,7 +222,7 @@ class CandidateBuilder:
 
 
 def best(trials: Sequence[Trial], budget: Budget) -> Trial | None:
-    """The attempt to keep of those that hold: the smallest, or where bytes are limited the most accurate."""
+    """Return the attempt to keep: the smallest within the budget, or the most accurate if bytes are limited."""
     holding = [trial for trial in trials if trial.attempt.holds]
     if not holding:
         return None

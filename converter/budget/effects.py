@@ -1,8 +1,9 @@
-"""The database of a search: every layer solved alone at several numbers of bits, and what each solution does.
+"""Effects of the layers: each layer is quantized alone at several numbers of bits, and the error is measured.
 
-A layer is solved by the recipe's own layer pass on the float network's inputs, and its own output error noted. Then the
-solution alone is put into the float network, and what comes out on held-out images is compared: that ratio is the
-layer's importance, measured rather than approximated from gradients, so it needs neither labels nor torch.
+The recipe's own layer pass solves a layer on the float network's inputs, which gives the error of the layer's own
+output. Then only this solution is put into the float network, which gives the error of the network's output on held-out
+images. The ratio of the two is the layer's importance. It is measured, not approximated from gradients, so it needs
+neither labels nor torch.
 """
 
 import dataclasses
@@ -37,27 +38,27 @@ from passes.weights.gptq import Gptq
 
 __all__ = ["BITS", "Effects", "measure_effects"]
 
-BITS = (2, 3, 4, 8)  # that a layer may take
-_TRIED = (3, 4)  # in the network; at 2 bits errors are too large to be those of a linear network
-_PROBED = 64  # held-out images
+BITS = (2, 3, 4, 8)  # choices of a layer
+_TRIED = (3, 4)  # bits tried in the network; at 2 bits errors are too large for a linear approximation
+_PROBED = 64  # held-out images that measure the network's error
 _BATCH = 16
-_EXACT = 1e-12  # a smaller error is none
-_NODES, _BLOCK_NODES = 700, 500  # bytes of the nodes that join 3-bit codes, and that multiply blocks
+_LEAST_ERROR = 1e-12  # relative power; a smaller error counts as this
+_NODES, _BLOCK_NODES = 700, 500  # bytes of nodes: those that join 3-bit codes, those that scale blocks
 
 Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What was measured, l layers by the numbers of bits in `BITS`.
+    """Measured effects of l layers at c numbers of bits (`BITS`).
 
     Attributes:
-        names: of the layers.
-        weights: how many each has.
-        own: ``[l, c]``, error of the layer's own output over its power.
-        output: ``[l, c]``, of the network's output; nan where it was not tried.
-        stored: ``[l, c]``, bits a weight takes in the file.
-        blocks: ``[l, c]``, multiples of a channel's scale that lie beside them.
+        names: Names of the layers, ``[l]``.
+        weights: Number of weights of each layer, ``[l]``.
+        own: Error power of the layer's own output relative to its signal power, ``[l, c]``.
+        output: The same for the network's output, ``[l, c]``. nan if it was not measured.
+        stored: Bits per weight in the file, ``[l, c]``.
+        blocks: Number of block scales (multiples of a channel's scale) beside the codes, ``[l, c]``.
     """
 
     names: tuple[str, ...]
@@ -69,28 +70,30 @@ class Effects:
 
     @property
     def importance(self) -> Doubles:
-        """``[l]``; see `passes.numerics.noise_table`."""
+        """Importance of each layer ``[l]``. See `passes.numerics.noise_table`."""
         return importance(self.own, self.output)
 
     @property
     def bytes(self) -> Doubles:
-        """``[l, c]``, in the file."""
+        """Bytes of each choice in the file, ``[l, c]``."""
         codes: Doubles = np.ceil(self.weights[:, None] * self.stored / 8) + np.where(self.stored == 3, _NODES, 0)
         return codes + np.where(self.blocks, np.ceil(self.blocks / 2) + _BLOCK_NODES, 0)
 
     @property
     def useful(self) -> Doubles:
-        """``[l, c]``, bytes; inf where more bits take no more."""
-        cheapest = np.minimum.accumulate(self.bytes[:, ::-1], axis=1)[:, ::-1]  # of these bits and more
+        """Bytes of each choice, ``[l, c]``. inf if a choice takes at least as many bytes as one with more bits."""
+        cheapest = np.minimum.accumulate(self.bytes[:, ::-1], axis=1)[
+            :, ::-1
+        ]  # over this choice and those with more bits
         wasted = self.bytes[:, :-1] >= cheapest[:, 1:]
         return np.where(np.pad(wasted, ((0, 0), (0, 1))), np.inf, self.bytes)
 
     def choices(self, layer_bits: Mapping[str, int]) -> NDArray[np.intp]:
-        """Places in `BITS` ``[l]`` of what every layer has."""
+        """Return the indices in `BITS` of the layers' bits, ``[l]``."""
         return np.array([BITS.index(layer_bits[name]) for name in self.names], np.intp)
 
     def layers(self) -> tuple[LayerEffect, ...]:
-        """The same for a report."""
+        """Return the effects for a report."""
         return tuple(
             LayerEffect(
                 name,
@@ -115,17 +118,17 @@ def measure_effects(
     memory_budget: int,
     progress: Progress,
 ) -> Effects:
-    """Solve every layer alone and see what it does.
+    """Quantize every layer alone and measure the effect.
 
     Args:
-        source: the float model; stays as it is.
-        recipe: its passes up to the layer pass prepare the model; its layer pass solves.
-        target: whose rules and storage are used.
-        fit: images to solve on.
-        held_out: others, to see the effect on.
-        cache: layers that are in it are not solved again.
-        memory_budget: bytes of activations held in memory.
-        progress: called after every layer.
+        source: The float model. It is not changed.
+        recipe: Its passes before the layer pass prepare the model, and its layer pass solves.
+        target: Its rules and storage are used.
+        fit: Images to solve on.
+        held_out: Other images, to measure the effect on.
+        cache: Layers that are in the cache are not solved again.
+        memory_budget: Bytes of activations held in memory.
+        progress: Called after every layer.
     """
     model = Model(gs.import_onnx(source), target.rules)
     context = PassContext(Images(fit, None, None, fit), memory_budget, recipe, progress)
@@ -166,7 +169,7 @@ def measure_effects(
 
 
 def _multiples(solver: LayerPass, layer: Linear, bits: int) -> int:
-    """How many multiples of its channels' scales a layer has."""
+    """Count the block scales of a layer."""
     block_size, _ = block_of(solver, layer, bits)
     if not solver.two_level or block_size is None:
         return 0
@@ -174,7 +177,7 @@ def _multiples(solver: LayerPass, layer: Linear, bits: int) -> int:
 
 
 def _alone(solver: LayerPass) -> LayerPass:
-    """The layer pass on the float network's inputs, and quickly: only ratios of its errors matter here."""
+    """Return the layer pass for float inputs with its fastest settings. Only ratios of its errors matter here."""
     if isinstance(solver, Gptq):
         return dataclasses.replace(
             solver, sequential=False, asymmetric_target=False, beam=1, few_rows=False, refine=min(1, solver.refine)
@@ -185,34 +188,38 @@ def _alone(solver: LayerPass) -> LayerPass:
 def _effect(
     model: Model, solver: LayerPass, layer: Linear, moments: Moments, probe: "_Probe"
 ) -> dict[str, NDArray[np.float64]]:
-    """Errors of one layer ``[c]``: its own, and the network's with it alone quantized. Leaves the model as it was.
+    """Measure the errors of one layer. The model is unchanged afterwards.
 
-    Errors at 8 bits follow from those at 4 with a scale a channel: every bit takes 6.02 dB (measured: 24.3 dB for
-    four bits, expected 24.1).
+    The error at 8 bits is computed from that at 4 bits with one scale per channel. Every bit reduces it by 6.02 dB
+    (measured: 24.3 dB for four bits, expected 24.1).
+
+    Returns:
+        "own": errors of the layer's own output ``[c]``. "output": errors of the network's output with this layer alone
+        quantized ``[c]``, nan if not measured.
     """
     weight, bias = model.weight(layer), model.bias(layer)
     min_scale, inputs = min_scale_for_bias(model, layer, bias), model.node(layer.name).inputs
-    given = len(inputs)
+    original_inputs = len(inputs)
     own, output = np.full(len(BITS), np.nan), np.full(len(BITS), np.nan)
-    for place, bits in enumerate(BITS[:-1]):
+    for index, bits in enumerate(BITS[:-1]):
         solution = solver.solve(
             Problem(layer, weight, bias, bits, block_of(solver, layer, bits)[0], min_scale, moments)
         )
-        own[place] = max(10 ** (-(solution.after_db or 0.0) / 10), _EXACT)
+        own[index] = max(10 ** (-(solution.after_db or 0.0) / 10), _LEAST_ERROR)
         if bits in _TRIED:
             model.write(layer, solution.grid.values(solution.codes), solution.bias)
-            output[place] = probe.error(model)
+            output[index] = probe.error(model)
             model.write(layer, weight, bias)
-            while len(inputs) > given:  # a bias that the solution brought
+            while len(inputs) > original_inputs:  # removes a bias that the solution added
                 inputs.pop()
     if solver.two_level:
         solution = solver.solve(Problem(layer, weight, bias, BITS[-2], None, min_scale, moments))
-    own[-1] = max(10 ** (-(solution.after_db or 0.0) / 10), _EXACT) / 4.0 ** (BITS[-1] - BITS[-2])
+    own[-1] = max(10 ** (-(solution.after_db or 0.0) / 10), _LEAST_ERROR) / 4.0 ** (BITS[-1] - BITS[-2])
     return {"own": own, "output": output}
 
 
 class _Probe:
-    """A few held-out images and what the float network gives for them."""
+    """Measures the network's error on a few held-out images. The float network's outputs are the reference."""
 
     def __init__(self, model: Model, data: Dataset) -> None:
         self.data = data
@@ -220,9 +227,9 @@ class _Probe:
         self.signal = sum(float(np.square(output).sum()) for output in self.expected)
 
     def error(self, model: Model) -> float:
-        """Of the model's outputs now, relative to the float network's."""
-        found = self._run(model)
-        noise = sum(float(np.square(a - b).sum()) for a, b in zip(found, self.expected, strict=True))
+        """Return the error power of the model's outputs, relative to the power of the float network's outputs."""
+        outputs = self._run(model)
+        noise = sum(float(np.square(a - b).sum()) for a, b in zip(outputs, self.expected, strict=True))
         return noise / self.signal if self.signal > 0 else 0.0
 
     def _run(self, model: Model) -> Iterator[NDArray[np.float32]]:

@@ -1,7 +1,8 @@
-"""Layers in float for speed, where `int8` misses a latency: fewer bits run no faster, float activations may.
+"""Layers with float activations, for a latency limit that `int8` exceeds.
 
-`converter.speed.search` times which layers those are. What it finds is tried as a file, and every rung after it has
-them too; where the gain it measured promises less than the latency wants, no file is made.
+Fewer bits do not run faster, but float activations may. `converter.speed.search` measures which layers run faster with
+them. An attempt is made with these layers, and every later rung has them too. No attempt is made if the measured gain
+is too small for the limit.
 """
 
 import dataclasses
@@ -16,16 +17,19 @@ from converter.speed.search import Speed, find_slow_layers, leaving
 __all__ = ["RUNG", "faster_in_float"]
 
 RUNG = "int8-float"
-_SCATTER = 1.05  # of a latency between two measurements: what promises to miss it by less is tried
+_SCATTER = 1.05  # ratio of two measurements of one latency; an expected latency above the limit by less is tried
 
 
 def faster_in_float(builder: CandidateBuilder, eight: Trial, base: Recipe) -> tuple[Trial, Recipe]:
-    """The attempt to go on from, and the recipe of later rungs; both as they were unless there is something to gain.
+    """Make an attempt with float activations if `int8` exceeds the latency limit and enough can be gained.
 
     Args:
-        builder: makes and judges the further attempt.
-        eight: the attempt `int8`.
-        base: recipe of the rungs after it.
+        builder: Makes and judges the attempt.
+        eight: The attempt `int8`.
+        base: Recipe of the rungs after it.
+
+    Returns:
+        The attempt to continue from, and the recipe of later rungs. Both are unchanged if there is nothing to gain.
     """
     latency, limit = eight.attempt.latency_ms, builder.budget.max_latency
     if latency is None or limit is None or latency <= limit:
@@ -39,21 +43,21 @@ def faster_in_float(builder: CandidateBuilder, eight: Trial, base: Recipe) -> tu
 
 
 def _measured(builder: CandidateBuilder, recipe: Recipe) -> Speed:
-    """What was timed; a search that goes on has the layers of the run before, since another timing may find others."""
+    """Return the measured speed. A resumed search reads it from the cache, so that its choice of layers is the same."""
     cache = builder.cache_of(recipe)
-    kept = cache.load("speed")
-    if kept is not None:
-        exact, integer, chosen, gain = (float(value) for value in kept["times"])
-        ways = [(float(low), float(high)) for low, high in kept["quartiles"]]
-        return Speed(exact, integer, chosen, gain, tuple(map(str, kept["layers"])), (), ways[0], ways[1], ways[2])
+    cached = cache.load("speed")
+    if cached is not None:
+        reference, integer, chosen, gain = (float(value) for value in cached["times"])
+        quartiles = [(float(low), float(high)) for low, high in cached["quartiles"]]
+        return Speed(reference, integer, chosen, gain, tuple(map(str, cached["layers"])), (), *quartiles)
     feeds = next(builder.fit.batches(1)).feeds
     speed = find_slow_layers(builder.source, recipe, builder.target, feeds, builder.progress)
-    _keep(cache, speed)
+    _store(cache, speed)
     return speed
 
 
-def _keep(cache: Cache, speed: Speed) -> None:
-    """All but what was tried, which says nothing of the recipe."""
+def _store(cache: Cache, speed: Speed) -> None:
+    """Store the speed without its trials, which do not affect the recipe."""
     times = [speed.float_ms, speed.integer_ms, speed.chosen_ms, speed.gain]
     quartiles = [speed.integer_quartiles, speed.chosen_quartiles, speed.gain_quartiles]
     cache.store(

@@ -1,4 +1,4 @@
-"""The held-out images: what a file makes of them, against the float network's scores and, if there are any, labels."""
+"""Judging of files on held-out images, against the float network's scores and, if there are any, the labels."""
 
 import tempfile
 from dataclasses import dataclass
@@ -20,16 +20,24 @@ __all__ = ["Judge", "Verdict", "split"]
 
 _BATCH = 16
 _FLOAT = "the float model"
-_MOST = 2048  # images that judge
-_SHARE = 4  # one in four at least, where there are no images left over
-_ROUNDS, _SECONDS = 15, 6.0  # of timing
+_MOST = 2048  # held-out images, at most
+_SHARE = 4  # at least one image in four is held out
+_ROUNDS, _SECONDS = 15, 6.0  # limits of a latency measurement
 
 
 def split(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Images to calibrate on, at most ``limit``, and others to judge on.
+    """Split images into those that calibrate and those that are held out.
+
+    Args:
+        data: All images.
+        limit: Largest number of images that calibrate.
+        seed: Random seed.
+
+    Returns:
+        Images to calibrate on, and other images to judge on.
 
     Raises:
-        UsageError: one image cannot be split.
+        UsageError: There is only one image.
     """
     if len(data) < 2:
         raise UsageError(f"{data.source}: a budget is judged on images that do not calibrate; give 2 or more")
@@ -38,18 +46,18 @@ def split(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def wanted(limit: int) -> int:
-    """Images worth reading where ``limit`` calibrate."""
+    """Return the number of images to read if ``limit`` of them calibrate."""
     return limit + _MOST
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a file makes of the held-out images.
+    """Errors of a file on the held-out images.
 
     Attributes:
-        power: of its first output's error, relative to the float output's.
-        drop: what that costs in right answers; None where the output is no classifier's.
-        errors: of the scores ``[n, classes]``; None with `drop`.
+        power: Power of the error of the first output, relative to the power of the float output.
+        drop: Loss of accuracy. None if the model is no classifier.
+        errors: Errors of the scores ``[n, classes]``. None if `drop` is None.
     """
 
     power: float
@@ -58,16 +66,16 @@ class Verdict:
 
 
 class Judge:
-    """Held-out images and the float network's output on them.
+    """Judges files on held-out images. The float network's output is the reference.
 
     Args:
-        reference: the float model.
-        data: the images.
-        classes: whether the output must be a classifier's.
+        reference: The float model.
+        data: The held-out images.
+        classes: Whether the model has to be a classifier.
 
     Raises:
-        UsageError: it must be and is not.
-        DataError: the network has no class for a label; see `check_labels`.
+        UsageError: The model has to be a classifier but is none.
+        DataError: The network has no class for a label. See `check_labels`.
     """
 
     def __init__(self, reference: onnx.ModelProto, data: Dataset, *, classes: bool) -> None:
@@ -85,23 +93,23 @@ class Judge:
 
     @property
     def drop_of(self) -> str:
-        """What a drop is of."""
+        """Name of the metric that drops. Empty if the model is no classifier."""
         if self.scores is None:
             return ""
         return "agreement with float" if self.data.labels is None else "top-1 accuracy"
 
     def judge(self, model: onnx.ModelProto) -> Verdict:
-        """Run a quantized model."""
-        found = _outputs(model, "the quantized model", self.data)
-        error = found.astype(np.float64) - self.output
+        """Run a quantized model on the held-out images and return its errors."""
+        output = _outputs(model, "the quantized model", self.data)
+        error = output.astype(np.float64) - self.output
         signal = float(np.square(self.output, dtype=np.float64).sum())
         power = float(np.square(error).sum()) / signal if signal > 0 else 0.0
-        scores = class_scores(found)
+        scores = class_scores(output)
         errors = None if self.scores is None or scores is None else (scores - self.scores).astype(np.float32)
         return self.verdict(power, errors)
 
     def verdict(self, power: float, errors: NDArray[np.float32] | None) -> Verdict:
-        """What errors of the scores ``[n, classes]`` cost."""
+        """Return the loss of accuracy from errors of the scores ``[n, classes]``."""
         if self.scores is None or self.margins is None or errors is None:
             return Verdict(power, None, None)
         before = self.scores.argmax(axis=1)
@@ -110,18 +118,18 @@ class Judge:
         return Verdict(power, Drop(lost, error, self.margins.drop(errors)), errors)
 
     def latency(self, model: onnx.ModelProto) -> tuple[float, float]:
-        """Milliseconds per image on this machine's CPU, and how many times faster than float that is."""
+        """Measure milliseconds per image on this machine's CPU, and the speed relative to float."""
         with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
             paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
             for proto, path in zip((self.reference, model), paths, strict=True):
                 write_onnx(proto, path)
             feeds = next(self.data.batches(1)).feeds
             timed = latencies(paths, feeds, names=["float", "quantized"], rounds=_ROUNDS, budget=_SECONDS)
-        exact, own = timed.ms
-        return own, exact / own
+        reference, quantized = timed.ms
+        return quantized, reference / quantized
 
 
 def _outputs(model: onnx.ModelProto, name: str, data: Dataset) -> NDArray[np.float32]:
-    """The first output for every image."""
+    """Return the first output for all images."""
     runner = Runner(model, name)
     return np.concatenate([runner.run(batch.feeds, batch.count)[0] for batch in data.batches(_BATCH)])

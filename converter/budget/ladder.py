@@ -1,14 +1,16 @@
-"""Recipe `auto`: rungs from cheap to expensive, until a file keeps the budget. A layer above `converter.convert`.
+"""Recipe `auto`: attempts ("rungs") from cheap to expensive, until a file is within the budget.
 
     int8 -> int4 -> 3 bits -> mixed bits (several attempts) -> the best of them with learned rounding
 
-Where `int8` loses too much, 8 bits by the passes of the later rungs come next: they may lose less, and only if they do
-not are fewer bits hopeless. Mixed bits need them too, to tell the noise of weights from that of activations.
+It is built on `converter.convert`.
 
-Where `int8` misses a latency, layers that run faster in float stay there (`float_layers`), in every rung that follows.
-
-With a limit of bytes the ladder ends at the first file that keeps every limit, but goes on to mixed bits where accuracy
-is left open: they are better at the same bytes. Where only a drop is allowed, it goes on as long as files get smaller.
+- If `int8` drops too much, 8 bits with the passes of the later rungs come next. They may drop less. If they also drop
+  too much, fewer bits are not tried. Mixed bits need this attempt too, to separate the noise of the weights from that
+  of the activations.
+- If `int8` exceeds a latency, layers that run faster in float stay in float (`float_layers`) in every later rung.
+- With a limit of bytes, the ladder ends at the first file within all limits. If accuracy is not limited, it continues
+  to mixed bits, which are more accurate at the same bytes.
+- If only a drop is limited, it continues as long as files become smaller.
 """
 
 import dataclasses
@@ -66,37 +68,38 @@ def convert_within(
 ) -> Result:
     """Quantize a model within a budget.
 
-    Calibration data are split: ``limit`` images calibrate, others, 2,048 at most, judge every attempt.
+    Calibration data are split: ``limit`` images calibrate, and at most 2,048 others judge every attempt.
 
     Args:
-        budget: what the file may cost.
-        recipe: "auto", or one that is judged alone.
-        cache: folder that keeps what was measured; a run that was killed goes on from there.
-        model, calibration, target, evaluation, weights, input_shape, preprocess: as `converter.convert` has them.
-        limit, seed, device, memory_budget, progress, warn: the same; ``device`` is where `auto` learns, if it does.
+        budget: Limits of the file.
+        recipe: "auto", or the only recipe to try.
+        cache: Folder for measurements. An interrupted run is resumed from it.
+        model, calibration, target, evaluation, weights, input_shape, preprocess: As in `converter.convert`.
+        limit, seed, memory_budget, progress, warn: As in `converter.convert`.
+        device: Device for learned rounding, if `auto` uses it.
 
     Returns:
         The conversion, with `Result.search`.
 
     Raises:
-        BudgetError: no attempt keeps the budget; its `search` says what was tried.
-        ConvertError: anything else a user can mend.
+        BudgetError: No attempt is within the budget. Its `search` holds all attempts.
+        ConvertError: Any other error that a user can correct.
     """
     started = time.perf_counter()
     chosen = find_target(target)
     base = BASE if recipe == AUTO else learning_on(find_recipe(recipe), device)
     if base.keeps:
         raise UsageError(f"recipe {base.name!r} has one result, so a budget has no use; leave it out")
-    named = dataclasses.replace(base, name=AUTO) if recipe == AUTO else base  # as it was asked for
+    named = dataclasses.replace(base, name=AUTO) if recipe == AUTO else base  # under the name that the user gave
     require_calibration(calibration, None, None, named)
     require_device([*base.passes, *([] if device is None else [LearnedRounding(device=device)])])
     if calibration is None:
         raise UsageError("a budget is judged on images; use --calibration with images or an .npz")
     if budget.max_latency is not None and chosen.provider != "cpu":
         raise UsageError(f"--max-latency is measured on this machine's CPU, not on target {target!r}; leave it out")
-    source, found = read_qdq(open_model(model, weights=weights, input_shape=input_shape))
-    if found:
-        warn(requantized(found))
+    source, existing = read_qdq(open_model(model, weights=weights, input_shape=input_shape))
+    if existing:
+        warn(requantized(existing))
     base = with_overrides(base, stored_preprocess(source), preprocess, limit, seed)
     reading = dataclasses.replace(base, limit=wanted(base.limit))
     with suggesting_shape(assumed_shape([model], input_shape)):
@@ -129,11 +132,11 @@ def convert_within(
     )
     if result is None:
         raise BudgetError(_why_not(builder, judge), search)
-    kept = None if winner is None else winner.attempt.counted_drop
-    if budget.max_drop is not None and kept is not None and kept > budget.max_drop:
+    counted = None if winner is None else winner.attempt.counted_drop
+    if budget.max_drop is not None and counted is not None and counted > budget.max_drop:
         warn(
-            f"{len(held_out)} images judged, which is few: they lost {kept:.2f} points by count; of others fewer are "
-            "expected; give more images, or look at the drop with --evaluate"
+            f"{len(held_out)} images judged, which is few: they lost {counted:.2f} points by count; of others fewer "
+            "are expected; give more images, or look at the drop with --evaluate"
         )
     metrics = None if unseen is None else evaluate_pair(source, result.model, unseen, result.recipe.name, progress)
     seconds = time.perf_counter() - started
@@ -141,20 +144,20 @@ def convert_within(
 
 
 def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
-    """BudgetAttempt after attempt, until the budget holds or nothing is left that could make it."""
+    """Yield attempt after attempt, until the budget is met or nothing is left to try."""
     budget = builder.budget
     eight = builder.attempt("int8", _like(RECIPES["int8"], base))
     yield eight
     eight, base = faster_in_float(builder, eight, base)
     if _settled(eight, budget):
         return
-    exact = None
+    eight_gptq = None
     if budget.broken(eight.attempt.drop, 0, None):
-        exact = builder.attempt("int8-gptq", with_bits(base, 8))
-        yield exact
-        if _settled(exact, budget):
+        eight_gptq = builder.attempt("int8-gptq", with_bits(base, 8))
+        yield eight_gptq
+        if _settled(eight_gptq, budget):
             return
-    if _hopeless(exact or eight, budget):
+    if _hopeless(eight_gptq or eight, budget):
         return
     four = builder.attempt("int4", base)
     yield four
@@ -168,11 +171,11 @@ def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
         yield starts[-1]
         if _settled(starts[-1], budget) and budget.max_drop is not None:
             return
-    if exact is None:
-        exact = builder.attempt("int8-gptq", with_bits(base, 8))
-        yield exact
+    if eight_gptq is None:
+        eight_gptq = builder.attempt("int8-gptq", with_bits(base, 8))
+        yield eight_gptq
     tried = []
-    for mixed in mixed_attempts(builder, base, exact, starts):
+    for mixed in mixed_attempts(builder, base, eight_gptq, starts):
         tried.append(mixed)
         yield mixed
         if _settled(mixed, budget) and budget.max_drop is not None:
@@ -183,17 +186,17 @@ def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
 
 
 def _settled(trial: Trial, budget: Budget) -> bool:
-    """Whether the budget holds and asks for nothing more."""
+    """Whether the attempt is within the budget and no smaller file is wanted."""
     return trial.attempt.holds and not budget.wants_smallest
 
 
 def _hopeless(eight: Trial, budget: Budget) -> bool:
-    """Whether 8-bit weights already break a limit that fewer bits cannot keep: of drop or of latency."""
+    """Whether 8-bit weights exceed a limit of drop or latency. Fewer bits cannot meet it then."""
     return bool(budget.broken(eight.attempt.drop, 0, eight.attempt.latency_ms))
 
 
 def _like(recipe: Recipe, base: Recipe) -> Recipe:
-    """A built-in recipe on the images of the search."""
+    """Return a built-in recipe with the limit, seed and preprocessing of the search."""
     return dataclasses.replace(recipe, limit=base.limit, seed=base.seed, preprocess=base.preprocess)
 
 
@@ -202,9 +205,10 @@ def _learned(recipe: Recipe) -> Recipe:
 
 
 def _nearest(trials: Sequence[Trial], budget: Budget) -> Trial:
-    """The attempt nearest to the budget: within the bytes the fastest up to the limit, then the most accurate.
+    """Return the attempt nearest to the budget.
 
-    The smallest where none is within the bytes.
+    Among attempts within the limit of bytes, it is the fastest, down to the limit of latency, and then the most
+    accurate. If there is none, it is the smallest attempt.
     """
     most = math.inf if budget.max_latency is None else budget.max_latency
     within = [trial for trial in trials if not budget.broken(None, trial.attempt.bytes, None)]
@@ -214,7 +218,7 @@ def _nearest(trials: Sequence[Trial], budget: Budget) -> Trial:
 
 
 def _why_not(builder: CandidateBuilder, judge: Judge) -> str:
-    """What was missed by how much, and what would do."""
+    """Describe the limits that were missed, by how much, and the limits that could be met."""
     nearest, budget = _nearest(builder.trials, builder.budget).attempt, builder.budget
     only = builder.trials[-1].attempt.name in {"int8", RUNG, "int8-gptq"} and not nearest.broken.endswith("bytes")
     reason = "; fewer bits cost more and run no faster, so nothing else was tried" if only else ""

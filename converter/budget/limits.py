@@ -1,4 +1,4 @@
-"""What a file may cost, and whether one does."""
+"""Limits of a search: accuracy, bytes and latency of a file."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,16 @@ __all__ = ["Budget"]
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of a file; None: no limit.
+    """Limits of a file. None means no limit.
 
     Attributes:
-        max_drop: points of top-1 accuracy lost against float, or of agreement with float where images have no labels.
-        max_bytes: of the file.
-        max_latency: milliseconds per image, batch 1, one thread.
+        max_drop: Largest drop in percentage points: of top-1 accuracy against float, or of agreement with float if the
+            images have no labels.
+        max_bytes: Largest number of bytes of the file.
+        max_latency: Largest number of milliseconds per image, batch 1, one thread.
 
     Raises:
-        UsageError: no limit is given, or one that no file can keep.
+        UsageError: No limit is given, or no file can keep a limit.
     """
 
     max_drop: float | None = None
@@ -44,16 +45,16 @@ class Budget:
 
     @property
     def wants_smallest(self) -> bool:
-        """Whether bytes are what is left to be saved: a drop is allowed, and nothing says how much that must buy."""
+        """Whether the search looks for the smallest file. It does if a drop is allowed and bytes are not limited."""
         return self.max_drop is not None and self.max_bytes is None
 
     def broken(self, drop: float | None, size: int, latency: float | None) -> str:
-        """The limits that are not kept, in words; empty where all are."""
-        found = []
+        """Describe the limits that are exceeded. The description is empty if none is."""
+        exceeded = []
         if self.max_drop is not None and drop is not None and drop > self.max_drop + 1e-9:
-            found.append(f"drops {drop:.2f} points")
+            exceeded.append(f"drops {drop:.2f} points")
         if self.max_bytes is not None and size > self.max_bytes:
-            found.append(f"takes {size:,} bytes")
+            exceeded.append(f"takes {size:,} bytes")
         if self.max_latency is not None and latency is not None and latency > self.max_latency:
-            found.append(f"takes {latency:.2f} ms")
-        return ", ".join(found)
+            exceeded.append(f"takes {latency:.2f} ms")
+        return ", ".join(exceeded)

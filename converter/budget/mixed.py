@@ -1,9 +1,14 @@
-"""Bits for every layer: predicted by the additive noise model, chosen exactly, made, measured, corrected, chosen again.
+"""Attempts at mixed bits: bits are chosen for every layer, the file is made and measured, and the choice is repeated.
 
-What is measured corrects three things: each layer's error, by what the walk reached there; how much of the errors at
-each number of bits arrives at the output; and the bytes of the file around the weights. What a drop of so many points
-means in noise comes from the errors of the attempts themselves, scaled (`passes.numerics.expected_drop`), between those that
-held and those that did not.
+The additive noise model predicts the noise of a choice, and an exact solver finds the best choice. The measurements of
+each attempt correct three parts of the model:
+
+- the error of each layer, by the error that sequential calibration reached there;
+- the share of the errors at each number of bits that arrives at the output;
+- the bytes of the file besides the weights.
+
+The noise that belongs to an allowed drop is estimated by scaling the errors of the attempts themselves
+(`passes.numerics.expected_drop`). It lies between the noise of attempts within the budget and of those beyond it.
 """
 
 import dataclasses
@@ -29,27 +34,30 @@ BASE = dataclasses.replace(
     RECIPES["int4"],
     name="mixed",
     description="bits of every layer chosen within a budget",
-    # the multiples of smaller blocks take more bytes than their gain is worth as bits of other layers
+    # block scales of smaller blocks take bytes that gain more as bits of other layers
     passes=tuple(
         dataclasses.replace(step, block_size=16, fewest_blocks=0) if isinstance(step, LayerPass) else step
         for step in RECIPES["int4"].passes
     ),
     storage="packed",
 )
-_SMALLER, _MORE_ACCURATE = 5, 3  # attempts, by what is looked for
-_LEAST_GAIN = 0.01  # of the bytes; less is not worth another walk
-_FARTHEST = 8.0  # times the amplitude of an error that is scaled to see what it would cost
-_INSIDE, _NOISIER = 0.95, 1.05  # of the powers of attempts that broke the budget and that held: the next lies between
+_SMALLER, _MORE_ACCURATE = 5, 3  # attempts if the search looks for the smallest or for the most accurate file
+_LEAST_GAIN = 0.01  # share of the bytes; a smaller gain is not worth another conversion
+_FARTHEST = 8.0  # largest factor by which an error is scaled to estimate its drop
+_INSIDE, _NOISIER = 0.95, 1.05  # the next power lies between these multiples of a broken and of a held attempt's
 
-_FURTHER = 1.5  # times the power that held, where nothing has been broken yet
-_STEP = 0.8  # times the least power that broke the budget: a decibel, which is a sixth of a bit
-_MOST_LUCK = 0.5  # of the allowed drop that bad luck in counting may take
+_FURTHER = 1.5  # factor on the power that held the budget, if no attempt has broken it yet
+_STEP = 0.8  # least factor on the least power that broke the budget: one decibel, a sixth of a bit
+_MOST_EXCESS = 0.5  # largest share of the allowed drop that is reserved for the error of counting
 
 Choices = NDArray[np.intp]
 
 
 def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
-    """The recipe with these bits in every layer; those that two levels are not for come with one scale a channel."""
+    """Return the recipe with these bits in every layer, or with the bits of each layer.
+
+    One number of bits that is too large for two-level scales also sets one scale per channel.
+    """
     if isinstance(bits, int):
         change: dict[str, Any] = {"bits": bits, "layer_bits": {}, "first_last_bits": None}
         if bits > MOST_BITS:
@@ -60,17 +68,19 @@ def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
     return dataclasses.replace(recipe, passes=tuple(steps))
 
 
-def mixed_attempts(builder: CandidateBuilder, recipe: Recipe, floor: Trial, starts: Sequence[Trial]) -> Iterator[Trial]:
-    """Attempts at mixed bits, each better informed than the one before.
+def mixed_attempts(
+    builder: CandidateBuilder, recipe: Recipe, eight_bit: Trial, starts: Sequence[Trial]
+) -> Iterator[Trial]:
+    """Make attempts at mixed bits. Each one uses the measurements of those before it.
 
     Args:
-        builder: makes and judges them.
+        builder: Makes and judges the attempts.
         recipe: `BASE` with the images' preprocessing and seed.
-        floor: an attempt whose weights add no noise to speak of.
-        starts: attempts at the same bits throughout.
+        eight_bit: An attempt at 8 bits, whose weights add almost no noise.
+        starts: Attempts with the same bits in every layer.
     """
     effects = builder.effects_of(recipe)
-    model = _NoiseModel(effects, floor.verdict.power, builder)
+    model = _NoiseModel(effects, eight_bit.verdict.power, builder)
     for start in starts:
         model.learn(start)
     tried: set[tuple[int, ...]] = set()
@@ -88,62 +98,72 @@ def mixed_attempts(builder: CandidateBuilder, recipe: Recipe, floor: Trial, star
 
 
 class _NoiseModel:
-    """What is known of the noise and bytes of a choice; attempts teach it."""
+    """Predicts the noise and the bytes of a choice. Every attempt corrects it.
 
-    def __init__(self, effects: Effects, floor: float, builder: CandidateBuilder) -> None:
-        self.effects, self.floor, self.builder = effects, floor, builder
+    Args:
+        effects: Measured effects of the layers.
+        noise_floor: Power of the output's error at 8 bits, which comes from the activations.
+        builder: Makes and judges the attempts.
+    """
+
+    def __init__(self, effects: Effects, noise_floor: float, builder: CandidateBuilder) -> None:
+        self.effects, self.noise_floor, self.builder = effects, noise_floor, builder
         self.own, self.known = effects.own, np.zeros(effects.own.shape, bool)
-        self.shares, self.heard = np.ones(len(BITS)), np.zeros(len(BITS), bool)
-        self.around, self.strayed = 0.0, 0.0  # bytes of the file around the weights; by which the last was too large
+        self.shares, self.known_shares = np.ones(len(BITS)), np.zeros(len(BITS), bool)
+        self.other_bytes, self.excess_bytes = (
+            0.0,
+            0.0,
+        )  # of the file besides the weights; of the last above the expected
         self.nearest: Trial | None = None
 
     @property
     def noise(self) -> NDArray[np.float64]:
-        """What reaches the output of every layer's error ``[l, c]``; more bits are never believed to be noisier."""
+        """Noise of every layer's choices at the output ``[l, c]``. It never rises with the bits."""
         noise = self.shares * self.effects.importance[:, None] * self.own
         falling: NDArray[np.float64] = np.maximum.accumulate(noise[:, ::-1], axis=1)[:, ::-1]
         return falling
 
     def power(self, choices: Choices) -> float:
-        """Expected of the output's error."""
-        return self.floor + float(_taken(self.noise, choices).sum())
+        """Return the expected power of the output's error."""
+        return self.noise_floor + float(_selected(self.noise, choices).sum())
 
     def size(self, choices: Choices) -> float:
-        """Expected bytes of the file."""
-        return self.around + float(_taken(self.effects.bytes, choices).sum())
+        """Return the expected bytes of the file."""
+        return self.other_bytes + float(_selected(self.effects.bytes, choices).sum())
 
     def fewest_bytes(self) -> float:
-        """Expected bytes of the smallest file there is."""
-        return self.around + float(self.effects.bytes.min(axis=1).sum())
+        """Return the expected bytes of the smallest possible file."""
+        return self.other_bytes + float(self.effects.bytes.min(axis=1).sum())
 
     def learn(self, trial: Trial) -> None:
-        """Correct everything by an attempt."""
+        """Correct the model by the measurements of an attempt."""
         choices = self.effects.choices(trial.attempt.layer_bits)
         measured = np.array([trial.own.get(name, np.nan) for name in self.effects.names])
         self.own, self.known = as_deployed(self.own, self.known, choices, measured)
-        put_in = self.effects.importance * _taken(self.own, choices)
-        sums = np.bincount(choices, put_in, len(BITS)).astype(np.float64)
-        above = trial.verdict.power - self.floor
-        self.shares, self.heard = arriving_shares(self.shares, self.heard, sums, above)
+        layer_noise = self.effects.importance * _selected(self.own, choices)
+        sums = np.bincount(choices, layer_noise, len(BITS)).astype(np.float64)
+        arrived = trial.verdict.power - self.noise_floor
+        self.shares, self.known_shares = arriving_shares(self.shares, self.known_shares, sums, arrived)
         if trial.attempt.predicted_db is not None:
-            self.strayed = max(trial.attempt.bytes - self.size(choices), 0.0)
-        self.around = trial.attempt.bytes - float(_taken(self.effects.bytes, choices).sum())
+            self.excess_bytes = max(trial.attempt.bytes - self.size(choices), 0.0)
+        self.other_bytes = trial.attempt.bytes - float(_selected(self.effects.bytes, choices).sum())
         self.nearest = trial
 
     def choose(self) -> Choices | None:
-        """The best choice by what is known now; None if there is none within the budget."""
+        """Return the best choice by the model, or None if there is none within the budget."""
         budget = self.builder.budget
         try:
             if budget.wants_smallest:
-                return allocate(self.effects.useful, self.noise, self._aim() - self.floor)
+                return allocate(self.effects.useful, self.noise, self._aim() - self.noise_floor)
             if budget.max_bytes is None:
                 return None
-            return allocate(self.noise, self.effects.useful, budget.max_bytes - self.around - self.strayed)
+            left = budget.max_bytes - self.other_bytes - self.excess_bytes
+            return allocate(self.noise, self.effects.useful, left)
         except NoAllocation:
             return None
 
     def worthwhile(self, choices: Choices) -> bool:
-        """Whether the choice promises to be smaller, or more accurate, than the best so far."""
+        """Whether the choice is expected to be smaller, or more accurate, than the best attempt so far."""
         held = best(self.builder.trials, self.builder.budget)
         if held is None:
             return True
@@ -152,22 +172,23 @@ class _NoiseModel:
         return self.power(choices) < held.verdict.power
 
     def _aim(self) -> float:
-        """Power of the output's error to go for; 0 where nothing is left to try.
+        """Return the power of the output's error that the next attempt aims at. 0 means that nothing is left to try.
 
-        That is where the allowed drop is expected, less what the last attempt was out of luck by; or, where that is no
-        news, between the attempts that held and those that did not, and no further from the latter than a step.
+        The aim is the power at which the allowed drop is expected. The allowed drop is first reduced by the excess of
+        the last attempt's drop over its expected drop. If that aim does not lie between the powers of attempts within
+        the budget and beyond it, the aim is set between them, at most one step below the latter.
         """
         nearest, margins, drop = self.nearest, self.builder.judge.margins, self.builder.budget.max_drop
         if nearest is None or nearest.verdict.errors is None or margins is None or drop is None:
             return 0.0
         allowed = drop / 100
         if nearest.verdict.drop is not None:
-            unlucky = nearest.verdict.drop.judged - nearest.verdict.drop.expected
-            allowed -= min(max(unlucky, 0.0), _MOST_LUCK * allowed)
+            excess = nearest.verdict.drop.judged - nearest.verdict.drop.expected
+            allowed -= min(max(excess, 0.0), _MOST_EXCESS * allowed)
         aim = margins.largest_scale(nearest.verdict.errors, allowed, _FARTHEST) ** 2 * nearest.verdict.power
         trials = self.builder.trials
         ceiling = min((_INSIDE * trial.verdict.power for trial in trials if not trial.attempt.holds), default=math.inf)
-        held = max([self.floor, *(trial.verdict.power for trial in trials if trial.attempt.holds)])
+        held = max([self.noise_floor, *(trial.verdict.power for trial in trials if trial.attempt.holds)])
         if held * _NOISIER > ceiling:
             return 0.0
         if held * _NOISIER < aim < ceiling:
@@ -177,7 +198,7 @@ class _NoiseModel:
         return max(math.sqrt(held * ceiling), _STEP * ceiling)
 
 
-def _taken(table: NDArray[np.float64], choices: Choices) -> NDArray[np.float64]:
-    """Entries ``[l]`` of the choices."""
-    taken: NDArray[np.float64] = np.take_along_axis(table, choices[:, None], axis=1)[:, 0]
-    return taken
+def _selected(table: NDArray[np.float64], choices: Choices) -> NDArray[np.float64]:
+    """Return the entries of the choices ``[l]`` in a table ``[l, c]``."""
+    selected: NDArray[np.float64] = np.take_along_axis(table, choices[:, None], axis=1)[:, 0]
+    return selected

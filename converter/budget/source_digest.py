@@ -1,4 +1,4 @@
-"""Which code a measurement was made with: this package's version says little between two releases."""
+"""Digest of this package's source code, because its version does not change between two releases."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,7 @@ PACKAGES = (_ROOT / "converter", _ROOT / "passes")
 
 
 def source_digest(packages: tuple[Path, ...] = PACKAGES) -> str:
-    """A digest of every module's place and text; the same wherever the packages are installed."""
+    """Return a digest of the path and text of every module. It does not depend on where the packages are installed."""
     digest = hashlib.sha256()
     for package in packages:
         for path in sorted(package.rglob("*.py")):

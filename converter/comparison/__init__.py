@@ -1,1 +1,1 @@
-"""Two models compared layer by layer, and advice on what to change."""
+"""Layer by layer comparison of two models, and suggestions of what to change."""

@@ -1,9 +1,12 @@
-"""Where a quantized model goes wrong: layer by layer against its float reference, and image by image.
+"""Comparison of a quantized model with its float reference, layer by layer and image by image.
 
-Every tensor that both models have (`converter.comparison.matching`) is compared on all images: that is the error
-*accumulated* so far. The float layer before it is run on the quantized network's own inputs of that layer
-(`converter.comparison.subgraphs`): what then differs is the error *introduced* there. Memory does not grow with the
-images.
+Two errors are measured at every tensor that both models have (`converter.comparison.matching`), over all images:
+
+- the *accumulated* error: the difference between the two tensors;
+- the *introduced* error: the difference between the quantized model's tensor and the output of the float layer when
+  that layer reads the quantized model's own inputs (`converter.comparison.subgraphs`).
+
+Memory does not grow with the number of images.
 """
 
 import heapq
@@ -31,22 +34,24 @@ from passes.numerics.error import Likeness, SqnrSum, sqnr_db
 
 __all__ = ["Comparison", "ImageError", "LayerError", "compare"]
 
-_BATCH = 4  # every activation of two models is alive at once
+_BATCH = 4  # all activations of two models are in memory at once
 _WORST = 5
 _SHOWN = 10  # layers in an overview
-_FLOATS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(double)": 11}  # onnx.TensorProto's numbers
+_FLOATS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(double)": 11}  # numbers of onnx.TensorProto
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """One matched tensor.
+    """Errors at one matched tensor.
 
-    layer, op       the node that computes it in the reference
-    tensor          its name there
-    sqnr_db         of what the quantized model has there: the error of everything up to here
-    cosine          between the two
-    introduced_db   SQNR against the float layer on the quantized model's inputs: the error of this layer alone
-    layers          the linear layers between this tensor and those compared before it
+    Attributes:
+        layer: Name of the node that computes the tensor in the reference.
+        op: Operator of that node.
+        tensor: Name of the tensor in the reference.
+        sqnr_db: SQNR of the quantized model's tensor. It contains the error of all layers so far.
+        cosine: Cosine similarity of the two tensors.
+        introduced_db: SQNR against the float layer on the quantized model's inputs: the error of this layer alone.
+        layers: Linear layers between this tensor and the matched tensors before it.
     """
 
     layer: str
@@ -60,7 +65,15 @@ class LayerError:
 
 @dataclass(frozen=True)
 class ImageError:
-    """One image: its file or its number in the data, the SQNR of its scores, and the classes both models see."""
+    """Error of one image.
+
+    Attributes:
+        image: File of the image, or its number in the data.
+        sqnr_db: SQNR of its scores.
+        expected: Class that the reference predicts, or None if the model is no classifier.
+        found: Class that the quantized model predicts, or None.
+        label: True class, or None if the data have no labels.
+    """
 
     image: str
     sqnr_db: float
@@ -71,14 +84,18 @@ class ImageError:
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Overview):
-    """A quantized model against its reference.
+    """Comparison of a quantized model with its reference.
 
-    layers      every matched tensor, in the order of the reference's graph
-    unmatched   the reference's tensors without a counterpart
-    transformed tensors that hold something else in the quantized model: their channels are scaled or rotated
-    agreement   fraction of images with the same highest score; None unless the first output is [n, classes]
-    sqnr_db     of the first output, of the model as it is deployed
-    worst       the images whose first output suffers most, worst first
+    Attributes:
+        reference: Name of the float model.
+        model: Name of the quantized model.
+        images: Number of images.
+        layers: Every matched tensor, in the order of the reference's graph.
+        unmatched: Tensors of the reference without a counterpart.
+        agreement: Fraction of images with the same highest score. None unless the first output is [n, classes].
+        sqnr_db: SQNR of the first output of the model as it is deployed.
+        transformed: Tensors whose channels are scaled or rotated in the quantized model. They are not compared.
+        worst: Images whose first output has the lowest SQNR, worst first.
     """
 
     reference: str
@@ -107,7 +124,7 @@ class Comparison(Overview):
         return Glance(headline, ("layer", "compared after", "so far", "added", "cosine"), rows, notes, range(2, 5))
 
     def to_json(self) -> dict[str, Any]:
-        """The same as values JSON can hold: an infinite SQNR (no difference at all) becomes null."""
+        """Return JSON values. An infinite SQNR (no difference at all) becomes null."""
         values: dict[str, Any] = finite(asdict(self))
         return values
 
@@ -120,26 +137,35 @@ def compare(
     names: tuple[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Run both models on all of `data`, with every tensor they share as an extra output; `names` are theirs.
+    """Run both models on all of ``data`` and compare every tensor that they share.
 
-    End-to-end figures come from the model file as it is: extra outputs can keep onnxruntime from fusing.
+    Shared tensors become extra outputs of both models. Extra outputs can keep onnxruntime from fusing operators, so
+    the figures for the whole network come from the model file as it is.
 
-    Raises ModelError, naming the model, for one that cannot be loaded or run, or that has outputs of another shape.
+    Args:
+        reference: The float model, or its file.
+        model: File of the quantized model.
+        data: Images to run both models on.
+        names: Names of the two models in the result and in messages. The default is their paths.
+        progress: Called with "comparing", the number of images that are done, and the number of all images.
+
+    Raises:
+        ModelError: A model cannot be loaded or run, or the outputs differ in shape. The message names the model.
     """
     float_name = "reference" if isinstance(reference, onnx.ModelProto) else str(reference)
     float_name, name = (float_name, str(model)) if names is None else names
     float_model = reference if isinstance(reference, onnx.ModelProto) else read_whole_onnx(reference)
     other_model = read_whole_onnx(model)
     matches, unmatched = match_tensors(float_model.graph, other_model.graph)
-    expected = _Tap(float_model, float_name, [match.tensor for match in matches])
-    found = _Tap(other_model, name, [match.other for match in matches])
-    matches = [match for match in matches if match.tensor in expected.floats and match.other in found.floats]
+    reference_tap = _Tap(float_model, float_name, [match.tensor for match in matches])
+    model_tap = _Tap(other_model, name, [match.other for match in matches])
+    matches = [match for match in matches if match.tensor in reference_tap.floats and match.other in model_tap.floats]
     deployed = Runner(model, name)
 
     layers: _Layers | None = None
     images = _Images()
     for batch in data.batches(_BATCH):
-        wanted, tensors = expected.run(batch)
+        wanted, tensors = reference_tap.run(batch)
         given = deployed.run(batch.feeds, batch.count)[0]
         if wanted.shape != given.shape:
             raise ModelError(
@@ -147,10 +173,10 @@ def compare(
                 "compare models of one kind"
             )
         images.update(wanted, given, batch, data)
-        _, others = found.run(batch)
+        _, others = model_tap.run(batch)
         both = {match.tensor: (tensors[match.tensor], others[match.other]) for match in matches}
-        feeds = {key: rows[: batch.count] for key, rows in expected.inputs(batch).items()}
-        layers = layers or _Layers(float_model, both, expected.floats, feeds, expected.batch)
+        feeds = {key: rows[: batch.count] for key, rows in reference_tap.inputs(batch).items()}
+        layers = layers or _Layers(float_model, both, reference_tap.floats, feeds, reference_tap.batch)
         layers.update(both, feeds)
         if progress is not None:
             progress("comparing", images.done, len(data))
@@ -169,10 +195,11 @@ def compare(
 
 
 class _Layers:
-    """The errors of every layer, batch by batch; the first batch decides where the reference is cut.
+    """Errors of every layer, accumulated batch by batch. The first batch decides where the reference is cut.
 
-    unlike   tensors of another shape: the same name for another thing
-    transformed tensors whose channels are scaled or rotated
+    Attributes:
+        unlike: Tensors whose shape differs between the models: the same name for different tensors.
+        transformed: Tensors whose channels are scaled or rotated.
     """
 
     def __init__(
@@ -189,22 +216,24 @@ class _Layers:
         given = {tensor: pair[1] for tensor, pair in both.items() if tensor not in self.unlike}
         self._subgraphs: Subgraphs
         self._subgraphs, self.transformed = cut_where_alike(reference, types, wanted, given, feeds, batch)
-        kept = [tensor for tensor in wanted if tensor not in self.transformed]
-        self._accumulated = {tensor: Likeness() for tensor in kept}
-        self._introduced = {tensor: SqnrSum() for tensor in kept}
+        compared = [tensor for tensor in wanted if tensor not in self.transformed]
+        self._accumulated = {tensor: Likeness() for tensor in compared}
+        self._introduced = {tensor: SqnrSum() for tensor in compared}
 
     def update(self, both: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], feeds: Mapping[str, NDArray[Any]]) -> None:
-        for tensor, (exact, quantized) in both.items():
-            if exact.shape != quantized.shape:  # the first batch can be as long as a channel axis that was swapped in
+        for tensor, (reference, quantized) in both.items():
+            if (
+                reference.shape != quantized.shape
+            ):  # swapped axes go unnoticed if the first batch has as many rows as channels
                 self.unlike.add(tensor)
                 self.transformed.discard(tensor)
                 self._accumulated.pop(tensor, None)
         given = {tensor: quantized for tensor, (_, quantized) in both.items() if tensor not in self.unlike}
         computed = self._subgraphs.run(given, feeds, self._batch)
         for tensor, total in self._accumulated.items():
-            exact, quantized = both[tensor]
-            total.update(exact, quantized)
-            self._introduced[tensor].update(computed.get(tensor, exact), quantized)  # inputs have no cell
+            reference, quantized = both[tensor]
+            total.update(reference, quantized)
+            self._introduced[tensor].update(computed.get(tensor, reference), quantized)  # inputs have no subgraph
 
     def errors(self, matches: Sequence[Match]) -> tuple[LayerError, ...]:
         subgraphs = self._subgraphs.subgraphs
@@ -224,7 +253,7 @@ class _Layers:
 
 
 class _Images:
-    """The first outputs, image by image."""
+    """Errors of the first output, image by image."""
 
     def __init__(self) -> None:
         self.total, self.done, self._agreed, self._classifier = SqnrSum(), 0, 0, True
@@ -244,7 +273,7 @@ class _Images:
             expected, found = (None, None) if best is None else (int(best[0][row]), int(best[1][row]))
             label = None if batch.labels is None else int(batch.labels[row])
             error = ImageError(data.name(self.done + row), sqnr, expected, found, label)
-            entry = (-sqnr, -self.done - row, error)  # of equals the first
+            entry = (-sqnr, -self.done - row, error)  # of equal images, the first counts
             (heapq.heappush if len(self._worst) < _WORST else heapq.heappushpop)(self._worst, entry)
         self.done += batch.count
 
@@ -257,7 +286,12 @@ class _Images:
 
 
 class _Tap:
-    """A model with some of its tensors, inputs among them, as further outputs; `floats` are the types of the floats."""
+    """A model with some of its tensors, which may be inputs, as further outputs.
+
+    Attributes:
+        batch: The only batch size that the model takes, or None.
+        floats: Element types of the float tensors, as numbers of onnx.TensorProto. The keys are their names.
+    """
 
     def __init__(self, model: onnx.ModelProto, name: str, tensors: Sequence[str]) -> None:
         tapped = onnx.ModelProto()
@@ -280,11 +314,11 @@ class _Tap:
         self._runner.outputs = list(dict.fromkeys([first, *(tensor for tensor in tensors if tensor in types)]))
 
     def inputs(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """The model's own inputs."""
+        """Return the model's own inputs for a batch."""
         return self._runner.inputs(batch.feeds)
 
     def run(self, batch: Batch) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
-        """The model's first output, and the tensors by name."""
+        """Return the model's first output, and the tensors by name."""
         outputs = self._runner.run(batch.feeds, batch.count)
         feeds = self.inputs(batch)
         tensors = dict(zip(self._runner.outputs, outputs, strict=True))

@@ -1,8 +1,9 @@
-"""A quantized model with some of its cells in float again: what would be gained if these layers were exact?
+"""Quantized model with some subgraphs computed in float, to measure what float layers would gain.
 
-The reference's nodes are copied into the quantized graph. They read the quantized network's tensors and write where
-the quantized layer wrote, so the rounding of the activation that follows stays as it is. The Sum of one term behind
-them keeps onnxruntime from rounding their weights (`converter.qdq.activations` does the same by a scale per channel).
+The reference's nodes are copied into the quantized graph. They read the quantized network's tensors and write the
+tensor that the quantized layer wrote, so the rounding of the activation that follows does not change. A Sum with one
+operand behind them keeps onnxruntime from quantizing their weights. (`converter.qdq.activations` does the same with a
+scale per channel.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,16 @@ __all__ = ["in_float"]
 def in_float(
     model: onnx.ModelProto, reference: onnx.ModelProto, subgraphs: Sequence[Subgraph], others: Mapping[str, str]
 ) -> onnx.ModelProto | None:
-    """``model`` with ``subgraphs`` computed as in ``reference``; None if a cell reads what its place does not have yet.
+    """Return ``model`` with ``subgraphs`` computed in float, as in ``reference``.
 
-    Both models are of one opset. ``others`` are the model's tensors by the reference's names.
+    Args:
+        model: The quantized model.
+        reference: The float model, of the same opset.
+        subgraphs: Subgraphs of the reference.
+        others: Tensors of ``model``. The keys are the reference's names.
+
+    Returns:
+        The mixed model, or None if a subgraph reads a tensor that is computed only after its position.
     """
     mixed = onnx.ModelProto()
     mixed.CopyFrom(model)
@@ -29,19 +37,19 @@ def in_float(
     taken |= {tensor.name for tensor in graph.initializer}
     nodes = list(model.graph.node)
     for subgraph in subgraphs:
-        place = next(index for index, node in enumerate(nodes) if subgraph.tensor in node.output)
+        index = next(index for index, node in enumerate(nodes) if subgraph.tensor in node.output)
         copies, constants = _copies(subgraph, reference.graph, others, taken)
         present = {value.name for value in [*graph.input, *graph.initializer, *constants]}
-        present |= {name for node in nodes[:place] for name in node.output}
+        present |= {name for node in nodes[:index] for name in node.output}
         for node in copies:
             if not set(filter(None, node.input)) <= present:
                 return None
             present |= set(node.output)
-        away = onnx.NodeProto()
-        away.CopyFrom(nodes[place])
+        replaced = onnx.NodeProto()
+        replaced.CopyFrom(nodes[index])
         unused = fresh_name(f"{subgraph.tensor}/replaced", taken)
-        away.output[:] = [unused if name == subgraph.tensor else name for name in away.output]
-        nodes[place : place + 1] = [away, *copies]
+        replaced.output[:] = [unused if name == subgraph.tensor else name for name in replaced.output]
+        nodes[index : index + 1] = [replaced, *copies]
         graph.initializer.extend(constants)
     graph.ClearField("node")
     graph.ClearField("value_info")
@@ -52,13 +60,13 @@ def in_float(
 def _copies(
     subgraph: Subgraph, reference: onnx.GraphProto, others: Mapping[str, str], taken: set[str]
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The cell's nodes and constants under names that are free in the model."""
+    """Copy the subgraph's nodes and constants under names that are free in the model."""
     stored = {tensor.name: tensor for tensor in reference.initializer}
     names = {name: others[name] for name in subgraph.reads}
     nodes, constants = [], []
-    for place in subgraph.nodes:
+    for index in subgraph.nodes:
         node = onnx.NodeProto()
-        node.CopyFrom(reference.node[place])
+        node.CopyFrom(reference.node[index])
         node.name = fresh_name(f"{node.name}/float", taken)
         for name in [*node.input, *node.output]:
             if not name or name in names or (name not in stored and name not in node.output):
@@ -72,6 +80,6 @@ def _copies(
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
         nodes.append(node)
-    kept = fresh_name(f"{subgraph.tensor}/stays_float", taken)
-    nodes.append(onnx.helper.make_node("Sum", [names[subgraph.tensor]], [subgraph.tensor], kept))
+    barrier = fresh_name(f"{subgraph.tensor}/stays_float", taken)
+    nodes.append(onnx.helper.make_node("Sum", [names[subgraph.tensor]], [subgraph.tensor], barrier))
     return nodes, constants

@@ -1,8 +1,9 @@
-"""Which tensor of a quantized graph stands for which tensor of its float reference.
+"""Matching of the tensors of a float reference with those of its quantized graph.
 
-Quantizing an activation `T` makes `T -> QuantizeLinear -> DequantizeLinear`, whatever those two call what they write.
-So `T` is matched with what comes out, which carries the rounding of the activation too, or else with a tensor that is
-still called `T`. A tensor absorbed by a fusion (the output of a Conv before its Relu) has no match.
+Quantizing an activation `T` makes `T -> QuantizeLinear -> DequantizeLinear`, with any names for the two outputs. So
+`T` is matched with the output of the DequantizeLinear, which includes the rounding of the activation. Without such a
+pair it is matched with the tensor that is still called `T`. A tensor inside a fused operator (the output of a Conv
+before its Relu) has no match.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,14 @@ __all__ = ["Match", "match_tensors"]
 
 @dataclass(frozen=True)
 class Match:
-    """A tensor of the reference, the node that computes it there, and the tensor ``other`` that stands for it."""
+    """A tensor of the reference and its counterpart.
+
+    Attributes:
+        layer: Name of the node that computes the tensor in the reference.
+        op: Operator of that node.
+        tensor: Name of the tensor in the reference.
+        other: Name of its counterpart in the quantized graph.
+    """
 
     layer: str
     op: str
@@ -23,9 +31,14 @@ class Match:
 
 
 def match_tensors(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[list[Match], list[str]]:
-    """Tensors of the reference, in graph order, with the tensor of `other` that stands for each, and those without.
+    """Match the tensors of two graphs. Constants, and tensors computed from constants alone, are left out.
 
-    Constants, and what is computed from constants alone, are left out.
+    Args:
+        reference: Graph of the float model.
+        other: Graph of the quantized model.
+
+    Returns:
+        The matches, in the order of the reference's graph, and the reference's tensors without a match.
     """
     there = {name for node in other.node for name in node.output if name}
     rounded = _dequantized(other)
@@ -47,10 +60,10 @@ def match_tensors(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[l
 
 
 def _dequantized(graph: onnx.GraphProto) -> dict[str, str]:
-    """By float tensor: what a DequantizeLinear makes of the codes that a QuantizeLinear made of it."""
+    """Return, for each float tensor that is quantized and dequantized, the output of the DequantizeLinear."""
     sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
-    found: dict[str, str] = {}
+    outputs: dict[str, str] = {}
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in sources:
-            found.setdefault(sources[node.input[0]], node.output[0])
-    return found
+            outputs.setdefault(sources[node.input[0]], node.output[0])
+    return outputs

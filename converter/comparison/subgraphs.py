@@ -1,8 +1,8 @@
-"""The float reference cut at every tensor that the quantized model has too.
+"""Subgraphs of the float reference, cut at every tensor that the quantized model also has.
 
-What lies between two cuts is a cell: one layer, as a rule, with the batch normalization and the activation function
-after it. Fed with the *quantized* network's tensors, a cell computes in float what the quantized network computed in
-integers from the very same numbers; so what differs is what this layer adds, and not what it was handed.
+A subgraph between cuts is usually one layer with the batch normalization and the activation function behind it. It
+reads the *quantized* network's tensors and computes in float what the quantized network computed in integers from the
+same values. So the difference is the error that this layer adds, without the errors of the layers before it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,11 +24,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Subgraph:
-    """What computes one tensor from the cuts before it.
+    """The nodes that compute one tensor from the cuts before it.
 
-    nodes    places in the reference's graph, in its order
-    reads    the tensors it is cut at
-    layers   names of the linear layers among the nodes
+    Attributes:
+        tensor: The tensor that the subgraph computes.
+        nodes: Indices of the nodes in the reference's graph, in its order.
+        reads: Tensors at which the subgraph is cut.
+        layers: Names of the linear layers among the nodes.
     """
 
     tensor: str
@@ -38,9 +40,9 @@ class Subgraph:
 
 
 def find_subgraphs(graph: onnx.GraphProto, cuts: Iterable[str]) -> dict[str, Subgraph]:
-    """The cell of every tensor in ``cuts`` that a node computes."""
+    """Find the subgraph of every tensor in ``cuts`` that a node computes."""
     given = set(cuts)
-    makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
+    makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     linear = _linear_nodes(graph)
     subgraphs = {}
     for tensor in given & makers.keys():
@@ -48,27 +50,29 @@ def find_subgraphs(graph: onnx.GraphProto, cuts: Iterable[str]) -> dict[str, Sub
         reads: dict[str, None] = {}
         waiting = [makers[tensor]]
         while waiting:
-            place = waiting.pop()
-            if place in nodes:
+            index = waiting.pop()
+            if index in nodes:
                 continue
-            nodes.add(place)
-            for name in _reads(graph.node[place]):
+            nodes.add(index)
+            for name in _reads(graph.node[index]):
                 if name in given:
                     reads[name] = None
                 elif name in makers:
                     waiting.append(makers[name])
         ordered = tuple(sorted(nodes))
         subgraphs[tensor] = Subgraph(
-            tensor, ordered, tuple(reads), tuple(linear[place] for place in ordered if place in linear)
+            tensor, ordered, tuple(reads), tuple(linear[index] for index in ordered if index in linear)
         )
     return subgraphs
 
 
 class Subgraphs:
-    """All cells of a reference, run at once on given tensors.
+    """All subgraphs of a reference, run in one session on given tensors.
 
-    reference   the whole float model
-    types       element types of its tensors, as onnx numbers them, by name
+    Args:
+        reference: The whole float model.
+        cuts: Tensors at which it is cut.
+        types: Element types of its tensors by name, as numbers of onnx.TensorProto.
     """
 
     def __init__(self, reference: onnx.ModelProto, cuts: Iterable[str], types: Mapping[str, int]) -> None:
@@ -95,10 +99,15 @@ class Subgraphs:
         }
 
     def run(self, tensors: Mapping[str, Array], feeds: Mapping[str, Array], batch: int | None) -> dict[str, Array]:
-        """What every cell makes of ``tensors``.
+        """Compute every subgraph on ``tensors``.
 
-        feeds   the model's own inputs, of as many rows
-        batch   the only batch size that the reference takes, if there is one
+        Args:
+            tensors: Tensors of the quantized model by the reference's names.
+            feeds: The model's own inputs, with the same number of rows.
+            batch: The only batch size that the reference takes, or None if it takes any.
+
+        Returns:
+            The output of each subgraph by its name.
         """
         given = {self._given[name]: array for name, array in tensors.items() if name in self._given}
         known = {
@@ -118,17 +127,17 @@ class Subgraphs:
 
 
 def _linear_nodes(graph: onnx.GraphProto) -> dict[int, str]:
-    """The linear layers with a constant weight: name by place."""
+    """Return the names of the linear layers with a constant weight by their index in the graph."""
     tensors = Tensors.of(graph)
     return {
-        place: node.name or node.output[0]
-        for place, node in enumerate(graph.node)
+        index: node.name or node.output[0]
+        for index, node in enumerate(graph.node)
         if layer_roles(node) is not None and find_weight(node, tensors).codes is not None
     }
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Every tensor that a node, or a graph inside of it, reads."""
+    """Yield every tensor that a node, or a graph inside of it, reads."""
     yield from filter(None, node.input)
     for attribute in node.attribute:
         for graph in [attribute.g, *attribute.graphs]:
@@ -137,6 +146,6 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _filled(rows: Array, batch: int) -> Array:
-    """The first ``batch`` rows, the last repeated where there are not so many."""
+    """Return the first ``batch`` rows. If there are fewer, the last row is repeated."""
     rows = rows[:batch]
     return np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), axis=0)])

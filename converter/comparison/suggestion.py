@@ -1,8 +1,9 @@
-"""What would help a quantized model, found by trying: its worst layers in float, one after the other.
+"""Suggestions for a quantized model. Each of its worst layers is tried in float, and the gain is measured.
 
-The error a layer introduces says where to look, not what it costs: a network forgives some layers more than others. So
-the layers that introduce most are made exact in the quantized model (`converter.comparison.float_substitution`), and
-what the scores gain is measured. Nothing is suggested that did not gain.
+The error that a layer introduces does not say how much it costs at the output, because a network tolerates errors of
+some layers better than of others. So the layers with the largest introduced errors are computed in float within the
+quantized model (`converter.comparison.float_substitution`), and the gain of the scores is measured. A change without a
+measured gain is never suggested.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,15 +29,15 @@ from passes.numerics.error import SqnrSum
 
 __all__ = ["GOOD_DB", "WORTH_DB", "Suggestion", "Trial", "suggest"]
 
-GOOD_DB = 30.0  # of scores that are so exact no layer needs help
-WORTH_DB = 0.5  # what a layer has to gain to be suggested
+GOOD_DB = 30.0  # SQNR of the scores from which on no layer needs a change
+WORTH_DB = 0.5  # a layer is suggested if it gains at least this much
 _TRIED, _TOGETHER = 8, 3
 _IMAGES, _BATCH = 64, 8
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Linear layers that are exact together, and what the scores gain by it in dB."""
+    """Linear layers that were computed in float together, and the gain of the scores in dB."""
 
     layers: tuple[str, ...]
     gain_db: float
@@ -44,14 +45,15 @@ class Trial:
 
 @dataclass(frozen=True, repr=False)
 class Suggestion(Overview):
-    """What to change, and why.
+    """Suggested changes and their reasons.
 
-    exclude     layers to leave in float
-    bits        weight bits by layer
-    gain_db     of the scores with all of these layers exact: what the change can bring at most
-    trials      what was tried, the largest gain first
-    images      that the trials were measured on
-    why         why nothing is suggested; empty if something is
+    Attributes:
+        exclude: Layers to leave in float.
+        bits: Weight bits by layer.
+        gain_db: Gain of the scores in dB with all of these layers in float: the most that the change can gain.
+        trials: All trials, largest gain first.
+        images: Number of images that the trials were measured on.
+        why: Reason why nothing is suggested. Empty if there is a suggestion.
     """
 
     exclude: tuple[str, ...] = ()
@@ -71,13 +73,13 @@ class Suggestion(Overview):
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The options of `convert` that carry it out."""
+        """Options of the command `convert` that apply the suggestion."""
         excluded = [part for name in self.exclude for part in ("--exclude", name)]
         more = [part for name, bits in (self.bits or {}).items() for part in ("--bits", f"{name}={bits}")]
         return (*excluded, *more)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, and the options."""
+        """Return every field and the options as JSON values."""
         values: dict[str, Any] = finite(asdict(self) | {"options": list(self.options)})
         return values
 
@@ -85,10 +87,17 @@ class Suggestion(Overview):
 def suggest(
     reference: Path, model: Path, comparison: Comparison, data: Dataset, *, progress: Progress | None = None
 ) -> Suggestion:
-    """Try the layers that introduce the largest errors in float, and say which are worth it.
+    """Try the layers with the largest introduced errors in float, and suggest those that gain enough.
+
+    Args:
+        reference: File of the float model.
+        model: File of the quantized model.
+        comparison: Result of `converter.comparison.compare.compare` for the two models.
+        data: Images. The first 64 are used.
+        progress: Called with "trying in float", the number of layers that are done, and the number of all layers.
 
     Raises:
-        ModelError: a model cannot be brought to opset 21, or cannot be run.
+        ModelError: A model cannot be converted to opset 21, or cannot be run.
     """
     quantized = _quantized(model)
     rows = [row for row in comparison.layers if any(name in quantized for name in row.layers)]
@@ -100,7 +109,7 @@ def suggest(
         return Suggestion(why="no quantized layer lies between tensors that the reference has too")
     if comparison.sqnr_db >= GOOD_DB:
         return Suggestion(why=f"the scores are exact to {GOOD_DB:.0f} dB and more, which no layer spoils")
-    bench = _Bench(reference, model, comparison, data.limit(_IMAGES))
+    bench = _FloatTrials(reference, model, comparison, data.limit(_IMAGES))
     before = bench.sqnr([])
     trials: list[tuple[Trial, Subgraph]] = []
     for done, row in enumerate(rows, start=1):
@@ -124,7 +133,7 @@ def suggest(
 
 
 def _quantized(model: Path) -> dict[str, int]:
-    """Weight bits of the layers that are quantized."""
+    """Return the weight bits of the quantized layers."""
     return {
         layer.name: layer.weight_bits
         for layer in inspect(model).layers
@@ -132,8 +141,8 @@ def _quantized(model: Path) -> dict[str, int]:
     }
 
 
-class _Bench:
-    """The quantized model with any of its cells in float, measured on some images."""
+class _FloatTrials:
+    """Measures the quantized model with any of its subgraphs in float."""
 
     def __init__(self, reference: Path, model: Path, comparison: Comparison, data: Dataset) -> None:
         self._reference = upgrade_opset(read_whole_onnx(reference), comparison.reference)
@@ -145,7 +154,7 @@ class _Bench:
         self._wanted = list(self._scores(Runner(self._reference, comparison.reference)))
 
     def sqnr(self, subgraphs: Sequence[Subgraph]) -> float | None:
-        """Of the scores in dB; None if the cells cannot stand where the quantized layers do."""
+        """Return the SQNR of the scores in dB. None if the subgraphs cannot take the place of the quantized layers."""
         mixed = in_float(self._model, self._reference, subgraphs, self._others)
         if mixed is None:
             return None
@@ -159,8 +168,10 @@ class _Bench:
         return [np.asarray(runner.run(batch.feeds, batch.count)[0]) for batch in self._data.batches(_BATCH)]
 
 
-def _chosen(bench: _Bench, trials: Sequence[tuple[Trial, Subgraph]], before: float) -> tuple[list[Subgraph], float]:
-    """The best cell if it is worth it, and others as long as each adds to what is gained together."""
+def _chosen(
+    bench: _FloatTrials, trials: Sequence[tuple[Trial, Subgraph]], before: float
+) -> tuple[list[Subgraph], float]:
+    """Choose the best subgraph if it gains enough, then others as long as each adds enough to the common gain."""
     chosen: list[Subgraph] = []
     gain = 0.0
     for trial, subgraph in trials[:_TOGETHER]:

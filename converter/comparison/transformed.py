@@ -1,9 +1,9 @@
-"""Tensors that bear the same name in both models and do not hold the same thing: scaled or rotated channels.
+"""Tensors with the same name in both models but with scaled or rotated channels in one of them.
 
-SmoothQuant, equalization and rotation change what a tensor holds and let the layers that read it undo it. Measured
-against the reference such a tensor looks lost, and nothing is. It gives itself away by the layer behind it: fed with
-that tensor, the float layer computes something else than the quantized layer did, though what the quantized layer
-computed is right.
+SmoothQuant, equalization and rotation change the values of a tensor, and the layers that read it undo the change.
+Compared with the reference, such a tensor seems to have a large error although it has none. It is detected by the layer
+behind it. If the float layer reads that tensor, its output differs from the quantized layer's output, although the
+quantized layer's output is close to the reference.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,9 @@ from passes.numerics.error import SqnrSum
 
 __all__ = ["cut_where_alike"]
 
-_UNDONE_DB = 3.0  # the float layer is off by twice the error that the quantized one really has,
-_LOST_DB = 6.0  # and what it read looked four times as wrong as what it gave: real errors do not heal like that
+# A tensor counts as transformed if both hold (dB of noise power; real errors do not shrink like that):
+_UNDONE_DB = 3.0  # the float layer's output differs by twice the error that the quantized layer's output has
+_LOST_DB = 6.0  # the error of the tensor that is read is four times the error of the output
 
 
 def cut_where_alike(
@@ -29,28 +30,31 @@ def cut_where_alike(
     feeds: Mapping[str, NDArray[Any]],
     batch: int | None,
 ) -> tuple[Subgraphs, set[str]]:
-    """The reference cut at the tensors that mean the same in both models, and those that do not.
+    """Cut the reference at the tensors that have the same meaning in both models.
 
     Args:
-        reference: the float model.
-        types: element types of its tensors.
-        wanted: its tensors for some images.
-        given: the quantized model's, by the reference's names.
-        feeds: these images.
-        batch: the only batch size that the reference takes.
+        reference: The float model.
+        types: Element types of its tensors.
+        wanted: The reference's tensors for some images.
+        given: The quantized model's tensors for these images, by the reference's names.
+        feeds: These images.
+        batch: The only batch size that the reference takes, or None.
+
+    Returns:
+        The subgraphs of the reference, and the tensors that are scaled or rotated.
     """
     transformed: set[str] = set()
     reached = {tensor: _db(wanted[tensor], given[tensor]) for tensor in given}
     while True:
         subgraphs = Subgraphs(reference, given.keys() - transformed, types)
         computed = subgraphs.run(given, feeds, batch)
-        found = set()
+        newly_found = set()
         for tensor, subgraph in subgraphs.subgraphs.items():
             if _db(computed[tensor], given[tensor]) < reached[tensor] - _UNDONE_DB:
-                found |= {name for name in subgraph.reads if reached[name] < reached[tensor] - _LOST_DB}
-        if not found:
+                newly_found |= {name for name in subgraph.reads if reached[name] < reached[tensor] - _LOST_DB}
+        if not newly_found:
             return subgraphs, transformed
-        transformed |= found
+        transformed |= newly_found
 
 
 def _db(reference: NDArray[Any], other: NDArray[Any]) -> float:

@@ -1,4 +1,4 @@
-"""Numbers as people read them; every function is a filter of the templates. What is not known is a dash."""
+"""Formatting of numbers for people. Every function is a filter of the templates. An unknown number is a dash."""
 
 import math
 from collections.abc import Sequence
@@ -24,44 +24,44 @@ _MINUTE = 60
 
 
 def count(value: int) -> str:
-    """A whole number with its thousands apart."""
+    """Format an integer with thousands separators."""
     return f"{value:,}"
 
 
 def decibels(value: float | None) -> str:
-    """A ratio in dB with one decimal: a dash where there is none, "equal" where nothing differs."""
+    """Format a ratio in dB with one decimal. None, NaN and -inf give a dash, +inf gives "equal"."""
     if value is None or math.isnan(value) or value == -math.inf:
         return NOTHING
     return "equal" if math.isinf(value) else f"{value:.1f} dB".replace("-", "−")
 
 
 def lost(value: float | None, unit: str = " points") -> str:
-    """A drop in percentage points; one below zero is a gain."""
+    """Format a drop in percentage points. A drop below zero is a gain."""
     return NOTHING if value is None else f"{value:.2f}{unit}".replace("-", "−")
 
 
 def milliseconds(value: float | None) -> str:
-    """A latency, with three digits that mean something."""
+    """Format a latency in milliseconds with about three significant digits."""
     return NOTHING if value is None else f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f} ms"
 
 
 def percent(value: float | None) -> str:
-    """A fraction in percent, two decimals."""
+    """Format a fraction in percent with two decimals."""
     return NOTHING if value is None else f"{100 * value:.2f} %"
 
 
 def plain(value: float | None) -> str:
-    """Any number, four digits."""
+    """Format a number with four significant digits."""
     return NOTHING if value is None else f"{value:.4g}".replace("-", "−")
 
 
 def points(difference: float) -> str:
-    """A difference of two fractions in percentage points."""
+    """Format a difference of two fractions in percentage points, with its sign."""
     return f"{100 * difference:+.2f} points".replace("-", "−")
 
 
 def seconds(value: float) -> str:
-    """A duration."""
+    """Format a duration in seconds, or in minutes and seconds."""
     if value < _MINUTE:
         return f"{value:.{2 if value < 10 else 1}f} s"
     return f"{int(value // _MINUTE)} min {value % _MINUTE:.0f} s"
@@ -78,7 +78,7 @@ _UNITS = ("B", "kB", "MB", "GB")
 
 
 def size(count: int) -> str:
-    """Bytes as people read them, in powers of 1000.
+    """Format a number of bytes with a unit. Units are powers of 1000.
 
     >>> size(46_800_000)
     '46.8 MB'
@@ -90,14 +90,14 @@ def size(count: int) -> str:
 
 
 def ratio(value: float, more: str, less: str, quartiles: Sequence[float] | None = None) -> str:
-    """`2.50x faster` or `1.10x slower`; ``quartiles`` are of the value itself."""
+    """Format a ratio as `2.50x faster` or `1.10x slower`. ``quartiles`` are the quartiles of ``value``."""
     if value >= 1:
         return f"{times(value, quartiles)} {more}"
     return f"{times(1 / value, quartiles and (1 / quartiles[1], 1 / quartiles[0]))} {less}"
 
 
 def times(value: float, quartiles: Sequence[float] | None = None) -> str:
-    """How many times, with half the distance of the quartiles.
+    """Format a factor, with half the distance between its quartiles as the spread.
 
     >>> times(1.9, (1.85, 1.97))
     '1.90x ± 0.06'

@@ -1,4 +1,4 @@
-"""What a conversion is judged by, in the words of the terminal and of the page."""
+"""Names of the metrics of a conversion, shared by the terminal and the HTML page."""
 
 __all__ = ["AGREEMENT", "FILE_SIZE", "LATENCY", "SQNR", "TOP1"]
 

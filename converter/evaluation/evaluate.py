@@ -1,10 +1,10 @@
-"""Model files side by side on one data set: accuracy, agreement, SQNR, size, latency.
+"""Evaluation of model files side by side on one data set: accuracy, agreement, SQNR, size, latency.
 
     evaluation = evaluate([Path("float.onnx"), Path("int8.onnx")], data)
     evaluation.models[1].top1, evaluation.models[1].speedup
 
-The first model is the reference that `agreement`, `sqnr_db` and `speedup` of the others are against. Memory does not
-grow with the number of images.
+The first model is the reference for `agreement`, `sqnr_db` and `speedup` of the others. Memory does not grow with the
+number of images.
 """
 
 import math
@@ -39,14 +39,19 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model. Its fields are the keys of `evaluate --json`.
+    """Results of one model. Its fields are the keys of `evaluate --json`.
 
-    bytes        of the file and its external data
-    top1         fraction of images whose highest score is their label; None without labels
-    agreement    fraction of images with the first model's highest score; None unless the output is [n, classes]
-    sqnr_db      of the first output against the first model's; None for the first model, inf for equal outputs
-    latency_ms   median per image, batch 1, one thread; None when it was not measured
-    speedup      the first model's latency over this one's
+    Attributes:
+        model: Name of the model.
+        bytes: Bytes of the file and its external data.
+        images: Number of images.
+        top1: Fraction of images whose highest score is their label. None without labels.
+        agreement: Fraction of images whose highest score is that of the first model. None unless the output is
+            [n, classes].
+        sqnr_db: SQNR of the first output against that of the first model. None for the first model, inf for equal
+            outputs.
+        latency_ms: Median milliseconds per image, batch 1, one thread. None if it was not measured.
+        speedup: Latency of the first model divided by that of this model.
     """
 
     model: str
@@ -60,15 +65,18 @@ class Measurement:
 
     @property
     def top1_error(self) -> float | None:
-        """Binomial standard error of `top1`, sqrt(p (1 - p) / images); None without labels."""
+        """Binomial standard error of `top1`: sqrt(p (1 - p) / images). None without labels."""
         return None if self.top1 is None else math.sqrt(self.top1 * (1 - self.top1) / self.images)
 
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Overview):
-    """What `evaluate` measured: the data, as `Dataset.describe` has them, and one Measurement per model.
+    """Results of `evaluate`.
 
-    ``quartiles`` are those of each model's speedup, over the rounds that timed it; none where nothing was timed.
+    Attributes:
+        data: Description of the data, as in `Dataset.describe`.
+        models: One Measurement for each model.
+        quartiles: Quartiles of each model's speedup over the rounds of timing. Empty if latency was not measured.
     """
 
     data: dict[str, Any]
@@ -76,7 +84,7 @@ class Evaluation(Overview):
     quartiles: tuple[Quartiles, ...] = ()
 
     def spread(self, place: int) -> Quartiles | None:
-        """The quartiles of one model's speedup, if it was timed."""
+        """Return the quartiles of the speedup of the model at index ``place``, or None if it was not timed."""
         return self.quartiles[place] if self.quartiles else None
 
     def overview(self) -> Glance:
@@ -99,7 +107,7 @@ class Evaluation(Overview):
         return Glance(headline, columns, rows, ("agreement, SQNR and speed: against the first",), range(1, 7))
 
     def to_json(self) -> dict[str, Any]:
-        """{"data": {...}, "latency": {...}, "models": [{...}]}; an infinite SQNR (no difference) becomes null."""
+        """Return `{"data": {...}, "latency": {...}, "models": [{...}]}`. An infinite SQNR becomes null."""
         latency = {"batch": BATCH, "threads": THREADS, "speedup_quartiles": self.quartiles or None}
         return {"data": self.data, "latency": latency, "models": [finite(asdict(model)) for model in self.models]}
 
@@ -121,14 +129,19 @@ def evaluate(
     latency: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure every model on all of `data`; the first is the reference.
+    """Measure every model on all of ``data``.
 
-    names      what the models are called; their paths by default
-    latency    also time them, interleaved (see converter.runtime.latency)
-    progress   called with "evaluating", images done, images in all
+    Args:
+        models: Model files. The first is the reference.
+        data: Images, with or without labels.
+        names: Names of the models in the result and in messages. The default is their paths.
+        latency: Whether to measure latency too, with the models interleaved (see `converter.runtime.latency`).
+        progress: Called with "evaluating", the number of images that are done, and the number of all images.
 
-    Raises ModelError, naming the model, for one that cannot be loaded or run, gives NaN or Inf, or has outputs of
-    another shape than the first; DataError for a label that the model has no class for.
+    Raises:
+        ModelError: A model cannot be loaded or run, gives NaN or Inf, or has outputs of another shape than the first
+            model. The message names the model.
+        DataError: The model has no class for a label.
     """
     paths = [Path(model) for model in models]
     if not paths:
@@ -159,7 +172,15 @@ def evaluate(
 def evaluate_pair(
     reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
 ) -> Evaluation:
-    """A float model and what became of it, both in memory; `name` is what the second is called."""
+    """Evaluate a quantized model against its float model. Both are in memory.
+
+    Args:
+        reference: The float model.
+        quantized: The quantized model.
+        data: Images, with or without labels.
+        name: Name of the quantized model in the result.
+        progress: As in `evaluate`.
+    """
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
         for model, path in zip((reference, quantized), paths, strict=True):
@@ -202,7 +223,7 @@ def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], labels:
 
 
 def _require_classes(runner: Runner, output: NDArray[Any], data: Dataset) -> None:
-    """For models that do not say before they run how many classes they have."""
+    """Check the labels against the number of classes. Some models reveal that number only in their output."""
     scores = class_scores(output)
     check_labels(data.source, data.labels, None if scores is None else Classes(runner.name, scores.shape[1]))
 

@@ -1,4 +1,4 @@
-"""The data that model files are measured on: read once, as the files themselves say images become tensors."""
+"""Data for the evaluation of model files. They are loaded once, with the preprocessing that the files store."""
 
 from collections.abc import Sequence
 
@@ -15,26 +15,33 @@ __all__ = ["load_for"]
 
 
 def load_for(files: Sequence[ModelFile], data: str, preprocess: Preprocess, limit: int | None = None) -> Dataset:
-    """Data for all of ``files``, preprocessed as their metadata say; fields of ``preprocess`` go before.
+    """Load the data for all of ``files``, with the preprocessing that their metadata store.
+
+    Args:
+        files: Model files.
+        data: Source of the data, as in `load_data`.
+        preprocess: Its fields override the stored preprocessing.
+        limit: Largest number of images. The default is all.
 
     Raises:
-        ModelError: a model cannot be read, or two of them store different preprocessing.
-        UsageError: ``preprocess`` is given, and the data are not images.
-        DataError: the data cannot be used; see `load_data`.
+        ModelError: A model cannot be read, or two models store different preprocessing.
+        UsageError: ``preprocess`` is given, but the data are not images.
+        DataError: The data cannot be used. See `load_data`.
     """
     protos = [read_onnx(file.path) for file in files]
     stored = [(file.name, stored_preprocess(proto)) for file, proto in zip(files, protos, strict=True)]
-    told = [(name, found.merge(preprocess)) for name, found in stored if found != Preprocess()]
-    for name, found in told[1:]:
-        if found != told[0][1]:
+    settings = [(name, own.merge(preprocess)) for name, own in stored if own != Preprocess()]
+    for name, other in settings[1:]:
+        if other != settings[0][1]:
             raise ModelError(
-                f"{told[0][0]} and {name} store different preprocessing "
-                f"({told[0][1].to_json()} and {found.to_json()}); "
+                f"{settings[0][0]} and {name} store different preprocessing "
+                f"({settings[0][1].to_json()} and {other.to_json()}); "
                 "measure them apart, or give --mean, --std, --resize and --crop"
             )
-    known = [model_classes(proto, file.name) for file, proto in zip(files, protos, strict=True)]
-    fewest = min((classes for classes in known if classes is not None), key=lambda found: found.count, default=None)
-    used = told[0][1] if told else preprocess
+    declared = [model_classes(proto, file.name) for file, proto in zip(files, protos, strict=True)]
+    known = [classes for classes in declared if classes is not None]
+    fewest = min(known, key=lambda classes: classes.count, default=None)
+    used = settings[0][1] if settings else preprocess
     dataset = load_data(data, input_specs(protos[0]), preprocess=used, limit=limit, classes=fewest)
     refuse_unused(preprocess, [dataset])
     return dataset

@@ -1,1 +1,1 @@
-"""What a quantized file holds, layer by layer."""
+"""Inspection of model files, layer by layer."""

@@ -1,7 +1,8 @@
-"""Floats between integers: what onnxruntime dequantizes, computes in float and quantizes again.
+"""Float islands: operators whose inputs onnxruntime dequantizes and whose outputs it quantizes.
 
-Read off the graph that onnxruntime runs. An island is float operators that hang together, with integers before and
-behind them; each costs a pass over its tensors to leave the integers and one to come back.
+They are found in the graph that onnxruntime runs. An island is a connected group of float operators with integer
+operators before and behind it. Each island costs one pass over its tensors to dequantize them, and one to quantize
+them.
 """
 
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ _ON_INTEGERS = frozenset({"QGemm", "ConvInteger", "MatMulInteger", "NhwcMaxPool"
 
 @dataclass(frozen=True)
 class Island:
-    """Float operators between integers.
+    """Connected float operators between integer operators.
 
-    operators   in the graph's order
-    nodes       their names, as onnxruntime calls them
-    dequantize  DequantizeLinear nodes before it; a MatMulIntegerToFloat, which writes floats, is none
-    quantize    QuantizeLinear nodes behind it
+    Attributes:
+        operators: Operator types, in the graph's order.
+        nodes: Names of the nodes in onnxruntime's graph.
+        dequantize: Number of DequantizeLinear nodes before the island. A MatMulIntegerToFloat writes floats itself and
+            does not count.
+        quantize: Number of QuantizeLinear nodes behind the island.
     """
 
     operators: tuple[str, ...]
@@ -32,14 +35,21 @@ class Island:
 
 
 def find_islands(nodes: Sequence[NodeProto]) -> tuple[Island, ...]:
-    """The islands of an optimized graph, in its order; ``nodes`` are sorted, as onnxruntime writes them."""
+    """Find the islands of an optimized graph.
+
+    Args:
+        nodes: Nodes of the graph in topological order, as onnxruntime writes them.
+
+    Returns:
+        The islands, in the graph's order.
+    """
     makers = {name: node for node in nodes for name in node.output if name}
     readers: dict[str, list[NodeProto]] = {}
     for node in nodes:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     floats = {id(node): node for node in nodes if _is_float(node)}
-    found = []
+    islands = []
     while floats:
         first = next(iter(floats.values()))
         del floats[id(first)]
@@ -62,16 +72,16 @@ def find_islands(nodes: Sequence[NodeProto]) -> tuple[Island, ...]:
         if (leaves or integers) and returns:
             order = [node for node in nodes if any(node is member for member in island)]
             names = tuple(node.name for node in order)
-            found.append(Island(tuple(node.op_type for node in order), names, len(leaves), len(returns)))
-    return tuple(found)
+            islands.append(Island(tuple(node.op_type for node in order), names, len(leaves), len(returns)))
+    return tuple(islands)
 
 
 def _is_float(node: NodeProto) -> bool:
-    """Whether a node computes or moves floats; what moves integers has them on both sides, and is no island."""
+    """Whether a node may belong to an island. A node that only moves integers forms a group that is discarded later."""
     integer = node.op_type.startswith("QLinear") or node.op_type in _ON_INTEGERS
     return not integer and node.op_type not in {_LEAVES, _RETURNS, "MatMulIntegerToFloat"}
 
 
 def _writes_floats(node: NodeProto) -> bool:
-    """A QGemm without a scale for its output."""
+    """Whether a node is a QGemm without a scale for its output."""
     return node.op_type == "QGemm" and len([name for name in node.input if name]) < 8

@@ -1,7 +1,7 @@
-"""What is in an ONNX file, layer by layer: bits, storage, bytes, and whether onnxruntime computes with the codes.
+"""Content of an ONNX file, layer by layer: bits, storage, bytes, and whether onnxruntime computes with the codes.
 
-Works on any file: float, ours, other tools' QDQ or integer operators. "Fused" is what onnxruntime really does: the file
-is opened on the CPU and the graph it optimized is read back.
+It works on any file: float files, files of this package, and QDQ or integer operators of other tools. "Fused" is what
+onnxruntime really does. To find out, the file is opened on the CPU, and the graph that onnxruntime optimized is read.
 """
 
 import json
@@ -34,23 +34,29 @@ __all__ = ["InspectedLayer", "Inspection", "inspect"]
 _PREFIX = "convert_onnx."
 _SHOWN = 20  # layers in an overview
 _CLAMPS = frozenset({"Relu", "Clip"})
-_INT8_ACCURACY = 4  # accuracy_level at which MatMulNBits rounds its activations to int8; they are floats below
+_INT8_ACCURACY = (
+    4  # accuracy_level at which MatMulNBits rounds its activations to int8; at lower levels they are floats
+)
 
 
 @dataclass(frozen=True)
 class InspectedLayer:
     """One linear node of a file. Its fields are the keys of `inspect --json`.
 
-    name             of the node, or of its first output if it has none
-    weight_bits      of the weight's grid; of its float type if it is not quantized; None if no operand is a constant
-    storage          "float32", "int8", "int4 cast", "int4 dequantize", "int4 rescale", "matmulnbits", ...
-    bytes            of codes, scales and zero points in the file
-    granularity      what shares a scale: "tensor", "channel", "block 32"; empty for floats
-    activation_bits  of what the layer reads, or itself rounds it to (MatMulNBits at accuracy_level 4)
-    activation_type  the type of these: "uint8", "float32", "float16", ...
-    fused            whether onnxruntime's CPU provider runs it as one operator that reads the codes; MatMulNBits reads
-                     them beside float activations, every other one multiplies integers
-    reason           why not, or what onnxruntime does to the weight by itself; empty where neither is so
+    Attributes:
+        name: Name of the node, or of its first output if the node has none.
+        op: Operator.
+        weight_bits: Bits of the weight's grid, or of its float type if it is not quantized. None if no operand is a
+            constant.
+        storage: "float32", "int8", "int4 cast", "int4 dequantize", "int4 rescale", "matmulnbits", ...
+        bytes: Bytes of codes, scales and zero points in the file.
+        granularity: Weights that share a scale: "tensor", "channel", "block 32". Empty for floats.
+        activation_bits: Bits of the input that the layer reads, or to which it rounds its input itself (MatMulNBits at
+            accuracy_level 4).
+        activation_type: Type of these values: "uint8", "float32", "float16", ...
+        fused: Whether onnxruntime's CPU provider runs the layer as one operator that reads the codes. MatMulNBits
+            multiplies codes by float activations. Every other such operator multiplies integers.
+        reason: Why the layer is not fused, or how onnxruntime quantizes the weight by itself. Empty if neither applies.
     """
 
     name: str
@@ -72,7 +78,13 @@ class InspectedLayer:
 
 @dataclass(frozen=True, repr=False)
 class Inspection(Overview):
-    """A file as a whole, its linear layers in the graph's order, and the bytes of its constants by tensor type."""
+    """Content of a file.
+
+    Attributes:
+        model: Facts about the file as a whole.
+        layers: Its linear layers, in the graph's order.
+        bytes_by_type: Bytes of its constants by tensor type.
+    """
 
     model: dict[str, Any]
     layers: tuple[InspectedLayer, ...]
@@ -102,16 +114,20 @@ class Inspection(Overview):
         return Glance(headline, columns, rows, notes, (2, 4))
 
     def to_json(self) -> dict[str, Any]:
-        """{"model": {...}, "layers": [{...}], "bytes_by_type": {...}}."""
+        """Return `{"model": {...}, "layers": [{...}], "bytes_by_type": {...}}`."""
         layers = [asdict(layer) for layer in self.layers]
         return {"model": self.model, "layers": layers, "bytes_by_type": self.bytes_by_type}
 
 
 def inspect(path: str | Path, name: str | None = None) -> Inspection:
-    """Look into an ONNX file; ``name`` is what it is called, its path by default.
+    """Inspect an ONNX file.
+
+    Args:
+        path: The file.
+        name: Name of the model in the result. The default is the path.
 
     Raises:
-        ModelError: no such file, not an ONNX file, truncated, or its external data are missing.
+        ModelError: The file does not exist, is not an ONNX file, is truncated, or lacks its external data.
     """
     path = Path(path)
     model = read_onnx(path)
@@ -122,7 +138,7 @@ def inspect(path: str | Path, name: str | None = None) -> Inspection:
     tensors = Tensors.of(_inlined(model).graph)
     runtime = OptimizedGraph.open(path)
     bits, reasons = _mapping(metadata.get("layer_bits")), _mapping(metadata.get("float_reasons"))
-    reasons |= _mapping(metadata.get("kept"))  # what version 0.1 called float_reasons
+    reasons |= _mapping(metadata.get("kept"))  # version 0.1 wrote float_reasons under this key
     reasons |= _mapping(metadata.get("float_activations"))
     layers = tuple(
         _layer(node, tensors, runtime, bits, reasons) for node in tensors.nodes if layer_roles(node) is not None
@@ -176,7 +192,7 @@ def _reason(
     runtime: OptimizedGraph,
     reason: str | None,
 ) -> str:
-    """Why no integer operator reads the layer's codes."""
+    """Return why no integer operator reads the layer's codes."""
     if weight.codes is None:
         return "no operand is a constant"
     if not quantized:
@@ -203,7 +219,7 @@ def _reason(
 
 
 def _is_rounded(name: str, tensors: Tensors) -> bool:
-    """Whether a tensor is quantized by all that read it, behind a clamp or not."""
+    """Whether all nodes that read a tensor quantize it. A clamp may come in between."""
     readers = [node for node in tensors.nodes if name in node.input]
     if len(readers) == 1 and readers[0].op_type in _CLAMPS:
         return _is_rounded(readers[0].output[0], tensors)
@@ -211,7 +227,10 @@ def _is_rounded(name: str, tensors: Tensors) -> bool:
 
 
 def _activation_type(node: NodeProto, running: NodeProto | None, weight: StoredWeight, tensors: Tensors) -> str:
-    """Type of the layer's input, or of the integers it was dequantized from; ``running`` is what the node became."""
+    """Return the type of the layer's input, or of the integers that it was dequantized from.
+
+    ``running`` is the node that onnxruntime runs instead of ``node``, or None.
+    """
     roles = layer_roles(node)
     for other in (node, running):
         if other is not None and other.op_type == "MatMulNBits":
@@ -231,7 +250,7 @@ def _attribute(node: NodeProto, name: str, default: int) -> int:
 
 
 def _quantized_bits(weight: StoredWeight) -> int:
-    """Bits of a float weight that a QuantizeLinear in the file rounds at load."""
+    """Return the bits to which a QuantizeLinear in the file rounds a float weight at load."""
     return type_bits(type_name(weight.zero_point.data_type)) if weight.zero_point is not None else 8
 
 
@@ -261,7 +280,7 @@ def _facts(
 
 
 def _islands(runtime: OptimizedGraph) -> list[dict[str, Any]]:
-    """Floats between integers, those of the same operators together."""
+    """Return the float islands, grouped by their operators."""
     alike: dict[tuple[str, ...], list[Island]] = {}
     for island in find_islands(runtime.graph.nodes if runtime.graph is not None else ()):
         alike.setdefault(island.operators, []).append(island)

@@ -1,4 +1,4 @@
-"""Netron on a file: served from this process to the browser of the same machine."""
+"""Netron for a model file. This process serves it to a browser on the same machine."""
 
 import contextlib
 import importlib
@@ -17,23 +17,31 @@ _HOST = "localhost"
 
 @contextlib.contextmanager
 def served(model: Path, *, port: int | None = None, browse: bool = True) -> Iterator[str]:
-    """The address at which Netron shows ``model``, until the `with` block ends.
+    """Serve ``model`` with Netron until the `with` block ends.
+
+    Args:
+        model: The model file.
+        port: Port on this machine. The default is any free port.
+        browse: Whether to open the browser.
+
+    Yields:
+        The address of the page.
 
     Raises:
         UsageError: Netron is not installed.
-        ModelError: no such file, or not an ONNX file.
-        OutputError: the port is taken.
+        ModelError: The file does not exist, or is not an ONNX file.
+        OutputError: The port is in use.
     """
     read_onnx(model)
     netron = _netron()
-    root, no_progress = logging.getLogger(), logging.NullHandler()
-    root.addHandler(no_progress)  # Netron sets logging up for the whole process where nothing has
+    root, null_handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(null_handler)  # without any handler, Netron would configure logging for the whole process
     try:
         host, used = netron.start(str(model), address=(_HOST, port or 0), browse=browse)
     except OSError as error:
         raise OutputError(f"port {port} cannot be opened: {error.strerror}; give another --port, or none") from error
     finally:
-        root.removeHandler(no_progress)
+        root.removeHandler(null_handler)
     try:
         yield f"http://{host}:{used}"
     finally:

@@ -1,4 +1,4 @@
-"""A comparison as tables: every layer, the models end to end, the worst images, and what to do."""
+"""Tables of a comparison: every layer, the worst images, the models end to end, and a suggestion."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from converter.report.table import plain_table, preprocessing, row
 
 __all__ = ["comparison_tables", "suggestion_text"]
 
-_NOTHING_ADDED_DB = 60.0  # of an operator without weights that is at least so exact, nobody needs to read
+_NOTHING_ADDED_DB = 60.0  # an operator without weights whose own SQNR is at least this is not listed
 
 
 def comparison_tables(comparison: Comparison, preprocess: Preprocess | None) -> list[RenderableType]:
-    """Every layer, the images that suffer most, then the models end to end."""
+    """Build the tables of all layers, of the worst images, and of the models end to end."""
     shown = [entry for entry in comparison.layers if entry.layers or entry.introduced_db < _NOTHING_ADDED_DB]
     table = plain_table("", ["layer", "compared after", "so far", "added", "cosine"], numbers={2, 3, 4})
     for entry in shown:
@@ -72,7 +72,7 @@ def _whole(comparison: Comparison, preprocess: Preprocess | None) -> RenderableT
 
 
 def _named(entry: LayerError) -> str:
-    """The layer, and how many others there are since the last tensor that could be compared."""
+    """Name the layer, and count the other layers since the last tensor that could be compared."""
     *before, last = entry.layers or (entry.layer,)
     return f"{last} (and {len(before)} before)" if before else last
 
@@ -83,11 +83,13 @@ def _lowest(layers: Sequence[LayerError]) -> LayerError | None:
 
 
 def suggestion_text(suggestion: Suggestion, command: str) -> list[RenderableType]:
-    """What to do, and the ``command`` that does it; or why nothing is suggested."""
+    """Describe the suggestion and the ``command`` that applies it, or say why there is none."""
     if suggestion.why:
         return [Text(f"\nNo suggestion: {suggestion.why}.")]
     names = ", ".join([*suggestion.exclude, *(suggestion.bits or {})])
     verb = "is" if len(suggestion.exclude) + len(suggestion.bits or {}) == 1 else "are"
-    told = f"\nThe scores gain {suggestion.gain_db:.1f} dB where {names} {verb} exact ({suggestion.images} images). Try"
+    advice = (
+        f"\nThe scores gain {suggestion.gain_db:.1f} dB where {names} {verb} exact ({suggestion.images} images). Try"
+    )
     line = Text(f"  {command}", style="cyan", no_wrap=True, overflow="ignore")
-    return [Text(told), line, Text("or add --act OUT.onnx to this command, which does that and shows the gain.")]
+    return [Text(advice), line, Text("or add --act OUT.onnx to this command, which does that and shows the gain.")]

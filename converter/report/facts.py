@@ -1,4 +1,4 @@
-"""What a report says, as values that JSON can hold: `report.schema.json` describes them, the page shows them."""
+"""Content of a report as JSON values. `report.schema.json` describes them, and the HTML page shows them."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from passes.report import CoveredRange, LossGrid, PassReport
 
 __all__ = ["VERSION", "conversion_facts", "report_facts"]
 
-VERSION = 1  # of the form; it grows whenever a program that reads reports would have to change
+VERSION = 1  # of the format; it increases with every change that breaks programs that read reports
 
 
 def report_facts(
@@ -24,14 +24,14 @@ def report_facts(
     before: int | None = None,
     after: int | None = None,
 ) -> dict[str, Any]:
-    """All of a report, as values that JSON can hold.
+    """Return the whole content of a report as JSON values.
 
     Args:
-        result: the conversion.
-        model: what the report calls the model that was converted.
-        output: what the report calls the file that was written.
-        before: bytes of the model; those of `Result.reference` if not given.
-        after: bytes of the file; those of `Result.model` if not given.
+        result: The conversion.
+        model: Name of the model that was converted.
+        output: Name of the file that was written.
+        before: Bytes of the model. The default is the size of `Result.reference`.
+        after: Bytes of the file. The default is the size of `Result.model`.
     """
     sizes = {
         "before": result.reference.ByteSize() if before is None else before,
@@ -44,7 +44,7 @@ def report_facts(
 
 
 def conversion_facts(result: Result) -> dict[str, Any]:
-    """All that the conversion itself knows: a report without its files. Infinite and undefined numbers are null."""
+    """Return the content of a report without its files. Infinite and undefined numbers become null."""
     values: dict[str, Any] = {
         "version": VERSION,
         "recipe": recipe_values(result.recipe),
@@ -67,9 +67,9 @@ def conversion_facts(result: Result) -> dict[str, Any]:
 
 
 def _layers(result: Result) -> Iterator[dict[str, Any]]:
-    """The layers, with the form and the bytes their weights have in the file."""
+    """Yield the facts of each layer, with the storage and the bytes of its weights in the file."""
     tensors = Tensors.of(result.model.graph)
-    nodes = {node.name: node for node in reversed(tensors.nodes) if layer_roles(node) is not None}  # the outer graph's
+    nodes = {node.name: node for node in reversed(tensors.nodes) if layer_roles(node) is not None}  # the outermost wins
     for layer in result.layers:
         stored = find_weight(nodes[layer.name], tensors)
         yield dataclasses.asdict(layer) | {"storage": _storage(layer, stored), "bytes": stored.bytes}
@@ -82,7 +82,7 @@ def _storage(layer: LayerReport, stored: StoredWeight) -> str:
 
 
 def _ranges(reports: Sequence[PassReport]) -> dict[str, CoveredRange]:
-    """By tensor; of several passes that set its grid the last one counts."""
+    """Return the covered range of each tensor. If several passes set its grid, the last one counts."""
     return {tensor: covered for report in reports for tensor, covered in report.ranges.items()}
 
 

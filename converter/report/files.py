@@ -1,4 +1,4 @@
-"""Reports as files: .json for programs, .html for people. Written whole or not at all."""
+"""Report files: .json for programs, .html for people. A file is written completely or not at all."""
 
 import json
 import re
@@ -20,10 +20,13 @@ _NUMBERS = re.compile(r"\[\n\s+([^\[\]{}\"]*?)\n\s+\]")  # no string holds a lin
 
 
 def check_report(path: Path) -> None:
-    """Refuse, before any work, a report that could not be made.
+    """Check, before any work, that the report can be written.
+
+    Args:
+        path: Report file.
 
     Raises:
-        UsageError: neither .json nor .html, or an .html whose packages are not installed.
+        UsageError: The suffix is neither .json nor .html, or the packages for .html are not installed.
     """
     if path.suffix not in REPORT_SUFFIXES:
         raise UsageError(f"{path}: a report is a {' or '.join(REPORT_SUFFIXES)} file, not {path.suffix or 'this'!r}")
@@ -35,24 +38,28 @@ def write_report(result: Result, path: str | Path, *, model: str = "model", outp
     """Write a report of a conversion: .json for programs, .html for people.
 
     Args:
-        result: the conversion.
-        path: where the report goes; its suffix says which form.
-        model: what the report calls the model that was converted.
-        output: what the report calls the file that was written.
+        result: The conversion.
+        path: Report file. Its suffix decides the format.
+        model: Name of the model that was converted, for the report.
+        output: Name of the file that was written, for the report.
 
     Raises:
-        UsageError: neither .json nor .html, or an .html without the extra `report`.
-        OutputError: the file cannot be written; an existing one stays as it was.
+        UsageError: The suffix is neither .json nor .html, or an .html is asked for without the extra `report`.
+        OutputError: The file cannot be written. An existing file stays as it was.
     """
     write_facts(Path(path), report_facts(result, model=model, output=output))
 
 
 def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write the facts as .json, or as one .html page, by the path's suffix.
+    """Write the facts as .json or as one .html page. The suffix of the path decides which.
+
+    Args:
+        path: Report file.
+        facts: Values of `converter.report.facts.report_facts`.
 
     Raises:
-        UsageError: as `check_report`.
-        OutputError: the file cannot be written; an existing one stays as it was.
+        UsageError: `check_report` refuses the path.
+        OutputError: The file cannot be written. An existing file stays as it was.
     """
     check_report(path)
     _write(path, _json(facts) if path.suffix == ".json" else render(facts))
@@ -70,6 +77,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def _json(facts: Mapping[str, Any]) -> str:
-    """Indented, each list of numbers on one line."""
+    """Return indented JSON. Each list of numbers is on one line."""
     text = json.dumps(facts, indent=2, allow_nan=False)
     return _NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n"

@@ -1,4 +1,4 @@
-"""Floats between integers, as a table."""
+"""Table of float islands: operators that run in float between integer operators."""
 
 from rich.console import RenderableType
 
@@ -7,11 +7,11 @@ from converter.report.table import plain_table
 
 __all__ = ["islands_tables"]
 
-_LONGEST = 6  # operators of an island that are named
+_LONGEST = 6  # operators of one island that the table names
 
 
 def islands_tables(inspection: Inspection) -> list[RenderableType]:
-    """What onnxruntime computes in float between integers; nothing where there is none."""
+    """Build the table of what onnxruntime computes in float between integers. The list is empty if there is none."""
     islands = inspection.model["islands"]
     if not islands:
         return []

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, when a person is looking at it."""
+"""Progress bars on stderr. They are drawn only in a terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +23,10 @@ _NARROW = 80  # columns
 
 @contextmanager
 def progress_bars(*, quiet: bool = False) -> Iterator[Callback]:
-    """A callback that draws one bar for each kind of work, with the time it took and the time it will take.
+    """Yield a callback that draws one bar for each kind of work, with its elapsed and its remaining time.
 
-    It draws nothing if ``quiet``, or if stderr is no terminal or one that cannot move its cursor.
+    The callback draws nothing if ``quiet`` is set, if stderr is not a terminal, or if the terminal cannot move its
+    cursor.
     """
     console = Console(stderr=True)
     columns = (

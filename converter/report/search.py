@@ -1,4 +1,4 @@
-"""A search for a budget as a table: what was tried, and what each step gave."""
+"""Table of a search for a budget: one row for each attempt, with its results."""
 
 from rich.table import Table
 
@@ -10,12 +10,12 @@ __all__ = ["search_tables"]
 
 
 def search_tables(search: Search | None) -> list[Table]:
-    """The ladder of attempts, a row each; none without a search."""
+    """Build the table of attempts, one row for each. The list is empty without a search."""
     if search is None:
         return []
     columns = ["tried", "bits a weight", "file", "drop", "counted", "expected", "SQNR", "predicted", "latency", "took"]
     table = plain_table(f"Within {search.budget}", [*columns, "budget"], numbers=range(1, 10))
-    for place, attempt in enumerate(search.attempts):
+    for index, attempt in enumerate(search.attempts):
         table.add_row(
             attempt.name,
             f"{attempt.mean_bits:.2f}",
@@ -27,9 +27,9 @@ def search_tables(search: Search | None) -> list[Table]:
             decibels(attempt.predicted_db),
             milliseconds(attempt.latency_ms),
             f"{attempt.seconds:.0f} s",
-            "kept" if place == search.kept else attempt.broken or "holds",
+            "kept" if index == search.kept else attempt.broken or "holds",
         )
-    judged = f"judged on {search.held_out:,} held-out images"
+    source = f"judged on {search.held_out:,} held-out images"
     drop = f"; a drop is of {search.drop_of}: counted and expected, weighted by their errors" if search.drop_of else ""
-    table.caption = judged + drop
+    table.caption = source + drop
     return [table]

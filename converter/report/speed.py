@@ -1,4 +1,4 @@
-"""What was measured to decide which activations stay in float, as tables."""
+"""Table of the latencies that decided which activations stay in float."""
 
 from rich.console import RenderableType
 
@@ -11,17 +11,17 @@ __all__ = ["speed_tables"]
 
 
 def speed_tables(speed: Speed | None) -> list[RenderableType]:
-    """How long the files take, and which layers' activations were left in float; nothing where nothing was measured."""
+    """Build the table of latencies and of layers with float activations. The list is empty if nothing was measured."""
     if speed is None:
         return []
     table = plain_table("Measured speed", ["file", "latency", "over float"], numbers={1, 2})
     row(table, "float", milliseconds(speed.float_ms), "1.00x")
-    over = speed.float_ms / speed.integer_ms
-    row(table, "every layer on integers", milliseconds(speed.integer_ms), times(over, speed.integer_quartiles))
+    speedup = speed.float_ms / speed.integer_ms
+    row(table, "every layer on integers", milliseconds(speed.integer_ms), times(speedup, speed.integer_quartiles))
     tried = f"{len(speed.attempts)} choices tried, one image, {THREADS} thread"
     if speed.layers:
-        over, names = speed.float_ms / speed.chosen_ms, ", ".join(speed.layers)
-        row(table, "as written", milliseconds(speed.chosen_ms), times(over, speed.chosen_quartiles))
+        speedup, names = speed.float_ms / speed.chosen_ms, ", ".join(speed.layers)
+        row(table, "as written", milliseconds(speed.chosen_ms), times(speedup, speed.chosen_quartiles))
         gain = times(speed.gain, speed.gain_quartiles)
         table.caption = f"float activations in {names}: {gain} as fast as on integers; {tried}; {SPREAD}"
     else:

@@ -1,4 +1,4 @@
-"""Results as rich tables: one style for all of them, on a terminal, in a pipe and in HTML."""
+"""Results as rich tables, in one style for terminals, pipes and HTML."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
@@ -37,15 +37,18 @@ __all__ = [
 
 SPREAD = "±: half of the rounds lie within"
 _PIPED_WIDTH = 120
-_NARROW = 80  # columns; tables are laid out to fit this width
+_NARROW = 80  # columns; tables are designed to fit this width
 
 
 def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> None:
-    """Print to stdout, or to ``file``: as wide as a terminal, or, in a pipe, plain and as wide as words need."""
+    """Print to stdout or to ``file``.
+
+    Output fits the width of a terminal. In a pipe it has no styles and is as wide as its words need.
+    """
     console = Console(file=file, highlight=False)
     if console.is_terminal:
         for renderable in renderables:
-            whole = isinstance(renderable, Text) and bool(renderable.no_wrap)  # a command, to be copied in one piece
+            whole = isinstance(renderable, Text) and bool(renderable.no_wrap)  # a command to copy stays on one line
             console.print(fitted(renderable, console), soft_wrap=whole)
         return
     wide = Console(file=file, width=10_000, highlight=False)
@@ -62,9 +65,10 @@ def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> 
 
 
 def fitted(renderable: RenderableType, console: Console) -> RenderableType:
-    """A table for a terminal of this width, with no word cut in two.
+    """Fit a table to the width of a terminal without cutting a word.
 
-    Where that cannot be, or the terminal is narrow, it becomes a list of its rows, `column value` after `column value`.
+    If that is impossible, or if the terminal is narrow, the table becomes a list of its rows. Each entry of the list
+    is `column value; column value`.
     """
     if not isinstance(renderable, Table):
         return renderable
@@ -94,7 +98,7 @@ def fitted(renderable: RenderableType, console: Console) -> RenderableType:
 
 
 def _column_widths(table: Table) -> tuple[list[int], list[int]]:
-    """Of every column, its longest cell and its longest word."""
+    """Return the length of the longest cell and of the longest word of every column."""
     texts = [[str(cell) for cell in (column.header, *column.cells)] for column in table.columns]
     longest = [max(map(len, column)) for column in texts]
     longest_words = [max(len(word) for cell in column for word in cell.split() or [""]) for column in texts]
@@ -105,7 +109,7 @@ def _column_widths(table: Table) -> tuple[list[int], list[int]]:
 
 
 def _narrowest(renderable: RenderableType) -> int:
-    """Columns that a table takes if no word is to be cut; 0 for anything else."""
+    """Return the width that a table needs if no word is cut. It is 0 for anything but a table."""
     if not isinstance(renderable, Table):
         return 0
     longest, least = _column_widths(renderable)
@@ -113,14 +117,14 @@ def _narrowest(renderable: RenderableType) -> int:
 
 
 def conversion_tables(result: Result, before: int, after: int) -> list[RenderableType]:
-    """What a conversion did: before and after, the layers by bits, and those left in float."""
+    """Build the tables of a conversion: before and after, the layers by bits, and the layers left in float."""
     left = float_layers_table(result.layers)
     tables = [before_after_table(result, before, after), weights_table(result.layers, result.recipe.sqnr_of)]
     return [*tables, *([] if left is None else [left])]
 
 
 def before_after_table(result: Result, before: int, after: int) -> Table:
-    """File size and, where they were measured, accuracy and latency of a conversion; sizes in bytes."""
+    """Build the table of file sizes (bytes) and, if measured, of the accuracy and latency of a conversion."""
     table = plain_table("", ["", "before", "after", "change"], numbers={1, 2, 3})
     row(table, words.FILE_SIZE, size(before), size(after), ratio(before / after, "smaller", "larger"))
     calibrated = "" if result.calibration is None else f"calibrated on {result.calibration['images']:,} images"
@@ -146,7 +150,7 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
 
 
 def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
-    """How many layers got which weights and activations, and the SQNR of their weights or outputs."""
+    """Build the table of layers by bits of weights and activations, with the SQNR of their weights or outputs."""
     groups: dict[tuple[int, int, int, str], list[LayerReport]] = {}
     for layer in layers:
         key = (layer.bits, layer.stored_bits, layer.activation_bits, layer.granularity)
@@ -163,7 +167,7 @@ def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
 
 
 def float_layers_table(layers: Iterable[LayerReport]) -> Table | None:
-    """The layers that stayed in float, and why; None if there are none."""
+    """Build the table of layers that stay in float, with reasons. It is None if there are none."""
     table = plain_table("Left in float", ["layer", "op", "why"])
     for layer in layers:
         if layer.reason:
@@ -172,14 +176,14 @@ def float_layers_table(layers: Iterable[LayerReport]) -> Table | None:
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """Models side by side; the first is the reference."""
+    """Build the table of models side by side. The first model is the reference."""
     columns = ["model", "size", "top-1", "agreement", "SQNR", "latency", "speed"]
     table = plain_table("", columns, numbers=set(range(1, 7)))
-    for place, model in enumerate(evaluation.models):
+    for index, model in enumerate(evaluation.models):
         top1 = NOTHING if model.top1 is None else f"{percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
         agreement = NOTHING if model.agreement is None else percent(model.agreement)
-        others = (agreement, decibels(model.sqnr_db)) if place else ("", "")
-        speed = "" if model.speedup is None else times(model.speedup, evaluation.spread(place) if place else None)
+        others = (agreement, decibels(model.sqnr_db)) if index else ("", "")
+        speed = "" if model.speedup is None else times(model.speedup, evaluation.spread(index) if index else None)
         row(table, model.model, size(model.bytes), top1, *others, milliseconds(model.latency_ms), speed)
     images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first"
     table.caption = "\n".join([images, *_conditions(evaluation)])
@@ -187,7 +191,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 
 def inspection_tables(inspection: Inspection) -> list[RenderableType]:
-    """Every linear layer, why some are not fused, then the bytes by type and the file's own facts."""
+    """Build the tables of all linear layers, of reasons why layers are not fused, and of facts about the file."""
     columns = ["layer", "op", "weights", "storage", "bytes", "scale per", "input", "fused"]
     table = plain_table("", columns, numbers={4})
     for layer in inspection.layers:
@@ -226,7 +230,7 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
 
 
 def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
-    """Every recipe with its passes."""
+    """Build the table of recipes with their passes."""
     table = plain_table("", ["recipe", "what", "passes", "storage"])
     for recipe in recipes.values():
         row(table, recipe.name, recipe.description, ", ".join(step.name for step in recipe.passes), recipe.storage)
@@ -235,7 +239,7 @@ def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
 
 
 def plain_table(title: str, columns: Sequence[str], numbers: Iterable[int] = ()) -> Table:
-    """An empty table in the one style; ``numbers`` are the columns that are set to the right."""
+    """Create an empty table in the shared style. ``numbers`` are the columns that are aligned to the right."""
     right = set(numbers)
     table = Table(
         title=f"\n{title}" if title else None,
@@ -257,12 +261,12 @@ def plain_table(title: str, columns: Sequence[str], numbers: Iterable[int] = ())
 
 
 def row(table: Table, *cells: str | Text) -> None:
-    """Add a row; a cell with nothing in it gets a dash, so that nobody takes it for one cut off."""
+    """Add a row. An empty cell gets a dash, so that it does not look cut off."""
     table.add_row(*(cell or NOTHING for cell in cells))
 
 
 def _conditions(evaluation: Evaluation) -> list[str]:
-    """How the figures were taken, a line each."""
+    """Describe how the figures were measured, one line for each condition."""
     lines = [f"latency: batch {BATCH}, {THREADS} thread", *([SPREAD] if evaluation.quartiles else [])]
     if "preprocess" in evaluation.data:
         settings = evaluation.data["preprocess"]
@@ -271,7 +275,7 @@ def _conditions(evaluation: Evaluation) -> list[str]:
 
 
 def preprocessing(preprocess: Preprocess | None) -> str:
-    """How images became tensors, in words."""
+    """Describe the preprocessing of images in words."""
     return "none, tensors as they are" if preprocess is None else str(preprocess)
 
 
@@ -280,5 +284,5 @@ def _bits(bits: int, storage: str = "") -> str:
 
 
 def _weight_bits(layer: LayerReport) -> str:
-    """Bits of the grid, and of the file where it has no type for them."""
+    """Name the bits of the grid, and those of the stored type if they differ."""
     return _bits(layer.bits) + ("" if layer.stored_bits == layer.bits else f" in int{layer.stored_bits}")

@@ -13,14 +13,14 @@ from converter.verification.verify import Verification
 
 __all__ = ["facts_table", "targets_table", "verification_tables"]
 
-_LISTED = 10  # nodes
-_UNTOLD = "not told by the runtime"
+_LISTED = 10  # nodes that the table names
+_UNKNOWN = "not told by the runtime"
 _NOT_FACTS = {"name", "description", "rules", "sources"}
 _UNSET = {"opset": "what its onnxruntime takes", "provider": "none here: its rules are checked"}
 
 
 def targets_table(targets: Mapping[str, Target]) -> Table:
-    """Every deployment target, one line each."""
+    """Build the table of all deployment targets, one row for each."""
     table = plain_table("", ["target", "what", "integer layers", "checked by", "runtime"])
     for target in targets.values():
         how = "run" if target.provider else "rules"
@@ -31,7 +31,7 @@ def targets_table(targets: Mapping[str, Target]) -> Table:
 
 
 def facts_table(target: Target) -> Table:
-    """Everything known of one target, and where each fact comes from."""
+    """Build the table of all facts about one target, with the source of each fact."""
     table = plain_table(target.name, ["fact", "value", "source"])
     facts = {
         each.name: getattr(target, each.name) for each in dataclasses.fields(target) if each.name not in _NOT_FACTS
@@ -43,15 +43,15 @@ def facts_table(target: Target) -> Table:
 
 
 def verification_tables(verification: Verification) -> list[Table]:
-    """The verdict, and below it nodes that were left and rules that are broken, with their sources."""
+    """Build the table of the verdict, then tables of nodes left to others and of broken rules with their sources."""
     verdict = plain_table("", ["what", "found"])
     where = f"{verification.how}: {verification.runtime}" if verification.runtime else verification.how
     verdict.add_row("target", verification.target)
     verdict.add_row("checked by", where)
     if verification.how == "run":
-        told = verification.nodes is not None
-        verdict.add_row("nodes taken", str(verification.nodes) if told else _UNTOLD)
-        verdict.add_row("nodes left to others", str(len(verification.left)) if told else _UNTOLD)
+        known = verification.nodes is not None
+        verdict.add_row("nodes taken", str(verification.nodes) if known else _UNKNOWN)
+        verdict.add_row("nodes left to others", str(len(verification.left)) if known else _UNKNOWN)
         verdict.add_row("rows run", str(verification.images))
     for label, value, unit in (
         ("agreement with the CPU", verification.agreement, "%"),
@@ -75,7 +75,7 @@ def verification_tables(verification: Verification) -> list[Table]:
 
 
 def _broken_rules(violations: Sequence[Violation]) -> Table:
-    """A row for each rule: how often it is broken, the first place and the source."""
+    """Build a table with one row for each rule: how often it is broken, where first, and its source."""
     broken: dict[tuple[str, str], list[str]] = {}
     for each in violations:
         broken.setdefault((each.fact, each.source), []).append(each.what)

@@ -1,1 +1,1 @@
-"""Search for activations that run faster in float on this machine."""
+"""Search for layers that run faster with float activations on this machine."""

@@ -1,4 +1,4 @@
-"""How long onnxruntime takes for each layer of a model, rounding to integers and back included."""
+"""Profile of a model in onnxruntime: the time of each layer, including quantizing and dequantizing."""
 
 import json
 import re
@@ -16,12 +16,21 @@ from converter.runtime.session import open_session
 
 __all__ = ["layer_seconds", "node_seconds"]
 
-_MADE_BY_RUNTIME = re.compile(r"(_token_\d+|_nchwc)+$")  # behind the name of the node that a new one stands for
+_MADE_BY_RUNTIME = re.compile(r"(_token_\d+|_nchwc)+$")  # suffix of a node that replaces the node of that name
 _KERNEL = "_kernel_time"
 
 
 def node_seconds(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], runs: int) -> dict[str, float]:
-    """Median seconds of every node that onnxruntime runs, on one thread, by the name of the node it came from."""
+    """Measure every node that onnxruntime runs, on one thread.
+
+    Args:
+        model: The model.
+        feeds: Its inputs.
+        runs: Number of runs.
+
+    Returns:
+        Median seconds. The key is the name of the node in ``model``.
+    """
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         session = open_session(model, threads=1, profile=Path(folder) / "profile")
         for _ in range(runs):
@@ -31,19 +40,22 @@ def node_seconds(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], runs
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
             times[event["name"].removesuffix(_KERNEL)].append(event["dur"] / 1e6)
-    found: dict[str, float] = defaultdict(float)
+    seconds_of: dict[str, float] = defaultdict(float)
     for name, seconds in times.items():
-        found[_MADE_BY_RUNTIME.sub("", name)] += float(np.median(seconds))
-    return dict(found)
+        seconds_of[_MADE_BY_RUNTIME.sub("", name)] += float(np.median(seconds))
+    return dict(seconds_of)
 
 
 def layer_seconds(times: Mapping[str, float], layers: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """The sum over the nodes that belong to each layer; without the layers that onnxruntime has no node for.
+    """Add up the seconds of the nodes of each layer. Layers without a node in onnxruntime are left out.
 
-    layers   by name, the nodes that may stand for it: its own first, then a clamp it was fused with, then rounding
+    Args:
+        times: Seconds of each node.
+        layers: For each layer, the names of the nodes that may represent it: its own first, then a clamp that it was
+            fused with, then the nodes that quantize and dequantize.
     """
-    found = {}
+    seconds = {}
     for name, nodes in layers.items():
         if any(node in times for node in nodes[:2]):
-            found[name] = sum(times.get(node, 0.0) for node in dict.fromkeys(nodes))
-    return found
+            seconds[name] = sum(times.get(node, 0.0) for node in dict.fromkeys(nodes))
+    return seconds

@@ -1,9 +1,9 @@
-"""The search for layers that this machine runs faster with float activations.
+"""Search for layers that this machine runs faster with float activations.
 
-The profile of two files, all on integers and all in float, says which layers could be worth it; neighbours that could
-are tried together, since each change between integers and floats costs a rounding. Whether they are worth it the
-whole file says: it is timed with and without them, in turns, on one thread, and a change that does not make it faster
-by 1 % is not kept.
+Two files are profiled, one with all layers on integers and one with all layers in float. Their difference shows which
+layers may gain. Neighbours among these are tried together, because each change between integers and floats costs a
+quantization. Then the whole file is timed with and without them, in turns, on one thread. A change is kept only if the
+file becomes at least 1 % faster.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,18 +32,24 @@ from passes.ir.linear import Linear
 __all__ = ["FloatTrial", "Speed", "find_slow_layers", "leaving", "require_measurable"]
 
 _LEAST_GAIN = 1.01
-_FASTER = 0.7  # of the rounds; by chance it is half of them
-_UNDISTURBED = 0.25  # quantile of the times that is compared: other work on the machine makes the slow ones slower
-_RUNS = 20  # of a profile
+_FASTER = 0.7  # share of the rounds in which the change has to be faster; by chance it is 0.5
+_UNDISTURBED = 0.25  # quantile of the times that is compared; other work on the machine affects the larger times
+_RUNS = 20  # runs of one profile
 _ROUNDS = 30
-_SECONDS = 3.0  # of one comparison, at most
-_WORTH = 0.005  # of the file's time, what the profile must promise of a group of layers
-_STEM = 3  # layers from the input that are tried together although the profile may not say so
+_SECONDS = 3.0  # limit of one comparison
+_WORTH = 0.005  # share of the file's time that a group has to gain in the profile to be tried
+_STEM = 3  # first layers of the network that are tried whatever the profile shows
 
 
 @dataclass(frozen=True)
 class FloatTrial:
-    """Layers that were tried together: how many times as fast the file was with their activations in float."""
+    """Layers that were tried together with float activations.
+
+    Attributes:
+        layers: Names of the layers.
+        gain: Speed of the file relative to the file without this change.
+        kept: Whether the change was kept.
+    """
 
     layers: tuple[str, ...]
     gain: float
@@ -52,16 +58,18 @@ class FloatTrial:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured; every field goes into the report and the file.
+    """Results of the search. Every field goes into the report and the file.
 
-    float_ms    median milliseconds per image of the float model, one thread
-    integer_ms  of the file with every layer on integers that can be
-    chosen_ms   of the file as it was chosen
-    gain        of the file as chosen over the one on integers, both as far as nothing disturbed them
-    layers      whose activations stay in float
-    attempts    everything that was tried
-    integer_quartiles, chosen_quartiles   of how many times as fast as float those two files were, round by round
-    gain_quartiles   of how many times as fast as on integers the file as chosen was
+    Attributes:
+        float_ms: Median milliseconds per image of the float model, one thread.
+        integer_ms: The same for the file with every possible layer on integers.
+        chosen_ms: The same for the chosen file.
+        gain: Speed of the chosen file relative to the file on integers, by the lower quartiles of their times.
+        layers: Layers whose activations stay in float.
+        attempts: Everything that was tried.
+        integer_quartiles: Quartiles over the rounds of the speed of the file on integers relative to float.
+        chosen_quartiles: Quartiles over the rounds of the speed of the chosen file relative to float.
+        gain_quartiles: Quartiles over the rounds of the speed of the chosen file relative to the file on integers.
     """
 
     float_ms: float
@@ -75,15 +83,15 @@ class Speed:
     gain_quartiles: Quartiles
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, ready for JSON."""
+        """Return every field as JSON values."""
         return asdict(self)
 
 
 def require_measurable(recipe: Recipe, target: Target) -> None:
-    """Whether there is something to measure.
+    """Check that the search applies to the recipe and the target.
 
     Raises:
-        UsageError: the target is not this machine's CPU, or the recipe quantizes no activations.
+        UsageError: The target is not this machine's CPU, or the recipe quantizes no activations.
     """
     if target.provider != "cpu":
         raise UsageError(f"--measure-speed times the CPU provider of this machine, target {target.name} runs elsewhere")
@@ -96,7 +104,15 @@ def require_measurable(recipe: Recipe, target: Target) -> None:
 def find_slow_layers(
     source: onnx.ModelProto, recipe: Recipe, target: Target, feeds: Mapping[str, NDArray[Any]], progress: Progress
 ) -> Speed:
-    """Layers that make the file faster when their activations stay in float; ``feeds`` hold one image at least."""
+    """Find the layers that make the file faster if their activations stay in float.
+
+    Args:
+        source: The float model.
+        recipe: Recipe of the file.
+        target: The target.
+        feeds: Inputs of the model, with at least one image.
+        progress: Called with "measuring speed" before every trial.
+    """
     trials = Trials(source, recipe, target)
     race = _Race(feeds)
     wins = _expected(trials, race)
@@ -120,7 +136,7 @@ def find_slow_layers(
     if not faster:
         best, champion, gain = frozenset(), plain, 1.0
     times = race.times([race.runner(source), plain, *([champion] if best else [])])
-    times = times[:, [0, 1, -1]]  # the file on integers is the one that is written, where nothing is left in float
+    times = times[:, [0, 1, -1]]  # without float layers, the file on integers is also the chosen file
     first, second, third = (float(median) for median in np.median(times, axis=0) * 1e3)
     _, integer, chosen = speedup_quartiles(times)
     _, over_integers = speedup_quartiles(times[:, 1:])
@@ -129,16 +145,16 @@ def find_slow_layers(
 
 
 def leaving(recipe: Recipe, speed: Speed) -> Recipe:
-    """The recipe that says what was found: who runs it again gets the same file without a measurement."""
+    """Add the chosen layers to the recipe. Running that recipe gives the same file without a measurement."""
     if not speed.layers:
         return recipe
-    found = FloatActivations(speed.layers, f"float activations: measured faster, the file by {speed.gain:.2f}x")
-    place = next(index for index, step in enumerate(recipe.passes) if step.stage >= Stage.RANGES)
-    return replace(recipe, passes=(*recipe.passes[:place], found, *recipe.passes[place:]))
+    step = FloatActivations(speed.layers, f"float activations: measured faster, the file by {speed.gain:.2f}x")
+    index = next(index for index, other in enumerate(recipe.passes) if other.stage >= Stage.RANGES)
+    return replace(recipe, passes=(*recipe.passes[:index], step, *recipe.passes[index:]))
 
 
 class _Race:
-    """Files side by side on one image."""
+    """Times files side by side on one image."""
 
     def __init__(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         self.feeds = feeds
@@ -150,21 +166,21 @@ class _Race:
         return {name: np.repeat(rows[:1], runner.batch or 1, 0) for name, rows in runner.inputs(self.feeds).items()}
 
     def times(self, runners: Sequence[Runner]) -> NDArray[np.float64]:
-        """Seconds per image, [rounds, runners]."""
+        """Return seconds per image, [rounds, runners]."""
         calls = [partial(runner.execute, self.inputs(runner)) for runner in runners]
         batches = np.array([runner.batch or 1 for runner in runners], np.float64)
         seconds: NDArray[np.float64] = interleaved_times(calls, rounds=_ROUNDS, budget=_SECONDS) / batches
         return seconds
 
     def compare(self, champion: Runner, challenger: Runner) -> tuple[float, bool]:
-        """How many times as fast the challenger is, and whether that is more than chance."""
+        """Return the speed of the challenger relative to the champion, and whether the gain is more than chance."""
         times = self.times([champion, challenger])
         gain = float(np.divide(*np.quantile(times, _UNDISTURBED, axis=0)))
         return gain, gain >= _LEAST_GAIN and float((times[:, 0] > times[:, 1]).mean()) >= _FASTER
 
 
 def _expected(trials: Trials, race: _Race) -> dict[str, float]:
-    """What share of the file's time the profile says each layer would win in float, were nothing else to round."""
+    """Return, from the profile, the share of the file's time that each layer saves in float without added rounding."""
     everything = frozenset(layer.name for layer in trials.layers)
     nodes = {layer.name: _nodes(trials, layer) for layer in trials.layers}
     profiles = []
@@ -177,7 +193,7 @@ def _expected(trials: Trials, race: _Race) -> dict[str, float]:
 
 
 def _nodes(trials: Trials, layer: Linear) -> list[str]:
-    """Names of the nodes that stand for a layer: itself, the clamp behind it, and what rounds its input and output."""
+    """Name the nodes of a layer: itself, the clamp behind it, and the nodes that round its input and output."""
     readers = trials.model.node(layer.name).outputs[0].outputs
     clamp = readers[0] if len(readers) == 1 and clamp_bounds(readers[0]) is not None else None
     tensors = [layer.input, layer.output if clamp is None else str(clamp.outputs[0].name)]
@@ -186,7 +202,7 @@ def _nodes(trials: Trials, layer: Linear) -> list[str]:
 
 
 def _candidates(trials: Trials, wins: Mapping[str, float]) -> list[list[str]]:
-    """What to try, the most promising first: neighbours that all win, then the first layers, then all of them."""
+    """List what to try: groups of neighbours that all gain (largest gain first), the first layers, then all layers."""
     following = _following(trials)
     groups: list[list[str]] = []
     waiting = {name for name, share in wins.items() if share > 0}
@@ -206,16 +222,16 @@ def _candidates(trials: Trials, wins: Mapping[str, float]) -> list[list[str]]:
 
 
 def _largest(layers: Sequence[str], wins: Mapping[str, float]) -> list[str]:
-    """Of layers that were tried together in vain, those to try alone."""
+    """Choose which layers of a group that gained nothing are tried alone."""
     promising = [name for name in layers if wins.get(name, 0.0) >= _WORTH]
     return sorted(promising, key=lambda name: -wins[name])[:_STEM]
 
 
 def _following(trials: Trials) -> dict[str, list[str]]:
-    """For every layer those whose input comes from it, or that its input comes from, without another between."""
+    """Return the neighbours of every layer: layers before and behind it without another linear layer in between."""
     makers = {str(tensor.name): node for node in trials.model.graph.nodes for tensor in node.outputs}
     names = {layer.name for layer in trials.layers}
-    found: dict[str, list[str]] = {name: [] for name in names}
+    neighbours: dict[str, list[str]] = {name: [] for name in names}
     for layer in trials.layers:
         front, seen = [layer.input], set()
         while front:
@@ -224,8 +240,8 @@ def _following(trials: Trials) -> dict[str, list[str]]:
                 continue
             seen.add(node.name)
             if node.name in names:
-                found[layer.name].append(node.name)
-                found[node.name].append(layer.name)
+                neighbours[layer.name].append(node.name)
+                neighbours[node.name].append(layer.name)
             else:
                 front += [str(tensor.name) for tensor in node.inputs]
-    return found
+    return neighbours

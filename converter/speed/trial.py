@@ -1,7 +1,7 @@
-"""Files that take as long as the real ones and need no calibration: grids invented, weights plainly rounded.
+"""Files with the speed of the real ones, without calibration. Grids are made up, and weights are rounded to nearest.
 
-What a file's operators are, and so how long it takes, follows from its graph and from which layers are left in float;
-not from scales and codes.
+The operators of a file, and so its speed, depend on the graph and on the layers that are left in float. They do not
+depend on scales and codes.
 """
 
 from collections.abc import Collection
@@ -27,17 +27,17 @@ __all__ = ["Trials"]
 _REASON = "tried with float activations"
 
 
-def _unseen(what: str, done: int, total: int) -> None:
-    """Progress of what takes no time."""
+def _ignore_progress(what: str, done: int, total: int) -> None:
+    """Ignore the progress of work that takes no time."""
 
 
 class Trials:
-    """A model, quantized but for what calibration and rounding would find; a file for every choice of layers.
+    """A model that is quantized with made-up grids. It gives a file for every choice of float layers.
 
     Args:
-        source: the float model, which stays as it is.
-        recipe: whose passes change the graph.
-        target: which decides what runs on integers.
+        source: The float model. It is not changed.
+        recipe: Its passes change the graph.
+        target: Decides what runs on integers.
     """
 
     def __init__(self, source: onnx.ModelProto, recipe: Recipe, target: Target) -> None:
@@ -46,24 +46,24 @@ class Trials:
         for step in recipe.passes:
             if isinstance(step, GraphPass) and step.stage < Stage.RANGES and not step.needs(self.model):
                 step.apply(self.model, Stats())
-        self._given = dict(self.model.float_activations)
+        self._recipe_floats = dict(self.model.float_activations)
         self._place(())
-        solve_layers(self.model, Rtn(bits=8, scale="absmax"), None, _unseen)
+        solve_layers(self.model, Rtn(bits=8, scale="absmax"), None, _ignore_progress)
         self.layers = tuple(layer for layer in self.model.layers().values() if self.model.reads_integers(layer))
 
     def file(self, floats: Collection[str]) -> onnx.ModelProto:
-        """The file with the activations of these layers, and of those that the recipe names, in float."""
+        """Return the file with float activations in these layers and in those that the recipe names."""
         self._place(floats)
         return emit(self.model, self._storage)
 
     def _place(self, floats: Collection[str]) -> None:
-        self.model.float_activations = self._given | dict.fromkeys(floats, _REASON)
+        self.model.float_activations = self._recipe_floats | dict.fromkeys(floats, _REASON)
         placement = placement_of(self.model)
         grids = {source: self._grid(placement, source) for source in placement.tensors.values()}
         self.model.activation_qparams = spread(placement, grids)
 
     def _grid(self, placement: Placement, tensor: str) -> ActivationGrid:
-        """-1 to 1, or as much of it as a clamp lets through: then the clamp is absorbed, as it is in the real file."""
+        """Return a grid from -1 to 1, cut to the bounds of a clamp. So the clamp is absorbed, as in the real file."""
         low, high = placement.bounds.get(tensor, (-np.inf, np.inf))
         rules = self.model.rules
         return ActivationGrid.of(max(-1.0, low), min(1.0, high), signed=rules.signed, symmetric=rules.symmetric)

@@ -1,4 +1,4 @@
-"""The page in Chromium: no complaint, no network, usable with keys and on a phone."""
+"""The page in Chromium: no errors, no network access, usable by keyboard and on a phone."""
 
 from collections.abc import Iterator
 from itertools import combinations, pairwise
@@ -24,7 +24,7 @@ PIXELS = 1
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a network of 52 layers with long names, and a search of 78 in which some files are nearly the same."""
+    """A report on 52 layers with long names and a search on 78 layers in which some files are nearly the same size."""
     path = tmp_path_factory.mktemp("report") / "report.html"
     facts = fifty_layers(everything())
     last = facts["search"]["attempts"][-1]
@@ -46,13 +46,13 @@ def opened(browser: "Browser", report: Path, request: pytest.FixtureRequest) -> 
 
 
 def draw_all(page: "Page") -> None:
-    """Scroll through the page, as charts are drawn when they come near."""
+    """Scroll through the page. Charts are drawn when they come near."""
     for chart in page.query_selector_all(".chart"):
         chart.scroll_into_view_if_needed()
         page.wait_for_function("id => document.querySelector(`#${id} svg.marks`)", arg=chart.get_attribute("id"))
 
 
-def test_every_chart_is_drawn_without_a_complaint(opened: "tuple[Page, list[str]]") -> None:
+def test_every_chart_is_drawn_without_an_error(opened: "tuple[Page, list[str]]") -> None:
     page, problems = opened
     draw_all(page)
     assert len(page.query_selector_all(".chart svg.marks")) == 10
@@ -66,20 +66,20 @@ def test_charts_that_nobody_scrolled_to_are_drawn_too(browser: "Browser", report
         assert problems == []
 
 
-def test_paper_shows_all_of_the_recipe_in_dark_ink(browser: "Browser", report: Path) -> None:
+def test_print_shows_the_whole_recipe_in_dark_ink(browser: "Browser", report: Path) -> None:
     with opened_page(browser, report, scheme="dark") as (page, problems):
         page.wait_for_function("document.querySelectorAll('.chart svg.marks').length === 10", timeout=20_000)
         page.emulate_media(media="print")
         cut = "(() => { const box = document.getElementById('recipe'); return box.scrollHeight - box.clientHeight; })()"
         assert page.evaluate(cut) <= PIXELS
         used = "[...document.querySelectorAll('.chart svg *')].map(getComputedStyle).flatMap(s => [s.fill, s.stroke])"
-        of_the_dark = {"rgb(230, 233, 237)", "rgb(51, 58, 67)", "rgb(20, 23, 27)"}
-        assert not of_the_dark & set(page.evaluate(used))
+        dark_theme = {"rgb(230, 233, 237)", "rgb(51, 58, 67)", "rgb(20, 23, 27)"}
+        assert not dark_theme & set(page.evaluate(used))
         inks = "[...new Set([...document.querySelectorAll('.chart svg text')].map(e => getComputedStyle(e).fill))]"
         assert page.evaluate(inks) == ["rgb(28, 32, 36)"]
         assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 32, 36)"
         page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-        assert len(page.query_selector_all(".chart svg.marks")) == 10, "none is cleared to be drawn again"
+        assert len(page.query_selector_all(".chart svg.marks")) == 10, "no chart is cleared and drawn again"
         assert problems == []
 
 
@@ -95,7 +95,7 @@ def test_charts_have_labels(opened: "tuple[Page, list[str]]") -> None:
     assert 'heading "Weights"' in tree
 
 
-def test_the_layer_is_picked_with_keys(opened: "tuple[Page, list[str]]") -> None:
+def test_the_layer_is_picked_by_keyboard(opened: "tuple[Page, list[str]]") -> None:
     page, problems = opened
     select = page.locator("#weights-layer")
     select.scroll_into_view_if_needed()
@@ -112,7 +112,7 @@ def test_the_layer_is_picked_with_keys(opened: "tuple[Page, list[str]]") -> None
     assert problems == []
 
 
-def test_keys_reach_everything(opened: "tuple[Page, list[str]]") -> None:
+def test_the_keyboard_reaches_everything(opened: "tuple[Page, list[str]]") -> None:
     page, _ = opened
     page.keyboard.press("Escape")
     page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
@@ -123,7 +123,7 @@ def test_keys_reach_everything(opened: "tuple[Page, list[str]]") -> None:
     assert {"A", "SELECT", "SUMMARY"} <= reached
 
 
-def test_the_colours_follow_the_reader(browser: "Browser", report: Path) -> None:
+def test_the_colours_follow_the_reader_s_theme(browser: "Browser", report: Path) -> None:
     with opened_page(browser, report, scheme="light") as (page, problems):
         draw_all(page)
         ink = "getComputedStyle(document.querySelector('#layers-chart .role-axis-label text')).fill"
@@ -158,7 +158,7 @@ def test_long_names_leave_room_for_numbers_on_a_phone(browser: "Browser", report
         )
         assert len(cells) > 100
         assert max(cell["width"] for cell in cells) < 380 / 2
-        assert max(cell["height"] for cell in cells) < 100  # a few lines, not one for each letter
+        assert max(cell["height"] for cell in cells) < 100  # a few lines, not one line for each letter
 
 
 def test_names_of_many_layers_do_not_overlap(browser: "Browser", report: Path) -> None:
@@ -196,7 +196,7 @@ def test_names_of_attempts_do_not_overlap(browser: "Browser", report: Path, widt
             assert any(apart)
 
 
-def test_a_large_report_is_small_and_soon_there(browser: "Browser", report: Path) -> None:
+def test_the_report_of_a_large_network_is_a_small_file_that_opens_quickly(browser: "Browser", report: Path) -> None:
     opened = open_page(browser, report)
     assert opened.size < 5e6
     assert opened.seconds < 2

@@ -40,7 +40,7 @@ def within_bytes() -> dict[str, Any]:
 
 
 def everything() -> dict[str, Any]:
-    """Facts for every section of the page; the search for a budget and the timings are those of other networks."""
+    """Facts for every section of the page. The search for a budget and the timings come from other networks."""
     return copy.deepcopy(_everything())
 
 
@@ -52,18 +52,18 @@ def _everything() -> dict[str, Any]:
 
 
 def searched() -> Recipe:
-    """Both searches, and a layer that is left out."""
+    """A recipe with SmoothQuant, AWQ and an excluded layer."""
     steps = find_recipe("int4").passes
-    place = next(place for place, step in enumerate(steps) if isinstance(step, ActivationRanges))
+    index = next(index for index, step in enumerate(steps) if isinstance(step, ActivationRanges))
     extra = (Exclude(("deep",)), SmoothQuant(), Awq(steps=2))
-    return Recipe("searched", "all there is", (*steps[:place], *extra, *steps[place:]))
+    return Recipe("searched", "all there is", (*steps[:index], *extra, *steps[index:]))
 
 
 def fifty_layers(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a network that has the layers and tensors of ``facts`` thirteen times over."""
+    """The facts of a network with thirteen copies of the layers and tensors of ``facts``."""
     large = copy.deepcopy(facts)
-    for place in range(1, 13):
-        prefix = f"features.{place}.block.with_a_long_name."
+    for block in range(1, 13):
+        prefix = f"features.{block}.block.with_a_long_name."
         large["layers"] += [{**layer, "name": prefix + layer["name"]} for layer in facts["layers"]]
         large["activations"] += [{**row, "tensor": prefix + row["tensor"]} for row in facts["activations"]]
         for whole, step in zip(large["passes"], facts["passes"], strict=True):
@@ -79,11 +79,11 @@ def fifty_layers(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def paths(value: Any, path: Sequence[str | int] = ()) -> list[tuple[str | int, ...]]:
-    """Where every key of every object lies."""
-    found: list[tuple[str | int, ...]] = []
+    """Return the path of every key of every object."""
+    keys: list[tuple[str | int, ...]] = []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, below in items:
         if isinstance(value, dict):
-            found.append((*path, key))
-        found += paths(below, (*path, key))
-    return found
+            keys.append((*path, key))
+        keys += paths(below, (*path, key))
+    return keys

@@ -1,4 +1,4 @@
-"""The sections of the page, in order. One is a function of the facts that gives None where it has nothing to show."""
+"""Sections of the page, in order. Each is a function of the facts that returns None if it has nothing to show."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

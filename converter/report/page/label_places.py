@@ -1,4 +1,4 @@
-"""Where the labels of a scatter plot go, so that none covers another, a point or an edge, however wide the plot is."""
+"""Positions of the labels of a scatter plot. No label covers another, a point or an edge, at any width of the plot."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from itertools import product
 __all__ = ["LabelPlace", "Point", "place_labels"]
 
 _WIDTHS = (230, 300, 360, 450, 600, 800, 1000)  # pixels of plots on phones, tablets and screens
-_CHARACTER, _LINE = 6.7, 14  # pixels of a label's letter and of its line
-_POINT = 7  # pixels from the middle of a point to where a label may begin
-_NEAR = 12  # pixels to a label that needs no leader
+_CHARACTER, _LINE = 6.7, 14  # pixels: width of a letter of a label, height of its line
+_POINT = 7  # pixels between the middle of a point and the nearest label
+_NEAR = 12  # pixels; a label at most this far from its point needs no leader line
 _DISTANCES = (_NEAR, 24, 38, 52, 70, 90)
 _DIRECTIONS = ((0.8, -0.8), (0.8, 0.8), (1, 0), (-0.8, -0.8), (-0.8, 0.8), (-1, 0), (0, -1), (0, 1))
-_WORTH = 2  # widths at which a line is crossed no more, for going one distance farther
+_WORTH = 2  # a label moves one distance farther out if it then crosses lines at this many widths fewer
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Point = tuple[float, float]  # shares of the plot's width and height, from its upper left corner
@@ -20,11 +20,12 @@ Point = tuple[float, float]  # shares of the plot's width and height, from its u
 
 @dataclass(frozen=True)
 class LabelPlace:
-    """A label's end, in pixels from its point, and which of its ends that is.
+    """Position of a label relative to its point.
 
     Attributes:
-        right, down: pixels.
-        align: "left", "right" or "center", as Vega has it.
+        right: Pixels from the point to the label's anchor, to the right.
+        down: Pixels from the point to the label's anchor, downwards.
+        align: Which end of the label is its anchor: "left", "right" or "center", as in Vega.
     """
 
     right: float
@@ -33,23 +34,23 @@ class LabelPlace:
 
     @property
     def far(self) -> bool:
-        """Whether a leader must say which point the label belongs to."""
+        """Whether the label needs a leader line to its point."""
         return max(abs(self.right), abs(self.down)) > _NEAR
 
 
 def place_labels(
     points: Sequence[Point], texts: Sequence[str], height: float, lines: Sequence[tuple[Point, Point]] = ()
 ) -> list[LabelPlace]:
-    """The nearest place for each label that is free at every width, the first ones first.
+    """Choose, for each label, the nearest place that is free at every width. Earlier labels choose first.
 
     Args:
-        points: what is labelled.
-        texts: of the labels.
-        height: of the plot, in pixels.
-        lines: upright or level; labels stay off them where that takes them not too far away.
+        points: The points that get a label.
+        texts: Text of each label.
+        height: Height of the plot in pixels.
+        lines: Vertical or horizontal lines. Labels avoid them unless that moves a label too far from its point.
 
     Returns:
-        A place for each. Where no place is free, one that the fewest things cover.
+        A place for each label. If no place is free, the label gets the place with the fewest overlaps.
     """
     taken = {width: [_around(x * width, y * height) for x, y in points] for width in _WIDTHS}  # points, then labels
     crossed = {width: [_drawn(line, width, height) for line in lines] for width in _WIDTHS}
@@ -69,14 +70,14 @@ def place_labels(
 
 
 def _places() -> Iterator[tuple[int, LabelPlace]]:
-    """Near ones first, with the step of their distance."""
+    """Yield the candidate places, nearest first, each with the index of its distance."""
     for (step, distance), (right, down) in product(enumerate(_DISTANCES), _DIRECTIONS):
         align = "left" if right > 0 else "right" if right < 0 else "center"
         yield step, LabelPlace(distance * right, distance * down, align)
 
 
 def _covered(box: Box, taken: Sequence[Box], own: int, width: float, height: float) -> int:
-    """How much a label would cover, the edge of the plot included, its own point left out."""
+    """Count what a label would overlap, including the edge of the plot but not its own point."""
     left, top, right, bottom = box
     outside = left < 0 or top < 0 or right > width or bottom > height
     return outside + sum(_overlap(box, other) for index, other in enumerate(taken) if index != own)

@@ -1,7 +1,7 @@
-"""The report as one HTML page that needs nothing else: the facts in words, tables and charts.
+"""Report as one self-contained HTML page: text, tables and charts.
 
 A section is a module of `converter.report.page.contents` and a template of the same name. Charts are Vega-Lite
-specifications, drawn in the browser by the libraries that the page carries.
+specifications. The browser draws them with the libraries that the page contains.
 """
 
 import json
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["render", "require_page"]
 
 _NEEDED = {"jinja2": "jinja2", "vl_convert": "vl-convert-python"}
-_ENTRY = "window.vegaEmbed = vegaEmbed;"  # all that page.js calls
+_ENTRY = "window.vegaEmbed = vegaEmbed;"  # page.js calls nothing else
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def require_page(path: Path) -> None:
-    """Refuse an .html report where a package is missing that draws it.
+    """Check that the packages for an .html report are installed.
+
+    Args:
+        path: Report file, for the message.
 
     Raises:
-        UsageError: names the packages and what installs them.
+        UsageError: A package is missing. The message names the packages and how to install them.
     """
     missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
     if missing:
@@ -39,7 +42,7 @@ def require_page(path: Path) -> None:
 
 
 def render(facts: Mapping[str, Any]) -> str:
-    """The page of `converter.report.facts.report_facts`."""
+    """Render the page from the values of `converter.report.facts.report_facts`."""
     import vl_convert
 
     sections = [section for build in SECTIONS if (section := build(facts)) is not None]
@@ -79,10 +82,10 @@ def _text(name: str) -> str:
 
 
 def _inside_script(code: str) -> str:
-    """JavaScript that cannot end the element it stands in."""
+    """Escape JavaScript so that it cannot end the script element around it."""
     return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _data(values: Any) -> str:
-    """JSON that can stand in a script element."""
+    """Return JSON that is safe inside a script element."""
     return json.dumps(values, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

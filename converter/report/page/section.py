@@ -1,4 +1,4 @@
-"""What a section of the page is."""
+"""Data structure of one section of the page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,21 +7,21 @@ from typing import Any
 __all__ = ["SHORT_NAME", "Section", "Spec", "height_of"]
 
 Spec = dict[str, Any]
-_ROW = 18  # pixels of a row that bears a name
+_ROW = 18  # pixels of a row with a name
 
-# Names are longest where they say least: at the front, `features.3.` of every layer of a block.
+# Long names are cut at the front: `features.3.` is the same for every layer of a block.
 SHORT_NAME = "length(datum.label) > 22 ? '…' + slice(datum.label, -21) : datum.label"
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section.
+    """One section of the page.
 
     Attributes:
-        name: of its template and of its place in the page.
-        title: its heading.
-        values: what the template shows, besides the facts.
-        charts: Vega-Lite specifications by the id of the element that they are drawn in.
+        name: Name of the template, and id of the section in the page.
+        title: Heading.
+        values: Values for the template, in addition to the facts.
+        charts: Vega-Lite specifications. The key is the id of the element in which the chart is drawn.
     """
 
     name: str
@@ -31,5 +31,5 @@ class Section:
 
 
 def height_of(rows: int) -> int:
-    """Pixels for that many rows."""
+    """Return the height in pixels of a chart with so many rows."""
     return _ROW * max(rows, 1)

@@ -7,18 +7,18 @@ from converter.budget.cache import Cache
 from passes.errors import DataError, OutputError
 
 
-def test_what_was_stored_is_there_under_the_same_facts_only(tmp_path: Path) -> None:
+def test_arrays_are_loaded_under_the_same_facts_only(tmp_path: Path) -> None:
     first = Cache(tmp_path / "cache", {"model": "a"})
     first.store("attempt", {"bytes": np.array(3), "errors": np.eye(2)})
-    again, other = Cache(tmp_path / "cache", {"model": "a"}), Cache(tmp_path / "cache", {"model": "b"})
-    found = again.load("attempt")
-    assert found is not None
-    np.testing.assert_array_equal(found["errors"], np.eye(2))
-    assert again.load("effect-0000") is None
+    same, other = Cache(tmp_path / "cache", {"model": "a"}), Cache(tmp_path / "cache", {"model": "b"})
+    arrays = same.load("attempt")
+    assert arrays is not None
+    np.testing.assert_array_equal(arrays["errors"], np.eye(2))
+    assert same.load("effect-0000") is None
     assert other.load("attempt") is None
 
 
-def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_nothing_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cache = Cache(None, {})
     cache.store("attempt", {"bytes": np.array(3)})
@@ -26,7 +26,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     cache = Cache(tmp_path, {})
     cache.store("attempt", {"bytes": np.arange(100)})
     (path,) = tmp_path.rglob("attempt.npz")
@@ -35,7 +35,7 @@ def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
         cache.load("attempt")
 
 
-def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     with pytest.raises(OutputError, match=r"--cache .*cache cannot be used"):
         Cache(tmp_path / "cache", {})
@@ -67,6 +67,6 @@ def test_a_write_that_fails_leaves_the_old_file(
     with pytest.raises(seen, match=message):
         cache.store("attempt", {"bytes": np.array(4)})
     assert sorted(tmp_path.rglob("*")) == before
-    found = cache.load("attempt")
-    assert found is not None
-    assert found["bytes"] == 3
+    arrays = cache.load("attempt")
+    assert arrays is not None
+    assert arrays["bytes"] == 3

@@ -1,4 +1,4 @@
-"""A latency that int8 misses: layers that run faster in float stay there, by clocks that the test decides on."""
+"""Float layers for a latency that int8 exceeds, with latencies that the test sets."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SLOW_MS, GAIN = 10.0, 1.25
 
 
 class Clocks:
-    """Files take 10 ms, and those with a layer in float as much less as was found to be gained."""
+    """Files take 10 ms. Files with a layer in float are faster by the gain."""
 
     def __init__(self, gain: float, layers: tuple[str, ...] = ("faint",)) -> None:
         self.gain, self.layers, self.measured = gain, layers, 0
@@ -35,10 +35,10 @@ class Clocks:
 
 
 def clocks(monkeypatch: pytest.MonkeyPatch, gain: float = GAIN, layers: tuple[str, ...] = ("faint",)) -> Clocks:
-    found = Clocks(gain, layers)
-    monkeypatch.setattr(float_layers, "find_slow_layers", found.find)
-    monkeypatch.setattr(Judge, "latency", found.latency)
-    return found
+    clock = Clocks(gain, layers)
+    monkeypatch.setattr(float_layers, "find_slow_layers", clock.find)
+    monkeypatch.setattr(Judge, "latency", clock.latency)
+    return clock
 
 
 def names(result: Result) -> list[str]:
@@ -46,7 +46,7 @@ def names(result: Result) -> list[str]:
     return [attempt.name for attempt in result.search.attempts]
 
 
-def test_a_latency_that_int8_misses_is_kept_with_float_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float_activations_meet_a_latency_that_int8_exceeds(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks(monkeypatch)
     result = convert_within(wide(), DATA, Budget(max_latency=9.0), limit=24)
     assert names(result) == ["int8", "int8-float"]
@@ -57,7 +57,7 @@ def test_a_latency_that_int8_misses_is_kept_with_float_activations(monkeypatch: 
     assert [attempt.latency_ms for attempt in result.search.attempts] == [10.0, 8.0]
 
 
-def test_later_rungs_have_them_in_float_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_rungs_have_the_same_float_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks(monkeypatch)
     result = convert_within(wide(), DATA, Budget(max_latency=9.0, max_bytes=18_200, max_drop=100.0), limit=24)
     assert names(result)[:3] == ["int8", "int8-float", "int4"]
@@ -68,7 +68,7 @@ def test_later_rungs_have_them_in_float_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("gain", "layers"), [(1.03, ("faint",)), (1.0, ())], ids=["too_little", "nothing"])
-def test_what_promises_too_little_is_not_made(
+def test_no_file_is_made_for_too_small_a_gain(
     gain: float, layers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clocks(monkeypatch, gain, layers)
@@ -80,28 +80,28 @@ def test_what_promises_too_little_is_not_made(
     assert [attempt.name for attempt in caught.value.search.attempts] == ["int8"]
 
 
-def test_a_gain_that_was_not_there_in_the_file_is_an_attempt_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = clocks(monkeypatch)
-    monkeypatch.setattr(Judge, "latency", lambda _, model: (found.latency(model)[0] + 1.5, 2.0))
+def test_an_attempt_fails_if_the_file_does_not_reach_the_measured_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = clocks(monkeypatch)
+    monkeypatch.setattr(Judge, "latency", lambda _, model: (clock.latency(model)[0] + 1.5, 2.0))
     with pytest.raises(
         BudgetError, match=r"nearest of 2 is int8-float, which takes 9\.50 ms; fewer bits .* nothing else"
     ):
         convert_within(wide(), DATA, Budget(max_latency=9.0), limit=24)
-    assert found.measured == 1
+    assert clock.measured == 1
 
 
 @pytest.mark.parametrize("budget", [Budget(max_latency=11.0), Budget(max_bytes=100_000)], ids=["kept", "none"])
-def test_nothing_is_timed_where_int8_is_fast_enough(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = clocks(monkeypatch)
+def test_nothing_is_timed_if_int8_is_fast_enough(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = clocks(monkeypatch)
     assert names(convert_within(wide(), DATA, budget, limit=24)) == ["int8"]
-    assert found.measured == 0
+    assert clock.measured == 0
 
 
-def test_a_search_that_goes_on_leaves_the_same_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, budget = clocks(monkeypatch), Budget(max_latency=9.0)
+def test_a_resumed_search_has_the_same_float_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, budget = clocks(monkeypatch), Budget(max_latency=9.0)
     first = convert_within(wide(), DATA, budget, limit=24, cache=tmp_path)
-    found.layers = ("large",)
-    again = convert_within(wide(), DATA, budget, limit=24, cache=tmp_path)
-    assert found.measured == 1
-    assert again.recipe == first.recipe
-    assert again.model.graph == first.model.graph
+    clock.layers = ("large",)
+    resumed = convert_within(wide(), DATA, budget, limit=24, cache=tmp_path)
+    assert clock.measured == 1
+    assert resumed.recipe == first.recipe
+    assert resumed.model.graph == first.model.graph

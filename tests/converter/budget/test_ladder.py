@@ -29,7 +29,7 @@ UNSEEN = images(64, 3, 12, 12, seed=9)
 
 
 class Count:
-    """Progress that counts what was done to its end."""
+    """Progress callback that counts the finished steps."""
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
@@ -44,7 +44,7 @@ def searched(result: Result) -> Search:
 
 
 def uniform(model: onnx.ModelProto, limit: int, recipe: Recipe = BASE) -> Result:
-    """4 bits throughout, calibrated on the images that a search calibrates on."""
+    """Quantize all layers to 4 bits, on the same calibration images as a search."""
     fit, _ = split(load_data(DATA, input_specs(model)), limit, 0)
     return convert(model, fit, recipe=recipe)
 
@@ -59,31 +59,33 @@ def test_mixed_bits_beat_uniform_ones_at_the_same_bytes() -> None:
     assert len(search.effects) == len(mixed.layers)
     bits = {layer.name: layer.bits for layer in mixed.layers}
     assert bits["faint"] < bits["large"]
-    exact = run(wide(), UNSEEN)[0]
-    assert sqnr_db(exact, run(mixed.model, UNSEEN)[0]) > sqnr_db(exact, run(plain.model, UNSEEN)[0]) + 2
+    reference = run(wide(), UNSEEN)[0]
+    assert sqnr_db(reference, run(mixed.model, UNSEEN)[0]) > sqnr_db(reference, run(plain.model, UNSEEN)[0]) + 2
 
 
-def test_what_the_search_learns_from_is_on_the_grids_that_it_chooses_bits_for() -> None:
+def test_the_attempt_at_4_bits_has_the_block_size_of_mixed_bits() -> None:
     plain, smaller_blocks = (uniform(wide(), 48, recipe).model.ByteSize() for recipe in (BASE, RECIPES["int4"]))
     search = searched(convert_within(wide(), DATA, Budget(max_bytes=plain), limit=48))
     four = next(attempt.bytes for attempt in search.attempts if attempt.name == "int4")
     assert abs(four - plain) < abs(four - smaller_blocks) / 2
 
 
-def test_a_drop_is_spent_on_bytes() -> None:
+def test_an_allowed_drop_makes_the_file_smaller() -> None:
     sizes = []
     for drop in (2.0, 100.0):
         result = convert_within(wide(), DATA, Budget(max_drop=drop), limit=32)
-        (kept,) = {attempt.drop for attempt in searched(result).attempts if attempt.bytes == result.model.ByteSize()}
-        assert kept is not None
-        assert kept <= drop
+        (reached,) = {attempt.drop for attempt in searched(result).attempts if attempt.bytes == result.model.ByteSize()}
+        assert reached is not None
+        assert reached <= drop
         sizes.append(result.model.ByteSize())
     assert sizes[1] < sizes[0]
-    large = [layer for layer in result.layers if np.prod(layer.shape) > 1000]  # in small ones nodes cost more than bits
+    large = [
+        layer for layer in result.layers if np.prod(layer.shape) > 1000
+    ]  # in small layers the added nodes cost more than the bits
     assert {layer.bits for layer in large} == {2}  # any drop is allowed
 
 
-def test_the_ladder_ends_where_the_budget_holds() -> None:
+def test_the_ladder_ends_at_the_first_file_within_the_budget() -> None:
     result = convert_within(wide(), DATA, Budget(max_bytes=100_000), limit=32)
     assert result.recipe.name == "int8"
     assert [attempt.name for attempt in searched(result).attempts] == ["int8"]
@@ -94,13 +96,15 @@ def test_the_ladder_ends_where_the_budget_holds() -> None:
     assert names[0] == "int8"
 
 
-def test_labels_make_the_drop_one_of_accuracy() -> None:
+def test_with_labels_the_drop_is_one_of_accuracy() -> None:
     scores = run(wide(), DATA)[0]
     labelled = convert_within(wide(), (DATA, scores.argmax(axis=1)), Budget(max_drop=100.0), limit=32)
     bare = convert_within(wide(), DATA, Budget(max_drop=100.0), limit=32)
     assert searched(labelled).drop_of == "top-1 accuracy"
     assert searched(bare).drop_of == "agreement with float"
-    first, second = (searched(result).attempts[0] for result in (labelled, bare))  # the labels are float's own classes
+    first, second = (
+        searched(result).attempts[0] for result in (labelled, bare)
+    )  # the labels are the float network's own classes
     assert first.counted_drop == second.counted_drop
     assert first.drop == pytest.approx(second.drop, rel=1e-3)
 
@@ -123,7 +127,7 @@ def test_no_file_keeps_the_budget() -> None:
     assert not any(attempt.holds for attempt in search.attempts)
 
 
-def test_eight_bits_by_gptq_come_where_int8_loses_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eight_bits_by_gptq_follow_if_int8_drops_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     crude = dataclasses.replace(RECIPES["int8"], passes=(*RECIPES["int8"].passes[:-1], Rtn(bits=2)))
     monkeypatch.setattr("converter.budget.ladder.RECIPES", {"int8": crude})
     search = searched(convert_within(wide(), DATA, Budget(max_drop=3.0), limit=48))
@@ -139,14 +143,14 @@ def test_eight_bits_by_gptq_come_where_int8_loses_too_much(monkeypatch: pytest.M
     assert [attempt.name for attempt in caught.value.search.attempts] == ["int8", "int8-gptq"]
 
 
-def test_a_latency_that_int8_misses_is_given_up_at_once() -> None:
+def test_the_search_ends_at_once_if_int8_exceeds_the_latency() -> None:
     with pytest.raises(BudgetError, match=r"int8, which takes [\d.]+ ms; fewer bits .* run no faster") as caught:
         convert_within(wide(), DATA, Budget(max_latency=1e-4), limit=32)
     assert isinstance(caught.value.search, Search)
     assert len(caught.value.search.attempts) == 1
 
 
-def test_a_recipe_of_ones_own_is_judged_alone() -> None:
+def test_a_given_recipe_is_the_only_attempt() -> None:
     result = convert_within(wide(), DATA, Budget(max_drop=100.0), recipe="int4", limit=32)
     assert [attempt.name for attempt in searched(result).attempts] == ["int4"]
     with pytest.raises(BudgetError, match="nearest of 1 is int4, which takes"):
@@ -175,7 +179,7 @@ def test_a_drop_needs_classes() -> None:
     assert searched(result).attempts[0].drop is None
 
 
-def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_search_is_resumed(tmp_path: Path) -> None:
     budget = Budget(max_bytes=18_200)
     whole = convert_within(wide(), DATA, budget, limit=32)
 
@@ -186,34 +190,34 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=stop)
     assert len(list(tmp_path.rglob("effect-*.npz"))) == 3
-    again = Count()
-    resumed = convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=again)
+    counts = Count()
+    resumed = convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=counts)
     attempts = searched(resumed).attempts
     assert [(a.layer_bits, a.bytes, a.sqnr_db) for a in attempts] == [
         (a.layer_bits, a.bytes, a.sqnr_db) for a in searched(whole).attempts
     ]
-    assert again.done["rtn"] == 0  # int8 had been judged before
+    assert counts.done["rtn"] == 0  # int8 was judged before the interruption
     assert run(resumed.model, UNSEEN)[0].tobytes() == run(whole.model, UNSEEN)[0].tobytes()
     last = Count()
     convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=last)
-    assert last.done["gptq"] == 1  # only the best is made again
+    assert last.done["gptq"] == 1  # only the best file is made again
 
 
 @pytest.mark.parametrize(("drop", "warned"), [(3.0, True), (3.2, False)])
 def test_a_drop_smaller_than_one_image_is_worth_a_warning(drop: float, warned: bool) -> None:
-    """32 images judge: one is 3.1 points."""
-    said: list[str] = []
+    """One of 32 held-out images is 3.1 points."""
+    messages: list[str] = []
     plain = RECIPES["int8"]
-    convert_within(wide(), DATA, Budget(max_drop=drop), recipe=plain, limit=32, warn=said.append)
+    convert_within(wide(), DATA, Budget(max_drop=drop), recipe=plain, limit=32, warn=messages.append)
     expected = "32 images judge, and one of them is 3.1 points, more than --max-drop 3: the drop is mostly an estimate"
-    assert any(message.startswith(expected) for message in said) is warned
+    assert any(message.startswith(expected) for message in messages) is warned
 
 
 def test_split_keeps_images_apart() -> None:
     data = load_data(DATA, input_specs(wide()))
-    for limit, kept in ((16, 16), (48, 48), (64, 48), (1000, 48)):
+    for limit, fitted in ((16, 16), (48, 48), (64, 48), (1000, 48)):
         fit, judge = split(data, limit, 0)
-        assert (len(fit), len(judge)) == (kept, 64 - kept)
+        assert (len(fit), len(judge)) == (fitted, 64 - fitted)
         rows = [np.concatenate([batch.feeds["x"] for batch in part.batches(8)]) for part in (fit, judge)]
         assert not {row.tobytes() for row in rows[0]} & {row.tobytes() for row in rows[1]}
 
@@ -222,12 +226,12 @@ def test_split_keeps_images_apart() -> None:
 def test_learned_rounding_is_the_last_rung(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("converter.budget.ladder.LearnedRounding", lambda: LearnedRounding(steps=20))
     plain = searched(convert_within(wide(), DATA, Budget(max_bytes=18_200), limit=32)).attempts
-    exact = next(attempt for attempt in plain if attempt.name == "int8-gptq")
-    assert exact.drop is not None
-    drop = exact.drop + 1e-6  # that of 8 bits, which mixed ones do not keep
+    eight_bit = next(attempt for attempt in plain if attempt.name == "int8-gptq")
+    assert eight_bit.drop is not None
+    drop = eight_bit.drop + 1e-6  # the drop of 8 bits, which mixed bits exceed
     try:
-        found: object = convert_within(wide(), DATA, Budget(max_bytes=18_200, max_drop=drop), limit=32).search
-    except BudgetError as error:  # learning may reach it, or not
-        found = error.search
-    assert isinstance(found, Search)
-    assert found.attempts[-1].name == "mixed-learned"
+        search: object = convert_within(wide(), DATA, Budget(max_bytes=18_200, max_drop=drop), limit=32).search
+    except BudgetError as error:  # learned rounding may or may not meet the budget
+        search = error.search
+    assert isinstance(search, Search)
+    assert search.attempts[-1].name == "mixed-learned"

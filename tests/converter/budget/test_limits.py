@@ -15,12 +15,12 @@ from passes.errors import UsageError
         ({"max_latency": float("nan")}, "--max-latency nan is no time"),
     ],
 )
-def test_limits_that_cannot_be_meant(limits: dict[str, float], message: str) -> None:
+def test_refused_limits(limits: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Budget(**limits)  # type: ignore[arg-type]
 
 
-def test_what_breaks_it() -> None:
+def test_exceeded_limits_are_described() -> None:
     budget = Budget(max_drop=0.5, max_bytes=1000, max_latency=2.0)
     assert budget.broken(0.5, 1000, 2.0) == ""
     assert budget.broken(0.51, 1000, 2.0) == "drops 0.51 points"
@@ -33,5 +33,5 @@ def test_what_breaks_it() -> None:
     ("limits", "smallest"),
     [({"max_drop": 1.0}, True), ({"max_drop": 1.0, "max_latency": 5.0}, True), ({"max_bytes": 9}, False)],
 )
-def test_bytes_are_saved_where_nothing_else_says_how_many(limits: dict[str, float], smallest: bool) -> None:
+def test_the_smallest_file_is_wanted_if_only_a_drop_is_limited(limits: dict[str, float], smallest: bool) -> None:
     assert Budget(**limits).wants_smallest is smallest  # type: ignore[arg-type]

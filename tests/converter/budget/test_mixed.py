@@ -1,4 +1,4 @@
-"""What noise the next attempt at mixed bits goes for, by what the attempts so far cost."""
+"""The noise that the next attempt at mixed bits aims at, given the drops of the attempts so far."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ LIMIT = 0.5  # points
 
 
 def trial(power: float, expected: float, *, counted: float | None = None, holds: bool) -> Any:
-    """An attempt; drops in points. Counting is as uncertain as the expectation, so half of it is believed."""
+    """An attempt with drops in points. The counted and the expected drop are equally uncertain and weigh the same."""
     counts = expected if counted is None else counted
     drop = Drop(counts / 100, 0.25 * expected / 100, expected / 100)
     verdict = SimpleNamespace(power=power, drop=drop, errors=np.zeros((4, 3), np.float32))
@@ -24,43 +24,43 @@ def trial(power: float, expected: float, *, counted: float | None = None, holds:
 
 
 def aim(*trials: Any) -> tuple[float, float]:
-    """What is gone for after these, and the drop that the last one's errors were scaled to; drops grow with power."""
-    asked: list[float] = []
+    """The power aimed at after these attempts, and the drop that the errors of the last one were scaled to."""
+    drops: list[float] = []
 
-    def largest_scale(_: Any, drop: float, most: float) -> float:
-        asked.append(100 * drop)
+    def largest_scale(_: Any, drop: float, most: float) -> float:  # the drop grows with the power
+        drops.append(100 * drop)
         return min(most, float(np.sqrt(drop / trials[-1].verdict.drop.expected)))
 
     judge = SimpleNamespace(margins=SimpleNamespace(largest_scale=largest_scale))
     builder = SimpleNamespace(budget=Budget(max_drop=LIMIT), judge=judge, trials=list(trials))
     model = _NoiseModel(Mock(own=np.ones((2, 4))), FLOOR, builder)  # type: ignore[arg-type]
     model.nearest = trials[-1]
-    return model._aim(), asked[0]
+    return model._aim(), drops[0]
 
 
-def test_the_allowed_drop_is_gone_for() -> None:
-    found, drop = aim(trial(0.01, 0.25, holds=True))
-    assert found == pytest.approx(0.02)
+def test_it_aims_at_the_allowed_drop() -> None:
+    power, drop = aim(trial(0.01, 0.25, holds=True))
+    assert power == pytest.approx(0.02)
     assert drop == pytest.approx(LIMIT)
 
 
-def test_bad_luck_in_counting_is_made_room_for_and_good_luck_is_not() -> None:
-    unlucky = trial(0.04, 0.6, counted=0.8, holds=False)
-    assert unlucky.verdict.drop.judged > unlucky.verdict.drop.expected
-    missing = 100 * (unlucky.verdict.drop.judged - unlucky.verdict.drop.expected)
-    assert aim(unlucky)[1] == pytest.approx(LIMIT - missing)
+def test_a_counted_drop_above_the_expected_one_lowers_the_aim_and_one_below_does_not_raise_it() -> None:
+    worse = trial(0.04, 0.6, counted=0.8, holds=False)
+    assert worse.verdict.drop.judged > worse.verdict.drop.expected
+    excess = 100 * (worse.verdict.drop.judged - worse.verdict.drop.expected)
+    assert aim(worse)[1] == pytest.approx(LIMIT - excess)
     assert aim(trial(0.04, 0.6, counted=20.0, holds=False))[1] == pytest.approx(LIMIT / 2)
     assert aim(trial(0.04, 0.6, counted=0.1, holds=False))[1] == pytest.approx(LIMIT)
 
 
-def test_it_is_a_step_from_what_broke_the_budget_where_expectation_says_nothing_new() -> None:
-    """The last attempt broke it though its errors would let expect a drop that is allowed."""
+def test_it_aims_a_step_below_what_broke_the_budget_if_the_expected_drop_says_nothing_new() -> None:
+    """The last attempt broke the budget although its expected drop was allowed."""
     held, broke = trial(0.002, 0.05, holds=True), trial(0.03, 0.499, holds=False)
-    found, _ = aim(held, broke)
-    assert found == pytest.approx(0.8 * 0.95 * 0.03)
+    power, _ = aim(held, broke)
+    assert power == pytest.approx(0.8 * 0.95 * 0.03)
     near = trial(0.02, 0.4, holds=True)
     assert aim(near, broke)[0] == pytest.approx(np.sqrt(0.02 * 0.95 * 0.03))
 
 
-def test_there_is_an_end() -> None:
+def test_it_ends_when_powers_within_and_beyond_the_budget_meet() -> None:
     assert aim(trial(0.0285, 0.4, holds=True), trial(0.03, 0.6, holds=False))[0] == 0.0

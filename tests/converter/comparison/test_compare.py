@@ -1,4 +1,4 @@
-"""compare beyond the SQNR of tensors: what a layer adds, tensors that were rotated, the worst images, what to do."""
+"""compare: the error that each layer adds, rotated tensors, the worst images, and suggestions."""
 
 import json
 from pathlib import Path
@@ -56,9 +56,9 @@ def inverted_bottlenecks() -> onnx.ModelProto:
 
 
 def spoilt(factor: float = 20, layers: tuple[str, ...] = ("deep",)) -> onnx.ModelProto:
-    """Layers with weights ``factor`` times the others, which meet a channel that is always zero.
+    """A network whose ``layers`` have weights ``factor`` times the others. Their input channel is always zero.
 
-    20 times is what 4 bits cannot do and 8 bits can, 2,000 times is too much for 8.
+    A factor of 20 is too large for 4 bits but not for 8 bits. A factor of 2,000 is too large for 8 bits.
     """
     shapes = {"stem": (8, 3, 3, 3), **dict.fromkeys(layers, (8, 8, 3, 3)), "fc": (CLASSES, 8)}
     constants = {}
@@ -96,7 +96,7 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def test_likeness_has_the_cosine_of_all_that_was_added() -> None:
+def test_likeness_has_the_cosine_of_all_batches_together() -> None:
     left, right = DRAW.standard_normal((2, 5, 7))
     whole = Likeness()
     for start in (0, 2):
@@ -112,7 +112,7 @@ def test_likeness_has_the_cosine_of_all_that_was_added() -> None:
     assert nothing.cosine == 0
 
 
-def test_a_cell_is_what_lies_between_two_cuts() -> None:
+def test_a_subgraph_is_what_lies_between_two_cuts() -> None:
     graph = small_cnn().graph
     subgraphs = find_subgraphs(graph, ["relu", "sum", "output"])
     assert {tensor: (subgraph.reads, subgraph.layers) for tensor, subgraph in subgraphs.items()} == {
@@ -120,14 +120,14 @@ def test_a_cell_is_what_lies_between_two_cuts() -> None:
         "sum": (("relu",), ("deep",)),
         "output": (("sum",), ("up", "fc")),
     }
-    assert [graph.node[place].name for place in subgraphs["sum"].nodes] == ["deep", "add"]
+    assert [graph.node[index].name for index in subgraphs["sum"].nodes] == ["deep", "add"]
 
 
 @pytest.mark.parametrize("batch", ["n", 3])
 def test_an_error_is_added_by_one_layer_and_passed_on_by_the_others(
     batch: str | int, tmp_path: Path, dataset: Dataset
 ) -> None:
-    """One weight is changed by hand: all that follows is off, and only one layer is to blame."""
+    """One weight is changed by hand. All later tensors are wrong, but only one layer introduces an error."""
     model = small_cnn()
     for value in (model.graph.input[0], model.graph.output[0]):
         dim = value.type.tensor_type.shape.dim[0]
@@ -147,25 +147,25 @@ def test_an_error_is_added_by_one_layer_and_passed_on_by_the_others(
     assert rows["fc"].cosine < 1
 
 
-def test_rotated_tensors_are_told_from_wrong_ones(tmp_path: Path, dataset: Dataset) -> None:
-    """The recipe int4 rotates what lies between layers without an activation function; without it nothing is moved."""
+def test_rotated_tensors_are_distinguished_from_wrong_ones(tmp_path: Path, dataset: Dataset) -> None:
+    """The recipe int4 rotates tensors between layers without an activation function. The recipe int8 rotates none."""
     model = inverted_bottlenecks()
     x = np.random.default_rng(4).standard_normal((64, 3, SIDE, SIDE), dtype=np.float32)
-    found = {}
+    comparisons = {}
     for recipe in ("int4", "int8"):
         result = convert(model, x, recipe=recipe)
         rotated = {name for report in result.passes if report.name == "rotate" for name in report.changed}
-        found[recipe] = compare(model, saved(result.model, tmp_path / f"{recipe}.onnx"), dataset)
+        comparisons[recipe] = compare(model, saved(result.model, tmp_path / f"{recipe}.onnx"), dataset)
         assert bool(rotated) == (recipe == "int4")
-    assert set(found["int4"].transformed) == {"project0", "project1", "sum"}
-    assert found["int8"].transformed == ()
-    expand = next(row for row in found["int4"].layers if row.layer == "expand2.relu")
-    assert expand.layers == ("project0", "project1", "expand2"), "all that lies between tensors that mean the same"
-    assert min(row.sqnr_db for row in found["int4"].layers) > 8
+    assert set(comparisons["int4"].transformed) == {"project0", "project1", "sum"}
+    assert comparisons["int8"].transformed == ()
+    expand = next(row for row in comparisons["int4"].layers if row.layer == "expand2.relu")
+    assert expand.layers == ("project0", "project1", "expand2"), "all layers between tensors with the same meaning"
+    assert min(row.sqnr_db for row in comparisons["int4"].layers) > 8
 
 
 def test_the_worst_images_come_with_their_names(tmp_path: Path) -> None:
-    """One image is 100 times brighter than all that were calibrated on."""
+    """One image is 100 times brighter than all calibration images."""
     model = small_cnn()
     result = convert(
         model, np.random.default_rng(5).standard_normal((32, 3, SIDE, SIDE), dtype=np.float32), recipe="int8"
@@ -190,13 +190,13 @@ def test_the_layer_to_blame_is_found_and_named(tmp_path: Path, dataset: Dataset)
     x = np.random.default_rng(7).standard_normal((64, 3, SIDE, SIDE), dtype=np.float32)
     path = saved(convert(model, x, recipe="int8", bits={"deep": 4}).model, tmp_path / "q.onnx")
     before = compare(reference, path, dataset)
-    found = suggest(reference, path, before, dataset)
-    assert found.options == ("--bits", "deep=8")
-    assert found.trials[0].layers == ("deep",)
-    assert len(found.trials) == 3
+    suggestion = suggest(reference, path, before, dataset)
+    assert suggestion.options == ("--bits", "deep=8")
+    assert suggestion.trials[0].layers == ("deep",)
+    assert len(suggestion.trials) == 3
     fixed = saved(convert(model, x, recipe="int8").model, tmp_path / "fixed.onnx")
     gained = compare(reference, fixed, dataset).sqnr_db - before.sqnr_db
-    assert 10 < gained < found.gain_db + 0.5, "what was promised is the most that there is to gain"
+    assert 10 < gained < suggestion.gain_db + 0.5, "the suggestion states the largest possible gain"
 
 
 def test_a_layer_at_8_bits_is_suggested_to_be_left_in_float(tmp_path: Path, dataset: Dataset) -> None:
@@ -205,35 +205,35 @@ def test_a_layer_at_8_bits_is_suggested_to_be_left_in_float(tmp_path: Path, data
     x = np.random.default_rng(7).standard_normal((64, 3, SIDE, SIDE), dtype=np.float32)
     path = saved(convert(model, x, recipe="int8").model, tmp_path / "q.onnx")
     before = compare(reference, path, dataset)
-    found = suggest(reference, path, before, dataset)
-    assert found.options == ("--exclude", "deep")
-    fixed = saved(convert(model, x, recipe="int8", exclude=found.exclude).model, tmp_path / "fixed.onnx")
-    assert compare(reference, fixed, dataset).sqnr_db > before.sqnr_db + found.gain_db - 1
+    suggestion = suggest(reference, path, before, dataset)
+    assert suggestion.options == ("--exclude", "deep")
+    fixed = saved(convert(model, x, recipe="int8", exclude=suggestion.exclude).model, tmp_path / "fixed.onnx")
+    assert compare(reference, fixed, dataset).sqnr_db > before.sqnr_db + suggestion.gain_db - 1
 
 
 def test_layers_that_spoil_the_scores_together_get_no_suggestion(tmp_path: Path, dataset: Dataset) -> None:
-    """Either of them alone exact leaves the error of the other."""
+    """With either of them in float, the error of the other remains."""
     model = spoilt(layers=("deep", "deeper"))
     reference = saved(model, tmp_path / "float.onnx")
     x = np.random.default_rng(7).standard_normal((64, 3, SIDE, SIDE), dtype=np.float32)
     path = saved(convert(model, x, recipe="int8", bits={"deep": 4, "deeper": 4}).model, tmp_path / "q.onnx")
-    found = suggest(reference, path, compare(reference, path, dataset), dataset)
-    assert found.options == ()
-    assert found.why.startswith("with any one of the 4 layers that add most error exact, the scores gain 0.")
+    suggestion = suggest(reference, path, compare(reference, path, dataset), dataset)
+    assert suggestion.options == ()
+    assert suggestion.why.startswith("with any one of the 4 layers that add most error exact, the scores gain 0.")
 
 
 def test_a_model_without_quantized_layers_gets_no_suggestion(tmp_path: Path, dataset: Dataset) -> None:
     path = saved(small_cnn(), tmp_path / "float.onnx")
-    found = suggest(path, path, compare(path, path, dataset), dataset)
-    assert (found.options, found.why) == ((), f"{path} has no quantized layer")
+    suggestion = suggest(path, path, compare(path, path, dataset), dataset)
+    assert (suggestion.options, suggestion.why) == ((), f"{path} has no quantized layer")
 
 
 def test_models_in_the_wrong_order_are_noticed(tmp_path: Path, dataset: Dataset) -> None:
     reference = saved(small_cnn(), tmp_path / "float.onnx")
     x = np.random.default_rng(7).standard_normal((32, 3, SIDE, SIDE), dtype=np.float32)
     path = saved(convert(small_cnn(), x, recipe="int8").model, tmp_path / "q.onnx")
-    found = suggest(path, reference, compare(path, reference, dataset), dataset)
-    assert found.why == f"{reference} has no quantized layer and {path} has; the float model comes first"
+    suggestion = suggest(path, reference, compare(path, reference, dataset), dataset)
+    assert suggestion.why == f"{reference} has no quantized layer and {path} has; the float model comes first"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_models_in_the_wrong_order_are_noticed(tmp_path: Path, dataset: Dataset)
 
 @pytest.fixture
 def spoilt_files(folder: Path) -> Path:
-    """float.onnx, and q.onnx with a layer that 4 bits cannot do."""
+    """Write float.onnx, and q.onnx with a layer that 4 bits spoil."""
     onnx.save(spoilt(), "float.onnx")
     text = (
         '[[passes]]\npass = "normalise"\n[[passes]]\npass = "activation_ranges"\n[[passes]]\npass = "rtn"\nbits = 4\n'
@@ -252,7 +252,7 @@ def spoilt_files(folder: Path) -> Path:
     return folder
 
 
-def test_the_suggested_command_does_what_it_says(spoilt_files: Path) -> None:
+def test_the_suggested_command_applies_the_suggestion(spoilt_files: Path) -> None:
     shown = run("compare", "float.onnx", "q.onnx", "--data", "unseen.npz")
     assert shown.exit_code == 0, shown.output
     line = next(line for line in shown.stdout.splitlines() if line.strip().startswith("convert-onnx convert")).split()
@@ -333,9 +333,9 @@ def test_exclude_and_bits_of_convert(folder: Path) -> None:
     assert Gptq(bits=4, block_size=8, two_level=True, layer_bits={"fc": 8}) in recipe.passes
     layers = {layer["name"]: layer for layer in json.loads(run("inspect", "q.onnx", "--json").stdout)["layers"]}
     assert {name: layer["weight_bits"] for name, layer in layers.items()} == {"stem": 32, "deep": 4, "up": 32, "fc": 8}
-    again = run("convert", "m.onnx", "-o", "p.onnx", *arguments[2:], "--recipe", "q.onnx", "--bits", "stem=8")
-    assert again.exit_code == 0, again.output
-    assert Exclude(("up",)) in find_recipe("p.onnx").passes, "bits for a layer quantize it after all"
+    second = run("convert", "m.onnx", "-o", "p.onnx", *arguments[2:], "--recipe", "q.onnx", "--bits", "stem=8")
+    assert second.exit_code == 0, second.output
+    assert Exclude(("up",)) in find_recipe("p.onnx").passes, "bits for a layer override its exclusion"
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_exclude_and_bits_of_convert(folder: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("unchanged")
-def test_layer_options_that_cannot_be_meant(arguments: tuple[str, ...], words: str) -> None:
+def test_refused_layer_options(arguments: tuple[str, ...], words: str) -> None:
     done = run("convert", "m.onnx", "-o", "q.onnx", "--calibration", "calibration.npz", *arguments)
     assert done.exit_code == 2
     assert words in " ".join(done.stderr.split())

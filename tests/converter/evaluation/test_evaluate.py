@@ -1,4 +1,4 @@
-"""Evaluation and comparison, on models whose figures can be worked out by hand, and every refusal."""
+"""Evaluation and comparison of models with figures that are computed by hand, and every refusal."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def build(nodes: list[onnx.NodeProto], constants: dict[str, Any], shape: list[An
 
 
 def linear(weight: NDArray[Any], batch: Any = "n", name: Any = "x") -> onnx.ModelProto:
-    """scores = x @ weight."""
+    """A model that computes scores = x @ weight."""
     model = build([helper.make_node("MatMul", [name, "w"], ["scores"])], {"w": weight}, [batch, len(weight)], "scores")
     model.graph.input[0].name = name
     return model
@@ -69,7 +69,7 @@ def data(labels: Any = None, rows: NDArray[Any] = ROWS, spec: tuple[InputSpec, .
 # --- evaluate --------------------------------------------------------------------------------------------------------
 
 
-def test_accuracy_agreement_and_sqnr_are_what_numpy_says(save: Save) -> None:
+def test_accuracy_agreement_and_sqnr_match_numpy(save: Save) -> None:
     first, second = save(linear(WEIGHT), "a.onnx"), save(linear(SWAPPED), "b.onnx")
     labels = ROWS.argmax(1)
     labels[:3] = (labels[:3] + 1) % 4
@@ -81,7 +81,7 @@ def test_accuracy_agreement_and_sqnr_are_what_numpy_says(save: Save) -> None:
     assert two.top1 == np.mean(swapped.argmax(1) == labels)
     assert two.agreement == np.mean(swapped.argmax(1) == ROWS.argmax(1))
     assert two.sqnr_db == pytest.approx(sqnr_db(ROWS, swapped), abs=1e-9)
-    assert two.agreement not in (None, 0, 1), "the swap must be seen"
+    assert two.agreement not in (None, 0, 1), "the swap has to make a difference"
 
 
 def test_standard_error_of_accuracy_is_binomial() -> None:
@@ -94,19 +94,19 @@ def test_json_has_the_keys_of_the_contract_and_no_infinity(save: Save) -> None:
     path = save(linear(WEIGHT))
     evaluation = evaluate([path, path], data())
     assert evaluation.models[1].sqnr_db == math.inf
-    found = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
-    assert list(found) == ["data", "latency", "models"]
-    quartiles = found["latency"].pop("speedup_quartiles")
-    assert found["latency"] == {"batch": 1, "threads": 1}
+    facts = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
+    assert list(facts) == ["data", "latency", "models"]
+    quartiles = facts["latency"].pop("speedup_quartiles")
+    assert facts["latency"] == {"batch": 1, "threads": 1}
     assert quartiles[0] == [1, 1]
     assert 0 < quartiles[1][0] <= quartiles[1][1]
-    assert found["data"]["images"] == 21
+    assert facts["data"]["images"] == 21
     keys = ["model", "bytes", "images", "top1", "agreement", "sqnr_db", "latency_ms", "speedup"]
-    assert [list(model) for model in found["models"]] == [keys, keys]
-    assert [model["top1"] for model in found["models"]] == [None, None], "no labels"
-    assert found["models"][1]["sqnr_db"] is None
-    assert found["models"][0]["speedup"] == 1
-    assert found["models"][1]["latency_ms"] > 0
+    assert [list(model) for model in facts["models"]] == [keys, keys]
+    assert [model["top1"] for model in facts["models"]] == [None, None], "no labels"
+    assert facts["models"][1]["sqnr_db"] is None
+    assert facts["models"][0]["speedup"] == 1
+    assert facts["models"][1]["latency_ms"] > 0
 
 
 def test_without_latency_there_is_none(save: Save) -> None:
@@ -128,11 +128,11 @@ def test_float16_model_is_measured_against_its_float_original(save: Save) -> Non
     half = linear(WEIGHT.astype(np.float16))
     half.graph.input[0].type.tensor_type.elem_type = half.graph.output[0].type.tensor_type.elem_type = 10
     paths = [save(linear(WEIGHT), "a.onnx"), save(half, "b.onnx")]
-    found = evaluate(paths, data(), latency=False).models[1].sqnr_db
-    assert found == pytest.approx(sqnr_db(ROWS, ROWS.astype(np.float16)), abs=1e-6)
+    sqnr = evaluate(paths, data(), latency=False).models[1].sqnr_db
+    assert sqnr == pytest.approx(sqnr_db(ROWS, ROWS.astype(np.float16)), abs=1e-6)
 
 
-def test_output_that_is_no_classifier_has_sqnr_only(save: Save) -> None:
+def test_a_model_that_is_no_classifier_has_sqnr_only(save: Save) -> None:
     spec = (InputSpec("x", (None, 2, 3, 3), FLOAT),)
     rows = RNG.normal(size=(5, 2, 3, 3)).astype(np.float32)
     paths = [
@@ -146,7 +146,7 @@ def test_output_that_is_no_classifier_has_sqnr_only(save: Save) -> None:
     assert second.sqnr_db == pytest.approx(20 * math.log10(2), abs=1e-6)
 
 
-def test_scores_with_axes_of_one_behind_them_are_scores() -> None:
+def test_scores_may_have_trailing_axes_of_length_one() -> None:
     output = RNG.normal(size=(3, 5, 1, 1))
     scores = class_scores(output)
     assert scores is not None
@@ -239,18 +239,18 @@ def test_latencies_are_medians_per_image(save: Save, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("converter.runtime.latency.interleaved_times", known)
     paths = [save(linear(WEIGHT), "a.onnx"), save(linear(WEIGHT, batch=4), "b.onnx")]
-    found = latencies(paths, {"x": ROWS[:1]})
-    assert list(found.ms) == [2, 2]
-    assert list(found.quartiles[0]) == [1, 1]
-    assert list(found.quartiles[1]) == pytest.approx([1.25, 2.5])  # of 1 / 2, 2 / 1 and 9 / 3
+    timed = latencies(paths, {"x": ROWS[:1]})
+    assert list(timed.ms) == [2, 2]
+    assert list(timed.quartiles[0]) == [1, 1]
+    assert list(timed.quartiles[1]) == pytest.approx([1.25, 2.5])  # of 1 / 2, 2 / 1 and 9 / 3
 
 
 def test_speedup_is_the_first_latency_over_this_one(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Latencies((6.0, 2.0), ((1.0, 1.0), (2.9, 3.2)))
     monkeypatch.setattr("converter.evaluation.evaluate.latencies", lambda *_, **__: timed)
-    found = evaluate([save(linear(WEIGHT))] * 2, data())
-    assert [(model.latency_ms, model.speedup) for model in found.models] == [(6, 1), (2, 3)]
-    assert found.to_json()["latency"]["speedup_quartiles"] == ((1.0, 1.0), (2.9, 3.2))
+    evaluation = evaluate([save(linear(WEIGHT))] * 2, data())
+    assert [(model.latency_ms, model.speedup) for model in evaluation.models] == [(6, 1), (2, 3)]
+    assert evaluation.to_json()["latency"]["speedup_quartiles"] == ((1.0, 1.0), (2.9, 3.2))
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def float_net() -> onnx.ModelProto:
 
 
 def quantized_net(steps: dict[str, float], *, ending: str = "_dequantized") -> onnx.ModelProto:
-    """The float net with quantize and dequantize nodes of the given steps; no fc1_out."""
+    """The float net with QuantizeLinear and DequantizeLinear of the given steps, and without the tensor fc1_out."""
 
     def rounding(tensor: str) -> list[onnx.NodeProto]:
         scale, zero = f"{tensor}_scale", f"{tensor}_zero"
@@ -297,8 +297,8 @@ def rounded(values: NDArray[Any], step: float) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("ending", ["_dequantized", "_dequantized_1", "_DequantizeLinear_Output"])
-def test_every_shared_tensor_gets_the_sqnr_that_numpy_says(ending: str, save: Save) -> None:
-    """Whatever the tools that wrote the file call the tensors on the way."""
+def test_the_sqnr_of_every_shared_tensor_matches_numpy(ending: str, save: Save) -> None:
+    """The names of the tensors in between do not matter."""
     steps = {"x": 0.1, "relu_out": 0.25}
     comparison = compare(float_net(), save(quantized_net(steps, ending=ending)), data())
     x = rounded(ROWS, 0.1)
@@ -311,25 +311,25 @@ def test_every_shared_tensor_gets_the_sqnr_that_numpy_says(ending: str, save: Sa
     ]
     assert [(row.layer, row.op, row.tensor) for row in comparison.layers] == [row[:3] for row in expected]
     assert [row.sqnr_db for row in comparison.layers] == pytest.approx([row[3] for row in expected], abs=1e-4)
-    assert comparison.unmatched == ("fc1_out",), "absorbed"
+    assert comparison.unmatched == ("fc1_out",), "it is inside a fused operator"
     assert comparison.sqnr_db == pytest.approx(expected[-1][3], abs=1e-4)
     assert comparison.agreement == np.mean(last.argmax(1) == hidden.argmax(1))
     assert comparison.images == 21
 
 
-def test_a_name_that_ends_like_a_rounded_tensor_is_not_taken_for_one(save: Save) -> None:
-    """x is not rounded at all, and another tensor is called x_dequantized in both models."""
+def test_a_tensor_is_not_matched_by_the_ending_of_its_name(save: Save) -> None:
+    """x is not rounded at all, but another tensor is called x_dequantized in both models."""
     models = [float_net(), quantized_net({"relu_out": 0.25})]
     for model in models:
         model.graph.node.append(helper.make_node("Neg", ["x"], ["x_dequantized"], name="neg"))
     comparison = compare(models[0], save(models[1]), data())
-    found = {row.tensor: row.sqnr_db for row in comparison.layers}
-    assert set(found) == {"x_dequantized", "relu_out", "scores"}
-    assert found["x_dequantized"] == math.inf
-    assert math.isfinite(found["relu_out"])
+    values = {row.tensor: row.sqnr_db for row in comparison.layers}
+    assert set(values) == {"x_dequantized", "relu_out", "scores"}
+    assert values["x_dequantized"] == math.inf
+    assert math.isfinite(values["relu_out"])
 
 
-def test_end_to_end_figures_are_those_of_evaluate(save: Save) -> None:
+def test_end_to_end_figures_match_evaluate(save: Save) -> None:
     reference, model = save(float_net(), "a.onnx"), save(quantized_net({"x": 0.3, "relu_out": 0.5}), "b.onnx")
     comparison = compare(reference, model, data())
     measured = evaluate([reference, model], data(), latency=False).models[1]
@@ -342,8 +342,8 @@ def test_model_against_itself_has_no_noise_anywhere(save: Save) -> None:
     comparison = compare(float_net(), save(float_net()), data())
     assert [row.layer for row in comparison.layers] == ["fc1", "relu", "fc2"]
     assert {row.sqnr_db for row in comparison.layers} == {comparison.sqnr_db} == {math.inf}
-    found = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
-    assert found["layers"][0] == {
+    facts = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
+    assert facts["layers"][0] == {
         "layer": "fc1",
         "op": "MatMul",
         "tensor": "fc1_out",
@@ -352,7 +352,7 @@ def test_model_against_itself_has_no_noise_anywhere(save: Save) -> None:
         "introduced_db": None,
         "layers": ["fc1"],
     }
-    assert (found["agreement"], found["sqnr_db"], found["unmatched"]) == (1.0, None, [])
+    assert (facts["agreement"], facts["sqnr_db"], facts["unmatched"]) == (1.0, None, [])
 
 
 def test_compare_leaves_the_reference_as_it_is(save: Save) -> None:
@@ -371,7 +371,7 @@ def test_compare_with_fixed_batches_of_different_sizes(save: Save) -> None:
     assert fixed.agreement == free.agreement
 
 
-def test_same_name_for_another_thing_is_unmatched(save: Save) -> None:
+def test_same_name_with_another_shape_is_unmatched(save: Save) -> None:
     other = float_net()
     other.graph.node[0].output[0] = other.graph.node[1].input[0] = "renamed"
     other.graph.node.append(helper.make_node("Transpose", ["renamed"], ["fc1_out"]))

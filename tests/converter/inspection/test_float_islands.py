@@ -1,4 +1,4 @@
-"""Floats between integers, as onnxruntime runs them."""
+"""Float islands: operators that onnxruntime runs in float between integer operators."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ IMAGES = np.random.default_rng(3).standard_normal((8, 3, SIDE, SIDE), dtype=np.f
 
 
 def gelu_between() -> onnx.ModelProto:
-    """Two convolutions with a function between them that has no integer kernel."""
+    """Two convolutions with an activation function between them that has no integer kernel."""
     draw = np.random.default_rng(0)
     weights = {name: draw.standard_normal((3, 3, 1, 1), dtype=np.float32) for name in ("a.weight", "b.weight")}
     nodes = [
@@ -30,7 +30,7 @@ def gelu_between() -> onnx.ModelProto:
     return make_model(nodes, weights, inputs={"input": shape}, outputs={"output": shape})
 
 
-def test_an_island_is_what_hangs_together(tmp_path: Path) -> None:
+def test_connected_float_operators_are_one_island(tmp_path: Path) -> None:
     convert(gelu_between(), IMAGES).save(tmp_path / "int8.onnx")
     assert inspect(tmp_path / "int8.onnx").model["islands"] == [
         {"operators": ["Softplus", "Tanh"], "count": 1, "nodes": ["soft", "tanh"], "dequantize": 1, "quantize": 1}
@@ -39,15 +39,14 @@ def test_an_island_is_what_hangs_together(tmp_path: Path) -> None:
     assert "Softplus, Tanh" in shown
 
 
-def test_integers_all_the_way_have_none(tmp_path: Path) -> None:
+def test_a_file_with_integers_throughout_has_no_island(tmp_path: Path) -> None:
     convert(small_cnn(), IMAGES).save(tmp_path / "int8.onnx")
-    found = inspect(tmp_path / "int8.onnx").model["islands"]
-    assert found == []
+    assert inspect(tmp_path / "int8.onnx").model["islands"] == []
     onnx.save(small_cnn(), tmp_path / "float.onnx")
     assert inspect(tmp_path / "float.onnx").model["islands"] == []
 
 
-def test_a_float_end_is_no_island() -> None:
+def test_float_operators_at_the_end_are_no_island() -> None:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s"], ["q"], "in"),
         helper.make_node("QLinearConv", ["q"], ["c"], "conv"),

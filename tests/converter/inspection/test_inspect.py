@@ -1,4 +1,4 @@
-"""What inspect says of a file equals what the file holds, for our own files and for other tools'."""
+"""inspect reports what the file contains, for our own files and for those of other tools."""
 
 import io
 import re
@@ -31,7 +31,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The small network converted with a recipe, each once; "float" is the network itself."""
+    """The small network, converted once with each recipe. "float" is the network itself."""
     folder = tmp_path_factory.mktemp("inspect")
     onnx.save(small_cnn(), folder / "float.onnx")
 
@@ -49,7 +49,7 @@ def by_name(inspection: Inspection) -> dict[str, InspectedLayer]:
 
 
 def elements(path: Path) -> dict[str, int]:
-    """Weights of each layer of the small network."""
+    """Number of weights of each layer of the small network."""
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in onnx.load(path).graph.initializer}
     return {name.removesuffix(".weight"): size for name, size in sizes.items() if name.endswith(".weight")}
 
@@ -64,9 +64,9 @@ def tensor(name: str, value: Any, dtype: type = np.float32) -> TensorProto:
 
 
 def test_float_model(files: Callable[[str], Path]) -> None:
-    found = inspect(files("float"))
-    assert [layer.op for layer in found.layers] == ["Conv", "Conv", "ConvTranspose", "Gemm"]
-    for layer in found.layers:
+    inspection = inspect(files("float"))
+    assert [layer.op for layer in inspection.layers] == ["Conv", "Conv", "ConvTranspose", "Gemm"]
+    for layer in inspection.layers:
         assert (layer.weight_bits, layer.storage, layer.activation_bits) == (32, "float32", 32)
         assert not layer.fused
         assert layer.reason == "weight is float32"
@@ -76,17 +76,17 @@ def test_float_model(files: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize("recipe", ["float", "int8", "int4", "int4-weight-only", "int4-matmulnbits"])
 def test_numbers_equal_the_file(files: Callable[[str], Path], recipe: str) -> None:
     path = files(recipe)
-    found = inspect(path).to_json()
+    facts = inspect(path).to_json()
     model = onnx.load(path)
     raw: dict[str, int] = {}
-    for held in model.graph.initializer:
-        kind = onnx.TensorProto.DataType.Name(held.data_type).lower().replace("float", "float32")
-        raw[kind] = raw.get(kind, 0) + len(numpy_helper.from_array(numpy_helper.to_array(held)).raw_data)
-    assert found["bytes_by_type"] == dict(sorted(raw.items()))
-    assert found["model"]["bytes"] == path.stat().st_size
-    assert set(found) == {"model", "layers", "bytes_by_type"}
-    assert all(set(layer) == KEYS for layer in found["layers"])
-    assert sum(layer["bytes"] for layer in found["layers"]) <= sum(raw.values())
+    for constant in model.graph.initializer:
+        kind = onnx.TensorProto.DataType.Name(constant.data_type).lower().replace("float", "float32")
+        raw[kind] = raw.get(kind, 0) + len(numpy_helper.from_array(numpy_helper.to_array(constant)).raw_data)
+    assert facts["bytes_by_type"] == dict(sorted(raw.items()))
+    assert facts["model"]["bytes"] == path.stat().st_size
+    assert set(facts) == {"model", "layers", "bytes_by_type"}
+    assert all(set(layer) == KEYS for layer in facts["layers"])
+    assert sum(layer["bytes"] for layer in facts["layers"]) <= sum(raw.values())
 
 
 def test_int8_runs_on_integers(files: Callable[[str], Path]) -> None:
@@ -111,7 +111,7 @@ def test_int4_is_stored_in_half_bytes_and_fused(files: Callable[[str], Path]) ->
     assert layers["up"].fused
 
 
-def test_a_transposed_convolution_as_it_is_runs_in_float(tmp_path: Path) -> None:
+def test_a_transposed_convolution_without_an_integer_form_runs_in_float(tmp_path: Path) -> None:
     plan = find_recipe("int4")
     plan = replace(plan, passes=tuple(step for step in plan.passes if not isinstance(step, IntegerForms)))
     converter.convert(small_cnn(), images(), recipe=plan).save(tmp_path / "m.onnx")
@@ -147,7 +147,7 @@ def test_matmulnbits(files: Callable[[str], Path]) -> None:
 def test_matmulnbits_is_on_integers_only_at_accuracy_level_4(
     level: int | None, bits: int, files: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """And onnxruntime does what the level says: float activations give float results, int8 ones do not."""
+    """onnxruntime follows the level: float activations give the float result, int8 activations do not."""
     model = onnx.load(files("int4-matmulnbits"))
     (node,) = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
     x = random(8, 3, 12, 12)
@@ -173,7 +173,7 @@ def test_grid_bits_come_from_the_metadata(files: Callable[[str], Path], tmp_path
     assert (layer.weight_bits, layer.storage) == (3, "int4 rescale")
 
 
-def test_blocks_are_seen_behind_the_reshape(files: Callable[[str], Path], tmp_path: Path) -> None:
+def test_blocks_are_recognized_behind_a_reshape(files: Callable[[str], Path], tmp_path: Path) -> None:
     recipe = tmp_path / "blocks.toml"
     recipe.write_text('[[passes]]\npass = "normalise"\n\n[[passes]]\npass = "rtn"\nbits = 4\nblock_size = 9\n')
     layers = by_name(inspect(files(str(recipe))))
@@ -183,7 +183,7 @@ def test_blocks_are_seen_behind_the_reshape(files: Callable[[str], Path], tmp_pa
 
 
 def test_int4_dequantize_is_not_fused(tmp_path: Path) -> None:
-    """The form other tools write: onnxruntime dequantizes it on every run."""
+    """onnxruntime dequantizes this form, which other tools write, on every run."""
     codes = helper.make_tensor("w", TensorProto.INT4, [4, 3, 1, 1], list(range(-6, 6)))
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
@@ -224,7 +224,7 @@ def test_integer_operators_of_other_tools(tmp_path: Path) -> None:
 
 
 def test_block_dequantize_of_a_matmul(tmp_path: Path) -> None:
-    """Fused into MatMulNBits by onnxruntime, found by the node's name though its weight was repacked."""
+    """onnxruntime fuses it into MatMulNBits. It is found by the node's name although its weight was repacked."""
     codes = helper.make_tensor("w", TensorProto.INT4, [64, 8], [1, -2] * 256)
     nodes = [
         helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], axis=0, block_size=32),
@@ -243,8 +243,8 @@ def test_matmul_of_two_activations(tmp_path: Path) -> None:
     assert layer.reason == "no operand is a constant"
 
 
-def test_a_shared_weight_is_told_apart_by_name(tmp_path: Path) -> None:
-    """One Conv is quantized on both sides, the other writes floats; both read the same codes."""
+def test_layers_with_a_shared_weight_are_distinguished_by_name(tmp_path: Path) -> None:
+    """One Conv is quantized on both sides, and the other writes floats. Both read the same codes."""
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
@@ -270,17 +270,17 @@ def test_a_constant_node_is_a_constant(tmp_path: Path) -> None:
         helper.make_node("Constant", [], ["w"], value=tensor("", np.ones((4, 2)))),
         helper.make_node("MatMul", ["x", "w"], ["y"], "matmul"),
     ]
-    found = inspect(save(tmp_path / "m.onnx", nodes, [], ["n", 4], ["n", 2]))
-    assert found.layers[0].bytes == 32
-    assert found.bytes_by_type == {"float32": 32}
+    inspection = inspect(save(tmp_path / "m.onnx", nodes, [], ["n", 4], ["n", 2]))
+    assert inspection.layers[0].bytes == 32
+    assert inspection.bytes_by_type == {"float32": 32}
 
 
 def test_external_data_count(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(small_cnn(), path, save_as_external_data=True, location="m.data", size_threshold=0)
-    found = inspect(path)
-    assert found.model["bytes"] == path.stat().st_size + (tmp_path / "m.data").stat().st_size
-    assert found.bytes_by_type == {"float32": 4 * (8 * 27 + 8 + 8 * 9 + 8 + 8 * 8 * 4 + 5 * 8 + 5)}
+    inspection = inspect(path)
+    assert inspection.model["bytes"] == path.stat().st_size + (tmp_path / "m.data").stat().st_size
+    assert inspection.bytes_by_type == {"float32": 4 * (8 * 27 + 8 + 8 * 9 + 8 + 8 * 8 * 4 + 5 * 8 + 5)}
 
 
 def test_a_file_onnxruntime_cannot_load_is_still_read(tmp_path: Path) -> None:
@@ -290,10 +290,10 @@ def test_a_file_onnxruntime_cannot_load_is_still_read(tmp_path: Path) -> None:
         helper.make_node("Mystery", ["t"], ["y"], domain="example"),
     ]
     tensors = [tensor("w", np.ones((4, 2)), np.int8), tensor("s", 0.1)]
-    found = inspect(save(tmp_path / "m.onnx", nodes, tensors, ["n", 4], ["n", 2]))
-    assert found.model["loads"] is False
-    assert (found.layers[0].weight_bits, found.layers[0].granularity) == (8, "tensor")
-    assert "onnxruntime cannot load the model" in found.layers[0].reason
+    inspection = inspect(save(tmp_path / "m.onnx", nodes, tensors, ["n", 4], ["n", 2]))
+    assert inspection.model["loads"] is False
+    assert (inspection.layers[0].weight_bits, inspection.layers[0].granularity) == (8, "tensor")
+    assert "onnxruntime cannot load the model" in inspection.layers[0].reason
 
 
 @pytest.mark.parametrize(

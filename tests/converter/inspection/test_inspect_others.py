@@ -1,4 +1,4 @@
-"""inspect on files that other tools make: onnxruntime's own quantizers, float16, functions, subgraphs."""
+"""inspect on files of other tools: onnxruntime's own quantizers, float16, functions, subgraphs."""
 
 import logging
 from collections.abc import Iterator
@@ -24,12 +24,12 @@ BITS = {
     TensorProto.INT4: 4,
     TensorProto.INT64: 64,
 }
-SIZES = {"stem": 216, "deep": 72, "up": 256, "fc": 40}  # weights of each layer
+SIZES = {"stem": 216, "deep": 72, "up": 256, "fc": 40}  # number of weights of each layer
 OUTPUTS = {"stem": 8, "deep": 8, "up": 8, "fc": 5}
 
 
 class Batches(CalibrationDataReader):  # type: ignore[misc]
-    """Four batches of noise, as onnxruntime's quantizer asks for them."""
+    """Four batches of noise for onnxruntime's quantizer."""
 
     def __init__(self) -> None:
         draw = np.random.default_rng(0)
@@ -43,7 +43,7 @@ class Batches(CalibrationDataReader):  # type: ignore[misc]
 
 @pytest.fixture
 def model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
-    """small_cnn as a file; the quantizer's advice on preprocessing is not printed."""
+    """small_cnn as a file. The quantizer's advice on preprocessing is not logged."""
     caplog.set_level(logging.ERROR)
     onnx.save(small_cnn(), tmp_path / "float.onnx")
     return tmp_path / "float.onnx"
@@ -56,33 +56,33 @@ def static(model: Path, **options: Any) -> Inspection:
 
 
 def checked(path: Path) -> Inspection:
-    """What inspect says, after its bytes were counted again without it."""
-    found = inspect(path)
+    """Inspect a file, and check the bytes against an independent count."""
+    inspection = inspect(path)
     counted: dict[int, int] = {}
     for tensor in onnx.load(path).graph.initializer:
         bits = BITS.get(tensor.data_type, 16 if tensor.data_type in (TensorProto.INT16, TensorProto.UINT16) else 8)
         counted[tensor.data_type] = counted.get(tensor.data_type, 0) + -(-int(np.prod(tensor.dims)) * bits // 8)
-    assert sorted(found.bytes_by_type.values()) == sorted(counted.values())
-    assert found.model["bytes"] == path.stat().st_size
-    assert found.model["loads"]
-    return found
+    assert sorted(inspection.bytes_by_type.values()) == sorted(counted.values())
+    assert inspection.model["bytes"] == path.stat().st_size
+    assert inspection.model["loads"]
+    return inspection
 
 
-def by_name(found: Inspection) -> dict[str, InspectedLayer]:
-    return {layer.name.removesuffix("_quant").removesuffix("_MatMul"): layer for layer in found.layers}
+def by_name(inspection: Inspection) -> dict[str, InspectedLayer]:
+    return {layer.name.removesuffix("_quant").removesuffix("_MatMul"): layer for layer in inspection.layers}
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
 def test_int8_of_onnxruntime(model: Path, form: QuantFormat, per_channel: bool) -> None:
-    found = by_name(static(model, quant_format=form, per_channel=per_channel, activation_type=QuantType.QUInt8))
+    layers = by_name(static(model, quant_format=form, per_channel=per_channel, activation_type=QuantType.QUInt8))
     for name in ("stem", "deep", "fc"):
-        layer = found[name]
+        layer = layers[name]
         scales = OUTPUTS[name] if per_channel else 1
         assert (layer.weight_bits, layer.storage, layer.activation_type) == (8, "int8", "uint8")
         assert (layer.fused, layer.reason) == (True, "")
         assert (layer.granularity, layer.bytes) == ("channel" if per_channel else "tensor", SIZES[name] + 5 * scales)
-    up = found["up"]
+    up = layers["up"]
     if form == QuantFormat.QDQ:
         assert (up.weight_bits, up.fused) == (8, False)
         assert up.reason.startswith("no integer ConvTranspose")
@@ -101,20 +101,20 @@ def test_int8_of_onnxruntime(model: Path, form: QuantFormat, per_channel: bool) 
         ),
     ],
 )
-def test_what_onnxruntime_writes_but_cannot_fuse(
+def test_layers_that_onnxruntime_writes_but_cannot_fuse(
     model: Path, options: dict[str, Any], bits: int, activation: str, reason: str
 ) -> None:
-    found = by_name(static(model, **options))
+    layers = by_name(static(model, **options))
     for name in ("stem", "deep", "fc") if options else ("stem",):
-        layer = found[name]
+        layer = layers[name]
         assert (layer.weight_bits, layer.activation_type, layer.fused) == (bits, activation, False)
         assert layer.bytes >= -(-SIZES[name] * bits // 8)
         assert reason in layer.reason
 
 
-def test_a_layer_left_in_float_that_onnxruntime_rounds_all_the_same(model: Path) -> None:
-    found = by_name(static(model, nodes_to_exclude=["up"]))
-    assert found["up"].storage == "float32"
+def test_a_layer_left_in_float_that_onnxruntime_quantizes_anyway(model: Path) -> None:
+    layers = by_name(static(model, nodes_to_exclude=["up"]))
+    assert layers["up"].storage == "float32"
     layers = by_name(static(model, nodes_to_exclude=["deep"]))
     deep = layers["deep"]
     assert (deep.storage, deep.weight_bits, deep.granularity, deep.bytes) == ("float32", 8, "tensor", 4 * 72)
@@ -124,9 +124,9 @@ def test_a_layer_left_in_float_that_onnxruntime_rounds_all_the_same(model: Path)
 def test_dynamic_quantization(model: Path) -> None:
     path = model.with_name("dynamic.onnx")
     quantize_dynamic(model, path)
-    found = by_name(checked(path))
+    layers = by_name(checked(path))
     for name in ("stem", "fc"):
-        assert (found[name].weight_bits, found[name].activation_type, found[name].fused) == (8, "uint8", True)
+        assert (layers[name].weight_bits, layers[name].activation_type, layers[name].fused) == (8, "uint8", True)
 
 
 def matmul() -> onnx.ModelProto:
@@ -144,9 +144,9 @@ def test_weight_only_4_bits_of_onnxruntime(tmp_path: Path, form: QuantFormat) ->
     quantizer.model.save_model_to_file(str(tmp_path / "m.onnx"))
     (layer,) = checked(tmp_path / "m.onnx").layers
     assert (layer.weight_bits, layer.granularity) == (4, "block 16")
-    assert layer.bytes in (1024 + 4 * 128, 1024 + 4 * 128 + 64), "codes, scales, and zero points where it writes them"
+    assert layer.bytes in (1024 + 4 * 128, 1024 + 4 * 128 + 64), "codes, scales, and zero points if it writes them"
     assert layer.storage == ("matmulnbits" if form == QuantFormat.QOperator else "int4 dequantize")
-    assert layer.fused, "onnxruntime makes MatMulNBits of both"
+    assert layer.fused, "onnxruntime turns both into MatMulNBits"
 
 
 def test_float16(model: Path) -> None:
@@ -162,7 +162,7 @@ def test_float16(model: Path) -> None:
 
 
 def test_a_quantize_node_on_a_float_weight(tmp_path: Path) -> None:
-    """As training with simulated quantization leaves it: the file holds floats, and 8 bits are what is reached."""
+    """A file after training with simulated quantization: it holds floats, and a node rounds them to 8 bits."""
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
         helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
@@ -184,9 +184,9 @@ def test_a_quantize_node_on_a_float_weight(tmp_path: Path) -> None:
 
 
 def test_layers_in_functions_and_subgraphs(tmp_path: Path) -> None:
-    """One layer in a local function that is called twice, one in each branch of an If."""
+    """One layer is in a local function that is called twice, and one is in each branch of an If."""
     weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
-    block_size = helper.make_function(
+    function = helper.make_function(
         "local", "Block", ["a", "b"], ["c"], [helper.make_node("MatMul", ["a", "b"], ["c"], "inner")],
         [helper.make_opsetid("", 21)],
     )  # fmt: skip
@@ -215,11 +215,9 @@ def test_layers_in_functions_and_subgraphs(tmp_path: Path) -> None:
         [weight],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("local", 1)]
-    onnx.save(
-        helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[block_size]), tmp_path / "m.onnx"
-    )
-    found = inspect(tmp_path / "m.onnx")
-    assert [layer.op for layer in found.layers] == ["MatMul"] * 4
-    assert {layer.name for layer in found.layers} >= {"in_then", "in_else"}
-    assert all(layer.bytes == 64 and layer.weight_bits == 32 for layer in found.layers)
-    assert found.bytes_by_type == {"float32": 64}, "shared by all four, stored once"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[function]), tmp_path / "m.onnx")
+    inspection = inspect(tmp_path / "m.onnx")
+    assert [layer.op for layer in inspection.layers] == ["MatMul"] * 4
+    assert {layer.name for layer in inspection.layers} >= {"in_then", "in_else"}
+    assert all(layer.bytes == 64 and layer.weight_bits == 32 for layer in inspection.layers)
+    assert inspection.bytes_by_type == {"float32": 64}, "all four share one stored weight"

@@ -1,4 +1,4 @@
-"""view: Netron on a file, where it is installed, and one line where it is not."""
+"""view: Netron shows a file if it is installed. If not, the error is one line."""
 
 import re
 import signal
@@ -21,7 +21,7 @@ def fetched(address: str) -> str:
         return str(answer.read().decode())
 
 
-def test_the_page_is_there_as_long_as_it_is_wanted() -> None:
+def test_the_page_is_served_until_the_block_ends() -> None:
     pytest.importorskip("netron")
     with served(Path("m.onnx"), browse=False) as address:
         assert re.fullmatch(r"http://localhost:\d+", address)
@@ -30,7 +30,7 @@ def test_the_page_is_there_as_long_as_it_is_wanted() -> None:
         fetched(address)
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_in_use_is_refused() -> None:
     pytest.importorskip("netron")
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
@@ -49,15 +49,15 @@ def test_ctrl_c_ends_it() -> None:
     child = start("view", "m.onnx", "--no-browser")
     assert child.stdout is not None
     line = child.stdout.readline()
-    found = re.fullmatch(r"m\.onnx is at (http://localhost:\d+); Ctrl-C ends it\n", line)
-    assert found is not None, line
-    assert "Netron" in fetched(found[1])
+    match = re.fullmatch(r"m\.onnx is at (http://localhost:\d+); Ctrl-C ends it\n", line)
+    assert match is not None, line
+    assert "Netron" in fetched(match[1])
     child.send_signal(signal.SIGINT)
     stdout, stderr = child.communicate(timeout=30)
     assert (child.returncode, stdout, stderr) == (0, "", "")
 
 
-def test_netron_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_netron_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "netron", None)
     done = run("view", "m.onnx")
     assert done.exit_code == 2
@@ -67,7 +67,7 @@ def test_netron_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.onnx", "net.py"])
-def test_what_is_no_model(name: str) -> None:
+def test_a_file_that_is_no_model_is_refused(name: str) -> None:
     done = run("view", name)
     assert done.exit_code == 1
     assert done.stderr.startswith(f"Error: {name}")

@@ -1,4 +1,4 @@
-"""The facts of a report: right by numbers computed another way, and as the schema says."""
+"""The facts of a report match numbers that are computed independently, and they match the schema."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ def check(facts: dict[str, Any]) -> None:
     jsonschema.validate(json.loads(json.dumps(facts, allow_nan=False)), SCHEMA, jsonschema.Draft202012Validator)
 
 
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_a_valid_json_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["properties"]["version"]["const"] == VERSION
 
@@ -53,7 +53,7 @@ def test_the_schema_is_one() -> None:
         ("int4-matmulnbits", "cpu"),
     ],
 )
-def test_reports_are_as_the_schema_says(recipe: str, target: str) -> None:
+def test_reports_match_the_schema(recipe: str, target: str) -> None:
     check(facts_of(recipe, target))
 
 
@@ -62,7 +62,7 @@ def facts() -> dict[str, Any]:
     return everything()
 
 
-def test_a_report_with_everything_is_as_the_schema_says(facts: dict[str, Any]) -> None:
+def test_a_report_with_every_section_matches_the_schema(facts: dict[str, Any]) -> None:
     check(facts)
     assert facts["metrics"] is not None
     assert {step["name"] for step in facts["passes"] if step["grids"]} == {"smoothquant", "awq"}
@@ -71,10 +71,10 @@ def test_a_report_with_everything_is_as_the_schema_says(facts: dict[str, Any]) -
 
 
 def test_no_field_may_be_missing(facts: dict[str, Any]) -> None:
-    places = [path for path in paths(facts) if not FREE.intersection(path[:-1])]
-    places = [path for path in places if path[:2] != ("recipe", "passes") or path[-1] == "pass"]
-    assert len(places) > 100
-    for path in places:
+    required = [path for path in paths(facts) if not FREE.intersection(path[:-1])]
+    required = [path for path in required if path[:2] != ("recipe", "passes") or path[-1] == "pass"]
+    assert len(required) > 100
+    for path in required:
         changed = copy.deepcopy(facts)
         holder: Any = changed
         for key in path[:-1]:
@@ -126,27 +126,27 @@ def test_infinite_and_undefined_numbers_are_null() -> None:
 # ------------------------------------------------------------------- the numbers
 
 
-def test_weights_are_those_of_both_files() -> None:
+def test_histograms_of_weights_match_both_files() -> None:
     model = small_cnn()
     result = convert(model, images(32), recipe="int8")  # nothing rescales or folds weights here
     float_weights, files = tensors(model), tensors(result.model)
     layer = conversion_facts(result)["layers"][0]
-    held = layer["weights"]
+    histogram = layer["weights"]
     weight = float_weights["stem.weight"]
     codes, scale = (
         next(files[name] for name in files if name.startswith(f"stem.weight_{end}")) for end in ("int8", "scale")
     )
     written = codes * scale.reshape(-1, 1, 1, 1)
-    edges = np.linspace(held["low"], held["high"], BINS + 1)
-    assert held["high"] == pytest.approx(max(np.abs(weight).max(), np.abs(written).max()))
-    assert held["before"] == np.histogram(weight, edges)[0].tolist()
-    assert held["after"] == np.histogram(written, edges)[0].tolist()
-    assert held["zeros"] == np.mean(codes == 0)
-    assert held["clipped"] == np.mean(np.abs(weight / scale.reshape(-1, 1, 1, 1)) > 127.5)
+    edges = np.linspace(histogram["low"], histogram["high"], BINS + 1)
+    assert histogram["high"] == pytest.approx(max(np.abs(weight).max(), np.abs(written).max()))
+    assert histogram["before"] == np.histogram(weight, edges)[0].tolist()
+    assert histogram["after"] == np.histogram(written, edges)[0].tolist()
+    assert histogram["zeros"] == np.mean(codes == 0)
+    assert histogram["clipped"] == np.mean(np.abs(weight / scale.reshape(-1, 1, 1, 1)) > 127.5)
     assert layer["bytes"] == codes.size + 4 * scale.size + scale.size  # codes, scales, zero points
 
 
-def test_clipped_shares_are_those_of_the_activations() -> None:
+def test_clipped_shares_match_the_activations() -> None:
     steps = find_recipe("int8").passes
     tight = Recipe(
         "tight",
@@ -156,24 +156,24 @@ def test_clipped_shares_are_those_of_the_activations() -> None:
     pixels = images(32)
     result = convert(small_cnn(), pixels, recipe=tight)
     rows = {row["tensor"]: row for row in conversion_facts(result)["activations"]}
-    watched = onnx.ModelProto()
-    watched.CopyFrom(result.reference)
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(result.reference)
     names = ("relu", "sum")
-    watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     tensor = (pixels.transpose(0, 3, 1, 2) / 255).astype(np.float32)
-    values = open_session(watched).run(list(names), {"input": tensor})
+    values = open_session(tapped).run(list(names), {"input": tensor})
     for name, seen in zip(names, values, strict=True):
         row = rows[name]
         half = row["scale"] / 2
         outside = np.mean((seen < row["low"] - half) | (seen > row["high"] + half))
-        assert outside > 0.02  # or there is nothing to see
-        width = (seen.max() - seen.min()) / 1024  # of a bin, inside which the histogram knows no more
+        assert outside > 0.02  # otherwise the test shows nothing
+        width = (seen.max() - seen.min()) / 1024  # of a bin: the resolution of the histogram
         near = np.mean(np.abs(seen - row["high"] - half) < width) + np.mean(np.abs(seen - row["low"] + half) < width)
         assert row["clipped"] == pytest.approx(outside, abs=near + 1e-12)
         assert (row["seen_low"], row["seen_high"]) == pytest.approx((seen.min(), seen.max()), rel=1e-6)  # other batches
 
 
-def test_a_clamp_that_the_quantizer_takes_over_clips_nothing() -> None:
+def test_a_clamp_absorbed_by_the_quantizer_clips_nothing() -> None:
     rows = {row["tensor"]: row for row in facts_of("int8")["activations"]}
     assert rows["relu"]["seen_low"] == rows["relu"]["low"] == 0.0
 
@@ -193,7 +193,7 @@ def test_searches_hold_a_loss_for_every_point(facts: dict[str, Any]) -> None:
             assert np.shape(grid["losses"]) == tuple(map(len, grid["axes"].values()))
 
 
-def test_a_search_says_what_was_asked_and_what_was_kept() -> None:
+def test_a_search_reports_its_limits_and_the_kept_attempt() -> None:
     facts = within_bytes()
     check(facts)
     search = facts["search"]

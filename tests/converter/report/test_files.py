@@ -1,4 +1,4 @@
-"""Reports are written whole or not at all, and refused before any work if they cannot be."""
+"""Reports are written completely or not at all. A report that cannot be written is refused before any work."""
 
 import importlib.util
 import json
@@ -50,10 +50,10 @@ def test_a_report_that_cannot_be_written(tmp_path: Path, name: str, kind: type[C
 
 
 def without(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    found = importlib.util.find_spec
+    original = importlib.util.find_spec
 
     def find(name: str, package: str | None = None) -> Any:
-        return None if name == missing else found(name, package)
+        return None if name == missing else original(name, package)
 
     monkeypatch.setattr("converter.report.page.render.find_spec", find)
 
@@ -69,7 +69,7 @@ def test_a_page_without_its_packages_is_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_the_command_refuses_it_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_refuses_a_page_without_its_packages_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "vl_convert")
     result = run(*CONVERT, "--report", "r.html")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
@@ -93,4 +93,4 @@ def test_both_reports_of_a_conversion() -> None:
     facts = json.loads(Path("r.json").read_text())
     assert facts["bytes"] == {"before": Path("m.onnx").stat().st_size, "after": Path("out.onnx").stat().st_size}
     assert (facts["model"], facts["output"]) == ("m.onnx", "out.onnx")
-    assert Path("r.html").read_text(encoding="utf-8") == render(facts), "the page shows what the other report holds"
+    assert Path("r.html").read_text(encoding="utf-8") == render(facts), "the page shows the facts of the JSON report"

@@ -20,7 +20,7 @@ def box(place: LabelPlace, point: tuple[float, float], text: str, width: float) 
     [
         [(0.5, 0.5)] * 8,
         [(0.1, 0.1), (0.12, 0.1), (0.9, 0.9), (0.9, 0.89)],
-        [(0.03, 0.5 + 0.005 * place) for place in range(8)],
+        [(0.03, 0.5 + 0.005 * index) for index in range(8)],
     ],
     ids=["one place", "corners", "left edge"],
 )

@@ -1,4 +1,4 @@
-"""The page shows the facts and nothing else, and every chart's numbers in words too."""
+"""The page shows the facts and nothing else. The numbers of every chart are also in its text."""
 
 import copy
 import json
@@ -56,9 +56,9 @@ def test_what_the_upright_mark_is(page: str, facts: dict[str, Any]) -> None:
     corrected = copy.deepcopy(facts)
     names = [layer["name"] for layer in facts["layers"] if layer["before_db"] is not None]
     corrected["passes"].append(facts["passes"][-1] | {"name": "qat", "changed": dict.fromkeys(names, "trained")})
-    told = words(render(corrected))
-    assert "The upright mark is the error before qat." in told
-    assert "before qat and as written" in told
+    text = words(render(corrected))
+    assert "The upright mark is the error before qat." in text
+    assert "before qat and as written" in text
 
 
 def test_every_chart_has_its_place_and_a_description(page: str) -> None:
@@ -67,10 +67,10 @@ def test_every_chart_has_its_place_and_a_description(page: str) -> None:
     for name, spec in drawn.items():
         assert page.count(f'id="{name}"') == 1
         assert spec["description"]
-        assert "url" not in json.dumps(spec)  # the data are in it
+        assert "url" not in json.dumps(spec)  # the data are inside the page
 
 
-def test_the_numbers_stand_in_words_too(page: str, facts: dict[str, Any]) -> None:
+def test_the_text_has_the_numbers_of_the_charts(page: str, facts: dict[str, Any]) -> None:
     text = words(page)
     for layer in facts["layers"]:
         assert f"{layer['name']} {layer['op']}" in text
@@ -103,27 +103,27 @@ def test_the_recipe_can_be_run_again(page: str) -> None:
     assert parse_recipe(unescape(found[1]), "page.toml").passes == searched().passes
 
 
-def test_searches_show_gains_over_leaving_alone(page: str, facts: dict[str, Any]) -> None:
+def test_searches_show_gains_over_the_unchanged_layer(page: str, facts: dict[str, Any]) -> None:
     step = next(step for step in facts["passes"] if step["name"] == "awq")
     chart = charts(page)[f"searches-{facts['passes'].index(step)}"]
     name, grid = next(iter(step["grids"].items()))
     shown = {(row["alpha"], row["factor"]): row["gain"] for row in chart["data"]["values"] if row["layer"] == name}
-    assert shown[(0.0, 1.0)] == 0.0  # that is leaving it alone
+    assert shown[(0.0, 1.0)] == 0.0  # the unchanged layer
     alpha, factor = grid["axes"]["alpha"][1], grid["axes"]["factor"][1]
     assert 10 ** (shown[alpha, factor] / 10) == pytest.approx(grid["plain"] / grid["losses"][1][1], rel=1e-3)
 
 
-def test_attempts_stand_in_words_and_in_the_plot(page: str, facts: dict[str, Any]) -> None:
+def test_attempts_are_in_the_text_and_in_the_plot(page: str, facts: dict[str, Any]) -> None:
     search, text, chart = facts["search"], words(page), charts(page)["attempts-chart"]
     assert "Budget: at most 18,200 bytes and at most 1000 ms." in text
     assert f"judged on {search['held_out']} images that did not calibrate" in text
     drawn = {row["place"]: row for row in chart["data"]["values"]}
     assert len(drawn) == len(search["attempts"]) > 2
-    for place, attempt in enumerate(search["attempts"]):
-        row = drawn[place]
-        kept = place == search["kept"]
+    for index, attempt in enumerate(search["attempts"]):
+        row = drawn[index]
+        kept = index == search["kept"]
         why = "kept" if kept else "holds" if attempt["holds"] else attempt["broken"]
-        assert f"{place + 1} {attempt['name']} {why} {numbers.size(attempt['bytes'])}" in text
+        assert f"{index + 1} {attempt['name']} {why} {numbers.size(attempt['bytes'])}" in text
         assert f"{numbers.decibels(attempt['sqnr_db'])} {numbers.decibels(attempt['predicted_db'])}" in text
         assert (row["bytes"], row["sqnr_db"], row["kept"]) == (attempt["bytes"], attempt["sqnr_db"], kept)
         assert row["verdict"] == ("keeps the budget" if attempt["holds"] else "breaks it")
@@ -138,25 +138,25 @@ def test_attempts_stand_in_words_and_in_the_plot(page: str, facts: dict[str, Any
     assert limit["data"]["values"] == [{"bytes": 18_200}]
 
 
-def test_a_drop_is_plotted_where_it_is_limited(facts: dict[str, Any]) -> None:
+def test_the_drop_is_plotted_if_it_is_limited(facts: dict[str, Any]) -> None:
     changed = copy.deepcopy(facts)
     changed["search"]["limits"] = {"max_drop": 5.0, "max_bytes": None, "max_latency": None}
-    for place, attempt in enumerate(changed["search"]["attempts"]):
-        attempt["drop"] = float(place)
+    for index, attempt in enumerate(changed["search"]["attempts"]):
+        attempt["drop"] = float(index)
     section = attempts(changed)
     assert section is not None
     chart = section.charts["attempts-chart"]
     assert chart["encoding"]["y"]["field"] == "drop"
     low, high = chart["encoding"]["y"]["scale"]["domain"]
     assert low < 0 < 5 < high
-    changed["search"]["limits"]["max_drop"] = 100.0  # far off: nothing would be seen of the rest
+    changed["search"]["limits"]["max_drop"] = 100.0  # so far away that the points would be squeezed together
     section = attempts(changed)
     assert section is not None
     assert section.charts["attempts-chart"]["encoding"]["y"]["scale"]["domain"][1] < 10
     assert section.values["limits_drawn"] == 0
 
 
-def test_attempts_of_which_little_is_known(facts: dict[str, Any]) -> None:
+def test_attempts_with_many_unknown_values(facts: dict[str, Any]) -> None:
     changed = copy.deepcopy(facts)
     changed["search"] |= {"effects": [], "kept": None, "drop_of": ""}
     for attempt in changed["search"]["attempts"]:
@@ -168,7 +168,7 @@ def test_attempts_of_which_little_is_known(facts: dict[str, Any]) -> None:
     assert not {name for name in charts(page) if name.startswith(("attempts", "bits"))}
 
 
-def test_layers_stand_by_what_bits_are_worth_there(page: str, facts: dict[str, Any]) -> None:
+def test_layers_are_ordered_by_the_worth_of_a_bit(page: str, facts: dict[str, Any]) -> None:
     search, text = facts["search"], words(page)
     rows = charts(page)["bits-chart"]["data"]["values"]
     noise = {
@@ -182,13 +182,13 @@ def test_layers_stand_by_what_bits_are_worth_there(page: str, facts: dict[str, A
         bits = chosen[effect["name"]]
         assert f"{effect['name']} {bits} {effect['weights']:,} {numbers.plain(effect['importance'])} 2 bits:" in text
         shown = {row["choice"]: row["db"] for row in rows if row["name"] == effect["name"]}
-        for many, db in effect["output_db"].items():  # importance is their mean, in dB
+        for many, db in effect["output_db"].items():  # the importance is their mean in dB
             assert shown[many] == pytest.approx(db, abs=5)
         means = [sum(values[many] for many in effect["output_db"]) / 2 for values in (shown, effect["output_db"])]
         assert means[0] == pytest.approx(means[1], abs=1e-3)
 
 
-def test_a_layer_without_effect_has_no_noise_to_show() -> None:
+def test_a_layer_without_importance_shows_no_noise() -> None:
     effect = {"name": "a", "weights": 9, "own_db": {"4": 20.0, "8": None}, "output_db": {}, "importance": 0.0}
     assert alone_db(effect) == alone_db(effect | {"importance": None}) == {}
     assert alone_db(effect | {"importance": 0.1}) == {"4": pytest.approx(20 - 10 * math.log10(0.1))}

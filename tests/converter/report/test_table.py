@@ -1,4 +1,4 @@
-"""Tables show every number whole."""
+"""Tables: no number is cut, columns fit the terminal, and captions and rows say what they should."""
 
 import dataclasses
 import io
@@ -121,9 +121,9 @@ def test_a_comparison_lists_layers_images_and_what_has_no_counterpart() -> None:
 
 
 def test_a_suggestion_is_a_command_or_a_reason() -> None:
-    found = Suggestion(("conv1",), {"fc": 8}, 2.345, (), 64)
-    assert found.options == ("--exclude", "conv1", "--bits", "fc=8")
-    text = shown(*suggestion_text(found, "convert-onnx convert a.onnx"))
+    suggestion = Suggestion(("conv1",), {"fc": 8}, 2.345, (), 64)
+    assert suggestion.options == ("--exclude", "conv1", "--bits", "fc=8")
+    text = shown(*suggestion_text(suggestion, "convert-onnx convert a.onnx"))
     for words in ("gain 2.3 dB where conv1, fc are exact (64 images)", "convert-onnx convert a.onnx", "--act OUT.onnx"):
         assert words in text
     none = shown(*suggestion_text(Suggestion(why="m.onnx has no quantized layer"), "convert"))
@@ -144,7 +144,7 @@ def test_multiples_of_block_scales_are_bits_on_disk() -> None:
     blocked = [dataclasses.replace(plain, granularity="block 8", multiples=count // each) for each in (4, 8)]
     lines = shown(table.weights_table(blocked, "outputs")).splitlines()
     (row,) = (line for line in lines if line.lstrip().startswith("4 bits"))
-    assert row.split()[:4] == ["4", "bits", "4.75", "bits"]  # 5 and 4.5, of as many weights
+    assert row.split()[:4] == ["4", "bits", "4.75", "bits"]  # the mean of 5 and 4.5 bits, over equally many weights
 
 
 def test_layers_left_in_float_are_named_with_the_reason() -> None:
@@ -157,7 +157,7 @@ def test_layers_left_in_float_are_named_with_the_reason() -> None:
 
 
 class Terminal(io.StringIO):
-    """A file that says it is a terminal."""
+    """A file that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -213,7 +213,7 @@ def test_processors_and_providers_that_one_target_covers() -> None:
     assert "XNNPACK reads int8 with int8 weights, or uint8 with uint8 weights per tensor" in mobile
 
 
-def test_what_is_piped_is_no_wider_than_its_words_need() -> None:
+def test_piped_output_is_no_wider_than_its_words_need() -> None:
     text = shown(table.recipes_table(RECIPES), targets_table(TARGETS))
     assert max(map(len, text.splitlines())) <= 120
     for recipe in RECIPES.values():
@@ -224,8 +224,8 @@ def test_what_is_piped_is_no_wider_than_its_words_need() -> None:
     assert address in shown(long)
 
 
-def test_a_command_is_printed_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it can be copied: a terminal breaks the line, we do not."""
+def test_a_command_is_printed_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command can be copied, because only the terminal wraps it."""
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("TERM", "xterm")
     command = "convert-onnx convert float.onnx -o OUT.onnx" + "".join(f" --bits layer{i}=8" for i in range(9))
@@ -234,7 +234,7 @@ def test_a_command_is_printed_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> N
     assert command in re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
 
 
-def test_a_narrow_table_stays_one_on_a_narrow_terminal() -> None:
+def test_a_narrow_table_stays_a_table_on_a_narrow_terminal() -> None:
     rows = Table("a", "b")
     rows.add_row("1", "2")
     assert table.fitted(rows, Console(width=60)) is rows
@@ -242,7 +242,7 @@ def test_a_narrow_table_stays_one_on_a_narrow_terminal() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf, None])
-def test_what_is_not_known_is_a_dash(value: float | None) -> None:
+def test_an_unknown_number_is_a_dash(value: float | None) -> None:
     text = shown(table.evaluation_table(Evaluation({"images": 8}, (measured("a"), measured("b", sqnr_db=value)))))
     row = next(line for line in text.splitlines() if line.lstrip().startswith("b "))
     assert row.split()[-4:] == ["–", "1,234", "ms", "2.88x"]

@@ -1,4 +1,4 @@
-"""The search for layers that run faster with float activations, with clocks that the test decides on."""
+"""The search for layers that run faster with float activations, with latencies that the test sets."""
 
 import re
 from io import StringIO
@@ -29,7 +29,7 @@ INT8, CPU = find_recipe("int8"), find_target("cpu")
 
 
 def quiet(what: str, done: int, total: int) -> None:
-    """Progress nobody sees."""
+    """Ignore the progress."""
 
 
 def integer_operators(model: onnx.ModelProto, folder: Path) -> list[str]:
@@ -61,7 +61,7 @@ def test_profile_knows_every_layer() -> None:
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
-    """Clocks by which a file takes 1 s, and so much more for each layer that is on integers."""
+    """Set the time of a file to 1 s, plus the given seconds for each layer on integers."""
 
     def cost(model: onnx.ModelProto) -> float:
         floats = {node.name for node in model.graph.node if node.op_type == "Mul" and node.name.endswith("_rescale")}
@@ -86,24 +86,24 @@ def find() -> Speed:
     return find_slow_layers(small_cnn(transpose=False), INT8, CPU, {"input": IMAGES[:1]}, quiet)
 
 
-def shown(found: Speed) -> str:
+def shown(speed: Speed) -> str:
     text = StringIO()
-    show(speed_tables(found), text)
+    show(speed_tables(speed), text)
     return text.getvalue()
 
 
-def test_a_layer_that_is_slower_on_integers_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_slower_on_integers_stays_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch, {"stem": 0.5, "deep": -0.2, "fc": -0.2})
-    found = find()
-    assert found.layers == ("stem",)
-    assert found.gain == pytest.approx(1.1 / 0.6)
-    assert found.integer_ms / found.chosen_ms == pytest.approx(found.gain)
-    assert [attempt.kept for attempt in found.attempts if attempt.layers == ("stem",)] == [True]
-    assert found.gain_quartiles == pytest.approx((1.1 / 0.6, 1.1 / 0.6))
-    assert re.search(r"as written +600\.00 ms +1\.83x ± 0\.00\n", shown(found))
+    speed = find()
+    assert speed.layers == ("stem",)
+    assert speed.gain == pytest.approx(1.1 / 0.6)
+    assert speed.integer_ms / speed.chosen_ms == pytest.approx(speed.gain)
+    assert [attempt.kept for attempt in speed.attempts if attempt.layers == ("stem",)] == [True]
+    assert speed.gain_quartiles == pytest.approx((1.1 / 0.6, 1.1 / 0.6))
+    assert re.search(r"as written +600 ms +1\.83x ± 0\.00\n", shown(speed))
 
 
-def test_neighbours_are_left_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_stay_in_float_together(monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch, {"stem": 0.5, "deep": 0.2, "fc": -0.3})
     assert find().layers == ("stem", "deep")
 
@@ -115,14 +115,14 @@ def test_a_file_that_is_slower_as_a_whole_becomes_float(monkeypatch: pytest.Monk
     assert find().layers == ("stem", "deep", "fc")
 
 
-def test_nothing_is_left_where_nothing_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_layer_stays_in_float_if_none_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch, {"stem": 0.001, "deep": -0.2, "fc": -0.2})
-    found = find()
-    assert found.layers == ()
-    assert found.attempts
-    assert (found.chosen_ms, found.chosen_quartiles) == (found.integer_ms, found.integer_quartiles), "the same file"
-    assert "the same file" in shown(found)
-    assert leaving(INT8, found) is INT8
+    speed = find()
+    assert speed.layers == ()
+    assert speed.attempts
+    assert (speed.chosen_ms, speed.chosen_quartiles) == (speed.integer_ms, speed.integer_quartiles), "the same file"
+    assert "the same file" in shown(speed)
+    assert leaving(INT8, speed) is INT8
 
 
 def test_the_recipe_gives_the_same_file_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,19 +133,19 @@ def test_the_recipe_gives_the_same_file_without_measuring(monkeypatch: pytest.Mo
     facts = {entry.key: entry.value for entry in measured.model.metadata_props}
     assert "deep" in facts["convert_onnx.speed"]
     recipe = parse_recipe(facts["convert_onnx.recipe"], "the file")
-    again = convert(small_cnn(transpose=False), IMAGES, recipe=recipe)
-    assert again.speed is None
-    assert again.model.graph == measured.model.graph
+    repeated = convert(small_cnn(transpose=False), IMAGES, recipe=recipe)
+    assert repeated.speed is None
+    assert repeated.model.graph == measured.model.graph
 
 
-def test_a_real_measurement_reports_what_it_did(tmp_path: Path) -> None:
+def test_a_real_measurement_is_reported(tmp_path: Path) -> None:
     onnx.save(small_cnn(), tmp_path / "float.onnx")
     np.savez(tmp_path / "images.npz", x=IMAGES)
     arguments = ["convert", str(tmp_path / "float.onnx"), "-o", str(tmp_path / "out.onnx"), "--measure-speed"]
-    found = CliRunner().invoke(cli, [*arguments, "--calibration", str(tmp_path / "images.npz")])
-    assert found.exit_code == 0, found.output
-    assert "Measured speed" in found.output
-    assert "every layer on integers" in found.output
+    done = CliRunner().invoke(cli, [*arguments, "--calibration", str(tmp_path / "images.npz")])
+    assert done.exit_code == 0, done.output
+    assert "Measured speed" in done.output
+    assert "every layer on integers" in done.output
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_real_measurement_reports_what_it_did(tmp_path: Path) -> None:
         ("int4-weight-only", "cpu", "'int4-weight-only' quantizes no activations, so --measure-speed has no use"),
     ],
 )
-def test_refused_where_nothing_can_be_measured(recipe: str, target: str, message: str) -> None:
+def test_refused_if_nothing_can_be_measured(recipe: str, target: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         require_measurable(find_recipe(recipe), find_target(target))
     with pytest.raises(UsageError, match=message):

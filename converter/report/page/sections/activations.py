@@ -1,4 +1,4 @@
-"""The range that each activation's grid covers, what calibration saw of it, and how much was clipped."""
+"""Section on activations: the range of each grid, the range that calibration saw, and the share that is clipped."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["activations"]
 
 
 def activations(facts: Mapping[str, Any]) -> Section | None:
-    """A bar for every tensor, in the graph's order."""
+    """Build a bar for every tensor, in the graph's order. None if no activation is quantized."""
     rows = facts["activations"]
     if not rows:
         return None
@@ -19,7 +19,7 @@ def activations(facts: Mapping[str, Any]) -> Section | None:
 
 
 def _chart(rows: list[Mapping[str, Any]]) -> Spec:
-    values = [{**row, "lost": share(row["clipped"]), "place": place} for place, row in enumerate(rows)]
+    values = [{**row, "lost": share(row["clipped"]), "place": index} for index, row in enumerate(rows)]
     names = [row["tensor"] for row in rows]
     tooltip = [
         {"field": "tensor", "title": "tensor"},

@@ -1,4 +1,4 @@
-"""The files that a search for a budget made: what each takes and costs, and which one was kept."""
+"""Section on the attempts of a search for a budget: size and cost of each file, and which file was kept."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ __all__ = ["attempts"]
 
 HOLDS, BREAKS = "keeps the budget", "breaks it"
 _HEIGHT = 320  # pixels of the plot
-_MARGIN = 0.12  # of an axis, beyond its outermost points
-_NEAR_LIMIT = 1.0  # spreads of the points beyond them that a limit is drawn in
+_MARGIN = 0.12  # share of an axis that is left free beyond its outermost points
+_NEAR_LIMIT = 1.0  # a limit is drawn if it is at most this many spreads of the points away from them
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One of the two numbers that attempts are plotted by.
+    """One of the two axes of the plot of attempts.
 
     Attributes:
-        field: of an attempt.
-        title: of the axis.
-        limit: of the budget, None where there is none.
-        sign: 1 where less is better, -1 where more is.
+        field: Field of an attempt that the axis shows.
+        title: Title of the axis.
+        limit: Limit of the budget, or None if the budget has none.
+        sign: 1 if less is better, -1 if more is better.
     """
 
     field: str
@@ -35,14 +35,14 @@ class Axis:
     sign: int
 
     def drawn_limit(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
-        """The limit, unless it is so far off that it would press the points together."""
+        """Return the limit, or None if it is so far away that the points would be squeezed together."""
         values = [row[self.field] for row in rows]
         reach = _NEAR_LIMIT * ((max(values) - min(values)) or abs(values[0]))
         near = self.limit is not None and min(values) - reach <= self.limit <= max(values) + reach
         return self.limit if near else None
 
     def domain(self, rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-        """Ends of the axis: every point and the limit, with room around."""
+        """Return the ends of the axis. All points and the limit lie within, with a margin."""
         values = [row[self.field] for row in rows]
         limit = self.drawn_limit(rows)
         values += [] if limit is None else [limit]
@@ -50,17 +50,17 @@ class Axis:
         return min(values) - room, max(values) + room
 
     def channel(self, rows: Sequence[Mapping[str, Any]]) -> Spec:
-        """Of a Vega-Lite encoding."""
+        """Return the channel of the Vega-Lite encoding."""
         scale = {"domain": list(self.domain(rows)), "nice": False, "zero": False}
         return {"field": self.field, "type": "quantitative", "title": self.title, "scale": scale}
 
 
 def attempts(facts: Mapping[str, Any]) -> Section | None:
-    """A plot of bytes against what was lost, the latencies, and a table."""
+    """Build the section: a plot of bytes against loss of quality, a chart of latencies, and a table."""
     search = facts["search"]
     if search is None:
         return None
-    rows = [_row(place, attempt, search["kept"]) for place, attempt in enumerate(search["attempts"])]
+    rows = [_row(index, attempt, search["kept"]) for index, attempt in enumerate(search["attempts"])]
     _name_points(rows)
     kept = None if search["kept"] is None else rows[search["kept"]]
     limits = search["limits"]
@@ -88,16 +88,16 @@ def attempts(facts: Mapping[str, Any]) -> Section | None:
     return Section("attempts", "Search for the budget", values, charts)
 
 
-def _row(place: int, attempt: Mapping[str, Any], kept: int | None) -> dict[str, Any]:
-    label = f"{place + 1} {attempt['name']}"
+def _row(index: int, attempt: Mapping[str, Any], kept: int | None) -> dict[str, Any]:
+    label = f"{index + 1} {attempt['name']}"
     counts = Counter(attempt["layer_bits"].values())
     return {
         **{key: value for key, value in attempt.items() if key != "layer_bits"},
-        "place": place,
+        "place": index,
         "label": label,
-        "kept": place == kept,
+        "kept": index == kept,
         "verdict": HOLDS if attempt["holds"] else BREAKS,
-        "why": "kept" if place == kept else "holds" if attempt["holds"] else attempt["broken"],
+        "why": "kept" if index == kept else "holds" if attempt["holds"] else attempt["broken"],
         "layers": ", ".join(f"{count} at {bits}" for bits, count in sorted(counts.items())),
         "size": size(attempt["bytes"]),
         "lost": lost(attempt["drop"]),
@@ -108,7 +108,7 @@ def _row(place: int, attempt: Mapping[str, Any], kept: int | None) -> dict[str, 
 
 
 def _name_points(rows: Sequence[dict[str, Any]]) -> None:
-    """Short labels: a name only where it is new, as points of one name lie close together."""
+    """Add short labels. Points of one name lie close together, so only the first one shows the name."""
     seen: set[str] = set()
     for row in rows:
         label = str(row["place"] + 1) if row["name"] in seen else row["label"]
@@ -117,17 +117,17 @@ def _name_points(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _front(rows: Sequence[Mapping[str, Any]], x: Axis, y: Axis) -> list[int]:
-    """Places of the attempts that no other is both smaller and better than, the smallest first."""
-    found, best = [], float("inf")
+    """Return the indices of the attempts on the Pareto front of the two axes, smallest first."""
+    front, best = [], float("inf")
     for row in sorted(rows, key=lambda row: (x.sign * row[x.field], y.sign * row[y.field])):
         if y.sign * row[y.field] < best:
             best = y.sign * row[y.field]
-            found.append(row["place"])
-    return found
+            front.append(row["place"])
+    return front
 
 
 def _steps(points: Sequence[Point]) -> list[tuple[Point, Point]]:
-    """The lines of a stepped curve, level first."""
+    """Return the lines of a stepped curve. Each step is horizontal first."""
     corners = [((x, y), (to_x, y), (to_x, to_y)) for (x, y), (to_x, to_y) in pairwise(points)]
     return [line for start, corner, end in corners for line in ((start, corner), (corner, end))]
 
@@ -153,14 +153,14 @@ def _plot(rows: list[dict[str, Any]], x: Axis, y: Axis) -> Spec:
 
 
 def _placed(rows: list[dict[str, Any]], x: Axis, y: Axis) -> list[dict[str, Any]]:
-    """The rows with places for their labels, and whether they are on the front."""
+    """Return the rows with the positions of their labels, and whether they are on the Pareto front."""
     (left, right), (low, high) = x.domain(rows), y.domain(rows)
-    ordered = sorted(rows, key=lambda row: not row["kept"])  # the one that matters takes its place first
+    ordered = sorted(rows, key=lambda row: not row["kept"])  # the kept attempt chooses its label's position first
     points = {
         row["place"]: ((row[x.field] - left) / (right - left), (high - row[y.field]) / (high - low)) for row in ordered
     }
     front = _front(rows, x, y)
-    lines = _steps([points[place] for place in front])
+    lines = _steps([points[index] for index in front])
     if (limit := x.drawn_limit(rows)) is not None:
         share = (limit - left) / (right - left)
         lines.append(((share, 0.0), (share, 1.0)))
@@ -175,7 +175,7 @@ def _placed(rows: list[dict[str, Any]], x: Axis, y: Axis) -> list[dict[str, Any]
 
 
 def _points() -> list[Spec]:
-    """A circle where the budget is kept, a cross where it is not, and a ring around the one that was kept."""
+    """Draw a circle if the budget is kept and a cross if not. The kept attempt gets a ring."""
     tooltip = [
         {"field": "label", "title": "attempt"},
         {"field": "why", "title": "budget"},
@@ -205,7 +205,7 @@ def _points() -> list[Spec]:
 
 
 def _labels(x: Axis, y: Axis) -> list[Spec]:
-    """The labels, with leaders where they are far from their points."""
+    """Draw the labels. A label far from its point gets a leader line."""
     ends = {"x2Offset": {"expr": "datum.right"}, "y2Offset": {"expr": "datum.down"}}
     leader = {"type": "rule", "style": "note", "strokeWidth": 0.75, **ends}
     words: Spec = {"type": "text", "baseline": "middle"}
@@ -218,13 +218,13 @@ def _labels(x: Axis, y: Axis) -> list[Spec]:
         },
         *[
             {"mark": words | {"style": style}, "encoding": {"text": {"field": "text"}}}
-            for style in ("halo", "value")  # so that lines pass behind
+            for style in ("halo", "value")  # the halo keeps lines behind the text
         ],
     ]
 
 
 def _limit(axis: Axis, rows: Sequence[Mapping[str, Any]], channel: str) -> Spec:
-    """A dashed line; nothing where the axis has no limit near."""
+    """Draw the limit as a dashed line. The specification is empty if no limit is near."""
     limit = axis.drawn_limit(rows)
     if limit is None:
         return {}

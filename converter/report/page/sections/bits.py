@@ -1,4 +1,4 @@
-"""How many bits each layer got in a search for a budget, and what its other choices would have done."""
+"""Section on the bits of each layer in a search for a budget, with the effect of the other choices."""
 
 import math
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from converter.report.page.section import SHORT_NAME, Section, Spec, height_of
 __all__ = ["alone_db", "bits"]
 
 _COMPARED = "4"  # bits at which layers are compared
-_FAINT = 30.0  # dB above the noisiest choice at which colours end
+_FAINT = 30.0  # dB from the noisiest choice to the end of the colour scale
 
 
 def bits(facts: Mapping[str, Any]) -> Section | None:
-    """A row of choices for every layer, those first where bits are worth most; nothing where none were compared."""
+    """Build a row of choices for every layer, ordered by the worth of a bit. None if no choices were compared."""
     search = facts["search"]
     if search is None or search["kept"] is None or not search["effects"]:
         return None
@@ -25,14 +25,18 @@ def bits(facts: Mapping[str, Any]) -> Section | None:
     for row in rows:
         weights.setdefault(row["bits"] or 32, []).append(row["weights"])
     total = sum(row["weights"] for row in rows)
-    groups = [(many, len(found), sum(found) / total) for many, found in sorted(weights.items())]
+    groups = [(many, len(sizes), sum(sizes) / total) for many, sizes in sorted(weights.items())]
     drawn = [row for row in rows if row["alone"]]
     charts = {"bits-chart": _chart(drawn)} if drawn else {}
     return Section("bits", "Bits of each layer", {"rows": rows, "groups": groups, "charts": charts}, charts)
 
 
 def alone_db(effect: Mapping[str, Any]) -> dict[str, float]:
-    """SQNR of the network's output, by bits, with this layer alone quantized: its own, less what importance takes."""
+    """Return the SQNR in dB of the network's output for each number of bits, with this layer alone quantized.
+
+    It is ``own_db - 10 log10(importance)``, where ``own_db`` is the SQNR of the layer's own output. The result is
+    empty if the importance is not known.
+    """
     importance = effect["importance"]
     if importance is None or importance <= 0:
         return {}
@@ -42,7 +46,7 @@ def alone_db(effect: Mapping[str, Any]) -> dict[str, float]:
 def _row(effect: Mapping[str, Any], chosen: int | None) -> dict[str, Any]:
     alone = alone_db(effect)
     compared = alone.get(_COMPARED)
-    # Noise for each weight: the bits that minimize the noise of so many bytes grow with its logarithm.
+    # Noise per weight. At a fixed number of bytes, the bits that minimize the noise grow with its logarithm.
     worth = -math.inf if compared is None else -compared - 10 * math.log10(max(effect["weights"], 1))
     return {**effect, "bits": chosen, "alone": alone, "worth": worth}
 

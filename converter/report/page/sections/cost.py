@@ -1,4 +1,4 @@
-"""Where the time and the memory of the conversion went."""
+"""Section on the time and the memory of each step of the conversion."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +10,18 @@ __all__ = ["cost"]
 
 
 def cost(facts: Mapping[str, Any]) -> Section | None:
-    """Two bars for every step."""
+    """Build two bars for every step: time and peak memory. None if there are no steps."""
     steps = facts["steps"]
     if not steps:
         return None
     rows = [
         {
-            "step": f"{place}. {step['name']}",
+            "step": f"{number}. {step['name']}",
             **step,
             "time": seconds(step["seconds"]),
             "memory": size(step["peak_bytes"]),
         }
-        for place, step in enumerate(steps, 1)
+        for number, step in enumerate(steps, 1)
     ]
     for row in rows:
         row["megabytes"] = row["peak_bytes"] / 1e6

@@ -1,4 +1,4 @@
-"""What the conversion cost and gained: accuracy, size and latency, before and after."""
+"""Section with accuracy, size and latency before and after the conversion."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ __all__ = ["headline"]
 
 
 def headline(facts: Mapping[str, Any]) -> Section:
-    """The first table of the page."""
+    """Build the first table of the page."""
     return Section("headline", "Before and after", {"rows": _rows(facts), "precision": _precision(facts["layers"])})
 
 
 def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """What, before, after, change."""
+    """Return the rows of the table: metric, before, after, change."""
     rows = []
     size, metrics = facts["bytes"], facts["metrics"]
     first, last = (metrics["models"][0], metrics["models"][-1]) if metrics else ({}, {})
@@ -44,10 +44,10 @@ def _accuracy(model: Mapping[str, Any]) -> str:
 
 
 def _precision(layers: list[Mapping[str, Any]]) -> str:
-    """`20 layers at 4 bits, 2 in float`."""
+    """Count the layers by bits: `20 layers at 4 bits, 2 in float`."""
     counts = Counter(layer["bits"] for layer in layers)
     parts: list[str] = []
-    for bits, found in sorted(counts.items()):
-        noun = f"{found} layer{'s' if found > 1 else ''}" if not parts else str(found)
+    for bits, number in sorted(counts.items()):
+        noun = f"{number} layer{'s' if number > 1 else ''}" if not parts else str(number)
         parts.append(f"{noun} in float" if bits == 32 else f"{noun} at {bits} bits")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""The error of every layer, the largest first, with its bits and its bytes in the file."""
+"""Section on the error of every layer, largest first, with its bits and its bytes in the file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["layers", "relative_error"]
 
 
 def layers(facts: Mapping[str, Any]) -> Section:
-    """A bar for every quantized layer, and a table of all layers."""
+    """Build the section: a bar for every quantized layer, and a table of all layers."""
     rows = [_row(layer) for layer in facts["layers"] if layer["after_db"] is not None]
     rows.sort(key=lambda row: -row["error"])
     refined = _refined(facts)
@@ -23,7 +23,10 @@ def layers(facts: Mapping[str, Any]) -> Section:
 
 
 def _refined(facts: Mapping[str, Any]) -> str:
-    """The passes that changed quantized layers last, which `before_db` is the state before of; none: plain rounding."""
+    """Name the refinement passes that changed quantized layers last. `before_db` is the SQNR before those passes.
+
+    The name is empty if there are none. Then `before_db` is the SQNR of plain rounding.
+    """
     last = {
         next((step["name"] for step in reversed(facts["passes"]) if layer["name"] in step["changed"]), "")
         for layer in facts["layers"]
@@ -33,7 +36,7 @@ def _refined(facts: Mapping[str, Any]) -> str:
 
 
 def relative_error(db: float) -> float:
-    """Root mean square of the error over that of the signal, in percent: 20 dB are 10 %."""
+    """Return RMS(error) / RMS(signal) in percent: 100 * 10^(-db / 20). 20 dB are 10 %."""
     return float(100 * 10 ** (-db / 20))
 
 

@@ -1,4 +1,4 @@
-"""What the file was made from and with: enough to make it again."""
+"""Section on provenance: everything that is needed to make the file again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["provenance"]
 
 
 def provenance(facts: Mapping[str, Any]) -> Section:
-    """Files, data with their digests, versions, and the recipe as TOML."""
+    """List the files, the data with their digests, the versions, and the recipe as TOML."""
     used = [("Calibration", facts["calibration"]), ("Training", facts["training"])]
     if facts["metrics"] is not None:
         used.append(("Evaluation", facts["metrics"]["data"]))
@@ -22,7 +22,7 @@ def provenance(facts: Mapping[str, Any]) -> Section:
 
 
 def _set(value: Any) -> Any:
-    """A recipe's values without those that are not set, which TOML has no word for."""
+    """Return a recipe's values without those that are None. TOML has no null."""
     if isinstance(value, dict):
         return {key: _set(item) for key, item in value.items() if item is not None and item != {}}
     return [_set(item) for item in value] if isinstance(value, list | tuple) else value

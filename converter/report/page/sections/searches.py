@@ -1,4 +1,4 @@
-"""What SmoothQuant, AWQ and other searches saw: the gain of every point of their grids over leaving a layer alone."""
+"""Section on grid searches (SmoothQuant, AWQ and others): the gain of every grid point over an unchanged layer."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,13 @@ __all__ = ["searches"]
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a layer's grid; ``gain`` is in dB, None where the loss is not known."""
+    """One point of a layer's search grid.
+
+    Attributes:
+        layer: Name of the layer.
+        place: Value of each axis at this point.
+        gain: Gain in dB over the unchanged layer, or None if the loss is not known.
+    """
 
     layer: str
     place: tuple[float, ...]
@@ -24,7 +30,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Search:
-    """A pass that searched. ``rows`` are its layers: name, best place, gain there in dB, what was done."""
+    """A pass that searched.
+
+    Attributes:
+        name: Name of the pass.
+        chart: Id of the chart's element.
+        axes: Names of the searched parameters.
+        rows: For each layer: name, best grid point, gain there in dB, what was done.
+    """
 
     name: str
     chart: str
@@ -33,14 +46,14 @@ class Search:
 
     @property
     def picks(self) -> bool:
-        """Whether the chart shows one layer at a time, as it must where there are two parameters."""
+        """Whether the chart shows one layer at a time. It does with two parameters."""
         return len(self.axes) > 1
 
 
 def searches(facts: Mapping[str, Any]) -> Section | None:
-    """A heat map for every pass that searched."""
-    order = {layer["name"]: place for place, layer in enumerate(facts["layers"])}
-    found: list[Search] = []
+    """Build a heat map for every pass that searched. None if no pass did."""
+    order = {layer["name"]: index for index, layer in enumerate(facts["layers"])}
+    performed: list[Search] = []
     charts: dict[str, Spec] = {}
     for index, step in enumerate(facts["passes"]):
         if not step["grids"]:
@@ -50,10 +63,10 @@ def searches(facts: Mapping[str, Any]) -> Section | None:
         rows = [_best(name, points[name], step) for name in points]
         axes = tuple(next(iter(step["grids"].values()))["axes"])
         search = Search(step["name"], f"searches-{index}", axes, rows)
-        found.append(search)
+        performed.append(search)
         if len(axes) <= 2:
             charts[search.chart] = _chart(search, [point for layer in points.values() for point in layer])
-    return Section("searches", "Searches", {"searches": found, "charts": charts}, charts) if found else None
+    return Section("searches", "Searches", {"searches": performed, "charts": charts}, charts) if performed else None
 
 
 def _points(name: str, grid: Mapping[str, Any]) -> Iterator[Point]:

@@ -1,4 +1,4 @@
-"""What was left alone, and why: the layers in float, and what each pass skipped."""
+"""Section on layers that were not changed, and why: layers in float, and layers that a pass skipped."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["skipped"]
 
 
 def skipped(facts: Mapping[str, Any]) -> Section:
-    """The layers in float in full, each pass's own reasons by reason."""
+    """List every layer in float, and the skipped layers of each pass, grouped by reason."""
     left = [layer for layer in facts["layers"] if layer["reason"]]
     passes = []
     for step in facts["passes"]:

@@ -1,4 +1,4 @@
-"""How the weights of a layer lie before and after rounding; the reader picks the layer."""
+"""Section on the distribution of a layer's weights before and after rounding. The reader picks the layer."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ BEFORE, AFTER = "before rounding", "as written"
 
 
 def weights(facts: Mapping[str, Any]) -> Section | None:
-    """A histogram of the layer that is picked, and a table of all."""
+    """Build the section: a histogram of the layer that is picked, and a table of all layers."""
     layers = [layer for layer in facts["layers"] if layer["weights"] is not None]
     if not layers:
         return None
@@ -23,11 +23,11 @@ def weights(facts: Mapping[str, Any]) -> Section | None:
 def _chart(layers: list[Mapping[str, Any]]) -> Spec:
     rows = []
     for layer in layers:
-        held = layer["weights"]
-        total, count = sum(held["before"]), len(held["before"])
-        step = (held["high"] - held["low"]) / count
-        shares = {kind: [round(100 * found / total, 4) for found in held[kind]] for kind in ("before", "after")}
-        rows.append({"layer": layer["name"], "low": held["low"], "step": step, **shares})
+        histogram = layer["weights"]
+        total, bins = sum(histogram["before"]), len(histogram["before"])
+        step = (histogram["high"] - histogram["low"]) / bins
+        shares = {kind: [round(100 * count / total, 4) for count in histogram[kind]] for kind in ("before", "after")}
+        rows.append({"layer": layer["name"], "low": histogram["low"], "step": step, **shares})
     y = {"type": "quantitative", "title": "share of the weights, %"}
     return {
         "description": f"Distribution of the weights of the chosen layer, {BEFORE} and {AFTER}.",

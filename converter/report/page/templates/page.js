@@ -1,4 +1,4 @@
-// Draws the charts in the colours of the style sheet, again where those change, and shows the words of the layer picked.
+// Draws the charts in the colours of the style sheet, redraws them if these change, and shows the text of the picked layer.
 (() => {
   "use strict";
   const specs = JSON.parse(document.getElementById("charts").textContent);
@@ -55,11 +55,11 @@
     entries.filter((each) => each.isIntersecting).forEach((each) => draw(each.target));
   }, { rootMargin: "600px" });
   for (const element of charts) {
-    element.style.minHeight = `${specs[element.id].height + 60}px`; // so that nothing moves when it is drawn
+    element.style.minHeight = `${specs[element.id].height + 60}px`; // keeps the page from moving when the chart is drawn
     near.observe(element);
   }
 
-  // The rest, one after the other as soon as nothing else is to do: for those who print, search or take a picture.
+  // Other charts are drawn one by one when the browser is idle, for readers who print, search or take a screenshot.
   const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 50));
   const waiting = () => charts.filter((element) => !drawn.has(element.id));
   const drawRest = () => idle(async () => {

@@ -105,13 +105,14 @@ def test_table_shows_what_was_measured(tiny: Demonstration) -> None:
         row = rows[Path(model.model).name]
         assert f"{model_bytes(tiny.reference) / model_bytes(Path(model.model)):.1f}x smaller" in row
         assert f"{model.sqnr_db:.1f} dB" in row
-        assert f"{100 * (model.agreement or 0):.1f} %" in row
+    assert "%" not in table  # agreement on crops of a few photographs is luck
 
 
 def test_columns_are_explained(tiny: Demonstration) -> None:
     explained = text(measured_on(tiny.evaluation, 6))
-    for column in ("latency", "agreement", "SQNR", "conversion"):
+    for column in ("latency", "SQNR", "conversion"):
         assert f"{column} " in explained
+    assert "moves by about 1 dB" in explained
     assert "5 crops" in explained
     assert "6 calibration crops" in explained
 

@@ -33,9 +33,11 @@ def smooth(*shape: int) -> Floats:
     return np.asarray(x + np.float32(0.7), np.float32)
 
 
-def one_layer(case: tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, ...]], bias: bool) -> onnx.ModelProto:
+def one_layer(
+    case: tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, ...]], bias: bool, seed: int = 0
+) -> onnx.ModelProto:
     op, weight, outputs, attributes, shape = case
-    constants = {"w": array(*weight)} | ({"b": array(outputs, seed=1)} if bias else {})
+    constants = {"w": array(*weight, seed=seed)} | ({"b": array(outputs, seed=1)} if bias else {})
     return build([node(op, ["x", *constants], ["y"], name="layer", **attributes)], constants, shape)
 
 

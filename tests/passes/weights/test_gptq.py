@@ -116,19 +116,23 @@ def test_the_bias_corrects_the_mean_error_of_an_added_tensor(
 def test_the_written_layer_beats_round_to_nearest(
     case: tuple[str, tuple[int, ...], int, dict[str, Any], tuple[int, ...]],
 ) -> None:
-    """Measured on the exported file at 3 bits, with the inputs from quantized predecessors."""
-    proto = one_layer(case, bias=True)
+    """Measured on the exported file at 3 bits, with the inputs from quantized predecessors; a mean of four weights."""
     float_rows, quantized = streams(case[4])
-    expected = run(proto, float_rows)[0]
-    errors = []
-    for step in (Gptq(), Gptq(asymmetric_target=False), Rtn()):
-        model = Model(gs.import_onnx(proto), RULES)
-        moments = moments_of(model.layers()["layer"], quantized, float_rows)
-        actual = run(written(model, step.solve(problem_of(model, moments))), quantized)[0]
-        errors.append(float(np.square(actual - expected).mean()))
-    full, symmetric, plain = errors
-    assert full < 0.65 * plain  # 0.13 to 0.59 measured; some of the noise cannot be compensated
-    assert full < 0.9 * symmetric
+    ratios = []
+    for seed in range(10, 14):
+        proto = one_layer(case, bias=True, seed=seed)
+        expected = run(proto, float_rows)[0]
+        errors = []
+        for step in (Gptq(), Gptq(asymmetric_target=False), Rtn()):
+            model = Model(gs.import_onnx(proto), RULES)
+            moments = moments_of(model.layers()["layer"], quantized, float_rows)
+            actual = run(written(model, step.solve(problem_of(model, moments))), quantized)[0]
+            errors.append(float(np.square(actual - expected).mean()))
+        full, symmetric, plain = errors
+        ratios.append((full / plain, full / symmetric))
+    of_plain, of_symmetric = np.mean(ratios, axis=0)
+    assert of_plain < 0.65  # 0.14 to 0.44 measured; some of the noise cannot be compensated
+    assert of_symmetric < 0.9  # 0.37 to 0.86 measured; one weight alone moves by 0.02 with the last digits of sums
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (8, 5, 30)], ids=str)

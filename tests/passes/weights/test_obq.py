@@ -23,18 +23,22 @@ X, UNSEEN = images(48, 3, 12, 12), images(48, 3, 12, 12, seed=9)
 @pytest.mark.parametrize("refine", [0, 2])
 @pytest.mark.parametrize("case", ["conv", "conv_strided_group", "depthwise", "gemm"])
 def test_small_layers_are_solved_by_obq(case: str, refine: int) -> None:
-    model = Model(gs.import_onnx(one_layer(LAYERS[case], bias=True)), RULES)
-    problem = problem_of(model, moments_of(model.layers()["layer"], smooth(*LAYERS[case][4])))
-    solution, other, plain = (step.solve(problem) for step in (Obq(refine=refine), Gptq(refine=refine), Rtn()))
-    assert solution.note == ""
-    assert solution.before_db == other.before_db
-    assert solution.after_db is not None
-    assert other.after_db is not None
-    assert solution.before_db is not None
-    assert solution.after_db > solution.before_db + 1
-    assert solution.after_db > other.after_db - 3
-    assert not np.array_equal(solution.codes, other.codes)
-    assert not np.array_equal(solution.codes, plain.codes)
+    """The error of OBQ is GPTQ's within 2 dB, as a mean of four weights. In one weight a tie can be worth as much."""
+    gains = []
+    for seed in range(10, 14):
+        model = Model(gs.import_onnx(one_layer(LAYERS[case], bias=True, seed=seed)), RULES)
+        problem = problem_of(model, moments_of(model.layers()["layer"], smooth(*LAYERS[case][4])))
+        solution, other, plain = (step.solve(problem) for step in (Obq(refine=refine), Gptq(refine=refine), Rtn()))
+        assert solution.note == ""
+        assert solution.before_db == other.before_db
+        assert solution.after_db is not None
+        assert other.after_db is not None
+        assert solution.before_db is not None
+        assert solution.after_db > solution.before_db + 1
+        gains.append(solution.after_db - other.after_db)
+        assert not np.array_equal(solution.codes, plain.codes)
+    assert np.mean(gains) > -2  # -0.1 to -0.7 measured
+    assert any(gains), "every solution of OBQ is GPTQ's"
 
 
 def test_large_layers_use_gptq_and_a_note_says_so() -> None:

@@ -36,7 +36,9 @@ def relearned(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, PassReport]:
     """Layer by layer from GPTQ's codes for the images that do not judge; the network is made to gain."""
     judged = cycle([1.0, 2.0])
     monkeypatch.setattr(_Network, "decibels", lambda _: next(judged))
-    monkeypatch.setattr("converter.learn.rounding.refine.hold_out", lambda *_: HeldOut(np.arange(56), np.arange(56, 64)))
+    monkeypatch.setattr(
+        "converter.learn.rounding.refine.hold_out", lambda *_: HeldOut(np.arange(56), np.arange(56, 64))
+    )
     model = quantize(resnet(), Gptq(bits=2), X[:56], ranges=True)
     settings = LearnedRounding(granularity="layer", steps=10, batch=16)
     report = learn_rounding(

@@ -85,13 +85,19 @@ def test_the_step_sizes_of_activations_move_if_they_are_to(learn_activations: bo
 
 
 def test_training_brings_unseen_images_closer_to_the_float_network() -> None:
-    """With a tenth of the rate 2 bits already gain 1 dB; a training that did nothing would gain none."""
-    model = quantized(2)
+    """With a tenth of the rate 2 bits already gain 1 dB; a training that did nothing would gain none.
+
+    The mean of two trainings. One training gains 7 to 10 dB, depending on the last digits of sums.
+    """
     expected = run(resnet(), UNSEEN)[0]
-    before = sqnr_db(expected, outputs(model))
     settings = Qat(epochs=15, batch=16, rate=0.01, objective="float")
-    train_network(model, settings, dataset(prepared(resnet()), X), quiet, seed=0)
-    assert sqnr_db(expected, outputs(model)) > before + 1
+    gains = []
+    for seed in (0, 1):
+        model = quantized(2)
+        before = sqnr_db(expected, outputs(model))
+        train_network(model, settings, dataset(prepared(resnet()), X), quiet, seed=seed)
+        gains.append(sqnr_db(expected, outputs(model)) - before)
+    assert np.mean(gains) > 1
 
 
 def test_labels_are_learned() -> None:

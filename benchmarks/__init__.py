@@ -1,1 +1,1 @@
-"""The demonstration and the measurements; not part of the installed package."""
+"""The demonstration and the benchmarks. They are not part of the installed package."""

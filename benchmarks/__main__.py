@@ -1,9 +1,10 @@
-"""Every bar of the project, measured.
+"""Measurement of every bar of the project.
 
     make bench                        all of them
     python -m benchmarks cifar time   some of them
 
-Exit 0 if every bar that was measured holds, 1 if one is missed or a benchmark fails; what lacks its data is skipped.
+The exit code is 0 if every measured bar holds, and 1 if one is missed or a benchmark fails. A benchmark without its
+data is skipped.
 """
 
 import argparse
@@ -65,7 +66,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Outcome:
-    """A benchmark that ran; ``skipped`` and ``error`` say why it did not, or not to its end."""
+    """Result of a benchmark. ``skipped`` and ``error`` say why it did not run, or why it stopped."""
 
     name: str
     bars: tuple[Bar, ...]
@@ -75,11 +76,11 @@ class Outcome:
 
     @property
     def missed(self) -> int:
-        """Bars that do not hold, and 1 for an error."""
+        """Number of bars that do not hold, plus 1 for an error."""
         return sum(bar.holds is False for bar in self.bars) + bool(self.error)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, ready for JSON."""
+        """Return every field as JSON values."""
         bars = [bar.to_json() for bar in self.bars]
         return {
             "name": self.name,
@@ -91,7 +92,7 @@ class Outcome:
 
 
 def measure(name: str, benchmark: Benchmark) -> Outcome:
-    """Run one benchmark; what it measured before an error is kept."""
+    """Run one benchmark. Bars measured before an error are kept."""
     started = time.perf_counter()
     bars: list[Bar] = []
     skipped = error = ""
@@ -106,7 +107,7 @@ def measure(name: str, benchmark: Benchmark) -> Outcome:
 
 
 def outcome_table(outcome: Outcome) -> Table:
-    """One row for each bar."""
+    """Build the table with one row for each bar."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.title = f"{outcome.name}, {outcome.seconds:.0f} s"
     table.title_justify, table.title_style = "left", "bold"
@@ -123,7 +124,7 @@ def outcome_table(outcome: Outcome) -> Table:
 
 
 def verdict(bar: Bar) -> Text:
-    """Whether the bar holds, or by how much not."""
+    """Say whether the bar holds, or by how much it is missed."""
     if bar.holds is None:
         return Text("no bar", style="dim")
     if bar.holds:
@@ -132,12 +133,12 @@ def verdict(bar: Bar) -> Text:
 
 
 def number(value: float) -> str:
-    """A count as it is, anything else with two decimals."""
+    """Format an integer as it is, and any other number with two decimals."""
     return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Describe the machine and the software that the figures depend on."""
     return {
         "processor": platform.processor() or platform.machine(),
         "threads": available_threads(),
@@ -148,7 +149,7 @@ def machine() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for and say what holds."""
+    """Run the given benchmarks and print which bars hold."""
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measure the project's bars.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")

@@ -1,4 +1,4 @@
-"""How much top-1 accuracy a recipe costs, on images that calibration has not seen."""
+"""Top-1 accuracy that a recipe costs, on images that did not calibrate."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,18 +15,22 @@ from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Measurement, evaluate
 from converter.model_io.save import save_onnx
 from converter.runtime.session import Progress
+from passes.weights.gptq import Gptq
 
 __all__ = ["INT3_WEIGHT_ONLY", "accuracy_losses", "cifar", "imagenet"]
 
 INT3_WEIGHT_ONLY = replace(
-    find_recipe("int4-weight-only").with_solver(bits=3),
+    find_recipe("int4-weight-only"),
     name="int3-weight-only",
     description="3-bit weights by sequential GPTQ, float activations",
+    passes=tuple(
+        replace(step, bits=3) if isinstance(step, Gptq) else step for step in find_recipe("int4-weight-only").passes
+    ),
 )
 
 
 def cifar(progress: Progress) -> Iterator[Bar]:
-    """ResNet-20 and ResNet-56 on CIFAR-10, 512 calibration images."""
+    """Measure ResNet-20 and ResNet-56 on CIFAR-10 with 512 calibration images."""
     limits = (*_eight_bits(0.2), (find_recipe("int4"), 0.5), (INT3_WEIGHT_ONLY, 1.0))
     for name, pretrained in (("ResNet-20", RESNET20), ("ResNet-56", RESNET56)):
         model = pretrained.model()
@@ -34,7 +38,7 @@ def cifar(progress: Progress) -> Iterator[Bar]:
 
 
 def imagenet(progress: Progress) -> Iterator[Bar]:
-    """EfficientNet-Lite0 on the ImageNet sample: 256 images calibrate, the others evaluate."""
+    """Measure EfficientNet-Lite0 on the ImageNet sample. 256 images calibrate, and the others evaluate."""
     limits = (*_eight_bits(0.5), (find_recipe("int4"), 1.5))
     model = EFFICIENTNET.model()
     yield from accuracy_losses("EfficientNet-Lite0", model, *EFFICIENTNET.images(model, 256), limits, progress)
@@ -52,9 +56,16 @@ def accuracy_losses(
     limits: Sequence[tuple[Recipe, float]],
     progress: Progress,
 ) -> Iterator[Bar]:
-    """Convert ``model`` with every recipe and compare with float on the same images; ``limits`` are in points.
+    """Convert ``model`` with every recipe and compare it with float on the same images.
 
-    With several calibration sets the loss is the mean over them, which takes the luck of single codes out of it.
+    Args:
+        name: Name of the model in the bars.
+        model: The float model.
+        calibration: One set of calibration images, or several. With several, the loss is the mean over them, which
+            averages out the effect of single codes.
+        evaluation: Images to compare on.
+        limits: Recipes with their largest losses in points.
+        progress: Called during the conversions.
     """
     sets = [calibration] if isinstance(calibration, Dataset) else list(calibration)
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
@@ -79,7 +90,7 @@ def accuracy_losses(
 
 
 def _note(reference: Measurement, others: Sequence[Measurement], seconds: Sequence[float]) -> str:
-    """What the figure was made from; means, where there are several files."""
+    """Describe what the figure was computed from. With several files, the numbers are means."""
     top1, agreement, sqnr, size, took = (
         float(np.mean(values))
         for values in (

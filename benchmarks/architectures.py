@@ -1,12 +1,13 @@
-"""Whole networks of many kinds through every recipe: what is lost, how fast they run, and what stays float.
+"""Whole networks of many kinds with every recipe: loss of quality, speed, and layers that stay in float.
 
     python -m benchmarks.architectures                                    all of them, at 224 pixels
     python -m benchmarks.architectures mobilenet_v3 vit --recipes int8    some of them
     python -m benchmarks.architectures --markdown docs/architectures.md   the table as a page, too
 
-Random weights. SQNR is of the outputs on images that did not calibrate; speed is over float on one thread, all files
-of a network in turns. Exit 1 if a network is refused, a file is slower than float, or a file of 8-bit weights and
-activations (W8A8) is below 20 dB and no layer that lowers it can be named. Where one can, the last line names it.
+Weights are random. SQNR is that of the outputs on images that did not calibrate. Speed is relative to float on one
+thread, with all files of a network in turns. The exit code is 1 if a network is refused, if a file is slower than
+float, or if a file of 8-bit weights and activations (W8A8) is below 20 dB and no layer can be named that lowers it. If
+one can be named, the last line names it.
 """
 
 import argparse
@@ -58,21 +59,24 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
 LEAST_DB = 20.0
 _W8A8 = frozenset({"int8", "int8-gptq"})
 _CALIBRATE, _EVALUATE = 16, 8
-_EQUAL = 0.98  # weight-only files are float files once they are loaded, and those differ so much from run to run
+_EQUAL = 0.98  # weight-only files are float files once they are loaded; two runs of such files differ by 2 %
 _QUIET = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Split", "Slice", "Shape", "Gather"})
 _INTEGER = frozenset({"MatMulIntegerToFloat", "NhwcMaxPool", "MaxPool", "Resize", "ReorderInput", "ReorderOutput"})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One file.
+    """Results of one file.
 
-    sqnr_db   of the outputs against float
-    smaller   bytes of the float file over this one's
-    speedup   over float
-    lowest    where the SQNR is below 20 dB: the layer that lowers it most, and the SQNR that its error alone leaves
-    floats    operators that onnxruntime computes in float, and how many
-    left      why linear layers are not quantized, and how many
+    Attributes:
+        network: Name of the network.
+        recipe: Name of the recipe.
+        sqnr_db: SQNR of the outputs against float.
+        smaller: Bytes of the float file divided by those of this file.
+        speedup: Speed relative to float.
+        lowest: If the SQNR is below 20 dB, the layer that lowers it most, and the SQNR that its error alone gives.
+        floats: Number of nodes that onnxruntime computes in float, by operator.
+        left: Number of linear layers that are not quantized, by reason.
     """
 
     network: str
@@ -86,17 +90,21 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether the file is as fast as float, and as near to it as W8A8 should be or the layer is named."""
+        """Whether the file is as fast as float, and either accurate enough for W8A8 or its worst layer is named."""
         return self.speedup >= _EQUAL and (not self.is_low or bool(self.lowest))
 
     @property
     def is_low(self) -> bool:
-        """Whether the file is W8A8 and below 20 dB."""
+        """Whether the file is W8A8 and has an SQNR below 20 dB."""
         return self.recipe in _W8A8 and self.sqnr_db < LEAST_DB
 
 
 def rows(name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int) -> Iterator[Row]:
-    """The network through every recipe; a refusal is raised as the ConvertError that it is."""
+    """Measure a network with every recipe.
+
+    Raises:
+        ConvertError: The network is refused.
+    """
     calibration = random_images(_CALIBRATE, size)
     data = load_data(random_images(_EVALUATE, size, seed=5), input_specs(model))
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
@@ -109,8 +117,8 @@ def rows(name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int) -
             results[recipe].save(files[recipe])
         measured = evaluate(list(files.values()), data, latency=False).models
         faster = speedups(files, random_images(1, size), budget=20)
-        for (recipe, path), found in zip(list(files.items())[1:], measured[1:], strict=True):
-            sqnr = found.sqnr_db or 0.0
+        for (recipe, path), result in zip(list(files.items())[1:], measured[1:], strict=True):
+            sqnr = result.sqnr_db or 0.0
             lowest = ""
             if sqnr < LEAST_DB:
                 layers = compare(files["float"], path, data).layers
@@ -129,7 +137,7 @@ def rows(name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int) -
 
 
 def _floats(operators: Mapping[str, int]) -> dict[str, int]:
-    """Operators that compute floats, without those that only move them."""
+    """Return the operators that compute floats, without those that only move them."""
     return {
         op: count
         for op, count in sorted(operators.items())
@@ -137,17 +145,17 @@ def _floats(operators: Mapping[str, int]) -> dict[str, int]:
     }
 
 
-def table(found: Sequence[Row]) -> Table:
-    """One line a file."""
+def table(rows: Sequence[Row]) -> Table:
+    """Build the table, one row for each file."""
     columns = ["network", "recipe", "SQNR", "smaller", "faster", "stays float"]
     shown = plain_table("", columns, numbers={2, 3, 4})
-    for row in found:
+    for row in rows:
         shown.add_row(*_cells(row))
     return shown
 
 
-def page(found: Sequence[Row], refused: Mapping[str, str], size: int) -> str:
-    """The table as Markdown, and why networks were refused."""
+def page(rows: Sequence[Row], refused: Mapping[str, str], size: int) -> str:
+    """Write the table as Markdown, with the reasons why networks were refused."""
     lines = [
         "# Architectures",
         "",
@@ -158,9 +166,9 @@ def page(found: Sequence[Row], refused: Mapping[str, str], size: int) -> str:
         "",
         "| network | recipe | SQNR | smaller | faster | stays float |",
         "|---|---|---|---|---|---|",
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in found),
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in rows),
         "",
-        *_summary(found, refused),
+        *_summary(rows, refused),
     ]
     lines += [f"- {name}: {reason}" for name, reason in refused.items()]
     return "\n".join(lines) + "\n"
@@ -175,10 +183,10 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (row.network, row.recipe, *figures, notes or "–")
 
 
-def _summary(found: Sequence[Row], refused: Mapping[str, str]) -> list[str]:
-    """How many files hold, and which do so only because their layer is named."""
-    lines = [f"{sum(row.holds for row in found)} of {len(found)} files hold, {len(refused)} networks refused"]
-    low = [f"{row.network} {row.recipe} ({row.lowest or 'no layer named'})" for row in found if row.is_low]
+def _summary(rows: Sequence[Row], refused: Mapping[str, str]) -> list[str]:
+    """Count the files that hold, and name those below 20 dB with their worst layers."""
+    lines = [f"{sum(row.holds for row in rows)} of {len(rows)} files hold, {len(refused)} networks refused"]
+    low = [f"{row.network} {row.recipe} ({row.lowest or 'no layer named'})" for row in rows if row.is_low]
     return [*lines, *([f"W8A8 below {LEAST_DB:g} dB: {', '.join(low)}"] if low else [])]
 
 
@@ -186,7 +194,7 @@ _ON_INTEGERS = frozenset({"int8", "int8-gptq", "int4", "int4-learned", "int4-qat
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; 1 if a file does not hold."""
+    """Measure the given networks. The result is 1 if a file does not hold or a network is refused."""
     parser = argparse.ArgumentParser(prog="benchmarks.architectures", description="Whole networks, every recipe.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ARCHITECTURES)}; default all")
     parser.add_argument("--recipes", default="int8,int4", help=f"of {','.join(RECIPES)}, or all; default int8,int4")
@@ -208,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prepare_output(options.markdown)
         except ConvertError as error:
             parser.error(f"--markdown {error}")
-    found: list[Row] = []
+    measured: list[Row] = []
     refused: dict[str, str] = {}
     for name in options.names or ARCHITECTURES:
         factory = ARCHITECTURES[name]
@@ -221,11 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refused[name] = str(error)
             continue
         show([table(network)])
-        found += network
-    print(*_summary(found, refused), sep="\n")
+        measured += network
+    print(*_summary(measured, refused), sep="\n")
     if options.markdown is not None:
-        options.markdown.write_text(page(found, refused, options.size), encoding="utf-8")
-    return 0 if all(row.holds for row in found) and not refused else 1
+        options.markdown.write_text(page(measured, refused, options.size), encoding="utf-8")
+    return 0 if all(row.holds for row in measured) and not refused else 1
 
 
 if __name__ == "__main__":

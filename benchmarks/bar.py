@@ -1,4 +1,4 @@
-"""A bar and what was measured against it."""
+"""A measured figure and its bar, the limit that it has to meet."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,13 +11,15 @@ __all__ = ["Bar", "Benchmark"]
 
 @dataclass(frozen=True)
 class Bar:
-    """One figure; its bar is the most it may be, or the least.
+    """One measured figure with its bar.
 
-    what       what was measured
-    measured   in ``unit``
-    limit      None for a figure without a bar, shown for comparison
-    at_least   whether ``limit`` is the least rather than the most
-    note       what the figure was made from
+    Attributes:
+        what: Name of the figure.
+        measured: Value in ``unit``.
+        limit: The bar. None for a figure without a bar, which is shown for comparison.
+        unit: Unit of the value and of the bar.
+        at_least: Whether ``limit`` is the least allowed value. Otherwise it is the largest.
+        note: What the figure was computed from.
     """
 
     what: str
@@ -29,20 +31,20 @@ class Bar:
 
     @property
     def missed_by(self) -> float:
-        """How far on the wrong side of the bar, in ``unit``; 0 where the bar holds."""
+        """Distance from the bar in ``unit`` if the bar is missed. 0 if it holds."""
         if self.limit is None:
             return 0.0
         return max(0.0, self.limit - self.measured if self.at_least else self.measured - self.limit)
 
     @property
     def holds(self) -> bool | None:
-        """None without a bar."""
-        return None if self.limit is None else self.missed_by <= 1e-9  # 0.2 points are 0.2000000001 in floats
+        """Whether the bar holds. None without a bar."""
+        return None if self.limit is None else self.missed_by <= 1e-9  # 0.2 points may be 0.2000000001 in floats
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, and whether the bar holds."""
+        """Return every field, and whether the bar holds."""
         return asdict(self) | {"holds": self.holds}
 
 
 Benchmark = Callable[[Progress], Iterator[Bar]]
-"""Measures its bars one after the other; raises MissingData where what it needs is not there."""
+"""A function that measures its bars one after the other. It raises MissingData if its data are missing."""

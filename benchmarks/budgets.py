@@ -1,7 +1,7 @@
-"""Mixed bits against uniform ones at the same bytes, and the smallest file that loses half a point.
+"""Mixed bits against uniform bits at the same bytes, and the smallest file that drops at most half a point.
 
-Images that calibrate and images that judge come from the calibration set; what is shown is measured on others. What the
-searches measure is kept in build/budgets, so that a benchmark that was stopped goes on where it was.
+The images that calibrate and the images that judge attempts come from the calibration set. The results are measured on
+other images. The searches store their measurements in build/budgets, so that an interrupted benchmark can be resumed.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ CACHE = ROOT / "build" / "budgets"
 
 
 def budget_cifar(progress: Progress) -> Iterator[Bar]:
-    """ResNet-20 and ResNet-56: 512 images calibrate, 512 judge."""
+    """Measure ResNet-20 and ResNet-56. 512 images calibrate, and 512 judge."""
     for name, pretrained, widths in (("ResNet-20", RESNET20, ()), ("ResNet-56", RESNET56, _WIDTHS)):
         model = pretrained.model()
         data, evaluation = pretrained.images(model, 1024)
@@ -46,21 +46,21 @@ def budget_cifar(progress: Progress) -> Iterator[Bar]:
 
 
 def budget_road_signs(progress: Progress) -> Iterator[Bar]:
-    """ResNet-18 on road signs: 512 images calibrate, 2,048 judge."""
+    """Measure ResNet-18 on road signs. 512 images calibrate, and 2,048 judge."""
     model = ROAD_SIGNS.model()
     data, evaluation = ROAD_SIGNS.images(model, ROAD_SIGN_IMAGES)
     yield from budget_bars("ResNet-18, road signs", model, data, evaluation, 512, _WIDTHS, 3.0, CACHE, progress)
 
 
 def budget_imagenet(progress: Progress) -> Iterator[Bar]:
-    """EfficientNet-Lite0: 256 images calibrate, 372 judge, 372 are left to measure on."""
+    """Measure EfficientNet-Lite0. 256 images calibrate, 372 judge, and the results are measured on 372 others."""
     model = EFFICIENTNET.model()
     data, evaluation = EFFICIENTNET.images(model, 628)
     yield from budget_bars("EfficientNet-Lite0", model, data, evaluation, 256, _WIDTHS, 4.5, CACHE, progress)
 
 
 def uniform(bits: int) -> Recipe:
-    """The recipe of mixed bits with the same bits everywhere."""
+    """Return the recipe of mixed bits with the same bits in every layer."""
     return dataclasses.replace(with_bits(BASE, bits), name=f"uniform {bits}")
 
 
@@ -75,7 +75,19 @@ def budget_bars(
     cache: Path,
     progress: Progress,
 ) -> Iterator[Bar]:
-    """Bars of one model; ``widths`` are the uniform bits compared with, ``most_bits`` the bar of `--max-drop`."""
+    """Measure the bars of one model.
+
+    Args:
+        name: Name of the model in the bars.
+        model: The float model.
+        data: Images to calibrate on and to judge attempts on.
+        evaluation: Images that the results are measured on.
+        calibrate: Number of images that calibrate.
+        widths: Uniform bits that mixed bits are compared with.
+        most_bits: Bar on the mean bits of the smallest file that drops at most half a point.
+        cache: Folder for the measurements of the searches.
+        progress: Called during the work.
+    """
     fit, _ = split(data, calibrate, BASE.seed)
     for bits in widths:
         plain = convert(model, fit, recipe=uniform(bits), limit=len(fit), progress=progress)
@@ -102,36 +114,36 @@ def _smallest(
     cache: Path,
     progress: Progress,
 ) -> Iterator[Bar]:
-    """The smallest file that loses half a point: its bits, what it loses on other images, and its speed."""
+    """Measure the smallest file that drops at most half a point: its bits, its drop on other images, and its speed."""
     budget = Budget(max_drop=_DROP)
     result = convert_within(model, data, budget, limit=calibrate, cache=cache, progress=progress)
     search = result.search
     assert search is not None
     size = result.model.ByteSize()
-    kept = next(attempt for attempt in search.attempts if attempt.bytes == size)
+    chosen = next(attempt for attempt in search.attempts if attempt.bytes == size)
     fit, _ = split(data, calibrate, BASE.seed)
     plain = convert(model, fit, recipe="int8", limit=len(fit), progress=progress)
-    reference, found, int8 = _measured(model, [result, plain], evaluation, progress, latency=True)
+    reference, small, int8 = _measured(model, [result, plain], evaluation, progress, latency=True)
     note = (
-        f"{len(search.attempts)} attempts, {search.held_out:,} held-out images: {kept.drop:.2f} points lost there; "
-        f"{reference.bytes / found.bytes:.1f}x smaller, {result.seconds:.0f} s"
+        f"{len(search.attempts)} attempts, {search.held_out:,} held-out images: {chosen.drop:.2f} points lost there; "
+        f"{reference.bytes / small.bytes:.1f}x smaller, {result.seconds:.0f} s"
     )
-    yield Bar(f"{name}, --max-drop {_DROP}: bits a weight", kept.mean_bits, most_bits, "bits", note=note)
-    lost = 100 * ((reference.top1 or 0.0) - (found.top1 or 0.0))
+    yield Bar(f"{name}, --max-drop {_DROP}: bits a weight", chosen.mean_bits, most_bits, "bits", note=note)
+    lost = 100 * ((reference.top1 or 0.0) - (small.top1 or 0.0))
     note = (
-        f"{_percent(reference)} -> {_percent(found)} ± {100 * (found.top1_error or 0):.2f} % of {found.images:,} "
-        f"images, agreement {100 * (found.agreement or 0):.1f} %, {found.sqnr_db:.1f} dB"
+        f"{_percent(reference)} -> {_percent(small)} ± {100 * (small.top1_error or 0):.2f} % of {small.images:,} "
+        f"images, agreement {100 * (small.agreement or 0):.1f} %, {small.sqnr_db:.1f} dB"
     )
     yield Bar(f"{name}, --max-drop {_DROP}: lost on unseen images", lost, None, "points", note=note)
-    ratio = (found.latency_ms or 0.0) / (int8.latency_ms or 1.0)
-    note = f"{int8.latency_ms:.2f} and {found.latency_ms:.2f} ms, in turn"
+    ratio = (small.latency_ms or 0.0) / (int8.latency_ms or 1.0)
+    note = f"{int8.latency_ms:.2f} and {small.latency_ms:.2f} ms, in turn"
     yield Bar(f"{name}, --max-drop {_DROP}: latency over int8", ratio, 1.1, "times", note=note)
 
 
 def _measured(
     model: onnx.ModelProto, results: list[Result], evaluation: Dataset, progress: Progress, latency: bool = False
 ) -> tuple[Measurement, ...]:
-    """The float model and what became of it, on the same images."""
+    """Evaluate the float model and its conversions on the same images."""
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / f"{index}.onnx" for index in range(len(results) + 1)]
         for proto, path in zip([model, *(result.model for result in results)], paths, strict=True):

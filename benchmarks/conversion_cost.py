@@ -1,8 +1,8 @@
-"""What a conversion costs: seconds and peak memory, each measured in a process of its own.
+"""Cost of a conversion: seconds and peak memory, measured in a separate process.
 
     python -m benchmarks.conversion_cost MODEL.onnx FOLDER RECIPE N
 
-is what the benchmarks start; it prints JSON.
+The benchmarks start this command. It prints JSON.
 """
 
 import json
@@ -32,7 +32,7 @@ _COLOURS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the conversion and of its passes, and the process's largest resident size."""
+    """Seconds of the conversion and of its passes, and the largest resident size of the process in bytes."""
 
     seconds: float
     passes: dict[str, float]
@@ -40,7 +40,7 @@ class Cost:
 
 
 def conversion_time(progress: Progress) -> Iterator[Bar]:
-    """ResNet-18 at 224, 256 photographs, `int4`: seconds and peak memory."""
+    """Measure seconds and peak memory of ResNet-18 at 224 pixels, with 256 photographs and `int4`."""
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         model, images = write_random_resnet18(Path(folder)), write_photographs(Path(folder) / "images", 256, progress)
         cost = conversion_cost(model, images, "int4", 256)
@@ -50,7 +50,7 @@ def conversion_time(progress: Progress) -> Iterator[Bar]:
 
 
 def calibration_memory(progress: Progress) -> Iterator[Bar]:
-    """ResNet-18 at 224, `int8`: peak memory at 1,024 images against that at 64."""
+    """Compare the peak memory of ResNet-18 at 224 pixels and `int8` with 1,024 and with 64 images."""
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         model = write_random_resnet18(Path(folder))
         images = write_photographs(Path(folder) / "images", 1024, progress)
@@ -60,14 +60,14 @@ def calibration_memory(progress: Progress) -> Iterator[Bar]:
 
 
 def conversion_cost(model: Path, images: Path, recipe: str, count: int) -> Cost:
-    """Convert in a fresh process and ask it what that took."""
+    """Convert in a new process and return the cost."""
     command = [sys.executable, "-m", __name__, str(model), str(images), recipe, str(count)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
     return Cost(**json.loads(done.stdout))
 
 
 def write_photographs(folder: Path, count: int, progress: Progress) -> Path:
-    """Crops of photographs as PNG files: a folder is read a batch at a time, where an .npz would be held in memory."""
+    """Write crops of photographs as PNG files. A folder is read batch by batch, while an .npz would stay in memory."""
     folder.mkdir(parents=True)
     try:
         crops = calibration_crops(count)
@@ -80,9 +80,9 @@ def write_photographs(folder: Path, count: int, progress: Progress) -> Path:
 
 
 def peak_bytes() -> int:
-    """The largest resident size of this process so far.
+    """Return the largest resident size of this process so far.
 
-    Linux carries ru_maxrss over from the process that started this one, if that was larger; VmHWM begins anew.
+    On Linux, ru_maxrss starts at the size of the parent process if that was larger. VmHWM starts at zero.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -94,7 +94,7 @@ def peak_bytes() -> int:
 
 
 def main(model: str, images: str, recipe: str, count: str) -> None:
-    """Convert and print the cost as JSON."""
+    """Convert a model and print the cost as JSON."""
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder, progress_bars() as progress:
         result = convert(model, images, recipe=recipe, limit=int(count), preprocess=_COLOURS, progress=progress)
         result.save(Path(folder) / "converted.onnx")

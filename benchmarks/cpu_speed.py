@@ -1,7 +1,8 @@
-"""How fast int8 and int4 files run on the CPU: over float, and beside the best that quantize_static makes.
+"""Speed of int8 and int4 files on the CPU, relative to float and to the fastest file of quantize_static.
 
-To be at least as fast as that one is the bar of `--measure-speed`, which asks the machine; without it a file has every
-layer on integers that can be, and where a layer is faster in float (MobileNetV2's first ones) it is a little slower.
+The bar of `--measure-speed` is the speed of the fastest file of quantize_static. Without that option, a file has every
+possible layer on integers. It is a little slower if some layers run faster in float, as the first layers of
+MobileNetV2 do.
 """
 
 import tempfile
@@ -26,12 +27,12 @@ _MODELS: Mapping[str, tuple[str, float]] = MappingProxyType(
         "EfficientNet-Lite0": ("efficientnet_lite.py:efficientnet_lite0", 1.7),
     }
 )
-_IMAGES = 8  # calibrate: speed does not depend on the codes
+_IMAGES = 8  # images that calibrate; speed does not depend on the codes
 _EQUAL = 0.98  # two files of the same operators differ by up to 2 % from run to run
 
 
 def cpu_speed(progress: Progress) -> Iterator[Bar]:
-    """ResNet-18, MobileNetV2 and EfficientNet-Lite0 at 224, random weights, one thread, all files in turns."""
+    """Time ResNet-18, MobileNetV2 and EfficientNet-Lite0 at 224 pixels, random weights, one thread, files in turns."""
     for name, (factory, limit) in _MODELS.items():
         model, images = random_network(factory), random_images(_IMAGES)
         with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
@@ -47,14 +48,14 @@ def cpu_speed(progress: Progress) -> Iterator[Bar]:
                     left = ", ".join(result.speed.layers) or "no layer"
             ours = list(files)[1:]
             files |= static_files(files["float"], images, Path(folder))
-            found = speedups(files, images[:1])
+            ratios = speedups(files, images[:1])
         for form in ours:
             note = f"float activations in {left}" if form.endswith("speed") else "batch 1, 1 thread, interleaved"
-            yield Bar(f"{name}, {form}: faster than float", found[form], limit, "x", True, note)
-        others = {form: ratio for form, ratio in found.items() if form.startswith("quantize")}
+            yield Bar(f"{name}, {form}: faster than float", ratios[form], limit, "x", True, note)
+        others = {form: ratio for form, ratio in ratios.items() if form.startswith("quantize")}
         best = max(others, key=others.__getitem__)
         note = f"{best}: {others[best]:.2f}x"
         for form in ours:
             what = f"{name}, {form}: over the best of quantize_static"
             least = _EQUAL if form.endswith("speed") else None
-            yield Bar(what, found[form] / others[best], least, "x", True, note)
+            yield Bar(what, ratios[form] / others[best], least, "x", True, note)

@@ -1,4 +1,4 @@
-"""A pretrained ImageNet CNN, from PyTorch to 8-bit and 4-bit ONNX files, without any data but what pip installed.
+"""Demonstration: a pretrained ImageNet CNN from PyTorch to 8-bit and 4-bit ONNX files, with data that pip installs.
 
     make demo                                            or  python -m benchmarks.demo [--images N] [--out DIR]
 
@@ -58,7 +58,7 @@ RECIPES = ("int8", "int4-weight-only", "int4")
 
 @dataclass(frozen=True)
 class Photographs:
-    """Two .npz files of crops, made from different photographs, and how many crops they hold."""
+    """Two .npz files of crops from different photographs, and the number of crops in each."""
 
     calibration: Path
     evaluation: Path
@@ -68,14 +68,14 @@ class Photographs:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A recipe's result and the file it was written to."""
+    """The result of a recipe, and the file that it was written to."""
 
     result: Result
     path: Path
 
 
 def write_photographs(out: Path, images: int, evaluated: int) -> Photographs:
-    """Draw the crops and write them into ``out``, where the command line can use them too."""
+    """Draw the crops and write them into ``out``, where the command line can read them too."""
     photographs = Photographs(out / "calibration.npz", out / "evaluation.npz", images, evaluated)
     np.savez(photographs.calibration, x=calibration_crops(images))
     np.savez(photographs.evaluation, x=evaluation_crops(evaluated))
@@ -83,7 +83,7 @@ def write_photographs(out: Path, images: int, evaluated: int) -> Photographs:
 
 
 def export_float(factory: str, weights: Path, out: Path) -> tuple[Path, str]:
-    """Export ``FILE.py:FACTORY`` from PyTorch; the file, and how far its outputs are from PyTorch's."""
+    """Export ``FILE.py:FACTORY`` from PyTorch. Return the file and the distance of its outputs from PyTorch's."""
     exported = export(load_module(factory, weights), (1, 3, SIZE, SIZE))
     path = out / "float.onnx"
     save_onnx(exported.model, path)
@@ -93,7 +93,7 @@ def export_float(factory: str, weights: Path, out: Path) -> tuple[Path, str]:
 def convert_all(
     reference: Path, photographs: Photographs, recipes: Sequence[str], out: Path, progress: Progress
 ) -> list[Conversion]:
-    """Convert ``reference`` once with every recipe, each from the start, and write ``out/RECIPE.onnx``."""
+    """Convert ``reference`` with every recipe, and write ``out/RECIPE.onnx``."""
 
     def named(recipe: str) -> Progress:
         return lambda what, done, total: progress(f"{recipe}: {what}", done, total)
@@ -118,14 +118,14 @@ def convert_all(
 def measure(
     reference: Path, conversions: Sequence[Conversion], photographs: Photographs, progress: Progress
 ) -> Evaluation:
-    """The float model and its conversions side by side on the evaluation crops, timed interleaved."""
+    """Evaluate the float model and its conversions on the evaluation crops, with interleaved timing."""
     paths = [reference, *(conversion.path for conversion in conversions)]
     files = [ModelFile(str(path), path) for path in paths]
     return evaluate(paths, load_for(files, str(photographs.evaluation), PREPROCESS), progress=progress)
 
 
 def convert_command(factory: str, weights: Path, photographs: Photographs, out: Path) -> list[str]:
-    """The command line that writes what the last of `RECIPES` gave."""
+    """Return the command line that writes the file of the last of `RECIPES`."""
     mean, std = PREPROCESS.mean or (), PREPROCESS.std or ()
     options = {
         "--weights": shown(weights),
@@ -140,7 +140,7 @@ def convert_command(factory: str, weights: Path, photographs: Photographs, out: 
 
 
 def next_steps(command: Sequence[str], out: Path) -> RenderableType:
-    """The command that writes the last file, and three ways to look at it."""
+    """Show the command that writes the last file, and three ways to inspect it."""
     best = shown(out / f"{RECIPES[-1]}.onnx")
     pair = [shown(out / "float.onnx"), best, "--data", shown(out / "evaluation.npz")]
     netron = "" if find_spec("netron") else "    (pip install netron, or drop the file on https://netron.app)"
@@ -157,19 +157,19 @@ def next_steps(command: Sequence[str], out: Path) -> RenderableType:
 
 
 def shown(path: Path) -> str:
-    """A path as one would type it here: relative where it lies below the current folder."""
+    """Return a path as a user would type it: relative if it is below the current folder."""
     absolute = path.absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
 def _program(name: str) -> str:
-    """How to call a script: by its name if the shell finds it, else from beside this interpreter."""
+    """Return how to call a script: its name if the shell finds it, else its path beside this interpreter."""
     beside = Path(sys.executable).with_name(name)
     return name if shutil.which(name) or not beside.exists() else shown(beside)
 
 
 def run(images: int, evaluated: int, out: Path) -> None:
-    """The whole demonstration."""
+    """Run the whole demonstration."""
     factory, weights = f"{shown(ROOT / 'models')}/{EFFICIENTNET.factory}", efficientnet_weights()
     out.mkdir(parents=True, exist_ok=True)
     show([_heading(images, evaluated)])
@@ -205,7 +205,7 @@ def _heading(images: int, evaluated: int) -> RenderableType:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the arguments and run; 1 if something that a user can mend is wrong."""
+    """Parse the arguments and run. The result is 1 after an error that a user can correct."""
     parser = argparse.ArgumentParser(prog="benchmarks.demo", description="Quantize a pretrained CNN on photographs.")
     parser.add_argument("--images", type=int, default=128, metavar="N", help="calibration crops (default 128)")
     parser.add_argument("--evaluate", type=int, default=256, metavar="N", help="evaluation crops (default 256)")

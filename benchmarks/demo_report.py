@@ -1,4 +1,4 @@
-"""What the demonstration prints: one row for each file, what the columns mean, and what was left alone."""
+"""Output of the demonstration: one row for each file, the meaning of the columns, and the skipped layers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ COLUMNS = ("file", "weights", "activations", "size", "", "latency", "", "SQNR", 
 
 
 def result_table(evaluation: Evaluation, results: Sequence[Result]) -> Table:
-    """The float model, then one row for each conversion, in the order of ``evaluation.models``."""
+    """Build the table: the float model, then one row for each conversion, in the order of ``evaluation.models``."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in COLUMNS:
         left = column in {"file", "weights", "activations"}
@@ -45,7 +45,7 @@ def result_table(evaluation: Evaluation, results: Sequence[Result]) -> Table:
 
 
 def measured_on(evaluation: Evaluation, calibrated: int) -> Text:
-    """What the columns mean.
+    """Describe the columns.
 
     No column counts classes. The crops show five photographs, and many crops of one photograph change their class at
     once. So agreement with the float model moves by ten points between machines at equal SQNR.
@@ -65,7 +65,7 @@ def measured_on(evaluation: Evaluation, calibrated: int) -> Text:
 
 
 def skipped_layers(results: Sequence[Result]) -> list[RenderableType]:
-    """For every conversion the layers that stayed in float, and why; one line where there are none."""
+    """List the layers that stay in float in every conversion, with reasons, or say in one line that there are none."""
     parts: list[RenderableType] = []
     for result in results:
         left = float_layers_table(result.layers)
@@ -78,7 +78,7 @@ def skipped_layers(results: Sequence[Result]) -> list[RenderableType]:
 
 
 def _bits(bits: Sequence[int]) -> str:
-    """The commonest, and for how many of the layers if not for all."""
+    """Return the most common number of bits, and the number of its layers unless all have it."""
     (most, count), *others = Counter(bits).most_common()
     return f"{most} bits" + (f" in {count} of {len(bits)}" if others else "")
 
@@ -88,6 +88,6 @@ def _milliseconds(model: Measurement) -> str:
 
 
 def _speed(speedup: float) -> str:
-    if abs(speedup - 1) < 0.03:  # no more than two runs differ by
+    if abs(speedup - 1) < 0.03:  # two runs of one file differ by as much
         return "as float"
     return f"{speedup:.2f}x faster" if speedup >= 1 else f"{1 / speedup:.2f}x slower"

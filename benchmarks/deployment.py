@@ -1,4 +1,4 @@
-"""What the deployed files of ResNet-18 at 224 are: their size, the operators they run as, their speed."""
+"""Deployed files of ResNet-18 at 224 pixels: their size, the operators that run, and their speed."""
 
 import tempfile
 from collections import Counter
@@ -19,12 +19,12 @@ from converter.runtime.session import Progress, open_session
 
 __all__ = ["differing_outputs", "int8_storage", "resnet18", "runtime_operators"]
 
-_IMAGES = 16  # calibrate: size, operators and speed do not depend on the codes
+_IMAGES = 16  # images that calibrate; size, operators and speed do not depend on the codes
 _RECIPES = ("int8", "int4", "int4-weight-only")
 
 
 def resnet18(progress: Progress) -> Iterator[Bar]:
-    """ResNet-18 at 224, random weights: file size, operators, bits, and latency side by side."""
+    """Measure ResNet-18 at 224 pixels with random weights: file size, operators, bits, and latency side by side."""
     model, images = random_resnet18(), random_images(_IMAGES)
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = {name: Path(folder) / f"{name}.onnx" for name in ("float", *_RECIPES)}
@@ -41,7 +41,7 @@ def resnet18(progress: Progress) -> Iterator[Bar]:
 
 
 def runtime_operators(path: Path) -> Counter[str]:
-    """How many of each operator the graph has that onnxruntime really runs."""
+    """Count the operators of the graph that onnxruntime really runs."""
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         optimized = Path(folder) / "optimized.onnx"
         open_session(path, threads=1, optimized=optimized)
@@ -49,7 +49,7 @@ def runtime_operators(path: Path) -> Counter[str]:
 
 
 def int8_storage(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with every 4-bit and 2-bit constant stored as INT8, by rewriting the file alone."""
+    """Return the model with every 4-bit and 2-bit constant stored as INT8. Nothing else changes."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
@@ -60,7 +60,7 @@ def int8_storage(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def differing_outputs(model: onnx.ModelProto, images: np.ndarray) -> Bar:
-    """Outputs that are not the same to the last bit when the codes are stored as INT8."""
+    """Count the outputs that differ in any bit when the codes are stored as INT8."""
     narrow = sum(tensor.data_type in {TensorProto.INT4, TensorProto.INT2} for tensor in model.graph.initializer)
     packed, plain = (
         open_session(each, threads=1).run(None, {"input": images})[0] for each in (model, int8_storage(model))

@@ -1,4 +1,4 @@
-"""Every layer at 4, 3 and 2 bits with 8-bit activations, on images that calibration has not seen."""
+"""Accuracy with every layer at 4, 3 and 2 bits and 8-bit activations, on images that did not calibrate."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,6 +20,8 @@ from converter.evaluation.evaluate import Measurement, evaluate
 from converter.learn.held_out import hold_out
 from converter.model_io.save import save_onnx
 from converter.runtime.session import Progress
+from passes.weights.gptq import Gptq
+from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["learned_rounding", "low_bits", "low_bits_efficientnet", "two_level", "with_bits", "with_gptq"]
 
@@ -34,18 +36,19 @@ _SCALES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def with_bits(bits: int, recipe_name: str = "int4", **fields: Any) -> Recipe:
-    """A built-in recipe with other bits, in every layer, and other fields for its GPTQ pass."""
+    """Return a built-in recipe with the same bits in every layer and other fields of its GPTQ pass."""
     recipe = with_gptq(find_recipe(recipe_name), f"W{bits}A8", bits=bits, **fields)
     return replace(recipe, description=f"{bits}-bit weights, 8-bit activations")
 
 
 def with_gptq(recipe: Recipe, name: str, **fields: Any) -> Recipe:
-    """The recipe with other fields for its GPTQ pass."""
-    return replace(recipe.with_solver(**fields), name=name)
+    """Return the recipe with other fields of its GPTQ pass."""
+    passes = tuple(replace(step, **fields) if isinstance(step, Gptq) else step for step in recipe.passes)
+    return replace(recipe, name=name, passes=passes)
 
 
 def low_bits(progress: Progress) -> Iterator[Bar]:
-    """ResNet-20 and ResNet-56 on CIFAR-10, four sets of 512 calibration images, and ResNet-18 on road signs, one."""
+    """Measure ResNet-20 and ResNet-56 (CIFAR-10, four sets of 512 calibration images) and ResNet-18 (road signs)."""
     limits = ((with_bits(4), 0.2), (with_bits(3), 0.7), (with_bits(2), 4.0))
     for name, pretrained in (("ResNet-20", RESNET20), ("ResNet-56", RESNET56)):
         model = pretrained.model()
@@ -57,7 +60,7 @@ def low_bits(progress: Progress) -> Iterator[Bar]:
 
 
 def low_bits_efficientnet(progress: Progress) -> Iterator[Bar]:
-    """EfficientNet-Lite0 on the ImageNet sample: images of even index calibrate, those of odd index evaluate."""
+    """Measure EfficientNet-Lite0 on the ImageNet sample. Images of even index calibrate, the others evaluate."""
     model = EFFICIENTNET.model()
     even, odd = _halves(model)
     limits = ((find_recipe("int8-gptq"), 0.7), (with_bits(4), 0.7), (with_bits(3), 4.0))
@@ -65,15 +68,16 @@ def low_bits_efficientnet(progress: Progress) -> Iterator[Bar]:
 
 
 def learned_rounding(progress: Progress) -> Iterator[Bar]:
-    """What learned rounding adds to EfficientNet-Lite0 at 4 and 3 bits, on images that neither start nor end saw.
+    """Measure the gain of learned rounding on EfficientNet-Lite0 at 4 and 3 bits, on images that neither method used.
 
-    It starts from GPTQ's codes for the images that do not judge it; the note has those for all of them as well.
+    Learned rounding starts from GPTQ's codes, computed on the images that are not held out to judge it. The note also
+    has the result of GPTQ on all calibration images.
     """
     model = EFFICIENTNET.model()
     even, odd = _halves(model)
     for bits in (4, 3):
         plain, learning = with_bits(bits), with_bits(bits, "int4-learned")
-        held_out = next(step.held_out for step in learning.passes if step.held_out)
+        held_out = next(step.held_out for step in learning.passes if isinstance(step, LearnedRounding))
         started = even.select(hold_out(len(even), held_out, learning.seed).train)
         with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
             paths = [Path(folder) / f"{stage}.onnx" for stage in ("float", "all", "start", "learned")]
@@ -91,7 +95,7 @@ def learned_rounding(progress: Progress) -> Iterator[Bar]:
 
 
 def two_level(progress: Progress) -> Iterator[Bar]:
-    """What block scales and the size of their blocks are worth: the scores' SQNR, and the file."""
+    """Measure the effect of block scales and of the block size on the SQNR of the scores and on the file size."""
     small, large = RESNET20.model(), EFFICIENTNET.model()
     networks = (
         ("ResNet-20", small, *RESNET20.images(small, 512), (4, 3, 2)),
@@ -99,22 +103,22 @@ def two_level(progress: Progress) -> Iterator[Bar]:
     )
     for name, model, calibration, evaluation, widths in networks:
         with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-            asked = [(bits, scales) for bits in widths for scales in _SCALES]
-            paths = [Path(folder) / f"{index}.onnx" for index in range(len(asked) + 1)]
+            variants = [(bits, scales) for bits in widths for scales in _SCALES]
+            paths = [Path(folder) / f"{index}.onnx" for index in range(len(variants) + 1)]
             save_onnx(model, paths[0])
-            for (bits, scales), path in zip(asked, paths[1:], strict=True):
+            for (bits, scales), path in zip(variants, paths[1:], strict=True):
                 recipe = with_bits(bits, **_SCALES[scales])
                 convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress).save(path)
-            found = evaluate(paths, evaluation, latency=False, progress=progress).models[1:]
-        for (bits, scales), each in zip(asked, found, strict=True):
+            results = evaluate(paths, evaluation, latency=False, progress=progress).models[1:]
+        for (bits, scales), each in zip(variants, results, strict=True):
             yield Bar(f"{name}, W{bits}A8: {scales}", each.sqnr_db or 0.0, None, "dB", note=f"{each.bytes:,} bytes")
 
 
-def _measured(found: Measurement) -> str:
-    return f"{found.sqnr_db:.2f} dB, {100 * (found.top1 or 0):.1f} %"
+def _measured(measurement: Measurement) -> str:
+    return f"{measurement.sqnr_db:.2f} dB, {100 * (measurement.top1 or 0):.1f} %"
 
 
 def _halves(model: onnx.ModelProto) -> tuple[Dataset, Dataset]:
-    """Images of even and of odd index of the ImageNet sample."""
+    """Return the images of even and of odd index of the ImageNet sample."""
     data = load_data(shared_file(EFFICIENTNET.calibration), input_specs(model), preprocess=EFFICIENTNET.preprocess)
     return data.select(np.arange(0, len(data), 2)), data.select(np.arange(1, len(data), 2))

@@ -1,11 +1,11 @@
-"""How the files look in Netron, as pictures for the guide: docs/netron-*.png.
+"""Pictures of the files in Netron, for the guide: docs/netron-*.png.
 
     python -m benchmarks.netron_screenshots [--out DIR] [--browser chromium]
 
-A small network with random weights is converted with three recipes, each file is served by `convert-onnx view`'s own
-function, and a headless Chromium (or Chrome) photographs the page, by operators and (int4) by names. The browser is
-driven over its debugging pipe, so nothing but the browser itself is needed, and a font with the brackets that Netron
-writes shapes in (Debian: fonts-ipafont-gothic). It may look up no host but this machine.
+A small network with random weights is converted with three recipes. The function of `convert-onnx view` serves each
+file, and a headless Chromium (or Chrome) takes a picture of the page, with operators and (for int4) with names. The
+browser is controlled over its debugging pipe. So only the browser is needed, and a font with the brackets that Netron
+writes shapes in (Debian: fonts-ipafont-gothic). The browser can reach no host but this machine.
 """
 
 import argparse
@@ -54,11 +54,11 @@ _BOUNDS = """(() => {
     const width = Math.max(...boxes.map(box => box.right)) - x, height = Math.max(...boxes.map(box => box.bottom)) - y;
     return {x: x - 10, y: y - 10, width: width + 20, height: height + 20, scale: 1};
 })()"""
-_SHOW_NAMES = "u"  # Netron's key for it, with Ctrl
+_SHOW_NAMES = "u"  # with Ctrl, Netron's key for showing names
 
 
 class Browser:
-    """A page of a headless browser, by the Chrome DevTools Protocol over the pipe (NUL ends each message)."""
+    """A page of a headless browser, controlled by the Chrome DevTools Protocol over a pipe (NUL ends each message)."""
 
     def __init__(self, send: int, receive: int) -> None:
         self._send, self._receive, self._number, self._rest = send, receive, 0, b""
@@ -79,15 +79,19 @@ class Browser:
                 return dict(answer["result"])
 
     def page(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command for the page."""
+        """Send a command to the page and return its answer."""
         return self.call(method, self._session, **parameters)
 
     def evaluate(self, expression: str) -> Any:
-        """What a JavaScript expression gives on the page."""
+        """Return the value of a JavaScript expression on the page."""
         return self.page("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def until(self, expression: str) -> None:
-        """Wait until an expression is true. Raises TimeoutError."""
+        """Wait until an expression is true.
+
+        Raises:
+            TimeoutError: It does not become true in time.
+        """
         end = time.monotonic() + _TIMEOUT
         while not self.evaluate(expression):
             if time.monotonic() > end:
@@ -95,7 +99,7 @@ class Browser:
             time.sleep(0.1)
 
     def press(self, key: str) -> None:
-        """Ctrl and a letter."""
+        """Press Ctrl and a letter."""
         code = ord(key.upper())
         for kind in ("rawKeyDown", "keyUp"):
             self.page("Input.dispatchKeyEvent", type=kind, modifiers=2, key=key, windowsVirtualKeyCode=code)
@@ -112,10 +116,10 @@ class Browser:
 
 @contextmanager
 def opened(program: str) -> Iterator[Browser]:
-    """A browser with a profile of its own, until the `with` block ends."""
+    """Yield a browser with a profile of its own. It ends with the `with` block."""
     theirs, send = os.pipe()
     receive, output = os.pipe()
-    # the browser may still be writing into its profile when it is told to go
+    # the browser may still write into its profile when it is terminated
     with tempfile.TemporaryDirectory(prefix="convert-onnx-", ignore_cleanup_errors=True) as profile:
         start = f'exec "$@" 3<&{theirs} 4>&{output}'
         size = f"--window-size={_SIZE[0]},{_SIZE[1]}"
@@ -135,7 +139,7 @@ def opened(program: str) -> Iterator[Browser]:
 
 
 def photograph(browser: Browser, model: Path, picture: Path, *, names: bool = False) -> None:
-    """Write what Netron shows of a model, with the operators of the nodes or with their names and those of tensors."""
+    """Save Netron's picture of a model, with the operators of the nodes, or with the names of nodes and tensors."""
     with served(model, browse=False) as address:
         browser.page("Network.setCookie", name="consent", value="1", url=address)
         browser.page("Page.navigate", url=address)
@@ -149,7 +153,7 @@ def photograph(browser: Browser, model: Path, picture: Path, *, names: bool = Fa
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the arguments and write the pictures; 1 if there is no browser."""
+    """Parse the arguments and write the pictures. The result is 1 if there is no browser."""
     parser = argparse.ArgumentParser(prog="benchmarks.netron_screenshots", description="Photograph files in Netron.")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", metavar="DIR", help="default docs/")
     parser.add_argument("--browser", default="chromium", help="program to start, chromium if not given")

@@ -1,8 +1,8 @@
-"""Real photographs without a download: 224x224 crops of those that scikit-image and scikit-learn ship in their wheels.
+"""Real photographs without a download: 224x224 crops of photographs in the wheels of scikit-image and scikit-learn.
 
-Calibration and evaluation crops come from different photographs (the two motorcycle pictures show one scene and stay
-together), so a figure measured on one half says something about images that calibration has not seen. Drawings, text
-pages, checkerboards, phantoms and the pictures that scikit-image would download are left out.
+Calibration and evaluation crops come from different photographs, so evaluation images did not calibrate. (The two
+motorcycle pictures show one scene and stay together.) Drawings, text pages, checkerboards, phantoms and pictures that
+scikit-image would download are left out.
 
 Licences, as the two packages state them. scikit-image: astronaut, brick, camera, chelsea, coffee, coins, grass,
 gravel, hubble, ihc, retina and rocket are CC0, in the public domain or without known copyright restrictions; the
@@ -32,14 +32,14 @@ SIZE = 224
 
 @dataclass(frozen=True)
 class Photograph:
-    """One picture file inside an installed package, and how many crops it gives in each round."""
+    """One picture file inside an installed package, and the number of its crops in each round."""
 
     package: str
     file: str
     weight: int = 1
 
     def load(self) -> Image.Image:
-        """The picture as RGB; a grayscale one has three equal channels."""
+        """Load the picture as RGB. A grayscale picture gets three equal channels."""
         try:
             path = resources.files(self.package).joinpath(self.file)
         except ModuleNotFoundError as error:
@@ -80,17 +80,17 @@ EVALUATION = (
 
 
 def calibration_crops(n: int = 256, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """The first n calibration crops, uint8 [n, 224, 224, 3]; fewer are always a prefix of more."""
+    """Return the first n calibration crops, uint8 [n, 224, 224, 3]. Fewer crops are a prefix of more crops."""
     return crops(CALIBRATION, n, np.random.default_rng([seed, 0]))
 
 
 def evaluation_crops(n: int = 256, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """The first n evaluation crops, from photographs that calibration never uses, uint8 [n, 224, 224, 3]."""
+    """Return the first n evaluation crops, uint8 [n, 224, 224, 3]. Their photographs are never used to calibrate."""
     return crops(EVALUATION, n, np.random.default_rng([seed, 1]))
 
 
 def crops(photographs: Sequence[Photograph], n: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Draw n random square crops, the photographs in turn by weight, resized to 224 and mirrored half of the time."""
+    """Draw n random square crops, resized to 224 and mirrored half of the time. Photographs take turns by weight."""
     if n < 1:
         raise ValueError(f"n is {n}; ask for at least one crop")
     images = [photograph.load() for photograph in photographs]
@@ -99,14 +99,14 @@ def crops(photographs: Sequence[Photograph], n: int, rng: np.random.Generator) -
 
 
 def turns(photographs: Sequence[Photograph], rng: np.random.Generator) -> Iterator[int]:
-    """Indices of photographs without end: each round holds every one as often as its weight, in random order."""
+    """Yield indices of photographs without end. Each round has every index as often as its weight, in random order."""
     one_round = [index for index, photograph in enumerate(photographs) for _ in range(photograph.weight)]
     while True:
         yield from rng.permutation(one_round).tolist()
 
 
 def crop(image: Image.Image, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """One square crop: side between 224 and the shorter edge, any position, resized to 224, mirrored or not."""
+    """Draw one square crop: side between 224 and the shorter edge, any position, resized to 224, mirrored or not."""
     side = int(rng.integers(SIZE, min(image.size), endpoint=True))
     left = int(rng.integers(0, image.width - side, endpoint=True))
     top = int(rng.integers(0, image.height - side, endpoint=True))
@@ -116,7 +116,7 @@ def crop(image: Image.Image, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write calibration.npz and evaluation.npz (key x) into a folder and say what is in them."""
+    """Write calibration.npz and evaluation.npz (key x) into a folder, and print their contents."""
     parser = argparse.ArgumentParser(prog="benchmarks.photographs", description="Write crops of real photographs.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
     parser.add_argument("--count", type=int, default=256, metavar="N", help="crops in each file (default 256)")

@@ -1,4 +1,4 @@
-"""Networks at 224 with random weights that behave like trained ones: for size, speed and cost, not for accuracy."""
+"""Networks at 224 pixels with random weights, for measurements of size, speed and cost but not of accuracy."""
 
 from pathlib import Path
 
@@ -14,11 +14,12 @@ __all__ = ["random_images", "random_network", "random_resnet18", "write_random_r
 
 
 def random_network(factory: str, size: int = IMAGENET_SIZE, *, shift: float = 0.0) -> onnx.ModelProto:
-    """Kaiming-normal convolutions, and batch normalization with the statistics of 16 random images.
+    """Build a network with Kaiming-normal convolutions, and batch normalization of 16 random images' statistics.
 
-    ``shift`` is what batch normalization adds, in standard deviations. Without it half of each channel is cut off, and
-    random layers in a row then amplify whatever is wrong (Yang et al. 2019, arXiv:1902.08129): at MobileNetV2's output
-    noise of -40 dB in the images is at -17 dB. Trained networks do not, nor do these with a shift of 1 (-47 dB).
+    ``shift`` is the bias of batch normalization in standard deviations. Without it, ReLU cuts off half of each channel,
+    and many random layers then amplify any error (Yang et al. 2019, arXiv:1902.08129): noise of -40 dB in the images
+    becomes -17 dB at MobileNetV2's output. Trained networks do not amplify errors like that, and neither do these
+    networks with a shift of 1 (-47 dB).
     """
     import torch
     from torch import nn
@@ -31,7 +32,7 @@ def random_network(factory: str, size: int = IMAGENET_SIZE, *, shift: float = 0.
                 whole = layer.groups == 1  # an output of a depthwise layer has one input channel
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out" if whole else "fan_in", nonlinearity="relu")
             elif isinstance(layer, nn.BatchNorm2d):
-                layer.momentum = None  # the mean over all batches seen, which is one
+                layer.momentum = None  # statistics are the mean over all batches; there is one
                 nn.init.constant_(layer.bias, shift)
         with torch.no_grad():
             module.train()(torch.from_numpy(random_images(16, size)))
@@ -39,12 +40,12 @@ def random_network(factory: str, size: int = IMAGENET_SIZE, *, shift: float = 0.
 
 
 def random_resnet18(size: int = IMAGENET_SIZE) -> onnx.ModelProto:
-    """`random_network` of ResNet-18."""
+    """Return `random_network` of ResNet-18."""
     return random_network("resnet.py:resnet18", size)
 
 
 def random_images(count: int, size: int = IMAGENET_SIZE, seed: int = 0) -> NDArray[np.float32]:
-    """Noise with large shapes in it as photographs have, [count, 3, size, size], of unit variance."""
+    """Return noise with large shapes, as photographs have, [count, 3, size, size], of unit variance."""
     rng = np.random.default_rng(seed)
     coarse = rng.standard_normal((count, 3, 8, 8), dtype=np.float32)
     scale = -(-size // 8)
@@ -54,7 +55,7 @@ def random_images(count: int, size: int = IMAGENET_SIZE, seed: int = 0) -> NDArr
 
 
 def write_random_resnet18(folder: Path) -> Path:
-    """`random_resnet18` as a file."""
+    """Write `random_resnet18` to a file."""
     path = folder / "float.onnx"
     onnx.save(random_resnet18(), path)
     return path

@@ -1,8 +1,8 @@
-"""The reference pages of the guide, from docstrings, fields and --help: docs/reference/*.md.
+"""Writer of the guide's reference pages (docs/reference/*.md) from docstrings, fields and --help.
 
     python -m benchmarks.reference_pages [--out DIR]
 
-Nothing on these pages is written by hand. A test holds that the committed ones are what this writes.
+Nothing on these pages is written by hand. A test compares the committed pages with the output of this module.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _WIDTH = 100
 
 
 def pages() -> dict[str, str]:
-    """Every page by its file name."""
+    """Return every page by its file name."""
     return {
         "commands.md": _commands(),
         "passes.md": _passes(),
@@ -127,27 +127,27 @@ def _python() -> str:
 
 
 def _entry(name: str, each: Any) -> str:
-    """A function, or a class with its public methods: its name, its signature, its docstring."""
+    """Describe a function, or a class with its public methods: name, signature, docstring."""
     heading = f"### `converter.{name}`\n"
     if inspect.isfunction(each):
         return f"{heading}\n{_fenced(_signature(each), 'python')}\n{_fenced(_doc(each))}\n"
     parts = [heading, _fenced(_doc(each))]
     for method, member in vars(each).items():
-        told = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-        if method.startswith("_") or not inspect.isfunction(told) or not told.__doc__:
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if method.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
             continue
-        shown = f"{name}.{method}" if isinstance(member, property) else f"{name}.{_signature(told)}"
-        parts.append(f"- `{' '.join(shown.split())}`: {' '.join(_doc(told).partition(chr(10) * 2)[0].split())}")
+        shown = f"{name}.{method}" if isinstance(member, property) else f"{name}.{_signature(function)}"
+        parts.append(f"- `{' '.join(shown.split())}`: {' '.join(_doc(function).partition(chr(10) * 2)[0].split())}")
     return "\n".join(parts) + "\n"
 
 
 def _signature(function: Callable[..., Any]) -> str:
-    """A signature, an argument a line where it is long."""
-    found = inspect.signature(function)
+    """Return the signature. If it is long, each argument has its own line."""
+    signature = inspect.signature(function)
     hints = typing.get_type_hints(function)
     arguments = []
     star = False
-    for name, value in found.parameters.items():
+    for name, value in signature.parameters.items():
         if name == "self":
             continue
         if value.kind == value.KEYWORD_ONLY and not star:
@@ -182,18 +182,18 @@ def _doc(each: Any) -> str:
 
 
 def _summary(kind: type) -> str:
-    """The first paragraph of the module that a pass is in."""
-    told = inspect.getdoc(inspect.getmodule(kind)) or ""
-    return " ".join(told.partition("\n\n")[0].split())
+    """Return the first paragraph of the docstring of a pass's module."""
+    docstring = inspect.getdoc(inspect.getmodule(kind)) or ""
+    return " ".join(docstring.partition("\n\n")[0].split())
 
 
 def _fields(kind: Any) -> str:
-    told = meanings(kind)
+    texts = meanings(kind)
     rows = []
     for each in dataclasses.fields(kind):
         value = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
         shown = "" if value is dataclasses.MISSING else f"`{_shown(value)}`"
-        rows.append((f"`{each.name}`", shown, told.get(each.name, "")))
+        rows.append((f"`{each.name}`", shown, texts.get(each.name, "")))
     return _table(("field", "default", "meaning"), rows) if rows else "It has no fields.\n"
 
 

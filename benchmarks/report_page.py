@@ -1,9 +1,9 @@
-"""The HTML report in headless Chromium: how large it is, how soon it is there, and what it looks like.
+"""The HTML report in headless Chromium: its size, its loading time, and a picture of it.
 
     python -m benchmarks.report_page                          size and time of ResNet-50's report
     python -m benchmarks.report_page --picture docs/report.png
 
-The picture is of ResNet-20 on CIFAR-10. Needs Chromium and the extra `dev`.
+The picture shows the report of ResNet-20 on CIFAR-10. Chromium and the extra `dev` are needed.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from PIL import Image
 
 from benchmarks.random_resnet import random_images, random_network
 from benchmarks.shared_data import RESNET20, MissingData, shared_file
-from converter import convert, find_recipe, write_report
+from converter import Recipe, convert, find_recipe, write_report
 from converter.report.progress import progress_bars
+from passes.activations.activation_ranges import ActivationRanges
 from passes.scale_migration.smoothquant import SmoothQuant
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ __all__ = ["Opened", "chromium", "open_page", "opened_page", "why_no_browser"]
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-_COLOURS = 64  # of a picture, which has few
+_COLOURS = 64  # colours of a picture; the page has few
 _MARGIN = 12  # pixels below the picture's last line
 _DRAWN = ".chart svg.marks"
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A page that was opened: bytes of its file, seconds until its first chart is drawn, and what went wrong."""
+    """A page that was opened: bytes of its file, seconds until its first chart is drawn, and problems."""
 
     size: int
     seconds: float
@@ -47,7 +48,7 @@ class Opened:
 
 
 def why_no_browser() -> str:
-    """What is missing to open a page; empty if nothing is."""
+    """Say what is missing to open a page. Empty if nothing is missing."""
     if not any(map(shutil.which, _BROWSERS)):
         return f"none of {', '.join(_BROWSERS)} is on the path; install Chromium"
     try:
@@ -59,10 +60,10 @@ def why_no_browser() -> str:
 
 @contextmanager
 def chromium() -> "Iterator[Browser]":
-    """A headless browser.
+    """Start a headless browser and yield it.
 
     Raises:
-        MissingData: there is none, or nothing to drive it with.
+        MissingData: There is no browser, or playwright is missing.
     """
     missing = why_no_browser()
     if missing:
@@ -82,7 +83,7 @@ def chromium() -> "Iterator[Browser]":
 def opened_page(
     browser: "Browser", path: Path, *, scheme: Literal["light", "dark"] = "light", width: int = 1200, height: int = 900
 ) -> "Iterator[tuple[Page, list[str]]]":
-    """The page once its first chart is drawn, and what it complains of or asks the network for, as that comes."""
+    """Yield the page when its first chart is drawn, and a growing list of its errors and network requests."""
     problems: list[str] = []
     page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": height})
     try:
@@ -102,19 +103,22 @@ def _note_request(address: str, problems: list[str]) -> None:
 
 
 def open_page(browser: "Browser", path: Path, *, times: int = 3) -> Opened:
-    """Open a page several times, in a browser that runs already, and take the fastest."""
+    """Open a page several times in a running browser. The fastest time counts."""
     seconds, problems = [], []
     for _ in range(times):
         started = time.perf_counter()
-        with opened_page(browser, path) as (_, found):
+        with opened_page(browser, path) as (_, messages):
             seconds.append(time.perf_counter() - started)
-        problems += found
+        problems += messages
     return Opened(path.stat().st_size, min(seconds), tuple(problems))
 
 
 def _resnet50_report(folder: Path) -> Path:
-    """The report of a ResNet-50 with random weights at 64 pixels, SmoothQuant's search in it."""
-    searched = find_recipe("int8").with_pass(SmoothQuant(), "int8-smooth")
+    """Write the report of a ResNet-50 with random weights at 64 pixels, including SmoothQuant's search."""
+    recipe = find_recipe("int8")
+    index = next(index for index, step in enumerate(recipe.passes) if isinstance(step, ActivationRanges))
+    passes = (*recipe.passes[:index], SmoothQuant(), *recipe.passes[index:])
+    searched = Recipe("int8-smooth", "round to nearest after SmoothQuant", passes)
     with progress_bars() as progress:
         result = convert(
             random_network("resnet.py:resnet50", 64), random_images(16, 64), recipe=searched, progress=progress
@@ -125,7 +129,11 @@ def _resnet50_report(folder: Path) -> Path:
 
 
 def _resnet20_report(folder: Path) -> Path:
-    """The report of ResNet-20 on CIFAR-10. Raises MissingData."""
+    """Write the report of ResNet-20 on CIFAR-10.
+
+    Raises:
+        MissingData: The weights or the images are missing.
+    """
     model = RESNET20.model()
     calibration, evaluation = (shared_file(name or "") for name in (RESNET20.calibration, RESNET20.evaluation))
     with chdir(calibration.parent), progress_bars() as progress:  # the report shows the names of the files
@@ -143,7 +151,7 @@ def _resnet20_report(folder: Path) -> Path:
 
 
 def _take_picture(report: Path, picture: Path) -> None:
-    """The top of the page at the width of a laptop's window, down to the words below the first chart."""
+    """Save the top of the page at the width of a laptop's window, down to the caption of the first layer chart."""
     with chromium() as browser, opened_page(browser, report) as (page, _):
         last = page.locator("#layers figcaption").bounding_box()
         assert last is not None
@@ -154,7 +162,7 @@ def _take_picture(report: Path, picture: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, or draw; 1 if something that is needed is missing."""
+    """Measure the report or take its picture. The result is 1 if something is missing."""
     parser = argparse.ArgumentParser(prog="benchmarks.report_page", description="The HTML report in Chromium.")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="take a picture in place of measuring")
     options = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
-"""The plots of the road-sign study: a layer's weights before and after AWQ, and the losses of AWQ's grid search.
+"""Plots of the road-sign study: a layer's weights before and after AWQ, and the gains of AWQ's grid search.
 
     python -m benchmarks.road_sign_figures               writes docs/awq-weights.png and docs/awq-grid.png
 
-Needs matplotlib: pip install convert-onnx[figures].
+matplotlib is needed: pip install convert-onnx[figures].
 """
 
 import argparse
@@ -48,7 +48,14 @@ _BINS: list[float] = np.linspace(-1, 1, 101).tolist()
 
 @dataclass(frozen=True)
 class Study:
-    """What AWQ did to a model: all grids of its search, and the weight ``[g, o, k]`` of one layer before and after."""
+    """Effect of AWQ on a model.
+
+    Attributes:
+        grids: Losses of the grid search of every layer.
+        layer: The layer that gained most.
+        before: Its weight before AWQ, ``[g, o, k]``.
+        after: Its weight after AWQ, ``[g, o, k]``.
+    """
 
     grids: Mapping[str, LossGrid]
     layer: Linear
@@ -57,7 +64,7 @@ class Study:
 
 
 def study(model: onnx.ModelProto, calibration: Dataset, progress: Progress) -> Study:
-    """Run the study's AWQ in float and keep the layer that gained most."""
+    """Run the study's AWQ in float and select the layer that gained most."""
     work = Model(gs.import_onnx(model), find_target("cpu").rules)
     for step in (Normalise(), FoldBatchnorm()):
         step.apply(work, Stats())
@@ -76,7 +83,7 @@ def study(model: onnx.ModelProto, calibration: Dataset, progress: Progress) -> S
 
 
 def weight_figure(study: Study) -> "Figure":
-    """Figure 1: the distribution of one layer's weights, and the largest weight of every input channel."""
+    """Draw figure 1: the distribution of one layer's weights, and the largest weight of every input channel."""
     figure, (left, right) = _panels()
     for weight, colour, label in ((study.before, _BEFORE, "before AWQ"), (study.after, _AFTER, "after AWQ")):
         relative = weight / np.abs(weight).max(axis=2, keepdims=True)
@@ -96,7 +103,7 @@ def weight_figure(study: Study) -> "Figure":
 
 
 def grid_figure(study: Study) -> "Figure":
-    """Figure 2: heat maps of the search over α and the salient factor, for that layer and for all together."""
+    """Draw figure 2: heat maps of the search over α and the salient factor, for that layer and for the mean of all."""
     figure, (left, right) = _panels()
     gains = {name: _gain(grid) for name, grid in study.grids.items()}
     name = study.layer.name
@@ -108,12 +115,12 @@ def grid_figure(study: Study) -> "Figure":
 
 
 def _gain(grid: LossGrid) -> NDArray[np.float64]:
-    """What every point of a grid gains over leaving the layer alone, dB."""
+    """Return the gain in dB of every grid point over the unchanged layer."""
     return np.array([[decibel(grid.plain, float(loss)) for loss in row] for row in grid.losses])
 
 
 def _heat_map(figure: "Figure", axes: "Axes", grid: LossGrid, gain: NDArray[np.float64], title: str) -> None:
-    """Rows are the factor, columns α; white is no gain; the best point is ringed."""
+    """Draw a heat map. Rows are the factor, columns are α, white means no gain, and a ring marks the best point."""
     alphas, factors = (list(points) for points in grid.axes.values())
     bound = max(float(np.abs(gain).max()), 1e-6)
     image = axes.imshow(gain.T, origin="lower", aspect="auto", cmap="RdBu", vmin=-bound, vmax=bound)
@@ -138,7 +145,7 @@ def _panels() -> "tuple[Figure, tuple[Axes, Axes]]":
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw both figures; 1 if matplotlib or the data are not there."""
+    """Draw both figures. The result is 1 if matplotlib or data are missing."""
     parser = argparse.ArgumentParser(prog="benchmarks.road_sign_figures", description="The plots of the study.")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", metavar="DIR", help="folder to write into")
     options = parser.parse_args(arguments)
@@ -149,14 +156,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = ROAD_SIGNS.model()
         calibration, _evaluation = ROAD_SIGNS.images(model, CALIBRATE)
         with progress_bars() as progress:
-            found = study(model, calibration, progress)
+            result = study(model, calibration, progress)
     except (ConvertError, MissingData) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, figure in (("awq-weights.png", weight_figure(found)), ("awq-grid.png", grid_figure(found))):
+    for name, figure in (("awq-weights.png", weight_figure(result)), ("awq-grid.png", grid_figure(result))):
         figure.savefig(options.out / name)
-        print(f"{options.out / name}: {found.layer.name}")
+        print(f"{options.out / name}: {result.layer.name}")
     return 0
 
 

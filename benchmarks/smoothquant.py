@@ -1,14 +1,15 @@
-"""What SmoothQuant does to an int8 file: nothing where channels are even, and accuracy back where they are not.
+"""Effect of SmoothQuant on an int8 file: none if channels are even, and higher accuracy if they have outliers.
 
     python -m benchmarks smoothquant
 
-The models with outliers compute what the originals do: three channels of every group that can be scaled are made 30
-times larger, and the layers that read them take it back (`passes.scale_migration.rescale`).
+The models with outliers compute the same function as the originals. Three channels of every group that can be scaled
+are made 30 times larger, and the layers that read them undo it (`passes.scale_migration.rescale`).
 """
 
 import math
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from converter.model_io.save import save_onnx
 from converter.qdq.floats import float_model
 from converter.runtime.session import Progress
 from converter.targets.catalog import find_target
+from passes.activations.activation_ranges import ActivationRanges
 from passes.graph.fold_batchnorm import fold_batchnorm
 from passes.graph.normalise.normalise import normalise
 from passes.ir.model import Model
@@ -34,16 +36,18 @@ from passes.scale_migration.smoothquant import SmoothQuant
 __all__ = ["smoothquant", "with_outliers", "with_smoothquant"]
 
 _INT8 = find_recipe("int8")
-_LEAST_DB = -0.5  # two int8 files of one network differ by as much for no reason
+_LEAST_DB = -0.5  # two equally good int8 files of one network differ by as much
 
 
 def with_smoothquant(recipe: Recipe) -> Recipe:
-    """The recipe with SmoothQuant before its activation ranges."""
-    return recipe.with_pass(SmoothQuant(), f"{recipe.name}-smoothquant")
+    """Return the recipe with SmoothQuant before its activation ranges."""
+    at = next(index for index, step in enumerate(recipe.passes) if isinstance(step, ActivationRanges))
+    passes = (*recipe.passes[:at], SmoothQuant(), *recipe.passes[at:])
+    return replace(recipe, name=f"{recipe.name}-smoothquant", passes=passes)
 
 
 def with_outliers(proto: onnx.ModelProto, factor: float = 30.0, channels: int = 3, seed: int = 0) -> onnx.ModelProto:
-    """The same function with ``channels`` of every group of scales larger by ``factor``."""
+    """Return a model of the same function with ``channels`` of every scale group larger by ``factor``."""
     model = Model(gs.import_onnx(proto), find_target("cpu").rules)
     normalise(model.graph)
     fold_batchnorm(model.graph)
@@ -56,7 +60,7 @@ def with_outliers(proto: onnx.ModelProto, factor: float = 30.0, channels: int = 
 
 
 def smoothquant(progress: Progress) -> Iterator[Bar]:
-    """Real models, and two of them with outliers."""
+    """Measure trained models, and two of them with outliers."""
     for name, pretrained, calibrate, outliers in (
         ("ResNet-20", RESNET20, 512, True),
         ("ResNet-56", RESNET56, 512, False),
@@ -73,19 +77,18 @@ def smoothquant(progress: Progress) -> Iterator[Bar]:
 def _against_int8(
     name: str, model: onnx.ModelProto, calibration: Dataset, evaluation: Dataset, must_gain: bool, progress: Progress
 ) -> Iterator[Bar]:
-    """Top-1 in points and SQNR in dB over plain int8."""
+    """Compare with plain int8: top-1 in points and SQNR in dB."""
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         paths = [Path(folder) / f"{kind}.onnx" for kind in ("float", "int8", "smooth")]
         save_onnx(model, paths[0])
         for recipe, path in zip((_INT8, with_smoothquant(_INT8)), paths[1:], strict=True):
             convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress).save(path)
-        exact, plain, smooth = evaluate(paths, evaluation, latency=False, progress=progress).models
+        reference, plain, smooth = evaluate(paths, evaluation, latency=False, progress=progress).models
         agreement = evaluate(paths[1:], evaluation, latency=False, progress=progress).models[1].agreement
-    # one standard error of their difference: only images that the two files see differently can count
+    # one standard error of the difference: only images that the two files classify differently contribute
     noise = 100 * math.sqrt((1 - (agreement or 0.0)) / smooth.images)
-    note = (
-        f"{_percent(exact)} float, {_percent(plain)} int8, {_percent(smooth)} SmoothQuant of {smooth.images:,} images"
-    )
+    percents = f"{_percent(reference)} float, {_percent(plain)} int8, {_percent(smooth)} SmoothQuant"
+    note = f"{percents} of {smooth.images:,} images"
     least = round(2 * noise if must_gain else -2 * noise, 2)
     yield Bar(f"{name}: top-1 gained", 100 * ((smooth.top1 or 0.0) - (plain.top1 or 0.0)), least, "points", True, note)
     before, after = plain.sqnr_db or math.inf, smooth.sqnr_db or math.inf

@@ -1,4 +1,4 @@
-"""What onnxruntime's own quantize_static makes of a model, in every form it has for 8 bits per channel."""
+"""Files of onnxruntime's own quantize_static, in every form that it has for 8 bits per channel."""
 
 import logging
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ _FORMS = (("U8S8", "QDQ"), ("U8S8", "QOperator"), ("S8S8", "QDQ"), ("S8S8", "QOp
 
 
 def static_files(model: Path, images: NDArray[np.float32], folder: Path) -> dict[str, Path]:
-    """U8S8 and S8S8, each as QDQ and as integer operators, calibrated on ``images`` by minimum and maximum."""
+    """Write U8S8 and S8S8, each as QDQ and as integer operators, calibrated by minimum and maximum on ``images``."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """One image after the other."""
+        """Reads one image after the other."""
 
         def __init__(self) -> None:
             self.left: Iterator[dict[str, NDArray[np.float32]]] = iter([{"input": image[None]} for image in images])
 
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            """The next image."""
+            """Return the next image."""
             return next(self.left, None)
 
-    logging.getLogger().setLevel(logging.ERROR)  # it warns of what it then does itself
+    logging.getLogger().setLevel(logging.ERROR)  # it warns about preprocessing that is done below
     prepared = folder / "prepared.onnx"
     quant_pre_process(str(model), str(prepared))
     written = {}

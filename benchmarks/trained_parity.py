@@ -1,4 +1,4 @@
-"""The torch network that was trained, its quantization in place, against the file that was written of it."""
+"""Comparison of the trained torch network, with its simulated quantization, and the file that was written from it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,13 +35,13 @@ Network = Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Parity:
-    """How near two networks' scores are, on images that neither has learned from.
+    """Differences of two networks' scores, on images that neither was trained on.
 
     Attributes:
-        agreement: share of the images that both give one class.
-        farthest: the largest difference of a score, over the range of the file's scores.
-        rms: of the differences, over the same.
-        images: compared.
+        agreement: Share of the images that both networks give the same class.
+        farthest: Largest difference of a score, relative to the range of the file's scores.
+        rms: Root mean square of the differences, relative to the same range.
+        images: Number of images.
     """
 
     agreement: float
@@ -53,16 +53,17 @@ class Parity:
 def trained_network(
     model: onnx.ModelProto, training: Dataset, recipe: Recipe, checkpoint: Path, progress: Progress
 ) -> TrainedNetwork:
-    """The network as its best epoch left it.
+    """Return the network of the best epoch.
 
-    The passes before the training are run again, for what a checkpoint does not hold; its parameters are those trained.
+    The passes before the training run again, because a checkpoint does not hold their results. The trained parameters
+    come from the checkpoint.
 
     Args:
-        model: the float model.
-        training: what `converter.train` was given.
-        recipe: of its result.
-        checkpoint: that it left.
-        progress: called as the passes go on.
+        model: The float model.
+        training: Data that `converter.train` was given.
+        recipe: Recipe of its result.
+        checkpoint: Checkpoint of the training.
+        progress: Called during the passes.
     """
     source = open_model(model)
     images = open_data(None, None, training, source, recipe, Preprocess(), ignore_warning)
@@ -72,29 +73,31 @@ def trained_network(
     for step in recipe.passes[: recipe.passes.index(qat)]:
         run_pass(step, work, context)
     learned = hold_out(len(training), qat.held_out, recipe.seed).train[:_BATCH]
-    sample = next(in_order(training, learned, _BATCH, torch.device("cpu"))).inputs  # as training: units of its biases
+    sample = next(
+        in_order(training, learned, _BATCH, torch.device("cpu"))
+    ).inputs  # as in training; it sets the units of the biases
     network = TrainedNetwork(work, sample, learn_activations=qat.learn_activations)
     network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["best"])
     return network
 
 
 def unoptimized(file: onnx.ModelProto) -> Network:
-    """The file as its nodes say, in floats between its quantizers: what is left of a difference is the kernels' own."""
+    """Return the file without optimizations: it computes floats between its quantizers, without integer kernels."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(file.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        found = session.run(names, {name: value.numpy() for name, value in inputs.items()})
-        return {name: torch.from_numpy(values) for name, values in zip(names, found, strict=True)}
+        outputs = session.run(names, {name: value.numpy() for name, value in inputs.items()})
+        return {name: torch.from_numpy(values) for name, values in zip(names, outputs, strict=True)}
 
     return run
 
 
 @torch.no_grad()
 def parity(network: Network, file: onnx.ModelProto, images: Dataset) -> Parity:
-    """Both on the same images: torch here, onnxruntime there."""
+    """Compare the torch network and the file in onnxruntime on the same images."""
     runner = Runner(file, "the file")
     name = str(file.graph.output[0].name)
     tensors = in_order(images, np.arange(len(images)), _BATCH, torch.device("cpu"))
@@ -102,7 +105,7 @@ def parity(network: Network, file: onnx.ModelProto, images: Dataset) -> Parity:
         (network(inputs.inputs)[name].numpy(), runner.run(batch.feeds, batch.count)[0])
         for inputs, batch in zip(tensors, images.batches(_BATCH), strict=True)
     ]
-    found, written = (np.concatenate(scores).astype(np.float64) for scores in zip(*pairs, strict=True))
-    apart = np.abs(found - written) / np.ptp(written)
-    same = found.argmax(axis=1) == written.argmax(axis=1)
+    trained, written = (np.concatenate(scores).astype(np.float64) for scores in zip(*pairs, strict=True))
+    apart = np.abs(trained - written) / np.ptp(written)
+    same = trained.argmax(axis=1) == written.argmax(axis=1)
     return Parity(float(same.mean()), float(apart.max()), float(np.sqrt(np.square(apart).mean())), len(same))

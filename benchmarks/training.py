@@ -1,7 +1,8 @@
-"""Quantization-aware training, on images that it has not seen.
+"""Quantization-aware training, measured on images that it did not use.
 
-What it gains over its post-training start, and how near the written file is to the torch network that was trained; how
-near it is to itself without onnxruntime's optimizations says what is the kernels' rounding.
+Measured are the gain over the post-training start, and the difference between the written file and the torch network
+that was trained. The difference between the file with and without onnxruntime's optimizations shows how much of it is
+the rounding of the kernels.
 """
 
 import tempfile
@@ -26,17 +27,17 @@ _LEAST_AGREEMENT, _MOST_APART = 99.9, 1.0  # percent
 
 
 def qat_cifar(progress: Progress) -> Iterator[Bar]:
-    """ResNet-20 at 2 bits, 1,024 labelled images; at 4 bits, 512 images whose labels are not used."""
+    """Train ResNet-20 at 2 bits on 1,024 labelled images, and at 4 bits on 512 images without using labels."""
     model = RESNET20.model()
     images = {count: RESNET20.images(model, count) for count in (512, 1024)}
-    moved = {"flip": True, "shift": 4}
-    yield from _trained("ResNet-20", model, 2, *images[1024], moved | {"rate": 0.001}, None, progress)
-    alone = {"objective": "float", "rate": 0.0002, "epochs": 6}
-    yield from _trained("ResNet-20", model, 4, *images[512], moved | alone, 0.2, progress)
+    augmented = {"flip": True, "shift": 4}
+    yield from _trained("ResNet-20", model, 2, *images[1024], augmented | {"rate": 0.001}, None, progress)
+    unlabelled = {"objective": "float", "rate": 0.0002, "epochs": 6}
+    yield from _trained("ResNet-20", model, 4, *images[512], augmented | unlabelled, 0.2, progress)
 
 
 def qat_road_signs(progress: Progress) -> Iterator[Bar]:
-    """ResNet-18 on 2,048 labelled road signs, every layer at 4 and at 2 bits, two epochs."""
+    """Train ResNet-18 on 2,048 labelled road signs, with every layer at 4 and at 2 bits, for two epochs."""
     model = ROAD_SIGNS.model()
     training, evaluation = ROAD_SIGNS.images(model, 2048)
     for bits, limit in ((4, 0.1), (2, 0.5)):
@@ -55,9 +56,9 @@ def _trained(
     limit: float | None,
     progress: Progress,
 ) -> Iterator[Bar]:
-    """The start and the trained file side by side, and the file beside the torch network that it was written of.
+    """Compare the trained file with its start, and with the torch network that it was written from.
 
-    ``limit`` is in points below float.
+    ``limit`` is the largest loss of the trained file against float, in points.
     """
     from benchmarks.trained_parity import parity, trained_network, unoptimized
 

@@ -1,7 +1,7 @@
-"""Small graphs that between them hold the operators, shapes and operator sets that users bring.
+"""Small graphs that together cover the operators, shapes and operator sets of users' models.
 
-Each is two convolutions (or matrix products) with the operator in question between them, so that it stands between
-integers, as it does in a network.
+Each graph has two convolutions (or matrix products) with the tested operator between them. So the operator stands
+between integer layers, as it does in a network.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ _IMAGE = ("n", CHANNELS, SIDE, SIDE)
 
 
 class Net:
-    """Nodes and constants as they are added; every method gives the name of what it computes."""
+    """Builder of a graph. Every method adds nodes or constants and returns the name of the tensor."""
 
     def __init__(self, seed: int = 0) -> None:
         self.nodes: list[NodeProto] = []
@@ -90,14 +90,14 @@ class Net:
 
 
 def _between(build: Callable[[Net, str], str], channels: int = CHANNELS, opset: int = _OPSET) -> onnx.ModelProto:
-    """Conv -> Relu -> what `build` adds -> Conv; `channels` are those that come out of the middle."""
+    """Build Conv -> Relu -> `build` -> Conv. `channels` is the number of channels behind `build`."""
     net = Net()
     middle = build(net, net.node("Relu", net.conv("x")))
     return net.model(net.conv(middle, channels), opset=opset)
 
 
 def _unary(op: str, **attributes: Any) -> Callable[[], onnx.ModelProto]:
-    """Conv -> operator -> Conv: the operator sees both signs."""
+    """Build Conv -> operator -> Conv. The operator reads values of both signs."""
 
     def build() -> onnx.ModelProto:
         net = Net()
@@ -125,7 +125,7 @@ def _conv_transpose() -> onnx.ModelProto:
 
 
 def _dense(kind: str) -> Callable[[], onnx.ModelProto]:
-    """Three matrix products; Gemm with transB 0 or 1, or MatMul and Add."""
+    """Build three matrix products: Gemm with transB 0 or 1, or MatMul and Add."""
 
     def build() -> onnx.ModelProto:
         net, x = Net(), "x"
@@ -194,7 +194,7 @@ def _shared(net: Net, x: str) -> str:
 
 
 def _classifier(opset: int = _OPSET) -> onnx.ModelProto:
-    """Convolutions, a residual Add, pools and a Gemm: the shape of most networks."""
+    """Build convolutions, a residual Add, pools and a Gemm, which most networks consist of."""
     net = Net()
     x = net.node("Relu", net.conv("x"))
     x = net.node("MaxPool", _residual(net, x), kernel_shape=[2, 2], strides=[2, 2])
@@ -209,7 +209,7 @@ def _softmax_head() -> onnx.ModelProto:
 
 
 def _detector_head() -> onnx.ModelProto:
-    """Boxes and scores side by side, as YOLO-like detectors write them."""
+    """Build boxes and scores in one tensor, as in YOLO-like detectors."""
     net = Net()
     x = net.node("Relu", net.conv("x"))
     boxes, scores = net.conv(x, outputs=4), net.node("Sigmoid", net.conv(x, outputs=6))
@@ -249,7 +249,7 @@ def _layer_norm() -> onnx.ModelProto:
 
 
 def _attention() -> onnx.ModelProto:
-    """One head of one block: LayerNorm, attention, residual, GELU."""
+    """Build one block with one head: LayerNorm, attention, residual, GELU."""
     net, width = Net(), 16
     x = _norm(net, "x", width, "norm")
     q, k, v = (net.node("MatMul", x, net.weight(name, width, width)) for name in "qkv")
@@ -274,7 +274,7 @@ def _prelu(net: Net, x: str) -> str:
 
 
 _POOL: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
-_OPSETS = tuple(range(11, 27))  # 26 is the newest that onnxruntime 1.31 takes
+_OPSETS = tuple(range(11, 27))  # 26 is the newest opset that onnxruntime 1.31 supports
 
 ZOO: Mapping[str, Callable[[], onnx.ModelProto]] = MappingProxyType(
     {
@@ -325,7 +325,7 @@ ZOO: Mapping[str, Callable[[], onnx.ModelProto]] = MappingProxyType(
 
 
 def feeds_of(model: onnx.ModelProto, rows: int, seed: int = 1) -> dict[str, NDArray[np.float32]]:
-    """Noise for every input; open sides become `SIDE`."""
+    """Return noise for every input. Dynamic sizes become `SIDE`."""
     rng = np.random.default_rng(seed)
     feeds = {}
     for value in model.graph.input:

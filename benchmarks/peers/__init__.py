@@ -1,1 +1,1 @@
-"""Other quantizers, each in an environment of its own, on the same model and the same images."""
+"""Other quantizers, each in its own environment, on the same model and the same images."""

@@ -1,11 +1,11 @@
-"""Other quantizers beside convert-onnx: one model, the same images, latency in one interleaved run.
+"""Comparison of convert-onnx with other quantizers: one model, the same images, latency in one interleaved run.
 
     python -m benchmarks.peers                                   ResNet-20, every peer
     python -m benchmarks.peers --model efficientnet nncf aimet   some of them, on another model
 
-Each peer gets an environment in build/peers/NAME (2 GB each for AIMET and Quark) and runs alone. A peer that cannot be
-installed, or refuses, is a row that says so. CPU seconds are taken alike in all of them: `time.process_time` around the
-conversion, which has every thread of the process and no import.
+Each peer gets an environment in build/peers/NAME (2 GB each for AIMET and Quark) and runs alone. If a peer cannot be
+installed, or refuses the model, its row says so. CPU seconds are measured in the same way for all: `time.process_time`
+around the conversion, which includes every thread of the process and no import.
 """
 
 import argparse
@@ -45,7 +45,7 @@ OURS = ("int8", "int4")
 
 @dataclass(frozen=True)
 class Peer:
-    """A script beside this one, what its environment needs, and the forms it makes."""
+    """A script beside this one, the packages of its environment, and the forms that it makes."""
 
     script: str
     packages: tuple[str, ...]
@@ -65,14 +65,15 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
 
 @dataclass(frozen=True)
 class BudgetAttempt:
-    """One file that was asked for: where it lies, or why there is none.
+    """One attempt at a quantized file.
 
     Attributes:
-        name, form: of the tool, and what it was asked to make.
-        path: of the file.
-        seconds: from the float file to the quantized one; imports are not in it.
-        cpu_seconds: of all threads in that time, which other work on the machine stretches less.
-        trouble: why there is no file.
+        name: Name of the tool.
+        form: Form of the file.
+        path: Path of the file.
+        seconds: Seconds from the float file to the quantized file, without imports.
+        cpu_seconds: CPU seconds of all threads in that time. Other work on the machine affects them less.
+        trouble: Reason why there is no file. Empty if there is one.
     """
 
     name: str
@@ -84,7 +85,11 @@ class BudgetAttempt:
 
 
 def environment(name: str, peer: Peer, folder: Path) -> Path:
-    """The interpreter of the peer's environment, made if it is not there; raises CalledProcessError."""
+    """Return the interpreter of the peer's environment. The environment is created if it does not exist.
+
+    Raises:
+        subprocess.CalledProcessError: A package cannot be installed.
+    """
     python = folder / name / "bin" / "python"
     if not (folder / name / ".installed").exists():
         venv.create(folder / name, with_pip=True, clear=True)
@@ -100,9 +105,10 @@ def environment(name: str, peer: Peer, folder: Path) -> Path:
 
 
 def attempt(name: str, form: str, python: Path, model: Path, data: Path, out: Path) -> BudgetAttempt:
-    """Run a peer's script beside the file that it writes.
+    """Run a peer's script in the folder of the file that it writes.
 
-    Its last line is the seconds that the conversion took, and those of all its threads (`time.process_time`).
+    The last line of its output has the seconds of the conversion, and the CPU seconds of all its threads
+    (`time.process_time`).
     """
     command = [str(python), str(Path(__file__).with_name(PEERS[name].script)), str(model), str(data), str(out), form]
     done = subprocess.run(command, cwd=out.parent, capture_output=True, text=True, check=False)
@@ -114,7 +120,7 @@ def attempt(name: str, form: str, python: Path, model: Path, data: Path, out: Pa
 
 
 def run(names: Sequence[str], pretrained: Pretrained, calibrate: int, folder: Path) -> None:
-    """Every file, then one table."""
+    """Make every file, then show one table."""
     model = pretrained.model()
     calibration, evaluation = pretrained.images(model, calibrate)
     reference, data = folder / "float.onnx", folder / "calibration.npz"
@@ -146,7 +152,7 @@ def run(names: Sequence[str], pretrained: Pretrained, calibrate: int, folder: Pa
 
 
 def _table(reference: Path, attempts: Sequence[BudgetAttempt], evaluation: Dataset) -> Table:
-    """Files that load are measured together; the others say what is wrong."""
+    """Build the table. Files that load are measured together, and rows of other files say what is wrong."""
     usable, trouble = [], {}
     for one in attempts:
         if one.trouble:
@@ -169,15 +175,15 @@ def _table(reference: Path, attempts: Sequence[BudgetAttempt], evaluation: Datas
         if one.path in trouble:
             table.add_row(one.name, one.form, trouble[one.path], "", "", "", "")
             continue
-        found = by_path[one.path]
-        ratio = f"{found.latency_ms / base.latency_ms:.2f}" if found.latency_ms and base.latency_ms else ""
-        top1, took, used = f"{100 * (found.top1 or 0):.2f} %", f"{one.seconds:.0f} s", f"{one.cpu_seconds:.0f} s"
-        table.add_row(one.name, one.form, top1, f"{found.bytes:,}", ratio, took, used)
+        file = by_path[one.path]
+        ratio = f"{file.latency_ms / base.latency_ms:.2f}" if file.latency_ms and base.latency_ms else ""
+        top1, took, used = f"{100 * (file.top1 or 0):.2f} %", f"{one.seconds:.0f} s", f"{one.cpu_seconds:.0f} s"
+        table.add_row(one.name, one.form, top1, f"{file.bytes:,}", ratio, took, used)
     return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the peers that were asked for; 1 if the data are not there."""
+    """Run the given peers. The result is 1 if data are missing."""
     parser = argparse.ArgumentParser(prog="benchmarks.peers", description="Other quantizers beside convert-onnx.")
     parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(PEERS)}; default all")
     parser.add_argument("--model", choices=list(MODELS), default="resnet20")

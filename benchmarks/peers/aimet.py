@@ -1,4 +1,4 @@
-"""AIMET-ONNX: W8A8 round to nearest, or W4A8 with AdaRound (200 iterations a layer).
+"""AIMET-ONNX: W8A8 round to nearest, or W4A8 with AdaRound (200 iterations per layer).
 
 python aimet.py FLOAT.onnx CALIBRATION.npz OUT.onnx W8A8|W4A8
 """
@@ -15,7 +15,7 @@ ITERATIONS = 200
 
 
 def main(model: str, data: str, out: str, form: str) -> None:
-    """Quantize."""
+    """Quantize the model and print the seconds."""
     arrays = np.load(data)
     name = str(arrays["name"])
     batches = [{name: arrays["x"][start : start + 32]} for start in range(0, len(arrays["x"]), 32)]

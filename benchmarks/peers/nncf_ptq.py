@@ -12,7 +12,7 @@ import onnx
 
 
 def main(model: str, data: str, out: str, form: str) -> None:
-    """Quantize."""
+    """Quantize the model and print the seconds."""
     if form != "W8A8":
         raise SystemExit(f"NNCF has no {form} for convolutions in ONNX")
     arrays = np.load(data)

@@ -12,7 +12,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Batches of one image."""
+    """Reads batches of one image."""
 
     def __init__(self, path: str) -> None:
         data = np.load(path)
@@ -20,12 +20,12 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         self.batches = iter([{name: image[None]} for image in data["x"]])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch."""
+        """Return the next batch."""
         return next(self.batches, None)
 
 
 def main(model: str, data: str, out: str, form: str) -> None:
-    """Quantize."""
+    """Quantize the model and print the seconds."""
     started, used = time.perf_counter(), time.process_time()
     prepared = f"{out}.prepared.onnx"
     quant_pre_process(model, prepared)

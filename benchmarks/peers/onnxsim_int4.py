@@ -1,4 +1,4 @@
-"""onnxsim's 4-bit weights in blocks of 32, float activations: it needs no data.
+"""onnxsim: 4-bit weights in blocks of 32, float activations. It needs no data.
 
 python onnxsim_int4.py FLOAT.onnx CALIBRATION.npz OUT.onnx W4A32
 """
@@ -11,7 +11,7 @@ import onnxsim
 
 
 def main(model: str, _: str, out: str, form: str) -> None:
-    """Quantize."""
+    """Quantize the model and print the seconds."""
     if form != "W4A32":
         raise SystemExit(f"onnxsim has no {form} for convolutions")
     started, used = time.perf_counter(), time.process_time()

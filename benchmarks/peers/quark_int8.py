@@ -1,7 +1,7 @@
-"""AMD Quark: U8S8 per channel, ranges by percentile; 4-bit weights are asked for too, and Quark refuses them.
+"""AMD Quark: U8S8 per channel, ranges by percentile. It is also asked for 4-bit weights, which it refuses.
 
-Activations are unsigned: with the signed ones of the preset A8W8, onnxruntime runs 10 of ResNet-20's 19 convolutions
-and all its additions in float.
+Activations are unsigned. With the signed activations of the preset A8W8, onnxruntime runs 10 of ResNet-20's 19
+convolutions and all its additions in float.
 
 python quark_int8.py FLOAT.onnx CALIBRATION.npz OUT.onnx W8A8|W4A8
 """
@@ -24,7 +24,7 @@ from quark.onnx import (
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Batches of 32 images."""
+    """Reads batches of 32 images."""
 
     def __init__(self, path: str) -> None:
         data = np.load(path)
@@ -32,12 +32,12 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         self.batches = iter([{name: images[start : start + 32]} for start in range(0, len(images), 32)])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch."""
+        """Return the next batch."""
         return next(self.batches, None)
 
 
 def configuration(form: str) -> Config | QConfig:
-    """A QConfig has no spec of 4 bits; the older Config takes any of onnxruntime's types."""
+    """Return the configuration. QConfig has no 4-bit spec, but the older Config takes any type of onnxruntime."""
     if form == "W4A8":
         return Config(QuantizationConfig(weight_type=QuantType.QInt4, per_channel=True))
     weight = Int8Spec(quant_granularity=QuantGranularity.Channel)
@@ -45,7 +45,7 @@ def configuration(form: str) -> Config | QConfig:
 
 
 def main(model: str, data: str, out: str, form: str) -> None:
-    """Quantize."""
+    """Quantize the model and print the seconds."""
     started, used = time.perf_counter(), time.process_time()
     ModelQuantizer(configuration(form)).quantize_model(model, out, Reader(data))
     print(time.perf_counter() - started, time.process_time() - used)

@@ -1,1 +1,1 @@
-"""The files that are written for every target, on the execution providers that a plain machine can have."""
+"""Files for every target, run on the execution providers that an ordinary machine can have."""

@@ -1,4 +1,4 @@
-"""The files that are written for every target, on the execution providers that a plain machine can have.
+"""Files for every target, run on the execution providers that an ordinary machine can have.
 
 python -m benchmarks.targets setup [NAME ...]     an environment for every runtime, in build/targets
 python -m benchmarks.targets measure [NAME ...]   ResNet-18, MobileNetV2 and EfficientNet-Lite0 on them
@@ -21,7 +21,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what was asked for; 1 if anything failed."""
+    """Run a command. The result is 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="benchmarks.targets", description="Files on their execution providers.")
     commands = parser.add_subparsers(dest="command", required=True)
     setup = commands.add_parser("setup", help="make environments")
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _set_up(names: Sequence[str]) -> int:
-    """Each for itself: one that cannot be installed does not stop the others."""
+    """Create the environments. One that cannot be installed does not stop the others."""
     status = 0
     for name in names:
         try:

@@ -1,7 +1,7 @@
-"""Every built-in recipe on every target for every graph of the zoo: run, rules, or refused with a reason.
+"""Conformance of every built-in recipe, target and graph of the zoo: run, rules, or refused with a reason.
 
 python -m benchmarks.targets conformance                     all of it, written to docs/conformance.md
-python -m benchmarks.targets conformance --only conv         the graphs whose names begin so, printed only
+python -m benchmarks.targets conformance --only conv         graphs whose names begin with "conv", printed only
 """
 
 import tempfile
@@ -29,12 +29,16 @@ _CALIBRATE, _RUN = 16, 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """One graph, recipe and target.
+    """Result for one graph, recipe and target.
 
-    kind     "run", "rules", "refused" (a conversion's ConvertError with its reason), "failed" (verification, or what
-             kept it from being carried out), "crashed" (a bug)
-    detail   the runtime, the reason, or what failed
-    left     nodes that the provider left to the CPU
+    Attributes:
+        graph: Name of the graph.
+        recipe: Name of the recipe.
+        target: Name of the target.
+        kind: "run", "rules", "refused" (the conversion raised a ConvertError with its reason), "failed" (verification
+            failed or could not run), or "crashed" (a bug).
+        detail: The runtime, the reason, or the failure.
+        left: Number of nodes that the provider left to the CPU.
     """
 
     graph: str
@@ -46,7 +50,7 @@ class Outcome:
 
 
 def attempt(graph: str, recipe: str, target: str, folder: Path) -> Outcome:
-    """Convert for the target and verify on it."""
+    """Convert a graph for the target and verify the file on it."""
     model = ZOO[graph]()
     reference, path = folder / "float.onnx", folder / "quantized.onnx"
     onnx.save(model, reference)
@@ -56,18 +60,18 @@ def attempt(graph: str, recipe: str, target: str, folder: Path) -> Outcome:
         kind = "failed"
         result.save(path)
         data = load_data(feeds_of(model, _RUN, seed=2), input_specs(result.model))
-        found = verify(path, target, data, reference=reference, min_agreement=0.0)
+        verification = verify(path, target, data, reference=reference, min_agreement=0.0)
     except ConvertError as error:
         return Outcome(graph, recipe, target, kind, str(error).replace(f"{folder}/", ""))
-    except Exception as error:  # a traceback is what this suite looks for
+    except Exception as error:  # this suite looks for tracebacks
         return Outcome(graph, recipe, target, "crashed", f"{type(error).__name__}: {error}")
-    if not found.passed:
-        return Outcome(graph, recipe, target, "failed", "; ".join(found.failures[:3]), len(found.left))
-    return Outcome(graph, recipe, target, found.how, found.runtime, len(found.left))
+    if not verification.passed:
+        return Outcome(graph, recipe, target, "failed", "; ".join(verification.failures[:3]), len(verification.left))
+    return Outcome(graph, recipe, target, verification.how, verification.runtime, len(verification.left))
 
 
 def conformance(graphs: Iterable[str], recipes: Iterable[str], targets: Iterable[str]) -> Iterator[Outcome]:
-    """All combinations, a graph at a time."""
+    """Yield the results of all combinations, graph by graph."""
     recipes, targets = tuple(recipes), tuple(targets)
     for graph in graphs:
         for recipe in recipes:
@@ -77,7 +81,7 @@ def conformance(graphs: Iterable[str], recipes: Iterable[str], targets: Iterable
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes as Markdown: totals, runtimes, one table a recipe, and every reason once."""
+    """Write the outcomes as Markdown: totals, runtimes, one table for each recipe, and every reason once."""
     kinds = Counter(outcome.kind for outcome in outcomes)
     reasons = _reasons(outcomes)
     lines = [
@@ -108,7 +112,7 @@ def report(outcomes: Sequence[Outcome]) -> str:
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> Mapping[str, int]:
-    """Every different reason and its number."""
+    """Return every different reason with its number."""
     numbers: dict[str, int] = {}
     for outcome in outcomes:
         if outcome.kind not in {"run", "rules"}:
@@ -123,15 +127,19 @@ def _cell(outcome: Outcome, reasons: Mapping[str, int]) -> str:
 
 
 def _runtime(outcomes: Sequence[Outcome], target: str) -> str:
-    found = {each.detail for each in outcomes if each.target == target and each.kind in {"run", "rules"}}
-    return "; ".join(sorted(found)) or "nothing"
+    runtimes = {each.detail for each in outcomes if each.target == target and each.kind in {"run", "rules"}}
+    return "; ".join(sorted(runtimes)) or "nothing"
 
 
 def main(only: str = "", out: Path | None = None) -> int:
-    """Run it; 1 if anything failed or crashed.
+    """Run the suite. The result is 1 if anything failed or crashed.
+
+    Args:
+        only: Beginning of the graphs' names. The default is all graphs.
+        out: File for the report. None: it is printed.
 
     Raises:
-        UsageError: no graph's name begins with ``only``.
+        UsageError: No graph's name begins with ``only``.
     """
     graphs = [name for name in ZOO if name.startswith(only)]
     if not graphs:

@@ -1,4 +1,4 @@
-"""An environment for every runtime, in build/targets/NAME: a virtual environment, or a folder of npm packages."""
+"""Environments of the runtimes, in build/targets/NAME: virtual environments or folders of npm packages."""
 
 import shutil
 import subprocess
@@ -37,26 +37,26 @@ ENVIRONMENTS: Mapping[str, Environment] = MappingProxyType(
 
 
 def set_up(name: str, folder: Path = FOLDER) -> Path:
-    """The environment's folder, made if it is not there or was made with other packages.
+    """Return the environment's folder. It is created if it does not exist or has other packages.
 
     Raises:
-        subprocess.CalledProcessError: a package cannot be installed.
+        subprocess.CalledProcessError: A package cannot be installed.
         FileNotFoundError: npm is not on the path.
     """
-    environment, place = ENVIRONMENTS[name], folder / name
-    stamp, wanted = place / ".installed", "\n".join(environment.packages)
+    environment, path = ENVIRONMENTS[name], folder / name
+    stamp, wanted = path / ".installed", "\n".join(environment.packages)
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
-        return place
-    shutil.rmtree(place, ignore_errors=True)
+        return path
+    shutil.rmtree(path, ignore_errors=True)
     if environment.npm:
-        place.mkdir(parents=True)
-        # onnxruntime-node's install script fetches the CUDA libraries from elsewhere; those for the CPU are in it
-        npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(place)]
+        path.mkdir(parents=True)
+        # the install script of onnxruntime-node would download CUDA libraries; the package contains those for the CPU
+        npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(path)]
         subprocess.run([*npm, *environment.packages], check=True)
     else:
-        venv.create(place, with_pip=True)
-        python = str(place / ("Scripts" if sys.platform == "win32" else "bin") / "python")
+        venv.create(path, with_pip=True)
+        python = str(path / ("Scripts" if sys.platform == "win32" else "bin") / "python")
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *environment.packages]
         subprocess.run(install, check=True)
     stamp.write_text(wanted, encoding="utf-8")
-    return place
+    return path

@@ -1,7 +1,7 @@
-"""Whole networks on every provider that can be had: nodes left, distance from float, agreement with the CPU.
+"""Whole networks on every available provider: nodes left to the CPU, distance from float, agreement with the CPU.
 
-The random networks show which nodes a provider takes at 224 pixels; their classes are a hair's breadth apart, so what
-they agree on is luck. The trained ones show agreement.
+Networks with random weights show which nodes a provider takes at 224 pixels. Their class scores are almost equal, so
+their agreement is random. Trained networks show agreement.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ __all__ = ["NETWORKS", "main"]
 
 _CALIBRATE, _RANDOM_IMAGES = 256, 8
 _RUNS = (("cpu", None), ("cpu", "cpu-oldest"), ("openvino", None), ("qnn", None), ("web", None), ("web", "node"))
-_WRITTEN = {"openvino": "cpu", "web": "cpu"}  # no ConvTranspose in these networks: the same file
+_WRITTEN = {"openvino": "cpu", "web": "cpu"}  # the same file, because these networks have no ConvTranspose
 
 Network = Callable[[int], tuple[onnx.ModelProto, Dataset, Dataset]]
 
@@ -64,11 +64,11 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
 
 
 def main(names: Sequence[str], images: int) -> int:
-    """One table; 1 if a verification failed.
+    """Measure the networks and show one table. The result is 1 if a verification failed.
 
     Raises:
-        MissingData: a runtime is not there, so that there would be rules where the table promises runs.
-        TargetError: a folder that should hold a runtime holds something else.
+        MissingData: A runtime is missing. Then only rules could be checked, but the table promises runs.
+        TargetError: A folder that should contain a runtime contains something else.
     """
     _require_runtimes()
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
@@ -77,15 +77,15 @@ def main(names: Sequence[str], images: int) -> int:
     failed = False
     for name in names:
         for recipe in ("int8", "int4"):
-            for found in _verified(name, recipe, images):
-                failed = failed or not found.passed
-                table.add_row(name, recipe, *_row(found))
+            for verification in _verified(name, recipe, images):
+                failed = failed or not verification.passed
+                table.add_row(name, recipe, *_row(verification))
     show([table])
     return int(failed)
 
 
 def _require_runtimes() -> None:
-    """All at once, before any work."""
+    """Check, before any work, that all runtimes are installed."""
     missing: list[str] = []
     for target, name in _RUNS:
         runtime = None if name is None else FOLDER / name
@@ -100,7 +100,7 @@ def _require_runtimes() -> None:
 def _verified(name: str, recipe: str, images: int) -> list[Verification]:
     model, calibration, evaluation = NETWORKS[name](images)
     results = []
-    judged = 0.0 if name in {"resnet18", "mobilenetv2"} else 0.99
+    least_agreement = 0.0 if name in {"resnet18", "mobilenetv2"} else 0.99
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         reference = Path(folder) / "float.onnx"
         save_onnx(model, reference)
@@ -111,19 +111,19 @@ def _verified(name: str, recipe: str, images: int) -> list[Verification]:
             if not files[target].exists():
                 convert(model, calibration, recipe=recipe, target=files[target].stem).save(files[target])
             runtime = None if environment is None else FOLDER / environment
-            found = verify(
-                files[target], target, evaluation, reference=reference, runtime=runtime, min_agreement=judged
+            verification = verify(
+                files[target], target, evaluation, reference=reference, runtime=runtime, min_agreement=least_agreement
             )
-            results.append(found)
+            results.append(verification)
     return results
 
 
-def _row(found: Verification) -> list[str]:
-    if found.how != "run":
-        return [found.runtime, *[""] * 6, "; ".join(found.failures[:2])]
-    agreement = "" if found.agreement is None else f"{100 * found.agreement:.1f} %"
-    nodes = "" if found.nodes is None else str(found.nodes)
-    decibels = ["" if value is None else f"{value:.1f}" for value in (found.float_db, found.cpu_float_db)]
-    where = f"{found.target}: {found.runtime}"
-    left = "" if found.nodes is None else str(len(found.left))
-    return [where, str(found.images), nodes, left, agreement, *decibels, "; ".join(found.failures[:2])]
+def _row(verification: Verification) -> list[str]:
+    if verification.how != "run":
+        return [verification.runtime, *[""] * 6, "; ".join(verification.failures[:2])]
+    agreement = "" if verification.agreement is None else f"{100 * verification.agreement:.1f} %"
+    nodes = "" if verification.nodes is None else str(verification.nodes)
+    decibels = ["" if value is None else f"{value:.1f}" for value in (verification.float_db, verification.cpu_float_db)]
+    where = f"{verification.target}: {verification.runtime}"
+    left = "" if verification.nodes is None else str(len(verification.left))
+    return [where, str(verification.images), nodes, left, agreement, *decibels, "; ".join(verification.failures[:2])]

@@ -1,6 +1,6 @@
-"""A page that classifies an image with a quantized file, in headless Chromium, against the CPU's answer.
+"""A page in headless Chromium that classifies an image with a quantized file, compared with the CPU's result.
 
-The server listens on this machine only, for as long as the page takes, and serves five files by name.
+The server listens on this machine only, until the page is done, and serves five files by name.
 """
 
 import json
@@ -34,14 +34,14 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascri
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Serves `files` by path and puts what is posted into `results`."""
+    """Serves `files` by path, and puts posted results into `results`."""
 
     def __init__(self, files: Mapping[str, Path], results: "Queue[dict[str, Any]]", *arguments: Any) -> None:
         self.files, self.results = files, results
         super().__init__(*arguments)
 
     def do_GET(self) -> None:
-        """One of the files."""
+        """Send one of the files."""
         file = self.files.get(self.path) or self._runtime()
         if file is None:
             self.send_error(404)
@@ -54,13 +54,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_POST(self) -> None:
-        """The page's result."""
+        """Receive the page's result."""
         self.results.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(204)
         self.end_headers()
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
     def _runtime(self) -> Path | None:
         folder, name = self.files["/ort/"], self.path.removeprefix("/ort/")
@@ -74,15 +74,18 @@ class _Handler(BaseHTTPRequestHandler):
 def classify_in_browser(
     model: Path, image: NDArray[np.uint8], preprocess: Preprocess, runtime: Path, screenshot: Path | None = None
 ) -> NDArray[np.float32]:
-    """The scores that the page computes of an image [h, w, 3].
+    """Return the scores that the page computes for an image.
 
     Args:
+        model: The model file.
+        image: Image [h, w, 3].
+        preprocess: Preprocessing of the image.
         runtime: npm folder with onnxruntime-web.
-        screenshot: where to save a picture of the page.
+        screenshot: File for a picture of the page, or None.
 
     Raises:
-        MissingData: no browser, or no onnxruntime-web.
-        RuntimeError: the page says an error, or nothing in time.
+        MissingData: There is no browser, or no onnxruntime-web.
+        RuntimeError: The page reports an error, or does not answer in time.
     """
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     distribution = runtime / "node_modules" / "onnxruntime-web" / "dist"
@@ -106,17 +109,17 @@ def classify_in_browser(
         with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, files, results)) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             address = f"http://127.0.0.1:{server.server_address[1]}/"
-            found = _browse(browser, address, folder, results, screenshot)
+            answer = _browse(browser, address, folder, results, screenshot)
             server.shutdown()
-    if "error" in found:
-        raise RuntimeError(f"the page does not run the model: {found['error']}")
-    return np.asarray(found["scores"], np.float32)
+    if "error" in answer:
+        raise RuntimeError(f"the page does not run the model: {answer['error']}")
+    return np.asarray(answer["scores"], np.float32)
 
 
 def _browse(
     browser: str, address: str, folder: Path, results: "Queue[dict[str, Any]]", screenshot: Path | None
 ) -> dict[str, Any]:
-    """Open the page; with a screenshot, the browser waits until its work is done."""
+    """Open the page and return its answer. With a screenshot, the browser waits until the page is done."""
     command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
     command += ["--window-size=800,700", "--no-first-run", "--disable-background-networking"]
     if screenshot is not None:
@@ -125,18 +128,18 @@ def _browse(
         command += ["--remote-debugging-port=0"]
     with subprocess.Popen([*command, address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            found = results.get(timeout=_TIMEOUT)
+            answer = results.get(timeout=_TIMEOUT)
             if screenshot is not None:
                 process.wait(timeout=_TIMEOUT)
         except Empty:
-            found = {"error": f"no answer in {_TIMEOUT:.0f} s"}
+            answer = {"error": f"no answer in {_TIMEOUT:.0f} s"}
         finally:
             process.terminate()
-    return found
+    return answer
 
 
 def main() -> int:
-    """EfficientNet-Lite0 as int8, one photograph; 1 if the page's class is not the CPU's."""
+    """Run EfficientNet-Lite0 as int8 on one photograph. The result is 1 if the page's class differs from the CPU's."""
     preprocess = EFFICIENTNET.preprocess
     model = EFFICIENTNET.model()
     picture = evaluation_crops(1)[0]

@@ -109,7 +109,7 @@ class Comparison(Overview):
     worst: tuple[ImageError, ...] = ()
 
     def overview(self) -> Glance:
-        """The layers that add most error."""
+        """Return the layers with the largest introduced errors."""
         added = sorted((entry for entry in self.layers if entry.layers), key=lambda entry: entry.introduced_db)
         rows = tuple(
             (entry.layers[-1], entry.op, decibels(entry.sqnr_db), decibels(entry.introduced_db), f"{entry.cosine:.4f}")

@@ -64,7 +64,7 @@ class Suggestion(Overview):
     why: str = ""
 
     def overview(self) -> Glance:
-        """What to change, and what each trial gained."""
+        """Return the suggested changes and the gain of each trial."""
         changes = [*(f"{name} in float" for name in self.exclude)]
         changes += [f"{name} at {bits} bits" for name, bits in (self.bits or {}).items()]
         what = self.why or f"{', '.join(changes)}; the scores gain {self.gain_db:.1f} dB at most"

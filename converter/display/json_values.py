@@ -1,4 +1,4 @@
-"""Values as JSON can hold them."""
+"""Conversion of values to JSON values."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ __all__ = ["finite"]
 
 
 def finite(value: Any) -> Any:
-    """The same value with None in place of every float that JSON has no word for: infinity and NaN."""
+    """Return the value with None in place of infinity and NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -68,7 +68,7 @@ def seconds(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """A fraction that is often small or zero, in percent."""
+    """Format a fraction in percent that is often small or zero."""
     if value == 0:
         return "0 %"
     return "< 0.001 %" if value < 1e-5 else f"{100 * value:.2g} %"

@@ -1,4 +1,4 @@
-"""A value at a glance: one line in a console, a few lines as text, a small table in a notebook.
+"""Overview of a value: one line in a console, a few lines as text, a small table in a notebook.
 
 >>> class Weather(Overview):
 ...     def overview(self) -> Glance:
@@ -21,15 +21,15 @@ __all__ = ["Glance", "Overview"]
 
 @dataclass(frozen=True)
 class Glance:
-    """What is worth looking at first.
+    """Content of an overview.
 
     Attributes:
-        headline: one line that says what the value is.
-        columns: headers of the table.
-        rows: its cells.
-        notes: lines below the table.
-        numbers: columns that are set to the right.
-        below: what else is worth looking at.
+        headline: One line that describes the value.
+        columns: Headers of the table.
+        rows: Cells of the table.
+        notes: Lines below the table.
+        numbers: Indices of the columns that are aligned to the right.
+        below: A second overview below this one, or None.
     """
 
     headline: str
@@ -40,13 +40,13 @@ class Glance:
     below: "Glance | None" = None
 
     def text(self) -> str:
-        """Plain lines; columns of numbers are set to the right."""
+        """Return plain text. Columns of numbers are aligned to the right."""
         table = [self.columns, *self.rows] if self.rows else []
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(
-                cell.rjust(width) if place in self.numbers else cell.ljust(width)
-                for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+                cell.rjust(width) if index in self.numbers else cell.ljust(width)
+                for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
             ).rstrip()
             for cells in table
         ]
@@ -54,7 +54,7 @@ class Glance:
         return "\n".join([self.headline, *lines, *self.notes, *below])
 
     def html(self) -> str:
-        """The same as a table. Every text is escaped."""
+        """Return an HTML table. Every text is escaped."""
         parts = [f"<p><b>{html.escape(self.headline)}</b></p>"]
         if self.rows:
             body = "".join(self._html_row("td", cells) for cells in self.rows)
@@ -65,7 +65,7 @@ class Glance:
         return f"<div>{''.join(parts)}</div>"
 
     def _html_row(self, tag: str, cells: Sequence[str]) -> str:
-        sides = ["right" if place in self.numbers else "left" for place in range(len(cells))]
+        sides = ["right" if index in self.numbers else "left" for index in range(len(cells))]
         inner = "".join(
             f'<{tag} style="padding: 0.2em 0.8em; text-align: {side}">{html.escape(cell)}</{tag}>'
             for cell, side in zip(cells, sides, strict=True)
@@ -74,14 +74,14 @@ class Glance:
 
 
 class Overview:
-    """Base of values that a person looks at; a subclass says what there is to see."""
+    """Base class of values with an overview. A subclass defines `overview`."""
 
     def overview(self) -> Glance:
-        """The headline and the table of this value."""
+        """Return the headline and the table of this value."""
         raise NotImplementedError(f"{type(self).__name__} does not say what it looks like")
 
     def summary(self) -> str:
-        """A few lines of plain text."""
+        """Return the overview as plain text."""
         return self.overview().text()
 
     def __repr__(self) -> str:

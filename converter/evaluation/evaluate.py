@@ -88,19 +88,19 @@ class Evaluation(Overview):
         return self.quartiles[place] if self.quartiles else None
 
     def overview(self) -> Glance:
-        """A row a model."""
+        """Return a table with one row for each model."""
         columns = ("model", "size", "top-1", "agreement", "SQNR", "latency", "speed")
         rows = tuple(
             (
                 model.model,
                 size(model.bytes),
                 percent(model.top1),
-                percent(model.agreement) if place else "",
-                decibels(model.sqnr_db) if place else "",
+                percent(model.agreement) if index else "",
+                decibels(model.sqnr_db) if index else "",
                 milliseconds(model.latency_ms),
-                NOTHING if model.speedup is None else times(model.speedup, self.spread(place) if place else None),
+                NOTHING if model.speedup is None else times(model.speedup, self.spread(index) if index else None),
             )
-            for place, model in enumerate(self.models)
+            for index, model in enumerate(self.models)
         )
         names = ", ".join(model.model for model in self.models)
         headline = f"Evaluation of {names} on {self.data['images']:,} images"

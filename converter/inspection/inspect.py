@@ -34,9 +34,7 @@ __all__ = ["InspectedLayer", "Inspection", "inspect"]
 _PREFIX = "convert_onnx."
 _SHOWN = 20  # layers in an overview
 _CLAMPS = frozenset({"Relu", "Clip"})
-_INT8_ACCURACY = (
-    4  # accuracy_level at which MatMulNBits rounds its activations to int8; at lower levels they are floats
-)
+_INT8_ACCURACY = 4  # accuracy_level at which MatMulNBits rounds its activations to int8; below it they are floats
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Inspection(Overview):
     bytes_by_type: dict[str, int]
 
     def overview(self) -> Glance:
-        """The first layers, and how many run on integers."""
+        """Return the first layers, and the number of layers that run on integers."""
         rows = tuple(
             (
                 layer.name,

@@ -21,6 +21,7 @@ from converter.recipes.builtin import RECIPE_KEY, stored_recipe
 from converter.runtime.session import Progress, ignore_warning, no_progress
 from converter.targets.catalog import DEFAULT_TARGET
 from passes.errors import DataError, UsageError
+from passes.weights.qat import Qat
 
 __all__ = ["Improvement", "Origin", "apply_suggestion", "command", "require_origin", "stored_origin"]
 
@@ -103,7 +104,7 @@ def apply_suggestion(
     """
     found, images = require_origin(model, names[1], calibration)
     recipe = stored_recipe(read_onnx(model), names[1])
-    if recipe.trains:
+    if any(isinstance(step, Qat) for step in recipe.passes):
         raise UsageError(f"{names[1]} was trained, which is not done again here; use `train` with --exclude or --bits")
     result = convert(
         reference,

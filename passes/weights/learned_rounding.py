@@ -2,22 +2,23 @@
 
 Nagel et al. 2020 (AdaRound, arXiv 2004.10568) learn the rounding of a layer, Li et al. 2021 (BRECQ, arXiv 2102.05426)
 that of a block, Wei et al. 2022 (QDrop, arXiv 2203.05740) with inputs mixed between both networks, Yvinec et al. 2023
-(arXiv 2308.07662) with full offsets, scales and biases. This is the configuration; `converter.learn.learning` does the
-work.
+(arXiv 2308.07662) with full offsets, scales and biases. This is the configuration; `converter.learn.learning` does the work.
 """
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from passes.base import Device, LearningPass
+from passes.base import Stage
 
-__all__ = ["LearnedRounding"]
+__all__ = ["Device", "LearnedRounding"]
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class LearnedRounding(LearningPass):
-    """Learned rounding, on top of the codes that a layer pass found and against the weights of `Model.float_weights`.
+class LearnedRounding:
+    """Learned rounding, on top of the codes that a layer pass has found and against the weights of `Model.float_weights`.
 
     A block that gains nothing on held-out images keeps its codes. Behind one that gains, the layers are solved again by
     the layer pass, on what they are given now, before they learn; that is left out where the layer pass does not look
@@ -40,6 +41,7 @@ class LearnedRounding(LearningPass):
     """
 
     name: ClassVar[str] = "learned_rounding"
+    stage: ClassVar[Stage] = Stage.REFINEMENT
 
     granularity: Literal["block", "layer", "network"] = "block"
     layers_per_block: int = 4
@@ -67,4 +69,5 @@ class LearnedRounding(LearningPass):
         for name in ("move_share", "drop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
-        super().__post_init__()
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be between 0 and 1, not {self.held_out}")

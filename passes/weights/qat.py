@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from passes.base import Device, LearningPass
+from passes.base import Stage
+from passes.weights.learned_rounding import Device
 
 __all__ = ["Objective", "Qat"]
 
@@ -17,7 +18,7 @@ Objective = Literal["auto", "labels", "float"]
 
 
 @dataclass(frozen=True)
-class Qat(LearningPass):
+class Qat:
     """Training of weights, step sizes and biases on the grids that the file will hold.
 
     Attributes:
@@ -37,7 +38,7 @@ class Qat(LearningPass):
     """
 
     name: ClassVar[str] = "qat"
-    trains: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.REFINEMENT
 
     epochs: int = 10
     batch: int = 32
@@ -63,4 +64,5 @@ class Qat(LearningPass):
             raise ValueError(f"rate must be finite, not {self.rate}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
-        super().__post_init__()
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be between 0 and 1, not {self.held_out}")

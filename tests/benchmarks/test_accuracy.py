@@ -1,4 +1,4 @@
-"""What a loss over several calibration sets is made of."""
+"""A loss over several calibration sets is the mean over the sets."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ LOST = {"int8-0": 1.0, "int8-1": 3.0, "int4-0": 5.0, "int4-1": 10.0}  # points
 
 
 def measured(name: str) -> Measurement:
-    """A file of that many points less than 90 %, and as many dB."""
+    """A file whose accuracy is the given number of points below 90 %, with an SQNR of as many dB."""
     lost = LOST.get(name, 0.0)
     return Measurement(name, 1000, 100, 0.9 - lost / 100, 0.99, lost or None, None, None)
 
@@ -29,19 +29,19 @@ def sets(count: int) -> list[Dataset]:
 
 @pytest.fixture
 def converted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Recipes of the conversions asked for; none is made."""
-    asked: list[str] = []
+    """Record the recipes of the conversions without converting."""
+    recipes: list[str] = []
 
     def convert(*_: Any, recipe: Recipe, **__: Any) -> SimpleNamespace:
-        asked.append(recipe.name)
-        return SimpleNamespace(save=asked.count, seconds=2.0 * len(asked))
+        recipes.append(recipe.name)
+        return SimpleNamespace(save=recipes.count, seconds=2.0 * len(recipes))
 
     def evaluate(paths: list[Path], *_: Any, **__: Any) -> SimpleNamespace:
         return SimpleNamespace(models=tuple(measured(path.stem) for path in paths))
 
     monkeypatch.setattr(accuracy, "convert", convert)
     monkeypatch.setattr(accuracy, "evaluate", evaluate)
-    return asked
+    return recipes
 
 
 def test_a_loss_is_the_mean_over_the_sets_of_its_recipe(converted: list[str]) -> None:
@@ -56,7 +56,7 @@ def test_a_loss_is_the_mean_over_the_sets_of_its_recipe(converted: list[str]) ->
     assert "7 s" in four.note
 
 
-def test_one_set_is_no_mean(converted: list[str]) -> None:
+def test_with_one_set_there_is_no_mean(converted: list[str]) -> None:
     (bar,) = accuracy.accuracy_losses("net", resnet(), sets(1)[0], sets(1)[0], [(find_recipe("int8"), 2.0)], quiet)
     assert converted == ["int8"]
     assert bar.measured == pytest.approx(1.0)

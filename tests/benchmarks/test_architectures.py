@@ -1,4 +1,4 @@
-"""Whole networks of the kinds that users bring, small: they convert, stay near float, and leave no needless floats."""
+"""Small versions of users' networks convert, stay near float, and have no unnecessary float operators."""
 
 from collections import Counter
 from functools import cache
@@ -23,7 +23,7 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 SIZE = 32
-LARGER = {"mobilenet_v3": 64}  # so that its last maps have more than four pixels
+LARGER = {"mobilenet_v3": 64}  # gives its last feature maps more than four pixels
 SMALL = {
     "mobilenet_v3": "mobilenet_v3.py:mobilenet_v3_small(num_classes=10, blocks=4)",
     "convnext": "convnext.py:convnext_atto(num_classes=10, width=16, depth=1)",
@@ -41,7 +41,7 @@ FLOATS = {
     "vit": {"LayerNormalization", "SkipLayerNormalization", "BiasGelu", "Add", "Softmax", "FusedMatMul", "MatMul"},
     "detector": {"Add", "Sub", "Mul", "Div", "Concat", "Sigmoid"},
 }
-"""What onnxruntime computes in float: everything else of these networks runs on integers."""
+"""Operators that onnxruntime computes in float. All others of these networks run on integers."""
 
 
 def size(name: str) -> int:
@@ -59,14 +59,14 @@ def converted(name: str, recipe: str = "int8") -> onnx.ModelProto:
 
 
 def outputs(name: str, recipe: str = "int8") -> list[np.ndarray]:
-    """Of the float network and of the converted one, on images that did not calibrate."""
+    """Return the outputs of the float network and of the converted one, on images that did not calibrate."""
     images = random_images(4, size(name), seed=5)
     return [open_session(file).run(None, {"input": images})[0] for file in (network(name), converted(name, recipe))]
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_int8_is_near_float_and_leaves_no_needless_floats(name: str, tmp_path: Path) -> None:
-    """The bar of whole networks."""
+def test_int8_is_near_float_and_has_no_unnecessary_floats(name: str, tmp_path: Path) -> None:
+    """It meets the bar of whole networks."""
     assert sqnr_db(*outputs(name)) >= LEAST_DB
     onnx.save(converted(name), tmp_path / "int8.onnx")
     operators = Counter(runtime_operators(tmp_path / "int8.onnx"))
@@ -81,28 +81,28 @@ def test_int8_is_near_float_and_leaves_no_needless_floats(name: str, tmp_path: P
     "recipe", [name for name, recipe in RECIPES.items() if name not in {"int8", "int4-learned"} and not recipe.keeps]
 )
 def test_converts_with_every_recipe(recipe: str) -> None:
-    """4 bits cost about 24 dB against 8; a network that came out wrong has 0."""
+    """4 bits cost about 24 dB against 8 bits. A wrong network has 0 dB."""
     assert sqnr_db(*outputs("unet", recipe)) >= 8
 
 
 def test_boxes_and_scores_keep_their_own_scales() -> None:
-    """Both lie in one output, 0 to 32 pixels and 0 to 1: in one 8-bit grid the scores would have four values."""
-    expected, found = outputs("detector")
+    """Both are in one output, from 0 to 32 pixels and from 0 to 1. In one 8-bit grid, scores would have four values."""
+    expected, quantized = outputs("detector")
     for part in (slice(0, 4), slice(4, None)):
-        assert sqnr_db(expected[:, part], found[:, part]) >= 22
-    assert len(np.unique(found[:, 4:])) > 100
+        assert sqnr_db(expected[:, part], quantized[:, part]) >= 22
+    assert len(np.unique(quantized[:, 4:])) > 100
 
 
 def test_the_table_names_what_does_not_hold(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = Row("unet", "int8", 30.0, 4.0, 2.0, "", {}, {})
+    good = Row("unet", "int8", 30.0, 4.0, 2.0, "", {}, {})
     slow = Row("vit", "int4", 20.0, 4.0, 0.5, "", {"Softmax": 12}, {"both operands are activations": 24})
     far = Row("regnet", "int8", 12.0, 4.0, 2.0, "", {}, {})
     named = Row("regnet", "int8", 12.0, 4.0, 2.0, "stem 11.0 dB", {}, {})
-    assert [row.holds for row in (found, slow, far, named)] == [True, False, False, True]
+    assert [row.holds for row in (good, slow, far, named)] == [True, False, False, True]
     monkeypatch.setattr(architectures, "random_network", lambda *_, **__: None)
-    monkeypatch.setattr(architectures, "rows", lambda *_: iter([found, slow]))
+    monkeypatch.setattr(architectures, "rows", lambda *_: iter([good, slow]))
     assert architectures.main(["unet"]) == 1
     printed = capsys.readouterr().out
     assert "0.50x !" in printed
@@ -134,26 +134,28 @@ def test_rows_below_the_bar_are_named(capsys: pytest.CaptureFixture[str], monkey
     )
 
 
-def test_the_layer_that_is_named_adds_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not one behind it, which has its error and the others'."""
+def test_the_named_layer_introduces_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer behind it, which has the accumulated error, is not named."""
     from converter.comparison.compare import Comparison, LayerError
 
     stem, head = LayerError("stem", "Conv", "s", 14.0, 1.0, 14.0), LayerError("head", "Conv", "h", 12.0, 1.0, 30.0)
     for layers, lowest in (((stem, head), "stem 14.0 dB"), ((), "")):
-        found = Comparison("float", "int8", 8, layers, (), None, 12.0)
-        monkeypatch.setattr(architectures, "compare", lambda *_, found=found: found)
+        comparison = Comparison("float", "int8", 8, layers, (), None, 12.0)
+        monkeypatch.setattr(architectures, "compare", lambda *_, value=comparison: value)
         monkeypatch.setattr(architectures, "LEAST_DB", 100.0)
         (row,) = rows("unet", network("unet"), ["int8"], SIZE)
         assert (row.lowest, row.is_low) == (lowest, True)
 
 
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    found = Row("unet", "int8", 30.0, 4.0, 2.0, "", {"Softmax": 2}, {"a | b": 3})
+def test_the_page_has_the_table_and_the_refusals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = Row("unet", "int8", 30.0, 4.0, 2.0, "", {"Softmax": 2}, {"a | b": 3})
 
     def measured(name: str, *_: object) -> list[Row]:
         if name == "vit":
             raise QuantizationError("too deep")
-        return [found]
+        return [row]
 
     monkeypatch.setattr(architectures, "random_network", lambda *_, **__: None)
     monkeypatch.setattr(architectures, "rows", measured)
@@ -176,7 +178,7 @@ def test_a_row_is_measured() -> None:
     (row,) = rows("unet", network("unet"), ["int8"], SIZE)
     assert (row.network, row.recipe, dict(row.left)) == ("unet", "int8", {})
     assert row.sqnr_db >= LEAST_DB
-    assert row.smaller > 2  # so small a network is half nodes
+    assert row.smaller > 2  # nodes are half of such a small network
     assert row.speedup > 0
 
 

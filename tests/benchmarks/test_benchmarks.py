@@ -1,4 +1,4 @@
-"""The benchmarks' own bookkeeping: a bar that is missed is seen to be missed, and what lacks its data is skipped."""
+"""Bookkeeping of the benchmarks: a missed bar is reported as missed, and a benchmark without its data is skipped."""
 
 import json
 from collections.abc import Iterator
@@ -39,13 +39,13 @@ def test_bar(bar: Bar, holds: bool | None, missed_by: float) -> None:
     assert bar.to_json()["holds"] is holds
 
 
-def test_rounding_does_not_miss_a_bar() -> None:
+def test_rounding_errors_do_not_miss_a_bar() -> None:
     assert 100 * (0.829 - 0.827) > 0.2
     assert Bar("", 100 * (0.829 - 0.827), 0.2, "points").holds
 
 
 def benchmark(*bars: Bar, error: Exception | None = None) -> Benchmark:
-    """Yields its bars and then raises its error."""
+    """Yield the bars, then raise the error."""
 
     def run(progress: Progress) -> Iterator[Bar]:
         for done, bar in enumerate(bars, 1):
@@ -95,7 +95,7 @@ def test_table_gives_bar_verdict_and_reasons(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("four")
-def test_json_holds_everything(tmp_path: Path) -> None:
+def test_json_has_every_outcome(tmp_path: Path) -> None:
     bench.main(["missed", "without", "--json", str(tmp_path / "bench.json")])
     content = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     missed, without = content["benchmarks"]
@@ -110,7 +110,7 @@ def test_unknown_benchmark_names_the_nearest(capsys: pytest.CaptureFixture[str])
     assert "no benchmark is named 'cifra'; did you mean 'cifar'?" in capsys.readouterr().err
 
 
-def test_missing_data_say_where_they_were_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_name_the_folder_that_was_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVERT_ONNX_DATA", str(tmp_path))
     with pytest.raises(MissingData, match=r"resnet20_cifar10\.npz.*CONVERT_ONNX_DATA"):
         RESNET20.model()
@@ -119,7 +119,7 @@ def test_missing_data_say_where_they_were_looked_for(tmp_path: Path, monkeypatch
 
 
 def cast_convolution(codes: np.ndarray) -> onnx.ModelProto:
-    """x -> quantize -> dequantize -> Conv(dequantize(cast(int4 codes))) -> quantize -> dequantize -> y."""
+    """A model x -> quantize -> dequantize -> Conv(dequantize(cast(int4 codes))) -> quantize -> dequantize -> y."""
     arrays: dict[str, np.ndarray] = {
         "w_scale": np.full(codes.shape[0], 0.1, np.float32),
         "w_zero": np.zeros(codes.shape[0], np.int8),

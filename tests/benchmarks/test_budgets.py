@@ -1,4 +1,4 @@
-"""The bars of budgets on a network that takes seconds."""
+"""The bars of budgets, on a small network."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from passes.weights.gptq import Gptq
 from tests.support.networks import images, quiet, run, wide
 
 
-def test_uniform_bits_are_those_asked_for() -> None:
+def test_uniform_bits_are_the_given_ones() -> None:
     (solver,) = (step for step in uniform(3).passes if isinstance(step, Gptq))
     assert solver.bits == 3
     assert uniform(3).storage == "packed"

@@ -1,4 +1,4 @@
-"""The bars of speed: which files have to be as fast as what, without measuring."""
+"""The bars of speed, without measuring."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from benchmarks import cpu_speed as benchmark
 from converter.runtime.session import no_progress
 
 
-def test_the_bar_against_quantize_static_is_that_of_measured_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_files_with_measured_speed_have_a_bar_against_quantize_static(monkeypatch: pytest.MonkeyPatch) -> None:
     ratios = {"int8": 1.8, "int4": 1.8, "int8, --measure-speed": 2.1, "quantize_static U8S8 QDQ": 2.0}
 
     def converted(*_: object, measure_speed: bool, **__: object) -> SimpleNamespace:

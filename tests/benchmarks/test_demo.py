@@ -1,4 +1,4 @@
-"""The demonstration, on a network small enough for a test: what it prints is what the files are and do."""
+"""The demonstration on a small network: its output matches its files."""
 
 import shlex
 import sys
@@ -34,7 +34,7 @@ def tiny():
 
 
 class Demonstration:
-    """One run over a tiny network, 6 calibration and 5 evaluation crops."""
+    """One run on a tiny network, with 6 calibration and 5 evaluation crops."""
 
     def __init__(self, out: Path) -> None:
         (out / "tiny.py").write_text(FACTORY, encoding="utf-8")
@@ -69,13 +69,13 @@ def constants(path: Path) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
 
 
-def test_photographs_are_those_of_the_halves(tiny: Demonstration) -> None:
+def test_calibration_and_evaluation_use_their_own_photographs(tiny: Demonstration) -> None:
     with np.load(tiny.photographs.calibration) as calibration, np.load(tiny.photographs.evaluation) as evaluation:
         np.testing.assert_array_equal(calibration["x"], calibration_crops(6))
         np.testing.assert_array_equal(evaluation["x"], evaluation_crops(5))
 
 
-def test_every_recipe_gives_a_file_and_says_so(tiny: Demonstration) -> None:
+def test_every_recipe_writes_a_file_and_prints_its_name(tiny: Demonstration) -> None:
     assert [each.path.name for each in tiny.conversions] == ["int8.onnx", "int4-weight-only.onnx", "int4.onnx"]
     assert [each.result.recipe.name for each in tiny.conversions] == list(demo.RECIPES)
     shown = {what for (what, done, total), _ in tiny.seen.call_args_list if done == total}
@@ -117,13 +117,13 @@ def test_columns_are_explained(tiny: Demonstration) -> None:
     assert "6 calibration crops" in explained
 
 
-def test_nothing_skipped_is_said(tiny: Demonstration) -> None:
-    said = text(*skipped_layers([each.result for each in tiny.conversions]))
-    assert "Nothing was skipped: all 3 convolutions" in said
+def test_it_says_if_no_layer_was_skipped(tiny: Demonstration) -> None:
+    printed = text(*skipped_layers([each.result for each in tiny.conversions]))
+    assert "Nothing was skipped: all 3 convolutions" in printed
 
 
 def test_printed_command_writes_the_same_file(tiny: Demonstration, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command is split as a shell would and run in-process; only the output gets another name."""
+    """The command is split as a shell would split it, and runs in this process with another output name."""
     from click.testing import CliRunner
 
     from converter.cli.main import cli
@@ -137,10 +137,10 @@ def test_printed_command_writes_the_same_file(tiny: Demonstration, monkeypatch: 
     assert words[-2:] == ["-o", "int4.onnx"]
     ran = CliRunner().invoke(cli, [*words[1:-1], "again.onnx", "--quiet"], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
-    first, again = constants(tiny.out / "int4.onnx"), constants(tiny.out / "again.onnx")
-    assert first.keys() == again.keys()
+    first, repeated = constants(tiny.out / "int4.onnx"), constants(tiny.out / "again.onnx")
+    assert first.keys() == repeated.keys()
     for name, values in first.items():
-        np.testing.assert_array_equal(values, again[name], err_msg=name)
+        np.testing.assert_array_equal(values, repeated[name], err_msg=name)
     assert f"inspect {Path('int4.onnx')}" in steps
     assert "view int4.onnx" in steps
     assert "compare float.onnx int4.onnx --data evaluation.npz" in steps

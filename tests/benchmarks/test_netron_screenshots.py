@@ -1,4 +1,4 @@
-"""The pictures of Netron, where there is a browser: a graph is drawn, with the names of the layers."""
+"""Pictures of Netron, if there is a browser: the graph is drawn with the names of the layers."""
 
 import shutil
 import struct
@@ -28,7 +28,7 @@ def test_a_graph_is_photographed(tmp_path: Path) -> None:
     assert min(sizes[0]) > 100
 
 
-def test_no_browser(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_missing_browser_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--browser", "no-such-browser", "--out", str(tmp_path / "out")]) == 1
     assert "no browser 'no-such-browser' on the path" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

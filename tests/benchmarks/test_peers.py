@@ -1,4 +1,4 @@
-"""A peer that fails is a row that says so, and what it leaves behind lies beside its file."""
+"""The row of a failed peer says why, and a peer leaves its other files beside its own file."""
 
 import io
 import re
@@ -16,7 +16,7 @@ from tests.support.models import save_images, small_cnn
 
 
 def interpreter(folder: Path, lines: str) -> Path:
-    """Something that runs in place of a peer's Python; "$4" is the file to write, "$5" its form."""
+    """Write a script that runs in place of a peer's Python. "$4" is the file to write, and "$5" is its form."""
     path = folder / "python"
     path.write_text(f"#!/bin/sh\n{lines}\n", encoding="utf-8")
     path.chmod(0o755)
@@ -41,12 +41,12 @@ def test_a_peer_that_fails_says_so(lines: str, trouble: str, tmp_path: Path) -> 
     assert run(interpreter(tmp_path, lines), tmp_path / "out.onnx").trouble == trouble
 
 
-def test_a_peer_runs_beside_its_file(tmp_path: Path) -> None:
+def test_a_peer_runs_in_the_folder_of_its_file(tmp_path: Path) -> None:
     out = tmp_path / "made" / "out.onnx"
     out.parent.mkdir()
-    found = run(interpreter(tmp_path, 'touch left_behind.csv; echo "$5" > "$4"; echo information; echo 1.5 2.75'), out)
-    assert (found.trouble, found.seconds) == ("", 1.5)
-    assert found.cpu_seconds == 2.75
+    result = run(interpreter(tmp_path, 'touch left_behind.csv; echo "$5" > "$4"; echo information; echo 1.5 2.75'), out)
+    assert (result.trouble, result.seconds) == ("", 1.5)
+    assert result.cpu_seconds == 2.75
     assert out.read_text(encoding="utf-8").strip() == "W4A8"
     assert sorted(path.name for path in out.parent.iterdir()) == ["left_behind.csv", "out.onnx"]
 
@@ -56,14 +56,14 @@ def test_every_peer_has_its_script() -> None:
         assert Path(peers.__file__).with_name(peer.script).exists()
 
 
-def test_every_script_times_alike() -> None:
+def test_every_script_measures_time_in_the_same_way() -> None:
     for peer in peers.PEERS.values():
         text = Path(peers.__file__).with_name(peer.script).read_text(encoding="utf-8")
         assert text.count("started, used = time.perf_counter(), time.process_time()\n") == 1
         assert "    print(time.perf_counter() - started, time.process_time() - used)\n\n\nmain(" in text
 
 
-def test_the_table_has_seconds_and_those_of_all_threads(tmp_path: Path) -> None:
+def test_the_table_has_seconds_and_cpu_seconds(tmp_path: Path) -> None:
     model, data = small_cnn(), save_images(tmp_path / "images.npz", 8)
     onnx.save(model, tmp_path / "float.onnx")
     images = load_data(data, input_specs(model), preprocess=Preprocess(mean=(0.5,), std=(0.25,)))

@@ -1,4 +1,4 @@
-"""The photographs of the demonstration: two halves that share no picture, drawn the same way every time."""
+"""The photographs of the demonstration: the two halves share no picture, and the crops are reproducible."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 
 
 def scene(photograph: Photograph) -> str:
-    """The two views of the stereo pair are one scene."""
+    """Name the scene of a photograph. Both views of the stereo pair have one scene."""
     return photograph.file.replace("_left", "").replace("_right", "")
 
 
@@ -58,7 +58,7 @@ def test_one_round_holds_each_photograph_as_often_as_its_weight() -> None:
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (SIZE, 300), (500, SIZE + 1)])
 def test_crop_stays_inside_the_picture(size: tuple[int, int]) -> None:
-    """Outside pixels would be interpolated towards black: a white picture must give white crops."""
+    """Crops of a white picture are white. Pixels from outside would be interpolated towards black."""
     white = Image.new("RGB", size, "white")
     rng = np.random.default_rng(0)
     assert all(photographs.crop(white, rng).min() == 255 for _ in range(20))

@@ -1,4 +1,4 @@
-"""The reference pages are what the code says today."""
+"""The committed reference pages match the code."""
 
 import pytest
 

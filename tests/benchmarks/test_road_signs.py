@@ -1,4 +1,4 @@
-"""The study's bookkeeping: each row is made by what it says, each ablation takes away one thing, each plot is drawn."""
+"""Bookkeeping of the study: each row has the named recipe, each ablation removes one part, each plot is drawn."""
 
 import dataclasses
 import io
@@ -15,10 +15,11 @@ from benchmarks.road_signs import AWQ_GRID, METHODS, PARTS, Row, ablation_table,
 from benchmarks.shortcuts import SHORTCUTS, rounded
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
+from converter.recipes.registry import Pass
 from converter.recipes.toml import dump_recipe, parse_recipe
 from converter.report.table import show
 from passes.activations.activation_ranges import ActivationRanges
-from passes.base import LayerPass, Pass
+from passes.base import LayerPass
 from passes.ir.linear import Linear
 from passes.numerics.error import sqnr_db
 from passes.report import LossGrid
@@ -29,7 +30,7 @@ from tests.support.networks import images, quiet, resnet, run
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_what_its_name_says(name: str) -> None:
+def test_a_method_has_the_passes_of_its_name(name: str) -> None:
     bits, recipe = METHODS[name]
     assert f"W{bits}A8" in name
     kinds = [type(step) for step in recipe.passes]
@@ -43,13 +44,13 @@ def test_a_method_is_what_its_name_says(name: str) -> None:
     assert parse_recipe(dump_recipe(recipe), "f.toml") == recipe
 
 
-def test_recipes_are_told_apart() -> None:
+def test_recipes_have_different_names_and_passes() -> None:
     assert len({recipe.name for _, recipe in METHODS.values()}) == len(METHODS)
     assert len({repr(recipe.passes) for _, recipe in METHODS.values()}) == len(METHODS)
 
 
 @pytest.mark.parametrize("part", [*PARTS, "activation ranges", "everything"])
-def test_an_ablation_changes_what_it_names(part: str) -> None:
+def test_an_ablation_changes_the_named_part_only(part: str) -> None:
     whole, less = without("nothing", 3).passes, without(part, 3).passes
     differing = {type(one): changed(one, other) for one, other in zip(whole, less, strict=True) if one != other}
     ranges: dict[type, dict[str, Any]] = {ActivationRanges: {"method": "minmax"}}
@@ -59,7 +60,7 @@ def test_an_ablation_changes_what_it_names(part: str) -> None:
 
 
 def changed(one: Pass, other: Pass) -> dict[str, Any]:
-    """Fields of the other pass that differ."""
+    """Return the fields that differ from those of the other pass."""
     names = [field.name for field in dataclasses.fields(one) if getattr(one, field.name) != getattr(other, field.name)]
     return {name: getattr(other, name) for name in names}
 
@@ -84,22 +85,20 @@ def test_shortcuts_are_measured_under_their_names(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, x = resnet(), images(64, 3, 12, 12)
-    exact = run(model, x)[0]
-    data = load_data((x, exact.argmax(axis=1)), input_specs(model))
+    reference = run(model, x)[0]
+    data = load_data((x, reference.argmax(axis=1)), input_specs(model))
     monkeypatch.setattr("benchmarks.road_signs.ROAD_SIGNS", Mock(model=lambda: model, images=lambda *_: (data, data)))
-    found = shortcuts(model, data, [4, 2])
-    assert (found[0].method, found[0].top1) == ("float", 100.0)
-    assert [(row.bits, row.method) for row in found[1:]] == [
-        (bits, what) for bits in (4, 2) for what, _, _ in SHORTCUTS
-    ]
-    for row, (_, scales, folded) in zip(found[1:], 2 * SHORTCUTS, strict=True):
+    rows = shortcuts(model, data, [4, 2])
+    assert (rows[0].method, rows[0].top1) == ("float", 100.0)
+    assert [(row.bits, row.method) for row in rows[1:]] == [(bits, what) for bits in (4, 2) for what, _, _ in SHORTCUTS]
+    for row, (_, scales, folded) in zip(rows[1:], 2 * SHORTCUTS, strict=True):
         scores = run(rounded(model, row.bits, scales, folded=folded), x)[0]
-        assert row.sqnr_db == pytest.approx(sqnr_db(exact, scores), abs=0.01)
+        assert row.sqnr_db == pytest.approx(sqnr_db(reference, scores), abs=0.01)
     assert main(["shortcuts", "--bits", "2"]) == 0
     printed = capsys.readouterr().out
     assert "W2" in printed
     assert "W4" not in printed
-    for row in found[5:]:
+    for row in rows[5:]:
         assert any(row.method in line and f"{row.top1:.2f} %" in line for line in printed.splitlines())
 
 
@@ -109,7 +108,7 @@ def test_unknown_part_of_the_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no part is named 'tabel'; there are: table, ablation, shortcuts" in capsys.readouterr().err
 
 
-def test_data_that_are_not_there(
+def test_missing_data_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torch")
@@ -127,11 +126,11 @@ def test_figures_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_the_layer_that_gained_most_is_drawn() -> None:
     proto = resnet()
     data = load_data(images(32, 3, 12, 12), input_specs(proto))
-    found = road_sign_figures.study(proto, data, quiet)
-    assert found.before.shape == found.after.shape == found.layer.matrix_shape
-    assert not np.array_equal(found.before, found.after)
-    gains = {name: grid.plain / grid.losses.min() for name, grid in found.grids.items()}
-    assert gains[found.layer.name] == max(gains.values())
+    study = road_sign_figures.study(proto, data, quiet)
+    assert study.before.shape == study.after.shape == study.layer.matrix_shape
+    assert not np.array_equal(study.before, study.after)
+    gains = {name: grid.plain / grid.losses.min() for name, grid in study.grids.items()}
+    assert gains[study.layer.name] == max(gains.values())
 
 
 def test_figures_are_drawn(tmp_path: Path) -> None:

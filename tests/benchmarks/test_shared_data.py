@@ -1,6 +1,6 @@
-"""Accuracy of pretrained models on real images, where the shared data lie beside the repository; skipped elsewhere.
+"""Accuracy of pretrained models on real images. Without the shared data beside the repository, it is skipped.
 
-The bars are those of the benchmarks; the road signs are a second kind of network and of images.
+The bars are those of the benchmarks. Road signs are a second kind of network and of images.
 """
 
 from dataclasses import replace
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.slow
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """Progress that is not shown."""
+    """Ignore the progress."""
 
 
 def one_sweep(name: str) -> Recipe:
-    """A recipe whose GPTQ is the sweep alone, without the target's move before it and the descent after it.
+    """A recipe with GPTQ's sweep alone, without the asymmetric target before it and the descent after it.
 
-    Those multiply the time of a layer with 4,608 inputs; the bar must hold without them as well.
+    These two multiply the time of a layer with 4,608 inputs. The bar has to hold without them too.
     """
     recipe = find_recipe(name)
     return replace(
@@ -42,7 +42,7 @@ def one_sweep(name: str) -> Recipe:
 
 
 def losses(pretrained: Pretrained, limits: list[tuple[Recipe, float]], calibrate: int, evaluate: int) -> list[Bar]:
-    """Points of top-1 that each recipe loses on the first ``evaluate`` images."""
+    """Measure the points of top-1 that each recipe loses on the first ``evaluate`` images."""
     try:
         model = pretrained.model()
         calibration, evaluation = pretrained.images(model, calibrate)
@@ -62,7 +62,7 @@ def test_resnet18_on_road_signs() -> None:
         assert bar.holds, f"{bar.what}: {bar.measured:.2f} {bar.unit} ({bar.note})"
 
 
-def test_what_corrections_are_worth_to_round_to_nearest_at_3_bits() -> None:
+def test_corrections_improve_round_to_nearest_at_3_bits() -> None:
     def recipe(name: str, *corrections: CorrectionPass) -> Recipe:
         steps = tuple(Rtn(bits=3) if isinstance(step, Gptq) else step for step in find_recipe("int4").passes)
         return replace(find_recipe("int4"), name=name, passes=(*steps, *corrections))

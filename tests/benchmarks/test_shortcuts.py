@@ -1,4 +1,4 @@
-"""Rounding as the shortest scripts do it: how many values are left, and what shares them."""
+"""The simplest rounding: the number of values that are left, and the weights that share them."""
 
 import numpy as np
 import onnx
@@ -13,9 +13,9 @@ from tests.support.networks import conv, images, network, random, run
 
 
 def normalized() -> onnx.ModelProto:
-    """A convolution, batch normalization that stretches its channels, a convolution."""
+    """A network of a convolution, batch normalization that scales its channels, and a convolution."""
     names = ("gain", "shift", "mean", "variance")
-    constants = {name: np.abs(random(6, seed=place)) + 0.1 for place, name in enumerate(names)}
+    constants = {name: np.abs(random(6, seed=index)) + 0.1 for index, name in enumerate(names)}
     constants["gain"] *= np.logspace(0, 2, 6, dtype=np.float32)
     nodes = [
         conv(constants, "first", "x", "a", (6, 3, 3, 3)),
@@ -27,12 +27,12 @@ def normalized() -> onnx.ModelProto:
 
 @pytest.mark.parametrize(("scales", "folded"), [(scales, folded) for _, scales, folded in SHORTCUTS])
 def test_a_layer_has_as_many_values_as_its_scales_allow(scales: Scales, folded: bool) -> None:
-    found = Model(gs.import_onnx(rounded(normalized(), 3, scales, folded=folded)), find_target("cpu").rules)
-    assert any(node.op == "BatchNormalization" for node in found.graph.nodes) is not folded
-    layers = found.layers()
+    model = Model(gs.import_onnx(rounded(normalized(), 3, scales, folded=folded)), find_target("cpu").rules)
+    assert any(node.op == "BatchNormalization" for node in model.graph.nodes) is not folded
+    layers = model.layers()
     assert layers.keys() == {"first", "second"}
     for layer in layers.values():
-        weight = found.weight(layer)
+        weight = model.weight(layer)
         sharing = weight.reshape(-1, weight.shape[2]) if scales == "channel" else weight.reshape(1, -1)
         for values in sharing:
             apart = np.diff(np.unique(values))
@@ -40,11 +40,11 @@ def test_a_layer_has_as_many_values_as_its_scales_allow(scales: Scales, folded: 
             assert np.allclose(apart / apart.min(), np.round(apart / apart.min()), atol=1e-3)
 
 
-def test_one_scale_for_channels_that_folding_stretched_costs_most() -> None:
+def test_one_scale_for_channels_scaled_by_folding_costs_most() -> None:
     x = images(4, 3, 12, 12)
-    exact = run(normalized(), x)[0]
+    reference = run(normalized(), x)[0]
     errors = {
-        (scales, folded): np.square(run(rounded(normalized(), 4, scales, folded=folded), x)[0] - exact).mean()
+        (scales, folded): np.square(run(rounded(normalized(), 4, scales, folded=folded), x)[0] - reference).mean()
         for _, scales, folded in SHORTCUTS
     }
     assert max(errors, key=lambda kind: errors[kind]) == ("layer", True)

@@ -1,4 +1,4 @@
-"""Models with outliers compute what they did, and their outliers are there."""
+"""Models with outliers compute the same function as before, and they have outliers."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ X = images(16, 3, 12, 12)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_outliers_are_exact(channels: int) -> None:
+def test_outliers_do_not_change_the_function(channels: int) -> None:
     proto = with_outliers(resnet(), factor=100.0, channels=channels)
     assert relative_error(run(proto, X)[0], run(resnet(), X)[0]) < 1e-5
     peaks = []

@@ -1,4 +1,4 @@
-"""The conformance suite's own bookkeeping, and the set-up of runtimes; with those, a real page in a real browser."""
+"""Bookkeeping of the conformance suite and setup of runtimes. If these are installed, a page runs in a browser."""
 
 import shutil
 import subprocess
@@ -30,7 +30,7 @@ def test_a_pair_ends_in_run_rules_or_refused(tmp_path: Path, monkeypatch: pytest
     assert refused.detail.startswith("input 'x' has an open dimension 2 (h), target qnn needs fixed shapes")
 
 
-def test_what_fails_and_what_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_and_crashed_are_different_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = Verification("m", "cpu", "run", "onnxruntime 0", left=("a (B)",), failures=("it is wrong",))
     monkeypatch.setattr(conformance, "verify", lambda *_, **__: failed)
     assert attempt("conv", "int8", "cpu", tmp_path) == Outcome("conv", "int8", "cpu", "failed", "it is wrong", 1)
@@ -42,7 +42,7 @@ def test_what_fails_and_what_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert attempt("conv", "int8", "cpu", tmp_path) == Outcome("conv", "int8", "cpu", "crashed", "KeyError: 'x'")
 
 
-def test_the_report() -> None:
+def test_the_report_has_totals_tables_and_reasons() -> None:
     text = report(
         [
             Outcome("conv", "int8", "cpu", "run", "onnxruntime 1", 2),
@@ -57,7 +57,7 @@ def test_the_report() -> None:
     assert text.endswith("## Reasons\n\n1. too wide\n")
 
 
-def test_a_failure_is_seen_from_outside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_sets_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def outcomes(*_: object) -> list[Outcome]:
         return [Outcome("conv", "int8", "cpu", "failed", "it is wrong")]
 
@@ -76,42 +76,44 @@ def test_a_verification_that_cannot_be_carried_out_is_no_refusal(
         raise TargetError("build/targets/qnn cannot run target qnn")
 
     monkeypatch.setattr(conformance, "verify", broken)
-    found = attempt("conv", "int8", "cpu", tmp_path)
-    assert (found.kind, found.detail) == ("failed", "build/targets/qnn cannot run target qnn")
+    outcome = attempt("conv", "int8", "cpu", tmp_path)
+    assert (outcome.kind, outcome.detail) == ("failed", "build/targets/qnn cannot run target qnn")
 
 
-def test_no_graph_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_graph_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["conformance", "--only", "zzz"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("Error: no graph of the zoo is named 'zzz' or begins so; names begin with: conv, ")
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("Error: no graph of the zoo is named 'zzz' or begins so; names begin with: conv, ")
+    assert printed.count("\n") == 1
 
 
-def test_no_runtime_is_no_measurement(
+def test_a_missing_runtime_is_an_error_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(measure, "FOLDER", tmp_path)
     monkeypatch.setenv("CONVERT_ONNX_TARGETS", str(tmp_path))
-    monkeypatch.setattr(measure, "NETWORKS", dict.fromkeys(measure.NETWORKS))  # none of them is made
+    monkeypatch.setattr(measure, "NETWORKS", dict.fromkeys(measure.NETWORKS))  # no network is made
     assert command.main(["measure", "resnet18"]) == 1
     expected = "no runtime for cpu-oldest, openvino, qnn, web, node; python -m benchmarks.targets setup makes them all"
     assert capsys.readouterr().err == f"Error: {expected}\n"
 
 
-def test_set_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_is_set_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
     monkeypatch.setattr(subprocess, "run", lambda arguments, **_: ran.append(arguments))
-    place = set_up("web", tmp_path)
-    assert (place, len(ran)) == (tmp_path / "web", 1)
+    path = set_up("web", tmp_path)
+    assert (path, len(ran)) == (tmp_path / "web", 1)
     assert ran[0][-1] == "onnxruntime-web@1.30.0"
     set_up("web", tmp_path)
     assert len(ran) == 1
-    (place / ".installed").write_text("onnxruntime-web@1.0.0")
+    (path / ".installed").write_text("onnxruntime-web@1.0.0")
     set_up("web", tmp_path)
     assert len(ran) == 2
 
 
-def test_one_that_cannot_be_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_environment_that_cannot_be_installed_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(name: str) -> Path:
         if name == "qnn":
             raise subprocess.CalledProcessError(1, "pip")
@@ -124,13 +126,13 @@ def test_one_that_cannot_be_installed(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert printed.err.startswith("qnn: not installed: Command 'pip' returned")
 
 
-def test_names_that_do_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_names_are_errors(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["setup", "tpu"])
     assert "nothing is named 'tpu'; there are: cpu-oldest, generic," in capsys.readouterr().err
 
 
-def test_every_environment_but_two_is_a_target_s() -> None:
+def test_every_environment_but_two_belongs_to_a_target() -> None:
     assert set(ENVIRONMENTS) - set(TARGETS) == {"cpu-oldest", "node"}
 
 
@@ -144,11 +146,11 @@ def test_a_page_classifies_an_image(tmp_path: Path) -> None:
     picture = images(1)[0]
     result = convert(small_cnn(), images(16), recipe="int4", target="web", preprocess=preprocess)
     onnx.save(result.model, tmp_path / "m.onnx")
-    found = classify_in_browser(tmp_path / "m.onnx", picture, preprocess, FOLDER / "web")
+    scores = classify_in_browser(tmp_path / "m.onnx", picture, preprocess, FOLDER / "web")
     assert preprocess.mean is not None
     rows = (picture / 255 - np.array(preprocess.mean)) / np.array(preprocess.std)
     tensor = rows.astype(np.float32).transpose(2, 0, 1).reshape(1, 3, SIDE, SIDE)
     expected = open_session(result.model, threads=1).run(None, {"input": tensor})[0][0]
     assert (
-        np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
-    )  # one code of the input may round the other way
+        np.abs(scores - expected).max() <= 1e-4 * np.abs(expected).max()
+    )  # one code of the input may be rounded differently

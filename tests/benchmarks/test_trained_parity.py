@@ -1,4 +1,4 @@
-"""The torch network that was trained and its file: the same to a hair, and a file of another training is told apart."""
+"""The trained torch network and its file are almost equal, and another training's file differs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,17 +32,17 @@ def trained(checkpoint: Path) -> Result:
     return train(resnet(), data(1), recipe=Recipe("trained", "", (*START, TRAINING)), checkpoint=checkpoint)
 
 
-def test_the_file_is_the_network_that_was_trained(tmp_path: Path) -> None:
+def test_the_file_matches_the_trained_network(tmp_path: Path) -> None:
     result = trained(tmp_path / "c")
     assert result.passes[-1].changed, "an epoch was kept"
     network = trained_network(resnet(), data(1), result.recipe, tmp_path / "c", quiet)
-    found = parity(network, result.model, data(9))
-    assert (found.images, found.agreement) == (64, 1.0)
-    assert found.rms <= found.farthest < 1e-4  # half a step of one bias is more
+    same = parity(network, result.model, data(9))
+    assert (same.images, same.agreement) == (64, 1.0)
+    assert same.rms <= same.farthest < 1e-4  # half a step of one bias would be more
     assert parity(unoptimized(result.model), result.model, data(9)).farthest < 1e-4
     before = parity(network, convert(resnet(), data(1), recipe=Recipe("start", "", START)).model, data(9))
     assert before.farthest > 3e-2, "the file before the training is not that network"
-    assert before.rms > 2 * found.rms
+    assert before.rms > 2 * same.rms
 
 
 def test_parity_counts_images_and_measures_in_ranges(tmp_path: Path) -> None:
@@ -52,15 +52,15 @@ def test_parity_counts_images_and_measures_in_ranges(tmp_path: Path) -> None:
     span = float(np.ptp(scores))
 
     def shifted(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The file's own scores, the best class of the first image lowered by half of their range."""
-        moved = run(file, {name: value.numpy() for name, value in inputs.items()})[0].copy()
-        moved[0, moved[0].argmax()] -= span / 2
-        return {str(file.graph.output[0].name): torch.from_numpy(moved)}
+        """Return the file's scores, with the best class of the first image lowered by half of their range."""
+        lowered = run(file, {name: value.numpy() for name, value in inputs.items()})[0].copy()
+        lowered[0, lowered[0].argmax()] -= span / 2
+        return {str(file.graph.output[0].name): torch.from_numpy(lowered)}
 
-    found = parity(shifted, file, unseen)
-    moved = scores[0].copy()
-    moved[moved.argmax()] -= span / 2
-    lost = int(moved.argmax() != scores[0].argmax())
-    assert found.agreement == 1 - lost / 64
-    assert found.farthest == pytest.approx(0.5, rel=1e-5)
-    assert found.rms == pytest.approx(0.5 / np.sqrt(scores.size), rel=1e-5)
+    difference = parity(shifted, file, unseen)
+    lowered = scores[0].copy()
+    lowered[lowered.argmax()] -= span / 2
+    lost = int(lowered.argmax() != scores[0].argmax())
+    assert difference.agreement == 1 - lost / 64
+    assert difference.farthest == pytest.approx(0.5, rel=1e-5)
+    assert difference.rms == pytest.approx(0.5 / np.sqrt(scores.size), rel=1e-5)

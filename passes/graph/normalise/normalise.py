@@ -80,7 +80,6 @@ class Normalise(GraphPass):
 
     name: ClassVar[str] = "normalise"
     stage: ClassVar[Stage] = Stage.NORMALISE
-    settles_layers: ClassVar[bool] = True
 
     rewrite: bool = True
 

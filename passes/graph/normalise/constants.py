@@ -76,10 +76,10 @@ def fold_constants(graph: gs.Graph) -> list[str]:
             continue
         counts[node.op] = counts.get(node.op, 0) + 1
         source = node.inputs[0]
-        moved = node.op in _MOVES and isinstance(source, gs.Constant) and sole_consumer(graph, source) is node
+        only_moves = node.op in _MOVES and isinstance(source, gs.Constant) and sole_consumer(graph, source) is node
         name = source.name
         target = _become_constant(graph, node, values)
-        if moved:
+        if only_moves:
             _rename(target, name)
     listed = ", ".join(f"{count} {op}" for op, count in sorted(counts.items()))
     return [f"folded nodes that read constants only: {listed}"] if counts else []

@@ -1,7 +1,8 @@
 """Layers that stay in float, as the recipe requests."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from passes.base import GraphPass
 from passes.ir.layer_names import require_known
@@ -35,3 +36,11 @@ class Exclude(GraphPass):
         model.float_reasons |= dict.fromkeys(self.layers, "excluded by the recipe")
         changed = dict.fromkeys(self.layers, Change("left in float"))
         return PassReport(self.name, changed, {name: "not excluded" for name in known if name not in changed})
+
+    def with_bits(self, bits: Mapping[str, int], exclude: Collection[str]) -> Self:
+        """Without the layers that are given bits: they are quantized after all."""
+        return replace(self, layers=tuple(name for name in self.layers if name not in bits))
+
+    def with_excluded(self, names: Sequence[str]) -> Self:
+        """With these layers behind its own."""
+        return replace(self, layers=tuple(dict.fromkeys((*self.layers, *names))))

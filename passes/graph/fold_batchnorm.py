@@ -237,6 +237,7 @@ class FoldBatchnorm(GraphPass):
     """`fold_batchnorm` as a pass."""
 
     name: ClassVar[str] = "fold_batchnorm"
+    settles_layers: ClassVar[bool] = True
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fold every BatchNormalization that can be folded. The report has a note for every other one."""

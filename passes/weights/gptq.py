@@ -4,8 +4,9 @@
 corrects the remaining mean of the output error, ``E[W X] - E[Ŵ X̂]`` (Nagel et al. 2019, §4.2).
 """
 
+import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 
@@ -67,6 +68,12 @@ class Gptq(LayerPass):
     def searches(self) -> bool:
         """Whether scales are searched, by the cost of errors in the sweep."""
         return self.scale == "hessian"
+
+    def alone(self) -> Self:
+        """Without what makes up for the layers before, and without what takes long."""
+        return dataclasses.replace(
+            self, sequential=False, asymmetric_target=False, beam=1, few_rows=False, refine=min(1, self.refine)
+        )
 
     def solve(self, problem: Problem) -> Solution:
         """Return codes, grid and bias of one layer. Errors are those of its output on the quantized network's inputs.

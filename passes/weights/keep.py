@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from passes.base import GraphPass, Stage
+from passes.base import GraphPass, Stage, require_codes
 from passes.errors import QuantizationError
 from passes.ir.existing_qparams import ExistingCodes
 from passes.ir.linear import Linear
@@ -35,13 +35,16 @@ class KeepRanges(GraphPass):
 
     sign: Literal["target", "found"] = "target"
 
+    def requires(self, model: Model) -> None:
+        """The model was a quantized one."""
+        _require_found(model)
+
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.activation_qparams`.
 
         Raises:
-            QuantizationError: the model was no quantized one, or a grid is none that the target takes.
+            QuantizationError: a grid is none that the target takes.
         """
-        _require_found(model)
         for tensor, reason in model.existing_qparams.unkept.items():
             raise QuantizationError(f"{tensor} {reason}, which cannot be kept; {_AGAIN}")
         present = {tensor.name for node in model.graph.nodes for tensor in (*node.inputs, *node.outputs)}
@@ -75,15 +78,23 @@ class KeepCodes(GraphPass):
 
     name: ClassVar[str] = "keep_codes"
     stage: ClassVar[Stage] = Stage.WEIGHTS
+    keeps_codes: ClassVar[bool] = True
+
+    def requires(self, model: Model) -> None:
+        """The model was a quantized one."""
+        _require_found(model)
+
+    def ensures(self, model: Model) -> None:
+        """Every layer has codes, or a reason to stay in float."""
+        require_codes(model, self.name)
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.quantized`.
 
         Raises:
-            QuantizationError: the model was no quantized one, layers' grids are none that integer kernels take, or a
-                pass before this one has changed a weight.
+            QuantizationError: layers' grids are none that integer kernels take, or a pass before this one has changed
+                a weight.
         """
-        _require_found(model)
         changed: dict[str, Change] = {}
         refused: dict[str, str] = {}
         for name, layer in model.layers().items():

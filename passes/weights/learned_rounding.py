@@ -9,15 +9,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from passes.base import Stage
+from passes.base import Device, LearningPass
 
 __all__ = ["Device", "LearnedRounding"]
 
-Device = Literal["auto", "cpu", "cuda"]
-
 
 @dataclass(frozen=True)
-class LearnedRounding:
+class LearnedRounding(LearningPass):
     """Learned rounding, on top of the codes that a layer pass has found and against the weights of `Model.float_weights`.
 
     A block that gains nothing on held-out images keeps its codes. Behind one that gains, the layers are solved again by
@@ -41,7 +39,6 @@ class LearnedRounding:
     """
 
     name: ClassVar[str] = "learned_rounding"
-    stage: ClassVar[Stage] = Stage.REFINEMENT
 
     granularity: Literal["block", "layer", "network"] = "block"
     layers_per_block: int = 4
@@ -69,5 +66,4 @@ class LearnedRounding:
         for name in ("move_share", "drop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must be between 0 and 1, not {self.held_out}")
+        super().__post_init__()

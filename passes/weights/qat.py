@@ -9,8 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from passes.base import Stage
-from passes.weights.learned_rounding import Device
+from passes.base import Device, LearningPass
 
 __all__ = ["Objective", "Qat"]
 
@@ -18,7 +17,7 @@ Objective = Literal["auto", "labels", "float"]
 
 
 @dataclass(frozen=True)
-class Qat:
+class Qat(LearningPass):
     """Training of weights, step sizes and biases on the grids that the file will hold.
 
     Attributes:
@@ -38,7 +37,7 @@ class Qat:
     """
 
     name: ClassVar[str] = "qat"
-    stage: ClassVar[Stage] = Stage.REFINEMENT
+    trains: ClassVar[bool] = True
 
     epochs: int = 10
     batch: int = 32
@@ -64,5 +63,4 @@ class Qat:
             raise ValueError(f"rate must be finite, not {self.rate}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must be between 0 and 1, not {self.held_out}")
+        super().__post_init__()

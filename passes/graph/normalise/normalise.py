@@ -80,6 +80,7 @@ class Normalise(GraphPass):
 
     name: ClassVar[str] = "normalise"
     stage: ClassVar[Stage] = Stage.NORMALISE
+    settles_layers: ClassVar[bool] = True
 
     rewrite: bool = True
 

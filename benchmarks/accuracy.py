@@ -15,17 +15,13 @@ from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Measurement, evaluate
 from converter.model_io.save import save_onnx
 from converter.runtime.session import Progress
-from passes.weights.gptq import Gptq
 
 __all__ = ["INT3_WEIGHT_ONLY", "accuracy_losses", "cifar", "imagenet"]
 
 INT3_WEIGHT_ONLY = replace(
-    find_recipe("int4-weight-only"),
+    find_recipe("int4-weight-only").with_solver(bits=3),
     name="int3-weight-only",
     description="3-bit weights by sequential GPTQ, float activations",
-    passes=tuple(
-        replace(step, bits=3) if isinstance(step, Gptq) else step for step in find_recipe("int4-weight-only").passes
-    ),
 )
 
 

@@ -20,8 +20,6 @@ from converter.evaluation.evaluate import Measurement, evaluate
 from converter.learn.held_out import hold_out
 from converter.model_io.save import save_onnx
 from converter.runtime.session import Progress
-from passes.weights.gptq import Gptq
-from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["learned_rounding", "low_bits", "low_bits_efficientnet", "two_level", "with_bits", "with_gptq"]
 
@@ -43,8 +41,7 @@ def with_bits(bits: int, recipe_name: str = "int4", **fields: Any) -> Recipe:
 
 def with_gptq(recipe: Recipe, name: str, **fields: Any) -> Recipe:
     """Return the recipe with other fields of its GPTQ pass."""
-    passes = tuple(replace(step, **fields) if isinstance(step, Gptq) else step for step in recipe.passes)
-    return replace(recipe, name=name, passes=passes)
+    return replace(recipe.with_solver(**fields), name=name)
 
 
 def low_bits(progress: Progress) -> Iterator[Bar]:
@@ -77,7 +74,7 @@ def learned_rounding(progress: Progress) -> Iterator[Bar]:
     even, odd = _halves(model)
     for bits in (4, 3):
         plain, learning = with_bits(bits), with_bits(bits, "int4-learned")
-        held_out = next(step.held_out for step in learning.passes if isinstance(step, LearnedRounding))
+        held_out = next(step.held_out for step in learning.passes if step.held_out)
         started = even.select(hold_out(len(even), held_out, learning.seed).train)
         with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
             paths = [Path(folder) / f"{stage}.onnx" for stage in ("float", "all", "start", "learned")]

@@ -21,9 +21,8 @@ from PIL import Image
 
 from benchmarks.random_resnet import random_images, random_network
 from benchmarks.shared_data import RESNET20, MissingData, shared_file
-from converter import Recipe, convert, find_recipe, write_report
+from converter import convert, find_recipe, write_report
 from converter.report.progress import progress_bars
-from passes.activations.activation_ranges import ActivationRanges
 from passes.scale_migration.smoothquant import SmoothQuant
 
 if TYPE_CHECKING:
@@ -115,10 +114,7 @@ def open_page(browser: "Browser", path: Path, *, times: int = 3) -> Opened:
 
 def _resnet50_report(folder: Path) -> Path:
     """Write the report of a ResNet-50 with random weights at 64 pixels, including SmoothQuant's search."""
-    recipe = find_recipe("int8")
-    index = next(index for index, step in enumerate(recipe.passes) if isinstance(step, ActivationRanges))
-    passes = (*recipe.passes[:index], SmoothQuant(), *recipe.passes[index:])
-    searched = Recipe("int8-smooth", "round to nearest after SmoothQuant", passes)
+    searched = find_recipe("int8").with_pass(SmoothQuant(), "int8-smooth")
     with progress_bars() as progress:
         result = convert(
             random_network("resnet.py:resnet50", 64), random_images(16, 64), recipe=searched, progress=progress

@@ -36,11 +36,11 @@ from converter import Budget, ConvertError, Recipe, Result, convert, convert_wit
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Measurement, evaluate
 from converter.model_io.save import save_onnx
-from converter.recipes.registry import Pass
 from converter.report.progress import progress_bars
 from converter.report.table import show
 from converter.runtime.session import Progress
 from passes.activations.activation_ranges import ActivationRanges
+from passes.base import Pass
 from passes.scale_migration.awq import Awq
 from passes.scale_migration.smoothquant import SmoothQuant
 from passes.weights.gptq import Gptq
@@ -102,8 +102,7 @@ def with_steps(recipe: Recipe, name: str, replacement: Mapping[type, Pass]) -> R
 
 def before_ranges(recipe: Recipe, name: str, added: Pass) -> Recipe:
     """Return the recipe with another pass before its activation ranges."""
-    at = next(index for index, step in enumerate(recipe.passes) if isinstance(step, ActivationRanges))
-    return replace(recipe, name=name, passes=(*recipe.passes[:at], added, *recipe.passes[at:]))
+    return recipe.with_pass(added, name)
 
 
 AWQ_GRID = Awq(factors=(1.0, 1.25, 1.5, 2.0, 3.0))

@@ -9,7 +9,6 @@ are made 30 times larger, and the layers that read them undo it (`passes.scale_m
 import math
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from converter.model_io.save import save_onnx
 from converter.qdq.floats import float_model
 from converter.runtime.session import Progress
 from converter.targets.catalog import find_target
-from passes.activations.activation_ranges import ActivationRanges
 from passes.graph.fold_batchnorm import fold_batchnorm
 from passes.graph.normalise.normalise import normalise
 from passes.ir.model import Model
@@ -41,9 +39,7 @@ _LEAST_DB = -0.5  # two equally good int8 files of one network differ by as much
 
 def with_smoothquant(recipe: Recipe) -> Recipe:
     """Return the recipe with SmoothQuant before its activation ranges."""
-    at = next(index for index, step in enumerate(recipe.passes) if isinstance(step, ActivationRanges))
-    passes = (*recipe.passes[:at], SmoothQuant(), *recipe.passes[at:])
-    return replace(recipe, name=f"{recipe.name}-smoothquant", passes=passes)
+    return recipe.with_pass(SmoothQuant(), f"{recipe.name}-smoothquant")
 
 
 def with_outliers(proto: onnx.ModelProto, factor: float = 30.0, channels: int = 3, seed: int = 0) -> onnx.ModelProto:

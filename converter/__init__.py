@@ -31,13 +31,12 @@ if TYPE_CHECKING:
     from converter.pipeline.train import train
     from converter.recipes.builtin import find_recipe
     from converter.recipes.recipe import Recipe
-    from converter.recipes.registry import Pass
     from converter.report.facts import report_facts
     from converter.report.files import write_report
     from converter.targets.catalog import find_target
     from converter.targets.target import Target
     from converter.verification.verify import Verification, verify
-    from passes.base import Correction, CorrectionPass, GraphPass, LayerPass, Problem, Solution, Stage
+    from passes.base import Correction, CorrectionPass, GraphPass, LayerPass, Pass, Problem, Solution, Stage
     from passes.errors import (
         BudgetError,
         ConvertError,
@@ -151,7 +150,7 @@ _HOMES = {
     "ModelError": "passes.errors",
     "Needs": "passes.statistics",
     "OutputError": "passes.errors",
-    "Pass": "converter.recipes.registry",
+    "Pass": "passes.base",
     "PassReport": "passes.report",
     "Preprocess": "converter.data.preprocess",
     "Problem": "passes.base",

@@ -16,9 +16,9 @@ from converter import Recipe, Result, convert
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
 from converter.evaluation.evaluate import Measurement, evaluate
-from converter.recipes.registry import Pass
 from converter.runtime.session import open_session
 from passes.activations.activation_ranges import ActivationRanges
+from passes.base import Pass
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.normalise.normalise import Normalise
 from passes.weights.gptq import Gptq

@@ -26,9 +26,8 @@ from converter.recipes.recipe import Recipe
 from converter.recipes.toml import dump_recipe
 from converter.runtime.session import Progress
 from converter.targets.target import Target
+from passes.base import Device
 from passes.numerics.error import decibel
-from passes.weights.learned_rounding import Device, LearnedRounding
-from passes.weights.qat import Qat
 
 __all__ = ["CandidateBuilder", "Trial", "best"]
 
@@ -149,14 +148,13 @@ class CandidateBuilder:
         return self._best
 
     def _convert(self, recipe: Recipe) -> Result:
-        learns = any(isinstance(step, LearnedRounding | Qat) for step in recipe.passes)
         return convert(
             self.source,
             self.fit,
             recipe=recipe,
             target=self.target.name,
             limit=len(self.fit),
-            device=self.device if learns else None,
+            device=self.device if recipe.learns else None,
             memory_budget=self.memory_budget,
             progress=self.progress,
         )

@@ -6,7 +6,6 @@ images. The ratio of the two is the layer's importance. It is measured, not appr
 neither labels nor torch.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ from passes.ir.model import Model
 from passes.numerics.error import decibel
 from passes.numerics.moments import Moments
 from passes.numerics.noise_table import importance
-from passes.weights.gptq import Gptq
 
 __all__ = ["BITS", "Effects", "measure_effects"]
 
@@ -132,7 +130,8 @@ def measure_effects(
     """
     model = Model(gs.import_onnx(source), target.rules)
     context = PassContext(Images(fit, None, None, fit), memory_budget, recipe, progress)
-    solver = next(step for step in recipe.passes if isinstance(step, LayerPass))
+    solver = recipe.solver
+    assert solver is not None  # layers are solved by a layer pass
     for step in recipe.passes[: recipe.passes.index(solver)]:
         run_pass(step, model, context)
     layers = {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
@@ -144,7 +143,7 @@ def measure_effects(
             name = f"effect-{index:04d}"
             row = cache.load(name)
             if row is None:
-                row = _effect(model, _alone(solver), layer, calibration.moments(layer), probe)
+                row = _effect(model, solver.alone(), layer, calibration.moments(layer), probe)
                 cache.store(name, row)
             rows.append(row)
             progress("effects of layers", index + 1, len(layers))
@@ -174,15 +173,6 @@ def _multiples(solver: LayerPass, layer: Linear, bits: int) -> int:
     if not solver.two_level or block_size is None:
         return 0
     return math.prod(layer.matrix_shape) // block_size
-
-
-def _alone(solver: LayerPass) -> LayerPass:
-    """Return the layer pass for float inputs with its fastest settings. Only ratios of its errors matter here."""
-    if isinstance(solver, Gptq):
-        return dataclasses.replace(
-            solver, sequential=False, asymmetric_target=False, beam=1, few_rows=False, refine=min(1, solver.refine)
-        )
-    return dataclasses.replace(solver, sequential=False)
 
 
 def _effect(

@@ -41,8 +41,9 @@ from converter.recipes.overrides import with_overrides
 from converter.recipes.recipe import Recipe
 from converter.runtime.session import Progress, ignore_warning, no_progress
 from converter.targets.catalog import DEFAULT_TARGET, find_target
+from passes.base import Device
 from passes.errors import BudgetError, UsageError
-from passes.weights.learned_rounding import Device, LearnedRounding
+from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["convert_within"]
 

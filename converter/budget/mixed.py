@@ -23,7 +23,6 @@ from converter.budget.candidate_builder import CandidateBuilder, Trial, best
 from converter.budget.effects import BITS, Effects
 from converter.recipes.builtin import RECIPES
 from converter.recipes.recipe import Recipe
-from passes.base import LayerPass
 from passes.numerics.allocation import NoAllocation, allocate
 from passes.numerics.noise_table import arriving_shares, as_deployed
 from passes.numerics.two_level import MOST_BITS
@@ -31,14 +30,10 @@ from passes.numerics.two_level import MOST_BITS
 __all__ = ["BASE", "mixed_attempts", "with_bits"]
 
 BASE = dataclasses.replace(
-    RECIPES["int4"],
+    # block scales of smaller blocks take bytes that gain more as bits of other layers
+    RECIPES["int4"].with_solver(block_size=16, fewest_blocks=0),
     name="mixed",
     description="bits of every layer chosen within a budget",
-    # block scales of smaller blocks take bytes that gain more as bits of other layers
-    passes=tuple(
-        dataclasses.replace(step, block_size=16, fewest_blocks=0) if isinstance(step, LayerPass) else step
-        for step in RECIPES["int4"].passes
-    ),
     storage="packed",
 )
 _SMALLER, _MORE_ACCURATE = 5, 3  # attempts if the search looks for the smallest or for the most accurate file
@@ -64,8 +59,7 @@ def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
             change |= {"block_size": None, "two_level": False}
     else:
         change = {"layer_bits": dict(bits)}
-    steps = (dataclasses.replace(step, **change) if isinstance(step, LayerPass) else step for step in recipe.passes)
-    return dataclasses.replace(recipe, passes=tuple(steps))
+    return recipe.with_solver(**change)
 
 
 def mixed_attempts(

@@ -20,7 +20,7 @@ from passes.errors import ConvertError
 
 if TYPE_CHECKING:
     from converter.budget.limits import Budget
-    from passes.weights.learned_rounding import Device
+    from passes.base import Device
 
 __all__ = ["cli", "main"]
 

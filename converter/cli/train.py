@@ -10,7 +10,7 @@ from converter.cli.context import given_preprocess, keeping, state_shape, warn
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
-    from passes.weights.learned_rounding import Device
+    from passes.base import Device
 
 __all__ = ["train"]
 

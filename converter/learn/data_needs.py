@@ -1,14 +1,14 @@
 """What learning asks of its images, questioned when they are opened: the passes before it take minutes."""
 
 from collections.abc import Callable, Iterable
+from functools import singledispatch
 
 from converter.data.dataset import Dataset
-from converter.recipes.registry import Pass
+from passes.base import Pass
 from passes.errors import DataError
-from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
 
-__all__ = ["FEWEST_IMAGES", "FROM_FLOAT", "require_learnable"]
+__all__ = ["FEWEST_IMAGES", "FROM_FLOAT", "require_data", "require_learnable"]
 
 FROM_FLOAT = "--objective float (objective = 'float' in a recipe) learns from the float network"
 
@@ -29,15 +29,23 @@ def require_learnable(passes: Iterable[Pass], shown_to: Callable[[Pass], Dataset
     """
     for step in passes:
         data = shown_to(step)
-        if isinstance(step, LearnedRounding | Qat) and data is not None:
-            _require(step, data)
+        if step.held_out and data is not None and len(data) < FEWEST_IMAGES:
+            raise DataError(f"{data.source}: {step.name} needs at least {FEWEST_IMAGES} images, not {len(data)}")
+        if data is not None:
+            require_data(step, data)
 
 
-def _require(step: LearnedRounding | Qat, data: Dataset) -> None:
-    if len(data) < FEWEST_IMAGES:
-        raise DataError(f"{data.source}: {step.name} needs at least {FEWEST_IMAGES} images, not {len(data)}")
-    if not isinstance(step, Qat):
-        return
+@singledispatch
+def require_data(step: Pass, data: Dataset) -> None:
+    """Refuse images that a pass cannot work with; most take any. A kind of pass that does not registers its own.
+
+    Raises:
+        DataError: what is wrong with them.
+    """
+
+
+@require_data.register
+def _require_training_data(step: Qat, data: Dataset) -> None:
     if step.objective == "labels" and data.labels is None:
         raise DataError(f"{data.source} has no labels; {FROM_FLOAT}")
     if data.static_batch is not None:

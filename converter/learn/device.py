@@ -2,8 +2,8 @@
 
 import torch
 
+from passes.base import Device
 from passes.errors import QuantizationError
-from passes.weights.learned_rounding import Device
 
 __all__ = ["find_device"]
 

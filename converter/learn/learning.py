@@ -7,7 +7,7 @@ import numpy as np
 from converter.data.dataset import Dataset
 from converter.learn.training_file import TrainingFile
 from converter.runtime.session import Progress
-from passes.base import LayerPass
+from passes.base import LayerPass, Pass
 from passes.errors import DataError, QuantizationError
 from passes.ir.model import Model
 from passes.report import PassReport
@@ -63,33 +63,30 @@ def train(
     return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint, warn=warn)
 
 
-def require_device(passes: Iterable[object]) -> None:
+def require_device(passes: Iterable[Pass]) -> None:
     """Refuse a learning pass where there is nothing that it can run on, before the passes that it follows.
 
     Raises:
         QuantizationError: torch is not installed, or there is no CUDA device where one is asked for.
     """
     for step in passes:
-        if isinstance(step, LearnedRounding | Qat):
+        if step.device is not None:
             _require_torch(step.name)
             from converter.learn.device import find_device
 
             find_device(step.device, step.name)
 
 
-def require_trainable(passes: Iterable[object], model: Model, data: Dataset | None) -> None:
+def require_trainable(model: Model, data: Dataset) -> None:
     """Refuse to train what torch has no gradients for, before the passes that take long.
 
     Args:
-        passes: of the recipe.
-        model: as its layer pass will find it.
+        model: the float graph in its final form.
         data: training images.
 
     Raises:
         QuantizationError: see `converter.learn.training.trained_network.float_program`.
     """
-    if data is None or not any(isinstance(step, Qat) for step in passes):
-        return
     import torch
 
     from converter.learn.training.images import in_order

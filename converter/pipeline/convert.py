@@ -27,10 +27,8 @@ from converter.runtime.session import Progress, ignore_warning, no_progress
 from converter.speed.search import find_slow_layers, leaving, require_measurable
 from converter.targets.catalog import DEFAULT_TARGET, find_target
 from converter.verification.fit import fix_batch, require_fit, require_kernels, require_weight_only
-from passes.base import Stage
-from passes.graph.check import check
+from passes.base import Device, Stage
 from passes.ir.model import Model
-from passes.weights.learned_rounding import Device
 
 __all__ = ["convert"]
 
@@ -118,7 +116,6 @@ def convert(
     for step in plan.passes:
         with footprint.step(step.name), requested.before(step, work):
             reports.append(run_pass(step, work, context))
-            check(work, step.name)
 
     storage = chosen.storage(plan.storage)
     with footprint.step("emit"):

@@ -1,6 +1,6 @@
 """The data of a conversion: opened, and questioned, before any work is done."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ from converter.data.preprocess_checks import check_channels, questions, refuse_u
 from converter.learn.data_needs import require_learnable
 from converter.learn.held_out import hold_out
 from converter.recipes.recipe import Recipe
-from converter.recipes.registry import Pass
+from passes.base import Pass
 from passes.errors import UsageError
-from passes.weights.learned_rounding import LearnedRounding
-from passes.weights.qat import Qat
 
 __all__ = ["Images", "open_data", "require_calibration"]
 
@@ -45,14 +43,14 @@ class Images:
 
     def shown_to(self, step: Pass) -> Dataset | None:
         """The images of one pass."""
-        if isinstance(step, Qat):
+        if step.trains:
             return self.training
-        return self.calibration if isinstance(step, LearnedRounding) else self.learnable
+        return self.calibration if step.held_out else self.learnable
 
     def describe_training(self, recipe: Recipe) -> dict[str, Any] | None:
         """What `Dataset.describe` says of the training images, and how many are held out; None where no pass trains."""
         for step in recipe.passes:
-            if isinstance(step, Qat) and self.training is not None:
+            if step.trains and self.training is not None:
                 judge = hold_out(len(self.training), step.held_out, recipe.seed).judge
                 return self.training.describe() | {"held_out": len(judge)}
         return None
@@ -64,7 +62,7 @@ def require_calibration(calibration: Any, training: Any, checkpoint: Path | None
     Raises:
         UsageError: names the recipe.
     """
-    if (training is not None or checkpoint is not None) and not any(isinstance(step, Qat) for step in recipe.passes):
+    if (training is not None or checkpoint is not None) and not recipe.trains:
         raise UsageError(f"recipe {recipe.name!r} trains nothing; use a recipe with a qat pass, such as int4-qat")
     if calibration is not None and recipe.keeps and not recipe.needs_calibration:
         raise UsageError(f"recipe {recipe.name!r} keeps the grids it finds, so --calibration has no use; leave it out")
@@ -110,8 +108,8 @@ def open_data(
     unseen, learned = whole(evaluation), whole(training)
     data = calibration
     if data is None and learned is not None:
-        data = _learnable(learned, recipe, Qat)
-    used = labels_judge or any(isinstance(step, Qat) for step in recipe.passes)
+        data = _learnable(learned, recipe.seed, [step for step in recipe.passes if step.trains])
+    used = labels_judge or recipe.trains
     checked = classes if used else None
     if isinstance(data, Dataset):
         check_labels(data.source, data.labels, checked)
@@ -134,21 +132,22 @@ def _shared_out(data: Dataset | None, unseen: Dataset | None, learned: Dataset |
     if data is None:
         return Images(data, unseen, learned, data)
     if learned is not None:
-        return Images(data, unseen, learned, _learnable(data, recipe, LearnedRounding))
-    return Images(data, unseen, data, _learnable(data, recipe, LearnedRounding, Qat))
+        others = [step for step in recipe.passes if not step.trains]
+        return Images(data, unseen, learned, _learnable(data, recipe.seed, others))
+    return Images(data, unseen, data, _learnable(data, recipe.seed, recipe.passes))
 
 
-def _learnable(data: Dataset, recipe: Recipe, *kinds: type) -> Dataset:
-    """The images that no pass of those kinds judges by."""
+def _learnable(data: Dataset, seed: int, passes: Iterable[Pass]) -> Dataset:
+    """The images that none of the passes judges by."""
     rows = np.arange(len(data))
-    for step in recipe.passes:
-        if isinstance(step, LearnedRounding | Qat) and isinstance(step, kinds):
-            rows = np.intersect1d(rows, hold_out(len(data), step.held_out, recipe.seed).train)
+    for step in passes:
+        if step.held_out:
+            rows = np.intersect1d(rows, hold_out(len(data), step.held_out, seed).train)
     return data.select(rows)
 
 
 def _warnings(recipe: Recipe, data: Dataset | None, unseen: Dataset | None, learned: Dataset | None) -> Iterator[str]:
-    if data is not None and learned is None and any(isinstance(step, Qat) for step in recipe.passes):
+    if data is not None and learned is None and recipe.trains:
         yield f"{recipe.name} trains on the {len(data)} images that calibrate; `train` takes all you have"
     yield from questions([found for found in (data, learned, unseen) if found is not None])
     if data is not None and recipe.needs_calibration and len(data) < _FEW_IMAGES:

@@ -21,7 +21,6 @@ from converter.recipes.builtin import RECIPE_KEY, stored_recipe
 from converter.runtime.session import Progress, ignore_warning, no_progress
 from converter.targets.catalog import DEFAULT_TARGET
 from passes.errors import DataError, UsageError
-from passes.weights.qat import Qat
 
 __all__ = ["Improvement", "Origin", "apply_suggestion", "command", "require_origin", "stored_origin"]
 
@@ -104,7 +103,7 @@ def apply_suggestion(
     """
     found, images = require_origin(model, names[1], calibration)
     recipe = stored_recipe(read_onnx(model), names[1])
-    if any(isinstance(step, Qat) for step in recipe.passes):
+    if recipe.trains:
         raise UsageError(f"{names[1]} was trained, which is not done again here; use `train` with --exclude or --bits")
     result = convert(
         reference,

@@ -9,7 +9,6 @@ from converter.pipeline.result import Result
 from converter.recipes.builtin import find_recipe
 from converter.recipes.recipe import Recipe
 from passes.errors import UsageError
-from passes.weights.qat import Qat
 
 __all__ = ["train"]
 
@@ -41,14 +40,14 @@ def train(
     Raises:
         ConvertError: anything a user can mend; the message says how.
     """
-    plan, names = find_recipe(recipe), [field.name for field in dataclasses.fields(Qat)]
-    for name in settings or {}:
-        if name not in names:
-            raise UsageError(f"training has no setting {name!r}; there are: {', '.join(names)}")
+    plan = find_recipe(recipe)
+    for step in plan.passes:
+        names = [field.name for field in dataclasses.fields(step)]
+        for name in settings or {}:
+            if step.trains and name not in names:
+                raise UsageError(f"training has no setting {name!r}; there are: {', '.join(names)}")
     try:
-        passes = tuple(
-            dataclasses.replace(step, **(settings or {})) if isinstance(step, Qat) else step for step in plan.passes
-        )
+        passes = tuple(dataclasses.replace(step, **(settings or {})) if step.trains else step for step in plan.passes)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the training's {error}") from error
     place = None if checkpoint is None else Path(checkpoint)

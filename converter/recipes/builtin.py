@@ -9,10 +9,10 @@ import onnx
 
 from converter.model_io.load import read_onnx
 from converter.recipes.recipe import Recipe
-from converter.recipes.registry import Pass
 from converter.recipes.toml import parse_recipe
 from converter.recipes.toml_fields import nearest
 from passes.activations.activation_ranges import ActivationRanges
+from passes.base import Device, Pass
 from passes.errors import RecipeError, UsageError
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.integer_forms.integer_forms import IntegerForms
@@ -20,7 +20,7 @@ from passes.graph.normalise.normalise import Normalise
 from passes.rotation.rotate import Rotate
 from passes.weights.gptq import Gptq
 from passes.weights.keep import KeepCodes, KeepRanges
-from passes.weights.learned_rounding import Device, LearnedRounding
+from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
 from passes.weights.rtn import Rtn
 
@@ -151,10 +151,6 @@ def learning_on(recipe: Recipe, device: Device | None) -> Recipe:
     """
     if device is None:
         return recipe
-    if not any(isinstance(step, LearnedRounding | Qat) for step in recipe.passes):
+    if not recipe.learns:
         raise UsageError(f"recipe {recipe.name!r} learns nothing, so --device {device} has no use; leave it out")
-    passes = (
-        dataclasses.replace(step, device=device) if isinstance(step, LearnedRounding | Qat) else step
-        for step in recipe.passes
-    )
-    return dataclasses.replace(recipe, passes=tuple(passes))
+    return dataclasses.replace(recipe, passes=tuple(step.with_device(device) for step in recipe.passes))

@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from converter.data.preprocess import Preprocess
 from converter.recipes.recipe import Recipe
-from converter.recipes.registry import Pass
-from passes.base import LayerPass
+from passes.base import Pass
 from passes.errors import UsageError
 from passes.graph.exclude import Exclude
-from passes.graph.fold_batchnorm import FoldBatchnorm
-from passes.graph.normalise.normalise import Normalise
 
 __all__ = ["with_layers", "with_overrides"]
 
@@ -31,13 +28,11 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
         return recipe
     if bits and recipe.keeps:
         raise UsageError(f"recipe {recipe.name!r} keeps the codes it finds, so --bits has no use; leave it out")
-    passes: list[Pass] = []
-    for step in recipe.passes:
-        if isinstance(step, Exclude):
-            step = Exclude(tuple(name for name in step.layers if name not in bits))
-        elif isinstance(step, LayerPass):
-            step = _with_bits(step, {name: n for name, n in step.layer_bits.items() if name not in exclude} | bits)
-        passes.append(step)
+    try:
+        passes = [step.with_bits(bits, exclude) for step in recipe.passes]
+    except ValueError as error:
+        given = ", ".join(f"{name}={count}" for name, count in bits.items())
+        raise UsageError(f"--bits {given}: {error}") from error
     if exclude:
         passes = _with_excluded(passes, exclude)
     return dataclasses.replace(recipe, passes=tuple(passes))
@@ -55,20 +50,11 @@ def with_overrides(
     )
 
 
-def _with_bits(step: LayerPass, bits: Mapping[str, int]) -> LayerPass:
-    try:
-        return dataclasses.replace(step, layer_bits=dict(bits))
-    except ValueError as error:
-        given = ", ".join(f"{name}={count}" for name, count in bits.items())
-        raise UsageError(f"--bits {given}: {error}") from error
-
-
 def _with_excluded(passes: Sequence[Pass], names: Sequence[str]) -> list[Pass]:
-    """The names in the first exclude pass, or in a new one as soon as layers have their final form."""
-    for place, step in enumerate(passes):
-        if isinstance(step, Exclude):
-            return [*passes[:place], Exclude(tuple(dict.fromkeys((*step.layers, *names)))), *passes[place + 1 :]]
-    start = max(
-        (place + 1 for place, step in enumerate(passes) if isinstance(step, (Normalise, FoldBatchnorm))), default=0
-    )
+    """The names in the first pass that excludes layers, or in a new one as soon as layers have their final form."""
+    for index, step in enumerate(passes):
+        excluding = step.with_excluded(names)
+        if excluding is not None:
+            return [*passes[:index], excluding, *passes[index + 1 :]]
+    start = max((index + 1 for index, step in enumerate(passes) if step.settles_layers), default=0)
     return [*passes[:start], Exclude(tuple(dict.fromkeys(names))), *passes[start:]]

@@ -1,21 +1,17 @@
 """Recipes: which passes run, in which order, with which settings, and how the result is stored."""
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from converter.data.preprocess import Preprocess
 from converter.qdq.matmul_nbits import BLOCKS
 from converter.qdq.weights import Storage
-from converter.recipes.registry import PASSES, Learning, Pass
-from passes.activations.activation_ranges import ActivationRanges
-from passes.base import CorrectionPass, LayerPass, Stage
+from converter.recipes.registry import PASSES
+from passes.base import LayerPass, Pass, Stage
 from passes.errors import RecipeError
-from passes.scale_migration.awq import Awq
-from passes.scale_migration.smoothquant import SmoothQuant
-from passes.weights.keep import KeepCodes
-from passes.weights.learned_rounding import LearnedRounding
-from passes.weights.qat import Qat
 
 __all__ = ["Recipe"]
 
@@ -47,36 +43,57 @@ class Recipe:
             raise RecipeError(f"limit must be at least 1, not {self.limit}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, not {self.seed}")
-        for step in self.passes:
-            block_size = step.block_size if isinstance(step, LayerPass) else None
-            if isinstance(step, LayerPass) and step.two_level and self.storage in {"matmulnbits", "dequantize"}:
-                raise RecipeError(
-                    f"{step.name}: two_level scales need their weights unpacked when the model loads, which storage "
-                    f"{self.storage!r} does not do; use storage cast, packed or int8"
-                )
-            if self.storage == "matmulnbits" and block_size is not None and block_size not in BLOCKS:
-                allowed = ", ".join(map(str, BLOCKS))
-                raise RecipeError(
-                    f"{step.name}: MatMulNBits has no blocks of {block_size}; block_size can be one of {allowed}"
-                )
         _check_order(self.passes)
+        if self.solver is not None:
+            _check_stored(self.solver, self.storage)
 
     def __repr__(self) -> str:
         return f"<Recipe {self.name}: {', '.join(step.name for step in self.passes)}; stored {self.storage}>"
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether any pass looks at data."""
-        return any(
-            isinstance(step, (ActivationRanges, SmoothQuant, Awq, CorrectionPass, LearnedRounding, Qat))
-            or (isinstance(step, LayerPass) and step.wants_moments)
-            for step in self.passes
-        )
+        """Whether any pass looks at images."""
+        return any(step.needs_data for step in self.passes)
 
     @property
     def keeps(self) -> bool:
         """Whether weights keep the codes that they were read with."""
-        return any(isinstance(step, KeepCodes) for step in self.passes)
+        return any(step.keeps_codes for step in self.passes)
+
+    @property
+    def learns(self) -> bool:
+        """Whether any pass learns by gradient."""
+        return any(step.device is not None for step in self.passes)
+
+    @property
+    def trains(self) -> bool:
+        """Whether any pass learns from the training images."""
+        return any(step.trains for step in self.passes)
+
+    @property
+    def solver(self) -> LayerPass | None:
+        """The layer pass that solves the layers; None where the weights get their codes in another way."""
+        return next((step.solver for step in self.passes if step.solver is not None), None)
+
+    def with_solver(self, **fields: Any) -> "Recipe":
+        """The recipe with fields of its layer pass changed."""
+        return self._with_passes(
+            step if step.solver is None else dataclasses.replace(step, **fields) for step in self.passes
+        )
+
+    def with_pass(self, added: Pass, name: str | None = None) -> "Recipe":
+        """The recipe with one more pass, behind those of its stage; ``name`` is that of the new recipe.
+
+        A pass that quantizes the weights takes the place of the one that did.
+        """
+        replaced = {Stage.WEIGHTS} & {added.stage}
+        before = [step for step in self.passes if step.stage <= added.stage and step.stage not in replaced]
+        behind = [step for step in self.passes if step.stage > added.stage]
+        recipe = self._with_passes([*before, added, *behind])
+        return recipe if name is None else dataclasses.replace(recipe, name=name)
+
+    def _with_passes(self, passes: Iterable[Pass]) -> "Recipe":
+        return dataclasses.replace(self, passes=tuple(passes))
 
     def solver_before(self, step: Pass) -> LayerPass | None:
         """The layer pass, for a pass that moves codes and has the layers behind them solved again.
@@ -85,15 +102,14 @@ class Recipe:
         lost.
         """
         place = max(index for index, each in enumerate(self.passes) if each is step)
-        between = [each for each in self.passes[:place] if isinstance(each, LayerPass | CorrectionPass | Learning)]
-        if len(between) != 1 or not isinstance(between[0], LayerPass):
-            return None
-        return between[0] if between[0].wants_moments and between[0].sequential else None
+        before = [each for each in self.passes[:place] if each.stage >= Stage.WEIGHTS]
+        solver = before[0].solver if len(before) == 1 else None
+        return solver if solver is not None and solver.wants_moments and solver.sequential else None
 
     @property
     def sqnr_of(self) -> str:
         """What the layers' errors in a report are of: "weights" or "outputs"."""
-        return next((step.sqnr_of for step in self.passes if isinstance(step, LayerPass)), "weights")
+        return "weights" if self.solver is None else self.solver.sqnr_of
 
 
 def _check_order(passes: Sequence[Pass]) -> None:
@@ -101,12 +117,27 @@ def _check_order(passes: Sequence[Pass]) -> None:
     for place, (first, second) in enumerate(itertools.pairwise(passes), start=2):
         if first.stage > second.stage:
             raise RecipeError(f"{second.name} (pass {place}) cannot come after {first.name}; {_order()}")
-    if sum(isinstance(step, Qat) for step in passes) > 1:
-        raise RecipeError(f"{Qat.name} can stand in a recipe once; give one more epochs")
+    trained = [step.name for step in passes if step.trains]
+    if len(trained) > 1:
+        raise RecipeError(f"{' or '.join(dict.fromkeys(trained))} can stand in a recipe once; give one more epochs")
     names = [step.name for step in passes if step.stage == Stage.WEIGHTS]
     if len(names) != 1:
         found = f"{' and '.join(names)} both quantize" if names else "no pass quantizes"
         raise RecipeError(f"{found} the weights; {_order()}")
+
+
+def _check_stored(solver: LayerPass, storage: Storage) -> None:
+    """Refuse grids of weights that the storage has no room for."""
+    if solver.two_level and storage in {"matmulnbits", "dequantize"}:
+        raise RecipeError(
+            f"{solver.name}: two_level scales need their weights unpacked when the model loads, which storage "
+            f"{storage!r} does not do; use storage cast, packed or int8"
+        )
+    if storage == "matmulnbits" and solver.block_size is not None and solver.block_size not in BLOCKS:
+        allowed = ", ".join(map(str, BLOCKS))
+        raise RecipeError(
+            f"{solver.name}: MatMulNBits has no blocks of {solver.block_size}; block_size can be one of {allowed}"
+        )
 
 
 def _order() -> str:

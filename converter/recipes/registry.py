@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from passes.activations.activation_ranges import ActivationRanges
 from passes.activations.float_activations import FloatActivations
-from passes.base import CorrectionPass, GraphPass, LayerPass
+from passes.base import Pass
 from passes.graph.exclude import Exclude
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.integer_forms.integer_forms import IntegerForms
@@ -23,11 +23,7 @@ from passes.weights.obq import Obq
 from passes.weights.qat import Qat
 from passes.weights.rtn import Rtn
 
-__all__ = ["PASSES", "Learning", "Pass"]
-
-Learning = LearnedRounding | Qat
-Pass = GraphPass | LayerPass | CorrectionPass | Learning
-
+__all__ = ["PASSES"]
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
     {

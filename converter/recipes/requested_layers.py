@@ -4,8 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from converter.recipes.registry import Pass
-from passes.base import GraphPass, Stage
+from passes.base import Pass, Stage
 from passes.errors import UnknownLayerError, UsageError
 from passes.ir.layer_names import require_known
 from passes.ir.model import Model
@@ -40,10 +39,6 @@ class RequestedLayers:
     def before(self, step: Pass, model: Model) -> Iterator[None]:
         """The same, and ``--bits`` is questioned before the first pass that looks at images, not after the last."""
         with self.refused():
-            if self.bits and _looks_at_images(step, model):
+            if self.bits and (step.needs_data or step.stage > Stage.FLOAT):
                 require_known(self.bits, model.layers(), "layer_bits")
             yield
-
-
-def _looks_at_images(step: Pass, model: Model) -> bool:
-    return step.stage > Stage.FLOAT or (isinstance(step, GraphPass) and bool(step.needs(model)))

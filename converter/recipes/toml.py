@@ -11,8 +11,9 @@ import tomli_w
 from converter.data.preprocess import Preprocess
 from converter.qdq.weights import STORAGES
 from converter.recipes.recipe import Recipe
-from converter.recipes.registry import PASSES, Pass
+from converter.recipes.registry import PASSES
 from converter.recipes.toml_fields import build, nearest
+from passes.base import Pass
 from passes.errors import RecipeError
 
 __all__ = ["dump_recipe", "parse_recipe", "recipe_content", "recipe_values"]

@@ -7,7 +7,7 @@ file becomes at least 1 % faster.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,6 @@ from converter.runtime.session import Progress
 from converter.speed.profile import layer_seconds, node_seconds
 from converter.speed.trial import Trials
 from converter.targets.target import Target
-from passes.activations.activation_ranges import ActivationRanges
 from passes.activations.float_activations import FloatActivations
 from passes.activations.placement import clamp_bounds
 from passes.base import Stage
@@ -95,7 +94,7 @@ def require_measurable(recipe: Recipe, target: Target) -> None:
     """
     if target.provider != "cpu":
         raise UsageError(f"--measure-speed times the CPU provider of this machine, target {target.name} runs elsewhere")
-    if not any(isinstance(step, ActivationRanges) for step in recipe.passes):
+    if not any(step.stage == Stage.RANGES and step.needs_data for step in recipe.passes):
         raise UsageError(
             f"recipe {recipe.name!r} quantizes no activations, so --measure-speed has no use; leave it out"
         )
@@ -149,8 +148,7 @@ def leaving(recipe: Recipe, speed: Speed) -> Recipe:
     if not speed.layers:
         return recipe
     step = FloatActivations(speed.layers, f"float activations: measured faster, the file by {speed.gain:.2f}x")
-    index = next(index for index, other in enumerate(recipe.passes) if other.stage >= Stage.RANGES)
-    return replace(recipe, passes=(*recipe.passes[:index], step, *recipe.passes[index:]))
+    return recipe.with_pass(step)
 
 
 class _Race:

@@ -16,10 +16,9 @@ from converter.recipes.recipe import Recipe
 from converter.targets.target import Target
 from passes.activations.activation_ranges import placement_of, spread
 from passes.activations.placement import Placement
-from passes.base import GraphPass, Stage
+from passes.base import Stage
 from passes.ir.model import Model
 from passes.numerics.grid import ActivationGrid
-from passes.statistics import Stats
 from passes.weights.rtn import Rtn
 
 __all__ = ["Trials"]
@@ -44,8 +43,8 @@ class Trials:
         self.model = Model(gs.import_onnx(source), target.rules)
         self._storage = target.storage(recipe.storage)
         for step in recipe.passes:
-            if isinstance(step, GraphPass) and step.stage < Stage.RANGES and not step.needs(self.model):
-                step.apply(self.model, Stats())
+            if step.stage < Stage.RANGES:
+                step.apply_without_data(self.model)
         self._recipe_floats = dict(self.model.float_activations)
         self._place(())
         solve_layers(self.model, Rtn(bits=8, scale="absmax"), None, _ignore_progress)

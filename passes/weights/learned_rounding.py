@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from passes.base import Device, LearningPass
 
-__all__ = ["Device", "LearnedRounding"]
+__all__ = ["LearnedRounding"]
 
 
 @dataclass(frozen=True)

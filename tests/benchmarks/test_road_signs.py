@@ -15,11 +15,10 @@ from benchmarks.road_signs import AWQ_GRID, METHODS, PARTS, Row, ablation_table,
 from benchmarks.shortcuts import SHORTCUTS, rounded
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
-from converter.recipes.registry import Pass
 from converter.recipes.toml import dump_recipe, parse_recipe
 from converter.report.table import show
 from passes.activations.activation_ranges import ActivationRanges
-from passes.base import LayerPass
+from passes.base import LayerPass, Pass
 from passes.ir.linear import Linear
 from passes.numerics.error import sqnr_db
 from passes.report import LossGrid

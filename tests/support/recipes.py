@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from converter import Recipe
 from converter.recipes.builtin import RECIPES, find_recipe
+from passes.base import Pass
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
 
@@ -12,15 +13,13 @@ __all__ = ["LEARNING", "SOLVING", "brief"]
 SOLVING = [name for name, recipe in RECIPES.items() if not recipe.keeps]
 """Recipes that give layers new codes."""
 
-LEARNING = [
-    name for name in SOLVING if any(isinstance(step, LearnedRounding | Qat) for step in find_recipe(name).passes)
-]
+LEARNING = [name for name in SOLVING if find_recipe(name).learns]
 
 
 def brief(name: str) -> Recipe:
     """The recipe as it is, but it learns for a few steps only."""
     recipe = find_recipe(name)
-    steps = []
+    steps: list[Pass] = []
     for step in recipe.passes:
         match step:
             case LearnedRounding():

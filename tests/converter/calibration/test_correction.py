@@ -7,10 +7,9 @@ import pytest
 from converter import Recipe, Result, convert
 from converter.calibration.correction import correct_layers, exact_model
 from converter.qdq.floats import float_model
-from converter.recipes.registry import Pass
 from converter.recipes.toml import dump_recipe, parse_recipe
 from passes.activations.activation_ranges import ActivationRanges
-from passes.base import CorrectionPass, LayerPass
+from passes.base import CorrectionPass, LayerPass, Pass
 from passes.errors import QuantizationError, UsageError
 from passes.graph.check import check
 from passes.graph.exclude import Exclude

@@ -8,11 +8,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from converter import Recipe, Result, convert, train  # noqa: E402
-from converter.recipes.registry import Pass  # noqa: E402
 from passes.activations.activation_ranges import ActivationRanges  # noqa: E402
+from passes.base import Device, Pass  # noqa: E402
 from passes.graph.normalise.normalise import Normalise  # noqa: E402
 from passes.numerics.error import sqnr_db  # noqa: E402
-from passes.weights.learned_rounding import Device, LearnedRounding  # noqa: E402
+from passes.weights.learned_rounding import LearnedRounding  # noqa: E402
 from passes.weights.qat import Qat  # noqa: E402
 from passes.weights.rtn import Rtn  # noqa: E402
 from tests.support.networks import images, resnet, run  # noqa: E402

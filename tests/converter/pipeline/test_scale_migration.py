@@ -10,10 +10,10 @@ import pytest
 from converter import Recipe, Result, convert
 from converter.calibration.statistics import calibrate
 from converter.qdq.floats import float_model
-from converter.recipes.registry import Pass
 from converter.recipes.toml import dump_recipe, parse_recipe
 from converter.report.facts import conversion_facts
 from passes.activations.activation_ranges import ActivationRanges
+from passes.base import Pass
 from passes.errors import RecipeError, UsageError
 from passes.graph.exclude import Exclude
 from passes.graph.fold_batchnorm import FoldBatchnorm

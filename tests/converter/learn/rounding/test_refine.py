@@ -19,8 +19,8 @@ from converter.calibration.sequential import DEFAULT_BUDGET  # noqa: E402
 from converter.learn.learning import learn_rounding  # noqa: E402
 from converter.learn.rounding.network_check import network_db  # noqa: E402
 from converter.qdq.writer import emit  # noqa: E402
-from converter.recipes.registry import Pass  # noqa: E402
 from passes.activations.activation_ranges import ActivationRanges  # noqa: E402
+from passes.base import Pass  # noqa: E402
 from passes.errors import ConvertError, DataError, QuantizationError, RecipeError, UsageError  # noqa: E402
 from passes.graph.check import check  # noqa: E402
 from passes.graph.normalise.normalise import Normalise  # noqa: E402

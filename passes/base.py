@@ -205,8 +205,8 @@ class LayerPass(Pass):
         symmetric: zero point 0.
         block_size: inputs that share a scale; None: the whole output channel does.
         two_level: scales of blocks are whole multiples of their channel's, which integer kernels can read; a layer's
-            blocks are then as near to `block_size` as divides its inputs, and larger where it would have more than 12,288 of
-            them; layers of more than 4 bits have one scale a channel (`passes.numerics.two_level`).
+            blocks are then as near to `block_size` as divides its inputs, and larger where it would have more than
+            12,288 of them; layers of more than 4 bits have one scale a channel (`passes.numerics.two_level`).
         fewest_blocks: of a layer with `two_level`: small layers have smaller blocks, down to 3 inputs; with 0 they
             keep those that are asked for.
         first_last_bits: bits of the first and the last layer, if they differ.
@@ -302,7 +302,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class CorrectionPass(Pass):
-    """A pass that moves the scales and biases of quantized layers, never their codes; `converter.calibration.correction` feeds it.
+    """A pass that moves the scales and biases of quantized layers, never their codes.
 
     `Model.float_weights` is what it compares with, so a layer pass goes before it. Subclasses set `name`.
     """
@@ -321,9 +321,9 @@ class CorrectionPass(Pass):
 
 @dataclass(frozen=True)
 class LearningPass(Pass):
-    """A pass that learns by gradient, on top of codes that are there. It holds settings; `converter.learn` does the work.
+    """A pass that learns by gradient, on top of codes that are there. It holds the settings of what learns.
 
-    Subclasses have two fields, `held_out` and `device`, and a runner of their own.
+    Subclasses have two fields, `held_out` and `device`, and each has a runner of its own.
     """
 
     stage: ClassVar[Stage] = Stage.REFINEMENT

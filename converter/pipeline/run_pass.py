@@ -80,7 +80,7 @@ def _asked_before(step: Pass, passes: Sequence[Pass]) -> Sequence[Pass]:
 
 
 @singledispatch
-def require(step: Pass, model: Model, context: PassContext) -> None:
+def require(step: Pass, model: Model, context: PassContext) -> None:  # noqa: ARG001  (kinds read it)
     """What a pass requires of a model; a kind that also requires something of images or the machine registers its own.
 
     Raises:
@@ -90,7 +90,7 @@ def require(step: Pass, model: Model, context: PassContext) -> None:
 
 
 @singledispatch
-def run_kind(step: Pass, model: Model, context: PassContext) -> PassReport:
+def run_kind(step: Pass, model: Model, context: PassContext) -> PassReport:  # noqa: ARG001  (kinds read them)
     """How a kind of pass is run. A new kind, here or in another package, registers its function once.
 
     Raises:

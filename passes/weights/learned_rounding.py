@@ -2,7 +2,8 @@
 
 Nagel et al. 2020 (AdaRound, arXiv 2004.10568) learn the rounding of a layer, Li et al. 2021 (BRECQ, arXiv 2102.05426)
 that of a block, Wei et al. 2022 (QDrop, arXiv 2203.05740) with inputs mixed between both networks, Yvinec et al. 2023
-(arXiv 2308.07662) with full offsets, scales and biases. This is the configuration; `converter.learn.learning` does the work.
+(arXiv 2308.07662) with full offsets, scales and biases. This is the configuration; `converter.learn.learning` does the
+work.
 """
 
 import math
@@ -16,7 +17,7 @@ __all__ = ["LearnedRounding"]
 
 @dataclass(frozen=True)
 class LearnedRounding(LearningPass):
-    """Learned rounding, on top of the codes that a layer pass has found and against the weights of `Model.float_weights`.
+    """Learned rounding, on top of the codes that a layer pass found and against the weights of `Model.float_weights`.
 
     A block that gains nothing on held-out images keeps its codes. Behind one that gains, the layers are solved again by
     the layer pass, on what they are given now, before they learn; that is left out where the layer pass does not look

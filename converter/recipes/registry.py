@@ -1,11 +1,13 @@
-"""Passes by the names that recipes use."""
+"""Passes by the names that recipes use: the built-in ones, and those of other packages by their entry points."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from converter.model_io.entry_points import entry_point_names, load_entry_point
 from passes.activations.activation_ranges import ActivationRanges
 from passes.activations.float_activations import FloatActivations
 from passes.base import Pass
+from passes.errors import RecipeError
 from passes.graph.exclude import Exclude
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.integer_forms.integer_forms import IntegerForms
@@ -23,7 +25,10 @@ from passes.weights.obq import Obq
 from passes.weights.qat import Qat
 from passes.weights.rtn import Rtn
 
-__all__ = ["PASSES"]
+__all__ = ["GROUP", "PASSES", "find_pass", "pass_names"]
+
+GROUP = "convert_onnx.passes"
+"""Group of entry points in which other packages offer their passes."""
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
     {
@@ -51,3 +56,26 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
         )
     }
 )
+
+
+def find_pass(name: str) -> type[Pass] | None:
+    """The pass of that name: built in, or of another package; None if there is none. Built-in names come first.
+
+    Raises:
+        RecipeError: another package offers the name, but cannot be imported or gives no pass of that name.
+    """
+    if name in PASSES:
+        return PASSES[name]
+    found = load_entry_point(GROUP, name, RecipeError)
+    if found is None:
+        return None
+    if not isinstance(found, type) or not issubclass(found, Pass):
+        raise RecipeError(f"entry point {name!r} in {GROUP} is {found!r}, which is no subclass of converter.Pass")
+    if getattr(found, "name", None) != name:
+        raise RecipeError(f"entry point {name!r} in {GROUP} has a pass named {getattr(found, 'name', None)!r}")
+    return found
+
+
+def pass_names() -> list[str]:
+    """Names that a recipe can use: the built-in passes in the order of a recipe, then those of other packages."""
+    return [*PASSES, *(name for name in entry_point_names(GROUP) if name not in PASSES)]

@@ -11,7 +11,7 @@ import tomli_w
 from converter.data.preprocess import Preprocess
 from converter.qdq.weights import STORAGES
 from converter.recipes.recipe import Recipe
-from converter.recipes.registry import PASSES
+from converter.recipes.registry import GROUP, find_pass, pass_names
 from converter.recipes.toml_fields import build, nearest
 from passes.base import Pass
 from passes.errors import RecipeError
@@ -81,12 +81,17 @@ def _plain(instance: Any) -> dict[str, Any]:
 def _pass(step: dict[str, Any], where: str) -> Pass:
     fields = dict(step)
     name = fields.pop("pass", None)
-    if not isinstance(name, str) or name not in PASSES:
-        raise RecipeError(f"{where}: no pass is named {name!r}; {nearest(str(name), PASSES)}")
+    kind = find_pass(name) if isinstance(name, str) else None
+    if kind is None:
+        raise RecipeError(
+            f"{where}: no pass is named {name!r}; {nearest(str(name), pass_names())}; install the package that has it, "
+            f"with an entry point in {GROUP}"
+        )
+    known = {field.name for field in dataclasses.fields(kind)}
     for old, new in _RENAMED.items():
-        if old in fields and old not in {field.name for field in dataclasses.fields(PASSES[name])}:
+        if old in fields and old not in known:
             if new in fields:
                 raise RecipeError(f"{where} ({name}): {old} is the old name of {new}; give one of them")
             fields[new] = fields.pop(old)
-    built: Pass = build(PASSES[name], fields, f"{where} ({name})")
+    built: Pass = build(kind, fields, f"{where} ({name})")
     return built

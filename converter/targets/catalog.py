@@ -8,11 +8,15 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from converter.model_io.entry_points import entry_point_names, load_entry_point
 from converter.targets.target import Target
 from passes.errors import TargetError
 from passes.ir.rules import Rules
 
-__all__ = ["DEFAULT_TARGET", "TARGETS", "Target", "find_target"]
+__all__ = ["DEFAULT_TARGET", "GROUP", "TARGETS", "Target", "find_target"]
+
+GROUP = "convert_onnx.targets"
+"""Group of entry points in which other packages offer their targets."""
 
 DEFAULT_TARGET = "cpu"
 
@@ -346,11 +350,17 @@ TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target
 
 
 def find_target(name: str) -> Target:
-    """The target of that name.
+    """The target of that name: one of `TARGETS`, or one of another package, offered in the entry points of `GROUP`.
 
     Raises:
-        TargetError: there is none.
+        TargetError: there is none, or the entry point gives no `Target` of that name.
     """
-    if name not in TARGETS:
-        raise TargetError(f"no target is named {name!r}; there are: {', '.join(TARGETS)}")
-    return TARGETS[name]
+    if name in TARGETS:
+        return TARGETS[name]
+    found = load_entry_point(GROUP, name, TargetError)
+    if found is None:
+        names = [*TARGETS, *(each for each in entry_point_names(GROUP) if each not in TARGETS)]
+        raise TargetError(f"no target is named {name!r}; there are: {', '.join(names)}")
+    if not isinstance(found, Target) or found.name != name:
+        raise TargetError(f"entry point {name!r} in {GROUP} is {found!r}, which is no target of that name")
+    return found

@@ -10,7 +10,7 @@ import onnx
 
 from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56
-from converter import Recipe, convert, find_recipe
+from converter import Recipe, Settings, convert, find_recipe
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Measurement, evaluate
 from converter.model_io.save import save_onnx
@@ -70,7 +70,7 @@ def accuracy_losses(
         seconds = []
         for recipe, _ in limits:
             for index, data in enumerate(sets):
-                result = convert(model, data, recipe=recipe, limit=len(data), progress=progress)
+                result = convert(model, data, recipe=recipe, settings=Settings(limit=len(data)), progress=progress)
                 paths.append(Path(folder) / f"{recipe.name}-{index}.onnx")
                 result.save(paths[-1])
                 seconds.append(result.seconds)

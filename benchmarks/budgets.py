@@ -13,7 +13,7 @@ import onnx
 
 from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT
-from converter import Budget, Recipe, Result, convert, convert_within
+from converter import Budget, Recipe, Result, Settings, convert, convert_within
 from converter.budget.held_out_judge import split
 from converter.budget.mixed import BASE, with_bits
 from converter.data.dataset import Dataset
@@ -90,9 +90,9 @@ def budget_bars(
     """
     fit, _ = split(data, calibrate, BASE.seed)
     for bits in widths:
-        plain = convert(model, fit, recipe=uniform(bits), limit=len(fit), progress=progress)
+        plain = convert(model, fit, recipe=uniform(bits), settings=Settings(limit=len(fit)), progress=progress)
         budget = Budget(max_bytes=plain.model.ByteSize())
-        mixed = convert_within(model, data, budget, limit=calibrate, cache=cache, progress=progress)
+        mixed = convert_within(model, data, budget, settings=Settings(limit=calibrate), cache=cache, progress=progress)
         reference, one, other = _measured(model, [plain, mixed], evaluation, progress)
         note = (
             f"{one.bytes:,} -> {other.bytes:,} bytes, top-1 {_percent(reference)} -> {_percent(one)} -> "
@@ -116,13 +116,13 @@ def _smallest(
 ) -> Iterator[Bar]:
     """Measure the smallest file that drops at most half a point: its bits, its drop on other images, and its speed."""
     budget = Budget(max_drop=_DROP)
-    result = convert_within(model, data, budget, limit=calibrate, cache=cache, progress=progress)
+    result = convert_within(model, data, budget, settings=Settings(limit=calibrate), cache=cache, progress=progress)
     search = result.search
     assert search is not None
     size = result.model.ByteSize()
     chosen = next(attempt for attempt in search.attempts if attempt.bytes == size)
     fit, _ = split(data, calibrate, BASE.seed)
-    plain = convert(model, fit, recipe="int8", limit=len(fit), progress=progress)
+    plain = convert(model, fit, recipe="int8", settings=Settings(limit=len(fit)), progress=progress)
     reference, small, int8 = _measured(model, [result, plain], evaluation, progress, latency=True)
     note = (
         f"{len(search.attempts)} attempts, {search.held_out:,} held-out images: {chosen.drop:.2f} points lost there; "

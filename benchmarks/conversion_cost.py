@@ -20,7 +20,7 @@ from benchmarks.bar import Bar
 from benchmarks.photographs import calibration_crops
 from benchmarks.random_resnet import write_random_resnet18
 from benchmarks.shared_data import ROOT, MissingData
-from converter import convert
+from converter import Settings, convert
 from converter.data.preprocess import Preprocess
 from converter.report.progress import progress_bars
 from converter.runtime.session import Progress
@@ -96,7 +96,9 @@ def peak_bytes() -> int:
 def main(model: str, images: str, recipe: str, count: str) -> None:
     """Convert a model and print the cost as JSON."""
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder, progress_bars() as progress:
-        result = convert(model, images, recipe=recipe, limit=int(count), preprocess=_COLOURS, progress=progress)
+        result = convert(
+            model, images, recipe=recipe, settings=Settings(limit=int(count)), preprocess=_COLOURS, progress=progress
+        )
         result.save(Path(folder) / "converted.onnx")
     passes: dict[str, float] = {}
     for report in result.passes:

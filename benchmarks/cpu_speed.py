@@ -14,7 +14,7 @@ from benchmarks.bar import Bar
 from benchmarks.random_resnet import random_images, random_network
 from benchmarks.side_by_side import speedups
 from benchmarks.static_quantization import static_files
-from converter import convert
+from converter import Settings, convert
 from converter.model_io.save import save_onnx
 from converter.runtime.session import Progress
 
@@ -40,7 +40,9 @@ def cpu_speed(progress: Progress) -> Iterator[Bar]:
             save_onnx(model, files["float"])
             left = ""
             for recipe, measured in (("int8", False), ("int4", False), ("int8", True)):
-                result = convert(model, images, recipe=recipe, measure_speed=measured, progress=progress)
+                result = convert(
+                    model, images, recipe=recipe, settings=Settings(measure_speed=measured), progress=progress
+                )
                 form = f"{recipe}, --measure-speed" if measured else recipe
                 files[form] = Path(folder) / f"{recipe}-{measured}.onnx"
                 result.save(files[form])

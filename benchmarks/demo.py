@@ -26,7 +26,7 @@ from rich.text import Text
 from benchmarks.demo_report import measured_on, result_table, skipped_layers
 from benchmarks.photographs import CALIBRATION, EVALUATION, SIZE, calibration_crops, evaluation_crops
 from benchmarks.shared_data import EFFICIENTNET, ROOT, MissingData, efficientnet_weights
-from converter import ConvertError, Result, convert
+from converter import ConvertError, Result, Settings, convert
 from converter.evaluation.evaluate import Evaluation, evaluate
 from converter.evaluation.shared_data import load_for
 from converter.model_io.export import export
@@ -105,7 +105,7 @@ def convert_all(
             photographs.calibration,
             recipe=recipe,
             preprocess=PREPROCESS,
-            limit=photographs.images,
+            settings=Settings(limit=photographs.images),
             progress=named(recipe),
         )
         path = out / f"{recipe}.onnx"

@@ -13,7 +13,7 @@ import onnx
 from benchmarks.accuracy import accuracy_losses
 from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, shared_file
-from converter import Recipe, convert, find_recipe
+from converter import Recipe, Settings, convert, find_recipe
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
 from converter.evaluation.evaluate import Measurement, evaluate
@@ -80,7 +80,7 @@ def learned_rounding(progress: Progress) -> Iterator[Bar]:
             paths = [Path(folder) / f"{stage}.onnx" for stage in ("float", "all", "start", "learned")]
             save_onnx(model, paths[0])
             for recipe, images, path in zip((plain, plain, learning), (even, started, even), paths[1:], strict=True):
-                result = convert(model, images, recipe=recipe, limit=len(even), progress=progress)
+                result = convert(model, images, recipe=recipe, settings=Settings(limit=len(even)), progress=progress)
                 result.save(path)
             _, whole, start, learned = evaluate(paths, odd, latency=False, progress=progress).models
         note = (
@@ -105,7 +105,8 @@ def two_level(progress: Progress) -> Iterator[Bar]:
             save_onnx(model, paths[0])
             for (bits, scales), path in zip(variants, paths[1:], strict=True):
                 recipe = with_bits(bits, **_SCALES[scales])
-                convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress).save(path)
+                settings = Settings(limit=len(calibration))
+                convert(model, calibration, recipe=recipe, settings=settings, progress=progress).save(path)
             results = evaluate(paths, evaluation, latency=False, progress=progress).models[1:]
         for (bits, scales), each in zip(variants, results, strict=True):
             yield Bar(f"{name}, W{bits}A8: {scales}", each.sqnr_db or 0.0, None, "dB", note=f"{each.bytes:,} bytes")

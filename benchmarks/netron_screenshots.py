@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shared_data import ROOT
-from converter import convert
+from converter import ExportOptions, convert
 from converter.inspection.netron import served
 
 __all__ = ["RECIPES", "Browser", "main", "photograph"]
@@ -168,7 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         images = np.random.default_rng(0).standard_normal((64, 3, 32, 32), dtype=np.float32)
         for recipe in RECIPES:
             path = Path(folder) / f"{recipe}.onnx"
-            convert(f"{factory}:small", images, recipe=recipe, input_shape=(1, 3, 32, 32)).save(path)
+            convert(f"{factory}:small", images, recipe=recipe, export=ExportOptions(input_shape=(1, 3, 32, 32))).save(
+                path
+            )
             for names in (False, True) if recipe == "int4" else (False,):
                 picture = options.out / f"netron-{recipe}{'-names' * names}.png"
                 photograph(browser, path, picture, names=names)

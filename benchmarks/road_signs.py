@@ -32,7 +32,7 @@ from benchmarks.budgets import CACHE, ROAD_SIGN_IMAGES
 from benchmarks.low_bits import with_gptq
 from benchmarks.shared_data import ROAD_SIGNS, MissingData
 from benchmarks.shortcuts import SHORTCUTS, rounded
-from converter import Budget, ConvertError, Recipe, Result, convert, convert_within, find_recipe, train
+from converter import Budget, ConvertError, Recipe, Result, Settings, convert, convert_within, find_recipe, train
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Measurement, evaluate
 from converter.model_io.save import save_onnx
@@ -189,15 +189,23 @@ def methods(
     """
     count = len(calibration)
     makers: dict[tuple[str, int], Maker] = {
-        (name, bits): partial(convert, model, calibration, recipe=recipe, limit=count, progress=progress)
+        (name, bits): partial(
+            convert, model, calibration, recipe=recipe, settings=Settings(limit=count), progress=progress
+        )
         for name, (bits, recipe) in METHODS.items()
     }
     for name, bits in TRAINED.items():
         recipe = with_gptq(find_recipe("int4-qat"), f"qat{bits}", bits=bits)
         data = training.limit(_TRAINING)
-        makers[name, bits] = partial(train, model, data, recipe=recipe, settings=dict(_QAT), progress=progress)
+        makers[name, bits] = partial(train, model, data, recipe=recipe, qat=dict(_QAT), progress=progress)
     makers[AUTO, 0] = partial(
-        convert_within, model, training, Budget(max_drop=0.5), limit=count, cache=CACHE, progress=progress
+        convert_within,
+        model,
+        training,
+        Budget(max_drop=0.5),
+        settings=Settings(limit=count),
+        cache=CACHE,
+        progress=progress,
     )
     chosen = {key: maker for key, maker in makers.items() if key[0].startswith(tuple(wanted))}
     return _measured(model, chosen, evaluation, True, progress)
@@ -214,7 +222,12 @@ def ablation(
     """Measure GPTQ without each of the ``parts`` at every number of bits. The float model comes first."""
     makers: dict[tuple[str, int], Maker] = {
         (part, width): partial(
-            convert, model, calibration, recipe=without(part, width), limit=len(calibration), progress=progress
+            convert,
+            model,
+            calibration,
+            recipe=without(part, width),
+            settings=Settings(limit=len(calibration)),
+            progress=progress,
         )
         for width in bits
         for part in parts

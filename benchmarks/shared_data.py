@@ -12,7 +12,7 @@ import onnx
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
 from converter.data.preprocess import Preprocess
-from converter.model_io.open import open_model
+from converter.model_io.open import ExportOptions, open_model
 
 __all__ = [
     "EFFICIENTNET",
@@ -83,7 +83,10 @@ class Pretrained:
     def model(self) -> onnx.ModelProto:
         """Export the float model from PyTorch."""
         weights = efficientnet_weights() if self.weights is None else shared_file(self.weights)
-        return open_model(f"{ROOT}/models/{self.factory}", weights=weights, input_shape=(1, 3, self.size, self.size))
+        return open_model(
+            f"{ROOT}/models/{self.factory}",
+            export=ExportOptions(weights=weights, input_shape=(1, 3, self.size, self.size)),
+        )
 
     def images(self, model: onnx.ModelProto, calibrate: int) -> tuple[Dataset, Dataset]:
         """Return ``calibrate`` images to calibrate on, and all images to evaluate on."""

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS
-from converter import Recipe, convert, find_recipe
+from converter import Recipe, Settings, convert, find_recipe
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Measurement, evaluate
 from converter.model_io.save import save_onnx
@@ -78,7 +78,8 @@ def _against_int8(
         paths = [Path(folder) / f"{kind}.onnx" for kind in ("float", "int8", "smooth")]
         save_onnx(model, paths[0])
         for recipe, path in zip((_INT8, with_smoothquant(_INT8)), paths[1:], strict=True):
-            convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress).save(path)
+            settings = Settings(limit=len(calibration))
+            convert(model, calibration, recipe=recipe, settings=settings, progress=progress).save(path)
         reference, plain, smooth = evaluate(paths, evaluation, latency=False, progress=progress).models
         agreement = evaluate(paths[1:], evaluation, latency=False, progress=progress).models[1].agreement
     # one standard error of the difference: only images that the two files classify differently contribute

@@ -21,7 +21,7 @@ from converter.model_io.open import open_model
 from converter.pipeline.images import open_data
 from converter.pipeline.run_pass import PassContext, run_pass
 from converter.runtime.runner import Runner
-from converter.runtime.session import Progress, ignore_warning
+from converter.runtime.session import Progress
 from converter.targets.catalog import find_target
 from passes.ir.model import Model
 from passes.weights.qat import Qat
@@ -66,7 +66,7 @@ def trained_network(
         progress: Called during the passes.
     """
     source = open_model(model)
-    images = open_data(None, None, training, source, recipe, Preprocess(), ignore_warning)
+    images = open_data(None, None, training, source, recipe, Preprocess())
     work = Model(gs.import_onnx(source), find_target("cpu").rules)
     context = PassContext(images, DEFAULT_BUDGET, recipe, progress)
     qat = next(step for step in recipe.passes if isinstance(step, Qat))

@@ -15,7 +15,7 @@ import onnx
 from benchmarks.bar import Bar
 from benchmarks.low_bits import with_bits, with_gptq
 from benchmarks.shared_data import RESNET20, ROAD_SIGNS
-from converter import Recipe, convert, find_recipe, train
+from converter import Recipe, Settings, convert, find_recipe, train
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Measurement, evaluate
 from converter.model_io.save import save_onnx
@@ -68,7 +68,14 @@ def _trained(
         save_onnx(model, paths[0])
         start = convert(model, training, recipe=with_bits(bits), progress=progress)
         start.save(paths[1])
-        result = train(model, training, recipe=_qat(bits), settings=settings, checkpoint=checkpoint, progress=progress)
+        result = train(
+            model,
+            training,
+            recipe=_qat(bits),
+            qat=settings,
+            settings=Settings(checkpoint=checkpoint),
+            progress=progress,
+        )
         result.save(paths[2])
         measured = evaluate(paths, evaluation, latency=False, progress=progress).models
         network = trained_network(model, training, result.recipe, checkpoint, progress)

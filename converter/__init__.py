@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from converter.data.preprocess import Preprocess
     from converter.evaluation.evaluate import Evaluation, Measurement, evaluate
     from converter.inspection.inspect import InspectedLayer, Inspection, inspect
-    from converter.model_io.open import open_model
+    from converter.model_io.open import ExportOptions, open_model
     from converter.pipeline.convert import convert
     from converter.pipeline.result import LayerReport, Result
     from converter.pipeline.search_record import Search
+    from converter.pipeline.settings import Settings
     from converter.pipeline.train import train
     from converter.recipes.builtin import find_recipe
     from converter.recipes.recipe import Recipe
@@ -71,6 +72,7 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "ExportError",
+    "ExportOptions",
     "GraphPass",
     "Grid",
     "ImageError",
@@ -93,6 +95,7 @@ __all__ = [
     "RecipeError",
     "Result",
     "Search",
+    "Settings",
     "ShapeError",
     "Solution",
     "Stage",
@@ -137,6 +140,7 @@ _HOMES = {
     "Dataset": "converter.data.dataset",
     "Evaluation": "converter.evaluation.evaluate",
     "ExportError": "passes.errors",
+    "ExportOptions": "converter.model_io.open",
     "GraphPass": "passes.base",
     "Grid": "passes.numerics.grid",
     "ImageError": "converter.comparison.compare",
@@ -159,6 +163,7 @@ _HOMES = {
     "RecipeError": "passes.errors",
     "Result": "converter.pipeline.result",
     "Search": "converter.pipeline.search_record",
+    "Settings": "converter.pipeline.settings",
     "ShapeError": "passes.errors",
     "Solution": "passes.base",
     "Stage": "passes.base",

@@ -14,7 +14,8 @@ ConvertError                      everything below; the command line prints it a
 └── VerificationError             the written file does not do what it should (exit code 3)
     └── BudgetError               no file keeps the budget; nothing is written
 
-A message quotes the offending value and names the next step.
+A message quotes the offending value and names the next step. What a caller gave, or should give, is named by its Python
+parameter in backticks: `limit=0`, `calibration=`. The command line shows its own option instead.
 """
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "UnknownLayerError",
     "UsageError",
     "VerificationError",
+    "argument",
     "first_line",
 ]
 
@@ -103,6 +105,16 @@ class BudgetError(VerificationError):
     def __init__(self, message: str, search: object) -> None:
         super().__init__(message)
         self.search = search
+
+
+def argument(**given: object) -> str:
+    """What a caller gave, as a message names it.
+
+    >>> argument(bits={"conv1": 9})
+    "`bits={'conv1': 9}`"
+    """
+    quoted = (f"{name}={value!r}".replace("`", "\\x60") for name, value in given.items())
+    return " ".join(f"`{each}`" for each in quoted)
 
 
 def first_line(error: BaseException) -> str:

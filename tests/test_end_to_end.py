@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import nn
 
-from converter import Recipe, Result, convert
+from converter import ExportOptions, Recipe, Result, convert
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
 from converter.evaluation.evaluate import Measurement, evaluate
@@ -147,7 +147,7 @@ def converted(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Con
     model: onnx.ModelProto | nn.Module = trained.network
     shape: tuple[int, ...] | None = (1, 1, 8, 8)
     for name, steps in RECIPES.items():
-        results[name] = convert(model, trained.calibration, recipe=steps, input_shape=shape)
+        results[name] = convert(model, trained.calibration, recipe=steps, export=ExportOptions(input_shape=shape))
         results[name].save(folder / f"{name}.onnx")
         model, shape = results[name].reference, None
     onnx.save(results["int8"].reference, folder / "float.onnx")

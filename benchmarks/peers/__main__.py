@@ -23,7 +23,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT, MissingData, Pretrained
-from converter import ConvertError, convert
+from converter import ConvertError, Settings, convert
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import evaluate
 from converter.model_io.save import save_onnx
@@ -143,7 +143,9 @@ def run(names: Sequence[str], pretrained: Pretrained, calibrate: int, folder: Pa
     with progress_bars() as progress:
         for recipe in OURS:
             used = time.process_time()
-            result = convert(model, calibration, recipe=recipe, limit=len(calibration), progress=progress)
+            result = convert(
+                model, calibration, recipe=recipe, settings=Settings(limit=len(calibration)), progress=progress
+            )
             used = time.process_time() - used
             path = folder / f"convert-onnx-{recipe}.onnx"
             result.save(path)

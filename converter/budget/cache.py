@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from passes.errors import DataError, OutputError
+from passes.errors import DataError, OutputError, argument
 
 __all__ = ["Arrays", "Cache", "forget", "holds_something"]
 
@@ -51,7 +51,9 @@ class Cache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"--cache {folder} cannot be used: {error.strerror}; give another folder") from error
+            raise OutputError(
+                f"{argument(cache=str(folder))} cannot be used: {error.strerror}; give another folder"
+            ) from error
         self._write("about.json", json.dumps(facts, indent=2, sort_keys=True).encode())
 
     def load(self, name: str) -> dict[str, NDArray[Any]] | None:
@@ -95,7 +97,7 @@ class Cache:
                 written.unlink(missing_ok=True)
                 raise
         except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror}; give another --cache folder") from error
+            raise OutputError(f"{path} cannot be written: {error.strerror}; give another `cache=` folder") from error
 
 
 def holds_something(folder: Path) -> bool:

@@ -19,14 +19,16 @@ from converter.budget.held_out_judge import Judge, Verdict
 from converter.budget.limits import Budget
 from converter.budget.source_digest import source_digest
 from converter.data.dataset import Dataset
-from converter.pipeline.convert import convert
+from converter.pipeline.convert import quantize
+from converter.pipeline.prepare import prepare
 from converter.pipeline.result import Result, mean_file_bits, versions
 from converter.pipeline.search_record import BudgetAttempt
+from converter.pipeline.settings import Settings
+from converter.recipes.builtin import learning_on
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import dump_recipe
 from converter.runtime.session import Progress
 from converter.targets.target import Target
-from passes.base import Device
 from passes.numerics.error import decibel
 
 __all__ = ["CandidateBuilder", "Trial", "best"]
@@ -58,9 +60,8 @@ class CandidateBuilder:
         judge: Measures a file on the held-out images.
         budget: Limits of a file.
         target: Target of the files.
-        device: Device for learned rounding.
+        settings: Device of learning passes, and bytes of activations held in memory.
         cache: Folder for measurements. None: nothing is stored.
-        memory_budget: Bytes of activations held in memory.
         progress: Called during the work.
 
     Attributes:
@@ -76,13 +77,12 @@ class CandidateBuilder:
         judge: Judge,
         budget: Budget,
         target: Target,
-        device: Device | None,
+        settings: Settings,
         cache: Path | None,
-        memory_budget: int,
         progress: Progress,
     ) -> None:
         self.source, self.fit, self.judge, self.budget, self.target = source, fit, judge, budget, target
-        self.device, self.memory_budget, self.progress = device, memory_budget, progress
+        self.settings, self.progress = settings, progress
         self.cache_folder = cache
         self.trials: list[Trial] = []
         self.effects: Effects | None = None
@@ -124,7 +124,7 @@ class CandidateBuilder:
                 self.fit,
                 self.judge.data,
                 self.cache_of(recipe),
-                self.memory_budget,
+                self.settings.memory_budget,
                 self.progress,
             )
         return self.effects
@@ -148,16 +148,9 @@ class CandidateBuilder:
         return self._best
 
     def _convert(self, recipe: Recipe) -> Result:
-        return convert(
-            self.source,
-            self.fit,
-            recipe=recipe,
-            target=self.target.name,
-            limit=len(self.fit),
-            device=self.device if recipe.learns else None,
-            memory_budget=self.memory_budget,
-            progress=self.progress,
-        )
+        recipe = learning_on(recipe, self.settings.device) if recipe.learns else recipe
+        settings = dataclasses.replace(self.settings, limit=len(self.fit), seed=None)
+        return quantize(prepare(self.source, self.fit, recipe, self.target, settings=settings), self.progress)
 
     def _measured(self, result: Result) -> dict[str, NDArray[Any]]:
         """Return all measurements of a file as arrays."""

@@ -16,11 +16,11 @@ from converter.runtime.runner import Runner, class_scores
 from passes.errors import UsageError
 from passes.numerics.expected_drop import DecisionMargins, Drop, counted
 
-__all__ = ["Judge", "Verdict", "split"]
+__all__ = ["MOST_JUDGING", "Judge", "Verdict", "split"]
 
 _BATCH = 16
 _FLOAT = "the float model"
-_MOST = 2048  # held-out images, at most
+MOST_JUDGING = 2048  # held-out images, at most
 _SHARE = 4  # at least one image in four is held out
 _ROUNDS, _SECONDS = 15, 6.0  # limits of a latency measurement
 
@@ -42,12 +42,7 @@ def split(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
     if len(data) < 2:
         raise UsageError(f"{data.source}: a budget is judged on images that do not calibrate; give 2 or more")
     fit, rest = data.split(min(limit, len(data) - max(1, len(data) // _SHARE)), seed)
-    return fit, rest.limit(_MOST, seed)
-
-
-def wanted(limit: int) -> int:
-    """Return the number of images to read if ``limit`` of them calibrate."""
-    return limit + _MOST
+    return fit, rest.limit(MOST_JUDGING, seed)
 
 
 @dataclass(frozen=True)
@@ -84,8 +79,8 @@ class Judge:
         self.scores = class_scores(self.output)
         if classes and self.scores is None:
             raise UsageError(
-                f"--max-drop counts classes, and the model's first output is {list(self.output.shape)}; "
-                "use --max-bytes, which keeps the error of the output lowest"
+                f"`max_drop=` counts classes, and the model's first output is {list(self.output.shape)}; "
+                "use `max_bytes=`, which keeps the error of the output lowest"
             )
         classes_of = None if self.scores is None else Classes(_FLOAT, self.scores.shape[1])
         check_labels(f"{data.source}, images that judge", data.labels, classes_of)

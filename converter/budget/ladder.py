@@ -15,37 +15,37 @@ It is built on `converter.convert`.
 
 import dataclasses
 import importlib.util
+import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from converter.budget.candidate_builder import CandidateBuilder, Trial, best
 from converter.budget.float_layers import RUNG, faster_in_float
-from converter.budget.held_out_judge import Judge, split, wanted
+from converter.budget.held_out_judge import MOST_JUDGING, Judge, split
 from converter.budget.limits import Budget
 from converter.budget.mixed import BASE, mixed_attempts, with_bits
-from converter.calibration.sequential import DEFAULT_BUDGET
-from converter.data.preprocess import Preprocess, stored_preprocess
+from converter.data.preprocess import Preprocess
 from converter.evaluation.evaluate import evaluate_pair
 from converter.learn.data_needs import FEWEST_IMAGES, require_learnable
 from converter.learn.learning import require_device
-from converter.model_io.open import assumed_shape, open_model, suggesting_shape
-from converter.pipeline.images import open_data, require_calibration
+from converter.model_io.open import ExportOptions
+from converter.pipeline.prepare import prepare
 from converter.pipeline.result import Result
 from converter.pipeline.search_record import Search
-from converter.qdq.reader import read_qdq, requantized
+from converter.pipeline.settings import Settings
 from converter.recipes.builtin import AUTO, RECIPES, find_recipe, learning_on
-from converter.recipes.overrides import with_overrides
 from converter.recipes.recipe import Recipe
-from converter.runtime.session import Progress, ignore_warning, no_progress
+from converter.runtime.session import Progress, no_progress
 from converter.targets.catalog import DEFAULT_TARGET, find_target
-from passes.base import Device
+from converter.targets.target import Target
 from passes.errors import BudgetError, UsageError
 from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["convert_within"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def convert_within(
@@ -56,28 +56,22 @@ def convert_within(
     recipe: str | Path | Recipe = AUTO,
     target: str = DEFAULT_TARGET,
     evaluation: Any = None,
-    weights: str | Path | None = None,
-    input_shape: Sequence[int] | None = None,
-    preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
-    limit: int | None = None,
-    seed: int | None = None,
-    device: Device | None = None,
     cache: str | Path | None = None,
-    memory_budget: int = DEFAULT_BUDGET,
+    export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
+    preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
+    settings: Settings = Settings(),  # noqa: B008  (frozen)
     progress: Progress = no_progress,
-    warn: Callable[[str], None] = ignore_warning,
 ) -> Result:
     """Quantize a model within a budget.
 
-    Calibration data are split: ``limit`` images calibrate, and at most 2,048 others judge every attempt.
+    Calibration data are split: `Settings.limit` images calibrate, and at most 2,048 others judge every attempt.
 
     Args:
         budget: Limits of the file.
         recipe: "auto", or the only recipe to try.
         cache: Folder for measurements. An interrupted run is resumed from it.
-        model, calibration, target, evaluation, weights, input_shape, preprocess: As in `converter.convert`.
-        limit, seed, memory_budget, progress, warn: As in `converter.convert`.
-        device: Device for learned rounding, if `auto` uses it.
+        model, calibration, target, evaluation, export, preprocess, progress: As in `converter.convert`.
+        settings: As in `converter.convert`. Its device is that of learned rounding, if `auto` uses it.
 
     Returns:
         The conversion, with `Result.search`.
@@ -86,62 +80,83 @@ def convert_within(
         BudgetError: No attempt is within the budget. Its `search` holds all attempts.
         ConvertError: Any other error that a user can correct.
     """
-    started = time.perf_counter()
     chosen = find_target(target)
-    base = BASE if recipe == AUTO else learning_on(find_recipe(recipe), device)
-    if base.keeps:
-        raise UsageError(f"recipe {base.name!r} has one result, so a budget has no use; leave it out")
-    named = dataclasses.replace(base, name=AUTO) if recipe == AUTO else base  # under the name that the user gave
-    require_calibration(calibration, None, None, named)
-    require_device([*base.passes, *([] if device is None else [LearnedRounding(device=device)])])
-    if calibration is None:
-        raise UsageError("a budget is judged on images; use --calibration with images or an .npz")
-    if budget.max_latency is not None and chosen.provider != "cpu":
-        raise UsageError(f"--max-latency is measured on this machine's CPU, not on target {target!r}; leave it out")
-    source, existing = read_qdq(open_model(model, weights=weights, input_shape=input_shape))
-    if existing:
-        warn(requantized(existing))
-    base = with_overrides(base, stored_preprocess(source), preprocess, limit, seed)
-    reading = dataclasses.replace(base, limit=wanted(base.limit))
-    with suggesting_shape(assumed_shape([model], input_shape)):
-        images = open_data(calibration, evaluation, None, source, reading, preprocess, warn, labels_judge=True)
-    data, unseen = images.calibration, images.evaluation
+    base = BASE if recipe == AUTO else learning_on(find_recipe(recipe), settings.device)
+    _require_searchable(AUTO if recipe == AUTO else base.name, base, calibration, budget, chosen, settings)
+    job = prepare(
+        model,
+        calibration,
+        base,
+        chosen,
+        evaluation=evaluation,
+        export=export,
+        preprocess=preprocess,
+        settings=settings,
+        judging=MOST_JUDGING,
+    ).warn()
+    data, unseen, base = job.images.calibration, job.images.evaluation, job.recipe
     assert data is not None
     fit, held_out = split(data, base.limit, base.seed)
     require_learnable(base.passes, lambda _: fit)
-    judge = Judge(source, held_out, classes=budget.max_drop is not None)
+    judge = Judge(job.source, held_out, classes=budget.max_drop is not None)
     if budget.max_drop is not None and 100 / len(held_out) > budget.max_drop:
-        warn(
-            f"{len(held_out)} images judge, and one of them is {100 / len(held_out):.2g} points, more than --max-drop "
-            f"{budget.max_drop:g}: the drop is mostly an estimate; give more images"
+        _LOG.warning(
+            f"{len(held_out)} images judge, and one of them is {100 / len(held_out):.2g} points, more than "
+            f"`max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more images"
         )
-    cached = None if cache is None else Path(cache)
-    builder = CandidateBuilder(source, fit, judge, budget, chosen, device, cached, memory_budget, progress)
+    builder = CandidateBuilder(
+        job.source, fit, judge, budget, chosen, settings, None if cache is None else Path(cache), progress
+    )
     for trial in _rungs(builder, base) if recipe == AUTO else [builder.attempt(base.name, base)]:
         progress(f"auto: {trial.attempt.name}", 1, 1)
 
     result = builder.kept()
     attempts, winner = tuple(trial.attempt for trial in builder.trials), best(builder.trials, budget)
     search = Search(
-        str(budget),
-        dataclasses.asdict(budget),
-        judge.drop_of,
-        len(held_out),
-        attempts,
-        None if winner is None else attempts.index(winner.attempt),
-        () if builder.effects is None else builder.effects.layers(),
+        budget=str(budget),
+        limits=dataclasses.asdict(budget),
+        drop_of=judge.drop_of,
+        held_out=len(held_out),
+        attempts=attempts,
+        kept=None if winner is None else attempts.index(winner.attempt),
+        effects=() if builder.effects is None else builder.effects.layers(),
     )
     if result is None:
         raise BudgetError(_why_not(builder, judge), search)
     counted = None if winner is None else winner.attempt.counted_drop
     if budget.max_drop is not None and counted is not None and counted > budget.max_drop:
-        warn(
+        _LOG.warning(
             f"{len(held_out)} images judged, which is few: they lost {counted:.2f} points by count; of others fewer "
-            "are expected; give more images, or look at the drop with --evaluate"
+            "are expected; give more images, or look at the drop with `evaluation=`"
         )
-    metrics = None if unseen is None else evaluate_pair(source, result.model, unseen, result.recipe.name, progress)
-    seconds = time.perf_counter() - started
-    return dataclasses.replace(result, metrics=metrics, search=search, seconds=seconds)
+    metrics = None if unseen is None else evaluate_pair(job.source, result.model, unseen, result.recipe.name, progress)
+    return dataclasses.replace(result, metrics=metrics, search=search, seconds=job.footprint.seconds)
+
+
+def _require_searchable(
+    name: str, recipe: Recipe, calibration: Any, budget: Budget, target: Target, settings: Settings
+) -> None:
+    """Refuse a search that has nothing to choose from, or nothing to judge by.
+
+    Raises:
+        UsageError: names what has no use or is missing.
+        QuantizationError: there is no such device.
+    """
+    if recipe.keeps:
+        raise UsageError(f"recipe {name!r} has one result, so a budget has no use; leave it out")
+    if calibration is None:
+        raise UsageError(f"recipe {name!r} is judged on images; use `calibration=` with images or an .npz")
+    if settings.measure_speed:
+        raise UsageError(
+            "`measure_speed=True` has no use with a budget: a search leaves layers in float where int8 misses "
+            "`max_latency=` and that helps, and nowhere else; leave it out"
+        )
+    if budget.max_latency is not None and target.provider != "cpu":
+        raise UsageError(
+            f"`max_latency=` is measured on this machine's CPU, not on target {target.name!r}; leave it out"
+        )
+    if settings.device is not None:
+        require_device([LearnedRounding(device=settings.device)])
 
 
 def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
@@ -225,11 +240,11 @@ def _why_not(builder: CandidateBuilder, judge: Judge) -> str:
     reason = "; fewer bits cost more and run no faster, so nothing else was tried" if only else ""
     hints = []
     if budget.broken(nearest.drop, 0, None):
-        hints.append(f"--max-drop {math.ceil(100 * (nearest.drop or 0.0)) / 100:g}")
+        hints.append(f"`max_drop={math.ceil(100 * (nearest.drop or 0.0)) / 100:g}`")
     if budget.broken(None, nearest.bytes, None):
-        hints.append(f"--max-bytes {nearest.bytes}")
+        hints.append(f"`max_bytes={nearest.bytes}`")
     if budget.broken(None, 0, nearest.latency_ms):
-        hints.append(f"--max-latency {math.ceil(100 * (nearest.latency_ms or 0.0)) / 100:g}")
+        hints.append(f"`max_latency={math.ceil(100 * (nearest.latency_ms or 0.0)) / 100:g}`")
     if builder.fewest_bytes is not None:
         reason += f"; bits chosen layer by layer would take {builder.fewest_bytes:,.0f} bytes or so at the fewest"
     of = f" of {judge.drop_of}" if budget.max_drop is not None else ""

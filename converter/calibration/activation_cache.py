@@ -72,6 +72,6 @@ class ActivationCache:
         except OSError as error:
             raise OutputError(
                 f"cannot spill {array.nbytes} bytes of activations to {tempfile.gettempdir()}: {error.strerror}; "
-                "use fewer images (--limit) or set TMPDIR to a larger disk"
+                "use fewer images (`limit=`) or set TMPDIR to a larger disk"
             ) from error
         return mapped

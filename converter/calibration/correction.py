@@ -52,7 +52,7 @@ def correct_layers(
     if not model.quantized:
         raise QuantizationError(f"{correction.name}: no layer is quantized; put the pass after rtn, gptq or another")
     if data is None:
-        raise QuantizationError(f"{correction.name} needs calibration data; use --calibration")
+        raise QuantizationError(f"{correction.name} needs calibration data; use `calibration=`")
     layers = model.layers()
     skipped = {
         name: model.float_reasons.get(name, "it is not quantized") for name in layers if name not in model.quantized

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import converter
 from converter.cli import options
-from converter.cli.context import Measuring, measuring, print_json, state_shape, warn
+from converter.cli.context import given_preprocess, print_json
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
     from converter.comparison.suggestion import Suggestion
+    from converter.data.model_data import ModelsOnData
 
 __all__ = ["compare", "evaluate", "inspect", "view"]
+
+_AND_ACT = "or add --act OUT.onnx to this command, which does that and shows the gain."
 
 
 @click.command()
@@ -40,15 +44,18 @@ def evaluate(
     A MODEL is an .onnx file or FILE.py:FACTORY; the first is the reference. Preprocessing comes from
     the files' metadata; options go before it.
     """
-    from converter.evaluation.evaluate import evaluate as measure
     from converter.report.progress import progress_bars
     from converter.report.table import evaluation_table, show
 
-    with (
-        measuring(models, data, limit, weights, input_shape, images) as on,
-        progress_bars(quiet=quiet) as progress,
-    ):
-        evaluation = measure(on.paths, on.data, names=on.names, progress=progress)
+    with progress_bars(quiet=quiet) as progress:
+        evaluation = converter.evaluate(
+            models,
+            data,
+            limit=limit,
+            export=converter.ExportOptions(weights, input_shape),
+            preprocess=given_preprocess(**images),
+            progress=progress,
+        )
     if as_json:
         print_json(evaluation.to_json())
     else:
@@ -86,11 +93,11 @@ def compare(
     float, and those that gain are suggested.
     """
     from converter.cli.outputs import check_outputs
-    from converter.comparison.compare import compare as measure
-    from converter.comparison.suggestion import suggest
+    from converter.cli.suggestions import command, suggested_options
+    from converter.data.model_data import models_on_data
     from converter.model_io.load import read_onnx
     from converter.model_io.open import is_factory
-    from converter.pipeline.reconvert import command, require_origin, stored_origin
+    from converter.pipeline.reconvert import require_origin, stored_origin
     from converter.report.comparison import comparison_tables, suggestion_text
     from converter.report.progress import progress_bars
     from converter.report.table import show
@@ -101,24 +108,28 @@ def compare(
         require_origin(Path(model), model, calibration)
     elif calibration is not None:
         raise UsageError(f"--calibration {calibration} is for --act; leave it out or add --act OUT.onnx")
-    with measuring((reference, model), data, limit, weights, input_shape, images) as on:
+    export, preprocess = converter.ExportOptions(weights, input_shape), given_preprocess(**images)
+    with models_on_data((reference, model), data, limit=limit, export=export, preprocess=preprocess) as on:
         first, second = on.files
         with progress_bars(quiet=quiet) as progress:
-            found = measure(first.path, second.path, on.data, names=(first.name, second.name), progress=progress)
-            suggestion = suggest(first.path, second.path, found, on.data, progress=progress)
+            names = (first.name, second.name)
+            found = converter.compare(first.path, second.path, on.data, names=names, progress=progress)
+            suggestion = converter.suggest(first.path, second.path, found, on.data, progress=progress)
         if not as_json:
             given = _given(weights, input_shape) if is_factory(reference) else ()
             line = command(reference, model, stored_origin(read_onnx(second.path)), suggestion, *given)
-            show([*comparison_tables(found, on.data.preprocess), *suggestion_text(suggestion, line)])
+            show([*comparison_tables(found, on.data.preprocess), *suggestion_text(suggestion, line, _AND_ACT)])
         acted = None if act is None else _act(on, suggestion, act, calibration, quiet, as_json)
     if as_json:
-        print_json(found.to_json() | {"suggestion": suggestion.to_json(), "act": acted})
+        suggested = suggestion.to_json() | {"options": list(suggested_options(suggestion))}
+        print_json(found.to_json() | {"suggestion": suggested, "act": acted})
 
 
 def _act(
-    on: Measuring, suggestion: "Suggestion", output: Path, calibration: str | None, quiet: bool, as_json: bool
+    on: "ModelsOnData", suggestion: "Suggestion", output: Path, calibration: str | None, quiet: bool, as_json: bool
 ) -> dict[str, Any] | None:
     """Carry the suggestion out; the file is written only if the scores gain. Returns what JSON says of it."""
+    from converter.cli.suggestions import suggested_options
     from converter.pipeline.reconvert import apply_suggestion
     from converter.report.progress import progress_bars
     from converter.report.table import evaluation_table, show
@@ -138,7 +149,6 @@ def _act(
             calibration,
             names=(names[0], names[1], names[2]),
             progress=progress,
-            warn=warn,
         )
         if done.gain_db > 0:
             done.result.save(output)
@@ -147,9 +157,8 @@ def _act(
         if done.gain_db > 0:
             click.echo(f"Wrote {output}: {done.gain_db:+.1f} dB")
         else:
-            click.echo(
-                f"{' '.join(suggestion.options)} did not help ({done.gain_db:+.1f} dB); {output} was not written"
-            )
+            options = " ".join(suggested_options(suggestion))
+            click.echo(f"{options} did not help ({done.gain_db:+.1f} dB); {output} was not written")
     return {"gain_db": done.gain_db, "written": done.gain_db > 0} | done.evaluation.to_json()
 
 
@@ -168,14 +177,10 @@ def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[
 
     Bits, storage, bytes, and whether onnxruntime runs the layer on integers; if not, why.
     """
-    from converter.inspection.inspect import inspect
-    from converter.model_io.open import model_files
     from converter.report.islands import islands_tables
     from converter.report.table import inspection_tables, show
 
-    state_shape([model], input_shape)
-    with model_files([model], weights=weights, input_shape=input_shape) as files:
-        inspection = inspect(files[0].path, files[0].name)
+    inspection = converter.inspect(model, export=converter.ExportOptions(weights, input_shape))
     if as_json:
         print_json(inspection.to_json())
     else:

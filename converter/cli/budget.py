@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import converter
 from converter.cli.context import keeping, warn
 from passes.errors import BudgetError, ConvertError, OutputError, UsageError
 
@@ -17,7 +18,6 @@ __all__ = ["convert_for", "search_folder"]
 _UNASKED = {
     "exclude": "a search quantizes every layer",
     "bits": "a search chooses the bits of every layer",
-    "measure_speed": "a search leaves layers in float where int8 misses --max-latency and that helps, and nowhere else",
 }
 
 
@@ -73,7 +73,6 @@ def convert_for(
         UsageError: a cache without a budget, or a choice of layers with one.
         BudgetError: no file keeps the budget.
     """
-    from converter.pipeline.convert import convert
     from converter.pipeline.search_record import Search
     from converter.recipes.builtin import AUTO
     from converter.report.search import search_tables
@@ -82,14 +81,12 @@ def convert_for(
     if budget is None:
         if cache is not None:
             raise UsageError(f"--cache {cache} keeps what a search for a budget measured; give one, such as --max-drop")
-        return convert(model, calibration, recipe=recipe or "int8", **settings)
-    from converter.budget.ladder import convert_within
-
+        return converter.convert(model, calibration, recipe=recipe or "int8", **settings)
     for option, reason in _UNASKED.items():
         if settings.pop(option):
             raise UsageError(f"--{option.replace('_', '-')} has no use with a budget: {reason}; leave it out")
     try:
-        return convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)
+        return converter.convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)
     except BudgetError as error:
         if isinstance(error.search, Search):
             show(search_tables(error.search))

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import converter
 from converter.cli import options
 from converter.cli.analysis import compare, evaluate, inspect, view
-from converter.cli.context import given_preprocess, state_shape, warn
+from converter.cli.context import given_preprocess, warn
+from converter.cli.messages import in_options, logged_warnings, options_of
 from converter.cli.targets import targets, verify
 from converter.cli.train import train
 from converter.model_io.user_code import Terminated
@@ -45,7 +47,8 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with logged_warnings(lambda text: self._in_options(text, ctx)):
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except (KeyboardInterrupt, Terminated) as stopped:
@@ -58,8 +61,12 @@ class _Commands(click.Group):
             if ctx.meta.get(_DEBUG):
                 traceback.print_exc()
             message = "; ".join(line.strip() for line in _describe(error).splitlines() if line.strip())
-            click.echo(f"Error: {message}", err=True)
+            click.echo(f"Error: {self._in_options(message, ctx)}", err=True)
             ctx.exit(error.exit_code if isinstance(error, ConvertError) else 1)
+
+    def _in_options(self, text: str, context: click.Context) -> str:
+        """A message of the library in the options of the command that runs."""
+        return in_options(text, options_of(self, context.invoked_subcommand))
 
 
 def _stopped(error: KeyboardInterrupt | Terminated) -> tuple[list[str], int]:
@@ -74,7 +81,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, ConvertError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "out of memory; use fewer images (--limit)"
+        return "out of memory; use fewer images (`limit=`)"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"unexpected {type(error).__name__}: {error}; this is a bug: run again with --debug"
@@ -157,7 +164,6 @@ def convert(
     )
     if evaluation is not None and calibration is not None and same_file(evaluation, calibration):
         warn(f"{evaluation} calibrates and evaluates: the accuracy shown is not that on unseen images")
-    state_shape([model], input_shape)
     with search_folder(budget, cache, output) as place:
         with progress_bars(quiet=quiet) as progress:
             result = convert_for(
@@ -170,15 +176,10 @@ def convert(
                 exclude=exclude,
                 bits=dict(bits),
                 evaluation=evaluation,
-                weights=weights,
-                input_shape=input_shape,
+                export=converter.ExportOptions(weights, input_shape),
                 preprocess=given_preprocess(**images),
-                limit=limit,
-                seed=seed,
-                device=device,
-                measure_speed=measure_speed,
+                settings=converter.Settings(limit=limit, seed=seed, device=device, measure_speed=measure_speed),
                 progress=progress,
-                warn=warn,
             )
         finish(result, model, output, report, quiet=quiet)
 
@@ -204,12 +205,13 @@ def export(
     from converter.model_io.export import export as export_module
     from converter.model_io.factory import load_module
     from converter.model_io.load import model_bytes
-    from converter.model_io.open import DEFAULT_INPUT_SHAPE
+    from converter.model_io.open import DEFAULT_INPUT_SHAPE, ExportOptions, assumed_shape
     from converter.model_io.save import save_onnx
 
     check_outputs([("-o", output)], [("MODEL", model), ("--weights", weights)])
     preprocess = given_preprocess(**images)
-    state_shape([model], input_shape)
+    if shape := assumed_shape([model], ExportOptions(weights, input_shape)):
+        warn(f"inputs are assumed to be {shape}; `input_shape=` gives another")
     exported = export_module(load_module(model, weights), input_shape or DEFAULT_INPUT_SHAPE)
     if any(images.values()):
         check_channels(preprocess, input_specs(exported.model))

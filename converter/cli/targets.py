@@ -6,9 +6,12 @@ from typing import Any
 
 import click
 
+import converter
 from passes.errors import UsageError, VerificationError
 
 __all__ = ["targets", "verify"]
+
+_MORE = "--json lists them all"
 
 
 @click.command()
@@ -57,31 +60,27 @@ def verify(
     It is run where the target's provider is found, and compared with the CPU and with float. Exit code 3 if it does
     not load, leaves all nodes to the CPU, or any where the target must take all, or computes something else.
     """
-    from converter.data.preprocess import Preprocess
-    from converter.evaluation.shared_data import load_for
     from converter.model_io.load import read_onnx
-    from converter.model_io.open import ModelFile
     from converter.report.table import show
     from converter.report.targets import verification_tables
     from converter.verification.verify import MIN_AGREEMENT
-    from converter.verification.verify import verify as run
 
     read_onnx(Path(model))
     given = {"--data": data, "--reference": reference, "--limit": limit, "--min-agreement": min_agreement}
     _refuse_unused(target, runtime, [option for option, value in given.items() if value is not None])
-    dataset = None if data is None else load_for([ModelFile(model, Path(model))], data, Preprocess(), limit)
-    found = run(
-        Path(model),
+    found = converter.verify(
+        model,
         target,
-        dataset,
-        reference=None if reference is None else Path(reference),
+        data,
+        reference=reference,
         runtime=runtime,
+        limit=limit,
         min_agreement=MIN_AGREEMENT if min_agreement is None else min_agreement,
     )
     if as_json:
         _print(found.to_json())
     else:
-        show(verification_tables(found))
+        show(verification_tables(found, _MORE))
         for note in found.notes:
             click.echo(f"Note: {note}")
     if not found.passed:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import converter
 from converter.cli import options
-from converter.cli.context import given_preprocess, keeping, state_shape, warn
+from converter.cli.context import given_preprocess, keeping, warn
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +82,6 @@ def train(
     """
     from converter.cli.finish import finish
     from converter.cli.outputs import check_outputs, same_file
-    from converter.pipeline.train import train as learn
     from converter.report.files import check_report
     from converter.report.progress import progress_bars
 
@@ -96,29 +96,23 @@ def train(
     for read in (data, calibration):
         if evaluation is not None and read is not None and same_file(evaluation, read):
             warn(f"{evaluation} is learned from and evaluates: the accuracy shown is not that on unseen images")
-    state_shape([model], input_shape)
     names = ("epochs", "batch", "rate", "optimizer", "objective", "flip", "shift")
-    settings = {name: value for name in names if (value := rest.pop(name)) is not None}
+    qat = {name: value for name in names if (value := rest.pop(name)) is not None}
     with keeping(place), progress_bars(quiet=quiet) as progress:
-        result = learn(
+        result = converter.train(
             model,
             data,
             recipe=recipe,
-            checkpoint=place,
-            settings=settings,
+            qat=qat,
             calibration=calibration,
             target=target,
             exclude=exclude,
             bits=dict(bits),
             evaluation=evaluation,
-            weights=weights,
-            input_shape=input_shape,
+            export=converter.ExportOptions(weights, input_shape),
             preprocess=given_preprocess(**rest),
-            limit=limit,
-            seed=seed,
-            device=device,
+            settings=converter.Settings(limit=limit, seed=seed, device=device, checkpoint=place),
             progress=progress,
-            warn=warn,
         )
     finish(result, model, output, report, quiet=quiet)
     if checkpoint is None:

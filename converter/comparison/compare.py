@@ -12,7 +12,6 @@ Memory does not grow with the number of images.
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,16 @@ from converter.comparison.matching import Match, match_tensors
 from converter.comparison.subgraphs import Subgraphs
 from converter.comparison.transformed import cut_where_alike
 from converter.data.dataset import Batch, Dataset
+from converter.data.model_data import ModelsOnData, models_on_data
+from converter.data.preprocess import Preprocess
 from converter.display.json_values import finite
 from converter.display.numbers import decibels, percent
 from converter.display.overview import Glance, Overview
 from converter.model_io.load import read_whole_onnx
+from converter.model_io.open import ExportOptions
 from converter.runtime.runner import Runner, class_scores
-from converter.runtime.session import Progress
+from converter.runtime.session import Progress, no_progress
+from converter.runtime.steps import log_step
 from passes.errors import ModelError
 from passes.numerics.error import Likeness, SqnrSum, sqnr_db
 
@@ -130,32 +133,45 @@ class Comparison(Overview):
 
 
 def compare(
-    reference: onnx.ModelProto | Path,
-    model: Path,
-    data: Dataset,
+    reference: Any,
+    model: Any,
+    data: Any,
     *,
     names: tuple[str, str] | None = None,
-    progress: Progress | None = None,
+    limit: int | None = None,
+    export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
+    preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
+    progress: Progress = no_progress,
 ) -> Comparison:
-    """Run both models on all of ``data`` and compare every tensor that they share.
+    """Compare a quantized model with its float reference, layer by layer.
 
-    Shared tensors become extra outputs of both models. Extra outputs can keep onnxruntime from fusing operators, so
-    the figures for the whole network come from the model file as it is.
+    Both run on all of ``data``. Tensors that both have become extra outputs of both models. Extra outputs can keep
+    onnxruntime from fusing operators, so the figures for the whole network come from the model as it is.
 
     Args:
-        reference: The float model, or its file.
-        model: File of the quantized model.
-        data: Images to run both models on.
+        reference: The float model: path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
+        model: The quantized model, in the same forms.
+        data: Images, in a form of `converter.load_data`, or a Dataset.
         names: Names of the two models in the result and in messages. The default is their paths.
+        limit: Largest number of images. The default is all.
+        export: Weights and input shape of torch models.
+        preprocess: Preprocessing of uint8 data. It overrides what the models store.
         progress: Called with "comparing", the number of images that are done, and the number of all images.
 
     Raises:
         ModelError: A model cannot be loaded or run, or the outputs differ in shape. The message names the model.
+        ConvertError: Any other error that a user can correct.
     """
-    float_name = "reference" if isinstance(reference, onnx.ModelProto) else str(reference)
-    float_name, name = (float_name, str(model)) if names is None else names
-    float_model = reference if isinstance(reference, onnx.ModelProto) else read_whole_onnx(reference)
-    other_model = read_whole_onnx(model)
+    with (
+        log_step("compare"),
+        models_on_data([reference, model], data, names=names, limit=limit, export=export, preprocess=preprocess) as on,
+    ):
+        return _compared(on, progress)
+
+
+def _compared(on: ModelsOnData, progress: Progress) -> Comparison:
+    (reference, model), (float_name, name), data = on.paths, on.names, on.data
+    float_model, other_model = read_whole_onnx(reference), read_whole_onnx(model)
     matches, unmatched = match_tensors(float_model.graph, other_model.graph)
     reference_tap = _Tap(float_model, float_name, [match.tensor for match in matches])
     model_tap = _Tap(other_model, name, [match.other for match in matches])
@@ -178,8 +194,7 @@ def compare(
         feeds = {key: rows[: batch.count] for key, rows in reference_tap.inputs(batch).items()}
         layers = layers or _Layers(float_model, both, reference_tap.floats, feeds, reference_tap.batch)
         layers.update(both, feeds)
-        if progress is not None:
-            progress("comparing", images.done, len(data))
+        progress("comparing", images.done, len(data))
     assert layers is not None  # a Dataset has at least one row
     return Comparison(
         float_name,

@@ -19,12 +19,16 @@ from converter.comparison.float_substitution import in_float
 from converter.comparison.matching import match_tensors
 from converter.comparison.subgraphs import Subgraph, find_subgraphs
 from converter.data.dataset import Dataset
+from converter.data.model_data import models_on_data
+from converter.data.preprocess import Preprocess
 from converter.display.json_values import finite
 from converter.display.overview import Glance, Overview
 from converter.inspection.inspect import inspect
 from converter.model_io.load import read_whole_onnx, upgrade_opset
+from converter.model_io.open import ExportOptions
 from converter.runtime.runner import Runner
-from converter.runtime.session import Progress
+from converter.runtime.session import Progress, no_progress
+from converter.runtime.steps import log_step
 from passes.numerics.error import SqnrSum
 
 __all__ = ["GOOD_DB", "WORTH_DB", "Suggestion", "Trial", "suggest"]
@@ -71,21 +75,22 @@ class Suggestion(Overview):
         rows = tuple((", ".join(trial.layers), f"{trial.gain_db:+.1f} dB") for trial in self.trials)
         return Glance(f"Suggestion: {what}", ("exact layers", "gain"), rows, numbers=(1,))
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Options of the command `convert` that apply the suggestion."""
-        excluded = [part for name in self.exclude for part in ("--exclude", name)]
-        more = [part for name, bits in (self.bits or {}).items() for part in ("--bits", f"{name}={bits}")]
-        return (*excluded, *more)
-
     def to_json(self) -> dict[str, Any]:
-        """Return every field and the options as JSON values."""
-        values: dict[str, Any] = finite(asdict(self) | {"options": list(self.options)})
+        """Return every field as a JSON value."""
+        values: dict[str, Any] = finite(asdict(self))
         return values
 
 
 def suggest(
-    reference: Path, model: Path, comparison: Comparison, data: Dataset, *, progress: Progress | None = None
+    reference: Any,
+    model: Any,
+    comparison: Comparison,
+    data: Any,
+    *,
+    limit: int | None = None,
+    export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
+    preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
+    progress: Progress = no_progress,
 ) -> Suggestion:
     """Try the layers with the largest introduced errors in float, and suggest those that gain enough.
 
@@ -96,9 +101,26 @@ def suggest(
         data: Images. The first 64 are used.
         progress: Called with "trying in float", the number of layers that are done, and the number of all layers.
 
+    Args:
+        comparison: what `converter.compare` found of the two models.
+        reference, model, data, limit, export, preprocess: as `converter.compare` has them.
+        progress: called with "trying in float", layers tried, layers in all.
+
     Raises:
         ModelError: A model cannot be converted to opset 21, or cannot be run.
+        ConvertError: Any other error that a user can correct.
     """
+    names = (comparison.reference, comparison.model)
+    with (
+        log_step("suggest"),
+        models_on_data([reference, model], data, names=names, limit=limit, export=export, preprocess=preprocess) as on,
+    ):
+        first, second = on.paths
+        return _suggested(first, second, comparison, on.data, progress)
+
+
+def _suggested(reference: Path, model: Path, comparison: Comparison, data: Dataset, progress: Progress) -> Suggestion:
+    """The layers to change, those that gain most first."""
     quantized = _quantized(model)
     rows = [row for row in comparison.layers if any(name in quantized for name in row.layers)]
     rows = sorted(rows, key=lambda row: row.introduced_db)[:_TRIED]
@@ -117,8 +139,7 @@ def suggest(
         after = bench.sqnr([subgraph])
         if after is not None and before is not None:
             trials.append((Trial(row.layers, after - before), subgraph))
-        if progress is not None:
-            progress("trying in float", done, len(rows))
+        progress("trying in float", done, len(rows))
     trials.sort(key=lambda trial: -trial[0].gain_db)
     tried = tuple(trial for trial, _ in trials)
     chosen, gain = _chosen(bench, trials, before or 0.0)

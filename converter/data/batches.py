@@ -120,7 +120,7 @@ def spool(
             if limit is not None and count >= limit:
                 break
             if size > _SPOOL_LIMIT:
-                raise DataError(f"{name}: more than {_SPOOL_LIMIT >> 30} GiB of batches; give a --limit")
+                raise DataError(f"{name}: more than {_SPOOL_LIMIT >> 30} GiB of batches; give a `limit=`")
         if first is None:
             raise DataError(f"{name}: gives no batches; yield at least one (an iterator can be walked only once)")
         arrays: dict[str, NDArray[Any]] = {}

@@ -2,8 +2,8 @@
 
     value = (pixel / 255 - mean) / std                               mean and std on the 0..1 scale
 
-`--resize N` makes the shorter side N, keeping the aspect ratio, with Pillow's antialiased bilinear filter; `--crop N`
-then cuts the N x N centre. Both round as torchvision's Resize and CenterCrop do. Colours follow Pillow's `convert`:
+``resize`` sets the shorter side, keeping the aspect ratio, with Pillow's antialiased bilinear filter; ``crop`` then
+cuts the square centre. Both round as torchvision's Resize and CenterCrop do. Colours follow Pillow's `convert`:
 transparency is dropped, grey is repeated, RGB becomes grey by ITU-R 601 luma. EXIF rotation is not applied, which
 again is what torchvision does.
 """
@@ -82,7 +82,7 @@ class Preprocess:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"stored preprocessing {text[:80]!r} is not JSON ({error}); give --mean and --std"
+                f"stored preprocessing {text[:80]!r} is not JSON ({error}); give `mean=` and `std=`"
             ) from error
         known = [field.name for field in fields(cls)]
         if not isinstance(values, dict) or not set(values) <= set(known):
@@ -100,7 +100,7 @@ class Preprocess:
             return Preprocess(**{**asdict(self), **given})
         except DataError as error:
             kept = [name for name, value in asdict(self).items() if value is not None and name not in given]
-            told = ", ".join(f"{name} is stored and --{name} replaces it" for name in kept if name in str(error))
+            told = ", ".join(f"{name} is stored and `{name}=` replaces it" for name in kept if name in str(error))
             raise UsageError(f"{error} ({told})") from error
 
     def check_channels(self, spec: InputSpec, channels: int) -> None:
@@ -112,7 +112,7 @@ class Preprocess:
                     f"{name} has {len(numbers)} values, input {spec} takes {channels} channels; give 1 value"
                 )
             if numbers is not None and spec.dtype == np.uint8:
-                raise UsageError(f"input {spec} takes uint8 pixels as they are; leave out --{name}")
+                raise UsageError(f"input {spec} takes uint8 pixels as they are; leave out `{name}=`")
 
     def output_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of an image of that size after resize and crop. Raises DataError when the crop is larger."""
@@ -123,7 +123,7 @@ class Preprocess:
         if self.crop is not None:
             if min(width, height) < self.crop:
                 raise DataError(
-                    f"image of {width}x{height} is smaller than --crop {self.crop}; use --resize {self.crop} as well"
+                    f"image of {width}x{height} is smaller than `crop={self.crop}`; use `resize={self.crop}` as well"
                 )
             return self.crop, self.crop
         return width, height

@@ -17,7 +17,7 @@ def refuse_unused(given: Preprocess, data: Sequence[Dataset]) -> None:
     Raises:
         UsageError: names the options and the data.
     """
-    options = " and ".join(f"--{name}" for name, value in asdict(given).items() if value is not None)
+    options = " and ".join(f"`{name}=`" for name, value in asdict(given).items() if value is not None)
     if options and data and all(dataset.preprocess is None for dataset in data):
         raise UsageError(
             f"{options} would do nothing: {data[0].source} holds tensors for the model, not uint8 images; leave it out"
@@ -58,6 +58,6 @@ def _unscaled(dataset: Dataset) -> str:
     if used is None or used.mean is not None or used.std is not None or not dataset.takes_floats:
         return ""
     return (
-        f"{dataset.source}: pixels are only divided by 255; give the --mean and --std that the model was trained with "
-        "(--mean 0 if that is all)"
+        f"{dataset.source}: pixels are only divided by 255; give the `mean=` and `std=` that the model was trained "
+        "with (`mean=0` if that is all)"
     )

@@ -183,7 +183,7 @@ class ArraySource:
                 f"the model's input {spec} takes {channels}{hint}"
             )
         if channels not in (1, 3, 4) and (self.preprocess.resize or self.preprocess.crop):
-            raise DataError(f"{what} has {channels} channels; --resize and --crop need 1, 3 or 4")
+            raise DataError(f"{what} has {channels} channels; `resize=` and `crop=` need 1, 3 or 4")
         self.preprocess.check_channels(spec, channels)
         check_size(what, (width, height), self.preprocess, spec)
 
@@ -283,7 +283,7 @@ def check_size(what: str, size: tuple[int, int], preprocess: Preprocess, spec: I
     wanted = f"{want_width or '?'}x{want_height or '?'}"
     shown = f"{size[0]}x{size[1]}"
     if (width, height) != size:
-        shown += f", {width}x{height} after --resize/--crop"
+        shown += f", {width}x{height} after `resize=`/`crop=`"
     if want_width == want_height and want_width is not None:
         hint = f"use {_fitting(size, want_width)}"
     else:
@@ -294,7 +294,7 @@ def check_size(what: str, size: tuple[int, int], preprocess: Preprocess, spec: I
 def _fitting(size: tuple[int, int], side: int) -> str:
     """Options that bring images to a square: large ones as ImageNet's are, small ones without losing their edges."""
     larger = round(side * 256 / 224) if side >= _CROPPED and min(size) > side else side
-    return f"--resize {larger}" + ("" if size[0] == size[1] and larger == side else f" --crop {side}")
+    return f"`resize={larger}`" + ("" if size[0] == size[1] and larger == side else f" `crop={side}`")
 
 
 def _together(*sizes: tuple[int, int]) -> str:

@@ -1,6 +1,6 @@
 """Evaluation of model files side by side on one data set: accuracy, agreement, SQNR, size, latency.
 
-    evaluation = evaluate([Path("float.onnx"), Path("int8.onnx")], data)
+    evaluation = evaluate(["float.onnx", "int8.onnx"], "validation/")
     evaluation.models[1].top1, evaluation.models[1].speedup
 
 The first model is the reference for `agreement`, `sqnr_db` and `speedup` of the others. Memory does not grow with the
@@ -8,38 +8,38 @@ number of images.
 """
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.comparison.compare import Comparison, LayerError, compare
 from converter.data.dataset import Dataset
 from converter.data.labels import Classes, check_labels
+from converter.data.model_data import ModelsOnData, models_on_data
+from converter.data.preprocess import Preprocess
 from converter.display.json_values import finite
 from converter.display.numbers import NOTHING, decibels, milliseconds, percent, size, times
 from converter.display.overview import Glance, Overview
 from converter.model_io.load import model_bytes
-from converter.model_io.save import write_onnx
+from converter.model_io.open import ExportOptions, model_files
 from converter.runtime.latency import BATCH, THREADS, Quartiles, latencies
 from converter.runtime.runner import Runner, class_scores
-from converter.runtime.session import Progress
+from converter.runtime.session import Progress, no_progress
+from converter.runtime.steps import log_step
 from passes.errors import ModelError
 from passes.numerics.error import SqnrSum
 
-__all__ = ["Comparison", "Evaluation", "LayerError", "Measurement", "compare", "evaluate", "evaluate_pair"]
+__all__ = ["Evaluation", "Measurement", "evaluate", "evaluate_pair"]
 
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Results of one model. Its fields are the keys of `evaluate --json`.
+    """Results of one model. Its fields are keys of the JSON.
 
     Attributes:
         model: Name of the model.
@@ -122,31 +122,45 @@ class _Tally:
 
 
 def evaluate(
-    models: Sequence[Path],
-    data: Dataset,
+    models: Sequence[Any],
+    data: Any,
     *,
     names: Sequence[str] | None = None,
     latency: bool = True,
-    progress: Progress | None = None,
+    limit: int | None = None,
+    export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
+    preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
+    progress: Progress = no_progress,
 ) -> Evaluation:
-    """Measure every model on all of ``data``.
+    """Measure models side by side.
 
     Args:
-        models: Model files. The first is the reference.
-        data: Images, with or without labels.
+        models: Paths of .onnx files, ``FILE.py:FACTORY``, onnx.ModelProto or torch modules. The first is the reference.
+        data: Images, with or without labels, in a form of `converter.load_data`, or a Dataset. All of them are used.
         names: Names of the models in the result and in messages. The default is their paths.
         latency: Whether to measure latency too, with the models interleaved (see `converter.runtime.latency`).
+        limit: Largest number of images. The default is all.
+        export: Weights and input shape of torch models.
+        preprocess: Preprocessing of uint8 data. It overrides what the models store.
         progress: Called with "evaluating", the number of images that are done, and the number of all images.
 
     Raises:
         ModelError: A model cannot be loaded or run, gives NaN or Inf, or has outputs of another shape than the first
             model. The message names the model.
-        DataError: The model has no class for a label.
+        DataError: The data cannot be used, or the model has no class for a label.
+        ConvertError: Any other error that a user can correct.
     """
-    paths = [Path(model) for model in models]
-    if not paths:
+    if not models:
         raise ModelError("no models to evaluate; give at least one .onnx file")
-    called = [str(path) for path in paths] if names is None else names
+    with (
+        log_step("evaluate"),
+        models_on_data(models, data, names=names, limit=limit, export=export, preprocess=preprocess) as on,
+    ):
+        return _measured(on, latency, progress)
+
+
+def _measured(on: ModelsOnData, latency: bool, progress: Progress) -> Evaluation:
+    paths, called, data = on.paths, on.names, on.data
     sizes = [model_bytes(path) for path in paths]
     tallies = [_Tally() for _ in paths]
     _stream([Runner(path, name) for path, name in zip(paths, called, strict=True)], tallies, data, progress)
@@ -181,14 +195,11 @@ def evaluate_pair(
         name: Name of the quantized model in the result.
         progress: As in `evaluate`.
     """
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-        paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
-        for model, path in zip((reference, quantized), paths, strict=True):
-            write_onnx(model, path)
-        return evaluate(paths, data, names=["float", name], progress=progress)
+    with model_files([reference, quantized], names=["float", name]) as files:
+        return _measured(ModelsOnData(files, data), latency=True, progress=progress)
 
 
-def _stream(runners: Sequence[Runner], tallies: Sequence[_Tally], data: Dataset, progress: Progress | None) -> None:
+def _stream(runners: Sequence[Runner], tallies: Sequence[_Tally], data: Dataset, progress: Progress) -> None:
     done = 0
     for batch in data.batches(_BATCH):
         reference: NDArray[Any] | None = None
@@ -205,8 +216,7 @@ def _stream(runners: Sequence[Runner], tallies: Sequence[_Tally], data: Dataset,
                 )
             _count(tally, reference, output, batch.labels)
         done += batch.count
-        if progress is not None:
-            progress("evaluating", done, len(data))
+        progress("evaluating", done, len(data))
 
 
 def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], labels: NDArray[np.int64] | None) -> None:

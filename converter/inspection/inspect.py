@@ -18,6 +18,7 @@ from converter.display.numbers import NOTHING, size
 from converter.display.overview import Glance, Overview
 from converter.inspection.float_islands import Island, find_islands
 from converter.model_io.load import model_bytes, read_onnx
+from converter.model_io.open import ExportOptions, model_files
 from converter.qdq.stored_weights import (
     StoredWeight,
     Tensors,
@@ -28,6 +29,7 @@ from converter.qdq.stored_weights import (
     type_name,
 )
 from converter.runtime.optimized_graph import OptimizedGraph
+from converter.runtime.steps import log_step
 
 __all__ = ["InspectedLayer", "Inspection", "inspect"]
 
@@ -39,7 +41,7 @@ _INT8_ACCURACY = 4  # accuracy_level at which MatMulNBits rounds its activations
 
 @dataclass(frozen=True)
 class InspectedLayer:
-    """One linear node of a file. Its fields are the keys of `inspect --json`.
+    """One linear node of a file. Its fields are keys of the JSON.
 
     Attributes:
         name: Name of the node, or of its first output if the node has none.
@@ -117,17 +119,29 @@ class Inspection(Overview):
         return {"model": self.model, "layers": layers, "bytes_by_type": self.bytes_by_type}
 
 
-def inspect(path: str | Path, name: str | None = None) -> Inspection:
-    """Inspect an ONNX file.
+def inspect(
+    model: Any,
+    *,
+    name: str | None = None,
+    export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
+) -> Inspection:
+    """Inspect a model, layer by layer.
 
     Args:
-        path: The file.
-        name: Name of the model in the result. The default is the path.
+        model: Path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
+        name: Name of the model in the result. The default is its path.
+        export: Weights and input shape of a torch model.
 
     Raises:
         ModelError: The file does not exist, is not an ONNX file, is truncated, or lacks its external data.
+        ConvertError: Any other error that a user can correct.
     """
-    path = Path(path)
+    with log_step("inspect"), model_files([model], export, None if name is None else [name]) as (file,):
+        return _inspected(file.path, file.name)
+
+
+def _inspected(path: Path, name: str) -> Inspection:
+    """What is in a file."""
     model = read_onnx(path)
     size = model_bytes(path)
     metadata = {
@@ -145,7 +159,7 @@ def inspect(path: str | Path, name: str | None = None) -> Inspection:
     for tensor in tensors.constants.values():
         kind = type_name(tensor.data_type)
         by_type[kind] = by_type.get(kind, 0) + tensor_bytes(tensor)
-    return Inspection(_facts(name or str(path), model, size, metadata, runtime), layers, dict(sorted(by_type.items())))
+    return Inspection(_facts(name, model, size, metadata, runtime), layers, dict(sorted(by_type.items())))
 
 
 def _layer(

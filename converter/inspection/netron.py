@@ -39,7 +39,7 @@ def served(model: Path, *, port: int | None = None, browse: bool = True) -> Iter
     try:
         host, used = netron.start(str(model), address=(_HOST, port or 0), browse=browse)
     except OSError as error:
-        raise OutputError(f"port {port} cannot be opened: {error.strerror}; give another --port, or none") from error
+        raise OutputError(f"port {port} cannot be opened: {error.strerror}; give another `port=`, or none") from error
     finally:
         root.removeHandler(null_handler)
     try:

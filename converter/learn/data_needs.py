@@ -10,7 +10,7 @@ from passes.weights.qat import Qat
 
 __all__ = ["FEWEST_IMAGES", "FROM_FLOAT", "require_data", "require_learnable"]
 
-FROM_FLOAT = "--objective float (objective = 'float' in a recipe) learns from the float network"
+FROM_FLOAT = "`objective='float'` (objective = 'float' in a recipe) learns from the float network"
 
 FEWEST_IMAGES = 4
 """To learn from some and to judge on others."""
@@ -54,4 +54,4 @@ def _require_training_data(step: Qat, data: Dataset) -> None:
             "a dynamic batch"
         )
     if (step.flip or step.shift) and not any(len(spec.shape) == 4 for spec in data.inputs):
-        raise DataError("--flip and --shift are for images, and no input of the model has 4 axes")
+        raise DataError("`flip=` and `shift=` are for images, and no input of the model has 4 axes")

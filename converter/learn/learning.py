@@ -1,6 +1,6 @@
 """Learning by gradient, in torch: an optional part, imported only when a recipe asks for it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -49,7 +49,6 @@ def train(
     *,
     seed: int,
     checkpoint: TrainingFile | None,
-    warn: Callable[[str], None],
 ) -> PassReport:
     """Train a quantized model; see `converter.learn.training.training_loop.train_network`.
 
@@ -60,7 +59,7 @@ def train(
     images = _required(settings.name, data)
     from converter.learn.training.training_loop import train_network
 
-    return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint, warn=warn)
+    return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint)
 
 
 def require_device(passes: Iterable[Pass]) -> None:
@@ -123,5 +122,5 @@ def _required(name: str, data: Dataset | None) -> Dataset:
     """The data, once torch is there to learn from them."""
     _require_torch(name)
     if data is None:
-        raise DataError(f"{name} needs calibration data; use --calibration with images or an .npz")
+        raise DataError(f"{name} needs calibration data; use `calibration=` with images or an .npz")
     return data

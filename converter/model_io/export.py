@@ -139,7 +139,7 @@ def _run(module: torch.nn.Module, images: torch.Tensor) -> list[np.ndarray[Any, 
     except (Exception, SystemExit) as error:
         raise ExportError(
             f"{type(module).__name__} does not run on an input {list(images.shape)}: {type(error).__name__}: "
-            f"{first_line(error)}; check --input-shape, and that forward() takes one tensor of any batch size"
+            f"{first_line(error)}; check `input_shape=`, and that forward() takes one tensor of any batch size"
         ) from error
     outputs = torch.utils._pytree.tree_leaves(found)
     if not outputs or not all(isinstance(value, torch.Tensor) for value in outputs):

@@ -38,8 +38,8 @@ _INTEGER_OPS = frozenset([
 _SIGNATURES = (
     (b"\x89PNG", "a PNG image; give the exported .onnx file"),
     (b"\xff\xd8\xff", "a JPEG image; give the exported .onnx file"),
-    (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?); pass FILE.py:FACTORY with --weights instead"),
-    (b"\x80\x02", "a pickle (an old PyTorch checkpoint?); pass FILE.py:FACTORY with --weights instead"),
+    (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?); pass FILE.py:FACTORY with `weights=` instead"),
+    (b"\x80\x02", "a pickle (an old PyTorch checkpoint?); pass FILE.py:FACTORY with `weights=` instead"),
     (b"\x89HDF", "an HDF5 file (a Keras model?); export it to ONNX first"),
     (b"version https://git-lfs", "a git-lfs pointer; fetch the file itself with `git lfs pull`"),
 )

@@ -1,36 +1,30 @@
-"""From a model to a quantized one: load -> [calibrate -> pass -> check]* -> emit -> evaluate."""
+"""From a model to a quantized one: prepare -> [statistics -> pass -> check]* -> write -> evaluate."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from converter.calibration.sequential import DEFAULT_BUDGET
-from converter.data.preprocess import Preprocess, stored_preprocess
+from converter.data.preprocess import Preprocess
 from converter.evaluation.evaluate import evaluate_pair
-from converter.learn.learning import require_device
-from converter.model_io.open import assumed_shape, open_model, require_layers, suggesting_shape
-from converter.pipeline.footprint import Footprint
-from converter.pipeline.images import open_data, require_calibration
-from converter.pipeline.result import Result, layer_reports, stamp, versions
-from converter.pipeline.resume import training_file
+from converter.model_io.open import ExportOptions
+from converter.pipeline.finish import write_file
+from converter.pipeline.prepare import Prepared, prepare
+from converter.pipeline.result import Result
 from converter.pipeline.run_pass import PassContext, run_pass
-from converter.qdq.reader import read_qdq, requantized
-from converter.qdq.writer import emit
+from converter.pipeline.settings import Settings
 from converter.recipes.builtin import find_recipe, learning_on
-from converter.recipes.overrides import with_layers, with_overrides
+from converter.recipes.overrides import with_layers
 from converter.recipes.recipe import Recipe
 from converter.recipes.requested_layers import RequestedLayers
-from converter.runtime.session import Progress, ignore_warning, no_progress
-from converter.speed.search import find_slow_layers, leaving, require_measurable
+from converter.runtime.session import Progress, no_progress
+from converter.speed.search import Speed, find_slow_layers, leaving
 from converter.targets.catalog import DEFAULT_TARGET, find_target
-from converter.verification.fit import fix_batch, require_fit, require_kernels, require_weight_only
-from passes.base import Device, Stage
 from passes.ir.model import Model
 
-__all__ = ["convert"]
+__all__ = ["convert", "quantize"]
 
 
 def convert(
@@ -43,108 +37,85 @@ def convert(
     bits: Mapping[str, int] | None = None,
     evaluation: Any = None,
     training: Any = None,
-    checkpoint: Path | None = None,
-    weights: str | Path | None = None,
-    input_shape: Sequence[int] | None = None,
+    export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
-    limit: int | None = None,
-    seed: int | None = None,
-    device: Device | None = None,
-    measure_speed: bool = False,
-    memory_budget: int = DEFAULT_BUDGET,
+    settings: Settings = Settings(),  # noqa: B008  (frozen)
     progress: Progress = no_progress,
-    warn: Callable[[str], None] = ignore_warning,
 ) -> Result:
     """Quantize a model.
 
     Args:
         model: path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
-        calibration: .npz, image folder, ``FILE.py:CALLABLE``, or arrays; see `converter.data.dataset.load_data`.
+        calibration: .npz, image folder, ``FILE.py:CALLABLE``, or arrays; see `converter.load_data`.
         recipe: name, TOML file or `Recipe`; or an .onnx file, to convert as it was.
-        target: where the file will run; see `converter.targets.catalog`.
+        target: where the file will run; `converter.find_target` knows their names.
         exclude: names of layers that stay in float, besides those the recipe leaves.
-        bits: weight bits by layer name; go before the recipe's.
+        bits: weight bits by layer name. They override the recipe's.
         evaluation: data to measure the result on, in the same forms as ``calibration``.
-        training: what a pass that trains learns from, in the same forms; the calibration data if not given, and where
-            only this is given its images calibrate too.
-        checkpoint: file in which a training keeps where it stands, so that the same call goes on after a kill.
-        weights: file of weights for a torch factory.
-        input_shape: of a torch model's input, with the batch; (1, 3, 224, 224) if not given.
-        preprocess: for uint8 data; goes before the recipe's, and that before what the model's metadata say.
-        limit: calibration images used; goes before the recipe's.
-        seed: of everything drawn at random; goes before the recipe's.
-        device: where passes learn; goes before the recipe's. Refused where no pass learns.
-        measure_speed: leave activations in float where this machine runs the file faster so; the recipe in the result
-            says which, and gives the same file without measuring.
-        memory_budget: bytes of activations the walk holds in memory before it uses files.
+        training: what a pass that trains learns from, in the same forms. Without it the calibration data are. Where
+            only this is given, its images calibrate too.
+        export: weights and input shape of a torch model.
+        preprocess: for uint8 data. It overrides the recipe's, and that overrides what the model's metadata say.
+        settings: how it is done: images, seed, device, memory.
         progress: called as work goes on.
-        warn: called with what the caller should know and may not have meant.
 
     Raises:
         ConvertError: anything a user can mend; the message says how.
     """
-    started = time.perf_counter()
-    plan = with_layers(learning_on(find_recipe(recipe), device), exclude, bits)
-    chosen = find_target(target)
-    require_calibration(calibration, training, checkpoint, plan)
-    require_device(plan.passes)
-    if measure_speed:
-        require_measurable(plan, chosen)
-    footprint = Footprint()
-    with footprint.step("open model"):
-        source, found = read_qdq(open_model(model, weights=weights, input_shape=input_shape))
-    if found and not plan.keeps:
-        warn(requantized(found))
-    require_layers(source)
-    require_fit(source, chosen)
-    if not any(step.stage == Stage.RANGES for step in plan.passes):
-        require_weight_only(source, chosen)
-    plan = with_overrides(plan, stored_preprocess(source), preprocess, limit, seed)
-    with footprint.step("open data"), suggesting_shape(assumed_shape([model], input_shape)):
-        images = open_data(calibration, evaluation, training, source, plan, preprocess, warn)
-        state = training_file(checkpoint, source, plan, target, images)
+    plan = with_layers(learning_on(find_recipe(recipe), settings.device), exclude, bits)
+    job = prepare(
+        model,
+        calibration,
+        plan,
+        find_target(target),
+        evaluation=evaluation,
+        training=training,
+        requested=RequestedLayers(exclude, bits or {}),
+        export=export,
+        preprocess=preprocess,
+        settings=settings,
+    )
+    return quantize(job.warn(), progress)
 
-    requested, speed = RequestedLayers(exclude, bits or {}), None
-    if measure_speed and images.calibration is not None:
-        with footprint.step("measure speed"), requested.refused():
-            speed = find_slow_layers(source, plan, chosen, next(images.calibration.batches(1)).feeds, progress)
-        plan = leaving(plan, speed)
 
-    work = Model(gs.import_onnx(source), chosen.rules, existing_qparams=found)
-    context = PassContext(images, memory_budget, plan, progress, state, warn)
+def quantize(job: Prepared, progress: Progress) -> Result:
+    """Run the passes of a recipe, write the file and measure it."""
+    footprint, speed = job.footprint, None
+    if job.settings.measure_speed:
+        with footprint.step("measure speed"), job.requested.refused():
+            speed = _measure_speed(job, progress)
+        job = dataclasses.replace(job, recipe=leaving(job.recipe, speed))
+
+    work = Model(gs.import_onnx(job.source), job.target.rules, existing_qparams=job.existing)
+    context = PassContext(job.images, job.settings.memory_budget, job.recipe, progress, job.checkpoint)
     reports = []
-    for step in plan.passes:
-        with footprint.step(step.name), requested.before(step, work):
+    for step in job.recipe.passes:
+        with footprint.step(step.name), job.requested.before(step, work):
             reports.append(run_pass(step, work, context))
 
-    storage = chosen.storage(plan.storage)
-    with footprint.step("emit"):
-        quantized = emit(work, storage)
-        layers = layer_reports(work, reports, storage)
-    require_kernels(quantized, chosen)
-    if chosen.static_shapes:
-        fix_batch(quantized)
-    calibrated = None if images.calibration is None else images.calibration.describe()
-    trained = images.describe_training(plan)
-    facts = {"target": target, "calibration": calibrated, "training": trained, "versions": versions()}
-    measured = {} if speed is None else {"speed": speed.to_json()}
-    stamp(quantized, plan, layers, work.float_activations, facts | measured)
+    quantized, layers = write_file(work, reports, job, speed)
     metrics = None
-    if images.evaluation is not None:
+    if job.images.evaluation is not None:
         with footprint.step("evaluate"):
-            metrics = evaluate_pair(source, quantized, images.evaluation, plan.name, progress)
-    seconds = time.perf_counter() - started
+            metrics = evaluate_pair(job.source, quantized, job.images.evaluation, job.recipe.name, progress)
     return Result(
-        quantized,
-        source,
-        plan,
-        target,
-        layers,
-        tuple(reports),
-        metrics,
-        calibrated,
-        seconds,
-        training=trained,
+        model=quantized,
+        reference=job.source,
+        recipe=job.recipe,
+        target=job.target.name,
+        layers=layers,
+        passes=tuple(reports),
+        metrics=metrics,
+        calibration=job.images.describe_calibration(),
+        training=job.images.describe_training(job.recipe),
+        seconds=footprint.seconds,
         steps=footprint.steps,
         speed=speed,
     )
+
+
+def _measure_speed(job: Prepared, progress: Progress) -> Speed:
+    """Which layers this machine runs faster with float activations."""
+    assert job.images.calibration is not None  # what quantizes activations has looked at images
+    image = next(job.images.calibration.batches(1)).feeds
+    return find_slow_layers(job.source, job.recipe, job.target, image, progress)

@@ -1,5 +1,6 @@
 """Where the time and the memory of a conversion go: seconds and peak resident size of every step."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import psutil
 
 __all__ = ["Footprint", "Step"]
+
+_LOG = logging.getLogger(__name__)
 
 _INTERVAL = 0.01  # seconds between two looks at the memory; what is shorter can be missed
 
@@ -34,6 +37,12 @@ class Footprint:
 
     def __init__(self) -> None:
         self._steps: list[Step] = []
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the conversion began."""
+        return time.perf_counter() - self._started
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -42,7 +51,8 @@ class Footprint:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measure what is done inside; a step that fails is not counted."""
+        """Measure what is done inside, and log its start and its end; a step that fails is not counted."""
+        _LOG.info("%s: started", name)
         process, done = psutil.Process(), threading.Event()
         sizes = [process.memory_info().rss]
 
@@ -59,4 +69,6 @@ class Footprint:
             seconds = time.perf_counter() - started
             done.set()
             watcher.join()
-        self._steps.append(Step(name, seconds, max(sizes[0], process.memory_info().rss)))
+        step = Step(name, seconds, max(sizes[0], process.memory_info().rss))
+        self._steps.append(step)
+        _LOG.info("%s: done in %.2f s, peak memory %.0f MB", name, seconds, step.peak_bytes / 1e6)

@@ -1,6 +1,7 @@
 """The data of a conversion: opened, and questioned, before any work is done."""
 
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,24 @@ class Images:
         training: for passes that train.
         learnable: those of ``calibration`` that no pass judges by; other passes must not see what judges, or it
             favours their work.
+        warnings: what whoever gave them may not have meant.
     """
 
     calibration: Dataset | None
     evaluation: Dataset | None
     training: Dataset | None
     learnable: Dataset | None
+    warnings: tuple[str, ...] = ()
 
     def shown_to(self, step: Pass) -> Dataset | None:
         """The images of one pass."""
         if step.trains:
             return self.training
         return self.calibration if step.held_out else self.learnable
+
+    def describe_calibration(self) -> dict[str, Any] | None:
+        """What `Dataset.describe` says of the calibration images; None where there are none."""
+        return None if self.calibration is None else self.calibration.describe()
 
     def describe_training(self, recipe: Recipe) -> dict[str, Any] | None:
         """What `Dataset.describe` says of the training images, and how many are held out; None where no pass trains."""
@@ -56,7 +63,7 @@ class Images:
         return None
 
 
-def require_calibration(calibration: Any, training: Any, checkpoint: Path | None, recipe: Recipe) -> None:
+def require_calibration(calibration: Any, training: Any, checkpoint: str | Path | None, recipe: Recipe) -> None:
     """Refuse a recipe that looks at data where there are none, and data that nothing looks at or trains on.
 
     Raises:
@@ -65,9 +72,9 @@ def require_calibration(calibration: Any, training: Any, checkpoint: Path | None
     if (training is not None or checkpoint is not None) and not recipe.trains:
         raise UsageError(f"recipe {recipe.name!r} trains nothing; use a recipe with a qat pass, such as int4-qat")
     if calibration is not None and recipe.keeps and not recipe.needs_calibration:
-        raise UsageError(f"recipe {recipe.name!r} keeps the grids it finds, so --calibration has no use; leave it out")
+        raise UsageError(f"recipe {recipe.name!r} keeps the grids it finds, so `calibration=` has no use; leave it out")
     if calibration is None and training is None and recipe.needs_calibration:
-        raise UsageError(f"recipe {recipe.name!r} needs calibration data; use --calibration with images or an .npz")
+        raise UsageError(f"recipe {recipe.name!r} needs calibration data; use `calibration=` with images or an .npz")
 
 
 def open_data(
@@ -77,7 +84,6 @@ def open_data(
     model: onnx.ModelProto,
     recipe: Recipe,
     given: Preprocess,
-    warn: Callable[[str], None],
     *,
     labels_judge: bool = False,
 ) -> Images:
@@ -90,7 +96,6 @@ def open_data(
         model: what the data are for.
         recipe: its preprocessing is used, and its channels must be the model's.
         given: the part of that preprocessing that was asked for in this call, and so must do something.
-        warn: called with what may not have been meant.
         labels_judge: the labels of ``calibration`` are used, and must be classes of the model too.
 
     Raises:
@@ -120,11 +125,9 @@ def open_data(
         )
     refuse_unused(given, [found for found in (data, unseen, learned) if found is not None])
     check_channels(recipe.preprocess, inputs)
-    for warning in _warnings(recipe, data, unseen, learned):
-        warn(warning)
     images = _shared_out(data, unseen, learned, recipe)
     require_learnable(recipe.passes, images.shown_to)
-    return images
+    return dataclasses.replace(images, warnings=tuple(_warnings(recipe, data, unseen, learned)))
 
 
 def _shared_out(data: Dataset | None, unseen: Dataset | None, learned: Dataset | None, recipe: Recipe) -> Images:

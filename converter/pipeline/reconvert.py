@@ -1,9 +1,7 @@
 """A suggestion carried out: the model converted again as it was, but for the layers that the suggestion names."""
 
 import json
-import shlex
-import tempfile
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,16 @@ from converter.comparison.suggestion import Suggestion
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Evaluation, evaluate
 from converter.model_io.load import read_onnx
-from converter.model_io.save import write_onnx
 from converter.pipeline.convert import convert
 from converter.pipeline.result import Result
 from converter.recipes.builtin import RECIPE_KEY, stored_recipe
-from converter.runtime.session import Progress, ignore_warning, no_progress
+from converter.runtime.session import Progress, no_progress
 from converter.targets.catalog import DEFAULT_TARGET
-from passes.errors import DataError, UsageError
+from passes.errors import DataError, UsageError, argument
 
-__all__ = ["Improvement", "Origin", "apply_suggestion", "command", "require_origin", "stored_origin"]
+__all__ = ["Improvement", "Origin", "apply_suggestion", "require_origin", "stored_origin"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,13 @@ def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Ori
     """
     found = stored_origin(read_onnx(model))
     if found is None:
-        raise UsageError(f"--act cannot convert {name} again: it holds no recipe, so `convert` did not write it")
+        raise UsageError(f"{name} cannot be converted again: it holds no recipe, so `convert` did not write it")
     data = calibration or found.source
     if data is None or Path(data.partition(".py:")[0] + ".py" * (".py:" in data)).exists():
         return found, data
     if calibration is None:
-        raise UsageError(f"{name} was calibrated on {data}, which is not here; name the data by --calibration")
-    raise DataError(f"--calibration {data}: no such file or folder")
+        raise UsageError(f"{name} was calibrated on {data}, which is not here; name the data by `calibration=`")
+    raise DataError(f"{argument(calibration=data)}: no such file or folder")
 
 
 def apply_suggestion(
@@ -93,7 +92,6 @@ def apply_suggestion(
     *,
     names: tuple[str, str, str] = ("float", "before", "after"),
     progress: Progress = no_progress,
-    warn: Callable[[str], None] = ignore_warning,
 ) -> Improvement:
     """Convert ``reference`` with the recipe in ``model`` and the suggestion, and measure all three on ``data``.
 
@@ -104,7 +102,9 @@ def apply_suggestion(
     found, images = require_origin(model, names[1], calibration)
     recipe = stored_recipe(read_onnx(model), names[1])
     if recipe.trains:
-        raise UsageError(f"{names[1]} was trained, which is not done again here; use `train` with --exclude or --bits")
+        raise UsageError(
+            f"{names[1]} was trained, which is not done again here; use `train` with `exclude=` or `bits=`"
+        )
     result = convert(
         reference,
         images,
@@ -113,25 +113,11 @@ def apply_suggestion(
         exclude=suggestion.exclude,
         bits=suggestion.bits,
         progress=progress,
-        warn=warn,
     )
     before = None if found.calibration is None else found.calibration.get("sha256")
     if before is not None and result.calibration is not None and result.calibration["sha256"] != before:
-        warn(
+        _LOG.warning(
             f"{images} are not the images that {names[1]} was calibrated on: part of the difference may come from them"
         )
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-        after = Path(folder) / "after.onnx"
-        write_onnx(result.model, after)
-        return Improvement(result, evaluate([reference, model, after], data, names=names, progress=progress))
-
-
-def command(reference: str, model: str, origin: Origin | None, suggestion: Suggestion, *given: str) -> str:
-    """The command line that carries a suggestion out; ``given`` are options that the reference itself needs."""
-    words = ["convert-onnx", "convert", reference, *given, "-o", "OUT.onnx"]
-    if origin is None:
-        return shlex.join([*words, *suggestion.options])
-    words += ["--recipe", model]
-    words += ["--target", origin.target] if origin.target != DEFAULT_TARGET else []
-    words += [] if origin.source is None else ["--calibration", origin.source]
-    return shlex.join([*words, *suggestion.options])
+    evaluation = evaluate([reference, model, result.model], data, names=names, progress=progress)
+    return Improvement(result, evaluation)

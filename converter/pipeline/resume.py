@@ -21,7 +21,7 @@ __all__ = ["training_file"]
 
 
 def training_file(
-    path: Path | None, model: onnx.ModelProto, recipe: Recipe, target: str, images: Images
+    path: str | Path | None, model: onnx.ModelProto, recipe: Recipe, target: str, images: Images
 ) -> TrainingFile | None:
     """The file in which the training of a conversion keeps where it stands; None if it keeps nothing.
 
@@ -41,7 +41,7 @@ def training_file(
         "target": target,
         "images": [_described(data) for data in (images.calibration, images.training)],
     }
-    file = TrainingFile(path, hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
+    file = TrainingFile(Path(path), hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
     require_own(file)
     return file
 

@@ -6,7 +6,7 @@ know of a pass it asks the pass itself, see `passes.base.Pass`.
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -17,7 +17,7 @@ from converter.learn.learning import learn_rounding, require_trainable, train
 from converter.learn.training_file import TrainingFile
 from converter.pipeline.images import Images
 from converter.recipes.recipe import Recipe
-from converter.runtime.session import Progress, ignore_warning
+from converter.runtime.session import Progress
 from passes.base import CorrectionPass, GraphPass, LayerPass, Pass, Stage
 from passes.errors import DataError, QuantizationError
 from passes.graph.check import check
@@ -41,7 +41,6 @@ class PassContext:
             decides what learning solves again and who is asked early.
         progress: called as work goes on.
         checkpoint: file that a training leaves its state in; None: it leaves none.
-        warn: called with what the caller should know.
     """
 
     images: Images
@@ -49,7 +48,6 @@ class PassContext:
     recipe: Recipe
     progress: Progress
     checkpoint: TrainingFile | None = None
-    warn: Callable[[str], None] = ignore_warning
 
 
 def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
@@ -108,7 +106,7 @@ def _run_graph_pass(step: GraphPass, model: Model, context: PassContext) -> Pass
     needs, stats = step.needs(model), Stats()
     if needs:
         if data is None:
-            raise DataError(f"{step.name} needs calibration data; use --calibration with images or an .npz")
+            raise DataError(f"{step.name} needs calibration data; use `calibration=` with images or an .npz")
         stats = calibrate(model, needs, data, context.progress, seed=context.recipe.seed)
     return dataclasses.replace(step.apply(model, stats), seconds=time.perf_counter() - started)
 
@@ -135,7 +133,7 @@ def _run_learned_rounding(step: LearnedRounding, model: Model, context: PassCont
 @run_kind.register
 def _run_training(step: Qat, model: Model, context: PassContext) -> PassReport:
     data, seed = context.images.shown_to(step), context.recipe.seed
-    return train(model, step, data, context.progress, seed=seed, checkpoint=context.checkpoint, warn=context.warn)
+    return train(model, step, data, context.progress, seed=seed, checkpoint=context.checkpoint)
 
 
 @require.register

@@ -1,13 +1,19 @@
 """Quantization-aware training as one call: a post-training solution, then training on the grids of the file."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from converter.data.preprocess import Preprocess
+from converter.model_io.open import ExportOptions
 from converter.pipeline.convert import convert
 from converter.pipeline.result import Result
+from converter.pipeline.settings import Settings
 from converter.recipes.builtin import find_recipe
 from converter.recipes.recipe import Recipe
+from converter.runtime.session import Progress, no_progress
+from converter.targets.catalog import DEFAULT_TARGET
 from passes.errors import UsageError
 
 __all__ = ["train"]
@@ -18,37 +24,60 @@ def train(
     data: Any,
     *,
     recipe: str | Path | Recipe = "int4-qat",
-    checkpoint: str | Path | None = None,
-    settings: dict[str, Any] | None = None,
-    **options: Any,
+    qat: Mapping[str, Any] | None = None,
+    calibration: Any = None,
+    target: str = DEFAULT_TARGET,
+    exclude: Sequence[str] = (),
+    bits: Mapping[str, int] | None = None,
+    evaluation: Any = None,
+    export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
+    preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
+    settings: Settings = Settings(),  # noqa: B008  (frozen)
+    progress: Progress = no_progress,
 ) -> Result:
     """Train a model with its quantization in place.
 
     The recipe's passes before `qat` give it a start: grids, and codes by GPTQ. Conv, BatchNorm and activation are one
-    by then, and what is trained is what the writers put into the file, int32 biases included.
+    by then. What is trained is what the writers put into the file, int32 biases included.
 
     Args:
         model: path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
-        data: training images, in a form of `converter.data.dataset.load_data`. With labels cross-entropy is learned from,
-            without them the float network's outputs. A share of them (`Qat.held_out`) chooses the best epoch.
+        data: training images, in a form of `converter.load_data`. With labels cross-entropy is learned from, without
+            them the float network's outputs. A share of them chooses the best epoch.
         recipe: one with a qat pass.
-        checkpoint: file in which the training keeps where it stands, so that the same call goes on after a kill; it is
-            left there.
-        settings: fields of the qat pass that differ from the recipe's, such as ``{"epochs": 3}``.
-        options: of `converter.convert`; without ``calibration``, training images calibrate.
+        qat: fields of the qat pass that differ from the recipe's, such as ``{"epochs": 3}``.
+        calibration: images for the start; training images if not given.
+        target, exclude, bits, evaluation, export, preprocess, progress: as `converter.convert` has them.
+        settings: the same. `Settings.checkpoint` is left there when the training is done.
 
     Raises:
         ConvertError: anything a user can mend; the message says how.
     """
-    plan = find_recipe(recipe)
-    for step in plan.passes:
+    return convert(
+        model,
+        calibration,
+        recipe=_with_fields(find_recipe(recipe), qat or {}),
+        target=target,
+        exclude=exclude,
+        bits=bits,
+        evaluation=evaluation,
+        training=data,
+        export=export,
+        preprocess=preprocess,
+        settings=settings,
+        progress=progress,
+    )
+
+
+def _with_fields(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with other fields of the pass that trains."""
+    for step in recipe.passes:
         names = [field.name for field in dataclasses.fields(step)]
-        for name in settings or {}:
+        for name in fields:
             if step.trains and name not in names:
-                raise UsageError(f"training has no setting {name!r}; there are: {', '.join(names)}")
+                raise UsageError(f"{step.name} has no field {name!r}; there are: {', '.join(names)}")
     try:
-        passes = tuple(dataclasses.replace(step, **(settings or {})) if step.trains else step for step in plan.passes)
+        passes = tuple(dataclasses.replace(step, **fields) if step.trains else step for step in recipe.passes)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the training's {error}") from error
-    place = None if checkpoint is None else Path(checkpoint)
-    return convert(model, recipe=dataclasses.replace(plan, passes=passes), training=data, checkpoint=place, **options)
+    return dataclasses.replace(recipe, passes=passes)

@@ -13,7 +13,7 @@ from converter.recipes.toml import parse_recipe
 from converter.recipes.toml_fields import nearest
 from passes.activations.activation_ranges import ActivationRanges
 from passes.base import Device, Pass
-from passes.errors import RecipeError, UsageError
+from passes.errors import RecipeError, UsageError, argument
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.integer_forms.integer_forms import IntegerForms
 from passes.graph.normalise.normalise import Normalise
@@ -33,7 +33,7 @@ RECIPE_KEY = "convert_onnx.recipe"
 AUTO = "auto"
 
 
-AUTO_DESCRIPTION = "within a budget: int8, int4, then bits chosen for each layer; see --max-drop and its relatives"
+AUTO_DESCRIPTION = "within a budget of drop, bytes or latency: int8, int4, then bits chosen for each layer"
 
 
 _PREPARE: tuple[Pass, ...] = (Normalise(), FoldBatchnorm())
@@ -114,7 +114,7 @@ def find_recipe(spec: str | Path | Recipe) -> Recipe:
     if str(spec) in RECIPES:
         return RECIPES[str(spec)]
     if str(spec) == AUTO:
-        raise UsageError(f"recipe {AUTO!r} needs a budget; give --max-drop, --max-bytes or --max-latency")
+        raise UsageError(f"recipe {AUTO!r} needs a budget; give `max_drop=`, `max_bytes=` or `max_latency=`")
     path = Path(spec)
     if path.suffix == ".onnx":
         return stored_recipe(read_onnx(path), str(path))
@@ -152,5 +152,7 @@ def learning_on(recipe: Recipe, device: Device | None) -> Recipe:
     if device is None:
         return recipe
     if not recipe.learns:
-        raise UsageError(f"recipe {recipe.name!r} learns nothing, so --device {device} has no use; leave it out")
+        raise UsageError(
+            f"recipe {recipe.name!r} learns nothing, so {argument(device=device)} has no use; leave it out"
+        )
     return dataclasses.replace(recipe, passes=tuple(step.with_device(device) for step in recipe.passes))

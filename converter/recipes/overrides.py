@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from converter.data.preprocess import Preprocess
 from converter.recipes.recipe import Recipe
 from passes.base import Pass
-from passes.errors import UsageError
+from passes.errors import UsageError, argument
 from passes.graph.exclude import Exclude
 
 __all__ = ["with_layers", "with_overrides"]
@@ -23,16 +23,16 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
     bits = dict(bits or {})
     for name in exclude:
         if name in bits:
-            raise UsageError(f"--exclude {name} leaves in float what --bits {name}={bits[name]} quantizes; give one")
+            excluded, quantized = argument(exclude=[name]), argument(bits={name: bits[name]})
+            raise UsageError(f"{excluded} leaves in float what {quantized} quantizes; give one")
     if not exclude and not bits:
         return recipe
     if bits and recipe.keeps:
-        raise UsageError(f"recipe {recipe.name!r} keeps the codes it finds, so --bits has no use; leave it out")
+        raise UsageError(f"recipe {recipe.name!r} keeps the codes it finds, so `bits=` has no use; leave it out")
     try:
         passes = [step.with_bits(bits, exclude) for step in recipe.passes]
     except ValueError as error:
-        given = ", ".join(f"{name}={count}" for name, count in bits.items())
-        raise UsageError(f"--bits {given}: {error}") from error
+        raise UsageError(f"{argument(bits=dict(bits))}: {error}") from error
     if exclude:
         passes = _with_excluded(passes, exclude)
     return dataclasses.replace(recipe, passes=tuple(passes))

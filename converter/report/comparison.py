@@ -82,8 +82,8 @@ def _lowest(layers: Sequence[LayerError]) -> LayerError | None:
     return min(known, key=lambda entry: entry.introduced_db, default=None)
 
 
-def suggestion_text(suggestion: Suggestion, command: str) -> list[RenderableType]:
-    """Describe the suggestion and the ``command`` that applies it, or say why there is none."""
+def suggestion_text(suggestion: Suggestion, command: str, other: str) -> list[RenderableType]:
+    """Describe the suggestion, the ``command`` that applies it and the ``other`` way, or say why there is none."""
     if suggestion.why:
         return [Text(f"\nNo suggestion: {suggestion.why}.")]
     names = ", ".join([*suggestion.exclude, *(suggestion.bits or {})])
@@ -92,4 +92,4 @@ def suggestion_text(suggestion: Suggestion, command: str) -> list[RenderableType
         f"\nThe scores gain {suggestion.gain_db:.1f} dB where {names} {verb} exact ({suggestion.images} images). Try"
     )
     line = Text(f"  {command}", style="cyan", no_wrap=True, overflow="ignore")
-    return [Text(advice), line, Text("or add --act OUT.onnx to this command, which does that and shows the gain.")]
+    return [Text(advice), line, Text(other)]

@@ -42,8 +42,11 @@ def facts_table(target: Target) -> Table:
     return table
 
 
-def verification_tables(verification: Verification) -> list[Table]:
-    """Build the table of the verdict, then tables of nodes left to others and of broken rules with their sources."""
+def verification_tables(verification: Verification, more: str = "") -> list[Table]:
+    """Build the table of the verdict, then tables of nodes left to others and of broken rules with their sources.
+
+    ``more`` says where to find what a table has no room for.
+    """
     verdict = plain_table("", ["what", "found"])
     where = f"{verification.how}: {verification.runtime}" if verification.runtime else verification.how
     verdict.add_row("target", verification.target)
@@ -67,14 +70,14 @@ def verification_tables(verification: Verification) -> list[Table]:
         for name in verification.left[:_LISTED]:
             left.add_row(name)
         if len(verification.left) > _LISTED:
-            left.caption = f"and {len(verification.left) - _LISTED} more; --json lists them"
+            left.caption = "; ".join(filter(None, (f"and {len(verification.left) - _LISTED} more", more)))
         tables.append(left)
     if verification.violations:
-        tables.append(_broken_rules(verification.violations))
+        tables.append(_broken_rules(verification.violations, more))
     return tables
 
 
-def _broken_rules(violations: Sequence[Violation]) -> Table:
+def _broken_rules(violations: Sequence[Violation], more: str) -> Table:
     """Build a table with one row for each rule: how often it is broken, where first, and its source."""
     broken: dict[tuple[str, str], list[str]] = {}
     for each in violations:
@@ -82,7 +85,7 @@ def _broken_rules(violations: Sequence[Violation]) -> Table:
     table = plain_table("Not as the target's data say", ["fact", "times", "the first", "source"], numbers={1})
     for (fact, source), places in broken.items():
         table.add_row(fact, str(len(places)), places[0], source)
-    table.caption = "--json lists every place" if len(violations) > len(broken) else None
+    table.caption = more if more and len(violations) > len(broken) else None
     return table
 
 

@@ -12,15 +12,7 @@ from converter.model_io.cpu_session import cpu_session
 from converter.model_io.save import INLINE_LIMIT, write_onnx
 from passes.errors import ModelError
 
-__all__ = [
-    "EXACT_KERNELS",
-    "Progress",
-    "available_threads",
-    "exact_kernels",
-    "ignore_warning",
-    "no_progress",
-    "open_session",
-]
+__all__ = ["EXACT_KERNELS", "Progress", "available_threads", "exact_kernels", "no_progress", "open_session"]
 
 EXACT_KERNELS = "CONVERT_ONNX_EXACT_KERNELS"
 """Environment variable; see `exact_kernels`."""
@@ -31,10 +23,6 @@ Progress = Callable[[str, int, int], None]
 
 def no_progress(what: str, done: int, total: int) -> None:
     """Progress that is not shown."""
-
-
-def ignore_warning(warning: str) -> None:
-    """A warning that nobody asked for."""
 
 
 def exact_kernels() -> bool:

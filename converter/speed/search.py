@@ -93,10 +93,12 @@ def require_measurable(recipe: Recipe, target: Target) -> None:
         UsageError: The target is not this machine's CPU, or the recipe quantizes no activations.
     """
     if target.provider != "cpu":
-        raise UsageError(f"--measure-speed times the CPU provider of this machine, target {target.name} runs elsewhere")
+        raise UsageError(
+            f"`measure_speed=True` times the CPU provider of this machine, target {target.name} runs elsewhere"
+        )
     if not any(step.stage == Stage.RANGES and step.needs_data for step in recipe.passes):
         raise UsageError(
-            f"recipe {recipe.name!r} quantizes no activations, so --measure-speed has no use; leave it out"
+            f"recipe {recipe.name!r} quantizes no activations, so `measure_speed=True` has no use; leave it out"
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from converter.targets.target import Target
-from passes.errors import TargetError
+from passes.errors import TargetError, argument
 
 __all__ = ["Environment", "find_environment"]
 
@@ -54,7 +54,9 @@ def find_environment(target: Target, given: Path | None = None) -> Environment |
     """
     if target.provider is None:
         if given is not None:
-            raise TargetError(f"target {target.name} cannot be run here; leave out --runtime to have its rules checked")
+            raise TargetError(
+                f"target {target.name} cannot be run here; leave out `runtime=` to have its rules checked"
+            )
         return target.sources["provider"]
     folder = Path(os.environ.get("CONVERT_ONNX_TARGETS") or _FOLDER) / target.name
     if target.provider == "web":
@@ -64,8 +66,8 @@ def find_environment(target: Target, given: Path | None = None) -> Environment |
         python = _interpreter(given)
         if python is None:
             what = "neither a Python interpreter nor a virtual environment" if given.exists() else "not there"
-            raise TargetError(f"--runtime {given} is {what}; give a Python that has {package}")
-        return _python(python, f"--runtime {given}", package)
+            raise TargetError(f"{argument(runtime=str(given))} is {what}; give a Python that has {package}")
+        return _python(python, argument(runtime=str(given)), package)
     own = _has_provider(target.provider)
     there = _interpreter(folder)
     if there is not None and (not own or target.name != target.provider):
@@ -102,11 +104,11 @@ def _node(target: Target, folder: Path, *, required: bool) -> Environment | str:
     package = next((name for name in ("onnxruntime-web", "onnxruntime-node") if (modules / name).is_dir()), None)
     node = shutil.which("node")
     if package is None and required:
-        raise TargetError(f"--runtime {folder} has no node_modules/onnxruntime-web; run npm install there")
+        raise TargetError(f"{argument(runtime=str(folder))} has no node_modules/onnxruntime-web; run npm install there")
     if package is None:
         return f"no onnxruntime-web in {folder}; {_HINT} {target.name} installs it"
     if node is None:
         return "node is not on the path; install Node.js to run onnxruntime-web"
-    name = f"--runtime {folder}" if required else str(folder)
+    name = argument(runtime=str(folder)) if required else str(folder)
     mend = f"run npm install {package} there"
     return Environment((node, str(_SCRIPTS / "node_session.mjs")), name, mend, str(modules / package))

@@ -3,8 +3,10 @@
 import onnx
 from onnx import shape_inference
 
+from converter.recipes.recipe import Recipe
 from converter.targets.target import Target
 from converter.verification.rules import violations
+from passes.base import Stage
 from passes.errors import TargetError
 
 __all__ = ["fix_batch", "require_fit", "require_kernels", "require_weight_only"]
@@ -35,12 +37,14 @@ def require_fit(model: onnx.ModelProto, target: Target) -> None:
                 )
 
 
-def require_weight_only(model: onnx.ModelProto, target: Target) -> None:
-    """Whether the target takes a file of the float model in which only weights are quantized.
+def require_weight_only(model: onnx.ModelProto, recipe: Recipe, target: Target) -> None:
+    """Whether the target takes a file in which only weights are quantized, if the recipe makes one.
 
     Raises:
         TargetError: it does not.
     """
+    if any(step.stage == Stage.RANGES for step in recipe.passes):
+        return
     if not target.rules.weight_only:
         raise TargetError(
             f"target {target.name} reads codes on integers only; use a recipe that quantizes activations, as int8"
@@ -59,8 +63,10 @@ def require_kernels(model: onnx.ModelProto, target: Target) -> None:
             raise TargetError(f"{found.what} on target {target.name}; use a recipe that quantizes activations, as int8")
 
 
-def fix_batch(model: onnx.ModelProto) -> None:
-    """A batch of one wherever the batch is open, in place."""
+def fix_batch(model: onnx.ModelProto, target: Target) -> None:
+    """A batch of one wherever the batch is open, in place; nothing where the target takes open shapes."""
+    if not target.static_shapes:
+        return
     opened: set[str] = set()
     for value in model.graph.input:
         for dim in value.type.tensor_type.shape.dim[:1]:

@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 
 from converter.data.dataset import Dataset
 from converter.data.inputs import InputSpec, static_batch
+from converter.data.model_data import load_for
+from converter.data.preprocess import Preprocess
 from converter.display.numbers import NOTHING, decibels, percent
 from converter.display.overview import Glance, Overview
 from converter.model_io.load import read_onnx
+from converter.model_io.open import ModelFile, model_files
 from converter.runtime.runner import Runner, class_scores
+from converter.runtime.steps import log_step
 from converter.targets.catalog import find_target
 from converter.targets.target import Target
 from converter.verification.environments import find_environment
@@ -42,14 +46,14 @@ _FORMAT = frozenset(
     {"opset", "static_shapes", "narrowest", "matmulnbits"}
 )  # a newer runtime than promised may take these
 
-_CONVERT = "convert the float model with --target {}"
+_CONVERT = "convert the float model with `target={!r}`"
 
 Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, repr=False)
 class Verification(Overview):
-    """What was found; its fields are the keys of `verify --json`.
+    """What was found; its fields are the keys of its JSON.
 
     how            "run" or "rules"
     runtime        what it ran on; why it did not run
@@ -114,47 +118,70 @@ class Verification(Overview):
 
 
 def verify(
-    model: Path,
+    model: Any,
     target: str,
-    data: Dataset | None = None,
+    data: Any = None,
     *,
-    reference: Path | None = None,
-    runtime: Path | None = None,
+    reference: Any = None,
+    runtime: str | Path | None = None,
     min_agreement: float = MIN_AGREEMENT,
+    limit: int | None = None,
+    preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
 ) -> Verification:
-    """Run the file on the target, or check its rules where the target cannot be had.
+    """Run a quantized model on its target, or check the target's rules where the target cannot be had.
 
     Args:
-        model: the quantized file.
+        model: path of an .onnx file, or an onnx.ModelProto.
         target: its name.
-        data: what to run; 8 rows of noise without, on which agreement is not judged.
-        reference: the float file.
+        data: what to run, in a form of `converter.load_data`, or a Dataset. Without it 8 rows of noise are run, on
+            which agreement is not judged.
+        reference: the float model, in the same forms as ``model``.
         runtime: interpreter, virtual environment or npm folder that has the target's provider.
         min_agreement: with the CPU, on the data.
+        limit: images to use.
+        preprocess: for uint8 data. It overrides what the model's metadata say.
 
     Raises:
         TargetError: no such target, or ``runtime`` is none or lacks the target's provider.
         ModelError: a file cannot be read, or fails on the CPU.
+        ConvertError: anything else a user can mend.
     """
     chosen = find_target(target)
-    if reference is not None:
-        read_onnx(reference)
+    models = [model] if reference is None else [model, reference]
+    with log_step("verify"), model_files(models) as files:
+        quantized, path = files[0], None if reference is None else files[1].path
+        if path is not None:
+            read_onnx(path)
+        rows = data if data is None or isinstance(data, Dataset) else load_for([quantized], data, preprocess, limit)
+        place = None if runtime is None else Path(runtime)
+        return _verified(quantized, chosen, rows, path, place, min_agreement)
+
+
+def _verified(
+    file: ModelFile,
+    chosen: Target,
+    data: Dataset | None,
+    reference: Path | None,
+    runtime: Path | None,
+    min_agreement: float,
+) -> Verification:
+    model, target = file.path, chosen.name
     found = violations(model, chosen)
     environment = find_environment(chosen, runtime)
     if isinstance(environment, str):
         failures = tuple(f"{each.fact}: {each.what}" for each in found)
         again = _CONVERT.format(target) if failures else ""
         return Verification(
-            str(model), target, "rules", environment, violations=found, failures=failures, next_step=again
+            file.name, target, "rules", environment, violations=found, failures=failures, next_step=again
         )
-    cpu = Runner(model, str(model))
+    cpu = Runner(model, file.name)
     feeds = _noise(cpu) if data is None else _rows(cpu, data)
     batch = static_batch(cpu.specs) or 1
     feeds = {name: _whole_batches(rows, batch) for name, rows in feeds.items()}
     ran = run_on_provider(model, chosen, environment, feeds, batch)
     broken = tuple(f"{each.fact}: {each.what}" for each in found if each.fact in _FORMAT)
     verdict = Verification(
-        str(model),
+        file.name,
         target,
         "run",
         ran.runtime,
@@ -206,7 +233,7 @@ def _judged(
         if float_db < cpu_float_db - _WORSE_DB and sqnr < _SAME_DB:
             failures.append(f"{float_db:.1f} dB against float, the CPU has {cpu_float_db:.1f} dB")
     elif sqnr < _FLOOR_DB:
-        failures.append(f"{sqnr:.1f} dB against the CPU, below {_FLOOR_DB:g} dB; give --reference to judge by float")
+        failures.append(f"{sqnr:.1f} dB against the CPU, below {_FLOOR_DB:g} dB; give `reference=` to judge by float")
     return _with(
         verdict,
         images=images,
@@ -233,7 +260,7 @@ def _next_step(verdict: Verification, target: Target) -> str:
     again = _CONVERT.format(target.name)
     if stands(target.runtime, verdict.runtime) == "older":
         others = older_targets(target, verdict.runtime)
-        other = f", or convert the float model with --target {' or '.join(others)}" if others else ""
+        other = f", or convert the float model with `target=` {' or '.join(others)}" if others else ""
         return f"target {target.name} needs {target.runtime} or newer{other}"
     if verdict.violations or verdict.left or target.provider is None:
         return again
@@ -253,7 +280,7 @@ def _noise(runner: Runner) -> dict[str, NDArray[Any]]:
 
 def _noise_of(spec: InputSpec, rows: int, rng: np.random.Generator, runner: Runner) -> NDArray[Any]:
     if None in spec.shape[1:]:
-        raise ModelError(f"{runner.name}: takes {spec}; give --data, since its sizes are open")
+        raise ModelError(f"{runner.name}: takes {spec}; give `data=`, since its sizes are open")
     shape = (rows, *(size or 1 for size in spec.shape[1:]))
     values = rng.standard_normal(shape) if spec.dtype.kind == "f" else np.zeros(shape)
     return values.astype(spec.dtype)

@@ -74,7 +74,7 @@ def calibrated(
     readers = [reader for reader in group.consumers if reader not in model.float_reasons]
     for reader in readers:
         if reader not in statistics:
-            raise QuantizationError(f"{reader}: {name} needs calibration data; use --calibration")
+            raise QuantizationError(f"{reader}: {name} needs calibration data; use `calibration=`")
     return [Consumer(layers[reader], model.weight(layers[reader]), group.consumers[reader]) for reader in readers]
 
 

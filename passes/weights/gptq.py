@@ -84,7 +84,7 @@ class Gptq(LayerPass):
         """
         weight, moments = problem.weight, problem.moments
         if moments is None:
-            raise QuantizationError(f"{problem.layer.name}: GPTQ needs calibration data; use --calibration")
+            raise QuantizationError(f"{problem.layer.name}: GPTQ needs calibration data; use `calibration=`")
         correct = self.bias_correction and problem.layer.op != "MatMul"  # MatMul has no bias
         varying = moments.centered() if correct else moments.about(None)
         target, why = self._target(weight, varying)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from passes.base import GraphPass, Stage, require_codes
-from passes.errors import QuantizationError
+from passes.errors import QuantizationError, argument
 from passes.ir.existing_qparams import ExistingCodes
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
@@ -17,7 +17,7 @@ from passes.statistics import Stats
 
 __all__ = ["KeepCodes", "KeepRanges"]
 
-_AGAIN = "quantize it again with recipe int8 and --calibration"
+_AGAIN = "quantize it again with recipe int8 and `calibration=`"
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,7 @@ def _require_kernels(refused: Mapping[str, str]) -> None:
     more = f" (and {len(others)} more such)" if others else ""
     them = "them" if others else "it"
     raise QuantizationError(
-        f"{first}: {refused[first]}{more}; {_AGAIN}, or leave {them} in float with "
-        + " ".join(f"--exclude {name}" for name in refused)
+        f"{first}: {refused[first]}{more}; {_AGAIN}, or leave {them} in float with " + argument(exclude=list(refused))
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from benchmarks.trained_parity import parity, trained_network, unoptimized  # noqa: E402
-from converter import Recipe, Result, convert, train  # noqa: E402
+from converter import Recipe, Result, Settings, convert, train  # noqa: E402
 from converter.data.dataset import Dataset, load_data  # noqa: E402
 from converter.data.inputs import input_specs  # noqa: E402
 from passes.activations.activation_ranges import ActivationRanges  # noqa: E402
@@ -29,7 +29,9 @@ def data(seed: int) -> Dataset:
 
 
 def trained(checkpoint: Path) -> Result:
-    return train(resnet(), data(1), recipe=Recipe("trained", "", (*START, TRAINING)), checkpoint=checkpoint)
+    return train(
+        resnet(), data(1), recipe=Recipe("trained", "", (*START, TRAINING)), settings=Settings(checkpoint=checkpoint)
+    )
 
 
 def test_the_file_matches_the_trained_network(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from converter import Budget, Recipe, convert, convert_within, find_recipe
+from converter import Budget, Recipe, Settings, convert, convert_within, find_recipe
 from converter.report.facts import report_facts
 from converter.speed.search import FloatTrial, Speed
 from passes.activations.activation_ranges import ActivationRanges
@@ -34,7 +34,10 @@ def facts_of(recipe: str | Recipe = "int4", target: str = "cpu", *, evaluation: 
 def within_bytes() -> dict[str, Any]:
     """The report of a search in which int8 and int4 break the budget."""
     result = convert_within(
-        networks.wide(), networks.images(32, 3, 12, 12), Budget(max_bytes=18_200, max_latency=1000.0), limit=24
+        networks.wide(),
+        networks.images(32, 3, 12, 12),
+        Budget(max_bytes=18_200, max_latency=1000.0),
+        settings=Settings(limit=24),
     )
     return report_facts(result, model="w.onnx", output="out.onnx", before=80_000, after=result.model.ByteSize())
 

@@ -89,7 +89,7 @@ def save(checkpoint: Checkpoint, progress: TrainingState) -> None:
             raise
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OutputError(f"{path}: {reason}; give --checkpoint a place that can be written") from error
+        raise OutputError(f"{path}: {reason}; give `checkpoint=` a place that can be written") from error
 
 
 def _read(path: Path, device: torch.device) -> tuple[TrainingState, str, str]:
@@ -105,13 +105,13 @@ def _read(path: Path, device: torch.device) -> tuple[TrainingState, str, str]:
         return TrainingState(score=score, **content), origin, training
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UsageError(f"{path} cannot be read: {reason}; give another --checkpoint") from error
+        raise UsageError(f"{path} cannot be read: {reason}; give another `checkpoint=`") from error
     except Exception as error:  # a damaged file raises many types
         kind = type(error).__name__
-        raise UsageError(f"{path} is not a checkpoint ({kind}); delete it, or give another --checkpoint") from error
+        raise UsageError(f"{path} is not a checkpoint ({kind}); delete it, or give another `checkpoint=`") from error
 
 
 def _of_another(path: Path) -> UsageError:
     return UsageError(
-        f"{path} is of another training (other model, data or settings); delete it, or give another --checkpoint"
+        f"{path} is of another training (other model, data or settings); delete it, or give another `checkpoint=`"
     )

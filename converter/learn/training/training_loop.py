@@ -4,9 +4,10 @@ import copy
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from converter.learn.training.images import ImageBatch, augmented, epoch_batches
 from converter.learn.training.objective import Score, is_classifier, loss, scored
 from converter.learn.training.trained_network import TrainedNetwork
 from converter.learn.training_file import TrainingFile
-from converter.runtime.session import Progress, ignore_warning
+from converter.runtime.session import Progress
 from passes.errors import DataError, QuantizationError
 from passes.ir.model import Model
 from passes.numerics.error import decibel
@@ -32,6 +33,8 @@ from passes.report import Change, CoveredRange, PassReport
 from passes.weights.qat import Qat
 
 __all__ = ["train_network"]
+
+_LOG = logging.getLogger(__name__)
 
 _JUDGED = 64  # images at once without gradients
 _COMPARED = 256  # held-out images that layers' errors are measured on
@@ -46,7 +49,6 @@ def train_network(
     *,
     seed: int,
     checkpoint: TrainingFile | None = None,
-    warn: Callable[[str], None] = ignore_warning,
 ) -> PassReport:
     """Train the model; it stays as it is unless held-out images gain.
 
@@ -57,7 +59,6 @@ def train_network(
         progress: called after every step.
         seed: of the images held out and of the order of the others.
         checkpoint: file that holds the training's state after every epoch, and from which it goes on if it exists.
-        warn: told where the training goes on, once the checkpoint is known to be its own.
 
     Raises:
         QuantizationError: nothing is quantized yet, an operator cannot be trained, or a CUDA device is asked for and
@@ -71,7 +72,7 @@ def train_network(
     training = _Training(model, settings, data, seed, find_device(settings.device, settings.name))
     place = None if checkpoint is None else Checkpoint(checkpoint, training.digest())
     before = training.layer_errors()
-    start, best, epoch = training.run(progress, place, warn)
+    start, best, epoch = training.run(progress, place)
     return training.report(start, best, epoch, before, time.perf_counter() - started)
 
 
@@ -104,12 +105,12 @@ class _Training:
             return "labels"
         return "float"
 
-    def run(
-        self, progress: Progress, place: Checkpoint | None, warn: Callable[[str], None]
-    ) -> tuple[Score, Score, int]:
+    def run(self, progress: Progress, place: Checkpoint | None) -> tuple[Score, Score, int]:
         """Train; the score before, the best one, and after how many epochs it was reached."""
         if len(self.split.judge) < _FEW:
-            warn(f"{len(self.split.judge)} held-out images choose the best epoch, which is few; give more images")
+            _LOG.warning(
+                f"{len(self.split.judge)} held-out images choose the best epoch, which is few; give more images"
+            )
         start = self._judged()
         best, best_epoch, state = start, 0, copy.deepcopy(self.network.state_dict())
         done = 0
@@ -118,7 +119,7 @@ class _Training:
             self.network.load_state_dict(held.network)
             self.optimizer.load_state_dict(held.optimizer)
             best, best_epoch, state, done = held.score, held.best_epoch, held.best, held.epoch
-            warn(f"going on from {place.file.path}, after epoch {done} of {self.settings.epochs}")
+            _LOG.warning(f"going on from {place.file.path}, after epoch {done} of {self.settings.epochs}")
         for epoch in range(done, self.settings.epochs):
             self._epoch(epoch, progress)
             found = self._judged()
@@ -147,7 +148,7 @@ class _Training:
             if not torch.isfinite(value):
                 raise QuantizationError(
                     f"the loss of the training is {value.item()} in epoch {epoch + 1}; "
-                    f"use a --rate below {settings.rate:g}"
+                    f"use a `rate=` below {settings.rate:g}"
                 )
             self.optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]

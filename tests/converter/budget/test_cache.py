@@ -37,7 +37,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
-    with pytest.raises(OutputError, match=r"--cache .*cache cannot be used"):
+    with pytest.raises(OutputError, match=r"`cache=.*cache'` cannot be used"):
         Cache(tmp_path / "cache", {})
 
 

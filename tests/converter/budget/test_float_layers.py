@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from converter import Budget, Result, convert_within
+from converter import Budget, Result, Settings, convert_within
 from converter.budget import float_layers
 from converter.budget.held_out_judge import Judge
 from converter.pipeline.search_record import Search
@@ -48,7 +48,7 @@ def names(result: Result) -> list[str]:
 
 def test_float_activations_meet_a_latency_that_int8_exceeds(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks(monkeypatch)
-    result = convert_within(wide(), DATA, Budget(max_latency=9.0), limit=24)
+    result = convert_within(wide(), DATA, Budget(max_latency=9.0), settings=Settings(limit=24))
     assert names(result) == ["int8", "int8-float"]
     assert {layer.name for layer in result.layers if layer.activation_bits == 32} == {"faint"}
     (left,) = (step for step in result.recipe.passes if isinstance(step, FloatActivations))
@@ -59,7 +59,9 @@ def test_float_activations_meet_a_latency_that_int8_exceeds(monkeypatch: pytest.
 
 def test_later_rungs_have_the_same_float_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks(monkeypatch)
-    result = convert_within(wide(), DATA, Budget(max_latency=9.0, max_bytes=18_200, max_drop=100.0), limit=24)
+    result = convert_within(
+        wide(), DATA, Budget(max_latency=9.0, max_bytes=18_200, max_drop=100.0), settings=Settings(limit=24)
+    )
     assert names(result)[:3] == ["int8", "int8-float", "int4"]
     assert result.search is not None
     assert {attempt.latency_ms for attempt in result.search.attempts[1:]} == {8.0}
@@ -75,7 +77,7 @@ def test_no_file_is_made_for_too_small_a_gain(
     with pytest.raises(
         BudgetError, match=r"nearest of 1 is int8, .* run no faster, so nothing else was tried"
     ) as caught:
-        convert_within(wide(), DATA, Budget(max_latency=9.0), limit=24)
+        convert_within(wide(), DATA, Budget(max_latency=9.0), settings=Settings(limit=24))
     assert isinstance(caught.value.search, Search)
     assert [attempt.name for attempt in caught.value.search.attempts] == ["int8"]
 
@@ -86,22 +88,22 @@ def test_an_attempt_fails_if_the_file_does_not_reach_the_measured_gain(monkeypat
     with pytest.raises(
         BudgetError, match=r"nearest of 2 is int8-float, which takes 9\.50 ms; fewer bits .* nothing else"
     ):
-        convert_within(wide(), DATA, Budget(max_latency=9.0), limit=24)
+        convert_within(wide(), DATA, Budget(max_latency=9.0), settings=Settings(limit=24))
     assert clock.measured == 1
 
 
 @pytest.mark.parametrize("budget", [Budget(max_latency=11.0), Budget(max_bytes=100_000)], ids=["kept", "none"])
 def test_nothing_is_timed_if_int8_is_fast_enough(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = clocks(monkeypatch)
-    assert names(convert_within(wide(), DATA, budget, limit=24)) == ["int8"]
+    assert names(convert_within(wide(), DATA, budget, settings=Settings(limit=24))) == ["int8"]
     assert clock.measured == 0
 
 
 def test_a_resumed_search_has_the_same_float_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, budget = clocks(monkeypatch), Budget(max_latency=9.0)
-    first = convert_within(wide(), DATA, budget, limit=24, cache=tmp_path)
+    first = convert_within(wide(), DATA, budget, settings=Settings(limit=24), cache=tmp_path)
     clock.layers = ("large",)
-    resumed = convert_within(wide(), DATA, budget, limit=24, cache=tmp_path)
+    resumed = convert_within(wide(), DATA, budget, settings=Settings(limit=24), cache=tmp_path)
     assert clock.measured == 1
     assert resumed.recipe == first.recipe
     assert resumed.model.graph == first.model.graph

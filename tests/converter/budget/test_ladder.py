@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from converter import Budget, Recipe, Result, convert, convert_within
+from converter import Budget, Recipe, Result, Settings, convert, convert_within
 from converter.budget.held_out_judge import split
 from converter.budget.mixed import BASE, with_bits
 from converter.data.dataset import load_data
@@ -52,7 +52,7 @@ def uniform(model: onnx.ModelProto, limit: int, recipe: Recipe = BASE) -> Result
 def test_mixed_bits_beat_uniform_ones_at_the_same_bytes() -> None:
     plain = uniform(wide(), 48)
     size = plain.model.ByteSize()
-    mixed = convert_within(wide(), DATA, Budget(max_bytes=size), limit=48)
+    mixed = convert_within(wide(), DATA, Budget(max_bytes=size), settings=Settings(limit=48))
     assert mixed.model.ByteSize() <= size
     search = searched(mixed)
     assert {"int8", "int4", "mixed"} <= {attempt.name for attempt in search.attempts}
@@ -65,7 +65,7 @@ def test_mixed_bits_beat_uniform_ones_at_the_same_bytes() -> None:
 
 def test_the_attempt_at_4_bits_has_the_block_size_of_mixed_bits() -> None:
     plain, smaller_blocks = (uniform(wide(), 48, recipe).model.ByteSize() for recipe in (BASE, RECIPES["int4"]))
-    search = searched(convert_within(wide(), DATA, Budget(max_bytes=plain), limit=48))
+    search = searched(convert_within(wide(), DATA, Budget(max_bytes=plain), settings=Settings(limit=48)))
     four = next(attempt.bytes for attempt in search.attempts if attempt.name == "int4")
     assert abs(four - plain) < abs(four - smaller_blocks) / 2
 
@@ -73,7 +73,7 @@ def test_the_attempt_at_4_bits_has_the_block_size_of_mixed_bits() -> None:
 def test_an_allowed_drop_makes_the_file_smaller() -> None:
     sizes = []
     for drop in (2.0, 100.0):
-        result = convert_within(wide(), DATA, Budget(max_drop=drop), limit=32)
+        result = convert_within(wide(), DATA, Budget(max_drop=drop), settings=Settings(limit=32))
         (reached,) = {attempt.drop for attempt in searched(result).attempts if attempt.bytes == result.model.ByteSize()}
         assert reached is not None
         assert reached <= drop
@@ -86,10 +86,10 @@ def test_an_allowed_drop_makes_the_file_smaller() -> None:
 
 
 def test_the_ladder_ends_at_the_first_file_within_the_budget() -> None:
-    result = convert_within(wide(), DATA, Budget(max_bytes=100_000), limit=32)
+    result = convert_within(wide(), DATA, Budget(max_bytes=100_000), settings=Settings(limit=32))
     assert result.recipe.name == "int8"
     assert [attempt.name for attempt in searched(result).attempts] == ["int8"]
-    both = convert_within(wide(), DATA, Budget(max_bytes=18_200, max_drop=50.0), limit=32)
+    both = convert_within(wide(), DATA, Budget(max_bytes=18_200, max_drop=50.0), settings=Settings(limit=32))
     names = [attempt.name for attempt in searched(both).attempts]
     assert searched(both).attempts[-1].holds
     assert not any(attempt.holds for attempt in searched(both).attempts[:-1])
@@ -98,8 +98,10 @@ def test_the_ladder_ends_at_the_first_file_within_the_budget() -> None:
 
 def test_with_labels_the_drop_is_one_of_accuracy() -> None:
     scores = run(wide(), DATA)[0]
-    labelled = convert_within(wide(), (DATA, scores.argmax(axis=1)), Budget(max_drop=100.0), limit=32)
-    bare = convert_within(wide(), DATA, Budget(max_drop=100.0), limit=32)
+    labelled = convert_within(
+        wide(), (DATA, scores.argmax(axis=1)), Budget(max_drop=100.0), settings=Settings(limit=32)
+    )
+    bare = convert_within(wide(), DATA, Budget(max_drop=100.0), settings=Settings(limit=32))
     assert searched(labelled).drop_of == "top-1 accuracy"
     assert searched(bare).drop_of == "agreement with float"
     first, second = (
@@ -111,7 +113,7 @@ def test_with_labels_the_drop_is_one_of_accuracy() -> None:
 
 def test_no_file_keeps_the_budget() -> None:
     with pytest.raises(BudgetError) as caught:
-        convert_within(wide(), DATA, Budget(max_bytes=13_000), limit=32)
+        convert_within(wide(), DATA, Budget(max_bytes=13_000), settings=Settings(limit=32))
     message = str(caught.value)
     assert "no file keeps at most 13,000 bytes, and none was written" in message
     fewest = re.search(r"bits chosen layer by layer would take ([\d,]+) bytes or so at the fewest", message)
@@ -123,14 +125,14 @@ def test_no_file_keeps_the_budget() -> None:
     search = caught.value.search
     assert isinstance(search, Search)
     smallest = min(attempt.bytes for attempt in search.attempts)
-    assert f"--max-bytes {smallest} would take it" in message
+    assert f"`max_bytes={smallest}` would take it" in message
     assert not any(attempt.holds for attempt in search.attempts)
 
 
 def test_eight_bits_by_gptq_follow_if_int8_drops_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     crude = dataclasses.replace(RECIPES["int8"], passes=(*RECIPES["int8"].passes[:-1], Rtn(bits=2)))
     monkeypatch.setattr("converter.budget.ladder.RECIPES", {"int8": crude})
-    search = searched(convert_within(wide(), DATA, Budget(max_drop=3.0), limit=48))
+    search = searched(convert_within(wide(), DATA, Budget(max_drop=3.0), settings=Settings(limit=48)))
     first, second = search.attempts[:2]
     assert (first.name, second.name, first.holds, second.holds) == ("int8", "int8-gptq", False, True)
     assert set(second.layer_bits.values()) == {8}
@@ -138,23 +140,23 @@ def test_eight_bits_by_gptq_follow_if_int8_drops_too_much(monkeypatch: pytest.Mo
     with pytest.raises(
         BudgetError, match="fewer bits cost more and run no faster, so nothing else was tried"
     ) as caught:
-        convert_within(wide(), DATA, Budget(max_drop=0.1), limit=48)
+        convert_within(wide(), DATA, Budget(max_drop=0.1), settings=Settings(limit=48))
     assert isinstance(caught.value.search, Search)
     assert [attempt.name for attempt in caught.value.search.attempts] == ["int8", "int8-gptq"]
 
 
 def test_the_search_ends_at_once_if_int8_exceeds_the_latency() -> None:
     with pytest.raises(BudgetError, match=r"int8, which takes [\d.]+ ms; fewer bits .* run no faster") as caught:
-        convert_within(wide(), DATA, Budget(max_latency=1e-4), limit=32)
+        convert_within(wide(), DATA, Budget(max_latency=1e-4), settings=Settings(limit=32))
     assert isinstance(caught.value.search, Search)
     assert len(caught.value.search.attempts) == 1
 
 
 def test_a_given_recipe_is_the_only_attempt() -> None:
-    result = convert_within(wide(), DATA, Budget(max_drop=100.0), recipe="int4", limit=32)
+    result = convert_within(wide(), DATA, Budget(max_drop=100.0), recipe="int4", settings=Settings(limit=32))
     assert [attempt.name for attempt in searched(result).attempts] == ["int4"]
     with pytest.raises(BudgetError, match="nearest of 1 is int4, which takes"):
-        convert_within(wide(), DATA, Budget(max_bytes=100), recipe="int4", limit=32)
+        convert_within(wide(), DATA, Budget(max_bytes=100), recipe="int4", settings=Settings(limit=32))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_a_given_recipe_is_the_only_attempt() -> None:
     [
         (None, {}, "needs calibration data"),
         (DATA[:1], {}, "judged on images that do not calibrate; give 2 or more"),
-        (DATA, {"target": "qnn"}, "--max-latency is measured on this machine's CPU, not on target 'qnn'"),
+        (DATA, {"target": "qnn"}, "`max_latency=` is measured on this machine's CPU, not on target 'qnn'"),
     ],
 )
 def test_refusals(calibration: object, settings: dict[str, str], message: str) -> None:
@@ -173,25 +175,25 @@ def test_refusals(calibration: object, settings: dict[str, str], message: str) -
 def test_a_drop_needs_classes() -> None:
     nodes = [helper.make_node("Conv", ["input", "w"], ["out"], name="conv")]
     maps = network(nodes, {"w": random(4, 3, 3, 3)}, {"input": ["N", 3, 12, 12]}, {"out": ["N", 4, 10, 10]})
-    with pytest.raises(UsageError, match=r"--max-drop counts classes, .* is \[32, 4, 10, 10\]; use --max-bytes"):
-        convert_within(maps, DATA, Budget(max_drop=1.0), limit=32)
-    result = convert_within(maps, DATA, Budget(max_bytes=100_000), limit=32)
+    with pytest.raises(UsageError, match=r"`max_drop=` counts classes, .* is \[32, 4, 10, 10\]; use `max_bytes=`"):
+        convert_within(maps, DATA, Budget(max_drop=1.0), settings=Settings(limit=32))
+    result = convert_within(maps, DATA, Budget(max_bytes=100_000), settings=Settings(limit=32))
     assert searched(result).attempts[0].drop is None
 
 
 def test_an_interrupted_search_is_resumed(tmp_path: Path) -> None:
     budget = Budget(max_bytes=18_200)
-    whole = convert_within(wide(), DATA, budget, limit=32)
+    whole = convert_within(wide(), DATA, budget, settings=Settings(limit=32))
 
     def stop(what: str, done: int, total: int) -> None:
         if what == "effects of layers" and done == 3 < total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=stop)
+        convert_within(wide(), DATA, budget, settings=Settings(limit=32), cache=tmp_path, progress=stop)
     assert len(list(tmp_path.rglob("effect-*.npz"))) == 3
     counts = Count()
-    resumed = convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=counts)
+    resumed = convert_within(wide(), DATA, budget, settings=Settings(limit=32), cache=tmp_path, progress=counts)
     attempts = searched(resumed).attempts
     assert [(a.layer_bits, a.bytes, a.sqnr_db) for a in attempts] == [
         (a.layer_bits, a.bytes, a.sqnr_db) for a in searched(whole).attempts
@@ -199,18 +201,19 @@ def test_an_interrupted_search_is_resumed(tmp_path: Path) -> None:
     assert counts.done["rtn"] == 0  # int8 was judged before the interruption
     assert run(resumed.model, UNSEEN)[0].tobytes() == run(whole.model, UNSEEN)[0].tobytes()
     last = Count()
-    convert_within(wide(), DATA, budget, limit=32, cache=tmp_path, progress=last)
+    convert_within(wide(), DATA, budget, settings=Settings(limit=32), cache=tmp_path, progress=last)
     assert last.done["gptq"] == 1  # only the best file is made again
 
 
 @pytest.mark.parametrize(("drop", "warned"), [(3.0, True), (3.2, False)])
-def test_a_drop_smaller_than_one_image_is_worth_a_warning(drop: float, warned: bool) -> None:
+def test_a_drop_smaller_than_one_image_is_worth_a_warning(
+    drop: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """One of 32 held-out images is 3.1 points."""
-    messages: list[str] = []
     plain = RECIPES["int8"]
-    convert_within(wide(), DATA, Budget(max_drop=drop), recipe=plain, limit=32, warn=messages.append)
-    expected = "32 images judge, and one of them is 3.1 points, more than --max-drop 3: the drop is mostly an estimate"
-    assert any(message.startswith(expected) for message in messages) is warned
+    convert_within(wide(), DATA, Budget(max_drop=drop), recipe=plain, settings=Settings(limit=32))
+    expected = "32 images judge, and one of them is 3.1 points, more than `max_drop=3`: the drop is mostly an estimate"
+    assert any(message.startswith(expected) for message in caplog.messages) is warned
 
 
 def test_split_keeps_images_apart() -> None:
@@ -233,7 +236,9 @@ def test_learned_rounding_is_the_last_rung(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("converter.budget.mixed.with_bits", lambda *_: crude)
     monkeypatch.setattr("converter.budget.ladder.LearnedRounding", lambda: LearnedRounding(steps=2))
     try:
-        search: object = convert_within(wide(), DATA, Budget(max_bytes=18_200, max_drop=10.0), limit=32).search
+        search: object = convert_within(
+            wide(), DATA, Budget(max_bytes=18_200, max_drop=10.0), settings=Settings(limit=32)
+        ).search
     except BudgetError as error:  # learned rounding may or may not meet the budget
         search = error.search
     assert isinstance(search, Search)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from converter import Budget, convert_within
+from converter import Budget, Settings, convert_within
 from converter.budget.source_digest import PACKAGES, source_digest
 from tests.support.networks import images, wide
 
@@ -34,7 +34,9 @@ def test_another_digest_has_another_cache_folder(tmp_path: Path, monkeypatch: py
     folders = []
     for digest in ("old", "old", "new"):
         monkeypatch.setattr("converter.budget.candidate_builder.source_digest", lambda value=digest: value)
-        convert_within(wide(), images(32, 3, 12, 12), Budget(max_bytes=100_000), limit=24, cache=tmp_path)
+        convert_within(
+            wide(), images(32, 3, 12, 12), Budget(max_bytes=100_000), settings=Settings(limit=24), cache=tmp_path
+        )
         folders.append(sorted(tmp_path.iterdir()))
     assert folders[0] == folders[1]
     assert (len(folders[0]), len(folders[2])) == (1, 2)

@@ -153,7 +153,7 @@ def test_it_goes_after_a_layer_pass_and_wants_data() -> None:
     with pytest.raises(QuantizationError, match="bias_correction: no layer is quantized; put the pass after rtn, gptq"):
         correct_layers(model, BiasCorrection(), dataset(model, X), quiet)
     done = quantize(resnet(), Rtn(bits=4), X)
-    with pytest.raises(QuantizationError, match="bias_correction needs calibration data; use --calibration"):
+    with pytest.raises(QuantizationError, match="bias_correction needs calibration data; use `calibration=`"):
         correct_layers(done, BiasCorrection(), None, quiet)
     with pytest.raises(UsageError, match="needs calibration data"):
         convert(resnet(), recipe=Recipe("mine", "", (Normalise(), Rtn(bits=4), BiasCorrection())))

@@ -191,7 +191,7 @@ def test_the_layer_to_blame_is_found_and_named(tmp_path: Path, dataset: Dataset)
     path = saved(convert(model, x, recipe="int8", bits={"deep": 4}).model, tmp_path / "q.onnx")
     before = compare(reference, path, dataset)
     suggestion = suggest(reference, path, before, dataset)
-    assert suggestion.options == ("--bits", "deep=8")
+    assert (suggestion.exclude, suggestion.bits) == ((), {"deep": 8})
     assert suggestion.trials[0].layers == ("deep",)
     assert len(suggestion.trials) == 3
     fixed = saved(convert(model, x, recipe="int8").model, tmp_path / "fixed.onnx")
@@ -206,7 +206,7 @@ def test_a_layer_at_8_bits_is_suggested_to_be_left_in_float(tmp_path: Path, data
     path = saved(convert(model, x, recipe="int8").model, tmp_path / "q.onnx")
     before = compare(reference, path, dataset)
     suggestion = suggest(reference, path, before, dataset)
-    assert suggestion.options == ("--exclude", "deep")
+    assert (suggestion.exclude, suggestion.bits) == (("deep",), {})
     fixed = saved(convert(model, x, recipe="int8", exclude=suggestion.exclude).model, tmp_path / "fixed.onnx")
     assert compare(reference, fixed, dataset).sqnr_db > before.sqnr_db + suggestion.gain_db - 1
 
@@ -218,14 +218,14 @@ def test_layers_that_spoil_the_scores_together_get_no_suggestion(tmp_path: Path,
     x = np.random.default_rng(7).standard_normal((64, 3, SIDE, SIDE), dtype=np.float32)
     path = saved(convert(model, x, recipe="int8", bits={"deep": 4, "deeper": 4}).model, tmp_path / "q.onnx")
     suggestion = suggest(reference, path, compare(reference, path, dataset), dataset)
-    assert suggestion.options == ()
+    assert (suggestion.exclude, suggestion.bits) == ((), None)
     assert suggestion.why.startswith("with any one of the 4 layers that add most error exact, the scores gain 0.")
 
 
 def test_a_model_without_quantized_layers_gets_no_suggestion(tmp_path: Path, dataset: Dataset) -> None:
     path = saved(small_cnn(), tmp_path / "float.onnx")
     suggestion = suggest(path, path, compare(path, path, dataset), dataset)
-    assert (suggestion.options, suggestion.why) == ((), f"{path} has no quantized layer")
+    assert (suggestion.exclude, suggestion.bits, suggestion.why) == ((), None, f"{path} has no quantized layer")
 
 
 def test_models_in_the_wrong_order_are_noticed(tmp_path: Path, dataset: Dataset) -> None:

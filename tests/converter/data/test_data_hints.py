@@ -1,6 +1,8 @@
 """What is said to somebody whose images do not fit the model is what mends it."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,25 +21,28 @@ def takes(channels: int, side: int) -> tuple[InputSpec]:
     return (InputSpec("image", (None, channels, side, side), FLOAT),)
 
 
+def asked_for(hint: str) -> dict[str, Any]:
+    """The parameters that an error names, with their values."""
+    return {name: int(size) for name, size in re.findall(r"`(\w+)=(\d+)`", hint)}
+
+
 @pytest.mark.parametrize(
     ("image", "side", "hint"),
     [
-        ((28, 28), 32, "--resize 32"),
-        ((64, 64), 32, "--resize 32"),
-        ((60, 40), 32, "--resize 32 --crop 32"),
-        ((200, 200), 224, "--resize 224"),
-        ((200, 150), 224, "--resize 224 --crop 224"),
-        ((256, 256), 224, "--resize 256 --crop 224"),
-        ((600, 400), 299, "--resize 342 --crop 299"),
+        ((28, 28), 32, "`resize=32`"),
+        ((64, 64), 32, "`resize=32`"),
+        ((60, 40), 32, "`resize=32` `crop=32`"),
+        ((200, 200), 224, "`resize=224`"),
+        ((200, 150), 224, "`resize=224` `crop=224`"),
+        ((256, 256), 224, "`resize=256` `crop=224`"),
+        ((600, 400), 299, "`resize=342` `crop=299`"),
     ],
 )
 def test_the_hint_at_another_size_works(image: tuple[int, int], side: int, hint: str) -> None:
     pixels = np.zeros((2, image[1], image[0], 3), np.uint8)
     with pytest.raises(ShapeError, match=f"use {hint}$"):
         load_data(pixels, takes(3, side), preprocess=NONE)
-    words = hint.split()
-    options = {name.removeprefix("--"): int(size) for name, size in zip(words[::2], words[1::2], strict=True)}
-    assert len(load_data(pixels, takes(3, side), preprocess=Preprocess(**options))) == 2  # type: ignore[arg-type]
+    assert len(load_data(pixels, takes(3, side), preprocess=Preprocess(**asked_for(hint)))) == 2
 
 
 @pytest.mark.parametrize(
@@ -57,9 +62,9 @@ def test_floats_of_another_form(shape: tuple[int, ...], channels: int, message: 
 @pytest.mark.parametrize(
     ("sizes", "hint"),
     [
-        (((500, 375), (640, 480)), "--resize 256 --crop 224"),
-        (((224, 224), (300, 300)), "--resize 224 --crop 224"),
-        (((32, 40), (40, 32)), "--resize 32 --crop 32"),
+        (((500, 375), (640, 480)), "`resize=256` `crop=224`"),
+        (((224, 224), (300, 300)), "`resize=224` `crop=224`"),
+        (((32, 40), (40, 32)), "`resize=32` `crop=32`"),
     ],
 )
 def test_images_of_several_sizes_are_brought_to_one(tmp_path: Path, sizes: list[tuple[int, int]], hint: str) -> None:
@@ -68,5 +73,4 @@ def test_images_of_several_sizes_are_brought_to_one(tmp_path: Path, sizes: list[
     any_size = (InputSpec("image", (None, 3, None, None), FLOAT),)
     with pytest.raises(DataError, match=f"use {hint} to bring all to one size"):
         load_data(tmp_path, any_size, preprocess=NONE)
-    _, resize, _, crop = hint.split()
-    assert len(load_data(tmp_path, any_size, preprocess=Preprocess(resize=int(resize), crop=int(crop)))) == 2
+    assert len(load_data(tmp_path, any_size, preprocess=Preprocess(**asked_for(hint)))) == 2

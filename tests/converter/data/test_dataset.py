@@ -105,7 +105,7 @@ INFINITE[3, 0, 0, 0] = -np.inf
                      "rank 4; uint8 images are [n, h, w, c], grey ones x[..., None]", id="rank"),
         pytest.param({"x": FLOATS[..., :7]}, RGB8, "x has shape (4, 3, 8, 7), which does not fit", id="float_shape"),
         pytest.param({"x": IMAGES.transpose(0, 3, 1, 2)}, RGB8, "x.transpose(0, 2, 3, 1) makes it", id="uint8_nchw"),
-        pytest.param({"x": pixels(2, 16)}, RGB8, "x: image is 16x16; the model takes 8x8; use --resize 8",
+        pytest.param({"x": pixels(2, 16)}, RGB8, "x: image is 16x16; the model takes 8x8; use `resize=8`",
                      id="size"),
         pytest.param({"x": np.array(3.0)}, RGB8, "x has rank 0", id="scalar"),
         pytest.param({"x": HOLED}, RGB8, "x[2] holds NaN or Inf", id="nan"),
@@ -254,10 +254,10 @@ def test_truncated_image_is_named_when_it_is_decoded(tmp_path: Path) -> None:
 def test_image_of_another_size_says_both_sizes_and_what_to_do(tmp_path: Path) -> None:
     specs = (InputSpec("image", (None, 3, 224, 224), FLOAT),)
     save_image(tmp_path / "cat.jpg", np.zeros((375, 500, 3), np.uint8))
-    message = r"cat\.jpg: image is 500x375; the model takes 224x224; use --resize 256 --crop 224"
+    message = r"cat\.jpg: image is 500x375; the model takes 224x224; use `resize=256` `crop=224`"
     with pytest.raises(DataError, match=message):
         load_data(tmp_path, specs, preprocess=NONE)
-    message = r"cat\.jpg: image is 500x375, 298x224 after --resize/--crop; the model takes 224x224; use --resize 256"
+    message = r"cat\.jpg: image is 500x375, 298x224 after `resize=`/`crop=`; the model takes 224x224; use `resize=256`"
     with pytest.raises(DataError, match=message):
         load_data(tmp_path, specs, preprocess=Preprocess(resize=224))
     data = load_data(tmp_path, specs, preprocess=Preprocess(resize=256, crop=224))
@@ -266,14 +266,14 @@ def test_image_of_another_size_says_both_sizes_and_what_to_do(tmp_path: Path) ->
 
 def test_image_smaller_than_the_crop_is_refused(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png", IMAGES[0])
-    with pytest.raises(DataError, match=r"a\.png: image of 8x8 is smaller than --crop 9; use --resize 9 as well"):
+    with pytest.raises(DataError, match=r"a\.png: image of 8x8 is smaller than `crop=9`; use `resize=9` as well"):
         load_data(tmp_path, ANY_SIZE, preprocess=Preprocess(crop=9))
 
 
 def test_sizes_that_differ_are_refused_where_the_model_takes_any(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png", IMAGES[0])
     save_image(tmp_path / "b.png", np.zeros((4, 6, 3), np.uint8))
-    with pytest.raises(DataError, match=r"b\.png: image is 6x4, .*a\.png is 8x8; use --resize"):
+    with pytest.raises(DataError, match=r"b\.png: image is 6x4, .*a\.png is 8x8; use `resize="):
         load_data(tmp_path, ANY_SIZE, preprocess=NONE)
 
 

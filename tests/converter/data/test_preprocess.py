@@ -201,7 +201,7 @@ def test_mean_of_three_for_a_grey_model_is_refused() -> None:
 
 
 def test_mean_for_a_uint8_model_is_refused() -> None:
-    with pytest.raises(UsageError, match="takes uint8 pixels as they are; leave out --mean"):
+    with pytest.raises(UsageError, match="takes uint8 pixels as they are; leave out `mean=`"):
         load_data(
             pixels(2), (InputSpec("image", (None, 3, 8, 8), np.dtype(np.uint8)),), preprocess=Preprocess(mean=(0.5,))
         )

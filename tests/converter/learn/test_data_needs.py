@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from converter import Budget, Recipe, convert, convert_within
+from converter import Budget, Recipe, Settings, convert, convert_within
 from passes.errors import ConvertError, DataError, QuantizationError
 from passes.graph.normalise.normalise import Normalise
 from passes.weights.learned_rounding import LearnedRounding
@@ -43,7 +43,7 @@ def test_too_few_images(step: LearnedRounding | Qat) -> None:
 
 
 def test_labels_that_are_not_there() -> None:
-    refused(replace(TRAINING, objective="labels"), X, DataError, "has no labels; --objective float")
+    refused(replace(TRAINING, objective="labels"), X, DataError, "has no labels; `objective='float'`")
 
 
 def test_a_fixed_batch() -> None:
@@ -58,7 +58,7 @@ def test_turning_what_is_no_image() -> None:
 @pytest.mark.parametrize("step", [replace(ROUNDING, device="cuda"), replace(TRAINING, device="cuda")])
 def test_no_cuda_device(step: LearnedRounding | Qat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(step, X, QuantizationError, "torch finds no CUDA device; use --device cpu or auto")
+    refused(step, X, QuantizationError, "torch finds no CUDA device; use `device='cpu'` or")
 
 
 @pytest.mark.parametrize("step", [ROUNDING, TRAINING])
@@ -70,7 +70,7 @@ def test_no_torch(step: LearnedRounding | Qat, monkeypatch: pytest.MonkeyPatch) 
 def test_a_search_within_a_budget_asks_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(QuantizationError, match="torch finds no CUDA device"):
-        convert_within(resnet(), X, Budget(max_bytes=1), device="cuda")
+        convert_within(resnet(), X, Budget(max_bytes=1), settings=Settings(device="cuda"))
     learning = Recipe("r", "", (Normalise(), Rtn(bits=4), ROUNDING))
     with pytest.raises(DataError, match="learned_rounding needs at least 4 images, not 3"):  # one of 4 judges
         convert_within(resnet(), X[:4], Budget(max_bytes=1), recipe=learning)

@@ -33,7 +33,7 @@ def test_both_sides_together_are_all(count: int, share: float, expected: int) ->
 
 
 def opened(recipe: Recipe, training: Any = None, calibration: Any = X) -> Images:
-    return open_data(calibration, None, training, resnet(), recipe, Preprocess(), lambda _: None)
+    return open_data(calibration, None, training, resnet(), recipe, Preprocess())
 
 
 @pytest.mark.parametrize("judging", [LearnedRounding(held_out=0.25), Qat(held_out=0.25)])

@@ -287,7 +287,7 @@ def test_refused_shape(net: Any, shape: tuple[int, ...]) -> None:
 
 
 def test_wrong_number_of_channels_is_torchs_word(net: Any) -> None:
-    with pytest.raises(ExportError, match=r"does not run on an input \[2, 4, 16, 16\]: .*channels.*--input-shape"):
+    with pytest.raises(ExportError, match=r"does not run on an input \[2, 4, 16, 16\]: .*channels.*`input_shape=`"):
         export(net, (1, 4, 16, 16))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from converter import convert
 from converter.model_io.load import load_proto
-from converter.model_io.open import model_files, open_model
+from converter.model_io.open import ExportOptions, model_files, open_model
 from converter.runtime.session import open_session
 from passes.errors import ModelError, UsageError
 from tests.support.command_line import SCALE, run
@@ -137,10 +137,10 @@ def test_options_of_factories_are_refused_for_files(command: tuple[str, ...], op
 
 
 def test_options_of_factories_are_refused_for_models_in_memory() -> None:
-    with pytest.raises(UsageError, match=r"--input-shape is for FILE\.py:FACTORY; ModelProto has its shape inside"):
-        open_model(small_cnn(), input_shape=(1, 3, 12, 12))
-    with pytest.raises(UsageError, match=r"--weights is for FILE\.py:FACTORY; ModelProto has its weights inside"):
-        open_model(small_cnn(), weights="w.npz")
+    with pytest.raises(UsageError, match=r"`input_shape=` is for FILE\.py:FACTORY; ModelProto has its shape inside"):
+        open_model(small_cnn(), export=ExportOptions(input_shape=(1, 3, 12, 12)))
+    with pytest.raises(UsageError, match=r"`weights=` is for FILE\.py:FACTORY; ModelProto has its weights inside"):
+        open_model(small_cnn(), export=ExportOptions(weights="w.npz"))
 
 
 # --- factories where files are measured ------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_weights_reach_a_measured_factory(folder: Path) -> None:
     weights = {"0.weight": torch.ones(4, 3, 3, 3), "0.bias": torch.ones(4)}
     weights |= {"4.weight": torch.eye(5, 4), "4.bias": torch.arange(5.0)}
     torch.save(weights, "w.pt")
-    with model_files(["net.py:net"], weights="w.pt", input_shape=(1, 3, 12, 12)) as (file,):
+    with model_files(["net.py:net"], export=ExportOptions(weights="w.pt", input_shape=(1, 3, 12, 12))) as (file,):
         constants = {
             tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(file.path).graph.initializer
         }

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from converter import Preprocess, Recipe, Result, convert, find_recipe
+from converter import Preprocess, Recipe, Result, Settings, convert, find_recipe
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
 from converter.data.preprocess import stored_preprocess
@@ -148,7 +148,7 @@ def test_a_bias_per_row_of_as_many_rows_as_outputs_is_not_taken_for_one_per_outp
 
 def test_provenance() -> None:
     plan = replace(RECIPES["int4"], preprocess=Preprocess(mean=(0.5,), std=(0.25,)))
-    result = convert(resnet(), X, recipe=plan, limit=32)
+    result = convert(resnet(), X, recipe=plan, settings=Settings(limit=32))
     found = {key.removeprefix("convert_onnx."): value for key, value in metadata(result).items()}
     recipe = parse_recipe(found["recipe"], "metadata")
     assert (recipe.passes, recipe.limit) == (RECIPES["int4"].passes, 32)
@@ -165,9 +165,9 @@ def test_provenance() -> None:
 
 
 def test_the_same_call_gives_the_same_file() -> None:
-    first, second = (convert(resnet(), X, recipe="int4", limit=24).model for _ in range(2))
+    first, second = (convert(resnet(), X, recipe="int4", settings=Settings(limit=24)).model for _ in range(2))
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
-    other = convert(resnet(), X, recipe="int4", limit=24, seed=1).model
+    other = convert(resnet(), X, recipe="int4", settings=Settings(limit=24, seed=1)).model
     assert other.SerializeToString(deterministic=True) != first.SerializeToString(deterministic=True)
 
 
@@ -182,7 +182,9 @@ def test_the_caller_s_model_and_data_stay_as_they_were() -> None:
 
 def test_a_tiny_memory_budget_gives_the_same_model() -> None:
     proto, data = branches(side=32), {"a": images(20, 3, 32, 32), "b": images(20, 4)}
-    plain, spilled = (convert(proto, data, recipe="int4", memory_budget=budget) for budget in (1 << 30, 1))
+    plain, spilled = (
+        convert(proto, data, recipe="int4", settings=Settings(memory_budget=budget)) for budget in (1 << 30, 1)
+    )
     assert any("went to files" in note for report in spilled.passes for note in report.notes)
     assert plain.model.SerializeToString(deterministic=True) == spilled.model.SerializeToString(deterministic=True)
 
@@ -262,7 +264,9 @@ def test_a_recipe_that_looks_at_no_data_needs_none() -> None:
 
 def test_the_seed_reaches_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("converter.calibration.sequential.positions_per_image", lambda *_: 5)
-    first, again, other = (convert(resnet(), X, recipe="int4-weight-only", seed=seed).model for seed in (1, 1, 2))
+    first, again, other = (
+        convert(resnet(), X, recipe="int4-weight-only", settings=Settings(seed=seed)).model for seed in (1, 1, 2)
+    )
     assert first.graph == again.graph
     assert first.graph != other.graph
 
@@ -272,7 +276,7 @@ def test_the_seed_reaches_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", SOLVING)
 def test_a_recipe_without_data_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=f"recipe '{name}' needs calibration data; use --calibration"):
+    with pytest.raises(UsageError, match=f"recipe '{name}' needs calibration data; use `calibration=`"):
         convert(resnet(), recipe=name)
 
 

@@ -175,11 +175,10 @@ def test_a_target_without_integer_layers_gets_the_same_codes(tmp_path: Path) -> 
 # ------------------------------------------------------------------- solved again
 
 
-def test_another_recipe_starts_from_the_dequantized_model(tmp_path: Path) -> None:
+def test_another_recipe_starts_from_the_dequantized_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = static(tmp_path, network(), activation_type=U8)
-    warnings: list[str] = []
-    result = convert(source, X, recipe="int4", evaluation=(X, np.zeros(len(X), int)), warn=warnings.append)
-    assert [text for text in warnings if "is quantized already (3 weights and 8 activations)" in text]
+    result = convert(source, X, recipe="int4", evaluation=(X, np.zeros(len(X), int)))
+    assert [text for text in caplog.messages if "is quantized already (3 weights and 8 activations)" in text]
     assert any("quantized already" in note for note in conversion_facts(result)["passes"][0]["notes"])
     assert {layer.bits for layer in result.layers} == {4}
     assert {node.op_type for node in result.reference.graph.node}.isdisjoint({"QuantizeLinear", "DequantizeLinear"})
@@ -189,11 +188,10 @@ def test_another_recipe_starts_from_the_dequantized_model(tmp_path: Path) -> Non
     assert sqnr_db(scores(result.reference), scores(result.model)) > 10
 
 
-def test_a_budget_starts_from_the_dequantized_model_too(tmp_path: Path) -> None:
+def test_a_budget_starts_from_the_dequantized_model_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = static(tmp_path, network(), activation_type=U8)
-    warnings: list[str] = []
-    result = convert_within(source, X, Budget(max_drop=100.0), recipe="int8", warn=warnings.append)
-    assert [text for text in warnings if "is quantized already" in text]
+    result = convert_within(source, X, Budget(max_drop=100.0), recipe="int8")
+    assert [text for text in caplog.messages if "is quantized already" in text]
     assert {layer.bits for layer in result.layers} == {8}
 
 

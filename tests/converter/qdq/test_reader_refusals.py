@@ -1,5 +1,6 @@
 """Quantized files whose codes cannot be kept: why, and what becomes of them by another recipe or on another target."""
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,8 @@ def pooled_codes() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("source", "kind", "message"),
     [
-        (unsymmetric, QuantizationError, r"fc: its weight's grid has zero point 5 \(as int8\).*--exclude fc"),
-        (blocked, QuantizationError, "fc: its weight has a scale for every 4 inputs.*--exclude fc"),
+        (unsymmetric, QuantizationError, r"fc: its weight's grid has zero point 5 \(as int8\).*`exclude=\['fc'\]`"),
+        (blocked, QuantizationError, r"fc: its weight has a scale for every 4 inputs.*`exclude=\['fc'\]`"),
         (inputs_scaled, QuantizationError, "fc: its scales lie along no output channels; quantize it again"),
         (sixteen_bits, ModelError, "input is quantized to uint16; activations of 8 bits are read; quantize it to int8"),
         (many_scales, ModelError, "input is quantized with 8 scales of float32; .*quantize it per tensor"),
@@ -114,9 +115,9 @@ def test_every_layer_that_cannot_be_kept_is_named_at_once(tmp_path: Path) -> Non
         QuantizationError, match=r"^stem: .* \(and 2 more such\); .*, or leave them in float with"
     ) as caught:
         convert(source, recipe="keep")
-    named = str(caught.value).partition("in float with ")[2].replace("--exclude ", "").split()
-    assert named == ["stem", "deep", "fc"]
-    result = convert(source, recipe="keep", exclude=named)
+    named = str(caught.value).partition("in float with `exclude=")[2].removesuffix("`")
+    assert ast.literal_eval(named) == ["stem", "deep", "fc"]
+    result = convert(source, recipe="keep", exclude=ast.literal_eval(named))
     assert {layer.bits for layer in result.layers} == {32}
 
 
@@ -157,8 +158,8 @@ def test_a_pass_that_changes_weights_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"calibration": X}, "recipe 'keep' keeps the grids it finds, so --calibration has no use"),
-        ({"bits": {"fc": 4}}, "recipe 'keep' keeps the codes it finds, so --bits has no use"),
+        ({"calibration": X}, "recipe 'keep' keeps the grids it finds, so `calibration=` has no use"),
+        ({"bits": {"fc": 4}}, "recipe 'keep' keeps the codes it finds, so `bits=` has no use"),
     ],
 )
 def test_options_without_a_use(options: dict[str, Any], message: str) -> None:

@@ -204,7 +204,7 @@ def test_sections_without_facts_are_left_out() -> None:
     page = render(facts_of("int4-weight-only"))
     for name in ("activations", "searches", "attempts", "bits"):
         assert f'<section id="{name}"' not in page
-    assert "--evaluate DATA" in words(page)
+    assert "no evaluation data were given" in words(page)
 
 
 def test_names_cannot_break_the_page(facts: dict[str, Any]) -> None:

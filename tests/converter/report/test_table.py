@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from converter import convert
+from converter.cli.suggestions import suggested_options
 from converter.comparison.compare import Comparison, ImageError, LayerError
 from converter.comparison.suggestion import Suggestion
 from converter.display import numbers
@@ -122,11 +123,11 @@ def test_a_comparison_lists_layers_images_and_what_has_no_counterpart() -> None:
 
 def test_a_suggestion_is_a_command_or_a_reason() -> None:
     suggestion = Suggestion(("conv1",), {"fc": 8}, 2.345, (), 64)
-    assert suggestion.options == ("--exclude", "conv1", "--bits", "fc=8")
-    text = shown(*suggestion_text(suggestion, "convert-onnx convert a.onnx"))
+    assert suggested_options(suggestion) == ("--exclude", "conv1", "--bits", "fc=8")
+    text = shown(*suggestion_text(suggestion, "convert-onnx convert a.onnx", "or add --act OUT.onnx"))
     for words in ("gain 2.3 dB where conv1, fc are exact (64 images)", "convert-onnx convert a.onnx", "--act OUT.onnx"):
         assert words in text
-    none = shown(*suggestion_text(Suggestion(why="m.onnx has no quantized layer"), "convert"))
+    none = shown(*suggestion_text(Suggestion(why="m.onnx has no quantized layer"), "convert", ""))
     assert none.split() == ["No", "suggestion:", "m.onnx", "has", "no", "quantized", "layer."]
 
 
@@ -230,7 +231,7 @@ def test_a_command_is_printed_on_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("TERM", "xterm")
     command = "convert-onnx convert float.onnx -o OUT.onnx" + "".join(f" --bits layer{i}=8" for i in range(9))
     file = Terminal()
-    table.show(suggestion_text(Suggestion((), {"layer1": 8}, 1.0, (), 64), command), file)
+    table.show(suggestion_text(Suggestion((), {"layer1": 8}, 1.0, (), 64), command, ""), file)
     assert command in re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from converter import convert
+from converter import Settings, convert
 from converter.cli.main import cli
 from converter.recipes.builtin import find_recipe
 from converter.recipes.toml import parse_recipe
@@ -127,7 +127,7 @@ def test_no_layer_stays_in_float_if_none_gains(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_recipe_gives_the_same_file_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch, {"stem": -0.2, "deep": 0.5, "fc": -0.2})
-    measured = convert(small_cnn(transpose=False), IMAGES, measure_speed=True)
+    measured = convert(small_cnn(transpose=False), IMAGES, settings=Settings(measure_speed=True))
     assert measured.speed is not None
     assert measured.speed.layers == ("deep",)
     facts = {entry.key: entry.value for entry in measured.model.metadata_props}
@@ -152,11 +152,11 @@ def test_a_real_measurement_is_reported(tmp_path: Path) -> None:
     ("recipe", "target", "message"),
     [
         ("int8", "qnn", "times the CPU provider of this machine, target qnn runs elsewhere"),
-        ("int4-weight-only", "cpu", "'int4-weight-only' quantizes no activations, so --measure-speed has no use"),
+        ("int4-weight-only", "cpu", "'int4-weight-only' quantizes no activations, so `measure_speed=True` has no use"),
     ],
 )
 def test_refused_if_nothing_can_be_measured(recipe: str, target: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         require_measurable(find_recipe(recipe), find_target(target))
     with pytest.raises(UsageError, match=message):
-        convert(small_cnn(), IMAGES, recipe=recipe, target=target, measure_speed=True)
+        convert(small_cnn(), IMAGES, recipe=recipe, target=target, settings=Settings(measure_speed=True))

@@ -49,7 +49,7 @@ def interpreter(folder: Path, version: str) -> Path:
 def test_a_python_without_the_provider_verifies_nothing(made: Path) -> None:
     """Onnxruntime itself warns, and runs on the CPU."""
     expected = (
-        f"--runtime {sys.executable} cannot run target openvino: onnxruntime .* has no OpenVINOExecutionProvider; "
+        f"`runtime='{sys.executable}'` cannot run target openvino: onnxruntime .* has no OpenVINOExecutionProvider; "
         "give a Python that has onnxruntime-openvino, or install it there"
     )
     with pytest.raises(TargetError, match=expected):
@@ -81,7 +81,7 @@ def test_a_file_that_is_no_program(made: Path) -> None:
 
 
 def test_a_path_that_is_not_there(made: Path) -> None:
-    with pytest.raises(TargetError, match="--runtime /nonexist is not there; give a Python that has onnxruntime"):
+    with pytest.raises(TargetError, match="`runtime='/nonexist'` is not there; give a Python that has onnxruntime"):
         verify(made / "cpu.onnx", "cpu", runtime=Path("/nonexist"))
 
 
@@ -90,17 +90,17 @@ def test_an_older_runtime_than_promised(made: Path, tmp_path: Path) -> None:
     assert found.runtime == "onnxruntime 1.20.1"
     assert found.failures == ("it does not run on onnxruntime 1.20.1: NotImplemented: Cast(21)",)
     assert found.next_step == (
-        "target cpu needs onnxruntime 1.23 or newer, or convert the float model with --target generic"
+        "target cpu needs onnxruntime 1.23 or newer, or convert the float model with `target=` generic"
     )
     result = run("verify", str(made / "cpu.onnx"), "--target", "cpu", "--runtime", str(tmp_path / "python"))
     assert result.exit_code == 3
-    assert result.stderr.endswith(f"NotImplemented: Cast(21); {found.next_step}\n")
+    assert result.stderr.endswith(f"NotImplemented: Cast(21); {found.next_step.replace('`target=`', '--target')}\n")
 
 
 def test_a_promised_runtime_that_fails(made: Path, tmp_path: Path) -> None:
     found = verify(made / "cpu.onnx", "cpu", runtime=interpreter(tmp_path, "1.23.2"))
     assert found.next_step == (
-        "convert the float model with --target cpu if it was written for another one; "
+        "convert the float model with `target='cpu'` if it was written for another one; "
         "else try another version of the runtime"
     )
 

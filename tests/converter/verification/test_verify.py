@@ -124,7 +124,7 @@ def test_another_answer_fails(files: Path) -> None:
     found = checked(files, "qnn", outputs_become("-y"))
     assert found.agreement == 0.0
     assert found.failures[0] == "agreement with the CPU is 0.0 %, below 99 %"
-    assert "dB against the CPU, below 10 dB; give --reference" in found.failures[1]
+    assert "dB against the CPU, below 10 dB; give `reference=`" in found.failures[1]
 
 
 def test_judged_by_the_distance_from_float(files: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_cannot_be_run_on(files: Path) -> None:
         verify(files / "cpu.onnx", "cpu", runtime=files)
     with pytest.raises(TargetError, match="has no node_modules/onnxruntime-web; run npm install there"):
         verify(files / "cpu.onnx", "web", runtime=files)
-    with pytest.raises(TargetError, match="target cuda cannot be run here; leave out --runtime"):
+    with pytest.raises(TargetError, match="target cuda cannot be run here; leave out `runtime=`"):
         verify(files / "cpu.onnx", "cuda", runtime=files)
     other = small_cnn(transpose=False)
     other.graph.node[-1].output[0] = other.graph.output[0].name = "y"
@@ -208,7 +208,7 @@ def test_open_sizes_need_data(files: Path) -> None:
     model = small_cnn(transpose=False)
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h"
     convert(model, X).save(files / "open.onnx")
-    with pytest.raises(ModelError, match=r"takes 'input' float32 \[\?, 3, \?, 12\]; give --data"):
+    with pytest.raises(ModelError, match=r"takes 'input' float32 \[\?, 3, \?, 12\]; give `data=`"):
         verify(files / "open.onnx", "cpu")
 
 

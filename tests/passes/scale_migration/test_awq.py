@@ -94,7 +94,7 @@ def test_it_requests_the_statistics_it_reads_and_is_refused_without_them() -> No
     model = depthwise_chain()
     needs = Awq().needs(model)
     assert needs.channels == needs.moments == {"deep", "project"}
-    with pytest.raises(QuantizationError, match="deep: awq needs calibration data; use --calibration"):
+    with pytest.raises(QuantizationError, match="deep: awq needs calibration data; use `calibration=`"):
         Awq().apply(model, Stats())
 
 

@@ -89,7 +89,7 @@ def test_needs_and_refusals() -> None:
     needs = SmoothQuant().needs(model)
     assert needs.channels == {"deep", "project"}
     assert not needs.moments
-    with pytest.raises(QuantizationError, match="deep: smoothquant needs calibration data; use --calibration"):
+    with pytest.raises(QuantizationError, match="deep: smoothquant needs calibration data; use `calibration=`"):
         SmoothQuant().apply(model, Stats())
     model.activation_qparams["b"] = ActivationGrid.of(0, 1)
     with pytest.raises(QuantizationError, match="once activation_ranges has run"):

@@ -13,7 +13,7 @@ from onnx import helper
 
 torch = pytest.importorskip("torch")
 
-from converter import Recipe, convert  # noqa: E402
+from converter import Recipe, Settings, convert  # noqa: E402
 from converter.calibration.correction import exact_model  # noqa: E402
 from converter.calibration.sequential import DEFAULT_BUDGET  # noqa: E402
 from converter.learn.learning import learn_rounding  # noqa: E402
@@ -219,7 +219,7 @@ def test_nothing_quantized_is_refused() -> None:
 
 def test_no_data_are_refused() -> None:
     model = quantize(resnet(), Rtn(bits=3), X)
-    with pytest.raises(DataError, match="learned_rounding needs calibration data; use --calibration"):
+    with pytest.raises(DataError, match="learned_rounding needs calibration data; use `calibration=`"):
         refused(model, SHORT, None)
     with pytest.raises(UsageError, match="needs calibration data"):
         convert(resnet(), recipe=Recipe("r", "", (Normalise(), Rtn(bits=3), SHORT)))
@@ -228,7 +228,7 @@ def test_no_data_are_refused() -> None:
 def test_no_cuda_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     model = quantize(resnet(), Rtn(bits=3), X)
-    with pytest.raises(QuantizationError, match="torch finds no CUDA device; use --device cpu or auto"):
+    with pytest.raises(QuantizationError, match="torch finds no CUDA device; use `device='cpu'` or"):
         refused(model, LearnedRounding(device="cuda"), X)
 
 
@@ -245,8 +245,8 @@ def test_it_stands_after_a_layer_pass() -> None:
 
 
 def test_a_device_is_for_recipes_that_learn() -> None:
-    with pytest.raises(UsageError, match="recipe 'int4' learns nothing, so --device cpu has no use; leave it out"):
-        convert(resnet(), X, recipe="int4", device="cpu")
+    with pytest.raises(UsageError, match="recipe 'int4' learns nothing, so `device='cpu'` has no use; leave it out"):
+        convert(resnet(), X, recipe="int4", settings=Settings(device="cpu"))
     steps = (Normalise(), Rtn(bits=3), LearnedRounding(steps=2, device="cuda"))
-    result = convert(resnet(), X, recipe=Recipe("r", "", steps), device="cpu")
+    result = convert(resnet(), X, recipe=Recipe("r", "", steps), settings=Settings(device="cpu"))
     assert result.recipe.passes[-1] == LearnedRounding(steps=2, device="cpu")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from converter import Recipe, convert, train  # noqa: E402
+from converter import Recipe, Settings, convert, train  # noqa: E402
 from converter.learn.training.objective import Score, is_classifier, loss  # noqa: E402
 from converter.learn.training.trained_network import TrainedNetwork  # noqa: E402
 from converter.learn.training.training_loop import train_network  # noqa: E402
@@ -192,15 +192,16 @@ def test_a_rate_that_is_too_large_is_refused() -> None:
     np.testing.assert_array_equal(outputs(model), before)
 
 
-def test_a_loss_that_decides_is_said_and_so_is_that_few_images_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_decides_is_said_and_so_is_that_few_images_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """As many right as before, at a smaller loss: which is the better epoch, though no accuracy shows it."""
     scores = iter([Score(1.5, 0.5), *[Score(1.25, 0.5)] * 99])
     monkeypatch.setattr("converter.learn.training.training_loop._Training._judged", lambda _: next(scores))
-    said: list[str] = []
     model = quantized(3)
-    report = train_network(model, SHORT, dataset(prepared(resnet()), X), quiet, seed=0, warn=said.append)
+    report = train_network(model, SHORT, dataset(prepared(resnet()), X), quiet, seed=0)
     assert "50.00 % -> 50.00 % as the float network of 6 held-out images, loss 1.5 -> 1.25" in report.notes[0]
-    assert said == ["6 held-out images choose the best epoch, which is few; give more images"]
+    assert caplog.messages == ["6 held-out images choose the best epoch, which is few; give more images"]
 
 
 @pytest.mark.parametrize("op", ["Ceil", "Resize"])
@@ -244,7 +245,7 @@ def test_nothing_quantized_is_refused() -> None:
 def test_one_call_trains_and_writes(tmp_path: Path) -> None:
     steps = (Normalise(), ActivationRanges(), Gptq(bits=2), Qat(batch=16, rate=0.01, held_out=0.25))
     recipe = Recipe("trained", "", steps, limit=32)
-    result = train(resnet(), X, recipe=recipe, settings={"epochs": 1}, checkpoint=tmp_path / "c")
+    result = train(resnet(), X, recipe=recipe, qat={"epochs": 1}, settings=Settings(checkpoint=tmp_path / "c"))
     assert result.recipe.passes[-1] == replace(steps[-1], epochs=1)
     assert result.passes[-1].name == "qat"
     assert result.calibration is not None
@@ -257,7 +258,7 @@ def test_one_call_trains_and_writes(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_meant(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        train(resnet(), X, settings=settings)
+        train(resnet(), X, qat=settings)
 
 
 def test_training_data_that_nothing_trains_on_are_refused() -> None:
@@ -266,7 +267,7 @@ def test_training_data_that_nothing_trains_on_are_refused() -> None:
     with pytest.raises(UsageError, match="trains nothing"):
         convert(resnet(), X, training=X, recipe="int4")
     with pytest.raises(UsageError, match="trains nothing"):
-        convert(resnet(), X, checkpoint=Path("c"), recipe="int4")
+        convert(resnet(), X, settings=Settings(checkpoint=Path("c")), recipe="int4")
 
 
 def test_labels_that_are_no_classes_are_refused() -> None:

@@ -1,0 +1,38 @@
+"""The end of a conversion: the file as its target wants it, with its provenance."""
+
+import onnx
+
+from converter.pipeline.prepare import Prepared
+from converter.pipeline.result import LayerReport, layer_reports, stamp, versions
+from converter.qdq.writer import emit
+from converter.speed.search import Speed
+from converter.verification.fit import fix_batch, require_kernels
+from passes.ir.model import Model
+from passes.report import PassReport
+
+__all__ = ["write_file"]
+
+
+def write_file(
+    work: Model, reports: list[PassReport], job: Prepared, speed: Speed | None
+) -> tuple[onnx.ModelProto, tuple[LayerReport, ...]]:
+    """The quantized file and what became of every layer.
+
+    Raises:
+        TargetError: the target has no kernel for something that stayed in float.
+    """
+    storage = job.target.storage(job.recipe.storage)
+    with job.footprint.step("emit"):
+        quantized = emit(work, storage)
+        layers = layer_reports(work, reports, storage)
+    require_kernels(quantized, job.target)
+    fix_batch(quantized, job.target)
+    facts = {
+        "target": job.target.name,
+        "calibration": job.images.describe_calibration(),
+        "training": job.images.describe_training(job.recipe),
+        "versions": versions(),
+    }
+    measured = {} if speed is None else {"speed": speed.to_json()}
+    stamp(quantized, job.recipe, layers, work.float_activations, facts | measured)
+    return quantized, layers

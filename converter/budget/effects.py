@@ -139,7 +139,7 @@ def measure_effects(
     rows: list[Mapping[str, NDArray[np.float64]]] = []
     with ActivationCache(memory_budget) as activations:
         calibration = SequentialCalibration(model, model, layers, fit, activations, seed=recipe.seed, sequential=False)
-        for index, layer in enumerate(calibration.steps()):
+        for index, layer in enumerate(calibration.solving_order()):
             name = f"effect-{index:04d}"
             row = cache.load(name)
             if row is None:

@@ -1,4 +1,4 @@
-"""The activations that are alive during the walk: in memory up to a budget, in files past it."""
+"""Cache of activations for sequential calibration. It holds them in memory up to a budget, and in files beyond it."""
 
 import tempfile
 from pathlib import Path
@@ -14,16 +14,18 @@ __all__ = ["ActivationCache"]
 
 
 class ActivationCache:
-    """Tensors of every batch, by stream and name; a context manager that removes its files.
+    """Batches of activations by stream and tensor name.
+
+    It is a context manager. On exit it deletes its files.
 
     Args:
-        budget: bytes kept in memory before arrays go to files in the system's temporary folder.
+        budget: Bytes to hold in memory. Later arrays go to files in the system's temporary folder.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.spilled = 0
-        self._held = 0
+        self._bytes_in_memory = 0
         self._arrays: dict[tuple[str, str], list[NDArray[Any]]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -39,14 +41,14 @@ class ActivationCache:
 
     def append(self, stream: str, name: str, array: NDArray[Any]) -> None:
         """Add the next batch of a tensor."""
-        if self._held + array.nbytes > self.budget and array.nbytes > 1 << 16:
+        if self._bytes_in_memory + array.nbytes > self.budget and array.nbytes > 1 << 16:
             array = self._spill(array)
         else:
-            self._held += array.nbytes
+            self._bytes_in_memory += array.nbytes
         self._arrays.setdefault((stream, name), []).append(array)
 
     def __contains__(self, key: tuple[str, str]) -> bool:
-        """Whether ``(stream, name)`` is alive."""
+        """Whether the cache holds the tensor ``(stream, name)``."""
         return key in self._arrays
 
     def get(self, stream: str, name: str, batch: int) -> NDArray[Any]:
@@ -54,12 +56,12 @@ class ActivationCache:
         return self._arrays[stream, name][batch]
 
     def release(self, stream: str, name: str) -> None:
-        """Forget a tensor."""
+        """Delete all batches of a tensor."""
         for array in self._arrays.pop((stream, name), []):
             if isinstance(array, np.memmap):
                 Path(str(array.filename)).unlink()
             else:
-                self._held -= array.nbytes
+                self._bytes_in_memory -= array.nbytes
 
     def _spill(self, array: NDArray[Any]) -> NDArray[Any]:
         try:

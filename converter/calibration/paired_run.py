@@ -1,7 +1,10 @@
-"""Two networks run side by side over the images, segment by segment: the float one, and the quantized as deployed.
+"""The float and the quantized network, run side by side over the images, segment by segment.
 
-Only tensors that are still to be read are kept (`converter.calibration.activation_cache`). `converter.calibration.sequential` solves layers on them,
-`converter.learn.rounding.refine` blocks.
+Each network's activations are called a stream. The float stream runs the float weights. The quantized stream runs the
+file as it will be deployed, with quantized weights and activations.
+
+Only tensors that a later segment reads are held (`converter.calibration.activation_cache`).
+`converter.calibration.sequential` solves layers on them, and `converter.learn.rounding.refine` solves blocks.
 """
 
 from collections.abc import Collection, Iterable
@@ -26,63 +29,72 @@ _BATCH = 16
 
 
 class PairedRun:
-    """Both networks' activations.
+    """Activations of both networks at the current segment.
 
     Args:
-        model: what the quantized stream runs.
-        exact: what the float stream runs: the same nodes with float weights.
-        data: the images.
-        cache: what holds the activations.
-        sequential: without it there is only the float stream.
+        model: Model of the quantized stream.
+        reference: Model of the float stream. It has the same nodes, with float weights.
+        data: The images.
+        cache: Holds the activations.
+        sequential: Whether to run the quantized stream too. If False, there is only the float stream.
     """
 
     def __init__(
-        self, model: Model, exact: Model, data: Dataset, cache: ActivationCache, *, sequential: bool = True
+        self, model: Model, reference: Model, data: Dataset, cache: ActivationCache, *, sequential: bool = True
     ) -> None:
-        self.model, self.exact, self.cache, self.sequential = model, exact, cache, sequential
+        self.model, self.reference, self.cache, self.sequential = model, reference, cache, sequential
         self.counts: list[int] = []
         self.kinds: dict[str, np.dtype] = {}
         for batch in data.batches(_BATCH):
             self.counts.append(batch.count)
             for name, values in batch.feeds.items():
-                self._keep(FLOAT, name, values)
+                self._append(FLOAT, name, values)
                 if sequential:
                     grid = model.activation_qparams.get(name)
-                    self._keep(QUANTIZED, name, values if grid is None else grid.values(values))
+                    self._append(QUANTIZED, name, values if grid is None else grid.values(values))
 
     def get(self, stream: str, name: str, batch: int) -> NDArray[Any]:
-        """A tensor of a batch, without the rows that only fill the batch up."""
+        """One batch of a tensor, without the rows that only pad the batch."""
         values: NDArray[Any] = self.cache.get(stream, name, batch)[: self.counts[batch]]
         return values
 
     def float_graph(self, segment: Segment) -> onnx.ModelProto:
-        """What the float stream runs of a segment, as the model is now."""
-        return float_model(submodel(self.exact, segment, self.kinds).graph)
+        """The graph that the float stream runs for a segment. It has the model's present weights."""
+        return float_model(submodel(self.reference, segment, self.kinds).graph)
 
     def quantized_graph(self, segment: Segment) -> onnx.ModelProto:
-        """What the quantized stream runs of a segment, as the model is now."""
+        """The graph that the quantized stream runs for a segment. It has the model's present codes and grids."""
         return emit(submodel(self.model, segment, self.kinds), "int8")
 
     def advance(
-        self, segment: Segment, float_graph: onnx.ModelProto | None = None, held: Collection[str] = frozenset()
+        self, segment: Segment, float_graph: onnx.ModelProto | None = None, retained: Collection[str] = frozenset()
     ) -> None:
-        """Run a segment in both streams and forget what it was the last to read, unless it is ``held``."""
+        """Run a segment in both streams, then drop the tensors that no later segment reads.
+
+        Args:
+            segment: The next segment.
+            float_graph: What the float stream runs. The default is `float_graph` of the segment.
+            retained: Tensors that are not dropped.
+        """
         if segment.outputs:
             self._run(FLOAT, segment, float_graph or self.float_graph(segment), segment.outputs)
             if self.sequential:
                 self._run(QUANTIZED, segment, self.quantized_graph(segment), segment.outputs)
-        self.forget(name for name in segment.released if name not in held)
+        self.forget(name for name in segment.released if name not in retained)
 
-    def again(self, segment: Segment) -> None:
-        """Run a segment whose inputs were held once more in the quantized stream, with its layers as they are now."""
-        made = [name for name in segment.outputs if (QUANTIZED, name) in self.cache]
-        for name in made:
+    def rerun_quantized(self, segment: Segment) -> None:
+        """Run a segment once more in the quantized stream, with the present weights of its layers.
+
+        The segment's inputs must still be in the cache.
+        """
+        outputs = [name for name in segment.outputs if (QUANTIZED, name) in self.cache]
+        for name in outputs:
             self.cache.release(QUANTIZED, name)
-        if made:
-            self._run(QUANTIZED, segment, self.quantized_graph(segment), made)
+        if outputs:
+            self._run(QUANTIZED, segment, self.quantized_graph(segment), outputs)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Forget tensors in both streams."""
+        """Drop tensors from both streams."""
         for name in names:
             self.cache.release(FLOAT, name)
             self.cache.release(QUANTIZED, name)
@@ -92,8 +104,8 @@ class PairedRun:
         for batch in range(len(self.counts)):
             feeds = {name: self.cache.get(stream, name, batch) for name in segment.inputs}
             for name, values in zip(outputs, session.run(list(outputs), feeds), strict=True):
-                self._keep(stream, name, values)
+                self._append(stream, name, values)
 
-    def _keep(self, stream: str, name: str, values: NDArray[Any]) -> None:
+    def _append(self, stream: str, name: str, values: NDArray[Any]) -> None:
         self.kinds[name] = values.dtype
         self.cache.append(stream, name, values)

@@ -1,4 +1,4 @@
-"""The graph in pieces: each linear layer with the operators that follow it, cut out as a graph of its own."""
+"""Cut the graph into segments: each linear layer with the operators that follow it, as a graph of its own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ __all__ = ["Segment", "cut", "submodel"]
 
 @dataclass(frozen=True)
 class Segment:
-    """Nodes that run together: one solved layer and what follows it, up to the next layer.
+    """Nodes that run together: one layer and the operators that follow it, up to the next layer.
 
     Attributes:
-        nodes: names, in an order that can run.
-        inputs: tensors read from earlier segments or the graph's inputs.
-        outputs: tensors that later segments or layers read.
-        layer: the layer that starts the segment; None for what precedes the first.
-        released: tensors that nothing after this segment reads.
+        nodes: Names of the nodes, in topological order.
+        inputs: Tensors that the segment reads from earlier segments or from the graph's inputs.
+        outputs: Tensors that later segments read.
+        layer: The layer that starts the segment. None for the segment before the first layer.
+        released: Tensors that no later segment reads.
     """
 
     nodes: tuple[str, ...]
@@ -33,9 +33,10 @@ class Segment:
 
 
 def cut(graph: gs.Graph, layers: Mapping[str, Linear]) -> list[Segment]:
-    """Segments in running order: the first holds what comes before any of ``layers``, each other starts with one.
+    """Cut a graph into segments, in the order in which they run.
 
-    Operators run as soon as they can, so that a layer's tensors are shortest-lived.
+    The first segment holds what runs before any of ``layers``. Each other segment starts with one of them. Every other
+    operator runs as soon as its inputs exist, so that a layer's tensors live as short as possible.
     """
     pieces = _schedule(graph, layers)
     produced_in = {
@@ -91,9 +92,12 @@ def _schedule(graph: gs.Graph, layers: Mapping[str, Linear]) -> list[list[gs.Nod
 
 
 def submodel(model: Model, segment: Segment, kinds: Mapping[str, np.dtype[Any]]) -> Model:
-    """The segment as a model of its own; ``kinds`` are the types of its inputs, onnxruntime works out the others.
+    """A segment as a model of its own. It shares its weights with ``model``, but not its nodes.
 
-    Weights are shared with ``model``, nodes are not.
+    Args:
+        model: The whole model.
+        segment: The part to cut out.
+        kinds: Types of the segment's input tensors, by name. onnxruntime infers the other types.
     """
     tensors: dict[str, gs.Tensor] = {}
 

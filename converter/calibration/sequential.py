@@ -1,8 +1,8 @@
-"""The walk: solve one layer after the other, each on the inputs that the network quantized so far really gives it.
+"""Sequential calibration: solve one layer after the other, on the inputs that the network before it produces.
 
-Two streams of activations run side by side, segment by segment: the float network's, and the quantized network's with
-weights and activations as they will be deployed (the segment is emitted and run as the file will be). Each segment runs
-once; only tensors that are still to be read are kept.
+Two streams of activations run side by side, segment by segment (`converter.calibration.paired_run`). One is the float
+network's. The other is the quantized network's, with weights and activations as they will be deployed: each segment is
+emitted and run as the final file will be. Each segment runs once. Only tensors that a later segment reads are held.
 """
 
 import time
@@ -33,10 +33,10 @@ __all__ = [
     "solve_layers",
 ]
 
-DEFAULT_BUDGET = 2 << 30  # bytes of activations held in memory
-BIAS_HEADROOM = 2.0**29  # int32 biases use a quarter of their range, so that a later correction fits too
+DEFAULT_BUDGET = 2 << 30  # bytes of activations to hold in memory
+BIAS_HEADROOM = 2.0**29  # int32 biases use at most a quarter of their range, so that a later correction fits too
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-_RAISES = 4  # a larger scale moves the correction again, less each time
+_RAISES = 4  # tries: a larger scale changes the corrected bias again, by less each time
 
 
 def solve_layers(
@@ -48,19 +48,22 @@ def solve_layers(
     budget: int = DEFAULT_BUDGET,
     seed: int = 0,
 ) -> PassReport:
-    """Run a layer pass over every layer that is to be quantized.
+    """Run a layer pass over every layer that will be quantized.
 
     Args:
-        model: changed in place: weights become dequantized values, `Model.quantized` gets the codes.
-        layer_pass: what solves a layer.
-        data: calibration data; may be None for a pass that wants no moments.
-        progress: called after every layer.
-        budget: bytes of activations held in memory before they go to files.
-        seed: of the output positions drawn from each image.
+        model: Changed in place. Weights become dequantized values, and `Model.quantized` gets the codes.
+        layer_pass: The pass that solves a layer.
+        data: Calibration data. It may be None for a pass that needs no moments.
+        progress: Called after every layer.
+        budget: Bytes of activations to hold in memory. Later ones go to files.
+        seed: Random seed of the output positions that are sampled from each image.
+
+    Returns:
+        The report of the pass.
 
     Raises:
-        QuantizationError: a layer cannot be solved.
-        DataError: an activation is NaN or Inf; names the tensor.
+        QuantizationError: A layer cannot be solved.
+        DataError: An activation is NaN or Inf. The message names the tensor.
     """
     layers = {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
     bits = layer_pass.bits_of(layers)
@@ -71,7 +74,7 @@ def solve_layers(
             calibration = SequentialCalibration(
                 model, model, layers, data, cache, seed=seed, sequential=layer_pass.sequential
             )
-            for index, layer in enumerate(calibration.steps()):
+            for index, layer in enumerate(calibration.solving_order()):
                 changed[layer.name] = solve_layer(
                     model, layer_pass, layer, bits[layer.name], calibration.moments(layer)
                 )
@@ -86,14 +89,17 @@ def solve_layers(
 
 
 def solve_layer(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moments: Moments | None) -> Change:
-    """Solve one layer, whose weight is in float, and write the answer into the model.
+    """Solve one layer whose weight is in float, and write the solution into the model.
 
     Args:
-        model: changed in place.
-        layer_pass: what solves it.
-        layer: its geometry.
-        bits: of its codes.
-        moments: of its inputs; None for a pass that wants none.
+        model: Changed in place.
+        layer_pass: The pass that solves the layer.
+        layer: Geometry of the layer.
+        bits: Bits of the weight codes.
+        moments: Moments of the layer's inputs. None for a pass that needs none.
+
+    Returns:
+        What changed, for the report.
     """
     block_size, why = block_of(layer_pass, layer, bits)
     weight, bias = model.weight(layer), model.bias(layer)
@@ -116,9 +122,10 @@ def solve_layer(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, m
 
 
 def min_scale_for_bias(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
-    """``[g, o]``, the weight scale below which an int32 bias leaves its headroom; None where the bias is a float.
+    """The smallest weight scales ``[g, o]`` at which an int32 bias keeps its headroom. None if the bias is a float.
 
-    A product of the two scales that float32 cannot hold would be no scale at all, so there is one without a bias too.
+    The bias's scale is the product of the weight's and the activation's scale. float32 must be able to hold that
+    product, so there is a smallest weight scale without a bias too.
     """
     if model.rules.bias != "int32" or not model.reads_integers(layer):
         return None
@@ -129,7 +136,7 @@ def min_scale_for_bias(model: Model, layer: Linear, bias: Floats | None) -> Floa
 
 
 def block_of(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | None, str]:
-    """The block size of a layer, and why it is not the one asked for."""
+    """The block size of a layer, and the reason if it is not the one of the pass."""
     if layer_pass.block_size is None or layer_pass.block_size >= layer.matrix_shape[2]:
         return None, ""
     if layer.op == "ConvTranspose":
@@ -151,21 +158,22 @@ def block_of(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | Non
 
 
 class SequentialCalibration:
-    """The two streams and where they are.
+    """Visit the layers in running order, with the inputs that each of them gets in both streams.
 
     Args:
-        model: what the quantized stream runs.
-        exact: what the float stream runs: the same nodes with float weights.
-        layers: to stop at.
-        data: the images.
-        cache: what holds the activations.
-        sequential: without it there is only the float stream.
+        model: Model of the quantized stream.
+        reference: Model of the float stream. It has the same nodes, with float weights. It may be ``model`` itself.
+        layers: The layers to stop at.
+        data: The images.
+        cache: Holds the activations.
+        seed: Random seed of the output positions that are sampled from each image.
+        sequential: Whether to run the quantized stream too. If False, there is only the float stream.
     """
 
     def __init__(
         self,
         model: Model,
-        exact: Model,
+        reference: Model,
         layers: dict[str, Linear],
         data: Dataset,
         cache: ActivationCache,
@@ -173,62 +181,69 @@ class SequentialCalibration:
         seed: int,
         sequential: bool = True,
     ) -> None:
-        self.pair = PairedRun(model, exact, data, cache, sequential=sequential)
+        self.pair = PairedRun(model, reference, data, cache, sequential=sequential)
         self.model, self.layers, self.cache, self.sequential = model, layers, cache, sequential
         self.images, self.seed = len(data), seed
 
-    def steps(self) -> Iterator[Linear]:
-        """Every layer; while it is the last, its inputs can be seen, and it must be solved before the next."""
+    def solving_order(self) -> Iterator[Linear]:
+        """Yield the layers in running order.
+
+        `rows` and `moments` can be called for the layer that was yielded last. That layer must be solved before the
+        next one is requested.
+        """
         segments = cut(self.model.graph, self.layers)
         for segment in segments:
-            before = self.pair.float_graph(segment)  # the two models may be one, which solving the layer changes
+            # `model` and `reference` may be the same object, which solving the layer changes.
+            before = self.pair.float_graph(segment)
             if segment.layer is not None:
                 yield self.layers[segment.layer]
             if segment is not segments[-1]:
                 self.pair.advance(segment, before)
 
     def rows(self, layer: Linear) -> Iterator[tuple[int, Floats, Floats | None]]:
-        """Batch by batch its number and the layer's inputs as rows ``[g, n, k]``: float, and quantized if there are."""
+        """Yield for each batch its number and the layer's input rows ``[g, n, k]``: float, then quantized or None."""
         for batch in range(len(self.pair.counts)):
-            exact = self._rows(FLOAT, layer, batch)
-            yield batch, exact, self._rows(QUANTIZED, layer, batch) if self.sequential else None
+            float_rows = self._rows(FLOAT, layer, batch)
+            yield batch, float_rows, self._rows(QUANTIZED, layer, batch) if self.sequential else None
 
     def _rows(self, stream: str, layer: Linear, batch: int) -> Floats:
         values: Floats = self.pair.get(stream, layer.input, batch)
         check_finite(layer.input, values)
-        return self._drawn(layer.rows, layer, values, batch)
+        return self._sampled(layer.rows, layer, values, batch)
 
-    def _drawn(self, rows: Callable[..., Floats], layer: Linear, values: Floats, batch: int) -> Floats:
-        """Rows of a batch at the output positions that are drawn for the layer."""
+    def _sampled(self, rows: Callable[..., Floats], layer: Linear, values: Floats, batch: int) -> Floats:
+        """Rows of a batch, at the output positions that are sampled for the layer."""
         positions = positions_per_image(layer.matrix_shape[2], self.images)
         return rows(values, positions=positions, seed=(self.seed, batch))
 
     def moments(self, layer: Linear) -> Moments:
-        """The moments of the layer's inputs."""
+        """Moments of the layer's inputs."""
         groups, _, k = layer.matrix_shape
-        halves = (
-            min(2, len(self.pair.counts)) if self.sequential else 1
-        )  # what is held out judges the asymmetric target
+        # Two halves: each is the held-out data on which the asymmetric target of the other is judged.
+        halves = min(2, len(self.pair.counts)) if self.sequential else 1
         parts = [MomentsAccumulator(groups, k, cross=self.sequential, shifted=True) for _ in range(halves)]
-        added = self._added(layer)
-        for batch, exact, quantized in self.rows(layer):
+        addend = self._addend(layer)
+        for batch, float_rows, quantized_rows in self.rows(layer):
             total = parts[batch % len(parts)]
-            if quantized is None:
-                total.update(exact)
+            if quantized_rows is None:
+                total.update(float_rows)
                 continue
             residual = None
-            if added is not None:
-                exact_sum, quantized_sum = (
-                    self._drawn(layer.output_rows, layer, self.pair.get(stream, added, batch), batch)
+            if addend is not None:
+                float_addend, quantized_addend = (
+                    self._sampled(layer.output_rows, layer, self.pair.get(stream, addend, batch), batch)
                     for stream in (FLOAT, QUANTIZED)
                 )
-                residual = exact_sum - quantized_sum
-            total.update(quantized, exact - quantized, residual)
+                residual = float_addend - quantized_addend
+            total.update(quantized_rows, float_rows - quantized_rows, residual)
         first, *second = [part.moments() for part in parts]
         return Moments.joined(first, second[0]) if second else first
 
-    def _added(self, layer: Linear) -> str | None:
-        """The tensor that an Add adds to the layer's output, and only to it, if both streams have it by now."""
+    def _addend(self, layer: Linear) -> str | None:
+        """The tensor that an Add adds to the layer's output.
+
+        None if another node reads the output too, or if the tensor is not in both streams yet.
+        """
         graph = self.model.graph
         readers = [node for node in graph.nodes if any(tensor.name == layer.output for tensor in node.inputs)]
         if len(readers) != 1 or readers[0].op != "Add" or any(out.name == layer.output for out in graph.outputs):
@@ -236,6 +251,6 @@ class SequentialCalibration:
         others = [str(tensor.name) for tensor in readers[0].inputs if tensor.name != layer.output]
         if len(others) != 1 or any((stream, others[0]) not in self.cache for stream in (FLOAT, QUANTIZED)):
             return None
-        read = self.cache.get(FLOAT, layer.input, 0)
-        same = self.cache.get(FLOAT, others[0], 0).shape == layer.output_shape(read.shape)
-        return others[0] if same else None
+        layer_input = self.cache.get(FLOAT, layer.input, 0)
+        same_shape = self.cache.get(FLOAT, others[0], 0).shape == layer.output_shape(layer_input.shape)
+        return others[0] if same_shape else None

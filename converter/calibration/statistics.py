@@ -1,4 +1,4 @@
-"""Calibration: run the float graph and stream what its layers read into statistics. No activation is kept."""
+"""Calibration: run the float graph and accumulate statistics of what the layers read. No activation is stored."""
 
 from collections.abc import Mapping
 
@@ -20,27 +20,34 @@ from passes.statistics import Needs, Stats
 __all__ = ["calibrate", "check_finite", "positions_per_image"]
 
 _BATCH = 8
-_HISTOGRAM_SAMPLES = 1 << 17  # values of a tensor and image that go into its histogram; extremes are always exact
+_HISTOGRAM_SAMPLES = 1 << 17  # values per image of a tensor that enter its histogram; its extremes are always exact
 _ROWS_PER_INPUT, _FEWEST_ROWS, _MOST_ROWS = 256, 4096, 32768
 _MOST_VALUES, _LEAST_ROWS_PER_INPUT = 1 << 25, 8  # rows x inputs, so that a wide layer does not take minutes
 
 
 def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress, *, seed: int = 0) -> Stats:
-    """The statistics ``needs`` asks for, over all of ``data``; ``seed`` is of the positions drawn from each image.
+    """Measure the statistics that a pass needs, over all images.
+
+    Args:
+        model: The model. Its float graph runs.
+        needs: The statistics to measure.
+        data: Calibration data.
+        progress: Called after every batch.
+        seed: Random seed of the output positions that are sampled from each image.
 
     Raises:
-        DataError: an activation is NaN or Inf; names the tensor.
+        DataError: An activation is NaN or Inf. The message names the tensor.
     """
     layers = model.layers()
     inputs = {layers[name].input for name in needs.channels | needs.moments}
-    wanted = sorted(needs.histograms | inputs | {name for name, _ in needs.tensors})
+    tensor_names = sorted(needs.histograms | inputs | {name for name, _ in needs.tensors})
     histograms = {name: Histogram() for name in sorted(needs.histograms)}
     channels: dict[str, ChannelStatistics] = {}
     others: dict[str, ChannelStatistics] = {}
     moments: dict[str, MomentsAccumulator] = {}
     proto = float_model(model.graph)
     fed = {value.name for value in proto.graph.input}
-    outputs = [name for name in wanted if name not in fed]
+    outputs = [name for name in tensor_names if name not in fed]
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
     session = open_session(proto) if outputs else None
@@ -65,7 +72,7 @@ def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress, *, 
 
 
 def positions_per_image(k: int, images: int) -> int:
-    """Output positions to take from each image, so that a layer of k inputs gets rows enough for its Hessian."""
+    """Output positions to sample from each image, so that a layer with k inputs gets enough rows for its Hessian."""
     rows = min(max(_ROWS_PER_INPUT * k, _FEWEST_ROWS), _MOST_ROWS, _MOST_VALUES // k)
     return max(1, -(-max(rows, _LEAST_ROWS_PER_INPUT * k) // max(images, 1)))
 
@@ -74,7 +81,7 @@ def check_finite(name: str, values: NDArray[np.generic]) -> None:
     """Refuse NaN and Inf.
 
     Raises:
-        DataError: names the tensor.
+        DataError: A value is NaN or Inf. The message names the tensor.
     """
     if not values.size or values.dtype.kind != "f":
         return
@@ -94,7 +101,7 @@ def _add_to_histogram(histogram: Histogram, name: str, values: NDArray[np.generi
     if flat.size <= limit:
         histogram.update(flat)
         return
-    step = -(-flat.size // limit) | 1  # odd, so that it does not walk along one column of an even-sized image
+    step = -(-flat.size // limit) | 1  # odd, so that it does not follow one column of an image of even width
     histogram.update(np.append(flat[::step], [flat.min(), flat.max()]))
 
 

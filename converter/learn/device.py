@@ -1,4 +1,4 @@
-"""Where learning runs."""
+"""Device on which learning runs."""
 
 import torch
 
@@ -9,10 +9,14 @@ __all__ = ["find_device"]
 
 
 def find_device(chosen: Device, what: str) -> torch.device:
-    """The device; auto: a CUDA device if there is one.
+    """The torch device for a setting. "auto" means a CUDA device if there is one.
+
+    Args:
+        chosen: The setting.
+        what: Name of the pass. The error message starts with it.
 
     Raises:
-        QuantizationError: cuda is asked for and there is none; names ``what`` asked.
+        QuantizationError: The setting is "cuda", and there is no CUDA device.
     """
     if chosen == "cuda" and not torch.cuda.is_available():
         raise QuantizationError(f"{what}: torch finds no CUDA device; use `device='cpu'` or `device='auto'`")

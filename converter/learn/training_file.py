@@ -1,4 +1,4 @@
-"""The file in which a training keeps its state."""
+"""File that holds the state of a training run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,11 @@ __all__ = ["TrainingFile"]
 
 @dataclass(frozen=True)
 class TrainingFile:
-    """A file in which a training keeps where it stands.
+    """A file from which an interrupted training run can go on.
 
     Attributes:
-        path: of the file, which need not exist.
-        origin: a digest of what the call gave that the training follows from.
+        path: Path of the file. The file need not exist.
+        origin: Digest of the caller's arguments that determine the training.
     """
 
     path: Path

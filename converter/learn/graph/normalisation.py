@@ -1,4 +1,4 @@
-"""Normalizations as differentiable torch functions: `operators` collects them."""
+"""Normalizations as differentiable torch functions. `converter.learn.graph.operators` collects them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def _batch(attrs: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tens
 
 
 def _group(attrs: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Scales are a channel's (opset 21) or a group's (opset 18)."""
+    """There is one scale per channel (opset 21) or one per group (opset 18)."""
     return _grouped(attrs, x, int(attrs["num_groups"]), scale, bias)
 
 
@@ -30,7 +30,7 @@ def _instance(attrs: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tens
 
 
 def _grouped(attrs: Attributes, x: Tensor, groups: int, scale: Tensor, bias: Tensor) -> Tensor:
-    """By hand: torch's own refuse a single pixel."""
+    """Normalize by hand: torch's own functions refuse a single pixel."""
     parts = x.reshape(x.shape[0], groups, -1)
     variance, mean = torch.var_mean(parts, dim=2, correction=0, keepdim=True)
     y = ((parts - mean) * torch.rsqrt(variance + _epsilon(attrs))).reshape(x.shape)
@@ -61,4 +61,4 @@ NORMALISATION: Mapping[str, Callable[..., Tensor]] = {
     "LRN": _local_response,
     "LayerNormalization": _layer,
 }
-"""By ONNX operator: attributes, then operands."""
+"""Functions by ONNX operator. Their arguments are the attributes, then the operands."""

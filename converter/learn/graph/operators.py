@@ -1,4 +1,4 @@
-"""ONNX operators as differentiable torch functions; `converter.learn.graph.program` runs graphs of them."""
+"""ONNX operators as differentiable torch functions. `converter.learn.graph.program` runs graphs of them."""
 
 from collections.abc import Callable, Mapping
 from functools import reduce
@@ -42,16 +42,16 @@ def _prelu(attrs: Attributes, x: Tensor, slope: Tensor) -> Tensor:
 
 
 def _reduced(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Over axes that are an attribute or an operand; over all of them where none are named."""
+    """Reduce over the axes in an attribute or an operand. If none are given, reduce over all axes."""
 
     def reduced(attrs: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
         chosen = axes_of(attrs, axes)
         values = x if x.is_floating_point() else x.double()
         if not chosen and attrs.get("noop_with_empty_axes"):
-            found = function(values[..., None], dim=-1, keepdim=False)  # of one value each
+            result = function(values[..., None], dim=-1, keepdim=False)  # reduces nothing: one value each
         else:
-            found = function(values, dim=chosen or tuple(range(x.ndim)), keepdim=bool(attrs.get("keepdims", 1)))
-        return found.to(x.dtype)
+            result = function(values, dim=chosen or tuple(range(x.ndim)), keepdim=bool(attrs.get("keepdims", 1)))
+        return result.to(x.dtype)
 
     return reduced
 
@@ -121,7 +121,7 @@ OPERATORS: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     **SHAPING,
     **SPATIAL,
 }
-"""By ONNX operator: attributes, then operands."""
+"""Functions by ONNX operator. Their arguments are the attributes, then the operands."""
 
 SEVERAL = frozenset({"Split"})
-"""Those that write several tensors, as a tuple."""
+"""Operators that write several tensors. Their functions return a tuple."""

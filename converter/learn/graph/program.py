@@ -1,7 +1,7 @@
-"""An ONNX graph as a torch program: run with any weights, differentiable in all that is put in.
+"""An ONNX graph as a torch program, differentiable in its inputs and its weights.
 
-It knows nothing of quantization: what replaces the graph's constants and what happens to a tensor once it is written
-are arguments of the run.
+The program knows nothing of quantization. Each run may replace constants of the graph, and may change each tensor after
+a node has written it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +17,16 @@ from converter.learn.graph.operators import OPERATORS, SEVERAL
 __all__ = ["After", "Program", "unsupported", "untouched"]
 
 After = Callable[[str, Tensor], Tensor]
-"""What happens to a tensor that a node has written, by its name."""
+"""Called with the name and the value of a tensor that a node has written. The program goes on with what it returns."""
 
 
 def untouched(_: str, value: Tensor) -> Tensor:
-    """The value as it is."""
+    """Return the value unchanged."""
     return value
 
 
 def unsupported(nodes: Sequence[gs.Node]) -> str | None:
-    """The first operator that has no torch form here, in words; None if all have."""
+    """Why a graph with these nodes cannot run: its first operator without a torch form. None if it can."""
     for node in nodes:
         if node.op not in OPERATORS or node.domain not in {None, "", "ai.onnx"}:
             return f"{node.op} ({node.name}) has no differentiable form"
@@ -36,11 +36,11 @@ def unsupported(nodes: Sequence[gs.Node]) -> str | None:
 
 
 class Program:
-    """A graph as a torch function of its inputs and of whichever constants are given anew.
+    """A graph as a torch function of its inputs and of the constants that a run replaces.
 
     Args:
-        graph: topologically sorted; every operator must be one of `OPERATORS`, see `unsupported`.
-        device: where its constants live.
+        graph: Topologically sorted. Every operator must be in `OPERATORS`, see `unsupported`.
+        device: Device of the graph's constants.
     """
 
     def __init__(self, graph: gs.Graph, device: torch.device | str = "cpu") -> None:
@@ -50,7 +50,7 @@ class Program:
         for node in graph.nodes:
             for tensor in node.inputs:
                 if isinstance(tensor, gs.Constant) and tensor.name not in self.constants:
-                    value = np.array(tensor.values)  # a copy: torch wants to own what it may write
+                    value = np.array(tensor.values)  # a copy, because torch may write into it
                     self.constants[tensor.name] = torch.from_numpy(value).to(device)
             reads, writes = ([str(tensor.name) for tensor in side] for side in (node.inputs, node.outputs))
             attrs = {"num_outputs": len(writes)} if node.op in SEVERAL else {}
@@ -60,20 +60,23 @@ class Program:
     def __call__(
         self, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None, after: After = untouched
     ) -> dict[str, Tensor]:
-        """The graph's outputs by name.
+        """Run the graph.
 
         Args:
-            inputs: by tensor name.
-            weights: read in place of constants of the same name, or of operands the graph has none for.
-            after: see `After`; not applied to inputs.
+            inputs: Inputs by tensor name.
+            weights: Tensors to read in place of constants of the same name, or of operands that have no constant.
+            after: See `After`. It is not called for inputs.
+
+        Returns:
+            The graph's outputs by name.
 
         Raises:
-            NoTorchForm: an attribute that the torch form does not have; names it.
+            NoTorchForm: An attribute has a value that the torch form does not support. The message names it.
         """
         values: dict[str, Tensor | None] = {"": None, **self.constants, **(weights or {}), **inputs}
         for index, (operator, attrs, reads, writes) in enumerate(self.steps):
-            found = operator(attrs, *[values[name] for name in reads])
-            for name, value in zip(writes, found if isinstance(found, tuple) else (found,), strict=False):
+            result = operator(attrs, *[values[name] for name in reads])
+            for name, value in zip(writes, result if isinstance(result, tuple) else (result,), strict=False):
                 if name:
                     values[name] = after(name, value)
             for name in reads:

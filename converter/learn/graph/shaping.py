@@ -1,4 +1,4 @@
-"""Operators that move values or make shapes, as torch functions: `operators` collects them."""
+"""Operators that move values or compute shapes, as torch functions. `converter.learn.graph.operators` collects them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,19 +17,19 @@ Attributes = Mapping[str, Any]
 
 
 def axes_of(attrs: Attributes, axes: Tensor | None) -> tuple[int, ...]:
-    """An attribute or, in later opsets, an operand."""
+    """Axes of an operator. They are an attribute or, in later opsets, an operand."""
     given = attrs.get("axes") if axes is None else axes.tolist()
     return tuple(int(axis) for axis in given or ())
 
 
 def _cast(attrs: Attributes, x: Tensor) -> Tensor:
     try:
-        wanted = torch.from_numpy(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(int(attrs["to"])))).dtype
+        dtype = torch.from_numpy(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(int(attrs["to"])))).dtype
     except TypeError as error:
         raise NoTorchForm(f"Cast to {onnx.TensorProto.DataType.Name(attrs['to'])}") from error
-    if x.is_floating_point() and not wanted.is_floating_point:
+    if x.is_floating_point() and not dtype.is_floating_point:
         raise NoTorchForm("Cast of floats to integers")
-    return x.to(wanted)
+    return x.to(dtype)
 
 
 def _concat(attrs: Attributes, *x: Tensor) -> Tensor:
@@ -54,10 +54,10 @@ def _depth_to_space(attrs: Attributes, x: Tensor) -> Tensor:
 
 
 def _expand(attrs: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    wanted = [int(size) for size in shape.tolist()]
-    have = [1] * (len(wanted) - x.ndim) + list(x.shape)
-    wanted = [1] * (len(have) - len(wanted)) + wanted
-    return x.expand([size if other == 1 else other for size, other in zip(wanted, have, strict=True)])
+    target = [int(size) for size in shape.tolist()]
+    present = [1] * (len(target) - x.ndim) + list(x.shape)
+    target = [1] * (len(present) - len(target)) + target
+    return x.expand([size if other == 1 else other for size, other in zip(target, present, strict=True)])
 
 
 def _flatten(attrs: Attributes, x: Tensor) -> Tensor:
@@ -68,9 +68,9 @@ def _flatten(attrs: Attributes, x: Tensor) -> Tensor:
 
 def _gather(attrs: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     axis = int(attrs.get("axis", 0)) % x.ndim
-    places = torch.where(indices < 0, indices + x.shape[axis], indices)
-    found = x.index_select(axis, places.reshape(-1))
-    return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    positions = torch.where(indices < 0, indices + x.shape[axis], indices)
+    values = x.index_select(axis, positions.reshape(-1))
+    return values.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
 
 
 def _range(attrs: Attributes, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
@@ -93,13 +93,13 @@ def _slice(
     attrs: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
 ) -> Tensor:
     count = len(starts)
-    places = [slice(None)] * x.ndim
-    every = [1] * count if steps is None else [int(step) for step in steps.tolist()]
-    if min(every) < 1:
+    slices = [slice(None)] * x.ndim
+    strides = [1] * count if steps is None else [int(step) for step in steps.tolist()]
+    if min(strides) < 1:
         raise NoTorchForm("Slice with a negative step")
     for index, axis in enumerate(range(count) if axes is None else axes.tolist()):
-        places[int(axis)] = slice(int(starts[index]), int(ends[index]), every[index])
-    return x[tuple(places)]
+        slices[int(axis)] = slice(int(starts[index]), int(ends[index]), strides[index])
+    return x[tuple(slices)]
 
 
 def _space_to_depth(attrs: Attributes, x: Tensor) -> Tensor:
@@ -157,4 +157,4 @@ SHAPING: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "Unsqueeze": _unsqueeze,
     "Where": lambda attrs, condition, a, b: torch.where(condition, a, b),
 }
-"""By ONNX operator: attributes, then operands."""
+"""Functions by ONNX operator. Their arguments are the attributes, then the operands."""

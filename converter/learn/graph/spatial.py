@@ -1,7 +1,8 @@
-"""Convolutions and pools as differentiable torch functions: `operators` collects them.
+"""Convolutions and pools as differentiable torch functions. `converter.learn.graph.operators` collects them.
 
-torch pads both ends of an axis alike. Where ONNX does not (``pads`` begins then ends, ``auto_pad``), the input is
-padded, or a transposed convolution's output cut, by hand.
+torch pads both ends of an axis by the same amount. ONNX need not (``pads`` lists all begins, then all ends;
+``auto_pad``). Where the ends differ, the functions pad the input, or cut the output of a transposed convolution,
+themselves.
 """
 
 import math
@@ -18,7 +19,7 @@ Attributes = Mapping[str, Any]
 
 
 class NoTorchForm(Exception):
-    """An operator with attributes that its torch form here does not have; names them."""
+    """An operator has attributes that its torch form does not support. The message names them."""
 
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -100,21 +101,21 @@ def _resize(
         raise NoTorchForm("Resize with axes, keep_aspect_ratio_policy or antialias")
     if scales is not None and scales.numel():
         factors = scales.double().tolist()
-        wanted = [size * factor for size, factor in zip(x.shape, factors, strict=True)]
+        target = [size * factor for size, factor in zip(x.shape, factors, strict=True)]
     else:
-        wanted = [] if sizes is None else [float(size) for size in sizes.tolist()]
-    if len(wanted) != x.ndim or wanted[:2] != [*x.shape[:2]] or any(size != int(size) for size in wanted):
+        target = [] if sizes is None else [float(size) for size in sizes.tolist()]
+    if len(target) != x.ndim or target[:2] != [*x.shape[:2]] or any(size != int(size) for size in target):
         raise NoTorchForm("Resize of other than spatial axes, or by a factor that does not give whole sizes,")
     resize = _resize_linear if attrs.get("mode", "nearest") == "linear" else _resize_nearest
-    return resize(attrs, x, [int(size) for size in wanted[2:]])
+    return resize(attrs, x, [int(size) for size in target[2:]])
 
 
 def _resize_nearest(attrs: Attributes, x: Tensor, sizes: list[int]) -> Tensor:
-    """Every pixel several times, where that is what the rounding comes to."""
-    place = attrs.get("coordinate_transformation_mode", "half_pixel")
+    """Repeat every pixel, if the coordinate and rounding modes come to that."""
+    coordinates = attrs.get("coordinate_transformation_mode", "half_pixel")
     rounding = attrs.get("nearest_mode", "round_prefer_floor")
-    repeats = (place, rounding) == ("asymmetric", "floor") or (
-        place in {"half_pixel", "pytorch_half_pixel"} and rounding.startswith("round")
+    repeats = (coordinates, rounding) == ("asymmetric", "floor") or (
+        coordinates in {"half_pixel", "pytorch_half_pixel"} and rounding.startswith("round")
     )
     whole = all(size % x.shape[axis] == 0 for axis, size in enumerate(sizes, start=2))
     if attrs.get("mode", "nearest") != "nearest" or not repeats or not whole:
@@ -125,11 +126,11 @@ def _resize_nearest(attrs: Attributes, x: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _resize_linear(attrs: Attributes, x: Tensor, sizes: list[int]) -> Tensor:
-    """Between the pixels."""
-    place = attrs.get("coordinate_transformation_mode", "half_pixel")
-    if x.ndim not in _LINEAR or place not in _ALIGNS_CORNERS:
-        raise NoTorchForm(f"Resize (linear, {place}) of {x.ndim - 2} axes")
-    return F.interpolate(x, size=sizes, mode=_LINEAR[x.ndim], align_corners=_ALIGNS_CORNERS[place])
+    """Interpolate linearly between the pixels."""
+    coordinates = attrs.get("coordinate_transformation_mode", "half_pixel")
+    if x.ndim not in _LINEAR or coordinates not in _ALIGNS_CORNERS:
+        raise NoTorchForm(f"Resize (linear, {coordinates}) of {x.ndim - 2} axes")
+    return F.interpolate(x, size=sizes, mode=_LINEAR[x.ndim], align_corners=_ALIGNS_CORNERS[coordinates])
 
 
 def _pad(attrs: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
@@ -144,14 +145,14 @@ def _ints(attrs: Attributes, key: str, count: int, default: int = 1) -> list[int
 
 
 def _sides(begins: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """Pads as torch wants them: the last axis first, begin and end of each together."""
+    """Pads in torch's order: the last axis first, begin and end of each axis together."""
     return [amount for pair in reversed(list(zip(begins, ends, strict=True))) for amount in pair]
 
 
 def _pads(
     attrs: Attributes, x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Pads at the begin and end of every spatial axis."""
+    """Pads at the begins and at the ends of all spatial axes."""
     n, mode = len(kernel), attrs.get("auto_pad", "NOTSET")
     if mode not in {"SAME_UPPER", "SAME_LOWER"}:
         pads = [int(value) for value in attrs.get("pads") or [0] * (2 * n)]
@@ -174,4 +175,4 @@ SPATIAL: Mapping[str, Callable[..., Tensor]] = {
     "Pad": _pad,
     "Resize": _resize,
 }
-"""By ONNX operator: attributes, then operands."""
+"""Functions by ONNX operator. Their arguments are the attributes, then the operands."""

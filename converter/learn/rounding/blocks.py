@@ -1,8 +1,9 @@
-"""The graph in blocks that are learned together: a residual block or an inverted bottleneck at a time.
+"""Partition of the graph into blocks that are learned together, such as a residual block or an inverted bottleneck.
 
-Segments (one layer and what follows it) join up to the next tensor that alone is alive, since the rest of the network
-sees a block only through it (BRECQ, Li et al. 2021, arXiv 2102.05426, §3.2). Chains have such a tensor after every
-layer: there the partition is chosen that cuts the narrowest tensors, which in an inverted bottleneck are its ends.
+A segment is one layer and the operators behind it. Segments join up to the next point at which only one tensor is
+alive: the rest of the network sees a block only through that tensor (BRECQ, Li et al. 2021, arXiv 2102.05426, §3.2). A
+chain of layers has such a point after every layer. There the partition is chosen that cuts the narrowest tensors. In an
+inverted bottleneck, these are its ends.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,38 +14,42 @@ __all__ = ["blocks", "join", "sole_boundaries"]
 
 
 def join(segments: Sequence[Segment]) -> Segment:
-    """Consecutive segments as one; `layer` is the first one's."""
-    made = {name for segment in segments for name in segment.outputs}
+    """Join consecutive segments into one. Its `layer` is the first layer among them."""
+    written = {name for segment in segments for name in segment.outputs}
     dead = {name for segment in segments for name in segment.released}
-    inputs = dict.fromkeys(name for segment in segments for name in segment.inputs if name not in made)
+    inputs = dict.fromkeys(name for segment in segments for name in segment.inputs if name not in written)
     outputs = dict.fromkeys(name for segment in segments for name in segment.outputs if name not in dead)
     return Segment(
         nodes=tuple(name for segment in segments for name in segment.nodes),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         layer=next((segment.layer for segment in segments if segment.layer), None),
-        released=tuple(name for name in dict.fromkeys(n for s in segments for n in s.released) if name not in made),
+        released=tuple(name for name in dict.fromkeys(n for s in segments for n in s.released) if name not in written),
     )
 
 
 def sole_boundaries(segments: Sequence[Segment]) -> dict[int, str]:
-    """After which segments a single tensor is alive, and which one."""
+    """The segments after which only one tensor is alive, with the name of that tensor."""
     alive: set[str] = set(segments[0].inputs) if segments else set()
-    found = {}
+    boundaries = {}
     for index, segment in enumerate(segments):
         alive = (alive | set(segment.inputs) | set(segment.outputs)) - set(segment.released)
         if len(alive) == 1:
-            found[index] = next(iter(alive))
-    return found
+            boundaries[index] = next(iter(alive))
+    return boundaries
 
 
 def blocks(segments: Sequence[Segment], sizes: Mapping[str, int], most_layers: int) -> list[list[Segment]]:
-    """The partition into blocks, each the segments that it consists of.
+    """Partition the segments into blocks.
 
     Args:
-        segments: of `converter.calibration.segments.cut`.
-        sizes: elements per image of the tensors that `sole_boundaries` names.
-        most_layers: in a block; a part of the graph with more and no single tensor inside is cut after every segment.
+        segments: Segments from `converter.calibration.segments.cut`.
+        sizes: Elements per image of the tensors that `sole_boundaries` names.
+        most_layers: Most layers in a block. A part of the graph with more layers, and without a point at which only one
+            tensor is alive, is cut after every segment.
+
+    Returns:
+        The segments of each block.
     """
     boundaries = sole_boundaries(segments)
     units: list[list[Segment]] = [[]]
@@ -65,8 +70,8 @@ def blocks(segments: Sequence[Segment], sizes: Mapping[str, int], most_layers: i
 
 
 def _narrowest(layers: Sequence[int], widths: Sequence[float], most_layers: int) -> list[tuple[int, int]]:
-    """Runs of units of at most so many layers, with the least sum of the widths they are cut at."""
-    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of units[:stop], and where its last run begins
+    """Group units into runs of at most ``most_layers`` layers, with the least sum of the widths at the cuts."""
+    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of units[:stop], and where the last of their runs begins
     for stop in range(1, len(layers) + 1):
         options = []
         for first in range(stop - 1, -1, -1):

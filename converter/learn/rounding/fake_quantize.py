@@ -1,8 +1,8 @@
-"""Quantization inside a float network, with gradients: what a block computes once its weights are codes.
+"""Fake quantization with gradients: what a block computes when its weights are codes.
 
-Activations go through their 8-bit grid with the straight-through estimator. All of a weight is learned: its codes, by
-whole steps and as many as it takes (not only up or down: Yvinec et al. 2023, arXiv 2308.07662; `converter.learn.rounding.moves`
-makes them), its scales and the layer's bias (`converter.learn.quantized_weight`).
+Activations go through their 8-bit grid with the straight-through estimator. Of each weight, the codes, the scales and
+the layer's bias are learned (`converter.learn.quantized_weight`). Codes move by whole steps, as many as needed, and not
+only up or down by one (Yvinec et al. 2023, arXiv 2308.07662). `converter.learn.rounding.moves` moves them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,21 +21,23 @@ __all__ = ["LearnedWeight", "QuantizedBlock", "fake_quantize"]
 
 
 def fake_quantize(x: Tensor, grid: ActivationGrid) -> Tensor:
-    """Values of any shape on their grid; the gradient passes where they are within its range."""
+    """Round values of any shape to their grid. The gradient passes where they are within the grid's range."""
     low, high = grid.code_range
     return torch.fake_quantize_per_tensor_affine(x, float(grid.scale), grid.zero_point, low, high)
 
 
 class LearnedWeight(QuantizedWeight):
-    """One layer's codes, scales and bias as they are learned; as it is made, it computes exactly what it was given.
+    """Codes, scales and bias of one layer while they are learned. A new object computes exactly what it was given.
 
-    `nudge` is zero and stays so: its gradient is that of the codes.
+    `nudge` stays zero. Its gradient is the gradient of the codes.
 
     Args:
-        layer, grid, bias: see `QuantizedWeight`.
-        codes: ``[g, o, k]`` on ``grid``.
-        unit: ``[g, o]``, what a bias parameter of 1 stands for: the spread of the layer's output.
-        step: scale of the grid of the layer's input; None: the bias stays in float.
+        layer: See `QuantizedWeight`.
+        codes: Codes ``[g, o, k]`` on ``grid``.
+        grid: See `QuantizedWeight`.
+        bias: See `QuantizedWeight`.
+        unit: See `QuantizedWeight`. Shape ``[g, o]``.
+        step: Scale of the grid of the layer's input. None if the bias stays in float.
     """
 
     codes: Tensor
@@ -49,21 +51,21 @@ class LearnedWeight(QuantizedWeight):
         self.nudge = nn.Parameter(torch.zeros_like(self.codes))
 
     def levels(self, scale: Tensor) -> Tensor:
-        """Codes less their zero points ``[g, o, k]``, whatever the scale."""
+        """Codes minus their zero points, ``[g, o, k]``. They do not depend on the scale."""
         return self.codes + self.nudge - self.zero_point
 
     def input_scale(self) -> float | None:
-        """The scale of the layer's input; None: the bias stays in float."""
+        """Scale of the layer's input. None if the bias stays in float."""
         return self.step
 
 
 class QuantizedBlock(nn.Module):
-    """A program whose layers' weights are learned and whose activations are fake-quantized.
+    """A program with learned weights and fake-quantized activations.
 
     Args:
-        program: of the block.
-        weights: of its layers.
-        ranges: grids by tensor name; the block's inputs are expected to be on theirs.
+        program: Program of the block.
+        weights: Weights of the block's layers.
+        ranges: Grids of activations by tensor name. The block's inputs must be on their grids already.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class QuantizedBlock(nn.Module):
         return self.program(inputs, constants(self.learned()), self._quantize)
 
     def learned(self) -> list[LearnedWeight]:
-        """The weights of its layers, in order."""
+        """The weights of the block's layers, in order."""
         return cast("list[LearnedWeight]", list(self.weights))
 
     def _quantize(self, name: str, value: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
-"""Which codes to move, and when: those whose move the second order of the loss says will pay.
+"""Which codes to move, and when. A code moves if the second-order expansion of the loss says that this pays.
 
 Moving code j by one step against its gradient g_j changes the loss by ``h_j / 2 - |g_j|``, with h_j the curvature. At
-few bits a step is coarse, and most gradients are far too small for one: latent offsets that collect gradients until
-they round over (AdaRound, Adam with the straight-through estimator) move thousands of codes that GPTQ has placed to
-make up for one another. Here one code of a row moves at a time, in the rows that gain the most, and only where the gain
-exceeds the uncertainty of its gradient.
+few bits a step is coarse, and most gradients are far too small to pay for one. AdaRound, and Adam with the
+straight-through estimator, collect gradients in latent offsets until these round to another code. That moves thousands
+of codes that GPTQ has chosen so that their errors cancel. Here one code of a row moves at a time. It moves in the rows
+that gain most, and only if the gain exceeds the uncertainty of its gradient.
 
-h is the diagonal of the Gauss-Newton matrix, estimated with random signs (Bekas et al. 2007) and smoothed to the
-product of a factor per row and a factor per column.
+h is the diagonal of the Gauss-Newton matrix. It is estimated with random signs (Bekas et al. 2007) and smoothed to the
+product of one factor per row and one factor per column.
 """
 
 import math
@@ -20,8 +20,8 @@ from converter.learn.rounding.fake_quantize import LearnedWeight
 
 __all__ = ["CodeMoves", "curvature"]
 
-_MEMORY = 0.9  # of the gradient's running mean
-_SPREAD_MEMORY = 0.95  # of its running mean square
+_MEMORY = 0.9  # decay of the gradient's running mean
+_SPREAD_MEMORY = 0.95  # decay of its running mean square
 _WAIT = 3  # steps before the first move
 
 
@@ -31,44 +31,46 @@ def curvature(
     power: Mapping[str, Tensor],
     draws: torch.Generator,
 ) -> list[Tensor]:
-    """Second derivative of the loss by each code, ``[g, o, k]`` for every weight.
+    """Second derivative of the loss with respect to each code, ``[g, o, k]`` for every weight.
 
     Args:
-        weights: of the block.
-        outputs: of the block for some batches, with gradients.
-        power: what the loss divides each output's squared error by.
-        draws: random state.
+        weights: Weights of the block.
+        outputs: Outputs of the block for some batches, with gradients.
+        power: The loss divides each output's squared error by this.
+        draws: Random generator.
     """
-    places = [weight.nudge for weight in weights]
-    total = [torch.zeros_like(place) for place in places]
+    parameters = [weight.nudge for weight in weights]
+    totals = [torch.zeros_like(parameter) for parameter in parameters]
     count = 0
-    for found in outputs:
+    for tensors in outputs:
         count += 1
         parts = []
-        for name, value in found.items():
+        for name, value in tensors.items():
             signs = (torch.randint(0, 2, value.shape, generator=draws) * 2 - 1).to(value)
-            parts.append((signs * value).sum() * torch.sqrt(2 / (value.numel() * len(found) * power[name])))
-        for held, slope in zip(total, torch.autograd.grad(torch.stack(parts).sum(), places), strict=True):
-            held += slope.square()
-    sizes = [weight.multiple.square() for weight in weights]  # differ by block: no product of rows and columns
-    return [_separable(held / count / size) * size for held, size in zip(total, sizes, strict=True)]
+            parts.append((signs * value).sum() * torch.sqrt(2 / (value.numel() * len(tensors) * power[name])))
+        for total, slope in zip(totals, torch.autograd.grad(torch.stack(parts).sum(), parameters), strict=True):
+            total += slope.square()
+    # Multiples differ by block, so a product of rows and columns cannot express them. They are divided out first.
+    sizes = [weight.multiple.square() for weight in weights]
+    return [_separable(total / count / size) * size for total, size in zip(totals, sizes, strict=True)]
 
 
 def _separable(values: Tensor) -> Tensor:
-    """The nearest product of a factor per row and one per column, by their means; its scale does not change."""
+    """Approximate by a product of one factor per row and one per column, from their means. The mean stays the same."""
     mean = values.mean(dim=(1, 2), keepdim=True)
     return values.mean(dim=2, keepdim=True) * values.mean(dim=1, keepdim=True) / mean.clamp_min(1e-30)
 
 
 class CodeMoves:
-    """Gradients of the codes as they come in, and the moves they call for.
+    """Running statistics of the codes' gradients, and the moves that follow from them.
 
     Args:
-        weights: of the block.
-        curvatures: of each, see `curvature`.
-        share: of a layer's rows, in how many at most a code moves at once.
-        certainty: standard errors of the gradient that a gain must exceed.
-        batch_share: of the samples that one batch holds: no mean of batches is surer than all samples are.
+        weights: Weights of the block.
+        curvatures: Curvature of each weight, see `curvature`.
+        share: Largest share of a layer's rows in which a code moves at one step.
+        certainty: Standard errors of the gradient that a gain must exceed.
+        batch_share: Share of the samples that one batch holds. It limits the certainty: a mean over batches is never
+            more certain than all samples together.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class CodeMoves:
 
     @torch.no_grad()
     def step(self, move: bool) -> None:
-        """Take in the gradients of the last backward pass; move codes if that is asked for."""
+        """Add the gradients of the last backward pass to the statistics, and move codes if ``move`` is set."""
         self.steps += 1
         for index, weight in enumerate(self.weights):
             slope = weight.nudge.grad
@@ -105,13 +107,13 @@ class CodeMoves:
         filled = 1 - _MEMORY**self.steps
         slope = self.mean[index] / filled
         error = torch.sqrt(self.square[index] / (1 - _SPREAD_MEMORY**self.steps) * self.variance_share)
-        way = -torch.sign(slope)
-        inside = (weight.codes + way >= weight.low) & (weight.codes + way <= weight.high)
+        direction = -torch.sign(slope)
+        inside = (weight.codes + direction >= weight.low) & (weight.codes + direction <= weight.high)
         gain = torch.where(inside, slope.abs() - bend / 2 - self.certainty * error, -1.0)
-        best, place = gain.max(dim=2, keepdim=True)  # [g, o, 1]
+        best, column = gain.max(dim=2, keepdim=True)  # [g, o, 1]
         rows = max(1, math.floor(self.share * best.numel()))
         least = best.flatten().topk(rows).values[-1]
         chosen = (best > 0) & (best >= least)
-        moved = torch.zeros_like(gain).scatter_(2, place, way.gather(2, place) * chosen)
-        weight.codes += moved
-        self.mean[index] += moved * bend * filled
+        steps = torch.zeros_like(gain).scatter_(2, column, direction.gather(2, column) * chosen)
+        weight.codes += steps
+        self.mean[index] += steps * bend * filled

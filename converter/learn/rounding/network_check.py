@@ -1,4 +1,4 @@
-"""What the whole network makes of its held-out images, so that blocks that gain alone cannot make it worse."""
+"""Check of the whole network on held-out images. Blocks that each gain may still make the network worse."""
 
 from collections.abc import Mapping
 
@@ -19,30 +19,30 @@ _BATCH = 16
 
 
 class Snapshot:
-    """The quantized layers of a model as they are, to be put back."""
+    """Copy of the quantized layers of a model, from which they can be restored."""
 
     def __init__(self, model: Model, layers: Mapping[str, Linear]) -> None:
-        self.held: dict[str, tuple[Linear, Quantized, Floats, Floats | None]] = {
+        self.saved: dict[str, tuple[Linear, Quantized, Floats, Floats | None]] = {
             name: (layer, model.quantized[name], model.weight(layer), model.bias(layer))
             for name, layer in layers.items()
         }
 
     def restore(self, model: Model) -> None:
-        """Put the layers back."""
-        for name, (layer, quantized, weight, bias) in self.held.items():
+        """Write the saved layers back into the model."""
+        for name, (layer, quantized, weight, bias) in self.saved.items():
             model.quantized[name] = quantized
             model.write(layer, weight, bias)
 
 
-def network_db(model: Model, exact: Model, images: Dataset) -> float:
-    """Signal to noise of the outputs, in dB: the file's against the float network's."""
-    sessions = open_session(float_model(exact.graph)), open_session(emit(model, "int8"))
+def network_db(model: Model, reference: Model, images: Dataset) -> float:
+    """Signal-to-noise ratio of the file's outputs against the float network's, in dB."""
+    sessions = open_session(float_model(reference.graph)), open_session(emit(model, "int8"))
     names = [output.name for output in sessions[0].get_outputs()]
     signal, noise = 0.0, 0.0
     for batch in images.batches(_BATCH):
-        for expected, found in zip(*(session.run(names, batch.feeds) for session in sessions), strict=True):
-            if len(expected) >= batch.count:  # else it has no entry for every image, and all of it counts
-                expected, found = expected[: batch.count], found[: batch.count]
+        for expected, actual in zip(*(session.run(names, batch.feeds) for session in sessions), strict=True):
+            if len(expected) >= batch.count:  # otherwise the output has no entry per image, and all of it counts
+                expected, actual = expected[: batch.count], actual[: batch.count]
             signal += float(np.square(expected, dtype=np.float64).sum())
-            noise += float(np.square(expected.astype(np.float64) - found).sum())
+            noise += float(np.square(expected.astype(np.float64) - actual).sum())
     return decibel(signal, noise)

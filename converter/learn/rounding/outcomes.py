@@ -1,4 +1,4 @@
-"""What became of every layer while blocks were learned, until it is known whether any of it stays."""
+"""Outcome of every layer while blocks are learned. It is provisional: the whole network may reject the changes."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -10,18 +10,18 @@ __all__ = ["BlockOutcomes"]
 
 
 class BlockOutcomes:
-    """What every layer learned, how it was solved again, and why it did not learn.
+    """For every layer: what it learned, how it was solved again, or why it did not learn.
 
     Args:
-        kept: why layers are not quantized, by name.
+        float_reasons: Why layers are not quantized, by layer name.
     """
 
-    def __init__(self, kept: dict[str, str]) -> None:
+    def __init__(self, float_reasons: dict[str, str]) -> None:
         self.learned, self.solved = dict[str, Change](), dict[str, Change]()
-        self.reasons = kept
+        self.reasons = float_reasons
 
-    def take(self, outcome: Outcome | str, inside: Collection[str]) -> None:
-        """Note what became of a block."""
+    def record(self, outcome: Outcome | str, inside: Collection[str]) -> None:
+        """Record the outcome of a block for the layers inside it. A string says why the block did not learn."""
         if isinstance(outcome, str):
             self.reasons |= dict.fromkeys(inside, outcome)
             return
@@ -34,22 +34,22 @@ class BlockOutcomes:
         change = Change(f"learned{size}, {outcome.moved} codes moved, {judged}", outcome.before_db, outcome.after_db)
         self.learned |= dict.fromkeys(inside, change)
 
-    def put_back(self, reason: str) -> None:
-        """Nothing has changed after all; a layer that did not learn had a reason of its own."""
+    def reject(self, reason: str) -> None:
+        """Discard all changes. Layers that had learned get ``reason``; the others keep their own reasons."""
         self.reasons |= dict.fromkeys(self.learned, reason)
         self.learned.clear()
         self.solved.clear()
 
     def changed(self) -> dict[str, Change]:
-        """Layers that are no longer as they were."""
-        found = dict(self.learned)
+        """The layers that changed, and how."""
+        changes = dict(self.learned)
         for name, change in self.solved.items():
             if name in self.learned:
-                found[name] = replace(found[name], what=f"{found[name].what}, {change.what}")
+                changes[name] = replace(changes[name], what=f"{changes[name].what}, {change.what}")
             else:
-                found[name] = replace(change, what=f"{change.what}, {self.reasons[name]}")
-        return found
+                changes[name] = replace(change, what=f"{change.what}, {self.reasons[name]}")
+        return changes
 
     def skipped(self) -> dict[str, str]:
-        """Layers that are, and why."""
+        """The layers that did not change, and why."""
         return {name: why for name, why in self.reasons.items() if name not in self.solved}

@@ -1,10 +1,10 @@
-"""Learned rounding over a network: block by block, each on the inputs that the blocks before really produce.
+"""Learned rounding over a network, block by block, on the inputs that the blocks before produce.
 
-As in `converter.calibration.sequential` two streams run side by side, the float network's and the quantized network's as it will be
-deployed; here a step is a block, and what solves it is `converter.learn.rounding.rounding`.
+As in `converter.calibration.sequential`, a float stream and a quantized stream run side by side. Here one step is a
+block, and `converter.learn.rounding.rounding` solves it.
 
-GPTQ's codes make up for what the layers before them get wrong. A block that has learned gets other things wrong, so the
-layers behind it are solved again before they learn in their turn.
+The codes of GPTQ compensate for the errors of the layers before. A block that has learned makes other errors. So the
+layers behind it are solved again before they learn themselves.
 """
 
 import time
@@ -16,7 +16,7 @@ import onnx
 import torch
 
 from converter.calibration.activation_cache import ActivationCache
-from converter.calibration.correction import exact_model, write_exact
+from converter.calibration.correction import float_network, restore_float_weight
 from converter.calibration.paired_run import FLOAT, QUANTIZED, PairedRun
 from converter.calibration.segments import Segment, cut, submodel
 from converter.calibration.sequential import SequentialCalibration, solve_layer
@@ -57,20 +57,23 @@ def refine_blocks(
     budget: int,
     seed: int,
 ) -> PassReport:
-    """Refine the codes, scales and biases of every block that gains from it; of none if the network does not gain.
+    """Refine the codes, scales and biases of every block that gains. If the network does not gain, no block changes.
 
     Args:
-        model: quantized by a layer pass; changed in place.
-        settings: the pass.
-        data: calibration data.
-        progress: called after every block.
-        solver: the layer pass, which solves the layers behind a block that learned again. None: they stay, so what a
-            block gains may be what they made up for, and the network is asked after every block.
-        budget: bytes of activations held in memory before they go to files.
-        seed: of the images held out, the windows and the batches.
+        model: Quantized by a layer pass. It changes in place.
+        settings: The pass.
+        data: Calibration data.
+        progress: Called after every block.
+        solver: The layer pass that solves the layers behind a learned block again. With None these layers stay. Then a
+            block may gain only what its successors had compensated for, so the network is judged after every block.
+        budget: Bytes of activations to hold in memory. Later ones go to files.
+        seed: Random seed of the held-out images, the windows and the batches.
+
+    Returns:
+        The report of the pass.
 
     Raises:
-        QuantizationError: nothing is quantized yet, or there is no CUDA device where one is asked for.
+        QuantizationError: No layer is quantized yet, or the settings require a CUDA device and there is none.
     """
     started = time.perf_counter()
     layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
@@ -86,23 +89,23 @@ def refine_blocks(
         for index, piece in enumerate(pieces):
             outcomes.solved |= network.enter(piece, solver)
             inside = {name: layers[name] for name in piece.whole.nodes if name in layers}
-            held = Snapshot(model, inside)
-            found = network.refine(piece.whole, inside, settings, device, index) if inside else ""
-            learned = isinstance(found, Outcome) and found.improved
+            before_block = Snapshot(model, inside)
+            outcome = network.refine(piece.whole, inside, settings, device, index) if inside else ""
+            learned = isinstance(outcome, Outcome) and outcome.improved
             if learned and solver is None:
                 after = network.decibels()
                 if after > best:
                     best = after
                 else:
-                    held.restore(model)
-                    learned, found = False, _REJECTED.format(best, after)
-            outcomes.take(found, inside)
+                    before_block.restore(model)
+                    learned, outcome = False, _REJECTED.format(best, after)
+            outcomes.record(outcome, inside)
             network.leave(piece, learned)
             progress(settings.name, index + 1, len(pieces))
         after = best if solver is None else network.decibels()
     if outcomes.learned and not after > before:
         start.restore(model)
-        outcomes.put_back(_REJECTED.format(before, after))
+        outcomes.reject(_REJECTED.format(before, after))
     notes = [
         f"{len(outcomes.learned)} of {len(layers)} layers learned; {settings.steps} steps a block on {device.type}"
     ]
@@ -117,14 +120,14 @@ def refine_blocks(
 
 @dataclass(frozen=True)
 class _Piece:
-    """What is learned together, and the segments that it consists of."""
+    """A block that is learned together, as one segment and as the segments that it consists of."""
 
     whole: Segment
     parts: Sequence[Segment]
 
 
 class _Network:
-    """Both streams, of the images that are learned from and of those that judge, and the block that is learned."""
+    """Both streams, for the training images and for the held-out images, and the learning of one block."""
 
     def __init__(
         self,
@@ -136,70 +139,74 @@ class _Network:
         seed: int,
     ) -> None:
         self.model, self.layers, self.seed = model, layers, seed
-        self.exact = exact_model(model)
+        self.reference = float_network(model)
         split = hold_out(len(data), held_out, seed)
         self.judge_images = data.select(split.judge)
         self.calibration = SequentialCalibration(
-            model, self.exact, layers, data.select(split.train), cache[0], seed=seed
+            model, self.reference, layers, data.select(split.train), cache[0], seed=seed
         )
-        self.train, self.judge = self.calibration.pair, PairedRun(model, self.exact, self.judge_images, cache[1])
-        self.moved = set[str]()  # tensors that are no longer what they were in the quantized network
+        self.train, self.judge = self.calibration.pair, PairedRun(model, self.reference, self.judge_images, cache[1])
+        self.changed_tensors = set[str]()  # tensors of the quantized network that differ because a block has learned
 
     def decibels(self) -> float:
-        """Signal to noise of the network's outputs on the images that judge."""
-        return network_db(self.model, self.exact, self.judge_images)
+        """Signal-to-noise ratio of the network's outputs on the held-out images, in dB."""
+        return network_db(self.model, self.reference, self.judge_images)
 
     def pieces(self, settings: LearnedRounding) -> list[_Piece]:
-        """The network in blocks; graph outputs count as outputs of the block that writes them."""
+        """Cut the network into blocks. Outputs of the graph count as outputs of the block that writes them."""
         segments = cut(self.model.graph, self.layers)
         if settings.granularity == "network":
-            found = [segments]
+            groups = [segments]
         elif settings.granularity == "layer":
-            found = [[segment] for segment in segments]
+            groups = [[segment] for segment in segments]
         else:
-            found = blocks(segments, self._sizes(set(sole_boundaries(segments).values())), settings.layers_per_block)
+            groups = blocks(segments, self._sizes(set(sole_boundaries(segments).values())), settings.layers_per_block)
         graph_outputs = [str(tensor.name) for tensor in self.model.graph.outputs]
         written = {str(node.name): [str(tensor.name) for tensor in node.outputs] for node in self.model.graph.nodes}
         result = []
-        for parts in found:
+        for parts in groups:
             whole = join(parts)
-            makes = {name for node in whole.nodes for name in written[node]}
-            outputs = dict.fromkeys([*whole.outputs, *(name for name in graph_outputs if name in makes)])
+            written_here = {name for node in whole.nodes for name in written[node]}
+            outputs = dict.fromkeys([*whole.outputs, *(name for name in graph_outputs if name in written_here)])
             result.append(_Piece(replace(whole, outputs=tuple(outputs)), parts))
         return result
 
     def enter(self, piece: _Piece, solver: LayerPass | None) -> dict[str, Change]:
-        """Run a block, whose inputs are held; what a ``solver`` made of its layers behind those that learned."""
+        """Run a block before it learns. Its inputs stay in the cache.
+
+        Returns:
+            What the solver changed in layers behind blocks that learned, by layer name.
+        """
         changed = {}
         for segment in piece.parts:
-            if self.moved.intersection(segment.inputs):
-                self.moved.update(segment.outputs)
+            if self.changed_tensors.intersection(segment.inputs):
+                self.changed_tensors.update(segment.outputs)
                 if solver is not None and segment.layer is not None:
                     changed[segment.layer] = self._solve(solver, self.layers[segment.layer])
             for pair in (self.train, self.judge):
-                pair.advance(segment, held=piece.whole.inputs)
+                pair.advance(segment, retained=piece.whole.inputs)
         return changed
 
     def leave(self, piece: _Piece, learned: bool) -> None:
-        """Bring the block's outputs up to what it has learned, and forget what it was the last to read."""
+        """Recompute the block's outputs if it has learned, and drop the tensors that no later block reads."""
         if learned:
-            self.moved.update(piece.whole.outputs)
+            self.changed_tensors.update(piece.whole.outputs)
         for pair in (self.train, self.judge):
             if learned:
-                pair.again(piece.whole)
+                pair.rerun_quantized(piece.whole)
             pair.forget(piece.whole.released)
 
     def _solve(self, solver: LayerPass, layer: Linear) -> Change:
-        """The layer once more, from its float weight."""
-        held = self.model.quantized[layer.name]
-        write_exact(self.model, layer, self.model)
-        found = solve_layer(self.model, solver, layer, held.grid.bits, self.calibration.moments(layer))
-        return Change(f"solved again behind layers that learned, {found.what}", held.sqnr_db, found.after_db)
+        """Solve a layer again, from its float weight."""
+        previous = self.model.quantized[layer.name]
+        restore_float_weight(self.model, layer, self.model)
+        change = solve_layer(self.model, solver, layer, previous.grid.bits, self.calibration.moments(layer))
+        return Change(f"solved again behind layers that learned, {change.what}", previous.sqnr_db, change.after_db)
 
     def refine(
         self, piece: Segment, inside: dict[str, Linear], settings: LearnedRounding, device: torch.device, index: int
     ) -> Outcome | str:
-        """Learn one block and write what it gained into the model; a reason where that cannot be done."""
+        """Learn one block and write any gain into the model. Return the outcome, or why the block cannot learn."""
         nodes = [self.model.node(name) for name in piece.nodes]
         reason = unsupported(nodes)
         if reason:
@@ -207,7 +214,7 @@ class _Network:
         first = {name: self.train.get(FLOAT, name, 0) for name in piece.inputs}
         if any(values.dtype != np.float32 for values in first.values()):
             return "the block reads tensors that are not float"
-        program = Program(submodel(self.exact, piece, self.train.kinds).graph, device)
+        program = Program(submodel(self.reference, piece, self.train.kinds).graph, device)
         side = settings.window if looks_around(nodes, first) else None
         seed = self.seed + index
         try:
@@ -216,7 +223,7 @@ class _Network:
             return f"{error} has no differentiable form"
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, TypeError, ValueError) as error:  # shapes that hold for one size of batch
+        except (RuntimeError, TypeError, ValueError) as error:  # the shapes hold for one batch size only
             return f"torch cannot run the block on {sum(self.train.counts)} images: {str(error).splitlines()[0]}"
         if any(len(value) != len(train) for value in train.target.values()):
             return "the block's outputs do not have one entry for every image"
@@ -234,7 +241,7 @@ class _Network:
 
         def measure(name: str, value: torch.Tensor) -> torch.Tensor:
             if name in writers:
-                axis = 1 if writers[name].kernel else value.ndim - 1  # of the channels
+                axis = 1 if writers[name].kernel else value.ndim - 1  # axis of the channels
                 axes = [other for other in range(value.ndim) if other != axis]
                 spread[name] = value.std(dim=axes, unbiased=False).cpu().numpy()
             return value
@@ -243,33 +250,34 @@ class _Network:
             program({name: value[:32] for name, value in train.exact.items()}, after=measure)
         weights = []
         for name, layer in inside.items():
-            held = self.model.quantized[name]
+            quantized = self.model.quantized[name]
             unit = spread[layer.output].reshape(layer.matrix_shape[:2])
             step = (
                 float(self.model.activation_qparams[layer.input].scale) if runs_on_integers(self.model, layer) else None
             )
             bias = self.model.bias(layer)
-            weights.append(LearnedWeight(layer, held.codes, held.grid, bias, unit, step).to(device))
-        made = {str(tensor.name) for name in piece.nodes for tensor in self.model.node(name).outputs}
-        ranges = {name: grid for name, grid in self.model.activation_qparams.items() if name in made}
+            weights.append(LearnedWeight(layer, quantized.codes, quantized.grid, bias, unit, step).to(device))
+        written = {str(tensor.name) for name in piece.nodes for tensor in self.model.node(name).outputs}
+        ranges = {name: grid for name, grid in self.model.activation_qparams.items() if name in written}
         return QuantizedBlock(program, weights, ranges)
 
     def _sizes(self, names: set[str]) -> dict[str, int]:
-        """Elements per image of tensors of the float network."""
-        proto = float_model(self.exact.graph)
+        """Elements per image of the named tensors of the float network."""
+        proto = float_model(self.reference.graph)
         inputs = [value.name for value in proto.graph.input]
         feeds = {name: self.train.cache.get(FLOAT, name, 0) for name in inputs}
-        wanted = sorted(names - set(inputs))
+        computed = sorted(names - set(inputs))
         del proto.graph.output[:]
-        proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
-        found = open_session(proto).run(wanted, feeds) if wanted else []
-        return {name: values.size // len(values) for name, values in [*feeds.items(), *zip(wanted, found, strict=True)]}
+        proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in computed)
+        outputs = open_session(proto).run(computed, feeds) if computed else []
+        arrays = [*feeds.items(), *zip(computed, outputs, strict=True)]
+        return {name: values.size // len(values) for name, values in arrays}
 
 
 def _samples(
     pair: PairedRun, piece: Segment, program: Program, side: int | None, seed: int, device: torch.device
 ) -> Samples:
-    """A block's inputs in both streams, and what the float block makes of them."""
+    """A block's inputs in both streams, and the outputs of the float block."""
     quantized, exact = (
         windows({name: _all(pair, stream, name) for name in piece.inputs}, side, device, seed)
         for stream in (QUANTIZED, FLOAT)
@@ -278,6 +286,6 @@ def _samples(
 
 
 def _all(pair: PairedRun, stream: str, name: str) -> Floats:
-    """A tensor for all images."""
+    """A tensor for all images, as one array."""
     whole: Floats = np.concatenate([pair.get(stream, name, batch) for batch in range(len(pair.counts))])
     return whole

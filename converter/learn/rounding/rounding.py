@@ -1,9 +1,10 @@
-"""Learning one block: its codes, scales and biases follow the gradient of what its deployed form gets wrong.
+"""Learning of one block. Its codes, scales and biases follow the gradient of the error of its deployed form.
 
-The loss is the squared error of the block's outputs, after whatever activation ends it, over their variance. Scales and
-biases go by Adam (Kingma & Ba 2015) with a cosine to zero, codes by whole steps (`converter.learn.rounding.moves`), which end
-before Adam does. What is kept is the best state that the held-out images have seen, which is the block as it was unless
-something is better. `converter.learn.held_out` keeps them from the passes before.
+The loss is the squared error of the block's outputs over their variance. Outputs are taken after the activation that
+ends the block. Scales and biases are learned with Adam (Kingma & Ba 2015), whose rate falls to zero as a cosine. Codes
+move by whole steps (`converter.learn.rounding.moves`) and stop moving before Adam ends. The result is the state that is
+best on the held-out images, which may be the initial one. `converter.learn.held_out` hides these images from earlier
+passes.
 """
 
 import copy
@@ -21,19 +22,20 @@ from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["Outcome", "learn"]
 
-_JUDGEMENTS = 4  # times that the held-out images are looked at
-_PROBES = 16  # batches that curvature is measured on
-_MOVING = 0.8  # of the steps: codes move; then scales and biases settle
+_JUDGEMENTS = 4  # evaluations on the held-out images
+_PROBES = 16  # batches on which the curvature is measured
+_MOVING = 0.8  # share of the steps in which codes move; after it, scales and biases settle
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What learning did to a block.
+    """Result of learning a block.
 
     Attributes:
-        before_db, after_db: signal to noise of its outputs on held-out images.
-        improved: whether anything was kept.
-        moved: codes that are not what they were.
+        before_db: Signal-to-noise ratio of the block's outputs on held-out images before learning, in dB.
+        after_db: The same after learning.
+        improved: Whether the block changed.
+        moved: Number of codes that changed.
     """
 
     before_db: float
@@ -43,7 +45,7 @@ class Outcome:
 
 
 def learn(block: QuantizedBlock, train: Samples, held_out: Samples, settings: LearnedRounding, seed: int) -> Outcome:
-    """Move the block to the best state found; it stays as it is if none is better."""
+    """Bring the block to the best state on the held-out images. It does not change if no state is better."""
     draws = torch.Generator().manual_seed(seed)
     size = min(settings.batch, len(train))
     power = {name: _power(value) for name, value in train.target.items()}
@@ -55,7 +57,7 @@ def learn(block: QuantizedBlock, train: Samples, held_out: Samples, settings: Le
         ([weight.shift for weight in learned if weight.shift is not None], settings.bias_rate),
     )
     optimizer = torch.optim.Adam([{"params": part, "lr": rate} for part, rate in groups])
-    before = best = _judged(block, held_out, power)
+    before = best = _held_out_loss(block, held_out, power)
     state = copy.deepcopy(block.state_dict())
     every = -(-settings.steps // _JUDGEMENTS)
     for step, index in enumerate(batches(len(train), size, settings.steps, draws)):
@@ -69,9 +71,9 @@ def learn(block: QuantizedBlock, train: Samples, held_out: Samples, settings: Le
         if moves is not None:
             moves.step(step < _MOVING * settings.steps)
         if (step + 1) % every == 0 or step + 1 == settings.steps:
-            found = _judged(block, held_out, power)
-            if found < best:  # never true of NaN
-                best, state = found, copy.deepcopy(block.state_dict())
+            present = _held_out_loss(block, held_out, power)
+            if present < best:  # never true of NaN
+                best, state = present, copy.deepcopy(block.state_dict())
     block.load_state_dict(state)
     moved = sum(int((weight.codes != codes).sum()) for weight, codes in zip(learned, start, strict=True))
     return Outcome(_decibel(before), _decibel(best), best < before, moved)
@@ -97,7 +99,7 @@ def _moves(
 
 
 def _mixed(samples: Samples, index: Tensor, drop: float, draws: torch.Generator) -> dict[str, Tensor]:
-    """Quantized inputs, a share of their values taken from the float network (QDrop, Wei et al. 2022, §4.3)."""
+    """Quantized inputs, with a share of their values taken from the float network (QDrop, Wei et al. 2022, §4.3)."""
     if not drop:
         return {name: value[index] for name, value in samples.quantized.items()}
     result = {}
@@ -108,18 +110,18 @@ def _mixed(samples: Samples, index: Tensor, drop: float, draws: torch.Generator)
     return result
 
 
-def _judged(block: QuantizedBlock, samples: Samples, power: dict[str, Tensor]) -> float:
+def _held_out_loss(block: QuantizedBlock, samples: Samples, power: dict[str, Tensor]) -> float:
     return float(_loss(run_in_batches(block, samples.quantized), samples.target, power))
 
 
-def _loss(found: dict[str, Tensor], target: dict[str, Tensor], power: dict[str, Tensor]) -> Tensor:
-    """Squared error over variance, mean of the outputs."""
-    errors = [(found[name] - value).square().mean() / power[name] for name, value in target.items()]
+def _loss(outputs: dict[str, Tensor], target: dict[str, Tensor], power: dict[str, Tensor]) -> Tensor:
+    """Squared error over variance, averaged over the outputs."""
+    errors = [(outputs[name] - value).square().mean() / power[name] for name, value in target.items()]
     return torch.stack(errors).mean()
 
 
 def _power(value: Tensor) -> Tensor:
-    """Mean over channels of their variance; never zero."""
+    """Variance of each channel, averaged over channels. It is never zero."""
     axes = [axis for axis in range(value.ndim) if axis != 1 or value.ndim == 1]
     return value.var(dim=axes, unbiased=False).mean().clamp_min(1e-20)
 

@@ -1,4 +1,4 @@
-"""Where a training stands, in a file: after a kill the next run goes on from the last epoch that ended."""
+"""Checkpoint of a training run: a file from which an interrupted run goes on after the last finished epoch."""
 
 import os
 import tempfile
@@ -19,7 +19,7 @@ State = dict[str, Any]
 
 @dataclass
 class TrainingState:
-    """A training after ``epoch`` epochs: what it is now, and the best it has been."""
+    """State of a training run after ``epoch`` epochs: the present state, and the best state so far."""
 
     epoch: int
     network: State
@@ -31,11 +31,11 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file, and the training it may hold.
+    """A checkpoint file, and the training run that it must belong to.
 
     Attributes:
-        file: which need not exist.
-        training: a digest of everything that decides the training's course.
+        file: The file. It need not exist.
+        training: Digest of everything that determines the course of the training.
     """
 
     file: TrainingFile
@@ -43,10 +43,10 @@ class Checkpoint:
 
 
 def require_own(file: TrainingFile) -> None:
-    """Refuse a file that holds no training of that origin.
+    """Refuse a checkpoint file whose origin is not that of ``file``.
 
     Raises:
-        UsageError: the file is no checkpoint, or that of another training.
+        UsageError: The file is not a checkpoint, or it belongs to another training run.
     """
     _, origin, _ = _read(file.path, torch.device("cpu"))
     if origin != file.origin:
@@ -54,10 +54,10 @@ def require_own(file: TrainingFile) -> None:
 
 
 def load(checkpoint: Checkpoint, device: torch.device) -> TrainingState | None:
-    """Where the training stands; None if there is no file.
+    """Read the state of the training run. None if there is no file.
 
     Raises:
-        UsageError: the file is no checkpoint, or that of another training.
+        UsageError: The file is not a checkpoint, or it belongs to another training run.
     """
     path = checkpoint.file.path
     if not path.exists():
@@ -69,10 +69,10 @@ def load(checkpoint: Checkpoint, device: torch.device) -> TrainingState | None:
 
 
 def save(checkpoint: Checkpoint, progress: TrainingState) -> None:
-    """Write the file beside its name, then rename it.
+    """Write the state to a temporary file beside the checkpoint, then rename it.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The file cannot be written.
     """
     path = checkpoint.file.path
     content = {**vars(progress), "origin": checkpoint.file.origin, "training": checkpoint.training}
@@ -93,20 +93,26 @@ def save(checkpoint: Checkpoint, progress: TrainingState) -> None:
 
 
 def _read(path: Path, device: torch.device) -> tuple[TrainingState, str, str]:
-    """What the file holds: where a training stands, its origin and its digest.
+    """Read a checkpoint file.
+
+    Returns:
+        The state of the training run, its origin and its digest.
 
     Raises:
-        UsageError: the file is no checkpoint.
+        UsageError: The file is not a checkpoint.
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-        origin, training = content.pop("origin", ""), content.pop("training")  # none in files of earlier versions
+        origin, training = (
+            content.pop("origin", ""),
+            content.pop("training"),
+        )  # origin: none in files of earlier versions
         score = Score(content.pop("loss"), content.pop("share"))
         return TrainingState(score=score, **content), origin, training
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"{path} cannot be read: {reason}; give another `checkpoint=`") from error
-    except Exception as error:  # a damaged file raises many types
+    except Exception as error:  # damaged files raise errors of many types
         kind = type(error).__name__
         raise UsageError(f"{path} is not a checkpoint ({kind}); delete it, or give another `checkpoint=`") from error
 

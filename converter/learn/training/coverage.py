@@ -1,4 +1,4 @@
-"""How much of the float network's activations grids cover, once training has moved them."""
+"""Coverage: which share of the float network's activations the grids cover after training has changed them."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,10 @@ __all__ = ["Coverage"]
 
 
 class Coverage:
-    """Sees tensors on their way through the float network, and counts what lies outside their grids.
+    """Watch the tensors of a float run, and count the values outside their grids.
 
     Args:
-        grids: by tensor name.
+        grids: Activation grids by tensor name.
     """
 
     def __init__(self, grids: Mapping[str, ActivationGrid]) -> None:
@@ -25,7 +25,7 @@ class Coverage:
 
     @torch.no_grad()
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        """Take a tensor in; it is given back as it is."""
+        """Count a tensor's values. The tensor is returned unchanged."""
         grid = self.grids.get(name)
         if grid is not None:
             low, high = grid.ends
@@ -38,7 +38,7 @@ class Coverage:
         return value
 
     def ranges(self) -> dict[str, CoveredRange]:
-        """By tensor name, those that were seen."""
+        """Coverage of every tensor that was seen, by tensor name."""
         return {
             name: CoveredRange(self.grids[name], *self.ends[name], clipped / seen)
             for name, (clipped, seen) in self.counts.items()

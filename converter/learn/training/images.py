@@ -1,4 +1,4 @@
-"""Training images in random order, as torch tensors, read ahead while the batch before is learned from."""
+"""Training images in random order, as torch tensors. The next batch is read while the present one is learned from."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ __all__ = ["ImageBatch", "augmented", "epoch_batches", "in_order"]
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Some images: inputs ``[n, ...]`` by name, and their labels ``[n]`` if they have any."""
+    """Some images: inputs ``[n, ...]`` by name, and labels ``[n]`` or None."""
 
     inputs: Mapping[str, Tensor]
     labels: Tensor | None
@@ -29,14 +29,14 @@ class ImageBatch:
 def epoch_batches(
     data: Dataset, images: NDArray[np.intp], size: int, seed: Sequence[int], device: torch.device
 ) -> Iterator[ImageBatch]:
-    """Each of the images once, in random order; fewer than ``size`` at the end are left for another epoch.
+    """Yield each image once, in random order. A last batch that would be smaller than ``size`` is left out.
 
     Args:
-        data: all images.
-        images: indices of those to use.
-        size: of a batch; all images where there are fewer.
-        seed: of the order.
-        device: where the tensors go.
+        data: All images.
+        images: Indices of the images to use.
+        size: Images in a batch. If there are fewer images, one batch has all of them.
+        seed: Random seed of the order.
+        device: Device of the tensors.
     """
     order = np.random.default_rng(seed).permutation(images)
     size = min(size, len(order))
@@ -44,22 +44,23 @@ def epoch_batches(
 
 
 def in_order(data: Dataset, images: NDArray[np.intp], size: int, device: torch.device) -> Iterator[ImageBatch]:
-    """All of the images."""
+    """Yield all of the images, in the given order."""
     yield from _read(data, [images[start : start + size] for start in range(0, len(images), size)], device)
 
 
 def augmented(inputs: Mapping[str, Tensor], flip: bool, shift: int, draws: np.random.Generator) -> dict[str, Tensor]:
-    """ImageBatch ``[n, c, h, w]`` mirrored and moved at random, other inputs as they are; edges are repeated outwards.
+    """Mirror and shift images ``[n, c, h, w]`` at random. Edge pixels are repeated outwards. Other inputs stay the
+    same.
 
     Args:
-        inputs: by name; all images of one sample are moved alike.
-        flip: left to right, half of the time.
-        shift: pixels each way, at most.
-        draws: random state.
+        inputs: Tensors by name. All images of one sample are changed alike.
+        flip: Whether to mirror half of the images left to right.
+        shift: Largest shift in each direction, in pixels.
+        draws: Random generator.
     """
     count = len(next(iter(inputs.values())))
     mirrored = draws.random(count) < 0.5 if flip else np.zeros(count, bool)
-    places = draws.integers(0, 2 * shift + 1, (count, 2)) if shift else np.zeros((count, 2), np.int64)
+    offsets = draws.integers(0, 2 * shift + 1, (count, 2)) if shift else np.zeros((count, 2), np.int64)
     result = {}
     for name, value in inputs.items():
         if value.ndim != 4:
@@ -69,7 +70,7 @@ def augmented(inputs: Mapping[str, Tensor], flip: bool, shift: int, draws: np.ra
         wide = F.pad(value, (shift,) * 4, mode="replicate") if shift else value
         pieces = [
             image[:, y : y + height, x : x + width].flip(2) if turned else image[:, y : y + height, x : x + width]
-            for image, (y, x), turned in zip(wide, places.tolist(), mirrored.tolist(), strict=True)
+            for image, (y, x), turned in zip(wide, offsets.tolist(), mirrored.tolist(), strict=True)
         ]
         result[name] = torch.stack(pieces).contiguous(memory_format=torch.channels_last)
     return result

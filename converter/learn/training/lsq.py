@@ -1,10 +1,13 @@
-"""Learned step sizes: weights and activations on grids whose scales are parameters.
+"""Learned step size quantization (LSQ): weights and activations on grids whose scales are parameters.
 
-Esser et al. 2020 (LSQ, arXiv 1902.08153). With ``v = clip(x / s, low, high)`` a value becomes ``s round(v)``; rounding
-lets gradients through (equation 5), so that the scale's is ``round(v) - v`` within the range and the bound outside it
-(equation 3). Every parameter here is a pure number: weights are in steps of their starting grid, scales are the
-logarithm of their growth, biases are in standard deviations of their layer's output. So one rate suits all of them,
-which LSQ reaches by a factor on the scales' gradients (§2.2), whatever batch normalization was folded into a layer.
+Esser et al. 2020 (LSQ, arXiv 1902.08153). With ``v = clip(x / s, low, high)``, a value becomes ``s round(v)``. Rounding
+passes gradients straight through (equation 5). So the gradient of the scale is ``round(v) - v`` within the range, and
+the bound outside it (equation 3).
+
+Every parameter here is dimensionless. Weights are in steps of their initial grid. A scale's parameter is the logarithm
+of its growth. Biases are in standard deviations of their layer's output. So one learning rate suits all of them,
+whatever batch normalization was folded into a layer. LSQ reaches the same with a factor on the scales' gradients
+(§2.2).
 """
 
 import math
@@ -21,16 +24,16 @@ from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid
 
 __all__ = ["StepGrid", "StepWeight"]
 
-_MOST_GROWTH = math.log(16)  # of a scale, and shrinkage
+_MOST_GROWTH = math.log(16)  # bound of the change of a scale's logarithm, up and down
 
 
 class StepGrid(nn.Module):
-    """The 8-bit grid of activation tensors, its zero point fixed.
+    """8-bit grid of activations. The scale can be learned, the zero point is fixed.
 
     Args:
-        grid: where it starts.
-        learned: whether the scale is a parameter.
-        bound: largest value that an absorbed clamp lets through; the grid does not grow past it.
+        grid: Initial grid.
+        learned: Whether the scale is a parameter.
+        bound: Largest value that the clamp which the quantizer replaces lets through. The grid does not grow beyond it.
     """
 
     growth: Tensor
@@ -47,20 +50,20 @@ class StepGrid(nn.Module):
             self.register_buffer("growth", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Values of any shape on the grid."""
+        """Values of any shape, rounded to the grid."""
         return cast(Tensor, _OnGrid.apply(x, self.step(), self.low, self.high))  # type: ignore[no-untyped-call]
 
     def step(self) -> Tensor:
-        """The scale, a positive scalar."""
+        """The present scale, a positive scalar."""
         return float(self.grid.scale) * torch.exp(self.growth)
 
     @torch.no_grad()
     def confine(self) -> None:
-        """Bring the scale back into its bounds; a clamp in `step` would have no gradient past them."""
+        """Bring the scale back into its bounds. A clamp in `step` would have no gradient outside them."""
         self.growth.clamp_(-_MOST_GROWTH, min(self.most, _MOST_GROWTH))
 
     def solution(self) -> ActivationGrid:
-        """The grid as it is now."""
+        """The present grid."""
         scale = np.float32(self.step().item())
         grown = float(scale) / float(self.grid.scale)
         return ActivationGrid(
@@ -69,16 +72,19 @@ class StepGrid(nn.Module):
 
 
 class StepWeight(QuantizedWeight):
-    """One layer's weight and bias as they are trained.
+    """Weight and bias of one layer, while they are trained.
 
-    A weight starts on its code, not at its float value, half a step from the next: a code changes only where training
-    keeps asking for it. GPTQ's codes make up for each other's errors, and many that change at once lose that.
+    A weight starts on its code, not at its float value. So it is half a step away from the next code, and a code
+    changes only if the gradients keep pointing there. The codes of GPTQ compensate for each other's errors, and many
+    changes at once would destroy that.
 
     Args:
-        layer, grid, bias: see `QuantizedWeight`.
-        codes: ``[g, o, k]`` on ``grid``.
-        unit: standard deviation of the layer's output, what a bias parameter of 1 stands for.
-        inputs: grid of the layer's input, for the step of an int32 bias; None: the bias stays in float.
+        layer: See `QuantizedWeight`.
+        codes: Codes ``[g, o, k]`` on ``grid``.
+        grid: See `QuantizedWeight`.
+        bias: See `QuantizedWeight`.
+        unit: See `QuantizedWeight`. Standard deviation of the layer's output.
+        inputs: Grid of the layer's input, from which an int32 bias gets its step. None if the bias stays in float.
     """
 
     def __init__(
@@ -86,15 +92,15 @@ class StepWeight(QuantizedWeight):
     ) -> None:
         super().__init__(layer, grid, bias, unit)
         self.weight = nn.Parameter(torch.from_numpy(codes.astype(np.float32)) - self.zero_point)
-        self.inputs = [] if inputs is None else [inputs]  # in a list: it is another module's, not part of this one
+        self.inputs = [] if inputs is None else [inputs]  # a list hides it from torch: it belongs to another module
 
     def levels(self, scale: Tensor) -> Tensor:
-        """Weights in whole steps of the grid as it is now, ``[g, o, k]``, within its range."""
+        """Weights in whole steps of the present grid, ``[g, o, k]``, clipped to its range."""
         value = self.weight * self.spread(self.start_scale / scale)
         return _rounded(torch.clamp(value, self.low - self.zero_point, self.high - self.zero_point))
 
     def input_scale(self) -> Tensor | None:
-        """The scale of the layer's input as it is now; None: the bias stays in float."""
+        """The present scale of the layer's input. None if the bias stays in float."""
         return self.inputs[0].step().detach() if self.inputs else None
 
     @torch.no_grad()
@@ -104,7 +110,7 @@ class StepWeight(QuantizedWeight):
 
 
 class _OnGrid(torch.autograd.Function):
-    """Activations on a grid, with the gradients of LSQ; torch's own kernel does the forward pass."""
+    """Rounds activations to a grid, with the gradients of LSQ. The forward pass uses torch's own kernel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
@@ -115,17 +121,17 @@ class _OnGrid(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        held: Any = ctx
-        x, y, scale = held.saved_tensors
-        (slope,), (low, high) = slopes, held.bounds
+        context: Any = ctx
+        x, y, scale = context.saved_tensors
+        (slope,), (low, high) = slopes, context.bounds
         inside = (x >= (low - 0.5) * scale) & (x <= (high + 0.5) * scale)
         passed = slope * inside
-        if not held.needs_input_grad[1]:
+        if not context.needs_input_grad[1]:
             return passed, None, None, None
-        growth = torch.where(inside, y - x, y) / scale  # round(v) - v, or the bound
+        growth = torch.where(inside, y - x, y) / scale  # round(v) - v inside, the bound outside
         return passed, (slope * growth).sum(), None, None
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """To the nearest integer, ties to even; the gradient passes."""
+    """Round to the nearest integer, ties to even. The gradient passes straight through."""
     return x + (torch.round(x) - x).detach()

@@ -1,4 +1,4 @@
-"""A quantized model as one torch module that is trained whole, and back."""
+"""A quantized model as one torch module that is trained as a whole and written back."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from converter.calibration.correction import exact_model
+from converter.calibration.correction import float_network
 from converter.learn.graph.program import After, Program, unsupported, untouched
 from converter.learn.graph.spatial import NoTorchForm
 from converter.learn.quantized_weight import constants
@@ -23,23 +23,23 @@ Tensors = dict[str, Tensor]
 
 
 class TrainedNetwork(nn.Module):
-    """The network with its quantization in place, exactly where the writers put it; `teacher` is the float network.
+    """The network with quantizers exactly where the writer puts them. `teacher` is the float network.
 
     Args:
-        model: quantized by a layer pass.
-        sample: some inputs by name, to see how far layers' outputs spread.
-        learn_activations: the scales of activations are parameters too.
+        model: Quantized by a layer pass.
+        sample: Some inputs by name, to measure the standard deviation of each layer's output.
+        learn_activations: Whether the scales of activations are parameters too.
 
     Raises:
-        QuantizationError: an operator has no differentiable form; names it.
+        QuantizationError: An operator has no differentiable form. The message names it.
     """
 
     def __init__(self, model: Model, sample: Mapping[str, Tensor], *, learn_activations: bool) -> None:
         super().__init__()
         self.model = model
-        self.program, spread = float_program(exact_model(model), sample)
+        self.program, spread = float_program(float_network(model), sample)
         self.inputs = [str(tensor.name) for tensor in model.graph.inputs]
-        self.starts, self.place = _shared(model)
+        self.starts, self.grid_index = _distinct_grids(model)
         bounds, fixed = _limits(model)
         self.grids = nn.ModuleList(
             StepGrid(grid, learned=learn_activations and grid not in fixed, bound=bounds.get(grid, math.inf))
@@ -48,69 +48,74 @@ class TrainedNetwork(nn.Module):
         self.layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
         weights = []
         for name, layer in self.layers.items():
-            held = model.quantized[name]
-            whole = model.rules.bias == "int32" and model.reads_integers(layer)
-            grid = self._grid(layer.input) if whole else None
+            quantized = model.quantized[name]
+            int32_bias = model.rules.bias == "int32" and model.reads_integers(layer)
+            grid = self._grid(layer.input) if int32_bias else None
             unit = spread[layer.output]
-            weights.append(StepWeight(layer, held.codes, held.grid, model.bias(layer), unit, grid))
+            weights.append(StepWeight(layer, quantized.codes, quantized.grid, model.bias(layer), unit, grid))
         self.weights = nn.ModuleList(weights)
 
     def forward(self, inputs: Mapping[str, Tensor], seen: After = untouched) -> Tensors:
-        """The graph's outputs by name, as the file computes them; ``seen`` sees every tensor on its way."""
+        """The graph's outputs by name, computed as the file computes them. ``seen`` is called with every tensor."""
         fed = {name: self._quantize(name, value) for name, value in inputs.items()}
         weights = constants(self.step_weights())
         return self.program(fed, weights, lambda name, value: seen(name, self._quantize(name, value)))
 
     @torch.no_grad()
     def teacher(self, inputs: Mapping[str, Tensor], seen: After = untouched) -> Tensors:
-        """The float network's outputs by name."""
+        """The float network's outputs by name. ``seen`` is called with every tensor."""
         return self.program(inputs, after=seen)
 
     def step_weights(self) -> list[StepWeight]:
-        """In the order of `layers`."""
+        """The weights, in the order of `layers`."""
         return cast("list[StepWeight]", list(self.weights))
 
     def confine(self) -> None:
-        """Put step sizes that left their bounds back onto them."""
+        """Bring step sizes that left their bounds back to them."""
         for module in (*self.grids, *self.weights):
             cast("StepGrid | StepWeight", module).confine()
 
     def facts(self) -> list[object]:
-        """What training starts from, besides parameters and constants, ready for JSON."""
+        """The initial values of the training besides parameters and constants, ready for JSON."""
         grids = [[str(grid), cast(StepGrid, step).most] for grid, step in zip(self.starts, self.grids, strict=True)]
         scales = {name: self.model.quantized[name].grid.bits for name in self.layers}
-        return [grids, self.place, scales, self.model.rules.bias]
+        return [grids, self.grid_index, scales, self.model.rules.bias]
 
     def on(self, device: torch.device) -> "TrainedNetwork":
-        """The network, its constants with it, on a device."""
+        """Move the network and its constants to a device."""
         self.program.constants = {name: value.to(device) for name, value in self.program.constants.items()}
         return self.to(device)
 
     def write(self) -> int:
-        """Put weights, biases and grids as they are now into the model; how many codes are others than before."""
-        moved = sum(weight.write(self.model) for weight in self.step_weights())
+        """Write the present weights, biases and grids into the model.
+
+        Returns:
+            How many codes differ from the model's previous ones.
+        """
+        changed = sum(weight.write(self.model) for weight in self.step_weights())
         for name in self.model.activation_qparams:
-            self.model.activation_qparams[name] = self._step_grid(self.place[name]).solution()
-        return moved
+            self.model.activation_qparams[name] = self._step_grid(self.grid_index[name]).solution()
+        return changed
 
     def _quantize(self, name: str, value: Tensor) -> Tensor:
-        place = self.place.get(name)
-        return value if place is None else self._step_grid(place)(value)
+        index = self.grid_index.get(name)
+        return value if index is None else self._step_grid(index)(value)
 
     def _grid(self, tensor: str) -> StepGrid | None:
-        place = self.place.get(tensor)
-        return None if place is None else self._step_grid(place)
+        index = self.grid_index.get(tensor)
+        return None if index is None else self._step_grid(index)
 
-    def _step_grid(self, place: int) -> StepGrid:
-        return cast(StepGrid, self.grids[place])
+    def _step_grid(self, index: int) -> StepGrid:
+        return cast(StepGrid, self.grids[index])
 
 
 @torch.no_grad()
 def float_program(model: Model, sample: Mapping[str, Tensor]) -> tuple[Program, dict[str, float]]:
-    """A float network in torch, and the standard deviations of its tensors on a sample, by name.
+    """A float network as a torch program, and the standard deviations of its tensors on a sample, by name.
 
     Raises:
-        QuantizationError: an operator has no differentiable form, or torch cannot run the network; names it.
+        QuantizationError: An operator has no differentiable form, or torch cannot run the network. The message names
+            the operator or quotes torch.
     """
     reason = unsupported(list(model.graph.nodes))
     if reason:
@@ -122,7 +127,7 @@ def float_program(model: Model, sample: Mapping[str, Tensor]) -> tuple[Program, 
         raise _cannot_be_trained(f"{error} has no differentiable form") from error
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError) as error:  # shapes that hold for one size of batch
+    except (RuntimeError, TypeError, ValueError) as error:  # the shapes hold for one batch size only
         raise _cannot_be_trained(f"torch cannot run it on these images ({str(error).splitlines()[0]})") from error
     return program, spread
 
@@ -136,16 +141,18 @@ def _measured(spread: dict[str, float], name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _shared(model: Model) -> tuple[list[ActivationGrid], dict[str, int]]:
-    """Different grids, and which one each tensor has: tensors with equal ones keep them equal."""
+def _distinct_grids(model: Model) -> tuple[list[ActivationGrid], dict[str, int]]:
+    """The distinct grids, and the index of each tensor's grid. Tensors with equal grids share one from then on."""
     starts = list(dict.fromkeys(model.activation_qparams.values()))
     return starts, {name: starts.index(grid) for name, grid in model.activation_qparams.items()}
 
 
 def _limits(model: Model) -> tuple[dict[ActivationGrid, float], set[ActivationGrid]]:
-    """The largest value a clamp that its quantizer stands for lets through, and the grids that stay as they are.
+    """Constraints on the training of activation grids.
 
-    These are grids one of which is a multiple of the other, so that a product between them costs nothing.
+    Returns:
+        For each grid whose quantizer replaces a clamp, the largest value that the clamp lets through. Then the grids
+        that must not change: those tied to another grid by a constant factor, so that a product between them is free.
     """
     placement = placement_of(model)
     bounds: dict[ActivationGrid, float] = {}

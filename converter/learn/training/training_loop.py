@@ -1,4 +1,7 @@
-"""Quantization-aware training of a whole network; see `passes.weights.qat` for what it is and `converter.learn.training.lsq` for how."""
+"""Quantization-aware training of a whole network.
+
+`passes.weights.qat` describes the method, and `converter.learn.training.lsq` the quantizers.
+"""
 
 import copy
 import dataclasses
@@ -36,9 +39,9 @@ __all__ = ["train_network"]
 
 _LOG = logging.getLogger(__name__)
 
-_JUDGED = 64  # images at once without gradients
-_COMPARED = 256  # held-out images that layers' errors are measured on
-_FEW = 32  # held-out images; of fewer, one that changes its class is 3 points and more
+_EVALUATED = 64  # images per batch without gradients
+_COMPARED = 256  # held-out images on which the layers' errors are measured
+_FEW = 32  # held-out images; with fewer, one image that changes its class is at least 3 percentage points
 
 
 def train_network(
@@ -50,29 +53,34 @@ def train_network(
     seed: int,
     checkpoint: TrainingFile | None = None,
 ) -> PassReport:
-    """Train the model; it stays as it is unless held-out images gain.
+    """Train the model. It does not change unless the result on held-out images improves.
 
     Args:
-        model: quantized by a layer pass; changed in place.
-        settings: the pass.
-        data: training images, with labels or without.
-        progress: called after every step.
-        seed: of the images held out and of the order of the others.
-        checkpoint: file that holds the training's state after every epoch, and from which it goes on if it exists.
+        model: Quantized by a layer pass. It changes in place.
+        settings: The pass.
+        data: Training images, with or without labels.
+        progress: Called after every step.
+        seed: Random seed of the held-out images and of the order of the others.
+        checkpoint: File that receives the state of the training after every epoch. If it exists, the training goes on
+            from it.
+
+    Returns:
+        The report of the pass.
 
     Raises:
-        QuantizationError: nothing is quantized yet, an operator cannot be trained, or a CUDA device is asked for and
-            there is none.
-        DataError: labels are asked for, and the output is no classifier's.
-        UsageError, OutputError: the checkpoint is of another training, or cannot be written.
+        QuantizationError: No layer is quantized yet, an operator cannot be trained, or the settings require a CUDA
+            device and there is none.
+        DataError: The settings require labels, and the output is not a classifier's.
+        UsageError: The checkpoint belongs to another training run.
+        OutputError: The checkpoint cannot be written.
     """
     started = time.perf_counter()
     if not model.quantized:
         raise QuantizationError(f"{settings.name} trains quantized layers; put it after gptq or rtn in the recipe")
     training = _Training(model, settings, data, seed, find_device(settings.device, settings.name))
-    place = None if checkpoint is None else Checkpoint(checkpoint, training.digest())
+    state = None if checkpoint is None else Checkpoint(checkpoint, training.digest())
     before = training.layer_errors()
-    start, best, epoch = training.run(progress, place)
+    start, best, epoch = training.run(progress, state)
     return training.report(start, best, epoch, before, time.perf_counter() - started)
 
 
@@ -81,9 +89,9 @@ class _Training:
 
     def __init__(self, model: Model, settings: Qat, data: Dataset, seed: int, device: torch.device) -> None:
         self.settings, self.data, self.seed, self.device = settings, data, seed, device
-        self.kept = dict(model.float_reasons)
+        self.float_reasons = dict(model.float_reasons)
         self.split: HeldOut = hold_out(len(data), settings.held_out, seed)
-        sample = next(in_order(data, self.split.train[:_JUDGED], _JUDGED, torch.device("cpu"))).inputs
+        sample = next(in_order(data, self.split.train[:_EVALUATED], _EVALUATED, torch.device("cpu"))).inputs
         self.network = TrainedNetwork(model, sample, learn_activations=settings.learn_activations).on(device)
         self.size = min(settings.batch, len(self.split.train))
         self.steps = len(self.split.train) // self.size
@@ -96,7 +104,7 @@ class _Training:
         )
 
     def _objective(self, sample: Mapping[str, Tensor]) -> Literal["labels", "float"]:
-        """Labels where they are asked for, or are there and the output is a classifier's."""
+        """Labels if the settings require them, or if there are labels and the output is a classifier's."""
         wanted = self.settings.objective
         classes = is_classifier(self.network.teacher(_on(sample, self.device)))
         if wanted == "labels" and not classes:
@@ -105,30 +113,32 @@ class _Training:
             return "labels"
         return "float"
 
-    def run(self, progress: Progress, place: Checkpoint | None) -> tuple[Score, Score, int]:
-        """Train; the score before, the best one, and after how many epochs it was reached."""
+    def run(self, progress: Progress, checkpoint: Checkpoint | None) -> tuple[Score, Score, int]:
+        """Train the network, and bring it to its best state.
+
+        Returns:
+            The score before training, the best score, and the number of epochs after which it was reached.
+        """
         if len(self.split.judge) < _FEW:
-            _LOG.warning(
-                f"{len(self.split.judge)} held-out images choose the best epoch, which is few; give more images"
-            )
-        start = self._judged()
+            _LOG.warning(f"{len(self.split.judge)} held-out images choose the best epoch, which is few; give more images")
+        start = self._score()
         best, best_epoch, state = start, 0, copy.deepcopy(self.network.state_dict())
         done = 0
-        held = None if place is None else checkpoints.load(place, self.device)
-        if place is not None and held is not None:
-            self.network.load_state_dict(held.network)
-            self.optimizer.load_state_dict(held.optimizer)
-            best, best_epoch, state, done = held.score, held.best_epoch, held.best, held.epoch
-            _LOG.warning(f"going on from {place.file.path}, after epoch {done} of {self.settings.epochs}")
+        saved = None if checkpoint is None else checkpoints.load(checkpoint, self.device)
+        if checkpoint is not None and saved is not None:
+            self.network.load_state_dict(saved.network)
+            self.optimizer.load_state_dict(saved.optimizer)
+            best, best_epoch, state, done = saved.score, saved.best_epoch, saved.best, saved.epoch
+            _LOG.warning(f"going on from {checkpoint.file.path}, after epoch {done} of {self.settings.epochs}")
         for epoch in range(done, self.settings.epochs):
             self._epoch(epoch, progress)
-            found = self._judged()
-            if found.better_than(best):  # never true of NaN
-                best, best_epoch, state = found, epoch + 1, copy.deepcopy(self.network.state_dict())
-            if place is not None:
+            score = self._score()
+            if score.better_than(best):  # never true of NaN
+                best, best_epoch, state = score, epoch + 1, copy.deepcopy(self.network.state_dict())
+            if checkpoint is not None:
                 network, optimizer = self.network.state_dict(), self.optimizer.state_dict()
                 checkpoints.save(
-                    place, checkpoints.TrainingState(epoch + 1, network, optimizer, state, best_epoch, best)
+                    checkpoint, checkpoints.TrainingState(epoch + 1, network, optimizer, state, best_epoch, best)
                 )
         self.network.load_state_dict(state)
         return start, best, best_epoch
@@ -153,14 +163,14 @@ class _Training:
             self.optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             if settings.optimizer == "sgd":
-                self._normalise()
+                self._normalise_gradients()
             self.optimizer.step()
             self.network.confine()
             progress(settings.name, step + 1, total)
 
     @torch.no_grad()
-    def _normalise(self) -> None:
-        """Gradients of mean square 1, tensor by tensor: the rate is what a parameter moves (LARS, You et al. 2017)."""
+    def _normalise_gradients(self) -> None:
+        """Scale each gradient tensor to mean square 1: the rate becomes the size of a step (LARS, You et al. 2017)."""
         for parameter in self.network.parameters():
             if parameter.grad is not None:
                 parameter.grad /= parameter.grad.square().mean().sqrt() + 1e-30
@@ -170,43 +180,44 @@ class _Training:
         return loss(self.objective, self.network(images.inputs), teacher, images.labels)
 
     @torch.no_grad()
-    def _judged(self) -> Score:
+    def _score(self) -> Score:
         total, right, count = 0.0, 0, 0
-        judged: bool = True
-        for images in in_order(self.data, self.split.judge, _JUDGED, self.device):
-            found, teacher = self.network(images.inputs), self.network.teacher(images.inputs)
+        has_classes: bool = True
+        for images in in_order(self.data, self.split.judge, _EVALUATED, self.device):
+            outputs, teacher = self.network(images.inputs), self.network.teacher(images.inputs)
             labels = images.labels if self.objective == "labels" else None
-            total += float(loss(self.objective, found, teacher, labels)) * len(images)
-            hits = scored(found, teacher, labels)
-            judged = judged and hits is not None
+            total += float(loss(self.objective, outputs, teacher, labels)) * len(images)
+            hits = scored(outputs, teacher, labels)
+            has_classes = has_classes and hits is not None
             right += 0 if hits is None else int(hits.sum())
             count += len(images)
-        return Score(total / count, right / count if judged else None)
+        return Score(total / count, right / count if has_classes else None)
 
     @torch.no_grad()
     def layer_errors(self) -> dict[str, float]:
-        """Signal to noise of every layer's output against the float network's, in dB, on held-out images."""
+        """Signal-to-noise ratio of each layer's output against the float network's, in dB, on held-out images."""
         outputs = {layer.output: name for name, layer in self.network.layers.items()}
         signal, noise = dict.fromkeys(outputs, 0.0), dict.fromkeys(outputs, 0.0)
-        for images in in_order(self.data, self.split.judge[:_COMPARED], _JUDGED, self.device):
-            expected, found = _Seen(outputs), _Seen(outputs)
+        for images in in_order(self.data, self.split.judge[:_COMPARED], _EVALUATED, self.device):
+            expected, actual = _Recorder(outputs), _Recorder(outputs)
             self.network.teacher(images.inputs, expected)
-            self.network(images.inputs, found)
-            for name, value in expected.held.items():
+            self.network(images.inputs, actual)
+            for name, value in expected.tensors.items():
                 signal[name] += float(value.double().square().sum())
-                noise[name] += float((value.double() - found.held[name].double()).square().sum())
+                noise[name] += float((value.double() - actual.tensors[name].double()).square().sum())
         return {layer: decibel(signal[name], noise[name]) for name, layer in outputs.items()}
 
     def report(self, start: Score, best: Score, epoch: int, before: dict[str, float], seconds: float) -> PassReport:
-        """What was trained, once the best epoch is in the model."""
+        """The report of the pass, when the network is in its best state."""
         what = "right" if self.objective == "labels" else "as the float network"
         unit = what if best.share is not None else "to the float network"
         judged = f"{start} -> {best} {unit} of {len(self.split.judge)} held-out images"
-        if best.share is not None and best.share == start.share:  # then the loss has decided
+        if best.share is not None and best.share == start.share:  # then the loss decided
             judged += f", loss {start.loss:.4g} -> {best.loss:.4g}"
         if epoch == 0:
             reason = f"gained nothing: {judged}"
-            return PassReport(self.settings.name, {}, self.kept | dict.fromkeys(before, reason), (reason,), seconds)
+            reasons = self.float_reasons | dict.fromkeys(before, reason)
+            return PassReport(self.settings.name, {}, reasons, (reason,), seconds)
         moved = self.network.write()
         after = self.layer_errors()
         changed = {
@@ -216,41 +227,41 @@ class _Training:
         learned = "labels" if self.objective == "labels" else "the float network"
         covered = self._covered() if self.settings.learn_activations else {}
         note = f"learned from {learned} on {self.device.type}, {moved} codes moved, {judged} (epoch {epoch})"
-        return PassReport(self.settings.name, changed, self.kept, (note,), seconds, ranges=covered)
+        return PassReport(self.settings.name, changed, self.float_reasons, (note,), seconds, ranges=covered)
 
     def _covered(self) -> dict[str, CoveredRange]:
-        """The grids as they are now, on held-out images."""
+        """Coverage of the present grids on held-out images."""
         coverage = Coverage(self.network.model.activation_qparams)
-        for images in in_order(self.data, self.split.judge[:_COMPARED], _JUDGED, self.device):
+        for images in in_order(self.data, self.split.judge[:_COMPARED], _EVALUATED, self.device):
             for name, value in images.inputs.items():
                 coverage(name, value)
             self.network.teacher(images.inputs, coverage)
         return coverage.ranges()
 
     def digest(self) -> str:
-        """Of everything that decides the training's course."""
+        """Digest of everything that determines the course of the training."""
         settings = dataclasses.asdict(self.settings)
         settings.pop("device")
         data = {name: fact for name, fact in self.data.describe().items() if name != "source"}
-        found = hashlib.sha256(json.dumps([settings, self.seed, data, self.network.facts()]).encode())
+        digest = hashlib.sha256(json.dumps([settings, self.seed, data, self.network.facts()]).encode())
         for tensors in (self.network.program.constants, self.network.state_dict()):
             for name, value in sorted(tensors.items()):
-                found.update(name.encode() + value.cpu().numpy().tobytes())
-        return found.hexdigest()
+                digest.update(name.encode() + value.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def _on(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in inputs.items()}
 
 
-class _Seen:
-    """Keeps some tensors of a run, by name."""
+class _Recorder:
+    """Records the named tensors of a run."""
 
-    def __init__(self, wanted: Collection[str]) -> None:
-        self.wanted = wanted
-        self.held: dict[str, Tensor] = {}
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = names
+        self.tensors: dict[str, Tensor] = {}
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        if name in self.wanted:
-            self.held[name] = value
+        if name in self.names:
+            self.tensors[name] = value
         return value

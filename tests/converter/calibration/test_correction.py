@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from converter import Recipe, Result, convert
-from converter.calibration.correction import correct_layers, exact_model
+from converter.calibration.correction import correct_layers, float_network
 from converter.qdq.floats import float_model
 from converter.recipes.toml import dump_recipe, parse_recipe
 from passes.activations.activation_ranges import ActivationRanges
@@ -132,7 +132,7 @@ def test_the_float_network_is_the_one_before() -> None:
     model = quantize(resnet(), Gptq(bits=2), X, ranges=True)
     assert relative_error(run(float_model(model.graph), UNSEEN)[0], run(resnet(), UNSEEN)[0]) > 0.05
     np.testing.assert_array_equal(
-        run(float_model(exact_model(model).graph), UNSEEN)[0], run(float_model(prepared(resnet()).graph), UNSEEN)[0]
+        run(float_model(float_network(model).graph), UNSEEN)[0], run(float_model(prepared(resnet()).graph), UNSEEN)[0]
     )
 
 

@@ -66,7 +66,7 @@ class Seen(ActivationCache):
 
     def append(self, stream: str, name: str, array: NDArray[Any]) -> None:
         super().append(stream, name, array)
-        self.peak = max(self.peak, self._held)
+        self.peak = max(self.peak, self._bytes_in_memory)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from onnx import helper
 torch = pytest.importorskip("torch")
 
 from converter import Recipe, Settings, convert  # noqa: E402
-from converter.calibration.correction import exact_model  # noqa: E402
+from converter.calibration.correction import float_network  # noqa: E402
 from converter.calibration.sequential import DEFAULT_BUDGET  # noqa: E402
 from converter.learn.learning import learn_rounding  # noqa: E402
 from converter.learn.rounding.network_check import network_db  # noqa: E402
@@ -131,7 +131,7 @@ def test_the_network_is_judged_by_the_outputs_of_its_file() -> None:
     model = quantize(resnet(), Rtn(bits=3), X, ranges=True)
     some = np.array([1, 20, 33])
     expected, found = run(resnet(), X)[0][some], run(emit(model, "int8"), X)[0][some]
-    assert network_db(model, exact_model(model), dataset(model, X).select(some)) == pytest.approx(
+    assert network_db(model, float_network(model), dataset(model, X).select(some)) == pytest.approx(
         sqnr_db(expected, found), abs=1e-2
     )
 

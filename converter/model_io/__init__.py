@@ -1,1 +1,1 @@
-"""Models opened, exported from torch, loaded and saved."""
+"""Models: open, export from torch, load and save."""

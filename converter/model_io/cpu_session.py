@@ -1,9 +1,9 @@
-"""An onnxruntime session on the CPU, of files too whose int8 activations its optimizer breaks.
+"""onnxruntime sessions on the CPU, including files whose int8 activations its optimizer breaks.
 
-On x86 the optimizer rewrites int8 activations to uint8, for which it has the faster kernels. Where it has put a
-QuantizeLinear of its own behind a Reshape before that, the ``output_dtype`` of that one stays int8, and it refuses its
-own graph (onnxruntime 1.31). Told to leave int8 as it is, it computes the same file. Every other file is loaded as any
-user's session loads it, so that what is timed and inspected is what will run.
+On x86, the optimizer rewrites int8 activations to uint8, for which it has faster kernels. It may have moved a
+QuantizeLinear behind a Reshape before that. The ``output_dtype`` of the moved node stays int8, and onnxruntime 1.31
+then refuses its own graph. If it is told to leave int8 as it is, it computes the same file. Every other file is loaded
+without this setting. So what is timed and inspected is what a user's session will run.
 """
 
 import onnxruntime as ort
@@ -11,16 +11,16 @@ import onnxruntime as ort
 __all__ = ["cpu_session"]
 
 _REWRITTEN = "INT8 does not match"
-"""What is in the message where the rewriting is at fault."""
+"""Part of the error message when the rewriting is the cause."""
 
 
 def cpu_session(model: str | bytes, options: ort.SessionOptions, *, keep_int8: bool = True) -> ort.InferenceSession:
-    """The session; onnxruntime's own exception where it cannot load the model.
+    """Open a session. If onnxruntime cannot load the model, its own exception passes through.
 
     Args:
-        model: a path, or the bytes of a model.
-        options: of the session; with the rewriting left out where it is at fault.
-        keep_int8: leave it out then.
+        model: Path of a model, or its bytes.
+        options: Options of the session. The setting that leaves int8 as it is may be added to them.
+        keep_int8: Whether to try again with that setting if the rewriting fails.
     """
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -31,5 +31,5 @@ def cpu_session(model: str | bytes, options: ort.SessionOptions, *, keep_int8: b
         options.add_session_config_entry("session.x64quantprecision", "0")  # the two together have no kernels
         try:
             return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as again:
-            raise error from again
+        except Exception as second_error:
+            raise error from second_error

@@ -1,14 +1,15 @@
-"""A torch module -> an ONNX model with a dynamic batch, whose nodes bear the names of the module's layers.
+"""Export of a torch module to an ONNX model with a dynamic batch. Its nodes have the names of the module's layers.
 
-torch.onnx.export writes the graph; exact rewrites then remove what it leaves behind (zero biases, Shape and Cast
-chains, a Pad before a Conv) and keep every BatchNormalization, whose statistics the passes want. Names:
+torch.onnx.export writes the graph. Exact rewrites then remove its artefacts: zero biases, Shape and Cast chains, a Pad
+before a Conv. Every BatchNormalization stays, because passes need its statistics. Names:
 
     layer                       node             its output       its other inputs
     a module of one node        layer1.0.conv1   layer1.0.conv1   layer1.0.conv1.weight
     an operator in forward()    layer1.0.add     layer1.0.add
     one of several in a module  act.sigmoid, act
 
-A name used twice gets `_1`, `_2`. The graph's own are `input` and `output` (`output_0`, `output_1` if several).
+A name that is used twice gets `_1`, `_2`. The graph's own inputs and outputs are called `input` and `output`
+(`output_0`, `output_1` if there are several).
 """
 
 from __future__ import annotations
@@ -47,23 +48,29 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-4  # of max|output|: two correct float32 runtimes differ by about 1e-6
-EXAMPLE_BATCH = 3  # the batch torch traces; parity runs another, so a batch size that was baked in shows
+EXAMPLE_BATCH = 3  # batch that torch traces; parity runs another size, so a batch size that was baked in is found
 PARITY_BATCH = 2
 SCOPES = "pkg.torch.onnx.name_scopes"
-ROLES = {"W": "weight", "B": "bias", "C": "bias"}  # ONNX's names of operator inputs in torch's words
+ROLES = {"W": "weight", "B": "bias", "C": "bias"}  # ONNX's names of operator inputs -> torch's names
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far onnxruntime's outputs are from torch's on a random batch of `batch` images."""
+    """Difference between the outputs of onnxruntime and of torch, on a random batch.
 
-    difference: float  # max |onnxruntime - torch| over all outputs
-    magnitude: float  # max |torch|
+    Attributes:
+        difference: Largest |onnxruntime - torch| over all outputs.
+        magnitude: Largest |torch| over all outputs.
+        batch: Images in the batch.
+    """
+
+    difference: float
+    magnitude: float
     batch: int = PARITY_BATCH
 
     @property
     def relative(self) -> float:
-        """The difference as a fraction of the largest output; 0 where both are 0."""
+        """The difference as a fraction of the largest output. 0 if both are 0."""
         return self.difference / self.magnitude if self.magnitude else self.difference
 
     def __str__(self) -> str:
@@ -72,18 +79,24 @@ class Parity:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An exported model and the proof that it computes what the module computes."""
+    """An exported model, and the measurement that it computes what the module computes."""
 
     model: onnx.ModelProto
     parity: Parity
 
 
 def export(module: torch.nn.Module, input_shape: Sequence[int], *, opset: int = 21, seed: int = 0) -> ExportResult:
-    """Export `module` in eval mode for float32 inputs `[batch, *input_shape[1:]]` with any batch size.
+    """Export a module in eval mode, for float32 inputs `[batch, *input_shape[1:]]` of any batch size.
 
-    `input_shape` counts the batch: `(1, 3, 224, 224)`; its value there does not matter. The module is left as it was.
-    Raises ExportError where torch is missing, the module does not run on such an input, cannot be exported with a
-    dynamic batch, or the exported model's outputs differ from the module's by more than 1e-4 of the largest.
+    Args:
+        module: The module. It does not change.
+        input_shape: Shape with the batch, such as `(1, 3, 224, 224)`. The value of the batch does not matter.
+        opset: Opset of the model.
+        seed: Random seed of the example and of the images for the comparison.
+
+    Raises:
+        ExportError: torch is missing, the module does not run on such an input or cannot be exported with a dynamic
+            batch, or the outputs of the exported model differ from the module's by more than 1e-4 of the largest.
     """
     torch = require_torch()
     if importlib.util.find_spec("onnxscript") is None:
@@ -117,7 +130,7 @@ def _check_float32_cpu(module: torch.nn.Module) -> None:
 
 @contextlib.contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients; every submodule's mode comes back afterwards."""
+    """Switch to eval mode without gradients, and restore the mode of every submodule afterwards."""
     torch = require_torch()
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
@@ -130,10 +143,10 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 
 def _run(module: torch.nn.Module, images: torch.Tensor) -> list[np.ndarray[Any, Any]]:
-    """The module's outputs in the order in which the exporter writes them."""
+    """The module's outputs, in the order of the exporter."""
     torch = require_torch()
     try:
-        found = module(images)
+        result = module(images)
     except Terminated:
         raise
     except (Exception, SystemExit) as error:
@@ -141,7 +154,7 @@ def _run(module: torch.nn.Module, images: torch.Tensor) -> list[np.ndarray[Any, 
             f"{type(module).__name__} does not run on an input {list(images.shape)}: {type(error).__name__}: "
             f"{first_line(error)}; check `input_shape=`, and that forward() takes one tensor of any batch size"
         ) from error
-    outputs = torch.utils._pytree.tree_leaves(found)
+    outputs = torch.utils._pytree.tree_leaves(result)
     if not outputs or not all(isinstance(value, torch.Tensor) for value in outputs):
         kinds = ", ".join(sorted({type(value).__name__ for value in outputs})) or "nothing"
         raise ExportError(f"{type(module).__name__} returns {kinds}; forward() must return tensors only")
@@ -169,7 +182,7 @@ def _torch_export(module: torch.nn.Module, example: torch.Tensor, outputs: int, 
             )
     except Terminated:
         raise
-    except (Exception, SystemExit) as error:  # the exporter's own tree is private, and forward() may raise anything
+    except (Exception, SystemExit) as error:  # the exporter's error types are private, and forward() may raise anything
         raise _refusal(module, error) from error
     if program is None:
         raise ExportError(f"torch {torch.__version__} returned no ONNX program; it must be 2.6 or newer")
@@ -185,7 +198,7 @@ def _torch_export(module: torch.nn.Module, example: torch.Tensor, outputs: int, 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress, hints and deprecation warnings off the terminal; errors still raise."""
+    """Suppress the exporter's progress, hints and deprecation warnings. Errors are still raised."""
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.ERROR))
     try:
@@ -205,8 +218,8 @@ def _refusal(module: torch.nn.Module, error: BaseException) -> ExportError:
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    places = re.findall(r'File "([^"]+)", line (\d+), in forward', str(cause))
-    where = f" (forward(), line {places[-1][1]})" if places else ""
+    lines = re.findall(r'File "([^"]+)", line (\d+), in forward', str(cause))
+    where = f" (forward(), line {lines[-1][1]})" if lines else ""
     return ExportError(
         f"torch.onnx.export cannot export {type(module).__name__} with a dynamic batch{where}: "
         f"{type(cause).__name__}: {first_line(cause)}; write forward() without branches on tensor values, numpy or a "
@@ -215,12 +228,12 @@ def _refusal(module: torch.nn.Module, error: BaseException) -> ExportError:
 
 
 def _simplify(model: onnx_ir.Model) -> None:
-    """Exact rewrites in place: constants folded, no-ops removed, Pad put into Conv. BatchNormalization stays."""
+    """Rewrite in place, exactly: fold constants, remove no-ops, put Pad into Conv. BatchNormalization stays."""
     from onnx_ir.passes import common as cleanup
     from onnxscript import optimizer, rewriter
     from onnxscript.rewriter.rules import common as rules
 
-    exact = [
+    exact_rules = [
         rules.no_op_cast_rule,
         rules.no_op_expand_rule,
         rules.no_op_transpose_rule,
@@ -236,9 +249,9 @@ def _simplify(model: onnx_ir.Model) -> None:
         rules.remove_optional_bias_from_conv_transpose_rule,
     ]
     limit = 1 << 30  # bytes: transposed and reshaped weights are folded too
-    for _ in range(2):  # shapes that a rewrite makes known allow more folding
+    for _ in range(2):  # a rewrite makes more shapes known, which allows more folding
         optimizer.fold_constants(model, onnx_shape_inference=True, input_size_limit=limit, output_size_limit=limit)
-        rewriter.RewritePass(exact)(model)
+        rewriter.RewritePass(exact_rules)(model)
         optimizer.remove_unused_nodes(model)
     cleanup.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     cleanup.RemoveUnusedNodesPass()(model)
@@ -250,17 +263,17 @@ def _simplify(model: onnx_ir.Model) -> None:
 
 
 def _rename(model: onnx_ir.Model, module: torch.nn.Module) -> None:
-    """Name nodes, their outputs and the constants that are not parameters, as the page's head says."""
+    """Name nodes, their outputs and the constants that are not parameters. The module docstring has the rules."""
     nodes, tensors = _Names(), _Names()
     parameters = {name for name, _ in itertools.chain(module.named_parameters(), module.named_buffers())}
     fixed = {id(value) for value in itertools.chain(model.graph.inputs, model.graph.outputs)}
     for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
         if id(value) in fixed or value.name in parameters:
-            value.name = tensors.unique(str(value.name))  # a parameter may be called what an input or output is
+            value.name = tensors.unique(str(value.name))  # a parameter may have the name of an input or output
             fixed.add(id(value))
     constants = [value for value in model.graph.initializers.values() if id(value) not in fixed]
     for i, value in enumerate(constants):
-        value.name = f"constant {i}"  # out of the way of the names given below
+        value.name = f"constant {i}"  # frees the names that are given below
     for node, wanted in _wanted_names(model, module):
         node.name = nodes.unique(wanted)
         for i, output in enumerate(node.outputs):
@@ -272,16 +285,16 @@ def _rename(model: onnx_ir.Model, module: torch.nn.Module) -> None:
 
 
 class _Names:
-    """Hands out each name once: `relu`, `relu_1`, `relu_2`."""
+    """Gives out each name once: `relu`, `relu_1`, `relu_2`."""
 
     def __init__(self) -> None:
         self.taken: set[str] = set()
 
     def unique(self, name: str) -> str:
         numbered = (f"{name}_{i}" for i in itertools.count(1))
-        found = name if name not in self.taken else next(n for n in numbered if n not in self.taken)
-        self.taken.add(found)
-        return found
+        unused = name if name not in self.taken else next(n for n in numbered if n not in self.taken)
+        self.taken.add(unused)
+        return unused
 
 
 def _wanted_names(model: onnx_ir.Model, module: torch.nn.Module) -> Iterator[tuple[onnx_ir.Node, str]]:
@@ -303,7 +316,7 @@ def _wanted_names(model: onnx_ir.Model, module: torch.nn.Module) -> Iterator[tup
 
 
 def _scopes(node: onnx_ir.Node) -> list[str]:
-    """The module path from the root down and, last, torch's name for the operation: `["", "layer1", "add_5"]`."""
+    """The module path from the root, followed by torch's name for the operation: `["", "layer1", "add_5"]`."""
     return re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
 
 
@@ -316,7 +329,7 @@ def _within(value: onnx_ir.Value, path: str) -> bool:
 
 
 def _operator(node: onnx_ir.Node) -> str:
-    """Torch's word for the operation where this node is its result, else ONNX's: add, relu, mean, sigmoid."""
+    """The operation's name: torch's if this node is its result, else ONNX's. Examples: add, relu, mean, sigmoid."""
     scopes = _scopes(node)
     if not scopes or scopes[-1] != node.outputs[0].name or scopes[-1].startswith("_"):
         return node.op_type.lower()
@@ -324,18 +337,18 @@ def _operator(node: onnx_ir.Node) -> str:
 
 
 def _role(node: onnx_ir.Node, index: int) -> str:
-    """What an input is to its node: weight, bias, or ONNX's own word (min, axes, shape, starts)."""
+    """Role of an input for its node: weight, bias, or ONNX's own name (min, axes, shape, starts)."""
     if node.op_type == "MatMul":
         return "weight"
     inputs = onnx.defs.get_schema(node.op_type, node.domain).inputs
-    formal = inputs[min(index, len(inputs) - 1)].name  # the last one may be variadic
+    formal = inputs[min(index, len(inputs) - 1)].name  # the last input may be variadic
     if node.op_type == "Gemm":
         return "weight" if formal in ("A", "B") else "bias"
     return ROLES.get(formal, formal) if "Conv" in node.op_type else formal
 
 
 def _to_proto(model: onnx_ir.Model) -> onnx.ModelProto:
-    """Serialize without torch's metadata, whose stack traces name files of this machine."""
+    """Serialize without torch's metadata. Its stack traces would name files of this machine."""
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -351,21 +364,25 @@ def _check(model: onnx.ModelProto) -> None:
 
 
 def _parity(model: onnx.ModelProto, images: np.ndarray[Any, Any], expected: list[np.ndarray[Any, Any]]) -> Parity:
-    """Run onnxruntime on `images [2, ...]`. Raises ExportError where it fails or differs from torch."""
+    """Compare onnxruntime with torch on `images [2, ...]`.
+
+    Raises:
+        ExportError: onnxruntime fails, or its outputs differ from torch's.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        found = session.run(None, {"input": images})
-    except Exception as error:  # onnxruntime's exceptions have no public base
+        outputs = session.run(None, {"input": images})
+    except Exception as error:  # onnxruntime's exceptions have no public base class
         raise ExportError(f"onnxruntime cannot run the exported model: {first_line(error)}") from error
-    for name, a, b in zip([o.name for o in model.graph.output], found, expected, strict=True):
+    for name, a, b in zip([o.name for o in model.graph.output], outputs, expected, strict=True):
         if a.shape != b.shape:
             raise ExportError(
                 f"{name} has shape {list(a.shape)} in onnxruntime, {list(b.shape)} in torch for a batch of "
                 f"{len(images)}; forward() must not depend on a fixed batch size"
             )
-    pairs = [(np.float64(a), np.float64(b)) for a, b in zip(found, expected, strict=True) if a.size]
+    pairs = [(np.float64(a), np.float64(b)) for a, b in zip(outputs, expected, strict=True) if a.size]
     parity = Parity(
         difference=float(np.max([0.0, *(np.max(np.abs(a - b)) for a, b in pairs)])),
         magnitude=float(np.max([0.0, *(np.max(np.abs(b)) for _, b in pairs)])),

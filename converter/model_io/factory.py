@@ -1,7 +1,7 @@
-"""`FILE.py:FACTORY` and a weights file -> a torch module with its weights.
+"""Torch modules from `FILE.py:FACTORY` and a weights file.
 
-FACTORY is called with the literal keyword arguments that follow it, if any: `resnet.py:resnet18(num_classes=43)`.
-torch is an optional extra, imported inside the functions that need it.
+FACTORY is called with the literal keyword arguments that may follow it: `resnet.py:resnet18(num_classes=43)`. torch is
+an optional extra, so the functions that need it import it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = ["apply_weights", "load_factory", "load_module", "load_weights", "require_torch"]
 
-NAMED = 5  # keys an error message lists before it counts the rest
+NAMED = 5  # keys that an error message lists before it counts the rest
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-UNUSED = "num_batches_tracked"  # BatchNorm's training counter: no part of inference
+UNUSED = "num_batches_tracked"  # BatchNorm's training counter, which inference does not use
 
 
 def require_torch() -> ModuleType:
-    """The torch module. Raises ExportError where it is not installed."""
+    """Import torch.
+
+    Raises:
+        ExportError: torch is not installed.
+    """
     try:
         import torch
     except ImportError as error:
@@ -40,7 +44,12 @@ def require_torch() -> ModuleType:
 
 
 def load_module(spec: str, weights: str | Path | None = None) -> torch.nn.Module:
-    """`load_factory(spec)`, and `load_weights(weights)` applied to it where a file is given. Raises ExportError."""
+    """Call a factory, and load a weights file into its module if one is given.
+
+    Raises:
+        UsageError: See `load_factory`.
+        ExportError: See `load_factory`, `load_weights` and `apply_weights`.
+    """
     module = load_factory(spec)
     if weights is not None:
         apply_weights(module, load_weights(weights), str(weights))
@@ -48,29 +57,33 @@ def load_module(spec: str, weights: str | Path | None = None) -> torch.nn.Module
 
 
 def load_factory(spec: str) -> torch.nn.Module:
-    """Call the factory that `FILE.py:FACTORY` or `FILE.py:FACTORY(name=literal, ...)` names; return its module.
+    """Call the factory that `FILE.py:FACTORY` or `FILE.py:FACTORY(name=literal, ...)` names, and return its module.
 
-    FILE is loaded by its path. Its folder can be imported from while the file loads and the factory runs, not later.
-    Raises UsageError for another form and for arguments that are not literal keywords or that the factory does not
-    take; ExportError for a missing file, a file that fails to load, a name it does not have, a factory that raises, and
-    a result that is not an nn.Module.
+    FILE is loaded by its path. Modules in its folder can be imported while the file loads and the factory runs, not
+    later.
+
+    Raises:
+        UsageError: The text has another form, an argument is not a literal with a name, or the factory does not take
+            the arguments.
+        ExportError: The file is missing or fails to load, it does not have the name, the factory raises, or its result
+            is not an nn.Module.
     """
-    found = parse_spec(spec, "FILE.py:FACTORY, for example models/resnet.py:resnet18")
+    parsed = parse_spec(spec, "FILE.py:FACTORY, for example models/resnet.py:resnet18")
     require_torch()
     from torch import nn
 
-    with _forgetting_siblings(found.path), load_name(found.path, found.name, ExportError) as factory:
+    with _forgetting_siblings(parsed.path), load_name(parsed.path, parsed.name, ExportError) as factory:
         if not callable(factory):
-            raise ExportError(f"{found} is {type(factory).__name__}, not a function that returns a torch.nn.Module")
-        module = call(factory, found.arguments, str(found), ExportError)
+            raise ExportError(f"{parsed} is {type(factory).__name__}, not a function that returns a torch.nn.Module")
+        module = call(factory, parsed.arguments, str(parsed), ExportError)
     if not isinstance(module, nn.Module):
-        raise ExportError(f"{found} returned {type(module).__name__}, not a torch.nn.Module")
+        raise ExportError(f"{parsed} returned {type(module).__name__}, not a torch.nn.Module")
     return module
 
 
 @contextmanager
 def _forgetting_siblings(path: Path) -> Iterator[None]:
-    """Forget the modules imported from the file's folder, so that the next file finds its own siblings of that name."""
+    """Forget modules imported from the file's folder. The next file may have other modules of the same names."""
     folder = path.resolve().parent
     before = set(sys.modules)
     try:
@@ -85,8 +98,11 @@ def _forgetting_siblings(path: Path) -> Iterator[None]:
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """Read `.safetensors`, `.npz`, or `.pt`/`.pth` (weights_only) as `{parameter name: tensor}`.
 
-    A checkpoint's `state_dict`, `model_state_dict` or `model` is unwrapped, and a `module.` prefix that every key has
-    is removed. Raises ExportError for a missing file, another suffix, an unreadable file, and values not tensors.
+    If a checkpoint has a `state_dict`, `model_state_dict` or `model`, its content is returned. If all keys begin with
+    `module.`, this prefix is removed.
+
+    Raises:
+        ExportError: The file is missing or unreadable, its suffix is another one, or a value is not a tensor.
     """
     path = Path(path)
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz, ".pt": _read_torch, ".pth": _read_torch}
@@ -95,19 +111,19 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ExportError(f"{path}: no such weights file")
     torch = require_torch()
-    found = readers[path.suffix](path)
+    content = readers[path.suffix](path)
     for key in WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
             break
-    if not isinstance(found, Mapping) or not found:
-        raise ExportError(f"{path}: holds no parameters but {type(found).__name__}; save module.state_dict() in it")
-    for key, value in found.items():
+    if not isinstance(content, Mapping) or not content:
+        raise ExportError(f"{path}: holds no parameters but {type(content).__name__}; save module.state_dict() in it")
+    for key, value in content.items():
         if not isinstance(value, torch.Tensor):
             raise ExportError(f"{path}: {key!r} is a {type(value).__name__}, no tensor; save module.state_dict() in it")
-    if all(key.startswith("module.") for key in found):
-        return {key.removeprefix("module."): value for key, value in found.items()}
-    return dict(found)
+    if all(key.startswith("module.") for key in content):
+        return {key.removeprefix("module."): value for key, value in content.items()}
+    return dict(content)
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -137,7 +153,7 @@ def _read_torch(path: Path) -> Any:
     torch = require_torch()
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle that is cut off or refused raises a dozen unrelated types
+    except Exception as error:  # a damaged or refused pickle raises errors of many unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExportError(
             f"{path}: not a file of plain tensors ({reason}); save module.state_dict() in it, or use .safetensors"
@@ -145,10 +161,17 @@ def _read_torch(path: Path) -> Any:
 
 
 def apply_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str = "weights") -> None:
-    """Load `weights` into `module`, cast to the dtype each parameter has there; `source` names them in errors.
+    """Load weights into a module. Each is cast to the dtype of the module's parameter.
 
-    BatchNorm's `num_batches_tracked` may be missing or left over. Raises ExportError that names missing keys,
-    unexpected keys and shapes that differ, and then changes nothing.
+    BatchNorm's `num_batches_tracked` may be missing or superfluous.
+
+    Args:
+        module: The module. It does not change if an error is raised.
+        weights: Tensors by parameter name.
+        source: Name of the weights in error messages.
+
+    Raises:
+        ExportError: Keys are missing or unexpected, or shapes differ. The message names them.
     """
     expected = module.state_dict()
     missing = [key for key in expected if key not in weights and not key.endswith(UNUSED)]

@@ -1,7 +1,7 @@
-"""An ONNX file from any exporter -> a checked `onnx.ModelProto` at opset 21 or later.
+"""Load an ONNX file from any exporter as a checked `onnx.ModelProto` at opset 21 or later.
 
-Every refusal is one `ModelError` line that names the file, quotes the offending value and says what to do next.
-What only a look at the nodes can tell (training mode, control flow, float16 weights) is left to `passes.graph.normalise.normalise`.
+Every refusal is a `ModelError` of one line. It names the file, quotes the offending value and says what to do next.
+`passes.graph.normalise.normalise` refuses what only the nodes show: training mode, control flow, float16 weights.
 """
 
 import difflib
@@ -43,32 +43,39 @@ _SIGNATURES = (
     (b"\x89HDF", "an HDF5 file (a Keras model?); export it to ONNX first"),
     (b"version https://git-lfs", "a git-lfs pointer; fetch the file itself with `git lfs pull`"),
 )
-_HEAVY_BYTES = 1024  # initializers above this size stay out of the version converter's way
+_HEAVY_BYTES = 1024  # larger initializers are taken out before the version converter runs
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read a model of floats or in QDQ form, with its external data, and bring it to opset >= 21 and IR version >= 10.
+    """Read a float model or one in QDQ form, with its external data. Bring it to opset >= 21 and IR version >= 10.
 
-    External data are looked for in the model's own folder. Local functions are inlined, and initializers that old
-    files also list as graph inputs are inputs no longer: what remains in `graph.input` is what a caller feeds.
+    External data must be in the model's own folder. Local functions are inlined. Old files also list initializers as
+    graph inputs: these entries are removed. So `graph.input` has exactly the inputs that a caller feeds.
 
     Raises:
-        ModelError: no such file, a folder, not an ONNX file, truncated, no nodes, missing external data, refused by
-            onnx.checker, no float32 input, made of integer operators, or an opset that cannot be upgraded.
+        ModelError: There is no such file, or it is a folder, not an ONNX file, truncated, or without nodes. Its
+        external
+            data are missing. onnx.checker refuses it. It has no float32 input, or has integer operators. Its opset
+            cannot be upgraded.
     """
     path = Path(path)
     model = read_onnx(path)
     _refuse_empty_or_integer(str(path), model)
     _load_external_data(path, model)
-    _check(str(path), path)  # by path: works above 2 GB too
+    _check(str(path), path)  # a check by path works above 2 GB too
     return _prepared(str(path), model)
 
 
 def load_proto(model: onnx.ModelProto, name: str = "model", *, inline_limit: int = INLINE_LIMIT) -> onnx.ModelProto:
-    """A model in memory, checked and upgraded as `load_onnx` does; `model` itself stays as it is.
+    """Check and upgrade a model in memory as `load_onnx` does. `model` itself does not change.
+
+    Args:
+        model: The model.
+        name: Name of the model in error messages.
+        inline_limit: Bytes from which the checker gets the model as a file.
 
     Raises:
-        ModelError: as `load_onnx`, with `name` for the path, or the weights are in files outside of the model.
+        ModelError: As for `load_onnx`, or the weights are in files outside of the model.
     """
     outside = [tensor for tensor in all_tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL]
     if outside:
@@ -98,20 +105,20 @@ def _prepared(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Any ONNX file, quantized or not, as it is and without its external data.
+    """Read any ONNX file, quantized or not, unchanged and without its external data.
 
     Raises:
-        ModelError: no such file, a folder, not an ONNX file, or truncated.
+        ModelError: There is no such file, or it is a folder, not an ONNX file, or truncated.
     """
     _require_file(path)
     return _parse(path)
 
 
 def read_whole_onnx(path: Path) -> onnx.ModelProto:
-    """Any ONNX file, quantized or not, as it is, with its external data.
+    """Read any ONNX file, quantized or not, unchanged, with its external data.
 
     Raises:
-        ModelError: as `read_onnx`, or its external data are missing or truncated.
+        ModelError: As for `read_onnx`, or its external data are missing or truncated.
     """
     model = read_onnx(path)
     _load_external_data(path, model)
@@ -119,13 +126,13 @@ def read_whole_onnx(path: Path) -> onnx.ModelProto:
 
 
 def upgrade_opset(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
-    """Raise the default domain's opset to 21 with onnx's version converter; a newer opset is kept.
+    """Raise the default domain's opset to 21 with onnx's version converter. A newer opset stays.
 
-    Operators of other domains (com.microsoft) pass through untouched. Large initializers are taken out during the
-    conversion, so that weights stay bit for bit the same and models above 2 GB can be converted.
+    Operators of other domains (com.microsoft) do not change. Large initializers are taken out during the conversion. So
+    weights stay the same bit for bit, and models above 2 GB can be converted.
 
     Raises:
-        ModelError: the converter has no rule for one of the operators; `name` is quoted.
+        ModelError: The converter has no rule for one of the operators. The message quotes `name`.
     """
     if _opset(model) < OPSET:
         model = _convert(model, name)
@@ -167,12 +174,12 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is not an ONNX file but text, starting with {line!r}; give the exported .onnx file")
     try:
         model = onnx.load_model(path, format="protobuf", load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError; protobuf has no type stubs to name it by
-        if head[0] == 0x08:  # field 1 of ModelProto, ir_version, as every exporter writes it first
+    except Exception as error:  # protobuf's DecodeError, for which there are no type stubs
+        if head[0] == 0x08:  # field 1 of ModelProto, ir_version, which every exporter writes first
             size = path.stat().st_size
             raise ModelError(f"{path} is truncated or damaged ({size:,} bytes); export or download it again") from error
-        said = "it does not parse as a model; give the exported .onnx file"
-        raise ModelError(f"{path} is not an ONNX file: {said}") from error
+        reason = "it does not parse as a model; give the exported .onnx file"
+        raise ModelError(f"{path} is not an ONNX file: {reason}") from error
     if not model.ir_version and not model.HasField("graph"):
         raise ModelError(f"{path} is not an ONNX file: it holds no graph; give the exported .onnx file")
     if not model.HasField("graph"):
@@ -194,9 +201,9 @@ def _refuse_empty_or_integer(name: str, model: onnx.ModelProto) -> None:
         if node.op_type in _INTEGER_OPS:
             count[node.op_type] = count.get(node.op_type, 0) + 1
     if count:
-        found = ", ".join(f"{number} {op}" for op, number in sorted(count.items()))
+        counts = ", ".join(f"{number} {op}" for op, number in sorted(count.items()))
         raise ModelError(
-            f"{name} is quantized already, to operators that compute on integers ({found}); files in QDQ form are read "
+            f"{name} is quantized already, to operators that compute on integers ({counts}); files in QDQ form are read "
             "(quant_format=QuantFormat.QDQ in onnxruntime); make it so, or pass the float model it was made from"
         )
 
@@ -221,7 +228,7 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
             )
     try:
         onnx.load_external_data_for_model(model, str(folder))
-    except Exception as error:  # the helper raises ValidationError, ValueError, OSError: all are about these data
+    except Exception as error:  # the helper raises ValidationError, ValueError or OSError, all about these data
         raise ModelError(f"{path}: the external data cannot be read: {first_line(error)}") from error
 
 
@@ -243,8 +250,8 @@ def _require_float_input(name: str, graph: onnx.GraphProto) -> None:
     types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
     if TensorProto.FLOAT in types.values():
         return
-    found = ", ".join(f"{value} is {TensorProto.DataType.Name(code).lower()}" for value, code in types.items())
-    raise ModelError(f"{name}: no float32 input ({found or 'no inputs at all'}); export the model in float32")
+    listed = ", ".join(f"{value} is {TensorProto.DataType.Name(code).lower()}" for value, code in types.items())
+    raise ModelError(f"{name}: no float32 input ({listed or 'no inputs at all'}); export the model in float32")
 
 
 # --- opset -----------------------------------------------------------------------------------------------------------
@@ -260,7 +267,7 @@ def _convert(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     light, heavy = _without_heavy_initializers(model)
     try:
         converted = version_converter.convert_version(light, OPSET)
-    except Exception as error:  # RuntimeError or ConvertError, with a C++ source line in it
+    except Exception as error:  # RuntimeError or ConvertError, whose text has a C++ source line
         domains = ", ".join(sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}))
         raise ModelError(
             f"{name}: opset {before} cannot be upgraded to {OPSET}: {_reason(error)}"
@@ -277,7 +284,7 @@ def _convert(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def _without_heavy_initializers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
-    """A model whose large initializers are graph inputs, and those initializers by name."""
+    """A copy of the model with its large initializers as graph inputs, and these initializers by name."""
     heavy = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.raw_data) > _HEAVY_BYTES}
     light = onnx.ModelProto()
     copy_fields(model, light, skip="graph")
@@ -292,26 +299,31 @@ def _without_heavy_initializers(model: onnx.ModelProto) -> tuple[onnx.ModelProto
 
 
 def _keep_old_resize_grid(graph: onnx.GraphProto, outputs: set[str]) -> None:
-    """Upsample, and Resize before opset 11, sample at `x_out / scale`: 'asymmetric' with 'floor'.
+    """Set the sampling of old Resize nodes. Upsample, and Resize before opset 11, sample at `x_out / scale`.
 
-    onnx's converter leaves the attributes out, so the result would sample at opset 11's default, 'half_pixel'.
+    That is 'asymmetric' with 'floor'. onnx's converter leaves these attributes out, so the result would sample at opset
+    11's default, 'half_pixel'.
     """
     for node in graph.node:
         if node.op_type == "Resize" and node.output[0] in outputs:
-            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
+            others = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
             del node.attribute[:]
-            node.attribute.extend(kept)
+            node.attribute.extend(others)
             node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
             node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
 
 
 def _reason(error: BaseException) -> str:
-    """The converter's own words, without the C++ source line before them (`x.h:12: f: Assertion ... failed: why`)."""
+    """The converter's message without the C++ source line before it (`x.h:12: f: Assertion ... failed: why`)."""
     return first_line(error).rsplit("failed: ", 1)[-1]
 
 
 def model_bytes(path: Path) -> int:
-    """Size of a model file and of the external data files that it names. Raises ModelError for one that is missing."""
+    """Size of a model file and the external data files that it names.
+
+    Raises:
+        ModelError: As for `read_onnx`, or an external data file is missing.
+    """
     model = read_onnx(path)
     locations = {
         entry.value

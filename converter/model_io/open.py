@@ -1,4 +1,4 @@
-"""A model from whatever the user named: an ONNX file, FILE.py:FACTORY, or an object in memory."""
+"""Open the model that the user named: an ONNX file, FILE.py:FACTORY, or an object in memory."""
 
 import contextlib
 import logging
@@ -60,14 +60,14 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An .onnx file to measure or look into, and what the user calls it."""
+    """An .onnx file to measure or inspect, and the user's name for it."""
 
     name: str
     path: Path
 
 
 def is_factory(spec: str) -> bool:
-    """Whether ``spec`` is ``FILE.py:FACTORY`` rather than a file."""
+    """Whether ``spec`` is ``FILE.py:FACTORY``, and not a file."""
     return ".py:" in spec
 
 
@@ -97,8 +97,9 @@ def open_model(model: Any, export: ExportOptions = ExportOptions()) -> onnx.Mode
         export: weights and input shape of a torch model.
 
     Raises:
-        UsageError: an empty name, a Python file without a factory, or an argument that does nothing for this model.
-        ModelError, ExportError: see `load_onnx` and `converter.model_io.export`.
+        UsageError: The name is empty, a Python file has no factory name, or an argument does not apply to this model.
+        ModelError: See `load_onnx`.
+        ExportError: See `converter.model_io.export`.
     """
     _check_arguments([model], export)
     if isinstance(model, onnx.ModelProto):
@@ -128,12 +129,12 @@ def require_layers(model: onnx.ModelProto) -> None:
     """Refuse a model without a layer that can be quantized.
 
     Raises:
-        ModelError: says what it holds instead.
+        ModelError: There is no such layer. The message lists the operators that there are.
     """
-    found = sorted({node.op_type for node in Tensors.of(model.graph).nodes})
-    if not LINEAR_OPS.intersection(found):
+    ops = sorted({node.op_type for node in Tensors.of(model.graph).nodes})
+    if not LINEAR_OPS.intersection(ops):
         raise ModelError(
-            f"nothing to quantize: the model has no {', '.join(sorted(LINEAR_OPS))}, only {', '.join(found)}; "
+            f"nothing to quantize: the model has no {', '.join(sorted(LINEAR_OPS))}, only {', '.join(ops)}; "
             "give the model that holds the layers"
         )
 
@@ -152,7 +153,8 @@ def model_files(
         names: what the models are called; their paths if not given.
 
     Raises:
-        UsageError, ExportError: as `open_model`.
+        UsageError: As for `open_model`.
+        ExportError: As for `open_model`.
     """
     _check_arguments(models, export)
     _say_assumed(models, export)
@@ -176,7 +178,7 @@ def _name(model: Any) -> str:
 
 
 def _is_exported(model: Any) -> bool:
-    """Whether a model goes through torch's exporter."""
+    """Whether torch's exporter makes the model."""
     return is_factory(str(model)) if isinstance(model, (str, Path)) else not isinstance(model, onnx.ModelProto)
 
 

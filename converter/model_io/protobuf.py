@@ -1,4 +1,4 @@
-"""Walking an ONNX protobuf, and copying parts of it without ever copying the weights."""
+"""Iterate over an ONNX protobuf, and copy parts of it without copying the weights."""
 
 from collections.abc import Iterator
 from typing import TypeVar
@@ -11,7 +11,7 @@ Message = TypeVar("Message", onnx.ModelProto, onnx.GraphProto)
 
 
 def copy_fields(source: Message, copy: Message, *, skip: str) -> None:
-    """Copy every field of `source` except `skip` into the empty message `copy` of the same type."""
+    """Copy every field of `source` except `skip` into `copy`, an empty message of the same type."""
     for field, value in source.ListFields():
         if field.name == skip:
             continue
@@ -23,7 +23,7 @@ def copy_fields(source: Message, copy: Message, *, skip: str) -> None:
 
 
 def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor stored in a graph: initializers and attributes, in subgraphs too."""
+    """Yield every tensor stored in a graph and its subgraphs: initializers and attributes."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:

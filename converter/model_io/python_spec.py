@@ -1,4 +1,4 @@
-"""`FILE.py:NAME` and `FILE.py:NAME(argument=literal)` -> what they name, from a file loaded by its path."""
+"""Objects named as `FILE.py:NAME` or `FILE.py:NAME(argument=literal)`. The file is loaded by its path."""
 
 import ast
 import difflib
@@ -23,7 +23,7 @@ _SPEC = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)(?P<arguments>\(.*\))?
 
 @dataclass(frozen=True)
 class Spec:
-    """A name in a Python file, and the keyword arguments to call it with."""
+    """A name in a Python file, and keyword arguments for it."""
 
     path: Path
     name: str
@@ -34,10 +34,14 @@ class Spec:
 
 
 def parse_spec(text: str, example: str) -> Spec:
-    """Read ``FILE.py:NAME`` or ``FILE.py:NAME(name=literal, ...)``.
+    """Parse ``FILE.py:NAME`` or ``FILE.py:NAME(name=literal, ...)``.
+
+    Args:
+        text: The text to parse.
+        example: An example of the right form, for the error message.
 
     Raises:
-        UsageError: it is something else (``example`` shows what it should be), or an argument is not a named literal.
+        UsageError: The text has another form, or an argument is not a literal with a name.
     """
     match = _SPEC.fullmatch(text)
     if match is None:
@@ -46,7 +50,7 @@ def parse_spec(text: str, example: str) -> Spec:
 
 
 def functions_of(path: Path) -> list[str]:
-    """Names of the functions and classes at the top of a Python file, which is read and not run."""
+    """Names of the public functions and classes at the top level of a Python file. The file is parsed, but not run."""
     try:
         body = ast.parse(path.read_bytes()).body
     except (OSError, SyntaxError, ValueError):
@@ -64,7 +68,7 @@ def _suggestion(text: str) -> str:
 def _literal_arguments(spec: str, text: str) -> dict[str, Any]:
     try:
         node = ast.parse(f"f{text}", mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # null bytes, a thousand brackets
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # such as null bytes or 1000 brackets
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise UsageError(f"{spec!r}: cannot read the arguments {text[:80]}: {reason}") from error
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
@@ -73,26 +77,32 @@ def _literal_arguments(spec: str, text: str) -> dict[str, Any]:
         raise UsageError(f"{spec!r}: arguments must be named, for example (num_classes=43)")
     values: dict[str, Any] = {}
     for keyword in node.keywords:
-        name, given = str(keyword.arg), ast.unparse(keyword)
+        name, source = str(keyword.arg), ast.unparse(keyword)
         if name in values:
             raise UsageError(f"{spec!r}: {name} is given twice")
         try:
             values[name] = ast.literal_eval(keyword.value)
-        except (ValueError, TypeError) as error:  # TypeError for a list as a key
-            raise UsageError(f"{spec!r}: {given} is not a literal (number, string, tuple, list, dict)") from error
+        except (ValueError, TypeError) as error:  # TypeError: a list as a key
+            raise UsageError(f"{spec!r}: {source} is not a literal (number, string, tuple, list, dict)") from error
     return values
 
 
-def call(found: Any, arguments: Mapping[str, Any], what: str, error_type: type[ConvertError]) -> Any:
-    """``found(**arguments)``; ``what`` names it in errors.
+def call(function: Any, arguments: Mapping[str, Any], what: str, error_type: type[ConvertError]) -> Any:
+    """Call ``function(**arguments)``.
+
+    Args:
+        function: Function of the user.
+        arguments: Its keyword arguments.
+        what: Name of the function in error messages.
+        error_type: Type of the error if the function raises.
 
     Raises:
-        UsageError: it does not take these arguments.
-        ConvertError: of ``error_type``, when it raises.
+        UsageError: The function does not take these arguments.
+        ConvertError: An ``error_type``: the function raises.
     """
     try:
-        signature = inspect.signature(found)
-    except (TypeError, ValueError):  # a callable written in C has none to check
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a callable written in C has no signature
         signature = None
     if signature is not None:
         try:
@@ -100,14 +110,15 @@ def call(found: Any, arguments: Mapping[str, Any], what: str, error_type: type[C
         except TypeError as error:
             raise UsageError(f"{what} takes {signature}: {error}") from error
     with user_code(what, error_type):
-        return found(**arguments)
+        return function(**arguments)
 
 
 @contextmanager
 def load_name(path: Path, name: str, error_type: type[ConvertError]) -> Iterator[Any]:
-    """The object `name` of the Python file `path`; the file's folder can be imported from inside the `with` block.
+    """The object `name` of the Python file `path`. Modules in the file's folder can be imported in the `with` block.
 
-    Raises `error_type` for a missing file, a file that raises while it loads, and a name that it does not define.
+    Raises:
+        ConvertError: An `error_type`: the file is missing or raises while it loads, or it does not define the name.
     """
     if not path.is_file():
         raise error_type(f"{path}: no such file; FILE.py:CALLABLE takes a path relative to the current folder")
@@ -128,7 +139,7 @@ def _execute(path: Path, error_type: type[ConvertError]) -> ModuleType:
     if spec is None or spec.loader is None:
         raise error_type(f"{path}: cannot be loaded as Python")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[key] = module  # dataclasses and pickling look their module up there
+    sys.modules[key] = module  # dataclasses and pickle look their module up there
     with user_code(f"{path}: loading it", error_type):
         spec.loader.exec_module(module)
     return module

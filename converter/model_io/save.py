@@ -1,7 +1,8 @@
-"""Write a model so that its name only ever stands for a file that was checked and loaded.
+"""Save a model so that its name never stands for an unchecked or partly written file.
 
-The model is written into a hidden folder beside the target, checked by onnx and loaded by onnxruntime there, and moved
-to its name with one rename. Whatever goes wrong before that, Ctrl-C and SIGTERM included, leaves the folder as it was.
+The model is written to a hidden folder beside the target. There onnx checks it and onnxruntime loads it. Then a single
+rename moves it to its name. Any failure before that, including Ctrl-C and SIGTERM, leaves the target's folder as it
+was.
 """
 
 import contextlib
@@ -26,16 +27,16 @@ from passes.errors import OutputError, VerificationError, first_line
 
 __all__ = ["INLINE_LIMIT", "prepare_output", "save_onnx", "write_onnx"]
 
-INLINE_LIMIT = 2**31 - 2**24  # bytes of weights a single protobuf (2 GiB at most) can hold, with room for the nodes
-_EXTERNAL_FROM = 1024  # bytes: smaller tensors (shapes, scales) stay inside the model
+INLINE_LIMIT = 2**31 - 2**24  # bytes of weights in a single protobuf (2 GiB at most), with room for the nodes
+_EXTERNAL_FROM = 1024  # bytes; smaller tensors (shapes, scales) stay inside the model
 _ALIGNMENT = 4096  # bytes, so that runtimes can map the data file
 
 
 def prepare_output(path: Path) -> Path:
-    """Find out before a long run whether `path` can be written; returns it with links resolved.
+    """Check before a long run that `path` can be written. Return it with links resolved.
 
     Raises:
-        OutputError: its folder does not exist or cannot be written, or `path` itself is a folder or a device.
+        OutputError: Its folder does not exist or cannot be written, or `path` itself is a folder or a device.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -53,15 +54,20 @@ def prepare_output(path: Path) -> Path:
 
 
 def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT, keep_int8: bool = False) -> None:
-    """Write `model` to `path` atomically, after onnx.checker (full check) and onnxruntime's CPU provider took it.
+    """Write a model to `path` atomically, after onnx.checker (full check) and onnxruntime's CPU provider accept it.
 
-    An existing file stays untouched until it is replaced. Above `inline_limit` bytes of weights, they go to
-    `<name>.data` beside the model. `model` is not changed. With `keep_int8` onnxruntime may load it with its int8
-    activations as they are: a file for another target is not refused for what the CPU's optimizer makes of them.
+    An existing file does not change until it is replaced.
+
+    Args:
+        model: The model. It does not change.
+        path: Path of the file.
+        inline_limit: Bytes of weights above which they go to `<name>.data` beside the model.
+        keep_int8: Whether onnxruntime may load the file with its int8 activations unchanged. Then a file for another
+            target is not refused because of the CPU's optimizer.
 
     Raises:
-        OutputError: the folder is missing or unwritable, or the disk is full.
-        VerificationError: the file was refused by onnx.checker or by onnxruntime; nothing was written.
+        OutputError: The folder is missing or unwritable, or the disk is full.
+        VerificationError: onnx.checker or onnxruntime refuses the file. Nothing is written.
     """
     target = prepare_output(path)
     with _exit_on_sigterm(), _scratch_folder(path, target) as scratch:
@@ -75,7 +81,7 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_
 
 
 def write_onnx(model: onnx.ModelProto, written: Path, *, inline_limit: int = INLINE_LIMIT) -> None:
-    """Write `model`, its weights beside it above `inline_limit` bytes, without a check; `model` is not changed."""
+    """Write a model without a check. Above `inline_limit` bytes, weights go beside it. `model` does not change."""
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > inline_limit:
         with _data_of(written).open("wb") as data:
             model = _with_external_data(model, _data_of(written).name, data.fileno())
@@ -87,7 +93,7 @@ def write_onnx(model: onnx.ModelProto, written: Path, *, inline_limit: int = INL
 
 
 def _with_external_data(model: onnx.ModelProto, location: str, file: int) -> onnx.ModelProto:
-    """A copy of `model` whose large initializers lie in the open `file`."""
+    """A copy of the model whose large initializers are written to the open `file`."""
     copy = onnx.ModelProto()
     copy_fields(model, copy, skip="graph")
     copy_fields(model.graph, copy.graph, skip="initializer")
@@ -116,7 +122,7 @@ def _verify(written: Path, path: Path, keep_int8: bool) -> None:
     except Exception as error:
         raise VerificationError(f"{path} not written: onnx.checker refuses the result: {first_line(error)}") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its own words come with the exception
+    options.log_severity_level = 4  # the exception has onnxruntime's message
     options.intra_op_num_threads = 1
     try:
         cpu_session(str(written), options, keep_int8=keep_int8)
@@ -125,21 +131,21 @@ def _verify(written: Path, path: Path, keep_int8: bool) -> None:
 
 
 def _publish(written: Path, target: Path) -> None:
-    """Give the finished files their names: weights first, and back again if the model cannot follow."""
+    """Move the finished files to their names, weights first. If the model cannot follow, undo the move."""
     data, final = _data_of(written), _data_of(target)
     with _signals_held():
         if not data.exists():
             written.replace(target)
             return
-        kept = written.with_name("previous.data")
+        previous = written.with_name("previous.data")
         if final.exists():
-            final.replace(kept)
+            final.replace(previous)
         try:
             data.replace(final)
             written.replace(target)
         except BaseException:
-            if kept.exists():
-                kept.replace(final)
+            if previous.exists():
+                previous.replace(final)
             else:
                 final.unlink(missing_ok=True)
             raise
@@ -151,7 +157,7 @@ def _data_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _scratch_folder(path: Path, target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target`, gone afterwards whatever happens."""
+    """A hidden folder beside `target`. It is always deleted afterwards."""
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     except OSError as error:
@@ -164,14 +170,14 @@ def _scratch_folder(path: Path, target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds the stack, as Ctrl-C does, instead of ending the process where it stands."""
+    """Let SIGTERM unwind the stack, as Ctrl-C does, instead of ending the process at once."""
 
     def leave(number: int, _: FrameType | None) -> None:
         raise Terminated(128 + number)
 
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield  # another thread may not set handlers; a caller's own handler is its business
+        yield  # other threads may not set handlers, and a caller's own handler stays
         return
     signal.signal(signal.SIGTERM, leave)
     try:
@@ -182,7 +188,7 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the renames are done (where the system has signal masks)."""
+    """Delay Ctrl-C and SIGTERM until the renames are done, if the system has signal masks."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,4 +1,4 @@
-"""Code of the user's that runs inside ours: whatever it raises, sys.exit() too, is one error of one line."""
+"""Calls of the user's own code. Whatever it raises, including sys.exit(), becomes one error of one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ __all__ = ["Terminated", "user_code"]
 
 
 class Terminated(SystemExit):
-    """SIGTERM unwinds the stack, so that temporary files go; no `except SystemExit` of ours may swallow it."""
+    """Raised on SIGTERM. It unwinds the stack, so temporary files are deleted. No `except` clause may swallow it."""
 
 
 @contextmanager
 def user_code(what: str, error_type: type[ConvertError]) -> Iterator[None]:
-    """Turn an exception of the `with` block into `error_type`: "`what` raised ValueError: why (file.py, line 3)"."""
+    """Turn an exception in the block into `error_type`: "`what` raised ValueError: why (file.py, line 3)"."""
     try:
         yield
     except Terminated:

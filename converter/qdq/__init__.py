@@ -1,1 +1,1 @@
-"""Writes quantized files, and reads them back."""
+"""Writer and reader of quantized files."""

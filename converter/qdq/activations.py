@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear around activations, and what they make needless: clamps, products."""
+"""QuantizeLinear and DequantizeLinear for activations, and the nodes that they replace: clamps and scalar products."""
 
 import numpy as np
 import onnx
@@ -14,17 +14,20 @@ __all__ = ["Activations", "absorbed_clamps", "free_products", "scalar_constants"
 
 
 class Activations:
-    """Fragments that round a model's activations; each ends with the tensor that readers of the activation read."""
+    """Builds fragments that quantize and dequantize activations. Their readers read the last tensor of a fragment."""
 
     def __init__(self, model: Model, names: Names) -> None:
         self.model = model
         self.names = names
-        self.codes: dict[str, str] = {}  # by activation, the tensor that holds its codes
+        self.codes: dict[str, str] = {}  # activation -> tensor that holds its codes
 
     def quantize(self, name: str, source: str, result: str | None = None) -> Fragment:
-        """Tensor ``name``, which ``source`` holds, to codes and back.
+        """Quantize and dequantize an activation.
 
-        The end is ``result``, a tensor of the graph that nothing else writes, or a new one.
+        Args:
+            name: The activation, a key of `Model.activation_qparams`.
+            source: Tensor that holds its values.
+            result: Tensor to write, which no other node writes. The default is a new tensor.
         """
         grid: ActivationGrid = self.model.activation_qparams[name]
         fragment = Fragment(self.names)
@@ -36,14 +39,14 @@ class Activations:
         return fragment
 
     def rescale(self, source: str, name: str) -> Fragment:
-        """Tensor ``name``, a multiple of ``source``, from the codes of that."""
+        """Dequantize tensor ``name``, a multiple of ``source``, from the codes of ``source``."""
         self.codes[name] = self.codes[source]
         fragment = Fragment(self.names)
         _dequantize(fragment, name, self.codes[name], self.model.activation_qparams[name])
         return fragment
 
     def scalar(self, constant: TensorProto) -> Fragment:
-        """A scalar constant as the one code that stands for it exactly."""
+        """Store a scalar constant as one code that represents it exactly."""
         rules, fragment = self.model.rules, Fragment(self.names)
         values = numpy_helper.to_array(constant).astype(np.float64)
         low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
@@ -54,11 +57,12 @@ class Activations:
         return fragment
 
     def by_channel(self, layer: Linear) -> Fragment:
-        """What a layer that runs in float reads where its input is quantized.
+        """Dequantize a layer's input with one scale per channel, for a layer that runs in float on a quantized input.
 
-        onnxruntime rounds a float weight between DequantizeLinear and QuantizeLinear to 8 bits, with one scale for all
-        of it, and runs the layer on integers (its WeightBiasQuantization); but not where the input is dequantized with
-        a scale per channel. So this one has as many scales as channels, all the same.
+        onnxruntime (its WeightBiasQuantization) looks for a float weight of a layer between DequantizeLinear and
+        QuantizeLinear. It rounds that weight to 8 bits with a single scale, and runs the layer on integers. It does not
+        do so if the input is dequantized with a scale per channel. So this fragment has one scale per channel, all
+        equal.
         """
         name = layer.input
         grid: ActivationGrid = self.model.activation_qparams[name]
@@ -83,7 +87,7 @@ def _dequantize(fragment: Fragment, name: str, codes: str, grid: ActivationGrid)
 
 
 def scalar_constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
-    """Initializers that hold one float."""
+    """Float initializers with one element, by name."""
     return {
         tensor.name: tensor
         for tensor in graph.initializer
@@ -92,8 +96,8 @@ def scalar_constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
 
 
 def free_products(model: Model) -> dict[str, tuple[str, str]]:
-    """Products with a scalar that are a matter of the scale: by node name, what is read and what is written."""
-    found = {}
+    """Multiplications by a scalar that only change the scale: by node name, the tensors read and written."""
+    products = {}
     for node in model.graph.nodes if model.rules.scalars else ():
         factor = scale_factor(node)
         source = next((str(tensor.name) for tensor in node.inputs if tensor.name in model.activation_qparams), None)
@@ -101,12 +105,12 @@ def free_products(model: Model) -> dict[str, tuple[str, str]]:
         if factor is not None and source is not None and result in model.activation_qparams:
             before, after = model.activation_qparams[source].scaled(factor), model.activation_qparams[result]
             if np.isclose(before.scale, after.scale, rtol=1e-6) and before.zero_point == after.zero_point:
-                found[str(node.name)] = source, result
-    return found
+                products[str(node.name)] = source, result
+    return products
 
 
 def absorbed_clamps(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> tuple[set[str], dict[str, str]]:
-    """Clamps the quantizer after them makes needless: node names, and ``input tensor -> output tensor``."""
+    """Clamps that the quantizer behind them makes unnecessary: node names, and ``input tensor -> output tensor``."""
     readers: dict[str, int] = {}
     for node in graph.node:
         for name in node.input:
@@ -124,7 +128,7 @@ def absorbed_clamps(model: Model, graph: onnx.GraphProto, outputs: set[str]) -> 
         if readers.get(source) != 1 or source not in produced:
             continue
         low, high = np.rint(np.asarray(bounds) / float(grid.scale)) + grid.zero_point  # codes of the bounds
-        if low <= grid.code_range[0] and high >= grid.code_range[1]:  # saturation does what the clamp does
+        if low <= grid.code_range[0] and high >= grid.code_range[1]:  # saturation has the effect of the clamp
             clamps.add(node.name)
             result[source] = node.outputs[0].name
     return clamps, result

@@ -1,8 +1,9 @@
-"""What quantizers clamp: a Relu or Clip before QuantizeLinear is left out of a file where saturation does its work.
+"""Clamps that a quantized file leaves out. A Relu or Clip before QuantizeLinear is left out if saturation has its
+effect.
 
-The float model has to say it again, or a ReLU network would be read as a linear one. Each quantized result of an
-operator behind which one may have been gets a Clip to the ends of its grid, which on the same grid changes nothing:
-the writer leaves it out as the one did who made the file.
+The float model needs the clamp back: without it, a ReLU network would become a linear one. So each quantized result of
+an operator that may have had a clamp behind it gets a Clip to the ends of its grid. On the same grid this Clip changes
+nothing. The writer leaves it out again, as the author of the file did.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,13 +28,16 @@ def with_clamps(
     outputs: Collection[str],
     constant: Callable[[str, NDArray[np.float32]], str],
 ) -> list[NodeProto]:
-    """The nodes, each quantized result clamped to what its codes can say.
+    """Clamp each quantized result to the range of its codes.
 
     Args:
-        nodes: in order; those that get a clamp write another tensor afterwards, and the clamp writes theirs.
-        ranges: grids by tensor; what is read in float as well must not be among them.
-        outputs: of the graph; one that is never negative is clamped, as behind a Relu, others are left alone.
-        constant: adds a constant and returns its name.
+        nodes: Nodes in order. A node that gets a clamp writes a new tensor, and the clamp writes the old one.
+        ranges: Grids by tensor. They must not include tensors that are read in float too.
+        outputs: Outputs of the graph. An output that is never negative is clamped, as behind a Relu. Others are not.
+        constant: Adds a constant and returns its name.
+
+    Returns:
+        The nodes with the clamps.
     """
     result: list[NodeProto] = []
     for node in nodes:

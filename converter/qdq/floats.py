@@ -1,4 +1,4 @@
-"""The graph as it is in memory -> ONNX in float; what calibration runs and the quantized writers start from."""
+"""The graph in memory as a float ONNX model. Calibration runs it, and the quantized writers start from it."""
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -10,14 +10,14 @@ _OLDEST_IR = 10  # opset 21 and INT4
 
 
 def float_model(graph: gs.Graph) -> onnx.ModelProto:
-    """A graph of float operators as a ModelProto."""
+    """A graph of float operators, as a ModelProto."""
     proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     set_opsets(proto, {entry.domain: entry.version for entry in proto.opset_import})
     return proto
 
 
 def set_opsets(proto: onnx.ModelProto, opsets: dict[str, int]) -> None:
-    """Import these operator sets, and take the lowest IR version that has them."""
+    """Import these operator sets, and set the lowest IR version that supports them."""
     entries = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     del proto.opset_import[:]
     proto.opset_import.extend(entries)

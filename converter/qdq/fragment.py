@@ -1,4 +1,4 @@
-"""Nodes and initializers on their way into a graph, under names that nothing in it bears."""
+"""Fragments: nodes and initializers to add to a graph, under unused names."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,26 +16,26 @@ __all__ = ["Fragment", "Names"]
 
 
 class Names:
-    """The names a graph uses, of tensors and of nodes; a new one that is taken gets ``_1``, ``_2``, ... behind it."""
+    """Names of a graph's tensors and nodes. A new name that is taken gets ``_1``, ``_2``, ... appended."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         values = [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
         self._tensors = {value.name for value in values} | set(_touched(graph.node))
         self._nodes = {node.name for node in graph.node}
-        self.shared: dict[str, str] = {}  # constants that many fragments read, by what they are
+        self.shared: dict[str, str] = {}  # initializers that many fragments read, by their wished name
 
     def tensor(self, wish: str) -> str:
-        """A new tensor's name."""
+        """A new tensor name."""
         return fresh_name(wish, self._tensors)
 
     def node(self, wish: str) -> str:
-        """A new node's name."""
+        """A new node name."""
         return fresh_name(wish, self._nodes)
 
 
 @dataclass
 class Fragment:
-    """Nodes and initializers to be added to the graph whose names `names` knows."""
+    """Nodes and initializers to add to a graph. `names` holds the names of that graph."""
 
     names: Names
     nodes: list[NodeProto] = field(default_factory=list)
@@ -55,13 +55,13 @@ class Fragment:
         return self.tensor(wish, lambda name: code_tensor(name, codes, bits))
 
     def tensor(self, wish: str, made: Callable[[str], TensorProto]) -> str:
-        """Add the initializer that ``made`` makes of a new name, and return that name."""
+        """Add the initializer that ``made`` creates under a new name, and return that name."""
         name = self.names.tensor(wish)
         self.initializers.append(made(name))
         return name
 
     def shared(self, wish: str, value: NDArray[Any]) -> str:
-        """The name of an initializer that all fragments of the graph share; the first to ask adds it."""
+        """The name of an initializer that all fragments of the graph share. The first call adds it."""
         if wish not in self.names.shared:
             self.names.shared[wish] = self.constant(wish, value)
         return self.names.shared[wish]
@@ -71,7 +71,7 @@ class Fragment:
         return self.node_into(op, wish, inputs, self.names.tensor(output), **attributes)
 
     def node_into(self, op: str, wish: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Add a node that writes a tensor of the graph."""
+        """Add a node that writes a given tensor, and return that tensor's name."""
         self.nodes.append(helper.make_node(op, inputs, [output], name=self.names.node(wish), **attributes))
         return output
 

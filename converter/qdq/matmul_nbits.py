@@ -1,8 +1,8 @@
-"""MatMulNBits (com.microsoft): Gemm and MatMul with 4- or 8-bit weights in blocks, read by onnxruntime's own kernels.
+"""MatMulNBits (com.microsoft): Gemm and MatMul with 4- or 8-bit weights in blocks, for onnxruntime's own kernels.
 
-The operator wants ``[o, k]`` weights cut along k into blocks of one of five sizes (`BLOCKS`), the last one filled up;
-codes are unsigned, so every code and zero point moves up by ``2^(bits-1)``; 4-bit codes pack two to a byte,
-lowest bits first. A channel with one scale is cut too, and every block gets that scale.
+The operator needs ``[o, k]`` weights, cut along k into blocks of one of five sizes (`BLOCKS`). The last block is
+padded. Codes are unsigned, so ``2^(bits-1)`` is added to every code and zero point. Two 4-bit codes share a byte,
+lowest bits first. A channel with a single scale is cut too, and each block gets that scale.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from passes.ir.model import Quantized
 __all__ = ["BLOCKS", "matmul_nbits"]
 
 BLOCKS = (16, 32, 64, 128, 256)
-"""What onnxruntime 1.31 has kernels for; it refuses to load any other."""
+"""Block sizes for which onnxruntime 1.31 has kernels. It refuses to load any other."""
 
 _LISTED = f"{', '.join(map(str, BLOCKS[:-1]))} or {BLOCKS[-1]}"
 
@@ -26,7 +26,7 @@ def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Na
     """The node that replaces a Gemm or MatMul, with its initializers.
 
     Raises:
-        TargetError: onnxruntime has no kernel for the block size, or none for scales that are multiples.
+        TargetError: onnxruntime has no kernel for the block size, or the scales of blocks are multiples.
     """
     grid, (_, outputs, k) = quantized.grid, quantized.codes.shape
     if grid.multiples is not None:

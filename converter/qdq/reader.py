@@ -1,12 +1,14 @@
-"""A quantized file in QDQ form, whoever made it -> the float model it stands for, and what it was quantized with.
+"""Reader of quantized files in QDQ form, of any origin: gives the float model, and the grids that it was quantized
+with.
 
-    x -> QuantizeLinear [-> Clip] -> DequantizeLinear        an activation: its readers read x, its grid is found
+    x -> QuantizeLinear [-> Clip] -> DequantizeLinear        an activation: readers read x, and its grid is recorded
     codes -> [Cast | three bits ->] DequantizeLinear         a weight, a bias or another constant: its values
     floats -> QuantizeLinear [-> Clip] -> DequantizeLinear   the same, as training with fake quantization exports it
-    codes -> Cast -> [Sub ->] Mul                            a weight of which alone the file holds codes
+    codes -> Cast -> [Sub ->] Mul                            a weight whose codes only are in the file
 
-Layers and tensors keep their names; what was added for the quantization is gone. What saturation did is said by a Clip
-of floats (`converter.qdq.clamps`), and so is a Clip that narrows the codes of an activation (7 bits of 8).
+Layers and tensors keep their names. Everything that was added for quantization is removed. Where saturation had an
+effect, a Clip of floats replaces it (`converter.qdq.clamps`). The same holds for a Clip that narrows the codes of an
+activation (7 bits of 8).
 """
 
 from typing import Any
@@ -30,14 +32,17 @@ _ENDINGS = ("_DequantizeLinear_Output", "_dequantized", "_rescaled", "_quantized
 
 
 def read_qdq(model: onnx.ModelProto) -> tuple[onnx.ModelProto, ExistingQparams]:
-    """The float model and its grids; a float model itself and none.
+    """Read a quantized model. A float model is returned as it is, with no grids.
 
     Args:
-        model: checked and at opset 21, as `converter.model_io.load` gives it; stays as it is.
+        model: Checked and at opset 21, as `converter.model_io.load` returns it. It does not change.
+
+    Returns:
+        The float model, and the codes and grids of the file.
 
     Raises:
-        ModelError: activations of other than 8 bits or with several scales, operators that compute on codes, or scales
-            that are no constants; names the tensor.
+        ModelError: Activations have other than 8 bits or several scales, operators compute on codes, or scales are not
+            constants. The message names the tensor.
     """
     tensors = Tensors.of(model.graph)
     layers = [find_weight(node, tensors) for node in model.graph.node if layer_roles(node)]
@@ -51,7 +56,7 @@ def read_qdq(model: onnx.ModelProto) -> tuple[onnx.ModelProto, ExistingQparams]:
 
 
 def requantized(found: ExistingQparams) -> str:
-    """What to warn of where a model that was quantized is quantized again."""
+    """The warning for a model that was quantized before and is quantized again."""
     return (
         f"the model is quantized already ({found}): its dequantized values are quantized again, and accuracy is "
         "measured against them; recipe keep writes the codes it has, and the float model it was made from gives better"
@@ -70,9 +75,9 @@ class _Reader:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.read: set[str] = set()
-        self.given: set[str] = set()  # names of new tensors
+        self.new_names: set[str] = set()  # names of new tensors
         self.initializers: list[TensorProto] = []
-        self.stands_for: dict[str, str] = {}  # a dequantized tensor: the tensor that it was before
+        self.originals: dict[str, str] = {}  # dequantized tensor -> tensor that it was quantized from
         self.weights: dict[str, ExistingCodes] = {}
         self.ranges: dict[str, ActivationGrid] = {}
         self.unkept: dict[str, str] = {}
@@ -91,24 +96,25 @@ class _Reader:
             else:
                 nodes.append(node)
         self.check_readers()
-        nodes = self.joined(nodes)
+        nodes = self.rewired(nodes)
         self.prune(nodes)
         return ExistingQparams(self.weights, self.ranges, self.unkept)
 
     def weight(self, node: NodeProto) -> None:
-        """Give a layer whose weight is stored as codes the floats they stand for, in an initializer of its own."""
+        """Give a layer whose weight is stored as codes an initializer with the dequantized values."""
         stored = find_weight(node, self.tensors)
-        found = weight_codes(stored, self.tensors, self.bias_codes(node))
-        if found is None:
+        codes = weight_codes(stored, self.tensors, self.bias_codes(node))
+        if codes is None:
             return
         index = 1 if node.input[1] == stored.path[0] else 0
-        node.input[index] = name = self.floats(found.values(), stored.path)
-        self.weights[name] = found
+        node.input[index] = name = self.floats(codes.values(), stored.path)
+        self.weights[name] = codes
 
     def floats(self, values: Floats, path: list[str]) -> str:
-        """Add an initializer, called as the one that was quantized; returns its name."""
+        """Add an initializer under the name that it had before it was quantized. Return the name."""
         last = self.tensors.constants[path[-1]]
-        if last.data_type == TensorProto.FLOAT and len(self.readers[path[-1]]) == 1 and path[-1] not in self.given:
+        alone = len(self.readers[path[-1]]) == 1
+        if last.data_type == TensorProto.FLOAT and alone and path[-1] not in self.new_names:
             name = path[-1]
         else:
             name = self.name(_plain_name(path[0]), path[0])
@@ -116,7 +122,7 @@ class _Reader:
         return name
 
     def add(self, name: str, values: Floats) -> None:
-        self.given.add(name)
+        self.new_names.add(name)
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
 
     def bias_codes(self, node: NodeProto) -> NDArray[np.int32] | None:
@@ -127,7 +133,7 @@ class _Reader:
         return numpy_helper.to_array(codes) if codes is not None and codes.data_type == TensorProto.INT32 else None
 
     def dequantize(self, node: NodeProto) -> list[NodeProto]:
-        """Note what a DequantizeLinear stands for; returns what has to stay in its place."""
+        """Record the tensor that a DequantizeLinear represents. Return the nodes that replace it."""
         source = self.tensors.makers.get(node.input[0])
         clip = source if source is not None and source.op_type == "Clip" else None
         quantize = self.tensors.makers.get(clip.input[0]) if clip is not None else source
@@ -146,43 +152,43 @@ class _Reader:
         root = self.root(quantize.input[0])
         grid = self.grid(node, root)
         if clip is not None:
-            return self.narrowed(node, clip, root, grid)
-        self.note(root, grid)
-        self.stands_for[node.output[0]] = root
+            return self.clip_of_floats(node, clip, root, grid)
+        self.record_grid(root, grid)
+        self.originals[node.output[0]] = root
         return []
 
     def constant_of(self, node: NodeProto, constant: FoundConstant) -> None:
-        """A constant as floats; one of 8 bits that activations meet keeps its grid."""
-        if node.output[0] not in self.read or node.output[0] in self.given:
+        """Replace a constant by its floats. An 8-bit constant that is combined with activations keeps its grid."""
+        if node.output[0] not in self.read or node.output[0] in self.new_names:
             return
         name = self.floats(constant.values(), find_stored(node.output[0], self.tensors).path)
         if name != node.output[0]:
-            self.stands_for[node.output[0]] = name
+            self.originals[node.output[0]] = name
         if constant.type in {"int8", "uint8"} and constant.codes.size and np.ptp(constant.scale) == 0:
             zero_point, signed = int(constant.zero_point.flat[0]), constant.type == "int8"
             self.ranges[name] = _grid(float(constant.scale.flat[0]), zero_point, signed=signed)
 
-    def narrowed(self, node: NodeProto, clip: NodeProto, root: str, grid: ActivationGrid) -> list[NodeProto]:
-        """A Clip of codes as one of floats; none where it takes all of them."""
+    def clip_of_floats(self, node: NodeProto, clip: NodeProto, root: str, grid: ActivationGrid) -> list[NodeProto]:
+        """Replace a Clip of codes by a Clip of floats, or by nothing if it passes all codes."""
         ends = list(grid.code_range)
         for index, name in enumerate(clip.input[1:3]):
             if name:
                 ends[index] = int(numpy_helper.to_array(self.constant(name, root)))
         if ends[0] <= grid.code_range[0] and ends[1] >= grid.code_range[1]:
-            self.note(root, grid)
-            self.stands_for[node.output[0]] = root
+            self.record_grid(root, grid)
+            self.originals[node.output[0]] = root
             return []
         result = self.name(f"{root}_clipped")
         bounds = []
         for which, end in zip(("low", "high"), ends, strict=True):
             value = np.array(np.float32(end - grid.zero_point) * grid.scale)
             bounds.append(self.constant_named(f"{result}_{which}", value))
-        self.note(result, grid)
-        self.stands_for[node.output[0]] = result
+        self.record_grid(result, grid)
+        self.originals[node.output[0]] = result
         return [onnx.helper.make_node("Clip", [root, *bounds], [result], name=result)]
 
-    def note(self, root: str, grid: ActivationGrid) -> None:
-        """A tensor has a grid; a second one that differs is none of ours to choose from."""
+    def record_grid(self, root: str, grid: ActivationGrid) -> None:
+        """Record the grid of a tensor. If it already has a different one, neither can be kept."""
         before = self.ranges.setdefault(root, grid)
         if (before.scale, before.zero_point, before.signed) != (grid.scale, grid.zero_point, grid.signed):
             self.unkept[root] = "is quantized twice, on different grids"
@@ -214,7 +220,7 @@ class _Reader:
         return self.tensors.constants[name]
 
     def require_readers(self, node: NodeProto) -> None:
-        """Whether codes are only dequantized."""
+        """Require that codes are only dequantized."""
         for reader in self.readers.get(node.output[0], ()):
             follows = [reader] if reader.op_type != "Clip" else self.readers.get(reader.output[0], [])
             for other in follows:
@@ -227,7 +233,7 @@ class _Reader:
             raise ModelError(f"the output {node.output[0]} holds codes; end the model with DequantizeLinear")
 
     def check_readers(self) -> None:
-        """Find tensors that some nodes read quantized and others as they are."""
+        """Find tensors that some nodes read quantized and other nodes read in float."""
         for name in self.ranges:
             readers = [node.op_type for node in self.readers.get(name, ())]
             quantized_away = name in self.outputs and "QuantizeLinear" in readers
@@ -235,18 +241,19 @@ class _Reader:
                 self.unkept.setdefault(name, "is read both quantized and in float")
 
     def root(self, name: str) -> str:
-        while name in self.stands_for:
-            name = self.stands_for[name]
+        """The tensor that a dequantized tensor was quantized from."""
+        while name in self.originals:
+            name = self.originals[name]
         return name
 
-    def joined(self, nodes: list[NodeProto]) -> list[NodeProto]:
-        """The nodes that compute: they read, and write, tensors under the names that these had before."""
+    def rewired(self, nodes: list[NodeProto]) -> list[NodeProto]:
+        """The computing nodes, which read and write tensors under their names before quantization."""
         renamed: dict[str, str] = {}
         inputs = {value.name for value in self.graph.input}
         ends = []
-        for output in self.outputs & set(self.stands_for):
+        for output in self.outputs & set(self.originals):
             root = self.root(output)
-            if root in inputs | self.outputs | self.given | set(self.tensors.constants) or root in renamed:
+            if root in inputs | self.outputs | self.new_names | set(self.tensors.constants) or root in renamed:
                 ends.append(onnx.helper.make_node("Identity", [renamed.get(root, root)], [output]))
                 continue
             renamed[root] = output
@@ -258,8 +265,8 @@ class _Reader:
         for node in nodes:
             node.input[:] = [renamed.get(self.root(name), self.root(name)) for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]
-        kept = {name: grid for name, grid in self.ranges.items() if name not in self.unkept}
-        return with_clamps(nodes, kept, self.outputs, self.constant_named) + ends
+        ranges = {name: grid for name, grid in self.ranges.items() if name not in self.unkept}
+        return with_clamps(nodes, ranges, self.outputs, self.constant_named) + ends
 
     def constant_named(self, wanted: str, values: Floats) -> str:
         name = self.name(wanted)
@@ -267,19 +274,20 @@ class _Reader:
         return name
 
     def prune(self, nodes: list[NodeProto]) -> None:
-        """Write back the nodes and initializers that an output or a subgraph depends on, and forget other tensors."""
+        """Write back what an output or a subgraph needs: nodes and initializers. Drop the entries of other tensors."""
         inner = [attribute.g for node in nodes for attribute in node.attribute if attribute.HasField("g")]
         needed = self.outputs.union(*(node.input for graph in inner for node in Tensors.of(graph).nodes))
         added = {tensor.name for tensor in self.initializers}
-        kept = []
+        needed_nodes = []
         for node in reversed(nodes):
-            if needed.intersection(node.output) and not added.intersection(node.output):  # not the floats' own node
-                kept.append(node)
+            # A node that wrote one of the new initializers is no longer needed.
+            if needed.intersection(node.output) and not added.intersection(node.output):
+                needed_nodes.append(node)
                 needed.update(node.input)
         old = [tensor for tensor in self.graph.initializer if tensor.name not in added]
         initializers = [tensor for tensor in old + self.initializers if tensor.name in needed]
         shapes = [value for value in self.graph.value_info if value.name in needed]
-        for field, content in (("node", kept[::-1]), ("initializer", initializers), ("value_info", shapes)):
+        for field, content in (("node", needed_nodes[::-1]), ("initializer", initializers), ("value_info", shapes)):
             self.graph.ClearField(field)
             getattr(self.graph, field).extend(content)
         for table in (self.ranges, self.unkept, self.weights):
@@ -287,12 +295,12 @@ class _Reader:
                 del table[name]
 
     def name(self, wanted: str, own: str = "") -> str:
-        """That name, or with a number behind it where another tensor has it; ``own`` is the tensor that goes."""
+        """The wanted name, or that name with a number if it is taken. ``own`` is a tensor whose name becomes free."""
         name, count = wanted, 0
-        while name in self.given or (name in self.taken and name != own):
+        while name in self.new_names or (name in self.taken and name != own):
             count += 1
             name = f"{wanted}_{count}"
-        self.given.add(name)
+        self.new_names.add(name)
         return name
 
 
@@ -303,12 +311,12 @@ def _grid(scale: float, zero_point: int, *, signed: bool) -> ActivationGrid:
 
 
 def _single(values: NDArray[Any]) -> NDArray[Any]:
-    """One value where all are the same, as for floats that a layer reads channel by channel (`emit.activations`)."""
+    """One value if all are equal, as `converter.qdq.activations` writes them for float layers. Otherwise all values."""
     return values.reshape(-1)[:1] if values.size > 1 and np.all(values == values.flat[0]) else values
 
 
 def _plain_name(name: str) -> str:
-    """Of a weight or tensor before its codes were written under a longer name."""
+    """The name of a weight or tensor before its codes were written under a longer name."""
     for ending in _ENDINGS:
         name = name.removesuffix(ending)
     return name

@@ -1,7 +1,7 @@
-"""How weight codes lie in the file: the only code that knows nibbles.
+"""Storage of weight codes in the file. Only this module knows how codes are packed.
 
 INT4 and INT2 tensors hold two and four codes per byte, the first in the lowest bits (ONNX, TensorProto.raw_data).
-MatMulNBits wants unsigned codes in bytes of their own layout (onnxruntime, contrib operator MatMulNBits).
+MatMulNBits needs unsigned codes in its own byte layout (onnxruntime, contrib operator MatMulNBits).
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ _UNSIGNED = {2: TensorProto.UINT2, 4: TensorProto.UINT4}
 
 
 def stored_bits(bits: int) -> int:
-    """Bits on disk of a code of ``bits`` bits: the next of 2, 4, 8."""
+    """Bits on disk of a code with ``bits`` bits: rounded up to 2, 4 or 8."""
     return 2 if bits <= 2 else 4 if bits <= 4 else 8
 
 
@@ -36,12 +36,12 @@ def pack(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def code_tensor(name: str, codes: NDArray[Any], bits: int) -> TensorProto:
-    """An INT2, INT4 or INT8 initializer of the codes' shape; ``bits`` is 2, 4 or 8."""
+    """An INT2, INT4 or INT8 initializer with the shape of the codes. ``bits`` is 2, 4 or 8."""
     tensor = TensorProto(name=name, data_type=_TYPES[bits], dims=codes.shape)
     tensor.raw_data = codes.astype(np.int8).tobytes() if bits == 8 else pack(codes, bits).tobytes()
     return tensor
 
 
 def unsigned_tensor(name: str, codes: NDArray[Any], bits: int) -> TensorProto:
-    """A UINT2 or UINT4 initializer of the codes' shape; ``bits`` is 2 or 4."""
+    """A UINT2 or UINT4 initializer with the shape of the codes. ``bits`` is 2 or 4."""
     return TensorProto(name=name, data_type=_UNSIGNED[bits], dims=codes.shape, raw_data=pack(codes, bits).tobytes())

@@ -1,4 +1,4 @@
-"""The weight of a linear node as it lies in any ONNX file: followed backwards from the operator to its initializer.
+"""The stored weight of a linear node in any ONNX file, found backwards from the operator to its initializer.
 
     initializer [-> Cast] -> DequantizeLinear -> ...             "int4 cast", "int4 dequantize", "int8"
     low bits -> Cast -> BitwiseOr(signs) -> DequantizeLinear     "int3 packed" (`converter.qdq.three_bits`)
@@ -6,7 +6,7 @@
     initializer -> Cast [-> Sub] -> Mul -> [Reshape -> ...]      "int4 rescale"
     initializer -> QLinearConv, MatMulInteger, MatMulNBits ...   "int8", "matmulnbits"
 
-Shapes and types are enough; no weight is read.
+The search looks at shapes and types only. It reads no weight values.
 """
 
 import math
@@ -32,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Roles:
-    """Which inputs of an operator are the weight, its scale and zero point, and the activation's zero point."""
+    """Input indices of an operator: its weight, the weight's scale and zero point, and the activation's zero point."""
 
     weight: int
     scale: int | None = None
@@ -59,18 +59,18 @@ _MOVES = frozenset({"Reshape", "Slice", "Transpose", "Squeeze", "Unsqueeze", "Fl
 
 
 def layer_roles(node: NodeProto) -> Roles | None:
-    """The roles of a linear operator's inputs; None for any other node."""
+    """Roles of a linear operator's inputs. None for any other node."""
     return _FLOAT_OPS.get(node.op_type) or INTEGER_OPS.get(node.op_type)
 
 
 def type_name(data_type: int) -> str:
-    """A tensor type in NumPy's words: float32, int8, uint4."""
+    """Name of a tensor type as in NumPy: float32, int8, uint4."""
     name: str = TensorProto.DataType.Name(data_type).lower()
     return _RENAMED.get(name, name)
 
 
 def type_bits(name: str) -> int:
-    """Bits of one element of that type."""
+    """Bits of one element of a type."""
     return _BITS.get(name) or int("".join(filter(str.isdigit, name.partition("e")[0])) or 8)
 
 
@@ -83,7 +83,7 @@ def tensor_bytes(tensor: TensorProto) -> int:
 
 @dataclass(frozen=True)
 class Tensors:
-    """What a graph and its subgraphs hold: nodes in order, who makes a tensor, and every constant by name."""
+    """Nodes of a graph and its subgraphs in order, the node that writes each tensor, and every constant by name."""
 
     nodes: tuple[NodeProto, ...]
     makers: Mapping[str, NodeProto]
@@ -91,7 +91,7 @@ class Tensors:
 
     @classmethod
     def of(cls, graph: onnx.GraphProto) -> "Tensors":
-        """All of ``graph``; a Constant node, and an Identity of a constant, count as the tensor they hold."""
+        """Collect from ``graph``. A Constant node, and an Identity of a constant, count as the constant itself."""
         graphs = list(_graphs(graph))
         nodes = [node for part in graphs for node in part.node if node.op_type != "Constant"]
         constants = {tensor.name: tensor for part in graphs for tensor in part.initializer}
@@ -104,10 +104,17 @@ class Tensors:
 
 @dataclass
 class StoredWeight:
-    """A weight's codes (or floats), scale and zero point, and the tensors passed on the way to them.
+    """Where a weight's codes (or floats), scale and zero point are stored, and the tensors on the way to them.
 
-    `codes` is None if the operand is no constant; `signs` are of 3-bit codes whose low bits `codes` are; `multiples` of
-    a channel's scale belong to the blocks of its inputs, and `reshaped` is the rank that these are brought back to.
+    Attributes:
+        codes: The codes or floats. None if the operand is not a constant.
+        signs: Signs of 3-bit codes. Then `codes` are their low bits.
+        multiples: Multiples of the channel's scale, for blocks of inputs.
+        scale: The scale.
+        zero_point: The zero point.
+        reshaped: Rank of the weight after its blocks are reshaped back.
+        path: Tensors from the operand to the codes.
+        operators: Nodes from the operand to the codes.
     """
 
     codes: TensorProto | None = None
@@ -121,36 +128,36 @@ class StoredWeight:
 
     @property
     def type(self) -> str:
-        """Of the codes: int4, uint8, float32."""
+        """Type of the codes: int4, uint8, float32."""
         if self.signs is not None:
             return "int3"
         return type_name(self.codes.data_type) if self.codes is not None else "none"
 
     @property
     def is_float(self) -> bool:
-        """Whether the file holds floats rather than codes."""
+        """Whether the file holds floats instead of codes."""
         return "float" in self.type
 
     @property
     def bits(self) -> int:
-        """Of one stored element."""
+        """Bits of one stored element."""
         return type_bits(self.type)
 
     @property
     def rank(self) -> int:
-        """Number of axes of the weight that the operator reads."""
+        """Number of axes of the weight as the operator reads it."""
         return self.reshaped or (len(self.codes.dims) if self.codes is not None else 0)
 
     @property
     def bytes(self) -> int:
-        """Of codes, their signs, multiples, scales and zero points together; 0 where the operand is no constant."""
+        """Bytes of codes, signs, multiples, scales and zero points together. 0 if the operand is not a constant."""
         parts = () if self.codes is None else (self.codes, self.signs, self.multiples, self.scale, self.zero_point)
         return sum(tensor_bytes(tensor) for tensor in parts if tensor is not None)
 
     @property
     def read_type(self) -> str:
-        """Of the floats that the operator reads: its activations are of the same, if they are floats."""
-        for node in self.operators:  # from the operator backwards
+        """Type of the floats that the operator reads. Activations have the same type if they are floats."""
+        for node in self.operators:  # in order from the operator to the initializer
             if node.op_type == "Cast":
                 return type_name(next(entry.i for entry in node.attribute if entry.name == "to"))
             if node.op_type in {"DequantizeLinear", "MatMulNBits"} and self.scale is not None:
@@ -159,7 +166,7 @@ class StoredWeight:
 
     @property
     def storage(self) -> str:
-        """How it is stored: "float32", "int8", "int4 cast", "int3 packed", "int4 dequantize", "int4 rescale"."""
+        """Storage form: "float32", "int8", "int4 cast", "int3 packed", "int4 dequantize" or "int4 rescale"."""
         ops = {node.op_type for node in self.operators}
         if self.codes is None:
             return "none"
@@ -177,7 +184,7 @@ class StoredWeight:
 
     @property
     def granularity(self) -> str:
-        """What shares a scale: "tensor", "channel", "block 32"; empty for plain floats."""
+        """What shares a scale: "tensor", "channel", "block 32". Empty for plain floats."""
         if self.codes is None or (self.scale is None and self.zero_point is None):
             return ""
         shared = self.scale if self.scale is not None else self.zero_point
@@ -191,88 +198,88 @@ class StoredWeight:
             block_size = next((entry.i for entry in node.attribute if entry.name == "block_size"), 0)
             if block_size:
                 return f"block {block_size}"
-        moved = any(node.op_type == "Reshape" for node in self.operators)
-        blocked = moved and "rescale" in self.storage and sum(size > 1 for size in shared.dims) > 1
+        is_reshaped = any(node.op_type == "Reshape" for node in self.operators)
+        blocked = is_reshaped and "rescale" in self.storage and sum(size > 1 for size in shared.dims) > 1
         return f"block {codes // count}" if blocked else "channel"
 
 
 def find_weight(node: NodeProto, tensors: Tensors) -> StoredWeight:
-    """The weight of a linear node (for MatMul and Gemm whichever operand is constant)."""
+    """The stored weight of a linear node. For MatMul and Gemm, it is the operand that is a constant."""
     roles = layer_roles(node)
     assert roles is not None
-    found = find_stored(_input(node, roles.weight), tensors)
-    if found.codes is None and node.op_type in {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}:
+    stored = find_stored(_input(node, roles.weight), tensors)
+    if stored.codes is None and node.op_type in {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}:
         other = find_stored(_input(node, 0), tensors)
-        found = other if other.codes is not None else found
+        stored = other if other.codes is not None else stored
     if roles.scale is not None:
-        found.scale = tensors.constants.get(_input(node, roles.scale))
+        stored.scale = tensors.constants.get(_input(node, roles.scale))
     if roles.zero_point is not None:
-        found.zero_point = tensors.constants.get(_input(node, roles.zero_point))
+        stored.zero_point = tensors.constants.get(_input(node, roles.zero_point))
     if node.op_type == "MatMulNBits":
-        found.operators.append(node)
-    return found
+        stored.operators.append(node)
+    return stored
 
 
 def find_stored(name: str, tensors: Tensors) -> StoredWeight:
-    """What a tensor is made of, followed backwards to its initializer."""
-    found = StoredWeight()
-    while name and name not in found.path:
-        found.path.append(name)
+    """Follow a tensor backwards to the initializer that it is computed from."""
+    stored = StoredWeight()
+    while name and name not in stored.path:
+        stored.path.append(name)
         if name in tensors.constants:
-            found.codes = tensors.constants[name]
-            return found
+            stored.codes = tensors.constants[name]
+            return stored
         node = tensors.makers.get(name)
         if node is None:
-            return found
-        name = _step_back(node, tensors, found)
-    return found
+            return stored
+        name = _step_back(node, tensors, stored)
+    return stored
 
 
-def _step_back(node: NodeProto, tensors: Tensors, found: StoredWeight) -> str:
-    """The tensor to go on with; empty if the node is none that prepares a weight."""
+def _step_back(node: NodeProto, tensors: Tensors, stored: StoredWeight) -> str:
+    """Record a node in ``stored``. Return the tensor to follow next, or "" if the node does not prepare a weight."""
     first, second = _input(node, 0), _input(node, 1)
     if node.op_type in {"DequantizeLinear", "QuantizeLinear"}:
-        found.operators.append(node)
-        found.scale = found.scale if found.scale is not None else tensors.constants.get(second)
+        stored.operators.append(node)
+        stored.scale = stored.scale if stored.scale is not None else tensors.constants.get(second)
         zero_point = tensors.constants.get(_input(node, 2))
-        found.zero_point = found.zero_point if found.zero_point is not None else zero_point
+        stored.zero_point = stored.zero_point if stored.zero_point is not None else zero_point
         return first
     if node.op_type in {"Mul", "Sub"}:
         data, factor = (second, first) if node.op_type == "Mul" and first in tensors.constants else (first, second)
         constant = tensors.constants.get(factor)
         if constant is None and node.op_type == "Mul":
-            found.operators.append(node)
-            found.multiples = _cast_constant(second, tensors)
-            return first if found.multiples is not None else ""
+            stored.operators.append(node)
+            stored.multiples = _cast_constant(second, tensors)
+            return first if stored.multiples is not None else ""
         if constant is None:
             return ""
-        found.operators.append(node)
-        if node.op_type == "Mul" and found.scale is None:
-            found.scale = constant
-        elif node.op_type == "Sub" and found.zero_point is None:
-            found.zero_point = constant
+        stored.operators.append(node)
+        if node.op_type == "Mul" and stored.scale is None:
+            stored.scale = constant
+        elif node.op_type == "Sub" and stored.zero_point is None:
+            stored.zero_point = constant
         return data
     if node.op_type == "BitwiseOr":
-        found.operators.append(node)
-        found.signs = _signs(second, tensors)
-        return first if found.signs is not None else ""
+        stored.operators.append(node)
+        stored.signs = _signs(second, tensors)
+        return first if stored.signs is not None else ""
     if node.op_type in {"Cast", "Clip"} or node.op_type in _MOVES:
-        found.operators.append(node)
+        stored.operators.append(node)
         shape = tensors.constants.get(second)
-        if node.op_type == "Reshape" and shape is not None and found.reshaped is None:
-            found.reshaped = math.prod(shape.dims)
+        if node.op_type == "Reshape" and shape is not None and stored.reshaped is None:
+            stored.reshaped = math.prod(shape.dims)
         return first
     return ""
 
 
 def _cast_constant(name: str, tensors: Tensors) -> TensorProto | None:
-    """The constant that a Cast makes a tensor of; None if there is none."""
+    """The constant that a tensor is cast from. None if there is no such constant."""
     maker = tensors.makers.get(name)
     return tensors.constants.get(maker.input[0]) if maker is not None and maker.op_type == "Cast" else None
 
 
 def _signs(name: str, tensors: Tensors) -> TensorProto | None:
-    """The constant whose signs a Gather spreads over the codes; None if there is none."""
+    """The constant whose signs a Gather distributes over the codes. None if there is no such constant."""
     steps = {"Reshape": 0, "Gather": 1, "Cast": 0}
     while name in tensors.makers and tensors.makers[name].op_type in steps:
         name = _input(tensors.makers[name], steps[tensors.makers[name].op_type])

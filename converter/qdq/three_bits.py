@@ -1,12 +1,14 @@
-"""3-bit codes at 3 bits. ONNX has no such type: two initializers hold the parts, nodes that fold at load join them.
+"""Storage of 3-bit codes in 3 bits. ONNX has no such type, so two initializers hold the parts of the codes.
 
-A code c of two's complement is ``(c & 3) | (-4 if c < 0 else 0)``:
+Nodes that are folded when the file is loaded join the parts. A code c in two's complement is
+``(c & 3) | (-4 if c < 0 else 0)``:
 
     low bits  UINT2 -> Cast(INT8) ------------------------------+
     signs     UINT4 -> Cast(INT32) -> Gather(table) -> Reshape -+-> BitwiseOr -> INT8 codes
 
-Each element of the signs holds those of four codes in a row; the table ``[16, 4]``, one for the file, spreads them.
-onnxruntime folds all of it when the session loads (measured on 1.31: the same QLinearConv, the same latency).
+Each element of the signs holds the signs of four consecutive codes. The table ``[16, 4]`` expands them. A file has one
+table. onnxruntime folds all these nodes when the session loads (measured on 1.31: the same QLinearConv, the same
+latency).
 """
 
 import numpy as np
@@ -19,30 +21,33 @@ from passes.numerics.grid import Codes
 
 __all__ = ["join_three_bits", "joined_codes", "packs_three_bits"]
 
-_TOGETHER = 4  # signs in one element
-_WORTH = 6144  # codes; in fewer the nodes take more bytes than a bit a code saves
+_TOGETHER = 4  # signs per element
+_WORTH = 6144  # fewest codes; below it, the nodes take more bytes than one bit per code saves
 _SIGN_TABLE: NDArray[np.int8] = np.where((np.arange(16)[:, None] >> np.arange(_TOGETHER)) & 1, -4, 0).astype(np.int8)
 
 
 def packs_three_bits(count: int) -> bool:
-    """Whether a weight of that many 3-bit codes lies at 3 bits rather than in INT4."""
+    """Whether a weight with ``count`` 3-bit codes is stored in 3 bits instead of INT4."""
     return count >= _WORTH and count % _TOGETHER == 0
 
 
 def joined_codes(low: NDArray[np.uint8], signs: NDArray[np.uint8]) -> Codes:
-    """The codes whose parts a file holds: what the nodes compute."""
+    """Join the parts of the codes as the file's nodes do."""
     high = _SIGN_TABLE[signs].reshape(low.shape)
     codes: Codes = low.astype(np.int8) | high
     return codes
 
 
 def join_three_bits(fragment: Fragment, name: str, codes: Codes) -> str:
-    """Add codes of -4..3 and the nodes that join their parts; returns the INT8 tensor of the codes' shape.
+    """Add codes of -4..3 and the nodes that join their parts.
 
     Args:
-        fragment: what they are added to.
-        name: of the weight; the new names begin with it.
-        codes: as the file's operator reads them.
+        fragment: Fragment to add them to.
+        name: Name of the weight. The new names begin with it.
+        codes: The codes, in the shape that the operator reads.
+
+    Returns:
+        The INT8 tensor with the codes.
     """
     negative = (codes.reshape(-1, _TOGETHER) < 0).astype(np.uint8)
     signs = (negative << np.arange(_TOGETHER, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)  # [n / 4]

@@ -1,6 +1,6 @@
-"""Codes and scales of constants as they lie in a quantized file (`converter.qdq.stored_weights` finds them), as arrays.
+"""Codes and scales of a quantized file's constants, as arrays. `converter.qdq.stored_weights` finds the constants.
 
-Floats that the file quantizes itself are rounded here as QuantizeLinear would, once: to the nearest code, ties to even.
+Floats that the file itself quantizes are rounded here as QuantizeLinear would: once, to the nearest code, ties to even.
 """
 
 from dataclasses import dataclass
@@ -35,12 +35,15 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class FoundConstant:
-    """Codes of any integer type with the scale and zero point of each; all of one shape.
+    """Codes of any integer type, with the scale and the zero point of each code. All arrays have one shape.
 
     Attributes:
-        type: of the codes: int8, uint4, int32.
-        block_size: elements along one axis that share a scale, or a multiple of it.
-        multiples: of every code's scale; None: each is 1.
+        codes: The codes.
+        scale: Scale of every code.
+        zero_point: Zero point of every code.
+        type: Type of the codes: int8, uint4, int32.
+        block_size: Elements along one axis that share a scale or a multiple of it.
+        multiples: Multiple of every code's scale. None if all are 1.
     """
 
     codes: NDArray[Any]
@@ -51,36 +54,38 @@ class FoundConstant:
     multiples: Codes | None = None
 
     def values(self) -> Floats:
-        """What the codes stand for."""
+        """The dequantized values."""
         return dequantized(self.codes, self.scale, self.zero_point, self.multiples)
 
 
 def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32] | None = None) -> ExistingCodes | None:
-    """A weight of at most 8 bits in the shape that its operator reads; None for floats and for forms not known."""
-    moves = [node for node in stored.operators if node.op_type == "Transpose"]
-    first = [node for node in stored.operators if node.op_type != "Identity"][: len(moves)]
-    found = _constant(stored, tensors)
-    if found is None or found.type not in _BITS or [node.op_type for node in first] != ["Transpose"] * len(moves):
+    """A weight of at most 8 bits in the shape that its operator reads. None for floats and for unknown forms."""
+    transposes = [node for node in stored.operators if node.op_type == "Transpose"]
+    first = [node for node in stored.operators if node.op_type != "Identity"][: len(transposes)]
+    constant = _constant(stored, tensors)
+    if constant is None or constant.type not in _BITS:
         return None
-    bits = _BITS[found.type]
-    shift = 1 << (bits - 1) if found.type.startswith("u") else 0
+    if [node.op_type for node in first] != ["Transpose"] * len(transposes):
+        return None
+    bits = _BITS[constant.type]
+    shift = 1 << (bits - 1) if constant.type.startswith("u") else 0
     parts: list[NDArray[Any]] = [
-        found.codes.astype(np.int32) - shift,
-        found.scale,
-        found.zero_point.astype(np.int32) - shift,
-        *([] if found.multiples is None else [found.multiples]),
+        constant.codes.astype(np.int32) - shift,
+        constant.scale,
+        constant.zero_point.astype(np.int32) - shift,
+        *([] if constant.multiples is None else [constant.multiples]),
     ]
-    for node in reversed(moves):
+    for node in reversed(transposes):
         order = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
         parts = [np.transpose(part, order) for part in parts]
     codes, scale, zero_point, *multiples = parts
     return ExistingCodes(
-        codes.astype(np.int8), scale, zero_point.astype(np.int8), bits, found.block_size, bias, *multiples
+        codes.astype(np.int8), scale, zero_point.astype(np.int8), bits, constant.block_size, bias, *multiples
     )
 
 
 def found_constant(node: NodeProto, tensors: Tensors) -> FoundConstant | None:
-    """What a DequantizeLinear reads; None where that is no constant."""
+    """The constant that a DequantizeLinear reads. None if it reads no constant."""
     stored = find_stored(node.output[0], tensors)
     return None if any(step.op_type == "Transpose" for step in stored.operators) else _constant(stored, tensors)
 
@@ -122,7 +127,7 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
 
 
 def _spread(values: NDArray[Any], node: NodeProto, shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """A scale or zero point for every code; None where they do not fit."""
+    """A scale or zero point broadcast to every code. None if the shapes do not fit."""
     if values.size == 1:
         return np.broadcast_to(values.reshape(()), shape)
     axis, block_size = _attribute(node, "axis", 1) % max(len(shape), 1), _attribute(node, "block_size", 0)
@@ -130,7 +135,7 @@ def _spread(values: NDArray[Any], node: NodeProto, shape: tuple[int, ...]) -> ND
         spread: NDArray[Any] = np.repeat(values, block_size, axis).take(np.arange(shape[axis]), axis)
         return spread
     if node.op_type == "DequantizeLinear":
-        values = values.reshape([-1 if place == axis else 1 for place in range(len(shape))])
+        values = values.reshape([-1 if index == axis else 1 for index in range(len(shape))])
     try:
         return np.broadcast_to(values, shape)
     except ValueError:

@@ -1,9 +1,9 @@
-"""One layer's weight in the file, from its codes to the float tensor the operator reads; every form is exact.
+"""Storage forms of one layer's weight, from its codes to the float tensor that the operator reads. Every form is exact.
 
 cast        codes INT2/INT4 -> Cast(INT8) -> DequantizeLinear        folded at load, then fused to an integer kernel
             blocks whose scales are whole multiples of their channel's:
             codes -> Cast(INT8) -> Mul(multiples) -> Reshape -> DequantizeLinear
-packed      the same, and 3-bit codes at 3 bits (`converter.qdq.three_bits`) rather than in INT4
+packed      like cast, but 3-bit codes take 3 bits (`converter.qdq.three_bits`) instead of INT4
 int8        codes INT8 -> DequantizeLinear
 dequantize  codes INT4 -> DequantizeLinear                           for targets that read packed codes themselves
 rescale     codes -> Cast(FLOAT) [-> Sub] -> Mul(scale) [-> Reshape -> Slice]   weight-only, folded at load
@@ -29,12 +29,12 @@ STORAGES: tuple[Storage, ...] = get_args(Storage)
 
 
 def file_bits(bits: int, storage: Storage, narrowest: int = 2) -> int:
-    """Bits that a code of ``bits`` bits takes in the file of a target whose smallest integers have ``narrowest``."""
+    """Bits in the file of a code with ``bits`` bits. ``narrowest``: bits of the target's smallest integer type."""
     return 8 if storage == "int8" else max(stored_bits(bits), narrowest)
 
 
 def dequantized_bits(bits: int, count: int, storage: Storage, narrowest: int = 2) -> int:
-    """The same for a weight of ``count`` codes in `dequantized_weight`, which can pack 3 bits."""
+    """Bits per code for a weight with ``count`` codes in `dequantized_weight`, which can pack 3 bits."""
     if bits == 3 and storage == "packed" and narrowest <= 2 and packs_three_bits(count):
         return 3
     return file_bits(bits, storage, narrowest)
@@ -43,10 +43,10 @@ def dequantized_bits(bits: int, count: int, storage: Storage, narrowest: int = 2
 def dequantized_weight(
     layer: Linear, quantized: Quantized, storage: Storage, names: Names, narrowest: int = 2
 ) -> Fragment:
-    """The per-channel form an integer kernel is fused from: codes, [Cast,] DequantizeLinear.
+    """The per-channel form from which an integer kernel is fused: codes, [Cast,] DequantizeLinear.
 
-    INT2 is always cast: onnxruntime 1.31 fuses ``DequantizeLinear(INT2)`` to kernels that cannot read it or that
-    read it wrongly.
+    INT2 is always cast. onnxruntime 1.31 fuses ``DequantizeLinear(INT2)`` to kernels that cannot read it or that read
+    it wrongly.
     """
     name, grid = layer.weight, quantized.grid
     fragment = Fragment(names)
@@ -70,7 +70,7 @@ def dequantized_weight(
 
 
 def _cast(fragment: Fragment, name: str, codes: Codes, bits: int, to: int) -> str:
-    """Codes of any shape as a tensor of type ``to``, INT8 or FLOAT."""
+    """Codes of any shape, as a tensor of type ``to``: INT8 or FLOAT."""
     if bits == 3:
         return join_three_bits(fragment, name, codes)
     packed = fragment.codes(f"{name}_int{bits}", codes, bits)
@@ -81,9 +81,10 @@ def _cast(fragment: Fragment, name: str, codes: Codes, bits: int, to: int) -> st
 
 
 def _multiplied(fragment: Fragment, layer: Linear, quantized: Quantized, bits: int, to: int) -> str:
-    """Codes times the multiples of their blocks, a tensor of type ``to`` and of the stored weight's shape.
+    """Codes times the multiples of their blocks, as a tensor of type ``to`` in the shape of the stored weight.
 
-    The file holds ``[outputs, blocks, block]`` or, where a layer stores its inputs first, ``[blocks, block, outputs]``.
+    The file holds ``[outputs, blocks, block]``. For a layer that stores its inputs first, it holds
+    ``[blocks, block, outputs]``.
     """
     name, grid = layer.weight, quantized.grid
     assert grid.multiples is not None
@@ -102,7 +103,7 @@ def _multiplied(fragment: Fragment, layer: Linear, quantized: Quantized, bits: i
 def rescaled_weight(
     layer: Linear, quantized: Quantized, storage: Storage, names: Names, narrowest: int = 2
 ) -> Fragment:
-    """The weight-only form: codes as floats times their scale, per channel or per block of inputs."""
+    """The weight-only form: codes as floats, times their scale per channel or per block of inputs."""
     name, grid = layer.weight, quantized.grid
     fragment, result = Fragment(names), f"{name}_rescaled"
     bits = file_bits(grid.bits, storage, narrowest)
@@ -129,7 +130,7 @@ def rescaled_weight(
 
 
 def _channel_shape(layer: Linear) -> tuple[int, ...]:
-    """Shape that broadcasts one number per output channel over the stored weight."""
+    """Shape in which one number per output channel broadcasts over the stored weight."""
     shape = [1] * len(layer.weight_shape)
     shape[layer.channel_axis] = layer.weight_shape[layer.channel_axis]
     if layer.op == "ConvTranspose" and layer.groups > 1:
@@ -138,14 +139,14 @@ def _channel_shape(layer: Linear) -> tuple[int, ...]:
 
 
 def _per_channel(layer: Linear, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """``[g, o, 1]`` as ``shape``."""
+    """Values ``[g, o, 1]`` in the shape ``shape``."""
     if layer.op == "ConvTranspose" and layer.groups > 1:
         values = np.repeat(values[:, :, 0], layer.weight_shape[0] // layer.groups, axis=0)
     return values.reshape(shape)
 
 
 def _blocks(quantized: Quantized) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Codes ``[g·o, b, block]`` (zeros fill the last block), scale and zero point ``[g·o, b, 1]``."""
+    """Codes ``[g·o, b, block]`` with the last block zero-padded, scale and zero point ``[g·o, b, 1]``."""
     grid, (g, o, k) = quantized.grid, quantized.codes.shape
     block_size = grid.block_size or k
     blocks = grid.scale.shape[2]
@@ -155,7 +156,7 @@ def _blocks(quantized: Quantized) -> tuple[NDArray[Any], NDArray[Any], NDArray[A
 
 
 def _unblock(fragment: Fragment, layer: Linear, value: str, shape: tuple[int, ...], result: str) -> None:
-    """From ``[g·o, b, block]`` back to the stored shape, as ``result``."""
+    """Bring ``[g·o, b, block]`` back to the stored shape, as tensor ``result``."""
     name, (_, _, k) = layer.weight, layer.matrix_shape
     outputs, filled = shape[0], shape[1] * shape[2]
     conv = layer.op == "Conv" or layer.transposed

@@ -1,8 +1,9 @@
-"""Model -> ONNX: quantized weights and QuantizeLinear/DequantizeLinear around the operators that run on integers.
+"""Writer of quantized files: a Model with its codes becomes an ONNX model in QDQ form.
 
-A tensor ``t`` of `Model.activation_qparams` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and
-whoever read ``t`` reads ``t_dequantized``; a name that the model uses already gets a number behind it. Codes come from
-the passes as they are; nothing is rounded here but the int32 biases.
+Operators that run on integers get QuantizeLinear and DequantizeLinear around them. A tensor ``t`` of
+`Model.activation_qparams` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and nodes that
+read ``t`` now read ``t_dequantized``. A name that is already in use gets a number appended. Codes are written as the
+passes made them. Only int32 biases are rounded here.
 """
 
 import math
@@ -30,10 +31,14 @@ _BIAS_LIMIT = 2**31 - 1
 
 
 def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
-    """The quantized ONNX model.
+    """Write a model as quantized ONNX.
+
+    Args:
+        model: The model. It does not change.
+        storage: Storage form of the weights.
 
     Raises:
-        TargetError: a layer's grid has no form the integer kernels can read, or its bias does not fit 32 bits.
+        TargetError: The integer kernels cannot read a layer's grid, or a bias does not fit 32 bits.
     """
     proto = float_model(model.graph)
     _Writer(model, storage, Names(proto.graph)).run(proto.graph)
@@ -49,14 +54,18 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
 
 
 def runs_on_integers(model: Model, layer: Linear) -> bool:
-    """Whether the layer's input is quantized and its operator has an integer kernel on the target."""
+    """Whether the layer runs on integers: its input is quantized, and the target has an integer kernel for it."""
     return layer.name in model.quantized and model.reads_integers(layer)
 
 
 def bits_in_file(model: Model, layer: Linear, storage: Storage, bits: int | None = None) -> int:
-    """Bits that a code of a layer takes in the file, for which ONNX has no type of 3, 5, 6 or 7 bits.
+    """Bits in the file of a layer's code. ONNX has no types of 3, 5, 6 or 7 bits.
 
-    ``bits`` are those of its grid: of the one it has unless they are given.
+    Args:
+        model: The model.
+        layer: The layer.
+        storage: Storage form of the weights.
+        bits: Bits of the codes. The default is the bits of the layer's grid.
     """
     bits = model.quantized[layer.name].grid.bits if bits is None else bits
     if model.reads_integers(layer):
@@ -101,28 +110,28 @@ class _Writer:
             written = [name for name in node.output if name in self.model.activation_qparams]
             sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
             node.output[:] = [sources.get(name, name) for name in node.output]  # outputs of the graph keep their names
-            exact = {
+            exact_scalars = {
                 name: self.add(self.activations.scalar(value))
                 for name, value in scalars.items()
                 if name in node.input and node.op_type in {"Add", "Mul"} and written
             }
-            self.write(node, renamed | exact)
+            self.write(node, renamed | exact_scalars)
             for name in written:
-                whole = name if name in outputs else None
-                renamed[name] = self.add(self.activations.quantize(name, sources.get(name, name), whole))
+                result = name if name in outputs else None
+                renamed[name] = self.add(self.activations.quantize(name, sources.get(name, name), result))
         read = {name for node in self.nodes for name in node.input} | outputs
         self.nodes = [node for node in self.nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
         used = {name for node in self.nodes for name in node.input} | outputs
-        kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        initializers = [tensor for tensor in graph.initializer if tensor.name in used]
         constants = [tensor for tensor in self.initializers if tensor.name in used]
         present = {name for node in self.nodes for name in node.output} | outputs
         shapes = [value for value in graph.value_info if value.name in present]
-        for field, content in (("node", self.nodes), ("initializer", kept + constants), ("value_info", shapes)):
+        for field, content in (("node", self.nodes), ("initializer", initializers + constants), ("value_info", shapes)):
             graph.ClearField(field)
             getattr(graph, field).extend(content)
 
     def write(self, node: NodeProto, renamed: dict[str, str]) -> None:
-        """Append a node, and before it the form of its weight."""
+        """Append a node. If it has a quantized weight, append the weight's nodes before it."""
         layer = self.layers.get(node.name)
         quantized = self.model.quantized.get(node.name)
         reads = [renamed.get(name, name) for name in node.input]
@@ -147,7 +156,7 @@ class _Writer:
             self.nodes.append(node)
 
     def reads_by_channel(self, layer: Linear) -> bool:
-        """Whether the layer runs in float on an input that is quantized, and onnxruntime would change that."""
+        """Whether the layer runs in float on a quantized input and onnxruntime would quantize the layer."""
         rounded = layer.op in _ROUNDED_BY_RUNTIME and self.model.rules.reads_by_channel
         return rounded and layer.input in self.model.activation_qparams and not runs_on_integers(self.model, layer)
 
@@ -163,9 +172,9 @@ class _Writer:
         bias = self.model.bias(layer)
         if bias is not None and self.model.rules.bias == "int32":
             scale = (self.model.activation_qparams[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
-            exact = bias.reshape(-1).astype(np.float64)
+            values = bias.reshape(-1).astype(np.float64)
             codes = np.rint(
-                np.divide(exact, scale, out=np.copysign(np.where(exact, np.inf, 0.0), exact), where=scale > 0)
+                np.divide(values, scale, out=np.copysign(np.where(values, np.inf, 0.0), values), where=scale > 0)
             )
             if np.abs(codes).max(initial=0) > _BIAS_LIMIT:
                 raise TargetError(
@@ -185,7 +194,7 @@ class _Writer:
         self.nodes.append(node)
 
     def require_weight_form(self, layer: Linear, grid: Grid) -> None:
-        """Whether the codes, read as int8 with a scale per output channel, are what the target's kernel reads."""
+        """Require that the target's kernel can read the codes as int8 with a scale per output channel."""
         rules = self.model.rules
         if not grid.symmetric and not rules.weight_zero_points:
             raise TargetError(f"{layer.name}: integer kernels need symmetric weights; use symmetric = true")
@@ -210,12 +219,12 @@ class _Writer:
             raise TargetError(f"{layer.name}: the target reads codes on integers only, and {reason}; {hint}")
 
     def add(self, fragment: Fragment) -> str:
-        """Append what a fragment holds; returns the tensor that it computes."""
+        """Append a fragment's nodes and initializers. Return the tensor that it computes."""
         self.nodes.extend(fragment.nodes)
         self.initializers.extend(fragment.initializers)
         return fragment.result
 
 
 def _one_axis(layer: Linear, quantized: Quantized) -> bool:
-    """Whether the layer's scales lie along one axis of its stored weight, as DequantizeLinear wants them."""
+    """Whether the layer's scales lie along one axis of its stored weight, as DequantizeLinear requires."""
     return quantized.grid.block_size is None and not (layer.op == "ConvTranspose" and layer.groups > 1)

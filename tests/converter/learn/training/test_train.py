@@ -197,7 +197,7 @@ def test_a_loss_that_decides_is_said_and_so_is_that_few_images_do(
 ) -> None:
     """As many right as before, at a smaller loss: which is the better epoch, though no accuracy shows it."""
     scores = iter([Score(1.5, 0.5), *[Score(1.25, 0.5)] * 99])
-    monkeypatch.setattr("converter.learn.training.training_loop._Training._judged", lambda _: next(scores))
+    monkeypatch.setattr("converter.learn.training.training_loop._Training._score", lambda _: next(scores))
     model = quantized(3)
     report = train_network(model, SHORT, dataset(prepared(resnet()), X), quiet, seed=0)
     assert "50.00 % -> 50.00 % as the float network of 6 held-out images, loss 1.5 -> 1.25" in report.notes[0]

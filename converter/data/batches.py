@@ -1,7 +1,7 @@
-"""Batches and arrays as a caller gives them -> an ArraySource.
+"""Data sources from batches and arrays that a caller gives.
 
-Batches of a callable or an iterable may be large, random, or available only once. They are written to unnamed
-temporary files as they come and mapped from there: memory stays flat and every later walk gives the same rows.
+Batches of a callable or an iterable may be large, random, or available only once. They are written to unnamed temporary
+files as they arrive, and mapped from there. So memory use stays flat, and every later iteration gives the same rows.
 """
 
 import tempfile
@@ -27,22 +27,32 @@ _SPOOL_LIMIT = 64 * 2**30  # bytes; a callable that yields more most likely neve
 def array_source(
     name: str, arrays: Mapping[str, Any], inputs: tuple[InputSpec, ...], preprocess: Preprocess
 ) -> ArraySource:
-    """{input name, or "x" for the only input, and "y" for labels: array} as a source."""
-    found: dict[str, NDArray[Any]] = {}
+    """Make a source from arrays.
+
+    Args:
+        name: Name of the data in error messages.
+        arrays: Arrays by input name. The only input may be called "x". "y" holds labels.
+        inputs: Inputs of the model.
+        preprocess: Preprocessing of uint8 images.
+
+    Raises:
+        DataError: An array is missing, or its shape or dtype does not fit.
+    """
+    values: dict[str, NDArray[Any]] = {}
     names: dict[str, str] = {}
     for spec in inputs:
         key = "x" if len(inputs) == 1 and "x" in arrays else spec.name
         if key not in arrays:
             present = ", ".join(arrays) or "nothing"
             raise DataError(f"{name}: no array for the model's input '{spec.name}' (it holds {present}); name it so")
-        found[spec.name], names[spec.name] = _as_array(f"{name}: {key}", arrays[key]), key
-    lengths = {names[key]: len(array) if array.ndim else 0 for key, array in found.items()}
+        values[spec.name], names[spec.name] = _as_array(f"{name}: {key}", arrays[key]), key
+    lengths = {names[key]: len(array) if array.ndim else 0 for key, array in values.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{name}: arrays of different lengths {lengths}; give one row of each input per image")
     rows = np.arange(next(iter(lengths.values())))
     labels = arrays.get("y") if "y" not in names.values() else None
     checked = None if labels is None else _labels(name, _as_array(f"{name}: y", labels), len(rows))
-    return ArraySource(name, found, names, checked, inputs, preprocess, rows)
+    return ArraySource(name, values, names, checked, inputs, preprocess, rows)
 
 
 def _as_array(what: str, value: Any) -> NDArray[Any]:
@@ -64,7 +74,11 @@ def _labels(name: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
 
 
 def only_input(inputs: tuple[InputSpec, ...], what: str) -> InputSpec:
-    """The model's one input. Raises DataError, for `what` that cannot feed more, when it has several."""
+    """The model's only input.
+
+    Raises:
+        DataError: The model has several inputs, which data of this kind (``what``) cannot feed.
+    """
     if len(inputs) > 1:
         names = ", ".join(spec.name for spec in inputs)
         raise DataError(
@@ -74,7 +88,7 @@ def only_input(inputs: tuple[InputSpec, ...], what: str) -> InputSpec:
 
 
 def is_pair(data: Any) -> bool:
-    """Whether `data` is (images, labels): two arrays of different rank. Two arrays of one rank are two batches."""
+    """Whether `data` is (images, labels): two arrays of different rank. Two arrays of equal rank are two batches."""
     return (
         isinstance(data, tuple | list)
         and len(data) == 2
@@ -84,7 +98,7 @@ def is_pair(data: Any) -> bool:
 
 
 def batch_arrays(name: str, batch: Any, inputs: tuple[InputSpec, ...]) -> Mapping[str, Any]:
-    """One batch as `array_source` takes it: {input name: array}, or {"x": array} with {"y": labels} or without."""
+    """A batch in the form for `array_source`: {input name: array}, or {"x": array}, with "y" if there are labels."""
     if isinstance(batch, Mapping):
         return batch
     only_input(inputs, f"{name}: an array")
@@ -98,20 +112,28 @@ def batch_arrays(name: str, batch: Any, inputs: tuple[InputSpec, ...]) -> Mappin
 def spool(
     name: str, batches: Iterable[Any], inputs: tuple[InputSpec, ...], preprocess: Preprocess, limit: int | None
 ) -> ArraySource:
-    """Batches up to `limit` rows, in temporary files that vanish with the arrays mapped to them.
+    """Store batches in temporary files, up to `limit` rows. The files vanish with the arrays that are mapped to them.
 
-    Raises DataError, naming the batch, for one that the model cannot take or that differs from the first.
+    Args:
+        name: Name of the data in error messages.
+        batches: The batches.
+        inputs: Inputs of the model.
+        preprocess: Preprocessing of uint8 images.
+        limit: Most rows to use. None: all.
+
+    Raises:
+        DataError: The model cannot take a batch, or a batch differs from the first. The message names the batch.
     """
     first: ArraySource | None = None
     labels: list[NDArray[np.int64]] = []
     count = size = 0
     with ExitStack() as stack:
         files = {spec.name: stack.enter_context(tempfile.TemporaryFile()) for spec in inputs}
-        for place, batch in enumerate(_guarded(name, batches)):
-            what = f"{name}: batch {place}"
+        for index, batch in enumerate(_guarded(name, batches)):
+            what = f"{name}: batch {index}"
             part = array_source(what, batch_arrays(what, batch, inputs), inputs, preprocess)
             first = first or part
-            _check_alike(name, place, part, first)
+            _check_alike(name, index, part, first)
             for key, array in part.arrays.items():
                 files[key].write(np.ascontiguousarray(array).tobytes())
                 size += array.nbytes
@@ -128,20 +150,20 @@ def spool(
             files[key].flush()
             arrays[key] = np.memmap(files[key], dtype=array.dtype, mode="r", shape=(count, *array.shape[1:]))
     used = count if limit is None else min(count, limit)
-    every = np.concatenate(labels)[:used] if labels else None
-    return ArraySource(name, arrays, first.names, every, inputs, preprocess, np.arange(used))
+    all_labels = np.concatenate(labels)[:used] if labels else None
+    return ArraySource(name, arrays, first.names, all_labels, inputs, preprocess, np.arange(used))
 
 
-def _check_alike(name: str, place: int, part: ArraySource, first: ArraySource) -> None:
+def _check_alike(name: str, index: int, part: ArraySource, first: ArraySource) -> None:
     for key, array in part.arrays.items():
         start = first.arrays[key]
         if array.dtype != start.dtype or array.shape[1:] != start.shape[1:]:
             raise DataError(
-                f"{name}: batch {place} holds {array.dtype} {array.shape[1:]}, batch 0 {start.dtype} "
+                f"{name}: batch {index} holds {array.dtype} {array.shape[1:]}, batch 0 {start.dtype} "
                 f"{start.shape[1:]}; give all batches one dtype and size"
             )
     if (part.labels is None) != (first.labels is None):
-        raise DataError(f"{name}: batch {place} and batch 0 differ in having labels; give them to all or to none")
+        raise DataError(f"{name}: batch {index} and batch 0 differ in having labels; give them to all or to none")
 
 
 def _guarded(name: str, batches: Iterable[Any]) -> Iterator[Any]:

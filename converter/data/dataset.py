@@ -4,8 +4,8 @@
     for batch in data.batches(16):
         session.run(None, batch.feeds)[0][: batch.count]
 
-Images are decoded, and uint8 arrays converted to floats, one batch at a time. Batches of a callable or an iterable are
-spooled to an unnamed temporary file, so that data can be walked any number of times and always gives the same rows.
+One batch at a time, images are decoded and uint8 arrays converted to floats. Batches of a callable or an iterable are
+stored in an unnamed temporary file. So data can be iterated any number of times, and always give the same rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,9 +42,12 @@ DataForm = str | Path | NDArray[Any] | tuple[Any, Any] | Mapping[str, Any] | Cal
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs {name: [rows, ...]}, of which the last `padding` rows only fill up a fixed batch size.
+    """Inputs of a model for some rows.
 
-    labels    [count], one for every row that counts, or None
+    Attributes:
+        feeds: Model inputs {name: [rows, ...]}.
+        labels: One label for every real row, [count], or None.
+        padding: Number of rows at the end that only fill up a fixed batch size.
     """
 
     feeds: dict[str, NDArray[Any]]
@@ -53,12 +56,12 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """Rows that count; whatever a model gives for the rows after them is to be dropped."""
+        """Number of real rows. Whatever a model computes for the rows after them must be dropped."""
         return len(next(iter(self.feeds.values()))) - self.padding
 
 
 class Dataset:
-    """Rows for a model's inputs, with labels or without. Immutable; every walk over it gives the same rows."""
+    """Rows for a model's inputs, with or without labels. Immutable. Every iteration gives the same rows."""
 
     def __init__(self, name: str, rows: Source, inputs: Sequence[InputSpec]) -> None:
         self._rows = rows
@@ -74,34 +77,40 @@ class Dataset:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """One label a row, [len(self)], or None."""
+        """One label for each row, [len(self)], or None."""
         return self._rows.labels
 
     @property
     def preprocess(self) -> Preprocess | None:
-        """How images become tensors; None where the data are what the model takes."""
+        """Preprocessing of the images. None if the data are already what the model takes."""
         return self._rows.preprocess if self._rows.images else None
 
     @property
     def channels(self) -> tuple[int, int] | None:
-        """Channels of the images as they are, and as the model takes them; None where the data are no images."""
+        """Channels of the images, and channels that the model takes. None if the data are not images."""
         return self._rows.channels
 
     @property
     def takes_floats(self) -> bool:
-        """Whether any of the model's inputs is of a float type."""
+        """Whether any of the model's inputs has a float type."""
         return any(np.issubdtype(spec.dtype, np.floating) for spec in self.inputs)
 
     @property
     def static_batch(self) -> int | None:
-        """The batch size that the model's inputs are fixed to, None where they take any."""
+        """The fixed batch size of the model's inputs. None if they take any."""
         return static_batch(self.inputs)
 
     def batches(self, size: int = 16) -> Iterator[Batch]:
-        """All rows in order, `size` at a time (or the model's own batch size where that is fixed).
+        """Yield all rows in order, in batches.
 
-        The last batch is as short as it comes out; for a fixed batch size it is filled by repeating its last row, and
-        `Batch.count` tells how many rows are real. Raises DataError, naming the file, for an image that cannot be read.
+        The last batch may be shorter. If the model has a fixed batch size, the last batch is padded with copies of its
+        last row, and `Batch.count` is the number of real rows.
+
+        Args:
+            size: Rows in a batch. A fixed batch size of the model overrides it.
+
+        Raises:
+            DataError: An image cannot be read. The message names the file.
         """
         if size < 1:
             raise ValueError(f"batch size {size} is not positive")
@@ -116,7 +125,12 @@ class Dataset:
             yield Batch(feeds, None if self.labels is None else self.labels[start:stop], padding)
 
     def select(self, indices: Sequence[int] | NDArray[Any]) -> "Dataset":
-        """The rows at `indices`, in that order. Raises DataError for none at all, IndexError for one out of range."""
+        """The rows at `indices`, in that order.
+
+        Raises:
+            DataError: There are no indices.
+            IndexError: An index is out of range.
+        """
         rows = np.asarray(indices, dtype=np.int64)
         if not len(rows):
             raise DataError(f"{self.source}: no images left; select at least one")
@@ -125,30 +139,34 @@ class Dataset:
         return Dataset(self.source, self._rows.take(rows), self.inputs)
 
     def limit(self, n: int, seed: int = 0) -> "Dataset":
-        """`n` rows spread over the whole set, or the set itself when it has no more than that.
+        """`n` rows spread over the whole data set, or the data set itself if it has no more than `n`.
 
-        The set is cut into n equal strides and one row drawn from each: data sorted by class gives every class its
-        share, and data that cycles through its classes does not give one class only. The same seed, the same rows.
+        The data set is cut into n equal parts, and one row is drawn from each. So data sorted by class give every class
+        its share, and data that cycle through the classes do not give only one class. Equal seeds give equal rows.
         """
         return self if n >= len(self) else self.select(_spread(len(self), n, seed))
 
     def split(self, n: int, seed: int = 0) -> tuple["Dataset", "Dataset"]:
-        """(`limit(n, seed)`, all the other rows). Raises DataError when nothing would be left for one of them."""
+        """Split into `limit(n, seed)` and all other rows.
+
+        Raises:
+            DataError: One of the two parts would be empty.
+        """
         if not 0 < n < len(self):
             raise DataError(f"{self.source}: {len(self)} images cannot be split into {n} and the rest")
         first = _spread(len(self), n, seed)
         return self.select(first), self.select(np.setdiff1d(np.arange(len(self)), first))
 
     def name(self, row: int) -> str:
-        """What a person finds a row by: its file below the folder, or its number in the arrays as they were given."""
+        """Name of a row for messages: its file below the folder, or its number in the arrays as they were given."""
         return self._rows.name(row)
 
     def digest(self) -> str:
-        """SHA-256, in hex, of the data in use: raw bytes of arrays or files in order, and labels. Not preprocessing."""
+        """SHA-256 in hex of the data in use: bytes of arrays or files in order, and labels, before preprocessing."""
         return self._rows.digest()
 
     def describe(self) -> dict[str, Any]:
-        """Source, number of images, whether there are labels, digest and preprocessing, ready for JSON."""
+        """Source, number of images, whether there are labels, digest and preprocessing. Ready for JSON."""
         return {
             "source": self.source,
             "images": len(self),
@@ -167,19 +185,32 @@ def load_data(
     seed: int = 0,
     classes: Classes | None = None,
 ) -> Dataset:
-    """The data that `spec` names, checked against what the model's `inputs` take.
+    """Load data and check them against the inputs of a model.
 
-    spec    "FILE.npz"            `x`: uint8 [n, h, w, c], preprocessed; or of the model's own dtype and shape, taken as
-                                  it is. `y`: integer labels [n], optional. One array per input name for several inputs
-            "FOLDER"              images, recursively; class folders give labels (see FolderSource)
-            "FILE.py:CALLABLE"    or FILE.py:CALLABLE(name=literal), gives batches: array, (array, labels), or
-                                  {input name: array} (a `y` in it: labels)
-            in memory             an array, (array, labels), {name: array}, a callable, or an iterable of batches
-    limit   number of images to use, see `Dataset.limit`; batches of a callable or iterable are read up to it and no
-            further, so that it may be endless
-    classes what the labels are checked against
+    Args:
+        spec: The data. There are four forms:
 
-    Raises DataError, in one line with the offending value and the next step, for whatever cannot be used.
+            - "FILE.npz": array `x`, either uint8 images [n, h, w, c], which are preprocessed, or arrays of the model's
+              own dtype and shape, which are taken unchanged. Integer labels `y` [n] are optional. A model with several
+              inputs needs one array per input name.
+            - "FOLDER": images, searched recursively. Class folders give labels (see `FolderSource`).
+            - "FILE.py:CALLABLE" or "FILE.py:CALLABLE(name=literal)": the callable returns batches. A batch is an array,
+              (array, labels), or {input name: array}, in which `y` are labels.
+            - In memory: an array, (array, labels), {name: array}, a callable, or an iterable of batches.
+        inputs: Inputs of the model.
+        preprocess: Preprocessing of uint8 images.
+        limit: Number of images to use, see `Dataset.limit`. Batches of a callable or iterable are read only up to it,
+        so
+            they may be endless.
+        seed: Random seed of the images that `limit` picks.
+        classes: Classes of the model. Labels are checked against them.
+
+    Returns:
+        The data.
+
+    Raises:
+        DataError: The data cannot be used. The message quotes the offending value and names the next step.
+        UsageError: The specification cannot be read, or preprocessing does not fit the model's input.
     """
     inputs = tuple(inputs)
     if not inputs:
@@ -210,10 +241,10 @@ def _from_path(name: str, inputs: tuple[InputSpec, ...], preprocess: Preprocess,
     path = Path(name)
     if ".py:" in name:
         spec = parse_spec(name, "FILE.py:CALLABLE or FILE.py:CALLABLE(name=value)")
-        with load_name(spec.path, spec.name, DataError) as found:
-            if spec.arguments and not callable(found):
-                raise UsageError(f"{spec} is {type(found).__name__}, which takes no arguments")
-            return _from_memory(name, found, inputs, preprocess, limit, spec.arguments)
+        with load_name(spec.path, spec.name, DataError) as value:
+            if spec.arguments and not callable(value):
+                raise UsageError(f"{spec} is {type(value).__name__}, which takes no arguments")
+            return _from_memory(name, value, inputs, preprocess, limit, spec.arguments)
     if not path.exists():
         raise DataError(f"{name}: no such file or folder; give an .npz file, a folder of images or FILE.py:CALLABLE")
     if path.is_dir():
@@ -221,8 +252,8 @@ def _from_path(name: str, inputs: tuple[InputSpec, ...], preprocess: Preprocess,
     if path.suffix == ".npz":
         return array_source(name, _read_npz(path, inputs), inputs, preprocess)
     if path.suffix == ".py":
-        named = ", ".join(f"{name}:{function}" for function in functions_of(path)) or f"{name}:CALLABLE"
-        raise UsageError(f"{name}: data are what a callable in it yields; name the callable: {named}")
+        examples = ", ".join(f"{name}:{function}" for function in functions_of(path)) or f"{name}:CALLABLE"
+        raise UsageError(f"{name}: data are what a callable in it yields; name the callable: {examples}")
     saved = "np.savez(..., x=array) makes an .npz file"
     hint = saved if path.suffix == ".npy" else "use an .npz file or a folder of images"
     raise DataError(f"{name}: data cannot be read from a '{path.suffix}' file; {hint}")
@@ -234,7 +265,7 @@ def _read_npz(path: Path, inputs: tuple[InputSpec, ...]) -> dict[str, NDArray[An
             wanted = {"x", "y", *(spec.name for spec in inputs)}
             arrays = {key: file[key] for key in file.files if key in wanted}
             present = ", ".join(file.files) or "nothing"
-    except Exception as error:  # a damaged zip archive raises many types
+    except Exception as error:  # a damaged zip archive raises errors of many types
         raise DataError(f"{path}: cannot be read as .npz ({type(error).__name__}: {error}); write it again") from error
     if len(inputs) == 1 and "x" not in arrays and inputs[0].name not in arrays:
         raise DataError(f"{path}: has no array x (it holds {present}); save the images as np.savez(..., x=images)")

@@ -1,4 +1,4 @@
-"""What a model's inputs take: names, shapes and dtypes, from a ModelProto or an onnxruntime session."""
+"""Names, shapes and dtypes of a model's inputs, from a ModelProto or an onnxruntime session."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ _RUNTIME_TYPES = {
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One graph input. `shape` holds None where the model takes any size; axis 0 is the batch."""
+    """One graph input. `shape` has None where the model takes any size. Axis 0 is the batch."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -30,17 +30,17 @@ class InputSpec:
 
     @property
     def channels_last(self) -> bool:
-        """True for an image input of shape [n, h, w, c], seen by 1, 3 or 4 channels in the last place only."""
+        """Whether the input is an image [n, h, w, c]: only the last axis has 1, 3 or 4 channels."""
         return len(self.shape) == 4 and self.shape[1] not in (1, 3, 4) and self.shape[3] in (1, 3, 4)
 
     @property
     def image(self) -> tuple[int | None, int | None, int | None]:
-        """(channels, height, width) of an image input, a shape of rank 4."""
+        """(channels, height, width) of an image input, which has rank 4."""
         _, first, second, third = self.shape
         return (third, first, second) if self.channels_last else (first, second, third)
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of `shape` fits in everything but the batch size."""
+        """Whether an array of this shape fits. The batch size may differ."""
         return len(shape) == len(self.shape) and all(
             want is None or want == have for want, have in zip(self.shape[1:], shape[1:], strict=True)
         )
@@ -51,9 +51,10 @@ class InputSpec:
 
 
 def input_specs(model: onnx.ModelProto | ort.InferenceSession) -> tuple[InputSpec, ...]:
-    """The inputs that a run has to feed: graph inputs that are not initializers, in graph order.
+    """The inputs that must be fed: graph inputs that are not initializers, in graph order.
 
-    Raises ModelError for an input that is not a tensor of numbers or has no shape.
+    Raises:
+        ModelError: An input is not a tensor of numbers, or has no shape.
     """
     if isinstance(model, onnx.ModelProto):
         fixed = {tensor.name for tensor in model.graph.initializer}
@@ -63,7 +64,11 @@ def input_specs(model: onnx.ModelProto | ort.InferenceSession) -> tuple[InputSpe
 
 
 def static_batch(specs: tuple[InputSpec, ...]) -> int | None:
-    """The batch size that the model insists on, None where it takes any. Raises ModelError when inputs disagree."""
+    """The model's fixed batch size. None if it takes any.
+
+    Raises:
+        ModelError: The inputs have different fixed batch sizes.
+    """
     sizes = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
     if len(sizes) > 1:
         listed = ", ".join(str(spec) for spec in specs)

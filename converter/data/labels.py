@@ -1,4 +1,4 @@
-"""Labels against the classes a model has, before anything is run."""
+"""Checks labels against the classes of a model, before anything runs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,14 @@ __all__ = ["Classes", "check_labels", "model_classes"]
 
 @dataclass(frozen=True)
 class Classes:
-    """How many classes a model has, and what messages call the model."""
+    """Number of classes of a model, and the model's name in messages."""
 
     model: str
     count: int
 
 
 def model_classes(model: onnx.ModelProto, name: str) -> Classes | None:
-    """The classes of a model whose first output is [n, classes] or [n, classes, 1, 1]; None where it does not say."""
+    """Classes of a model whose first output is [n, classes] or [n, classes, 1, 1]. None if the shape is not known."""
     outputs = model.graph.output
     sizes = [size.dim_value for size in outputs[0].type.tensor_type.shape.dim] if outputs else []
     if len(sizes) < 2 or sizes[1] < 1 or any(size != 1 for size in sizes[2:]):
@@ -30,10 +30,16 @@ def model_classes(model: onnx.ModelProto, name: str) -> Classes | None:
 
 
 def check_labels(source: str, labels: NDArray[np.int64] | None, classes: Classes | None, files: Any = None) -> None:
-    """Refuse a label that the model has no class for; ``files`` name the images where they are files.
+    """Refuse a label for which the model has no class.
+
+    Args:
+        source: Name of the data.
+        labels: The labels, or None.
+        classes: The model's classes, or None if they are not known.
+        files: The image files, if the images are files.
 
     Raises:
-        DataError: names the data, the label and the first such image.
+        DataError: A label is too large. The message names the data, the label and the first image that has one.
     """
     if labels is None or classes is None or not (labels >= classes.count).any():
         return

@@ -1,4 +1,4 @@
-"""From 8-bit pixels to a model's input: resize, crop, x / 255, mean, std, layout.
+"""Preprocessing of 8-bit pixels to a model's input: resize, crop, x / 255, mean, std, layout.
 
     value = (pixel / 255 - mean) / std                               mean and std on the 0..1 scale
 
@@ -30,16 +30,16 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How uint8 images become a model's input; a field that is None does nothing.
+    """How uint8 images become a model's input. A field that is None does nothing.
 
     Attributes:
-        mean: subtracted, 1 or 3 numbers on the 0..1 scale.
-        std: divides, 1 or 3 numbers on the 0..1 scale.
-        resize: of the shorter side, in pixels.
-        crop: side of the centre crop, in pixels.
+        mean: Numbers to subtract, 1 or 3, on the 0..1 scale.
+        std: Numbers to divide by, 1 or 3, on the 0..1 scale.
+        resize: Length of the shorter side, in pixels.
+        crop: Side of the centre crop, in pixels.
 
     Raises:
-        DataError: a value cannot be meant.
+        DataError: A value makes no sense.
     """
 
     mean: tuple[float, ...] | None = None
@@ -72,12 +72,16 @@ class Preprocess:
         return ", ".join(f"{name} {value}" for name, value in shown.items()) or "pixels / 255"
 
     def to_json(self) -> str:
-        """One line of JSON, as it is stored under METADATA_KEY in a model's metadata_props."""
+        """One line of JSON. Models store it under METADATA_KEY in their metadata_props."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Preprocess":
-        """The inverse of `to_json`. Raises DataError when the text is something else."""
+        """Read the text of `to_json`.
+
+        Raises:
+            DataError: The text is something else.
+        """
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
@@ -90,10 +94,10 @@ class Preprocess:
         return cls(**values)
 
     def merge(self, override: "Preprocess") -> "Preprocess":
-        """These settings with every field that `override` sets replaced.
+        """Replace every field that `override` sets.
 
         Raises:
-            UsageError: a field that is set does not go with one that is not, which is named.
+            UsageError: A field that is set does not fit one that is not. The message names the latter.
         """
         given = {name: value for name, value in asdict(override).items() if value is not None}
         try:
@@ -104,7 +108,11 @@ class Preprocess:
             raise UsageError(f"{error} ({told})") from error
 
     def check_channels(self, spec: InputSpec, channels: int) -> None:
-        """Raises UsageError when mean or std has 3 values and the input another number of channels."""
+        """Require that mean and std fit the input's channels.
+
+        Raises:
+            UsageError: One of them has 3 values and the input another number of channels, or the input is uint8.
+        """
         for name in ("mean", "std"):
             numbers = getattr(self, name)
             if numbers is not None and len(numbers) not in (1, channels):
@@ -115,7 +123,11 @@ class Preprocess:
                 raise UsageError(f"input {spec} takes uint8 pixels as they are; leave out `{name}=`")
 
     def output_size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) of an image of that size after resize and crop. Raises DataError when the crop is larger."""
+        """(width, height) of an image after resize and crop.
+
+        Raises:
+            DataError: The crop is larger than the image.
+        """
         if self.resize is not None:
             short, long = sorted((width, height))
             longer = max(1, int(self.resize * long / short))
@@ -129,9 +141,10 @@ class Preprocess:
         return width, height
 
     def pixels(self, image: Image.Image, channels: int) -> NDArray[np.uint8]:
-        """An image as uint8 pixels [h, w, channels] (1, 3 or 4), resized and cropped.
+        """An image as uint8 pixels [h, w, channels] (1, 3 or 4 channels), resized and cropped.
 
-        Raises DataError when the crop is larger than the image.
+        Raises:
+            DataError: The crop is larger than the image.
         """
         wanted = self.output_size(*image.size)
         image = _with_channels(image, channels)
@@ -147,7 +160,7 @@ class Preprocess:
         return pixels[..., None] if channels == 1 else pixels  # [h, w, channels]
 
     def fit(self, images: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-        """Images [n, h, w, c] resized, cropped and brought to `channels`: [n, h', w', channels]."""
+        """Resize and crop images [n, h, w, c], and convert them to `channels`: [n, h', w', channels]."""
         have = images.shape[3]
         if self.resize is None and self.crop is None and have == channels:
             return images
@@ -156,7 +169,7 @@ class Preprocess:
         )
 
     def tensor(self, pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
-        """Pixels [n, h, w, c] of the right size as `spec` takes them: scaled, [n, c, h, w] or channels-last."""
+        """Convert pixels [n, h, w, c] of the right size for an input: scaled, as [n, c, h, w] or channels-last."""
         values: NDArray[Any] = pixels
         if spec.dtype != np.uint8:
             values = pixels.astype(np.float32) / np.float32(255)
@@ -170,13 +183,13 @@ class Preprocess:
 
 
 def store_preprocess(model: onnx.ModelProto, preprocess: Preprocess) -> None:
-    """Write the preprocessing into the model's metadata, where `stored_preprocess` finds it."""
+    """Store the preprocessing in the model's metadata. `stored_preprocess` reads it."""
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, preprocess.to_json()
 
 
 def stored_preprocess(model: onnx.ModelProto | ort.InferenceSession) -> Preprocess:
-    """What `convert` or `export` wrote into the model's metadata; an empty Preprocess where there is none."""
+    """The preprocessing that `convert` or `export` stored in the model's metadata, or an empty Preprocess."""
     if isinstance(model, onnx.ModelProto):
         metadata = {entry.key: entry.value for entry in model.metadata_props}
     else:
@@ -189,11 +202,11 @@ def _listed(numbers: tuple[float, ...]) -> str:
 
 
 def _with_channels(image: Image.Image, channels: int) -> Image.Image:
-    """The image in Pillow's mode for 1, 3 or 4 channels. 16-bit greys keep their upper 8 bits."""
+    """Convert to Pillow's mode for 1, 3 or 4 channels. 16-bit greys keep their upper 8 bits."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode == "P":
-        image = image.convert("RGBA")  # a palette may carry transparency in a form that convert("RGB") warns about
+        image = image.convert("RGBA")  # convert("RGB") warns about some forms of transparency in a palette
     return image.convert(_MODES[channels])
 
 

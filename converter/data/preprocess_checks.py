@@ -1,4 +1,4 @@
-"""Whether preprocessing does what its user thinks: options that would do nothing, pixels that nobody scaled."""
+"""Checks that preprocessing does what the user expects: options without effect, pixels that were not scaled."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,10 +12,10 @@ __all__ = ["check_channels", "questions", "refuse_unused"]
 
 
 def refuse_unused(given: Preprocess, data: Sequence[Dataset]) -> None:
-    """Refuse preprocessing that is given for data of which none are images.
+    """Refuse preprocessing options if none of the data are images.
 
     Raises:
-        UsageError: names the options and the data.
+        UsageError: The options would do nothing. The message names them and the data.
     """
     options = " and ".join(f"`{name}=`" for name, value in asdict(given).items() if value is not None)
     if options and data and all(dataset.preprocess is None for dataset in data):
@@ -25,10 +25,10 @@ def refuse_unused(given: Preprocess, data: Sequence[Dataset]) -> None:
 
 
 def check_channels(preprocess: Preprocess, inputs: Sequence[InputSpec]) -> None:
-    """Refuse a mean or std that no image input of a model has the channels for.
+    """Refuse a mean or std that does not fit the channels of the model's image inputs.
 
     Raises:
-        UsageError: as `Preprocess.check_channels`.
+        UsageError: As for `Preprocess.check_channels`.
     """
     for spec in inputs:
         channels = spec.image[0] if len(spec.shape) == 4 else None
@@ -37,13 +37,13 @@ def check_channels(preprocess: Preprocess, inputs: Sequence[InputSpec]) -> None:
 
 
 def questions(data: Sequence[Dataset]) -> list[str]:
-    """A line for each thing about images that their user may not have meant; of several data sets the first."""
-    found = [[text for dataset in data if (text := question(dataset))][:1] for question in (_unscaled, _recoloured)]
-    return [text for texts in found for text in texts]
+    """Warnings about images that may not be what the user expects. Each warning is about one data set, the first."""
+    warnings = [[text for dataset in data if (text := question(dataset))][:1] for question in (_unscaled, _recoloured)]
+    return [text for texts in warnings for text in texts]
 
 
 def _recoloured(dataset: Dataset) -> str:
-    """A warning for grey images where the model takes colours, and the other way round; else nothing."""
+    """A warning for grey images of a model that takes colours, or the opposite. Else ""."""
     channels = dataset.channels
     if channels is None or channels[0] == channels[1] or 1 not in channels:
         return ""
@@ -53,7 +53,7 @@ def _recoloured(dataset: Dataset) -> str:
 
 
 def _unscaled(dataset: Dataset) -> str:
-    """A warning for images that become floats by / 255 alone, which few models are trained on; else nothing."""
+    """A warning for images that are only divided by 255, because few models are trained on that. Else ""."""
     used = dataset.preprocess
     if used is None or used.mean is not None or used.std is not None or not dataset.takes_floats:
         return ""

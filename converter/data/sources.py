@@ -1,6 +1,6 @@
-"""Where rows of data come from: arrays held in memory (or mapped from disk), and image files decoded when asked for.
+"""Sources of rows: arrays in memory (or mapped from disk), and image files that are decoded when they are read.
 
-A source names its rows, gives any of them as the feeds of a model, and hashes the bytes that it would read.
+A source names its rows, reads any of them as inputs of a model, and hashes the bytes that it would read.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ __all__ = ["ArraySource", "FolderSource", "Rows", "Source"]
 
 Rows = NDArray[np.int64]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_CHUNK = 64  # rows looked at together
-_CROPPED = 128  # pixels; models that take less were trained on whole images
+_CHUNK = 64  # rows that are examined together
+_CROPPED = 128  # pixels; models with smaller inputs were trained on whole images
 
 
 class Source(Protocol):
@@ -31,11 +31,11 @@ class Source(Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """One label a row, or None."""
+        """One label for each row, or None."""
 
     @property
     def preprocess(self) -> Preprocess:
-        """From images to tensors."""
+        """Preprocessing of images."""
 
     @property
     def images(self) -> bool:
@@ -43,33 +43,43 @@ class Source(Protocol):
 
     @property
     def channels(self) -> tuple[int, int] | None:
-        """Channels of the images as they are, and as the model takes them; None where rows are no images."""
+        """Channels of the images, and channels that the model takes. None if rows are not images."""
 
     def __len__(self) -> int: ...
 
     def take(self, rows: Rows) -> "Source":
-        """The source of these rows only, in this order."""
+        """A source with these rows only, in this order."""
 
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Rows start..stop as model inputs {name: [stop - start, ...]}."""
 
     def name(self, row: int) -> str:
-        """What a person finds the row by: a file's path below the folder, or its number in the arrays as given."""
+        """Name of a row for messages: a file's path below the folder, or its number in the arrays as given."""
 
     def check(self) -> None:
-        """Raise DataError, naming the row, for what can be found wrong before the rows are used."""
+        """Check the rows before they are used.
+
+        Raises:
+            DataError: A row cannot be used. The message names it.
+        """
 
     def digest(self) -> str:
-        """SHA-256, in hex, of the bytes and labels of the rows, in order."""
+        """SHA-256 in hex of the rows' bytes and labels, in order."""
 
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Arrays {input name: [n, ...]}, as they will be fed or as uint8 images to preprocess batch by batch.
+    """Arrays {input name: [n, ...]}: inputs of the model, or uint8 images that are preprocessed batch by batch.
 
-    rows    the rows of the arrays in use; they are views, nothing is copied
-    names   what the arrays are called in messages, {input name: name}
-    origin  the number that each row of the arrays had when they were given; None where it is its own
+    Attributes:
+        source: Name of the data in messages.
+        arrays: Arrays by input name.
+        names: Names of the arrays in messages, by input name.
+        labels: One label for each row in use, or None.
+        specs: Inputs of the model.
+        preprocess: Preprocessing of uint8 images.
+        rows: Indices of the rows in use. The arrays are not copied.
+        origin: Number that each row of the arrays had when it was given. None if the rows have their own numbers.
     """
 
     source: str
@@ -103,14 +113,14 @@ class ArraySource:
         return replace(self, rows=self.rows[rows], labels=None if self.labels is None else self.labels[rows])
 
     def compact(self) -> "ArraySource":
-        """The same rows in arrays of their own, so that the rest can leave memory."""
+        """The same rows in arrays of their own. The other rows can then leave memory."""
         arrays = {name: array[self.rows] for name, array in self.arrays.items()}
         origin = self.rows if self.origin is None else self.origin[self.rows]
         return replace(self, arrays=arrays, rows=np.arange(len(self.rows)), origin=origin)
 
     def name(self, row: int) -> str:
-        place = self.rows[row]
-        return str(int(place if self.origin is None else self.origin[place]))
+        index = self.rows[row]
+        return str(int(index if self.origin is None else self.origin[index]))
 
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         feeds = {}
@@ -190,10 +200,11 @@ class ArraySource:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Image files below a folder, opened one batch at a time: memory does not grow with their number.
+    """Image files below a folder. They are opened one batch at a time, so memory does not grow with their number.
 
-    Labels come from the folders directly below `root`: the folder's name where all of them are integers, otherwise
-    its place among the sorted names. Without such folders, or with images beside them, there are no labels.
+    Labels come from the folders directly below `root`. If all their names are integers, the name is the label.
+    Otherwise, the label is the folder's index among the sorted names. There are no labels without such folders, or if
+    images lie beside them.
     """
 
     root: Path
@@ -204,7 +215,7 @@ class FolderSource:
 
     @classmethod
     def scan(cls, root: Path, spec: InputSpec, preprocess: Preprocess) -> "FolderSource":
-        """All images below `root` in sorted order; hidden files and folders are passed over."""
+        """All images below `root` in sorted order. Hidden files and folders are skipped."""
         files = tuple(_image_files(root))
         if not files:
             raise DataError(f"{root}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder or below it")
@@ -219,7 +230,7 @@ class FolderSource:
 
     @property
     def channels(self) -> tuple[int, int] | None:
-        """Grey if the first images are; some among colour photographs are nothing to speak of."""
+        """The images count as grey if the first ones all are. A few grey ones among coloured ones do not matter."""
         grey = all(_is_grey(file) for file in self.files[:_CHUNK])
         return 1 if grey else 3, self.spec.image[0] or 3
 
@@ -243,7 +254,7 @@ class FolderSource:
             try:
                 with Image.open(file) as image:
                     size = image.size
-            except Exception as error:  # Pillow raises many types for a damaged file
+            except Exception as error:  # Pillow raises errors of many types for a damaged file
                 raise _unreadable(file, error) from error
             fitted = check_size(str(file), size, self.preprocess, self.spec)
             expected = expected or fitted
@@ -267,12 +278,26 @@ class FolderSource:
         try:
             with Image.open(file) as image:
                 return self.preprocess.pixels(image, self.spec.image[0] or 3)
-        except Exception as error:  # Pillow raises many types for a damaged file
+        except Exception as error:  # Pillow raises errors of many types for a damaged file
             raise _unreadable(file, error) from error
 
 
 def check_size(what: str, size: tuple[int, int], preprocess: Preprocess, spec: InputSpec) -> tuple[int, int]:
-    """(width, height) of an image of `size` after preprocessing; DataError, naming it, if the model takes another."""
+    """Check the size of an image after preprocessing.
+
+    Args:
+        what: Name of the image.
+        size: Its (width, height).
+        preprocess: The preprocessing.
+        spec: Input of the model.
+
+    Returns:
+        (width, height) after preprocessing.
+
+    Raises:
+        DataError: The crop is larger than the image.
+        ShapeError: The model takes another size.
+    """
     try:
         width, height = preprocess.output_size(*size)
     except DataError as error:
@@ -280,25 +305,25 @@ def check_size(what: str, size: tuple[int, int], preprocess: Preprocess, spec: I
     _, want_height, want_width = spec.image
     if (want_width or width, want_height or height) == (width, height):
         return width, height
-    wanted = f"{want_width or '?'}x{want_height or '?'}"
+    expected = f"{want_width or '?'}x{want_height or '?'}"
     shown = f"{size[0]}x{size[1]}"
     if (width, height) != size:
         shown += f", {width}x{height} after `resize=`/`crop=`"
     if want_width == want_height and want_width is not None:
         hint = f"use {_fitting(size, want_width)}"
     else:
-        hint = f"bring the images to {wanted} first"
-    raise ShapeError(f"{what}: image is {shown}; the model takes {wanted}; {hint}")
+        hint = f"bring the images to {expected} first"
+    raise ShapeError(f"{what}: image is {shown}; the model takes {expected}; {hint}")
 
 
 def _fitting(size: tuple[int, int], side: int) -> str:
-    """Options that bring images to a square: large ones as ImageNet's are, small ones without losing their edges."""
+    """Options that make images square: large images are cropped as for ImageNet, small ones keep their edges."""
     larger = round(side * 256 / 224) if side >= _CROPPED and min(size) > side else side
     return f"`resize={larger}`" + ("" if size[0] == size[1] and larger == side else f" `crop={side}`")
 
 
 def _together(*sizes: tuple[int, int]) -> str:
-    """Options that bring images of these sizes to one square."""
+    """Options that bring images of these sizes to one square size."""
     least = min(min(size) for size in sizes)
     return _fitting((least, least + 1), min(224, least))
 
@@ -310,7 +335,7 @@ def _rank_hint(array: NDArray[Any], spec: InputSpec) -> str:
 
 
 def _layout_hint(array: NDArray[Any], spec: InputSpec) -> str:
-    """What to do with floats of another layout; only uint8 images are resized and laid out here."""
+    """Advice for floats in another layout. Only uint8 images are resized and converted."""
     if array.ndim != 4:
         return ""
     for order, layout in (((0, 3, 1, 2), "[n, c, h, w]"), ((0, 2, 3, 1), "[n, h, w, c]")):
@@ -329,13 +354,13 @@ def _unreadable(file: Path, error: Exception) -> DataError:
 
 
 def _image_files(root: Path) -> Iterator[Path]:
-    found: list[Path] = []
+    images: list[Path] = []
     for folder, below, names in os.walk(root, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]
-        found += [
+        images += [
             Path(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
-    yield from sorted(found)
+    yield from sorted(images)
 
 
 def _folder_labels(root: Path, files: Sequence[Path]) -> NDArray[np.int64] | None:
@@ -345,5 +370,5 @@ def _folder_labels(root: Path, files: Sequence[Path]) -> NDArray[np.int64] | Non
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if all(name.isascii() and name.isdecimal() for name in classes):
         return np.array([int(part[0]) for part in parts], dtype=np.int64)
-    index = {name: place for place, name in enumerate(classes)}
-    return np.array([index[part[0]] for part in parts], dtype=np.int64)
+    label_of = {name: index for index, name in enumerate(classes)}
+    return np.array([label_of[part[0]] for part in parts], dtype=np.int64)

@@ -201,9 +201,9 @@ def _refuse_empty_or_integer(name: str, model: onnx.ModelProto) -> None:
         if node.op_type in _INTEGER_OPS:
             count[node.op_type] = count.get(node.op_type, 0) + 1
     if count:
-        counts = ", ".join(f"{number} {op}" for op, number in sorted(count.items()))
+        ops = ", ".join(f"{number} {op}" for op, number in sorted(count.items()))
         raise ModelError(
-            f"{name} is quantized already, to operators that compute on integers ({counts}); files in QDQ form are read "
+            f"{name} is quantized already, to operators that compute on integers ({ops}); files in QDQ form are read "
             "(quant_format=QuantFormat.QDQ in onnxruntime); make it so, or pass the float model it was made from"
         )
 

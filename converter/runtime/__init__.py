@@ -1,1 +1,1 @@
-"""onnxruntime sessions, and timing them."""
+"""onnxruntime sessions: open, run and time models."""

@@ -1,8 +1,8 @@
-"""How long models take, side by side, so that a slow minute of the machine hits all of them alike.
+"""Latency of models, measured side by side, so that a slow minute of the machine affects all of them alike.
 
-Every round times each model once, in rotating order; a figure is the median over the rounds. How many times as fast a
-model is as another is a ratio within each round, which a slow minute leaves alone; its quartiles say how sure it is.
-One thread: the figure is of the kernels, not of threads that wait for each other.
+Every round times each model once, in rotating order. A model's latency is the median over the rounds. The speedup over
+another model is a ratio within each round, so a slow minute does not change it. Its quartiles show how certain it is.
+Models run on one thread. So the figure measures the kernels, and not threads that wait for each other.
 """
 
 import math
@@ -21,18 +21,19 @@ __all__ = ["BATCH", "THREADS", "Latencies", "Quartiles", "interleaved_times", "l
 
 Quartiles = tuple[float, float]
 
-BATCH, THREADS = 1, 1  # what every figure is for
-_SHORTEST = 0.002  # seconds; what is faster is called several times in a row, so that the clock's grain does not show
+BATCH, THREADS = 1, 1  # of every measurement
+_SHORTEST = 0.002  # seconds; a faster model is called several times in a row, because the clock's resolution is limited
 _MOST_CALLS = 100
 _FEWEST_ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """Models timed in turns.
+    """Latencies of models that were timed in turns.
 
-    ms         median milliseconds per image
-    quartiles  of how many times as fast as the first model each was: half of the rounds lie between
+    Attributes:
+        ms: Median milliseconds per image, for each model.
+        quartiles: First and third quartile of each model's speedup over the first model.
     """
 
     ms: tuple[float, ...]
@@ -42,10 +43,16 @@ class Latencies:
 def interleaved_times(
     calls: Sequence[Callable[[], object]], *, rounds: int = 30, warmup: int = 2, budget: float = 20.0
 ) -> NDArray[np.float64]:
-    """Seconds per call, [rounds, len(calls)], each round calling all of them, in rotating order.
+    """Time several calls. Each round calls all of them, in rotating order.
 
-    rounds   how many to do; fewer, but 5 at least, once `budget` seconds are spent
-    warmup   calls of each beforehand that are not counted
+    Args:
+        calls: The calls.
+        rounds: Number of rounds. Fewer, but at least 5, if the budget is spent.
+        warmup: Calls of each before the measurement.
+        budget: Seconds for all rounds.
+
+    Returns:
+        Seconds per call, [rounds, len(calls)].
     """
     repeats = []
     for call in calls:
@@ -58,8 +65,8 @@ def interleaved_times(
     while len(times) < rounds and (len(times) < _FEWEST_ROUNDS or time.perf_counter() < end):
         row = [0.0] * len(calls)
         for offset in range(len(calls)):
-            place = (len(times) + offset) % len(calls)
-            row[place] = _seconds(calls[place], repeats[place])
+            index = (len(times) + offset) % len(calls)
+            row[index] = _seconds(calls[index], repeats[index])
         times.append(row)
     return np.array(times)
 
@@ -72,16 +79,21 @@ def latencies(
     rounds: int = 30,
     budget: float = 20.0,
 ) -> Latencies:
-    """Each model file at batch 1 on one thread, timed interleaved.
+    """Time model files interleaved, at batch 1 on one thread.
 
-    feeds   at least one row for every input; a model with a fixed batch size runs on that many copies of the first
-            row, and its time is divided by their number
-    names   what messages call the models; their paths by default
+    Args:
+        models: The files.
+        feeds: At least one row for every input. A model with a fixed batch size runs on that many copies of the first
+            row, and its time is divided by their number.
+        names: Names of the models in messages. The default is their paths.
+        rounds: Number of rounds, see `interleaved_times`.
+        budget: Seconds for all rounds.
 
-    Raises ModelError, naming the model, when one cannot be loaded or run.
+    Raises:
+        ModelError: A model cannot be loaded or run. The message names it.
     """
-    called = [str(path) for path in models] if names is None else names
-    runners = [Runner(path, name, threads=THREADS) for path, name in zip(models, called, strict=True)]
+    shown = [str(path) for path in models] if names is None else names
+    runners = [Runner(path, name, threads=THREADS) for path, name in zip(models, shown, strict=True)]
     times = interleaved_times([_call(runner, feeds) for runner in runners], rounds=rounds, budget=budget)
     times /= np.array([runner.batch or 1 for runner in runners])
     medians = np.median(times, axis=0) * 1e3
@@ -89,7 +101,7 @@ def latencies(
 
 
 def speedup_quartiles(times: NDArray[np.float64]) -> tuple[Quartiles, ...]:
-    """Of how many times as fast as the first each of them was, from times [rounds, models]."""
+    """Quartiles of each model's speedup over the first, from times [rounds, models]."""
     low, high = np.quantile(times[:, :1] / times, (0.25, 0.75), axis=0)
     return tuple((float(first), float(third)) for first, third in zip(low, high, strict=True))
 

@@ -1,4 +1,4 @@
-"""The graph that onnxruntime really runs: what it made of a linear node of the file."""
+"""The graph that onnxruntime runs: what its optimizer made of the linear nodes of a file."""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ __all__ = ["OptimizedGraph"]
 
 
 class OptimizedGraph:
-    """The graph as onnxruntime's CPU provider optimized it; none, and the ``problem``, if it cannot load the file."""
+    """The graph after onnxruntime's CPU optimizer. If the file cannot be loaded, there is none, and a ``problem``."""
 
     def __init__(self, graph: Tensors | None, problem: str = "") -> None:
         self.graph = graph
@@ -23,12 +23,12 @@ class OptimizedGraph:
         self._by_output = {name: node for node in nodes for name in node.output}
         self._integer = [node for node in nodes if node.op_type in INTEGER_OPS]
         self._by_name: dict[str, list[NodeProto]] = {}
-        for node in nodes:  # a node onnxruntime makes in place of another bears its name, or name_token_1
+        for node in nodes:  # a node that replaces another has its name, or that name and "_token_1"
             self._by_name.setdefault(node.name.partition("_token_")[0], []).append(node)
 
     @classmethod
     def open(cls, path: Path) -> "OptimizedGraph":
-        """That of a file."""
+        """Optimize a file, and read the resulting graph."""
         with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
             optimized = Path(folder) / "optimized.onnx"
             try:
@@ -38,7 +38,7 @@ class OptimizedGraph:
             return cls(Tensors.of(onnx.load_model(optimized, load_external_data=False).graph))
 
     def integer_node(self, node: NodeProto, weight: StoredWeight) -> NodeProto | None:
-        """The integer operator that this node became: by its name, else its output, else its weight."""
+        """The integer operator that a node became. It is found by name, else by output, else by weight."""
         candidates = self._by_name.get(node.name, []) if node.name else []
         if not candidates:
             path = set(weight.path)
@@ -47,26 +47,26 @@ class OptimizedGraph:
         return next((other for other in candidates if other.op_type in INTEGER_OPS), None)
 
     def dequantizes_every_run(self, node: NodeProto) -> bool:
-        """Whether the node's weight is still computed in this graph."""
+        """Whether this graph still computes the node's weight in every run."""
         other = self._counterpart(node)
         return other is not None and self.graph is not None and _weight_of(other) in self.graph.makers
 
     def rounds_weight(self, node: NodeProto) -> str:
-        """The integer type that onnxruntime rounds the float weight of a node to when it loads the file; or nothing.
+        """The integer type to which onnxruntime rounds the float weight of a node when it loads the file. Else "".
 
-        It does so for a Conv, ConvTranspose or Gemm between quantized tensors; see `converter.qdq.activations`.
+        It does this for a Conv, ConvTranspose or Gemm between quantized tensors; see `converter.qdq.activations`.
         """
         other = self._counterpart(node)
         if other is None or self.graph is None or layer_roles(other) is None:
             return ""
-        found = find_weight(other, self.graph)
-        return "" if found.codes is None or found.is_float else found.type
+        stored = find_weight(other, self.graph)
+        return "" if stored.codes is None or stored.is_float else stored.type
 
     def mixed_types(self, node: NodeProto) -> tuple[str, str] | None:
         """Integer types of a node's input and output in this graph, if they differ.
 
-        onnxruntime turns int8 activations into uint8, but not those that several operators read; integer kernels take
-        only one type.
+        onnxruntime turns int8 activations into uint8, except for those that several operators read. Integer kernels
+        need equal types.
         """
         other = self._counterpart(node)
         if other is None or self.graph is None:

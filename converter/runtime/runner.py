@@ -1,4 +1,4 @@
-"""Running one model file on the rows of any Dataset, whatever its input name, float type or fixed batch size is."""
+"""Run a model file on the rows of any Dataset, whatever its input names, float type and fixed batch size are."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +16,16 @@ __all__ = ["Runner", "class_scores"]
 
 
 class Runner:
-    """A model, open on the CPU, that takes feeds made for another model of the same inputs.
+    """A model, open on the CPU. It accepts feeds that were made for another model with the same inputs.
 
-    model     a file, or a model in memory
-    name      what messages call it
-    outputs   the outputs to compute; the model's own by default
-    threads   for the operators; all of the process's by default
+    Args:
+        model: A file, or a model in memory.
+        name: Name of the model in messages.
+        outputs: Outputs to compute. The default is the model's own outputs.
+        threads: Threads for each operator. The default is all that the process may use.
 
-    Raises ModelError, naming the model, when there is no such file or onnxruntime cannot load it.
+    Raises:
+        ModelError: There is no such file, or onnxruntime cannot load it. The message names the model.
     """
 
     def __init__(
@@ -47,19 +49,25 @@ class Runner:
         self.outputs = list(self.types if outputs is None else outputs)
 
     def inputs(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The feeds under this model's input names and in its float types.
+        """Rename the feeds to this model's inputs, and convert them to its float types.
 
-        Raises ModelError when an input is missing or of another shape or type.
+        Raises:
+            ModelError: An input is missing, or has another shape or type.
         """
         if len(feeds) == 1 and len(self.specs) == 1:
             feeds = {self.specs[0].name: next(iter(feeds.values()))}
         return {spec.name: self._input(spec, feeds) for spec in self.specs}
 
     def run(self, feeds: Mapping[str, NDArray[Any]], count: int) -> list[NDArray[Any]]:
-        """The outputs for the first `count` rows of `feeds`, each [count, ...].
+        """Run the first `count` rows of the feeds.
 
-        A model with a fixed batch size is run in portions of it, the last one filled by repeating its last row.
-        An output that has no batch axis is given as the model computes it. Raises ModelError when the run fails.
+        A model with a fixed batch size runs batch by batch. The last batch is padded with copies of its last row.
+
+        Returns:
+            The outputs, each [count, ...]. An output without a batch axis is returned as the model computes it.
+
+        Raises:
+            ModelError: The run fails.
         """
         rows = {name: array[:count] for name, array in self.inputs(feeds).items()}
         if self.batch is None or self.batch == count:
@@ -85,16 +93,20 @@ class Runner:
         return array.astype(spec.dtype, copy=False)
 
     def execute(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs for feeds that already are this model's own `inputs`. Raises ModelError when the run fails."""
+        """Run feeds that already are this model's own `inputs`.
+
+        Raises:
+            ModelError: The run fails.
+        """
         try:
             results: list[NDArray[Any]] = self._session.run(self.outputs, feeds)
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             raise ModelError(f"{self.name}: fails when it runs: {str(error).splitlines()[0]}") from error
         return results
 
 
 def class_scores(output: NDArray[Any]) -> NDArray[Any] | None:
-    """An output as one row of scores per image [n, classes], or None when it is not a classifier's.
+    """An output as one row of scores per image [n, classes]. None if it is not a classifier's output.
 
     Axes of size 1 after the classes, as in [n, classes, 1, 1], are dropped.
     """

@@ -1,4 +1,4 @@
-"""onnxruntime sessions, made in one place: CPU execution provider, quiet, errors in our own words."""
+"""Opens all onnxruntime sessions: on the CPU execution provider, without log output, with errors of our own types."""
 
 import os
 import tempfile
@@ -18,25 +18,25 @@ EXACT_KERNELS = "CONVERT_ONNX_EXACT_KERNELS"
 """Environment variable; see `exact_kernels`."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with the name of the work, the amount that is done, and the total."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """Progress that is not shown."""
+    """Show no progress."""
 
 
 def exact_kernels() -> bool:
-    """Whether 8-bit products are to be added exactly on every processor: `CONVERT_ONNX_EXACT_KERNELS` is 1.
+    """Whether sums of 8-bit products must be exact on every processor: `CONVERT_ONNX_EXACT_KERNELS` is 1.
 
     x86 without VNNI adds two products of uint8 and int8 in 16 bits, which 8-bit weights can saturate. The exact kernels
-    give what x86 with VNNI, Arm and GPUs give, and take about three times as long. Graphs that are written out or
-    profiled are left alone: they show what a deployment runs.
+    give the results of x86 with VNNI, Arm and GPUs, and take about three times as long. They are not used for graphs
+    that are written to a file or profiled, because these must show what a deployment runs.
     """
     return os.environ.get(EXACT_KERNELS, "") == "1"
 
 
 def available_threads() -> int:
-    """Processors this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -47,13 +47,13 @@ def open_session(
     optimized: Path | None = None,
     profile: Path | None = None,
 ) -> ort.InferenceSession:
-    """A session on the CPU execution provider.
+    """Open a session on the CPU execution provider.
 
     Args:
-        model: a file, or a model in memory.
-        threads: for the operators; all of the process's by default.
-        optimized: where onnxruntime writes the graph it really runs.
-        profile: how the file begins that onnxruntime writes the times of its operators to, once profiling ends.
+        model: A file, or a model in memory.
+        threads: Threads for each operator. The default is all that the process may use.
+        optimized: File to which onnxruntime writes the graph that it runs.
+        profile: Prefix of the file to which onnxruntime writes the times of its operators when profiling ends.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -78,5 +78,5 @@ def open_session(
             path = Path(folder) / "model.onnx"
             write_onnx(model, path, inline_limit=0)
             return cpu_session(str(path), options)
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         raise ModelError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error

@@ -1,1 +1,1 @@
-"""What each execution provider accepts, as data."""
+"""Facts about execution providers, as data."""

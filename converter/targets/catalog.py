@@ -1,7 +1,8 @@
-"""What each execution provider takes, as data. Writers and rules read it; nothing else knows a target's name.
+"""The targets: what each execution provider accepts, as data. The writer and the rules read these facts.
 
-Every fact has a source, by the name of its field, and no target has a source from another one: a page, a file of the
-provider's source code, a choice of ours, or the command that measured it, which begins with "measured".
+No other module knows a target's name. Every fact has a source, under the name of its field. No target takes a source
+from another target. A source is a page, a file of the provider's source code, our own choice, or the command that
+measured the fact, which begins with "measured".
 """
 
 import dataclasses
@@ -83,7 +84,7 @@ _CPU = Rules(
 
 
 def _sources(*groups: tuple[str, Iterable[str]], **facts: str) -> Mapping[str, str]:
-    """Sources by fact: those that several facts share, then the others."""
+    """Sources by fact: first the sources that several facts share, then the others."""
     shared = {fact: source for source, names in groups for fact in names}
     return MappingProxyType(shared | facts)
 
@@ -350,10 +351,10 @@ TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target
 
 
 def find_target(name: str) -> Target:
-    """The target of that name: one of `TARGETS`, or one of another package, offered in the entry points of `GROUP`.
+    """The target with this name: one of `TARGETS`, or one that another package offers in the entry points of `GROUP`.
 
     Raises:
-        TargetError: there is none, or the entry point gives no `Target` of that name.
+        TargetError: There is no such target, or the entry point gives no `Target` with this name.
     """
     if name in TARGETS:
         return TARGETS[name]

@@ -1,4 +1,4 @@
-"""What is known of a deployment target: facts that writers and rules read, each with its source."""
+"""A deployment target: facts that the writer and the rules read, each with its source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,18 +15,18 @@ class Target:
     """A deployment target.
 
     Attributes:
-        name: how it is asked for.
-        description: one line.
-        rules: its integer kernels; see `passes.ir.rules.Rules`.
-        runtime: oldest version of the runtime that takes what is written.
-        int4: form of 4-bit weights: cast to INT8, read by DequantizeLinear, or none: stored as INT8.
-        matmulnbits: whether it runs the MatMulNBits operator.
-        static_shapes: no dimension may be open; the batch becomes 1.
-        opset: newest operator set it takes; None: whatever its onnxruntime does.
-        whole: the provider has to take every node.
-        provider: which provider runs it on this kind of machine; None: only its rules can be checked.
-        variants: what differs between the processors or providers that the target covers.
-        sources: where each of these facts comes from, by field; `Rules` fields too.
+        name: Name of the target.
+        description: One line.
+        rules: Integer kernels of the target; see `passes.ir.rules.Rules`.
+        runtime: Oldest version of the runtime that accepts the written files.
+        int4: Form of 4-bit weights: cast to INT8, read by DequantizeLinear, or none, which means stored as INT8.
+        matmulnbits: Whether the target runs the MatMulNBits operator.
+        static_shapes: Whether all dimensions must be fixed. Then the batch becomes 1.
+        opset: Newest operator set of the target. None: that of its onnxruntime.
+        whole: Whether the provider must take every node.
+        provider: Provider that runs the target on this kind of machine. None: only its rules can be checked.
+        variants: Differences between the processors or providers of the target.
+        sources: Source of each of these facts, and of each fact in `Rules`, by field.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Target:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def storage(self, wanted: Storage) -> Storage:
-        """The form of weights in the file where the recipe wants this one."""
+        """The storage form of weights in the file, if the recipe wants this one."""
         if wanted == "matmulnbits" and self.matmulnbits:
             return wanted
         if wanted == "packed" and self.int4 == "cast" and self.rules.narrowest == 2:

@@ -1,1 +1,1 @@
-"""Check that a file does on its target what it does on the CPU."""
+"""Checks that a file gives the same results on its target as on the CPU."""

@@ -1,7 +1,8 @@
-"""Where a target's runtime is: this interpreter, one that is named, or a folder that `benchmarks.targets` set up.
+"""Environments with a target's runtime: this interpreter, a given one, or a folder that `benchmarks.targets` set up.
 
-A Python environment runs `provider_session.py`, a folder of npm packages `node_session.mjs`. Both stand alone, so the
-runtime may be older or newer than this one's, and a crash of its libraries is a verdict and not the end of the tool.
+A Python environment runs `provider_session.py`. A folder of npm packages runs `node_session.mjs`. Both scripts depend
+on nothing of this project, so the runtime may be older or newer than this one's. A crash of its libraries is a verdict,
+and does not end the tool.
 """
 
 import importlib.util
@@ -28,13 +29,13 @@ _PACKAGES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Environment:
-    """What runs a session script.
+    """An environment that runs a session script.
 
     Attributes:
-        command: takes a job file.
-        name: what messages call it.
-        mend: what to do if it lacks the provider.
-        package: the npm package that it loads, if it is node.
+        command: Command that takes a job file.
+        name: Name of the environment in messages.
+        mend: What to do if the environment lacks the provider.
+        package: npm package to load. None for Python.
     """
 
     command: tuple[str, ...]
@@ -44,13 +45,17 @@ class Environment:
 
 
 def find_environment(target: Target, given: Path | None = None) -> Environment | str:
-    """The environment that runs the target's provider, or why there is none.
+    """The environment that runs the target's provider, or the reason why there is none.
 
-    ``given`` is an interpreter, a virtual environment or a folder with node_modules; else this interpreter is asked,
-    then the folder of the target's name in $CONVERT_ONNX_TARGETS or build/targets.
+    The order of the search is: ``given``, this interpreter, then the folder with the target's name in
+    $CONVERT_ONNX_TARGETS or build/targets.
+
+    Args:
+        target: The target.
+        given: An interpreter, a virtual environment or a folder with node_modules.
 
     Raises:
-        TargetError: ``given`` is none of these, or the target has no provider that could run.
+        TargetError: ``given`` is none of these, or the target's provider cannot run on this kind of machine.
     """
     if target.provider is None:
         if given is not None:
@@ -69,9 +74,9 @@ def find_environment(target: Target, given: Path | None = None) -> Environment |
             raise TargetError(f"{argument(runtime=str(given))} is {what}; give a Python that has {package}")
         return _python(python, argument(runtime=str(given)), package)
     own = _has_provider(target.provider)
-    there = _interpreter(folder)
-    if there is not None and (not own or target.name != target.provider):
-        return _python(there, str(folder), package)
+    other = _interpreter(folder)
+    if other is not None and (not own or target.name != target.provider):
+        return _python(other, str(folder), package)
     if own:
         return _python(Path(sys.executable), sys.executable, package)
     return f"no {target.provider} provider in this environment or in {folder}; {_HINT} {target.name} installs it"
@@ -85,11 +90,11 @@ def _has_provider(provider: str) -> bool:
     return provider == "cpu" or importlib.util.find_spec("onnxruntime_qnn") is not None
 
 
-def _interpreter(place: Path) -> Path | None:
-    """Not resolved: an environment's interpreter is a link, and its place says which packages it has."""
-    for path in (place, place / "bin" / "python", place / "Scripts" / "python.exe"):
-        if path.is_file():
-            return path.absolute()
+def _interpreter(path: Path) -> Path | None:
+    """The interpreter at a path. A link is not resolved, because its location decides which packages are found."""
+    for candidate in (path, path / "bin" / "python", path / "Scripts" / "python.exe"):
+        if candidate.is_file():
+            return candidate.absolute()
     return None
 
 
@@ -99,7 +104,7 @@ def _python(python: Path, name: str, package: str) -> Environment:
 
 
 def _node(target: Target, folder: Path, *, required: bool) -> Environment | str:
-    """onnxruntime-web, or onnxruntime-node where the folder has that."""
+    """An environment with onnxruntime-web, or with onnxruntime-node if the folder has only that."""
     modules = (folder if folder.name == "node_modules" else folder / "node_modules").absolute()
     package = next((name for name in ("onnxruntime-web", "onnxruntime-node") if (modules / name).is_dir()), None)
     node = shutil.which("node")

@@ -1,4 +1,4 @@
-"""Shapes and operator set that a target wants: refused before any work is done, then written into the file."""
+"""Requirements of a target on shapes and operator set. Misfits are refused early, and the file's batch is fixed."""
 
 import onnx
 from onnx import shape_inference
@@ -11,14 +11,14 @@ from passes.errors import TargetError
 
 __all__ = ["fix_batch", "require_fit", "require_kernels", "require_weight_only"]
 
-_INFERENCE_LIMIT = 2**31 - 2**24  # shape inference serializes the model
+_INFERENCE_LIMIT = 2**31 - 2**24  # bytes; shape inference serializes the model
 
 
 def require_fit(model: onnx.ModelProto, target: Target) -> None:
-    """Whether the float model can be written for the target at all.
+    """Require that the float model can be written for the target.
 
     Raises:
-        TargetError: an input has an open dimension besides the batch, or the operator set is too new.
+        TargetError: An input has an open dimension besides the batch, or the operator set is too new.
     """
     opset = next((entry.version for entry in model.opset_import if entry.domain == ""), 0)
     if target.opset is not None and opset > target.opset:
@@ -41,7 +41,7 @@ def require_weight_only(model: onnx.ModelProto, recipe: Recipe, target: Target) 
     """Whether the target takes a file in which only weights are quantized, if the recipe makes one.
 
     Raises:
-        TargetError: it does not.
+        TargetError: The target does not accept it.
     """
     if any(step.stage == Stage.RANGES for step in recipe.passes):
         return
@@ -53,14 +53,16 @@ def require_weight_only(model: onnx.ModelProto, recipe: Recipe, target: Target) 
 
 
 def require_kernels(model: onnx.ModelProto, target: Target) -> None:
-    """Whether the target has a float kernel for all that stays in float.
+    """Require that the target has a float kernel for everything that stays in float.
 
     Raises:
-        TargetError: it has not.
+        TargetError: A kernel is missing.
     """
-    for found in violations(model, target):
-        if found.fact == "no_float":
-            raise TargetError(f"{found.what} on target {target.name}; use a recipe that quantizes activations, as int8")
+    for violation in violations(model, target):
+        if violation.fact == "no_float":
+            raise TargetError(
+                f"{violation.what} on target {target.name}; use a recipe that quantizes activations, as int8"
+            )
 
 
 def fix_batch(model: onnx.ModelProto, target: Target) -> None:

@@ -1,4 +1,4 @@
-"""The runtime versions that a target promises, and how the one that ran stands to them.
+"""Compares the runtime version that a target promises with the version that ran.
 
 >>> stands("onnxruntime 1.20", "onnxruntime 1.31.1"), stands("onnxruntime-web 1.30", "onnxruntime-web 1.30.0")
 ('newer', 'promised')
@@ -14,12 +14,12 @@ __all__ = ["older_targets", "stands"]
 
 
 def stands(promised: str, runtime: str) -> Literal["older", "promised", "newer", "unknown"]:
-    """How a runtime stands to the oldest that is promised, by the packages that both name.
+    """Compare a runtime with the oldest promised one, by the packages that both name.
 
-    A version of two numbers stands for all that begin with them.
+    A promised version of two numbers covers all versions that begin with them.
     """
-    oldest, found = _versions(promised), _versions(runtime)
-    pairs = [(version, found[name][: len(version)]) for name, version in oldest.items() if name in found]
+    oldest, present = _versions(promised), _versions(runtime)
+    pairs = [(version, present[name][: len(version)]) for name, version in oldest.items() if name in present]
     if not pairs:
         return "unknown"
     if any(ran < version for version, ran in pairs):
@@ -28,7 +28,7 @@ def stands(promised: str, runtime: str) -> Literal["older", "promised", "newer",
 
 
 def older_targets(target: Target, runtime: str) -> list[str]:
-    """Other targets of the same provider whose promise holds for this runtime."""
+    """Other targets of the same provider that promise to work with this runtime."""
     return [
         other.name
         for other in TARGETS.values()
@@ -39,6 +39,6 @@ def older_targets(target: Target, runtime: str) -> list[str]:
 
 
 def _versions(text: str) -> dict[str, tuple[int, ...]]:
-    """The packages of "onnxruntime 1.31.1, onnxruntime-qnn 2.7.0, HTP" and their versions."""
-    found = re.findall(r"([A-Za-z][\w-]*) (\d+(?:\.\d+)*)", text)
-    return {name: tuple(map(int, version.split("."))) for name, version in found}
+    """Packages and their versions in a text such as "onnxruntime 1.31.1, onnxruntime-qnn 2.7.0, HTP"."""
+    pairs = re.findall(r"([A-Za-z][\w-]*) (\d+(?:\.\d+)*)", text)
+    return {name: tuple(map(int, version.split("."))) for name, version in pairs}

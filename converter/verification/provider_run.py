@@ -1,4 +1,4 @@
-"""A file and its feeds handed to an environment's session script, and what that says and computes."""
+"""Runs a file on a target's provider: gives it to an environment's session script, and reads the script's answer."""
 
 import json
 import os
@@ -23,14 +23,14 @@ _TIMEOUT = 3600.0
 
 @dataclass(frozen=True)
 class ProviderRun:
-    """What a provider made of a file.
+    """Result of running a file on a provider.
 
     Attributes:
-        runtime: name and version; known where the file does not load, too.
-        error: why the file does not load or run; empty if it does.
-        nodes: taken by the provider; None where the runtime does not tell.
+        runtime: Name and version of the runtime. It is known even if the file does not load.
+        error: Why the file does not load or run. Empty if it does.
+        nodes: Number of nodes that the provider took. None if the runtime does not tell.
         left: ``name (operator)`` of each node that another provider took.
-        outputs: by name, [rows, ...].
+        outputs: Outputs by name, [rows, ...].
     """
 
     runtime: str
@@ -43,10 +43,10 @@ class ProviderRun:
 def run_on_provider(
     model: Path, target: Target, environment: Environment, feeds: Mapping[str, NDArray[Any]], batch: int
 ) -> ProviderRun:
-    """Run every row of the feeds, ``batch`` at a time.
+    """Run every row of the feeds, ``batch`` rows at a time.
 
     Raises:
-        TargetError: the environment is no Python or node that has the provider.
+        TargetError: The environment is not a Python or node installation with the provider.
     """
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as name:
         folder = Path(name)
@@ -58,24 +58,24 @@ def run_on_provider(
         else:
             job |= {"package": environment.package, "folder": name, "feeds": _raw(feeds, folder)}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        found = _answer(environment, folder / "job.json")
+        answer = _answer(environment, folder / "job.json")
         if not ready.exists():
-            reason = found.get("reason") or found.get("error") or "it does not run the session script"
+            reason = answer.get("reason") or answer.get("error") or "it does not run the session script"
             raise TargetError(f"{environment.name} cannot run target {target.name}: {reason}; {environment.mend}")
-        runtime = ", ".join(filter(None, (found.get("runtime"), found.get("package"))))
-        if "error" in found:
-            return ProviderRun(runtime, found["error"], None, (), {})
+        runtime = ", ".join(filter(None, (answer.get("runtime"), answer.get("package"))))
+        if "error" in answer:
+            return ProviderRun(runtime, answer["error"], None, (), {})
         if environment.package is None:
             with np.load(folder / "out.npz") as file:
                 outputs = {key: file[key] for key in file.files}
         else:
-            outputs = {output["name"]: _array(output) for output in found["outputs"]}
-    left = tuple(f"{node['name']} ({node['op']})" for node in found["left"])
-    return ProviderRun(runtime, "", found["nodes"], left, outputs)
+            outputs = {output["name"]: _array(output) for output in answer["outputs"]}
+    left = tuple(f"{node['name']} ({node['op']})" for node in answer["left"])
+    return ProviderRun(runtime, "", answer["nodes"], left, outputs)
 
 
 def _answer(environment: Environment, job: Path) -> dict[str, Any]:
-    """The script's answer; a crash or silence is an error like any other."""
+    """The answer of the session script. A crash, or a script that prints nothing, becomes an answer with an error."""
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [*environment.command, str(job)]
     try:
@@ -93,13 +93,13 @@ def _answer(environment: Environment, job: Path) -> dict[str, Any]:
         return {"error": f"{command[0]}: {error}"}
     lines = done.stdout.strip().splitlines()
     try:
-        found = json.loads(lines[-1]) if lines else None
+        answer = json.loads(lines[-1]) if lines else None
     except json.JSONDecodeError:
-        found = None
-    if isinstance(found, dict):
-        return found
-    said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-    return {"error": f"{command[0]} ended with {done.returncode} and said: {said}"}
+        answer = None
+    if isinstance(answer, dict):
+        return answer
+    last_line = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+    return {"error": f"{command[0]} ended with {done.returncode} and said: {last_line}"}
 
 
 def _raw(feeds: Mapping[str, NDArray[Any]], folder: Path) -> list[dict[str, Any]]:
@@ -112,6 +112,6 @@ def _raw(feeds: Mapping[str, NDArray[Any]], folder: Path) -> list[dict[str, Any]
 
 
 def _array(output: Mapping[str, Any]) -> NDArray[Any]:
-    """Rows one after the other: the first dimension is whatever the file holds."""
+    """An output of the script. Rows of all batches follow each other, so the first dimension follows from the size."""
     values = np.fromfile(output["file"], dtype=np.dtype(output["type"]))
     return values.reshape(-1, *output["dims"][1:]) if output["dims"] else values

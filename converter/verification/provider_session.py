@@ -1,11 +1,12 @@
-"""One ONNX file on one execution provider, in whatever Python has that provider. Stands alone: numpy and onnxruntime.
+"""Runs one ONNX file on one execution provider, in any Python that has the provider.
 
     python provider_session.py JOB.json
 
-JOB: {"model", "provider": "cpu" | "openvino" | "qnn", "feeds": .npz of [rows, ...], "outputs": .npz to write, "batch",
-"ready": a file}. Prints one JSON object: the runtime, how many nodes the provider took and which it did not, or the
-error. Rows are run `batch` at a time. The file "ready" is made once this Python is known to have the provider: what
-fails before that is the fault of the runtime, what fails after it the model's.
+The script needs only numpy and onnxruntime. JOB: {"model", "provider": "cpu" | "openvino" | "qnn", "feeds": .npz of
+[rows, ...], "outputs": .npz to write, "batch", "ready": a file}. It prints one JSON object: the runtime, how many nodes
+the provider took and which it did not take, or the error. Rows run `batch` at a time. The file "ready" is made when the
+script knows that this Python has the provider. A failure before that is the runtime's fault, and one after it the
+model's.
 """
 
 import json
@@ -19,25 +20,25 @@ __all__ = ["run_job"]
 
 _CPU, _OPENVINO, _QNN = "CPUExecutionProvider", "OpenVINOExecutionProvider", "QNNExecutionProvider"
 _NAMES = {"cpu": _CPU, "openvino": _OPENVINO, "qnn": _QNN}
-_ASSIGNMENT = "get_provider_graph_assignment_info"  # from onnxruntime 1.24 on
+_ASSIGNMENT = "get_provider_graph_assignment_info"  # exists since onnxruntime 1.24
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Load the model on the provider, run every row of the feeds, write the outputs; an error is an answer too."""
-    found: dict[str, Any] = {"provider": _NAMES[job["provider"]]}
+    """Load the model on the provider, run every row of the feeds, and write the outputs. Errors are in the answer."""
+    answer: dict[str, Any] = {"provider": _NAMES[job["provider"]]}
     try:
-        _run(job, found)
-    except Exception as error:  # the answer is the report of whatever went wrong
-        found["reason"] = (str(error).strip().splitlines() or [""])[0]
-        found["error"] = f"{type(error).__name__}: {found['reason']}"
-    return found
+        _run(job, answer)
+    except Exception as error:  # the answer reports any error
+        answer["reason"] = (str(error).strip().splitlines() or [""])[0]
+        answer["error"] = f"{type(error).__name__}: {answer['reason']}"
+    return answer
 
 
-def _run(job: dict[str, Any], found: dict[str, Any]) -> None:
+def _run(job: dict[str, Any], answer: dict[str, Any]) -> None:
     import numpy as np
     import onnxruntime as ort
 
-    found["runtime"] = f"onnxruntime {ort.__version__}"
+    answer["runtime"] = f"onnxruntime {ort.__version__}"
     with tempfile.TemporaryDirectory() as folder:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
@@ -45,7 +46,7 @@ def _run(job: dict[str, Any], found: dict[str, Any]) -> None:
         options.enable_profiling = not hasattr(ort.InferenceSession, _ASSIGNMENT)
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        arguments = _prepare(ort, options, found)
+        arguments = _prepare(ort, options, answer)
         Path(job["ready"]).touch()
         session = _open(ort, job["model"], options, arguments)
         feeds = dict(np.load(job["feeds"]))
@@ -59,33 +60,33 @@ def _run(job: dict[str, Any], found: dict[str, Any]) -> None:
             name: np.concatenate([np.atleast_1d(part[index]) for part in parts]) for index, name in enumerate(names)
         }
         np.savez(job["outputs"], **outputs)
-        found["nodes"], found["left"] = _assignment(session, found["provider"])
+        answer["nodes"], answer["left"] = _assignment(session, answer["provider"])
 
 
-def _prepare(ort: Any, options: Any, found: dict[str, Any]) -> dict[str, Any]:
-    """What the session takes besides the options; the provider's own version goes into `found`.
+def _prepare(ort: Any, options: Any, answer: dict[str, Any]) -> dict[str, Any]:
+    """Check that the provider exists, and return the session's arguments besides the options.
 
-    Without this check onnxruntime warns, and runs on the CPU.
+    Without this check, onnxruntime only warns and runs on the CPU. The provider's version goes into `answer`.
     """
-    name = found["provider"]
+    name = answer["provider"]
     if name == _QNN:
         import onnxruntime_qnn
 
-        found["package"] = f"onnxruntime-qnn {onnxruntime_qnn.__version__}, HTP"
+        answer["package"] = f"onnxruntime-qnn {onnxruntime_qnn.__version__}, HTP"
         ort.register_execution_provider_library(name, onnxruntime_qnn.get_library_path())
         devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
         if not devices:
-            raise LookupError(f"{found['package']} finds no device")
+            raise LookupError(f"{answer['package']} finds no device")
         settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), "offload_graph_io_quantization": "0"}
         options.add_provider_for_devices(devices[:1], settings)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return {}
     if name not in ort.get_available_providers():
-        raise LookupError(f"{found['runtime']} has no {name}")
-    if name == _CPU and os.environ.get("CONVERT_ONNX_EXACT_KERNELS") == "1":  # as `converter.runtime.session` has it
+        raise LookupError(f"{answer['runtime']} has no {name}")
+    if name == _CPU and os.environ.get("CONVERT_ONNX_EXACT_KERNELS") == "1":  # see `converter.runtime.session`
         options.add_session_config_entry("session.x64quantprecision", "1")
     if name == _OPENVINO:
-        found["package"] = f"onnxruntime-openvino {ort.__version__}"
+        answer["package"] = f"onnxruntime-openvino {ort.__version__}"
         return {"providers": [(name, {"device_type": "CPU"})]}
     return {"providers": [name]}
 
@@ -96,12 +97,12 @@ def _open(ort: Any, model: str, options: Any, arguments: dict[str, Any]) -> Any:
     except Exception as error:
         if "disabled by the user" not in str(error):
             raise
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")  # then say which nodes these are
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")  # then the answer can list these nodes
     return ort.InferenceSession(model, options, **arguments)
 
 
 def _assignment(session: Any, provider: str) -> tuple[int, list[dict[str, str]]]:
-    """How many nodes the provider took, and which it did not; an older runtime tells only of those that ran."""
+    """How many nodes the provider took, and which it did not take. An older runtime lists only nodes that ran."""
     if hasattr(session, _ASSIGNMENT):
         graphs = getattr(session, _ASSIGNMENT)()
         nodes = [(graph.ep_name, node.op_type, node.name) for graph in graphs for node in graph.get_nodes()]
@@ -114,11 +115,11 @@ def _assignment(session: Any, provider: str) -> tuple[int, list[dict[str, str]]]
 
 
 def main() -> None:
-    """Run the job; stdout is kept for the answer, whatever the provider's libraries print."""
-    answer = os.fdopen(os.dup(1), "w")
+    """Run the job. stdout holds only the answer, whatever the provider's libraries print."""
+    stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    found = run_job(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    print(json.dumps(found), file=answer, flush=True)
+    answer = run_job(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    print(json.dumps(answer), file=stdout, flush=True)
 
 
 if __name__ == "__main__":

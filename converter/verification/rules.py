@@ -1,7 +1,8 @@
-"""What a target's data say about a file, node by node: for targets that cannot be run here, and as advice for others.
+"""Checks a file against the facts of a target, node by node.
 
-A rule is one small function over the file's graph. What it wants to know it reads from the target, and the target's
-`sources` say where that comes from; so a rule holds for every target, and none knows a target's name.
+This replaces a run for targets that cannot run here, and gives advice for the others. A rule is a small function over
+the file's graph. It reads facts from the target, and the target's `sources` say where each fact comes from. So a rule
+holds for every target, and no rule knows a target's name.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ __all__ = ["RULES", "Rule", "Violation", "violations"]
 
 @dataclass(frozen=True)
 class Violation:
-    """One thing in a file that the target does not take, the fact it breaks and where that comes from."""
+    """Something in a file that the target does not accept, the fact that it violates, and the source of that fact."""
 
     fact: str
     what: str
@@ -30,7 +31,7 @@ class Violation:
 
 
 class _File:
-    """A model as the rules look at it."""
+    """A model, with the queries that the rules need."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -42,13 +43,13 @@ class _File:
                 self.readers.setdefault(name, []).append(node)
 
     def activations(self) -> Iterator[tuple[NodeProto, TensorProto | None]]:
-        """QuantizeLinear nodes of what is computed, with their zero points."""
+        """QuantizeLinear nodes of computed tensors, with their zero points."""
         for node in self.tensors.nodes:
             if node.op_type == "QuantizeLinear" and node.input[0] not in self.tensors.constants:
                 yield node, self.tensors.constants.get(node.input[2]) if len(node.input) > 2 else None
 
     def layers(self) -> Iterator[tuple[NodeProto, StoredWeight, bool]]:
-        """Linear nodes with codes as weight, and whether weight and input are as an integer kernel wants them."""
+        """Linear nodes whose weight is stored as codes, and whether weight and input fit an integer kernel."""
         for node in self.tensors.nodes:
             if layer_roles(node) is None or node.op_type == "MatMulNBits":
                 continue
@@ -59,33 +60,33 @@ class _File:
             yield node, weight, integer and self.dequantized(node.input[0])
 
     def dequantized(self, name: str) -> bool:
-        """Whether a tensor comes from integers that were computed."""
+        """Whether a tensor is dequantized from computed integers."""
         maker = self.tensors.makers.get(name)
         return maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in self.tensors.makers
 
     def rounded(self, name: str) -> bool:
-        """Whether a tensor is read by quantizers only."""
+        """Whether only quantizers read a tensor."""
         readers = self.readers.get(name, [])
         return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
 
     def behind(self, quantize: NodeProto) -> Iterator[NodeProto]:
-        """What reads the floats that a quantizer's codes stand for."""
+        """The nodes that read the dequantized result of a quantizer."""
         for dequantize in self.readers.get(quantize.output[0], []):
             yield from self.readers.get(dequantize.output[0], [])
 
     def on_integers(self, rules: Rules) -> frozenset[str]:
-        """Tensors that the target's integer kernels write: layers, operators that read codes, clamps taken in."""
-        found = {node.output[0] for node, _, integer in self.layers() if integer and node.op_type in rules.linear}
+        """Tensors that the target's integer kernels write: of layers, operators that read codes, clamps behind them."""
+        written = {node.output[0] for node, _, integer in self.layers() if integer and node.op_type in rules.linear}
         for node in self.tensors.nodes:
             codes = node.op_type in rules.compute | rules.moving and any(map(self.dequantized, node.input))
-            if codes or (node.op_type in rules.absorbable and node.input[0] in found):
-                found.update(node.output)
-        return frozenset(found)
+            if codes or (node.op_type in rules.absorbable and node.input[0] in written):
+                written.update(node.output)
+        return frozenset(written)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`fact` is the field of `Target` or `Rules` that it reads; `check` gives one sentence for each offence."""
+    """One rule. `fact` is the field of `Target` or `Rules` that it reads. `check` yields a sentence per violation."""
 
     fact: str
     check: Callable[[_File, Target], Iterator[str]]
@@ -105,11 +106,11 @@ def _static_shapes(file: _File, target: Target) -> Iterator[str]:
 
 
 def _signed(file: _File, target: Target) -> Iterator[str]:
-    wanted = TensorProto.INT8 if target.rules.signed else TensorProto.UINT8
+    expected = TensorProto.INT8 if target.rules.signed else TensorProto.UINT8
     for node, zero_point in file.activations():
-        found = TensorProto.UINT8 if zero_point is None else zero_point.data_type
-        if found != wanted:
-            yield f"{node.name}: activations are {type_name(found)}, not {type_name(wanted)}"
+        actual = TensorProto.UINT8 if zero_point is None else zero_point.data_type
+        if actual != expected:
+            yield f"{node.name}: activations are {type_name(actual)}, not {type_name(expected)}"
 
 
 def _symmetric(file: _File, target: Target) -> Iterator[str]:
@@ -159,7 +160,7 @@ def _no_float(file: _File, target: Target) -> Iterator[str]:
 
 
 def _kernel(node: NodeProto, file: _File) -> str:
-    """A node's operator, with what else tells its kernels apart."""
+    """Name of the kernel that a node needs: its operator, with the attribute that distinguishes kernels."""
     if node.op_type in {"Conv", "ConvTranspose"}:
         weight = find_weight(node, file.tensors)
         return node.op_type if weight.codes is None else f"{node.op_type} {weight.rank - 2}-D"
@@ -176,7 +177,7 @@ def _linear(file: _File, target: Target) -> Iterator[str]:
 
 
 def _compute(file: _File, target: Target) -> Iterator[str]:
-    """An operator that the target has in float only may stand between integers; two in a row are rounded in vain."""
+    """A float operator may stand between integer ones. Between two float operators, quantization is in vain."""
     operators, written = target.rules.compute | target.rules.moving, file.on_integers(target.rules)
     for node, _ in file.activations():
         readers = list(file.behind(node))
@@ -192,12 +193,12 @@ def _moving(file: _File, target: Target) -> Iterator[str]:
         if node.op_type not in target.rules.moving or not node.input or not file.dequantized(node.input[0]):
             continue
         if node.op_type == "MaxPool" and len(node.output) > 1:
-            continue  # as a Resize that is not nearest: in float, with a grid of its own
+            continue  # runs in float with a grid of its own, like a Resize that is not nearest
         if node.op_type == "Resize" and _kernel(node, file) != "Resize nearest":
             continue
         before = file.tensors.makers[node.input[0]]
         for reader in (reader for name in node.output for reader in file.readers.get(name, [])):
-            ends = any(again.output[0] in file.outputs for again in file.readers.get(reader.output[0], []))
+            ends = any(last.output[0] in file.outputs for last in file.readers.get(reader.output[0], []))
             if reader.op_type == "QuantizeLinear" and not ends and not _same_grid(before, reader, file):
                 yield f"{node.name}: {node.op_type} keeps its input's grid, {reader.name} has another one"
 
@@ -219,8 +220,8 @@ def _absorbable(file: _File, target: Target) -> Iterator[str]:
         if not integer or node.op_type not in target.rules.linear - target.rules.float_outputs:
             continue
         for reader in file.readers.get(node.output[0], []):
-            taken = reader.op_type in target.rules.absorbable and file.rounded(reader.output[0])
-            if reader.op_type != "QuantizeLinear" and not taken:
+            absorbed = reader.op_type in target.rules.absorbable and file.rounded(reader.output[0])
+            if reader.op_type != "QuantizeLinear" and not absorbed:
                 clamps = " or ".join(sorted(target.rules.absorbable)) or "nothing"
                 yield f"{node.name}: its result goes to {reader.op_type} unrounded; it can take in {clamps}"
 
@@ -240,17 +241,17 @@ def _conv_dims(file: _File, target: Target) -> Iterator[str]:
 def _channel_axes(file: _File, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
-        wanted = target.rules.channel_axis(node.op_type, transposed=transposed)
+        expected = target.rules.channel_axis(node.op_type, transposed=transposed)
         for step in weight.operators:
             if (
                 integer
-                and wanted is not None
+                and expected is not None
                 and step.op_type == "DequantizeLinear"
                 and (weight.granularity == "channel" or weight.multiples is not None)
             ):
                 axis = next((entry.i for entry in step.attribute if entry.name == "axis"), 1)
-                if axis % max(weight.rank, 1) != wanted:
-                    yield f"{node.name}: scales along axis {axis} of the weight, not {wanted}"
+                if axis % max(weight.rank, 1) != expected:
+                    yield f"{node.name}: scales along axis {axis} of the weight, not {expected}"
 
 
 def _weight_types(file: _File, target: Target) -> Iterator[str]:
@@ -281,10 +282,10 @@ def _fused_adds(file: _File, target: Target) -> Iterator[str]:
         if node.op_type != "Add" or any(name in file.tensors.constants for name in node.input):
             continue
         sources = [_source(file, name) for name in node.input]
-        whole = [name for name in sources if name in convolutions]
-        if whole and all(file.dequantized(name) for name in node.input):
-            yield f"{node.name}: every operand is rounded, so {convolutions[whole[0]].name} cannot take it in"
-        elif whole and not any(file.dequantized(name) for name in node.input):
+        convolved = [name for name in sources if name in convolutions]
+        if convolved and all(file.dequantized(name) for name in node.input):
+            yield f"{node.name}: every operand is rounded, so {convolutions[convolved[0]].name} cannot take it in"
+        elif convolved and not any(file.dequantized(name) for name in node.input):
             yield f"{node.name}: no operand is quantized; the one that skips the convolution has to be"
 
 
@@ -295,7 +296,7 @@ def _matmulnbits(file: _File, target: Target) -> Iterator[str]:
 
 
 def _source(file: _File, name: str) -> str:
-    """Through QuantizeLinear and DequantizeLinear to what is computed."""
+    """The computed tensor behind QuantizeLinear and DequantizeLinear."""
     maker = file.tensors.makers.get(name)
     while maker is not None and maker.op_type in {"QuantizeLinear", "DequantizeLinear"}:
         name = maker.input[0]
@@ -332,10 +333,10 @@ RULES: tuple[Rule, ...] = (
 
 
 def violations(model: onnx.ModelProto | Path, target: Target) -> tuple[Violation, ...]:
-    """Everything in the file that the target's data do not allow.
+    """Everything in the file that violates the target's facts.
 
     Raises:
-        ModelError: no such file, or not an ONNX file.
+        ModelError: There is no such file, or it is not an ONNX file.
     """
     file = _File(read_onnx(model) if isinstance(model, Path) else model)
     return tuple(

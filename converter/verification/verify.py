@@ -1,8 +1,8 @@
-"""Verify a file on a target: run it there, or check the target's rules, and judge what comes out.
+"""Verify a file on a target: run it there or check the target's rules, and judge the result.
 
-Two implementations of one quantized model round differently, so their outputs differ by about the quantization noise.
-A provider is right where it is as near to the float model as the CPU is; without the float model, where it picks the
-same classes.
+Two implementations of one quantized model round differently, so their outputs differ by about the quantization noise. A
+provider is judged correct if its outputs are as near to the float model as the CPU's. Without the float model, it is
+judged correct if it picks the same classes.
 """
 
 import math
@@ -38,13 +38,12 @@ __all__ = ["MIN_AGREEMENT", "Verification", "verify"]
 MIN_AGREEMENT = 0.99
 _NOISE_ROWS = 8
 _SHOWN = 5  # failures in an overview
-_WORSE_DB = 1.0  # against float, below the CPU: rounding of another order costs tenths
-_SAME_DB = 30.0  # against the CPU: 3 % apart, what rounding in other places costs (a PRelu slope to 8 bits: 2 dB)
-_FLOOR_DB = 10.0  # against the CPU, on noise, of a file without its float model: wrong kernels are below 0 dB
+_WORSE_DB = 1.0  # against float, below the CPU's value: another order of rounding costs tenths
+_SAME_DB = 30.0  # against the CPU: 3 % apart, the cost of rounding in other places (a PRelu slope to 8 bits: 2 dB)
+_FLOOR_DB = 10.0  # against the CPU, on noise, without the float model: wrong kernels are below 0 dB
 _BATCH = 16
-_FORMAT = frozenset(
-    {"opset", "static_shapes", "narrowest", "matmulnbits"}
-)  # a newer runtime than promised may take these
+# Facts of the file's form. A newer runtime than the promised one may accept more of them.
+_FORMAT = frozenset({"opset", "static_shapes", "narrowest", "matmulnbits"})
 
 _CONVERT = "convert the float model with `target={!r}`"
 
@@ -53,20 +52,25 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, repr=False)
 class Verification(Overview):
-    """What was found; its fields are the keys of its JSON.
+    """Result of a verification. Its fields are the keys of its JSON.
 
-    how            "run" or "rules"
-    runtime        what it ran on; why it did not run
-    nodes          taken by the provider; None where the runtime does not tell
-    left           nodes that the provider left to another
-    images         rows that were run
-    agreement      fraction of rows with the CPU's highest score; None unless the output is [n, classes]
-    sqnr_db        of the outputs against the CPU's, the worst output
-    float_db       of the outputs against the float model's; cpu_float_db: of the CPU's
-    violations     of the target's rules; where the file was run, those of its form count and the others are advice
-    failures       why the verification failed; empty if it did not
-    next_step      what to do about that; empty if nothing failed
-    notes          what the run cannot say
+    Attributes:
+        model: The file.
+        target: Name of the target.
+        how: "run" or "rules".
+        runtime: Runtime that ran the file, or why it did not run.
+        nodes: Number of nodes that the provider took. None if the runtime does not tell.
+        left: Nodes that the provider left to another one.
+        images: Number of rows that ran.
+        agreement: Fraction of rows with the same highest score as on the CPU. None unless the output is [n, classes].
+        sqnr_db: SQNR of the outputs against the CPU's, for the worst output.
+        float_db: SQNR of the outputs against the float model's, for the worst output.
+        cpu_float_db: The same for the CPU's outputs.
+        violations: Violations of the target's rules. If the file ran, only those of its form count. The others are
+            advice.
+        failures: Why the verification failed. Empty if it passed.
+        next_step: What to do about the failures. Empty if there are none.
+        notes: What the run cannot tell.
     """
 
     model: str
@@ -87,11 +91,11 @@ class Verification(Overview):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed."""
+        """Whether there are no failures."""
         return not self.failures
 
     def overview(self) -> Glance:
-        """Whether it passed, and what it is judged by."""
+        """The verdict, and the measurements behind it."""
         rows = [("checked by", f"{self.how}: {self.runtime}" if self.runtime else self.how)]
         if self.how == "run":
             rows += [
@@ -109,7 +113,7 @@ class Verification(Overview):
         return Glance(headline, ("what", "found"), tuple(rows), (*notes, *self.notes))
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, with null for no difference at all (an infinite SQNR)."""
+        """The fields, with null for an infinite SQNR (no difference at all)."""
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in asdict(self).items()
@@ -166,20 +170,20 @@ def _verified(
     min_agreement: float,
 ) -> Verification:
     model, target = file.path, chosen.name
-    found = violations(model, chosen)
+    broken_rules = violations(model, chosen)
     environment = find_environment(chosen, runtime)
     if isinstance(environment, str):
-        failures = tuple(f"{each.fact}: {each.what}" for each in found)
-        again = _CONVERT.format(target) if failures else ""
+        failures = tuple(f"{each.fact}: {each.what}" for each in broken_rules)
+        next_step = _CONVERT.format(target) if failures else ""
         return Verification(
-            file.name, target, "rules", environment, violations=found, failures=failures, next_step=again
+            file.name, target, "rules", environment, violations=broken_rules, failures=failures, next_step=next_step
         )
     cpu = Runner(model, file.name)
     feeds = _noise(cpu) if data is None else _rows(cpu, data)
     batch = static_batch(cpu.specs) or 1
     feeds = {name: _whole_batches(rows, batch) for name, rows in feeds.items()}
     ran = run_on_provider(model, chosen, environment, feeds, batch)
-    broken = tuple(f"{each.fact}: {each.what}" for each in found if each.fact in _FORMAT)
+    broken = tuple(f"{each.fact}: {each.what}" for each in broken_rules if each.fact in _FORMAT)
     verdict = Verification(
         file.name,
         target,
@@ -187,7 +191,7 @@ def _verified(
         ran.runtime,
         ran.nodes,
         ran.left,
-        violations=found,
+        violations=broken_rules,
         failures=broken,
         notes=_notes(chosen, ran),
     )
@@ -195,11 +199,11 @@ def _verified(
         where = f"it does not run on {ran.runtime}" if ran.runtime else "it does not run"
         verdict = _with(verdict, failures=(f"{where}: {ran.error}", *broken))
     else:
-        verdict = _judged(verdict, chosen, ran, cpu, feeds, reference, None if data is None else min_agreement)
+        verdict = _judge_outputs(verdict, chosen, ran, cpu, feeds, reference, None if data is None else min_agreement)
     return verdict if verdict.passed else _with(verdict, next_step=_next_step(verdict, chosen))
 
 
-def _judged(
+def _judge_outputs(
     verdict: Verification,
     target: Target,
     ran: ProviderRun,
@@ -208,7 +212,7 @@ def _judged(
     reference: Path | None,
     min_agreement: float | None,
 ) -> Verification:
-    """The verdict with what the outputs say."""
+    """Extend the verdict by a comparison of the outputs."""
     images = len(next(iter(feeds.values())))
     expected = _outputs(cpu, feeds, images)
     failures = list(verdict.failures)
@@ -246,7 +250,7 @@ def _judged(
 
 
 def _notes(target: Target, ran: ProviderRun) -> tuple[str, ...]:
-    """What a reader of "run" could take for more than it is."""
+    """Limits of a run that a reader could overlook."""
     notes = []
     if stands(target.runtime, ran.runtime) == "newer":
         notes.append(f"{ran.runtime} is newer than {target.runtime}, the oldest that target {target.name} promises")
@@ -256,15 +260,15 @@ def _notes(target: Target, ran: ProviderRun) -> tuple[str, ...]:
 
 
 def _next_step(verdict: Verification, target: Target) -> str:
-    """An older runtime than promised, a file in another form, or whatever else the runtime does wrong."""
-    again = _CONVERT.format(target.name)
+    """Advice: a newer runtime, a file in another form, or another version of the runtime."""
+    reconvert = _CONVERT.format(target.name)
     if stands(target.runtime, verdict.runtime) == "older":
         others = older_targets(target, verdict.runtime)
         other = f", or convert the float model with `target=` {' or '.join(others)}" if others else ""
         return f"target {target.name} needs {target.runtime} or newer{other}"
     if verdict.violations or verdict.left or target.provider is None:
-        return again
-    return f"{again} if it was written for another one; else try another version of the runtime"
+        return reconvert
+    return f"{reconvert} if it was written for another one; else try another version of the runtime"
 
 
 def _with(verdict: Verification, **changes: Any) -> Verification:
@@ -272,7 +276,7 @@ def _with(verdict: Verification, **changes: Any) -> Verification:
 
 
 def _noise(runner: Runner) -> dict[str, NDArray[Any]]:
-    """Rows of standard normal numbers, zeros for integers, of the model's own sizes."""
+    """Rows of standard normal numbers for float inputs and of zeros for integer inputs, in the model's own sizes."""
     rows = max(_NOISE_ROWS, runner.batch or 0)
     rng = np.random.default_rng(0)
     return {spec.name: _noise_of(spec, rows, rng, runner) for spec in runner.specs}
@@ -287,7 +291,7 @@ def _noise_of(spec: InputSpec, rows: int, rng: np.random.Generator, runner: Runn
 
 
 def _rows(runner: Runner, data: Dataset) -> dict[str, NDArray[Any]]:
-    """All rows of the data under the model's input names."""
+    """All rows of the data, under the model's input names."""
     parts = [
         {name: rows[: batch.count] for name, rows in runner.inputs(batch.feeds).items()}
         for batch in data.batches(_BATCH)
@@ -296,14 +300,14 @@ def _rows(runner: Runner, data: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def _whole_batches(rows: NDArray[Any], batch: int) -> NDArray[Any]:
-    """A multiple of the model's fixed batch size: the rest is left out, or the last row repeated to fill one."""
+    """Cut to a multiple of the model's fixed batch size. Too few rows are filled up with copies of the last row."""
     if len(rows) >= batch:
         return rows[: len(rows) // batch * batch]
     return np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), 0)])
 
 
 def _outputs(runner: Runner, feeds: Outputs, count: int) -> dict[str, NDArray[Any]]:
-    """In portions of one, as the provider has them."""
+    """The CPU's outputs. Rows run in batches of the same size as on the provider."""
     step = runner.batch or 1
     parts = [
         runner.run({name: rows[start : start + step] for name, rows in feeds.items()}, min(step, count - start))
@@ -315,20 +319,20 @@ def _outputs(runner: Runner, feeds: Outputs, count: int) -> dict[str, NDArray[An
     }
 
 
-def _agreement(expected: Outputs, found: Outputs) -> float | None:
+def _agreement(expected: Outputs, actual: Outputs) -> float | None:
     name = next(iter(expected))
-    mine, other = class_scores(expected[name]), class_scores(found[name])
-    if mine is None or other is None or mine.shape[1] < 2:
+    expected_scores, actual_scores = class_scores(expected[name]), class_scores(actual[name])
+    if expected_scores is None or actual_scores is None or expected_scores.shape[1] < 2:
         return None
-    return float((mine.argmax(axis=1) == other.argmax(axis=1)).mean())
+    return float((expected_scores.argmax(axis=1) == actual_scores.argmax(axis=1)).mean())
 
 
-def _worst(expected: Outputs, found: Outputs) -> float:
+def _worst(expected: Outputs, actual: Outputs) -> float:
     """SQNR of the worst float output."""
     values = []
     for name, rows in expected.items():
         if rows.dtype.kind == "f":
             total = SqnrSum()
-            total.update(rows, found[name])
+            total.update(rows, actual[name])
             values.append(total.db)
     return min(values, default=math.inf)

@@ -1,4 +1,4 @@
-"""What learning may change of a model, to be compared before and after."""
+"""The parts of a model that learning may change, for comparisons."""
 
 from typing import Any
 

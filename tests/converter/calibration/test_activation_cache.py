@@ -1,4 +1,4 @@
-"""Activations in memory up to a budget and in files past it."""
+"""The cache of activations: in memory up to a budget, and in files beyond it."""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ LARGE = 1 << 15  # float32 numbers: 128 KiB, more than what always stays in memo
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty temporary folder of its own."""
+    """An empty temporary folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
@@ -39,10 +39,10 @@ def test_a_file_holds_the_same_bits(folder: Path, dtype: type[np.generic]) -> No
     values = np.random.default_rng(0).integers(0, 255, (3, 1 << 10, 1 << 8)).astype(dtype)
     with ActivationCache(0) as cache:
         cache.append("float", "t", values)
-        found = cache.get("float", "t", 0)
+        actual = cache.get("float", "t", 0)
         assert cache.spilled == 1
-        assert (found.dtype, found.shape) == (values.dtype, values.shape)
-        np.testing.assert_array_equal(found, values)
+        assert (actual.dtype, actual.shape) == (values.dtype, values.shape)
+        np.testing.assert_array_equal(actual, values)
         assert len(list(folder.rglob("*.bin"))) == 1
     assert not list(folder.iterdir())
 

@@ -1,4 +1,4 @@
-"""Corrections on whole networks: means and spreads restored in the file that is written, codes untouched."""
+"""Corrections on whole networks: the written file has the float means and spreads, and unchanged codes."""
 
 import numpy as np
 import onnx
@@ -62,30 +62,30 @@ def test_a_correction_beats_round_to_nearest(step: CorrectionPass, bits: int) ->
 def test_no_code_moves(step: CorrectionPass) -> None:
     before, after = corrected(step, Rtn(bits=3))
     assert before.quantized.keys() == after.quantized.keys()
-    moved = 0
+    changed_scales = 0
     for name, old in before.quantized.items():
         new = after.quantized[name]
         np.testing.assert_array_equal(new.codes, old.codes)
         np.testing.assert_array_equal(new.grid.zero_point, old.grid.zero_point)
-        moved += not np.array_equal(new.grid.scale, old.grid.scale)
-    assert moved == (0 if isinstance(step, BiasCorrection) else len(before.quantized))
+        changed_scales += not np.array_equal(new.grid.scale, old.grid.scale)
+    assert changed_scales == (0 if isinstance(step, BiasCorrection) else len(before.quantized))
 
 
 @pytest.mark.parametrize("layer_pass", [Rtn(bits=3), Rtn(bits=3, symmetric=False)], ids=["symmetric", "affine"])
 def test_the_mean_of_every_channel_is_restored(layer_pass: LayerPass) -> None:
     result = converted(layer_pass, BiasCorrection())
-    exact, other = run(result.reference, X)[0], run(result.model, X)[0]
+    float_output, other = run(result.reference, X)[0], run(result.model, X)[0]
     plain = run(converted(layer_pass).model, X)[0]
-    # rows are a draw of each image's positions for all layers but the last
-    assert np.abs(other.mean(axis=0) - exact.mean(axis=0)).max() < 1e-3 * np.abs(exact).max()
-    assert np.abs(plain.mean(axis=0) - exact.mean(axis=0)).max() > 1e-2 * np.abs(exact).max()
+    # all layers but the last are calibrated on a sample of positions
+    assert np.abs(other.mean(axis=0) - float_output.mean(axis=0)).max() < 1e-3 * np.abs(float_output).max()
+    assert np.abs(plain.mean(axis=0) - float_output.mean(axis=0)).max() > 1e-2 * np.abs(float_output).max()
 
 
 def test_the_spread_of_every_channel_is_restored() -> None:
     result = converted(Rtn(bits=3), ReestimateBatchnorm())
-    exact, other = run(result.reference, X)[0], run(result.model, X)[0]
-    np.testing.assert_allclose(other.std(axis=0), exact.std(axis=0), rtol=1e-3)
-    np.testing.assert_allclose(other.mean(axis=0), exact.mean(axis=0), atol=1e-3 * np.abs(exact).max())
+    float_output, other = run(result.reference, X)[0], run(result.model, X)[0]
+    np.testing.assert_allclose(other.std(axis=0), float_output.std(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(other.mean(axis=0), float_output.mean(axis=0), atol=1e-3 * np.abs(float_output).max())
 
 
 @pytest.mark.parametrize("step", CORRECTIONS, ids=IDS)
@@ -116,8 +116,8 @@ def test_a_layer_without_a_bias_gets_one() -> None:
     data = images(64, 21)
     recipe = Recipe("mine", "", (Normalise(), Rtn(bits=2), BiasCorrection()))
     result = convert(proto, data, recipe=recipe)
-    exact, other = run(result.reference, data)[0], run(result.model, data)[0]
-    np.testing.assert_allclose(other.mean(axis=0), exact.mean(axis=0), atol=1e-5 * np.abs(exact).max())
+    float_output, other = run(result.reference, data)[0], run(result.model, data)[0]
+    np.testing.assert_allclose(other.mean(axis=0), float_output.mean(axis=0), atol=1e-5 * np.abs(float_output).max())
 
 
 def test_a_matmul_has_no_bias_to_correct() -> None:
@@ -128,7 +128,7 @@ def test_a_matmul_has_no_bias_to_correct() -> None:
     assert set(report.changed) == {"first", "second"}
 
 
-def test_the_float_network_is_the_one_before() -> None:
+def test_the_float_network_is_the_original_network() -> None:
     model = quantize(resnet(), Gptq(bits=2), X, ranges=True)
     assert relative_error(run(float_model(model.graph), UNSEEN)[0], run(resnet(), UNSEEN)[0]) > 0.05
     np.testing.assert_array_equal(
@@ -137,17 +137,17 @@ def test_the_float_network_is_the_one_before() -> None:
 
 
 def test_biases_keep_their_headroom() -> None:
-    """A scale is not made so small that the int32 bias overflows, and the mean is restored all the same."""
+    """A scale does not become so small that the int32 bias overflows. The mean is restored nevertheless."""
     proto = resnet()
     for tensor in proto.graph.initializer:
         if tensor.name == "fc.bias":
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(7, 3e6, np.float32), tensor.name))
     result = converted(ActivationRanges(), Rtn(bits=8), ReestimateBatchnorm(), proto=proto)
-    exact, other = run(result.reference, X)[0], run(result.model, X)[0]
-    assert relative_error(other, exact) < 1e-5
+    float_output, other = run(result.reference, X)[0], run(result.model, X)[0]
+    assert relative_error(other, float_output) < 1e-5
 
 
-def test_it_goes_after_a_layer_pass_and_wants_data() -> None:
+def test_a_correction_needs_quantized_layers_and_data() -> None:
     model = prepared(resnet())
     set_ranges(model, X)
     with pytest.raises(QuantizationError, match="bias_correction: no layer is quantized; put the pass after rtn, gptq"):
@@ -160,6 +160,6 @@ def test_it_goes_after_a_layer_pass_and_wants_data() -> None:
 
 
 @pytest.mark.parametrize("step", CORRECTIONS, ids=IDS)
-def test_recipes_with_them_survive_toml(step: CorrectionPass) -> None:
+def test_recipes_with_corrections_survive_toml(step: CorrectionPass) -> None:
     recipe = Recipe("mine", "", (Normalise(), Rtn(bits=4), step))
     assert parse_recipe(dump_recipe(recipe), "f.toml") == recipe

@@ -1,4 +1,4 @@
-"""Cutting a graph into segments: every node once, each layer first in its own, nothing kept longer than it is read."""
+"""Segments of a graph: every node is in one, each layer starts one, and tensors live until their last reader."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ FEEDS: dict[str, tuple[onnx.ModelProto, dict[str, NDArray[Any]]]] = {
 
 
 def run_segments(model: Model, segments: list[Segment], feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Every tensor that left a segment; a segment gets its inputs only while they are alive."""
+    """Run segments in order and collect their outputs. A segment can read only tensors that are alive."""
     alive, seen = dict(feeds), dict(feeds)
     for segment in segments:
         kinds = {name: values.dtype for name, values in alive.items()}
@@ -66,17 +66,17 @@ def test_every_node_is_in_one_segment_and_every_layer_starts_one(name: str) -> N
 
 
 @pytest.mark.parametrize("name", FEEDS)
-def test_segments_run_one_after_the_other_give_what_the_graph_gives(name: str) -> None:
+def test_segments_in_sequence_compute_what_the_graph_computes(name: str) -> None:
     proto, feeds = FEEDS[name]
     model = prepared(proto)
-    found = run_segments(model, cut(model.graph, model.layers()), feeds)
+    actual = run_segments(model, cut(model.graph, model.layers()), feeds)
     whole = float_model(model.graph)
-    wanted = [tensor for tensor in found if tensor not in feeds]
+    wanted = [tensor for tensor in actual if tensor not in feeds]
     del whole.graph.output[:]
     whole.graph.output.extend(helper.make_empty_tensor_value_info(tensor) for tensor in wanted)
     for tensor, expected in zip(wanted, run(whole, feeds) if wanted else [], strict=True):
-        assert found[tensor].dtype == expected.dtype
-        np.testing.assert_allclose(found[tensor], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        assert actual[tensor].dtype == expected.dtype
+        np.testing.assert_allclose(actual[tensor], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", FEEDS)
@@ -87,18 +87,18 @@ def test_a_tensor_is_kept_from_its_segment_to_its_last_reader(name: str) -> None
         tensor.name: [node.name for node in model.graph.nodes if tensor.name in [value.name for value in node.inputs]]
         for tensor in model.graph.tensors().values()
     }
-    place = {node: index for index, segment in enumerate(segments) for node in segment.nodes}
+    segment_of = {node: index for index, segment in enumerate(segments) for node in segment.nodes}
     for index, segment in enumerate(segments):
         for tensor in segment.outputs:
-            assert max(place[node] for node in readers[tensor]) > index
+            assert max(segment_of[node] for node in readers[tensor]) > index
         for tensor in segment.released:
-            assert max(place[node] for node in readers[tensor]) == index
+            assert max(segment_of[node] for node in readers[tensor]) == index
     released = [tensor for segment in segments for tensor in segment.released]
     assert len(set(released)) == len(released)
 
 
 def test_operators_run_as_early_as_they_can() -> None:
-    """The Relu goes with its Conv, the Add with the later of its operands, the gate with its own layer."""
+    """The Relu runs with its Conv, the Add with the later of its operands, the gate with its own layer."""
     model = prepared(resnet())
     segments = {segment.layer: segment for segment in cut(model.graph, model.layers())}
     assert segments["stem"].nodes == ("stem", "stem_relu", "pool")
@@ -150,7 +150,7 @@ def test_a_submodel_shares_weights_but_not_nodes() -> None:
     st.lists(st.tuples(st.sampled_from(["Conv", "Relu", "Add"]), st.integers(0, 99), st.integers(0, 99)), max_size=9)
 )
 def test_any_wiring(steps: list[tuple[str, int, int]]) -> None:
-    """Conv, Relu and Add on whatever came before, in any order."""
+    """Conv, Relu and Add in any order, on any earlier tensors."""
     constants: dict[str, NDArray[Any]] = {}
     tensors, nodes = ["x"], []
     for index, (op, first, second) in enumerate(steps):

@@ -1,4 +1,4 @@
-"""The walk: what each layer is solved on, and what is reported of it."""
+"""Sequential calibration: the moments that each layer is solved on, and the report."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 def tensors(
     proto: onnx.ModelProto, names: list[str], data: dict[str, Any], batch: int | None
 ) -> dict[str, NDArray[Any]]:
-    """Tensors of a file for all the data, portion by portion where the batch size is fixed."""
+    """Tensors of a file for all the data, batch by batch if the batch size is fixed."""
     count = len(next(iter(data.values())))
     size = batch or count
     parts = []
@@ -56,15 +56,15 @@ def tensors(
     return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)} | data
 
 
-def assert_close(found: NDArray[Any], expected: NDArray[Any], scale: float) -> None:
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 1e-5 * scale
+def assert_close(results: NDArray[Any], expected: NDArray[Any], scale: float) -> None:
+    assert results.shape == expected.shape
+    assert np.abs(results - expected).max() <= 1e-5 * scale
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["integer", "weight_only"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_layer_sees_what_its_quantized_predecessors_produce(name: str, ranges: bool) -> None:
-    """Moments of every layer are those of the finished file's own tensors, against the float network's."""
+    """Moments of every layer equal those of the finished file's tensors, compared with the float network's."""
     proto, data = NETWORKS[name]
     layer_pass = Recorded(bits=3)
     model = quantize(proto, layer_pass, data, ranges=ranges)
@@ -84,12 +84,12 @@ def test_a_layer_sees_what_its_quantized_predecessors_produce(name: str, ranges:
         data,
         batch,
     )
-    exact = tensors(float_model(original.graph), sorted(inputs - graph_inputs), data, batch)
-    moved = 0
+    float_tensors = tensors(float_model(original.graph), sorted(inputs - graph_inputs), data, batch)
+    layers_with_error = 0
     for layer in layers.values():
         moments = layer_pass.moments(layer.name)
         seen = layer.rows(quantized[deployed.get(layer.input, layer.input)]).astype(np.float64)  # [g, n, k]
-        wanted = layer.rows(exact[layer.input]).astype(np.float64)
+        wanted = layer.rows(float_tensors[layer.input]).astype(np.float64)
         scale = 2 / seen.shape[1]
         size = float(np.abs(scale * seen.transpose(0, 2, 1) @ seen).max())
         assert moments.rows == seen.shape[1]
@@ -98,34 +98,34 @@ def test_a_layer_sees_what_its_quantized_predecessors_produce(name: str, ranges:
         assert_close(moments.cross, scale * (wanted - seen).transpose(0, 2, 1) @ seen, size)
         assert_close(moments.mean, wanted.mean(1), float(np.abs(wanted).max()))
         assert_close(moments.mean_quantized, seen.mean(1), float(np.abs(seen).max()))
-        moved += bool(np.abs(moments.cross).max() > 1e-4 * size)
-    assert moved >= len(layers) - len(data), "the quantized stream is the float stream"
+        layers_with_error += bool(np.abs(moments.cross).max() > 1e-4 * size)
+    assert layers_with_error >= len(layers) - len(data), "the quantized stream is the float stream"
 
 
-def test_a_layer_learns_what_is_added_to_its_output() -> None:
-    """Only the convolution before the Add, and only in the sequential form."""
+def test_the_residual_is_measured_for_the_convolution_before_an_add() -> None:
+    """Only the convolution before the Add has a residual, and only in sequential calibration."""
     proto, data = NETWORKS["resnet"]
     layer_pass = Recorded(bits=3)
     model = quantize(proto, layer_pass, data, ranges=True)
     layer = model.layers()["block.conv2"]
-    exact = tensors(float_model(prepared(proto).graph), ["pooled"], data, None)["pooled"]
+    float_tensors = tensors(float_model(prepared(proto).graph), ["pooled"], data, None)["pooled"]
     quantized = tensors(emit(model), ["pooled_dequantized", "block1_relu_dequantized"], data, None)
-    difference = layer.output_rows(exact - quantized["pooled_dequantized"]).astype(np.float64)  # [g, n, o]
+    difference = layer.output_rows(float_tensors - quantized["pooled_dequantized"]).astype(np.float64)  # [g, n, o]
     seen = layer.rows(quantized["block1_relu_dequantized"]).astype(np.float64)
-    found = layer_pass.moments("block.conv2")
-    assert found.residual is not None
-    assert found.mean_residual is not None
+    results = layer_pass.moments("block.conv2")
+    assert results.residual is not None
+    assert results.mean_residual is not None
     expected = 2 / seen.shape[1] * difference.transpose(0, 2, 1) @ seen
     assert np.abs(expected).max() > 0
-    assert_close(found.residual, expected, float(np.abs(expected).max()) * 10)
-    assert_close(found.mean_residual, difference.mean(1), float(np.abs(exact).max()))
+    assert_close(results.residual, expected, float(np.abs(expected).max()) * 10)
+    assert_close(results.mean_residual, difference.mean(1), float(np.abs(float_tensors).max()))
     assert [name for name in layer_pass.problems if layer_pass.moments(name).residual is not None] == ["block.conv2"]
     independent = Recorded(bits=3, sequential=False)
     quantize(proto, independent, data, ranges=True)
     assert all(independent.moments(name).residual is None for name in independent.problems)
 
 
-def test_a_tensor_that_is_spread_over_the_output_is_not_made_up_for() -> None:
+def test_a_broadcast_addend_gives_no_residual() -> None:
     constants: dict[str, NDArray[Any]] = {}
     nodes = [
         conv(constants, "stem", "x", "stem", (4, 3, 3, 3)),
@@ -141,7 +141,7 @@ def test_a_tensor_that_is_spread_over_the_output_is_not_made_up_for() -> None:
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["integer", "weight_only"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_independent_calibration_is_what_calibrate_gives(name: str, ranges: bool) -> None:
+def test_independent_calibration_equals_calibrate(name: str, ranges: bool) -> None:
     proto, data = NETWORKS[name]
     layer_pass = Recorded(bits=3, sequential=False)
     quantize(proto, layer_pass, data, ranges=ranges)
@@ -149,15 +149,15 @@ def test_independent_calibration_is_what_calibrate_gives(name: str, ranges: bool
     expected = calibrate(model, Needs(moments=frozenset(model.layers())), dataset(model, data), quiet).moments
     assert set(layer_pass.problems) == set(expected)
     for layer, moments in expected.items():
-        found = layer_pass.moments(layer)
-        assert found.cross is None
-        assert found.rows == moments.rows
-        assert_close(found.hessian, moments.hessian, float(np.abs(moments.hessian).max()))
-        np.testing.assert_allclose(found.mean, found.mean_quantized)
+        results = layer_pass.moments(layer)
+        assert results.cross is None
+        assert results.rows == moments.rows
+        assert_close(results.hessian, moments.hessian, float(np.abs(moments.hessian).max()))
+        np.testing.assert_allclose(results.mean, results.mean_quantized)
 
 
-def test_what_varies_is_seen_where_the_mean_is_a_thousand_times_as_large() -> None:
-    """Centred Hessians as float64 gives them; from sums about zero in float32 they are off by as much as they are."""
+def test_centred_hessians_are_exact_when_the_mean_is_large() -> None:
+    """Centred Hessians equal those in float64. Sums about zero in float32 would have errors as large as the values."""
     x = images(20, 3, 8, 8) + np.float32(1000)
     problems: dict[str, Problem] = {}
     model = quantize(single_conv(), Recorded(bits=8, problems=problems), {"x": x})
@@ -166,9 +166,9 @@ def test_what_varies_is_seen_where_the_mean_is_a_thousand_times_as_large() -> No
     rows = model.layers()["conv"].rows(x).astype(np.float64)  # [1, n, k]
     rows -= rows.mean(axis=1, keepdims=True)
     expected = 2 / rows.shape[1] * rows.transpose(0, 2, 1) @ rows
-    found = problem.moments.centered().hessian
-    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
-    assert np.linalg.eigvalsh(found.astype(np.float64)).min() > 0
+    results = problem.moments.centered().hessian
+    assert np.abs(results - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.linalg.eigvalsh(results.astype(np.float64)).min() > 0
 
 
 def single_conv() -> onnx.ModelProto:
@@ -177,7 +177,7 @@ def single_conv() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(("sequential", "kept"), [(True, True), (False, False)])
-def test_halves_are_kept_apart_only_where_something_is_judged_on_them(sequential: bool, kept: bool) -> None:
+def test_halves_are_separate_only_in_sequential_calibration(sequential: bool, kept: bool) -> None:
     layer_pass = Recorded(bits=3, sequential=sequential)
     solved("resnet", layer_pass, ranges=True)
     assert {layer_pass.moments(name).halves is not None for name in layer_pass.problems} == {kept}
@@ -195,7 +195,7 @@ def test_weights_and_biases_are_those_of_the_float_network() -> None:
         np.testing.assert_array_equal(problem.bias, expected)
 
 
-def test_the_scale_floor_leaves_room_for_the_bias() -> None:
+def test_the_smallest_scale_leaves_room_for_the_bias() -> None:
     layer_pass = Recorded(bits=3)
     model = solved("resnet", layer_pass, ranges=True)
     for problem in layer_pass.problems.values():
@@ -226,7 +226,7 @@ def test_every_layer_is_reported_once(name: str) -> None:
 
 
 def test_a_layer_left_in_float_passes_the_errors_on() -> None:
-    """It is computed in both streams, in float on quantized inputs."""
+    """Both streams compute it. In the quantized stream it runs in float on quantized inputs."""
     model = prepared(resnet())
     model.float_reasons["block.conv1"] = "a test says so"
     layer_pass = Recorded(bits=3)
@@ -239,13 +239,13 @@ def test_a_layer_left_in_float_passes_the_errors_on() -> None:
 
 def test_the_seed_draws_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("converter.calibration.sequential.positions_per_image", lambda *_: 5)
-    found = []
+    results = []
     for seed in (1, 1, 2):
         model, layer_pass = prepared(resnet()), Recorded(bits=3)
         solve_layers(model, layer_pass, dataset(model, {"x": X}), quiet, seed=seed)
-        found.append(layer_pass.moments("stem").hessian)
-    assert np.array_equal(found[0], found[1])
-    assert not np.allclose(found[0], found[2], rtol=1e-3)
+        results.append(layer_pass.moments("stem").hessian)
+    assert np.array_equal(results[0], results[1])
+    assert not np.allclose(results[0], results[2], rtol=1e-3)
 
 
 def test_a_pass_without_moments_needs_no_data() -> None:
@@ -260,7 +260,7 @@ def test_gptq_without_data_says_so() -> None:
 
 
 @pytest.mark.parametrize(("bits", "block_size", "op"), [(4, 8, "Conv"), (4, 8, "ConvTranspose")])
-def test_blocks_where_the_form_has_them(bits: int, block_size: int, op: str) -> None:
+def test_blocks_only_for_operators_that_can_store_them(bits: int, block_size: int, op: str) -> None:
     shape = (6, 4, 2, 2) if op == "Conv" else (4, 6, 2, 2)
     proto = network(
         [helper.make_node(op, ["x", "w"], ["y"], "layer")],
@@ -292,7 +292,7 @@ def test_an_activation_that_is_not_a_number_is_named(sequential: bool) -> None:
 
 
 def test_sequential_beats_independent_on_the_network_s_output() -> None:
-    """At 3 bits through ten layers; both beat rounding to the nearest."""
+    """3 bits and ten layers. Both beat rounding to nearest."""
     proto, data = chain(10), images(64, 4, 12, 12)
     unseen = images(16, 4, 12, 12, seed=7)
     expected = run(proto, unseen)[0]

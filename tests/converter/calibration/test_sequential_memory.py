@@ -1,4 +1,4 @@
-"""What a walk costs: every segment runs once, only live tensors are held, and large ones lie in files meanwhile."""
+"""Cost of sequential calibration: segments run once, only live tensors are held, and large ones go to files."""
 
 import tempfile
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def test_every_segment_runs_once(name: str, sequential: bool, monkeypatch: pytes
 
 
 class Seen(ActivationCache):
-    """ActivationCache that remember how many bytes they held at most."""
+    """An ActivationCache that records the most bytes it held in memory."""
 
     opened: ClassVar[list["Seen"]] = []
 
@@ -71,7 +71,7 @@ class Seen(ActivationCache):
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
-    """The streams of the walks of a test."""
+    """The caches that a test opens."""
     monkeypatch.setattr(Seen, "opened", [])
     monkeypatch.setattr(converter.calibration.sequential, "ActivationCache", Seen)
     return Seen.opened
@@ -94,7 +94,7 @@ LARGE: dict[str, tuple[onnx.ModelProto, Any]] = {
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_a_walk_through_files_gives_the_same_bits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_in_files_give_the_same_bits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     proto, data = LARGE[name]
     models, reports = [], []

@@ -1,4 +1,4 @@
-"""Calibration against numpy: every statistic from the tensors that onnxruntime gives for all of the data at once."""
+"""Calibration against numpy: statistics of the tensors that onnxruntime computes for all data at once."""
 
 import tracemalloc
 from typing import Any
@@ -22,7 +22,7 @@ LAYERS = frozenset({"stem", "block.conv1", "block.conv2", "silu.conv", "depthwis
 
 
 def tensors(model: Model, names: list[str], data: Any) -> dict[str, NDArray[np.float32]]:
-    """What the float graph gives for all of the data in one run."""
+    """Tensors of the float graph for all of the data, from one run."""
     proto = float_model(model.graph)
     del proto.graph.output[:]
     proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
@@ -35,11 +35,11 @@ def stats(model: Model, needs: Needs, data: Any = X) -> Stats:
 
 def test_histograms_hold_every_value() -> None:
     model, names = prepared(resnet()), ["stem_relu", "silu_in", "flat"]
-    found = stats(model, Needs(histograms=frozenset([*names, "x"])))
+    actual = stats(model, Needs(histograms=frozenset([*names, "x"])))
     expected = tensors(model, names, X) | {"x": X}
-    assert set(found.histograms) == set(expected)
+    assert set(actual.histograms) == set(expected)
     for name, values in expected.items():
-        histogram = found.histograms[name]
+        histogram = actual.histograms[name]
         assert histogram.count == values.size
         assert (histogram.min, histogram.max) == (values.min(), values.max())
         counts = np.histogram(values.astype(np.float64), histogram.edges)[0]
@@ -60,11 +60,11 @@ def test_a_large_tensor_is_sampled_but_its_extremes_are_exact(monkeypatch: pytes
 
 def test_channel_statistics() -> None:
     model = prepared(resnet())
-    found = stats(model, Needs(channels=LAYERS))
+    actual = stats(model, Needs(channels=LAYERS))
     inputs = {name: layer.input for name, layer in model.layers().items()}
     expected = tensors(model, sorted({*inputs.values()} - {"x"}), X) | {"x": X}
-    assert set(found.channels) == LAYERS
-    for name, channels in found.channels.items():
+    assert set(actual.channels) == LAYERS
+    for name, channels in actual.channels.items():
         values = expected[inputs[name]]
         axes = tuple(axis for axis in range(values.ndim) if axis != 1)
         assert channels.count == values.size // values.shape[1]
@@ -81,17 +81,17 @@ def test_channels_of_a_matmul_are_on_the_last_axis() -> None:
         {"y": ["N", 3, 4]},
     )
     data = images(10, 3, 5)
-    found = stats(prepared(proto), Needs(channels=frozenset({"layer"})), data).channels["layer"]
-    np.testing.assert_allclose(found.absmax, np.abs(data).max((0, 1)), rtol=1e-6)
+    actual = stats(prepared(proto), Needs(channels=frozenset({"layer"})), data).channels["layer"]
+    np.testing.assert_allclose(actual.absmax, np.abs(data).max((0, 1)), rtol=1e-6)
 
 
 def test_moments() -> None:
     model = prepared(resnet())
-    found = stats(model, Needs(moments=LAYERS))
+    actual = stats(model, Needs(moments=LAYERS))
     layers = model.layers()
     expected = tensors(model, sorted({layer.input for layer in layers.values()} - {"x"}), X) | {"x": X}
-    assert set(found.moments) == LAYERS
-    for name, moments in found.moments.items():
+    assert set(actual.moments) == LAYERS
+    for name, moments in actual.moments.items():
         rows = layers[name].rows(expected[layers[name].input]).astype(np.float64)  # [g, n, k]
         hessian = 2 / rows.shape[1] * rows.transpose(0, 2, 1) @ rows
         assert moments.rows == rows.shape[1]
@@ -104,24 +104,24 @@ def test_moments() -> None:
 def test_the_seed_draws_the_positions() -> None:
     model, data = prepared(resnet()), images(300, 3, 12, 12)
     wanted = Needs(moments=frozenset({"stem"}))
-    first, again, other = (
+    first, repeated, other = (
         calibrate(model, wanted, dataset(model, {"x": data}), quiet, seed=seed).moments["stem"].hessian
         for seed in (1, 1, 2)
     )
-    assert np.array_equal(first, again)
+    assert np.array_equal(first, repeated)
     assert not np.array_equal(first, other)
 
 
 def test_moments_of_many_images_are_sampled() -> None:
     model, data = prepared(resnet()), images(300, 3, 12, 12)
-    found = stats(model, Needs(moments=frozenset({"stem"})), data).moments["stem"]
-    assert found.rows == 300 * positions_per_image(27, 300) < 300 * 144
+    actual = stats(model, Needs(moments=frozenset({"stem"})), data).moments["stem"]
+    assert actual.rows == 300 * positions_per_image(27, 300) < 300 * 144
     rows = model.layers()["stem"].rows(data).astype(np.float64)
     hessian = 2 / rows.shape[1] * rows.transpose(0, 2, 1) @ rows
     # n rows give a mean square to within sqrt(2 / n), the mean of 27 of them is closer
-    bound = np.sqrt(2 / found.rows)
-    assert found.diagonal.mean() == pytest.approx(np.einsum("gkk->gk", hessian).mean(), rel=bound)
-    assert np.abs(found.hessian - hessian).max() > 0
+    bound = np.sqrt(2 / actual.rows)
+    assert actual.diagonal.mean() == pytest.approx(np.einsum("gkk->gk", hessian).mean(), rel=bound)
+    assert np.abs(actual.hessian - hessian).max() > 0
 
 
 @pytest.mark.parametrize("k", [1, 27, 576, 4608])
@@ -133,20 +133,20 @@ def test_positions_give_rows_enough_for_a_hessian(k: int, count: int) -> None:
     assert (positions - 1) * count < 1 << 17, "more rows than anyone needs"
 
 
-def test_every_kind_at_once_in_one_walk_over_the_data() -> None:
+def test_all_kinds_of_statistics_take_one_pass_over_the_data() -> None:
     model = prepared(branches())
     data = {"a": images(10, 3, 8, 8), "b": images(10, 4)}
     seen: list[tuple[str, int, int]] = []
     needs = Needs(frozenset({"relu", "b"}), frozenset({"left", "right", "side"}), frozenset({"stem", "fc"}))
-    found = calibrate(model, needs, dataset(model, data), lambda *step: seen.append(step))
+    actual = calibrate(model, needs, dataset(model, data), lambda *step: seen.append(step))
     assert seen == [("calibrating", 8, 10), ("calibrating", 10, 10)]
-    assert (set(found.histograms), set(found.channels), set(found.moments)) == (
+    assert (set(actual.histograms), set(actual.channels), set(actual.moments)) == (
         {"relu", "b"},
         {"left", "right", "side"},
         {"stem", "fc"},
     )
-    np.testing.assert_array_equal(found.channels["left"].absmax, found.channels["right"].absmax)
-    np.testing.assert_allclose(found.channels["side"].absmax, np.abs(data["b"]).max(0))
+    np.testing.assert_array_equal(actual.channels["left"].absmax, actual.channels["right"].absmax)
+    np.testing.assert_allclose(actual.channels["side"].absmax, np.abs(data["b"]).max(0))
 
 
 def needed(what: str, name: str) -> Needs:
@@ -158,12 +158,12 @@ def needed(what: str, name: str) -> Needs:
 @pytest.mark.parametrize(("name", "axis"), [("sum", 1), ("flat", 1), ("x", 3)])
 def test_channel_statistics_of_any_tensor_along_any_axis(name: str, axis: int) -> None:
     model = prepared(resnet())
-    found = stats(model, Needs(tensors=frozenset({(name, axis)}))).tensors[name]
+    actual = stats(model, Needs(tensors=frozenset({(name, axis)}))).tensors[name]
     values = X if name == "x" else tensors(model, [name], X)[name]
     rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
-    np.testing.assert_array_equal(found.absmax, np.abs(rows).max(axis=0))
-    np.testing.assert_allclose(found.mean_square, np.square(rows, dtype=np.float64).mean(axis=0), rtol=1e-4)
-    assert found.count == len(rows)
+    np.testing.assert_array_equal(actual.absmax, np.abs(rows).max(axis=0))
+    np.testing.assert_allclose(actual.mean_square, np.square(rows, dtype=np.float64).mean(axis=0), rtol=1e-4)
+    assert actual.count == len(rows)
 
 
 @pytest.mark.parametrize("what", ["histograms", "channels", "moments", "tensors"])
@@ -181,7 +181,7 @@ def test_rows_that_fill_up_a_fixed_batch_do_not_count(what: str) -> None:
 
 
 def overflowing(result: str) -> onnx.ModelProto:
-    """Two Convs with an Exp between them that overflows to Inf, or Inf - Inf to NaN, for bright images."""
+    """Two Convs with an Exp between them. For bright images it overflows to Inf, or to NaN by Inf - Inf."""
     constants: dict[str, NDArray[Any]] = {"hundred": np.array(100, np.float32)}
     nodes = [
         conv(constants, "first", "x", "a", (4, 3, 3, 3)),
@@ -220,8 +220,8 @@ def test_check_finite_takes_what_is_finite(values: NDArray[Any]) -> None:
     check_finite("t", values)
 
 
-def test_activations_are_not_kept() -> None:
-    """Ten times the images leave no more memory behind than the statistics take."""
+def test_activations_are_not_stored() -> None:
+    """After ten times as many images, no more memory is in use than the statistics take."""
     model = prepared(resnet())
     needs = Needs(histograms=frozenset({"stem_relu", "silu"}), moments=LAYERS)
     held = []

@@ -109,7 +109,7 @@ def test_callable_yields_named_arrays(loader: str) -> None:
     assert list(batch.labels) == [1, 0]
 
 
-def test_random_callable_gives_the_same_rows_on_every_walk(loader: str) -> None:
+def test_random_callable_gives_the_same_rows_in_every_iteration(loader: str) -> None:
     data = load_data(f"{loader}:random", RGB8, preprocess=NONE)
     assert np.array_equal(everything(data), everything(data))
 

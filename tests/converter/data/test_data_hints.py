@@ -1,4 +1,4 @@
-"""What is said to somebody whose images do not fit the model is what mends it."""
+"""Hints in the errors about images that do not fit the model. Following a hint solves the problem."""
 
 import re
 from pathlib import Path
@@ -68,8 +68,8 @@ def test_floats_of_another_form(shape: tuple[int, ...], channels: int, message: 
     ],
 )
 def test_images_of_several_sizes_are_brought_to_one(tmp_path: Path, sizes: list[tuple[int, int]], hint: str) -> None:
-    for place, size in enumerate(sizes):
-        Image.new("RGB", size).save(tmp_path / f"{place}.png")
+    for index, size in enumerate(sizes):
+        Image.new("RGB", size).save(tmp_path / f"{index}.png")
     any_size = (InputSpec("image", (None, 3, None, None), FLOAT),)
     with pytest.raises(DataError, match=f"use {hint} to bring all to one size"):
         load_data(tmp_path, any_size, preprocess=NONE)

@@ -1,4 +1,4 @@
-"""Data: every form that load_data takes, what a Dataset gives, and every refusal."""
+"""Data: every form that load_data accepts, the methods of a Dataset, and every refusal."""
 
 import re
 import tracemalloc
@@ -183,7 +183,7 @@ def test_model_without_inputs_is_refused() -> None:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def test_folder_is_walked_in_sorted_order_past_what_is_no_image(tmp_path: Path) -> None:
+def test_folder_is_read_in_sorted_order_without_other_files(tmp_path: Path) -> None:
     images = pixels(4)
     for name, image in zip(["b.png", "a/deep/c.BMP", "a/a.png", "a/b.webp"], images, strict=True):
         save_image(tmp_path / name.replace("webp", "png"), image)
@@ -301,8 +301,8 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     specs = (InputSpec("image", (None, 3, 128, 128), FLOAT),)
     peaks = []
     for count in (8, 80):
-        for place in range(count):
-            save_image(tmp_path / str(count) / f"{place}.png", np.full((128, 128, 3), place, np.uint8))
+        for index in range(count):
+            save_image(tmp_path / str(count) / f"{index}.png", np.full((128, 128, 3), index, np.uint8))
         data = load_data(tmp_path / str(count), specs, preprocess=NONE)
         tracemalloc.start()
         for _ in data.batches(4):
@@ -316,7 +316,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
 
 
 def numbered(count: int) -> Dataset:
-    """A data set whose row i holds i."""
+    """A data set in which row i has the value i."""
     return load_data(np.arange(count, dtype=np.float32)[:, None], (InputSpec("x", (None, 1), FLOAT),), preprocess=NONE)
 
 
@@ -373,7 +373,7 @@ def test_select_refuses_rows_that_are_not_there() -> None:
         next(numbered(5).batches(0))
 
 
-def test_digest_tells_the_rows_in_use(tmp_path: Path) -> None:
+def test_digest_depends_on_the_rows_in_use(tmp_path: Path) -> None:
     data = numbered(200)
     assert data.digest() == numbered(200).digest()
     assert data.digest() == data.select(np.arange(200)).digest()

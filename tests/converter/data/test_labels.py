@@ -1,4 +1,4 @@
-"""Labels that the model has no class for are found before any work, by the names the user gave."""
+"""Labels without a class in the model are refused before any work. The error has the user's own names."""
 
 from pathlib import Path
 
@@ -28,12 +28,14 @@ def outputs(*shape: int | str | None) -> onnx.ModelProto:
     ("shape", "count"),
     [(("n", 5), 5), ((1, 5, 1, 1), 5), (("n", "c"), None), (("n", 5, 7, 7), None), ((5,), None), (("n", None), None)],
 )
-def test_classes_are_those_the_output_says(shape: tuple[int | str | None, ...], count: int | None) -> None:
+def test_the_number_of_classes_comes_from_the_output_shape(
+    shape: tuple[int | str | None, ...], count: int | None
+) -> None:
     assert model_classes(outputs(*shape), "m") == (None if count is None else Classes("m", count))
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_convert_finds_them_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_refuses_bad_labels_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def worked(*_: object, **__: object) -> None:
         raise AssertionError("work was done")
 
@@ -69,7 +71,7 @@ def test_a_dataset_is_checked_too() -> None:
         convert(small_cnn(), images(32), evaluation=data)
 
 
-def test_a_model_that_does_not_say_is_asked(folder: Path) -> None:
+def test_without_a_known_output_shape_the_model_is_run(folder: Path) -> None:
     onnx.save(outputs("n", "c"), folder / "m.onnx")
     np.savez("labels.npz", x=images(20, side=SIDE), y=np.array([0] * 19 + [99]))
     result = run(*CONVERT, "--evaluate", "labels.npz")

@@ -1,4 +1,4 @@
-"""What a model's inputs take, and how pixels become that: layouts, arithmetic, and every refusal."""
+"""Inputs of a model, and how pixels become such inputs: layouts, arithmetic, and every refusal."""
 
 import re
 from typing import Any
@@ -144,10 +144,10 @@ def test_uint8_becomes_scaled_normalized_nchw() -> None:
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     data = load_data(images, RGB8, preprocess=Preprocess(tuple(mean), tuple(std)))
     expected = ((images / 255 - mean) / std).transpose(0, 3, 1, 2)
-    found = everything(data)
-    assert found.dtype == np.float32
-    assert found.flags.c_contiguous
-    assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()  # float32 rounding
+    actual = everything(data)
+    assert actual.dtype == np.float32
+    assert actual.flags.c_contiguous
+    assert np.abs(actual - expected).max() < 1e-6 * np.abs(expected).max()  # float32 rounding
 
 
 def test_channels_last_model_keeps_the_channels_last() -> None:
@@ -188,8 +188,8 @@ def test_resize_is_pillows_bilinear() -> None:
 
 def test_grey_is_repeated_and_rgb_becomes_luma() -> None:
     grey = pixels(2, channels=1)
-    found = everything(load_data(grey, RGB8, preprocess=NONE))
-    assert np.array_equal(found[:, :1].repeat(3, 1), found)
+    actual = everything(load_data(grey, RGB8, preprocess=NONE))
+    assert np.array_equal(actual[:, :1].repeat(3, 1), actual)
     red = np.zeros((1, 8, 8, 3), np.uint8)
     red[..., 0] = 255
     assert (everything(load_data(red, GREY8, preprocess=NONE)) == np.float32(76 / 255)).all()  # 0.299 * 255

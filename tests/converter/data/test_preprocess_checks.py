@@ -1,4 +1,4 @@
-"""Preprocessing does what its user thinks, or is questioned."""
+"""Preprocessing that may not do what the user expects is refused, or gives a warning."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def save_tensors(count: int = 32) -> None:
 
 @pytest.mark.parametrize("option", [("--mean", "0.5"), ("--std", "0.5"), ("--resize", "12"), ("--crop", "12")])
 @pytest.mark.parametrize("command", ["convert", "evaluate", "compare"])
-def test_options_that_would_do_nothing(option: tuple[str, str], command: str) -> None:
+def test_options_without_effect_are_refused(option: tuple[str, str], command: str) -> None:
     save_tensors()
     arguments = {
         "convert": ("m.onnx", *OUT, "--calibration", "tensors.npz"),
@@ -42,7 +42,7 @@ def test_options_that_would_do_nothing(option: tuple[str, str], command: str) ->
     assert f"{option[0]} would do nothing: tensors.npz holds tensors" in result.stderr
 
 
-def test_what_is_stored_or_in_the_recipe_does_not_hinder_tensors() -> None:
+def test_preprocessing_in_the_file_or_recipe_does_not_affect_tensors() -> None:
     save_tensors()
     assert run(*CONVERT).exit_code == 0
     assert run("evaluate", "m.onnx", "out.onnx", "--data", "tensors.npz").exit_code == 0
@@ -58,7 +58,7 @@ def one_channel() -> onnx.ModelProto:
     return grey
 
 
-def test_a_mean_that_the_model_has_no_channels_for() -> None:
+def test_a_mean_that_does_not_fit_the_channels_is_refused() -> None:
     grey = one_channel()
     onnx.save(grey, "grey.onnx")
     np.savez("grey.npz", x=images(32)[..., :1])
@@ -72,43 +72,43 @@ def test_a_mean_that_the_model_has_no_channels_for() -> None:
         convert(grey, recipe=Recipe("r", "", (Rtn(bits=8),)), preprocess=Preprocess(mean=(0.1, 0.2, 0.3)))
 
 
-def test_a_mean_that_does_not_go_with_the_stored_std() -> None:
+def test_a_mean_that_does_not_fit_the_stored_std_is_refused() -> None:
     scale = ("--mean", "0.1,0.2,0.3", "--std", "0.2,0.2,0.2")
     assert run("convert", "m.onnx", *OUT, "--calibration", "calibration.npz", *scale).exit_code == 0
     result = run("evaluate", "out.onnx", "--data", "unseen.npz", "--mean", "0.5")
     assert result.exit_code == 2
-    said = "Error: mean 0.5 and std 0.2,0.2,0.2 are 1 and 3 numbers; give both 1 or both 3"
-    assert result.stderr == f"{said} (std is stored and --std replaces it)\n"
+    message = "Error: mean 0.5 and std 0.2,0.2,0.2 are 1 and 3 numbers; give both 1 or both 3"
+    assert result.stderr == f"{message} (std is stored and --std replaces it)\n"
     result = run(
         "convert", "out.onnx", "-o", "again.onnx", "--calibration", "unseen.npz", "--crop", "8", "--resize", "4"
     )
     assert (result.exit_code, "is stored" in result.stderr) == (2, False)
 
 
-def test_grey_images_for_a_model_of_colours_are_said_once() -> None:
+def test_grey_images_for_a_colour_model_give_one_warning() -> None:
     grey = images(32)[..., :1]
     np.savez("grey.npz", x=grey)
     Path("folder").mkdir()
-    for place, image in enumerate(grey[..., 0]):
-        Image.fromarray(image).save(f"folder/{place:02}.png")
-    said = "the images are grey; each of the model's 3 channels gets the same pixels\n"
+    for index, image in enumerate(grey[..., 0]):
+        Image.fromarray(image).save(f"folder/{index:02}.png")
+    message = "the images are grey; each of the model's 3 channels gets the same pixels\n"
     result = run("convert", "m.onnx", *OUT, "--calibration", "grey.npz", "--evaluate", "folder", *SCALE)
-    assert (result.exit_code, result.stderr) == (0, f"Warning: grey.npz: {said}")
-    assert run("evaluate", "out.onnx", "--data", "folder").stderr == f"Warning: folder: {said}"
+    assert (result.exit_code, result.stderr) == (0, f"Warning: grey.npz: {message}")
+    assert run("evaluate", "out.onnx", "--data", "folder").stderr == f"Warning: folder: {message}"
     ((batch,),) = ([*load_data("grey.npz", input_specs(onnx.load("m.onnx"))).batches(32)],)
     assert np.array_equal(batch.feeds["input"][:, 0], batch.feeds["input"][:, 2])
     Image.fromarray(images(1)[0]).save("folder/00.png")
     assert run("evaluate", "out.onnx", "--data", "folder").stderr == "", "one of them has colours"
 
 
-def test_coloured_images_for_a_model_of_one_channel_are_said() -> None:
+def test_coloured_images_for_a_grey_model_give_a_warning() -> None:
     onnx.save(one_channel(), "grey.onnx")
     result = run("evaluate", "grey.onnx", "--data", "unseen.npz", "--mean", "0")
-    said = "the images are coloured and the model takes one channel; it gets their brightness"
-    assert (result.exit_code, result.stderr) == (0, f"Warning: unseen.npz: {said}\n")
+    message = "the images are coloured and the model takes one channel; it gets their brightness"
+    assert (result.exit_code, result.stderr) == (0, f"Warning: unseen.npz: {message}\n")
 
 
-def test_unscaled_pixels_are_warned_of() -> None:
+def test_unscaled_pixels_give_a_warning() -> None:
     bare = run("convert", "m.onnx", *OUT, "--calibration", "calibration.npz")
     assert bare.exit_code == 0
     assert bare.stderr.count("\n") == 1
@@ -120,7 +120,7 @@ def test_unscaled_pixels_are_warned_of() -> None:
     assert run("evaluate", "m.onnx", "out.onnx", "--data", "unseen.npz").stderr == "", "stored in out.onnx"
 
 
-def test_an_all_null_stored_preprocessing_hinders_no_other() -> None:
+def test_stored_preprocessing_without_values_is_ignored() -> None:
     bare = run("convert", "m.onnx", "-o", "bare.onnx", "--calibration", "calibration.npz")
     assert bare.exit_code == 0
     assert run(*CONVERT).exit_code == 0
@@ -157,7 +157,7 @@ def test_export_stores_preprocessing_and_convert_inherits_it() -> None:
     assert run("export", "net.py:net", "-o", "plain.onnx", *shape, "--std", "0").exit_code == 2
 
 
-def test_few_images_are_warned_of_and_counted() -> None:
+def test_few_images_give_a_warning_with_their_number() -> None:
     few = run(*CONVERT, "--limit", "31")
     assert few.stderr.startswith("Warning: calibration.npz: 31 images are few to calibrate on")
     assert "calibrated on 31 images" in few.stdout

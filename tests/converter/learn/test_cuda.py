@@ -1,4 +1,4 @@
-"""Learning on a CUDA device, where there is one: the file is what the CPU's onnxruntime makes of it."""
+"""Learning on a CUDA device, if there is one. The files run in onnxruntime on the CPU."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ CUDA: Device = "cuda"
 
 
 def decibels(result: Result) -> float:
-    """Of the scores of unseen images."""
+    """SQNR of the scores of unseen images."""
     return sqnr_db(run(resnet(), UNSEEN)[0], run(result.model, UNSEEN)[0])
 
 
@@ -41,9 +41,9 @@ def test_learning_brings_unseen_images_closer_to_the_float_network(step: Qat | L
 
 
 def test_a_training_on_cuda_is_near_that_on_the_cpu() -> None:
-    found = []
+    results = []
     for device in (CUDA, "cpu"):
         steps = (*START[:-1], Rtn(bits=4), replace(TRAINING, epochs=2, device=device))
-        found.append(run(train(resnet(), X, recipe=Recipe("trained", "", steps)).model, UNSEEN)[0])
-    assert np.mean(found[0].argmax(1) == found[1].argmax(1)) >= 0.95
-    assert sqnr_db(found[1], found[0]) > 15  # sums of fewer bits in another order, and codes between two roundings
+        results.append(run(train(resnet(), X, recipe=Recipe("trained", "", steps)).model, UNSEEN)[0])
+    assert np.mean(results[0].argmax(1) == results[1].argmax(1)) >= 0.95
+    assert sqnr_db(results[1], results[0]) > 15  # sums of fewer bits in another order, and codes between two roundings

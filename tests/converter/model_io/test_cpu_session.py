@@ -1,4 +1,4 @@
-"""Files with int8 activations that onnxruntime's optimizer breaks: loaded, computed right, written only where due."""
+"""Files with int8 activations that onnxruntime's optimizer breaks: they load, compute correctly and can be saved."""
 
 import dataclasses
 from pathlib import Path
@@ -28,17 +28,17 @@ def result() -> Result:
     return convert(model, feeds_of(model, 8), target="tensorrt")
 
 
-def test_it_computes_what_the_file_says(result: Result) -> None:
-    """Kernels of their own round a code in a thousand otherwise; of a step of the head's grid, by one."""
+def test_a_file_with_int8_activations_computes_its_graph(result: Result) -> None:
+    """Other kernels round one code in a thousand differently, by one step of the head's grid."""
     feeds = feeds_of(ZOO["detector head"](), 1, seed=2)
-    expected, found = unoptimized(result.model, feeds)[0], open_session(result.model, threads=1).run(None, feeds)[0]
+    expected, actual = unoptimized(result.model, feeds)[0], open_session(result.model, threads=1).run(None, feeds)[0]
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in result.model.graph.initializer}
     step = constants["concat5_scale"]
-    assert np.abs(found - expected).max() <= 1.01 * step
-    assert (found != expected).mean() < 0.01
+    assert np.abs(actual - expected).max() <= 1.01 * step
+    assert (actual != expected).mean() < 0.01
 
 
-def test_it_is_saved_verified_and_evaluated(result: Result, tmp_path: Path) -> None:
+def test_a_file_with_int8_activations_is_saved_verified_and_evaluated(result: Result, tmp_path: Path) -> None:
     result.save(tmp_path / "head.onnx")
     onnx.save(ZOO["detector head"](), tmp_path / "float.onnx")
     assert verify(tmp_path / "head.onnx", "tensorrt", reference=tmp_path / "float.onnx").passed
@@ -49,7 +49,7 @@ def test_it_is_saved_verified_and_evaluated(result: Result, tmp_path: Path) -> N
 
 
 class Session:
-    """onnxruntime's, where the rewriting fails."""
+    """A session of onnxruntime whose rewriting fails."""
 
     opened: ClassVar[list[str]] = []
 
@@ -80,10 +80,10 @@ def test_int8_is_kept_only_where_it_must_be(monkeypatch: pytest.MonkeyPatch) -> 
     assert Session.opened == ["0"]  # what is wrong for another reason is not tried again
 
 
-def test_a_file_for_a_target_of_uint8_is_not_written(
+def test_a_file_that_a_user_s_session_cannot_load_is_not_written(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever runs it has a session of their own, which could not load it."""
+    """A user's own session could not load this file."""
     monkeypatch.setattr(ort, "InferenceSession", Session)
     with pytest.raises(VerificationError, match="onnxruntime cannot load it: INT8 does not match UINT8, 0"):
         dataclasses.replace(result, target="cpu").save(tmp_path / "head.onnx")

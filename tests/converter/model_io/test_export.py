@@ -1,4 +1,4 @@
-"""Exported graphs: names, dynamic batch, what is kept and what is gone, parity with torch, and every refusal."""
+"""Exported graphs: names, dynamic batch, rewrites, parity with torch, and every refusal."""
 
 import importlib.util
 import logging
@@ -77,8 +77,8 @@ def nodes(result: ExportResult) -> dict[str, onnx.NodeProto]:
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
-    found: list[np.ndarray] = ort.InferenceSession(model.SerializeToString()).run(None, {"input": x})
-    return found
+    actual: list[np.ndarray] = ort.InferenceSession(model.SerializeToString()).run(None, {"input": x})
+    return actual
 
 
 def test_nodes_bear_module_paths(result: ExportResult) -> None:
@@ -119,14 +119,14 @@ def test_tensors_bear_their_nodes_names(result: ExportResult) -> None:
 
 
 def test_parameters_keep_their_names_and_values(net: Any, result: ExportResult) -> None:
-    found = {i.name: onnx.numpy_helper.to_array(i) for i in result.model.graph.initializer}
+    actual = {i.name: onnx.numpy_helper.to_array(i) for i in result.model.graph.initializer}
     for name, value in net.state_dict().items():
         if name.endswith("num_batches_tracked"):
             continue
         expected = value.numpy().T if name == "tokens.weight" else value.numpy()  # x @ Wᵀ is MatMul(x, Wᵀ)
-        np.testing.assert_array_equal(found[name], expected, err_msg=name)
-    assert set(found) - set(net.state_dict()) == {"clip.min", "clip.max", "view.shape", "mean.axes"}
-    assert [found["clip.min"].item(), found["clip.max"].item()] == [0, 6]
+        np.testing.assert_array_equal(actual[name], expected, err_msg=name)
+    assert set(actual) - set(net.state_dict()) == {"clip.min", "clip.max", "view.shape", "mean.axes"}
+    assert [actual["clip.min"].item(), actual["clip.max"].item()] == [0, 6]
 
 
 def test_pad_became_the_convs(result: ExportResult) -> None:
@@ -140,8 +140,8 @@ def test_any_batch_size(net: Any, result: ExportResult, batch: int) -> None:
     x = torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(batch))
     with torch.no_grad():
         expected = net.eval()(x).numpy()
-    (found,) = run(result.model, x.numpy())
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    (actual,) = run(result.model, x.numpy())
+    assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_batch_is_the_only_dynamic_dimension(result: ExportResult) -> None:
@@ -161,7 +161,7 @@ def test_file_carries_nothing_of_this_machine(result: ExportResult) -> None:
     assert b"stack_trace" not in result.model.SerializeToString()
 
 
-def test_parity_is_small_and_says_so(result: ExportResult) -> None:
+def test_parity_is_small_and_can_be_printed(result: ExportResult) -> None:
     assert 0 < result.parity.relative < 1e-5
     assert str(Parity(0.5, 2.0)) == "max |onnxruntime - torch| = 2.5e-01 of max |output| on 2 random images"
     assert Parity(0.0, 0.0).relative == 0
@@ -200,8 +200,8 @@ def test_several_outputs_in_the_order_of_torchs_leaves() -> None:
     x = torch.randn(3, 3, 4, 4)
     with torch.no_grad():
         expected = torch.utils._pytree.tree_leaves(module(x))
-    for found, wanted in zip(run(model, x.numpy()), expected, strict=True):
-        np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-5)
+    for actual, wanted in zip(run(model, x.numpy()), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted.numpy(), rtol=0, atol=1e-5)
 
 
 def test_parameters_named_like_the_graphs_input_and_output() -> None:
@@ -218,9 +218,9 @@ def test_parameters_named_like_the_graphs_input_and_output() -> None:
     graph = export(Named(), (1, 3, 4, 4)).model.graph
     assert [value.name for value in graph.input] == ["input"]
     assert [value.name for value in graph.output] == ["output"]
-    found = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
-    assert set(found) == {"conv.weight", "conv.bias", "input_1", "output_1"}
-    assert (found["input_1"].flat[0], found["output_1"].flat[0]) == (3, 5)
+    actual = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    assert set(actual) == {"conv.weight", "conv.bias", "input_1", "output_1"}
+    assert (actual["input_1"].flat[0], actual["output_1"].flat[0]) == (3, 5)
 
 
 def test_layer_named_like_the_graphs_output() -> None:

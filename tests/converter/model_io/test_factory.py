@@ -170,9 +170,9 @@ def test_checkpoint_is_unwrapped_and_its_prefix_removed(file: Path, tmp_path: Pa
     state = load_factory(f"{file}:net").state_dict()
     path = tmp_path / "checkpoint.pt"
     torch.save({"epoch": 3, wrapper: {f"module.{k}": v for k, v in state.items()}}, path)
-    found = load_weights(path)
-    assert set(found) == set(state)
-    assert all(torch.equal(found[name], state[name]) for name in state)
+    actual = load_weights(path)
+    assert set(actual) == set(state)
+    assert all(torch.equal(actual[name], state[name]) for name in state)
 
 
 def test_num_batches_tracked_may_be_missing_or_left_over(file: Path) -> None:

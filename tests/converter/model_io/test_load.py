@@ -132,7 +132,7 @@ def test_external_data_are_read_from_the_models_folder(tmp_path: Path, monkeypat
     assert loaded.graph.initializer[0].data_location == TensorProto.DEFAULT
 
 
-def test_initializers_that_are_inputs_too_are_inputs_no_longer(tmp_path: Path) -> None:
+def test_initializers_are_removed_from_the_graph_inputs(tmp_path: Path) -> None:
     model = build([CONV])
     model.graph.input.append(helper.make_tensor_value_info("conv.weight", TensorProto.FLOAT, WEIGHT.shape))
     assert [value.name for value in load_onnx(saved(tmp_path, model)).graph.input] == ["x"]
@@ -152,7 +152,7 @@ def test_local_functions_are_inlined(tmp_path: Path) -> None:
     assert_equivalent(model, loaded)
 
 
-def test_a_string_is_a_path_too(tmp_path: Path) -> None:
+def test_a_path_may_be_a_string(tmp_path: Path) -> None:
     assert load_onnx(str(saved(tmp_path, build([CONV])))).graph.node[0].name == "conv"  # type: ignore[arg-type]
 
 

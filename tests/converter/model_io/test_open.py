@@ -1,4 +1,4 @@
-"""A model by any of its names, or in memory: the same checks, and the caller's own stays as it was."""
+"""Models by any name, or in memory: the same checks, and the caller's object does not change."""
 
 import json
 import tempfile
@@ -60,8 +60,8 @@ def test_a_model_in_memory_is_checked_as_a_file_is() -> None:
             convert(model, images(32))
 
 
-def test_what_is_too_large_for_one_protobuf_is_checked_and_kept() -> None:
-    """Size limits are injected: the path of models above 2 GB."""
+def test_a_model_too_large_for_one_protobuf_is_checked_and_unchanged() -> None:
+    """A lower size limit stands for models above 2 GB."""
     model = small_cnn()
     before = model.SerializeToString()
     assert load_proto(model, inline_limit=0).graph == model.graph
@@ -103,7 +103,7 @@ def test_a_session_of_a_large_model_does_not_move_its_weights(monkeypatch: pytes
     ids=lambda command: command[0],
 )
 @pytest.mark.usefixtures("unchanged")
-def test_names_that_are_no_model(command: tuple[str, ...], model: str, words: str) -> None:
+def test_names_that_are_not_a_model(command: tuple[str, ...], model: str, words: str) -> None:
     result = run(*command, model)
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr
@@ -152,9 +152,11 @@ def test_factories_are_measured_and_looked_into(folder: Path) -> None:
     seeded = "import torch\ntorch.manual_seed(0)\n" + (folder / "net.py").read_text()
     (folder / "net.py").write_text(seeded)
     assert run("export", "net.py:net", "-o", "net.onnx", *NET).exit_code == 0
-    found = json.loads(run("evaluate", "net.py:net", "net.onnx", "--data", "unseen.npz", "--json", *NET, *SCALE).stdout)
-    assert [model["model"] for model in found["models"]] == ["net.py:net", "net.onnx"]
-    assert found["models"][1]["agreement"] == 1
+    actual = json.loads(
+        run("evaluate", "net.py:net", "net.onnx", "--data", "unseen.npz", "--json", *NET, *SCALE).stdout
+    )
+    assert [model["model"] for model in actual["models"]] == ["net.py:net", "net.onnx"]
+    assert actual["models"][1]["agreement"] == 1
     compared = json.loads(
         run("compare", "net.py:net", "net.onnx", "--data", "unseen.npz", "--json", *NET, *SCALE).stdout
     )
@@ -180,7 +182,7 @@ def test_weights_reach_a_measured_factory(folder: Path) -> None:
     assert (folder / "w.pt").exists()
 
 
-def test_an_assumed_shape_is_said_and_questioned() -> None:
+def test_an_assumed_input_shape_is_printed_and_named_in_errors() -> None:
     pytest.importorskip("torch")
     result = run("evaluate", "net.py:net", "--data", "unseen.npz", *SCALE)
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""Biases in the file: 32 bits, one a layer, and what a correction adds."""
+"""Biases in the file: 32 bits, one per layer, and biases that a correction adds."""
 
 import dataclasses
 
@@ -48,32 +48,32 @@ def test_a_bias_far_above_its_weights_fits_32_bits(layer_pass: LayerPass) -> Non
     model = quantize(small_channel(), layer_pass, X, ranges=True)
     codes = onnx.numpy_helper.to_array(initializers(emit(model))["b_int32"])
     assert np.abs(codes[1].astype(np.int64)) > 2**27  # the floor costs no more precision than it must
-    found, expected = run(emit(model), X)[0][:, 1], run(small_channel(), X)[0][:, 1]
-    assert np.abs(found - expected).max() <= 0.51 * float(model.activation_qparams["y"].scale)
+    actual, expected = run(emit(model), X)[0][:, 1], run(small_channel(), X)[0][:, 1]
+    assert np.abs(actual - expected).max() <= 0.51 * float(model.activation_qparams["y"].scale)
 
 
 @pytest.mark.parametrize("name", [name for name, layer in LAYERS.items() if layer.bias and layer.op != "ConvTranspose"])
-def test_a_layer_is_its_codes_and_nothing_else(name: str) -> None:
-    """The float layer on rounded inputs with dequantized weights; its bias is off by half a step at most."""
+def test_a_layer_computes_what_its_codes_say(name: str) -> None:
+    """It equals the float layer on rounded inputs and dequantized weights. Its bias is off by half a step at most."""
     x = LAYERS[name].images()
     model = quantize(single(name), Rtn(bits=4), x, ranges=True)
     constants = initializers(emit(model))
     codes, scale = (onnx.numpy_helper.to_array(constants[key]).astype(np.float64) for key in ("b_int32", "b_scale"))
     layer = model.layers()["layer"]
-    exact = model.bias(layer)
-    assert exact is not None
-    assert np.abs(codes * scale - exact.reshape(-1)).max() <= 0.501 * scale.max()
+    float_bias = model.bias(layer)
+    assert float_bias is not None
+    assert np.abs(codes * scale - float_bias.reshape(-1)).max() <= 0.501 * scale.max()
     expected = run(float_model(model.graph), model.activation_qparams["x"].values(x))[0]
     # the output's rounding where it is quantized, and the bias's
     step = float(model.activation_qparams["y"].scale) if "y" in model.activation_qparams else 0
     limit = 0.501 * step + scale.max() + 1e-5 * np.abs(expected).max()
-    found = run(emit(model), x)[0]
-    inside = np.ones(found.shape, bool)
+    actual = run(emit(model), x)[0]
+    inside = np.ones(actual.shape, bool)
     if "y" in model.activation_qparams:
         grid = model.activation_qparams["y"]
         inside = (expected > grid.low) & (expected < grid.high)
     assert inside.mean() > 0.95
-    assert np.abs(found - expected)[inside].max() <= limit
+    assert np.abs(actual - expected)[inside].max() <= limit
 
 
 def test_a_bias_that_does_not_fit_is_refused() -> None:
@@ -102,12 +102,12 @@ def test_layers_that_shared_a_bias_get_one_each() -> None:
 
 
 @pytest.mark.parametrize("name", ["no_bias", "gemm_no_bias"])
-def test_a_correction_makes_a_bias_where_there_was_none(name: str) -> None:
+def test_a_correction_adds_a_bias_to_a_layer_without_one(name: str) -> None:
     x = LAYERS[name].images()
     model = quantize(single(name), Gptq(bits=3), x, ranges=True)
     assert "layer.bias_dequantize" in [node.name for node in emit(model).graph.node]
-    found, exact = run(emit(model), x)[0], run(single(name), x)[0]
-    axes = tuple(axis for axis in range(exact.ndim) if axis != 1)
+    actual, float_output = run(emit(model), x)[0], run(single(name), x)[0]
+    axes = tuple(axis for axis in range(float_output.ndim) if axis != 1)
     # 3 bits leave errors of 10 % in single outputs; their mean per channel is what the correction takes away
-    assert np.abs((found - exact).mean(axis=axes)).max() < 0.01 * np.abs(exact).max()
-    assert relative_error(found, exact) > 0.02
+    assert np.abs((actual - float_output).mean(axis=axes)).max() < 0.01 * np.abs(float_output).max()
+    assert relative_error(actual, float_output) > 0.02

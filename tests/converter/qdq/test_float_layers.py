@@ -69,17 +69,17 @@ def test_a_layer_left_in_float_is_computed_in_float(op: str, clamp: str) -> None
     model = net(op, clamp)
     recipe = with_layers(find_recipe("int8"), exclude=["kept"])
     quantized = convert(model, X, recipe=recipe).model
-    found = sqnr_db(run(model, X)[0], run(quantized, X)[0])
-    assert found > 30, "what is left are three roundings of activations to 8 bits"
+    actual = sqnr_db(run(model, X)[0], run(quantized, X)[0])
+    assert actual > 30, "what is left are three roundings of activations to 8 bits"
 
 
 def test_a_transposed_convolution_that_has_no_integer_kernel_keeps_its_scales() -> None:
-    """Its codes become floats at load, which onnxruntime would round a second time: optimizing must change nothing."""
+    """Its codes become floats at load, and onnxruntime could round these again. Optimizing must change nothing."""
     quantized = convert(net("ConvTranspose", "Relu"), X, recipe="int8").model
     assert sqnr_db(unoptimized(quantized, X)[0], run(quantized, X)[0]) > 40, "ties of roundings at most"
 
 
-def test_layers_on_integers_need_nothing() -> None:
+def test_layers_on_integers_get_no_scales_per_channel() -> None:
     every = convert(net("Conv", "Relu"), X, recipe="int8").model
     floats = convert(net("Conv", "Relu"), X, recipe="int4-weight-only").model
     for quantized in (every, floats):

@@ -1,4 +1,4 @@
-"""New names: none that the model uses, and the same on every run."""
+"""New names: unused in the model, and the same on every run."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ X = images(8, 3, 8, 8)
 
 
 def hostile() -> onnx.ModelProto:
-    """Conv, GlobalAveragePool, Gemm, and nodes, tensors and constants called what the writers would call theirs."""
+    """Conv, GlobalAveragePool, Gemm. Nodes, tensors and constants have the names that the writer wants for its own."""
     constants: dict[str, NDArray[Any]] = {
         "w": random(6, 3, 3, 3) * np.float32(0.3),
         "w_scale": random(6, seed=1),
@@ -50,7 +50,7 @@ def quantized(storage: Storage, *, ranges: bool) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["integer", "weight_only"])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_a_model_may_use_the_names_that_the_writers_like(storage: Storage, ranges: bool) -> None:
+def test_a_model_may_use_names_that_the_writer_wants(storage: Storage, ranges: bool) -> None:
     proto = quantized(storage, ranges=ranges)
     onnx.checker.check_model(proto, full_check=True)
     names = [node.name for node in proto.graph.node]
@@ -67,7 +67,7 @@ def test_names_are_the_same_on_every_run_and_can_be_read() -> None:
     assert {"x_scale_quantized", "x_scale_dequantized", "w_dequantized_1", "w_int8_1"} <= written
 
 
-def test_tensors_and_nodes_are_counted_apart() -> None:
+def test_tensors_and_nodes_are_numbered_separately() -> None:
     names = Names(hostile().graph)
     assert [names.tensor("x_scale"), names.tensor("x_scale"), names.tensor("new")] == ["x_scale_1", "x_scale_2", "new"]
     assert [names.node("x_scale"), names.node("w_cast"), names.node("w_cast")] == ["x_scale", "w_cast_1", "w_cast_2"]

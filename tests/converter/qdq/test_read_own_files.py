@@ -1,4 +1,4 @@
-"""Files of this project as input: in every storage, blocks and packed codes too, the same codes are written again."""
+"""Files of this project as input: in every storage form, the same codes are written again."""
 
 import dataclasses
 from typing import Any
@@ -20,17 +20,17 @@ from tests.support.quantized_files import X, scores
 
 
 def test_blocks_of_a_gemm_are_kept() -> None:
-    """Its weight is stored inputs first."""
+    """A Gemm stores its weight with the inputs first."""
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "layer")]
     weight = np.random.default_rng(4).standard_normal((64, 10)).astype(np.float32)
     model = make_model(nodes, {"w": weight}, inputs={"x": ["n", 64]}, outputs={"y": ["n", 10]})
     data = np.random.default_rng(5).standard_normal((24, 64)).astype(np.float32)
     steps = (Normalise(), ActivationRanges(), Rtn(bits=4, block_size=16, two_level=True, fewest_blocks=0))
     source = convert(model, data, recipe=Recipe("r", "", steps)).model
-    again = convert(source, recipe="keep")
-    assert [layer.granularity for layer in again.layers] == ["block 16"]
-    np.testing.assert_array_equal(scores(again.model, data), scores(source, data))
-    assert again.model.graph == source.graph
+    rewritten = convert(source, recipe="keep")
+    assert [layer.granularity for layer in rewritten.layers] == ["block 16"]
+    np.testing.assert_array_equal(scores(rewritten.model, data), scores(source, data))
+    assert rewritten.model.graph == source.graph
 
 
 @pytest.mark.parametrize("floats", [False, True], ids=["integers", "floats"])
@@ -42,12 +42,12 @@ def test_blocks_are_kept_in_every_storage(storage: Any, floats: bool) -> None:
         Rtn(bits=4, block_size=16, two_level=True, fewest_blocks=0),
     )
     source = convert(small_cnn(transpose=False), X, recipe=Recipe("r", "", steps)).model
-    again = convert(source, recipe=dataclasses.replace(RECIPES["keep"], storage=storage))
-    onnx.checker.check_model(again.model, full_check=True)
-    (stem,) = (layer for layer in again.layers if layer.name == "stem")
+    rewritten = convert(source, recipe=dataclasses.replace(RECIPES["keep"], storage=storage))
+    onnx.checker.check_model(rewritten.model, full_check=True)
+    (stem,) = (layer for layer in rewritten.layers if layer.name == "stem")
     assert stem.granularity == ("channel" if storage == "int8" else "block 9")
     slack = 1e-6 if storage == "dequantize" else 0  # onnxruntime makes a MatMulNBits of a Gemm on floats
-    np.testing.assert_allclose(scores(again.model), scores(source), rtol=0, atol=slack)
+    np.testing.assert_allclose(scores(rewritten.model), scores(source), rtol=0, atol=slack)
 
 
 def test_blocks_that_matmulnbits_cannot_read_are_refused() -> None:
@@ -64,10 +64,10 @@ def test_blocks_that_matmulnbits_cannot_read_are_refused() -> None:
 @pytest.mark.parametrize("recipe", ["int8", "int4", "int4-weight-only"])
 def test_our_own_files_are_written_again_bit_for_bit(recipe: str) -> None:
     source = convert(small_cnn(), X, recipe=recipe).model
-    again = convert(source, recipe="keep").model
-    np.testing.assert_array_equal(scores(again), scores(source))
+    rewritten = convert(source, recipe="keep").model
+    np.testing.assert_array_equal(scores(rewritten), scores(source))
     codes = {t.data_type: 0 for t in source.graph.initializer if t.data_type in {TensorProto.INT8, TensorProto.INT4}}
-    assert sizes(again, codes) == sizes(source, codes)
+    assert sizes(rewritten, codes) == sizes(source, codes)
 
 
 def sizes(model: onnx.ModelProto, types: Any) -> list[tuple[int, ...]]:
@@ -93,13 +93,13 @@ def test_codes_of_three_bits_stay_packed(step: Rtn, floats: bool) -> None:
     )
     ranges = () if floats else (ActivationRanges(),)
     source = convert(model, X, recipe=Recipe("r", "", (Normalise(), *ranges, step), storage="packed")).model
-    again = convert(source, recipe="keep")
+    rewritten = convert(source, recipe="keep")
     second = 4 if floats else 3  # few codes lie in INT4, and so do those of layers on floats
-    assert {layer.name: layer.bits for layer in again.layers} == {"first": 4, "second": second}
+    assert {layer.name: layer.bits for layer in rewritten.layers} == {"first": 4, "second": second}
     blocks = ["block 9", "block 16"] if step.two_level else ["channel", "channel"]
-    assert [layer.granularity for layer in again.layers] == blocks
-    np.testing.assert_array_equal(scores(again.model), scores(source))
-    assert again.model.ByteSize() == pytest.approx(source.ByteSize(), rel=0.05)
+    assert [layer.granularity for layer in rewritten.layers] == blocks
+    np.testing.assert_array_equal(scores(rewritten.model), scores(source))
+    assert rewritten.model.ByteSize() == pytest.approx(source.ByteSize(), rel=0.05)
 
 
 def test_a_layer_in_float_stays_in_float() -> None:

@@ -1,4 +1,4 @@
-"""Quantized files as input: what they stand for, and the same codes written again."""
+"""Quantized files as input: their float models, and the same codes written again."""
 
 import dataclasses
 from pathlib import Path
@@ -50,8 +50,8 @@ def test_a_file_by_onnxruntime_is_written_again_bit_for_bit(
 ) -> None:
     options = {"activation_type": activations, "weight_type": weights, "per_channel": per_channel}
     source = static(tmp_path, network(opset), **options)
-    found = dataclasses.replace(RECIPES["keep"], passes=(Normalise(rewrite=False), KeepRanges("found"), KeepCodes()))
-    np.testing.assert_array_equal(scores(convert(source, recipe=found).model), scores(source))
+    actual = dataclasses.replace(RECIPES["keep"], passes=(Normalise(rewrite=False), KeepRanges("found"), KeepCodes()))
+    np.testing.assert_array_equal(scores(convert(source, recipe=actual).model), scores(source))
     result = convert(source, recipe="keep")
     # as the graph says them: kernels for uint8 and int8 round differently once in some hundred values
     np.testing.assert_array_equal(unoptimized(result.model, X)[0], unoptimized(source, X)[0])
@@ -60,8 +60,8 @@ def test_a_file_by_onnxruntime_is_written_again_bit_for_bit(
     assert {layer.name: (layer.bits, layer.activation_bits) for layer in result.layers} == dict.fromkeys(
         ("stem", "deep", "fc"), (8, 8)
     )
-    again = convert(result.model, recipe="keep")
-    assert again.model.graph == result.model.graph
+    rewritten = convert(result.model, recipe="keep")
+    assert rewritten.model.graph == result.model.graph
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_weights_of_every_type(data_type: int, low: int, high: int, zero: int, b
     codes = helper.make_tensor("codes", data_type, [5, 8], drawn(low, high).reshape(-1))
     zeros = helper.make_tensor("zero", data_type, [5], [zero] * 5)
     scale = np.linspace(0.01, 0.05, 5, dtype=np.float32)
-    model, found = read_qdq(open_model(qdq(dequantize(axis=0), codes=codes, scale=scale, zero_point=zeros)))
+    model, actual = read_qdq(open_model(qdq(dequantize(axis=0), codes=codes, scale=scale, zero_point=zeros)))
     expected = ((drawn(low, high) - zero).astype(np.float32) * scale[:, None]).astype(np.float32)
     (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "w")
     np.testing.assert_array_equal(numpy_helper.to_array(weight), expected)
-    assert found.weights["w"].bits == bits
+    assert actual.weights["w"].bits == bits
     assert [node.op_type for node in model.graph.node] == ["Gemm"]
     assert list(model.graph.node[0].input) == ["input", "w"]
     result = convert(qdq(dequantize(axis=0), codes=codes, scale=scale, zero_point=zeros), recipe="keep")
@@ -97,8 +97,8 @@ def test_weights_of_every_type(data_type: int, low: int, high: int, zero: int, b
 @pytest.mark.parametrize("reduced", [False, True])
 def test_a_trained_file(clip: bool, reduced: bool) -> None:
     source = trained(clip=clip, reduced=reduced)
-    model, found = read_qdq(open_model(source))
-    assert list(found.weights) == ["w"]
+    model, actual = read_qdq(open_model(source))
+    assert list(actual.weights) == ["w"]
     narrow = clip and reduced
     assert [node.op_type for node in model.graph.node] == (["Clip", "Conv"] if narrow else ["Conv"])
     result = convert(source, recipe="keep")

@@ -1,4 +1,4 @@
-"""Quantized files whose codes cannot be kept: why, and what becomes of them by another recipe or on another target."""
+"""Quantized files whose codes cannot be kept: the reasons, and other recipes and targets for them."""
 
 import ast
 from collections.abc import Callable

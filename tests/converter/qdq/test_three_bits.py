@@ -1,4 +1,4 @@
-"""3-bit codes at 3 bits: the same integers, the same kernels, fewer bytes, and inspect says so."""
+"""3-bit codes in 3 bits: the same integers and kernels, fewer bytes, and inspect shows them."""
 
 import dataclasses
 from pathlib import Path
@@ -61,11 +61,11 @@ def test_the_joined_parts_are_the_codes(shape: tuple[int, ...]) -> None:
     empty.initializer.extend(fragment.initializers)
     model = helper.make_model(empty, opset_imports=[helper.make_opsetid("", 25)])
     onnx.checker.check_model(model, full_check=True)
-    (found,) = cast(list[Codes], ReferenceEvaluator(model).run(None, {}))
-    np.testing.assert_array_equal(found, codes)
+    (actual,) = cast(list[Codes], ReferenceEvaluator(model).run(None, {}))
+    np.testing.assert_array_equal(actual, codes)
 
 
-def test_only_weights_that_gain_by_it_are_packed() -> None:
+def test_only_weights_that_become_smaller_are_packed() -> None:
     assert not packs_three_bits(32 * 27)  # the nodes would take more than they save
     assert not packs_three_bits(3333 * 3)  # signs go by fours
     assert packs_three_bits(WIDTH * WIDTH * 9)

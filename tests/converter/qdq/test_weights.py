@@ -1,4 +1,4 @@
-"""The forms of a weight, each checked by running the file that holds it."""
+"""The storage forms of a weight, each checked by running the file."""
 
 from collections import Counter
 from pathlib import Path
@@ -42,18 +42,18 @@ def quantized(name: str, layer_pass: Rtn, *, ranges: bool = False) -> Model:
 
 
 def weight_type(proto: onnx.ModelProto) -> int:
-    """Type of the one tensor of weight codes."""
-    (found,) = [tensor.data_type for tensor in proto.graph.initializer if tensor.name.startswith("w_int")]
-    return int(found)
+    """Type of the only tensor of weight codes."""
+    (actual,) = [tensor.data_type for tensor in proto.graph.initializer if tensor.name.startswith("w_int")]
+    return int(actual)
 
 
 def assert_is_float_graph(model: Model, proto: onnx.ModelProto, name: str) -> None:
-    """The file computes what the graph with dequantized weights computes, which is not what the float network does."""
+    """The file equals the graph with dequantized weights, and differs from the float network."""
     x = LAYERS[name].images()
     onnx.checker.check_model(proto, full_check=True)
-    found, expected, exact = run(proto, x)[0], run(float_model(model.graph), x)[0], run(single(name), x)[0]
-    assert relative_error(found, expected) <= 1e-6  # sums in another order, no more
-    assert relative_error(found, exact) > 1e-3, "nothing was quantized"
+    actual, expected, float_output = run(proto, x)[0], run(float_model(model.graph), x)[0], run(single(name), x)[0]
+    assert relative_error(actual, expected) <= 1e-6  # sums in another order, no more
+    assert relative_error(actual, float_output) > 1e-3, "nothing was quantized"
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -179,7 +179,7 @@ def test_dequantize_form_under_integer_activations(name: str, bits: int, kind: i
 
 @pytest.mark.parametrize("storage", [storage for storage in STORAGES if storage != "int8"])
 @pytest.mark.parametrize(("bits", "kind"), [(2, TensorProto.INT2), (3, TensorProto.INT4), (4, TensorProto.INT4)])
-def test_codes_lie_in_the_next_size(storage: Storage, bits: int, kind: int) -> None:
+def test_codes_take_the_next_larger_integer_type(storage: Storage, bits: int, kind: int) -> None:
     model = quantized("conv2d", Rtn(bits=bits))
     proto = emit(model, storage)
     (tensor,) = [tensor for tensor in proto.graph.initializer if tensor.name.startswith("w_int")]
@@ -213,16 +213,16 @@ def test_matmul_nbits(name: str, symmetric: bool, bits: int, block_size: int) ->
     assert attributes == {"K": k, "N": 10, "bits": 8 if bits == 8 else 4, "block_size": block_size}
     assert {entry.domain: entry.version for entry in proto.opset_import} == {"": 21, "com.microsoft": 1}
     x = LAYERS[name].images()
-    found, expected = run(proto, x)[0], run(float_model(model.graph), x)[0]
-    assert relative_error(found, expected) <= 1e-6
+    actual, expected = run(proto, x)[0], run(float_model(model.graph), x)[0]
+    assert relative_error(actual, expected) <= 1e-6
     if bits < 8:
-        assert relative_error(found, run(single(name), x)[0]) > 1e-3, "nothing was quantized"
+        assert relative_error(actual, run(single(name), x)[0]) > 1e-3, "nothing was quantized"
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("k", [40, 200])
 def test_matmul_nbits_with_an_odd_number_of_blocks_and_a_wide_one(symmetric: bool, k: int) -> None:
-    """Zero points of 3 or 13 blocks do not fill their last byte; per channel the one block is 64 or 256 wide."""
+    """Zero points of 3 or 13 blocks do not fill their last byte. Per channel, the only block is 64 or 256 wide."""
     proto = network(
         [helper.make_node("Gemm", ["x", "w", "b"], ["y"], "layer", transB=1)],
         {"w": random(9, k), "b": random(9)},

@@ -1,4 +1,4 @@
-"""Whole graphs with quantized activations: what onnxruntime makes of them, names, outputs and refusals."""
+"""Whole graphs with quantized activations: what onnxruntime runs, names, outputs and refusals."""
 
 import dataclasses
 from pathlib import Path
@@ -121,8 +121,8 @@ def test_operators_without_an_integer_kernel_stay_float(tmp_path: Path) -> None:
     operators = optimized(proto, tmp_path)
     assert (operators["QLinearConv"], operators["QGemm"]) == (3, 2)
     assert (operators["Sub"], operators["Tanh"], operators["Conv"]) == (1, 1, 0)
-    for expected, found in zip(run(branches(), data), run(proto, data), strict=True):
-        assert sqnr_db(expected, found) > 28
+    for expected, actual in zip(run(branches(), data), run(proto, data), strict=True):
+        assert sqnr_db(expected, actual) > 28
 
 
 @pytest.mark.parametrize("low", [-1.0, -0.25])
@@ -194,9 +194,9 @@ def test_a_quantized_output_that_is_read_on_keeps_its_name(tmp_path: Path) -> No
     assert "a_unquantized" in {name for node in quantized.graph.node for name in node.output}
     (second,) = [node for node in quantized.graph.node if node.name == "second"]
     assert second.input[0] == "a"
-    found = run(quantized, X)
-    np.testing.assert_array_equal(found[0], model.activation_qparams["a"].values(found[0]))
-    for expected, value in zip(run(proto, X), found, strict=True):
+    actual = run(quantized, X)
+    np.testing.assert_array_equal(actual[0], model.activation_qparams["a"].values(actual[0]))
+    for expected, value in zip(run(proto, X), actual, strict=True):
         assert sqnr_db(expected, value) > 32
     assert optimized(quantized, tmp_path)["QLinearConv"] == 2
 
@@ -206,9 +206,9 @@ def test_an_absorbed_relu_that_is_an_output_and_read_on(tmp_path: Path) -> None:
     proto = two_convs([relu], "relu", {"relu": ["N", 6, 12, 12], "y": ["N", 4, 12, 12]})
     quantized = emit(quantize(proto, Rtn(bits=8), X, ranges=True), "int8")
     assert "relu" not in names(quantized)
-    found = run(quantized, X)
-    assert found[0].min() == 0
-    for expected, value in zip(run(proto, X), found, strict=True):
+    actual = run(quantized, X)
+    assert actual[0].min() == 0
+    for expected, value in zip(run(proto, X), actual, strict=True):
         assert sqnr_db(expected, value) > 32
     assert optimized(quantized, tmp_path)["QLinearConv"] == 2
 
@@ -216,9 +216,9 @@ def test_an_absorbed_relu_that_is_an_output_and_read_on(tmp_path: Path) -> None:
 def test_a_relu_whose_input_is_an_output_is_kept() -> None:
     relu = helper.make_node("Relu", ["a"], ["relu"], "relu")
     proto = two_convs([relu], "relu", {"a": ["N", 6, 12, 12], "y": ["N", 4, 12, 12]})
-    found = run(emit(quantize(proto, Rtn(bits=8), X, ranges=True), "int8"), X)
-    assert found[0].min() < 0
-    for expected, value in zip(run(proto, X), found, strict=True):
+    actual = run(emit(quantize(proto, Rtn(bits=8), X, ranges=True), "int8"), X)
+    assert actual[0].min() < 0
+    for expected, value in zip(run(proto, X), actual, strict=True):
         assert sqnr_db(expected, value) > 32
 
 
@@ -274,7 +274,7 @@ def test_the_opset_is_raised_but_never_lowered(written: int, kept: int) -> None:
 
 
 def test_the_model_can_be_written_again() -> None:
-    """Emitting reads the model and leaves it alone: every storage starts from the same."""
+    """`emit` does not change the model, so every storage form starts from the same one."""
     model = quantize(resnet(), Gptq(bits=4), X, ranges=True)
     before = float_model(model.graph).SerializeToString(deterministic=True)
     first = emit(model).SerializeToString(deterministic=True)
@@ -313,15 +313,15 @@ def test_weights_with_zero_points_where_the_target_takes_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "wanted", "found"),
+    ("kernel", "wanted", "axis"),
     [("conv2d", "Conv", 0), ("gemm", "Gemm", 1), ("gemm_transposed", "Gemm transB", 0), ("matmul", "MatMul", 1)],
 )
-def test_scales_along_another_axis_than_the_target_s_are_refused(kernel: str, wanted: str, found: int) -> None:
+def test_scales_along_another_axis_than_the_target_s_are_refused(kernel: str, wanted: str, axis: int) -> None:
     x = LAYERS[kernel].images()
     model = quantize(single(kernel), Rtn(bits=8), x)
     set_ranges(model, x)
-    model.rules = dataclasses.replace(model.rules, channel_axes={**model.rules.channel_axes, wanted: 1 - found})
-    expected = f"layer: the scales of its weight lie along axis {found}, the target wants them along axis {1 - found}; "
+    model.rules = dataclasses.replace(model.rules, channel_axes={**model.rules.channel_axes, wanted: 1 - axis})
+    expected = f"layer: the scales of its weight lie along axis {axis}, the target wants them along axis {1 - axis}; "
     with pytest.raises(TargetError, match=expected + "leave it out with an exclude pass"):
         emit(model)
 

@@ -1,4 +1,4 @@
-"""Timing in turns: who is called when, and what the times of a round say."""
+"""Interleaved timing: the order of calls, and speedups from the times of each round."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def test_spent_budget_still_does_five_rounds() -> None:
     assert interleaved_times([lambda: None], rounds=3, budget=0).shape == (3, 1)
 
 
-def test_quartiles_are_of_rounds_so_a_slow_minute_leaves_them_alone() -> None:
+def test_a_slow_minute_does_not_change_the_quartiles() -> None:
     own = np.array([1.0, 2.0, 4.0, 100.0, 1.0])
     first, second, third = speedup_quartiles(np.stack([own, own / 2, own / [1.0, 1.1, 1.2, 1.3, 1.4]], axis=1))
     assert (first, second) == ((1, 1), (2, 2))

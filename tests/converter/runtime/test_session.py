@@ -1,4 +1,4 @@
-"""Sessions: what the environment asks of them."""
+"""Sessions: settings from the environment."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Targets: every fact has a source, and what is written for a target is what its data say."""
+"""Targets: every fact has a source, and files written for a target follow its facts."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from tests.support.recipes import SOLVING, brief
 
 X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
 
-# Between them: every linear layer, shared grids, islands of float, shapes that are open, an old operator set.
+# Together: every linear layer, shared grids, float operators between integer ones, open shapes, an old opset.
 SUBSET = (
     "conv depthwise",
     "conv 1-D",
@@ -62,7 +62,7 @@ def nodes(model: onnx.ModelProto, op: str) -> list[onnx.NodeProto]:
 
 
 def worst_db(reference: onnx.ModelProto, model: onnx.ModelProto, feeds: dict[str, Any]) -> float:
-    """SQNR of the worst output, 8 rows run one by one."""
+    """SQNR of the worst output. 8 rows run one by one."""
     names = [value.name for value in reference.graph.output]
     rows = [{name: values[row : row + 1] for name, values in feeds.items()} for row in range(8)]
     sessions = open_session(reference, threads=1), open_session(model, threads=1)
@@ -89,20 +89,20 @@ COMMANDS = tuple(
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
-def test_only_what_runs_is_measured_and_by_a_command(target: Target) -> None:
+def test_only_targets_that_run_are_measured(target: Target) -> None:
     measured = {fact: source for fact, source in target.sources.items() if "measured" in source}
     assert bool(measured) == (target.provider is not None)
     assert all(source.startswith(COMMANDS) for source in measured.values()), measured
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
-def test_four_bits_have_a_form_where_four_bits_can_be_stored(target: Target) -> None:
+def test_four_bits_have_a_form_if_they_can_be_stored(target: Target) -> None:
     assert (target.int4 == "none") == (target.rules.narrowest == 8)
     for wanted in ("cast", "packed", "matmulnbits"):
         assert (target.storage(wanted) == "int8") == (target.int4 == "none")
 
 
-def test_the_default_target_is_one() -> None:
+def test_the_default_target_exists() -> None:
     assert find_target(DEFAULT_TARGET).name == DEFAULT_TARGET
 
 
@@ -113,7 +113,7 @@ def test_an_unknown_target() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("graph", SUBSET)
-def test_what_is_written_is_as_the_target_says(graph: str, target: str) -> None:
+def test_written_files_follow_the_target_s_rules(graph: str, target: str) -> None:
     model = ZOO[graph]()
     feeds = feeds_of(model, 8)
     if (graph, target) in REFUSED:
@@ -143,16 +143,16 @@ def test_four_bits_are_verified_by_running_them(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "float.onnx")
     convert(model, feeds_of(model, 8), recipe="int4", target="cpu").save(tmp_path / "int4.onnx")
     rows = load_data(feeds_of(model, 4, seed=2), input_specs(model))
-    found = verify(tmp_path / "int4.onnx", "cpu", rows, reference=tmp_path / "float.onnx")
-    assert (found.how, found.passed, found.left, found.violations, found.images) == ("run", True, (), (), 4)
-    assert found.nodes
-    assert found.float_db is not None
-    assert found.float_db > 22  # as above
+    actual = verify(tmp_path / "int4.onnx", "cpu", rows, reference=tmp_path / "float.onnx")
+    assert (actual.how, actual.passed, actual.left, actual.violations, actual.images) == ("run", True, (), (), 4)
+    assert actual.nodes
+    assert actual.float_db is not None
+    assert actual.float_db > 22  # as above
 
 
 @pytest.mark.parametrize("target", sorted(set(TARGETS) - {"tensorrt"}))
 @pytest.mark.parametrize("recipe", SOLVING)
-def test_every_recipe_is_as_the_target_says(recipe: str, target: str) -> None:
+def test_every_recipe_follows_the_target_s_rules(recipe: str, target: str) -> None:
     assert violations(written(target, recipe), find_target(target)) == ()
 
 
@@ -162,7 +162,7 @@ def test_no_weight_only_form_on_tensorrt() -> None:
 
 
 def test_a_transposed_convolution_on_integers() -> None:
-    """Its outputs lie along the second axis of the weight; grouped, along two, which no DequantizeLinear has."""
+    """Its outputs lie along the weight's second axis. Grouped, they lie along two, which no DequantizeLinear has."""
     net = Net()
     weight = net.weight("up.weight", 8, 4, 2, 2)
     up = net.node("ConvTranspose", net.conv("x"), weight, kernel_shape=[2, 2], group=2)
@@ -198,7 +198,7 @@ def test_tensorrt_is_symmetric_and_adds_before_rounding() -> None:
     assert constant(model, next(node for node in nodes(model, "Conv") if node.name == "stem").input[2]).data_type == 1
 
 
-def test_of_two_convolutions_the_last_one_is_added_unrounded() -> None:
+def test_of_two_added_convolutions_the_last_one_is_not_rounded() -> None:
     net = Net()
     x = net.node("Relu", net.conv("x"))
     first, last = net.conv(x), net.conv(x)
@@ -235,7 +235,7 @@ def test_generic_has_no_int4_and_no_foreign_operator() -> None:
         assert {entry.domain for entry in model.opset_import} == {""}
 
 
-def test_reports_say_the_bits_in_the_file() -> None:
+def test_reports_have_the_bits_in_the_file() -> None:
     for target, bits in (("cpu", 4), ("generic", 8)):
         result = convert(small_cnn(transpose=False), X, recipe="int4", target=target)
         assert {(layer.bits, layer.stored_bits) for layer in result.layers} == {(4, bits)}
@@ -247,7 +247,7 @@ def test_an_operator_set_above_the_ceiling() -> None:
         convert(ZOO["opset 22"](), "no such data", target="generic")
 
 
-def test_two_bit_codes_where_four_are_the_narrowest() -> None:
+def test_two_bit_codes_on_a_target_with_four_bits_at_least() -> None:
     from converter.recipes.recipe import Recipe
     from passes.activations.activation_ranges import ActivationRanges
     from passes.graph.fold_batchnorm import FoldBatchnorm

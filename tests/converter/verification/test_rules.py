@@ -1,4 +1,4 @@
-"""Every rule: a file that breaks it is seen to, by the name of the fact, and the file before it was broken is not."""
+"""Every rule: it reports a file that breaks it, under the name of the fact, but not the original file."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def written(target: str, recipe: str = "int8") -> onnx.ModelProto:
 
 
 def node(model: onnx.ModelProto, name: str) -> NodeProto:
-    found: NodeProto = next(each for each in model.graph.node if each.name == name)
-    return found
+    actual: NodeProto = next(each for each in model.graph.node if each.name == name)
+    return actual
 
 
 def retype(model: onnx.ModelProto, name: str, values: Any) -> None:
@@ -65,7 +65,7 @@ def nibbles(model: onnx.ModelProto) -> None:
 
 
 def read_directly(model: onnx.ModelProto) -> None:
-    """DequantizeLinear reads the nibbles itself."""
+    """DequantizeLinear reads the 4-bit codes directly."""
     dequantize = node(model, "stem.weight_dequantize")
     dequantize.input[0] = "stem.weight_int4"
     retype(model, "stem.weight_zero_point", np.zeros(8, np.int8))
@@ -77,7 +77,7 @@ def float_input(model: onnx.ModelProto) -> None:
 
 
 def integer_gemm(model: onnx.ModelProto) -> None:
-    """An activation is quantized, which the target's data do not foresee."""
+    """Quantize an activation that the target does not expect to be quantized."""
     other = written("cpu")
     model.CopyFrom(other)
 
@@ -134,7 +134,7 @@ def not_rounded(model: onnx.ModelProto) -> None:
 
 
 def rounded_in_vain(model: onnx.ModelProto) -> None:
-    """Two operators in float with codes between them, which nobody reads as codes."""
+    """Two float operators with codes between them. No operator reads these as codes."""
     grid = ["relu_scale", "relu_zero_point"]
     for op, reads, writes in (
         ("LeakyRelu", ["relu_dequantized"], "leaky"),
@@ -146,12 +146,12 @@ def rounded_in_vain(model: onnx.ModelProto) -> None:
 
 
 def other_grid(model: onnx.ModelProto) -> None:
-    """The Flatten reads codes of one scale, the quantizer behind it makes codes of another."""
+    """The Flatten reads codes of one scale, and the quantizer behind it writes codes of another."""
     node(model, "flat_quantize").input[1] = "input_scale"
 
 
 def no_clamp(model: onnx.ModelProto) -> None:
-    """What stands between a layer and its quantizer is no clamp."""
+    """Put an operator that is not a clamp between a layer and its quantizer."""
     node(model, "stem").output[0] = "stem_result"
     model.graph.node.append(helper.make_node("LeakyRelu", ["stem_result"], ["relu"], name="leaky"))
 
@@ -172,7 +172,7 @@ def packed(model: onnx.ModelProto) -> None:
 
 
 BREAKS: dict[str, tuple[str, str, Callable[[onnx.ModelProto], None], str]] = {
-    # fact: target, recipe, how to break it, what is said
+    # fact: target, recipe, how to break it, message
     "opset": ("tensorrt", "int8", new_opset, "opset 26 is above 25"),
     "static_shapes": ("mobile", "int8", open_batch, "input input: dimension 0 is open (n)"),
     "signed": ("tensorrt", "int8", unsigned, "input_quantize: activations are uint8, not int8"),
@@ -210,17 +210,17 @@ BREAKS: dict[str, tuple[str, str, Callable[[onnx.ModelProto], None], str]] = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_rule_that_is_broken(name: str) -> None:
+def test_a_file_that_breaks_a_rule_is_reported(name: str) -> None:
     target, recipe, change, said = BREAKS[name]
     model = written(target, recipe)
     assert violations(model, find_target(target)) == ()
     change(model)
-    found = [each for each in violations(model, find_target(target)) if each.fact == name.partition(" ")[0]]
-    assert any(each.what.startswith(said) for each in found), found
-    assert {each.source for each in found} == {find_target(target).sources[name.partition(" ")[0]]}
+    actual = [each for each in violations(model, find_target(target)) if each.fact == name.partition(" ")[0]]
+    assert any(each.what.startswith(said) for each in actual), actual
+    assert {each.source for each in actual} == {find_target(target).sources[name.partition(" ")[0]]}
 
 
-def test_every_rule_is_broken_above() -> None:
+def test_every_rule_has_a_case() -> None:
     assert {rule.fact for rule in RULES} == {name.partition(" ")[0] for name in BREAKS}
 
 
@@ -243,20 +243,20 @@ def test_every_fact_has_a_rule_or_a_reason_to_have_none() -> None:
 
 
 @pytest.mark.parametrize("graph", ["leaky relu", "global average pool", "silu"])
-def test_what_a_target_lacks_may_stand_between_integers(graph: str) -> None:
-    """Where `qnn` has an integer kernel and `mobile` has not, the file is the same: floats between two layers."""
+def test_an_operator_without_integer_kernel_may_stand_between_integers(graph: str) -> None:
+    """The file has floats between two layers. `qnn` has an integer kernel for them, and `mobile` has none."""
     model = ZOO[graph]()
     qnn, mobile = (convert(model, feeds_of(model, 4), target=target).model for target in ("qnn", "mobile"))
     assert qnn.graph == mobile.graph
     assert violations(qnn, find_target("mobile")) == ()
 
 
-def test_weights_that_may_be_unsigned() -> None:
+def test_targets_may_accept_unsigned_weights() -> None:
     model = written("mobile")
     unsigned_weight(model)
     assert {each.fact for each in violations(model, find_target("mobile"))} == {"weight_zero_points"}
 
 
-def test_a_cpu_file_is_none_for_tensorrt() -> None:
+def test_a_cpu_file_breaks_the_rules_of_tensorrt() -> None:
     facts = {each.fact for each in violations(written("cpu", "int4"), find_target("tensorrt"))}
     assert facts == {"signed", "symmetric", "narrowest", "bias", "fused_adds"}

@@ -1,4 +1,4 @@
-"""verify --runtime: what can be no runtime, what lacks the provider, and versions beside those that are promised."""
+"""verify --runtime: invalid runtimes, runtimes without the provider, versions older or newer than promised."""
 
 import shutil
 import stat
@@ -47,7 +47,7 @@ def interpreter(folder: Path, version: str) -> Path:
 
 
 def test_a_python_without_the_provider_verifies_nothing(made: Path) -> None:
-    """Onnxruntime itself warns, and runs on the CPU."""
+    """onnxruntime itself only warns, and runs on the CPU."""
     expected = (
         f"`runtime='{sys.executable}'` cannot run target openvino: onnxruntime .* has no OpenVINOExecutionProvider; "
         "give a Python that has onnxruntime-openvino, or install it there"
@@ -68,10 +68,10 @@ def test_a_python_without_the_provider_verifies_nothing(made: Path) -> None:
         ("cat", "cannot run target cpu: it does not run the session script; give a Python that has onnxruntime"),
     ],
 )
-def test_a_program_that_is_no_python(made: Path, command: str, said: str) -> None:
+def test_a_program_that_is_no_python(made: Path, command: str, message: str) -> None:
     program = shutil.which(command)
     assert program is not None
-    with pytest.raises(TargetError, match=said):
+    with pytest.raises(TargetError, match=message):
         verify(made / "cpu.onnx", "cpu", runtime=Path(program))
 
 
@@ -86,30 +86,30 @@ def test_a_path_that_is_not_there(made: Path) -> None:
 
 
 def test_an_older_runtime_than_promised(made: Path, tmp_path: Path) -> None:
-    found = verify(made / "cpu.onnx", "cpu", runtime=interpreter(tmp_path, "1.20.1"))
-    assert found.runtime == "onnxruntime 1.20.1"
-    assert found.failures == ("it does not run on onnxruntime 1.20.1: NotImplemented: Cast(21)",)
-    assert found.next_step == (
+    actual = verify(made / "cpu.onnx", "cpu", runtime=interpreter(tmp_path, "1.20.1"))
+    assert actual.runtime == "onnxruntime 1.20.1"
+    assert actual.failures == ("it does not run on onnxruntime 1.20.1: NotImplemented: Cast(21)",)
+    assert actual.next_step == (
         "target cpu needs onnxruntime 1.23 or newer, or convert the float model with `target=` generic"
     )
     result = run("verify", str(made / "cpu.onnx"), "--target", "cpu", "--runtime", str(tmp_path / "python"))
     assert result.exit_code == 3
-    assert result.stderr.endswith(f"NotImplemented: Cast(21); {found.next_step.replace('`target=`', '--target')}\n")
+    assert result.stderr.endswith(f"NotImplemented: Cast(21); {actual.next_step.replace('`target=`', '--target')}\n")
 
 
 def test_a_promised_runtime_that_fails(made: Path, tmp_path: Path) -> None:
-    found = verify(made / "cpu.onnx", "cpu", runtime=interpreter(tmp_path, "1.23.2"))
-    assert found.next_step == (
+    actual = verify(made / "cpu.onnx", "cpu", runtime=interpreter(tmp_path, "1.23.2"))
+    assert actual.next_step == (
         "convert the float model with `target='cpu'` if it was written for another one; "
         "else try another version of the runtime"
     )
 
 
-def test_a_newer_runtime_than_promised_is_said(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_runtime_than_promised_gives_a_note(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVERT_ONNX_TARGETS", str(made))
-    found = verify(made / "cpu.onnx", "generic")
-    (note,) = found.notes
-    assert note == f"{found.runtime} is newer than onnxruntime 1.20, the oldest that target generic promises"
+    actual = verify(made / "cpu.onnx", "generic")
+    (note,) = actual.notes
+    assert note == f"{actual.runtime} is newer than onnxruntime 1.20, the oldest that target generic promises"
     result = run("verify", str(made / "cpu.onnx"), "--target", "generic")
     assert f"Note: {note}\n" in result.stdout
     assert "Note:" not in run("verify", str(made / "cpu.onnx"), "--target", "generic", "--json").stdout
@@ -135,9 +135,9 @@ def test_a_runtime_that_does_not_tell_its_nodes(made: Path, tmp_path: Path, monk
     )
     node.chmod(node.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = verify(made / "cpu.onnx", "web", runtime=tmp_path)
-    assert found.passed
-    assert found.notes == ("onnxruntime-web 1.30.0 does not tell which nodes the provider takes",)
+    actual = verify(made / "cpu.onnx", "web", runtime=tmp_path)
+    assert actual.passed
+    assert actual.notes == ("onnxruntime-web 1.30.0 does not tell which nodes the provider takes",)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_runtime_that_does_not_tell_its_nodes(made: Path, tmp_path: Path, monk
         ("onnxruntime 1.23", "", "unknown"),
     ],
 )
-def test_versions_beside_each_other(promised: str, runtime: str, expected: str) -> None:
+def test_versions_are_compared_number_by_number(promised: str, runtime: str, expected: str) -> None:
     assert stands(promised, runtime) == expected
 
 

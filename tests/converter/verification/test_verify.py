@@ -1,4 +1,4 @@
-"""verify: what is run, what is compared, what fails. Providers are played by small scripts where none is installed."""
+"""verify: what runs, what is compared, and what fails. Small scripts stand for providers that are missing."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from tests.support.models import SIDE, small_cnn
 
 X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
 
-# A provider: it runs the file on this interpreter's CPU and then answers as the test wants it.
+# A provider. It runs the file on this interpreter's CPU, and then changes its answer as the test needs.
 PROVIDER = """#!{python}
 import json, runpy, sys
 sys.argv = sys.argv[1:]
@@ -40,7 +40,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """float.onnx and what is written of it for targets."""
+    """float.onnx, and the files that are written from it for targets."""
     folder = tmp_path_factory.mktemp("made")
     model = small_cnn(transpose=False)
     onnx.save(model, folder / "float.onnx")
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def files(made: Path, tmp_path: Path) -> Path:
-    """A copy of them to work in."""
+    """A copy of these files that a test may change."""
     return Path(shutil.copytree(made, tmp_path / "work"))
 
 
@@ -79,27 +79,27 @@ def checked(files: Path, target: str, change: str = "", *, data: bool = True, **
 
 
 def test_the_cpu_itself(files: Path) -> None:
-    found = verify(files / "cpu.onnx", "cpu", reference=files / "float.onnx")
-    assert found.passed
-    assert (found.how, found.left, found.images, found.agreement) == ("run", (), 8, 1.0)
-    assert found.runtime.startswith("onnxruntime ")
-    assert found.sqnr_db == np.inf
-    assert found.float_db == found.cpu_float_db is not None
-    assert found.nodes is not None
-    assert found.nodes > 0
-    assert json.loads(json.dumps(found.to_json()))["sqnr_db"] is None
+    actual = verify(files / "cpu.onnx", "cpu", reference=files / "float.onnx")
+    assert actual.passed
+    assert (actual.how, actual.left, actual.images, actual.agreement) == ("run", (), 8, 1.0)
+    assert actual.runtime.startswith("onnxruntime ")
+    assert actual.sqnr_db == np.inf
+    assert actual.float_db == actual.cpu_float_db is not None
+    assert actual.nodes is not None
+    assert actual.nodes > 0
+    assert json.loads(json.dumps(actual.to_json()))["sqnr_db"] is None
 
 
 def test_a_fixed_batch_and_no_data(files: Path) -> None:
-    found = checked(files, "qnn", data=False)
-    assert found.passed
-    assert found.images == 8
+    actual = checked(files, "qnn", data=False)
+    assert actual.passed
+    assert actual.images == 8
 
 
-def test_rules_where_it_cannot_be_run(files: Path) -> None:
-    found = verify(files / "tensorrt.onnx", "tensorrt")
-    assert (found.how, found.passed, found.violations) == ("rules", True, ())
-    assert found.runtime == "needs an NVIDIA GPU: only the rules are checked"
+def test_rules_are_checked_if_the_target_cannot_run(files: Path) -> None:
+    actual = verify(files / "tensorrt.onnx", "tensorrt")
+    assert (actual.how, actual.passed, actual.violations) == ("rules", True, ())
+    assert actual.runtime == "needs an NVIDIA GPU: only the rules are checked"
     other = verify(files / "cpu.onnx", "tensorrt")
     assert not other.passed
     assert "signed: input_quantize: activations are uint8, not int8" in other.failures
@@ -113,27 +113,27 @@ def test_nodes_left_to_the_cpu_fail_where_all_must_be_taken(files: Path) -> None
 
 
 def test_a_provider_that_takes_no_node_fails(files: Path) -> None:
-    """Every output is right then: it is the CPU's."""
+    """All outputs are correct then, because the CPU computed them."""
     none = "found['nodes'], found['left'] = 0, [{'name': 'fc', 'op': 'Gemm'}, {'name': 'add', 'op': 'Add'}]"
     for target in ("cpu", "qnn"):
         expected = ("the provider takes no node: all 2 are left to another one",)
         assert checked(files, target, none).failures == expected
 
 
-def test_another_answer_fails(files: Path) -> None:
-    found = checked(files, "qnn", outputs_become("-y"))
-    assert found.agreement == 0.0
-    assert found.failures[0] == "agreement with the CPU is 0.0 %, below 99 %"
-    assert "dB against the CPU, below 10 dB; give `reference=`" in found.failures[1]
+def test_other_classes_than_the_cpu_s_fail(files: Path) -> None:
+    actual = checked(files, "qnn", outputs_become("-y"))
+    assert actual.agreement == 0.0
+    assert actual.failures[0] == "agreement with the CPU is 0.0 %, below 99 %"
+    assert "dB against the CPU, below 10 dB; give `reference=`" in actual.failures[1]
 
 
-def test_judged_by_the_distance_from_float(files: Path) -> None:
-    """A twentieth of noise hides in nothing: the file's own is a hundredth."""
+def test_outputs_are_judged_by_their_distance_from_float(files: Path) -> None:
+    """Noise of a twentieth is visible: the file's own noise is a hundredth."""
     noise = outputs_become("y * (1 + 0.05 * (-1) ** np.arange(y.size).reshape(y.shape)).astype(y.dtype)")
     reference = files / "float.onnx"
-    found = checked(files, "qnn", noise, reference=reference, min_agreement=0.0)
-    assert found.float_db is not None
-    assert found.failures == (f"{found.float_db:.1f} dB against float, the CPU has {found.cpu_float_db:.1f} dB",)
+    actual = checked(files, "qnn", noise, reference=reference, min_agreement=0.0)
+    assert actual.float_db is not None
+    assert actual.failures == (f"{actual.float_db:.1f} dB against float, the CPU has {actual.cpu_float_db:.1f} dB",)
     slight = outputs_become("y * (1 + 0.001 * (-1) ** np.arange(y.size).reshape(y.shape)).astype(y.dtype)")
     assert checked(files, "qnn", slight, reference=reference).passed
 
@@ -150,19 +150,19 @@ def test_judged_by_the_distance_from_float(files: Path) -> None:
     ],
     ids=["nan", "shape", "error", "crash", "exit", "garbage"],
 )
-def test_whatever_goes_wrong_there_is_a_failure(files: Path, change: str, said: str) -> None:
-    found = checked(files, "qnn", change)
-    assert not found.passed
-    assert said in found.failures[0]
+def test_every_error_of_the_provider_is_a_failure(files: Path, change: str, message: str) -> None:
+    actual = checked(files, "qnn", change)
+    assert not actual.passed
+    assert message in actual.failures[0]
 
 
 def test_a_newer_runtime_does_not_excuse_the_form(files: Path) -> None:
     convert(small_cnn(transpose=False), X, recipe="int4").save(files / "generic.onnx")
-    found = checked(files, "generic")
-    assert found.failures[0] == "narrowest: stem.weight_int4: int4, the smallest integers are int8"
+    actual = checked(files, "generic")
+    assert actual.failures[0] == "narrowest: stem.weight_int4: int4, the smallest integers are int8"
 
 
-def test_what_cannot_be_run_on(files: Path) -> None:
+def test_invalid_runtimes_are_refused(files: Path) -> None:
     with pytest.raises(TargetError, match="neither a Python interpreter nor a virtual environment"):
         verify(files / "cpu.onnx", "cpu", runtime=files)
     with pytest.raises(TargetError, match="has no node_modules/onnxruntime-web; run npm install there"):
@@ -176,12 +176,12 @@ def test_what_cannot_be_run_on(files: Path) -> None:
         verify(files / "cpu.onnx", "cpu", reference=files / "other.onnx")
 
 
-def test_no_provider_is_said_with_what_installs_it(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_provider_is_reported_with_its_installation(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVERT_ONNX_TARGETS", str(files))
     for target in ("openvino", "web"):
-        found = verify(files / "cpu.onnx", target)
-        assert (found.how, found.passed) == ("rules", True)
-        assert found.runtime.endswith(f"python -m benchmarks.targets setup {target} installs it")
+        actual = verify(files / "cpu.onnx", target)
+        assert (actual.how, actual.passed) == ("rules", True)
+        assert actual.runtime.endswith(f"python -m benchmarks.targets setup {target} installs it")
 
 
 def test_an_environment_is_found_by_the_target_s_name(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,13 +194,13 @@ def test_an_environment_is_found_by_the_target_s_name(files: Path, monkeypatch: 
 def test_a_reference_that_cannot_be_read(files: Path) -> None:
     (files / "half.onnx").write_bytes((files / "float.onnx").read_bytes()[:1000])
     (files / "text.onnx").write_text("a note\n")
-    for name, said in (
+    for name, message in (
         (".", "is a folder, not an ONNX file; pass a file in it, such as cpu.onnx"),
         ("half.onnx", r"half.onnx is truncated or damaged .*; export or download it again"),
         ("text.onnx", "not an ONNX file but text, starting with 'a note'; give the exported .onnx file"),
         ("none.onnx", "none.onnx: no such file"),
     ):
-        with pytest.raises(ModelError, match=said):
+        with pytest.raises(ModelError, match=message):
             verify(files / "cpu.onnx", "cpu", reference=files / name)
 
 
@@ -226,8 +226,8 @@ def test_the_command_fails_with_exit_code_3(files: Path) -> None:
     cpu = str(files / "cpu.onnx")
     result = process("verify", cpu, "--target", "tensorrt")
     assert result.returncode == 3
-    said = "by rules: signed: input_quantize: activations are uint8, not int8 (and"
-    assert result.stderr.startswith(f"Error: {cpu} on tensorrt, {said}")
+    message = "by rules: signed: input_quantize: activations are uint8, not int8 (and"
+    assert result.stderr.startswith(f"Error: {cpu} on tensorrt, {message}")
     assert result.stderr.endswith("more); convert the float model with --target tensorrt\n")
     violations = json.loads(run("verify", cpu, "--target", "tensorrt", "--json").stdout)["violations"]
     counted = re.findall(r"^ (\w+) +(\d+)  ", result.stdout, re.MULTILINE)
@@ -273,11 +273,11 @@ def test_the_command_fails_with_exit_code_3(files: Path) -> None:
     ],
 )
 def test_refusals(
-    files: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, said: str
+    files: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     monkeypatch.chdir(files)
     result = run(*arguments)
-    assert (result.exit_code, said in result.stderr) == (code, True), result.output
+    assert (result.exit_code, message in result.stderr) == (code, True), result.output
 
 
 def test_targets_are_printed_with_their_sources() -> None:

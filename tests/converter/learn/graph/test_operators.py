@@ -41,8 +41,8 @@ def alone(
 
 def computed(proto: onnx.ModelProto, feeds: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     program = Program(gs.import_onnx(proto))
-    found = program({name: torch.from_numpy(value) for name, value in feeds.items()})
-    return {name: value.numpy() for name, value in found.items()}
+    actual = program({name: torch.from_numpy(value) for name, value in feeds.items()})
+    return {name: value.numpy() for name, value in actual.items()}
 
 
 def agrees(proto: onnx.ModelProto, x: NDArray[np.float32]) -> bool:
@@ -135,7 +135,7 @@ CASES: dict[str, tuple[str, tuple[NDArray[Any] | None, ...], dict[str, Any]]] = 
     ),
     "resize_linear": ("Resize", (None, np.array([1, 1, 2, 3], np.float32)), {"mode": "linear"}),
     "resize_linear_by_a_half": ("Resize", (None, np.array([1, 1, 1, 0.5], np.float32)), {"mode": "linear"}),
-    "resize_nearest_as_it_is_if_nothing_is_said": ("Resize", (None, np.array([1, 1, 3, 2], np.float32)), {}),
+    "resize_nearest_default": ("Resize", (None, np.array([1, 1, 3, 2], np.float32)), {}),
     "resize_linear_to_sizes": (
         "Resize",
         (None, None, np.array([*X.shape[:2], 9, 5])),
@@ -166,10 +166,10 @@ def test_a_split_writes_every_part(
     del proto.graph.node[0].output[:], proto.graph.output[:]
     proto.graph.node[0].output.extend(names)
     proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    found, expected = computed(proto, {"x": X}), run(proto, {"x": X})
-    assert tuple(value.shape[attributes["axis"]] for value in found.values()) == widths
+    actual, expected = computed(proto, {"x": X}), run(proto, {"x": X})
+    assert tuple(value.shape[attributes["axis"]] for value in actual.values()) == widths
     for name, value in zip(names, expected, strict=True):
-        np.testing.assert_array_equal(found[name], value)
+        np.testing.assert_array_equal(actual[name], value)
 
 
 def test_a_part_of_a_split_that_nobody_reads_needs_no_name() -> None:
@@ -181,8 +181,8 @@ def test_a_part_of_a_split_that_nobody_reads_needs_no_name() -> None:
     np.testing.assert_array_equal(computed(proto, {"x": X})["y"], np.minimum(X[:, 1:], np.float32(0.5)))
 
 
-def test_what_makes_shapes_and_masks() -> None:
-    """Shape -> ConstantOfShape, Range, Cast, comparisons and Where: y is x where a count of its pixels allows it."""
+def test_shapes_and_masks() -> None:
+    """Shape -> ConstantOfShape, Range, Cast, comparisons and Where: y is x in some columns, and -2 in the others."""
     node = helper.make_node
     constants = {
         "zero": np.array(0),
@@ -256,9 +256,9 @@ def test_convolutions_of_any_geometry(
 @pytest.mark.parametrize("proto", [resnet(), branches(), shape_branch()], ids=["resnet", "branches", "shapes"])
 def test_a_whole_network_computes_what_onnxruntime_does(proto: onnx.ModelProto) -> None:
     feeds = {value.name: images(4, *_sizes(value)) for value in proto.graph.input}
-    found = computed(proto, feeds)
+    actual = computed(proto, feeds)
     for name, expected in zip([output.name for output in proto.graph.output], run(proto, feeds), strict=True):
-        assert relative_error(found[name], expected) < EQUAL
+        assert relative_error(actual[name], expected) < EQUAL
 
 
 def _sizes(value: onnx.ValueInfoProto) -> list[int]:
@@ -274,9 +274,9 @@ def test_normalisation_of_a_single_pixel(op: str) -> None:
 
 def test_a_shape_is_where_its_tensor_is() -> None:
     x = torch.empty(2, 3, device="meta")
-    found = OPERATORS["Shape"]({}, x)
-    assert isinstance(found, torch.Tensor)
-    assert found.device == x.device
+    actual = OPERATORS["Shape"]({}, x)
+    assert isinstance(actual, torch.Tensor)
+    assert actual.device == x.device
 
 
 def test_weights_and_tensors_can_be_replaced() -> None:

@@ -1,4 +1,4 @@
-"""What a block computes in torch, against the file that is written with the same codes."""
+"""Blocks in torch against the file that is written with the same codes."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from tests.support.networks import LAYERS, images, quantize, random, resnet, run
 
 
 def weights(model: Model) -> dict[str, LearnedWeight]:
-    """Of every layer, by the layer's name."""
+    """Learned weights of all layers, by layer name."""
     result = {}
     for name, layer in model.layers().items():
         held, grid = model.quantized[name], model.activation_qparams.get(layer.input)
@@ -40,7 +40,7 @@ def test_activations_are_on_their_grid(zero_point: int) -> None:
     [Rtn(bits=3, symmetric=False), Rtn(bits=4, block_size=4), Rtn(bits=3, block_size=4, two_level=True)],
     ids=["affine", "blocks", "two levels"],
 )
-def test_a_weight_starts_as_the_node_stores_it_and_comes_back(name: str, step: Rtn) -> None:
+def test_a_new_weight_equals_the_stored_one_and_so_does_its_solution(name: str, step: Rtn) -> None:
     model = quantize(single(name), step, LAYERS[name].images())
     (layer,) = model.layers().values()
     (weight,) = weights(model).values()

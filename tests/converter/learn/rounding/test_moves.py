@@ -1,4 +1,4 @@
-"""Curvature and code moves where both are known exactly: a layer whose loss is a quadratic of its weight."""
+"""Curvature and code moves of a layer whose loss is quadratic in its weight, so that both are known exactly."""
 
 import numpy as np
 import pytest
@@ -29,15 +29,15 @@ def test_curvature_is_that_of_the_squared_error() -> None:
     x = torch.from_numpy(random(4000, 24)) * torch.linspace(0.2, 2, 24)
     draws = torch.Generator().manual_seed(0)
     outputs = ({"y": x[start : start + 400] @ weight()[0]} for start in range(0, 4000, 400))
-    (found,) = curvature([weight], outputs, POWER, draws)
-    exact = 2 / (10 * 2.0) * 0.25 * x.square().mean(0).expand(10, 24)
+    (actual,) = curvature([weight], outputs, POWER, draws)
+    expected_curvature = 2 / (10 * 2.0) * 0.25 * x.square().mean(0).expand(10, 24)
     # ten draws of a square each, smoothed over ten rows: 2 % of 100 χ² is 14 %
-    torch.testing.assert_close(found[0].mean(0), exact.mean(0), rtol=0.6, atol=0)
-    assert abs(float(found.mean() / exact.mean()) - 1) < 0.2
+    torch.testing.assert_close(actual[0].mean(0), expected_curvature.mean(0), rtol=0.6, atol=0)
+    assert abs(float(actual.mean() / expected_curvature.mean()) - 1) < 0.2
 
 
 def test_curvature_follows_the_steps_of_blocks() -> None:
-    """A code's step is its block's multiple of the channel's: its curvature goes with the square."""
+    """A code's step is a multiple of its channel's scale. Its curvature grows with the square of that multiple."""
     scale = np.full((1, 10, 1), 0.5, np.float32)
     multiples = np.array([[[1, -8, 3]] * 5 + [[7, 2, -1]] * 5], np.int8)
     grid = Grid(4, scale, np.zeros_like(scale, dtype=np.int8), 8, multiples)
@@ -46,8 +46,8 @@ def test_curvature_follows_the_steps_of_blocks() -> None:
     x = torch.from_numpy(random(4000, 24))
     draws = torch.Generator().manual_seed(0)
     outputs = ({"y": x[start : start + 400] @ weight()[0]} for start in range(0, 4000, 400))
-    (found,) = curvature([weight], outputs, POWER, draws)
-    flat = found / torch.from_numpy(grid.multiple(24).astype(np.float32)).square()
+    (actual,) = curvature([weight], outputs, POWER, draws)
+    flat = actual / torch.from_numpy(grid.multiple(24).astype(np.float32)).square()
     assert float(flat.max() / flat.min()) < 8  # 64 between multiples of 1 and of 8
 
 
@@ -67,7 +67,7 @@ def test_only_moves_that_pay_are_made_and_one_a_row() -> None:
     assert torch.equal(weight.codes, expected)
 
 
-def test_codes_stay_on_their_grid_and_where_nothing_is_asked() -> None:
+def test_codes_stay_on_their_grid_and_move_only_when_told() -> None:
     weight = learned(np.full((1, 10, 24), 7))
     moves = CodeMoves([weight], [torch.ones(1, 10, 24)], share=1.0, certainty=0.0, batch_share=0.1)
     for move in (True, True, True, True, True, False):
@@ -90,7 +90,7 @@ def test_an_uncertain_gradient_moves_nothing() -> None:
     assert moved[1] == 0
 
 
-def test_the_share_of_rows_is_kept() -> None:
+def test_moves_respect_the_share_of_rows() -> None:
     weight = learned(np.zeros((1, 10, 24)))
     moves = CodeMoves([weight], [torch.ones(1, 10, 24)], share=0.2, certainty=0.0, batch_share=0.1)
     slope = torch.zeros(1, 10, 24)

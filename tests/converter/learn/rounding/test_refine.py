@@ -1,4 +1,4 @@
-"""Learned rounding on whole networks: what it may change, what it gains, and what is refused."""
+"""Learned rounding on whole networks: changes, gains and refusals."""
 
 import copy
 import sys
@@ -60,8 +60,8 @@ def learned(
 
 @pytest.mark.parametrize("granularity", ["block", "layer", "network"])
 @pytest.mark.parametrize("ranges", [True, False], ids=["integer", "weight_only"])
-def test_images_that_were_learned_from_come_closer_to_the_float_network(granularity: Any, ranges: bool) -> None:
-    """In the written file; rounding to the nearest leaves much to gain."""
+def test_training_images_come_closer_to_the_float_network(granularity: Any, ranges: bool) -> None:
+    """Measured on the written file. Rounding to nearest leaves much to gain."""
     steps: list[Pass] = [Normalise(), *([ActivationRanges()] if ranges else []), Rtn(bits=2)]
     settings = LearnedRounding(granularity=granularity, steps=30, batch=16)
     plain, better = (
@@ -81,15 +81,15 @@ def test_every_layer_is_reported_once_and_gains_where_it_is_changed() -> None:
         assert change.after_db > change.before_db
 
 
-def test_what_gains_nothing_stays_as_it_was() -> None:
-    """Steps far too long make every block worse."""
+def test_a_network_that_gains_nothing_does_not_change() -> None:
+    """Far too large rates make every block worse."""
     model, report = learned(LearnedRounding(steps=4, scale_rate=1e3, bias_rate=1e3, move_share=0))
     assert same(model, quantize(resnet(), Gptq(bits=3), X, ranges=True))
     assert not report.changed
     assert all("learning gained nothing" in reason for reason in report.skipped.values())
 
 
-def test_codes_move_and_stay_where_that_is_asked_for() -> None:
+def test_codes_move_only_with_a_move_share() -> None:
     before = quantize(resnet(), Rtn(bits=2), X, ranges=True)
     for share, moved in ((0.06, True), (0.0, False)):
         model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
@@ -100,7 +100,7 @@ def test_codes_move_and_stay_where_that_is_asked_for() -> None:
         assert not same(model, before)
 
 
-def test_blocks_that_gain_where_the_network_does_not_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_restored_if_the_network_does_not_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     before = quantize(resnet(), Gptq(bits=2), X, ranges=True)
     model = quantize(resnet(), Gptq(bits=2), X, ranges=True)
     judged = chain([9.0], repeat(8.5))
@@ -112,7 +112,7 @@ def test_blocks_that_gain_where_the_network_does_not_are_put_back(monkeypatch: p
     assert "blocks gained, the network did not (9.00 -> 8.50 dB on held-out images)" in report.skipped.values()
 
 
-def test_without_a_solver_every_block_is_put_to_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_solver_the_network_is_judged_after_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
     before = quantize(resnet(), Rtn(bits=2), X, ranges=True)
     model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
     judged = chain([9.0, 9.5], repeat(9.25))
@@ -130,13 +130,13 @@ def test_without_a_solver_every_block_is_put_to_the_network(monkeypatch: pytest.
 def test_the_network_is_judged_by_the_outputs_of_its_file() -> None:
     model = quantize(resnet(), Rtn(bits=3), X, ranges=True)
     some = np.array([1, 20, 33])
-    expected, found = run(resnet(), X)[0][some], run(emit(model, "int8"), X)[0][some]
+    expected, actual = run(resnet(), X)[0][some], run(emit(model, "int8"), X)[0][some]
     assert network_db(model, float_network(model), dataset(model, X).select(some)) == pytest.approx(
-        sqnr_db(expected, found), abs=1e-2
+        sqnr_db(expected, actual), abs=1e-2
     )
 
 
-def test_a_seed_says_what_comes_out() -> None:
+def test_a_seed_determines_the_result() -> None:
     first, second, other = learned()[0], learned()[0], learned(seed=1)[0]
     assert same(first, second)
     assert not same(first, other)
@@ -197,15 +197,15 @@ def test_a_block_for_one_size_of_batch_is_left_alone(shape: list[int], reason: s
     settings = LearnedRounding(granularity="network", steps=4)
     report = learn_rounding(model, settings, dataset(model, X[:16]), quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
     assert not report.changed
-    assert all(reason in found for found in report.skipped.values())
+    assert all(reason in actual for actual in report.skipped.values())
     assert report.skipped.keys() == {"first", "head"}
 
 
 def refused(model: Model, settings: LearnedRounding, data: Any) -> None:
     before = copy.deepcopy(state(model)) if model.quantized else {}
-    kept = None if data is None else dataset(model, data)
+    calibration_data = None if data is None else dataset(model, data)
     try:
-        learn_rounding(model, settings, kept, quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
+        learn_rounding(model, settings, calibration_data, quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
     finally:
         after = state(model) if model.quantized else {}
         assert before.keys() == after.keys()
@@ -239,7 +239,7 @@ def test_no_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         refused(model, SHORT, X)
 
 
-def test_it_stands_after_a_layer_pass() -> None:
+def test_learned_rounding_must_follow_a_layer_pass() -> None:
     with pytest.raises(RecipeError):
         Recipe("r", "", (Normalise(), SHORT, Rtn(bits=3)))
 

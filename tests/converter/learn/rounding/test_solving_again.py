@@ -1,4 +1,4 @@
-"""Layers behind a block that learned: solved again, on what it gives them, held and forgotten as they go, reported."""
+"""Layers behind a block that has learned: they are solved again on its outputs, and reported."""
 
 import tempfile
 from itertools import cycle
@@ -33,7 +33,7 @@ X = images(64, 3, 12, 12)
 
 
 def relearned(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, PassReport]:
-    """Layer by layer from GPTQ's codes for the images that do not judge; the network is made to gain."""
+    """Learn layer by layer, from GPTQ's codes for the training images. The network's gain is faked."""
     judged = cycle([1.0, 2.0])
     monkeypatch.setattr(_Network, "decibels", lambda _: next(judged))
     monkeypatch.setattr(
@@ -49,15 +49,15 @@ def relearned(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, PassReport]:
 
 
 def test_layers_behind_a_block_that_learned_are_solved_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind, not before; and on what the layer that learned gives, or GPTQ would find the codes it had found."""
+    """Only layers behind are solved again. On unchanged inputs, GPTQ would find the same codes as before."""
     start = quantize(resnet(), Gptq(bits=2), X[:56], ranges=True)
-    again, report = relearned(monkeypatch)
-    names = list(again.layers())
+    resolved, report = relearned(monkeypatch)
+    names = list(resolved.layers())
     solved = [name for name in names if name in report.changed and "solved again" in report.changed[name].what]
     first = next(name for name in names if name in report.changed)
     assert first not in solved
     assert solved == names[names.index(first) + 1 :]
-    assert any((again.quantized[name].codes != start.quantized[name].codes).any() for name in solved)
+    assert any((resolved.quantized[name].codes != start.quantized[name].codes).any() for name in solved)
     for name in solved:
         if not report.changed[name].what.startswith("learned"):
             assert report.changed[name].before_db == start.quantized[name].sqnr_db
@@ -65,8 +65,8 @@ def test_layers_behind_a_block_that_learned_are_solved_again(monkeypatch: pytest
     assert f"{learned_layers} of {len(names)} layers learned" in report.notes[0]
 
 
-def test_a_layer_is_solved_again_on_what_the_layer_before_has_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first block is made to learn one thing, a bias; GPTQ on a network with that bias gives the same codes."""
+def test_a_layer_is_solved_again_on_the_outputs_of_a_learned_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first block learns only a bias. GPTQ on a network with that bias gives the same codes."""
     start = quantize(resnet(), Gptq(bits=2), X[:56], ranges=True)
     first, *others = start.layers()
 
@@ -82,10 +82,10 @@ def test_a_layer_is_solved_again_on_what_the_layer_before_has_learned(monkeypatc
     model, report = relearned(monkeypatch)
     assert report.changed.keys() == {first, *others}
 
-    asked = solve_layer
+    original = solve_layer
 
     def with_bias(work: Model, layer_pass: Any, layer: Any, *rest: Any) -> Any:
-        change = asked(work, layer_pass, layer, *rest)
+        change = original(work, layer_pass, layer, *rest)
         if layer.name == first:
             bias = work.bias(layer)
             assert bias is not None
@@ -99,7 +99,7 @@ def test_a_layer_is_solved_again_on_what_the_layer_before_has_learned(monkeypatc
     assert any((direct.quantized[name].codes != start.quantized[name].codes).any() for name in others)
 
 
-def test_what_cannot_be_learned_says_so_though_it_is_solved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_cannot_learn_reports_why_when_it_is_solved_again(monkeypatch: pytest.MonkeyPatch) -> None:
     start = quantize(resnet(), Gptq(bits=2), X[:56], ranges=True)
     last = list(start.layers())[-1]
     learn_block = _Network.refine
@@ -121,8 +121,8 @@ def test_what_cannot_be_learned_says_so_though_it_is_solved_again(monkeypatch: p
     assert put_back.skipped[last] == "no form"
 
 
-def test_nothing_is_held_in_memory_that_fits_no_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Activations in files give the same codes, and the files are gone in the end."""
+def test_activations_beyond_the_budget_go_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Activations in files give the same codes, and the files are deleted in the end."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     spill = ActivationCache._spill
     spilled: list[int] = []
@@ -132,17 +132,17 @@ def test_nothing_is_held_in_memory_that_fits_no_budget(tmp_path: Path, monkeypat
         return spill(self, array)
 
     monkeypatch.setattr(ActivationCache, "_spill", counted)
-    found, settings = [], LearnedRounding(steps=4, batch=16)
+    results, settings = [], LearnedRounding(steps=4, batch=16)
     for budget in (DEFAULT_BUDGET, 0):
         model = quantize(wide(), Gptq(bits=2), X, ranges=True)
         learn_rounding(model, settings, dataset(model, X), quiet, solver=Gptq(bits=2), budget=budget, seed=0)
-        found.append(model)
+        results.append(model)
         assert bool(spilled) is (budget == 0)
-    assert same(*found)
+    assert same(*results)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_read_for_the_last_time_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_are_dropped_after_their_last_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     alive = []
     leave = _Network.leave
 
@@ -159,7 +159,7 @@ def test_what_is_read_for_the_last_time_is_forgotten(monkeypatch: pytest.MonkeyP
     assert not alive[-1]
 
 
-def test_a_recipe_has_its_layers_solved_again_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_reports_layers_that_were_solved_again(monkeypatch: pytest.MonkeyPatch) -> None:
     judged = cycle([1.0, 2.0])
     monkeypatch.setattr(_Network, "decibels", lambda _: next(judged))
     steps = (Normalise(), ActivationRanges(), Gptq(bits=2), LearnedRounding(granularity="layer", steps=10, batch=16))

@@ -1,4 +1,4 @@
-"""Grids whose scales are parameters: they compute what the file computes, with the gradients of the paper."""
+"""Grids whose scales are parameters. They compute what the file computes, with the gradients of the paper."""
 
 import numpy as np
 import pytest
@@ -17,20 +17,20 @@ GRID = ActivationGrid(np.float32(0.05), 17, False, -0.85, 11.9)
 def step_weight(model: Model) -> StepWeight:
     (layer,) = model.layers().values()
     held = model.quantized[layer.name]
-    found = model.activation_qparams.get(layer.input)
-    inputs = None if found is None else StepGrid(found, learned=True)
+    actual = model.activation_qparams.get(layer.input)
+    inputs = None if actual is None else StepGrid(actual, learned=True)
     return StepWeight(layer, held.codes, held.grid, model.bias(layer), 2.0, inputs)
 
 
 @pytest.mark.parametrize("grid", [GRID, ActivationGrid(np.float32(0.1), 0, True, -12.8, 12.7)])
 def test_activations_are_on_their_grid(grid: ActivationGrid) -> None:
     x = random(1000) * np.float32(8)
-    found = StepGrid(grid, learned=True)(torch.from_numpy(x))
-    np.testing.assert_allclose(found.detach().numpy(), grid.values(x), atol=1e-6)
+    actual = StepGrid(grid, learned=True)(torch.from_numpy(x))
+    np.testing.assert_allclose(actual.detach().numpy(), grid.values(x), atol=1e-6)
 
 
 def test_the_gradient_of_a_step_is_that_of_the_paper() -> None:
-    """Equation 3: round(v) - v inside the range, the bound outside. Equation 5: the values' is 1 inside, 0 outside."""
+    """Equation 3: round(v) - v inside the range, the bound outside. Equation 5, of the values: 1 inside, 0 outside."""
     grid = StepGrid(GRID, learned=True)
     x = torch.tensor([[0.31, 0.34, -2.0, 99.0]], requires_grad=True)
     grid(x).sum().backward()
@@ -46,7 +46,7 @@ def test_a_step_that_is_not_learned_has_no_gradient() -> None:
     assert not list(StepGrid(GRID, learned=False).parameters())
 
 
-def test_a_grid_does_not_grow_past_the_clamp_that_it_stands_for() -> None:
+def test_a_grid_does_not_grow_past_the_clamp_that_it_replaces() -> None:
     grid = StepGrid(ActivationGrid.of(0.0, 5.0), learned=True, bound=6.0)
     with torch.no_grad():
         grid.growth.fill_(1.0)
@@ -78,7 +78,7 @@ def test_a_step_stays_positive() -> None:
     [Rtn(bits=3, symmetric=False), Rtn(bits=4, block_size=4), Rtn(bits=3, block_size=4, two_level=True)],
     ids=["affine", "blocks", "two levels"],
 )
-def test_a_weight_starts_as_its_codes_and_comes_back(name: str, step: Rtn) -> None:
+def test_a_new_weight_equals_its_codes_and_so_does_its_solution(name: str, step: Rtn) -> None:
     model = quantize(single(name), step, LAYERS[name].images())
     (layer,) = model.layers().values()
     held, weight = model.quantized[layer.name], step_weight(model)

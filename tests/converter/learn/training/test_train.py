@@ -1,4 +1,4 @@
-"""Quantization-aware training on whole networks: what is trained is what is written, it gains, and it can go on."""
+"""Quantization-aware training on whole networks: the file equals the trained network, gains, and can be resumed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ SHORT = Qat(epochs=2, batch=16, rate=0.01)
 
 
 def labelled(model: onnx.ModelProto, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The images with the class the float network gives each."""
+    """The images with the classes that the float network gives them."""
     return x, run(model, x)[0].argmax(1)
 
 
@@ -42,8 +42,8 @@ def quantized(bits: int = 2) -> Model:
 
 
 def outputs(model: Model, x: NDArray[np.float32] = UNSEEN) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = run(emit(model, "int8"), x)[0]
-    return found
+    results: NDArray[np.float32] = run(emit(model, "int8"), x)[0]
+    return results
 
 
 def test_the_network_computes_what_its_file_does() -> None:
@@ -51,26 +51,26 @@ def test_the_network_computes_what_its_file_does() -> None:
     assert sqnr_db(outputs(model), in_torch(model)) > 40  # integer kernels round where floats tie
 
 
-def test_after_training_the_file_still_does() -> None:
+def test_a_trained_network_computes_what_its_file_does() -> None:
     model = quantized(3)
     report = train_network(model, replace(SHORT, objective="float"), dataset(prepared(resnet()), X), quiet, seed=0)
     check(model, "qat")
     assert set(report.changed) == set(model.layers())
-    found, expected = in_torch(model), outputs(model)
-    np.testing.assert_array_equal(expected.argmax(1), found.argmax(1))
-    assert np.abs(expected - found).max() < 1e-2 * np.ptp(expected)
+    results, expected = in_torch(model), outputs(model)
+    np.testing.assert_array_equal(expected.argmax(1), results.argmax(1))
+    assert np.abs(expected - results).max() < 1e-2 * np.ptp(expected)
 
 
 def in_torch(model: Model) -> NDArray[np.float32]:
     inputs = {"x": torch.from_numpy(UNSEEN)}
     network = TrainedNetwork(model, inputs, learn_activations=True)
     with torch.no_grad():
-        found: NDArray[np.float32] = next(iter(network(inputs).values())).numpy()
-    return found
+        results: NDArray[np.float32] = next(iter(network(inputs).values())).numpy()
+    return results
 
 
 @pytest.mark.parametrize("learn_activations", [True, False])
-def test_the_step_sizes_of_activations_move_if_they_are_to(learn_activations: bool) -> None:
+def test_step_sizes_of_activations_change_only_if_they_are_learned(learn_activations: bool) -> None:
     model = quantized(3)
     before = dict(model.activation_qparams)
     settings = replace(SHORT, objective="float", learn_activations=learn_activations)
@@ -85,9 +85,9 @@ def test_the_step_sizes_of_activations_move_if_they_are_to(learn_activations: bo
 
 
 def test_training_brings_unseen_images_closer_to_the_float_network() -> None:
-    """With a tenth of the rate 2 bits already gain 1 dB; a training that did nothing would gain none.
+    """A tenth of the rate gains 1 dB at 2 bits already. A training that does nothing gains none.
 
-    The mean of two trainings. One training gains 7 to 10 dB, depending on the last digits of sums.
+    The mean of two trainings is asserted. One training gains 7 to 10 dB, depending on the last digits of sums.
     """
     expected = run(resnet(), UNSEEN)[0]
     settings = Qat(epochs=15, batch=16, rate=0.01, objective="float")
@@ -101,7 +101,7 @@ def test_training_brings_unseen_images_closer_to_the_float_network() -> None:
 
 
 def test_labels_are_learned() -> None:
-    """Labels that the float network does not give: only training can find them."""
+    """The float network does not give these labels, so only training can."""
     x, classes = labelled(resnet(), X)
     y = (classes + 1) % 10
     model = quantized(4)
@@ -113,7 +113,7 @@ def test_labels_are_learned() -> None:
     assert (outputs(model, x).argmax(1) == y).mean() > before + 0.3
 
 
-def test_what_gains_nothing_stays_as_it_was() -> None:
+def test_a_network_that_gains_nothing_does_not_change() -> None:
     model = quantized(8)
     before = outputs(model)
     settings = replace(SHORT, rate=1.0, epochs=1, objective="float")  # far too fast
@@ -123,20 +123,20 @@ def test_what_gains_nothing_stays_as_it_was() -> None:
     np.testing.assert_array_equal(outputs(model), before)
 
 
-def test_a_seed_says_what_comes_out() -> None:
-    found = []
+def test_a_seed_determines_the_result() -> None:
+    results = []
     for seed in (0, 0, 1):
         model = quantized(3)
         settings = replace(SHORT, objective="float", epochs=4, shift=1)
         report = train_network(model, settings, dataset(prepared(resnet()), X), quiet, seed=seed)
         assert report.changed
-        found.append(outputs(model))
-    np.testing.assert_array_equal(found[0], found[1])
-    assert not np.array_equal(found[0], found[2])
+        results.append(outputs(model))
+    np.testing.assert_array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
 
 
 class _Killed(BaseException):
-    """Ends a training from inside."""
+    """Ends a training run from inside."""
 
 
 def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -149,12 +149,12 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
         if done == total // 3 + 2:
             raise _Killed
 
-    place = tmp_path / "out.checkpoint"
-    file = TrainingFile(place, "")
+    path = tmp_path / "out.checkpoint"
+    file = TrainingFile(path, "")
     with pytest.raises(_Killed):
         train_network(quantized(3), settings, data, kill, seed=0, checkpoint=file)
-    assert place.exists()
-    assert list(tmp_path.iterdir()) == [place]
+    assert path.exists()
+    assert list(tmp_path.iterdir()) == [path]
     resumed = quantized(3)
     train_network(resumed, settings, data, lambda _, done, __: steps.append(done), seed=0, checkpoint=file)
     assert steps[0] == 4  # 57 images learned from, 16 a step: the second epoch begins after three
@@ -162,8 +162,8 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
-    data, place = dataset(prepared(resnet()), X), tmp_path / "out.checkpoint"
-    once, file = replace(SHORT, epochs=1), TrainingFile(place, "")
+    data, path = dataset(prepared(resnet()), X), tmp_path / "out.checkpoint"
+    once, file = replace(SHORT, epochs=1), TrainingFile(path, "")
     train_network(quantized(3), once, data, quiet, seed=0, checkpoint=file)
     with pytest.raises(UsageError, match="of another training"):
         train_network(quantized(3), replace(SHORT, epochs=2), data, quiet, seed=0, checkpoint=file)
@@ -173,7 +173,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     for start in starts:  # other codes, other grids of activations
         with pytest.raises(UsageError, match="of another training"):
             train_network(start, once, data, quiet, seed=0, checkpoint=file)
-    place.write_bytes(place.read_bytes()[:100])
+    path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UsageError, match="not a checkpoint"):
         train_network(quantized(3), once, data, quiet, seed=0, checkpoint=file)
 
@@ -192,10 +192,10 @@ def test_a_rate_that_is_too_large_is_refused() -> None:
     np.testing.assert_array_equal(outputs(model), before)
 
 
-def test_a_loss_that_decides_is_said_and_so_is_that_few_images_do(
+def test_the_report_has_a_deciding_loss_and_a_warning_of_few_images(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As many right as before, at a smaller loss: which is the better epoch, though no accuracy shows it."""
+    """As many images are right as before, at a smaller loss. That epoch is better, and accuracy does not show it."""
     scores = iter([Score(1.5, 0.5), *[Score(1.25, 0.5)] * 99])
     monkeypatch.setattr("converter.learn.training.training_loop._Training._score", lambda _: next(scores))
     model = quantized(3)
@@ -256,7 +256,7 @@ def test_one_call_trains_and_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"), [({"epochs": 0}, "epochs must be at least 1"), ({"speed": 1}, "speed")]
 )
-def test_settings_that_cannot_be_meant(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         train(resnet(), X, qat=settings)
 

@@ -113,8 +113,7 @@ class _Reader:
     def floats(self, values: Floats, path: list[str]) -> str:
         """Add an initializer under the name that it had before it was quantized. Return the name."""
         last = self.tensors.constants[path[-1]]
-        alone = len(self.readers[path[-1]]) == 1
-        if last.data_type == TensorProto.FLOAT and alone and path[-1] not in self.new_names:
+        if last.data_type == TensorProto.FLOAT and len(self.readers[path[-1]]) == 1 and path[-1] not in self.new_names:
             name = path[-1]
         else:
             name = self.name(_plain_name(path[0]), path[0])

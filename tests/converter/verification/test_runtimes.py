@@ -62,7 +62,7 @@ def test_a_python_without_the_provider_verifies_nothing(made: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("ls", "cannot run target cpu: .*ls ended with 0 and said: nothing; give a Python that has onnxruntime"),
         ("cat", "cannot run target cpu: it does not run the session script; give a Python that has onnxruntime"),

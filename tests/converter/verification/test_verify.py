@@ -139,7 +139,7 @@ def test_outputs_are_judged_by_their_distance_from_float(files: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (outputs_become("y * np.float32('nan')"), "output output holds NaN or Inf"),
         (outputs_become("y[:, :2]"), "output output is misshapen"),
@@ -238,7 +238,7 @@ def test_the_command_fails_with_exit_code_3(files: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("verify", "cpu.onnx"), 2, "Missing option '--target'"),
         (("verify", "none.onnx", "--target", "cpu"), 1, "none.onnx: no such file"),

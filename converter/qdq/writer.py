@@ -117,8 +117,8 @@ class _Writer:
             }
             self.write(node, renamed | exact_scalars)
             for name in written:
-                result = name if name in outputs else None
-                renamed[name] = self.add(self.activations.quantize(name, sources.get(name, name), result))
+                output_name = name if name in outputs else None
+                renamed[name] = self.add(self.activations.quantize(name, sources.get(name, name), output_name))
         read = {name for node in self.nodes for name in node.input} | outputs
         self.nodes = [node for node in self.nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
         used = {name for node in self.nodes for name in node.input} | outputs

@@ -1,4 +1,4 @@
-"""What `import converter` gives: each name once, loaded late, shown by dir(), typed; no module in a function's place."""
+"""What `import converter` gives: each name once, loaded late, shown by dir() and typed. No module hides a function."""
 
 import ast
 import inspect

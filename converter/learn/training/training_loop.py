@@ -120,7 +120,9 @@ class _Training:
             The score before training, the best score, and the number of epochs after which it was reached.
         """
         if len(self.split.judge) < _FEW:
-            _LOG.warning(f"{len(self.split.judge)} held-out images choose the best epoch, which is few; give more images")
+            _LOG.warning(
+                f"{len(self.split.judge)} held-out images choose the best epoch, which is few; give more images"
+            )
         start = self._score()
         best, best_epoch, state = start, 0, copy.deepcopy(self.network.state_dict())
         done = 0

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.command_line import run
-from tests.support.models_zoo import images, small_cnn
 
 import converter
 from converter.cli.main import cli
 from converter.cli.messages import in_options, logged_warnings, options_of
 from passes.errors import UsageError, argument
+from tests.support.command_line import run
+from tests.support.models import images, small_cnn
 
 ROOT = Path(converter.__file__).parents[1]
 LIBRARY = sorted(

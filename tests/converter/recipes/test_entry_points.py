@@ -1,4 +1,4 @@
-"""A pass and a target of another package: by object, by name in TOML, from a file's provenance, and in `compare --act`."""
+"""A pass and a target of another package: as an object, in TOML, from a file's provenance, and in `compare --act`."""
 
 import sys
 from collections.abc import Iterator
@@ -106,7 +106,8 @@ def first_weight(model: onnx.ModelProto) -> bytes:
     return b"".join(tensor.raw_data for tensor in model.graph.initializer)
 
 
-def test_a_pass_of_another_package_is_found_by_its_name(package: Path) -> None:
+@pytest.mark.usefixtures("package")
+def test_a_pass_of_another_package_is_found_by_its_name() -> None:
     kind = find_pass("quieten")
     assert kind is not None
     assert kind.__name__ == "Quieten"
@@ -114,9 +115,8 @@ def test_a_pass_of_another_package_is_found_by_its_name(package: Path) -> None:
     assert pass_names()[0] == "normalise"
 
 
-def test_a_pass_with_needs_works_in_all_four_ways(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("package")
+def test_a_pass_with_needs_works_in_all_four_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(resnet(), "m.onnx")
     Path("r.toml").write_text(RECIPE)
@@ -143,14 +143,16 @@ def test_a_pass_with_needs_works_in_all_four_ways(
     assert "better.onnx" in acted.output
 
 
-def test_without_data_it_is_refused_at_once(package: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("package")
+def test_without_data_it_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(RECIPE)
     with pytest.raises(UsageError, match="recipe 'r' needs calibration data"):
         converter.convert(resnet(), recipe=tmp_path / "r.toml")
 
 
+@pytest.mark.usefixtures("package")
 def test_a_file_of_a_package_that_is_not_installed_names_the_pass(
-    tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "r.toml").write_text(RECIPE)
     result = converter.convert(resnet(), X, recipe=tmp_path / "r.toml")
@@ -171,27 +173,33 @@ def test_a_file_of_a_package_that_is_not_installed_names_the_pass(
         ("renamed", r"entry point 'renamed' in convert_onnx.passes has a pass named 'quieten'"),
     ],
 )
-def test_what_is_no_pass_is_refused_in_one_line(package: Path, name: str, message: str) -> None:
+@pytest.mark.usefixtures("package")
+def test_what_is_no_pass_is_refused_in_one_line(name: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
         parse_recipe(RECIPE.replace("quieten", name), "r.toml")
     assert "\n" not in str(caught.value)
 
 
-def test_two_packages_with_one_name_are_refused(package: Path) -> None:
+@pytest.mark.usefixtures("package")
+def test_two_packages_with_one_name_are_refused() -> None:
     info = package / "other-2.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 2.0\n")
     (info / "entry_points.txt").write_text("[convert_onnx.passes]\nquieten = other:Quieten\n")
-    with pytest.raises(RecipeError, match="'quieten' is in group convert_onnx.passes of other and of quieten-package"):
+    with pytest.raises(
+        RecipeError, match=r"'quieten' is in group convert_onnx\.passes of other and of quieten-package"
+    ):
         find_pass("quieten")
 
 
-def test_its_fields_survive_a_dump(package: Path) -> None:
+@pytest.mark.usefixtures("package")
+def test_its_fields_survive_a_dump() -> None:
     recipe = parse_recipe(RECIPE, "r.toml")
     assert parse_recipe(dump_recipe(recipe), "again") == recipe
 
 
-def test_a_target_of_another_package(package: Path) -> None:
+@pytest.mark.usefixtures("package")
+def test_a_target_of_another_package() -> None:
     assert find_target("our-board").rules == find_target("cpu").rules
-    with pytest.raises(TargetError, match="no target is named 'none'; there are: .*our-board"):
+    with pytest.raises(TargetError, match=r"no target is named 'none'; there are: .*our-board"):
         find_target("none")

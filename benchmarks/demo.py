@@ -28,11 +28,9 @@ from benchmarks.photographs import CALIBRATION, EVALUATION, SIZE, calibration_cr
 from benchmarks.shared_data import EFFICIENTNET, ROOT, MissingData, efficientnet_weights
 from converter import ConvertError, Result, Settings, convert
 from converter.evaluation.evaluate import Evaluation, evaluate
-from converter.evaluation.shared_data import load_for
 from converter.model_io.export import export
 from converter.model_io.factory import load_module
 from converter.model_io.load import load_onnx
-from converter.model_io.open import ModelFile
 from converter.model_io.save import save_onnx
 from converter.report.progress import progress_bars
 from converter.report.table import show
@@ -120,8 +118,7 @@ def measure(
 ) -> Evaluation:
     """Evaluate the float model and its conversions on the evaluation crops, with interleaved timing."""
     paths = [reference, *(conversion.path for conversion in conversions)]
-    files = [ModelFile(str(path), path) for path in paths]
-    return evaluate(paths, load_for(files, str(photographs.evaluation), PREPROCESS), progress=progress)
+    return evaluate(paths, photographs.evaluation, preprocess=PREPROCESS, progress=progress)
 
 
 def convert_command(factory: str, weights: Path, photographs: Photographs, out: Path) -> list[str]:

@@ -100,7 +100,7 @@ class VerificationError(ConvertError):
 
 
 class BudgetError(VerificationError):
-    """No file that was made keeps the budget; ``search`` is a `converter.pipeline.search_record.Search`, for reports."""
+    """No file of a search keeps the budget. ``search`` is a `converter.pipeline.search_record.Search`, for reports."""
 
     def __init__(self, message: str, search: object) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
-"""Which training a checkpoint belongs to, as far as that is known before any work is done.
+"""Refuse a checkpoint of another training run before any work is done.
 
-What a training starts from is there only after the passes before it, minutes later, and `converter.learn.training.checkpoint`
-compares it then. But model, data and recipe decide it, so a checkpoint of another training is refused at once.
+The start of a training is known only after the passes before it, minutes later. `converter.learn.training.checkpoint`
+compares it then. But the model, the data and the recipe decide the start, and these are compared at once.
 """
 
 import hashlib

@@ -24,7 +24,8 @@ class BudgetAttempt:
         drop: points lost against float, what the budget is held against: the mean of the next two, weighted by how sure
             they are; None where the output is no classifier's.
         counted_drop, drop_error: on the held-out images, and its standard error.
-        expected_drop: with errors of other images and probabilities of labels as well, see `passes.numerics.expected_drop`.
+        expected_drop: with errors of other images and probabilities of labels as well; see
+            `passes.numerics.expected_drop`.
         sqnr_db: of the first output.
         predicted_db: what the additive noise model said it would be; None where it was not asked.
         latency_ms, speedup: batch 1, one thread, timed beside the float model; None for other machines.

@@ -180,15 +180,12 @@ def test_what_is_no_pass_is_refused_in_one_line(name: str, message: str) -> None
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("package")
-def test_two_packages_with_one_name_are_refused() -> None:
+def test_two_packages_with_one_name_are_refused(package: Path) -> None:
     info = package / "other-2.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 2.0\n")
     (info / "entry_points.txt").write_text("[convert_onnx.passes]\nquieten = other:Quieten\n")
-    with pytest.raises(
-        RecipeError, match=r"'quieten' is in group convert_onnx\.passes of other and of quieten-package"
-    ):
+    with pytest.raises(RecipeError, match=r"'quieten' is in group .* of other and of quieten-package"):
         find_pass("quieten")
 
 

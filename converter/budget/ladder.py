@@ -136,11 +136,11 @@ def convert_within(
 def _require_searchable(
     name: str, recipe: Recipe, calibration: Any, budget: Budget, target: Target, settings: Settings
 ) -> None:
-    """Refuse a search that has nothing to choose from, or nothing to judge by.
+    """Check that a search has something to choose from and images to judge on.
 
     Raises:
-        UsageError: names what has no use or is missing.
-        QuantizationError: there is no such device.
+        UsageError: An argument has no use or is missing. The message names it.
+        QuantizationError: The device does not exist.
     """
     if recipe.keeps:
         raise UsageError(f"recipe {name!r} has one result, so a budget has no use; leave it out")

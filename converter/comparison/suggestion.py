@@ -95,16 +95,14 @@ def suggest(
     """Try the layers with the largest introduced errors in float, and suggest those that gain enough.
 
     Args:
-        reference: File of the float model.
-        model: File of the quantized model.
-        comparison: Result of `converter.comparison.compare.compare` for the two models.
-        data: Images. The first 64 are used.
+        reference: The float model, as in `converter.compare`.
+        model: The quantized model, as in `converter.compare`.
+        comparison: Result of `converter.compare` for the two models.
+        data: Images, as in `converter.compare`. The first 64 are used.
+        limit: Largest number of images. The default is all.
+        export: Weights and input shape of torch models.
+        preprocess: Preprocessing of uint8 data. It overrides what the models store.
         progress: Called with "trying in float", the number of layers that are done, and the number of all layers.
-
-    Args:
-        comparison: what `converter.compare` found of the two models.
-        reference, model, data, limit, export, preprocess: as `converter.compare` has them.
-        progress: called with "trying in float", layers tried, layers in all.
 
     Raises:
         ModelError: A model cannot be converted to opset 21, or cannot be run.
@@ -120,7 +118,7 @@ def suggest(
 
 
 def _suggested(reference: Path, model: Path, comparison: Comparison, data: Dataset, progress: Progress) -> Suggestion:
-    """The layers to change, those that gain most first."""
+    """Choose the layers to change, those with the largest gain first."""
     quantized = _quantized(model)
     rows = [row for row in comparison.layers if any(name in quantized for name in row.layers)]
     rows = sorted(rows, key=lambda row: row.introduced_db)[:_TRIED]

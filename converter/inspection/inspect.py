@@ -141,7 +141,7 @@ def inspect(
 
 
 def _inspected(path: Path, name: str) -> Inspection:
-    """What is in a file."""
+    """Inspect a file."""
     model = read_onnx(path)
     size = model_bytes(path)
     metadata = {

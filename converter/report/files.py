@@ -44,7 +44,7 @@ def write_report(result: Result, path: str | Path, *, model: str = "model", outp
         output: Name of the file that was written, for the report.
 
     Raises:
-        UsageError: The suffix is neither .json nor .html, or an .html is asked for without the extra `report`.
+        UsageError: The suffix is neither .json nor .html, or the extra `report` for .html is not installed.
         OutputError: The file cannot be written. An existing file stays as it was.
     """
     write_facts(Path(path), report_facts(result, model=model, output=output))

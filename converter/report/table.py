@@ -129,9 +129,9 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
     row(table, words.FILE_SIZE, size(before), size(after), ratio(before / after, "smaller", "larger"))
     calibrated = "" if result.calibration is None else f"calibrated on {result.calibration['images']:,} images"
     if result.training is not None:
-        held = result.training["held_out"]
-        learned = f"trained on {result.training['images'] - held:,} images"
-        calibrated = "\n".join(filter(None, (calibrated, learned, f"epoch chosen on {held:,} others")))
+        held_out = result.training["held_out"]
+        learned = f"trained on {result.training['images'] - held_out:,} images"
+        calibrated = "\n".join(filter(None, (calibrated, learned, f"epoch chosen on {held_out:,} others")))
     if result.metrics is None:
         table.caption = calibrated or None
         return table

@@ -136,6 +136,7 @@ def test_lite0_accuracy_on_photographs() -> None:
     assert score >= 82  # 87.8 on all 1,000, minus two binomial standard errors for 100; symmetric padding gets 78
 
 
+@pytest.mark.slow
 def test_same_padding_is_tensorflows() -> None:
     """Stride 2 puts the odd pixel after the image: Conv pads 0, 1 for 3x3 and 1, 2 for 5x5. No Pad is left."""
     result = export(load_factory(reference("efficientnet_lite.py:efficientnet_lite0(num_classes=7)")), (1, 3, 64, 64))

@@ -168,18 +168,18 @@ def resnet(*, batch: int | str = "N") -> onnx.ModelProto:
     return network(nodes, constants, {"x": [batch, 3, 12, 12]}, {"y": [batch, 7]})
 
 
-def wide() -> onnx.ModelProto:
-    """Images [n, 3, 12, 12] -> scores [n, 7]: layers of many sizes, the largest of which can be packed at 3 bits."""
-    constants: dict[str, NDArray[Any]] = {"fc.weight": random(7, 32, seed=50), "fc.bias": random(7, seed=51)}
+def wide(channels: int = 32) -> onnx.ModelProto:
+    """Images [n, 3, 12, 12] -> scores [n, 7]: layers of many sizes, of which 3 bits can pack the largest."""
+    constants: dict[str, NDArray[Any]] = {"fc.weight": random(7, channels, seed=50), "fc.bias": random(7, seed=51)}
     node = helper.make_node
     nodes = [
         conv(constants, "stem", "x", "a", (16, 3, 3, 3), strides=[2, 2]),
         node("Relu", ["a"], ["a_relu"], "relu1"),
         conv(constants, "narrow", "a_relu", "b", (8, 16, 1, 1)),
-        conv(constants, "broad", "b", "c", (32, 8, 3, 3)),
+        conv(constants, "broad", "b", "c", (channels, 8, 3, 3)),
         node("Relu", ["c"], ["c_relu"], "relu2"),
-        conv(constants, "large", "c_relu", "d", (32, 32, 3, 3)),
-        conv(constants, "faint", "c_relu", "e", (32, 32, 3, 3)),
+        conv(constants, "large", "c_relu", "d", (channels, channels, 3, 3)),
+        conv(constants, "faint", "c_relu", "e", (channels, channels, 3, 3)),
         node("Add", ["d", "e"], ["sum"], "add"),
         node("Relu", ["sum"], ["d_relu"], "relu3"),
         node("GlobalAveragePool", ["d_relu"], ["average"], "average"),

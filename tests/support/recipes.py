@@ -23,7 +23,7 @@ def brief(name: str) -> Recipe:
     for step in recipe.passes:
         match step:
             case LearnedRounding():
-                steps.append(replace(step, steps=5))
+                steps.append(replace(step, steps=2))
             case Qat():
                 steps.append(replace(step, epochs=1))
             case _:

@@ -34,9 +34,9 @@ def facts_of(recipe: str | Recipe = "int4", target: str = "cpu", *, evaluation: 
 def within_bytes() -> dict[str, Any]:
     """The report of a search in which int8 and int4 break the budget."""
     result = convert_within(
-        networks.wide(),
+        networks.wide(channels=16),
         networks.images(32, 3, 12, 12),
-        Budget(max_bytes=18_200, max_latency=1000.0),
+        Budget(max_bytes=12_200, max_latency=1000.0),
         settings=Settings(limit=24),
     )
     return report_facts(result, model="w.onnx", output="out.onnx", before=80_000, after=result.model.ByteSize())

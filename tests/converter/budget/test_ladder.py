@@ -49,6 +49,7 @@ def uniform(model: onnx.ModelProto, limit: int, recipe: Recipe = BASE) -> Result
     return convert(model, fit, recipe=recipe)
 
 
+@pytest.mark.slow
 def test_mixed_bits_beat_uniform_ones_at_the_same_bytes() -> None:
     plain = uniform(wide(), 48)
     size = plain.model.ByteSize()
@@ -63,6 +64,7 @@ def test_mixed_bits_beat_uniform_ones_at_the_same_bytes() -> None:
     assert sqnr_db(reference, run(mixed.model, UNSEEN)[0]) > sqnr_db(reference, run(plain.model, UNSEEN)[0]) + 2
 
 
+@pytest.mark.slow
 def test_the_attempt_at_4_bits_has_the_block_size_of_mixed_bits() -> None:
     plain, smaller_blocks = (uniform(wide(), 48, recipe).model.ByteSize() for recipe in (BASE, RECIPES["int4"]))
     search = searched(convert_within(wide(), DATA, Budget(max_bytes=plain), settings=Settings(limit=48)))
@@ -70,6 +72,7 @@ def test_the_attempt_at_4_bits_has_the_block_size_of_mixed_bits() -> None:
     assert abs(four - plain) < abs(four - smaller_blocks) / 2
 
 
+@pytest.mark.slow
 def test_an_allowed_drop_makes_the_file_smaller() -> None:
     sizes = []
     for drop in (2.0, 100.0):

@@ -130,7 +130,7 @@ def test_a_bias_in_any_shape_that_is_the_same_for_every_row(shape: tuple[int, ..
     )
     data = images(40, 8)
     for name in SOLVING:
-        result = convert(proto, data, recipe=name)
+        result = convert(proto, data, recipe=brief(name))
         assert bits(result) == {"layer": 8 if name in EIGHT_BITS else 4}
         assert decibels(result, data) > 15
 

@@ -73,8 +73,10 @@ def test_a_report_with_every_section_matches_the_schema(facts: dict[str, Any]) -
 def test_no_field_may_be_missing(facts: dict[str, Any]) -> None:
     required = [path for path in paths(facts) if not FREE.intersection(path[:-1])]
     required = [path for path in required if path[:2] != ("recipe", "passes") or path[-1] == "pass"]
-    assert len(required) > 100
-    for path in required:
+    # entries of a list have the same fields: one of each kind is enough
+    each = {tuple("*" if isinstance(key, int) else key for key in path): path for path in required}
+    assert len(each) > 100
+    for path in each.values():
         changed = copy.deepcopy(facts)
         holder: Any = changed
         for key in path[:-1]:
@@ -197,7 +199,7 @@ def test_a_search_reports_its_limits_and_the_kept_attempt() -> None:
     facts = within_bytes()
     check(facts)
     search = facts["search"]
-    assert search["limits"] == {"max_drop": None, "max_bytes": 18_200, "max_latency": 1000.0}
+    assert search["limits"] == {"max_drop": None, "max_bytes": 12_200, "max_latency": 1000.0}
     attempts = search["attempts"]
     assert [attempt["holds"] for attempt in attempts[:2]] == [False, False]
     kept = attempts[search["kept"]]

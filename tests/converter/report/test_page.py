@@ -115,7 +115,7 @@ def test_searches_show_gains_over_the_unchanged_layer(page: str, facts: dict[str
 
 def test_attempts_are_in_the_text_and_in_the_plot(page: str, facts: dict[str, Any]) -> None:
     search, text, chart = facts["search"], words(page), charts(page)["attempts-chart"]
-    assert "Budget: at most 18,200 bytes and at most 1000 ms." in text
+    assert "Budget: at most 12,200 bytes and at most 1000 ms." in text
     assert f"judged on {search['held_out']} images that did not calibrate" in text
     drawn = {row["place"]: row for row in chart["data"]["values"]}
     assert len(drawn) == len(search["attempts"]) > 2
@@ -135,7 +135,7 @@ def test_attempts_are_in_the_text_and_in_the_plot(page: str, facts: dict[str, An
         assert row["front"] == (not better)
         assert row["text"].endswith(", kept") == kept
     (limit,) = [layer for layer in chart["layer"] if layer["mark"]["type"] == "rule" and "data" in layer]
-    assert limit["data"]["values"] == [{"bytes": 18_200}]
+    assert limit["data"]["values"] == [{"bytes": 12_200}]
 
 
 def test_the_drop_is_plotted_if_it_is_limited(facts: dict[str, Any]) -> None:

@@ -174,7 +174,10 @@ def _type(hint: Any) -> str:
 
 
 def _default(value: Any) -> str:
-    return value.__name__ if inspect.isfunction(value) else repr(value)
+    if inspect.isfunction(value):
+        return value.__name__
+    unset = dataclasses.is_dataclass(value) and value == type(value)()
+    return f"{type(value).__name__}()" if unset else repr(value)
 
 
 def _doc(each: Any) -> str:

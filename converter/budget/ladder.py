@@ -31,6 +31,7 @@ from converter.evaluation.evaluate import evaluate_pair
 from converter.learn.data_needs import FEWEST_IMAGES, require_learnable
 from converter.learn.learning import require_device
 from converter.model_io.open import ExportOptions
+from converter.pipeline.images import require_calibration
 from converter.pipeline.prepare import prepare
 from converter.pipeline.result import Result
 from converter.pipeline.search_record import Search
@@ -144,8 +145,9 @@ def _require_searchable(
     """
     if recipe.keeps:
         raise UsageError(f"recipe {name!r} has one result, so a budget has no use; leave it out")
+    require_calibration(calibration, None, settings.checkpoint, dataclasses.replace(recipe, name=name))
     if calibration is None:
-        raise UsageError(f"recipe {name!r} is judged on images; use `calibration=` with images or an .npz")
+        raise UsageError("a budget is judged on images; use `calibration=` with images or an .npz")
     if settings.measure_speed:
         raise UsageError(
             "`measure_speed=True` has no use with a budget: a search leaves layers in float where int8 misses "

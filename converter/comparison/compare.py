@@ -12,6 +12,7 @@ Memory does not grow with the number of images.
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,11 +163,17 @@ def compare(
         ModelError: A model cannot be loaded or run, or the outputs differ in shape. The message names the model.
         ConvertError: Any other error that a user can correct.
     """
+    called = names or (_name(reference, "reference"), _name(model, "model"))
     with (
         log_step("compare"),
-        models_on_data([reference, model], data, names=names, limit=limit, export=export, preprocess=preprocess) as on,
+        models_on_data([reference, model], data, names=called, limit=limit, export=export, preprocess=preprocess) as on,
     ):
         return _compared(on, progress)
+
+
+def _name(model: Any, role: str) -> str:
+    """Return the path of a model, or its role if it has none."""
+    return str(model) if isinstance(model, str | Path) else role
 
 
 def _compared(on: ModelsOnData, progress: Progress) -> Comparison:

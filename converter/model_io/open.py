@@ -150,7 +150,7 @@ def model_files(
     Args:
         models: in the forms of `open_model`.
         export: weights and input shape of torch models.
-        names: what the models are called; their paths if not given.
+        names: what the models are called; their paths if not given, and "model 1" and so on in memory.
 
     Raises:
         UsageError: As for `open_model`.
@@ -166,15 +166,9 @@ def model_files(
             else:
                 path = Path(folder) / f"{place}.onnx"
                 write_onnx(model if isinstance(model, onnx.ModelProto) else _exported(model, export), path)
-            files.append(ModelFile(_name(model) if names is None else names[place], path))
+            name = str(model) if isinstance(model, (str, Path)) else f"model {place + 1}"
+            files.append(ModelFile(name if names is None else names[place], path))
         yield files
-
-
-def _name(model: Any) -> str:
-    """A path is its own name."""
-    if isinstance(model, onnx.ModelProto):
-        return model.graph.name or "model"
-    return str(model) if isinstance(model, (str, Path)) else type(model).__name__
 
 
 def _is_exported(model: Any) -> bool:
@@ -189,7 +183,7 @@ def _check_arguments(models: Sequence[Any], export: ExportOptions) -> None:
         if isinstance(model, (str, Path)) and Path(model).suffix == ".py":
             named = ", ".join(f"{model}:{name}" for name in functions_of(Path(model))) or f"{model}:FACTORY"
             raise UsageError(f"{model}: name the function in it that returns the model: {named}")
-    names = " and ".join(map(_name, models))
+    names = " and ".join(str(model) if isinstance(model, (str, Path)) else type(model).__name__ for model in models)
     if export.weights is not None and not any(
         isinstance(model, (str, Path)) and is_factory(str(model)) for model in models
     ):

@@ -188,7 +188,7 @@ def test_what_was_measured_stays_where_it_is_of_use(
             kept.store("attempt", {"bytes": np.array(3)})
         raise error
 
-    monkeypatch.setattr("converter.budget.ladder.convert_within", stopped)
+    monkeypatch.setattr("converter.convert_within", stopped)
     before = names(folder)
     assert run(*CONVERT, "--max-drop", "5").exit_code
     assert names(folder) == before | ({"out.search"} if stays and measured else set())
@@ -209,7 +209,7 @@ def test_who_stops_a_search_is_told_how_it_goes_on(monkeypatch: pytest.MonkeyPat
         (cache / "key" / "effect-0000.npz").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("converter.budget.ladder.convert_within", stopped)
+    monkeypatch.setattr("converter.convert_within", stopped)
     result = run(*BUDGET, "--cache", "kept")
     told = "Interrupted; kept keeps what was done; the same command goes on from there\n"
     assert (result.exit_code, result.stderr) == (130, told)

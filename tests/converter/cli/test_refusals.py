@@ -1,7 +1,6 @@
 """Every bad input ends in one line with the value in it and a non-zero exit code, and leaves no file behind."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +209,7 @@ def test_what_nobody_expected_is_one_line(monkeypatch: pytest.MonkeyPatch, error
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(sys.modules["converter.pipeline.convert"], "emit", fail)
+    monkeypatch.setattr("converter.pipeline.finish.emit", fail)
     result = run(*CONVERT)
     assert (result.exit_code, result.stderr) == (1, line)
 

@@ -308,7 +308,7 @@ def test_what_act_refuses(spoilt_files: Path, arguments: tuple[str, ...], words:
 def test_act_needs_a_recipe_and_the_calibration_data(spoilt_files: Path) -> None:
     done = run("compare", "float.onnx", "m.onnx", "--data", "unseen.npz", "--act", "fixed.onnx")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "m.onnx again: it holds no recipe, so `convert` did not write it" in done.stderr
+    assert "m.onnx cannot be converted again: it holds no recipe, so `convert` did not write it" in done.stderr
     (spoilt_files / "calibration.npz").rename("elsewhere.npz")
     command = ("compare", "float.onnx", "q.onnx", "--data", "unseen.npz", "--act", "fixed.onnx")
     done = run(*command)

@@ -76,7 +76,7 @@ def test_a_program_that_is_no_python(made: Path, command: str, message: str) -> 
 
 
 def test_a_file_that_is_no_program(made: Path) -> None:
-    with pytest.raises(TargetError, match=r"x\.npz cannot run target cpu: .*Permission denied.*; give a Python that"):
+    with pytest.raises(TargetError, match=r"x\.npz'` cannot run target cpu: .*Permission denied.*; give a Python that"):
         verify(made / "cpu.onnx", "cpu", runtime=made / "x.npz")
 
 

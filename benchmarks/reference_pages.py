@@ -176,7 +176,7 @@ def _type(hint: Any) -> str:
 def _default(value: Any) -> str:
     if inspect.isfunction(value):
         return value.__name__
-    unset = dataclasses.is_dataclass(value) and value == type(value)()
+    unset = dataclasses.is_dataclass(value) and not isinstance(value, type) and value == type(value)()
     return f"{type(value).__name__}()" if unset else repr(value)
 
 

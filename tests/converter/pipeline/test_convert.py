@@ -285,8 +285,6 @@ def test_a_recipe_without_data_is_refused(name: str) -> None:
     [
         ({"recipe": "int5"}, RecipeError, "no recipe is named 'int5'"),
         ({"target": "toaster"}, TargetError, "no target is named 'toaster'; there are: cpu"),
-        ({"limit": 0}, RecipeError, "limit must be at least 1, not 0"),
-        ({"seed": -1}, RecipeError, "seed must not be negative, not -1"),
         ({"calibration": images(4, 3, 9, 9)}, DataError, "takes|model"),
         ({"calibration": images(4, 3, 12, 12) * np.float32(np.nan)}, DataError, "holds NaN or Inf"),
         ({"calibration": np.zeros((0, 3, 12, 12), np.float32)}, DataError, "images"),

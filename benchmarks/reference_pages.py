@@ -1,8 +1,9 @@
 """Writer of the guide's reference pages (docs/reference/*.md) from docstrings, fields and --help.
 
-    python -m benchmarks.reference_pages [--out DIR]
+    python -m benchmarks.reference_pages [--out DIR] [--check]
 
-Nothing on these pages is written by hand. A test compares the committed pages with the output of this module.
+Nothing on these pages is written by hand. A test compares the sections of the committed pages with the output of this
+module. A section that is not committed yet, such as that of a new pass, is no error: `--check` lists it.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from passes import errors
 from passes.base import Stage
 from passes.ir.rules import Rules
 
-__all__ = ["main", "pages"]
+__all__ = ["main", "missing", "outdated", "pages"]
 
 _NOTE = "<!-- Written by `python -m benchmarks.reference_pages` from the code; do not edit. -->\n"
 _WIDTH = 100
@@ -221,13 +222,53 @@ def _fenced(text: str, language: str = "text") -> str:
     return f"```{language}\n{text}\n```\n"
 
 
+def outdated(committed: str, current: str) -> list[str]:
+    """Return the headings of a committed page whose sections are not what the code says now."""
+    now = _sections(current)
+    return [heading for heading, text in _sections(committed).items() if now.get(heading) != text]
+
+
+def missing(committed: str, current: str) -> list[str]:
+    """Return the headings that a committed page does not have yet."""
+    return [heading for heading in _sections(current) if heading not in _sections(committed)]
+
+
+def _sections(page: str) -> dict[str, str]:
+    """Split a page into sections by their headings; the part before the first heading has the empty heading."""
+    found: dict[str, list[str]] = {"": []}
+    heading, fenced = "", False
+    for line in page.splitlines():
+        fenced ^= line.startswith("```")
+        if line.startswith("#") and not fenced:
+            heading = line
+        found.setdefault(heading, []).append(line)
+    return {heading: "\n".join(lines).strip() for heading, lines in found.items()}
+
+
+def _check(folder: Path) -> int:
+    """Print what differs between the pages in a folder and the code. Return 1 if a section is outdated."""
+    wrong = False
+    for name, text in pages().items():
+        committed = (folder / name).read_text(encoding="utf-8")
+        for heading in outdated(committed, text):
+            print(f"{name}: outdated: {heading.lstrip('# ') or 'the beginning'}; run: make reference")
+            wrong = True
+        for heading in missing(committed, text):
+            print(f"{name}: not there yet: {heading.lstrip('# ')}; run: make reference")
+    return int(wrong)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the arguments and write the pages."""
+    """Parse the arguments, and write or check the pages."""
     parser = argparse.ArgumentParser(prog="benchmarks.reference_pages", description="Write the reference pages.")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs" / "reference", metavar="DIR", help="default docs/reference"
     )
-    out = parser.parse_args(arguments).out
+    parser.add_argument("--check", action="store_true", help="write nothing; list what is outdated or missing")
+    parsed = parser.parse_args(arguments)
+    out = parsed.out
+    if parsed.check:
+        return _check(out)
     out.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         (out / name).write_text(text, encoding="utf-8")

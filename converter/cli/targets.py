@@ -20,9 +20,9 @@ def targets(name: str | None) -> None:
     """What there is for `--target`; with a NAME, all that is known of it and the sources."""
     from converter.report.table import show
     from converter.report.targets import facts_table, targets_table
-    from converter.targets.catalog import TARGETS, find_target
+    from converter.targets.catalog import find_target, known_targets
 
-    show([targets_table(TARGETS) if name is None else facts_table(find_target(name))])
+    show([targets_table(known_targets()) if name is None else facts_table(find_target(name))])
 
 
 def _fraction(_: click.Context, __: click.Parameter, value: float | None) -> float | None:

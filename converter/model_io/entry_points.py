@@ -8,6 +8,7 @@ A package offers one in its pyproject.toml:
 Nothing of another package is imported before its name is asked for.
 """
 
+from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
 
 from converter.model_io.user_code import user_code
@@ -19,20 +20,32 @@ GROUPS = ("convert_onnx.metrics", "convert_onnx.passes", "convert_onnx.targets")
 """The groups of entry points that this project reads; nothing asks for metrics by name yet."""
 
 
-def entry_point_names(group: str) -> list[str]:
-    """Names that installed packages offer in a group, sorted."""
-    return sorted({each.name for each in entry_points(group=group)})
-
-
-def load_entry_point(group: str, name: str, error_type: type[ConvertError]) -> object | None:
-    """What a package offers in a group under a name; None if no package does.
+def entry_point_names(group: str, built_in: Collection[str], error_type: type[ConvertError]) -> list[str]:
+    """Names that installed packages offer in a group, sorted.
 
     Raises:
-        ConvertError: of ``error_type``. Two packages offer the name, or the package cannot be imported.
+        ConvertError: of ``error_type``. A package offers a name of ``built_in``, which would never be used.
     """
-    offered = list(entry_points(group=group, name=name))
-    if not offered:
+    offered = entry_points(group=group)
+    for each in offered:
+        if each.name in built_in:
+            raise error_type(
+                f"package {_package(each)} offers {each.name!r} in group {group}, which is a built-in name; rename it "
+                "there, or uninstall the package"
+            )
+    return sorted(offered.names)
+
+
+def load_entry_point(group: str, name: str, built_in: Collection[str], error_type: type[ConvertError]) -> object | None:
+    """What a package offers in a group under a name that is not built in; None if no package does.
+
+    Raises:
+        ConvertError: of ``error_type``. A package offers a name of ``built_in``, two packages offer the same name, or
+            the package cannot be imported.
+    """
+    if name not in entry_point_names(group, built_in, error_type):
         return None
+    offered = list(entry_points(group=group, name=name))
     packages = sorted({_package(each) for each in offered})
     if len(packages) > 1:
         raise error_type(f"{name!r} is in group {group} of {' and of '.join(packages)}; uninstall all but one")

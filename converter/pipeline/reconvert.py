@@ -70,11 +70,14 @@ def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Ori
 
     Raises:
         UsageError: `convert` did not write the model, or its calibration data are not where they were.
+        RecipeError: its recipe cannot be run here; see `stored_recipe`.
         DataError: ``calibration`` is not there.
     """
-    found = stored_origin(read_onnx(model))
+    proto = read_onnx(model)
+    found = stored_origin(proto)
     if found is None:
         raise UsageError(f"{name} cannot be converted again: it holds no recipe, so `convert` did not write it")
+    stored_recipe(proto, name)
     data = calibration or found.source
     if data is None or Path(data.partition(".py:")[0] + ".py" * (".py:" in data)).exists():
         return found, data

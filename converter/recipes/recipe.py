@@ -9,7 +9,7 @@ from typing import Any
 from converter.data.preprocess import Preprocess
 from converter.qdq.matmul_nbits import BLOCKS
 from converter.qdq.weights import Storage
-from converter.recipes.registry import PASSES
+from converter.recipes.registry import PASSES, require_usable
 from passes.base import LayerPass, Pass, Stage
 from passes.errors import RecipeError
 
@@ -43,6 +43,8 @@ class Recipe:
             raise RecipeError(f"limit must be at least 1, not {self.limit}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, not {self.seed}")
+        for step in self.passes:
+            require_usable(step)
         _check_order(self.passes)
         if self.solver is not None:
             _check_stored(self.solver, self.storage)

@@ -1,7 +1,9 @@
 """Passes by the names that recipes use: the built-in ones, and those of other packages by their entry points."""
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from converter.model_io.entry_points import entry_point_names, load_entry_point
 from passes.activations.activation_ranges import ActivationRanges
@@ -25,7 +27,7 @@ from passes.weights.obq import Obq
 from passes.weights.qat import Qat
 from passes.weights.rtn import Rtn
 
-__all__ = ["GROUP", "PASSES", "find_pass", "pass_names"]
+__all__ = ["GROUP", "PASSES", "find_pass", "pass_names", "require_usable"]
 
 GROUP = "convert_onnx.passes"
 """Group of entry points in which other packages offer their passes."""
@@ -59,14 +61,15 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
 
 
 def find_pass(name: str) -> type[Pass] | None:
-    """The pass of that name: built in, or of another package; None if there is none. Built-in names come first.
+    """The pass of that name: built in, or of another package; None if there is none.
 
     Raises:
-        RecipeError: another package offers the name, but cannot be imported or gives no pass of that name.
+        RecipeError: another package offers the name, but cannot be imported or gives no pass of that name; or a package
+            offers a pass by the name of a built-in one.
     """
     if name in PASSES:
         return PASSES[name]
-    found = load_entry_point(GROUP, name, RecipeError)
+    found = load_entry_point(GROUP, name, PASSES, RecipeError)
     if found is None:
         return None
     if not isinstance(found, type) or not issubclass(found, Pass):
@@ -77,5 +80,40 @@ def find_pass(name: str) -> type[Pass] | None:
 
 
 def pass_names() -> list[str]:
-    """Names that a recipe can use: the built-in passes in the order of a recipe, then those of other packages."""
-    return [*PASSES, *(name for name in entry_point_names(GROUP) if name not in PASSES)]
+    """Names that a recipe can use: the built-in passes in the order of a recipe, then those of other packages.
+
+    Raises:
+        RecipeError: a package offers a pass by the name of a built-in one.
+    """
+    return [*PASSES, *entry_point_names(GROUP, PASSES, RecipeError)]
+
+
+def require_usable(step: Any) -> None:
+    """Refuse what cannot stand in a recipe, or could not be read back from the recipe that a file holds.
+
+    Raises:
+        RecipeError: it is no pass, it has no name or the name of a built-in pass, or TOML has no form for a field.
+    """
+    kind = type(step)
+    if not isinstance(step, Pass):
+        raise RecipeError(f"{kind.__name__} is no pass; derive it from GraphPass, LayerPass or CorrectionPass")
+    name = getattr(step, "name", None)
+    if not isinstance(name, str) or not name:
+        raise RecipeError(f'{kind.__name__} has no name; give it one: name: ClassVar[str] = "..."')
+    if PASSES.get(name, kind) is not kind:
+        raise RecipeError(f"{kind.__name__} has the name {name!r} of a built-in pass; give it another name")
+    for field in dataclasses.fields(step):
+        value = getattr(step, field.name)
+        if value is not None and not _has_toml(value):
+            raise RecipeError(
+                f"{name}: TOML has no form for {field.name} = {value!r}, and a file holds its recipe; use a number, a "
+                "text, or a tuple or a mapping of them"
+            )
+
+
+def _has_toml(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_toml(each) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_has_toml, value))
+    return isinstance(value, (bool, int, float, str))

@@ -9,6 +9,7 @@ from converter.display.json_values import finite
 from converter.pipeline.result import LayerReport, Result, versions
 from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
 from converter.recipes.toml import recipe_values
+from passes.base import Stage
 from passes.report import CoveredRange, LossGrid, PassReport
 
 __all__ = ["VERSION", "conversion_facts", "report_facts"]
@@ -45,6 +46,7 @@ def report_facts(
 
 def conversion_facts(result: Result) -> dict[str, Any]:
     """Return the content of a report without its files. Infinite and undefined numbers become null."""
+    stages = {step.name: step.stage for step in result.recipe.passes}
     values: dict[str, Any] = {
         "version": VERSION,
         "recipe": recipe_values(result.recipe),
@@ -58,7 +60,7 @@ def conversion_facts(result: Result) -> dict[str, Any]:
         "sqnr_of": result.recipe.sqnr_of,
         "layers": list(_layers(result)),
         "activations": [_activation(tensor, covered) for tensor, covered in _ranges(result.passes).items()],
-        "passes": [_pass(report) for report in result.passes],
+        "passes": [_pass(report, stages[report.name]) for report in result.passes],
         "speed": None if result.speed is None else result.speed.to_json(),
         "search": None if result.search is None else result.search.to_json(),
     }
@@ -102,9 +104,10 @@ def _activation(tensor: str, covered: CoveredRange) -> dict[str, Any]:
     }
 
 
-def _pass(report: PassReport) -> dict[str, Any]:
+def _pass(report: PassReport, stage: Stage) -> dict[str, Any]:
     return {
         "name": report.name,
+        "stage": stage.name.lower(),
         "changed": {name: change.what for name, change in report.changed.items()},
         "skipped": dict(report.skipped),
         "notes": list(report.notes),

@@ -14,7 +14,7 @@ from converter.targets.target import Target
 from passes.errors import TargetError
 from passes.ir.rules import Rules
 
-__all__ = ["DEFAULT_TARGET", "GROUP", "TARGETS", "Target", "find_target"]
+__all__ = ["DEFAULT_TARGET", "GROUP", "TARGETS", "Target", "find_target", "known_targets"]
 
 GROUP = "convert_onnx.targets"
 """Group of entry points in which other packages offer their targets."""
@@ -358,10 +358,19 @@ def find_target(name: str) -> Target:
     """
     if name in TARGETS:
         return TARGETS[name]
-    found = load_entry_point(GROUP, name, TargetError)
+    found = load_entry_point(GROUP, name, TARGETS, TargetError)
     if found is None:
-        names = [*TARGETS, *(each for each in entry_point_names(GROUP) if each not in TARGETS)]
+        names = [*TARGETS, *entry_point_names(GROUP, TARGETS, TargetError)]
         raise TargetError(f"no target is named {name!r}; there are: {', '.join(names)}")
     if not isinstance(found, Target) or found.name != name:
         raise TargetError(f"entry point {name!r} in {GROUP} is {found!r}, which is no target of that name")
     return found
+
+
+def known_targets() -> dict[str, Target]:
+    """All targets by name: the built-in ones, then those of other packages.
+
+    Raises:
+        TargetError: see `find_target`.
+    """
+    return {name: find_target(name) for name in (*TARGETS, *entry_point_names(GROUP, TARGETS, TargetError))}

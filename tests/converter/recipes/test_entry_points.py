@@ -1,4 +1,4 @@
-"""A pass and a target of another package: as an object, in TOML, from a file's provenance, and in `compare --act`."""
+"""A pass and a target of another package: by object, by name in TOML, from a file, and in `compare --act`."""
 
 import sys
 from collections.abc import Iterator
@@ -13,8 +13,9 @@ from converter import Recipe
 from converter.recipes.builtin import RECIPES, find_recipe
 from converter.recipes.registry import find_pass, pass_names
 from converter.recipes.toml import dump_recipe, parse_recipe
-from converter.targets.catalog import find_target
+from converter.targets.catalog import TARGETS, find_target, known_targets
 from passes.errors import RecipeError, TargetError, UsageError
+from passes.weights.gptq import Gptq
 from tests.support.command_line import run
 from tests.support.networks import images, resnet
 
@@ -162,6 +163,7 @@ def test_a_file_of_a_package_that_is_not_installed_names_the_pass(
         find_recipe(tmp_path / "out.onnx")
 
 
+@pytest.mark.usefixtures("package")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -173,7 +175,6 @@ def test_a_file_of_a_package_that_is_not_installed_names_the_pass(
         ("renamed", r"entry point 'renamed' in convert_onnx.passes has a pass named 'quieten'"),
     ],
 )
-@pytest.mark.usefixtures("package")
 def test_what_is_no_pass_is_refused_in_one_line(name: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
         parse_recipe(RECIPE.replace("quieten", name), "r.toml")
@@ -185,8 +186,47 @@ def test_two_packages_with_one_name_are_refused(package: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 2.0\n")
     (info / "entry_points.txt").write_text("[convert_onnx.passes]\nquieten = other:Quieten\n")
-    with pytest.raises(RecipeError, match=r"'quieten' is in group .* of other and of quieten-package"):
+    with pytest.raises(
+        RecipeError, match=r"'quieten' is in group convert_onnx\.passes of other and of quieten-package"
+    ):
         find_pass("quieten")
+
+
+def test_the_name_of_a_built_in_pass_or_target_is_refused(package: Path) -> None:
+    entries = package / "quieten_package-1.0.dist-info" / "entry_points.txt"
+    entries.write_text(f"{ENTRIES}cpu = quieten_package:target\n".replace("broken =", "gptq ="))
+    message = "package quieten-package offers 'gptq' in group convert_onnx.passes, which is a built-in name; rename it"
+    for looked_up in (lambda: find_pass("quieten"), pass_names):
+        with pytest.raises(RecipeError, match=message):
+            looked_up()
+    with pytest.raises(TargetError, match=r"offers 'cpu' in group convert_onnx\.targets, which is a built-in name"):
+        known_targets()
+    assert find_pass("gptq") is Gptq  # nothing else is looked at for a built-in name
+
+
+def test_entry_points_are_looked_at_only_for_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(**_: object) -> None:
+        raise AssertionError("entry points were looked at")
+
+    monkeypatch.setattr("converter.model_io.entry_points.entry_points", asked)
+    assert converter.convert(resnet(), X, recipe="int8").target == "cpu"
+
+
+@pytest.mark.usefixtures("package")
+def test_acting_without_the_package_is_refused_before_the_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, data = tmp_path / "r.toml", tmp_path / "data.npz"
+    recipe.write_text(RECIPE)
+    np.savez(data, x=X)
+    onnx.save(resnet(), tmp_path / "m.onnx")
+    converter.convert(tmp_path / "m.onnx", X, recipe=recipe).save(tmp_path / "out.onnx")
+    monkeypatch.undo()
+    monkeypatch.setattr("converter.comparison.compare.compare", lambda *_, **__: pytest.fail("it was compared"))
+    monkeypatch.chdir(tmp_path)
+    refused = run("compare", "m.onnx", "out.onnx", "--data", str(data), "--calibration", str(data), "--act", "b.onnx")
+    assert refused.exit_code == 2
+    assert "the recipe in out.onnx, pass 2: no pass is named 'quieten'" in refused.output
 
 
 @pytest.mark.usefixtures("package")
@@ -198,5 +238,7 @@ def test_its_fields_survive_a_dump() -> None:
 @pytest.mark.usefixtures("package")
 def test_a_target_of_another_package() -> None:
     assert find_target("our-board").rules == find_target("cpu").rules
+    assert list(known_targets()) == [*TARGETS, "our-board"]
+    assert "our-board" in run("targets").output
     with pytest.raises(TargetError, match=r"no target is named 'none'; there are: .*our-board"):
         find_target("none")

@@ -55,10 +55,11 @@ def test_what_the_upright_mark_is(page: str, facts: dict[str, Any]) -> None:
     assert "The upright mark is what plain rounding to the same bits would give." in words(page)
     corrected = copy.deepcopy(facts)
     names = [layer["name"] for layer in facts["layers"] if layer["before_db"] is not None]
-    corrected["passes"].append(facts["passes"][-1] | {"name": "qat", "changed": dict.fromkeys(names, "trained")})
+    changed = dict.fromkeys(names, "trained")
+    corrected["passes"].append(facts["passes"][-1] | {"name": "mine", "stage": "refinement", "changed": changed})
     text = words(render(corrected))
-    assert "The upright mark is the error before qat." in text
-    assert "before qat and as written" in text
+    assert "The upright mark is the error before mine." in text
+    assert "before mine and as written" in text
 
 
 def test_every_chart_has_its_place_and_a_description(page: str) -> None:

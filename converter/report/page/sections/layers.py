@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converter.display.numbers import decibels, size
-from converter.recipes.registry import PASSES
 from converter.report.page.section import SHORT_NAME, Section, Spec, height_of
-from passes.base import Stage
 
 __all__ = ["layers", "relative_error"]
 
@@ -32,7 +30,8 @@ def _refined(facts: Mapping[str, Any]) -> str:
         for layer in facts["layers"]
         if layer["before_db"] is not None
     }
-    return " or ".join(name for name, kind in PASSES.items() if name in last and kind.stage == Stage.REFINEMENT)
+    refined = [step["name"] for step in facts["passes"] if step["name"] in last and step["stage"] == "refinement"]
+    return " or ".join(dict.fromkeys(refined))
 
 
 def relative_error(db: float) -> float:

@@ -1,0 +1,180 @@
+"""How a pass is run: what it requires is asked early, what it ensures after it; a kind is registered once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from converter import DataError, GraphPass, Model, Needs, PassReport, QuantizationError, Recipe, Stage, Stats, convert
+from converter.pipeline.images import Images
+from converter.pipeline.run_pass import PassContext, run_kind, run_pass
+from passes.activations.activation_ranges import ActivationRanges
+from passes.base import Pass
+from passes.graph.normalise.normalise import Normalise
+from passes.weights.bias_correction import BiasCorrection
+from passes.weights.gptq import Gptq
+from passes.weights.rtn import Rtn
+from tests.support.networks import images, prepared, quiet, resnet
+
+X = images(16, 3, 12, 12)
+ran: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran() -> Iterator[None]:
+    ran.clear()
+    yield
+    ran.clear()
+
+
+@dataclass(frozen=True)
+class Traced(GraphPass):
+    """Says when it runs; refuses a model, or what it left, if it is told to."""
+
+    name: ClassVar[str] = "traced"
+
+    refuses: bool = False
+    breaks_promise: bool = False
+    breaks_graph: bool = False
+
+    def requires(self, model: Model) -> None:
+        ran.append(f"{self.name} asked")
+        if self.refuses:
+            raise QuantizationError(f"{self.name}: not this model")
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        ran.append(self.name)
+        if self.breaks_graph:
+            model.graph.nodes[0].name = model.graph.nodes[1].name
+        return PassReport(self.name, skipped=dict.fromkeys(model.layers(), "traced"))
+
+    def ensures(self, model: Model) -> None:
+        if self.breaks_promise:
+            raise QuantizationError(f"{self.name}: promise broken")
+
+
+@dataclass(frozen=True)
+class TracedRanges(Traced):
+    """The same where ranges are chosen."""
+
+    name: ClassVar[str] = "traced_ranges"
+    stage: ClassVar[Stage] = Stage.RANGES
+
+
+@dataclass(frozen=True)
+class TracedRefinement(Traced):
+    """The same behind the weights."""
+
+    name: ClassVar[str] = "traced_refinement"
+    stage: ClassVar[Stage] = Stage.REFINEMENT
+
+
+@dataclass(frozen=True)
+class Liar(GraphPass):
+    """Wants statistics, and says that it needs no data."""
+
+    name: ClassVar[str] = "liar"
+
+    @property
+    def needs_data(self) -> bool:
+        return False
+
+    def needs(self, model: Model) -> Needs:
+        return Needs(channels=frozenset(model.layers()))
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        raise AssertionError("it ran without its statistics")
+
+
+@dataclass(frozen=True)
+class Painted(Pass):
+    """Of a kind that this project does not have."""
+
+    name: ClassVar[str] = "painted"
+    stage: ClassVar[Stage] = Stage.FLOAT
+
+
+@dataclass(frozen=True)
+class Unregistered(Pass):
+    """Of a kind that nobody runs."""
+
+    name: ClassVar[str] = "unregistered"
+    stage: ClassVar[Stage] = Stage.FLOAT
+
+
+@run_kind.register
+def _run_painted(step: Painted, model: Model, context: PassContext) -> PassReport:
+    ran.append(f"{step.name} with seed {context.recipe.seed}")
+    return PassReport(step.name, skipped=dict.fromkeys(model.layers(), "painted"))
+
+
+def test_later_passes_are_asked_before_activations_are_calibrated() -> None:
+    steps = (Normalise(), Traced(), TracedRanges(), Rtn(), TracedRefinement())
+    convert(resnet(), recipe=Recipe("r", "", steps))
+    assert ran == [
+        "traced asked", "traced",
+        "traced_ranges asked", "traced_refinement asked", "traced_ranges", "traced_refinement",
+    ]  # fmt: skip
+
+
+def test_a_refinement_that_cannot_be_is_refused_before_the_weights() -> None:
+    steps = (Normalise(), TracedRanges(), Rtn(), TracedRefinement(refuses=True))
+    with pytest.raises(QuantizationError, match="traced_refinement: not this model"):
+        convert(resnet(), recipe=Recipe("r", "", steps))
+    assert ran == ["traced_ranges asked", "traced_refinement asked"]
+
+
+def test_a_layer_that_is_not_there_is_refused_before_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def calibrated(*_: object, **__: object) -> None:
+        raise AssertionError("activations were calibrated before the refusal")
+
+    monkeypatch.setattr("converter.pipeline.run_pass.calibrate", calibrated)
+    steps = (Normalise(), ActivationRanges(), Gptq(layer_bits={"nothere": 8}))
+    with pytest.raises(QuantizationError, match=r"layer_bits: .*nothere"):
+        convert(resnet(), X, recipe=Recipe("r", "", steps))
+
+
+def test_a_promise_is_checked_after_the_pass() -> None:
+    with pytest.raises(QuantizationError, match="traced: promise broken"):
+        convert(resnet(), recipe=Recipe("r", "", (Normalise(), Traced(breaks_promise=True), Rtn())))
+    assert ran == ["traced asked", "traced"]
+
+
+def test_the_model_is_checked_after_every_pass() -> None:
+    with pytest.raises(QuantizationError, match=r"after traced: two nodes are named .*; please report this"):
+        convert(resnet(), recipe=Recipe("r", "", (Normalise(), Traced(breaks_graph=True), Rtn())))
+
+
+def test_statistics_without_images_are_refused_in_one_line() -> None:
+    with pytest.raises(DataError, match="liar needs calibration data") as caught:
+        convert(resnet(), recipe=Recipe("r", "", (Normalise(), Liar(), Rtn())))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kind_of_ones_own_is_registered_once() -> None:
+    result = convert(resnet(), recipe=Recipe("r", "", (Normalise(), Painted(), Rtn()), seed=3))
+    assert ran == ["painted with seed 3"]
+    assert [report.name for report in result.passes] == ["normalise", "painted", "rtn"]
+
+
+def test_a_kind_that_nobody_registered_says_what_to_do() -> None:
+    with pytest.raises(QuantizationError, match=r"unregistered: .*run_pass\.run_kind"):
+        convert(resnet(), recipe=Recipe("r", "", (Normalise(), Unregistered(), Rtn())))
+
+
+def test_a_pass_outside_the_recipe_is_asked_for_itself() -> None:
+    model = prepared(resnet())
+    context = PassContext(Images(None, None, None, None), 1 << 20, Recipe("r", "", (Rtn(),)), quiet)
+    run_pass(TracedRanges(), model, context)
+    assert ran == ["traced_ranges asked", "traced_ranges"]
+
+
+def test_each_kind_reports_every_layer_once() -> None:
+    result = convert(resnet(), X, recipe=Recipe("r", "", (Normalise(), ActivationRanges(), Rtn(), BiasCorrection())))
+    names = {layer.name for layer in result.layers}
+    for report in result.passes:
+        assert report.changed.keys() | report.skipped.keys() == names
+        assert not report.changed.keys() & report.skipped.keys()
+    assert np.isfinite([layer.after_db for layer in result.layers if layer.after_db is not None]).all()

@@ -1,10 +1,15 @@
-"""What a pass is, what it says of itself, and what it is given.
+"""Base classes of passes.
 
-A pass is a frozen dataclass whose fields are its configuration. `Pass` has what every pass says: whether it needs data,
-which images it may see, what it requires and what it guarantees. Four kinds of pass derive from it, by what they do:
-`GraphPass` rewrites the model, `LayerPass` solves one layer at a time, `CorrectionPass` moves scales and biases, and
-`LearningPass` learns by gradient. Each kind is run in one place, `converter.pipeline.run_pass`; nobody else asks which
-kind a pass is. Every pass reports every linear layer exactly once: changed, or skipped with a reason.
+A pass is a frozen dataclass. Its fields are its configuration. `Pass` declares what holds for every pass: whether it
+needs data, which images it may see, what it requires and what it guarantees. Four kinds of pass derive from it:
+
+- `GraphPass` rewrites the model.
+- `LayerPass` solves one layer at a time.
+- `CorrectionPass` changes scales and biases.
+- `LearningPass` learns by gradient.
+
+`converter.pipeline.run_pass` runs every kind. No other module depends on the kind of a pass. Every pass reports every
+linear layer exactly once: as changed, or as skipped with a reason.
 """
 
 import dataclasses
@@ -42,17 +47,17 @@ __all__ = [
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
-"""Where a pass learns; auto: on a CUDA device if there is one."""
+"""Device on which a pass learns. "auto" is a CUDA device if there is one, else the CPU."""
 
 
 class Stage(IntEnum):
-    """Where in a recipe a pass belongs; stages follow each other, passes of one stage stand in any order."""
+    """Stages of a recipe, in order. Passes of one stage can have any order."""
 
-    NORMALISE = 1  # the graph brought to the forms the other passes know
-    FLOAT = 2  # float in, float out
-    RANGES = 3  # grids of activations, of the float graph as the stages before leave it
-    WEIGHTS = 4  # grids and codes of weights
-    REFINEMENT = 5  # of codes that are there
+    NORMALISE = 1  # brings the graph to the forms that the other passes know
+    FLOAT = 2  # takes a float graph and returns a float graph
+    RANGES = 3  # sets the grids of activations, on the float graph in its final form
+    WEIGHTS = 4  # sets the grids and codes of weights
+    REFINEMENT = 5  # improves codes, scales and biases that exist
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,14 @@ class Problem:
     """One layer to solve.
 
     Attributes:
-        layer: its geometry.
+        layer: Geometry of the layer.
         weight: ``[g, o, k]`` float32.
         bias: ``[g, o]`` or None.
-        bits: of the weight codes.
-        block_size: inputs that share a scale; None: the whole output channel.
-        min_scale: ``[g, o]``, the smallest scale whose int32 bias cannot overflow.
-        moments: of its inputs, if the pass asked for them; about an origin near their mean, see `Moments.about`.
+        bits: Bits of the weight codes.
+        block_size: Number of inputs that share a scale. None: the whole output channel shares one.
+        min_scale: ``[g, o]``. The smallest scale whose int32 bias cannot overflow.
+        moments: Moments of the layer's inputs, if the pass wants them. Their origin is near the mean of the inputs,
+            see `Moments.about`.
     """
 
     layer: Linear
@@ -80,7 +86,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solution:
-    """A layer solved: codes ``[g, o, k]`` on their grid, bias ``[g, o]``, SQNR of plain rounding and of these codes."""
+    """Solution of one layer.
+
+    Attributes:
+        codes: Weight codes ``[g, o, k]``.
+        grid: Grid of the codes.
+        bias: Bias ``[g, o]`` or None.
+        before_db: SQNR of plain rounding.
+        after_db: SQNR of these codes.
+        note: Anything else that the report should say.
+    """
 
     codes: Codes
     grid: Grid
@@ -92,17 +107,19 @@ class Solution:
 
 @dataclass(frozen=True)
 class Pass:
-    """What every pass says of itself; the defaults are those of a pass that looks at no data and learns nothing.
+    """Base class of all passes. The defaults are those of a pass that uses no data and learns nothing.
 
-    A pass derives from one of the kinds below. A kind of its own derives from this class, and registers how it is run
-    with `converter.pipeline.run_pass.run_kind`.
+    A pass derives from one of the kinds below. A new kind derives from this class. It registers the function that runs
+    it with `converter.pipeline.run_pass.run_kind`.
 
     Attributes:
-        name: what a recipe calls it.
-        stage: its place in a recipe: passes of earlier stages stand before it, those of later stages behind it.
-        keeps_codes: weights keep the codes that they were read with.
-        settles_layers: layers have their final names and weights only after it, so layers are excluded behind it.
-        trains: it learns from the training images, which may be given apart from those that calibrate.
+        name: Name of the pass in recipes.
+        stage: Stage of the pass. It comes after all passes of earlier stages and before all passes of later stages.
+        keeps_codes: Whether weights keep the codes of the source file.
+        settles_layers: Whether layers have their final names and weights only after this pass. If so, layers can be
+            excluded only after it.
+        trains: Whether the pass learns from the training images. The caller can give these apart from the calibration
+            images.
     """
 
     name: ClassVar[str]
@@ -113,77 +130,78 @@ class Pass:
 
     @property
     def needs_data(self) -> bool:
-        """Whether it looks at images; a recipe with such a pass is refused without them."""
+        """Whether the pass uses images. A recipe with such a pass is refused if there are no images."""
         return False
 
     @property
     def held_out(self) -> float:
-        """Share of its images that it judges by and does not learn from. No other pass may see those; 0: none."""
+        """Share of its images that the pass holds out to judge its work. No other pass may see them. 0: none."""
         return 0.0
 
     @property
     def device(self) -> Device | None:
-        """Where it learns; None: it does not learn."""
+        """Device on which the pass learns. None if it does not learn."""
         return None
 
     @property
     def solver(self) -> "LayerPass | None":
-        """The layer pass that solves layers, now and again when what they are given has changed; None: none does."""
+        """The layer pass that solves the layers, also again after their inputs have changed. None if there is none."""
         return None
 
     def requires(self, model: Model) -> None:
-        """Refuse a model that the pass cannot take.
+        """Refuse a model that the pass cannot handle.
 
-        A pass that rewrites the float graph is asked before it runs. Passes of later stages are asked all at once when
-        the float graph has its final form, before any activation is calibrated.
+        A pass that rewrites the float graph is checked right before it runs. All passes of later stages are checked
+        together, as soon as the float graph has its final form and before any activation is calibrated.
 
         Raises:
-            QuantizationError: names what is missing, and the next step.
+            QuantizationError: The model does not fit. The message names what is missing and the next step.
         """
 
     def ensures(self, model: Model) -> None:
-        """Refuse a model that is not what the pass promises to leave; asked after the pass, with `passes.graph.check`.
+        """Check after the pass that the model is what the pass promises. `passes.graph.check` runs at the same time.
 
         Raises:
-            QuantizationError: names the layer.
+            QuantizationError: It is not. The message names the layer.
         """
 
     def with_bits(self, bits: Mapping[str, int], exclude: Collection[str]) -> Self:
-        """The pass in a call that gives layers these bits and excludes others.
+        """Return the pass with these weight bits by layer name, and without settings of the excluded layers.
 
         Raises:
-            ValueError: no grid has so many bits.
+            ValueError: No grid has so many bits.
         """
         return self
 
     def with_excluded(self, names: Sequence[str]) -> Self | None:
-        """The pass with these layers left in float too; None: it is not one that leaves layers in float."""
+        """Return the pass with these layers left in float too. None if the pass cannot leave layers in float."""
         return None
 
     def with_device(self, device: Device) -> Self:
-        """The pass with its learning on a device."""
+        """Return the pass with its learning on a device."""
         return self
 
     def apply_without_data(self, model: Model) -> None:
-        """Change the graph as the pass would, if it needs no data for that; speed is measured on such a graph."""
+        """Change the graph as the pass would, if that needs no data. Speed is measured on such a graph."""
 
 
 @dataclass(frozen=True)
 class GraphPass(Pass):
-    """A pass over the whole graph. Subclasses set `name` and override `apply`, and `needs` if they want statistics.
+    """Pass over the whole graph.
 
-    A pass that does not take a float graph and leave one sets `stage` too.
+    Subclasses set `name` and override `apply`. A pass that wants statistics also overrides `needs`. A pass that does
+    not map a float graph to a float graph also sets `stage`.
     """
 
     stage: ClassVar[Stage] = Stage.FLOAT
 
     @property
     def needs_data(self) -> bool:
-        """Whether it wants statistics: whether it overrides `needs`."""
+        """Whether the pass wants statistics, that is, whether it overrides `needs`."""
         return type(self).needs is not GraphPass.needs
 
     def needs(self, model: Model) -> Needs:
-        """The statistics `apply` wants."""
+        """Return the statistics that `apply` wants."""
         return Needs()
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
@@ -191,32 +209,33 @@ class GraphPass(Pass):
         raise QuantizationError(f"{type(self).__name__} does not say how it applies")
 
     def apply_without_data(self, model: Model) -> None:
-        """Apply it, unless it wants statistics of this model."""
+        """Apply the pass, unless it wants statistics of this model."""
         if not self.needs(model):
             self.apply(model, Stats())
 
 
 @dataclass(frozen=True)
 class LayerPass(Pass):
-    """A pass that solves one layer at a time; the converter's walk feeds it.
+    """Pass that solves one layer at a time. `converter.calibration.sequential` gives it the layers.
 
     Attributes:
-        bits: of the weights, 2 to 8.
-        symmetric: zero point 0.
-        block_size: inputs that share a scale; None: the whole output channel does.
-        two_level: scales of blocks are whole multiples of their channel's, which integer kernels can read; a layer's
-            blocks are then as near to `block_size` as divides its inputs, and larger where it would have more than
-            12,288 of them; layers of more than 4 bits have one scale a channel (`passes.numerics.two_level`).
-        fewest_blocks: of a layer with `two_level`: small layers have smaller blocks, down to 3 inputs; with 0 they
-            keep those that are asked for.
-        first_last_bits: bits of the first and the last layer, if they differ.
-        layer_bits: bits by layer name, before everything else.
-        sequential: layers see what their quantized predecessors produce.
+        bits: Bits of the weights, 2 to 8.
+        symmetric: Whether the zero point of weights is 0.
+        block_size: Number of inputs that share a scale. None: the whole output channel shares one.
+        two_level: Whether the scales of blocks are whole multiples of their channel's scale, which integer kernels can
+            read. The block size of a layer is then the divisor of its inputs nearest to `block_size`, or a larger one
+            if the layer would have more than 12,288 blocks. Layers of more than 4 bits have one scale per channel (see
+            `passes.numerics.two_level`).
+        fewest_blocks: Least number of blocks of a layer with `two_level`. Small layers get smaller blocks, down to 3
+            inputs. With 0, they keep `block_size`.
+        first_last_bits: Bits of the first and the last layer, if they differ.
+        layer_bits: Bits by layer name. They override all other bits.
+        sequential: Whether a layer is solved on the outputs of its quantized predecessors.
     """
 
     stage: ClassVar[Stage] = Stage.WEIGHTS
     wants_moments: ClassVar[bool] = True
-    sqnr_of: ClassVar[str] = "outputs"  # what the errors of its solutions are of
+    sqnr_of: ClassVar[str] = "outputs"  # the quantity whose SQNR its solutions report
 
     bits: int = 4
     symmetric: bool = True
@@ -234,51 +253,51 @@ class LayerPass(Pass):
         every = (self.bits, ends, *self.layer_bits.values())
         for bits in every:
             code_range(bits)
-        GridForm(min(every), self.block_size, self.symmetric, self.two_level, self.searches)  # refuses what cannot be
+        GridForm(min(every), self.block_size, self.symmetric, self.two_level, self.searches)  # refuses impossible grids
 
     @property
     def needs_data(self) -> bool:
-        """Whether it wants the moments of layers' inputs."""
+        """Whether the pass wants the moments of the layers' inputs."""
         return self.wants_moments
 
     @property
     def solver(self) -> "LayerPass":
-        """Itself."""
+        """This pass."""
         return self
 
     def requires(self, model: Model) -> None:
-        """Every layer that `layer_bits` names is there to be quantized."""
+        """Require that every layer in `layer_bits` exists and is to be quantized."""
         self.bits_of({name: layer for name, layer in model.layers().items() if name not in model.float_reasons})
 
     def ensures(self, model: Model) -> None:
-        """Every layer has codes, or a reason to stay in float."""
+        """Check that every layer has codes, or a reason to stay in float."""
         require_codes(model, self.name)
 
     def with_bits(self, bits: Mapping[str, int], exclude: Collection[str]) -> Self:
-        """`layer_bits` with these before its own, and without the layers that are excluded."""
-        kept = {name: count for name, count in self.layer_bits.items() if name not in exclude}
-        return dataclasses.replace(self, layer_bits=kept | dict(bits))
+        """Return the pass with these bits added to `layer_bits`, and without the excluded layers."""
+        remaining = {name: count for name, count in self.layer_bits.items() if name not in exclude}
+        return dataclasses.replace(self, layer_bits=remaining | dict(bits))
 
     def alone(self) -> Self:
-        """The pass for one layer on the float network's inputs, and quick: only ratios of its errors matter then."""
+        """Return a fast variant for one layer on the float network's inputs. Only ratios of its errors matter."""
         return dataclasses.replace(self, sequential=False)
 
     @property
     def searches(self) -> bool:
-        """Whether the scales of weights are searched, rather than those of the largest weights taken."""
+        """Whether weight scales are searched. If not, the largest weight gives the scale."""
         return True
 
     def solve(self, problem: Problem) -> Solution:
-        """Codes, grid and bias of one layer."""
+        """Return codes, grid and bias of one layer."""
         raise QuantizationError(f"{type(self).__name__} does not say how it solves")
 
     def grid_form(self, problem: Problem) -> GridForm:
-        """What the layer's grid is to be like; one scale a channel where the layer has no blocks."""
+        """Return the form of the layer's grid. A layer without blocks has one scale per channel."""
         two_level = self.two_level and problem.block_size is not None
         return GridForm(problem.bits, problem.block_size, self.symmetric, two_level, self.searches)
 
     def bits_of(self, layers: Mapping[str, Linear]) -> dict[str, int]:
-        """Weight bits of every layer.
+        """Return the weight bits of every layer.
 
         Raises:
             QuantizationError: `layer_bits` names a layer that does not exist.
@@ -293,7 +312,13 @@ class LayerPass(Pass):
 
 @dataclass(frozen=True)
 class Correction:
-    """What to do to a quantized layer's outputs: multiply by ``factor`` and add ``shift``, both ``[g, o]``."""
+    """Correction of a quantized layer's outputs: multiply by a factor, then add a shift.
+
+    Attributes:
+        what: Description of the correction, for the report.
+        factor: Factor ``[g, o]``.
+        shift: Shift ``[g, o]``.
+    """
 
     what: str
     factor: NDArray[np.float64]
@@ -302,28 +327,28 @@ class Correction:
 
 @dataclass(frozen=True)
 class CorrectionPass(Pass):
-    """A pass that moves the scales and biases of quantized layers, never their codes.
+    """Pass that changes the scales and biases of quantized layers, never their codes.
 
-    `Model.float_weights` is what it compares with, so a layer pass goes before it. Subclasses set `name`.
+    It compares with `Model.float_weights`, so a layer pass must come before it. Subclasses set `name`.
     """
 
     stage: ClassVar[Stage] = Stage.REFINEMENT
 
     @property
     def needs_data(self) -> bool:
-        """It compares what layers give on images."""
+        """Always true: the pass compares outputs of layers on images."""
         return True
 
     def correct(self, outputs: OutputStatistics) -> Correction:
-        """The correction of one layer, given its outputs in both networks."""
+        """Return the correction of one layer from its outputs in the float and the quantized network."""
         raise QuantizationError(f"{type(self).__name__} does not say how it corrects")
 
 
 @dataclass(frozen=True)
 class LearningPass(Pass):
-    """A pass that learns by gradient, on top of codes that are there. It holds the settings of what learns.
+    """Pass that learns by gradient, starting from existing codes. It only holds the settings of the learning.
 
-    Subclasses have two fields, `held_out` and `device`, and each has a runner of its own.
+    Subclasses have the fields `held_out` and `device`. `converter.pipeline.run_pass` has one runner for each.
     """
 
     stage: ClassVar[Stage] = Stage.REFINEMENT
@@ -334,20 +359,24 @@ class LearningPass(Pass):
 
     @property
     def needs_data(self) -> bool:
-        """It learns from images."""
+        """Always true: the pass learns from images."""
         return True
 
     def with_device(self, device: Device) -> Self:
-        """The pass with its learning on a device."""
+        """Return the pass with its learning on a device."""
         settings = {"device": device}
         return dataclasses.replace(self, **settings)
 
 
 def require_codes(model: Model, after: str) -> None:
-    """Every layer has codes, or a reason to stay in float; ``after`` is the pass that quantizes weights.
+    """Require that every layer has codes, or a reason to stay in float.
+
+    Args:
+        model: Model after the pass.
+        after: Name of the pass that quantizes the weights.
 
     Raises:
-        QuantizationError: a layer has neither; names it.
+        QuantizationError: A layer has neither. The message names it.
     """
     for name in model.layers():
         if name not in model.quantized and name not in model.float_reasons:

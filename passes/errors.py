@@ -1,21 +1,21 @@
-"""Every error a user can meet, as one tree.
+"""All errors that a user can see.
 
-ConvertError                      everything below; the command line prints it as one line
-├── UsageError                    an option or argument that cannot be meant, or that would do nothing (exit code 2)
-├── QuantizationError             a pass cannot do what the recipe asks of this model
+ConvertError                      base class; the command line prints one line
+├── UsageError                    an option or argument makes no sense or would have no effect (exit code 2)
+├── QuantizationError             a pass cannot do what the recipe requests for this model
 │   └── UnknownLayerError         the recipe names a layer that the model does not have
 ├── ModelError                    the model file or its graph cannot be used
 ├── ExportError                   a torch factory or its weights cannot be used
 ├── DataError                     calibration or evaluation data cannot be used
-│   └── ShapeError                images or arrays of another size than the model takes
-├── RecipeError                   a recipe, pass or field that does not exist or has a wrong value (exit code 2)
-├── TargetError                   no such target, or it cannot take what the recipe produces (exit code 2)
+│   └── ShapeError                images or arrays have another size than the model takes
+├── RecipeError                   a recipe, pass or field does not exist or has a wrong value (exit code 2)
+├── TargetError                   the target does not exist or cannot run what the recipe produces (exit code 2)
 ├── OutputError                   the result cannot be written
 └── VerificationError             the written file does not do what it should (exit code 3)
-    └── BudgetError               no file keeps the budget; nothing is written
+    └── BudgetError               no file meets the budget; nothing is written
 
-A message quotes the offending value and names the next step. What a caller gave, or should give, is named by its Python
-parameter in backticks: `limit=0`, `calibration=`. The command line shows its own option instead.
+A message quotes the offending value and names the next step. It names an argument by its Python parameter in backticks:
+`limit=0`, `calibration=`. The command line replaces the parameter by its option.
 """
 
 __all__ = [
@@ -38,23 +38,29 @@ __all__ = [
 
 
 class ConvertError(Exception):
-    """Base of every error that convert-onnx raises on purpose."""
+    """Base class of all errors that convert-onnx raises on purpose."""
 
     exit_code = 1
 
 
 class UsageError(ConvertError):
-    """An option or argument cannot be meant, or would do nothing."""
+    """An option or argument makes no sense or would have no effect."""
 
     exit_code = 2
 
 
 class QuantizationError(ConvertError):
-    """A pass cannot do what the recipe asks of this model."""
+    """A pass cannot do what the recipe requests for this model."""
 
 
 class UnknownLayerError(QuantizationError):
-    """The model has no layer of the name that `who` gave; ``refusal`` says so without saying who."""
+    """The model has no layer of this name.
+
+    Args:
+        who: Pass or field that names the layer.
+        layer: The name.
+        refusal: The message without ``who``.
+    """
 
     def __init__(self, who: str, layer: str, refusal: str) -> None:
         super().__init__(f"{who}: {refusal}")
@@ -74,7 +80,7 @@ class DataError(ConvertError):
 
 
 class ShapeError(DataError):
-    """Images or arrays are of another size than the model takes."""
+    """Images or arrays have another size than the model takes."""
 
 
 class RecipeError(ConvertError):
@@ -84,7 +90,7 @@ class RecipeError(ConvertError):
 
 
 class TargetError(ConvertError):
-    """There is no such target, or it cannot take what the recipe produces."""
+    """The target does not exist or cannot run what the recipe produces."""
 
     exit_code = 2
 
@@ -100,7 +106,12 @@ class VerificationError(ConvertError):
 
 
 class BudgetError(VerificationError):
-    """No file of a search keeps the budget. ``search`` is a `converter.pipeline.search_record.Search`, for reports."""
+    """No file of the search meets the budget.
+
+    Args:
+        message: The message.
+        search: Record of the search for reports, a `converter.pipeline.search_record.Search`.
+    """
 
     def __init__(self, message: str, search: object) -> None:
         super().__init__(message)
@@ -108,7 +119,7 @@ class BudgetError(VerificationError):
 
 
 def argument(**given: object) -> str:
-    """What a caller gave, as a message names it.
+    """Return arguments of a caller in the form that messages use.
 
     >>> argument(bits={"conv1": 9})
     "`bits={'conv1': 9}`"
@@ -118,6 +129,6 @@ def argument(**given: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something, without the punctuation at its end."""
+    """Return the first line of an error's message that is not empty, without the punctuation at its end."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".;:") if lines else "no message"

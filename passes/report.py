@@ -1,4 +1,4 @@
-"""What a pass says it did: every linear layer once, changed or skipped with a reason."""
+"""Reports of passes. A report has every linear layer once: as changed, or as skipped with a reason."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,13 @@ __all__ = ["Change", "CoveredRange", "LossGrid", "PassReport"]
 
 @dataclass(frozen=True)
 class Change:
-    """What a pass did to a layer; errors are signal-to-noise ratios in dB, where the pass knows them."""
+    """Change of one layer by a pass.
+
+    Attributes:
+        what: What the pass did.
+        before_db: SQNR before the change, in dB. None if the pass does not know it.
+        after_db: SQNR after the change, in dB. None if the pass does not know it.
+    """
 
     what: str
     before_db: float | None = None
@@ -22,12 +28,12 @@ class Change:
 
 @dataclass(frozen=True)
 class LossGrid:
-    """What a search saw for one layer, so that it can be drawn as a line or a heat map.
+    """Losses of a parameter search for one layer. A report draws them as a line or a heat map.
 
     Attributes:
-        axes: name and points of every parameter, in order.
-        losses: one for every combination of points, an axis per parameter.
-        plain: the loss of leaving the layer alone.
+        axes: Name and points of every parameter, in order.
+        losses: Loss of every combination of points, with one axis per parameter.
+        plain: Loss of the unchanged layer.
     """
 
     axes: Mapping[str, tuple[float, ...]]
@@ -37,12 +43,12 @@ class LossGrid:
 
 @dataclass(frozen=True)
 class CoveredRange:
-    """What calibration saw of a quantized activation tensor, and how much of it the grid covers.
+    """Range of a quantized activation tensor on the calibration data, and how much of it the grid covers.
 
     Attributes:
-        grid: of the tensor.
-        low, high: the smallest and the largest value seen, after a clamp that the quantizer takes over.
-        clipped: share of the values seen that lie more than half a step beyond the grid's ends.
+        grid: Grid of the tensor.
+        low, high: Smallest and largest value, after a clamp that the quantizer takes over.
+        clipped: Share of the values that lie more than half a step beyond the grid's ends.
     """
 
     grid: ActivationGrid
@@ -53,10 +59,16 @@ class CoveredRange:
 
 @dataclass(frozen=True, repr=False)
 class PassReport:
-    """Every linear layer once: changed or skipped.
+    """Report of one pass. Every linear layer is in it once: as changed or as skipped.
 
-    ``notes`` are about the model as a whole; ``grids`` hold the losses of a search, by layer; ``ranges`` what was
-    decided for activations, by tensor.
+    Attributes:
+        name: Name of the pass.
+        changed: Changes by layer name.
+        skipped: Reasons by layer name.
+        notes: Notes on the model as a whole.
+        seconds: Time that the pass took.
+        grids: Losses of a parameter search, by layer name.
+        ranges: Ranges and grids of activations, by tensor name.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The statistics that a pass asks for, and what calibration gives it."""
+"""Statistics that a pass requests, and the statistics that calibration collects for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,9 +12,13 @@ __all__ = ["Needs", "Stats"]
 
 @dataclass(frozen=True)
 class Needs:
-    """The statistics a pass wants: histograms of tensors, channel statistics and moments of layers' inputs.
+    """Statistics that a pass requests.
 
-    ``tensors`` are others whose channel statistics are wanted, with the axis of their channels.
+    Attributes:
+        histograms: Tensors whose histograms are wanted.
+        channels: Layers for whose inputs channel statistics are wanted.
+        moments: Layers for whose inputs moments are wanted.
+        tensors: Other tensors whose channel statistics are wanted, each with the axis of its channels.
     """
 
     histograms: frozenset[str] = frozenset()
@@ -36,7 +40,14 @@ class Needs:
 
 @dataclass(frozen=True)
 class Stats:
-    """What calibration saw: histograms and ``tensors`` by tensor name; channel statistics and moments by layer name."""
+    """Statistics that calibration collected.
+
+    Attributes:
+        histograms: Histograms by tensor name.
+        channels: Channel statistics of inputs, by layer name.
+        moments: Moments of inputs, by layer name.
+        tensors: Channel statistics by tensor name.
+    """
 
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Grids and codes of a model that was quantized already, adopted as they are: nothing is rounded again."""
+"""Adopt the grids and codes of a model that is quantized already. Nothing is rounded again."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from passes.statistics import Stats
 
 __all__ = ["KeepCodes", "KeepRanges"]
 
-_AGAIN = "quantize it again with recipe int8 and `calibration=`"
+_REQUANTIZE = "quantize it again with recipe int8 and `calibration=`"
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class KeepRanges(GraphPass):
     """Adopt the grids of activations.
 
     Attributes:
-        sign: "target" has int8 or uint8 codes as the target's kernels want them: the same values, but onnxruntime's
-            uint8 kernels round a few of 1,000 results to the next code where those of int8 do not; "found" keeps the
-            file's, unless the target takes symmetric grids only.
+        sign: "target" writes int8 or uint8 codes, whichever the target's kernels want. "found" keeps the file's codes,
+            unless the target takes symmetric grids only. The values are the same, but onnxruntime's uint8 kernels round
+            a few of 1,000 results to the next code where its int8 kernels do not.
     """
 
     name: ClassVar[str] = "keep_ranges"
@@ -36,26 +36,26 @@ class KeepRanges(GraphPass):
     sign: Literal["target", "found"] = "target"
 
     def requires(self, model: Model) -> None:
-        """The model was a quantized one."""
-        _require_found(model)
+        """Require that the source model is quantized."""
+        _require_quantized(model)
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.activation_qparams`.
 
         Raises:
-            QuantizationError: a grid is none that the target takes.
+            QuantizationError: The target does not take a grid.
         """
         for tensor, reason in model.existing_qparams.unkept.items():
-            raise QuantizationError(f"{tensor} {reason}, which cannot be kept; {_AGAIN}")
+            raise QuantizationError(f"{tensor} {reason}, which cannot be kept; {_REQUANTIZE}")
         present = {tensor.name for node in model.graph.nodes for tensor in (*node.inputs, *node.outputs)}
         notes = []
-        for tensor, found in model.existing_qparams.ranges.items() if model.rules.linear else ():
-            as_found = self.sign == "found" and not model.rules.symmetric
-            grid = found.with_sign(found.signed if as_found else model.rules.signed)
+        for tensor, existing in model.existing_qparams.ranges.items() if model.rules.linear else ():
+            keep_sign = self.sign == "found" and not model.rules.symmetric
+            grid = existing.with_sign(existing.signed if keep_sign else model.rules.signed)
             if model.rules.symmetric and grid.zero_point not in ({0} if grid.signed else {0, 128}):
                 raise QuantizationError(
                     f"{tensor}: its grid has zero point {grid.zero_point}, and the target takes symmetric ones only; "
-                    f"{_AGAIN}"
+                    f"{_REQUANTIZE}"
                 )
             if tensor in present:
                 model.activation_qparams[tensor] = grid
@@ -81,33 +81,33 @@ class KeepCodes(GraphPass):
     keeps_codes: ClassVar[bool] = True
 
     def requires(self, model: Model) -> None:
-        """The model was a quantized one."""
-        _require_found(model)
+        """Require that the source model is quantized."""
+        _require_quantized(model)
 
     def ensures(self, model: Model) -> None:
-        """Every layer has codes, or a reason to stay in float."""
+        """Check that every layer has codes, or a reason to stay in float."""
         require_codes(model, self.name)
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.quantized`.
 
         Raises:
-            QuantizationError: layers' grids are none that integer kernels take, or a pass before this one has changed
-                a weight.
+            QuantizationError: Integer kernels do not take the grids of some layers, or an earlier pass has changed a
+                weight.
         """
         changed: dict[str, Change] = {}
         refused: dict[str, str] = {}
         for name, layer in model.layers().items():
-            found = model.existing_qparams.weights.get(layer.weight)
+            existing = model.existing_qparams.weights.get(layer.weight)
             if name in model.float_reasons:
                 continue
-            if found is None:
+            if existing is None:
                 model.float_reasons[name] = "its weight has no codes of 8 bits or fewer in the source"
                 continue
-            codes, grid = found.on_grid(layer)
+            codes, grid = existing.on_grid(layer)
             weight, bias = model.weight(layer), model.bias(layer)
             if not np.array_equal(grid.values(codes), weight):
-                raise QuantizationError(f"{name}: its weight is no longer what its codes stand for; {_AGAIN}")
+                raise QuantizationError(f"{name}: its weight is no longer what its codes stand for; {_REQUANTIZE}")
             integer = layer.input in model.activation_qparams and (
                 model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
             )
@@ -118,20 +118,20 @@ class KeepCodes(GraphPass):
             model.float_weights[name] = (weight, bias)
             model.quantized[name] = Quantized(codes, grid, float("nan"))
             what = f"{grid.bits} bits kept"
-            if integer and _moves_bias(model, layer, found, grid):
+            if integer and _changes_bias(model, layer, existing, grid):
                 what += ", bias rounded to steps of its input's scale times its weight's"
             changed[name] = Change(what)
         _require_kernels(refused)
         return PassReport(self.name, changed, dict(model.float_reasons))
 
 
-def _require_found(model: Model) -> None:
+def _require_quantized(model: Model) -> None:
     if not model.existing_qparams:
         raise QuantizationError("nothing to keep: the model is not quantized; use another recipe, such as int8")
 
 
 def _why_no_kernel(grid: Grid) -> str:
-    """Why no integer layer has such weights; empty if one has."""
+    """Return why no integer layer can have such weights. Empty if one can."""
     if not grid.symmetric:
         zero_point = int(grid.zero_point.flat[np.abs(grid.zero_point).argmax()])
         return (
@@ -144,22 +144,23 @@ def _why_no_kernel(grid: Grid) -> str:
 
 
 def _require_kernels(refused: Mapping[str, str]) -> None:
-    """Every layer that no kernel takes at once, so that one more run will do."""
+    """Name all layers that no kernel takes in one error, so that the user needs one more run only."""
     if not refused:
         return
     first, *others = refused
     more = f" (and {len(others)} more such)" if others else ""
     them = "them" if others else "it"
     raise QuantizationError(
-        f"{first}: {refused[first]}{more}; {_AGAIN}, or leave {them} in float with " + argument(exclude=list(refused))
+        f"{first}: {refused[first]}{more}; {_REQUANTIZE}, or leave {them} in float with "
+        + argument(exclude=list(refused))
     )
 
 
-def _moves_bias(model: Model, layer: Linear, found: ExistingCodes, grid: Grid) -> bool:
-    """Whether the writer's int32 bias is another than the file's, which held a float or had a scale of its own."""
+def _changes_bias(model: Model, layer: Linear, existing: ExistingCodes, grid: Grid) -> bool:
+    """Whether the writer's int32 bias differs from the file's, which can be a float or have a scale of its own."""
     bias = model.bias(layer)
     if bias is None or model.rules.bias != "int32":
         return False
     scale = (model.activation_qparams[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
     codes = np.rint(bias.reshape(-1).astype(np.float64) / scale)
-    return found.bias is None or not np.array_equal(codes, np.broadcast_to(found.bias.reshape(-1), codes.shape))
+    return existing.bias is None or not np.array_equal(codes, np.broadcast_to(existing.bias.reshape(-1), codes.shape))

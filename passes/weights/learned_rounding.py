@@ -1,9 +1,11 @@
-"""Learned rounding: refine the codes, scales and biases of a quantized model by gradient, a block at a time.
+"""Configuration of learned rounding. `converter.learn.learning` does the learning.
 
-Nagel et al. 2020 (AdaRound, arXiv 2004.10568) learn the rounding of a layer, Li et al. 2021 (BRECQ, arXiv 2102.05426)
-that of a block, Wei et al. 2022 (QDrop, arXiv 2203.05740) with inputs mixed between both networks, Yvinec et al. 2023
-(arXiv 2308.07662) with full offsets, scales and biases. This is the configuration; `converter.learn.learning` does the
-work.
+Learned rounding refines the codes, scales and biases of a quantized model by gradient, one block at a time.
+
+- Nagel et al. 2020 (AdaRound, arXiv 2004.10568) learn the rounding of one layer.
+- Li et al. 2021 (BRECQ, arXiv 2102.05426) learn that of one block.
+- Wei et al. 2022 (QDrop, arXiv 2203.05740) mix the inputs of the float and the quantized network.
+- Yvinec et al. 2023 (arXiv 2308.07662) learn full offsets, scales and biases.
 """
 
 import math
@@ -17,26 +19,28 @@ __all__ = ["LearnedRounding"]
 
 @dataclass(frozen=True)
 class LearnedRounding(LearningPass):
-    """Learned rounding, on top of the codes that a layer pass found and against the weights of `Model.float_weights`.
+    """Learned rounding. It starts from the codes of a layer pass and compares with `Model.float_weights`.
 
-    A block that gains nothing on held-out images keeps its codes. Behind one that gains, the layers are solved again by
-    the layer pass, on what they are given now, before they learn; that is left out where the layer pass does not look
-    at its inputs (`rtn`, ``sequential = false``) or another pass stands between, and the network is asked after every
-    block instead. If in the end the network's outputs have not gained on those images, everything is put back.
+    A block that gains nothing on held-out images keeps its codes. After a block that gains, the layer pass solves the
+    following layers again on their new inputs, before they learn. This does not happen if the layer pass does not use
+    inputs (`rtn`, ``sequential = false``), or if another pass is between the two. In that case the network is measured
+    after every block instead. If the network's outputs have not gained on the held-out images in the end, the model
+    returns to its state before the pass.
 
     Attributes:
-        granularity: what is learned together: a block, a layer, or the whole network on its outputs.
-        layers_per_block: at most, where the graph leaves a choice.
-        steps: of Adam, for every block.
-        batch: images per step.
-        move_share: of a layer's rows, in how many at most a code moves at one step; 0: codes stay.
-        certainty: a code moves if the gain exceeds so many standard errors of its gradient.
-        scale_rate: learning rate of the scales' logarithms; it falls to zero along a cosine.
-        bias_rate: learning rate of biases, in standard deviations of the layer's output; it falls likewise.
-        drop: share of a block's input values taken from the float network.
-        window: side of the piece taken from each image, for blocks that only look around themselves.
-        held_out: share of the calibration images that judges; nothing learns from them.
-        device: where it runs; auto: a CUDA device if there is one.
+        granularity: What is learned together: a block, a layer, or the whole network on its outputs.
+        layers_per_block: Greatest number of layers in a block, if the graph allows a choice.
+        steps: Steps of Adam per block.
+        batch: Images per step.
+        move_share: Greatest share of a layer's rows in which a code changes in one step. With 0, no code changes.
+        certainty: A code changes if the gain is greater than this many standard errors of its gradient.
+        scale_rate: Learning rate of the logarithms of scales. It falls to zero along a cosine.
+        bias_rate: Learning rate of biases, in standard deviations of the layer's output. It falls to zero along a
+            cosine.
+        drop: Share of a block's input values that come from the float network.
+        window: Side of the crop of each image, for blocks whose outputs depend on a neighbourhood only.
+        held_out: Share of the calibration images that judge the result. Nothing learns from them.
+        device: Device of the learning. "auto" is a CUDA device if there is one.
     """
 
     name: ClassVar[str] = "learned_rounding"

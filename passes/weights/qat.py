@@ -1,8 +1,8 @@
-"""Quantization-aware training: the whole network learns with its quantization in place.
+"""Configuration of quantization-aware training. `converter.learn.training.training_loop` does the training.
 
-Learned step sizes after Esser et al. 2020 (LSQ, arXiv 1902.08153), started from a post-training solution; what is
-learned from are labels or, without them, the float network (distillation, Hinton et al. 2015, arXiv 1503.02531). This
-is the configuration; `converter.learn.training.training_loop` does the work.
+The whole network is trained with its quantization in place. Step sizes are learned after Esser et al. 2020 (LSQ, arXiv
+1902.08153). The training starts from a post-training solution. It learns from labels or, without them, from the float
+network (distillation, Hinton et al. 2015, arXiv 1503.02531).
 """
 
 import math
@@ -21,19 +21,20 @@ class Qat(LearningPass):
     """Training of weights, step sizes and biases on the grids that the file will hold.
 
     Attributes:
-        epochs: over the training images.
-        batch: images per step.
-        objective: labels (cross-entropy), the float network's outputs, or auto: labels if the data have them.
-        optimizer: sgd, with momentum and gradients brought to one size tensor by tensor (LARS, You et al. 2017, arXiv
-            1708.03888), or adam.
-        rate: of learning, in steps of a weight's grid, logarithms of a scale, and standard deviations of a layer's
-            output for its bias; it falls to zero along a cosine.
-        momentum: of sgd.
-        learn_activations: the step sizes of activations are learned too.
-        flip: images are mirrored left to right, half of the time.
-        shift: images are moved by up to so many pixels each way.
-        held_out: share of the training images that chooses the best epoch; they are not learned from.
-        device: where it runs; auto: a CUDA device if there is one.
+        epochs: Number of passes over the training images.
+        batch: Images per step.
+        objective: "labels" (cross-entropy), "float" (outputs of the float network), or "auto": labels if the data have
+            them, else the float network.
+        optimizer: "sgd" or "adam". "sgd" has momentum, and scales the gradient of every tensor to the same size (LARS,
+            You et al. 2017, arXiv 1708.03888).
+        rate: Learning rate, in steps of the grid for a weight, in logarithms for a scale, and in standard deviations of
+            the layer's output for a bias. It falls to zero along a cosine.
+        momentum: Momentum of sgd.
+        learn_activations: Whether the step sizes of activations are learned too.
+        flip: Whether half of the images, at random, are mirrored left to right.
+        shift: Greatest random shift of an image in each direction, in pixels.
+        held_out: Share of the training images that choose the best epoch. The training does not learn from them.
+        device: Device of the training. "auto" is a CUDA device if there is one.
     """
 
     name: ClassVar[str] = "qat"

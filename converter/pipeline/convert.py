@@ -1,4 +1,4 @@
-"""From a model to a quantized one: prepare -> [statistics -> pass -> check]* -> write -> evaluate."""
+"""Convert a model to a quantized model: prepare -> [statistics -> pass -> check]* -> write -> evaluate."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -45,22 +45,22 @@ def convert(
     """Quantize a model.
 
     Args:
-        model: path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
-        calibration: .npz, image folder, ``FILE.py:CALLABLE``, or arrays; see `converter.load_data`.
-        recipe: name, TOML file or `Recipe`; or an .onnx file, to convert as it was.
-        target: where the file will run; `converter.find_target` knows their names.
-        exclude: names of layers that stay in float, besides those the recipe leaves.
-        bits: weight bits by layer name. They override the recipe's.
-        evaluation: data to measure the result on, in the same forms as ``calibration``.
-        training: what a pass that trains learns from, in the same forms. Without it the calibration data are. Where
-            only this is given, its images calibrate too.
-        export: weights and input shape of a torch model.
-        preprocess: for uint8 data. It overrides the recipe's, and that overrides what the model's metadata say.
-        settings: how it is done: images, seed, device, memory.
-        progress: called as work goes on.
+        model: Path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
+        calibration: .npz, image folder, ``FILE.py:CALLABLE``, or arrays. See `converter.load_data`.
+        recipe: Name, TOML file or `Recipe`. An .onnx file stands for the recipe in its metadata.
+        target: Name of the target on which the file will run. See `converter.find_target`.
+        exclude: Names of layers that stay in float, in addition to those that the recipe excludes.
+        bits: Weight bits by layer name. They override the recipe's.
+        evaluation: Data to measure the result on, in the same forms as ``calibration``.
+        training: Data for a pass that trains, in the same forms. Such a pass uses the calibration data if this is not
+            given. If only this is given, its images are used for calibration too.
+        export: Weights and input shape of a torch model.
+        preprocess: Preprocessing of uint8 data. It overrides the recipe's, which overrides the model's metadata.
+        settings: Images, seed, device and memory.
+        progress: Callback for progress.
 
     Raises:
-        ConvertError: anything a user can mend; the message says how.
+        ConvertError: Any problem that the user can fix. The message says how.
     """
     plan = with_layers(learning_on(find_recipe(recipe), settings.device), exclude, bits)
     job = prepare(
@@ -115,7 +115,7 @@ def quantize(job: Prepared, progress: Progress) -> Result:
 
 
 def _measure_speed(job: Prepared, progress: Progress) -> Speed:
-    """Which layers this machine runs faster with float activations."""
-    assert job.images.calibration is not None  # what quantizes activations has looked at images
+    """Find the layers that this machine runs faster with float activations."""
+    assert job.images.calibration is not None  # a recipe that quantizes activations needs images
     image = next(job.images.calibration.batches(1)).feeds
     return find_slow_layers(job.source, job.recipe, job.target, image, progress)

@@ -1,4 +1,4 @@
-"""The end of a conversion: the file as its target wants it, with its provenance."""
+"""Last step of a conversion: write the file in the form that its target needs, with its provenance."""
 
 import onnx
 
@@ -16,10 +16,10 @@ __all__ = ["write_file"]
 def write_file(
     work: Model, reports: list[PassReport], job: Prepared, speed: Speed | None
 ) -> tuple[onnx.ModelProto, tuple[LayerReport, ...]]:
-    """The quantized file and what became of every layer.
+    """Return the quantized file and the report of every layer.
 
     Raises:
-        TargetError: the target has no kernel for something that stayed in float.
+        TargetError: The target has no kernel for a node that stayed in float.
     """
     storage = job.target.storage(job.recipe.storage)
     with job.footprint.step("emit"):

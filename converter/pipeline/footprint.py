@@ -1,4 +1,4 @@
-"""Where the time and the memory of a conversion go: seconds and peak resident size of every step."""
+"""Time and memory of a conversion: seconds and peak resident size of every step."""
 
 import logging
 import threading
@@ -13,12 +13,18 @@ __all__ = ["Footprint", "Step"]
 
 _LOG = logging.getLogger(__name__)
 
-_INTERVAL = 0.01  # seconds between two looks at the memory; what is shorter can be missed
+_INTERVAL = 0.01  # seconds between two samples of the memory; a shorter peak can be missed
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: its name, seconds, and the largest resident size of the process in bytes, looked at every 10 ms."""
+    """One step.
+
+    Attributes:
+        name: Name of the step.
+        seconds: Duration.
+        peak_bytes: Peak resident size of the process, sampled every 10 ms.
+    """
 
     name: str
     seconds: float
@@ -26,7 +32,7 @@ class Step:
 
 
 class Footprint:
-    """The steps of a conversion, one after the other.
+    """Record of the steps of a conversion, in order.
 
     >>> footprint = Footprint()
     >>> with footprint.step("open"):
@@ -41,17 +47,17 @@ class Footprint:
 
     @property
     def seconds(self) -> float:
-        """Since the conversion began."""
+        """Seconds since the conversion began."""
         return time.perf_counter() - self._started
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Those that have ended, in order."""
+        """Completed steps, in order."""
         return tuple(self._steps)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measure what is done inside, and log its start and its end; a step that fails is not counted."""
+        """Measure the `with` block as one step. Log its start and its end. A step that fails is not counted."""
         _LOG.info("%s: started", name)
         process, done = psutil.Process(), threading.Event()
         sizes = [process.memory_info().rss]

@@ -1,4 +1,4 @@
-"""The data of a conversion: opened, and questioned, before any work is done."""
+"""Open and check the data of a conversion before any work is done."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -22,20 +22,20 @@ from passes.errors import UsageError
 
 __all__ = ["Images", "open_data", "require_calibration"]
 
-_FEW_IMAGES = 32  # below it the 8-bit ranges of a layer differ visibly from one draw of images to the next
+_FEW_IMAGES = 32  # with fewer, the 8-bit ranges of a layer differ visibly between random samples of images
 
 
 @dataclass(frozen=True)
 class Images:
-    """Who sees which images.
+    """Images of a conversion, by their use.
 
     Attributes:
-        calibration: for every pass.
-        evaluation: for the measurements at the end.
-        training: for passes that train.
-        learnable: those of ``calibration`` that no pass judges by; other passes must not see what judges, or it
-            favours their work.
-        warnings: what whoever gave them may not have meant.
+        calibration: All calibration images.
+        evaluation: Images of the measurements at the end.
+        training: Images for passes that train.
+        learnable: Images of ``calibration`` that no pass holds out. Other passes must not see held-out images. Else
+            these images would favour the work of those passes.
+        warnings: Likely mistakes in the data.
     """
 
     calibration: Dataset | None
@@ -45,17 +45,17 @@ class Images:
     warnings: tuple[str, ...] = ()
 
     def shown_to(self, step: Pass) -> Dataset | None:
-        """The images of one pass."""
+        """Return the images that a pass may use."""
         if step.trains:
             return self.training
         return self.calibration if step.held_out else self.learnable
 
     def describe_calibration(self) -> dict[str, Any] | None:
-        """What `Dataset.describe` says of the calibration images; None where there are none."""
+        """Return `Dataset.describe` of the calibration images. None if there are none."""
         return None if self.calibration is None else self.calibration.describe()
 
     def describe_training(self, recipe: Recipe) -> dict[str, Any] | None:
-        """What `Dataset.describe` says of the training images, and how many are held out; None where no pass trains."""
+        """Return `Dataset.describe` of the training images and the number held out. None if no pass trains."""
         for step in recipe.passes:
             if step.trains and self.training is not None:
                 judge = hold_out(len(self.training), step.held_out, recipe.seed).judge
@@ -64,10 +64,10 @@ class Images:
 
 
 def require_calibration(calibration: Any, training: Any, checkpoint: str | Path | None, recipe: Recipe) -> None:
-    """Refuse a recipe that looks at data where there are none, and data that nothing looks at or trains on.
+    """Refuse a recipe that needs data if there are none, and data that the recipe does not use.
 
     Raises:
-        UsageError: names the recipe.
+        UsageError: The data and the recipe do not match. The message names the recipe.
     """
     if (training is not None or checkpoint is not None) and not recipe.trains:
         raise UsageError(f"recipe {recipe.name!r} trains nothing; use a recipe with a qat pass, such as int4-qat")
@@ -87,24 +87,25 @@ def open_data(
     *,
     labels_judge: bool = False,
 ) -> Images:
-    """Open the data of a conversion, each in a form that `load_data` takes, a Dataset, or None.
+    """Open the data of a conversion. All data are in a form that `load_data` takes, a Dataset, or None.
 
     Args:
-        calibration: as much of it as the recipe's limit is used.
-        evaluation: all of it is used; its labels must be classes of the model.
-        training: the same; without calibration data, those of its images that no pass judges by calibrate.
-        model: what the data are for.
-        recipe: its preprocessing is used, and its channels must be the model's.
-        given: the part of that preprocessing that was asked for in this call, and so must do something.
-        labels_judge: the labels of ``calibration`` are used, and must be classes of the model too.
+        calibration: Calibration data. At most as many images as the recipe's limit are used.
+        evaluation: Evaluation data. All are used. Their labels must be classes of the model.
+        training: Training data. All are used. Their labels must be classes of the model. Without calibration data, the
+            training images that no pass holds out are used for calibration.
+        model: Model that takes the data.
+        recipe: Recipe with the preprocessing. Its number of channels must be the model's.
+        given: Part of the preprocessing that comes from the arguments of this call, and so must have an effect.
+        labels_judge: Whether the labels of ``calibration`` are used. They must then be classes of the model too.
 
     Raises:
-        UsageError, DataError: see `load_data`, `refuse_unused`, `check_labels` and `require_learnable`.
+        UsageError, DataError: See `load_data`, `refuse_unused`, `check_labels` and `require_learnable`.
     """
     inputs, classes = input_specs(model), model_classes(model, "the model")
 
     def whole(data: Any) -> Dataset | None:
-        """All of the data, their labels checked."""
+        """Open all of the data and check the labels."""
         if isinstance(data, Dataset):
             check_labels(data.source, data.labels, classes)
             return data
@@ -123,15 +124,15 @@ def open_data(
         data = load_data(
             data, inputs, preprocess=recipe.preprocess, limit=recipe.limit, seed=recipe.seed, classes=checked
         )
-    refuse_unused(given, [found for found in (data, unseen, learned) if found is not None])
+    refuse_unused(given, [each for each in (data, unseen, learned) if each is not None])
     check_channels(recipe.preprocess, inputs)
-    images = _shared_out(data, unseen, learned, recipe)
+    images = _by_use(data, unseen, learned, recipe)
     require_learnable(recipe.passes, images.shown_to)
     return dataclasses.replace(images, warnings=tuple(_warnings(recipe, data, unseen, learned)))
 
 
-def _shared_out(data: Dataset | None, unseen: Dataset | None, learned: Dataset | None, recipe: Recipe) -> Images:
-    """Who sees which of them; a training without images of its own learns from those that calibrate."""
+def _by_use(data: Dataset | None, unseen: Dataset | None, learned: Dataset | None, recipe: Recipe) -> Images:
+    """Divide the images among their uses. Without training images, training uses the calibration images."""
     if data is None:
         return Images(data, unseen, learned, data)
     if learned is not None:
@@ -141,7 +142,7 @@ def _shared_out(data: Dataset | None, unseen: Dataset | None, learned: Dataset |
 
 
 def _learnable(data: Dataset, seed: int, passes: Iterable[Pass]) -> Dataset:
-    """The images that none of the passes judges by."""
+    """Return the images that none of the passes holds out."""
     rows = np.arange(len(data))
     for step in passes:
         if step.held_out:
@@ -152,7 +153,7 @@ def _learnable(data: Dataset, seed: int, passes: Iterable[Pass]) -> Dataset:
 def _warnings(recipe: Recipe, data: Dataset | None, unseen: Dataset | None, learned: Dataset | None) -> Iterator[str]:
     if data is not None and learned is None and recipe.trains:
         yield f"{recipe.name} trains on the {len(data)} images that calibrate; `train` takes all you have"
-    yield from questions([found for found in (data, learned, unseen) if found is not None])
+    yield from questions([each for each in (data, learned, unseen) if each is not None])
     if data is not None and recipe.needs_calibration and len(data) < _FEW_IMAGES:
         yield (
             f"{data.source}: {len(data)} images are few to calibrate on, and accuracy may suffer; "

@@ -1,4 +1,4 @@
-"""What a conversion starts from. Whatever can be refused is refused here, before any expensive work."""
+"""Prepare a conversion: open and check everything before any expensive work."""
 
 import dataclasses
 import logging
@@ -31,19 +31,19 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A conversion that nothing speaks against.
+    """Inputs of a conversion. All have passed the checks.
 
     Attributes:
-        source: the float model.
-        existing: codes and grids of the file that was read, if it was quantized.
-        recipe: with all that the call asks for.
-        target: where the file will run.
-        images: who sees which.
-        requested: layers that the call names.
-        settings: how it is done.
-        checkpoint: file of a training's state; None: it leaves none.
-        footprint: seconds and memory of the steps so far.
-        warnings: what the caller may not have meant.
+        source: The float model.
+        existing: Codes and grids of the source file, if it is quantized.
+        recipe: The recipe with all overrides of the call.
+        target: Target on which the file will run.
+        images: Images by their use.
+        requested: Layers that the call names.
+        settings: Settings of the call.
+        checkpoint: File for the state of a training. None: no state is written.
+        footprint: Time and memory of the steps so far.
+        warnings: Likely mistakes of the caller.
     """
 
     source: onnx.ModelProto
@@ -81,15 +81,15 @@ def prepare(
     """Open the model and the data of a conversion.
 
     Args:
-        model, calibration, evaluation, training, export, preprocess, settings: as `converter.convert` has them.
-        recipe: its passes and what it says of images.
-        target: where the file will run.
-        requested: layers that the call names.
-        judging: calibration images that are read beyond the recipe's limit, because they judge. Their labels must be
-            classes of the model.
+        model, calibration, evaluation, training, export, preprocess, settings: As in `converter.convert`.
+        recipe: The recipe.
+        target: Target on which the file will run.
+        requested: Layers that the call names.
+        judging: Number of calibration images beyond the recipe's limit that judge the result. If it is not 0, the
+            labels of the calibration images must be classes of the model.
 
     Raises:
-        ConvertError: anything a user can mend; the message says how.
+        ConvertError: Any problem that the user can fix. The message says how.
     """
     footprint = Footprint()
     require_calibration(calibration, training, settings.checkpoint, recipe)
@@ -102,11 +102,11 @@ def prepare(
     require_fit(source, target)
     require_weight_only(source, recipe, target)
     recipe = with_overrides(recipe, stored_preprocess(source), preprocess, settings.limit, settings.seed)
-    read = dataclasses.replace(recipe, limit=recipe.limit + judging)
+    enlarged = dataclasses.replace(recipe, limit=recipe.limit + judging)
     with footprint.step("open data"), suggesting_shape([model], export):
-        images = open_data(calibration, evaluation, training, source, read, preprocess, labels_judge=judging > 0)
+        images = open_data(calibration, evaluation, training, source, enlarged, preprocess, labels_judge=judging > 0)
         checkpoint = training_file(settings.checkpoint, source, recipe, target.name, images)
-    read_again = (requantized(existing),) if existing and not recipe.keeps else ()
+    rounded_again = (requantized(existing),) if existing and not recipe.keeps else ()
     return Prepared(
         source=source,
         existing=existing,
@@ -117,5 +117,5 @@ def prepare(
         settings=settings,
         checkpoint=checkpoint,
         footprint=footprint,
-        warnings=(*read_again, *images.warnings),
+        warnings=(*rounded_again, *images.warnings),
     )

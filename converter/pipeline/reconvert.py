@@ -1,4 +1,4 @@
-"""A suggestion carried out: the model converted again as it was, but for the layers that the suggestion names."""
+"""Apply a suggestion: convert the model with the same recipe, except for the layers that the suggestion names."""
 
 import json
 import logging
@@ -26,10 +26,11 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file's metadata say of the conversion that wrote it.
+    """Metadata of a file on the conversion that wrote it.
 
-    target       it was written for
-    calibration  what `Dataset.describe` said of its images; None where there were none
+    Attributes:
+        target: Target of the file.
+        calibration: `Dataset.describe` of the calibration images. None if there were none.
     """
 
     target: str
@@ -37,26 +38,31 @@ class Origin:
 
     @property
     def source(self) -> str | None:
-        """Where the calibration images were, as the user named it."""
+        """Source of the calibration images, as the user named it."""
         return None if self.calibration is None else str(self.calibration["source"])
 
 
 @dataclass(frozen=True)
 class Improvement:
-    """The new conversion, and the reference, the model before and the new one measured side by side."""
+    """Result of an applied suggestion.
+
+    Attributes:
+        result: The new conversion.
+        evaluation: Measurements of the reference, the model before and the new model.
+    """
 
     result: Result
     evaluation: Evaluation
 
     @property
     def gain_db(self) -> float:
-        """What the scores gained."""
+        """Gain in SQNR of the scores, in dB."""
         _, before, after = self.evaluation.models
         return (after.sqnr_db or 0.0) - (before.sqnr_db or 0.0)
 
 
 def stored_origin(model: onnx.ModelProto) -> Origin | None:
-    """Where a model comes from; None if `convert` did not write it."""
+    """Return the origin of a model. None if `convert` did not write it."""
     facts = {entry.key: entry.value for entry in model.metadata_props}
     if RECIPE_KEY not in facts:
         return None
@@ -66,21 +72,23 @@ def stored_origin(model: onnx.ModelProto) -> Origin | None:
 
 
 def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Origin, str | None]:
-    """Where a model comes from, and the data to calibrate on again: those given, or those it was calibrated on.
+    """Return the origin of a model and the calibration data of the next conversion.
+
+    The data are ``calibration``, or else the data that the model was calibrated on.
 
     Raises:
-        UsageError: `convert` did not write the model, or its calibration data are not where they were.
-        RecipeError: its recipe cannot be run here; see `stored_recipe`.
-        DataError: ``calibration`` is not there.
+        UsageError: `convert` did not write the model, or its calibration data no longer exist.
+        RecipeError: Its recipe cannot run here; see `stored_recipe`.
+        DataError: ``calibration`` does not exist.
     """
     proto = read_onnx(model)
-    found = stored_origin(proto)
-    if found is None:
+    origin = stored_origin(proto)
+    if origin is None:
         raise UsageError(f"{name} cannot be converted again: it holds no recipe, so `convert` did not write it")
     stored_recipe(proto, name)
-    data = calibration or found.source
+    data = calibration or origin.source
     if data is None or Path(data.partition(".py:")[0] + ".py" * (".py:" in data)).exists():
-        return found, data
+        return origin, data
     if calibration is None:
         raise UsageError(f"{name} was calibrated on {data}, which is not here; name the data by `calibration=`")
     raise DataError(f"{argument(calibration=data)}: no such file or folder")
@@ -99,10 +107,10 @@ def apply_suggestion(
     """Convert ``reference`` with the recipe in ``model`` and the suggestion, and measure all three on ``data``.
 
     Raises:
-        UsageError: as `require_origin`.
-        ConvertError: as `converter.convert`.
+        UsageError: As in `require_origin`.
+        ConvertError: As in `converter.convert`.
     """
-    found, images = require_origin(model, names[1], calibration)
+    origin, images = require_origin(model, names[1], calibration)
     recipe = stored_recipe(read_onnx(model), names[1])
     if recipe.trains:
         raise UsageError(
@@ -112,12 +120,12 @@ def apply_suggestion(
         reference,
         images,
         recipe=recipe,
-        target=found.target,
+        target=origin.target,
         exclude=suggestion.exclude,
         bits=suggestion.bits,
         progress=progress,
     )
-    before = None if found.calibration is None else found.calibration.get("sha256")
+    before = None if origin.calibration is None else origin.calibration.get("sha256")
     if before is not None and result.calibration is not None and result.calibration["sha256"] != before:
         _LOG.warning(
             f"{images} are not the images that {names[1]} was calibrated on: part of the difference may come from them"

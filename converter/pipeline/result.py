@@ -1,4 +1,4 @@
-"""What a conversion gives back: the model, what happened to every layer, and what was measured."""
+"""Result of a conversion: the model, a report of every layer, and the measurements."""
 
 import importlib.metadata
 import json
@@ -30,26 +30,27 @@ from passes.report import PassReport
 __all__ = ["LayerReport", "Result", "layer_reports", "mean_file_bits", "stamp", "versions"]
 
 _MULTIPLE_BITS = 4
-_FLOAT = 32  # bits of what is not quantized
+_FLOAT = 32  # bits of weights and activations in float
 _PACKAGES = ("convert-onnx", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One Conv, ConvTranspose, Gemm or MatMul.
+    """Report of one Conv, ConvTranspose, Gemm or MatMul.
 
     Attributes:
-        name, op: the node's.
-        shape: of the stored weight.
-        bits: of the weight's grid; 32 where it stayed in float.
-        stored_bits: bits a weight takes in the file.
-        granularity: what shares a scale: "channel" or "block 32".
-        activation_bits: of the layer's input.
-        before_db, after_db: SQNR of plain rounding, or before the last pass that refined the layer, and as written.
-        note: what else the pass did.
-        reason: why the layer stayed in float.
-        weights: as they were before rounding, folded and rescaled, and as they were written; None in float.
-        multiples: how many multiples of channels' scales lie beside the codes, at 4 bits each.
+        name, op: Name and operator of the node.
+        shape: Shape of the stored weight.
+        bits: Bits of the weight's grid. 32 if the layer stayed in float.
+        stored_bits: Bits that a weight takes in the file.
+        granularity: Weights that share a scale: "channel" or "block 32".
+        activation_bits: Bits of the layer's input.
+        before_db: SQNR of plain rounding, or SQNR before the last pass that refined the layer.
+        after_db: SQNR of the layer as written.
+        note: Other changes by the passes.
+        reason: Why the layer stayed in float.
+        weights: Distribution of the weights before rounding, folded and rescaled, and as written. None in float.
+        multiples: Number of multiples of channel scales that are stored beside the codes, at 4 bits each.
     """
 
     name: str
@@ -68,7 +69,7 @@ class LayerReport:
 
     @property
     def file_bits(self) -> float:
-        """Bits that all its weights take in the file, multiples included."""
+        """Bits that all weights of the layer take in the file, multiples included."""
         return math.prod(self.shape) * self.stored_bits + _MULTIPLE_BITS * self.multiples
 
 
@@ -77,17 +78,19 @@ class Result(Overview):
     """A finished conversion.
 
     Attributes:
-        model: the quantized ONNX model, checked and with provenance in metadata_props.
-        reference: the float model it was made from.
-        layers: every linear layer once.
-        passes: what each pass reported.
-        metrics: size, accuracy and latency before and after, if evaluation data were given.
-        calibration: source, number, digest and preprocessing of the calibration images, if there were any.
-        seconds: of the whole conversion.
-        training: the same of the images that were trained on, and of those how many were held out, if a pass trained.
-        steps: what it spent them on, and the memory of each.
-        search: how it was found, where a budget was given.
-        speed: what was measured to decide which activations stay in float, if that was asked for.
+        model: The quantized ONNX model. It is checked and has its provenance in metadata_props.
+        reference: The float model.
+        recipe: The recipe with all overrides of the call.
+        target: Name of the target.
+        layers: Reports of the layers. Every linear layer is in it once.
+        passes: Reports of the passes.
+        metrics: Size, accuracy and latency before and after, if evaluation data were given.
+        calibration: Source, number, digest and preprocessing of the calibration images, if there were any.
+        seconds: Duration of the whole conversion.
+        training: The same facts for the training images and the number held out, if a pass trained.
+        steps: Time and memory of every step.
+        search: Record of the search, if a budget was given.
+        speed: Speed measurements that decided which activations stay in float, if they were requested.
     """
 
     model: onnx.ModelProto
@@ -105,15 +108,15 @@ class Result(Overview):
     speed: Speed | None = None
 
     def save(self, path: str | Path) -> None:
-        """Write the model; an existing file is replaced only once the new one has been checked and loaded.
+        """Write the model. An existing file is replaced only after the new file has been checked and loaded.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: The file cannot be written.
         """
         save_onnx(self.model, Path(path), keep_int8=find_target(self.target).rules.signed)
 
     def overview(self) -> Glance:
-        """The sizes, what was measured, and the layers by their bits."""
+        """Return the sizes, the measurements, and the layers grouped by bits."""
         before, after = self.reference.ByteSize(), self.model.ByteSize()
         smaller = ratio(before / after, "smaller", "larger")
         headline = (
@@ -130,7 +133,7 @@ class Result(Overview):
 
 
 def _group_row(weights: int, activations: int, members: Sequence[LayerReport]) -> tuple[str, ...]:
-    """Layers of the same bits; 32 bits are float."""
+    """Return the row of layers with the same bits. 32 bits are float."""
     known = [(layer.after_db, layer.name) for layer in members if layer.after_db is not None]
     lowest, name = min(known, default=(None, ""))
     bits = ("float" if bits == _FLOAT else f"{bits} bits" for bits in (weights, activations))
@@ -138,7 +141,7 @@ def _group_row(weights: int, activations: int, members: Sequence[LayerReport]) -
 
 
 def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage) -> tuple[LayerReport, ...]:
-    """Every linear layer of the quantized model once, and every node that could not be seen as one."""
+    """Return reports of every linear layer, and of every node of such an operator that cannot be used as one."""
     changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
     result = []
     refused = refused_layers(model.graph)
@@ -177,12 +180,12 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
 
 
 def mean_file_bits(layers: Sequence[LayerReport]) -> float:
-    """Bits that a weight of these layers takes in the file, multiples of block scales included."""
+    """Return the mean bits per weight of these layers in the file, multiples of block scales included."""
     return sum(layer.file_bits for layer in layers) / sum(math.prod(layer.shape) for layer in layers)
 
 
 def versions() -> dict[str, str]:
-    """This package's version and those of the libraries that the numbers depend on."""
+    """Return the versions of this package and of the libraries that the numbers depend on."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
@@ -195,8 +198,12 @@ def stamp(
 ) -> None:
     """Write provenance into metadata_props.
 
-    That is the recipe, the preprocessing, the bits of every layer, why layers stayed in float, why others' activations
-    did (``floats``), and ``facts``.
+    Args:
+        model: Model to write into.
+        recipe: Recipe, with the preprocessing.
+        layers: Reports with the bits of every layer, or the reason why it stayed in float.
+        floats: Reasons why activations stayed in float, by layer name.
+        facts: Other entries by key.
     """
     entries = {
         "recipe": dump_recipe(recipe),

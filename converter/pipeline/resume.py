@@ -1,7 +1,8 @@
-"""Refuse a checkpoint of another training run before any work is done.
+"""Check early that a checkpoint belongs to this training.
 
-The start of a training is known only after the passes before it, minutes later. `converter.learn.training.checkpoint`
-compares it then. But the model, the data and the recipe decide the start, and these are compared at once.
+The start of a training is known only after the passes before it, which take minutes.
+`converter.learn.training.checkpoint` compares it then. But model, data and recipe determine the start, so this module
+refuses a checkpoint of another training at once.
 """
 
 import hashlib
@@ -23,11 +24,11 @@ __all__ = ["training_file"]
 def training_file(
     path: str | Path | None, model: onnx.ModelProto, recipe: Recipe, target: str, images: Images
 ) -> TrainingFile | None:
-    """The file in which the training of a conversion keeps where it stands; None if it keeps nothing.
+    """Return the file for the state of the training. None if no state is written.
 
     Raises:
-        UsageError: the file is there, and is no checkpoint or that of another training.
-        QuantizationError: it is there, and torch is not.
+        UsageError: The file exists but is no checkpoint, or is one of another training.
+        QuantizationError: The file exists but torch is not installed.
     """
     if path is None:
         return None
@@ -47,5 +48,5 @@ def training_file(
 
 
 def _described(data: Dataset | None) -> dict[str, object]:
-    """The images themselves, wherever they lie."""
+    """Return the description of the images without their location."""
     return {} if data is None else {name: fact for name, fact in data.describe().items() if name != "source"}

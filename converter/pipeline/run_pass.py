@@ -1,7 +1,7 @@
-"""One pass of a recipe: what it requires, how its kind is run, what it ensures.
+"""Run one pass of a recipe: check its requirements, run it, check its guarantees.
 
-How a kind of pass is run is registered here once, by its type, with `run_kind`. Everything else that the tool wants to
-know of a pass it asks the pass itself, see `passes.base.Pass`.
+`run_kind` registers the function that runs a kind of pass, by the type of the pass. Everything else about a pass is a
+member of the pass itself, see `passes.base.Pass`.
 """
 
 import dataclasses
@@ -32,15 +32,15 @@ __all__ = ["PassContext", "require", "run_kind", "run_pass"]
 
 @dataclass(frozen=True)
 class PassContext:
-    """What passes work with.
+    """Context in which the passes of a recipe run.
 
     Attributes:
-        images: who sees which.
-        budget: bytes of activations held in memory before they go to files.
-        recipe: that the passes are of; its seed is of everything drawn at random, and what is before and behind a pass
-            decides what learning solves again and who is asked early.
-        progress: called as work goes on.
-        checkpoint: file that a training leaves its state in; None: it leaves none.
+        images: Images by their use.
+        budget: Bytes of activations in memory. Beyond it, activations go to files.
+        recipe: Recipe of the passes. It has the random seed. The neighbours of a pass decide which layers a learning
+            pass solves again, and which requirements are checked early.
+        progress: Callback for progress.
+        checkpoint: File for the state of a training. None: no state is written.
     """
 
     images: Images
@@ -51,25 +51,25 @@ class PassContext:
 
 
 def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
-    """Run it, and hold it to what it requires and ensures; the model is changed in place.
+    """Run a pass and check what it requires and ensures. The model is changed in place.
 
     Raises:
-        QuantizationError: the model is not what the pass requires, or the pass left it as no pass may.
-        DataError: the pass wants statistics, and there are no images.
+        QuantizationError: The model does not meet the requirements, or the pass left an invalid model.
+        DataError: The pass wants statistics, but there are no images.
     """
-    for asked in _asked_before(step, context.recipe.passes):
-        require(asked, model, context)
+    for checked in _checked_before(step, context.recipe.passes):
+        require(checked, model, context)
     report = run_kind(step, model, context)
     check(model, step.name)
     step.ensures(model)
     return report
 
 
-def _asked_before(step: Pass, passes: Sequence[Pass]) -> Sequence[Pass]:
-    """The passes that are asked what they require before this one runs.
+def _checked_before(step: Pass, passes: Sequence[Pass]) -> Sequence[Pass]:
+    """Return the passes whose requirements are checked before this pass runs.
 
-    While the float graph changes, each pass is asked for itself. Once it has its final form, all others are asked at
-    once, before activations are calibrated and layers are solved.
+    While the float graph changes, every pass is checked on its own. Once the graph has its final form, all remaining
+    passes are checked together, before activations are calibrated and layers are solved.
     """
     later = [each for each in passes if each.stage > Stage.FLOAT]
     if step.stage <= Stage.FLOAT or step not in later:
@@ -79,20 +79,22 @@ def _asked_before(step: Pass, passes: Sequence[Pass]) -> Sequence[Pass]:
 
 @singledispatch
 def require(step: Pass, model: Model, context: PassContext) -> None:  # noqa: ARG001  (kinds read it)
-    """What a pass requires of a model; a kind that also requires something of images or the machine registers its own.
+    """Check the requirements of a pass on a model.
+
+    A kind of pass that also has requirements on images or on the machine registers its own function.
 
     Raises:
-        QuantizationError: see `Pass.requires`.
+        QuantizationError: See `Pass.requires`.
     """
     step.requires(model)
 
 
 @singledispatch
 def run_kind(step: Pass, model: Model, context: PassContext) -> PassReport:  # noqa: ARG001  (kinds read them)
-    """How a kind of pass is run. A new kind, here or in another package, registers its function once.
+    """Run a pass of any kind. A new kind, here or in another package, registers its function once.
 
     Raises:
-        QuantizationError: nobody registered this kind.
+        QuantizationError: No function is registered for this kind.
     """
     raise QuantizationError(
         f"{step.name}: nothing says how a {type(step).__name__} is run; derive it from GraphPass, LayerPass or "
@@ -138,7 +140,7 @@ def _run_training(step: Qat, model: Model, context: PassContext) -> PassReport:
 
 @require.register
 def _require_trainable(step: Qat, model: Model, context: PassContext) -> None:
-    """Torch has gradients for all of the network."""
+    """Require that torch has gradients for the whole network."""
     step.requires(model)
     data = context.images.shown_to(step)
     if data is not None:

@@ -1,4 +1,4 @@
-"""One file that a search for a budget made: what it takes and what it costs. Rows of the reports."""
+"""Record of a search within a budget: the files that it tried, with their sizes and accuracy drops."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,24 +13,26 @@ __all__ = ["BudgetAttempt", "LayerEffect", "Search"]
 
 @dataclass(frozen=True)
 class BudgetAttempt:
-    """A file that was made and judged on held-out images; its fields are keys of the JSON report.
+    """One file of the search, judged on held-out images. Its fields are the keys of the JSON report.
 
     Attributes:
-        name: of the rung: "int8", "int8-float", "int8-gptq", "int4", "int3", "mixed", "mixed-learned", or the recipe's.
-        layer_bits: of every layer's grid.
-        mean_bits: that a weight takes in the file, multiples of block scales included, over all weights of quantized
-            layers.
-        bytes: of the file.
-        drop: points lost against float, what the budget is held against: the mean of the next two, weighted by how sure
-            they are; None where the output is no classifier's.
-        counted_drop, drop_error: on the held-out images, and its standard error.
-        expected_drop: with errors of other images and probabilities of labels as well; see
+        name: Name of the attempt: "int8", "int8-float", "int8-gptq", "int4", "int3", "mixed", "mixed-learned", or the
+            recipe's name.
+        layer_bits: Bits of every layer's grid.
+        mean_bits: Mean bits per weight in the file, over all weights of quantized layers. Multiples of block scales are
+            included.
+        bytes: Size of the file.
+        drop: Accuracy drop against float in points. The budget limits this number. It is the mean of ``counted_drop``
+            and ``expected_drop``, weighted by their certainty. None if the output is not a classifier's.
+        counted_drop, drop_error: Drop counted on the held-out images, and its standard error.
+        expected_drop: Drop estimated with errors of other images and probabilities of labels as well, see
             `passes.numerics.expected_drop`.
-        sqnr_db: of the first output.
-        predicted_db: what the additive noise model said it would be; None where it was not asked.
-        latency_ms, speedup: batch 1, one thread, timed beside the float model; None for other machines.
-        seconds: it took, judging included.
-        broken: which part of the budget it breaks, in words; empty where it holds.
+        sqnr_db: SQNR of the first output.
+        predicted_db: SQNR that the additive noise model predicted. None if it made no prediction.
+        latency_ms, speedup: Latency and speedup at batch 1 on one thread, timed together with the float model. None if
+            the target is another machine.
+        seconds: Duration of the attempt, with the judging.
+        broken: Limits of the budget that the file exceeds, in words. Empty if it is within the budget.
     """
 
     name: str
@@ -50,20 +52,20 @@ class BudgetAttempt:
 
     @property
     def holds(self) -> bool:
-        """Whether it is within the budget."""
+        """Whether the file is within the budget."""
         return not self.broken
 
 
 @dataclass(frozen=True)
 class LayerEffect:
-    """What quantizing one layer alone does, in dB of signal to noise; keys are bits of its weights.
+    """Effect of quantizing one layer alone. SQNR is in dB, by the bits of the weights.
 
     Attributes:
-        name: of the layer.
-        weights: how many it has.
-        own_db: of its own output.
-        output_db: of the network's output, where it was tried.
-        importance: noise at the network's output for each unit of relative noise at the layer's.
+        name: Name of the layer.
+        weights: Number of its weights.
+        own_db: SQNR of the layer's output.
+        output_db: SQNR of the network's output, for the bits that were tried.
+        importance: Noise at the network's output per unit of relative noise at the layer's output.
     """
 
     name: str
@@ -75,16 +77,16 @@ class LayerEffect:
 
 @dataclass(frozen=True, repr=False)
 class Search(Overview):
-    """How a file within a budget was looked for.
+    """Record of a search for a file within a budget.
 
     Attributes:
-        budget: in words.
-        limits: the same in numbers, by the names of `Budget`'s fields; None: no limit.
-        drop_of: what a drop is of: "top-1 accuracy" or "agreement with float"; empty for other outputs.
-        held_out: images that judged.
-        attempts: in order.
-        kept: place among them of the file that was kept; None where none holds.
-        effects: of each layer; empty where the ladder ended before they were needed.
+        budget: The budget in words.
+        limits: The limits by the names of `Budget`'s fields. None: no limit.
+        drop_of: Quantity whose drop is limited: "top-1 accuracy" or "agreement with float". Empty for other outputs.
+        held_out: Number of images that judged the files.
+        attempts: Attempts, in order.
+        kept: Index of the attempt whose file is the result. None if no file is within the budget.
+        effects: Effect of every layer. Empty if the search ended before it needed them.
     """
 
     budget: str
@@ -96,7 +98,7 @@ class Search(Overview):
     effects: tuple[LayerEffect, ...] = ()
 
     def overview(self) -> Glance:
-        """A row an attempt."""
+        """Return one row per attempt."""
         rows = tuple(
             (
                 attempt.name,
@@ -105,19 +107,19 @@ class Search(Overview):
                 lost(attempt.drop),
                 decibels(attempt.sqnr_db),
                 milliseconds(attempt.latency_ms),
-                "kept" if place == self.kept else attempt.broken or "holds",
+                "kept" if index == self.kept else attempt.broken or "holds",
             )
-            for place, attempt in enumerate(self.attempts)
+            for index, attempt in enumerate(self.attempts)
         )
-        found = "no file holds" if self.kept is None else f"{self.attempts[self.kept].name} kept"
-        headline = f"Search within {self.budget}: {found}, {len(self.attempts)} tried"
+        outcome = "no file holds" if self.kept is None else f"{self.attempts[self.kept].name} kept"
+        headline = f"Search within {self.budget}: {outcome}, {len(self.attempts)} tried"
         notes = (f"judged on {self.held_out:,} held-out images",)
         return Glance(
             headline, ("tried", "bits", "file", "drop", "SQNR", "latency", "budget"), rows, notes, range(1, 6)
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, ready for JSON: attempts say whether they hold, and bits that are keys are strings."""
+        """Return all fields as JSON values. Attempts also have `holds`. Bits that are keys become strings."""
         values = asdict(self)
         for attempt, row in zip(self.attempts, values["attempts"], strict=True):
             row["holds"] = attempt.holds

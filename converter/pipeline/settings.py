@@ -1,4 +1,4 @@
-"""How a conversion is done, apart from what it makes: images, seed, device, memory, and a place to go on from."""
+"""Settings of a conversion: images, seed, device, memory and checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +14,19 @@ _DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a conversion is done. A field that is None leaves the choice to the recipe.
+    """Settings of a conversion. If a field is None, the recipe decides.
 
     Attributes:
-        limit: calibration images used.
-        seed: random seed.
-        device: where passes learn. It is refused where no pass learns.
-        measure_speed: leave activations in float where this machine runs the file faster so. The recipe in the result
-            says which, and gives the same file without measuring.
-        memory_budget: bytes of activations that are held in memory before files are used.
-        checkpoint: file in which a training keeps where it stands, so that the same call goes on after a kill.
+        limit: Number of calibration images. Overrides the recipe's.
+        seed: Random seed. Overrides the recipe's.
+        device: Device on which passes learn. It is refused if no pass learns.
+        measure_speed: Whether activations stay in float where this machine runs the file faster that way. The recipe in
+            the result names these layers. It gives the same file without a measurement.
+        memory_budget: Bytes of activations in memory. Beyond it, activations go to files.
+        checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
     Raises:
-        UsageError: a value that nothing can be done with.
+        UsageError: A value is not usable.
     """
 
     limit: int | None = None

@@ -1,4 +1,4 @@
-"""Quantization-aware training as one call: a post-training solution, then training on the grids of the file."""
+"""Quantization-aware training in one call: a post-training solution, then training on the grids of the file."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -37,21 +37,22 @@ def train(
 ) -> Result:
     """Train a model with its quantization in place.
 
-    The recipe's passes before `qat` give it a start: grids, and codes by GPTQ. Conv, BatchNorm and activation are one
-    by then. What is trained is what the writers put into the file, int32 biases included.
+    The recipe's passes before `qat` give the start of the training: grids, and codes by GPTQ. By then, Conv, BatchNorm
+    and activation are one layer. The training uses exactly the values that the writers put into the file, int32 biases
+    included.
 
     Args:
-        model: path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
-        data: training images, in a form of `converter.load_data`. With labels cross-entropy is learned from, without
-            them the float network's outputs. A share of them chooses the best epoch.
-        recipe: one with a qat pass.
-        qat: fields of the qat pass that differ from the recipe's, such as ``{"epochs": 3}``.
-        calibration: images for the start; training images if not given.
-        target, exclude, bits, evaluation, export, preprocess, progress: as `converter.convert` has them.
-        settings: the same. `Settings.checkpoint` is left there when the training is done.
+        model: Path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
+        data: Training images, in a form of `converter.load_data`. With labels, the training minimizes cross-entropy.
+            Without labels, it learns the outputs of the float network. A share of the images chooses the best epoch.
+        recipe: Recipe with a qat pass.
+        qat: Fields of the qat pass that differ from the recipe's, such as ``{"epochs": 3}``.
+        calibration: Images for the passes before the training. Without them, training images are used.
+        target, exclude, bits, evaluation, export, preprocess, progress: As in `converter.convert`.
+        settings: As in `converter.convert`. The file `Settings.checkpoint` stays after the training.
 
     Raises:
-        ConvertError: anything a user can mend; the message says how.
+        ConvertError: Any problem that the user can fix. The message says how.
     """
     return convert(
         model,
@@ -70,7 +71,7 @@ def train(
 
 
 def _with_fields(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with other fields of the pass that trains."""
+    """Return the recipe with these fields of the pass that trains."""
     for step in recipe.passes:
         names = [field.name for field in dataclasses.fields(step)]
         for name in fields:

@@ -4,8 +4,8 @@
 >>> result = converter.convert("model.onnx", "images/", recipe="int4")  # doctest: +SKIP
 >>> result.save("model_int4.onnx")  # doctest: +SKIP
 
-Everything is imported from here. Each name loads its module when it is first used, so that the import is quick. Inner
-modules may move. Nothing is printed: steps and warnings go to the logger "converter".
+Import public names from this module. Each name loads its module on first use, so that ``import converter`` is fast.
+Inner modules may move. The library prints nothing. Steps and warnings go to the logger "converter".
 """
 
 import importlib
@@ -127,7 +127,7 @@ __all__ = [
     "write_report",
 ]
 
-# The one list of public names and of the modules that they come from.
+# Modules of the public names.
 _HOMES = {
     "Budget": "converter.budget.limits",
     "BudgetError": "passes.errors",

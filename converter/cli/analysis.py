@@ -1,4 +1,4 @@
-"""The commands that look at files: `evaluate`, `compare`, `inspect`, `view`. They parse, call and print."""
+"""Commands that examine files: `evaluate`, `compare`, `inspect` and `view`."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -113,22 +113,22 @@ def compare(
         first, second = on.files
         with progress_bars(quiet=quiet) as progress:
             names = (first.name, second.name)
-            found = converter.compare(first.path, second.path, on.data, names=names, progress=progress)
-            suggestion = converter.suggest(first.path, second.path, found, on.data, progress=progress)
+            comparison = converter.compare(first.path, second.path, on.data, names=names, progress=progress)
+            suggestion = converter.suggest(first.path, second.path, comparison, on.data, progress=progress)
         if not as_json:
             given = _given(weights, input_shape) if is_factory(reference) else ()
             line = command(reference, model, stored_origin(read_onnx(second.path)), suggestion, *given)
-            show([*comparison_tables(found, on.data.preprocess), *suggestion_text(suggestion, line, _AND_ACT)])
+            show([*comparison_tables(comparison, on.data.preprocess), *suggestion_text(suggestion, line, _AND_ACT)])
         acted = None if act is None else _act(on, suggestion, act, calibration, quiet, as_json)
     if as_json:
         suggested = suggestion.to_json() | {"options": list(suggested_options(suggestion))}
-        print_json(found.to_json() | {"suggestion": suggested, "act": acted})
+        print_json(comparison.to_json() | {"suggestion": suggested, "act": acted})
 
 
 def _act(
     on: "ModelsOnData", suggestion: "Suggestion", output: Path, calibration: str | None, quiet: bool, as_json: bool
 ) -> dict[str, Any] | None:
-    """Carry the suggestion out; the file is written only if the scores gain. Returns what JSON says of it."""
+    """Apply the suggestion. Write the file only if the scores gain. Return the values for JSON."""
     from converter.cli.suggestions import suggested_options
     from converter.pipeline.reconvert import apply_suggestion
     from converter.report.progress import progress_bars
@@ -163,7 +163,7 @@ def _act(
 
 
 def _given(weights: Path | None, input_shape: tuple[int, ...] | None) -> tuple[str, ...]:
-    """The options that a factory was given, as they were."""
+    """Return the options of a factory as given on the command line."""
     shape = () if input_shape is None else ("--input-shape", ",".join(map(str, input_shape)))
     return (*(() if weights is None else ("--weights", str(weights))), *shape)
 

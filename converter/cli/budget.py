@@ -1,4 +1,4 @@
-"""`convert` with a budget and without: which library function does it, what it keeps, and what is shown in the end."""
+"""The command `convert` with and without a budget: the library call, and the folder of a search."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,35 +23,36 @@ _UNASKED = {
 
 @contextmanager
 def search_folder(budget: "Budget | None", cache: Path | None, output: Path) -> Iterator[Path | None]:
-    """Where a search keeps what it measures, until its file is written: ``cache``, or else a folder beside the output.
+    """Yield the folder for the measurements of a search: ``cache``, or else a folder beside the output.
 
-    That folder goes when the search has ended, with a file or without, and where it was refused. It stays after a
-    signal or a full disk, and what ends without a file takes nothing from an earlier run that was stopped.
+    The folder beside the output is removed when the search has ended, with or without a file, and when it was refused.
+    It stays after a signal or a full disk. It also stays if it is from an interrupted search and this one ends without
+    a file.
     """
     if budget is None:
         yield cache
         return
-    place = cache or output.with_suffix(".search")
-    with keeping(place):
+    folder = cache or output.with_suffix(".search")
+    with keeping(folder):
         if cache is not None:
             yield cache
             return
         from converter.budget.cache import forget, holds_something
 
-        had, ended = place.exists(), False
-        if had and holds_something(place):
-            warn(f"what an earlier search measured is in {place}; what fits this one is not measured again")
+        existed, ended = folder.exists(), False
+        if existed and holds_something(folder):
+            warn(f"what an earlier search measured is in {folder}; what fits this one is not measured again")
         try:
-            yield place
+            yield folder
             ended = True
         except OutputError:
             raise
         except ConvertError:
-            ended = not had
+            ended = not existed
             raise
         finally:
-            if ended or not holds_something(place):
-                forget(place)
+            if ended or not holds_something(folder):
+                forget(folder)
 
 
 def convert_for(
@@ -62,16 +63,18 @@ def convert_for(
     recipe: str | None,
     **settings: Any,
 ) -> "Result":
-    """`converter.convert`, or `converter.convert_within` where there is a budget; the ladder is shown if none holds.
+    """Call `converter.convert`, or `converter.convert_within` if there is a budget.
+
+    If no file is within the budget, print the attempts.
 
     Args:
-        budget: None: there is none.
-        cache: folder of what a search measures.
-        model, calibration, recipe, settings: as both have them.
+        budget: Budget. None if there is none.
+        cache: Folder for the measurements of a search.
+        model, calibration, recipe, settings: As in both functions.
 
     Raises:
-        UsageError: a cache without a budget, or a choice of layers with one.
-        BudgetError: no file keeps the budget.
+        UsageError: There is a cache without a budget, or a choice of layers with a budget.
+        BudgetError: No file is within the budget.
     """
     from converter.pipeline.search_record import Search
     from converter.recipes.builtin import AUTO

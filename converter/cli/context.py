@@ -1,4 +1,4 @@
-"""What commands do around the one call of the library: options become its arguments, JSON goes out."""
+"""Steps that commands share: options become arguments, JSON is printed, interruptions get a note."""
 
 import json
 import logging
@@ -23,7 +23,11 @@ _LOG = logging.getLogger(__name__)
 def given_preprocess(
     mean: tuple[float, ...] | None, std: tuple[float, ...] | None, resize: int | None, crop: int | None
 ) -> "Preprocess":
-    """The preprocessing that the options ask for. Raises UsageError for one that cannot be meant."""
+    """Return the preprocessing of the options.
+
+    Raises:
+        UsageError: The options make no sense together.
+    """
     from converter.data.preprocess import Preprocess
 
     try:
@@ -33,32 +37,32 @@ def given_preprocess(
 
 
 @contextmanager
-def keeping(place: Path) -> Iterator[None]:
-    """Work that keeps in a file or folder how far it has come: whoever stops it is told how it goes on."""
-    before = _times(place)
+def keeping(path: Path) -> Iterator[None]:
+    """Add a note on the state in ``path`` if the user stops the `with` block, which saves its state there."""
+    before = _times(path)
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stopped:
-        if _times(place) != before:
-            stopped.add_note(f"{place} keeps what was done; the same command goes on from there")
+        if _times(path) != before:
+            stopped.add_note(f"{path} keeps what was done; the same command goes on from there")
         elif before:
-            stopped.add_note(f"{place} is as it was")
+            stopped.add_note(f"{path} is as it was")
         else:
-            stopped.add_note(f"there was nothing yet to keep in {place}")
+            stopped.add_note(f"there was nothing yet to keep in {path}")
         raise
 
 
-def _times(place: Path) -> frozenset[tuple[Path, int]]:
-    """The file, or those in the folders of a folder, and when each was written."""
-    files = [place, *place.glob("*/*")]
+def _times(path: Path) -> frozenset[tuple[Path, int]]:
+    """Return files and their modification times: the file itself, or the files in the subfolders of a folder."""
+    files = [path, *path.glob("*/*")]
     return frozenset((file, file.stat().st_mtime_ns) for file in files if file.is_file())
 
 
 def warn(message: str) -> None:
-    """Warn as the library does."""
+    """Log a warning, as the library does."""
     _LOG.warning(message)
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """To stdout, as JSON that any reader takes."""
+    """Print standard JSON, without NaN or infinity, to stdout."""
     click.echo(json.dumps(content, indent=2, allow_nan=False))

@@ -1,4 +1,4 @@
-"""The end of the commands that make a file: it is written, its tables are printed, its reports follow."""
+"""Last step of the commands that make a file: write the file, print the tables, write the reports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ __all__ = ["finish"]
 
 
 def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], *, quiet: bool) -> None:
-    """Save a result and say what it is."""
+    """Save a result, print its tables and write its reports."""
     from converter.model_io.load import model_bytes
     from converter.model_io.open import is_factory
     from converter.report import table
@@ -27,8 +27,8 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
     result.save(output)
     after = model_bytes(output)
-    searched = [*search_tables(result.search), *speed_tables(result.speed)]
-    tables = [*table.conversion_tables(result, before, after), *searched]
+    extra = [*search_tables(result.search), *speed_tables(result.speed)]
+    tables = [*table.conversion_tables(result, before, after), *extra]
     if not quiet:
         table.show(tables)
     elif result.metrics is not None:

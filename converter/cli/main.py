@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. Everything it does is a function of the library."""
+"""Entry point of the command line. Every command parses its options, calls a library function and prints."""
 
 import errno
 import signal
@@ -40,7 +40,7 @@ _debug_option = click.option(
 
 
 class _Commands(click.Group):
-    """Turns whatever a command raises into one line on stderr and an exit code; gives every command --debug."""
+    """Group that turns every error into one line on stderr and an exit code. Every command gets --debug."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         super().add_command(_debug_option(cmd), name)
@@ -56,7 +56,7 @@ class _Commands(click.Group):
             click.echo("; ".join(words), err=True)
             ctx.exit(code)
         except Exception as error:
-            if getattr(error, "errno", None) == errno.EPIPE:  # click ends quietly where the reader has gone
+            if getattr(error, "errno", None) == errno.EPIPE:  # click ends quietly if the reader has closed the pipe
                 raise
             if ctx.meta.get(_DEBUG):
                 traceback.print_exc()
@@ -65,12 +65,12 @@ class _Commands(click.Group):
             ctx.exit(error.exit_code if isinstance(error, ConvertError) else 1)
 
     def _in_options(self, text: str, context: click.Context) -> str:
-        """A message of the library in the options of the command that runs."""
+        """Return a message of the library with the options of the running command."""
         return in_options(text, options_of(self, context.invoked_subcommand))
 
 
 def _stopped(error: KeyboardInterrupt | Terminated) -> tuple[list[str], int]:
-    """What to say of the signal that ended a command, what was kept included, and the exit code."""
+    """Return the parts of the message on the signal that ended a command, and the exit code."""
     notes = getattr(error, "__notes__", [])
     if isinstance(error, Terminated):
         return ["Terminated", *notes], int(error.code or 0)
@@ -164,11 +164,11 @@ def convert(
     )
     if evaluation is not None and calibration is not None and same_file(evaluation, calibration):
         warn(f"{evaluation} calibrates and evaluates: the accuracy shown is not that on unseen images")
-    with search_folder(budget, cache, output) as place:
+    with search_folder(budget, cache, output) as folder:
         with progress_bars(quiet=quiet) as progress:
             result = convert_for(
                 budget,
-                place,
+                folder,
                 model,
                 calibration,
                 recipe,
@@ -241,7 +241,7 @@ for command in (train, evaluate, compare, inspect, view, verify, targets):
 
 
 def _leave(number: int, _: FrameType | None) -> None:
-    """SIGTERM unwinds the stack, so that temporary files go."""
+    """Unwind the stack on SIGTERM, so that temporary files are removed."""
     raise Terminated(128 + number)
 
 

@@ -1,8 +1,8 @@
-"""Messages of the library in the words of the command line.
+"""Translation of the library's messages into the options of the command line.
 
-The library names what a caller gave by its Python parameter, in backticks: ``give `calibration=` `` or
-`` `limit=0` leaves no images ``. The command line shows the option that becomes this parameter: ``give --calibration``,
-``--limit 0 leaves no images``. Both are read off the commands themselves, so there is no list to keep.
+The library names an argument by its Python parameter, in backticks: ``give `calibration=` `` or
+`` `limit=0` leaves no images ``. The command line shows the option of this parameter instead: ``give --calibration``,
+``--limit 0 leaves no images``. The options come from the commands themselves, so there is no second list.
 """
 
 import ast
@@ -20,18 +20,18 @@ _PARAMETER = re.compile(r"`(\w+)=([^`]*)`")
 
 
 def options_of(group: click.Group, chosen: str | None = None) -> dict[str, str]:
-    """The option for each parameter, over all commands; those of the ``chosen`` command come first."""
+    """Return the option of each parameter, over all commands. The ``chosen`` command takes precedence."""
     commands = sorted(group.commands.items(), key=lambda named: named[0] == chosen)
-    found = {}
+    options = {}
     for _, command in commands:
         for parameter in command.params:
             if isinstance(parameter, click.Option) and parameter.name is not None:
-                found[parameter.name] = parameter.opts[-1]
-    return found
+                options[parameter.name] = parameter.opts[-1]
+    return options
 
 
 def in_options(message: str, options: Mapping[str, str]) -> str:
-    """A message with options in place of parameters; parameters that no option gives stay as they are.
+    """Return the message with options in place of parameters. Parameters without an option do not change.
 
     >>> options = {"bits": "--bits", "limit": "--limit", "exclude": "--exclude", "measure_speed": "--measure-speed"}
     >>> in_options("`bits={'conv1': 9}` is too much; give `limit=`", options)
@@ -40,15 +40,15 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
     '--exclude a --exclude b, --measure-speed and `seed=1`'
     """
 
-    def replaced(found: re.Match[str]) -> str:
-        option = options.get(found[1])
-        return found[0] if option is None else _spelled(option, found[2])
+    def replaced(match: re.Match[str]) -> str:
+        option = options.get(match[1])
+        return match[0] if option is None else _spelled(option, match[2])
 
     return _PARAMETER.sub(replaced, message)
 
 
 def _spelled(option: str, given: str) -> str:
-    """An option with its value, as a user types it."""
+    """Return an option with its value, as a user types it."""
     if not given:
         return option
     try:
@@ -67,7 +67,7 @@ def _spelled(option: str, given: str) -> str:
 
 
 class _Printer(logging.Handler):
-    """Prints warnings of the library, one line each."""
+    """Handler that prints warnings of the library, one line each."""
 
     def __init__(self, spelled: Callable[[str], str]) -> None:
         super().__init__(logging.WARNING)
@@ -79,7 +79,7 @@ class _Printer(logging.Handler):
 
 @contextmanager
 def logged_warnings(spelled: Callable[[str], str]) -> Iterator[None]:
-    """Print what the library warns of while a command runs; ``spelled`` puts it in the words of the command line."""
+    """Print the library's warnings while a command runs. ``spelled`` translates them into options."""
     log, printer = logging.getLogger("converter"), _Printer(spelled)
     log.addHandler(printer)
     try:

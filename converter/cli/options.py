@@ -1,4 +1,4 @@
-"""Options that several commands of the command line share."""
+"""Options that several commands share."""
 
 import functools
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def _default_target() -> str:
 
 
 def _several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, in the order in which --help shows them."""
+    """Return several options as one decorator, in the order in which --help shows them."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(decorators):
@@ -67,7 +67,7 @@ def _several(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
 
 
 def budget(command: Command) -> Command:
-    """The limits of a budget, which the command gets as one `Budget`, or None, and the folder of what was measured."""
+    """Add the limits of a budget and the cache folder. The command gets the limits as one `Budget` or None."""
 
     @functools.wraps(command)
     def run(

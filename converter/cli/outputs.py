@@ -1,4 +1,4 @@
-"""Where results may go: never onto each other, and never onto a file that is read."""
+"""Check of output paths. An output must not overwrite another output or an input."""
 
 import os
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ __all__ = ["check_outputs", "same_file"]
 
 
 def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Sequence[tuple[str, str | Path | None]]) -> None:
-    """Find out before any work whether every output can be written without the loss of another file.
+    """Check before any work that every output can be written without the loss of another file.
 
     Args:
-        outputs: option and file; the first is the ONNX file.
-        inputs: option and what it was given: a file, a folder, ``FILE.py:NAME``, or None.
+        outputs: Options and their files. The first is the ONNX file.
+        inputs: Options and their values: a file, a folder, ``FILE.py:NAME``, or None.
 
     Raises:
-        UsageError: two outputs are one file, an output is an input, or the first is not called .onnx.
-        OutputError: a folder does not exist or cannot be written.
+        UsageError: Two outputs are one file, an output is an input, or the name of the first does not end in .onnx.
+        OutputError: A folder does not exist or cannot be written.
     """
-    for place, (option, path) in enumerate(outputs):
-        for other, earlier in outputs[:place]:
+    for index, (option, path) in enumerate(outputs):
+        for other, earlier in outputs[:index]:
             if same_file(path, earlier):
                 raise UsageError(f"{other} {earlier} and {option} {path} are one file; give two names")
         for other, given in inputs:
@@ -36,7 +36,7 @@ def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Sequence[tuple[st
 
 
 def same_file(first: str | Path, second: str | Path) -> bool:
-    """Whether two paths lead to one file, that exists or does not."""
+    """Whether two paths lead to the same file. The file need not exist."""
     if os.path.realpath(first) == os.path.realpath(second):
         return True
     try:

@@ -1,4 +1,4 @@
-"""A suggestion as a command line: the options that carry it out."""
+"""Command lines that apply a suggestion."""
 
 import shlex
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ __all__ = ["command", "suggested_options"]
 
 
 def suggested_options(suggestion: "Suggestion") -> tuple[str, ...]:
-    """The options of `convert` that carry a suggestion out."""
+    """Return the options of `convert` that apply a suggestion."""
     excluded = [part for name in suggestion.exclude for part in ("--exclude", name)]
     more = [part for name, bits in (suggestion.bits or {}).items() for part in ("--bits", f"{name}={bits}")]
     return (*excluded, *more)
 
 
 def command(reference: str, model: str, origin: "Origin | None", suggestion: "Suggestion", *given: str) -> str:
-    """The command line that carries a suggestion out; ``given`` are options that the reference itself needs."""
+    """Return the command line that applies a suggestion. ``given`` are options for the reference model."""
     words = ["convert-onnx", "convert", reference, *given, "-o", "OUT.onnx"]
     options = suggested_options(suggestion)
     if origin is None:

@@ -1,4 +1,4 @@
-"""The commands `targets` and `verify`: they parse, call and print, as those in `converter.cli.main` do."""
+"""The commands `targets` and `verify`."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,7 @@ def verify(
     read_onnx(Path(model))
     given = {"--data": data, "--reference": reference, "--limit": limit, "--min-agreement": min_agreement}
     _refuse_unused(target, runtime, [option for option, value in given.items() if value is not None])
-    found = converter.verify(
+    verification = converter.verify(
         model,
         target,
         data,
@@ -78,25 +78,25 @@ def verify(
         min_agreement=MIN_AGREEMENT if min_agreement is None else min_agreement,
     )
     if as_json:
-        _print(found.to_json())
+        _print(verification.to_json())
     else:
-        show(verification_tables(found, _MORE))
-        for note in found.notes:
+        show(verification_tables(verification, _MORE))
+        for note in verification.notes:
             click.echo(f"Note: {note}")
-    if not found.passed:
-        first, *others = found.failures
+    if not verification.passed:
+        first, *others = verification.failures
         more = f" (and {len(others)} more)" if others else ""
-        raise VerificationError(f"{model} on {target}, by {found.how}: {first}{more}; {found.next_step}")
+        raise VerificationError(f"{model} on {target}, by {verification.how}: {first}{more}; {verification.next_step}")
     if not as_json:
-        click.echo(f"{model}: verified on {target} by {found.how}")
+        click.echo(f"{model}: verified on {target} by {verification.how}")
 
 
 def _refuse_unused(target: str, runtime: Path | None, given: list[str]) -> None:
-    """Options that say what to run, where nothing is run; and options on images that are not there.
+    """Refuse options on the run if the file is not run, and options on images if there are none.
 
     Raises:
-        UsageError: names them.
-        TargetError: see `find_target` and `find_environment`.
+        UsageError: There is such an option. The message names it.
+        TargetError: See `find_target` and `find_environment`.
     """
     from converter.targets.catalog import find_target
     from converter.verification.environments import find_environment

@@ -1,4 +1,4 @@
-"""The command `train`: it parses, calls and prints, as those in `converter.cli.main` do."""
+"""The command `train`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,11 +85,11 @@ def train(
     from converter.report.files import check_report
     from converter.report.progress import progress_bars
 
-    place = output.with_suffix(".checkpoint") if checkpoint is None else checkpoint
+    state_file = output.with_suffix(".checkpoint") if checkpoint is None else checkpoint
     for path in report:
         check_report(path)
     inputs = (("MODEL", model), ("--data", data), ("--calibration", calibration), ("--evaluate", evaluation))
-    outputs = [("-o", output), ("--checkpoint", place), *(("--report", path) for path in report)]
+    outputs = [("-o", output), ("--checkpoint", state_file), *(("--report", path) for path in report)]
     check_outputs(outputs, [*inputs, ("--weights", weights), ("--recipe", recipe)])
     if calibration is not None and same_file(calibration, data):
         raise UsageError(f"--calibration {calibration} is --data too: those images calibrate anyway; leave it out")
@@ -98,7 +98,7 @@ def train(
             warn(f"{evaluation} is learned from and evaluates: the accuracy shown is not that on unseen images")
     names = ("epochs", "batch", "rate", "optimizer", "objective", "flip", "shift")
     qat = {name: value for name in names if (value := rest.pop(name)) is not None}
-    with keeping(place), progress_bars(quiet=quiet) as progress:
+    with keeping(state_file), progress_bars(quiet=quiet) as progress:
         result = converter.train(
             model,
             data,
@@ -111,9 +111,9 @@ def train(
             evaluation=evaluation,
             export=converter.ExportOptions(weights, input_shape),
             preprocess=given_preprocess(**rest),
-            settings=converter.Settings(limit=limit, seed=seed, device=device, checkpoint=place),
+            settings=converter.Settings(limit=limit, seed=seed, device=device, checkpoint=state_file),
             progress=progress,
         )
     finish(result, model, output, report, quiet=quiet)
     if checkpoint is None:
-        place.unlink(missing_ok=True)
+        state_file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What learning asks of its images, questioned when they are opened: the passes before it take minutes."""
+"""Requirements of learning passes on images. They are checked early, as the passes before them take minutes."""
 
 from collections.abc import Callable, Iterable
 from functools import singledispatch
@@ -13,19 +13,19 @@ __all__ = ["FEWEST_IMAGES", "FROM_FLOAT", "require_data", "require_learnable"]
 FROM_FLOAT = "`objective='float'` (objective = 'float' in a recipe) learns from the float network"
 
 FEWEST_IMAGES = 4
-"""To learn from some and to judge on others."""
+"""Least number of images, to learn from some and to judge on others."""
 
 
 def require_learnable(passes: Iterable[Pass], shown_to: Callable[[Pass], Dataset | None]) -> None:
     """Refuse images that a pass of a recipe cannot learn from.
 
     Args:
-        passes: of any kind; those that do not learn take anything.
-        shown_to: the images that a pass sees, if any.
+        passes: Passes of any kind. Those that do not learn have no requirements.
+        shown_to: Function that returns the images of a pass, or None.
 
     Raises:
-        DataError: too few to learn from some and to judge on others, labels are asked for and missing, the model's
-            batch is fixed, or what is to be flipped or shifted is no image.
+        DataError: There are too few images to learn from some and to judge on others, required labels are missing, the
+            model's batch is fixed, or flip or shift is set and no input is an image.
     """
     for step in passes:
         data = shown_to(step)
@@ -37,10 +37,10 @@ def require_learnable(passes: Iterable[Pass], shown_to: Callable[[Pass], Dataset
 
 @singledispatch
 def require_data(step: Pass, data: Dataset) -> None:
-    """Refuse images that a pass cannot work with; most take any. A kind of pass that does not registers its own.
+    """Refuse images that a pass cannot use. Most passes can use any. Other kinds of pass register their own function.
 
     Raises:
-        DataError: what is wrong with them.
+        DataError: The pass cannot use the images. The message says why.
     """
 
 

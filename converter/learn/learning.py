@@ -1,4 +1,4 @@
-"""Learning by gradient, in torch: an optional part, imported only when a recipe asks for it."""
+"""Learning by gradient in torch. Torch is optional, and imported only if a recipe needs it."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ from passes.weights.qat import Qat
 
 __all__ = ["learn_rounding", "require_device", "require_own", "require_trainable", "train"]
 
-_FEW = 2  # images that show whether torch can run a network
+_FEW = 2  # number of images for the check that torch can run a network
 
 
 def learn_rounding(
@@ -29,11 +29,11 @@ def learn_rounding(
     budget: int,
     seed: int,
 ) -> PassReport:
-    """Refine a quantized model; see `converter.learn.rounding.refine.refine_blocks`.
+    """Refine a quantized model. See `converter.learn.rounding.refine.refine_blocks`.
 
     Raises:
-        QuantizationError: torch is not installed, or what `refine_blocks` raises.
-        DataError: there are no calibration data.
+        QuantizationError: Torch is not installed, or `refine_blocks` raises it.
+        DataError: There are no calibration data.
     """
     images = _required(settings.name, data)
     from converter.learn.rounding.refine import refine_blocks
@@ -50,11 +50,11 @@ def train(
     seed: int,
     checkpoint: TrainingFile | None,
 ) -> PassReport:
-    """Train a quantized model; see `converter.learn.training.training_loop.train_network`.
+    """Train a quantized model. See `converter.learn.training.training_loop.train_network`.
 
     Raises:
-        QuantizationError: torch is not installed, or what `train_network` raises.
-        DataError: there are no images, or what `train_network` raises.
+        QuantizationError: Torch is not installed, or `train_network` raises it.
+        DataError: There are no images, or `train_network` raises it.
     """
     images = _required(settings.name, data)
     from converter.learn.training.training_loop import train_network
@@ -63,10 +63,10 @@ def train(
 
 
 def require_device(passes: Iterable[Pass]) -> None:
-    """Refuse a learning pass where there is nothing that it can run on, before the passes that it follows.
+    """Refuse a learning pass that has no device, before the passes that come before it.
 
     Raises:
-        QuantizationError: torch is not installed, or there is no CUDA device where one is asked for.
+        QuantizationError: Torch is not installed, or the requested CUDA device does not exist.
     """
     for step in passes:
         if step.device is not None:
@@ -77,14 +77,14 @@ def require_device(passes: Iterable[Pass]) -> None:
 
 
 def require_trainable(model: Model, data: Dataset) -> None:
-    """Refuse to train what torch has no gradients for, before the passes that take long.
+    """Refuse to train a network without gradients in torch, before the passes that take long.
 
     Args:
-        model: the float graph in its final form.
-        data: training images.
+        model: Float graph in its final form.
+        data: Training images.
 
     Raises:
-        QuantizationError: see `converter.learn.training.trained_network.float_program`.
+        QuantizationError: See `converter.learn.training.trained_network.float_program`.
     """
     import torch
 
@@ -96,11 +96,11 @@ def require_trainable(model: Model, data: Dataset) -> None:
 
 
 def require_own(file: TrainingFile) -> None:
-    """Refuse a file that is there and holds no training of that origin.
+    """Refuse an existing file that does not hold a training of this origin.
 
     Raises:
-        UsageError: see `converter.learn.training.checkpoint.require_own`.
-        QuantizationError: torch is not installed.
+        UsageError: See `converter.learn.training.checkpoint.require_own`.
+        QuantizationError: Torch is not installed.
     """
     if not file.path.exists():
         return
@@ -119,7 +119,7 @@ def _require_torch(name: str) -> None:
 
 
 def _required(name: str, data: Dataset | None) -> Dataset:
-    """The data, once torch is there to learn from them."""
+    """Return the data. Require that there are data and that torch is installed."""
     _require_torch(name)
     if data is None:
         raise DataError(f"{name} needs calibration data; use `calibration=` with images or an .npz")

@@ -8,7 +8,7 @@ __all__ = ["TrainingFile"]
 
 @dataclass(frozen=True)
 class TrainingFile:
-    """A file from which an interrupted training run can go on.
+    """File from which an interrupted training run can continue.
 
     Attributes:
         path: Path of the file. The file need not exist.

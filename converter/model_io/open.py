@@ -40,10 +40,10 @@ class ExportOptions:
 
     Attributes:
         weights: .safetensors, .npz or .pt file for ``FILE.py:FACTORY``.
-        input_shape: of the model's input, with the batch; (1, 3, 224, 224) if not given.
+        input_shape: Shape of the model's input, with the batch. (1, 3, 224, 224) if not given.
 
     Raises:
-        UsageError: a size below 1.
+        UsageError: A size is below 1.
     """
 
     weights: str | Path | None = None
@@ -60,26 +60,31 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An .onnx file to measure or inspect, and the user's name for it."""
+    """An .onnx file to measure or inspect.
+
+    Attributes:
+        name: The user's name of the model.
+        path: Path of the file.
+    """
 
     name: str
     path: Path
 
 
 def is_factory(spec: str) -> bool:
-    """Whether ``spec`` is ``FILE.py:FACTORY``, and not a file."""
+    """Whether ``spec`` is ``FILE.py:FACTORY`` and not the path of a file."""
     return ".py:" in spec
 
 
 def assumed_shape(models: Sequence[Any], export: ExportOptions) -> str:
-    """The input shape that a torch model among ``models`` is exported for because none was given; else nothing."""
+    """Return the default input shape if a torch model is exported without a given shape. Else return an empty text."""
     exported = [model for model in models if _is_exported(model)]
     return ",".join(map(str, DEFAULT_INPUT_SHAPE)) if exported and export.input_shape is None else ""
 
 
 @contextlib.contextmanager
 def suggesting_shape(models: Sequence[Any], export: ExportOptions) -> Iterator[None]:
-    """Where an input shape was assumed, data that do not fit it may want another: the error says so."""
+    """Suggest `input_shape=` in errors on the shape of data, if the input shape of the model was only assumed."""
     assumed = assumed_shape(models, export)
     try:
         yield
@@ -90,11 +95,11 @@ def suggesting_shape(models: Sequence[Any], export: ExportOptions) -> Iterator[N
 
 
 def open_model(model: Any, export: ExportOptions = ExportOptions()) -> onnx.ModelProto:
-    """The model as ONNX, of floats or in QDQ form (see `converter.qdq.reader`); the caller's own stays as it is.
+    """Open a model as ONNX, in float or in QDQ form (see `converter.qdq.reader`). The caller's object is not changed.
 
     Args:
-        model: path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
-        export: weights and input shape of a torch model.
+        model: Path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
+        export: Weights and input shape of a torch model.
 
     Raises:
         UsageError: The name is empty, a Python file has no factory name, or an argument does not apply to this model.
@@ -111,13 +116,13 @@ def open_model(model: Any, export: ExportOptions = ExportOptions()) -> onnx.Mode
 
 
 def _say_assumed(models: Sequence[Any], export: ExportOptions) -> None:
-    """Warn of an input shape that nobody gave."""
+    """Warn if the input shape is assumed."""
     if assumed := assumed_shape(models, export):
         _LOG.warning(f"inputs are assumed to be {assumed}; `input_shape=` gives another")
 
 
 def _exported(model: Any, export: ExportOptions) -> onnx.ModelProto:
-    """A torch module, or what its factory returns, as ONNX."""
+    """Export a torch module, or the module that a factory returns, as ONNX."""
     from converter.model_io.export import export as export_module  # torch is an extra
     from converter.model_io.factory import load_module
 
@@ -129,7 +134,7 @@ def require_layers(model: onnx.ModelProto) -> None:
     """Refuse a model without a layer that can be quantized.
 
     Raises:
-        ModelError: There is no such layer. The message lists the operators that there are.
+        ModelError: There is no such layer. The message lists the operators of the model.
     """
     ops = sorted({node.op_type for node in Tensors.of(model.graph).nodes})
     if not LINEAR_OPS.intersection(ops):
@@ -145,12 +150,14 @@ def model_files(
     export: ExportOptions = ExportOptions(),
     names: Sequence[str] | None = None,
 ) -> Iterator[list[ModelFile]]:
-    """Models as files: an .onnx file itself, quantized or not; others are written, and go when the `with` block ends.
+    """Yield models as files. An .onnx file is used as it is, quantized or not.
+
+    Other models are written to temporary files, which are removed at the end of the `with` block.
 
     Args:
-        models: in the forms of `open_model`.
-        export: weights and input shape of torch models.
-        names: what the models are called; their paths if not given, and "model 1" and so on in memory.
+        models: Models in the forms of `open_model`.
+        export: Weights and input shape of torch models.
+        names: Names of the models. Without them, paths are used, and "model 1" and so on for models in memory.
 
     Raises:
         UsageError: As for `open_model`.
@@ -160,19 +167,19 @@ def model_files(
     _say_assumed(models, export)
     with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
         files = []
-        for place, model in enumerate(models):
+        for index, model in enumerate(models):
             if isinstance(model, (str, Path)) and not is_factory(str(model)):
                 path = Path(model)
             else:
-                path = Path(folder) / f"{place}.onnx"
+                path = Path(folder) / f"{index}.onnx"
                 write_onnx(model if isinstance(model, onnx.ModelProto) else _exported(model, export), path)
-            name = str(model) if isinstance(model, (str, Path)) else f"model {place + 1}"
-            files.append(ModelFile(name if names is None else names[place], path))
+            name = str(model) if isinstance(model, (str, Path)) else f"model {index + 1}"
+            files.append(ModelFile(name if names is None else names[index], path))
         yield files
 
 
 def _is_exported(model: Any) -> bool:
-    """Whether torch's exporter makes the model."""
+    """Whether the model is exported by torch."""
     return is_factory(str(model)) if isinstance(model, (str, Path)) else not isinstance(model, onnx.ModelProto)
 
 

@@ -87,7 +87,8 @@ class Result(Overview):
         metrics: Size, accuracy and latency before and after, if evaluation data were given.
         calibration: Source, number, digest and preprocessing of the calibration images, if there were any.
         seconds: Duration of the whole conversion.
-        training: The same facts for the training images and the number held out, if a pass trained.
+        training: Source, number, digest and preprocessing of the training images and the number held out, if a pass
+            trained.
         steps: Time and memory of every step.
         search: Record of the search, if a budget was given.
         speed: Speed measurements that decided which activations stay in float, if they were requested.

@@ -1,1 +1,1 @@
-"""Recipes: built in, from TOML, and from the metadata of a file."""
+"""Recipes: built-in ones, and those from TOML or from the metadata of a file."""

@@ -1,4 +1,4 @@
-"""The built-in recipes, and a recipe by its name, file or model."""
+"""The built-in recipes, and functions that find a recipe by name, by file or in a model."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -102,12 +102,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 
 def find_recipe(spec: str | Path | Recipe) -> Recipe:
-    """A recipe by name, from a TOML file, or the one that an .onnx file was converted with.
+    """Find a recipe by name, in a TOML file, or in the metadata of an .onnx file.
 
     Raises:
-        RecipeError: no such recipe or file, or the file's content is wrong; quotes what and names the nearest.
-        ModelError: the .onnx file cannot be read.
-        UsageError: it is `auto`, which is no list of passes.
+        RecipeError: There is no such recipe or file, or the file's content is wrong. The message quotes the problem and
+            names the nearest known name.
+        ModelError: The .onnx file cannot be read.
+        UsageError: The name is `auto`, which is no list of passes.
     """
     if isinstance(spec, Recipe):
         return spec
@@ -132,22 +133,26 @@ def find_recipe(spec: str | Path | Recipe) -> Recipe:
 
 
 def stored_recipe(model: onnx.ModelProto, name: str) -> Recipe:
-    """The recipe in the metadata of a model that `convert` wrote; ``name`` is the model's.
+    """Return the recipe in the metadata of a model that `convert` wrote.
+
+    Args:
+        model: The model.
+        name: Name of the model, for errors.
 
     Raises:
-        RecipeError: there is none, or this version does not know what it names.
+        RecipeError: There is no recipe, or this version does not know a name in it.
     """
-    found = next((entry.value for entry in model.metadata_props if entry.key == RECIPE_KEY), None)
-    if found is None:
+    text = next((entry.value for entry in model.metadata_props if entry.key == RECIPE_KEY), None)
+    if text is None:
         raise RecipeError(f"{name} holds no recipe: `convert` did not write it; give a recipe's name or a .toml file")
-    return parse_recipe(found, f"the recipe in {name}")
+    return parse_recipe(text, f"the recipe in {name}")
 
 
 def learning_on(recipe: Recipe, device: Device | None) -> Recipe:
-    """The recipe with its learning passes on a device; None: where they say themselves.
+    """Return the recipe with its learning passes on a device. None: every pass keeps its own device.
 
     Raises:
-        UsageError: a device is given, and no pass learns.
+        UsageError: A device is given, but no pass learns.
     """
     if device is None:
         return recipe

@@ -1,4 +1,4 @@
-"""A recipe with what a call asks for besides: layers in float or at other bits, preprocessing, images, seed."""
+"""Overrides of a recipe by a call: excluded layers, bits of layers, preprocessing, limit and seed."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,13 @@ __all__ = ["with_layers", "with_overrides"]
 
 
 def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, int] | None = None) -> Recipe:
-    """The recipe with ``exclude`` left in float and ``bits`` by layer name, besides what it says already.
+    """Return the recipe with more layers excluded and with weight bits by layer name.
 
-    A layer that the recipe excludes and ``bits`` names is quantized after all, and the other way round.
+    The arguments override the recipe. A layer that the recipe excludes is quantized if ``bits`` names it. A layer to
+    which the recipe gives bits stays in float if ``exclude`` names it.
 
     Raises:
-        UsageError: a layer is in both, or has bits that no grid has.
+        UsageError: A layer is in both arguments, or no grid has these bits.
     """
     bits = dict(bits or {})
     for name in exclude:
@@ -41,7 +42,15 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
 def with_overrides(
     recipe: Recipe, stored: Preprocess, preprocess: Preprocess, limit: int | None, seed: int | None
 ) -> Recipe:
-    """The recipe with what was asked for in this call before its own; ``stored`` is the model's preprocessing."""
+    """Return the recipe with the overrides of a call.
+
+    Args:
+        recipe: The recipe.
+        stored: Preprocessing in the model's metadata. The recipe's overrides it.
+        preprocess: Preprocessing of the call. It overrides the recipe's.
+        limit: Number of calibration images. None: the recipe's.
+        seed: Random seed. None: the recipe's.
+    """
     return dataclasses.replace(
         recipe,
         preprocess=stored.merge(recipe.preprocess).merge(preprocess),
@@ -51,7 +60,7 @@ def with_overrides(
 
 
 def _with_excluded(passes: Sequence[Pass], names: Sequence[str]) -> list[Pass]:
-    """The names in the first pass that excludes layers, or in a new one as soon as layers have their final form."""
+    """Add the names to the first pass that excludes layers, or to a new one where layers have their final form."""
     for index, step in enumerate(passes):
         excluding = step.with_excluded(names)
         if excluding is not None:

@@ -1,4 +1,4 @@
-"""Recipes: which passes run, in which order, with which settings, and how the result is stored."""
+"""Recipes: the passes, their order and settings, and the storage of the result."""
 
 import dataclasses
 import itertools
@@ -21,13 +21,14 @@ class Recipe:
     """A named way to quantize.
 
     Attributes:
-        name: how it is asked for.
-        description: one line.
-        passes: run in this order, which follows their stages; exactly one gives the weights their grids and codes.
-        storage: form of the weights in the file.
-        limit: calibration images used.
-        seed: of everything drawn at random.
-        preprocess: from images to tensors; the command line goes before it.
+        name: Name of the recipe.
+        description: Description in one line.
+        passes: Passes in the order in which they run. The order follows their stages. Exactly one pass gives the
+            weights their grids and codes.
+        storage: Form of the weights in the file.
+        limit: Number of calibration images.
+        seed: Random seed.
+        preprocess: Preprocessing of images. Arguments of a call override it.
     """
 
     name: str
@@ -54,12 +55,12 @@ class Recipe:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether any pass looks at images."""
+        """Whether any pass needs images."""
         return any(step.needs_data for step in self.passes)
 
     @property
     def keeps(self) -> bool:
-        """Whether weights keep the codes that they were read with."""
+        """Whether weights keep the codes of the source file."""
         return any(step.keeps_codes for step in self.passes)
 
     @property
@@ -74,19 +75,23 @@ class Recipe:
 
     @property
     def solver(self) -> LayerPass | None:
-        """The layer pass that solves the layers; None where the weights get their codes in another way."""
+        """The layer pass that solves the layers. None if the weights get their codes in another way."""
         return next((step.solver for step in self.passes if step.solver is not None), None)
 
     def with_solver(self, **fields: Any) -> "Recipe":
-        """The recipe with fields of its layer pass changed."""
+        """Return the recipe with these fields of its layer pass."""
         return self._with_passes(
             step if step.solver is None else dataclasses.replace(step, **fields) for step in self.passes
         )
 
     def with_pass(self, added: Pass, name: str | None = None) -> "Recipe":
-        """The recipe with one more pass, behind those of its stage; ``name`` is that of the new recipe.
+        """Return the recipe with one more pass, after the other passes of its stage.
 
-        A pass that quantizes the weights takes the place of the one that did.
+        A pass that quantizes the weights replaces the one in the recipe.
+
+        Args:
+            added: The pass.
+            name: Name of the new recipe. None: the same name.
         """
         replaced = {Stage.WEIGHTS} & {added.stage}
         before = [step for step in self.passes if step.stage <= added.stage and step.stage not in replaced]
@@ -98,38 +103,37 @@ class Recipe:
         return dataclasses.replace(self, passes=tuple(passes))
 
     def solver_before(self, step: Pass) -> LayerPass | None:
-        """The layer pass, for a pass that moves codes and has the layers behind them solved again.
+        """Return the layer pass that can solve layers again after ``step`` has changed codes of earlier layers.
 
-        None where that would find the same codes again, or where another pass stands between and its work would be
-        lost.
+        None if it would find the same codes. None also if another pass is between the two, as its work would be lost.
         """
-        place = max(index for index, each in enumerate(self.passes) if each is step)
-        before = [each for each in self.passes[:place] if each.stage >= Stage.WEIGHTS]
+        position = max(index for index, each in enumerate(self.passes) if each is step)
+        before = [each for each in self.passes[:position] if each.stage >= Stage.WEIGHTS]
         solver = before[0].solver if len(before) == 1 else None
         return solver if solver is not None and solver.wants_moments and solver.sequential else None
 
     @property
     def sqnr_of(self) -> str:
-        """What the layers' errors in a report are of: "weights" or "outputs"."""
+        """Quantity whose SQNR a report gives for layers: "weights" or "outputs"."""
         return "weights" if self.solver is None else self.solver.sqnr_of
 
 
 def _check_order(passes: Sequence[Pass]) -> None:
-    """Refuse passes that stand before or after their stage's turn, and any number of layer passes but one."""
-    for place, (first, second) in enumerate(itertools.pairwise(passes), start=2):
+    """Refuse passes out of the order of stages, and any number of passes but one that quantizes the weights."""
+    for position, (first, second) in enumerate(itertools.pairwise(passes), start=2):
         if first.stage > second.stage:
-            raise RecipeError(f"{second.name} (pass {place}) cannot come after {first.name}; {_order()}")
+            raise RecipeError(f"{second.name} (pass {position}) cannot come after {first.name}; {_order()}")
     trained = [step.name for step in passes if step.trains]
     if len(trained) > 1:
         raise RecipeError(f"{' or '.join(dict.fromkeys(trained))} can stand in a recipe once; give one more epochs")
     names = [step.name for step in passes if step.stage == Stage.WEIGHTS]
     if len(names) != 1:
-        found = f"{' and '.join(names)} both quantize" if names else "no pass quantizes"
-        raise RecipeError(f"{found} the weights; {_order()}")
+        problem = f"{' and '.join(names)} both quantize" if names else "no pass quantizes"
+        raise RecipeError(f"{problem} the weights; {_order()}")
 
 
 def _check_stored(solver: LayerPass, storage: Storage) -> None:
-    """Refuse grids of weights that the storage has no room for."""
+    """Refuse grids of weights that the storage cannot hold."""
     if solver.two_level and storage in {"matmulnbits", "dequantize"}:
         raise RecipeError(
             f"{solver.name}: two_level scales need their weights unpacked when the model loads, which storage "

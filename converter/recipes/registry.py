@@ -1,4 +1,4 @@
-"""Passes by the names that recipes use: the built-in ones, and those of other packages by their entry points."""
+"""Registry of passes by name: the built-in ones, and those of other packages by their entry points."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from passes.weights.rtn import Rtn
 __all__ = ["GROUP", "PASSES", "find_pass", "pass_names", "require_usable"]
 
 GROUP = "convert_onnx.passes"
-"""Group of entry points in which other packages offer their passes."""
+"""Group of the entry points by which other packages offer passes."""
 
 PASSES: Mapping[str, type[Pass]] = MappingProxyType(
     {
@@ -69,14 +69,14 @@ def find_pass(name: str) -> type[Pass] | None:
     """
     if name in PASSES:
         return PASSES[name]
-    found = load_entry_point(GROUP, name, PASSES, RecipeError)
-    if found is None:
+    loaded = load_entry_point(GROUP, name, PASSES, RecipeError)
+    if loaded is None:
         return None
-    if not isinstance(found, type) or not issubclass(found, Pass):
-        raise RecipeError(f"entry point {name!r} in {GROUP} is {found!r}, which is no subclass of converter.Pass")
-    if getattr(found, "name", None) != name:
-        raise RecipeError(f"entry point {name!r} in {GROUP} has a pass named {getattr(found, 'name', None)!r}")
-    return found
+    if not isinstance(loaded, type) or not issubclass(loaded, Pass):
+        raise RecipeError(f"entry point {name!r} in {GROUP} is {loaded!r}, which is no subclass of converter.Pass")
+    if getattr(loaded, "name", None) != name:
+        raise RecipeError(f"entry point {name!r} in {GROUP} has a pass named {getattr(loaded, 'name', None)!r}")
+    return loaded
 
 
 def pass_names() -> list[str]:

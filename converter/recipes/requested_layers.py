@@ -1,4 +1,4 @@
-"""Layers that a call asks for by name, refused in the words of the parameters that named them."""
+"""Layers that a call names, and errors that name the parameter of the call."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +14,22 @@ __all__ = ["RequestedLayers"]
 
 @dataclass(frozen=True)
 class RequestedLayers:
-    """What `exclude` and `bits` name."""
+    """Layers that a call names.
+
+    Attributes:
+        exclude: Layers that stay in float.
+        bits: Weight bits by layer name.
+    """
 
     exclude: Sequence[str]
     bits: Mapping[str, int]
 
     @contextlib.contextmanager
     def refused(self) -> Iterator[None]:
-        """Whatever the `with` block finds wrong with one of the names.
+        """Change errors on a layer name in the `with` block into errors that name the parameter of the call.
 
         Raises:
-            UsageError: names the parameter, where a pass would name its field.
+            UsageError: A layer does not exist. The message names the parameter instead of the field of a pass.
         """
         try:
             yield
@@ -37,7 +42,7 @@ class RequestedLayers:
 
     @contextlib.contextmanager
     def before(self, step: Pass, model: Model) -> Iterator[None]:
-        """The same, and ``bits`` is questioned before the first pass that looks at images, not after the last."""
+        """Do the same for one pass. The layers in ``bits`` are checked before the first pass that uses images."""
         with self.refused():
             if self.bits and (step.needs_data or step.stage > Stage.FLOAT):
                 require_known(self.bits, model.layers(), "layer_bits")

@@ -1,4 +1,4 @@
-"""Recipes from TOML text and back."""
+"""Read recipes from TOML and write them to TOML."""
 
 import dataclasses
 import tomllib
@@ -18,14 +18,18 @@ from passes.errors import RecipeError
 
 __all__ = ["dump_recipe", "parse_recipe", "recipe_content", "recipe_values"]
 
-_RENAMED = MappingProxyType({"block": "block_size"})  # fields of passes as files of version 0.1 name them
+_RENAMED = MappingProxyType({"block": "block_size"})  # old names of fields, in files of version 0.1
 
 
 def parse_recipe(text: str, source: str) -> Recipe:
-    """A recipe from TOML text; ``source`` is named in errors.
+    """Read a recipe from TOML text.
+
+    Args:
+        text: The text.
+        source: Name of the source, for errors.
 
     Raises:
-        RecipeError: not TOML, or an unknown or wrong pass or field.
+        RecipeError: The text is not TOML, or a pass or field is unknown or wrong.
     """
     try:
         content = tomllib.loads(text)
@@ -46,12 +50,12 @@ def parse_recipe(text: str, source: str) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as TOML with every field spelled out; `parse_recipe` reads it back to an equal recipe."""
+    """Return the recipe as TOML with all fields that are set. `parse_recipe` reads it back as an equal recipe."""
     return tomli_w.dumps(recipe_content(recipe))
 
 
 def recipe_content(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe's TOML holds: every field that is set."""
+    """Return the content of a recipe's TOML: every field that is set."""
     content: dict[str, Any] = {
         field.name: getattr(recipe, field.name)
         for field in dataclasses.fields(recipe)
@@ -65,7 +69,7 @@ def recipe_content(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """Every field of the recipe, of its passes and of its preprocessing, set or not, ready for JSON."""
+    """Return all fields of the recipe, its passes and its preprocessing as JSON values, set or not."""
     values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe) if field.name != "passes"}
     values["preprocess"] = dataclasses.asdict(recipe.preprocess)
     values["passes"] = [{"pass": step.name, **dataclasses.asdict(step)} for step in recipe.passes]

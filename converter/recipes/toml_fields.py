@@ -1,4 +1,4 @@
-"""Fields of a recipe and its passes from TOML values: every name and type checked against the dataclass."""
+"""Build recipes and passes from TOML values. Every name and type is checked against the dataclass."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -12,10 +12,15 @@ __all__ = ["build", "nearest"]
 
 
 def build(kind: Any, values: Any, where: str) -> Any:
-    """An instance of the dataclass ``kind`` from TOML ``values``; ``where`` they stand is named in errors.
+    """Build an instance of a dataclass from TOML values.
+
+    Args:
+        kind: The dataclass.
+        values: Table of field values.
+        where: Location of the table, for errors.
 
     Raises:
-        RecipeError: no table, a field that does not exist, or a value of another type or out of range.
+        RecipeError: The values are no table, a field does not exist, or a value has another type or is out of range.
     """
     if not isinstance(values, dict):
         raise RecipeError(f"{where}: expected a table, not {values!r}")
@@ -68,7 +73,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Words that name the known name nearest to one that is not known, and all of them."""
+    """Return a hint for an unknown name: the nearest known name and a list of all."""
     close = get_close_matches(name, list(known), 1)
     listed = f"there are: {', '.join(known)}"
     return f"did you mean {close[0]!r}? {listed}" if close else listed

@@ -1,4 +1,4 @@
-"""A recipe as TOML to start one's own from: every field, the unset ones as comments that say what they are."""
+"""Recipe templates in TOML. Fields that are not set are comments with their descriptions."""
 
 import dataclasses
 import inspect
@@ -29,7 +29,7 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
 
 
 def spell_out(recipe: Recipe) -> str:
-    """`dump_recipe` with a comment for every field that is not set; `parse_recipe` reads it back to an equal recipe."""
+    """Return `dump_recipe` with a comment for every unset field. `parse_recipe` reads it back as an equal recipe."""
     content = recipe_content(recipe)
     tables, preprocess = content.pop("passes"), content.pop("preprocess", {})
     title = "[preprocess]\n" if preprocess else "# [preprocess]\n"
@@ -43,15 +43,15 @@ def spell_out(recipe: Recipe) -> str:
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """What each field of a dataclass means, by its docstring and those of the classes it derives from."""
-    found: dict[str, str] = {}
+    """Return the description of each field of a dataclass, from its docstring and those of its base classes."""
+    descriptions: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         text = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
-        found |= {name: " ".join(meaning.split()).rstrip(".") for name, meaning in _ATTRIBUTE.findall(text)}
-    return found
+        descriptions |= {name: " ".join(meaning.split()).rstrip(".") for name, meaning in _ATTRIBUTE.findall(text)}
+    return descriptions
 
 
 def _unset(instance: Any) -> str:
-    told = meanings(type(instance))
+    descriptions = meanings(type(instance))
     names = [field.name for field in dataclasses.fields(instance) if getattr(instance, field.name) in (None, {})]
-    return "".join(f"# {name} = {_EXAMPLES.get(name, '...')}  # {told.get(name, '')}\n" for name in names)
+    return "".join(f"# {name} = {_EXAMPLES.get(name, '...')}  # {descriptions.get(name, '')}\n" for name in names)

@@ -1,4 +1,4 @@
-"""Requirements of a target on shapes and operator set. Misfits are refused early, and the file's batch is fixed."""
+"""Requirements of a target on shapes and operator set. They are checked early. The file's batch is fixed."""
 
 import onnx
 from onnx import shape_inference
@@ -38,7 +38,7 @@ def require_fit(model: onnx.ModelProto, target: Target) -> None:
 
 
 def require_weight_only(model: onnx.ModelProto, recipe: Recipe, target: Target) -> None:
-    """Whether the target takes a file in which only weights are quantized, if the recipe makes one.
+    """Require that the target accepts a file with quantized weights only, if the recipe makes one.
 
     Raises:
         TargetError: The target does not accept it.
@@ -66,7 +66,7 @@ def require_kernels(model: onnx.ModelProto, target: Target) -> None:
 
 
 def fix_batch(model: onnx.ModelProto, target: Target) -> None:
-    """A batch of one wherever the batch is open, in place; nothing where the target takes open shapes."""
+    """Set an open batch to 1, in place. Do nothing if the target accepts open shapes."""
     if not target.static_shapes:
         return
     opened: set[str] = set()

@@ -37,8 +37,8 @@ __all__ = ["MIN_AGREEMENT", "Verification", "verify"]
 
 MIN_AGREEMENT = 0.99
 _NOISE_ROWS = 8
-_SHOWN = 5  # failures in an overview
-_WORSE_DB = 1.0  # against float, below the CPU's value: another order of rounding costs tenths
+_SHOWN = 5  # number of failures in an overview
+_WORSE_DB = 1.0  # allowed loss against float, compared with the CPU: another order of rounding costs tenths
 _SAME_DB = 30.0  # against the CPU: 3 % apart, the cost of rounding in other places (a PRelu slope to 8 bits: 2 dB)
 _FLOOR_DB = 10.0  # against the CPU, on noise, without the float model: wrong kernels are below 0 dB
 _BATCH = 16
@@ -132,23 +132,23 @@ def verify(
     limit: int | None = None,
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
 ) -> Verification:
-    """Run a quantized model on its target, or check the target's rules where the target cannot be had.
+    """Run a quantized model on its target, or check the target's rules if the target is not available.
 
     Args:
-        model: path of an .onnx file, or an onnx.ModelProto.
-        target: its name.
-        data: what to run, in a form of `converter.load_data`, or a Dataset. Without it 8 rows of noise are run, on
-            which agreement is not judged.
-        reference: the float model, in the same forms as ``model``.
-        runtime: interpreter, virtual environment or npm folder that has the target's provider.
-        min_agreement: with the CPU, on the data.
-        limit: images to use.
-        preprocess: for uint8 data. It overrides what the model's metadata say.
+        model: Path of an .onnx file, or an onnx.ModelProto.
+        target: Name of the target.
+        data: Data to run, in a form of `converter.load_data`, or a Dataset. Without data, 8 rows of noise are run, and
+            agreement is not judged.
+        reference: The float model, in the same forms as ``model``.
+        runtime: Interpreter, virtual environment or npm folder that has the target's provider.
+        min_agreement: Least agreement with the CPU on the data.
+        limit: Number of images to use.
+        preprocess: Preprocessing of uint8 data. It overrides the model's metadata.
 
     Raises:
-        TargetError: no such target, or ``runtime`` is none or lacks the target's provider.
-        ModelError: a file cannot be read, or fails on the CPU.
-        ConvertError: anything else a user can mend.
+        TargetError: The target does not exist, or ``runtime`` is no environment or lacks the target's provider.
+        ModelError: A file cannot be read, or fails on the CPU.
+        ConvertError: Any other problem that the user can fix.
     """
     chosen = find_target(target)
     models = [model] if reference is None else [model, reference]
@@ -157,8 +157,8 @@ def verify(
         if path is not None:
             read_onnx(path)
         rows = data if data is None or isinstance(data, Dataset) else load_for([quantized], data, preprocess, limit)
-        place = None if runtime is None else Path(runtime)
-        return _verified(quantized, chosen, rows, path, place, min_agreement)
+        runtime_path = None if runtime is None else Path(runtime)
+        return _verified(quantized, chosen, rows, path, runtime_path, min_agreement)
 
 
 def _verified(
@@ -300,7 +300,7 @@ def _rows(runner: Runner, data: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def _whole_batches(rows: NDArray[Any], batch: int) -> NDArray[Any]:
-    """Cut to a multiple of the model's fixed batch size. Too few rows are filled up with copies of the last row."""
+    """Cut the rows to a multiple of the fixed batch size. If there are too few rows, repeat the last one."""
     if len(rows) >= batch:
         return rows[: len(rows) // batch * batch]
     return np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), 0)])

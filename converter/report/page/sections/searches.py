@@ -114,7 +114,7 @@ def _chart(search: Search, points: list[Point]) -> Spec:
     tooltip: list[Spec] = [{"field": name} for name in ("layer", *search.axes)]
     tooltip.append({"field": "gain", "title": "gain, dB", "format": ".2f"})
     spec: Spec = {
-        "description": f"Gain of every point of the search of {search.name} over leaving the layer alone, in decibels.",
+        "description": f"Gain of every point of the search of {search.name} over the unchanged layer, in decibels.",
         "data": {"values": values},
         "encoding": {"x": x},
     }

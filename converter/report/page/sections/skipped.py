@@ -19,4 +19,4 @@ def skipped(facts: Mapping[str, Any]) -> Section:
         passes.append(
             {"name": step["name"], "changed": len(step["changed"]), "reasons": reasons, "notes": step["notes"]}
         )
-    return Section("skipped", "Left alone", {"left": left, "passes": passes})
+    return Section("skipped", "Skipped layers", {"left": left, "passes": passes})

@@ -61,11 +61,11 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
 
 
 def find_pass(name: str) -> type[Pass] | None:
-    """The pass of that name: built in, or of another package; None if there is none.
+    """Return the pass of this name, built in or of another package. None if there is none.
 
     Raises:
-        RecipeError: another package offers the name, but cannot be imported or gives no pass of that name; or a package
-            offers a pass by the name of a built-in one.
+        RecipeError: Another package offers the name, but cannot be imported or has no pass of this name. Or a package
+            offers a pass under the name of a built-in one.
     """
     if name in PASSES:
         return PASSES[name]
@@ -80,19 +80,20 @@ def find_pass(name: str) -> type[Pass] | None:
 
 
 def pass_names() -> list[str]:
-    """Names that a recipe can use: the built-in passes in the order of a recipe, then those of other packages.
+    """Return the names of all passes: the built-in ones in the order of a recipe, then those of other packages.
 
     Raises:
-        RecipeError: a package offers a pass by the name of a built-in one.
+        RecipeError: A package offers a pass under the name of a built-in one.
     """
     return [*PASSES, *entry_point_names(GROUP, PASSES, RecipeError)]
 
 
 def require_usable(step: Any) -> None:
-    """Refuse what cannot stand in a recipe, or could not be read back from the recipe that a file holds.
+    """Refuse an object that is no valid pass, or that could not be read back from the recipe in a file.
 
     Raises:
-        RecipeError: it is no pass, it has no name or the name of a built-in pass, or TOML has no form for a field.
+        RecipeError: The object is no pass, it has no name or the name of a built-in pass, or TOML has no form for a
+            field.
     """
     kind = type(step)
     if not isinstance(step, Pass):

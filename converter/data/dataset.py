@@ -199,9 +199,8 @@ def load_data(
             - In memory: an array, (array, labels), {name: array}, a callable, or an iterable of batches.
         inputs: Inputs of the model.
         preprocess: Preprocessing of uint8 images.
-        limit: Number of images to use, see `Dataset.limit`. Batches of a callable or iterable are read only up to it,
-        so
-            they may be endless.
+        limit: Number of images to use, see `Dataset.limit`. Batches of a callable or iterable are read only up to this
+            number, so they may be endless.
         seed: Random seed of the images that `limit` picks.
         classes: Classes of the model. Labels are checked against them.
 

@@ -2,10 +2,10 @@
 
     value = (pixel / 255 - mean) / std                               mean and std on the 0..1 scale
 
-``resize`` sets the shorter side, keeping the aspect ratio, with Pillow's antialiased bilinear filter; ``crop`` then
-cuts the square centre. Both round as torchvision's Resize and CenterCrop do. Colours follow Pillow's `convert`:
-transparency is dropped, grey is repeated, RGB becomes grey by ITU-R 601 luma. EXIF rotation is not applied, which
-again is what torchvision does.
+``resize`` sets the length of the shorter side and keeps the aspect ratio, with Pillow's antialiased bilinear filter.
+``crop`` then cuts out the square centre. Both round as torchvision's Resize and CenterCrop do. Colours follow Pillow's
+`convert`: transparency is dropped, grey is repeated, RGB becomes grey by ITU-R 601 luma. EXIF rotation is not applied.
+torchvision does not apply it either.
 """
 
 import json
@@ -103,9 +103,9 @@ class Preprocess:
         try:
             return Preprocess(**{**asdict(self), **given})
         except DataError as error:
-            kept = [name for name, value in asdict(self).items() if value is not None and name not in given]
-            told = ", ".join(f"{name} is stored and `{name}=` replaces it" for name in kept if name in str(error))
-            raise UsageError(f"{error} ({told})") from error
+            others = [name for name, value in asdict(self).items() if value is not None and name not in given]
+            hints = ", ".join(f"{name} is stored and `{name}=` replaces it" for name in others if name in str(error))
+            raise UsageError(f"{error} ({hints})") from error
 
     def check_channels(self, spec: InputSpec, channels: int) -> None:
         """Require that mean and std fit the input's channels.

@@ -5,7 +5,7 @@ A package offers one in its pyproject.toml:
     [project.entry-points."convert_onnx.passes"]
     clip_weights = "my_package.clip:ClipWeights"
 
-Nothing of another package is imported before its name is asked for.
+Another package is imported only when its pass or target is requested by name.
 """
 
 from collections.abc import Collection
@@ -17,14 +17,14 @@ from passes.errors import ConvertError
 __all__ = ["GROUPS", "entry_point_names", "load_entry_point"]
 
 GROUPS = ("convert_onnx.metrics", "convert_onnx.passes", "convert_onnx.targets")
-"""The groups of entry points that this project reads; nothing asks for metrics by name yet."""
+"""The groups of entry points that this project reads. No code requests metrics by name yet."""
 
 
 def entry_point_names(group: str, built_in: Collection[str], error_type: type[ConvertError]) -> list[str]:
     """Names that installed packages offer in a group, sorted.
 
     Raises:
-        ConvertError: of ``error_type``. A package offers a name of ``built_in``, which would never be used.
+        ConvertError: An ``error_type``: a package offers a name of ``built_in``, which would never be used.
     """
     offered = entry_points(group=group)
     for each in offered:
@@ -37,10 +37,10 @@ def entry_point_names(group: str, built_in: Collection[str], error_type: type[Co
 
 
 def load_entry_point(group: str, name: str, built_in: Collection[str], error_type: type[ConvertError]) -> object | None:
-    """What a package offers in a group under a name that is not built in; None if no package does.
+    """Load the object that a package offers in a group under a name that is not built in. None if no package offers it.
 
     Raises:
-        ConvertError: of ``error_type``. A package offers a name of ``built_in``, two packages offer the same name, or
+        ConvertError: An ``error_type``: a package offers a name of ``built_in``, two packages offer the same name, or
             the package cannot be imported.
     """
     if name not in entry_point_names(group, built_in, error_type):

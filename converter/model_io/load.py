@@ -53,10 +53,9 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     graph inputs: these entries are removed. So `graph.input` has exactly the inputs that a caller feeds.
 
     Raises:
-        ModelError: There is no such file, or it is a folder, not an ONNX file, truncated, or without nodes. Its
-        external
-            data are missing. onnx.checker refuses it. It has no float32 input, or has integer operators. Its opset
-            cannot be upgraded.
+        ModelError: One of these reasons: there is no such file; it is a folder, is not an ONNX file, is truncated or
+            has no nodes; its external data are missing; onnx.checker refuses it; it has no float32 input; it has
+            integer operators; its opset cannot be upgraded.
     """
     path = Path(path)
     model = read_onnx(path)

@@ -188,8 +188,8 @@ def _check_arguments(models: Sequence[Any], export: ExportOptions) -> None:
         if isinstance(model, str) and not model:
             raise UsageError("the model's name is empty; give an .onnx file or FILE.py:FACTORY")
         if isinstance(model, (str, Path)) and Path(model).suffix == ".py":
-            named = ", ".join(f"{model}:{name}" for name in functions_of(Path(model))) or f"{model}:FACTORY"
-            raise UsageError(f"{model}: name the function in it that returns the model: {named}")
+            examples = ", ".join(f"{model}:{name}" for name in functions_of(Path(model))) or f"{model}:FACTORY"
+            raise UsageError(f"{model}: name the function in it that returns the model: {examples}")
     names = " and ".join(str(model) if isinstance(model, (str, Path)) else type(model).__name__ for model in models)
     if export.weights is not None and not any(
         isinstance(model, (str, Path)) and is_factory(str(model)) for model in models

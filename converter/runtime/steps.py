@@ -1,4 +1,4 @@
-"""Steps in the log: what is done, and how long it took."""
+"""Log messages of steps: the name of a step and its duration."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def log_step(name: str) -> Iterator[None]:
-    """Log the start and the end of a step; the end of one that fails is not logged."""
+    """Log the start and the end of a step. If the step fails, its end is not logged."""
     _LOG.info("%s: started", name)
     started = time.perf_counter()
     yield

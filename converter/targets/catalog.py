@@ -358,19 +358,19 @@ def find_target(name: str) -> Target:
     """
     if name in TARGETS:
         return TARGETS[name]
-    found = load_entry_point(GROUP, name, TARGETS, TargetError)
-    if found is None:
+    target = load_entry_point(GROUP, name, TARGETS, TargetError)
+    if target is None:
         names = [*TARGETS, *entry_point_names(GROUP, TARGETS, TargetError)]
         raise TargetError(f"no target is named {name!r}; there are: {', '.join(names)}")
-    if not isinstance(found, Target) or found.name != name:
-        raise TargetError(f"entry point {name!r} in {GROUP} is {found!r}, which is no target of that name")
-    return found
+    if not isinstance(target, Target) or target.name != name:
+        raise TargetError(f"entry point {name!r} in {GROUP} is {target!r}, which is no target of that name")
+    return target
 
 
 def known_targets() -> dict[str, Target]:
     """All targets by name: the built-in ones, then those of other packages.
 
     Raises:
-        TargetError: see `find_target`.
+        TargetError: See `find_target`.
     """
     return {name: find_target(name) for name in (*TARGETS, *entry_point_names(GROUP, TARGETS, TargetError))}

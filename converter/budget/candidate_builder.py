@@ -28,6 +28,7 @@ from converter.recipes.builtin import learning_on
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import dump_recipe
 from converter.runtime.session import Progress
+from converter.runtime.steps import log_step
 from converter.targets.target import Target
 from passes.numerics.error import decibel
 
@@ -102,8 +103,9 @@ class CandidateBuilder:
         cache, started = self.cache_of(recipe), time.perf_counter()
         measured = cache.load("attempt")
         if measured is None:
-            result = self._convert(recipe)
-            measured = self._measured(result)
+            with log_step(f"attempt {name}"):
+                result = self._convert(recipe)
+                measured = self._measured(result)
             measured["seconds"] = np.array(time.perf_counter() - started)
             cache.store("attempt", measured)
         else:

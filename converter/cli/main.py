@@ -14,7 +14,7 @@ import converter
 from converter.cli import options
 from converter.cli.analysis import compare, evaluate, inspect, view
 from converter.cli.context import given_preprocess, warn
-from converter.cli.messages import in_options, logged_warnings, options_of
+from converter.cli.messages import in_words_of, logged_warnings
 from converter.cli.targets import targets, verify
 from converter.cli.train import train
 from converter.model_io.user_code import Terminated
@@ -47,7 +47,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with logged_warnings(lambda text: self._in_options(text, ctx)):
+            with logged_warnings(lambda text: in_words_of(ctx, text)):
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -61,12 +61,8 @@ class _Commands(click.Group):
             if ctx.meta.get(_DEBUG):
                 traceback.print_exc()
             message = "; ".join(line.strip() for line in _describe(error).splitlines() if line.strip())
-            click.echo(f"Error: {self._in_options(message, ctx)}", err=True)
+            click.echo(f"Error: {in_words_of(ctx, message)}", err=True)
             ctx.exit(error.exit_code if isinstance(error, ConvertError) else 1)
-
-    def _in_options(self, text: str, context: click.Context) -> str:
-        """Return a message of the library with the options of the running command."""
-        return in_options(text, options_of(self, context.invoked_subcommand))
 
 
 def _stopped(error: KeyboardInterrupt | Terminated) -> tuple[list[str], int]:

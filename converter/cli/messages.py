@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-__all__ = ["in_options", "logged_warnings", "options_of"]
+__all__ = ["in_options", "in_words_of", "logged_warnings", "options_of"]
 
 _PARAMETER = re.compile(r"`(\w+)=([^`]*)`")
 
@@ -64,6 +64,13 @@ def _spelled(option: str, given: str) -> str:
     if isinstance(value, tuple):
         return f"{option} {','.join(map(str, value))}"
     return f"{option} {value if isinstance(value, str) else given}"
+
+
+def in_words_of(context: click.Context, message: str) -> str:
+    """Return a message in the options of the command that runs."""
+    root = context.find_root()
+    assert isinstance(root.command, click.Group)
+    return in_options(message, options_of(root.command, root.invoked_subcommand))
 
 
 class _Printer(logging.Handler):

@@ -1,12 +1,13 @@
 """The commands `targets` and `verify`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 import converter
+from converter.cli.context import print_json
+from converter.cli.messages import in_words_of
 from passes.errors import UsageError, VerificationError
 
 __all__ = ["targets", "verify"]
@@ -111,4 +112,7 @@ def _refuse_unused(target: str, runtime: Path | None, given: list[str]) -> None:
 
 
 def _print(content: dict[str, Any]) -> None:
-    click.echo(json.dumps(content, indent=2))
+    """Print JSON whose texts name options, as messages do."""
+    context = click.get_current_context()
+    failures = [in_words_of(context, failure) for failure in content["failures"]]
+    print_json(content | {"failures": failures, "next_step": in_words_of(context, content["next_step"])})

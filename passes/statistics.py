@@ -26,6 +26,10 @@ class Needs:
     moments: frozenset[str] = frozenset()
     tensors: frozenset[tuple[str, int]] = frozenset()
 
+    def __post_init__(self) -> None:
+        for name in ("histograms", "channels", "moments", "tensors"):
+            object.__setattr__(self, name, frozenset(getattr(self, name)))  # any iterable may be given
+
     def __bool__(self) -> bool:
         return bool(self.histograms or self.channels or self.moments or self.tensors)
 

@@ -105,9 +105,9 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-def commands(block_size: str) -> list[list[str]]:
+def commands(block: str) -> list[list[str]]:
     """The commands of a shell block, as words."""
-    return [shlex.split(line) for line in block_size.replace("\\\n", " ").splitlines() if line.strip()]
+    return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 @pytest.mark.usefixtures("work")
@@ -120,15 +120,15 @@ def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> N
     if any(words in page.read_text(encoding="utf-8") for words in ("model.py:", "convert-onnx train")):
         pytest.importorskip("torch")
     names: dict[str, object] = {"__name__": "guide"}
-    for language, block_size in blocks(page):
+    for language, block in blocks(page):
         if language == "toml":
-            found = re.match(r"# (\S+\.toml)\n", block_size)
+            found = re.match(r"# (\S+\.toml)\n", block)
             assert found is not None, "the first line of a recipe says what file it is"
-            Path(found[1]).write_text(block_size, encoding="utf-8")
+            Path(found[1]).write_text(block, encoding="utf-8")
         elif language == "python":
-            exec(compile(block_size, page.name, "exec"), names)
+            exec(compile(block, page.name, "exec"), names)
         elif language == "sh":
-            for words in commands(block_size):
+            for words in commands(block):
                 assert words[0] == "convert-onnx", f"{page.name}: only this tool's commands are run: {words}"
                 done = CliRunner().invoke(cli, words[1:])
                 assert done.exit_code == 0, f"{page.name}: {shlex.join(words)}\n{done.output}"

@@ -21,6 +21,7 @@ from converter.runtime.session import Progress
 from passes.base import CorrectionPass, GraphPass, LayerPass, Pass, Stage
 from passes.errors import DataError, QuantizationError
 from passes.graph.check import check
+from passes.ir.layer_names import require_known
 from passes.ir.model import Model
 from passes.report import PassReport
 from passes.statistics import Stats
@@ -109,8 +110,12 @@ def _run_graph_pass(step: GraphPass, model: Model, context: PassContext) -> Pass
     if needs:
         if data is None:
             raise DataError(f"{step.name} needs calibration data; use `calibration=` with images or an .npz")
+        require_known(sorted(needs.channels | needs.moments), model.layers(), f"needs() of {step.name}")
         stats = calibrate(model, needs, data, context.progress, seed=context.recipe.seed)
-    return dataclasses.replace(step.apply(model, stats), seconds=time.perf_counter() - started)
+    report: object = step.apply(model, stats)  # of another package, so it is checked
+    if not isinstance(report, PassReport):
+        raise QuantizationError(f"{step.name}: apply() returned {type(report).__name__}; return a PassReport")
+    return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
 
 @run_kind.register

@@ -163,7 +163,7 @@ class _Writer:
     def integer_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
         grid = quantized.grid
         if not grid.per_channel:
-            hint = "give two_level = true as well, or use block only without activation_ranges"
+            hint = "give two_level = true as well, or use block_size only without activation_ranges"
             raise TargetError(f"{layer.name}: block scales have no integer kernel; {hint}")
         self.require_weight_form(layer, grid)
         weight = dequantized_weight(layer, quantized, self.storage, self.names, self.model.rules.narrowest)

@@ -178,3 +178,40 @@ def test_each_kind_reports_every_layer_once() -> None:
         assert report.changed.keys() | report.skipped.keys() == names
         assert not report.changed.keys() & report.skipped.keys()
     assert np.isfinite([layer.after_db for layer in result.layers if layer.after_db is not None]).all()
+
+
+@dataclass(frozen=True)
+class Careless(GraphPass):
+    """A pass with an error of its author."""
+
+    name: ClassVar[str] = "careless"
+
+    layer: str = "stem"
+    forgets: bool = False
+
+    def needs(self, model: Model) -> Needs:
+        return Needs(channels=[self.layer])  # type: ignore[arg-type]  # a list will do
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        if self.forgets:
+            return None  # type: ignore[return-value]
+        return PassReport(self.name, skipped=dict.fromkeys(model.layers(), f"saw {list(stats.channels)}"))
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (Careless(layer="steam"), r"needs\(\) of careless.*'steam'; did you mean 'stem'"),
+        (Careless(forgets=True), r"careless: apply\(\) returned NoneType; return a PassReport"),
+    ],
+)
+def test_an_error_in_a_users_pass_names_the_pass(step: Careless, message: str) -> None:
+    recipe = Recipe("own", "", (Normalise(), step, ActivationRanges(), Rtn(bits=8)), storage="int8")
+    with pytest.raises(QuantizationError, match=message):
+        convert(resnet(), X, recipe=recipe)
+
+
+def test_needs_take_any_iterable_of_names() -> None:
+    recipe = Recipe("own", "", (Normalise(), Careless(), ActivationRanges(), Rtn(bits=8)), storage="int8")
+    report = convert(resnet(), X, recipe=recipe).passes[1]
+    assert set(report.skipped.values()) == {"saw ['stem']"}

@@ -19,9 +19,9 @@ def test_every_field_is_there(name: str) -> None:
     recipe, text = RECIPES[name], run("recipes", "--show", name).stdout
     assert parse_recipe(text, "f.toml") == recipe
     blocks = text.split("[[passes]]\n")
-    for step, block_size in zip(recipe.passes, blocks[1:], strict=True):
+    for step, block in zip(recipe.passes, blocks[1:], strict=True):
         for field in dataclasses.fields(step):
-            assert any(line.removeprefix("# ").startswith(f"{field.name} = ") for line in block_size.splitlines())
+            assert any(line.removeprefix("# ").startswith(f"{field.name} = ") for line in block.splitlines())
     for setting in ("mean", "std", "resize", "crop"):
         assert f"# {setting} = " in blocks[0]
 

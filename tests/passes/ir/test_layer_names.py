@@ -5,9 +5,7 @@ import pytest
 from passes.errors import UnknownLayerError
 from passes.ir.layer_names import require_known
 
-DEEP = tuple(
-    f"layer{stage}.{block_size}.conv{place}" for stage in (1, 2, 3) for block_size in range(9) for place in (1, 2)
-)
+DEEP = tuple(f"layer{stage}.{block}.conv{place}" for stage in (1, 2, 3) for block in range(9) for place in (1, 2))
 
 
 def refusal(name: str, known: tuple[str, ...]) -> str:

@@ -6,14 +6,15 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import cpu_speed as benchmark
+from converter import Settings
 from converter.runtime.session import no_progress
 
 
 def test_only_files_with_measured_speed_have_a_bar_against_quantize_static(monkeypatch: pytest.MonkeyPatch) -> None:
     ratios = {"int8": 1.8, "int4": 1.8, "int8, --measure-speed": 2.1, "quantize_static U8S8 QDQ": 2.0}
 
-    def converted(*_: object, measure_speed: bool, **__: object) -> SimpleNamespace:
-        speed = SimpleNamespace(layers=("stem",)) if measure_speed else None
+    def converted(*_: object, settings: Settings, **__: object) -> SimpleNamespace:
+        speed = SimpleNamespace(layers=("stem",)) if settings.measure_speed else None
         return SimpleNamespace(save=lambda _: None, speed=speed)
 
     for name, value in (

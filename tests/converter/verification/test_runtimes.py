@@ -1,5 +1,6 @@
 """verify --runtime: invalid runtimes, runtimes without the provider, versions older or newer than promised."""
 
+import json
 import shutil
 import stat
 import sys
@@ -95,6 +96,8 @@ def test_an_older_runtime_than_promised(made: Path, tmp_path: Path) -> None:
     result = run("verify", str(made / "cpu.onnx"), "--target", "cpu", "--runtime", str(tmp_path / "python"))
     assert result.exit_code == 3
     assert result.stderr.endswith(f"NotImplemented: Cast(21); {actual.next_step.replace('`target=`', '--target')}\n")
+    shown = run("verify", str(made / "cpu.onnx"), "--target", "cpu", "--runtime", str(tmp_path / "python"), "--json")
+    assert json.loads(shown.stdout)["next_step"].endswith("or convert the float model with --target generic")
 
 
 def test_a_promised_runtime_that_fails(made: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from passes.weights.gptq import Gptq
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.rtn import Rtn
 
+pytestmark = pytest.mark.slow  # its network is trained here
+
 EPOCHS, TRAINED_ON, CALIBRATED_ON = 10, 1000, 128
 
 

@@ -31,6 +31,8 @@ PAGES = sorted(
         *(page for folder in ("design", "guide") for page in (ROOT / "docs" / folder).glob("*.md")),
     ]
 )
+SNIPPETS = [*sorted(GUIDE.glob("*.md")), ROOT / "README.md"]
+SLOW_PAGES = {"README.md", "python.md", "quick-start.md", "training.md"}
 MAX_LINE, MAX_README_LINES = 200, 120
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SEEN = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256, crop=224)
@@ -113,7 +115,7 @@ def commands(block: str) -> list[list[str]]:
 @pytest.mark.usefixtures("work")
 @pytest.mark.parametrize(
     "page",
-    [*sorted(GUIDE.glob("*.md")), pytest.param(ROOT / "README.md", marks=pytest.mark.slow)],  # learns and measures
+    [pytest.param(page, marks=pytest.mark.slow if page.name in SLOW_PAGES else ()) for page in SNIPPETS],
     ids=label,
 )
 def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:

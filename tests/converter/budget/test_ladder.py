@@ -88,6 +88,7 @@ def test_an_allowed_drop_makes_the_file_smaller() -> None:
     assert {layer.bits for layer in large} == {2}  # any drop is allowed
 
 
+@pytest.mark.slow
 def test_the_ladder_ends_at_the_first_file_within_the_budget() -> None:
     result = convert_within(wide(), DATA, Budget(max_bytes=100_000), settings=Settings(limit=32))
     assert result.recipe.name == "int8"
@@ -99,6 +100,7 @@ def test_the_ladder_ends_at_the_first_file_within_the_budget() -> None:
     assert names[0] == "int8"
 
 
+@pytest.mark.slow
 def test_with_labels_the_drop_is_one_of_accuracy() -> None:
     scores = run(wide(), DATA)[0]
     labelled = convert_within(
@@ -114,6 +116,7 @@ def test_with_labels_the_drop_is_one_of_accuracy() -> None:
     assert first.drop == pytest.approx(second.drop, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_no_file_keeps_the_budget() -> None:
     with pytest.raises(BudgetError) as caught:
         convert_within(wide(), DATA, Budget(max_bytes=13_000), settings=Settings(limit=32))
@@ -132,6 +135,7 @@ def test_no_file_keeps_the_budget() -> None:
     assert not any(attempt.holds for attempt in search.attempts)
 
 
+@pytest.mark.slow
 def test_eight_bits_by_gptq_follow_if_int8_drops_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     crude = dataclasses.replace(RECIPES["int8"], passes=(*RECIPES["int8"].passes[:-1], Rtn(bits=2)))
     monkeypatch.setattr("converter.budget.ladder.RECIPES", {"int8": crude})

@@ -139,6 +139,7 @@ def test_inspect() -> None:
         assert f"{layer['bytes']:,}" in table.stdout
 
 
+@pytest.mark.slow
 def test_what_learning_came_to_is_said(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     recipe = tmp_path / "learned.toml"

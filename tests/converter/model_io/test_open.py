@@ -182,6 +182,7 @@ def test_weights_reach_a_measured_factory(folder: Path) -> None:
     assert (folder / "w.pt").exists()
 
 
+@pytest.mark.slow
 def test_an_assumed_input_shape_is_printed_and_named_in_errors() -> None:
     pytest.importorskip("torch")
     result = run("evaluate", "net.py:net", "--data", "unseen.npz", *SCALE)

@@ -86,6 +86,7 @@ def test_the_report_of_a_call(tmp_path: Path) -> None:
         write_report(result, tmp_path / "r.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_both_reports_of_a_conversion() -> None:
     result = run(*CONVERT, "--evaluate", "unseen.npz", "--report", "r.json", "--report", "r.html")

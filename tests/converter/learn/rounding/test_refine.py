@@ -136,6 +136,7 @@ def test_the_network_is_judged_by_the_outputs_of_its_file() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_seed_determines_the_result() -> None:
     first, second, other = learned()[0], learned()[0], learned(seed=1)[0]
     assert same(first, second)

@@ -17,6 +17,7 @@ def test_uniform_bits_are_the_given_ones() -> None:
     assert uniform(3).storage == "packed"
 
 
+@pytest.mark.slow
 def test_bars_of_a_small_network(tmp_path: Path) -> None:
     model = wide()
 

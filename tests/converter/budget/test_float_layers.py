@@ -57,6 +57,7 @@ def test_float_activations_meet_a_latency_that_int8_exceeds(monkeypatch: pytest.
     assert [attempt.latency_ms for attempt in result.search.attempts] == [10.0, 8.0]
 
 
+@pytest.mark.slow
 def test_later_rungs_have_the_same_float_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks(monkeypatch)
     result = convert_within(

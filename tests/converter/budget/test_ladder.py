@@ -188,6 +188,7 @@ def test_a_drop_needs_classes() -> None:
     assert searched(result).attempts[0].drop is None
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_is_resumed(tmp_path: Path) -> None:
     budget = Budget(max_bytes=18_200)
     whole = convert_within(wide(), DATA, budget, settings=Settings(limit=32))
@@ -232,6 +233,7 @@ def test_split_keeps_images_apart() -> None:
         assert not {row.tobytes() for row in rows[0]} & {row.tobytes() for row in rows[1]}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_learned_rounding_is_the_last_rung(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last rung is tried where 8 bits keep the drop, and where no file within the bytes does.

@@ -93,6 +93,7 @@ def stopped(command: tuple[str, ...], by: signal.Signals, *, at: Path) -> subpro
     return subprocess.CompletedProcess(command, child.returncode, stdout, stderr)
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_same_command_goes_on(folder: Path) -> None:
     command = (*TRAIN, "--epochs", "60")
     killed = stopped(command, signal.SIGKILL, at=folder / "out.checkpoint")
@@ -108,6 +109,7 @@ def test_after_a_kill_the_same_command_goes_on(folder: Path) -> None:
     assert not (folder / "out.checkpoint").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_who_stops_it_is_told_how_it_goes_on(folder: Path) -> None:
     done = stopped((*TRAIN, "--epochs", "600"), signal.SIGINT, at=folder / "out.checkpoint")

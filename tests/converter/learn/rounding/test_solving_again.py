@@ -121,6 +121,7 @@ def test_a_layer_that_cannot_learn_reports_why_when_it_is_solved_again(monkeypat
     assert put_back.skipped[last] == "no form"
 
 
+@pytest.mark.slow
 def test_activations_beyond_the_budget_go_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Activations in files give the same codes, and the files are deleted in the end."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.budgets import budget_bars, uniform
 from converter.data.dataset import load_data

@@ -73,7 +73,7 @@ class Judge:
         DataError: The network has no class for a label. See `check_labels`.
     """
 
-    def __init__(self, reference: onnx.ModelProto, data: Dataset, *, classes: bool) -> None:
+    def __init__(self, reference: Path | onnx.ModelProto, data: Dataset, *, classes: bool) -> None:
         self.data, self.reference = data, reference
         self.output = _outputs(reference, _FLOAT, data)
         self.scores = class_scores(self.output)
@@ -116,15 +116,18 @@ class Judge:
         """Measure milliseconds per image on this machine's CPU, and the speed relative to float."""
         with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
             paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
-            for proto, path in zip((self.reference, model), paths, strict=True):
-                write_onnx(proto, path)
+            write_onnx(model, paths[1])
+            if isinstance(self.reference, Path):
+                paths[0] = self.reference
+            else:
+                write_onnx(self.reference, paths[0])
             feeds = next(self.data.batches(1)).feeds
             timed = latencies(paths, feeds, names=["float", "quantized"], rounds=_ROUNDS, budget=_SECONDS)
         reference, quantized = timed.ms
         return quantized, reference / quantized
 
 
-def _outputs(model: onnx.ModelProto, name: str, data: Dataset) -> NDArray[np.float32]:
+def _outputs(model: Path | onnx.ModelProto, name: str, data: Dataset) -> NDArray[np.float32]:
     """Return the first output for all images."""
     runner = Runner(model, name)
     return np.concatenate([runner.run(batch.feeds, batch.count)[0] for batch in data.batches(_BATCH)])

@@ -99,7 +99,7 @@ def convert_within(
     assert data is not None
     fit, held_out = split(data, base.limit, base.seed)
     require_learnable(base.passes, lambda _: fit)
-    judge = Judge(job.source, held_out, classes=budget.max_drop is not None)
+    judge = Judge(job.reference, held_out, classes=budget.max_drop is not None)
     if budget.max_drop is not None and 100 / len(held_out) > budget.max_drop:
         _LOG.warning(
             f"{len(held_out)} images judge, and one of them is {100 / len(held_out):.2g} points, more than "
@@ -130,7 +130,9 @@ def convert_within(
             f"{len(held_out)} images judged, which is few: they lost {counted:.2f} points by count; of others fewer "
             "are expected; give more images, or look at the drop with `evaluation=`"
         )
-    metrics = None if unseen is None else evaluate_pair(job.source, result.model, unseen, result.recipe.name, progress)
+    metrics = (
+        None if unseen is None else evaluate_pair(job.reference, result.model, unseen, result.recipe.name, progress)
+    )
     return dataclasses.replace(result, metrics=metrics, search=search, seconds=job.footprint.seconds)
 
 

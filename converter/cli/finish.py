@@ -14,6 +14,7 @@ __all__ = ["finish"]
 
 def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], *, quiet: bool) -> None:
     """Save a result, print its tables and write its reports."""
+    from converter.display.numbers import decibels
     from converter.model_io.load import model_bytes
     from converter.model_io.open import is_factory
     from converter.report import table
@@ -37,6 +38,8 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     for step in result.passes:
         if step.name in learning:
             click.echo(f"{learning[step.name]} {'; '.join(step.notes)}")
+    if result.fidelity is not None and result.fidelity.sqnr_db is not None:
+        click.echo(f"SQNR against float on {result.fidelity.samples} samples: {decibels(result.fidelity.sqnr_db)}")
     click.echo(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s")
     facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
     for path in reports:

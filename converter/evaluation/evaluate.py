@@ -10,6 +10,7 @@ number of images.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,9 +185,9 @@ def _measured(on: ModelsOnData, latency: bool, progress: Progress) -> Evaluation
 
 
 def evaluate_pair(
-    reference: onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
+    reference: Path | onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
 ) -> Evaluation:
-    """Evaluate a quantized model against its float model. Both are in memory.
+    """Evaluate a quantized model in memory against its float model.
 
     Args:
         reference: The float model.

@@ -127,6 +127,9 @@ def read_whole_onnx(path: Path) -> onnx.ModelProto:
 def upgrade_opset(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
     """Raise the default domain's opset to 21 with onnx's version converter. A newer opset stays.
 
+    The IR version becomes the lowest that the opset needs, but at least 10. An onnx package that is newer than
+    onnxruntime writes versions that onnxruntime refuses, even where nothing needs them.
+
     Operators of other domains (com.microsoft) do not change. Large initializers are taken out during the conversion. So
     weights stay the same bit for bit, and models above 2 GB can be converted.
 
@@ -135,7 +138,7 @@ def upgrade_opset(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProt
     """
     if _opset(model) < OPSET:
         model = _convert(model, name)
-    model.ir_version = max(model.ir_version, IR_VERSION)
+    model.ir_version = _ir_version(model)
     return model
 
 
@@ -258,6 +261,11 @@ def _require_float_input(name: str, graph: onnx.GraphProto) -> None:
 
 def _opset(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _ir_version(model: onnx.ModelProto) -> int:
+    official = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx", "ai.onnx.ml")]
+    return max(IR_VERSION, onnx.helper.find_min_ir_version_for(official, ignore_unknown=True))
 
 
 def _convert(model: onnx.ModelProto, name: str) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from converter.model_io.load import load_onnx, load_proto
+from converter.model_io.load import load_onnx, load_proto, read_onnx
 from converter.model_io.python_spec import functions_of
 from converter.model_io.save import write_onnx
 from converter.qdq.stored_weights import Tensors
@@ -25,6 +25,7 @@ __all__ = [
     "is_factory",
     "model_files",
     "open_model",
+    "original",
     "require_layers",
     "suggesting_shape",
 ]
@@ -113,6 +114,21 @@ def open_model(model: Any, export: ExportOptions = ExportOptions()) -> onnx.Mode
         return load_onnx(Path(model))
     _say_assumed([model], export)
     return _exported(model, export)
+
+
+def original(model: Any, opened: onnx.ModelProto) -> Path | onnx.ModelProto:
+    """Return what the caller gave, in a form that onnxruntime runs, before `open_model` changed it.
+
+    Args:
+        model: The model in a form of `open_model`.
+        opened: Result of `open_model`. It stands for a torch model, which was compared with torch when it was exported,
+            and for a model whose IR version was lowered, because onnxruntime may refuse that.
+    """
+    if _is_exported(model):
+        return opened
+    given = model if isinstance(model, onnx.ModelProto) else Path(model)
+    newer = (given if isinstance(given, onnx.ModelProto) else read_onnx(given)).ir_version > opened.ir_version
+    return opened if newer else given
 
 
 def _say_assumed(models: Sequence[Any], export: ExportOptions) -> None:

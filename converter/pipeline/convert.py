@@ -22,6 +22,7 @@ from converter.recipes.requested_layers import RequestedLayers
 from converter.runtime.session import Progress, no_progress
 from converter.speed.search import Speed, find_slow_layers, leaving
 from converter.targets.catalog import DEFAULT_TARGET, find_target
+from passes.base import Stage
 from passes.ir.model import Model
 
 __all__ = ["convert", "quantize"]
@@ -92,12 +93,14 @@ def quantize(job: Prepared, progress: Progress) -> Result:
     for step in job.recipe.passes:
         with footprint.step(step.name), job.requested.before(step, work):
             reports.append(run_pass(step, work, context))
+            if step.stage is Stage.NORMALISE:
+                job.require_same(work.graph, step.name)
 
-    quantized, layers = write_file(work, reports, job, speed)
+    quantized, layers, fidelity = write_file(work, reports, job, speed)
     metrics = None
     if job.images.evaluation is not None:
         with footprint.step("evaluate"):
-            metrics = evaluate_pair(job.source, quantized, job.images.evaluation, job.recipe.name, progress)
+            metrics = evaluate_pair(job.reference, quantized, job.images.evaluation, job.recipe.name, progress)
     return Result(
         model=quantized,
         reference=job.source,
@@ -106,6 +109,7 @@ def quantize(job: Prepared, progress: Progress) -> Result:
         layers=layers,
         passes=tuple(reports),
         metrics=metrics,
+        fidelity=fidelity,
         calibration=job.images.describe_calibration(),
         training=job.images.describe_training(job.recipe),
         seconds=footprint.seconds,

@@ -1,9 +1,12 @@
 """Last step of a conversion: write the file in the form that its target needs, with its provenance."""
 
+import logging
+
 import onnx
 
 from converter.pipeline.prepare import Prepared
 from converter.pipeline.result import LayerReport, layer_reports, stamp, versions
+from converter.pipeline.trial_run import Fidelity, trial_run
 from converter.qdq.writer import emit
 from converter.speed.search import Speed
 from converter.verification.fit import fix_batch, require_kernels
@@ -12,14 +15,20 @@ from passes.report import PassReport
 
 __all__ = ["write_file"]
 
+_LOG = logging.getLogger(__name__)
+
+
+_TRIED = 8  # samples on which the file runs
+
 
 def write_file(
     work: Model, reports: list[PassReport], job: Prepared, speed: Speed | None
-) -> tuple[onnx.ModelProto, tuple[LayerReport, ...]]:
-    """Return the quantized file and the report of every layer.
+) -> tuple[onnx.ModelProto, tuple[LayerReport, ...], Fidelity | None]:
+    """Return the quantized file, the report of every layer, and the distance from float on a few samples.
 
     Raises:
         TargetError: The target has no kernel for a node that stayed in float.
+        VerificationError: The file does not run, or runs differently without onnxruntime's optimizations.
     """
     storage = job.target.storage(job.recipe.storage)
     with job.footprint.step("emit"):
@@ -35,4 +44,9 @@ def write_file(
     }
     measured = {} if speed is None else {"speed": speed.to_json()}
     stamp(quantized, job.recipe, layers, work.float_activations, facts | measured)
-    return quantized, layers
+    with job.footprint.step("try"):
+        samples = job.samples(_TRIED)
+        fidelity = trial_run(quantized, job.reference, samples) if samples else None
+    if fidelity is not None and job.images.calibration is not None and fidelity.warning:
+        _LOG.warning(fidelity.warning)
+    return quantized, layers, fidelity

@@ -3,18 +3,24 @@
 import dataclasses
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_graphsurgeon as gs
 
+from converter.data.inputs import input_specs
 from converter.data.preprocess import Preprocess, stored_preprocess
+from converter.evaluation.few_samples import Feeds, noise_feeds, real_feeds
+from converter.evaluation.same_function import Original
 from converter.learn.learning import require_device
 from converter.learn.training_file import TrainingFile
-from converter.model_io.open import ExportOptions, open_model, require_layers, suggesting_shape
+from converter.model_io.open import ExportOptions, open_model, original, require_layers, suggesting_shape
 from converter.pipeline.footprint import Footprint
 from converter.pipeline.images import Images, open_data, require_calibration
 from converter.pipeline.resume import training_file
 from converter.pipeline.settings import Settings
+from converter.qdq.floats import float_model
 from converter.qdq.reader import read_qdq, requantized
 from converter.recipes.overrides import with_overrides
 from converter.recipes.recipe import Recipe
@@ -22,9 +28,12 @@ from converter.recipes.requested_layers import RequestedLayers
 from converter.speed.search import require_measurable
 from converter.targets.target import Target
 from converter.verification.fit import require_fit, require_weight_only
+from passes.errors import ModelError
 from passes.ir.existing_qparams import ExistingQparams
 
 __all__ = ["Prepared", "prepare"]
+
+_CHECKED = 2  # samples on which a rewritten model must agree with the model as given
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +43,9 @@ class Prepared:
     """Inputs of a conversion. All have passed the checks.
 
     Attributes:
-        source: The float model.
+        source: The float model, at a recent opset.
+        reference: Model that the result is measured against: the file or the model that the caller gave. If it is
+            quantized already, its dequantized form, which is `source`.
         existing: Codes and grids of the source file, if it is quantized.
         recipe: The recipe with all overrides of the call.
         target: Target on which the file will run.
@@ -47,6 +58,7 @@ class Prepared:
     """
 
     source: onnx.ModelProto
+    reference: Path | onnx.ModelProto
     existing: ExistingQparams
     recipe: Recipe
     target: Target
@@ -56,6 +68,20 @@ class Prepared:
     checkpoint: TrainingFile | None
     footprint: Footprint
     warnings: tuple[str, ...] = ()
+
+    def samples(self, count: int) -> list[Feeds]:
+        """Return inputs for a few runs: real samples, or one of noise if there are none and all sizes are known."""
+        real = real_feeds(self.images.calibration or self.images.evaluation, count)
+        noise = None if real else noise_feeds(input_specs(self.source))
+        return real if noise is None else [noise]
+
+    def require_same(self, graph: gs.Graph, step: str) -> None:
+        """Require that a rewritten float graph computes the same as `reference`.
+
+        Raises:
+            ModelError: An output differs by more than rounding.
+        """
+        Original(self.reference, self.samples(_CHECKED), "the model").require(float_model(graph), step)
 
     def warn(self) -> "Prepared":
         """Log the warnings."""
@@ -97,7 +123,8 @@ def prepare(
     if settings.measure_speed:
         require_measurable(recipe, target)
     with footprint.step("open model"):
-        source, existing = read_qdq(open_model(model, export))
+        opened = open_model(model, export)
+        source, existing = read_qdq(opened)
     require_layers(source)
     require_fit(source, target)
     require_weight_only(source, recipe, target)
@@ -107,8 +134,10 @@ def prepare(
         images = open_data(calibration, evaluation, training, source, enlarged, preprocess, labels_judge=judging > 0)
         checkpoint = training_file(settings.checkpoint, source, recipe, target.name, images)
     rounded_again = (requantized(existing),) if existing and not recipe.keeps else ()
-    return Prepared(
+    given = original(model, opened)
+    job = Prepared(
         source=source,
+        reference=source if existing else given,
         existing=existing,
         recipe=recipe,
         target=target,
@@ -119,3 +148,27 @@ def prepare(
         footprint=footprint,
         warnings=(*rounded_again, *images.warnings),
     )
+    with footprint.step("check model"):
+        _require_read_right(given, opened, job, _name(model))
+    return job
+
+
+def _require_read_right(given: Path | onnx.ModelProto, opened: onnx.ModelProto, job: Prepared, name: str) -> None:
+    """Require that reading the model did not change what it computes.
+
+    Raises:
+        ModelError: It did, or the float model itself does not run.
+    """
+    if given is opened:
+        return
+    try:
+        before = Original(given, job.samples(_CHECKED), name)
+    except ModelError:
+        if job.existing:  # a quantized file may be for another runtime; here its dequantized form runs
+            return
+        raise
+    before.require(opened, "reading it at a newer opset")
+
+
+def _name(model: Any) -> str:
+    return str(model) if isinstance(model, str | Path) else "the model"

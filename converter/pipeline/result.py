@@ -16,6 +16,7 @@ from converter.evaluation.evaluate import Evaluation
 from converter.model_io.save import save_onnx
 from converter.pipeline.footprint import Step
 from converter.pipeline.search_record import Search
+from converter.pipeline.trial_run import Fidelity
 from converter.qdq.weights import Storage
 from converter.qdq.writer import bits_in_file, runs_on_integers
 from converter.recipes.recipe import Recipe
@@ -91,6 +92,8 @@ class Result(Overview):
             trained.
         steps: Time and memory of every step.
         search: Record of the search, if a budget was given.
+        fidelity: Distance from float on a few of the samples that calibrated, or on noise without them. None if the
+            model takes open sizes and there were no samples.
         speed: Speed measurements that decided which activations stay in float, if they were requested.
     """
 
@@ -107,6 +110,7 @@ class Result(Overview):
     steps: tuple[Step, ...] = ()
     search: Search | None = None
     speed: Speed | None = None
+    fidelity: Fidelity | None = None
 
     def save(self, path: str | Path) -> None:
         """Write the model. An existing file is replaced only after the new file has been checked and loaded.

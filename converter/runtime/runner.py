@@ -23,6 +23,7 @@ class Runner:
         name: Name of the model in messages.
         outputs: Outputs to compute. The default is the model's own outputs.
         threads: Threads for each operator. The default is all that the process may use.
+        optimize, exact: See `converter.runtime.session.open_session`.
 
     Raises:
         ModelError: There is no such file, or onnxruntime cannot load it. The message names the model.
@@ -35,12 +36,14 @@ class Runner:
         *,
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
+        optimize: bool = True,
+        exact: bool = False,
     ) -> None:
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{name}: no such model file; check the path")
         self.name = name
         try:
-            self._session = open_session(model, threads=threads)
+            self._session = open_session(model, threads=threads, optimize=optimize, exact=exact)
             self.specs = input_specs(self._session)
             self.batch = static_batch(self.specs)
         except ModelError as error:

@@ -46,6 +46,8 @@ def open_session(
     threads: int | None = None,
     optimized: Path | None = None,
     profile: Path | None = None,
+    optimize: bool = True,
+    exact: bool = False,
 ) -> ort.InferenceSession:
     """Open a session on the CPU execution provider.
 
@@ -54,6 +56,8 @@ def open_session(
         threads: Threads for each operator. The default is all that the process may use.
         optimized: File to which onnxruntime writes the graph that it runs.
         profile: Prefix of the file to which onnxruntime writes the times of its operators when profiling ends.
+        optimize: Whether onnxruntime may change the graph, which is how it gets integer kernels.
+        exact: Whether sums of 8-bit products must be exact on every processor. See `exact_kernels`.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -63,7 +67,9 @@ def open_session(
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if exact_kernels() and optimized is None and profile is None:
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if exact or (exact_kernels() and optimized is None and profile is None):
         options.add_session_config_entry("session.x64quantprecision", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)

@@ -183,7 +183,7 @@ def test_a_clamp_absorbed_by_the_quantizer_clips_nothing() -> None:
 def test_steps_account_for_the_time(facts: dict[str, Any]) -> None:
     names = [step["name"] for step in facts["steps"]]
     passes = [step["name"] for step in facts["passes"]]
-    assert names == ["open model", "open data", *passes, "emit", "evaluate"]
+    assert names == ["open model", "open data", "check model", *passes, "emit", "try", "evaluate"]
     spent = math.fsum(step["seconds"] for step in facts["steps"])
     assert spent <= facts["seconds"] + 0.001 * len(names)
     assert spent > 0.5 * facts["seconds"]

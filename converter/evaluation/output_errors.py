@@ -1,0 +1,61 @@
+"""Errors of the outputs of one model against those of another, over a few runs."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.numerics.error import SqnrSum
+
+__all__ = ["Outputs", "output_errors"]
+
+Outputs = Sequence[Any]
+"""Outputs of one run, in the order of the model. An output may be a sequence or a map."""
+
+_NOTHING = 1e-6  # mean error of an output that is zero in the reference, and counts as equal
+
+
+def output_errors(reference: Sequence[Outputs], runs: Sequence[Outputs], names: Sequence[str]) -> dict[str, float]:
+    """Return the SQNR in dB of every output, over all runs.
+
+    Only float outputs are compared, because integers such as the index of the highest score follow the last digits of
+    floats. If there are no float outputs, other numbers are compared. Values that are NaN or Inf in both runs are left
+    out.
+
+    Args:
+        reference: Outputs of the reference, one entry for each run.
+        runs: Outputs of the other model on the same inputs.
+        names: Names of the outputs.
+
+    Returns:
+        SQNR by name: inf for equal outputs, and -inf if a shape or type differs, or NaN or Inf appear in one of them.
+        Outputs that cannot be compared are missing.
+    """
+    kinds = {
+        place: getattr(runs_of, "dtype", np.dtype(object)).kind
+        for place, runs_of in enumerate(reference[0] if reference else ())
+    }
+    floats = [place for place, kind in kinds.items() if kind == "f"]
+    compared = floats or [place for place, kind in kinds.items() if kind in "iub"]
+    return {
+        names[place]: _error([(first[place], second[place]) for first, second in zip(reference, runs, strict=True)])
+        for place in compared
+    }
+
+
+def _error(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float:
+    total, size = SqnrSum(), 0
+    for reference, other in pairs:
+        if getattr(other, "shape", None) != reference.shape or other.dtype.kind != reference.dtype.kind:
+            return -math.inf
+        expected, actual = reference.astype(np.float64), other.astype(np.float64)
+        finite = np.isfinite(expected)
+        if not np.array_equal(finite, np.isfinite(actual)):
+            return -math.inf
+        total.update(expected[finite], actual[finite])
+        size += int(finite.sum())
+    if total.signal == 0 and total.noise <= size * _NOTHING**2:
+        return math.inf
+    return total.db

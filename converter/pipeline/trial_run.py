@@ -1,0 +1,121 @@
+"""Trial run of a file before it gets its name, against the model that the user gave.
+
+The file runs on a few samples twice: as every session runs it, and with onnxruntime's optimizations off. The first way
+uses integer kernels, the second way computes in float between QuantizeLinear and DequantizeLinear. Both must be about
+equally close to the float model. A file that fails, or whose two ways disagree, is refused.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from converter.display.numbers import decibels
+from converter.evaluation.few_samples import Feeds
+from converter.evaluation.output_errors import Outputs, output_errors
+from converter.runtime.runner import Runner
+from passes.errors import ModelError, VerificationError
+
+__all__ = ["Fidelity", "trial_run"]
+
+_ALIKE_DB = 20.0  # the two ways differ by rounding of activations only
+_APART_DB = 10.0  # between the errors of the two ways, if one of them is wrong
+_LOW_DB = 15.0
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Distance of a file from the float model, on a few of the samples that calibrated it.
+
+    Attributes:
+        samples: Number of runs.
+        outputs: SQNR in dB of every float output, by name. inf for an equal output.
+    """
+
+    samples: int
+    outputs: dict[str, float]
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """SQNR of the worst output in dB. None if no output can be compared."""
+        return min(self.outputs.values(), default=None)
+
+    @property
+    def warning(self) -> str:
+        """Advice if the file is far from the float model. Else empty."""
+        low = {name: error for name, error in self.outputs.items() if error < _LOW_DB}
+        if not low:
+            return ""
+        name, error = min(low.items(), key=lambda item: item[1])
+        which = f"output {name!r}" if len(self.outputs) > 1 else "the output"
+        found = "another shape or NaN" if error == -math.inf else f"only {decibels(error)}"
+        return (
+            f"{which} has {found} against float on the samples that calibrated; `compare` finds the layers that lose "
+            "most, and `exclude=` leaves them in float"
+        )
+
+
+def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, feeds: Sequence[Feeds]) -> Fidelity:
+    """Run a quantized model on a few samples.
+
+    Args:
+        quantized: The quantized model.
+        reference: The float model.
+        feeds: Inputs of the runs.
+
+    Raises:
+        VerificationError: The file fails when it runs, or the two ways disagree.
+    """
+    float_runner = Runner(reference, "the float model")
+    expected = [float_runner.execute(float_runner.inputs(feed)) for feed in feeds]
+    names = float_runner.outputs
+    usual = _run(quantized, feeds, optimize=True)
+    plain = _run(quantized, feeds, optimize=False)
+    fidelity = Fidelity(len(feeds), output_errors(expected, usual, names))
+    without = output_errors(expected, plain, names)
+    between = output_errors(plain, usual, names)
+    for name, error in fidelity.outputs.items():
+        if between[name] < _ALIKE_DB and _apart(error, without[name]):
+            _refuse_disagreement(name, error, without[name], quantized, feeds, expected, names)
+    return fidelity
+
+
+def _run(
+    quantized: onnx.ModelProto, feeds: Sequence[Feeds], *, optimize: bool = True, exact: bool = False
+) -> list[Outputs]:
+    """Return the outputs of a file in one of the two ways."""
+    try:
+        runner = Runner(quantized, "the quantized file", optimize=optimize, exact=exact)
+        return [runner.execute(runner.inputs(feed)) for feed in feeds]
+    except ModelError as error:
+        off = "" if optimize else " with onnxruntime's optimizations off"
+        raise VerificationError(f"nothing written: {error}{off}; this is a fault of convert-onnx: report it") from error
+
+
+def _refuse_disagreement(
+    name: str,
+    error: float,
+    plain: float,
+    quantized: onnx.ModelProto,
+    feeds: Sequence[Feeds],
+    expected: Sequence[Outputs],
+    names: Sequence[str],
+) -> None:
+    """Refuse a file whose two ways disagree, unless this processor's 8-bit kernels are the reason.
+
+    x86 without VNNI saturates sums of 8-bit products. Then the kernels that add exactly agree with float.
+    """
+    exact = output_errors(expected, _run(quantized, feeds, exact=True), names)
+    if not _apart(exact[name], plain):
+        return
+    raise VerificationError(
+        f"nothing written: output {name!r} has {decibels(error)} against float, but {decibels(plain)} with "
+        "onnxruntime's optimizations off; leave the layers before it in float (`exclude=`), and report it"
+    )
+
+
+def _apart(first: float, second: float) -> bool:
+    """Whether two SQNRs cannot be those of one file. Both may be inf."""
+    return first != second and abs(first - second) > _APART_DB

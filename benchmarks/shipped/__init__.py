@@ -1,0 +1,1 @@
+"""ONNX files that Python packages ship, converted and measured."""

@@ -38,9 +38,10 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     for step in result.passes:
         if step.name in learning:
             click.echo(f"{learning[step.name]} {'; '.join(step.notes)}")
+    measured = ""
     if result.fidelity is not None and result.fidelity.sqnr_db is not None:
-        click.echo(f"SQNR against float on {result.fidelity.samples} samples: {decibels(result.fidelity.sqnr_db)}")
-    click.echo(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s")
+        measured = f"; {decibels(result.fidelity.sqnr_db)} against float on {result.fidelity.samples} samples"
+    click.echo(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s{measured}")
     facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
     for path in reports:
         write_facts(path, facts)

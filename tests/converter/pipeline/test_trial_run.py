@@ -10,6 +10,7 @@ import pytest
 import converter
 from converter.pipeline import trial_run as module
 from converter.pipeline.trial_run import Fidelity, trial_run
+from converter.runtime.runner import Runner
 from passes.errors import ModelError, VerificationError
 from tests.support.graphs import array, build, node
 
@@ -59,8 +60,8 @@ def test_two_ways_that_disagree(monkeypatch: pytest.MonkeyPatch, exact: float, r
         return [[np.float32(factor) * values for values in outputs] for outputs in right]
 
     monkeypatch.setattr(module, "_run", run)
-    monkeypatch.setattr(module.Runner, "execute", lambda _self, feeds: right[int(feeds["index"][0])])
-    monkeypatch.setattr(module.Runner, "inputs", lambda _self, feeds: feeds)
+    monkeypatch.setattr(Runner, "execute", lambda _self, feeds: right[int(feeds["index"][0])])
+    monkeypatch.setattr(Runner, "inputs", lambda _self, feeds: feeds)
     feeds = [{"index": np.array([index])} for index in range(4)]
     if refused:
         with pytest.raises(VerificationError, match=r"output 'y' has .* dB against float, but .* optimizations off"):
@@ -79,7 +80,7 @@ def test_a_file_far_from_float_is_a_warning(caplog: pytest.LogCaptureFixture) ->
         node("Abs", ["a"], ["b"]),
         node("Add", ["b", "small"], ["c"]),
         node("Log", ["c"], ["y"]),
-        small=np.float32([1e-9]),
+        small=np.array([1e-9], np.float32),
     )
     with caplog.at_level(logging.WARNING):
         converter.convert(

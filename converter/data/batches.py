@@ -45,7 +45,7 @@ def array_source(
         if key not in arrays:
             present = ", ".join(arrays) or "nothing"
             raise DataError(f"{name}: no array for the model's input '{spec.name}' (it holds {present}); name it so")
-        values[spec.name], names[spec.name] = _as_array(f"{name}: {key}", arrays[key]), key
+        values[spec.name], names[spec.name] = _widened(_as_array(f"{name}: {key}", arrays[key]), spec), key
     lengths = {names[key]: len(array) if array.ndim else 0 for key, array in values.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{name}: arrays of different lengths {lengths}; give one row of each input per image")
@@ -60,6 +60,13 @@ def _as_array(what: str, value: Any) -> NDArray[Any]:
         return np.asarray(value)
     except Exception as error:  # ragged lists, tensors on another device or with gradients
         raise DataError(f"{what} is {type(value).__name__}, not an array ({error}); give a NumPy array") from error
+
+
+def _widened(array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
+    """Integers of a type whose every value the input can hold, in the input's type. Other arrays stay as they are."""
+    both_integers = array.dtype.kind in "iu" and spec.dtype.kind in "iu"
+    fits = both_integers and array.dtype != spec.dtype and np.can_cast(array.dtype, spec.dtype, "safe")
+    return array.astype(spec.dtype) if fits else array
 
 
 def _labels(name: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:

@@ -111,7 +111,7 @@ class Preprocess:
         """Require that mean and std fit the input's channels.
 
         Raises:
-            UsageError: One of them has 3 values and the input another number of channels, or the input is uint8.
+            UsageError: One of them has 3 values and the input another number of channels, or the input takes integers.
         """
         for name in ("mean", "std"):
             numbers = getattr(self, name)
@@ -119,8 +119,8 @@ class Preprocess:
                 raise UsageError(
                     f"{name} has {len(numbers)} values, input {spec} takes {channels} channels; give 1 value"
                 )
-            if numbers is not None and spec.dtype == np.uint8:
-                raise UsageError(f"input {spec} takes uint8 pixels as they are; leave out `{name}=`")
+            if numbers is not None and spec.dtype.kind in "iu":
+                raise UsageError(f"input {spec} takes {spec.dtype} pixels as they are; leave out `{name}=`")
 
     def output_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of an image after resize and crop.
@@ -169,9 +169,12 @@ class Preprocess:
         )
 
     def tensor(self, pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
-        """Convert pixels [n, h, w, c] of the right size for an input: scaled, as [n, c, h, w] or channels-last."""
+        """Convert pixels [n, h, w, c] of the right size for an input: scaled, as [n, c, h, w] or channels-last.
+
+        Inputs of integers get the pixels as they are.
+        """
         values: NDArray[Any] = pixels
-        if spec.dtype != np.uint8:
+        if spec.dtype.kind not in "iu":
             values = pixels.astype(np.float32) / np.float32(255)
             if self.mean is not None:
                 values -= np.asarray(self.mean, dtype=np.float32)

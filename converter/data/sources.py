@@ -219,7 +219,7 @@ class FolderSource:
         files = tuple(_image_files(root))
         if not files:
             raise DataError(f"{root}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder or below it")
-        if len(spec.shape) != 4 or (spec.image[0] or 3) not in (1, 3, 4):
+        if len(spec.shape) != 4 or (spec.image[0] or 3) not in (1, 3, 4) or spec.dtype in (np.int8, np.bool_):
             raise DataError(f"{root}: images do not fit the model's input {spec}; give an .npz of arrays instead")
         preprocess.check_channels(spec, spec.image[0] or 3)
         return cls(root, files, _folder_labels(root, files), spec, preprocess)

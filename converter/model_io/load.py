@@ -5,14 +5,18 @@ Every refusal is a `ModelError` of one line. It names the file, quotes the offen
 """
 
 import difflib
-import tempfile
+import logging
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, inliner, version_converter
+from onnx import TensorProto
 
-from converter.model_io.protobuf import all_tensors, copy_fields
-from converter.model_io.save import INLINE_LIMIT, write_onnx
+from converter.model_io.check import check_model
+from converter.model_io.declared_shapes import correct_shapes
+from converter.model_io.functions import with_inlined_functions
+from converter.model_io.protobuf import all_tensors
+from converter.model_io.repair import repair
+from converter.model_io.upgrade import IR_VERSION, OPSET, upgrade_opset
 from passes.errors import ModelError, first_line
 
 __all__ = [
@@ -26,8 +30,7 @@ __all__ = [
     "upgrade_opset",
 ]
 
-OPSET = 21  # the first opset with int4 and blocked DequantizeLinear
-IR_VERSION = 10  # the IR version that came with opset 21
+_LOG = logging.getLogger(__name__)
 
 # fmt: off
 _INTEGER_OPS = frozenset([
@@ -43,35 +46,33 @@ _SIGNATURES = (
     (b"\x89HDF", "an HDF5 file (a Keras model?); export it to ONNX first"),
     (b"version https://git-lfs", "a git-lfs pointer; fetch the file itself with `git lfs pull`"),
 )
-_HEAVY_BYTES = 1024  # larger initializers are taken out before the version converter runs
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Read a float model or one in QDQ form, with its external data. Bring it to opset >= 21 and IR version >= 10.
 
-    External data must be in the model's own folder. Local functions are inlined. Old files also list initializers as
-    graph inputs: these entries are removed. So `graph.input` has exactly the inputs that a caller feeds.
+    External data must be in the model's own folder. What onnxruntime accepts is put right: see
+    `converter.model_io.repair`. Local functions are inlined. float16 is read as float32. A line is logged for
+    everything of this that a user should know.
 
     Raises:
         ModelError: One of these reasons: there is no such file; it is a folder, is not an ONNX file, is truncated or
-            has no nodes; its external data are missing; onnx.checker refuses it; it has no float32 input; it has
-            integer operators; its opset cannot be upgraded.
+            has no nodes; its external data are missing; onnx.checker refuses it; it has no inputs; it has integer
+            operators; its opset cannot be upgraded.
     """
     path = Path(path)
     model = read_onnx(path)
     _refuse_empty_or_integer(str(path), model)
     _load_external_data(path, model)
-    _check(str(path), path)  # a check by path works above 2 GB too
     return _prepared(str(path), model)
 
 
-def load_proto(model: onnx.ModelProto, name: str = "model", *, inline_limit: int = INLINE_LIMIT) -> onnx.ModelProto:
+def load_proto(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
     """Check and upgrade a model in memory as `load_onnx` does. `model` itself does not change.
 
     Args:
         model: The model.
         name: Name of the model in error messages.
-        inline_limit: Bytes from which the checker gets the model as a file.
 
     Raises:
         ModelError: As for `load_onnx`, or the weights are in files outside of the model.
@@ -83,24 +84,23 @@ def load_proto(model: onnx.ModelProto, name: str = "model", *, inline_limit: int
             "load it with onnx.load(path), or pass the path"
         )
     _refuse_empty_or_integer(name, model)
-    if model.ByteSize() < inline_limit:
-        _check(name, model)
-    else:
-        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-            path = Path(folder) / "model.onnx"
-            write_onnx(model, path, inline_limit=inline_limit)
-            _check(name, path)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return _prepared(name, copy)
 
 
 def _prepared(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
+    repair(model)
+    _require_shaped_inputs(name, model.graph)
+    _check(name, model)
     if model.functions:
-        model = inliner.inline_local_functions(model)
-    _drop_initializer_inputs(model.graph)
-    _require_float_input(name, model.graph)
-    return upgrade_opset(model, name)
+        model = with_inlined_functions(model)
+    notes = correct_shapes(model)
+    upgrade_opset(model, name)
+    _check(name, model, full=True)
+    for note in notes:
+        _LOG.warning(f"{name}: {note}")
+    return model
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -121,24 +121,6 @@ def read_whole_onnx(path: Path) -> onnx.ModelProto:
     """
     model = read_onnx(path)
     _load_external_data(path, model)
-    return model
-
-
-def upgrade_opset(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
-    """Raise the default domain's opset to 21 with onnx's version converter. A newer opset stays.
-
-    The IR version becomes the lowest that the opset needs, but at least 10. An onnx package that is newer than
-    onnxruntime writes versions that onnxruntime refuses, even where nothing needs them.
-
-    Operators of other domains (com.microsoft) do not change. Large initializers are taken out during the conversion. So
-    weights stay the same bit for bit, and models above 2 GB can be converted.
-
-    Raises:
-        ModelError: The converter has no rule for one of the operators. The message quotes `name`.
-    """
-    if _opset(model) < OPSET:
-        model = _convert(model, name)
-    model.ir_version = _ir_version(model)
     return model
 
 
@@ -234,95 +216,19 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
         raise ModelError(f"{path}: the external data cannot be read: {first_line(error)}") from error
 
 
-def _check(name: str, model: Path | onnx.ModelProto) -> None:
+def _require_shaped_inputs(name: str, graph: onnx.GraphProto) -> None:
+    if not graph.input:
+        raise ModelError(f"{name}: no inputs at all; give a model that computes from data")
+    for value in graph.input:
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            raise ModelError(f"{name}: input {value.name} has no shape; export the model with the shapes of its inputs")
+
+
+def _check(name: str, model: onnx.ModelProto, *, full: bool = False) -> None:
     try:
-        onnx.checker.check_model(str(model) if isinstance(model, Path) else model)
-    except Exception as error:
+        check_model(model, full=full)
+    except ValueError as error:
         raise ModelError(f"{name} is not a valid ONNX model: {first_line(error)}") from error
-
-
-def _drop_initializer_inputs(graph: onnx.GraphProto) -> None:
-    names = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in names]
-    del graph.input[:]
-    graph.input.extend(inputs)
-
-
-def _require_float_input(name: str, graph: onnx.GraphProto) -> None:
-    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
-    if TensorProto.FLOAT in types.values():
-        return
-    listed = ", ".join(f"{value} is {TensorProto.DataType.Name(code).lower()}" for value, code in types.items())
-    raise ModelError(f"{name}: no float32 input ({listed or 'no inputs at all'}); export the model in float32")
-
-
-# --- opset -----------------------------------------------------------------------------------------------------------
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-
-
-def _ir_version(model: onnx.ModelProto) -> int:
-    official = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx", "ai.onnx.ml")]
-    return max(IR_VERSION, onnx.helper.find_min_ir_version_for(official, ignore_unknown=True))
-
-
-def _convert(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    before = _opset(model)
-    resized = {node.output[0] for node in model.graph.node if node.op_type in ("Upsample", "Resize")}
-    light, heavy = _without_heavy_initializers(model)
-    try:
-        converted = version_converter.convert_version(light, OPSET)
-    except Exception as error:  # RuntimeError or ConvertError, whose text has a C++ source line
-        domains = ", ".join(sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}))
-        raise ModelError(
-            f"{name}: opset {before} cannot be upgraded to {OPSET}: {_reason(error)}"
-            + (f" (the model also uses operators of {domains})" if domains else "")
-            + f"; export the model at opset {OPSET}"
-        ) from error
-    inputs = [value for value in converted.graph.input if value.name not in heavy]
-    del converted.graph.input[:]
-    converted.graph.input.extend(inputs)
-    converted.graph.initializer.extend(heavy.values())
-    if before < 11:
-        _keep_old_resize_grid(converted.graph, resized)
-    return converted
-
-
-def _without_heavy_initializers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
-    """A copy of the model with its large initializers as graph inputs, and these initializers by name."""
-    heavy = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.raw_data) > _HEAVY_BYTES}
-    light = onnx.ModelProto()
-    copy_fields(model, light, skip="graph")
-    graph = light.graph
-    copy_fields(model.graph, graph, skip="initializer")
-    for tensor in model.graph.initializer:
-        if tensor.name in heavy:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        else:
-            graph.initializer.append(tensor)
-    return light, heavy
-
-
-def _keep_old_resize_grid(graph: onnx.GraphProto, outputs: set[str]) -> None:
-    """Set the sampling of old Resize nodes. Upsample, and Resize before opset 11, sample at `x_out / scale`.
-
-    That is 'asymmetric' with 'floor'. onnx's converter leaves these attributes out, so the result would sample at opset
-    11's default, 'half_pixel'.
-    """
-    for node in graph.node:
-        if node.op_type == "Resize" and node.output[0] in outputs:
-            others = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
-            del node.attribute[:]
-            node.attribute.extend(others)
-            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
-            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
-
-
-def _reason(error: BaseException) -> str:
-    """The converter's message without the C++ source line before it (`x.h:12: f: Assertion ... failed: why`)."""
-    return first_line(error).rsplit("failed: ", 1)[-1]
 
 
 def model_bytes(path: Path) -> int:

@@ -20,6 +20,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from converter.model_io.check import check_model
 from converter.model_io.cpu_session import cpu_session
 from converter.model_io.protobuf import copy_fields
 from converter.model_io.user_code import Terminated
@@ -54,7 +55,7 @@ def prepare_output(path: Path) -> Path:
 
 
 def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT, keep_int8: bool = False) -> None:
-    """Write a model to `path` atomically, after onnx.checker (full check) and onnxruntime's CPU provider accept it.
+    """Write a model to `path` atomically, after onnx's checker (full check) and onnxruntime's CPU provider accept it.
 
     An existing file does not change until it is replaced.
 
@@ -74,7 +75,7 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_
         written = scratch / target.name
         try:
             write_onnx(model, written, inline_limit=inline_limit)
-            _verify(written, Path(path), keep_int8)
+            _verify(model, written, Path(path), keep_int8)
             _publish(written, target)
         except OSError as error:
             raise _output_error(path, error) from error
@@ -95,8 +96,8 @@ def write_onnx(model: onnx.ModelProto, written: Path, *, inline_limit: int = INL
 def _with_external_data(model: onnx.ModelProto, location: str, file: int) -> onnx.ModelProto:
     """A copy of the model whose large initializers are written to the open `file`."""
     copy = onnx.ModelProto()
-    copy_fields(model, copy, skip="graph")
-    copy_fields(model.graph, copy.graph, skip="initializer")
+    copy_fields(model, copy, skip={"graph"})
+    copy_fields(model.graph, copy.graph, skip={"initializer"})
     offset = 0
     for tensor in model.graph.initializer:
         raw = tensor.raw_data
@@ -116,10 +117,10 @@ def _with_external_data(model: onnx.ModelProto, location: str, file: int) -> onn
     return copy
 
 
-def _verify(written: Path, path: Path, keep_int8: bool) -> None:
+def _verify(model: onnx.ModelProto, written: Path, path: Path, keep_int8: bool) -> None:
     try:
-        onnx.checker.check_model(str(written), full_check=True)
-    except Exception as error:
+        check_model(model, full=True)
+    except ValueError as error:
         raise VerificationError(f"{path} not written: onnx.checker refuses the result: {first_line(error)}") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # the exception has onnxruntime's message

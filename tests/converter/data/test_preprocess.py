@@ -205,3 +205,14 @@ def test_mean_for_a_uint8_model_is_refused() -> None:
         load_data(
             pixels(2), (InputSpec("image", (None, 3, 8, 8), np.dtype(np.uint8)),), preprocess=Preprocess(mean=(0.5,))
         )
+
+
+def test_inputs_of_integers_get_pixels_as_they_are() -> None:
+    pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    for kind in (np.uint8, np.int32, np.int64):
+        spec = InputSpec("x", (None, 3, 4, 4), np.dtype(kind))
+        given = Preprocess().tensor(pixels, spec)
+        assert given.dtype == kind
+        np.testing.assert_array_equal(given, pixels.transpose(0, 3, 1, 2))
+        with pytest.raises(UsageError, match=f"takes {np.dtype(kind)} pixels as they are; leave out `mean=`"):
+            Preprocess(mean=(0.5,)).check_channels(spec, 3)

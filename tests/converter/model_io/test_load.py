@@ -246,13 +246,6 @@ def test_the_checkers_first_line_is_quoted(tmp_path: Path, model: Callable[[], o
     assert words in message
 
 
-@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.UINT8])
-def test_no_float_input(tmp_path: Path, dtype: int) -> None:
-    model = build([node("Identity", ["x"], ["y"])], dtype=dtype, result=dtype)
-    name = TensorProto.DataType.Name(dtype).lower()
-    assert f"no float32 input (x is {name}); export the model in float32" in refusal(saved(tmp_path, model))
-
-
 def test_no_input_at_all(tmp_path: Path) -> None:
     model = build([node("Identity", ["conv.weight"], ["y"])])
     del model.graph.input[:]

@@ -1,0 +1,229 @@
+"""What onnxruntime accepts in a file loads, and computes the same."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from converter.model_io.check import check_model
+from converter.model_io.load import load_proto
+from passes.errors import ModelError
+
+node = helper.make_node
+WEIGHT = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+CONV = node("Conv", ["x", "w"], ["y"], name="conv")
+X = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
+
+
+def info(name: str, shape: list[int | str] | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def built(*nodes: onnx.NodeProto, outputs: tuple[onnx.ValueInfoProto, ...] = (), opset: int = 17) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes or [CONV],
+        "net",
+        [info("x", ["N", 3, 8, 8])],
+        outputs or [info("y", [None, None, None, None])],  # type: ignore[list-item]
+        [numpy_helper.from_array(WEIGHT, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def run(model: onnx.ModelProto) -> list[NDArray[np.float32]]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    given = {value.name: X if value.name == "x" else X[:, 0, 0] for value in session.get_inputs()}
+    outputs: list[NDArray[np.float32]] = session.run(None, given)
+    return outputs
+
+
+def assert_loads(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model runs, the loaded one computes the same, and the checker accepts it."""
+    expected = run(model)
+    loaded = load_proto(model)
+    result = run(loaded)
+    assert len(result) == len(expected)
+    for ours, theirs in zip(result, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    check_model(loaded, full=True)
+    return loaded
+
+
+def ir_3() -> onnx.ModelProto:
+    """Every file before 2019: initializers, also small ones, are graph inputs too."""
+    model = built(node("Conv", ["x", "w", "b"], ["y"]), opset=7)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "b"))
+    model.graph.input.extend([info("w", [4, 3, 3, 3]), info("b", [4])])
+    model.ir_version = 3
+    return model
+
+
+def no_graph_name() -> onnx.ModelProto:
+    model = built()
+    model.graph.name = ""
+    return model
+
+
+def domain_in_full() -> onnx.ModelProto:
+    model = built()
+    model.opset_import[0].domain = model.graph.node[0].domain = "ai.onnx"
+    return model
+
+
+def domain_not_imported() -> onnx.ModelProto:
+    return built(node("Conv", ["x", "w"], ["h"]), node("Gelu", ["h"], ["y"], domain="com.microsoft"))
+
+
+def initializer_twice() -> onnx.ModelProto:
+    model = built()
+    model.graph.initializer.append(numpy_helper.from_array(2 * WEIGHT, "w"))
+    return model
+
+
+def unsorted() -> onnx.ModelProto:
+    """onnxconverter-common writes the Cast of an input last."""
+    return built(
+        node("Conv", ["s", "w"], ["h"], name="conv"), node("Relu", ["h"], ["y"]), node("Mul", ["x", "x"], ["s"])
+    )
+
+
+def unsorted_captures() -> onnx.ModelProto:
+    """A branch reads what a later node computes."""
+    branch = [
+        helper.make_graph(
+            [node("Neg", ["h"], [f"{name}0"]), node("Relu", [f"{name}0"], [name])], name, [], [info(name, None)]
+        )
+        for name in ("then", "else")
+    ]
+    return built(
+        node("If", ["yes"], ["y"], then_branch=branch[0], else_branch=branch[1]),
+        node("Conv", ["x", "w"], ["h"]),
+        node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
+    )
+
+
+def initializer_and_input_are_outputs() -> onnx.ModelProto:
+    return built(outputs=(info("y", None), info("w", None), info("x", None)))
+
+
+def constant_is_output() -> onnx.ModelProto:
+    constant = node("Constant", [], ["k"], value=numpy_helper.from_array(WEIGHT))
+    return built(CONV, constant, outputs=(info("y", None), info("k", None)))
+
+
+def output_without_type() -> onnx.ModelProto:
+    return built(outputs=(onnx.ValueInfoProto(name="y"),))
+
+
+def input_that_nobody_reads() -> onnx.ModelProto:
+    model = built()
+    model.graph.input.append(info("unread", ["N", 8]))
+    return model
+
+
+def strange_names() -> onnx.ModelProto:
+    middle = 'a b/:;é"\n'
+    return built(node("Conv", ["x", "w"], [middle]), node("Relu", [middle], ["y"], name='rélu "x"\n'))
+
+
+def omitted_inputs_and_outputs() -> onnx.ModelProto:
+    return built(
+        node("Conv", ["x", "w", ""], ["h"]), node("Clip", ["h", "", ""], ["c"]), node("Dropout", ["c"], ["y", ""])
+    )
+
+
+def wrong_output_rank() -> onnx.ModelProto:
+    return built(outputs=(info("y", [1, "length"]),))
+
+
+def batch_by_hand() -> onnx.ModelProto:
+    """Someone gave the input a free batch, and the rest still says 1."""
+    model = built(node("Conv", ["x", "w"], ["h"]), node("Relu", ["h"], ["y"]), outputs=(info("y", [1, 4, 6, 6]),))
+    model.graph.value_info.append(info("h", [1, 4, 6, 6]))
+    return model
+
+
+def wrong_inner_rank() -> onnx.ModelProto:
+    model = built(node("Conv", ["x", "w"], ["h"]), node("Relu", ["h"], ["y"]))
+    model.graph.value_info.append(info("h", [1, 2]))
+    return model
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ir_3,
+        no_graph_name,
+        domain_in_full,
+        domain_not_imported,
+        initializer_twice,
+        unsorted,
+        unsorted_captures,
+        initializer_and_input_are_outputs,
+        constant_is_output,
+        output_without_type,
+        input_that_nobody_reads,
+        strange_names,
+        omitted_inputs_and_outputs,
+        wrong_output_rank,
+        batch_by_hand,
+        wrong_inner_rank,
+    ],
+)
+def test_what_onnxruntime_accepts_loads(model: Callable[[], onnx.ModelProto]) -> None:
+    assert_loads(model())
+
+
+def test_sorted_nodes_keep_their_order() -> None:
+    model = built(node("Relu", ["x"], ["a"]), node("Neg", ["x"], ["b"]), node("Add", ["a", "b"], ["y"]))
+    assert load_proto(model).graph.node == model.graph.node
+
+
+def test_a_wrong_output_is_corrected_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = assert_loads(wrong_output_rank())
+    assert [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim] == [0, 4, 6, 6]
+    assert "output y is declared [1, length], but is [N, 4, 6, 6]; corrected" in caplog.text
+
+
+def test_a_batch_by_hand_is_free_everywhere(caplog: pytest.LogCaptureFixture) -> None:
+    model = assert_loads(batch_by_hand())
+    assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    assert not model.graph.value_info
+    assert "shapes of inner tensors are declared wrong (h is declared [1, 4, 6, 6]); they are not used" in caplog.text
+
+
+def test_shapes_that_are_right_stay(caplog: pytest.LogCaptureFixture) -> None:
+    """Names of sizes that onnx cannot infer stay too."""
+    model = built(
+        node("Conv", ["x", "w"], ["h"]), node("NonZero", ["h"], ["y"]), outputs=(info("y", [4, "found"], 7),), opset=21
+    )
+    model.graph.value_info.append(info("h", ["batch", 4, 6, 6]))
+    loaded = load_proto(model)
+    assert loaded.graph == model.graph
+    assert not caplog.text
+
+
+def test_an_input_without_a_shape_is_refused_by_name() -> None:
+    model = built()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(ModelError, match="input x has no shape; export the model with the shapes of its inputs"):
+        load_proto(model)
+
+
+def test_nodes_in_a_circle_are_refused() -> None:
+    model = built(node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Conv", ["b", "w"], ["y"]))
+    with pytest.raises(ModelError, match="is not a valid ONNX model"):
+        load_proto(model)
+
+
+def test_a_weight_with_too_few_bytes_is_refused_by_name() -> None:
+    model = built()
+    model.graph.initializer[0].dims[:] = [40, 30, 3, 3]
+    with pytest.raises(ModelError, match=r"w \[40, 30, 3, 3\] has 432 bytes, not 43,200"):
+        load_proto(model)

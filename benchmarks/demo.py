@@ -28,7 +28,7 @@ from benchmarks.photographs import CALIBRATION, EVALUATION, SIZE, calibration_cr
 from benchmarks.shared_data import EFFICIENTNET, ROOT, MissingData, efficientnet_weights
 from converter import ConvertError, Result, Settings, convert
 from converter.evaluation.evaluate import Evaluation, evaluate
-from converter.model_io.export import export
+from converter.model_io.export import export_module
 from converter.model_io.factory import load_module
 from converter.model_io.load import load_onnx
 from converter.model_io.save import save_onnx
@@ -82,7 +82,7 @@ def write_photographs(out: Path, images: int, evaluated: int) -> Photographs:
 
 def export_float(factory: str, weights: Path, out: Path) -> tuple[Path, str]:
     """Export ``FILE.py:FACTORY`` from PyTorch. Return the file and the distance of its outputs from PyTorch's."""
-    exported = export(load_module(factory, weights), (1, 3, SIZE, SIZE))
+    exported = export_module(load_module(factory, weights), (1, 3, SIZE, SIZE))
     path = out / "float.onnx"
     save_onnx(exported.model, path)
     return path, str(exported.parity)

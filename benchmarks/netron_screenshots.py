@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shared_data import ROOT
-from converter import ExportOptions, convert
-from converter.inspection.netron import served
+from converter import ExportOptions, convert, view
 
 __all__ = ["RECIPES", "Browser", "main", "photograph"]
 
@@ -140,7 +139,7 @@ def opened(program: str) -> Iterator[Browser]:
 
 def photograph(browser: Browser, model: Path, picture: Path, *, names: bool = False) -> None:
     """Save Netron's picture of a model, with the operators of the nodes, or with the names of nodes and tensors."""
-    with served(model, browse=False) as address:
+    with view(model, browse=False) as address:
         browser.page("Network.setCookie", name="consent", value="1", url=address)
         browser.page("Page.navigate", url=address)
         browser.until("document.querySelectorAll('.node').length > 3")

@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 
 from benchmarks.shared_data import IMAGENET_SIZE, ROOT
-from converter.model_io.export import export
+from converter.model_io.export import export_module
 from converter.model_io.factory import load_module
 
 __all__ = ["random_images", "random_network", "random_resnet18", "write_random_resnet18"]
@@ -36,7 +36,7 @@ def random_network(factory: str, size: int = IMAGENET_SIZE, *, shift: float = 0.
                 nn.init.constant_(layer.bias, shift)
         with torch.no_grad():
             module.train()(torch.from_numpy(random_images(16, size)))
-    return export(module, (1, 3, size, size)).model
+    return export_module(module, (1, 3, size, size)).model
 
 
 def random_resnet18(size: int = IMAGENET_SIZE) -> onnx.ModelProto:

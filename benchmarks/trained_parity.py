@@ -11,7 +11,7 @@ import onnxruntime as ort
 import torch
 
 from converter import Recipe
-from converter.calibration.sequential import DEFAULT_BUDGET
+from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET
 from converter.data.dataset import Dataset
 from converter.data.preprocess import Preprocess
 from converter.learn.held_out import hold_out
@@ -68,7 +68,7 @@ def trained_network(
     source = open_model(model)
     images = open_data(None, None, training, source, recipe, Preprocess())
     work = Model(gs.import_onnx(source), find_target("cpu").rules)
-    context = PassContext(images, DEFAULT_BUDGET, recipe, progress)
+    context = PassContext(images, DEFAULT_MEMORY_BUDGET, recipe, progress)
     qat = next(step for step in recipe.passes if isinstance(step, Qat))
     for step in recipe.passes[: recipe.passes.index(qat)]:
         run_pass(step, work, context)

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from converter.data.preprocess import Preprocess
     from converter.evaluation.evaluate import Evaluation, Measurement, evaluate
     from converter.inspection.inspect import InspectedLayer, Inspection, inspect
+    from converter.inspection.netron import view
+    from converter.model_io.export import ExportResult
     from converter.model_io.open import ExportOptions, open_model
     from converter.pipeline.convert import convert
+    from converter.pipeline.export import export
     from converter.pipeline.result import LayerReport, Result
     from converter.pipeline.search_record import Search
     from converter.pipeline.settings import Settings
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from converter.targets.target import Target
     from converter.verification.verify import Verification, verify
     from passes.base import Correction, CorrectionPass, GraphPass, LayerPass, Pass, Problem, Solution, Stage
+    from passes.data_facts import DataFacts
     from passes.errors import (
         BudgetError,
         ConvertError,
@@ -69,10 +73,12 @@ __all__ = [
     "Correction",
     "CorrectionPass",
     "DataError",
+    "DataFacts",
     "Dataset",
     "Evaluation",
     "ExportError",
     "ExportOptions",
+    "ExportResult",
     "GraphPass",
     "Grid",
     "ImageError",
@@ -113,6 +119,7 @@ __all__ = [
     "convert",
     "convert_within",
     "evaluate",
+    "export",
     "find_recipe",
     "find_target",
     "input_specs",
@@ -124,6 +131,7 @@ __all__ = [
     "suggest",
     "train",
     "verify",
+    "view",
     "write_report",
 ]
 
@@ -137,10 +145,12 @@ _HOMES = {
     "Correction": "passes.base",
     "CorrectionPass": "passes.base",
     "DataError": "passes.errors",
+    "DataFacts": "passes.data_facts",
     "Dataset": "converter.data.dataset",
     "Evaluation": "converter.evaluation.evaluate",
     "ExportError": "passes.errors",
     "ExportOptions": "converter.model_io.open",
+    "ExportResult": "converter.model_io.export",
     "GraphPass": "passes.base",
     "Grid": "passes.numerics.grid",
     "ImageError": "converter.comparison.compare",
@@ -180,6 +190,7 @@ _HOMES = {
     "convert": "converter.pipeline.convert",
     "convert_within": "converter.budget.ladder",
     "evaluate": "converter.evaluation.evaluate",
+    "export": "converter.pipeline.export",
     "find_recipe": "converter.recipes.builtin",
     "find_target": "converter.targets.catalog",
     "input_specs": "converter.data.inputs",
@@ -191,6 +202,7 @@ _HOMES = {
     "suggest": "converter.comparison.suggestion",
     "train": "converter.pipeline.train",
     "verify": "converter.verification.verify",
+    "view": "converter.inspection.netron",
     "write_report": "converter.report.files",
 }
 

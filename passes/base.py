@@ -21,7 +21,8 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from passes.errors import QuantizationError
+from passes.data_facts import DataFacts
+from passes.errors import DataError, QuantizationError
 from passes.ir.layer_names import require_known
 from passes.ir.linear import Linear
 from passes.ir.model import Model
@@ -33,6 +34,7 @@ from passes.report import PassReport
 from passes.statistics import Needs, Stats
 
 __all__ = [
+    "FEWEST_HELD_OUT",
     "Correction",
     "CorrectionPass",
     "Device",
@@ -48,6 +50,9 @@ __all__ = [
 
 Device = Literal["auto", "cpu", "cuda"]
 """Device on which a pass learns. "auto" is a CUDA device if there is one, else the CPU."""
+
+FEWEST_HELD_OUT = 4
+"""Least number of samples of a pass that holds some out, to work on some and to judge on others."""
 
 
 class Stage(IntEnum):
@@ -109,8 +114,7 @@ class Solution:
 class Pass:
     """Base class of all passes. The defaults are those of a pass that uses no data and learns nothing.
 
-    A pass derives from one of the kinds below. A new kind derives from this class. It registers the function that runs
-    it with `converter.pipeline.run_pass.run_kind`.
+    A pass derives from one of the kinds below. The first three are public: passes of other packages derive from them.
 
     Attributes:
         name: Name of the pass in recipes.
@@ -157,6 +161,15 @@ class Pass:
         Raises:
             QuantizationError: The model does not fit. The message names what is missing and the next step.
         """
+
+    def requires_data(self, data: DataFacts) -> None:
+        """Refuse data that the pass cannot use. It is called before any work, if the caller gave data.
+
+        Raises:
+            DataError: The data do not fit. The message names what is missing and the next step.
+        """
+        if self.held_out and data.count < FEWEST_HELD_OUT:
+            raise DataError(f"{data.source}: {self.name} needs at least {FEWEST_HELD_OUT} images, not {data.count}")
 
     def ensures(self, model: Model) -> None:
         """Check after the pass that the model is what the pass promises. `passes.graph.check` runs at the same time.

@@ -1,14 +1,15 @@
 """Reports of passes. A report has every linear layer once: as changed, or as skipped with a reason."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from passes.errors import QuantizationError
 from passes.numerics.grid import ActivationGrid
 
-__all__ = ["Change", "CoveredRange", "LossGrid", "PassReport"]
+__all__ = ["Change", "CoveredRange", "LossGrid", "PassReport", "require_complete"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,52 @@ class PassReport:
 
     def __repr__(self) -> str:
         return f"<PassReport of {self.name}: {len(self.changed)} layers changed, {len(self.skipped)} skipped>"
+
+
+def require_complete(report: object, name: str, layers: Collection[str]) -> PassReport:
+    """Return the report of a pass. Refuse one that does not have every layer once.
+
+    Args:
+        report: What the pass returned. A pass of another package may return anything.
+        name: Name of the pass.
+        layers: Names of all layers of the model, after the pass.
+
+    Raises:
+        QuantizationError: The report is none, or a layer is missing, unknown, in it twice, or skipped without a
+            reason. The message names the pass and the layer.
+    """
+    if not isinstance(report, PassReport):
+        raise QuantizationError(f"{name} returned {type(report).__name__} and not its report; return a PassReport")
+    changed, skipped = report.changed, report.skipped
+    for found, problem in (
+        (
+            [each for each in layers if each not in changed and each not in skipped],
+            "does not report {}; name it in `changed`, or in `skipped` with a reason",
+        ),
+        ([each for each in changed if each in skipped], "reports {} as changed and as skipped; name it once"),
+        (
+            [each for each in (*changed, *skipped) if each not in layers],
+            "reports {}, which the model does not have; leave it out",
+        ),
+        (
+            [each for each, change in changed.items() if not _is_change(change)],
+            "has no Change for {}; map its name to Change(what)",
+        ),
+        (
+            [each for each, reason in skipped.items() if not _is_text(reason)],
+            "has no reason to skip {}; map its name to a text",
+        ),
+    ):
+        if found:
+            first, *others = found
+            more = f" (and {len(others)} more)" if others else ""
+            raise QuantizationError(f"{name} " + problem.format(f"layer {first!r}{more}"))
+    return report
+
+
+def _is_change(value: object) -> bool:
+    return isinstance(value, Change)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)

@@ -28,10 +28,9 @@ from converter.budget.limits import Budget
 from converter.budget.mixed import BASE, mixed_attempts, with_bits
 from converter.data.preprocess import Preprocess
 from converter.evaluation.evaluate import evaluate_pair
-from converter.learn.data_needs import FEWEST_IMAGES, require_learnable
 from converter.learn.learning import require_device
 from converter.model_io.open import ExportOptions
-from converter.pipeline.images import require_calibration
+from converter.pipeline.images import require_calibration, require_usable_data
 from converter.pipeline.prepare import prepare
 from converter.pipeline.result import Result
 from converter.pipeline.search_record import Search
@@ -41,6 +40,7 @@ from converter.recipes.recipe import Recipe
 from converter.runtime.session import Progress, no_progress
 from converter.targets.catalog import DEFAULT_TARGET, find_target
 from converter.targets.target import Target
+from passes.base import FEWEST_HELD_OUT
 from passes.errors import BudgetError, UsageError
 from passes.weights.learned_rounding import LearnedRounding
 
@@ -98,7 +98,7 @@ def convert_within(
     data, unseen, base = job.images.calibration, job.images.evaluation, job.recipe
     assert data is not None
     fit, held_out = split(data, base.limit, base.seed)
-    require_learnable(base.passes, lambda _: fit)
+    require_usable_data(base.passes, lambda _: fit)
     judge = Judge(job.reference, held_out, classes=budget.max_drop is not None)
     if budget.max_drop is not None and 100 / len(held_out) > budget.max_drop:
         _LOG.warning(
@@ -200,7 +200,7 @@ def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
         yield mixed
         if _settled(mixed, budget) and budget.max_drop is not None:
             return
-    can_learn = importlib.util.find_spec("torch") is not None and len(builder.fit) >= FEWEST_IMAGES
+    can_learn = importlib.util.find_spec("torch") is not None and len(builder.fit) >= FEWEST_HELD_OUT
     if best(builder.trials, budget) is None and tried and can_learn:
         yield builder.attempt("mixed-learned", _learned(_nearest([*starts[1:], *tried], budget).recipe))
 

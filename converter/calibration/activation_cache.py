@@ -1,4 +1,4 @@
-"""Cache of activations for sequential calibration. It holds them in memory up to a budget, and in files beyond it."""
+"""Cache of activations for sequential calibration. It holds them in memory up to a limit, and in files beyond it."""
 
 import tempfile
 from pathlib import Path
@@ -19,11 +19,11 @@ class ActivationCache:
     It is a context manager. On exit it deletes its files.
 
     Args:
-        budget: Bytes to hold in memory. Later arrays go to files in the system's temporary folder.
+        memory_budget: Bytes to hold in memory. Later arrays go to files in the system's temporary folder.
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
+    def __init__(self, memory_budget: int) -> None:
+        self.memory_budget = memory_budget
         self.spilled = 0
         self._bytes_in_memory = 0
         self._arrays: dict[tuple[str, str], list[NDArray[Any]]] = {}
@@ -41,7 +41,7 @@ class ActivationCache:
 
     def append(self, stream: str, name: str, array: NDArray[Any]) -> None:
         """Add the next batch of a tensor."""
-        if self._bytes_in_memory + array.nbytes > self.budget and array.nbytes > 1 << 16:
+        if self._bytes_in_memory + array.nbytes > self.memory_budget and array.nbytes > 1 << 16:
             array = self._spill(array)
         else:
             self._bytes_in_memory += array.nbytes

@@ -5,13 +5,12 @@ The outputs of a layer in the float and in the quantized network are compared ch
 quantized layer come from the layers before it, which are already corrected.
 """
 
-import time
 from dataclasses import replace
 
 import numpy as np
 
 from converter.calibration.activation_cache import ActivationCache
-from converter.calibration.sequential import DEFAULT_BUDGET, SequentialCalibration, min_scale_for_bias
+from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET, SequentialCalibration, min_scale_for_bias
 from converter.data.dataset import Dataset
 from converter.runtime.session import Progress
 from passes.base import CorrectionPass
@@ -32,7 +31,7 @@ def correct_layers(
     data: Dataset | None,
     progress: Progress,
     *,
-    budget: int = DEFAULT_BUDGET,
+    memory_budget: int = DEFAULT_MEMORY_BUDGET,
     seed: int = 0,
 ) -> PassReport:
     """Run a correction pass over every quantized layer that has a bias or can have one.
@@ -42,7 +41,7 @@ def correct_layers(
         correction: The pass. It decides the factor and the shift of each channel.
         data: Calibration data.
         progress: Called after every layer.
-        budget: Bytes of activations to hold in memory. Later ones go to files.
+        memory_budget: Bytes of activations to hold in memory. Later ones go to files.
         seed: Random seed of the output positions that are sampled from each image.
 
     Returns:
@@ -52,7 +51,6 @@ def correct_layers(
         QuantizationError: No layer is quantized yet, or there are no data.
         DataError: An activation is NaN or Inf. The message names the tensor.
     """
-    started = time.perf_counter()
     if not model.quantized:
         raise QuantizationError(f"{correction.name}: no layer is quantized; put the pass after rtn, gptq or another")
     if data is None:
@@ -66,13 +64,13 @@ def correct_layers(
     }
     correctable = {name: layer for name, layer in layers.items() if name not in skipped}
     changed: dict[str, Change] = {}
-    with ActivationCache(budget) as cache:
+    with ActivationCache(memory_budget) as cache:
         calibration = SequentialCalibration(model, float_network(model), correctable, data, cache, seed=seed)
         for index, layer in enumerate(calibration.solving_order()):
             changed[layer.name] = _correct(model, correction, layer, _output_statistics(calibration, model, layer))
             progress(correction.name, index + 1, len(correctable))
     notes = (f"{cache.spilled} activation batches went to files",) if cache.spilled else ()
-    return PassReport(correction.name, changed, skipped, notes, time.perf_counter() - started)
+    return PassReport(correction.name, changed, skipped, notes)
 
 
 def float_network(model: Model) -> Model:

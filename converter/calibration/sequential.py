@@ -5,7 +5,6 @@ network's. The other is the quantized network's, with weights and activations as
 emitted and run as the final file will be. Each segment runs once. Only tensors that a later segment reads are held.
 """
 
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -26,14 +25,14 @@ from passes.report import Change, PassReport
 
 __all__ = [
     "BIAS_HEADROOM",
-    "DEFAULT_BUDGET",
+    "DEFAULT_MEMORY_BUDGET",
     "SequentialCalibration",
     "min_scale_for_bias",
     "solve_layer",
     "solve_layers",
 ]
 
-DEFAULT_BUDGET = 2 << 30  # bytes of activations to hold in memory
+DEFAULT_MEMORY_BUDGET = 2 << 30  # bytes of activations to hold in memory
 BIAS_HEADROOM = 2.0**29  # int32 biases use at most a quarter of their range, so that a later correction fits too
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 _RAISES = 4  # tries: a larger scale changes the corrected bias again, by less each time
@@ -45,7 +44,7 @@ def solve_layers(
     data: Dataset | None,
     progress: Progress,
     *,
-    budget: int = DEFAULT_BUDGET,
+    memory_budget: int = DEFAULT_MEMORY_BUDGET,
     seed: int = 0,
 ) -> PassReport:
     """Run a layer pass over every layer that will be quantized.
@@ -55,7 +54,7 @@ def solve_layers(
         layer_pass: The pass that solves a layer.
         data: Calibration data. It may be None for a pass that needs no moments.
         progress: Called after every layer.
-        budget: Bytes of activations to hold in memory. Later ones go to files.
+        memory_budget: Bytes of activations to hold in memory. Later ones go to files.
         seed: Random seed of the output positions that are sampled from each image.
 
     Returns:
@@ -68,9 +67,8 @@ def solve_layers(
     layers = {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
     bits = layer_pass.bits_of(layers)
     changed: dict[str, Change] = {}
-    started = time.perf_counter()
     if layer_pass.wants_moments and data is not None:
-        with ActivationCache(budget) as cache:
+        with ActivationCache(memory_budget) as cache:
             calibration = SequentialCalibration(
                 model, model, layers, data, cache, seed=seed, sequential=layer_pass.sequential
             )
@@ -85,7 +83,7 @@ def solve_layers(
         for index, layer in enumerate(layers.values()):
             changed[layer.name] = solve_layer(model, layer_pass, layer, bits[layer.name], None)
             progress(layer_pass.name, index + 1, len(layers))
-    return PassReport(layer_pass.name, changed, dict(model.float_reasons), notes, time.perf_counter() - started)
+    return PassReport(layer_pass.name, changed, dict(model.float_reasons), notes)
 
 
 def solve_layer(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moments: Moments | None) -> Change:

@@ -196,8 +196,6 @@ def view(model: str, port: int | None, no_browser: bool) -> None:
 
     Needs the extra `view`: pip install convert-onnx[view].
     """
-    from converter.inspection.netron import served
-
-    with suppress(KeyboardInterrupt), served(Path(model), port=port, browse=not no_browser) as address:
+    with suppress(KeyboardInterrupt), converter.view(model, port=port, browse=not no_browser) as address:
         click.echo(f"{model} is at {address}; Ctrl-C ends it")
         Event().wait()

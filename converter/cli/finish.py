@@ -22,8 +22,6 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     from converter.report.files import write_facts
     from converter.report.search import search_tables
     from converter.report.speed import speed_tables
-    from passes.weights.learned_rounding import LearnedRounding
-    from passes.weights.qat import Qat
 
     before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
     result.save(output)
@@ -34,10 +32,8 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
         table.show(tables)
     elif result.metrics is not None:
         table.show(tables[:1])
-    learning = {} if quiet else {Qat.name: "Training", LearnedRounding.name: "Learned rounding:"}
-    for step in result.passes:
-        if step.name in learning:
-            click.echo(f"{learning[step.name]} {'; '.join(step.notes)}")
+    for line in () if quiet else result.learning:
+        click.echo(line)
     measured = ""
     if result.fidelity is not None and result.fidelity.sqnr_db is not None:
         measured = f"; {decibels(result.fidelity.sqnr_db)} against float on {result.fidelity.samples} samples"

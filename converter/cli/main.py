@@ -194,25 +194,13 @@ def export(
     FACTORY, or FACTORY(name=value), returns the torch.nn.Module. The preprocessing of its images goes into the file.
     """
     from converter.cli.outputs import check_outputs
-    from converter.data.inputs import input_specs
-    from converter.data.preprocess import store_preprocess
-    from converter.data.preprocess_checks import check_channels
     from converter.display.numbers import size
-    from converter.model_io.export import export as export_module
-    from converter.model_io.factory import load_module
     from converter.model_io.load import model_bytes
-    from converter.model_io.open import DEFAULT_INPUT_SHAPE, ExportOptions, assumed_shape
-    from converter.model_io.save import save_onnx
 
     check_outputs([("-o", output)], [("MODEL", model), ("--weights", weights)])
-    preprocess = given_preprocess(**images)
-    if shape := assumed_shape([model], ExportOptions(weights, input_shape)):
-        warn(f"inputs are assumed to be {shape}; `input_shape=` gives another")
-    exported = export_module(load_module(model, weights), input_shape or DEFAULT_INPUT_SHAPE)
-    if any(images.values()):
-        check_channels(preprocess, input_specs(exported.model))
-        store_preprocess(exported.model, preprocess)
-    save_onnx(exported.model, output)
+    options = converter.ExportOptions(weights, input_shape)
+    exported = converter.export(model, export=options, preprocess=given_preprocess(**images))
+    exported.save(output)
     if not quiet:
         click.echo(f"Parity: {exported.parity}")
     click.echo(f"Wrote {output} ({size(model_bytes(output))})")
@@ -223,13 +211,17 @@ def export(
 def recipes(name: str | None) -> None:
     """What there is for `convert --recipe`."""
     from converter.recipes.builtin import RECIPES, find_recipe
+    from converter.recipes.registry import added_pass_names
     from converter.recipes.toml_template import spell_out
     from converter.report import table
 
     if name is not None:
         click.echo(spell_out(find_recipe(name)), nl=False)
-    else:
-        table.show([table.recipes_table(RECIPES)])
+        return
+    added = added_pass_names()
+    table.show([table.recipes_table(RECIPES)])
+    if added:
+        click.echo(f"Passes of other packages, for a recipe file: {', '.join(added)}")
 
 
 for command in (train, evaluate, compare, inspect, view, verify, targets):

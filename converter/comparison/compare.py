@@ -11,7 +11,7 @@ Memory does not grow with the number of images.
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from converter.comparison.transformed import cut_where_alike
 from converter.data.dataset import Batch, Dataset
 from converter.data.model_data import ModelsOnData, models_on_data
 from converter.data.preprocess import Preprocess
-from converter.display.json_values import finite
+from converter.display.json_values import fields_as_json
 from converter.display.numbers import decibels, percent
 from converter.display.overview import Glance, Overview
 from converter.model_io.load import read_whole_onnx
@@ -129,8 +129,7 @@ class Comparison(Overview):
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values. An infinite SQNR (no difference at all) becomes null."""
-        values: dict[str, Any] = finite(asdict(self))
-        return values
+        return fields_as_json(self)
 
 
 def compare(

@@ -7,7 +7,7 @@ measured gain is never suggested.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from converter.comparison.subgraphs import Subgraph, find_subgraphs
 from converter.data.dataset import Dataset
 from converter.data.model_data import models_on_data
 from converter.data.preprocess import Preprocess
-from converter.display.json_values import finite
+from converter.display.json_values import fields_as_json
 from converter.display.overview import Glance, Overview
 from converter.inspection.inspect import inspect
 from converter.model_io.load import read_whole_onnx, upgrade_opset
@@ -77,8 +77,7 @@ class Suggestion(Overview):
 
     def to_json(self) -> dict[str, Any]:
         """Return every field as a JSON value."""
-        values: dict[str, Any] = finite(asdict(self))
-        return values
+        return fields_as_json(self)
 
 
 def suggest(

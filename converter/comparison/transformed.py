@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.comparison.subgraphs import Subgraphs
-from passes.numerics.error import SqnrSum
+from passes.numerics.error import sqnr_db
 
 __all__ = ["cut_where_alike"]
 
@@ -44,20 +44,14 @@ def cut_where_alike(
         The subgraphs of the reference, and the tensors that are scaled or rotated.
     """
     transformed: set[str] = set()
-    reached = {tensor: _db(wanted[tensor], given[tensor]) for tensor in given}
+    reached = {tensor: sqnr_db(wanted[tensor], given[tensor]) for tensor in given}
     while True:
         subgraphs = Subgraphs(reference, given.keys() - transformed, types)
         computed = subgraphs.run(given, feeds, batch)
         newly_found = set()
         for tensor, subgraph in subgraphs.subgraphs.items():
-            if _db(computed[tensor], given[tensor]) < reached[tensor] - _UNDONE_DB:
+            if sqnr_db(computed[tensor], given[tensor]) < reached[tensor] - _UNDONE_DB:
                 newly_found |= {name for name in subgraph.reads if reached[name] < reached[tensor] - _LOST_DB}
         if not newly_found:
             return subgraphs, transformed
         transformed |= newly_found
-
-
-def _db(reference: NDArray[Any], other: NDArray[Any]) -> float:
-    total = SqnrSum()
-    total.update(reference, other)
-    return total.db

@@ -23,6 +23,7 @@ from converter.data.labels import Classes, check_labels
 from converter.data.preprocess import METADATA_KEY, Preprocess, stored_preprocess
 from converter.data.sources import ArraySource, FolderSource, Rows, Source
 from converter.model_io.python_spec import call, functions_of, load_name, parse_spec
+from passes.data_facts import DataFacts
 from passes.errors import DataError, UsageError
 
 __all__ = [
@@ -99,6 +100,12 @@ class Dataset:
     def static_batch(self) -> int | None:
         """The fixed batch size of the model's inputs. None if they take any."""
         return static_batch(self.inputs)
+
+    @property
+    def facts(self) -> DataFacts:
+        """Facts by which a pass decides whether it can use the data."""
+        ranks = tuple(len(spec.shape) for spec in self.inputs)
+        return DataFacts(self.source, len(self), self.labels is not None, self.static_batch, ranks)
 
     def batches(self, size: int = 16) -> Iterator[Batch]:
         """Yield all rows in order, in batches.

@@ -1,9 +1,19 @@
 """Conversion of values to JSON values."""
 
 import math
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["finite"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["fields_as_json", "finite"]
+
+
+def fields_as_json(value: "DataclassInstance") -> dict[str, Any]:
+    """Return every field of a dataclass as a JSON value. Infinity and NaN become None."""
+    fields: dict[str, Any] = finite(asdict(value))
+    return fields
 
 
 def finite(value: Any) -> Any:

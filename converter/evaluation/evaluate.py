@@ -9,7 +9,7 @@ number of images.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from converter.data.dataset import Dataset
 from converter.data.labels import Classes, check_labels
 from converter.data.model_data import ModelsOnData, models_on_data
 from converter.data.preprocess import Preprocess
-from converter.display.json_values import finite
+from converter.display.json_values import fields_as_json
 from converter.display.numbers import NOTHING, decibels, milliseconds, percent, size, times
 from converter.display.overview import Glance, Overview
 from converter.model_io.load import model_bytes
@@ -110,7 +110,7 @@ class Evaluation(Overview):
     def to_json(self) -> dict[str, Any]:
         """Return `{"data": {...}, "latency": {...}, "models": [{...}]}`. An infinite SQNR becomes null."""
         latency = {"batch": BATCH, "threads": THREADS, "speedup_quartiles": self.quartiles or None}
-        return {"data": self.data, "latency": latency, "models": [finite(asdict(model)) for model in self.models]}
+        return {"data": self.data, "latency": latency, "models": [fields_as_json(model) for model in self.models]}
 
 
 class _Tally:

@@ -23,6 +23,7 @@ from converter.qdq.stored_weights import (
     StoredWeight,
     Tensors,
     find_weight,
+    int_attribute,
     layer_roles,
     tensor_bytes,
     type_bits,
@@ -171,7 +172,7 @@ def _layer(
     fused = not weight.is_float and running is not None
     stored, storage, granularity = weight.bits, weight.storage, weight.granularity
     if node.op_type == "MatMulNBits":
-        stored, storage = _attribute(node, "bits", 4), "matmulnbits"
+        stored, storage = int_attribute(node, "bits", 4), "matmulnbits"
     elif storage.endswith(" quantize"):
         stored, fused = _quantized_bits(weight), running is not None
     quantized = weight.codes is not None and (not weight.is_float or storage.endswith(" quantize"))
@@ -246,7 +247,7 @@ def _activation_type(node: NodeProto, running: NodeProto | None, weight: StoredW
     roles = layer_roles(node)
     for other in (node, running):
         if other is not None and other.op_type == "MatMulNBits":
-            return "int8" if _attribute(other, "accuracy_level", 0) == _INT8_ACCURACY else weight.read_type
+            return "int8" if int_attribute(other, "accuracy_level", 0) == _INT8_ACCURACY else weight.read_type
     if roles is not None and roles.activation is not None:
         return _type_of(tensors, _at(node.input, roles.activation))
     if node.op_type == "DynamicQuantizeMatMul":
@@ -255,10 +256,6 @@ def _activation_type(node: NodeProto, running: NodeProto | None, weight: StoredW
     if maker is None or maker.op_type != "DequantizeLinear" or _at(maker.input, 0) in tensors.constants:
         return weight.read_type
     return _type_of(tensors, _at(maker.input, 2))
-
-
-def _attribute(node: NodeProto, name: str, default: int) -> int:
-    return next((int(entry.i) for entry in node.attribute if entry.name == name), default)
 
 
 def _quantized_bits(weight: StoredWeight) -> int:

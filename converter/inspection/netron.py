@@ -1,4 +1,4 @@
-"""Netron for a model file. This process serves it to a browser on the same machine."""
+"""Netron for a model. This process serves it to a browser on the same machine."""
 
 import contextlib
 import importlib
@@ -8,21 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from converter.model_io.load import read_onnx
+from converter.model_io.open import ExportOptions, model_files
 from passes.errors import OutputError, UsageError
 
-__all__ = ["served"]
+__all__ = ["view"]
 
 _HOST = "localhost"
 
 
 @contextlib.contextmanager
-def served(model: Path, *, port: int | None = None, browse: bool = True) -> Iterator[str]:
-    """Serve ``model`` with Netron until the `with` block ends.
+def view(
+    model: Any,
+    *,
+    port: int | None = None,
+    browse: bool = True,
+    export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
+) -> Iterator[str]:
+    """Show a model in Netron until the `with` block ends.
+
+    >>> import converter
+    >>> with converter.view("model.onnx") as address:  # doctest: +SKIP
+    ...     input(f"{address}: press Enter to stop")
 
     Args:
-        model: The model file.
+        model: Path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
         port: Port on this machine. The default is any free port.
         browse: Whether to open the browser.
+        export: Weights and input shape of a torch model.
 
     Yields:
         The address of the page.
@@ -31,8 +43,16 @@ def served(model: Path, *, port: int | None = None, browse: bool = True) -> Iter
         UsageError: Netron is not installed.
         ModelError: The file does not exist, or is not an ONNX file.
         OutputError: The port is in use.
+        ConvertError: Any other error that a user can correct.
     """
-    read_onnx(model)
+    with model_files([model], export) as (file,):
+        read_onnx(file.path)
+        with _served(file.path, port, browse) as address:
+            yield address
+
+
+@contextlib.contextmanager
+def _served(model: Path, port: int | None, browse: bool) -> Iterator[str]:
     netron = _netron()
     root, null_handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(null_handler)  # without any handler, Netron would configure logging for the whole process

@@ -26,7 +26,7 @@ def learn_rounding(
     progress: Progress,
     *,
     solver: LayerPass | None,
-    budget: int,
+    memory_budget: int,
     seed: int,
 ) -> PassReport:
     """Refine a quantized model. See `converter.learn.rounding.refine.refine_blocks`.
@@ -38,7 +38,7 @@ def learn_rounding(
     images = _required(settings.name, data)
     from converter.learn.rounding.refine import refine_blocks
 
-    return refine_blocks(model, settings, images, progress, solver=solver, budget=budget, seed=seed)
+    return refine_blocks(model, settings, images, progress, solver=solver, memory_budget=memory_budget, seed=seed)
 
 
 def train(

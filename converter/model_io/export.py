@@ -23,13 +23,15 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from converter.model_io.factory import apply_weights, load_factory, load_module, load_weights, require_torch
+from converter.model_io.parity import PARITY_BATCH, Parity, measure_parity
+from converter.model_io.save import save_onnx
 from converter.model_io.user_code import Terminated
 from passes.errors import ExportError, first_line
 
@@ -39,53 +41,45 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ExportResult",
-    "Parity",
     "apply_weights",
-    "export",
+    "export_module",
     "load_factory",
     "load_module",
     "load_weights",
 ]
 
-TOLERANCE = 1e-4  # of max|output|: two correct float32 runtimes differ by about 1e-6
 EXAMPLE_BATCH = 3  # batch that torch traces; parity runs another size, so a batch size that was baked in is found
-PARITY_BATCH = 2
 SCOPES = "pkg.torch.onnx.name_scopes"
 ROLES = {"W": "weight", "B": "bias", "C": "bias"}  # ONNX's names of operator inputs -> torch's names
 
 
-@dataclass(frozen=True)
-class Parity:
-    """Difference between the outputs of onnxruntime and of torch, on a random batch.
+@dataclass(frozen=True, repr=False)
+class ExportResult:
+    """An exported model, and the measurement that it computes what the module computes.
 
     Attributes:
-        difference: Largest |onnxruntime - torch| over all outputs.
-        magnitude: Largest |torch| over all outputs.
-        batch: Images in the batch.
+        model: The float ONNX model.
+        parity: Difference between the outputs of onnxruntime and of torch.
     """
-
-    difference: float
-    magnitude: float
-    batch: int = PARITY_BATCH
-
-    @property
-    def relative(self) -> float:
-        """The difference as a fraction of the largest output. 0 if both are 0."""
-        return self.difference / self.magnitude if self.magnitude else self.difference
-
-    def __str__(self) -> str:
-        return f"max |onnxruntime - torch| = {self.relative:.1e} of max |output| on {self.batch} random images"
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """An exported model, and the measurement that it computes what the module computes."""
 
     model: onnx.ModelProto
     parity: Parity
 
+    def __repr__(self) -> str:
+        return f"<ExportResult: {len(self.model.graph.node)} nodes, {self.parity}>"
 
-def export(module: torch.nn.Module, input_shape: Sequence[int], *, opset: int = 21, seed: int = 0) -> ExportResult:
+    def save(self, path: str | Path) -> None:
+        """Write the model. An existing file is replaced only after the new file has been checked and loaded.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        save_onnx(self.model, Path(path))
+
+
+def export_module(
+    module: torch.nn.Module, input_shape: Sequence[int], *, opset: int = 21, seed: int = 0
+) -> ExportResult:
     """Export a module in eval mode, for float32 inputs `[batch, *input_shape[1:]]` of any batch size.
 
     Args:
@@ -116,7 +110,7 @@ def export(module: torch.nn.Module, input_shape: Sequence[int], *, opset: int = 
     _rename(program, module)
     model = _to_proto(program)
     _check(model)
-    return ExportResult(model, _parity(model, images.numpy(), expected))
+    return ExportResult(model, measure_parity(model, images.numpy(), expected))
 
 
 def _check_float32_cpu(module: torch.nn.Module) -> None:
@@ -361,35 +355,3 @@ def _check(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"torch.onnx.export wrote a model that onnx.checker refuses: {first_line(error)}") from error
-
-
-def _parity(model: onnx.ModelProto, images: np.ndarray[Any, Any], expected: list[np.ndarray[Any, Any]]) -> Parity:
-    """Compare onnxruntime with torch on `images [2, ...]`.
-
-    Raises:
-        ExportError: onnxruntime fails, or its outputs differ from torch's.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        outputs = session.run(None, {"input": images})
-    except Exception as error:  # onnxruntime's exceptions have no public base class
-        raise ExportError(f"onnxruntime cannot run the exported model: {first_line(error)}") from error
-    for name, a, b in zip([o.name for o in model.graph.output], outputs, expected, strict=True):
-        if a.shape != b.shape:
-            raise ExportError(
-                f"{name} has shape {list(a.shape)} in onnxruntime, {list(b.shape)} in torch for a batch of "
-                f"{len(images)}; forward() must not depend on a fixed batch size"
-            )
-    pairs = [(np.float64(a), np.float64(b)) for a, b in zip(outputs, expected, strict=True) if a.size]
-    parity = Parity(
-        difference=float(np.max([0.0, *(np.max(np.abs(a - b)) for a, b in pairs)])),
-        magnitude=float(np.max([0.0, *(np.max(np.abs(b)) for _, b in pairs)])),
-    )
-    if not parity.relative <= TOLERANCE:
-        raise ExportError(
-            f"the exported model differs from torch: {parity}, more than {TOLERANCE:.0e}; "
-            f"forward() probably computes something once that depends on its input"
-        )
-    return parity

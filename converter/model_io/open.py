@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -17,11 +17,15 @@ from converter.qdq.stored_weights import Tensors
 from passes.errors import ModelError, ShapeError, UsageError
 from passes.ir.linear import LINEAR_OPS
 
+if TYPE_CHECKING:
+    from converter.model_io.export import ExportResult
+
 __all__ = [
     "DEFAULT_INPUT_SHAPE",
     "ExportOptions",
     "ModelFile",
     "assumed_shape",
+    "export_model",
     "is_factory",
     "model_files",
     "open_model",
@@ -112,8 +116,7 @@ def open_model(model: Any, export: ExportOptions = ExportOptions()) -> onnx.Mode
         return load_proto(model)
     if not _is_exported(model):
         return load_onnx(Path(model))
-    _say_assumed([model], export)
-    return _exported(model, export)
+    return export_model(model, export).model
 
 
 def original(model: Any, opened: onnx.ModelProto) -> Path | onnx.ModelProto:
@@ -137,13 +140,31 @@ def _say_assumed(models: Sequence[Any], export: ExportOptions) -> None:
         _LOG.warning(f"inputs are assumed to be {assumed}; `input_shape=` gives another")
 
 
-def _exported(model: Any, export: ExportOptions) -> onnx.ModelProto:
-    """Export a torch module, or the module that a factory returns, as ONNX."""
-    from converter.model_io.export import export as export_module  # torch is an extra
+def export_model(model: Any, export: ExportOptions = ExportOptions()) -> "ExportResult":
+    """Export a torch module, or the module that a factory returns, as ONNX.
+
+    Args:
+        model: ``FILE.py:FACTORY`` or a torch module.
+        export: Weights and input shape.
+
+    Raises:
+        UsageError: The model is ONNX already, or an argument does not apply to it.
+        ExportError: See `converter.model_io.export`.
+    """
+    _check_arguments([model], export)
+    if not _is_exported(model):
+        name = str(model) if isinstance(model, (str, Path)) else "the model"
+        raise UsageError(f"{name} is not exported by torch; give FILE.py:FACTORY or a torch module")
+    _say_assumed([model], export)
+    return _exported(model, export)
+
+
+def _exported(model: Any, export: ExportOptions) -> "ExportResult":
+    from converter.model_io.export import export_module  # torch is an extra
     from converter.model_io.factory import load_module
 
     module = load_module(str(model), export.weights) if isinstance(model, (str, Path)) else model
-    return export_module(module, tuple(export.input_shape or DEFAULT_INPUT_SHAPE)).model
+    return export_module(module, tuple(export.input_shape or DEFAULT_INPUT_SHAPE))
 
 
 def require_layers(model: onnx.ModelProto) -> None:
@@ -188,7 +209,7 @@ def model_files(
                 path = Path(model)
             else:
                 path = Path(folder) / f"{index}.onnx"
-                write_onnx(model if isinstance(model, onnx.ModelProto) else _exported(model, export), path)
+                write_onnx(model if isinstance(model, onnx.ModelProto) else _exported(model, export).model, path)
             name = str(model) if isinstance(model, (str, Path)) else f"model {index + 1}"
             files.append(ModelFile(name if names is None else names[index], path))
         yield files

@@ -1,7 +1,7 @@
 """Open and check the data of a conversion before any work is done."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from converter.data.inputs import input_specs
 from converter.data.labels import check_labels, model_classes
 from converter.data.preprocess import Preprocess
 from converter.data.preprocess_checks import check_channels, questions, refuse_unused
-from converter.learn.data_needs import require_learnable
 from converter.learn.held_out import hold_out
 from converter.recipes.recipe import Recipe
 from passes.base import Pass
 from passes.errors import UsageError
 
-__all__ = ["Images", "open_data", "require_calibration"]
+__all__ = ["Images", "open_data", "require_calibration", "require_usable_data"]
 
 _FEW_IMAGES = 32  # with fewer, the 8-bit ranges of a layer differ visibly between random samples of images
 
@@ -77,6 +76,22 @@ def require_calibration(calibration: Any, training: Any, checkpoint: str | Path 
         raise UsageError(f"recipe {recipe.name!r} needs calibration data; use `calibration=` with images or an .npz")
 
 
+def require_usable_data(passes: Iterable[Pass], shown_to: Callable[[Pass], Dataset | None]) -> None:
+    """Refuse data that a pass cannot use.
+
+    Args:
+        passes: The passes.
+        shown_to: Function that returns the data of a pass, or None.
+
+    Raises:
+        DataError: See `Pass.requires_data`.
+    """
+    for step in passes:
+        data = shown_to(step)
+        if data is not None:
+            step.requires_data(data.facts)
+
+
 def open_data(
     calibration: Any,
     evaluation: Any,
@@ -100,7 +115,7 @@ def open_data(
         labels_judge: Whether the labels of ``calibration`` are used. They must then be classes of the model too.
 
     Raises:
-        UsageError, DataError: See `load_data`, `refuse_unused`, `check_labels` and `require_learnable`.
+        UsageError, DataError: See `load_data`, `refuse_unused`, `check_labels` and `require_usable_data`.
     """
     inputs, classes = input_specs(model), model_classes(model, "the model")
 
@@ -127,7 +142,7 @@ def open_data(
     refuse_unused(given, [each for each in (data, unseen, learned) if each is not None])
     check_channels(recipe.preprocess, inputs)
     images = _by_use(data, unseen, learned, recipe)
-    require_learnable(recipe.passes, images.shown_to)
+    require_usable_data(recipe.passes, images.shown_to)
     return dataclasses.replace(images, warnings=tuple(_warnings(recipe, data, unseen, learned)))
 
 

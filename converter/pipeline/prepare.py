@@ -19,6 +19,7 @@ from converter.model_io.open import ExportOptions, open_model, original, require
 from converter.pipeline.footprint import Footprint
 from converter.pipeline.images import Images, open_data, require_calibration
 from converter.pipeline.resume import training_file
+from converter.pipeline.run_pass import require_runnable
 from converter.pipeline.settings import Settings
 from converter.qdq.floats import float_model
 from converter.qdq.reader import read_qdq, requantized
@@ -119,6 +120,7 @@ def prepare(
     """
     footprint = Footprint()
     require_calibration(calibration, training, settings.checkpoint, recipe)
+    require_runnable(recipe.passes)
     require_device(recipe.passes)
     if settings.measure_speed:
         require_measurable(recipe, target)

@@ -112,6 +112,12 @@ class Result(Overview):
     speed: Speed | None = None
     fidelity: Fidelity | None = None
 
+    @property
+    def learning(self) -> tuple[str, ...]:
+        """Outcome of every pass that learns by gradient, one line each."""
+        learned = {step.name for step in self.recipe.passes if step.device is not None}
+        return tuple(f"{report.name}: {'; '.join(report.notes)}" for report in self.passes if report.name in learned)
+
     def save(self, path: str | Path) -> None:
         """Write the model. An existing file is replaced only after the new file has been checked and loaded.
 

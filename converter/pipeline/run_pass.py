@@ -6,7 +6,7 @@ member of the pass itself, see `passes.base.Pass`.
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -23,12 +23,12 @@ from passes.errors import DataError, QuantizationError
 from passes.graph.check import check
 from passes.ir.layer_names import require_known
 from passes.ir.model import Model
-from passes.report import PassReport
+from passes.report import PassReport, require_complete
 from passes.statistics import Stats
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
 
-__all__ = ["PassContext", "require", "run_kind", "run_pass"]
+__all__ = ["PassContext", "require", "require_runnable", "run_kind", "run_pass"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PassContext:
 
     Attributes:
         images: Images by their use.
-        budget: Bytes of activations in memory. Beyond it, activations go to files.
+        memory_budget: Bytes of activations in memory. Beyond it, activations go to files.
         recipe: Recipe of the passes. It has the random seed. The neighbours of a pass decide which layers a learning
             pass solves again, and which requirements are checked early.
         progress: Callback for progress.
@@ -45,7 +45,7 @@ class PassContext:
     """
 
     images: Images
-    budget: int
+    memory_budget: int
     recipe: Recipe
     progress: Progress
     checkpoint: TrainingFile | None = None
@@ -60,10 +60,13 @@ def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
     """
     for checked in _checked_before(step, context.recipe.passes):
         require(checked, model, context)
+    started = time.perf_counter()
     report = run_kind(step, model, context)
+    seconds = time.perf_counter() - started
     check(model, step.name)
+    report = require_complete(report, step.name, model.layers())
     step.ensures(model)
-    return report
+    return dataclasses.replace(report, seconds=seconds)
 
 
 def _checked_before(step: Pass, passes: Sequence[Pass]) -> Sequence[Pass]:
@@ -92,49 +95,64 @@ def require(step: Pass, model: Model, context: PassContext) -> None:  # noqa: AR
 
 @singledispatch
 def run_kind(step: Pass, model: Model, context: PassContext) -> PassReport:  # noqa: ARG001  (kinds read them)
-    """Run a pass of any kind. A new kind, here or in another package, registers its function once.
+    """Run a pass of any kind. A new kind of this project registers its function once.
 
     Raises:
         QuantizationError: No function is registered for this kind.
     """
-    raise QuantizationError(
-        f"{step.name}: nothing says how a {type(step).__name__} is run; derive it from GraphPass, LayerPass or "
-        "CorrectionPass, or register a function with converter.pipeline.run_pass.run_kind"
-    )
+    require_runnable([step])
+    raise NotImplementedError
+
+
+def require_runnable(passes: Iterable[Pass]) -> None:
+    """Refuse passes of a kind that no function runs.
+
+    Raises:
+        QuantizationError: There is such a pass. The message names the kinds that there are.
+    """
+    for step in passes:
+        if run_kind.dispatch(type(step)) is run_kind.dispatch(object):
+            raise QuantizationError(
+                f"{step.name}: {type(step).__name__} is of no kind that can be run; derive it from GraphPass, "
+                "LayerPass or CorrectionPass"
+            )
 
 
 @run_kind.register
 def _run_graph_pass(step: GraphPass, model: Model, context: PassContext) -> PassReport:
-    started, data = time.perf_counter(), context.images.shown_to(step)
+    data = context.images.shown_to(step)
     needs, stats = step.needs(model), Stats()
     if needs:
         if data is None:
             raise DataError(f"{step.name} needs calibration data; use `calibration=` with images or an .npz")
         require_known(sorted(needs.channels | needs.moments), model.layers(), f"needs() of {step.name}")
         stats = calibrate(model, needs, data, context.progress, seed=context.recipe.seed)
-    report: object = step.apply(model, stats)  # of another package, so it is checked
-    if not isinstance(report, PassReport):
-        raise QuantizationError(f"{step.name}: apply() returned {type(report).__name__}; return a PassReport")
-    return dataclasses.replace(report, seconds=time.perf_counter() - started)
+    return step.apply(model, stats)
 
 
 @run_kind.register
 def _run_layer_pass(step: LayerPass, model: Model, context: PassContext) -> PassReport:
     data = context.images.shown_to(step)
-    return solve_layers(model, step, data, context.progress, budget=context.budget, seed=context.recipe.seed)
+    return solve_layers(
+        model, step, data, context.progress, memory_budget=context.memory_budget, seed=context.recipe.seed
+    )
 
 
 @run_kind.register
 def _run_correction_pass(step: CorrectionPass, model: Model, context: PassContext) -> PassReport:
     data = context.images.shown_to(step)
-    return correct_layers(model, step, data, context.progress, budget=context.budget, seed=context.recipe.seed)
+    return correct_layers(
+        model, step, data, context.progress, memory_budget=context.memory_budget, seed=context.recipe.seed
+    )
 
 
 @run_kind.register
 def _run_learned_rounding(step: LearnedRounding, model: Model, context: PassContext) -> PassReport:
     recipe, data = context.recipe, context.images.shown_to(step)
     solver = recipe.solver_before(step)
-    return learn_rounding(model, step, data, context.progress, solver=solver, budget=context.budget, seed=recipe.seed)
+    return learn_rounding(
+        model, step, data, context.progress, solver=solver, memory_budget=context.memory_budget, seed=recipe.seed
+    )
 
 
 @run_kind.register

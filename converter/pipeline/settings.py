@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.calibration.sequential import DEFAULT_BUDGET
+from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET
 from passes.base import Device
 from passes.errors import UsageError
 
@@ -33,7 +33,7 @@ class Settings:
     seed: int | None = None
     device: Device | None = None
     measure_speed: bool = False
-    memory_budget: int = DEFAULT_BUDGET
+    memory_budget: int = DEFAULT_MEMORY_BUDGET
     checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "Tensors",
     "find_stored",
     "find_weight",
+    "int_attribute",
     "layer_roles",
     "tensor_bytes",
     "type_bits",
@@ -195,8 +196,7 @@ class StoredWeight:
         if count <= 1:
             return "tensor"
         for node in self.operators:
-            block_size = next((entry.i for entry in node.attribute if entry.name == "block_size"), 0)
-            if block_size:
+            if block_size := int_attribute(node, "block_size", 0):
                 return f"block {block_size}"
         is_reshaped = any(node.op_type == "Reshape" for node in self.operators)
         blocked = is_reshaped and "rescale" in self.storage and sum(size > 1 for size in shared.dims) > 1
@@ -292,6 +292,11 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         for attribute in node.attribute:
             for below in [attribute.g, *attribute.graphs]:
                 yield from _graphs(below)
+
+
+def int_attribute(node: NodeProto, name: str, default: int) -> int:
+    """The value of an integer attribute. ``default`` if the node does not have it."""
+    return next((int(entry.i) for entry in node.attribute if entry.name == name), default)
 
 
 def _input(node: NodeProto, index: int) -> str:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from converter.qdq.stored_weights import StoredWeight, Tensors, find_stored, type_name
+from converter.qdq.stored_weights import StoredWeight, Tensors, find_stored, int_attribute, type_name
 from converter.qdq.three_bits import joined_codes
 from passes.ir.existing_qparams import ExistingCodes
 from passes.numerics.grid import Codes, Floats, dequantized
@@ -122,7 +121,7 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
             codes = _clipped(codes, steps["Clip"], tensors)
     elif type_name(stored.codes.data_type).startswith("float"):
         return None
-    block_size = block_size or _attribute(last, "block_size", 0) or None
+    block_size = block_size or int_attribute(last, "block_size", 0) or None
     return FoundConstant(codes.astype(np.int32), scale, zero_point, kind, block_size, multiples)
 
 
@@ -130,7 +129,7 @@ def _spread(values: NDArray[Any], node: NodeProto, shape: tuple[int, ...]) -> ND
     """A scale or zero point broadcast to every code. None if the shapes do not fit."""
     if values.size == 1:
         return np.broadcast_to(values.reshape(()), shape)
-    axis, block_size = _attribute(node, "axis", 1) % max(len(shape), 1), _attribute(node, "block_size", 0)
+    axis, block_size = int_attribute(node, "axis", 1) % max(len(shape), 1), int_attribute(node, "block_size", 0)
     if node.op_type == "DequantizeLinear" and block_size:
         spread: NDArray[Any] = np.repeat(values, block_size, axis).take(np.arange(shape[axis]), axis)
         return spread
@@ -154,7 +153,3 @@ def _clipped(codes: NDArray[Any], clip: NodeProto, tensors: Tensors) -> NDArray[
     for bound, limit in zip(bounds, (np.maximum, np.minimum), strict=False):
         codes = codes if bound is None else limit(codes, int(numpy_helper.to_array(bound).reshape(())))
     return codes
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(entry.i) for entry in node.attribute if entry.name == name), default)

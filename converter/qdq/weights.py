@@ -1,12 +1,19 @@
 """Storage forms of one layer's weight, from its codes to the float tensor that the operator reads. Every form is exact.
 
-cast        codes INT2/INT4 -> Cast(INT8) -> DequantizeLinear        folded at load, then fused to an integer kernel
-            blocks whose scales are whole multiples of their channel's:
-            codes -> Cast(INT8) -> Mul(multiples) -> Reshape -> DequantizeLinear
-packed      like cast, but 3-bit codes take 3 bits (`converter.qdq.three_bits`) instead of INT4
-int8        codes INT8 -> DequantizeLinear
-dequantize  codes INT4 -> DequantizeLinear                           for targets that read packed codes themselves
-rescale     codes -> Cast(FLOAT) [-> Sub] -> Mul(scale) [-> Reshape -> Slice]   weight-only, folded at load
+A recipe names one of these forms (`Storage`). They differ in layers that run on integers:
+
+cast         codes INT2/INT4/INT8 -> Cast(INT8) -> DequantizeLinear     folded at load, then fused to an integer kernel
+             blocks whose scales are whole multiples of their channel's scale:
+             codes -> Cast(INT8) -> Mul(multiples) -> Reshape -> DequantizeLinear
+packed       like cast, but 3-bit codes take 3 bits (`converter.qdq.three_bits`) instead of 4
+int8         codes INT8 -> DequantizeLinear
+dequantize   codes INT4 -> DequantizeLinear                             for targets that read packed codes themselves
+matmulnbits  like cast; Gemm and MatMul with float activations become MatMulNBits (`converter.qdq.matmul_nbits`)
+
+The weight of a layer with float activations has another form in all of them (`rescaled_weight`). Only `dequantize`
+keeps its own form there if the scales lie along one axis.
+
+             codes -> Cast(FLOAT) [-> Sub] -> Mul(scale) [-> Reshape -> Slice]   folded at load
 """
 
 from typing import Any, Literal, get_args

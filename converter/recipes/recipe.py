@@ -93,10 +93,12 @@ class Recipe:
             added: The pass.
             name: Name of the new recipe. None: the same name.
         """
-        replaced = {Stage.WEIGHTS} & {added.stage}
-        before = [step for step in self.passes if step.stage <= added.stage and step.stage not in replaced]
-        behind = [step for step in self.passes if step.stage > added.stage]
-        recipe = self._with_passes([*before, added, *behind])
+        kept = self.passes
+        if added.stage == Stage.WEIGHTS:
+            kept = tuple(step for step in kept if step.stage != Stage.WEIGHTS)
+        before = [step for step in kept if step.stage <= added.stage]
+        after = [step for step in kept if step.stage > added.stage]
+        recipe = self._with_passes([*before, added, *after])
         return recipe if name is None else dataclasses.replace(recipe, name=name)
 
     def _with_passes(self, passes: Iterable[Pass]) -> "Recipe":

@@ -27,7 +27,7 @@ from passes.weights.obq import Obq
 from passes.weights.qat import Qat
 from passes.weights.rtn import Rtn
 
-__all__ = ["GROUP", "PASSES", "find_pass", "pass_names", "require_usable"]
+__all__ = ["GROUP", "PASSES", "added_pass_names", "find_pass", "pass_names", "require_usable"]
 
 GROUP = "convert_onnx.passes"
 """Group of the entry points by which other packages offer passes."""
@@ -85,7 +85,16 @@ def pass_names() -> list[str]:
     Raises:
         RecipeError: A package offers a pass under the name of a built-in one.
     """
-    return [*PASSES, *entry_point_names(GROUP, PASSES, RecipeError)]
+    return [*PASSES, *added_pass_names()]
+
+
+def added_pass_names() -> list[str]:
+    """Return the names of the passes of other packages. No package is imported.
+
+    Raises:
+        RecipeError: A package offers a pass under the name of a built-in one.
+    """
+    return entry_point_names(GROUP, PASSES, RecipeError)
 
 
 def require_usable(step: Any) -> None:

@@ -14,7 +14,15 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.model_io.load import read_onnx
-from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles, type_bits, type_name
+from converter.qdq.stored_weights import (
+    StoredWeight,
+    Tensors,
+    find_weight,
+    int_attribute,
+    layer_roles,
+    type_bits,
+    type_name,
+)
 from converter.targets.target import Target
 from passes.ir.rules import Rules
 
@@ -249,7 +257,7 @@ def _channel_axes(file: _File, target: Target) -> Iterator[str]:
                 and step.op_type == "DequantizeLinear"
                 and (weight.granularity == "channel" or weight.multiples is not None)
             ):
-                axis = next((entry.i for entry in step.attribute if entry.name == "axis"), 1)
+                axis = int_attribute(step, "axis", 1)
                 if axis % max(weight.rank, 1) != expected:
                     yield f"{node.name}: scales along axis {axis} of the weight, not {expected}"
 

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from passes.base import Device, LearningPass
+from passes.data_facts import DataFacts
+from passes.errors import DataError
 
-__all__ = ["Objective", "Qat"]
+__all__ = ["FROM_FLOAT", "Objective", "Qat"]
 
 Objective = Literal["auto", "labels", "float"]
+
+FROM_FLOAT = "`objective='float'` (objective = 'float' in a recipe) learns from the float network"
 
 
 @dataclass(frozen=True)
@@ -65,3 +69,16 @@ class Qat(LearningPass):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
         super().__post_init__()
+
+    def requires_data(self, data: DataFacts) -> None:
+        """Require enough images, labels if the settings name them, and images if they are to be flipped or shifted."""
+        super().requires_data(data)
+        if self.objective == "labels" and not data.labelled:
+            raise DataError(f"{data.source} has no labels; {FROM_FLOAT}")
+        if data.static_batch is not None:
+            raise DataError(
+                f"the model's batch is fixed to {data.static_batch}, and training takes batches of its own; export it "
+                "with a dynamic batch"
+            )
+        if (self.flip or self.shift) and 4 not in data.ranks:
+            raise DataError("`flip=` and `shift=` are for images, and no input of the model has 4 axes")

@@ -17,6 +17,7 @@ FUNCTIONS = [
     "convert",
     "convert_within",
     "evaluate",
+    "export",
     "find_recipe",
     "find_target",
     "input_specs",
@@ -28,6 +29,7 @@ FUNCTIONS = [
     "suggest",
     "train",
     "verify",
+    "view",
     "write_report",
 ]
 ERRORS = [
@@ -51,9 +53,11 @@ VALUES = [
     "Comparison",
     "Correction",
     "CorrectionPass",
+    "DataFacts",
     "Dataset",
     "Evaluation",
     "ExportOptions",
+    "ExportResult",
     "GraphPass",
     "Grid",
     "ImageError",

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from converter.model_io.export import export
+from converter.model_io.export import export_module
 from converter.model_io.factory import load_factory, load_module, load_weights
 
 torch = pytest.importorskip("torch")
@@ -139,7 +139,9 @@ def test_lite0_accuracy_on_photographs() -> None:
 @pytest.mark.slow
 def test_same_padding_is_tensorflows() -> None:
     """Stride 2 puts the odd pixel after the image: Conv pads 0, 1 for 3x3 and 1, 2 for 5x5. No Pad is left."""
-    result = export(load_factory(reference("efficientnet_lite.py:efficientnet_lite0(num_classes=7)")), (1, 3, 64, 64))
+    result = export_module(
+        load_factory(reference("efficientnet_lite.py:efficientnet_lite0(num_classes=7)")), (1, 3, 64, 64)
+    )
     nodes = {node.name: node for node in result.model.graph.node}
     pads = {
         name: next(list(a.ints) for a in nodes[name].attribute if a.name == "pads")
@@ -156,7 +158,7 @@ def test_same_padding_is_tensorflows() -> None:
 
 
 def test_option_a_shortcut_is_slices_and_a_pad() -> None:
-    model = export(load_factory(reference("cifar_resnet.py:resnet20")), (1, 3, 32, 32)).model
+    model = export_module(load_factory(reference("cifar_resnet.py:resnet20")), (1, 3, 32, 32)).model
     kinds = [node.op_type for node in model.graph.node if node.name.startswith(("layer2.0.slice", "layer2.0.pad"))]
     assert kinds == ["Slice", "Slice", "Pad"]
     pads = next(i for i in model.graph.initializer if i.name == "layer2.0.pad.pads")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
 from converter import Result
-from converter.calibration.sequential import DEFAULT_BUDGET, solve_layers
+from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET, solve_layers
 from converter.calibration.statistics import calibrate
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
@@ -275,13 +275,18 @@ def set_ranges(model: Model, data: Any) -> None:
 
 
 def quantize(
-    proto: onnx.ModelProto, layer_pass: LayerPass, data: Any, *, ranges: bool = False, budget: int = DEFAULT_BUDGET
+    proto: onnx.ModelProto,
+    layer_pass: LayerPass,
+    data: Any,
+    *,
+    ranges: bool = False,
+    memory_budget: int = DEFAULT_MEMORY_BUDGET,
 ) -> Model:
     """The model after a layer pass, with integer activations if ``ranges``."""
     model = prepared(proto)
     if ranges:
         set_ranges(model, data)
-    solve_layers(model, layer_pass, dataset(model, data), quiet, budget=budget)
+    solve_layers(model, layer_pass, dataset(model, data), quiet, memory_budget=memory_budget)
     check(model, layer_pass.name)
     return model
 

@@ -7,7 +7,6 @@ The codes of GPTQ compensate for the errors of the layers before. A block that h
 layers behind it are solved again before they learn themselves.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -54,7 +53,7 @@ def refine_blocks(
     progress: Progress,
     *,
     solver: LayerPass | None,
-    budget: int,
+    memory_budget: int,
     seed: int,
 ) -> PassReport:
     """Refine the codes, scales and biases of every block that gains. If the network does not gain, no block changes.
@@ -66,7 +65,7 @@ def refine_blocks(
         progress: Called after every block.
         solver: The layer pass that solves the layers behind a learned block again. With None these layers stay. Then a
             block may gain only what its successors had compensated for, so the network is judged after every block.
-        budget: Bytes of activations to hold in memory. Later ones go to files.
+        memory_budget: Bytes of activations to hold in memory. Later ones go to files.
         seed: Random seed of the held-out images, the windows and the batches.
 
     Returns:
@@ -75,14 +74,13 @@ def refine_blocks(
     Raises:
         QuantizationError: No layer is quantized yet, or the settings require a CUDA device and there is none.
     """
-    started = time.perf_counter()
     layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
     if not layers or not all(name in model.float_weights for name in layers):
         raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
     device = find_device(settings.device, settings.name)
     start, outcomes = Snapshot(model, layers), BlockOutcomes(dict(model.float_reasons))
-    judge_budget = round(budget * settings.held_out)
-    with ActivationCache(budget - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
+    judge_budget = round(memory_budget * settings.held_out)
+    with ActivationCache(memory_budget - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
         network = _Network(model, layers, data, (train_cache, judge_cache), settings.held_out, seed)
         before = best = network.decibels()
         pieces = network.pieces(settings)
@@ -114,8 +112,7 @@ def refine_blocks(
         notes.append(f"{behind} more were solved again behind them")
     if outcomes.learned:
         notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out images")
-    seconds = time.perf_counter() - started
-    return PassReport(settings.name, outcomes.changed(), outcomes.skipped(), tuple(notes), seconds)
+    return PassReport(settings.name, outcomes.changed(), outcomes.skipped(), tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from converter.data.dataset import Dataset
-from converter.learn.data_needs import FROM_FLOAT
 from converter.learn.device import find_device
 from converter.learn.held_out import HeldOut, hold_out
 from converter.learn.training import checkpoint as checkpoints
@@ -33,7 +32,7 @@ from passes.errors import DataError, QuantizationError
 from passes.ir.model import Model
 from passes.numerics.error import decibel
 from passes.report import Change, CoveredRange, PassReport
-from passes.weights.qat import Qat
+from passes.weights.qat import FROM_FLOAT, Qat
 
 __all__ = ["train_network"]
 

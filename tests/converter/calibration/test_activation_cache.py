@@ -1,4 +1,4 @@
-"""The cache of activations: in memory up to a budget, and in files beyond it."""
+"""The cache of activations: in memory up to a limit, and in files beyond it."""
 
 import tempfile
 from pathlib import Path

@@ -59,8 +59,8 @@ class Seen(ActivationCache):
 
     opened: ClassVar[list["Seen"]] = []
 
-    def __init__(self, budget: int) -> None:
-        super().__init__(budget)
+    def __init__(self, memory_budget: int) -> None:
+        super().__init__(memory_budget)
         self.peak = 0
         self.opened.append(self)
 
@@ -101,7 +101,7 @@ def test_activations_in_files_give_the_same_bits(name: str, tmp_path: Path, monk
     for budget in (1 << 30, 0):
         model = prepared(proto)
         set_ranges(model, data)
-        reports.append(solve_layers(model, Gptq(bits=3), dataset(model, data), quiet, budget=budget))
+        reports.append(solve_layers(model, Gptq(bits=3), dataset(model, data), quiet, memory_budget=budget))
         models.append(emit(model).SerializeToString(deterministic=True))
     assert models[0] == models[1]
     assert reports[0].notes == ()
@@ -121,5 +121,5 @@ def test_a_layer_that_cannot_be_solved_leaves_no_files(tmp_path: Path, monkeypat
             return super().solve(problem)
 
     with pytest.raises(QuantizationError, match="conv2: no"):
-        quantize(LARGE["chain"][0], Fails(), LARGE["chain"][1], budget=0)
+        quantize(LARGE["chain"][0], Fails(), LARGE["chain"][1], memory_budget=0)
     assert not list(tmp_path.iterdir())

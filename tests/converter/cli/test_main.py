@@ -147,8 +147,8 @@ def test_what_learning_came_to_is_said(tmp_path: Path) -> None:
     recipe.write_text(dump_recipe(replace(find_recipe("int4"), name="learned", passes=steps)))
     result = run(*CONVERT, "--recipe", str(recipe))
     assert result.exit_code == 0, result.output
-    assert re.search(r"^Learned rounding: \d+ of \d+ layers learned; 2 steps a block on c", result.stdout, re.MULTILINE)
-    assert "Learned rounding" not in run(*CONVERT, "--recipe", str(recipe), "--quiet").stdout
+    assert re.search(r"^learned_rounding: \d+ of \d+ layers learned; 2 steps a block on c", result.stdout, re.MULTILINE)
+    assert "learned_rounding" not in run(*CONVERT, "--recipe", str(recipe), "--quiet").stdout
 
 
 def test_recipes() -> None:

@@ -38,7 +38,7 @@ def test_a_file_in_one_command(folder: Path) -> None:
     result = run(*TRAIN, "--epochs", "1", "--flip", "--shift", "1", "--report", "r.json")
     assert result.exit_code == 0, result.output
     assert "Wrote out.onnx (int4-qat, cpu)" in result.stdout
-    assert re.search(r"^Training (learned from labels|gained nothing)", result.stdout, re.MULTILINE)
+    assert re.search(r"^qat: (learned from labels|gained nothing)", result.stdout, re.MULTILINE)
     assert "calibrated on 36 images\ntrained on 36 images\nepoch chosen on 4 others\n" in result.stdout
     training = json.loads((folder / "r.json").read_text())["training"]
     assert (training["source"], training["images"], training["held_out"]) == ("train.npz", 40, 4)

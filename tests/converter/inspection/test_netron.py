@@ -7,9 +7,10 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import onnx
 import pytest
 
-from converter.inspection.netron import served
+from converter.inspection.netron import view
 from passes.errors import OutputError
 from tests.support.command_line import run, start
 
@@ -23,7 +24,7 @@ def fetched(address: str) -> str:
 
 def test_the_page_is_served_until_the_block_ends() -> None:
     pytest.importorskip("netron")
-    with served(Path("m.onnx"), browse=False) as address:
+    with view(Path("m.onnx"), browse=False) as address:
         assert re.fullmatch(r"http://localhost:\d+", address)
         assert "Netron" in fetched(address)
     with pytest.raises(OSError, match=r"refused|reset"):
@@ -38,7 +39,7 @@ def test_a_port_in_use_is_refused() -> None:
         port = taken.getsockname()[1]
         with (
             pytest.raises(OutputError, match=f"port {port} cannot be opened"),
-            served(Path("m.onnx"), port=port, browse=False),
+            view(Path("m.onnx"), port=port, browse=False),
         ):
             pass
 
@@ -66,9 +67,15 @@ def test_netron_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["missing.onnx", "net.py"])
-def test_a_file_that_is_no_model_is_refused(name: str) -> None:
+def test_a_model_in_memory_is_shown_too() -> None:
+    pytest.importorskip("netron")
+    with view(onnx.load("m.onnx"), browse=False) as address:
+        assert "Netron" in fetched(address)
+
+
+@pytest.mark.parametrize(("name", "code"), [("missing.onnx", 1), ("net.py", 2)])
+def test_a_file_that_is_no_model_is_refused(name: str, code: int) -> None:
     done = run("view", name)
-    assert done.exit_code == 1
+    assert done.exit_code == code
     assert done.stderr.startswith(f"Error: {name}")
     assert done.stderr.count("\n") == 1

@@ -10,7 +10,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from converter.model_io.export import ExportResult, Parity, export
+from converter.model_io.export import ExportResult, export_module
+from converter.model_io.parity import Parity
 from passes.errors import ExportError
 
 torch = pytest.importorskip("torch")
@@ -69,7 +70,7 @@ def net() -> Any:
 
 @pytest.fixture(scope="module")
 def result(net: Any) -> ExportResult:
-    return export(net, (1, 3, 16, 16))
+    return export_module(net, (1, 3, 16, 16))
 
 
 def nodes(result: ExportResult) -> dict[str, onnx.NodeProto]:
@@ -168,14 +169,14 @@ def test_parity_is_small_and_can_be_printed(result: ExportResult) -> None:
 
 
 def test_same_seed_same_file(net: Any, result: ExportResult) -> None:
-    assert export(net, (1, 3, 16, 16)).model == result.model
+    assert export_module(net, (1, 3, 16, 16)).model == result.model
 
 
 def test_module_is_left_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
     module = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Dropout())
     module[1].eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    export(module, (1, 3, 4, 4))
+    export_module(module, (1, 3, 4, 4))
     assert [m.training for m in module.modules()] == [True, True, False, True]
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert logging.root.manager.disable == logging.NOTSET
@@ -195,7 +196,7 @@ class Several(nn.Module):  # type: ignore[name-defined, misc]
 def test_several_outputs_in_the_order_of_torchs_leaves() -> None:
     torch.manual_seed(2)
     module = Several()
-    model = export(module, (1, 3, 4, 4)).model
+    model = export_module(module, (1, 3, 4, 4)).model
     assert [value.name for value in model.graph.output] == ["output_0", "output_1", "output_2"]
     x = torch.randn(3, 3, 4, 4)
     with torch.no_grad():
@@ -215,7 +216,7 @@ def test_parameters_named_like_the_graphs_input_and_output() -> None:
         def forward(self, x: Any) -> Any:
             return self.conv(x) * self.input + self.output
 
-    graph = export(Named(), (1, 3, 4, 4)).model.graph
+    graph = export_module(Named(), (1, 3, 4, 4)).model.graph
     assert [value.name for value in graph.input] == ["input"]
     assert [value.name for value in graph.output] == ["output"]
     actual = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
@@ -232,7 +233,7 @@ def test_layer_named_like_the_graphs_output() -> None:
         def forward(self, x: Any) -> Any:
             return self.output(x).relu()
 
-    model = export(Named(), (1, 3, 4, 4)).model
+    model = export_module(Named(), (1, 3, 4, 4)).model
     assert [(n.name, list(n.output)) for n in model.graph.node] == [("output", ["output_1"]), ("relu", ["output"])]
 
 
@@ -277,36 +278,36 @@ class Forward(nn.Module):  # type: ignore[name-defined, misc]
 )
 def test_refused_forward(function: Callable[[Any, Any], Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        export(Forward(function), (1, 3, 8, 8))
+        export_module(Forward(function), (1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 3, 0, 8), (-1, 3, 8, 8)])
 def test_refused_shape(net: Any, shape: tuple[int, ...]) -> None:
     with pytest.raises(ExportError, match=r"input shape .* for example 1,3,224,224"):
-        export(net, shape)
+        export_module(net, shape)
 
 
 def test_wrong_number_of_channels_is_torchs_word(net: Any) -> None:
     with pytest.raises(ExportError, match=r"does not run on an input \[2, 4, 16, 16\]: .*channels.*`input_shape=`"):
-        export(net, (1, 4, 16, 16))
+        export_module(net, (1, 4, 16, 16))
 
 
 def test_onnxscript_missing(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ExportError, match=r"needs onnxscript; pip install convert-onnx\[torch\]"):
-        export(net, (1, 3, 16, 16))
+        export_module(net, (1, 3, 16, 16))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_refused_dtype(dtype: str) -> None:
     module = nn.Conv2d(3, 2, 1).to(getattr(torch, dtype))
     with pytest.raises(ExportError, match=rf"weight is torch.{dtype}; return module.float\(\)"):
-        export(module, (1, 3, 4, 4))
+        export_module(module, (1, 3, 4, 4))
 
 
 def test_refused_device() -> None:
     with pytest.raises(ExportError, match="weight is on meta"):
-        export(nn.Conv2d(3, 2, 1, device="meta"), (1, 3, 4, 4))
+        export_module(nn.Conv2d(3, 2, 1, device="meta"), (1, 3, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -320,6 +321,6 @@ def test_refused_device() -> None:
     ],
 )
 def test_one_layer_is_one_node(layer: Callable[[], Any], shape: tuple[int, ...], kind: str) -> None:
-    model = export(nn.Sequential(layer()), shape).model
+    model = export_module(nn.Sequential(layer()), shape).model
     assert [(node.op_type, node.name) for node in model.graph.node] == [(kind, "0")]
     assert model.graph.node[0].input[1] == "0.weight"

@@ -117,6 +117,16 @@ def test_a_pass_of_another_package_is_found_by_its_name() -> None:
 
 
 @pytest.mark.usefixtures("package")
+def test_the_command_recipes_lists_it_and_imports_nothing() -> None:
+    assert "Passes of other packages, for a recipe file: broken, quieten, renamed, wrong\n" in run("recipes").stdout
+    assert "quieten_package" not in sys.modules
+
+
+def test_without_other_packages_there_is_no_such_line() -> None:
+    assert "other packages" not in run("recipes").stdout
+
+
+@pytest.mark.usefixtures("package")
 def test_a_pass_with_needs_works_in_all_four_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(resnet(), "m.onnx")

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from converter import Recipe, Settings, convert  # noqa: E402
 from converter.calibration.correction import float_network  # noqa: E402
-from converter.calibration.sequential import DEFAULT_BUDGET  # noqa: E402
+from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET  # noqa: E402
 from converter.learn.learning import learn_rounding  # noqa: E402
 from converter.learn.rounding.network_check import network_db  # noqa: E402
 from converter.qdq.writer import emit  # noqa: E402
@@ -53,7 +53,9 @@ def learned(
     settings: LearnedRounding = SHORT, *, bits: int = 3, seed: int = 0, ranges: bool = True
 ) -> tuple[Model, PassReport]:
     model = quantize(resnet(), Gptq(bits=bits), X, ranges=ranges)
-    report = learn_rounding(model, settings, dataset(model, X), quiet, solver=None, budget=DEFAULT_BUDGET, seed=seed)
+    report = learn_rounding(
+        model, settings, dataset(model, X), quiet, solver=None, memory_budget=DEFAULT_MEMORY_BUDGET, seed=seed
+    )
     check(model, settings.name)
     return model, report
 
@@ -94,7 +96,9 @@ def test_codes_move_only_with_a_move_share() -> None:
     for share, moved in ((0.06, True), (0.0, False)):
         model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
         settings = LearnedRounding(steps=10, batch=16, move_share=share)
-        learn_rounding(model, settings, dataset(model, X), quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
+        learn_rounding(
+            model, settings, dataset(model, X), quiet, solver=None, memory_budget=DEFAULT_MEMORY_BUDGET, seed=0
+        )
         changed = any((model.quantized[name].codes != held.codes).any() for name, held in before.quantized.items())
         assert changed == moved
         assert not same(model, before)
@@ -105,7 +109,9 @@ def test_blocks_are_restored_if_the_network_does_not_gain(monkeypatch: pytest.Mo
     model = quantize(resnet(), Gptq(bits=2), X, ranges=True)
     judged = chain([9.0], repeat(8.5))
     monkeypatch.setattr("converter.learn.rounding.refine.network_db", lambda *_: next(judged))
-    report = learn_rounding(model, SHORT, dataset(model, X), quiet, solver=Gptq(bits=2), budget=DEFAULT_BUDGET, seed=0)
+    report = learn_rounding(
+        model, SHORT, dataset(model, X), quiet, solver=Gptq(bits=2), memory_budget=DEFAULT_MEMORY_BUDGET, seed=0
+    )
     check(model, "learned_rounding")
     assert same(model, before)
     assert not report.changed
@@ -117,7 +123,9 @@ def test_without_a_solver_the_network_is_judged_after_every_block(monkeypatch: p
     model = quantize(resnet(), Rtn(bits=2), X, ranges=True)
     judged = chain([9.0, 9.5], repeat(9.25))
     monkeypatch.setattr("converter.learn.rounding.refine.network_db", lambda *_: next(judged))
-    report = learn_rounding(model, SHORT, dataset(model, X), quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
+    report = learn_rounding(
+        model, SHORT, dataset(model, X), quiet, solver=None, memory_budget=DEFAULT_MEMORY_BUDGET, seed=0
+    )
     put_back = {name for name, reason in report.skipped.items() if "the network did not (9.50 -> 9.25 dB" in reason}
     assert put_back
     assert report.changed
@@ -152,7 +160,9 @@ def test_torch_keeps_its_random_state() -> None:
 def test_several_inputs_and_outputs() -> None:
     data = {"a": images(32, 3, 8, 8), "b": images(32, 4)}
     model = quantize(branches(), Rtn(bits=2), data, ranges=True)
-    report = learn_rounding(model, SHORT, dataset(model, data), quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
+    report = learn_rounding(
+        model, SHORT, dataset(model, data), quiet, solver=None, memory_budget=DEFAULT_MEMORY_BUDGET, seed=0
+    )
     check(model, "learned_rounding")
     assert report.changed
 
@@ -172,7 +182,7 @@ def test_a_block_with_an_operator_that_torch_has_no_form_of_is_left_alone() -> N
         dataset(model, X),
         quiet,
         solver=None,
-        budget=DEFAULT_BUDGET,
+        memory_budget=DEFAULT_MEMORY_BUDGET,
         seed=0,
     )
     assert report.skipped == {"first": "Ceil (ceil) has no differentiable form"}
@@ -196,7 +206,9 @@ def test_a_block_for_one_size_of_batch_is_left_alone(shape: list[int], reason: s
     proto = network(nodes, constants, {"x": [4, 3, 12, 12]}, {"y": [shape[0], 4, 5]})
     model = quantize(proto, Rtn(bits=3), X[:16])
     settings = LearnedRounding(granularity="network", steps=4)
-    report = learn_rounding(model, settings, dataset(model, X[:16]), quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
+    report = learn_rounding(
+        model, settings, dataset(model, X[:16]), quiet, solver=None, memory_budget=DEFAULT_MEMORY_BUDGET, seed=0
+    )
     assert not report.changed
     assert all(reason in actual for actual in report.skipped.values())
     assert report.skipped.keys() == {"first", "head"}
@@ -206,7 +218,9 @@ def refused(model: Model, settings: LearnedRounding, data: Any) -> None:
     before = copy.deepcopy(state(model)) if model.quantized else {}
     calibration_data = None if data is None else dataset(model, data)
     try:
-        learn_rounding(model, settings, calibration_data, quiet, solver=None, budget=DEFAULT_BUDGET, seed=0)
+        learn_rounding(
+            model, settings, calibration_data, quiet, solver=None, memory_budget=DEFAULT_MEMORY_BUDGET, seed=0
+        )
     finally:
         after = state(model) if model.quantized else {}
         assert before.keys() == after.keys()

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from converter import Recipe, convert  # noqa: E402
 from converter.calibration.activation_cache import ActivationCache  # noqa: E402
 from converter.calibration.segments import cut  # noqa: E402
-from converter.calibration.sequential import DEFAULT_BUDGET, solve_layer  # noqa: E402
+from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET, solve_layer  # noqa: E402
 from converter.learn.held_out import HeldOut  # noqa: E402
 from converter.learn.learning import learn_rounding  # noqa: E402
 from converter.learn.rounding.refine import _Network  # noqa: E402
@@ -42,7 +42,7 @@ def relearned(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, PassReport]:
     model = quantize(resnet(), Gptq(bits=2), X[:56], ranges=True)
     settings = LearnedRounding(granularity="layer", steps=10, batch=16)
     report = learn_rounding(
-        model, settings, dataset(model, X), quiet, solver=Gptq(bits=2), budget=DEFAULT_BUDGET, seed=0
+        model, settings, dataset(model, X), quiet, solver=Gptq(bits=2), memory_budget=DEFAULT_MEMORY_BUDGET, seed=0
     )
     check(model, settings.name)
     return model, report
@@ -115,7 +115,7 @@ def test_a_layer_that_cannot_learn_reports_why_when_it_is_solved_again(monkeypat
     model = quantize(resnet(), Gptq(bits=2), X[:56], ranges=True)
     settings = LearnedRounding(granularity="layer", steps=10, batch=16)
     put_back = learn_rounding(
-        model, settings, dataset(model, X), quiet, solver=Gptq(bits=2), budget=DEFAULT_BUDGET, seed=0
+        model, settings, dataset(model, X), quiet, solver=Gptq(bits=2), memory_budget=DEFAULT_MEMORY_BUDGET, seed=0
     )
     assert same(model, start)
     assert put_back.skipped[last] == "no form"
@@ -134,9 +134,9 @@ def test_activations_beyond_the_budget_go_to_files(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(ActivationCache, "_spill", counted)
     results, settings = [], LearnedRounding(steps=4, batch=16)
-    for budget in (DEFAULT_BUDGET, 0):
+    for budget in (DEFAULT_MEMORY_BUDGET, 0):
         model = quantize(wide(), Gptq(bits=2), X, ranges=True)
-        learn_rounding(model, settings, dataset(model, X), quiet, solver=Gptq(bits=2), budget=budget, seed=0)
+        learn_rounding(model, settings, dataset(model, X), quiet, solver=Gptq(bits=2), memory_budget=budget, seed=0)
         results.append(model)
         assert bool(spilled) is (budget == 0)
     assert same(*results)

@@ -214,7 +214,7 @@ def _reason(
         return runtime.problem
     if reason:
         return reason
-    when = "dequantized " + ("on every run" if runtime.dequantizes_every_run(node) else "at load")
+    when = "dequantized " + ("on every run" if runtime.dequantizes_every_run(weight) else "at load")
     if "float" in activation:
         return f"float activations; {when}"
     if node.op_type == "ConvTranspose":

@@ -4,6 +4,7 @@ import logging
 
 import onnx
 
+from converter.pipeline.emit_fused import emit_fused
 from converter.pipeline.prepare import Prepared
 from converter.pipeline.result import LayerReport, layer_reports, stamp, versions
 from converter.pipeline.trial_run import Fidelity, trial_run
@@ -32,7 +33,7 @@ def write_file(
     """
     storage = job.target.storage(job.recipe.storage)
     with job.footprint.step("emit"):
-        quantized = emit(work, storage)
+        quantized = emit(work, storage) if job.recipe.keeps else emit_fused(work, storage, job.target)
         layers = layer_reports(work, reports, storage)
     require_kernels(quantized, job.target)
     fix_batch(quantized, job.target)

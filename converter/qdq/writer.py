@@ -11,9 +11,11 @@ from importlib.metadata import version
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.qdq.activations import Activations, absorbed_clamps, free_products, scalar_constants
+from converter.qdq.biases import added_biases
+from converter.qdq.float_clamps import clamps_of_floats, max_and_min
 from converter.qdq.floats import float_model, set_opsets
 from converter.qdq.fragment import Fragment, Names
 from converter.qdq.matmul_nbits import matmul_nbits
@@ -89,12 +91,15 @@ class _Writer:
         self.activations = Activations(model, names)
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
+        self.transposed = {node.inputs[0].name for node in model.graph.nodes if node.op == "Transpose"}
 
     def run(self, graph: onnx.GraphProto) -> None:
         outputs = {value.name for value in graph.output}
         clamps, absorbed = absorbed_clamps(self.model, graph, outputs)
         rescaled = free_products(self.model)
         scalars = scalar_constants(graph) if self.model.rules.scalars else {}
+        biases, float_clamps = added_biases(self.model), clamps_of_floats(self.model)
+        values = {tensor.name: tensor for tensor in graph.initializer} if biases else {}
         renamed: dict[str, str] = {}
         for value in (*graph.input, *graph.initializer):
             if value.name in self.model.activation_qparams:
@@ -106,6 +111,10 @@ class _Writer:
                 source, result = rescaled[node.name]
                 renamed[result] = self.add(self.activations.rescale(source, result))
                 continue
+            if node.name in float_clamps:
+                node.input[:] = [renamed.get(name, name) for name in node.input]
+                self.add(max_and_min(node, self.names))
+                continue
             node.output[:] = [absorbed.get(name, name) for name in node.output]
             written = [name for name in node.output if name in self.model.activation_qparams]
             sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
@@ -115,7 +124,9 @@ class _Writer:
                 for name, value in scalars.items()
                 if name in node.input and node.op_type in {"Add", "Mul"} and written
             }
-            self.write(node, renamed | exact_scalars)
+            bias = biases.get(node.name)
+            reshaped = {} if bias is None else {bias.name: self.reshaped(values[bias.name], bias.shape)}
+            self.write(node, renamed | exact_scalars | reshaped)
             for name in written:
                 output_name = name if name in outputs else None
                 renamed[name] = self.add(self.activations.quantize(name, sources.get(name, name), output_name))
@@ -129,6 +140,13 @@ class _Writer:
         for field, content in (("node", self.nodes), ("initializer", initializers + constants), ("value_info", shapes)):
             graph.ClearField(field)
             getattr(graph, field).extend(content)
+
+    def reshaped(self, constant: TensorProto, shape: tuple[int, ...]) -> str:
+        """Add a constant in another shape. Return its name."""
+        fragment = Fragment(self.names)
+        name = fragment.constant(f"{constant.name}_axes", numpy_helper.to_array(constant).reshape(shape))
+        self.initializers.extend(fragment.initializers)
+        return name
 
     def write(self, node: NodeProto, renamed: dict[str, str]) -> None:
         """Append a node. If it has a quantized weight, append the weight's nodes before it."""
@@ -170,6 +188,8 @@ class _Writer:
         self.add(weight)
         node.input[1] = weight.result
         bias = self.model.bias(layer)
+        if bias is None and layer.output in self.transposed and layer.op == "Gemm":
+            bias = np.zeros((1, layer.outputs), np.float32)  # without one, onnxruntime makes a float Gemm of the two
         if bias is not None and self.model.rules.bias == "int32":
             scale = (self.model.activation_qparams[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
             values = bias.reshape(-1).astype(np.float64)
@@ -190,7 +210,7 @@ class _Writer:
             ]
             fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, f"{name}_dequantized", axis=0)
             self.add(fragment)
-            node.input[2] = fragment.result
+            node.input[2:] = [fragment.result]
         self.nodes.append(node)
 
     def require_weight_form(self, layer: Linear, grid: Grid) -> None:

@@ -25,10 +25,11 @@ class OptimizedGraph:
         self._by_name: dict[str, list[NodeProto]] = {}
         for node in nodes:  # a node that replaces another has its name, or that name and "_token_1"
             self._by_name.setdefault(node.name.partition("_token_")[0], []).append(node)
+        self._computed = _computed_constants(graph) if graph is not None else frozenset[str]()
 
     @classmethod
-    def open(cls, path: Path) -> "OptimizedGraph":
-        """Optimize a file, and read the resulting graph."""
+    def open(cls, path: onnx.ModelProto | Path) -> "OptimizedGraph":
+        """Optimize a file or a model in memory, and read the resulting graph."""
         with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
             optimized = Path(folder) / "optimized.onnx"
             try:
@@ -46,10 +47,12 @@ class OptimizedGraph:
             candidates = [self._by_output[name] for name in node.output if name in self._by_output] or readers
         return next((other for other in candidates if other.op_type in INTEGER_OPS), None)
 
-    def dequantizes_every_run(self, node: NodeProto) -> bool:
-        """Whether this graph still computes the node's weight in every run."""
-        other = self._counterpart(node)
-        return other is not None and self.graph is not None and _weight_of(other) in self.graph.makers
+    def dequantizes_every_run(self, weight: StoredWeight) -> bool:
+        """Whether this graph still computes a layer's weight from its codes in every run.
+
+        A layer may be fused under another name, so it is found by the tensors between its codes and its operator.
+        """
+        return not self._computed.isdisjoint(weight.path)
 
     def rounds_weight(self, node: NodeProto) -> str:
         """The integer type to which onnxruntime rounds the float weight of a node when it loads the file. Else "".
@@ -83,6 +86,16 @@ class OptimizedGraph:
         candidates = self._by_name.get(node.name, []) if node.name else []
         linear = [other for other in candidates if layer_roles(other) is not None]
         return linear[0] if linear else self._by_output.get(node.output[0])
+
+
+def _computed_constants(graph: Tensors) -> frozenset[str]:
+    """Tensors that the graph computes from constants only, so with the same result in every run."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        inputs = [name for name in node.input if name]
+        if inputs and all(name in found or name in graph.constants for name in inputs):
+            found.update(node.output)
+    return frozenset(found)
 
 
 def _weight_of(node: NodeProto) -> str:

@@ -42,6 +42,11 @@ class Target:
     variants: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def cpu_kernels(self) -> bool:
+        """Whether onnxruntime's CPU kernels run the file, on a processor or in a browser."""
+        return self.provider in {"cpu", "web"}
+
     def storage(self, wanted: Storage) -> Storage:
         """The storage form of weights in the file, if the recipe wants this one."""
         if wanted == "matmulnbits" and self.matmulnbits:

@@ -14,6 +14,7 @@ from onnx import TensorProto
 from converter.model_io.check import check_model
 from converter.model_io.declared_shapes import correct_shapes
 from converter.model_io.functions import with_inlined_functions
+from converter.model_io.half_precision import widen_halves
 from converter.model_io.protobuf import all_tensors
 from converter.model_io.repair import repair
 from converter.model_io.upgrade import IR_VERSION, OPSET, upgrade_opset
@@ -95,7 +96,7 @@ def _prepared(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
     _check(name, model)
     if model.functions:
         model = with_inlined_functions(model)
-    notes = correct_shapes(model)
+    notes = widen_halves(model) + correct_shapes(model)
     upgrade_opset(model, name)
     _check(name, model, full=True)
     for note in notes:

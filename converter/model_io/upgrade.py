@@ -14,8 +14,8 @@ from types import MappingProxyType
 import onnx
 from onnx import NodeProto, TensorProto, TypeProto, ValueInfoProto, defs, helper, version_converter
 
-from converter.model_io.light import light_model
 from converter.model_io.protobuf import constant_tensors, default_opset, is_default_domain, subgraphs, tensor_names
+from converter.model_io.tensor_types import declared_types, inferred_types
 from converter.model_io.upgrade_rules import upgraded_group_norm, upgraded_resize
 from passes.errors import ModelError, first_line
 
@@ -45,7 +45,7 @@ def upgrade_opset(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProt
     """
     before = default_opset(model)
     if before < OPSET:
-        _Upgrade(name, before, set(tensor_names(model.graph))).graph(model.graph, _types(model))
+        _Upgrade(name, before, set(tensor_names(model.graph))).graph(model.graph, inferred_types(model))
         others = [entry for entry in model.opset_import if not is_default_domain(entry.domain)]
         del model.opset_import[:]
         model.opset_import.extend([helper.make_opsetid("", OPSET), *others])
@@ -79,7 +79,7 @@ class _Upgrade:
             types: Types of tensors of the outer graphs and of this one.
             constants: Constants of the outer graphs.
         """
-        types, constants = {**types, **_declared(graph)}, {**constants, **constant_tensors(graph)}
+        types, constants = {**types, **declared_types(graph)}, {**constants, **constant_tensors(graph)}
         nodes = []
         for node in graph.node:
             for body in subgraphs(node):
@@ -212,22 +212,6 @@ def _first_output(node: NodeProto) -> str:
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
-
-
-def _types(model: onnx.ModelProto) -> dict[str, TypeProto]:
-    """Types of the tensors of the graph, as far as onnx can infer them. Subgraphs keep what they declare."""
-    light = light_model(model)
-    try:
-        return _declared(onnx.shape_inference.infer_shapes(light).graph)
-    except onnx.shape_inference.InferenceError:
-        return _declared(light.graph)
-
-
-def _declared(graph: onnx.GraphProto) -> dict[str, TypeProto]:
-    types = {value.name: value.type for value in [*graph.input, *graph.value_info, *graph.output]}
-    for tensor in graph.initializer:
-        types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
-    return types
 
 
 def _rank_only(declared: TypeProto | None) -> TypeProto:

@@ -16,7 +16,7 @@ def refuse_unsupported(graph: gs.Graph) -> None:
     """Check a graph whose constants are folded.
 
     Raises:
-        ModelError: The graph has control flow, a node in training mode, a layer whose weights are not float32, or a
+        ModelError: The graph has control flow, a node in training mode, only layers whose weights are not float32, or a
             layer or BatchNormalization with NaN or Inf in a constant.
     """
     for node in graph.nodes:
@@ -29,10 +29,9 @@ def refuse_unsupported(graph: gs.Graph) -> None:
             _refuse_training_batchnorm(node)
         if node.op == "Dropout" and len(node.inputs) > 2 and not node.inputs[2].is_empty():
             _refuse_training_dropout(node)
-        if node.op in LINEAR_OPS:
-            _refuse_other_floats(node)
         if node.op in LINEAR_OPS or node.op == "BatchNormalization":
             _refuse_not_finite(node)
+    _refuse_other_floats(graph)
 
 
 def _refuse_training_batchnorm(node: gs.Node) -> None:
@@ -47,13 +46,22 @@ def _refuse_training_dropout(node: gs.Node) -> None:
         raise ModelError(f"{_called(node)} is in training mode; call model.eval() before exporting")
 
 
-def _refuse_other_floats(node: gs.Node) -> None:
+def _refuse_other_floats(graph: gs.Graph) -> None:
+    """Refuse a model whose layers all have weights of another float type. A few such layers stay as they are."""
+    layers = [node for node in graph.nodes if node.op in LINEAR_OPS]
+    others = [found for node in layers if (found := _other_float(node))]
+    if others and len(others) == len(layers):
+        raise ModelError(f"{others[0]}; export the model in float32")
+
+
+def _other_float(node: gs.Node) -> str:
+    """What is not float32 among the constants of a layer, or ""."""
     for tensor in node.inputs:
-        if not isinstance(tensor, gs.Constant):
-            continue
-        dtype = _ONNX_FLOATS.get(tensor.dtype) if isinstance(tensor.dtype, int) else np.dtype(tensor.dtype).name
-        if dtype in _OTHER_FLOATS:
-            raise ModelError(f"{tensor.name} is {dtype}; export the model in float32")
+        if isinstance(tensor, gs.Constant):
+            dtype = _ONNX_FLOATS.get(tensor.dtype) if isinstance(tensor.dtype, int) else np.dtype(tensor.dtype).name
+            if dtype in _OTHER_FLOATS:
+                return f"{tensor.name} is {dtype}"
+    return ""
 
 
 def _refuse_not_finite(node: gs.Node) -> None:

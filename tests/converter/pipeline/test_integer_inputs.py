@@ -67,7 +67,7 @@ def pixels() -> onnx.ModelProto:
 )
 def test_a_model_of_integers_is_converted(model: onnx.ModelProto, data: dict[str, np.ndarray], recipe: str) -> None:
     result = convert(model, data, recipe=recipe)
-    assert all(layer.bits for layer in result.layers)
+    assert all(layer.bits < 32 for layer in result.layers)
     assert result.model.graph.input[0].type == model.graph.input[0].type
     expected, found = run(model, data)[0], run(result.model, data)[0]
     assert sqnr_db(expected, found) > FLOOR[recipe]

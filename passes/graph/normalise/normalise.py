@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, Stage
 from passes.graph.normalise.constants import fold_constants, lower_constant_nodes
 from passes.graph.normalise.control_flow import inline_constant_branches
+from passes.graph.normalise.duplicates import merge_duplicates
 from passes.graph.normalise.flatten import flatten_reshapes
 from passes.graph.normalise.gemm import absorb_alpha_beta, matmul_to_gemm
 from passes.graph.normalise.names import name_nodes
@@ -33,6 +34,7 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
     - An If with a constant condition becomes its branch.
     - Identity and inference-mode Dropout are removed.
     - Every node gets a unique name.
+    - Nodes that compute the same become one.
     - Every layer gets its own weight and bias.
     - Gemm gets alpha = beta = 1.
     - Pad with zeros becomes the padding of the convolution that reads it.
@@ -41,7 +43,7 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
 
     Args:
         graph: The graph.
-        rewrite: Whether to do the last three steps.
+        rewrite: Whether to merge nodes, and to do the last three steps.
 
     Returns:
         A line for every kind of change.
@@ -58,6 +60,7 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
     refuse_unsupported(graph)
     notes += remove_no_ops(graph)
     notes += name_nodes(graph)
+    notes += merge_duplicates(graph) if rewrite else []
     notes += unshare_constants(graph)
     notes += absorb_alpha_beta(graph)
     if rewrite:

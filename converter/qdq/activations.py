@@ -38,11 +38,17 @@ class Activations:
         fragment.node_into("DequantizeLinear", f"{name}_dequantize", [codes, *parameters], result)
         return fragment
 
-    def rescale(self, source: str, name: str) -> Fragment:
-        """Dequantize tensor ``name``, a multiple of ``source``, from the codes of ``source``."""
+    def rescale(self, source: str, name: str, result: str | None = None) -> Fragment:
+        """Dequantize tensor ``name``, a multiple of ``source``, from the codes of ``source``.
+
+        Args:
+            source: A key of `Model.activation_qparams`, quantized before.
+            name: Another.
+            result: Tensor to write, which no other node writes. The default is a new tensor.
+        """
         self.codes[name] = self.codes[source]
         fragment = Fragment(self.names)
-        _dequantize(fragment, name, self.codes[name], self.model.activation_qparams[name])
+        _dequantize(fragment, name, self.codes[name], self.model.activation_qparams[name], result)
         return fragment
 
     def scalar(self, constant: TensorProto) -> Fragment:
@@ -81,9 +87,10 @@ def _parameters(fragment: Fragment, name: str, grid: ActivationGrid) -> list[str
     return [scale, fragment.constant(f"{name}_zero_point", np.asarray(grid.zero_point, grid.dtype))]
 
 
-def _dequantize(fragment: Fragment, name: str, codes: str, grid: ActivationGrid) -> None:
+def _dequantize(fragment: Fragment, name: str, codes: str, grid: ActivationGrid, result: str | None = None) -> None:
     inputs = [codes, *_parameters(fragment, name, grid)]
-    fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, f"{name}_dequantized")
+    result = result or fragment.names.tensor(f"{name}_dequantized")
+    fragment.node_into("DequantizeLinear", f"{name}_dequantize", inputs, result)
 
 
 def scalar_constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:

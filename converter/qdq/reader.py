@@ -81,6 +81,7 @@ class _Reader:
         self.weights: dict[str, ExistingCodes] = {}
         self.ranges: dict[str, ActivationGrid] = {}
         self.unkept: dict[str, str] = {}
+        self.float_readers: dict[str, int] = {}
 
     def run(self) -> ExistingQparams:
         for node in self.graph.node:
@@ -98,7 +99,7 @@ class _Reader:
         self.check_readers()
         nodes = self.rewired(nodes)
         self.prune(nodes)
-        return ExistingQparams(self.weights, self.ranges, self.unkept)
+        return ExistingQparams(self.weights, self.ranges, self.unkept, self.float_readers)
 
     def weight(self, node: NodeProto) -> None:
         """Give a layer whose weight is stored as codes an initializer with the dequantized values."""
@@ -232,12 +233,12 @@ class _Reader:
             raise ModelError(f"the output {node.output[0]} holds codes; end the model with DequantizeLinear")
 
     def check_readers(self) -> None:
-        """Find tensors that some nodes read quantized and other nodes read in float."""
+        """Find tensors that some nodes read quantized, and other nodes or the graph's outputs in float."""
         for name in self.ranges:
             readers = [node.op_type for node in self.readers.get(name, ())]
-            quantized_away = name in self.outputs and "QuantizeLinear" in readers
-            if "QuantizeLinear" in readers and (set(readers) != {"QuantizeLinear"} or quantized_away):
-                self.unkept.setdefault(name, "is read both quantized and in float")
+            floats = sum(op not in {"QuantizeLinear", "Shape", "Size"} for op in readers)
+            if "QuantizeLinear" in readers and (floats or name in self.outputs):
+                self.float_readers[name] = floats
 
     def root(self, name: str) -> str:
         """The tensor that a dequantized tensor was quantized from."""
@@ -258,8 +259,9 @@ class _Reader:
             renamed[root] = output
             if root in self.ranges:
                 self.ranges[output] = self.ranges.pop(root)
-            if root in self.unkept:
-                self.unkept[output] = self.unkept.pop(root)
+            for table in (self.unkept, self.float_readers):
+                if root in table:
+                    table[output] = table.pop(root)  # type: ignore[attr-defined]
         nodes = [node for node in nodes if node.op_type != "QuantizeLinear"]
         for node in nodes:
             node.input[:] = [renamed.get(self.root(name), self.root(name)) for name in node.input]
@@ -289,7 +291,7 @@ class _Reader:
         for field, content in (("node", needed_nodes[::-1]), ("initializer", initializers), ("value_info", shapes)):
             self.graph.ClearField(field)
             getattr(self.graph, field).extend(content)
-        for table in (self.ranges, self.unkept, self.weights):
+        for table in (self.ranges, self.unkept, self.weights, self.float_readers):
             for name in table.keys() - needed:
                 del table[name]
 

@@ -109,7 +109,12 @@ class _Writer:
                 continue
             if node.name in rescaled:
                 source, result = rescaled[node.name]
-                renamed[result] = self.add(self.activations.rescale(source, result))
+                renamed[result] = self.add(
+                    self.activations.rescale(source, result, result if result in outputs else None)
+                )
+                continue
+            if self.is_copy(node, outputs):
+                renamed[node.output[0]] = self.add(self.activations.quantize(node.output[0], node.input[0]))
                 continue
             if node.name in float_clamps:
                 node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -147,6 +152,16 @@ class _Writer:
         name = fragment.constant(f"{constant.name}_axes", numpy_helper.to_array(constant).reshape(shape))
         self.initializers.extend(fragment.initializers)
         return name
+
+    def is_copy(self, node: NodeProto, outputs: set[str]) -> bool:
+        """Whether a node is the Identity that `passes.activations.unrounded` puts between floats and integers."""
+        grids = self.model.activation_qparams
+        return (
+            node.op_type == "Identity"
+            and node.output[0] in grids
+            and node.input[0] not in grids
+            and node.output[0] not in outputs
+        )
 
     def write(self, node: NodeProto, renamed: dict[str, str]) -> None:
         """Append a node. If it has a quantized weight, append the weight's nodes before it."""

@@ -12,6 +12,7 @@ from converter.recipes.recipe import Recipe
 from converter.recipes.toml import parse_recipe
 from converter.recipes.toml_fields import nearest
 from passes.activations.activation_ranges import ActivationRanges
+from passes.activations.keep_ranges import KeepRanges
 from passes.base import Device, Pass
 from passes.errors import RecipeError, UsageError, argument
 from passes.graph.fold_batchnorm import FoldBatchnorm
@@ -19,7 +20,7 @@ from passes.graph.integer_forms.integer_forms import IntegerForms
 from passes.graph.normalise.normalise import Normalise
 from passes.rotation.rotate import Rotate
 from passes.weights.gptq import Gptq
-from passes.weights.keep import KeepCodes, KeepRanges
+from passes.weights.keep import KeepCodes
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
 from passes.weights.rtn import Rtn

@@ -8,6 +8,7 @@ from typing import Any
 from converter.model_io.entry_points import entry_point_names, load_entry_point
 from passes.activations.activation_ranges import ActivationRanges
 from passes.activations.float_activations import FloatActivations
+from passes.activations.keep_ranges import KeepRanges
 from passes.base import Pass
 from passes.errors import RecipeError
 from passes.graph.exclude import Exclude
@@ -21,7 +22,7 @@ from passes.scale_migration.smoothquant import SmoothQuant
 from passes.weights.batchnorm_reestimation import ReestimateBatchnorm
 from passes.weights.bias_correction import BiasCorrection
 from passes.weights.gptq import Gptq
-from passes.weights.keep import KeepCodes, KeepRanges
+from passes.weights.keep import KeepCodes
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.obq import Obq
 from passes.weights.qat import Qat

@@ -12,7 +12,10 @@ from passes.errors import QuantizationError
 from passes.ir.linear import Linear
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, dequantized
 
-__all__ = ["ExistingCodes", "ExistingQparams"]
+__all__ = ["REQUANTIZE", "ExistingCodes", "ExistingQparams"]
+
+REQUANTIZE = "quantize it again with recipe int8 and `calibration=`"
+"""The next step where the quantization of a file cannot be kept."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,23 @@ class ExistingQparams:
         weights: Codes, by the name of the layer's weight.
         ranges: Grids, by the name of the activation tensor.
         unkept: Why the quantization of a tensor cannot be written again unchanged, by the tensor's name.
+        float_readers: Number of nodes that read a tensor in float, by the tensor's name, where others read it
+            quantized. It can be 0 if the tensor is an output of the graph.
     """
 
     weights: Mapping[str, ExistingCodes] = field(default_factory=dict)
     ranges: Mapping[str, ActivationGrid] = field(default_factory=dict)
     unkept: Mapping[str, str] = field(default_factory=dict)
+    float_readers: Mapping[str, int] = field(default_factory=dict)
+
+    def require(self) -> None:
+        """Require that the file is quantized.
+
+        Raises:
+            QuantizationError: It is not.
+        """
+        if not self:
+            raise QuantizationError("nothing to keep: the model is not quantized; use another recipe, such as int8")
 
     def __bool__(self) -> bool:
         return bool(self.weights or self.ranges)

@@ -99,7 +99,8 @@ def smooth_peak(weights: Sequence[Rotated], rotation: Floats) -> tuple[float, Fl
         slope = np.square(relative)
         slope *= np.square(slope)
         slope *= relative  # relative ** (p - 1), faster than a power
-        summed = np.einsum("rc,rc->r", slope, relative)[:, None]
+        # At least 1, the share of the peak itself, except in a row of zeros, which adds nothing.
+        summed = np.maximum(np.einsum("rc,rc->r", slope, relative)[:, None], np.float32(1))
         norm = peak * summed ** np.float32(1 / _POWER)  # ‖row‖_p
         total += float(share * np.square(norm).sum())
         slope *= 2 * share * norm * summed ** np.float32(1 / _POWER - 1)

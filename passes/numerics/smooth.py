@@ -13,6 +13,7 @@ __all__ = ["awq", "equalization", "salient", "smoothquant"]
 
 Doubles = NDArray[np.float64]
 
+_FAINT = 1e-7  # of the largest weight: less than the last bit of float32
 _FURTHEST = 1e4  # scales are at most this, and at least its inverse: float32 stays precise, int32 biases stay in range
 
 
@@ -58,9 +59,15 @@ def equalization(rows: Doubles, columns: Doubles) -> Doubles:
         rows: ``r1``, the largest |weight| that writes each channel, ``[c]``.
         columns: ``r2``, the largest |weight| that reads each channel, ``[c]``.
     """
-    alive = (rows > 0) & (columns > 0)
+    alive = _alive(rows) & _alive(columns)
     logarithm = (_log(columns, alive) - _log(rows, alive)) / 2
     return _exp(logarithm)
+
+
+def _alive(ranges: Doubles) -> NDArray[np.bool_]:
+    """Return which channels ``[c]`` have weights that matter beside the largest. A factor would only raise others."""
+    alive: NDArray[np.bool_] = ranges > _FAINT * ranges.max(initial=0.0)
+    return alive
 
 
 def _log(values: Doubles, alive: NDArray[np.bool_]) -> Doubles:

@@ -1,75 +1,21 @@
-"""Adopt the grids and codes of a model that is quantized already. Nothing is rounded again."""
+"""Adopt the codes of a model that is quantized already. Nothing is rounded again."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from passes.base import GraphPass, Stage, require_codes
 from passes.errors import QuantizationError, argument
-from passes.ir.existing_qparams import ExistingCodes
+from passes.ir.existing_qparams import REQUANTIZE, ExistingCodes
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
 from passes.numerics.grid import Grid
 from passes.report import Change, PassReport
 from passes.statistics import Stats
 
-__all__ = ["KeepCodes", "KeepRanges"]
-
-_REQUANTIZE = "quantize it again with recipe int8 and `calibration=`"
-
-
-@dataclass(frozen=True)
-class KeepRanges(GraphPass):
-    """Adopt the grids of activations.
-
-    Attributes:
-        sign: "target" writes int8 or uint8 codes, whichever the target's kernels want. "found" keeps the file's codes,
-            unless the target takes symmetric grids only. The values are the same, but onnxruntime's uint8 kernels round
-            a few of 1,000 results to the next code where its int8 kernels do not.
-    """
-
-    name: ClassVar[str] = "keep_ranges"
-    stage: ClassVar[Stage] = Stage.RANGES
-
-    sign: Literal["target", "found"] = "target"
-
-    def requires(self, model: Model) -> None:
-        """Require that the source model is quantized."""
-        _require_quantized(model)
-
-    def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Fill `Model.activation_qparams`.
-
-        Raises:
-            QuantizationError: The target does not take a grid.
-        """
-        for tensor, reason in model.existing_qparams.unkept.items():
-            raise QuantizationError(f"{tensor} {reason}, which cannot be kept; {_REQUANTIZE}")
-        present = {tensor.name for node in model.graph.nodes for tensor in (*node.inputs, *node.outputs)}
-        notes = []
-        for tensor, existing in model.existing_qparams.ranges.items() if model.rules.linear else ():
-            keep_sign = self.sign == "found" and not model.rules.symmetric
-            grid = existing.with_sign(existing.signed if keep_sign else model.rules.signed)
-            if model.rules.symmetric and grid.zero_point not in ({0} if grid.signed else {0, 128}):
-                raise QuantizationError(
-                    f"{tensor}: its grid has zero point {grid.zero_point}, and the target takes symmetric ones only; "
-                    f"{_REQUANTIZE}"
-                )
-            if tensor in present:
-                model.activation_qparams[tensor] = grid
-            else:
-                notes.append(f"{tensor} is gone from the graph, and its grid with it")
-        if model.existing_qparams.ranges and not model.rules.linear:
-            notes.append("the target has no integer layers: activations stay in float")
-        changed, skipped = {}, {}
-        for name, layer in model.layers().items():
-            if layer.input in model.activation_qparams:
-                changed[name] = Change("grid of its input kept")
-            else:
-                skipped[name] = "its input stays in float"
-        return PassReport(self.name, changed, skipped, tuple(notes))
+__all__ = ["KeepCodes"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +28,7 @@ class KeepCodes(GraphPass):
 
     def requires(self, model: Model) -> None:
         """Require that the source model is quantized."""
-        _require_quantized(model)
+        model.existing_qparams.require()
 
     def ensures(self, model: Model) -> None:
         """Check that every layer has codes, or a reason to stay in float."""
@@ -107,7 +53,7 @@ class KeepCodes(GraphPass):
             codes, grid = existing.on_grid(layer)
             weight, bias = model.weight(layer), model.bias(layer)
             if not np.array_equal(grid.values(codes), weight):
-                raise QuantizationError(f"{name}: its weight is no longer what its codes stand for; {_REQUANTIZE}")
+                raise QuantizationError(f"{name}: its weight is no longer what its codes stand for; {REQUANTIZE}")
             integer = layer.input in model.activation_qparams and (
                 model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
             )
@@ -123,11 +69,6 @@ class KeepCodes(GraphPass):
             changed[name] = Change(what)
         _require_kernels(refused)
         return PassReport(self.name, changed, dict(model.float_reasons))
-
-
-def _require_quantized(model: Model) -> None:
-    if not model.existing_qparams:
-        raise QuantizationError("nothing to keep: the model is not quantized; use another recipe, such as int8")
 
 
 def _why_no_kernel(grid: Grid) -> str:
@@ -151,7 +92,7 @@ def _require_kernels(refused: Mapping[str, str]) -> None:
     more = f" (and {len(others)} more such)" if others else ""
     them = "them" if others else "it"
     raise QuantizationError(
-        f"{first}: {refused[first]}{more}; {_REQUANTIZE}, or leave {them} in float with "
+        f"{first}: {refused[first]}{more}; {REQUANTIZE}, or leave {them} in float with "
         + argument(exclude=list(refused))
     )
 

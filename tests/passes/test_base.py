@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 
 from converter.recipes.registry import PASSES
+from passes.activations.keep_ranges import KeepRanges
 from passes.base import CorrectionPass, GraphPass, LayerPass, LearningPass, Pass, Stage, require_codes
 from passes.errors import QuantizationError
 from passes.graph.exclude import Exclude
@@ -13,7 +14,7 @@ from passes.ir.model import Model
 from passes.report import PassReport
 from passes.statistics import Needs, Stats
 from passes.weights.gptq import Gptq
-from passes.weights.keep import KeepCodes, KeepRanges
+from passes.weights.keep import KeepCodes
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.obq import Obq
 from passes.weights.qat import Qat

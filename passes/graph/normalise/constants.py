@@ -1,8 +1,11 @@
 """Turn Constant nodes, and nodes that read only constants, into initializers.
 
 onnx's reference implementation (numpy) evaluates one node at a time. Only deterministic operators of a list are
-evaluated. The size of results is limited. Results are cast to the type that ONNX prescribes, because numpy may return
-float64.
+evaluated. Results are cast to the type that ONNX prescribes, because numpy may return float64.
+
+What generates a large constant (zeros of a shape, a range, a tiled or broadcast table) stays a node, unless a layer
+reads the constant as its weight: the file would have to hold the result, which is larger than what it is made from.
+onnxruntime evaluates such nodes once, when it loads the file.
 """
 
 import math
@@ -14,6 +17,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from passes.ir.linear import LINEAR_OPS
 from passes.ir.surgery import graph_output_names, is_default_domain, remove_node, replace_input, sole_consumer
 
 __all__ = ["fold_constants", "lower_constant_nodes"]
@@ -32,7 +36,9 @@ _FOLDABLE = _MOVES | frozenset([
     "Slice", "Sqrt", "Sub", "Sum", "Tile", "Where",
 ])
 # fmt: on
-_FREE_ELEMENTS = 1 << 18  # 1 MiB of float32: results up to this size always fold
+_BROADCAST = frozenset(["Add", "And", "Div", "Equal", "Greater", "Less", "Mod", "Mul", "Or", "Pow", "Sub", "Where"])
+_VALUE_BYTES = 1 << 10  # results up to this size always fold
+_WEIGHT_ELEMENTS = 1 << 18  # the same, of what layers read as a weight
 
 
 def lower_constant_nodes(graph: gs.Graph) -> list[str]:
@@ -66,12 +72,13 @@ def fold_constants(graph: gs.Graph) -> list[str]:
     """
     outputs = graph_output_names(graph)
     counts: dict[str, int] = {}
+    weights = _weight_nodes(graph)
     for node in list(graph.nodes):
         if node.op not in _FOLDABLE or not is_default_domain(node) or len(node.outputs) != 1:
             continue
         if node.outputs[0].name in outputs:
             continue
-        values = _value(graph, node)
+        values = _value(graph, node, weight=id(node) in weights)
         if values is None:
             continue
         counts[node.op] = counts.get(node.op, 0) + 1
@@ -99,12 +106,32 @@ def _rename(constant: gs.Constant, name: str) -> None:
     constant.name = name
 
 
-def _value(graph: gs.Graph, node: gs.Node) -> Array | None:
+def _weight_nodes(graph: gs.Graph) -> set[int]:
+    """Return the ids of the nodes that make constants of layers and of batch normalizations."""
+    constant: set[int] = set()  # tensors that need no input of the graph
+    for node in graph.nodes:
+        made = node.op in _FOLDABLE and all(
+            isinstance(tensor, gs.Constant) or tensor.is_empty() or id(tensor) in constant for tensor in node.inputs
+        )
+        if made or (node.op == "Shape" and _static_shape(node) is not None):
+            constant.update(id(tensor) for tensor in node.outputs)
+    found: set[int] = set()
+    layers = [node for node in graph.nodes if node.op in LINEAR_OPS or node.op == "BatchNormalization"]
+    waiting = [tensor for node in layers for tensor in node.inputs if id(tensor) in constant]
+    while waiting:
+        for node in waiting.pop().inputs:
+            if id(node) not in found:
+                found.add(id(node))
+                waiting.extend(tensor for tensor in node.inputs if id(tensor) in constant)
+    return found
+
+
+def _value(graph: gs.Graph, node: gs.Node, *, weight: bool) -> Array | None:
     if node.op == "Shape":
         return _static_shape(node)
     if node.op == "CastLike":
         return _cast_like(node)
-    return _evaluate(graph, node)
+    return _evaluate(graph, node, weight=weight)
 
 
 def _cast_like(node: gs.Node) -> Array | None:
@@ -123,13 +150,23 @@ def _static_shape(node: gs.Node) -> Array | None:
     return np.array(list(shape)[start:end], np.int64)
 
 
-def _evaluate(graph: gs.Graph, node: gs.Node) -> Array | None:
-    """Return the node's value, or None if an input is not constant or the result is much larger than the inputs."""
+def _evaluate(graph: gs.Graph, node: gs.Node, *, weight: bool) -> Array | None:
+    """Return the node's value, or None if an input is not constant or if the value is too large to store.
+
+    Args:
+        graph: The graph.
+        node: The node.
+        weight: Whether a layer reads the value. Then it may be large.
+    """
     present = [tensor for tensor in node.inputs if not tensor.is_empty()]
     if not all(isinstance(tensor, gs.Constant) and isinstance(tensor.dtype, np.dtype) for tensor in present):
         return None
     inputs = [tensor.values for tensor in present]
-    if _elements(node, inputs) > max(_FREE_ELEMENTS, sum(values.size for values in inputs)):
+    elements = _elements(node, inputs)
+    if weight and elements > max(_WEIGHT_ELEMENTS, sum(values.size for values in inputs)):
+        return None
+    replaced = sum(tensor.values.nbytes for tensor in present if sole_consumer(graph, tensor) is node)
+    if not weight and elements > max(_VALUE_BYTES, replaced):  # an element has a byte at least
         return None
     if node.op == "Identity":
         return np.array(inputs[0])
@@ -137,7 +174,8 @@ def _evaluate(graph: gs.Graph, node: gs.Node) -> Array | None:
     expected = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.elem_type
     names = [tensor.name for tensor in present]
     (result,) = ReferenceEvaluator(model).run(None, dict(zip(names, inputs, strict=True)))
-    return np.array(result, onnx.helper.tensor_dtype_to_np_dtype(expected) if expected else None)
+    values = np.array(result, onnx.helper.tensor_dtype_to_np_dtype(expected) if expected else None)
+    return values if weight or values.nbytes <= max(_VALUE_BYTES, replaced) else None
 
 
 def _elements(node: gs.Node, inputs: list[Array]) -> float:
@@ -149,6 +187,8 @@ def _elements(node: gs.Node, inputs: list[Array]) -> float:
         "Range": lambda: (inputs[1].item() - inputs[0].item()) / inputs[2].item(),
         "MatMul": lambda: inputs[0].size * inputs[1].shape[-1] / inputs[0].shape[-1],
     }
+    if node.op in _BROADCAST:
+        return float(math.prod(np.broadcast_shapes(*(values.shape for values in inputs))))
     return float(growing[node.op]()) if node.op in growing else 0.0
 
 

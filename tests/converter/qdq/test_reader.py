@@ -14,9 +14,10 @@ from converter.model_io.open import open_model
 from converter.qdq.reader import read_qdq
 from converter.recipes.builtin import RECIPES
 from converter.report.facts import conversion_facts
+from passes.activations.keep_ranges import KeepRanges
 from passes.graph.normalise.normalise import Normalise
 from passes.numerics.error import sqnr_db
-from passes.weights.keep import KeepCodes, KeepRanges
+from passes.weights.keep import KeepCodes
 from tests.support.command_line import SCALE, run
 from tests.support.graphs import run as unoptimized
 from tests.support.models import SIDE, make_model

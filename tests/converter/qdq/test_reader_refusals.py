@@ -13,11 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from converter import convert, convert_within
 from converter.budget.limits import Budget
 from converter.recipes.recipe import Recipe
+from passes.activations.keep_ranges import KeepRanges
 from passes.errors import ConvertError, ModelError, QuantizationError, UsageError
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.normalise.normalise import Normalise
 from passes.numerics.error import sqnr_db
-from passes.weights.keep import KeepCodes, KeepRanges
+from passes.weights.keep import KeepCodes
 from tests.support.models import make_model, small_cnn
 from tests.support.quantized_files import (
     PLAIN,
@@ -76,8 +77,9 @@ def half_scales() -> onnx.ModelProto:
 
 def two_readers() -> onnx.ModelProto:
     model = qdq(dequantize(), codes=PLAIN, scale=0.01, zero_point=ZERO)
-    model.graph.node.append(helper.make_node("Relu", ["input"], ["relu"], "relu"))
-    model.graph.output.append(helper.make_tensor_value_info("relu", TensorProto.FLOAT, ["n", 8]))
+    model.graph.node.append(helper.make_node("Gemm", ["input", "w2"], ["other"], "other"))
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(8, dtype=np.float32), "w2"))
+    model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n", 8]))
     return model
 
 

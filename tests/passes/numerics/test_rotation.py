@@ -63,3 +63,15 @@ def test_zeros_and_a_single_channel() -> None:
     zeros = [Rotated(np.zeros((5, 3), np.float32), False)]
     np.testing.assert_allclose(np.abs(np.linalg.det(flattening_rotation(zeros, 3, steps=9, seed=0))), 1)
     assert np.abs(flattening_rotation([Rotated(heavy(5, 1), False)], 1, steps=9, seed=0)) == pytest.approx(1)
+
+
+def test_a_row_of_zeros_adds_nothing_to_the_slope() -> None:
+    """The zero weights of a kernel position are a row whatever the rotation."""
+    plain = Rotated(heavy(30, 8), False)
+    padded = Rotated(np.concatenate([plain.weight, np.zeros((10, 8), np.float32)]), False)
+    rotation = flattening_rotation([plain], 8, steps=0, seed=1).astype(np.float32)
+    loss, gradient = smooth_peak([plain], rotation)
+    padded_loss, padded_gradient = smooth_peak([padded], rotation)
+    assert padded_loss == pytest.approx(loss, rel=1e-5)  # the mean of the rows and the mean square shrink alike
+    np.testing.assert_allclose(padded_gradient, gradient, rtol=1e-4, atol=1e-5 * np.abs(gradient).max())
+    assert np.isfinite(flattening_rotation([padded], 8, steps=20, seed=1)).all()

@@ -1,0 +1,88 @@
+"""Adopt the grids of activations of a model that is quantized already."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from passes.activations.activation_ranges import placement_of
+from passes.activations.unrounded import float_readers, split_readers
+from passes.base import GraphPass, Stage
+from passes.errors import QuantizationError
+from passes.ir.existing_qparams import REQUANTIZE
+from passes.ir.model import Model
+from passes.report import Change, PassReport
+from passes.statistics import Stats
+
+__all__ = ["KeepRanges"]
+
+
+@dataclass(frozen=True)
+class KeepRanges(GraphPass):
+    """Adopt the grids of activations.
+
+    Attributes:
+        sign: "target" writes int8 or uint8 codes, whichever the target's kernels want. "found" keeps the file's codes,
+            unless the target takes symmetric grids only. The values are the same, but onnxruntime's uint8 kernels round
+            a few of 1,000 results to the next code where its int8 kernels do not.
+    """
+
+    name: ClassVar[str] = "keep_ranges"
+    stage: ClassVar[Stage] = Stage.RANGES
+
+    sign: Literal["target", "found"] = "target"
+
+    def requires(self, model: Model) -> None:
+        """Require that the source model is quantized."""
+        model.existing_qparams.require()
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        """Fill `Model.activation_qparams`.
+
+        Raises:
+            QuantizationError: The target does not take a grid, or the file's quantized readers of a tensor are not
+                those that would be written.
+        """
+        for tensor, reason in model.existing_qparams.unkept.items():
+            raise QuantizationError(f"{tensor} {reason}, which cannot be kept; {REQUANTIZE}")
+        present = {tensor.name for node in model.graph.nodes for tensor in (*node.inputs, *node.outputs)}
+        notes = []
+        for tensor, existing in model.existing_qparams.ranges.items() if model.rules.linear else ():
+            keep_sign = self.sign == "found" and not model.rules.symmetric
+            grid = existing.with_sign(existing.signed if keep_sign else model.rules.signed)
+            if model.rules.symmetric and grid.zero_point not in ({0} if grid.signed else {0, 128}):
+                raise QuantizationError(
+                    f"{tensor}: its grid has zero point {grid.zero_point}, and the target takes symmetric ones only; "
+                    f"{REQUANTIZE}"
+                )
+            if tensor in present:
+                model.activation_qparams[tensor] = grid
+            else:
+                notes.append(f"{tensor} is gone from the graph, and its grid with it")
+        if model.existing_qparams.ranges and not model.rules.linear:
+            notes.append("the target has no integer layers: activations stay in float")
+        _split_readers(model)
+        changed, skipped = {}, {}
+        for name, layer in model.layers().items():
+            if layer.input in model.activation_qparams:
+                changed[name] = Change("grid of its input kept")
+            else:
+                skipped[name] = "its input stays in float"
+        return PassReport(self.name, changed, skipped, tuple(notes))
+
+
+def _split_readers(model: Model) -> None:
+    """Let the nodes that read floats in the file read floats again.
+
+    Raises:
+        QuantizationError: The nodes that would do so are not those of the file.
+    """
+    recorded = {
+        name: count for name, count in model.existing_qparams.float_readers.items() if name in model.activation_qparams
+    }
+    if not recorded:
+        return
+    integer = placement_of(model).integer
+    found = {name: len(nodes) for name, nodes in float_readers(model.graph, recorded, integer).items()}
+    for name, count in recorded.items():
+        if found.get(name) != count:
+            raise QuantizationError(f"{name} is read both quantized and in float, which cannot be kept; {REQUANTIZE}")
+    model.activation_qparams = split_readers(model.graph, model.activation_qparams, integer, recorded)

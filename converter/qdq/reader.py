@@ -259,9 +259,10 @@ class _Reader:
             renamed[root] = output
             if root in self.ranges:
                 self.ranges[output] = self.ranges.pop(root)
-            for table in (self.unkept, self.float_readers):
-                if root in table:
-                    table[output] = table.pop(root)  # type: ignore[attr-defined]
+            if root in self.unkept:
+                self.unkept[output] = self.unkept.pop(root)
+            if root in self.float_readers:
+                self.float_readers[output] = self.float_readers.pop(root)
         nodes = [node for node in nodes if node.op_type != "QuantizeLinear"]
         for node in nodes:
             node.input[:] = [renamed.get(self.root(name), self.root(name)) for name in node.input]

@@ -141,12 +141,12 @@ def test_what_a_layer_reads_folds_however_large(layer: str) -> None:
     zeros = node("ConstantOfShape", ["large"], ["zeros"])
     joined = [zeros, node("Concat", ["x", "zeros"], ["h"], axis=2)]
     made = [node("Expand", ["w", "to"], ["weight"])]
+    to: tuple[int, ...] = (3,)
     if layer == "Conv":
         to, last = (8, 3, 5, 5), node("Conv", ["h", "weight"], ["y"])
     elif layer == "MatMul":
         to, last = (8, 50), node("MatMul", ["h", "weight"], ["y"])
     else:
-        to = (3,)
         last = node("BatchNormalization", ["h", "weight", "weight", "weight", "weight"], ["y"])
     constants = {"large": np.array([2, 3, 5000, 8]), "w": np.abs(array(1)), "to": np.array(to)}
     graph = normalised(build([*joined, *made, last], constants, IMAGE))

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from passes.activations.placement import Placement, place
 from passes.activations.shared_grids import shared_grids
+from passes.activations.unfused import keep_apart
 from passes.activations.unrounded import split_readers
 from passes.base import GraphPass, Stage
 from passes.ir.model import Model
@@ -82,6 +83,7 @@ class ActivationRanges(GraphPass):
                 reason = model.float_reasons.get(name) or model.float_activations.get(name)
                 skipped[name] = reason or placement.reasons.get(name, "its input stays in float")
         model.activation_qparams = split_readers(model.graph, model.activation_qparams, placement.integer)
+        keep_apart(model.graph, model.activation_qparams, placement.integer)
         return PassReport(self.name, changed, skipped, ranges=covered)
 
     def _grid(self, source: str, placement: Placement, model: Model, stats: Stats) -> ActivationGrid:

@@ -251,6 +251,10 @@ def _why_float(node: gs.Node, rules: Rules, data: list[gs.Variable], outputs: se
             return "one operand is a constant"
     if node.op == "Resize" and node.attrs.get("mode", "nearest") != "nearest":
         return "only nearest Resize has an integer kernel"
+    if node.op == "AveragePool" and any(step != 1 for step in node.attrs.get("dilations", ())):
+        return "only AveragePool without dilations has an integer kernel"
+    if node.op == "AveragePool" and node.attrs.get("ceil_mode", 0) and node.attrs.get("count_include_pad", 0):
+        return "the integer AveragePool counts what it rounds up to, and the float one does not"
     if node.op == "MaxPool" and len(node.outputs) > 1:
         return "it also writes indices"
     if any(tensor.dtype is not None and np.dtype(tensor.dtype).kind != "f" for tensor in data):

@@ -6,6 +6,7 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, Stage
+from passes.graph.normalise.axes import name_no_axes
 from passes.graph.normalise.constants import fold_constants, lower_constant_nodes
 from passes.graph.normalise.control_flow import inline_constant_branches
 from passes.graph.normalise.duplicates import merge_duplicates
@@ -14,7 +15,7 @@ from passes.graph.normalise.gemm import absorb_alpha_beta, matmul_to_gemm
 from passes.graph.normalise.names import name_nodes
 from passes.graph.normalise.no_ops import remove_no_ops
 from passes.graph.normalise.pads import absorb_pads
-from passes.graph.normalise.pooling import pool_means
+from passes.graph.normalise.pooling import count_no_pads, pool_means
 from passes.graph.normalise.refusals import refuse_unsupported
 from passes.graph.normalise.shapes import infer_shapes
 from passes.graph.normalise.sharing import unshare_constants
@@ -37,6 +38,7 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
     - Nodes that compute the same become one.
     - Every layer gets its own weight and bias.
     - Gemm gets alpha = beta = 1.
+    - Pad and Resize name no axes.
     - Pad with zeros becomes the padding of the convolution that reads it.
     - Means over all spatial axes become GlobalAveragePool, and reshapes to [batch, rest] become Flatten.
     - MatMul (+ Add) on a matrix becomes Gemm.
@@ -63,8 +65,10 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
     notes += merge_duplicates(graph) if rewrite else []
     notes += unshare_constants(graph)
     notes += absorb_alpha_beta(graph)
+    notes += name_no_axes(graph)
     if rewrite:
         notes += absorb_pads(graph)
+        count_no_pads(graph)
         shapes = infer_shapes(graph)
         notes += pool_means(graph, shapes)
         notes += flatten_reshapes(graph, shapes)

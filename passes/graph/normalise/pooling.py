@@ -1,4 +1,4 @@
-"""Replace a mean over all spatial axes with GlobalAveragePool.
+"""Replace a mean over all spatial axes with GlobalAveragePool, and count pads only where there are some.
 
 PyTorch's exporters write AdaptiveAvgPool2d(1) and x.mean((2, 3)) as ReduceMean. onnxruntime runs GlobalAveragePool in
 int8, and ReduceMean in float.
@@ -9,7 +9,18 @@ import onnx_graphsurgeon as gs
 from passes.graph.normalise.shapes import Shapes
 from passes.ir.surgery import fresh_name, is_default_domain, replace_node, tensor_names
 
-__all__ = ["pool_means"]
+__all__ = ["count_no_pads", "pool_means"]
+
+
+def count_no_pads(graph: gs.Graph) -> None:
+    """Remove `count_include_pad` of an AveragePool without pads, where it says nothing.
+
+    With `ceil_mode`, onnxruntime's integer AveragePool would count what lies beyond the input.
+    """
+    for node in graph.nodes:
+        padded = any(node.attrs.get("pads", ())) or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        if node.op == "AveragePool" and is_default_domain(node) and not padded:
+            node.attrs.pop("count_include_pad", None)
 
 
 def pool_means(graph: gs.Graph, shapes: Shapes) -> list[str]:

@@ -32,8 +32,8 @@ def between(opset: int, nodes: list[onnx.NodeProto], channels: int = 8, **values
     return network(every, constants, {"x": ["N", 3, 12, 12]}, {"y": ["N", 6, "H", "W"]}, opset=opset)
 
 
-POOL = {"kernel_shape": [3, 3]}
-HALF = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
+POOL: dict[str, Any] = {"kernel_shape": [3, 3]}
+HALF: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
 CASES = {
     "Pad axes": between(18, [node("Pad", ["r", "p", "", "a"], ["m"], "op", mode="reflect")], p=[2, 1, 2, 1], a=[2, 3]),
     "Pad value": between(18, [node("Pad", ["r", "p", "v", "a"], ["m"], "op")], p=[1, 2], v=0.5, a=[-1]),

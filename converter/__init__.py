@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from converter.inspection.netron import view
     from converter.model_io.export import ExportResult
     from converter.model_io.open import ExportOptions, open_model
+    from converter.model_io.operator_libraries import custom_ops
     from converter.pipeline.convert import convert
     from converter.pipeline.export import export
     from converter.pipeline.result import LayerReport, Result
@@ -118,6 +119,7 @@ __all__ = [
     "compare",
     "convert",
     "convert_within",
+    "custom_ops",
     "evaluate",
     "export",
     "find_recipe",
@@ -189,6 +191,7 @@ _HOMES = {
     "compare": "converter.comparison.compare",
     "convert": "converter.pipeline.convert",
     "convert_within": "converter.budget.ladder",
+    "custom_ops": "converter.model_io.operator_libraries",
     "evaluate": "converter.evaluation.evaluate",
     "export": "converter.pipeline.export",
     "find_recipe": "converter.recipes.builtin",

@@ -28,6 +28,7 @@ _AND_ACT = "or add --act OUT.onnx to this command, which does that and shows the
 @options.limit
 @options.torch
 @options.images
+@options.custom_ops
 @options.quiet
 def evaluate(
     models: tuple[str, ...],
@@ -72,6 +73,7 @@ def evaluate(
 @options.limit
 @options.torch
 @options.images
+@options.custom_ops
 @options.quiet
 def compare(
     reference: str,
@@ -172,6 +174,7 @@ def _given(weights: Path | None, input_shape: tuple[int, ...] | None) -> tuple[s
 @click.argument("model")
 @options.json
 @options.torch
+@options.custom_ops
 def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[int, ...] | None) -> None:
     """What is in an .onnx file, or in the export of FILE.py:FACTORY, by layer.
 

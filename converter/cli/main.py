@@ -107,6 +107,7 @@ def cli() -> None:
 @click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
 @options.torch
 @options.images
+@options.custom_ops
 @options.report
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything drawn at random.")
 @click.option(

@@ -10,6 +10,7 @@ import click
 __all__ = [
     "FILE",
     "budget",
+    "custom_ops",
     "data",
     "images",
     "json",
@@ -66,6 +67,21 @@ def _several(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
     return decorate
 
 
+def custom_ops(command: Command) -> Command:
+    """Add the libraries of operators. onnxruntime knows them while the command runs."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, custom_ops: tuple[Path, ...], **others: Any) -> Any:
+        if not custom_ops:
+            return command(*arguments, **others)
+        from converter.model_io.operator_libraries import custom_ops as known
+
+        with known(*custom_ops):
+            return command(*arguments, **others)
+
+    return _libraries(run)  # type: ignore[return-value]
+
+
 def budget(command: Command) -> Command:
     """Add the limits of a budget and the cache folder. The command gets the limits as one `Budget` or None."""
 
@@ -116,6 +132,13 @@ _limits = _several(
         help="Keeps what a search measured; the same command goes on from it. OUT.search, which goes once the search "
         "has ended.",
     ),
+)
+_libraries = click.option(
+    "--custom-ops",
+    type=FILE,
+    multiple=True,
+    metavar="LIB.so",
+    help="Library with operators that onnxruntime lacks; may be repeated.",
 )
 limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")

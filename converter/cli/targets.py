@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 import converter
+from converter.cli import options
 from converter.cli.context import print_json
 from converter.cli.messages import in_words_of
 from passes.errors import UsageError, VerificationError
@@ -46,6 +47,7 @@ def _fraction(_: click.Context, __: click.Parameter, value: float | None) -> flo
 )
 @click.option("--min-agreement", type=float, callback=_fraction, help="With the CPU, on DATA; 0.99 if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@options.custom_ops
 def verify(
     model: str,
     target: str,

@@ -51,6 +51,7 @@ __all__ = ["train"]
 )
 @options.torch
 @options.images
+@options.custom_ops
 @options.report
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything drawn at random.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="auto: cuda if there is one.")

@@ -8,6 +8,8 @@ without this setting. So what is timed and inspected is what a user's session wi
 
 import onnxruntime as ort
 
+from converter.model_io.operator_libraries import register
+
 __all__ = ["cpu_session"]
 
 _REWRITTEN = "INT8 does not match"
@@ -15,13 +17,14 @@ _REWRITTEN = "INT8 does not match"
 
 
 def cpu_session(model: str | bytes, options: ort.SessionOptions, *, keep_int8: bool = True) -> ort.InferenceSession:
-    """Open a session. If onnxruntime cannot load the model, its own exception passes through.
+    """Open a session, with the operators of `custom_ops`. onnxruntime's own exceptions pass through.
 
     Args:
         model: Path of a model, or its bytes.
         options: Options of the session. The setting that leaves int8 as it is may be added to them.
         keep_int8: Whether to try again with that setting if the rewriting fails.
     """
+    register(options)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class of their own

@@ -15,7 +15,8 @@ from converter.model_io.check import check_model
 from converter.model_io.declared_shapes import correct_shapes
 from converter.model_io.functions import with_inlined_functions
 from converter.model_io.half_precision import widen_halves
-from converter.model_io.protobuf import all_tensors
+from converter.model_io.operator_libraries import libraries
+from converter.model_io.protobuf import all_tensors, graphs
 from converter.model_io.repair import repair
 from converter.model_io.upgrade import IR_VERSION, OPSET, upgrade_opset
 from passes.errors import ModelError, first_line
@@ -31,6 +32,7 @@ __all__ = [
     "upgrade_opset",
 ]
 
+_OWN_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.", "org.pytorch.aten")  # of onnxruntime
 _LOG = logging.getLogger(__name__)
 
 # fmt: off
@@ -96,6 +98,7 @@ def _prepared(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
     _check(name, model)
     if model.functions:
         model = with_inlined_functions(model)
+    _require_operators(name, model)
     notes = widen_halves(model) + correct_shapes(model)
     upgrade_opset(model, name)
     _check(name, model, full=True)
@@ -223,6 +226,19 @@ def _require_shaped_inputs(name: str, graph: onnx.GraphProto) -> None:
     for value in graph.input:
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             raise ModelError(f"{name}: input {value.name} has no shape; export the model with the shapes of its inputs")
+
+
+def _require_operators(name: str, model: onnx.ModelProto) -> None:
+    """Require a library for operators that are neither ONNX's nor onnxruntime's own."""
+    if libraries():
+        return
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            if node.domain and not node.domain.startswith(_OWN_DOMAINS):
+                raise ModelError(
+                    f"{name}: onnxruntime has no {node.op_type} of domain {node.domain!r}; "
+                    "name the library that has it with `custom_ops=`"
+                )
 
 
 def _check(name: str, model: onnx.ModelProto, *, full: bool = False) -> None:

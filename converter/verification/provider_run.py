@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.model_io.operator_libraries import libraries
 from converter.targets.target import Target
 from converter.verification.environments import Environment
 from passes.errors import TargetError
@@ -55,6 +56,7 @@ def run_on_provider(
         if environment.package is None:
             np.savez(folder / "feeds.npz", **dict(feeds))  # type: ignore[arg-type]
             job |= {"provider": target.provider, "feeds": str(folder / "feeds.npz"), "outputs": str(folder / "out.npz")}
+            job["custom_ops"] = libraries()
         else:
             job |= {"package": environment.package, "folder": name, "feeds": _raw(feeds, folder)}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")

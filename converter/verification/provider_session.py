@@ -47,6 +47,8 @@ def _run(job: dict[str, Any], answer: dict[str, Any]) -> None:
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         arguments = _prepare(ort, options, answer)
+        for library in job["custom_ops"]:
+            options.register_custom_ops_library(library)
         Path(job["ready"]).touch()
         session = _open(ort, job["model"], options, arguments)
         feeds = dict(np.load(job["feeds"]))

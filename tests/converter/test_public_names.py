@@ -16,6 +16,7 @@ FUNCTIONS = [
     "compare",
     "convert",
     "convert_within",
+    "custom_ops",
     "evaluate",
     "export",
     "find_recipe",

@@ -208,7 +208,7 @@ def test_what_nobody_expected_is_one_line(monkeypatch: pytest.MonkeyPatch, error
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("converter.pipeline.finish.emit", fail)
+    monkeypatch.setattr("converter.pipeline.finish.emit_fused", fail)
     result = run(*CONVERT)
     assert (result.exit_code, result.stderr) == (1, line)
 

@@ -8,6 +8,7 @@ from converter.pipeline.emit_fused import emit_fused
 from converter.pipeline.prepare import Prepared
 from converter.pipeline.result import LayerReport, layer_reports, stamp, versions
 from converter.pipeline.trial_run import Fidelity, trial_run
+from converter.qdq.descriptions import keep_descriptions
 from converter.qdq.writer import emit
 from converter.speed.search import Speed
 from converter.verification.fit import fix_batch, require_kernels
@@ -37,6 +38,7 @@ def write_file(
         layers = layer_reports(work, reports, storage)
     require_kernels(quantized, job.target)
     fix_batch(quantized, job.target)
+    keep_descriptions(quantized, job.source)
     facts = {
         "target": job.target.name,
         "calibration": job.images.describe_calibration(),

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from converter.budget.cache import Cache
@@ -30,6 +29,7 @@ from converter.targets.target import Target
 from passes.base import LayerPass, Problem
 from passes.ir.linear import Linear
 from passes.ir.model import Model
+from passes.ir.onnx_graph import import_graph
 from passes.numerics.error import decibel
 from passes.numerics.moments import Moments
 from passes.numerics.noise_table import importance
@@ -128,7 +128,7 @@ def measure_effects(
         memory_budget: Bytes of activations held in memory.
         progress: Called after every layer.
     """
-    model = Model(gs.import_onnx(source), target.rules)
+    model = Model(import_graph(source), target.rules)
     context = PassContext(Images(fit, None, None, fit), memory_budget, recipe, progress)
     solver = recipe.solver
     assert solver is not None  # layers are solved by a layer pass

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from passes.errors import OutputError
 
-__all__ = ["ActivationCache"]
+__all__ = ["ActivationCache", "Value"]
+
+Value = NDArray[Any] | list[NDArray[Any]]
+"""A tensor, or a sequence of tensors."""
 
 
 class ActivationCache:
@@ -26,7 +29,7 @@ class ActivationCache:
         self.memory_budget = memory_budget
         self.spilled = 0
         self._bytes_in_memory = 0
-        self._arrays: dict[tuple[str, str], list[NDArray[Any]]] = {}
+        self._arrays: dict[tuple[str, str], list[Value]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> "ActivationCache":
@@ -39,9 +42,11 @@ class ActivationCache:
         if self._folder is not None:
             self._folder.cleanup()
 
-    def append(self, stream: str, name: str, array: NDArray[Any]) -> None:
-        """Add the next batch of a tensor."""
-        if self._bytes_in_memory + array.nbytes > self.memory_budget and array.nbytes > 1 << 16:
+    def append(self, stream: str, name: str, array: Value) -> None:
+        """Add the next batch of a tensor. Sequences stay in memory."""
+        if isinstance(array, list):
+            self._bytes_in_memory += sum(part.nbytes for part in array)
+        elif self._bytes_in_memory + array.nbytes > self.memory_budget and array.nbytes > 1 << 16:
             array = self._spill(array)
         else:
             self._bytes_in_memory += array.nbytes
@@ -51,14 +56,16 @@ class ActivationCache:
         """Whether the cache holds the tensor ``(stream, name)``."""
         return key in self._arrays
 
-    def get(self, stream: str, name: str, batch: int) -> NDArray[Any]:
+    def get(self, stream: str, name: str, batch: int) -> Value:
         """One batch of a tensor."""
         return self._arrays[stream, name][batch]
 
     def release(self, stream: str, name: str) -> None:
         """Delete all batches of a tensor."""
         for array in self._arrays.pop((stream, name), []):
-            if isinstance(array, np.memmap):
+            if isinstance(array, list):
+                self._bytes_in_memory -= sum(part.nbytes for part in array)
+            elif isinstance(array, np.memmap):
                 Path(str(array.filename)).unlink()
             else:
                 self._bytes_in_memory -= array.nbytes

@@ -10,12 +10,11 @@ Only tensors that a later segment reads are held (`converter.calibration.activat
 from collections.abc import Collection, Iterable
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.calibration.activation_cache import ActivationCache
-from converter.calibration.segments import Segment, submodel
+from converter.calibration.activation_cache import ActivationCache, Value
+from converter.calibration.segments import Kind, Segment, submodel
 from converter.data.dataset import Dataset
 from converter.qdq.floats import float_model
 from converter.qdq.writer import emit
@@ -44,7 +43,7 @@ class PairedRun:
     ) -> None:
         self.model, self.reference, self.cache, self.sequential = model, reference, cache, sequential
         self.counts: list[int] = []
-        self.kinds: dict[str, np.dtype] = {}
+        self.kinds: dict[str, Kind] = {}
         for batch in data.batches(_BATCH):
             self.counts.append(batch.count)
             for name, values in batch.feeds.items():
@@ -55,8 +54,9 @@ class PairedRun:
 
     def get(self, stream: str, name: str, batch: int) -> NDArray[Any]:
         """One batch of a tensor, without the rows that only pad the batch."""
-        values: NDArray[Any] = self.cache.get(stream, name, batch)[: self.counts[batch]]
-        return values
+        values = self.cache.get(stream, name, batch)
+        assert not isinstance(values, list)  # a layer reads tensors
+        return values[: self.counts[batch]]
 
     def float_graph(self, segment: Segment) -> onnx.ModelProto:
         """The graph that the float stream runs for a segment. It has the model's present weights."""
@@ -106,6 +106,6 @@ class PairedRun:
             for name, values in zip(outputs, session.run(list(outputs), feeds), strict=True):
                 self._append(stream, name, values)
 
-    def _append(self, stream: str, name: str, values: NDArray[Any]) -> None:
-        self.kinds[name] = values.dtype
+    def _append(self, stream: str, name: str, values: Value) -> None:
+        self.kinds[name] = Kind.of(values)
         self.cache.append(stream, name, values)

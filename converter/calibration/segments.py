@@ -6,11 +6,33 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from passes.ir.linear import Linear
 from passes.ir.model import Model
+from passes.ir.onnx_graph import node_bodies
 
-__all__ = ["Segment", "cut", "submodel"]
+__all__ = ["Kind", "Segment", "cut", "submodel"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a tensor that crosses from one segment to another.
+
+    Attributes:
+        dtype: Type of its elements.
+        rank: Number of its axes. None for a sequence of tensors.
+    """
+
+    dtype: np.dtype[Any]
+    rank: int | None
+
+    @classmethod
+    def of(cls, value: NDArray[Any] | list[NDArray[Any]]) -> "Kind":
+        """Return the kind of a value. The elements of an empty sequence count as float32."""
+        if isinstance(value, list):
+            return cls(value[0].dtype if value else np.dtype(np.float32), None)
+        return cls(value.dtype, value.ndim)
 
 
 @dataclass(frozen=True)
@@ -91,7 +113,7 @@ def _schedule(graph: gs.Graph, layers: Mapping[str, Linear]) -> list[list[gs.Nod
     return pieces
 
 
-def submodel(model: Model, segment: Segment, kinds: Mapping[str, np.dtype[Any]]) -> Model:
+def submodel(model: Model, segment: Segment, kinds: Mapping[str, Kind]) -> Model:
     """A segment as a model of its own. It shares its weights with ``model``, but not its nodes.
 
     Args:
@@ -100,6 +122,8 @@ def submodel(model: Model, segment: Segment, kinds: Mapping[str, np.dtype[Any]])
         kinds: Types of the segment's input tensors, by name. onnxruntime infers the other types.
     """
     tensors: dict[str, gs.Tensor] = {}
+    by_name = {node.name: node for node in model.graph.nodes}
+    ranked = any(True for name in segment.nodes for _ in node_bodies(by_name[name]))
 
     def tensor_of(tensor: gs.Tensor) -> gs.Tensor:
         if not tensor.name:
@@ -108,10 +132,9 @@ def submodel(model: Model, segment: Segment, kinds: Mapping[str, np.dtype[Any]])
             if isinstance(tensor, gs.Constant):
                 tensors[tensor.name] = gs.Constant(tensor.name, tensor.values)
             else:
-                tensors[tensor.name] = gs.Variable(tensor.name, dtype=kinds.get(tensor.name))
+                tensors[tensor.name] = _variable(tensor.name, kinds.get(tensor.name), ranked=ranked)
         return tensors[tensor.name]
 
-    by_name = {node.name: node for node in model.graph.nodes}
     nodes = []
     for name in segment.nodes:
         node = by_name[name]
@@ -141,3 +164,13 @@ def submodel(model: Model, segment: Segment, kinds: Mapping[str, np.dtype[Any]])
         },
         float_activations=model.float_activations,
     )
+
+
+def _variable(name: str, kind: Kind | None, *, ranked: bool) -> gs.Variable:
+    """Make a tensor. Its rank is written only where it is needed, because onnxruntime would fuse other operators."""
+    if kind is None:
+        return gs.Variable(name)
+    variable = gs.Variable(name, kind.dtype, [None] * kind.rank if ranked and kind.rank is not None else None)
+    if kind.rank is None:
+        variable.type = "sequence_type"
+    return variable

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from converter.comparison.subgraphs import Subgraph
+from passes.ir.bodies import enclose, expose
 from passes.ir.surgery import fresh_name
 
 __all__ = ["in_float"]
@@ -54,6 +55,7 @@ def in_float(
     graph.ClearField("node")
     graph.ClearField("value_info")
     graph.node.extend(nodes)
+    enclose(graph)
     return mixed
 
 
@@ -67,6 +69,7 @@ def _copies(
     for index in subgraph.nodes:
         node = onnx.NodeProto()
         node.CopyFrom(reference.node[index])
+        expose([node])
         node.name = fresh_name(f"{node.name}/float", taken)
         for name in [*node.input, *node.output]:
             if not name or name in names or (name not in stored and name not in node.output):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import onnx
 
+from passes.ir.bodies import tensors_read
+
 __all__ = ["Match", "match_tensors"]
 
 
@@ -48,7 +50,7 @@ def match_tensors(reference: onnx.GraphProto, other: onnx.GraphProto) -> tuple[l
     unmatched = []
     reached = set(live)
     for node in reference.node:
-        if reached.isdisjoint(node.input):
+        if reached.isdisjoint(tensors_read(node)):
             continue
         for tensor in filter(None, node.output):
             reached.add(tensor)

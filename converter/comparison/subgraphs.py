@@ -5,7 +5,7 @@ reads the *quantized* network's tensors and computes in float what the quantized
 same values. So the difference is the error that this layer adds, without the errors of the layers before it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from converter.qdq.stored_weights import Tensors, find_weight, layer_roles
 from converter.runtime.session import open_session
+from passes.ir.bodies import enclose, expose, tensors_read
 from passes.ir.surgery import fresh_name
 
 __all__ = ["Subgraph", "Subgraphs", "find_subgraphs"]
@@ -54,7 +55,7 @@ def find_subgraphs(graph: onnx.GraphProto, cuts: Iterable[str]) -> dict[str, Sub
             if index in nodes:
                 continue
             nodes.add(index)
-            for name in _reads(graph.node[index]):
+            for name in tensors_read(graph.node[index]):
                 if name in given:
                     reads[name] = None
                 elif name in makers:
@@ -73,9 +74,12 @@ class Subgraphs:
         reference: The whole float model.
         cuts: Tensors at which it is cut.
         types: Element types of its tensors by name, as numbers of onnx.TensorProto.
+        ranks: Numbers of axes of the tensors at the cuts. A Scan needs them.
     """
 
-    def __init__(self, reference: onnx.ModelProto, cuts: Iterable[str], types: Mapping[str, int]) -> None:
+    def __init__(
+        self, reference: onnx.ModelProto, cuts: Iterable[str], types: Mapping[str, int], ranks: Mapping[str, int]
+    ) -> None:
         cuts = list(cuts)
         self.subgraphs = find_subgraphs(reference.graph, cuts)
         model = onnx.ModelProto()
@@ -84,14 +88,17 @@ class Subgraphs:
         graph.ClearField("value_info")
         graph.ClearField("output")
         graph.output.extend(onnx.helper.make_empty_tensor_value_info(tensor) for tensor in self.subgraphs)
+        expose(graph.node)
         taken = {name for node in graph.node for name in [*node.input, *node.output]}
         self._given = {tensor: fresh_name(f"{tensor}/given", taken) for tensor in cuts}
         read = set()
         for node in graph.node:
             read |= self._given.keys() & set(node.input)
             node.input[:] = [self._given.get(name, name) for name in node.input]
+        enclose(graph)
         for tensor in sorted(read):
-            graph.input.append(onnx.helper.make_tensor_value_info(self._given[tensor], types[tensor], None))
+            shape = [None] * ranks[tensor]
+            graph.input.append(onnx.helper.make_tensor_value_info(self._given[tensor], types[tensor], shape))
         self._session = open_session(model)
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._types = {
@@ -134,15 +141,6 @@ def _linear_nodes(graph: onnx.GraphProto) -> dict[int, str]:
         for index, node in enumerate(graph.node)
         if layer_roles(node) is not None and find_weight(node, tensors).codes is not None
     }
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield every tensor that a node, or a graph inside of it, reads."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            for below in graph.node:
-                yield from _reads(below)
 
 
 def _filled(rows: Array, batch: int) -> Array:

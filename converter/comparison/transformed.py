@@ -45,8 +45,9 @@ def cut_where_alike(
     """
     transformed: set[str] = set()
     reached = {tensor: sqnr_db(wanted[tensor], given[tensor]) for tensor in given}
+    ranks = {tensor: array.ndim for tensor, array in given.items()}
     while True:
-        subgraphs = Subgraphs(reference, given.keys() - transformed, types)
+        subgraphs = Subgraphs(reference, given.keys() - transformed, types, ranks)
         computed = subgraphs.run(given, feeds, batch)
         newly_found = set()
         for tensor, subgraph in subgraphs.subgraphs.items():

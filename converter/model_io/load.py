@@ -1,7 +1,7 @@
 """Load an ONNX file from any exporter as a checked `onnx.ModelProto` at opset 21 or later.
 
 Every refusal is a `ModelError` of one line. It names the file, quotes the offending value and says what to do next.
-`passes.graph.normalise.normalise` refuses what only the nodes show: training mode, control flow, float16 weights.
+`passes.graph.normalise.normalise` refuses what only the nodes show: training mode, float16 weights.
 """
 
 import difflib

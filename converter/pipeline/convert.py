@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx_graphsurgeon as gs
-
 from converter.data.preprocess import Preprocess
 from converter.evaluation.evaluate import evaluate_pair
 from converter.model_io.open import ExportOptions
@@ -24,6 +22,7 @@ from converter.speed.search import Speed, find_slow_layers, leaving
 from converter.targets.catalog import DEFAULT_TARGET, find_target
 from passes.base import Stage
 from passes.ir.model import Model
+from passes.ir.onnx_graph import import_graph
 
 __all__ = ["convert", "quantize"]
 
@@ -87,7 +86,7 @@ def quantize(job: Prepared, progress: Progress) -> Result:
             speed = _measure_speed(job, progress)
         job = dataclasses.replace(job, recipe=leaving(job.recipe, speed))
 
-    work = Model(gs.import_onnx(job.source), job.target.rules, existing_qparams=job.existing)
+    work = Model(import_graph(job.source), job.target.rules, existing_qparams=job.existing)
     context = PassContext(job.images, job.settings.memory_budget, job.recipe, progress, job.checkpoint)
     reports = []
     for step in job.recipe.passes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_graphsurgeon as gs
 
 from converter.display.numbers import decibels, ratio, size
 from converter.display.overview import Glance, Overview
@@ -23,8 +24,10 @@ from converter.recipes.recipe import Recipe
 from converter.recipes.toml import dump_recipe
 from converter.speed.search import Speed
 from converter.targets.catalog import find_target
-from passes.ir.linear import refused_layers
+from passes.ir.bodies import inner_nodes
+from passes.ir.linear import LINEAR_OPS, refused_layers
 from passes.ir.model import Model
+from passes.ir.onnx_graph import node_bodies
 from passes.numerics.distribution import Distribution, distribution
 from passes.report import PassReport
 
@@ -152,12 +155,16 @@ def _group_row(weights: int, activations: int, members: Sequence[LayerReport]) -
 
 
 def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage) -> tuple[LayerReport, ...]:
-    """Return reports of every linear layer, and of every node of such an operator that cannot be used as one."""
+    """Return reports of every linear layer, and of every node of such an operator that cannot be used as one.
+
+    A layer in a body of an If, Loop, Scan or SequenceMap counts too. It stays in float.
+    """
     changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
     result = []
     refused = refused_layers(model.graph)
     layers = model.layers()
     for node in model.graph.nodes:
+        result += _inner_reports(node)
         if node.name in refused:
             result.append(LayerReport(node.name, node.op, (), 32, 32, "", 32, None, None, "", refused[node.name]))
         if node.name not in layers:
@@ -188,6 +195,18 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
             )
         )
     return tuple(result)
+
+
+def _inner_reports(node: gs.Node) -> list[LayerReport]:
+    """Return reports of the layers inside of a node."""
+    found = []
+    for inner, body in inner_nodes(node_bodies(node)):
+        if inner.op_type in LINEAR_OPS:
+            shapes = {tensor.name: tuple(tensor.dims) for tensor in body.initializer}
+            shape = next((shapes[name] for name in inner.input if name in shapes), ())
+            name, reason = inner.name or inner.output[0], f"inside the {node.op} {node.name}"
+            found.append(LayerReport(name, inner.op_type, shape, 32, 32, "", 32, None, None, "", reason))
+    return found
 
 
 def mean_file_bits(layers: Sequence[LayerReport]) -> float:

@@ -4,14 +4,16 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from passes.ir.onnx_graph import export_graph
+
 __all__ = ["float_model", "set_opsets"]
 
 _OLDEST_IR = 10  # opset 21 and INT4
 
 
-def float_model(graph: gs.Graph) -> onnx.ModelProto:
-    """A graph of float operators, as a ModelProto."""
-    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+def float_model(graph: gs.Graph, *, exposed: bool = False) -> onnx.ModelProto:
+    """A graph of float operators, as a ModelProto. `exposed`: see `passes.ir.onnx_graph.export_graph`."""
+    proto = export_graph(graph, exposed=exposed)
     set_opsets(proto, {entry.domain: entry.version for entry in proto.opset_import})
     return proto
 

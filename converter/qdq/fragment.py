@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from converter.qdq.storage import code_tensor
+from passes.ir.bodies import bodies, names_inside
 from passes.ir.surgery import fresh_name
 
 __all__ = ["Fragment", "Names"]
@@ -80,3 +81,4 @@ def _touched(nodes: Iterable[NodeProto]) -> Iterable[str]:
     for node in nodes:
         yield from node.input
         yield from node.output
+        yield from names_inside(bodies(node))

@@ -22,6 +22,7 @@ from converter.qdq.clamps import with_clamps
 from converter.qdq.stored_weights import Tensors, find_stored, find_weight, layer_roles, type_name
 from converter.qdq.weight_reader import FoundConstant, found_constant, weight_codes
 from passes.errors import ModelError
+from passes.ir.bodies import enclose, expose
 from passes.ir.existing_qparams import ExistingCodes, ExistingQparams
 from passes.numerics.grid import ActivationGrid, Floats
 
@@ -52,7 +53,10 @@ def read_qdq(model: onnx.ModelProto) -> tuple[onnx.ModelProto, ExistingQparams]:
         return model, ExistingQparams()
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    return result, _Reader(result.graph, tensors).run()
+    expose(result.graph.node)
+    found = _Reader(result.graph, tensors).run()
+    enclose(result.graph)
+    return result, found
 
 
 def requantized(found: ExistingQparams) -> str:
@@ -276,9 +280,8 @@ class _Reader:
         return name
 
     def prune(self, nodes: list[NodeProto]) -> None:
-        """Write back what an output or a subgraph needs: nodes and initializers. Drop the entries of other tensors."""
-        inner = [attribute.g for node in nodes for attribute in node.attribute if attribute.HasField("g")]
-        needed = self.outputs.union(*(node.input for graph in inner for node in Tensors.of(graph).nodes))
+        """Write back the nodes and initializers that an output needs. Drop the entries of other tensors."""
+        needed = set(self.outputs)
         added = {tensor.name for tensor in self.initializers}
         needed_nodes = []
         for node in reversed(nodes):

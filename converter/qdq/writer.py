@@ -21,6 +21,7 @@ from converter.qdq.fragment import Fragment, Names
 from converter.qdq.matmul_nbits import matmul_nbits
 from converter.qdq.weights import Storage, dequantized_bits, dequantized_weight, file_bits, rescaled_weight
 from passes.errors import TargetError
+from passes.ir.bodies import enclose
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
 from passes.numerics.grid import Grid
@@ -42,8 +43,9 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
     Raises:
         TargetError: The integer kernels cannot read a layer's grid, or a bias does not fit 32 bits.
     """
-    proto = float_model(model.graph)
+    proto = float_model(model.graph, exposed=True)
     _Writer(model, storage, Names(proto.graph)).run(proto.graph)
+    enclose(proto.graph)
     two_bits = {TensorProto.INT2, TensorProto.UINT2}
     needs_int2 = any(tensor.data_type in two_bits for tensor in proto.graph.initializer)
     opsets = {entry.domain: entry.version for entry in proto.opset_import}

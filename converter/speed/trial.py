@@ -8,7 +8,6 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
 from converter.calibration.sequential import solve_layers
 from converter.qdq.writer import emit
@@ -18,6 +17,7 @@ from passes.activations.activation_ranges import placement_of, spread
 from passes.activations.placement import Placement
 from passes.base import Stage
 from passes.ir.model import Model
+from passes.ir.onnx_graph import import_graph
 from passes.numerics.grid import ActivationGrid
 from passes.weights.rtn import Rtn
 
@@ -40,7 +40,7 @@ class Trials:
     """
 
     def __init__(self, source: onnx.ModelProto, recipe: Recipe, target: Target) -> None:
-        self.model = Model(gs.import_onnx(source), target.rules)
+        self.model = Model(import_graph(source), target.rules)
         self._storage = target.storage(recipe.storage)
         for step in recipe.passes:
             if step.stage < Stage.RANGES:

@@ -8,6 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from passes.ir.bodies import names_inside
+from passes.ir.fresh_name import fresh_name
+from passes.ir.onnx_graph import node_bodies
+
 __all__ = [
     "bypass",
     "fresh_name",
@@ -23,23 +27,14 @@ __all__ = [
 
 
 def tensor_names(graph: gs.Graph) -> set[str]:
-    """Return the names of all tensors, including graph inputs and outputs that no node uses."""
-    return {*graph.tensors(), *(tensor.name for tensor in [*graph.inputs, *graph.outputs])}
+    """Return the names of all tensors, also of unused graph inputs and outputs, and of tensors inside of bodies."""
+    own = {*graph.tensors(), *(tensor.name for tensor in [*graph.inputs, *graph.outputs])}
+    return own | names_inside(body for node in graph.nodes for body in node_bodies(node))
 
 
 def graph_output_names(graph: gs.Graph) -> set[str]:
     """Return the names of the graph's outputs."""
     return {tensor.name for tensor in graph.outputs}
-
-
-def fresh_name(name: str, taken: set[str]) -> str:
-    """Return `name`, or `name_1`, `name_2`, ... if it is taken. The result is added to `taken`."""
-    candidate, count = name, 0
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    taken.add(candidate)
-    return candidate
 
 
 def is_default_domain(node: gs.Node) -> bool:

@@ -51,7 +51,7 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
         A line for every kind of change.
 
     Raises:
-        ModelError: The graph has control flow, a training-mode BatchNormalization or Dropout, a layer in another float
+        ModelError: The graph has a training-mode BatchNormalization or Dropout, a layer in another float
             type, weights with NaN or Inf, or shapes that contradict each other.
     """
     graph.toposort()

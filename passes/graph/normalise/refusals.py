@@ -16,15 +16,10 @@ def refuse_unsupported(graph: gs.Graph) -> None:
     """Check a graph whose constants are folded.
 
     Raises:
-        ModelError: The graph has control flow, a node in training mode, only layers whose weights are not float32, or a
+        ModelError: The graph has a node in training mode, only layers whose weights are not float32, or a
             layer or BatchNormalization with NaN or Inf in a constant.
     """
     for node in graph.nodes:
-        if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
-            raise ModelError(
-                f"{_called(node)} is control flow ({node.op}), which cannot be quantized; "
-                "export the model with fixed control flow"
-            )
         if node.op == "BatchNormalization":
             _refuse_training_batchnorm(node)
         if node.op == "Dropout" and len(node.inputs) > 2 and not node.inputs[2].is_empty():

@@ -6,6 +6,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.errors import ModelError
+from passes.ir.onnx_graph import export_graph
 
 __all__ = ["Dim", "Shapes", "infer_shapes"]
 
@@ -23,7 +24,7 @@ def infer_shapes(graph: gs.Graph) -> Shapes:
     Raises:
         ModelError: The shapes of the graph contradict each other.
     """
-    model = gs.export_onnx(_without_heavy_constants(graph), do_type_check=False)
+    model = export_graph(_without_heavy_constants(graph))
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except onnx.shape_inference.InferenceError as error:

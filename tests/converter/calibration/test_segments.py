@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper
 
-from converter.calibration.segments import Segment, cut, submodel
+from converter.calibration.segments import Kind, Segment, cut, submodel
 from converter.qdq.floats import float_model
 from passes.ir.model import Model
 from tests.support.networks import (
@@ -40,7 +40,7 @@ def run_segments(model: Model, segments: list[Segment], feeds: dict[str, NDArray
     """Run segments in order and collect their outputs. A segment can read only tensors that are alive."""
     alive, seen = dict(feeds), dict(feeds)
     for segment in segments:
-        kinds = {name: values.dtype for name, values in alive.items()}
+        kinds = {name: Kind.of(values) for name, values in alive.items()}
         if segment.outputs:
             proto = float_model(submodel(model, segment, kinds).graph)
             produced = run(proto, {name: alive[name] for name in segment.inputs})

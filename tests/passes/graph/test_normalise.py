@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from passes.errors import ModelError
 from passes.graph.normalise.normalise import normalise
+from passes.ir.onnx_graph import import_graph
 from tests.support.graphs import array, assert_same_outputs, build, node, ops
 
 IMAGE = (2, 3, 8, 8)
@@ -18,7 +19,7 @@ OPSETS = pytest.mark.parametrize("opset", [11, 13, 17, 18, 21])
 
 def normalised(model: onnx.ModelProto) -> gs.Graph:
     """Return the normalised graph, and check that it computes the same as the model."""
-    graph = gs.import_onnx(model)
+    graph = import_graph(model)
     normalise(graph)
     assert_same_outputs(model, graph, array(*IMAGE, seed=9))
     return graph
@@ -167,9 +168,34 @@ def test_two_ifs_may_use_the_same_names_inside() -> None:
     assert sorted(ops(graph)) == ["Add", "Neg", "Relu"]
 
 
-def computed_if() -> onnx.ModelProto:
-    nodes = [node("ReduceMax", ["x"], ["m"], keepdims=0), node("Greater", ["m", "zero"], ["c"]), if_node("c")]
-    return build([*nodes, node("Exp", ["h"], ["y"])], {"zero": np.array(0, np.float32)}, IMAGE)
+def test_an_if_inside_of_a_branch_that_is_taken_reads_what_it_read_before() -> None:
+    inner = node(
+        "If",
+        ["inner"],
+        ["q"],
+        then_branch=branch("deep then", [node("Neg", ["g"], ["deep"])], "deep"),
+        else_branch=branch("deep else", [node("Abs", ["x"], ["deep"])], "deep"),
+    )
+    most = [node("ReduceMax", ["g"], ["m"], keepdims=0), node("Greater", ["m", "zero"], ["inner"])]
+    then = [node("Relu", ["x"], ["g"]), *most, inner, node("Add", ["q", "x"], ["out"])]
+    outer = node(
+        "If",
+        ["c"],
+        ["h"],
+        then_branch=branch("then", then, "out"),
+        else_branch=branch("else", [node("Identity", ["x"], ["out"])], "out"),
+    )
+    nodes = [node("Neg", ["x"], ["s"]), outer, node("Sub", ["h", "s"], ["y"])]
+    constants = {"c": np.array(True), "zero": np.array(0, np.float32)}
+    assert ops(normalised(build(nodes, constants, IMAGE))) == [
+        "Neg",
+        "Relu",
+        "ReduceMax",
+        "Greater",
+        "If",
+        "Add",
+        "Sub",
+    ]
 
 
 def training_norm() -> onnx.ModelProto:
@@ -202,7 +228,6 @@ def spoilt(value: float, name: str) -> onnx.ModelProto:
 
 
 REFUSALS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
-    "control_flow": (computed_if, r"choice is control flow \(If\).*fixed control flow"),
     "batchnorm": (training_norm, r"bn1 is in training mode; call model.eval\(\)"),
     "dropout": (training_dropout, r"drop is in training mode; call model.eval\(\)"),
     "computed_dropout": (computed_dropout, "the Dropout that computes y is in training mode"),

@@ -1,0 +1,82 @@
+"""Conversion between ONNX models and onnx-graphsurgeon graphs. Nothing is lost on the way there and back.
+
+In the graph, a node with bodies (If, Loop, Scan, SequenceMap) is a node like any other. Its bodies are attributes that
+no pass looks into, and the outer tensors that they read are its last inputs (`passes.ir.bodies`).
+"""
+
+from collections.abc import Iterator
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from passes.ir.bodies import CAPTURED, bodies, captured, enclose
+
+__all__ = ["export_graph", "import_graph", "node_bodies"]
+
+
+def import_graph(model: onnx.ModelProto) -> gs.Graph:
+    """Import a model. It does not change, and the graph shares its weights.
+
+    Tensors that are sequences, maps or optional have no type in the graph, as graphsurgeon knows tensors only.
+    """
+    graph = gs.import_onnx(model)
+    for value in [*model.graph.value_info, *model.graph.output]:
+        if value.type.WhichOneof("value") not in {None, "tensor_type"}:
+            _forget_type(graph, value.name)
+    tensors: dict[str, gs.Tensor] = {}
+    for node, proto in zip(list(graph.nodes), model.graph.node, strict=True):
+        if not bodies(proto):
+            continue
+        tensors = tensors or _outer_tensors(graph, model.graph)
+        for entry in proto.attribute:
+            if entry.HasField("g"):
+                _disconnect(node.attrs[entry.name])
+                node.attrs[entry.name] = entry.g
+        if names := captured(proto):
+            node.attrs[CAPTURED] = names
+            node.inputs.extend([tensors[name] for name in names])
+    return graph
+
+
+def export_graph(graph: gs.Graph, *, exposed: bool = False) -> onnx.ModelProto:
+    """Export a graph.
+
+    Args:
+        graph: The graph.
+        exposed: Whether nodes with bodies keep what these capture among their inputs. Such a model is not valid before
+            `enclose`.
+    """
+    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    if not exposed:
+        enclose(model.graph)
+    return model
+
+
+def node_bodies(node: gs.Node) -> Iterator[onnx.GraphProto]:
+    """Yield the bodies of a node of an imported graph."""
+    yield from (value for value in node.attrs.values() if isinstance(value, onnx.GraphProto))
+
+
+def _outer_tensors(graph: gs.Graph, proto: onnx.GraphProto) -> dict[str, gs.Tensor]:
+    tensors: dict[str, gs.Tensor] = {
+        tensor.name: gs.Constant(tensor.name, LazyValues(tensor)) for tensor in proto.initializer
+    }
+    for node in graph.nodes:
+        tensors |= {tensor.name: tensor for tensor in [*node.inputs, *node.outputs]}
+    return tensors | {tensor.name: tensor for tensor in graph.inputs}
+
+
+def _disconnect(body: gs.Graph) -> None:
+    """Remove the nodes of a body from the consumers of outer tensors."""
+    for node in body.nodes:
+        node.inputs.clear()
+        for inner in node.attrs.values():
+            if isinstance(inner, gs.Graph):
+                _disconnect(inner)
+
+
+def _forget_type(graph: gs.Graph, name: str) -> None:
+    for tensor in [*graph.outputs, *(tensor for node in graph.nodes for tensor in node.outputs)]:
+        if tensor.name == name:
+            tensor.dtype = tensor.shape = tensor.type = None

@@ -249,6 +249,7 @@ class SequentialCalibration:
         others = [str(tensor.name) for tensor in readers[0].inputs if tensor.name != layer.output]
         if len(others) != 1 or any((stream, others[0]) not in self.cache for stream in (FLOAT, QUANTIZED)):
             return None
-        layer_input = self.cache.get(FLOAT, layer.input, 0)
-        same_shape = self.cache.get(FLOAT, others[0], 0).shape == layer.output_shape(layer_input.shape)
-        return others[0] if same_shape else None
+        addend, layer_input = self.cache.get(FLOAT, others[0], 0), self.cache.get(FLOAT, layer.input, 0)
+        assert not isinstance(addend, list)  # an Add reads tensors
+        assert not isinstance(layer_input, list)
+        return others[0] if addend.shape == layer.output_shape(layer_input.shape) else None

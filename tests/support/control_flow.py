@@ -14,7 +14,7 @@ SHAPE = (8, 3, 8, 8)
 FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 Value = tuple[str, int, list[int | str] | None]
 
-WEIGHTS = {
+WEIGHTS: dict[str, np.ndarray] = {
     "w0": array(8, 3, 3, 3) / 5,
     "w1": array(8, 8, 3, 3) / 8,
     "w2": array(8, 8, 1, 1) / 3,
@@ -34,8 +34,8 @@ SOME = [
 
 def body(name: str, nodes: list[onnx.NodeProto], outputs: list[Value], inputs: list[Value] = []) -> onnx.GraphProto:  # noqa: B006
     """Make a body. Its inputs and outputs are (name, element type, shape)."""
-    infos = [[helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs)]
-    return helper.make_graph(nodes, name, *infos)
+    given, results = ([helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs))
+    return helper.make_graph(nodes, name, given, results)
 
 
 def with_if(

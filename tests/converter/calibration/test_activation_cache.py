@@ -41,6 +41,7 @@ def test_a_file_holds_the_same_bits(folder: Path, dtype: type[np.generic]) -> No
         cache.append("float", "t", values)
         actual = cache.get("float", "t", 0)
         assert cache.spilled == 1
+        assert not isinstance(actual, list)
         assert (actual.dtype, actual.shape) == (values.dtype, values.shape)
         np.testing.assert_array_equal(actual, values)
         assert len(list(folder.rglob("*.bin"))) == 1

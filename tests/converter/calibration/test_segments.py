@@ -137,7 +137,7 @@ def test_a_graph_without_layers_is_one_segment() -> None:
 def test_a_submodel_shares_weights_but_not_nodes() -> None:
     model = prepared(resnet())
     segment = cut(model.graph, model.layers())[1]
-    part = submodel(model, segment, {"x": np.dtype(np.float32)})
+    part = submodel(model, segment, {"x": Kind(np.dtype(np.float32), 4)})
     whole = {node.name: node for node in model.graph.nodes}
     assert part.graph.nodes[0] is not whole["stem"]
     assert part.graph.nodes[0].inputs[1] is not whole["stem"].inputs[1]

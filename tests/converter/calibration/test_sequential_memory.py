@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 import onnx
 import pytest
-from numpy.typing import NDArray
 
 import converter.calibration.sequential
-from converter.calibration.activation_cache import ActivationCache
+from converter.calibration.activation_cache import ActivationCache, Value
 from converter.calibration.segments import cut
 from converter.calibration.sequential import solve_layers
 from converter.qdq.writer import emit
@@ -64,7 +63,7 @@ class Seen(ActivationCache):
         self.peak = 0
         self.opened.append(self)
 
-    def append(self, stream: str, name: str, array: NDArray[Any]) -> None:
+    def append(self, stream: str, name: str, array: Value) -> None:
         super().append(stream, name, array)
         self.peak = max(self.peak, self._bytes_in_memory)
 

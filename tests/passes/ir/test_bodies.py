@@ -4,13 +4,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from passes.ir.bodies import CAPTURED, captured, enclose, expose, names_inside, tensors_read
+from passes.ir.bodies import CAPTURED, bodies, captured, enclose, expose, names_inside, tensors_read
 from tests.support.control_flow import NETWORKS, SHAPE, body, with_if
 from tests.support.graphs import array, node, run
 
 
 def host(model: onnx.ModelProto) -> onnx.NodeProto:
-    return next(each for each in model.graph.node if any(entry.HasField("g") for entry in each.attribute))
+    found: onnx.NodeProto = next(each for each in model.graph.node if bodies(each))
+    return found
 
 
 @pytest.mark.parametrize(

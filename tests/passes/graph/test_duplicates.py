@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from passes.graph.normalise.normalise import normalise
+from passes.ir.onnx_graph import import_graph
 from tests.support.graphs import array, assert_same_outputs, build, node, ops
 
 IMAGE = (1, 4, 6, 6)
@@ -21,7 +22,7 @@ def merged(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str] = ("y",), rew
     read = {name for each in nodes for name in each.input}
     constants = {name: values for name, values in {**SIZES, **W}.items() if name in read}
     model = build(nodes, constants, IMAGE, outputs=outputs)
-    graph = gs.import_onnx(model)
+    graph = import_graph(model)
     normalise(graph, rewrite=rewrite)
     assert_same_outputs(model, graph, array(*IMAGE, seed=3))
     return graph
@@ -94,6 +95,19 @@ def test_random_numbers_are_not_equal() -> None:
     graph = gs.import_onnx(build([*draws, node("Sub", ["a", "b"], ["y"])], {}, IMAGE))
     normalise(graph)
     assert ops(graph).count("RandomNormalLike") == 2
+
+
+def test_what_is_inside_of_a_body_may_be_random() -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        return helper.make_graph(
+            [node("Neg", ["x"], [name])], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)]
+        )
+
+    some = [node("ReduceMax", ["x"], ["most"], keepdims=0), node("Cast", ["most"], ["some"], to=TensorProto.BOOL)]
+    choices = [
+        node("If", ["some"], [result], then_branch=branch("t"), else_branch=branch("e")) for result in ("a", "b")
+    ]
+    assert ops(merged([*some, *choices, node("Add", ["a", "b"], ["y"])])).count("If") == 2
 
 
 def test_operators_of_other_domains_may_not_be_functions_of_their_inputs() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.photographs import calibration_crops, evaluation_crops
 from benchmarks.shared_data import ROOT
@@ -70,17 +70,34 @@ def fetch(file: ShippedFile, folder: Path = FOLDER) -> Path:
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-def _photographs(name: str, height: int, width: int, mean: float, deviation: float, gray: bool = False) -> Samples:
-    """Return crops of photographs, [1, 3 or 1, height, width]."""
+def _photographs(
+    name: str, height: int, width: int, mean: float, deviation: float, *, gray: bool = False, lines: int = 0
+) -> Samples:
+    """Return crops of photographs, [1, 3 or 1, height, width], with lines of text on them for networks that read."""
 
     def samples(count: int, seed: int) -> Iterator[Feeds]:
+        rng = np.random.default_rng([seed, 6])
         for crop in (evaluation_crops if seed else calibration_crops)(count, seed):
             image = Image.fromarray(crop).resize((width, height), Image.Resampling.BICUBIC)
+            if lines:
+                _write(image, lines, rng)
             pixels = np.asarray(image.convert("L" if gray else "RGB"), np.float32) / 255
             planes = pixels[None] if gray else pixels.transpose(2, 0, 1)
             yield {name: np.ascontiguousarray((planes[None] - mean) / deviation, np.float32)}
 
     return samples
+
+
+def _write(image: Image.Image, lines: int, rng: np.random.Generator) -> None:
+    """Write lines of letters and digits over an image, light on a dark band or dark on a light one."""
+    draw, row = ImageDraw.Draw(image), image.height // lines
+    for line in range(lines):
+        text = "".join(rng.choice(list("ABCDEFGHKLMNPRSTUXYZabcdefghkmnprstuxyz0123456789 "), int(rng.integers(4, 16))))
+        size = int(row * rng.uniform(0.5, 0.8))
+        left, top = int(rng.uniform(0, image.width / 4)), line * row + int(rng.uniform(0, row - size))
+        ink = int(rng.uniform(0, 60)) if rng.random() < 0.5 else int(rng.uniform(200, 255))
+        draw.rectangle((0, line * row, image.width, (line + 1) * row), fill=(255 - ink,) * 3)
+        draw.text((left, top), text, fill=(ink,) * 3, font=ImageFont.load_default(size))
 
 
 def _sound(length: int, rng: np.random.Generator, rate: int = _RATE) -> NDArray[np.float32]:
@@ -166,19 +183,19 @@ FILES = (
         "ppocr-det",
         "rapidocr-onnxruntime==1.4.4",
         "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
-        _photographs("x", 320, 320, 0.5, 0.5),
+        _photographs("x", 320, 320, 0.5, 0.5, lines=8),
     ),
     ShippedFile(
         "ppocr-rec",
         "rapidocr-onnxruntime==1.4.4",
         "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
-        _photographs("x", 48, 320, 0.5, 0.5),
+        _photographs("x", 48, 320, 0.5, 0.5, lines=1),
     ),
     ShippedFile(
         "ppocr-cls",
         "rapidocr-onnxruntime==1.4.4",
         "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
-        _photographs("x", 48, 192, 0.5, 0.5),
+        _photographs("x", 48, 192, 0.5, 0.5, lines=1),
     ),
     ShippedFile("nudenet", "nudenet==3.4.2", "nudenet/320n.onnx", _photographs("images", 320, 320, 0.0, 1.0)),
     ShippedFile("silero-vad", "silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx", _speech),
@@ -204,7 +221,10 @@ FILES = (
     ),
     ShippedFile("magika", "magika==1.0.3", "magika/models/standard_v3_3/model.onnx", _bytes),
     ShippedFile(
-        "ddddocr", "ddddocr==1.6.1", "ddddocr/common.onnx", _photographs("input1", 64, 160, 0.5, 0.5, gray=True)
+        "ddddocr",
+        "ddddocr==1.6.1",
+        "ddddocr/common.onnx",
+        _photographs("input1", 64, 160, 0.5, 0.5, gray=True, lines=1),
     ),
     ShippedFile(
         "ddddocr-det", "ddddocr==1.6.1", "ddddocr/common_det.onnx", _photographs("images", 416, 416, 0.0, 1 / 255)

@@ -59,7 +59,7 @@ def _weights(seed: int = 0) -> dict[str, Array]:
 
     def normal(*shape: int) -> Array:
         fan = np.prod(shape[1:])
-        return (rng.standard_normal(shape) / np.sqrt(fan)).astype(np.float32)
+        return np.asarray(rng.standard_normal(shape) / np.sqrt(fan), np.float32)
 
     return {
         "w0": normal(8, 3, 3, 3),
@@ -161,7 +161,7 @@ def _branches(name: str, *, nested: bool = False, shared: bool = False) -> Calla
             n("Conv", ["i", "w2"], ["y"], name="last"),
         ]
         model = _model(nodes, infer=False, limit=np.float32(0.5))
-        model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "half"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "half"))
         return model
 
     return build
@@ -340,7 +340,7 @@ def _old(ir: int) -> Callable[[], onnx.ModelProto]:
             n("Softmax", ["z"], ["y"], axis=1),
         ]
         fc = _weights()["m0"][:10, :8]
-        weights = {"g": ones[0], "b": ones[1], "mu": 0.1 * ones[2], "var": ones[3]}
+        weights: dict[str, Any] = {"g": ones[0], "b": ones[1], "mu": 0.1 * ones[2], "var": ones[3]}
         return _model(
             nodes,
             opset=8 if ir == 3 else 9,
@@ -451,7 +451,7 @@ def _generated() -> onnx.ModelProto:
         n("MatMul", ["d", "m1"], ["y"], name="last"),
     ]
     inputs = [helper.make_tensor_value_info("x", F, [1, 32])]
-    constants = {"shape": _i(1, 100_000), "from": _i(0), "to": _i(32), "axis": _i(1)}
+    constants: dict[str, Any] = {"shape": _i(1, 100_000), "from": _i(0), "to": _i(32), "axis": _i(1)}
     return _model(nodes, inputs, **constants)
 
 
@@ -584,7 +584,7 @@ def _linear_tokens() -> onnx.ModelProto:
 
 def _lstm() -> onnx.ModelProto:
     rng = np.random.default_rng(7)
-    gates = {name: (rng.standard_normal((1, 64, 16)) / 4).astype(np.float32) for name in ("wx", "wr")}
+    gates: dict[str, Any] = {name: (rng.standard_normal((1, 64, 16)) / 4).astype(np.float32) for name in ("wx", "wr")}
     nodes = [
         n("MatMul", ["x", "a"], ["h"], name="first"),
         n("LSTM", ["h", "wx", "wr"], ["seen", "last_h", "last_c"], hidden_size=16),
@@ -604,9 +604,11 @@ def _relu_then(op: str, layer: str) -> Callable[[], onnx.ModelProto]:
             n("Mul", ["b", "s"], ["c"]) if op == "Mul" else n(op, ["b"], ["c"]),
             n("MatMul", ["c", "m1"], ["y"], name="last"),
         ]
-        constants = {"s": np.random.default_rng(1).uniform(0.5, 2, 32).astype(np.float32)} if op == "Mul" else {}
+        constants: dict[str, Any] = (
+            {"s": np.random.default_rng(1).uniform(0.5, 2, 32).astype(np.float32)} if op == "Mul" else {}
+        )
         inputs = [helper.make_tensor_value_info("x", F, ["n", 32])]
-        bias = {"bias": 0.1 * _weights()["m0"][1]} if layer == "Gemm" else {}
+        bias: dict[str, Any] = {"bias": 0.1 * _weights()["m0"][1]} if layer == "Gemm" else {}
         return _model(nodes, inputs, **constants, **bias)
 
     return build

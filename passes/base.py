@@ -19,13 +19,14 @@ from enum import IntEnum
 from typing import ClassVar, Literal, Self
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from passes.data_facts import DataFacts
 from passes.errors import DataError, QuantizationError
-from passes.ir.layer_names import require_known
 from passes.ir.linear import Linear
 from passes.ir.model import Model
+from passes.ir.selectors import matches, select
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments
 from passes.numerics.output_statistics import OutputStatistics
@@ -242,7 +243,8 @@ class LayerPass(Pass):
         fewest_blocks: Least number of blocks of a layer with `two_level`. Small layers get smaller blocks, down to 3
             inputs. With 0, they keep `block_size`.
         first_last_bits: Bits of the first and the last layer, if they differ.
-        layer_bits: Bits by layer name. They override all other bits.
+        layer_bits: Bits by layer name, or by another selector of `passes.ir.selectors`. They override all other bits,
+            and a name overrides a pattern.
         sequential: Whether a layer is solved on the outputs of its quantized predecessors.
     """
 
@@ -280,7 +282,7 @@ class LayerPass(Pass):
 
     def requires(self, model: Model) -> None:
         """Require that every layer in `layer_bits` exists and is to be quantized."""
-        self.bits_of({name: layer for name, layer in model.layers().items() if name not in model.float_reasons})
+        self.bits_of(_to_quantize(model), model.graph)
 
     def ensures(self, model: Model) -> None:
         """Check that every layer has codes, or a reason to stay in float."""
@@ -309,18 +311,32 @@ class LayerPass(Pass):
         two_level = self.two_level and problem.block_size is not None
         return GridForm(problem.bits, problem.block_size, self.symmetric, two_level, self.searches)
 
-    def bits_of(self, layers: Mapping[str, Linear]) -> dict[str, int]:
+    def bits_of(self, layers: Mapping[str, Linear], graph: gs.Graph) -> dict[str, int]:
         """Return the weight bits of every layer.
 
+        Args:
+            layers: Layers to be quantized, by name.
+            graph: The graph that they are in.
+
         Raises:
-            QuantizationError: `layer_bits` names a layer that does not exist.
+            UnknownLayerError: A selector of `layer_bits` matches no layer.
         """
-        require_known(self.layer_bits, layers, "layer_bits")
+        selected = select(self.layer_bits, graph, layers, "layer_bits")
         bits = dict.fromkeys(layers, self.bits)
         if self.first_last_bits is not None and bits:
             names = list(layers)
             bits[names[0]] = bits[names[-1]] = self.first_last_bits
-        return bits | dict(self.layer_bits)
+        for selector in sorted(selected, key=lambda each: each in layers):  # names last
+            bits |= dict.fromkeys(selected[selector], self.layer_bits[selector])
+        return bits
+
+    def matched(self, model: Model) -> tuple[str, ...]:
+        """Return a line for every selector of `layer_bits` that is no plain name."""
+        return matches(select(self.layer_bits, model.graph, _to_quantize(model), "layer_bits"))
+
+
+def _to_quantize(model: Model) -> dict[str, Linear]:
+    return {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def solve_layers(
         DataError: An activation is NaN or Inf. The message names the tensor.
     """
     layers = {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
-    bits = layer_pass.bits_of(layers)
+    bits = layer_pass.bits_of(layers, model.graph)
     changed: dict[str, Change] = {}
     if layer_pass.wants_moments and data is not None:
         with ActivationCache(memory_budget) as cache:

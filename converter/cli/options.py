@@ -116,9 +116,18 @@ report = click.option(
     "--report", type=FILE, multiple=True, metavar="FILE", help="Also write a .json or .html report; may be repeated."
 )
 layers = _several(
-    click.option("--exclude", multiple=True, metavar="LAYER", help="Leave a layer in float; may be repeated."),
     click.option(
-        "--bits", type=_bits, multiple=True, metavar="LAYER=N", help="Weight bits of a layer, 2 to 8; may be repeated."
+        "--exclude",
+        multiple=True,
+        metavar="LAYER",
+        help="Leave layers in float: a name, a*b, re:, op:, after: or from:..to:; may be repeated.",
+    ),
+    click.option(
+        "--bits",
+        type=_bits,
+        multiple=True,
+        metavar="LAYER=N",
+        help="Weight bits of layers, 2 to 8; LAYER as for --exclude; may be repeated.",
     ),
 )
 _limits = _several(

@@ -49,8 +49,9 @@ def convert(
         calibration: .npz, image folder, ``FILE.py:CALLABLE``, or arrays. See `converter.load_data`.
         recipe: Name, TOML file or `Recipe`. An .onnx file stands for the recipe in its metadata.
         target: Name of the target on which the file will run. See `converter.find_target`.
-        exclude: Names of layers that stay in float, in addition to those that the recipe excludes.
-        bits: Weight bits by layer name. They override the recipe's.
+        exclude: Layers that stay in float, in addition to those that the recipe excludes: names, patterns such as
+            "blocks.?.*" and "re:...", "op:Gemm", "after:NODE" or "from:NODE..to:NODE". See `passes.ir.selectors`.
+        bits: Weight bits by layer name or by such a selector. They override the recipe's.
         evaluation: Data to measure the result on, in the same forms as ``calibration``.
         training: Data for a pass that trains, in the same forms. Such a pass uses the calibration data if this is not
             given. If only this is given, its images are used for calibration too.

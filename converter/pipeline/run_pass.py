@@ -133,9 +133,10 @@ def _run_graph_pass(step: GraphPass, model: Model, context: PassContext) -> Pass
 @run_kind.register
 def _run_layer_pass(step: LayerPass, model: Model, context: PassContext) -> PassReport:
     data = context.images.shown_to(step)
-    return solve_layers(
+    report = solve_layers(
         model, step, data, context.progress, memory_budget=context.memory_budget, seed=context.recipe.seed
     )
+    return dataclasses.replace(report, notes=(*step.matched(model), *report.notes))
 
 
 @run_kind.register

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from passes.base import Pass, Stage
 from passes.errors import UnknownLayerError, UsageError, argument
-from passes.ir.layer_names import require_known
 from passes.ir.model import Model
+from passes.ir.selectors import select
 
 __all__ = ["RequestedLayers"]
 
@@ -17,8 +17,8 @@ class RequestedLayers:
     """Layers that a call names.
 
     Attributes:
-        exclude: Layers that stay in float.
-        bits: Weight bits by layer name.
+        exclude: Selectors of layers that stay in float.
+        bits: Weight bits by selector.
     """
 
     exclude: Sequence[str]
@@ -45,5 +45,5 @@ class RequestedLayers:
         """Do the same for one pass. The layers in ``bits`` are checked before the first pass that uses images."""
         with self.refused():
             if self.bits and (step.needs_data or step.stage > Stage.FLOAT):
-                require_known(self.bits, model.layers(), "layer_bits")
+                select(self.bits, model.graph, model.layers(), "layer_bits")
             yield

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from passes.base import GraphPass
-from passes.ir.layer_names import require_known
 from passes.ir.model import Model
+from passes.ir.selectors import matches, select
 from passes.report import Change, PassReport
 from passes.statistics import Stats
 
@@ -21,7 +21,7 @@ class FloatActivations(GraphPass):
     """Leave the activations of layers in float. Their weights are still quantized.
 
     Attributes:
-        layers: Names of the layers.
+        layers: Names of the layers, or other selectors of `passes.ir.selectors`.
         reason: Reason that the report gives for them.
     """
 
@@ -34,10 +34,12 @@ class FloatActivations(GraphPass):
         """Mark the layers.
 
         Raises:
-            UnknownLayerError: A layer does not exist. The message has the nearest names.
+            UnknownLayerError: A selector matches no layer. The message has the nearest names.
         """
         known = model.layers()
-        require_known(self.layers, known, self.name)
-        model.float_activations |= dict.fromkeys(self.layers, self.reason)
-        changed = dict.fromkeys(self.layers, Change(self.reason))
-        return PassReport(self.name, changed, {name: "not named" for name in known if name not in changed})
+        selected = select(self.layers, model.graph, known, self.name)
+        names = [name for chosen in selected.values() for name in chosen]
+        model.float_activations |= dict.fromkeys(names, self.reason)
+        changed = dict.fromkeys(names, Change(self.reason))
+        skipped = {name: "not named" for name in known if name not in changed}
+        return PassReport(self.name, changed, skipped, notes=matches(selected))

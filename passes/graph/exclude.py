@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from passes.base import GraphPass
-from passes.ir.layer_names import require_known
 from passes.ir.model import Model
+from passes.ir.selectors import matches, select
 from passes.report import Change, PassReport
 from passes.statistics import Stats
 
@@ -18,7 +18,7 @@ class Exclude(GraphPass):
     """Leave layers in float.
 
     Attributes:
-        layers: Names of the layers.
+        layers: Names of the layers, or other selectors of `passes.ir.selectors`.
     """
 
     name: ClassVar[str] = "exclude"
@@ -29,13 +29,15 @@ class Exclude(GraphPass):
         """Mark the layers.
 
         Raises:
-            UnknownLayerError: A layer does not exist. The message has the nearest names.
+            UnknownLayerError: A selector matches no layer. The message has the nearest names.
         """
         known = model.layers()
-        require_known(self.layers, known, self.name)
-        model.float_reasons |= dict.fromkeys(self.layers, "excluded by the recipe")
-        changed = dict.fromkeys(self.layers, Change("left in float"))
-        return PassReport(self.name, changed, {name: "not excluded" for name in known if name not in changed})
+        selected = select(self.layers, model.graph, known, self.name)
+        names = [name for chosen in selected.values() for name in chosen]
+        model.float_reasons |= dict.fromkeys(names, "excluded by the recipe")
+        changed = dict.fromkeys(names, Change("left in float"))
+        skipped = {name: "not excluded" for name in known if name not in changed}
+        return PassReport(self.name, changed, skipped, notes=matches(selected))
 
     def with_bits(self, bits: Mapping[str, int], exclude: Collection[str]) -> Self:
         """Without the layers that are given bits: they are quantized after all."""

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from passes.base import Problem
@@ -82,19 +83,20 @@ def test_it_needs_no_data() -> None:
     assert Rtn().bits == 8
 
 
+GRAPH = gs.Graph()
 LAYERS = {name: Linear(name, "Gemm", "x", "y", "w", (4, 3), None) for name in ("first", "second", "third", "last")}
 
 
 def test_bits_of_every_layer() -> None:
-    assert Rtn(bits=4).bits_of(LAYERS) == dict.fromkeys(LAYERS, 4)
+    assert Rtn(bits=4).bits_of(LAYERS, GRAPH) == dict.fromkeys(LAYERS, 4)
     mixed = Rtn(bits=4, first_last_bits=8, layer_bits={"second": 2, "last": 6})
-    assert mixed.bits_of(LAYERS) == {"first": 8, "second": 2, "third": 4, "last": 6}
-    assert Rtn(bits=4, first_last_bits=8).bits_of({}) == {}
+    assert mixed.bits_of(LAYERS, GRAPH) == {"first": 8, "second": 2, "third": 4, "last": 6}
+    assert Rtn(bits=4, first_last_bits=8).bits_of({}, GRAPH) == {}
 
 
 def test_bits_of_a_layer_that_does_not_exist() -> None:
     with pytest.raises(QuantizationError, match="layer_bits: no layer is named 'fifth'; did you mean 'first'"):
-        Rtn(layer_bits={"fifth": 4}).bits_of(LAYERS)
+        Rtn(layer_bits={"fifth": 4}).bits_of(LAYERS, GRAPH)
 
 
 @pytest.mark.parametrize("bits", [-1, 0, 1, 9, 16])

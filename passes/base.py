@@ -26,7 +26,7 @@ from passes.data_facts import DataFacts
 from passes.errors import DataError, QuantizationError
 from passes.ir.linear import Linear
 from passes.ir.model import Model
-from passes.ir.selectors import matches, select
+from passes.ir.selectors import by_layer, matches, select
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments
 from passes.numerics.output_statistics import OutputStatistics
@@ -282,7 +282,7 @@ class LayerPass(Pass):
 
     def requires(self, model: Model) -> None:
         """Require that every layer in `layer_bits` exists and is to be quantized."""
-        self.bits_of(_to_quantize(model), model.graph)
+        self.bits_of(model.layers_to_quantize(), model.graph)
 
     def ensures(self, model: Model) -> None:
         """Check that every layer has codes, or a reason to stay in float."""
@@ -314,29 +314,20 @@ class LayerPass(Pass):
     def bits_of(self, layers: Mapping[str, Linear], graph: gs.Graph) -> dict[str, int]:
         """Return the weight bits of every layer.
 
-        Args:
-            layers: Layers to be quantized, by name.
-            graph: The graph that they are in.
+        ``layers`` are the layers of ``graph`` to be quantized.
 
         Raises:
             UnknownLayerError: A selector of `layer_bits` matches no layer.
         """
-        selected = select(self.layer_bits, graph, layers, "layer_bits")
         bits = dict.fromkeys(layers, self.bits)
         if self.first_last_bits is not None and bits:
             names = list(layers)
             bits[names[0]] = bits[names[-1]] = self.first_last_bits
-        for selector in sorted(selected, key=lambda each: each in layers):  # names last
-            bits |= dict.fromkeys(selected[selector], self.layer_bits[selector])
-        return bits
+        return bits | by_layer(self.layer_bits, graph, layers, "layer_bits")
 
     def matched(self, model: Model) -> tuple[str, ...]:
         """Return a line for every selector of `layer_bits` that is no plain name."""
-        return matches(select(self.layer_bits, model.graph, _to_quantize(model), "layer_bits"))
-
-
-def _to_quantize(model: Model) -> dict[str, Linear]:
-    return {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
+        return matches(select(self.layer_bits, model.graph, model.layers_to_quantize(), "layer_bits"))
 
 
 @dataclass(frozen=True)
@@ -398,11 +389,7 @@ class LearningPass(Pass):
 
 
 def require_codes(model: Model, after: str) -> None:
-    """Require that every layer has codes, or a reason to stay in float.
-
-    Args:
-        model: Model after the pass.
-        after: Name of the pass that quantizes the weights.
+    """Require that every layer has codes, or a reason to stay in float, after the pass of this name.
 
     Raises:
         QuantizationError: A layer has neither. The message names it.

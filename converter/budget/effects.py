@@ -134,7 +134,7 @@ def measure_effects(
     assert solver is not None  # layers are solved by a layer pass
     for step in recipe.passes[: recipe.passes.index(solver)]:
         run_pass(step, model, context)
-    layers = {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
+    layers = model.layers_to_quantize()
     probe = _Probe(model, held_out.limit(_PROBED, recipe.seed))
     rows: list[Mapping[str, NDArray[np.float64]]] = []
     with ActivationCache(memory_budget) as activations:

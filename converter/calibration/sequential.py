@@ -64,7 +64,7 @@ def solve_layers(
         QuantizationError: A layer cannot be solved.
         DataError: An activation is NaN or Inf. The message names the tensor.
     """
-    layers = {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
+    layers = model.layers_to_quantize()
     bits = layer_pass.bits_of(layers, model.graph)
     changed: dict[str, Change] = {}
     if layer_pass.wants_moments and data is not None:

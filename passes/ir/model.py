@@ -58,6 +58,10 @@ class Model:
         """Return all linear layers by name, in the graph's order."""
         return linear_layers(self.graph)
 
+    def layers_to_quantize(self) -> dict[str, Linear]:
+        """Return the layers that no pass has left in float."""
+        return {name: layer for name, layer in self.layers().items() if name not in self.float_reasons}
+
     def reads_integers(self, layer: Linear) -> bool:
         """Return whether the layer runs on the target's integer kernel once its weight is quantized."""
         kernel = self.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None

@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from passes.errors import UnknownLayerError
 from passes.ir.layer_names import require_known
 
-__all__ = ["is_pattern", "matches", "select"]
+__all__ = ["by_layer", "is_pattern", "matches", "select"]
 
 _SPAN = re.compile(r"from:(?P<first>.+)\.\.to:(?P<last>.+)", re.DOTALL)
 _PREFIXES = ("re:", "op:", "after:", "from:")
@@ -47,6 +47,18 @@ def select(selectors: Iterable[str], graph: gs.Graph, layers: Iterable[str], who
     """
     known = list(layers)
     return {selector: _selected(selector, graph, known, who) for selector in selectors}
+
+
+def by_layer(values: Mapping[str, int], graph: gs.Graph, layers: Iterable[str], who: str) -> dict[str, int]:
+    """Return the value of every layer that a selector of ``values`` matches. A name counts more than a pattern.
+
+    Raises:
+        UnknownLayerError: As `select`.
+    """
+    known = list(layers)
+    selected = select(values, graph, known, who)
+    ordered = sorted(selected, key=known.__contains__)  # names last
+    return {name: values[selector] for selector in ordered for name in selected[selector]}
 
 
 def matches(selected: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class Equalize(GraphPass):
         """
         analysis = scale_groups(model)
         migration = Migration(self.name, model, analysis)
-        layers = {name: layer for name, layer in model.layers().items() if name not in model.float_reasons}
+        layers = model.layers_to_quantize()
         groups = []
         for group in analysis.groups:
             if layers.keys() & group.producers.keys() and layers.keys() & group.consumers.keys():

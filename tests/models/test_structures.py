@@ -11,7 +11,7 @@ import pytest
 
 import converter
 from converter.evaluation.output_errors import output_errors
-from models.structures import STRUCTURES
+from models.structures.catalog import STRUCTURES
 from tests.support.recipes import brief
 
 FLOORS = {"int8": 25.0, "int8-gptq": 25.0, "int4": 12.0, "int4-weight-only": 12.0}

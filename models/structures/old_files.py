@@ -1,0 +1,123 @@
+"""Graphs of old exporters: early opsets and IR versions, wrong shapes, unsorted nodes, functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from models.structures.build import SIDE, F, between, floats, ints, layer_weights, make, n
+
+__all__ = ["fixed_batch", "function", "old", "resized", "unsorted", "wrong_shapes"]
+
+
+def resized(op: str, opset: int, mode: str, scale: float) -> Callable[[], onnx.ModelProto]:
+    """Build Upsample or Resize of an early opset."""
+    if op == "Upsample" and opset < 9:
+        return between(n("Upsample", ["h"], ["m"], mode=mode, scales=[1.0, 1.0, scale, scale]), opset=opset)
+    return between(n(op, ["h", "s"], ["m"], mode=mode), opset=opset, s=floats(1, 1, scale, scale))
+
+
+def old(ir: int) -> Callable[[], onnx.ModelProto]:
+    """Build a classifier as the first exporters wrote it."""
+
+    def build() -> onnx.ModelProto:
+        rng = np.random.default_rng(2)
+        ones = rng.uniform(0.5, 1.5, (4, 8)).astype(np.float32)
+        nodes = [
+            n("Conv", ["x", "w0"], ["c"], name="first", pads=[1] * 4),
+            n("BatchNormalization", ["c", "g", "b", "mu", "var"], ["e"]),
+            n("Relu", ["e"], ["h"]),
+            n("Dropout", ["h"], ["d"], ratio=0.5),
+            n("Reshape", ["w1flat", "shape"], ["w1r"]),
+            n("Conv", ["d", "w1r"], ["f"], name="second", pads=[1] * 4),
+            n("Clip", ["f"], ["k"], min=0.0, max=6.0),
+            n("AveragePool", ["k"], ["p"], kernel_shape=[SIDE, SIDE]),
+            n("Flatten", ["p"], ["q"]),
+            n("Gemm", ["q", "fc", "bias"], ["z"], name="fc", transB=1),
+            n("Softmax", ["z"], ["y"], axis=1),
+        ]
+        fc = layer_weights()["m0"][:10, :8]
+        weights: dict[str, Any] = {"g": ones[0], "b": ones[1], "mu": 0.1 * ones[2], "var": ones[3]}
+        return make(
+            nodes,
+            opset=8 if ir == 3 else 9,
+            ir=ir,
+            w1flat=layer_weights()["w1"].reshape(-1),
+            shape=ints(8, 8, 3, 3),
+            fc=fc,
+            bias=0.1 * fc[:, 0],
+            **weights,
+        )
+
+    return build
+
+
+def wrong_shapes() -> onnx.ModelProto:
+    """Build a model that declares wrong shapes, which onnxruntime accepts."""
+    info = helper.make_tensor_value_info
+    nodes = [
+        n("Conv", ["x", "w0", "b0"], ["c"], name="first", pads=[1] * 4),
+        n("Relu", ["c"], ["h"]),
+        n("ReduceMean", ["h"], ["m"], axes=[2], keepdims=0),
+        n("Transpose", ["m"], ["t"], perm=[2, 0, 1]),
+        n("MatMul", ["t", "fc"], ["f"], name="fc"),
+        n("Reshape", ["f", "shape"], ["y"]),
+    ]
+    model = make(
+        nodes,
+        None,
+        [info("y", F, [1, "length"])],
+        opset=12,
+        ir=6,
+        infer=False,
+        fc=layer_weights()["m0"][:8],
+        shape=ints(-1, 1, 32),
+    )
+    model.graph.value_info.append(info("h", F, [1, 5]))
+    return model
+
+
+def fixed_batch() -> onnx.ModelProto:
+    """A batch of 1 that an exporter wrote into the shapes, and a Reshape that does not hold it."""
+    info = helper.make_tensor_value_info
+    nodes = [
+        n("Conv", ["x", "w0", "b0"], ["c"], name="first", pads=[1] * 4),
+        n("Relu", ["c"], ["h"]),
+        n("Conv", ["h", "w1"], ["d"], name="last", pads=[1] * 4),
+        n("Reshape", ["d", "shape"], ["y"]),
+    ]
+    inputs = [info("x", F, [1, 3, SIDE, SIDE])]
+    return make(nodes, inputs, [info("y", F, [1, 8 * SIDE * SIDE])], shape=ints(1, -1))
+
+
+def unsorted() -> onnx.ModelProto:
+    """Build a model with its nodes in reverse order."""
+    nodes = [
+        n("Conv", ["h", "w1"], ["y"], name="last", pads=[1] * 4),
+        n("Relu", ["c"], ["h"]),
+        n("Conv", ["s", "w0", "b0"], ["c"], name="first", pads=[1] * 4),
+        n("Mul", ["x", "k"], ["s"]),
+    ]
+    return make(nodes, infer=False, k=np.float32(0.5))
+
+
+def function() -> onnx.ModelProto:
+    """Build a model with a function of its own."""
+    body = helper.make_function(
+        "own",
+        "Swish",
+        ["v"],
+        ["o"],
+        [n("Sigmoid", ["v"], ["g"]), n("Mul", ["v", "g"], ["o"])],
+        [helper.make_opsetid("", 17)],
+    )
+    nodes = [
+        n("Conv", ["x", "w0", "b0"], ["c"], name="first", pads=[1] * 4),
+        n("Swish", ["c"], ["h"], domain="own"),
+        n("Conv", ["h", "w1"], ["y"], name="last", pads=[1] * 4),
+    ]
+    model = make(nodes, infer=False, domains=("own",))
+    model.functions.append(body)
+    return model

@@ -2,6 +2,12 @@
 
 import os
 
+from hypothesis import settings
+
 # Quality must not depend on the processor that runs the tests: x86 without VNNI saturates 8-bit products. Commands that
 # tests start in processes of their own inherit this.
 os.environ["CONVERT_ONNX_EXACT_KERNELS"] = "1"
+
+# A property holds or not, however long a loaded machine takes for one example.
+settings.register_profile("without a clock", deadline=None)
+settings.load_profile("without a clock")

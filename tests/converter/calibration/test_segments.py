@@ -145,7 +145,7 @@ def test_a_submodel_shares_weights_but_not_nodes() -> None:
     assert len(model.graph.nodes[0].inputs[0].outputs) == 1, "the whole graph's tensors got new readers"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from(["Conv", "Relu", "Add"]), st.integers(0, 99), st.integers(0, 99)), max_size=9)
 )

@@ -67,7 +67,7 @@ def test_what_is_dead_stays_dead(name: str, bits: int, step: Any, integer: bool,
         assert np.abs(found - expected).max() <= (1.0 if bits == 2 else 0.5) * np.abs(expected).max()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     bits=st.sampled_from([2, 4, 8]),
     weight=st.integers(-12, 3),

@@ -122,7 +122,7 @@ def test_weight_only_in_blocks(name: str, symmetric: bool, block_size: int) -> N
     assert_is_float_graph(model, emit(model, "cast"), name)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     groups=st.sampled_from([1, 2, 3]),
     inputs=st.integers(1, 4),

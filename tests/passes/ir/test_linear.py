@@ -80,7 +80,7 @@ def any_set(value: Any) -> bool:
     return value != 1 and value != "NOTSET" and not (isinstance(value, list) and not any(value))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(convolutions())
 def test_conv(drawn: tuple[onnx.ModelProto, tuple[int, ...]]) -> None:
     model, shape = drawn
@@ -114,7 +114,7 @@ def transposed_convolutions(draw: st.DrawFn) -> tuple[onnx.ModelProto, tuple[int
     return convolution("ConvTranspose", (groups * inputs, outputs, *kernel), x, bias, **attributes), x
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(transposed_convolutions())
 def test_conv_transpose(drawn: tuple[onnx.ModelProto, tuple[int, ...]]) -> None:
     model, shape = drawn
@@ -191,7 +191,7 @@ def test_matmul(shape: tuple[int, ...]) -> None:
     assert np.abs(actual.reshape(expected.shape) - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     op=st.sampled_from(["Conv", "ConvTranspose", "Gemm", "MatMul"]),
     spatial=st.integers(1, 3),

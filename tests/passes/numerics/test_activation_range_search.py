@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -61,7 +61,6 @@ def measured_error(values: np.ndarray, ends: Range, bits: int, symmetric: bool) 
 
 
 @rules
-@settings(deadline=None)
 @given(values=vectors)
 def test_zero_is_inside_and_nothing_beyond_the_data(rule: Rule, values: np.ndarray) -> None:
     low, high = rule(histogram_of(values))
@@ -101,7 +100,6 @@ def test_minmax_holds_zero() -> None:
     assert minmax(histogram_of(np.array([-2.0, 5.0]))) == (-2.0, 5.0)
 
 
-@settings(deadline=None)
 @given(vectors, st.floats(50.5, 100.0))
 def test_percentile_is_numpys_within_a_bin(values: np.ndarray, p: float) -> None:
     histogram = histogram_of(values)

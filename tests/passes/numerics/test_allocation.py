@@ -37,7 +37,7 @@ def brute_force(objective: Doubles, limited: Doubles, limit: float) -> float:
     return float(min(totals))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(problem=problems(), flipped=st.booleans())
 def test_no_combination_is_better(problem: tuple[Doubles, Doubles, float], flipped: bool) -> None:
     objective, limited, limit = problem

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -9,7 +9,6 @@ from passes.numerics.channels import ChannelStatistics
 rows = arrays(np.float32, st.tuples(st.integers(0, 20), st.just(3)), elements=st.floats(-1e6, 1e6, width=32))
 
 
-@settings(deadline=None)
 @given(st.lists(rows, max_size=4))
 def test_batchwise_equals_one_shot(batches: list[np.ndarray]) -> None:
     together = np.concatenate([np.zeros((0, 3), np.float32), *batches]).astype(np.float64)
@@ -62,7 +61,6 @@ def test_nan_or_inf_names_the_channel_and_counts_nothing(bad: float) -> None:
     assert statistics.count == 0
 
 
-@settings(deadline=None)
 @given(
     arrays(np.float32, (9, 3), elements=st.floats(-1000, 1000, width=16).filter(lambda x: x == 0 or abs(x) > 1e-3)),
     arrays(np.float64, 3, elements=st.floats(1e-3, 1e3)),

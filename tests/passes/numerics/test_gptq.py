@@ -91,7 +91,7 @@ def test_the_comparison_above_notices_one_percent() -> None:
             assert_same_codes(result.codes, wrong)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 12)),
     bits=st.integers(2, 8),
@@ -186,7 +186,7 @@ def test_inverse_factor(groups: int, damping: float) -> None:
         assert np.abs(identity - np.eye(12)).max() < 1e-12 * np.linalg.cond(damped)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(groups=st.integers(1, 4), k=st.integers(1, 10), size=st.floats(1e-12, 1e12), seed=st.integers(0, 1000))
 def test_the_factor_is_the_same_one_by_one_and_at_any_size(groups: int, k: int, size: float, seed: int) -> None:
     hessian = moments_of(rows(groups, 50, k, seed)).hessian

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
@@ -238,7 +238,6 @@ def test_invalid_ranges_are_refused(low: float, high: float) -> None:
         ActivationGrid.of(low, high)
 
 
-@settings(deadline=None)  # the first example loads the model
 @given(
     bounds,
     bounds,

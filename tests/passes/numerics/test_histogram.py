@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -25,7 +25,6 @@ def assert_same(one: Histogram, other: Histogram) -> None:
     assert one.mean_abs == pytest.approx(other.mean_abs, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(vectors)
 def test_counts_are_conserved_and_exact_within_each_bin(values: np.ndarray) -> None:
     histogram = one_shot(values)
@@ -36,7 +35,6 @@ def test_counts_are_conserved_and_exact_within_each_bin(values: np.ndarray) -> N
     np.testing.assert_array_equal(histogram.counts, expected)
 
 
-@settings(deadline=None)
 @given(st.lists(vectors, max_size=5), st.randoms(use_true_random=False))
 def test_any_split_in_any_order_gives_the_same_histogram(batches: list[np.ndarray], random: object) -> None:
     whole = one_shot(np.concatenate([np.zeros(0, np.float32), *batches]))
@@ -47,7 +45,6 @@ def test_any_split_in_any_order_gives_the_same_histogram(batches: list[np.ndarra
     assert_same(parts, whole)
 
 
-@settings(deadline=None)
 @given(vectors.filter(len))
 def test_min_max_and_mean_abs_are_exact(values: np.ndarray) -> None:
     histogram = one_shot(values)
@@ -57,7 +54,6 @@ def test_min_max_and_mean_abs_are_exact(values: np.ndarray) -> None:
     assert histogram.mean_abs == pytest.approx(np.abs(values.astype(np.float64)).mean(), rel=1e-12)
 
 
-@settings(deadline=None)
 @given(vectors.filter(lambda values: len(values) > 0 and np.ptp(values.astype(np.float64)) > 1e-30))
 def test_width_is_the_smallest_power_of_two_that_fits(values: np.ndarray) -> None:
     histogram = one_shot(values)

@@ -4,7 +4,7 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from passes.numerics.grid import Floats
@@ -58,7 +58,6 @@ def test_cross_is_not_its_transpose() -> None:
     assert np.abs(cross - cross.transpose(0, 2, 1)).max() > 0.01 * np.abs(cross).max()
 
 
-@settings(deadline=None)
 @given(
     groups=st.integers(1, 3),
     n=st.integers(1, 40),
@@ -223,7 +222,6 @@ def test_no_rows_are_refused(rows: int | None) -> None:
         total.moments()
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), groups=st.integers(1, 3))
 def test_rescaled_moments_are_those_of_rescaled_rows(seed: int, groups: int) -> None:
     float_rows, quantized = draw(groups, 60, 4, seed)

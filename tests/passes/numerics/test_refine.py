@@ -27,7 +27,7 @@ def errors(target: Floats, codes: Codes, grid: Grid, hessian: Floats) -> np.ndar
     return np.asarray(np.einsum("gok,gkl,gol->go", difference, hessian.astype(np.float64), difference))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 12)),
     bits=st.integers(2, 8),

@@ -16,7 +16,7 @@ from passes.numerics.weight_scale_search import search_grid
 from tests.support.arrays import heavy_tailed, ones_for
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     groups=st.integers(1, 2),
     outputs=st.integers(1, 4),

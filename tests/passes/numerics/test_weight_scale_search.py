@@ -21,7 +21,7 @@ def errors(weight: Floats, grid: Grid, importance: Floats) -> np.ndarray:
     return np.asarray((np.square(difference) * importance[:, None, :]).sum(axis=2))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 20)),
     bits=st.integers(2, 8),
@@ -206,7 +206,7 @@ def test_two_bits_do_not_collapse_to_zero(k: int, symmetric: bool) -> None:
         assert len(np.unique(searched.codes(weight))) == 4
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 40)),
     bits=st.integers(2, 3),

@@ -56,7 +56,7 @@ def bottlenecks(taps: int = 1) -> Model:
     return model_of(nodes, constants, ("N", 3, 8, 8))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), taps=st.sampled_from([1, 3]), steps=st.integers(0, 10))
 def test_the_function_stays_the_same(seed: int, taps: int, steps: int) -> None:
     model = bottlenecks(taps)

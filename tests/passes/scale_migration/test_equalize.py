@@ -50,7 +50,7 @@ def test_a_pair_gets_its_geometric_mean() -> None:
     assert_same_outputs(before, model.graph, array(20, 10), 1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_depthwise_triple_gets_its_cube_root(seed: int) -> None:
     """Nagel et al. 2019, appendix A: (r1 r2 r3)^(1/3) on all three sides."""

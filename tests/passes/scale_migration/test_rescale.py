@@ -248,7 +248,7 @@ def test_a_shared_constant_is_not_rescaled_for_its_other_readers() -> None:
     assert_same_outputs(proto, model.graph, array(2, 3, 8, 8), TOLERANCE)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_random_networks_compute_the_same(data: st.DataObject, seed: int) -> None:
     """Draw layers, activations, pools and residual Adds in any order, and random scales."""
@@ -296,7 +296,7 @@ def test_random_networks_compute_the_same(data: st.DataObject, seed: int) -> Non
     assert_same_outputs(proto, model.graph, rng.standard_normal((2, 3, 6, 6)).astype(np.float32), 5e-5)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_residual_network_with_one_of_everything_computes_the_same(seed: int) -> None:
     model = prepared(resnet())

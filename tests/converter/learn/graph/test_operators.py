@@ -228,7 +228,7 @@ def test_a_linear_layer_computes_what_onnxruntime_does(name: str) -> None:
     assert agrees(LAYERS[name].model(), LAYERS[name].images())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pads=st.tuples(*[st.integers(0, 3)] * 4),
     strides=st.tuples(*[st.integers(1, 3)] * 2),

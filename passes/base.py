@@ -220,7 +220,7 @@ class GraphPass(Pass):
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Rewrite the model."""
-        raise QuantizationError(f"{type(self).__name__} does not say how it applies")
+        raise QuantizationError(f"{type(self).__name__} does not override apply()")
 
     def apply_without_data(self, model: Model) -> None:
         """Apply the pass, unless it wants statistics of this model."""
@@ -263,7 +263,7 @@ class LayerPass(Pass):
 
     def __post_init__(self) -> None:
         if self.fewest_blocks < 0:
-            raise ValueError(f"fewest_blocks is a number of blocks, so 0 or more, not {self.fewest_blocks}")
+            raise ValueError(f"fewest_blocks must be 0 or more, not {self.fewest_blocks}")
         ends = self.bits if self.first_last_bits is None else self.first_last_bits
         every = (self.bits, ends, *self.layer_bits.values())
         for bits in every:
@@ -304,7 +304,7 @@ class LayerPass(Pass):
 
     def solve(self, problem: Problem) -> Solution:
         """Return codes, grid and bias of one layer."""
-        raise QuantizationError(f"{type(self).__name__} does not say how it solves")
+        raise QuantizationError(f"{type(self).__name__} does not override solve()")
 
     def grid_form(self, problem: Problem) -> GridForm:
         """Return the form of the layer's grid. A layer without blocks has one scale per channel."""
@@ -361,7 +361,7 @@ class CorrectionPass(Pass):
 
     def correct(self, outputs: OutputStatistics) -> Correction:
         """Return the correction of one layer from its outputs in the float and the quantized network."""
-        raise QuantizationError(f"{type(self).__name__} does not say how it corrects")
+        raise QuantizationError(f"{type(self).__name__} does not override correct()")
 
 
 @dataclass(frozen=True)

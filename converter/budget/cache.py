@@ -69,7 +69,7 @@ class Cache:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is damaged ({error}); delete it, and it is measured again") from error
+            raise DataError(f"{path} is damaged ({error}); delete it to measure it again") from error
 
     def store(self, name: str, arrays: Arrays) -> None:
         """Store arrays under a name."""

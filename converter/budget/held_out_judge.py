@@ -40,7 +40,7 @@ def split(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
         UsageError: There is only one image.
     """
     if len(data) < 2:
-        raise UsageError(f"{data.source}: a budget is judged on images that do not calibrate; give 2 or more")
+        raise UsageError(f"{data.source}: a search judges files on images that do not calibrate; give 2 images or more")
     fit, rest = data.split(min(limit, len(data) - max(1, len(data) // _SHARE)), seed)
     return fit, rest.limit(MOST_JUDGING, seed)
 
@@ -79,11 +79,11 @@ class Judge:
         self.scores = class_scores(self.output)
         if classes and self.scores is None:
             raise UsageError(
-                f"`max_drop=` counts classes, and the model's first output is {list(self.output.shape)}; "
-                "use `max_bytes=`, which keeps the error of the output lowest"
+                f"`max_drop=` needs class scores [n, classes], and the first output is {list(self.output.shape)}; use "
+                "`max_bytes=`, which gives the smallest error of the output"
             )
         classes_of = None if self.scores is None else Classes(_FLOAT, self.scores.shape[1])
-        check_labels(f"{data.source}, images that judge", data.labels, classes_of)
+        check_labels(f"{data.source}, held-out images", data.labels, classes_of)
         self.margins = None if self.scores is None else DecisionMargins.of(self.scores, data.labels)
 
     @property

@@ -102,7 +102,7 @@ def convert_within(
     judge = Judge(job.reference, held_out, classes=budget.max_drop is not None)
     if budget.max_drop is not None and 100 / len(held_out) > budget.max_drop:
         _LOG.warning(
-            f"{len(held_out)} images judge, and one of them is {100 / len(held_out):.2g} points, more than "
+            f"only {len(held_out)} images judge the files, so one image is {100 / len(held_out):.2g} points, more than "
             f"`max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more images"
         )
     builder = CandidateBuilder(
@@ -127,8 +127,8 @@ def convert_within(
     counted = None if winner is None else winner.attempt.counted_drop
     if budget.max_drop is not None and counted is not None and counted > budget.max_drop:
         _LOG.warning(
-            f"{len(held_out)} images judged, which is few: they lost {counted:.2f} points by count; of others fewer "
-            "are expected; give more images, or look at the drop with `evaluation=`"
+            f"only {len(held_out)} images judged the file: it lost {counted:.2f} points on them, and less is expected "
+            "on other images; give more images, or measure the drop with `evaluation=`"
         )
     metrics = (
         None if unseen is None else evaluate_pair(job.reference, result.model, unseen, result.recipe.name, progress)
@@ -146,14 +146,14 @@ def _require_searchable(
         QuantizationError: The device does not exist.
     """
     if recipe.keeps:
-        raise UsageError(f"recipe {name!r} has one result, so a budget has no use; leave it out")
+        raise UsageError(f"recipe {name!r} has only one result, so a budget has no effect; leave it out")
     require_calibration(calibration, None, settings.checkpoint, dataclasses.replace(recipe, name=name))
     if calibration is None:
         raise UsageError("a budget is judged on images; use `calibration=` with images or an .npz")
     if settings.measure_speed:
         raise UsageError(
-            "`measure_speed=True` has no use with a budget: a search leaves layers in float where int8 misses "
-            "`max_latency=` and that helps, and nowhere else; leave it out"
+            "`measure_speed=True` has no effect with a budget: a search times layers in float by itself, if int8 "
+            "misses `max_latency=`; leave it out"
         )
     if budget.max_latency is not None and target.provider != "cpu":
         raise UsageError(
@@ -241,7 +241,7 @@ def _why_not(builder: CandidateBuilder, judge: Judge) -> str:
     """Describe the limits that were missed, by how much, and the limits that could be met."""
     nearest, budget = _nearest(builder.trials, builder.budget).attempt, builder.budget
     only = builder.trials[-1].attempt.name in {"int8", RUNG, "int8-gptq"} and not nearest.broken.endswith("bytes")
-    reason = "; fewer bits cost more and run no faster, so nothing else was tried" if only else ""
+    reason = "; fewer bits lose more accuracy and run no faster, so no other file was tried" if only else ""
     hints = []
     if budget.broken(nearest.drop, 0, None):
         hints.append(f"`max_drop={math.ceil(100 * (nearest.drop or 0.0)) / 100:g}`")
@@ -250,9 +250,9 @@ def _why_not(builder: CandidateBuilder, judge: Judge) -> str:
     if budget.broken(None, 0, nearest.latency_ms):
         hints.append(f"`max_latency={math.ceil(100 * (nearest.latency_ms or 0.0)) / 100:g}`")
     if builder.fewest_bytes is not None:
-        reason += f"; bits chosen layer by layer would take {builder.fewest_bytes:,.0f} bytes or so at the fewest"
+        reason += f"; bits chosen layer by layer would take about {builder.fewest_bytes:,.0f} bytes or more"
     of = f" of {judge.drop_of}" if budget.max_drop is not None else ""
     return (
-        f"no file keeps {budget}{of}, and none was written; nearest of {len(builder.trials)} is {nearest.name}, which "
-        f"{nearest.broken}{reason}; {' '.join(hints)} would take it"
+        f"no file is within {budget}{of}, and none was written; the nearest of {len(builder.trials)} is "
+        f"{nearest.name}, which {nearest.broken}{reason}; {' '.join(hints)} would accept it"
     )

@@ -31,9 +31,9 @@ class Budget:
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UsageError(f"`max_drop={self.max_drop:g}` is not within 0 to 100 points")
         if self.max_bytes is not None and self.max_bytes < 1:
-            raise UsageError(f"`max_bytes={self.max_bytes}` leaves no file; give at least 1")
+            raise UsageError(f"`max_bytes={self.max_bytes}` allows no file; give at least 1")
         if self.max_latency is not None and not self.max_latency > 0:
-            raise UsageError(f"`max_latency={self.max_latency:g}` is no time; give milliseconds above 0")
+            raise UsageError(f"`max_latency={self.max_latency:g}` is not a time; give milliseconds above 0")
 
     def __str__(self) -> str:
         limits = (

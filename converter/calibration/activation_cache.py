@@ -80,7 +80,7 @@ class ActivationCache:
             mapped[...] = array
         except OSError as error:
             raise OutputError(
-                f"cannot spill {array.nbytes} bytes of activations to {tempfile.gettempdir()}: {error.strerror}; "
+                f"cannot write {array.nbytes} bytes of activations to {tempfile.gettempdir()}: {error.strerror}; "
                 "use fewer images (`limit=`) or set TMPDIR to a larger disk"
             ) from error
         return mapped

@@ -69,7 +69,7 @@ def correct_layers(
         for index, layer in enumerate(calibration.solving_order()):
             changed[layer.name] = _correct(model, correction, layer, _output_statistics(calibration, model, layer))
             progress(correction.name, index + 1, len(correctable))
-    notes = (f"{cache.spilled} activation batches went to files",) if cache.spilled else ()
+    notes = (f"{cache.spilled} activation batches were kept in files",) if cache.spilled else ()
     return PassReport(correction.name, changed, skipped, notes)
 
 

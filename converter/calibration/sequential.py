@@ -77,7 +77,7 @@ def solve_layers(
                     model, layer_pass, layer, bits[layer.name], calibration.moments(layer)
                 )
                 progress(layer_pass.name, index + 1, len(layers))
-        notes: tuple[str, ...] = (f"{cache.spilled} activation batches went to files",) if cache.spilled else ()
+        notes: tuple[str, ...] = (f"{cache.spilled} activation batches were kept in files",) if cache.spilled else ()
     else:
         notes = ()
         for index, layer in enumerate(layers.values()):
@@ -150,7 +150,7 @@ def block_of(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | Non
             block_size,
             ""
             if block_size or bits > MOST_BITS
-            else f"{k} inputs are no whole blocks of about {layer_pass.block_size}",
+            else f"{k} inputs cannot be cut into equal blocks of about {layer_pass.block_size}",
         )
     return layer_pass.block_size, ""
 

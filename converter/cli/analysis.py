@@ -40,10 +40,10 @@ def evaluate(
     quiet: bool,
     **images: Any,
 ) -> None:
-    """Accuracy, size and latency, side by side.
+    """Measure accuracy, size and latency of models, side by side.
 
-    A MODEL is an .onnx file or FILE.py:FACTORY; the first is the reference. Preprocessing comes from
-    the files' metadata; options go before it.
+    A MODEL is an .onnx file or FILE.py:FACTORY. The first one is the reference. The preprocessing is that of the files'
+    metadata, and options override it.
     """
     from converter.report.progress import progress_bars
     from converter.report.table import evaluation_table, show
@@ -67,8 +67,13 @@ def evaluate(
 @click.argument("reference")
 @click.argument("model")
 @options.data
-@click.option("--act", type=options.FILE, metavar="OUT.onnx", help="Carry the suggestion out, and show the gain.")
-@click.option("--calibration", metavar="DATA", help="For --act; MODEL's own calibration data if not given.")
+@click.option(
+    "--act",
+    type=options.FILE,
+    metavar="OUT.onnx",
+    help="Convert again with the suggestion, write OUT.onnx and show the gain.",
+)
+@click.option("--calibration", metavar="DATA", help="Calibration data for --act; by default, those of MODEL.")
 @options.json
 @options.limit
 @options.torch
@@ -88,11 +93,11 @@ def compare(
     quiet: bool,
     **images: Any,
 ) -> None:
-    """Where MODEL goes wrong against REFERENCE, and what would help.
+    """Find the layers that add most error to MODEL, and suggest what to change.
 
-    Both are .onnx files or FILE.py:FACTORY. "So far" is the error of everything up to a layer, "added" what the layer
-    itself adds: the float layer on the same inputs is what it is compared with. The worst layers are then tried in
-    float, and those that gain are suggested.
+    Both models are .onnx files or FILE.py:FACTORY. "So far" is the error of everything up to a layer. "Added" is the
+    error of the layer itself: its output is compared with that of the float layer on the same inputs. The worst layers
+    are then tried in float, and those that gain are suggested.
     """
     from converter.cli.outputs import check_outputs
     from converter.cli.suggestions import command, suggested_options
@@ -138,7 +143,7 @@ def _act(
 
     if suggestion.why:
         if not as_json:
-            click.echo(f"Nothing to carry out; {output} was not written")
+            click.echo(f"There is no suggestion; {output} was not written")
         return None
     first, second = on.paths
     names = (*on.names, str(output))
@@ -176,9 +181,9 @@ def _given(weights: Path | None, input_shape: tuple[int, ...] | None) -> tuple[s
 @options.torch
 @options.custom_ops
 def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[int, ...] | None) -> None:
-    """What is in an .onnx file, or in the export of FILE.py:FACTORY, by layer.
+    """Show what is in an .onnx file, or in the export of FILE.py:FACTORY, by layer.
 
-    Bits, storage, bytes, and whether onnxruntime runs the layer on integers; if not, why.
+    The table has bits, storage and bytes, and whether onnxruntime runs the layer on integers. If not, it says why.
     """
     from converter.report.islands import islands_tables
     from converter.report.table import inspection_tables, show
@@ -192,12 +197,14 @@ def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[
 
 @click.command()
 @click.argument("model")
-@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Of the server; a free one if not given.")
-@click.option("--no-browser", is_flag=True, help="Serve the page and say where, but open nothing.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), metavar="N", help="Port of the server; by default, any free port."
+)
+@click.option("--no-browser", is_flag=True, help="Print the address of the page, and open no browser.")
 def view(model: str, port: int | None, no_browser: bool) -> None:
-    """Open an .onnx file in Netron, in the browser, until Ctrl-C.
+    """Show an .onnx file in Netron, in the browser, until Ctrl-C.
 
-    Needs the extra `view`: pip install convert-onnx[view].
+    This needs the extra `view`: pip install convert-onnx[view].
     """
     with suppress(KeyboardInterrupt), converter.view(model, port=port, browse=not no_browser) as address:
         click.echo(f"{model} is at {address}; Ctrl-C ends it")

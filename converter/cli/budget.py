@@ -41,7 +41,7 @@ def search_folder(budget: "Budget | None", cache: Path | None, output: Path) -> 
 
         existed, ended = folder.exists(), False
         if existed and holds_something(folder):
-            warn(f"what an earlier search measured is in {folder}; what fits this one is not measured again")
+            warn(f"{folder} has measurements of an earlier search; those that fit this search are used again")
         try:
             yield folder
             ended = True
@@ -83,11 +83,11 @@ def convert_for(
 
     if budget is None:
         if cache is not None:
-            raise UsageError(f"--cache {cache} keeps what a search for a budget measured; give one, such as --max-drop")
+            raise UsageError(f"--cache {cache} is for a search within a budget; give one, such as --max-drop")
         return converter.convert(model, calibration, recipe=recipe or "int8", **settings)
     for option, reason in _UNASKED.items():
         if settings.pop(option):
-            raise UsageError(f"--{option.replace('_', '-')} has no use with a budget: {reason}; leave it out")
+            raise UsageError(f"--{option.replace('_', '-')} has no effect with a budget: {reason}; leave it out")
     try:
         return converter.convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)
     except BudgetError as error:

@@ -44,11 +44,11 @@ def keeping(path: Path) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, Terminated) as stopped:
         if _times(path) != before:
-            stopped.add_note(f"{path} keeps what was done; the same command goes on from there")
+            stopped.add_note(f"{path} has the work so far; the same command continues from there")
         elif before:
-            stopped.add_note(f"{path} is as it was")
+            stopped.add_note(f"{path} is unchanged")
         else:
-            stopped.add_note(f"there was nothing yet to keep in {path}")
+            stopped.add_note(f"there was nothing to keep in {path} yet")
         raise
 
 

@@ -96,25 +96,33 @@ def cli() -> None:
 @click.option(
     "--recipe",
     metavar="NAME|FILE",
-    help="See `recipes`; a .toml file; or an .onnx file, to convert as it was. int8, or auto where a budget is given.",
+    help="Name (see `recipes`), .toml file, or .onnx file whose recipe is used again; by default int8, or auto with a "
+    "budget.",
 )
 @options.target
 @options.layers
 @click.option("--calibration", metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Calibration images used; 512 unless the recipe says."
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of calibration images; by default the recipe's, 512.",
 )
 @click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
 @options.torch
 @options.images
 @options.custom_ops
 @options.report
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything drawn at random.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Random seed; by default the recipe's, 0.")
 @click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where recipes that learn do it; auto: cuda if any."
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Device of passes that learn; auto: cuda if there is one.",
 )
 @options.budget
-@click.option("--measure-speed", is_flag=True, help="Leave activations in float where the file runs faster so here.")
+@click.option(
+    "--measure-speed", is_flag=True, help="Leave activations in float in layers that run faster so on this machine."
+)
 @options.quiet
 def convert(
     model: str,
@@ -160,7 +168,7 @@ def convert(
         ],
     )
     if evaluation is not None and calibration is not None and same_file(evaluation, calibration):
-        warn(f"{evaluation} calibrates and evaluates: the accuracy shown is not that on unseen images")
+        warn(f"{evaluation} is used to calibrate and to evaluate: the accuracy is not that on unseen images")
     with search_folder(budget, cache, output) as folder:
         with progress_bars(quiet=quiet) as progress:
             result = convert_for(
@@ -208,9 +216,9 @@ def export(
 
 
 @cli.command()
-@click.option("--show", "name", metavar="NAME", help="Print one recipe as TOML, every field spelled out.")
+@click.option("--show", "name", metavar="NAME", help="Print one recipe as TOML, with every field.")
 def recipes(name: str | None) -> None:
-    """What there is for `convert --recipe`."""
+    """List the recipes for `convert --recipe`."""
     from converter.recipes.builtin import RECIPES, find_recipe
     from converter.recipes.registry import added_pass_names
     from converter.recipes.toml_template import spell_out

@@ -101,16 +101,20 @@ def budget(command: Command) -> Command:
 
 FILE = click.Path(path_type=Path)
 output = click.option("-o", "--output", type=FILE, required=True, metavar="OUT.onnx", help="File to write.")
-target = click.option("--target", default=_default_target, metavar="NAME", help="See `targets`; cpu if not given.")
+target = click.option(
+    "--target", default=_default_target, metavar="NAME", help="Where the file will run, see `targets`; by default cpu."
+)
 torch = _several(
-    click.option("--weights", type=FILE, metavar="FILE", help=".safetensors, .npz or .pt for FILE.py:FACTORY."),
-    click.option("--input-shape", type=_shape, metavar="1,3,224,224", help="Of FILE.py:FACTORY, with the batch."),
+    click.option("--weights", type=FILE, metavar="FILE", help="Weights of FILE.py:FACTORY: .safetensors, .npz or .pt."),
+    click.option("--input-shape", type=_shape, metavar="1,3,224,224", help="Input of FILE.py:FACTORY, with the batch."),
 )
 images = _several(
-    click.option("--mean", type=_floats, metavar="a,b,c", help="Subtracted from uint8 images, on the 0..1 scale."),
-    click.option("--std", type=_floats, metavar="a,b,c", help="Divides them, on the 0..1 scale."),
-    click.option("--resize", type=click.IntRange(min=1), metavar="N", help="Their shorter side becomes N pixels."),
-    click.option("--crop", type=click.IntRange(min=1), metavar="N", help="Their N x N centre is used."),
+    click.option(
+        "--mean", type=_floats, metavar="a,b,c", help="Mean to subtract from uint8 images, on the 0..1 scale."
+    ),
+    click.option("--std", type=_floats, metavar="a,b,c", help="Deviation to divide them by, on the 0..1 scale."),
+    click.option("--resize", type=click.IntRange(min=1), metavar="N", help="Resize their shorter side to N pixels."),
+    click.option("--crop", type=click.IntRange(min=1), metavar="N", help="Crop them to their N x N centre."),
 )
 report = click.option(
     "--report", type=FILE, multiple=True, metavar="FILE", help="Also write a .json or .html report; may be repeated."
@@ -131,15 +135,20 @@ layers = _several(
     ),
 )
 _limits = _several(
-    click.option("--max-drop", type=float, metavar="POINTS", help="Of accuracy; of agreement without labels."),
-    click.option("--max-bytes", type=int, metavar="N", help="Of the file."),
-    click.option("--max-latency", type=float, metavar="MS", help="Per image on this CPU, one thread."),
+    click.option(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="Largest loss of accuracy; without labels, of agreement with float.",
+    ),
+    click.option("--max-bytes", type=int, metavar="N", help="Largest file."),
+    click.option("--max-latency", type=float, metavar="MS", help="Longest time per image on this CPU, one thread."),
     click.option(
         "--cache",
         type=FILE,
         metavar="DIR",
-        help="Keeps what a search measured; the same command goes on from it. OUT.search, which goes once the search "
-        "has ended.",
+        help="Folder for the measurements of a search, from which the same command continues; by default OUT.search, "
+        "which is removed when the search has ended.",
     ),
 )
 _libraries = click.option(
@@ -149,9 +158,7 @@ _libraries = click.option(
     metavar="LIB.so",
     help="Library with operators that onnxruntime lacks; may be repeated.",
 )
-limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
+limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Number of images; by default all.")
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
-quiet = click.option(
-    "--quiet", is_flag=True, help="Print less: no progress bars, and of tables only those that were asked for."
-)
+quiet = click.option("--quiet", is_flag=True, help="Print no progress bars, and only the tables that were requested.")
 json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -19,7 +19,7 @@ _MORE = "--json lists them all"
 @click.command()
 @click.argument("name", required=False, metavar="[NAME]")
 def targets(name: str | None) -> None:
-    """What there is for `--target`; with a NAME, all that is known of it and the sources."""
+    """List the targets; with a NAME, all facts about one target and their sources."""
     from converter.report.table import show
     from converter.report.targets import facts_table, targets_table
     from converter.targets.catalog import find_target, known_targets
@@ -35,9 +35,11 @@ def _fraction(_: click.Context, __: click.Parameter, value: float | None) -> flo
 
 @click.command()
 @click.argument("model")
-@click.option("--target", required=True, metavar="NAME", help="See `targets`.")
-@click.option("--data", metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE; else 8 rows of noise.")
-@click.option("--reference", metavar="FLOAT.onnx", help="The float file: judge by the distance from it.")
+@click.option("--target", required=True, metavar="NAME", help="Target to verify, see `targets`.")
+@click.option(
+    "--data", metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE; by default 8 samples of noise."
+)
+@click.option("--reference", metavar="FLOAT.onnx", help="Float file: judge by the distance from it.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Images to use.")
 @click.option(
     "--runtime",
@@ -45,7 +47,9 @@ def _fraction(_: click.Context, __: click.Parameter, value: float | None) -> flo
     metavar="PATH",
     help="Interpreter, virtual environment or npm folder that has the target's provider.",
 )
-@click.option("--min-agreement", type=float, callback=_fraction, help="With the CPU, on DATA; 0.99 if not given.")
+@click.option(
+    "--min-agreement", type=float, callback=_fraction, help="Least agreement with the CPU on DATA; by default 0.99."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @options.custom_ops
 def verify(
@@ -58,10 +62,11 @@ def verify(
     min_agreement: float | None,
     as_json: bool,
 ) -> None:
-    """Run MODEL on its target, or check the target's rules.
+    """Run MODEL on its target, or check it against the target's rules.
 
-    It is run where the target's provider is found, and compared with the CPU and with float. Exit code 3 if it does
-    not load, leaves all nodes to the CPU, or any where the target must take all, or computes something else.
+    The file runs where the target's provider is found, and is compared with the CPU and with float. The exit code is 3
+    if the file does not load, if the target runs none of its nodes (or not all, where it must), or if it computes
+    something else.
     """
     from converter.model_io.load import read_onnx
     from converter.report.table import show
@@ -107,10 +112,10 @@ def _refuse_unused(target: str, runtime: Path | None, given: list[str]) -> None:
     environment = find_environment(find_target(target), runtime)
     if isinstance(environment, str) and given:
         options = ", ".join(given)
-        raise UsageError(f"{options}: nothing would be run, so leave that out: {environment}")
+        raise UsageError(f"{options}: no effect, since the file is not run ({environment}); leave it out")
     unused = [option for option in ("--limit", "--min-agreement") if option in given and "--data" not in given]
     if unused:
-        raise UsageError(f"{' and '.join(unused)} would do nothing without --data; add it, or leave that out")
+        raise UsageError(f"{' and '.join(unused)} would have no effect without --data; add --data, or leave it out")
 
 
 def _print(content: dict[str, Any]) -> None:

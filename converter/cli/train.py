@@ -20,41 +20,47 @@ __all__ = ["train"]
 @click.argument("model")
 @options.output
 @click.option("--data", required=True, metavar="DATA", help="Training images: .npz, folder or FILE.py:CALLABLE.")
-@click.option("--recipe", default="int4-qat", show_default=True, metavar="NAME|FILE.toml", help="One with a qat pass.")
+@click.option(
+    "--recipe", default="int4-qat", show_default=True, metavar="NAME|FILE.toml", help="Recipe with a qat pass."
+)
 @options.target
 @options.layers
-@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Over the training images; 10.")
-@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step; 32.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), metavar="N", help="Passes over the training images; by default 10."
+)
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step; by default 32.")
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
     metavar="R",
-    help="Learning rate, in steps of the weights' grid; 0.0003.",
+    help="Learning rate, in steps of the weights' grid; by default 0.0003.",
 )
-@click.option("--optimizer", type=click.Choice(["sgd", "adam"]), help="sgd.")
+@click.option("--optimizer", type=click.Choice(["sgd", "adam"]), help="By default sgd.")
 @click.option(
     "--objective",
     type=click.Choice(["auto", "labels", "float"]),
-    help="What is learned from: labels, or the float model; auto: labels if there are any.",
+    help="Learn from labels or from the float model; auto: labels if there are any.",
 )
 @click.option("--flip/--no-flip", default=None, help="Mirror images at random.")
 @click.option("--shift", type=click.IntRange(min=0), metavar="N", help="Move images by up to N pixels at random.")
-@click.option("--calibration", metavar="DATA", help="Images for the start; training images if not given.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Calibration images used; 512.")
+@click.option("--calibration", metavar="DATA", help="Calibration data; by default the training images.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Number of calibration images; by default 512.")
 @click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
 @click.option(
     "--checkpoint",
     type=options.FILE,
     metavar="FILE",
-    help="Where the training stands after every epoch; the same command goes on from it. OUT.checkpoint, which "
-    "goes once OUT is written.",
+    help="File for the state after every epoch, from which the same command continues; by default OUT.checkpoint, "
+    "which is removed when OUT is written.",
 )
 @options.torch
 @options.images
 @options.custom_ops
 @options.report
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything drawn at random.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="auto: cuda if there is one.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Random seed; by default the recipe's, 0.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Device of the training; auto: cuda if there is one."
+)
 @options.quiet
 def train(
     model: str,
@@ -78,8 +84,9 @@ def train(
 ) -> None:
     """Quantize a model and train it with its quantization in place.
 
-    MODEL is an .onnx file, FILE.py:FACTORY or FILE.py:FACTORY(name=value). Starts from the recipe's post-training
-    solution; the best epoch on held-out training images is kept, the start if none is better.
+    MODEL is an .onnx file, FILE.py:FACTORY or FILE.py:FACTORY(name=value). The training starts from the recipe's
+    post-training solution. The epoch that is best on held-out training images is kept, or the start if no epoch is
+    better.
     """
     from converter.cli.finish import finish
     from converter.cli.outputs import check_outputs, same_file
@@ -93,10 +100,12 @@ def train(
     outputs = [("-o", output), ("--checkpoint", state_file), *(("--report", path) for path in report)]
     check_outputs(outputs, [*inputs, ("--weights", weights), ("--recipe", recipe)])
     if calibration is not None and same_file(calibration, data):
-        raise UsageError(f"--calibration {calibration} is --data too: those images calibrate anyway; leave it out")
+        raise UsageError(
+            f"--calibration {calibration} is the same as --data, whose images calibrate anyway; leave it out"
+        )
     for read in (data, calibration):
         if evaluation is not None and read is not None and same_file(evaluation, read):
-            warn(f"{evaluation} is learned from and evaluates: the accuracy shown is not that on unseen images")
+            warn(f"{evaluation} is used to train and to evaluate: the accuracy is not that on unseen images")
     names = ("epochs", "batch", "rate", "optimizer", "objective", "flip", "shift")
     qat = {name: value for name in names if (value := rest.pop(name)) is not None}
     with keeping(state_file), progress_bars(quiet=quiet) as progress:

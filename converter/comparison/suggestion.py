@@ -71,7 +71,7 @@ class Suggestion(Overview):
         """Return the suggested changes and the gain of each trial."""
         changes = [*(f"{name} in float" for name in self.exclude)]
         changes += [f"{name} at {bits} bits" for name, bits in (self.bits or {}).items()]
-        what = self.why or f"{', '.join(changes)}; the scores gain {self.gain_db:.1f} dB at most"
+        what = self.why or f"{', '.join(changes)}; the scores gain at most {self.gain_db:.1f} dB"
         rows = tuple((", ".join(trial.layers), f"{trial.gain_db:+.1f} dB") for trial in self.trials)
         return Glance(f"Suggestion: {what}", ("exact layers", "gain"), rows, numbers=(1,))
 
@@ -122,12 +122,12 @@ def _suggested(reference: Path, model: Path, comparison: Comparison, data: Datas
     rows = [row for row in comparison.layers if any(name in quantized for name in row.layers)]
     rows = sorted(rows, key=lambda row: row.introduced_db)[:_TRIED]
     if not quantized:
-        swapped = f" and {comparison.reference} has; the float model comes first" if _quantized(reference) else ""
+        swapped = f", but {comparison.reference} has; give the float model first" if _quantized(reference) else ""
         return Suggestion(why=f"{comparison.model} has no quantized layer{swapped}")
     if not rows:
         return Suggestion(why="no quantized layer lies between tensors that the reference has too")
     if comparison.sqnr_db >= GOOD_DB:
-        return Suggestion(why=f"the scores are exact to {GOOD_DB:.0f} dB and more, which no layer spoils")
+        return Suggestion(why=f"the scores have {GOOD_DB:.0f} dB or more, so no layer needs a change")
     bench = _FloatTrials(reference, model, comparison, data.limit(_IMAGES))
     before = bench.sqnr([])
     trials: list[tuple[Trial, Subgraph]] = []
@@ -143,7 +143,7 @@ def _suggested(reference: Path, model: Path, comparison: Comparison, data: Datas
     if not chosen:
         best = max((trial.gain_db for trial in tried), default=0.0)
         which = "the layer that adds" if len(tried) == 1 else f"any one of the {len(tried)} layers that add"
-        why = f"with {which} most error exact, the scores gain {max(best, 0):.1f} dB at most"
+        why = f"the scores gain at most {max(best, 0):.1f} dB if {which} most error is exact"
         return Suggestion(trials=tried, images=bench.images, why=why)
     names = [name for subgraph in chosen for name in subgraph.layers if name in quantized]
     bits = {name: 8 for name in names if (quantized[name] or 8) < 8}

@@ -44,7 +44,9 @@ def array_source(
         key = "x" if len(inputs) == 1 and "x" in arrays else spec.name
         if key not in arrays:
             present = ", ".join(arrays) or "nothing"
-            raise DataError(f"{name}: no array for the model's input '{spec.name}' (it holds {present}); name it so")
+            raise DataError(
+                f"{name}: no array for the model's input '{spec.name}' (it holds {present}); give an array of this name"
+            )
         values[spec.name], names[spec.name] = _widened(_as_array(f"{name}: {key}", arrays[key]), spec), key
     lengths = {names[key]: len(array) if array.ndim else 0 for key, array in values.items()}
     if len(set(lengths.values())) > 1:
@@ -89,7 +91,7 @@ def only_input(inputs: tuple[InputSpec, ...], what: str) -> InputSpec:
     if len(inputs) > 1:
         names = ", ".join(spec.name for spec in inputs)
         raise DataError(
-            f"{what} feeds one input, the model has {len(inputs)} ({names}); give an array for each by name"
+            f"{what} is one array, and the model has {len(inputs)} ({names}); give an array for each by name"
         )
     return inputs[0]
 
@@ -151,7 +153,7 @@ def spool(
             if size > _SPOOL_LIMIT:
                 raise DataError(f"{name}: more than {_SPOOL_LIMIT >> 30} GiB of batches; give a `limit=`")
         if first is None:
-            raise DataError(f"{name}: gives no batches; yield at least one (an iterator can be walked only once)")
+            raise DataError(f"{name}: gives no batches; yield at least one (an iterator can be used only once)")
         arrays: dict[str, NDArray[Any]] = {}
         for key, array in first.arrays.items():
             files[key].flush()
@@ -170,7 +172,9 @@ def _check_alike(name: str, index: int, part: ArraySource, first: ArraySource) -
                 f"{start.shape[1:]}; give all batches one dtype and size"
             )
     if (part.labels is None) != (first.labels is None):
-        raise DataError(f"{name}: batch {index} and batch 0 differ in having labels; give them to all or to none")
+        raise DataError(
+            f"{name}: batch {index} and batch 0 do not both have labels; give labels to all batches or to none"
+        )
 
 
 def _guarded(name: str, batches: Iterable[Any]) -> Iterator[Any]:

@@ -259,7 +259,7 @@ def _from_path(name: str, inputs: tuple[InputSpec, ...], preprocess: Preprocess,
         return array_source(name, _read_npz(path, inputs), inputs, preprocess)
     if path.suffix == ".py":
         examples = ", ".join(f"{name}:{function}" for function in functions_of(path)) or f"{name}:CALLABLE"
-        raise UsageError(f"{name}: data are what a callable in it yields; name the callable: {examples}")
+        raise UsageError(f"{name}: name the function in it that yields the data: {examples}")
     saved = "np.savez(..., x=array) makes an .npz file"
     hint = saved if path.suffix == ".npy" else "use an .npz file or a folder of images"
     raise DataError(f"{name}: data cannot be read from a '{path.suffix}' file; {hint}")

@@ -72,7 +72,9 @@ def models_on_data(
             *(["`preprocess=`"] if preprocess != Preprocess() else []),
         ]
         if given:
-            raise UsageError(f"{' and '.join(given)} would do nothing: the data are a Dataset already; leave it out")
+            raise UsageError(
+                f"{' and '.join(given)} would have no effect: the data are a Dataset already; leave it out"
+            )
     with model_files(models, export, names) as files:
         if isinstance(data, Dataset):
             yield ModelsOnData(files, data)
@@ -106,7 +108,7 @@ def load_for(files: Sequence[ModelFile], data: Any, preprocess: Preprocess, limi
             raise ModelError(
                 f"{settings[0][0]} and {name} store different preprocessing "
                 f"({settings[0][1].to_json()} and {other.to_json()}); "
-                "measure them apart, or give `mean=`, `std=`, `resize=` and `crop=`"
+                "measure them one at a time, or give `mean=`, `std=`, `resize=` and `crop=`"
             )
     declared = [model_classes(proto, file.name) for file, proto in zip(files, protos, strict=True)]
     known = [classes for classes in declared if classes is not None]

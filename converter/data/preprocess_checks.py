@@ -20,7 +20,8 @@ def refuse_unused(given: Preprocess, data: Sequence[Dataset]) -> None:
     options = " and ".join(f"`{name}=`" for name, value in asdict(given).items() if value is not None)
     if options and data and all(dataset.preprocess is None for dataset in data):
         raise UsageError(
-            f"{options} would do nothing: {data[0].source} holds tensors for the model, not uint8 images; leave it out"
+            f"{options} would have no effect: {data[0].source} holds tensors for the model, not uint8 images; leave it "
+            "out"
         )
 
 

@@ -78,7 +78,7 @@ class Overview:
 
     def overview(self) -> Glance:
         """Return the headline and the table of this value."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it looks like")
+        raise NotImplementedError(f"{type(self).__name__} does not override overview()")
 
     def summary(self) -> str:
         """Return the overview as plain text."""

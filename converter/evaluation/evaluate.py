@@ -105,7 +105,7 @@ class Evaluation(Overview):
         )
         names = ", ".join(model.model for model in self.models)
         headline = f"Evaluation of {names} on {self.data['images']:,} images"
-        return Glance(headline, columns, rows, ("agreement, SQNR and speed: against the first",), range(1, 7))
+        return Glance(headline, columns, rows, ("agreement, SQNR and speed: against the first model",), range(1, 7))
 
     def to_json(self) -> dict[str, Any]:
         """Return `{"data": {...}, "latency": {...}, "models": [{...}]}`. An infinite SQNR becomes null."""

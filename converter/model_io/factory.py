@@ -120,7 +120,9 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise ExportError(f"{path}: holds no parameters but {type(content).__name__}; save module.state_dict() in it")
     for key, value in content.items():
         if not isinstance(value, torch.Tensor):
-            raise ExportError(f"{path}: {key!r} is a {type(value).__name__}, no tensor; save module.state_dict() in it")
+            raise ExportError(
+                f"{path}: {key!r} is a {type(value).__name__}, not a tensor; save module.state_dict() in it"
+            )
     if all(key.startswith("module.") for key in content):
         return {key.removeprefix("module."): value for key, value in content.items()}
     return dict(content)
@@ -141,7 +143,7 @@ def _read_safetensors(path: Path) -> Any:
 def _read_npz(path: Path) -> Any:
     torch = require_torch()
     if not zipfile.is_zipfile(path):
-        raise ExportError(f"{path}: not a .npz file, or cut off")
+        raise ExportError(f"{path}: not an .npz file, or truncated")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files}
@@ -187,7 +189,7 @@ def apply_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], 
         if items
     ]
     if problems:
-        hint = "; for another number of classes name it: FILE.py:FACTORY(num_classes=43)" if shapes else ""
+        hint = "; another number of classes is given as FILE.py:FACTORY(num_classes=43)" if shapes else ""
         raise ExportError(f"{source} does not fit {type(module).__name__}: {'; '.join(problems)}{hint}")
     known = {key: weights[key].to(expected[key].dtype) for key in expected if key in weights}
     module.load_state_dict(known | {key: expected[key] for key in expected if key not in known})

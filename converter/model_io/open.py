@@ -253,6 +253,6 @@ def _check_arguments(models: Sequence[Any], export: ExportOptions) -> None:
     if export.weights is not None and not any(
         isinstance(model, (str, Path)) and is_factory(str(model)) for model in models
     ):
-        raise UsageError(f"`weights=` is for FILE.py:FACTORY; {names} has its weights inside")
+        raise UsageError(f"`weights=` is for FILE.py:FACTORY; {names} contains its weights")
     if export.input_shape is not None and not any(_is_exported(model) for model in models):
-        raise UsageError(f"`input_shape=` is for FILE.py:FACTORY; {names} has its shape inside")
+        raise UsageError(f"`input_shape=` is for FILE.py:FACTORY; {names} contains its shape")

@@ -69,9 +69,11 @@ def require_calibration(calibration: Any, training: Any, checkpoint: str | Path 
         UsageError: The data and the recipe do not match. The message names the recipe.
     """
     if (training is not None or checkpoint is not None) and not recipe.trains:
-        raise UsageError(f"recipe {recipe.name!r} trains nothing; use a recipe with a qat pass, such as int4-qat")
+        raise UsageError(f"recipe {recipe.name!r} has no pass that trains; use one with a qat pass, such as int4-qat")
     if calibration is not None and recipe.keeps and not recipe.needs_calibration:
-        raise UsageError(f"recipe {recipe.name!r} keeps the grids it finds, so `calibration=` has no use; leave it out")
+        raise UsageError(
+            f"recipe {recipe.name!r} keeps the grids of the model, so `calibration=` has no effect; leave it out"
+        )
     if calibration is None and training is None and recipe.needs_calibration:
         raise UsageError(f"recipe {recipe.name!r} needs calibration data; use `calibration=` with images or an .npz")
 
@@ -167,10 +169,10 @@ def _learnable(data: Dataset, seed: int, passes: Iterable[Pass]) -> Dataset:
 
 def _warnings(recipe: Recipe, data: Dataset | None, unseen: Dataset | None, learned: Dataset | None) -> Iterator[str]:
     if data is not None and learned is None and recipe.trains:
-        yield f"{recipe.name} trains on the {len(data)} images that calibrate; `train` takes all you have"
+        yield f"{recipe.name} trains on the {len(data)} calibration images; `train` can use more"
     yield from questions([each for each in (data, learned, unseen) if each is not None])
     if data is not None and recipe.needs_calibration and len(data) < _FEW_IMAGES:
         yield (
-            f"{data.source}: {len(data)} images are few to calibrate on, and accuracy may suffer; "
+            f"{data.source}: only {len(data)} images calibrate, so accuracy may suffer; "
             f"give {_FEW_IMAGES} or more, best some hundreds"
         )

@@ -90,7 +90,7 @@ def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Ori
     if data is None or Path(data.partition(".py:")[0] + ".py" * (".py:" in data)).exists():
         return origin, data
     if calibration is None:
-        raise UsageError(f"{name} was calibrated on {data}, which is not here; name the data by `calibration=`")
+        raise UsageError(f"{name} was calibrated on {data}, which is not here; give the data with `calibration=`")
     raise DataError(f"{argument(calibration=data)}: no such file or folder")
 
 
@@ -114,7 +114,7 @@ def apply_suggestion(
     recipe = stored_recipe(read_onnx(model), names[1])
     if recipe.trains:
         raise UsageError(
-            f"{names[1]} was trained, which is not done again here; use `train` with `exclude=` or `bits=`"
+            f"{names[1]} was trained, and is not trained again here; use `train` with `exclude=` or `bits=`"
         )
     result = convert(
         reference,

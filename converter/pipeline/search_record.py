@@ -115,7 +115,7 @@ class Search(Overview):
         headline = f"Search within {self.budget}: {outcome}, {len(self.attempts)} tried"
         notes = (f"judged on {self.held_out:,} held-out images",)
         return Glance(
-            headline, ("tried", "bits", "file", "drop", "SQNR", "latency", "budget"), rows, notes, range(1, 6)
+            headline, ("attempt", "bits", "file", "drop", "SQNR", "latency", "budget"), rows, notes, range(1, 6)
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -220,7 +220,7 @@ class _Reader:
 
     def constant(self, name: str, of: str) -> TensorProto:
         if name not in self.tensors.constants:
-            raise ModelError(f"{of} is quantized by {name}, which is computed; {_ADVICE}")
+            raise ModelError(f"{of} is quantized by {name}, which is not a constant; {_ADVICE}")
         return self.tensors.constants[name]
 
     def require_readers(self, node: NodeProto) -> None:

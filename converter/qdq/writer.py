@@ -198,8 +198,8 @@ class _Writer:
     def integer_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
         grid = quantized.grid
         if not grid.per_channel:
-            hint = "give two_level = true as well, or use block_size only without activation_ranges"
-            raise TargetError(f"{layer.name}: block scales have no integer kernel; {hint}")
+            hint = "give two_level = true as well, or leave activation_ranges out"
+            raise TargetError(f"{layer.name}: no integer kernel reads scales of blocks; {hint}")
         self.require_weight_form(layer, grid)
         weight = dequantized_weight(layer, quantized, self.storage, self.names, self.model.rules.narrowest)
         self.add(weight)
@@ -253,7 +253,9 @@ class _Writer:
                 or "its input stays in float"
             )
             hint = "leave it out with an exclude pass, or use a recipe that quantizes activations"
-            raise TargetError(f"{layer.name}: the target reads codes on integers only, and {reason}; {hint}")
+            raise TargetError(
+                f"{layer.name}: the target runs quantized weights only with integer activations, and {reason}; {hint}"
+            )
 
     def add(self, fragment: Fragment) -> str:
         """Append a fragment's nodes and initializers. Return the tensor that it computes."""

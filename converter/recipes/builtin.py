@@ -159,6 +159,6 @@ def learning_on(recipe: Recipe, device: Device | None) -> Recipe:
         return recipe
     if not recipe.learns:
         raise UsageError(
-            f"recipe {recipe.name!r} learns nothing, so {argument(device=device)} has no use; leave it out"
+            f"recipe {recipe.name!r} has no pass that learns, so {argument(device=device)} has no effect; leave it out"
         )
     return dataclasses.replace(recipe, passes=tuple(step.with_device(device) for step in recipe.passes))

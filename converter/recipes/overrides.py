@@ -25,11 +25,11 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
     for name in exclude:
         if name in bits:
             excluded, quantized = argument(exclude=[name]), argument(bits={name: bits[name]})
-            raise UsageError(f"{excluded} leaves in float what {quantized} quantizes; give one")
+            raise UsageError(f"{excluded} leaves a layer in float that {quantized} quantizes; give one of them")
     if not exclude and not bits:
         return recipe
     if bits and recipe.keeps:
-        raise UsageError(f"recipe {recipe.name!r} keeps the codes it finds, so `bits=` has no use; leave it out")
+        raise UsageError(f"recipe {recipe.name!r} keeps the codes of the model, so `bits=` has no effect; leave it out")
     try:
         passes = [step.with_bits(bits, exclude) for step in recipe.passes]
     except ValueError as error:

@@ -127,7 +127,7 @@ def _check_order(passes: Sequence[Pass]) -> None:
             raise RecipeError(f"{second.name} (pass {position}) cannot come after {first.name}; {_order()}")
     trained = [step.name for step in passes if step.trains]
     if len(trained) > 1:
-        raise RecipeError(f"{' or '.join(dict.fromkeys(trained))} can stand in a recipe once; give one more epochs")
+        raise RecipeError(f"{' or '.join(dict.fromkeys(trained))} can be in a recipe only once; give it more epochs")
     names = [step.name for step in passes if step.stage == Stage.WEIGHTS]
     if len(names) != 1:
         problem = f"{' and '.join(names)} both quantize" if names else "no pass quantizes"

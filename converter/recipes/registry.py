@@ -74,7 +74,7 @@ def find_pass(name: str) -> type[Pass] | None:
     if loaded is None:
         return None
     if not isinstance(loaded, type) or not issubclass(loaded, Pass):
-        raise RecipeError(f"entry point {name!r} in {GROUP} is {loaded!r}, which is no subclass of converter.Pass")
+        raise RecipeError(f"entry point {name!r} in {GROUP} is {loaded!r}, which is not a subclass of converter.Pass")
     if getattr(loaded, "name", None) != name:
         raise RecipeError(f"entry point {name!r} in {GROUP} has a pass named {getattr(loaded, 'name', None)!r}")
     return loaded
@@ -107,7 +107,7 @@ def require_usable(step: Any) -> None:
     """
     kind = type(step)
     if not isinstance(step, Pass):
-        raise RecipeError(f"{kind.__name__} is no pass; derive it from GraphPass, LayerPass or CorrectionPass")
+        raise RecipeError(f"{kind.__name__} is not a pass; derive it from GraphPass, LayerPass or CorrectionPass")
     name = getattr(step, "name", None)
     if not isinstance(name, str) or not name:
         raise RecipeError(f'{kind.__name__} has no name; give it one: name: ClassVar[str] = "..."')

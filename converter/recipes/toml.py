@@ -37,7 +37,7 @@ def parse_recipe(text: str, source: str) -> Recipe:
         raise RecipeError(f"{source} is not TOML: {error}") from error
     steps = content.pop("passes", None)
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps) or not steps:
-        raise RecipeError(f"{source} has no [[passes]]; `convert-onnx recipes` shows whole ones")
+        raise RecipeError(f"{source} has no [[passes]]; a recipe has a [[passes]] table for each pass")
     preprocess = content.pop("preprocess", {})
     content.setdefault("name", Path(source).stem)
     content.setdefault("description", "")

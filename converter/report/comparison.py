@@ -88,8 +88,6 @@ def suggestion_text(suggestion: Suggestion, command: str, other: str) -> list[Re
         return [Text(f"\nNo suggestion: {suggestion.why}.")]
     names = ", ".join([*suggestion.exclude, *(suggestion.bits or {})])
     verb = "is" if len(suggestion.exclude) + len(suggestion.bits or {}) == 1 else "are"
-    advice = (
-        f"\nThe scores gain {suggestion.gain_db:.1f} dB where {names} {verb} exact ({suggestion.images} images). Try"
-    )
+    advice = f"\nThe scores gain {suggestion.gain_db:.1f} dB if {names} {verb} exact ({suggestion.images} images). Try"
     line = Text(f"  {command}", style="cyan", no_wrap=True, overflow="ignore")
     return [Text(advice), line, Text(other)]

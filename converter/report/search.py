@@ -13,8 +13,19 @@ def search_tables(search: Search | None) -> list[Table]:
     """Build the table of attempts, one row for each. The list is empty without a search."""
     if search is None:
         return []
-    columns = ["tried", "bits a weight", "file", "drop", "counted", "expected", "SQNR", "predicted", "latency", "took"]
-    table = plain_table(f"Within {search.budget}", [*columns, "budget"], numbers=range(1, 10))
+    columns = [
+        "attempt",
+        "bits per weight",
+        "file",
+        "drop",
+        "counted",
+        "expected",
+        "SQNR",
+        "predicted",
+        "latency",
+        "time",
+    ]
+    table = plain_table(f"Search within {search.budget}", [*columns, "budget"], numbers=range(1, 10))
     for index, attempt in enumerate(search.attempts):
         table.add_row(
             attempt.name,
@@ -27,9 +38,11 @@ def search_tables(search: Search | None) -> list[Table]:
             decibels(attempt.predicted_db),
             milliseconds(attempt.latency_ms),
             f"{attempt.seconds:.0f} s",
-            "kept" if index == search.kept else attempt.broken or "holds",
+            "kept" if index == search.kept else attempt.broken or "within",
         )
     source = f"judged on {search.held_out:,} held-out images"
-    drop = f"; a drop is of {search.drop_of}: counted and expected, weighted by their errors" if search.drop_of else ""
+    drop = (
+        f"; drop of {search.drop_of}: mean of counted and expected, weighted by their errors" if search.drop_of else ""
+    )
     table.caption = source + drop
     return [table]

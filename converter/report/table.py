@@ -35,7 +35,7 @@ __all__ = [
     "weights_table",
 ]
 
-SPREAD = "±: half of the rounds lie within"
+SPREAD = "±: half of the measurements lie within"
 _PIPED_WIDTH = 120
 _NARROW = 80  # columns; tables are designed to fit this width
 
@@ -162,7 +162,7 @@ def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
         middle, lowest = (known[len(known) // 2][0], known[0]) if known else (None, (None, ""))
         described = (_weight_bits(members[0]), f"{mean_file_bits(members):.3g} bits", _bits(activations), granularity)
         row(table, *described, str(len(members)), decibels(middle), decibels(lowest[0]), lowest[1])
-    table.caption = f"SQNR of each layer's {sqnr_of}; on disk: codes and multiples of block scales, a weight"
+    table.caption = f"SQNR of each layer's {sqnr_of}; on disk: codes and multiples of block scales, per weight"
     return table
 
 
@@ -185,7 +185,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         others = (agreement, decibels(model.sqnr_db)) if index else ("", "")
         speed = "" if model.speedup is None else times(model.speedup, evaluation.spread(index) if index else None)
         row(table, model.model, size(model.bytes), top1, *others, milliseconds(model.latency_ms), speed)
-    images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first"
+    images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first model"
     table.caption = "\n".join([images, *_conditions(evaluation)])
     return table
 

@@ -14,9 +14,9 @@ from converter.verification.verify import Verification
 __all__ = ["facts_table", "targets_table", "verification_tables"]
 
 _LISTED = 10  # nodes that the table names
-_UNKNOWN = "not told by the runtime"
+_UNKNOWN = "not reported by the runtime"
 _NOT_FACTS = {"name", "description", "rules", "sources"}
-_UNSET = {"opset": "what its onnxruntime takes", "provider": "none here: its rules are checked"}
+_UNSET = {"opset": "the newest of its onnxruntime", "provider": "none: only its rules are checked"}
 
 
 def targets_table(targets: Mapping[str, Target]) -> Table:
@@ -26,7 +26,7 @@ def targets_table(targets: Mapping[str, Target]) -> Table:
         how = "run" if target.provider else "rules"
         layers = ", ".join(sorted(target.rules.linear)) or "none"
         table.add_row(target.name, target.description, layers, how, target.runtime)
-    table.caption = "convert-onnx targets NAME prints every fact of one with its source"
+    table.caption = "convert-onnx targets NAME prints all facts about a target with their sources"
     return table
 
 
@@ -53,20 +53,20 @@ def verification_tables(verification: Verification, more: str = "") -> list[Tabl
     verdict.add_row("checked by", where)
     if verification.how == "run":
         known = verification.nodes is not None
-        verdict.add_row("nodes taken", str(verification.nodes) if known else _UNKNOWN)
-        verdict.add_row("nodes left to others", str(len(verification.left)) if known else _UNKNOWN)
-        verdict.add_row("rows run", str(verification.images))
+        verdict.add_row("nodes run by the provider", str(verification.nodes) if known else _UNKNOWN)
+        verdict.add_row("nodes run by other providers", str(len(verification.left)) if known else _UNKNOWN)
+        verdict.add_row("samples run", str(verification.images))
     for label, value, unit in (
         ("agreement with the CPU", verification.agreement, "%"),
         ("SQNR against the CPU", verification.sqnr_db, "dB"),
         ("SQNR against float", verification.float_db, "dB"),
-        ("the CPU's against float", verification.cpu_float_db, "dB"),
+        ("SQNR of the CPU against float", verification.cpu_float_db, "dB"),
     ):
         if value is not None:
             verdict.add_row(label, f"{100 * value:.1f} %" if unit == "%" else decibels(value))
     tables = [verdict]
     if verification.left:
-        left = plain_table("Left to another provider", ["node"])
+        left = plain_table("Run by another provider", ["node"])
         for name in verification.left[:_LISTED]:
             left.add_row(name)
         if len(verification.left) > _LISTED:
@@ -82,7 +82,7 @@ def _broken_rules(violations: Sequence[Violation], more: str) -> Table:
     broken: dict[tuple[str, str], list[str]] = {}
     for each in violations:
         broken.setdefault((each.fact, each.source), []).append(each.what)
-    table = plain_table("Not as the target's data say", ["fact", "times", "the first", "source"], numbers={1})
+    table = plain_table("Against the target's rules", ["rule", "times", "first case", "source"], numbers={1})
     for (fact, source), places in broken.items():
         table.add_row(fact, str(len(places)), places[0], source)
     table.caption = more if more and len(violations) > len(broken) else None

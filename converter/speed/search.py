@@ -94,11 +94,11 @@ def require_measurable(recipe: Recipe, target: Target) -> None:
     """
     if target.provider != "cpu":
         raise UsageError(
-            f"`measure_speed=True` times the CPU provider of this machine, target {target.name} runs elsewhere"
+            f"`measure_speed=True` times the CPU of this machine, and target {target.name} runs elsewhere; leave it out"
         )
     if not any(step.stage == Stage.RANGES and step.needs_data for step in recipe.passes):
         raise UsageError(
-            f"recipe {recipe.name!r} quantizes no activations, so `measure_speed=True` has no use; leave it out"
+            f"recipe {recipe.name!r} quantizes no activations, so `measure_speed=True` has no effect; leave it out"
         )
 
 
@@ -149,7 +149,7 @@ def leaving(recipe: Recipe, speed: Speed) -> Recipe:
     """Add the chosen layers to the recipe. Running that recipe gives the same file without a measurement."""
     if not speed.layers:
         return recipe
-    step = FloatActivations(speed.layers, f"float activations: measured faster, the file by {speed.gain:.2f}x")
+    step = FloatActivations(speed.layers, f"float activations: measured faster, the whole file by {speed.gain:.2f}x")
     return recipe.with_pass(step)
 
 

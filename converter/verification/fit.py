@@ -47,7 +47,7 @@ def require_weight_only(model: onnx.ModelProto, recipe: Recipe, target: Target) 
         return
     if not target.rules.weight_only:
         raise TargetError(
-            f"target {target.name} reads codes on integers only; use a recipe that quantizes activations, as int8"
+            f"target {target.name} needs integer activations; use a recipe that quantizes activations, such as int8"
         )
     require_kernels(model, target)
 
@@ -61,7 +61,7 @@ def require_kernels(model: onnx.ModelProto, target: Target) -> None:
     for violation in violations(model, target):
         if violation.fact == "no_float":
             raise TargetError(
-                f"{violation.what} on target {target.name}; use a recipe that quantizes activations, as int8"
+                f"{violation.what} on target {target.name}; use a recipe that quantizes activations, such as int8"
             )
 
 

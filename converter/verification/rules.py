@@ -151,7 +151,7 @@ def _int4(file: _File, target: Target) -> Iterator[str]:
 def _weight_only(file: _File, target: Target) -> Iterator[str]:
     for node, _, integer in file.layers():
         if not integer and not target.rules.weight_only:
-            yield f"{node.name}: its weight is codes, its input floats"
+            yield f"{node.name}: its weight is quantized and its input is float"
 
 
 def _no_float(file: _File, target: Target) -> Iterator[str]:
@@ -193,7 +193,7 @@ def _compute(file: _File, target: Target) -> Iterator[str]:
         if node.input[0] not in written and not read:
             maker = file.tensors.makers.get(node.input[0])
             source = "an input" if maker is None else f"the result of {maker.op_type}"
-            yield f"{node.name}: {source} is rounded, but neither it nor {_names(readers)} has an integer kernel"
+            yield f"{node.name}: {source} is quantized, but neither it nor {_names(readers)} has an integer kernel"
 
 
 def _moving(file: _File, target: Target) -> Iterator[str]:
@@ -231,7 +231,7 @@ def _absorbable(file: _File, target: Target) -> Iterator[str]:
             absorbed = reader.op_type in target.rules.absorbable and file.rounded(reader.output[0])
             if reader.op_type != "QuantizeLinear" and not absorbed:
                 clamps = " or ".join(sorted(target.rules.absorbable)) or "nothing"
-                yield f"{node.name}: its result goes to {reader.op_type} unrounded; it can take in {clamps}"
+                yield f"{node.name}: {reader.op_type} reads its float output; only {clamps} can be fused into it"
 
 
 def _names(nodes: list[NodeProto]) -> str:
@@ -292,15 +292,16 @@ def _fused_adds(file: _File, target: Target) -> Iterator[str]:
         sources = [_source(file, name) for name in node.input]
         convolved = [name for name in sources if name in convolutions]
         if convolved and all(file.dequantized(name) for name in node.input):
-            yield f"{node.name}: every operand is rounded, so {convolutions[convolved[0]].name} cannot take it in"
+            convolution = convolutions[convolved[0]].name
+            yield f"{node.name}: every operand is quantized, so it cannot be fused into {convolution}"
         elif convolved and not any(file.dequantized(name) for name in node.input):
-            yield f"{node.name}: no operand is quantized; the one that skips the convolution has to be"
+            yield f"{node.name}: no operand is quantized; the one beside the convolution has to be"
 
 
 def _matmulnbits(file: _File, target: Target) -> Iterator[str]:
     for node in file.tensors.nodes:
         if node.op_type == "MatMulNBits" and not target.matmulnbits:
-            yield f"{node.name}: MatMulNBits is not run"
+            yield f"{node.name}: the target does not run MatMulNBits"
 
 
 def _source(file: _File, name: str) -> str:

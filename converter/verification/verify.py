@@ -100,14 +100,14 @@ class Verification(Overview):
         if self.how == "run":
             rows += [
                 ("nodes taken", NOTHING if self.nodes is None else str(self.nodes)),
-                ("nodes left to others", NOTHING if self.nodes is None else str(len(self.left))),
+                ("nodes run by other providers", NOTHING if self.nodes is None else str(len(self.left))),
                 ("agreement with the CPU", percent(self.agreement)),
                 ("SQNR against the CPU", decibels(self.sqnr_db)),
                 ("SQNR against float", decibels(self.float_db)),
             ]
         rows += [("failure", failure) for failure in self.failures[:_SHOWN]]
         more = len(self.failures) - _SHOWN
-        notes = [*([f"and {more} failures more"] if more > 0 else []), *([self.next_step] if self.next_step else [])]
+        notes = [*([f"and {more} more failures"] if more > 0 else []), *([self.next_step] if self.next_step else [])]
         verdict = "passed" if self.passed else "failed"
         headline = f"Verification of {self.model} on {self.target}: {verdict}"
         return Glance(headline, ("what", "found"), tuple(rows), (*notes, *self.notes))
@@ -217,12 +217,14 @@ def _judge_outputs(
     expected = _outputs(cpu, feeds, images)
     failures = list(verdict.failures)
     if ran.nodes == 0 and ran.left:
-        failures.append(f"the provider takes no node: all {len(ran.left)} are left to another one")
+        failures.append(f"the provider runs no node: all {len(ran.left)} run on another one")
     elif target.whole:
-        failures += [f"{name} is left to another provider" for name in ran.left]
+        failures += [f"{name} runs on another provider" for name in ran.left]
     bad = [name for name, rows in ran.outputs.items() if not np.isfinite(rows.astype(np.float64)).all()]
     wrong = [name for name, rows in expected.items() if ran.outputs[name].shape != rows.shape]
-    failures += [f"output {name} holds NaN or Inf" for name in bad] + [f"output {name} is misshapen" for name in wrong]
+    failures += [f"output {name} holds NaN or Inf" for name in bad] + [
+        f"output {name} has another shape than on the CPU" for name in wrong
+    ]
     if bad or wrong:
         return _with(verdict, images=images, failures=tuple(failures))
     agreement, sqnr = _agreement(expected, ran.outputs), _worst(expected, ran.outputs)
@@ -235,7 +237,7 @@ def _judge_outputs(
             raise ModelError(f"{reference}: its outputs are {', '.join(floats)}, not {', '.join(expected)}")
         float_db, cpu_float_db = _worst(floats, ran.outputs), _worst(floats, expected)
         if float_db < cpu_float_db - _WORSE_DB and sqnr < _SAME_DB:
-            failures.append(f"{float_db:.1f} dB against float, the CPU has {cpu_float_db:.1f} dB")
+            failures.append(f"{float_db:.1f} dB against float, where the CPU has {cpu_float_db:.1f} dB")
     elif sqnr < _FLOOR_DB:
         failures.append(f"{sqnr:.1f} dB against the CPU, below {_FLOOR_DB:g} dB; give `reference=` to judge by float")
     return _with(
@@ -255,7 +257,7 @@ def _notes(target: Target, ran: ProviderRun) -> tuple[str, ...]:
     if stands(target.runtime, ran.runtime) == "newer":
         notes.append(f"{ran.runtime} is newer than {target.runtime}, the oldest that target {target.name} promises")
     if ran.nodes is None and not ran.error:
-        notes.append(f"{ran.runtime} does not tell which nodes the provider takes")
+        notes.append(f"{ran.runtime} does not report which nodes the provider runs")
     return tuple(notes)
 
 
@@ -284,7 +286,7 @@ def _noise(runner: Runner) -> dict[str, NDArray[Any]]:
 
 def _noise_of(spec: InputSpec, rows: int, rng: np.random.Generator, runner: Runner) -> NDArray[Any]:
     if None in spec.shape[1:]:
-        raise ModelError(f"{runner.name}: takes {spec}; give `data=`, since its sizes are open")
+        raise ModelError(f"{runner.name}: takes {spec}, whose sizes are not fixed; give `data=`")
     shape = (rows, *(size or 1 for size in spec.shape[1:]))
     values = rng.standard_normal(shape) if spec.dtype.kind == "f" else np.zeros(shape)
     return values.astype(spec.dtype)

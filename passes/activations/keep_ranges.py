@@ -56,7 +56,7 @@ class KeepRanges(GraphPass):
             if tensor in present:
                 model.activation_qparams[tensor] = grid
             else:
-                notes.append(f"{tensor} is gone from the graph, and its grid with it")
+                notes.append(f"{tensor} is no longer in the graph, so its grid cannot be kept")
         if model.existing_qparams.ranges and not model.rules.linear:
             notes.append("the target has no integer layers: activations stay in float")
         _split_readers(model)

@@ -59,7 +59,7 @@ def _codes(model: Model) -> str | None:
     layers = model.layers()
     for name, quantized in model.quantized.items():
         if name not in layers:
-            return f"quantized layer {name} is gone"
+            return f"quantized layer {name} is no longer in the graph"
         low, high = (
             -(1 << (quantized.grid.bits - 1)),
             (1 << (quantized.grid.bits - 1)) - 1,
@@ -67,5 +67,5 @@ def _codes(model: Model) -> str | None:
         if quantized.codes.min() < low or quantized.codes.max() > high:
             return f"{name} has codes outside {low}..{high}"
         if not np.array_equal(model.weight(layers[name]), quantized.grid.values(quantized.codes)):
-            return f"the weight of {name} is not what its codes stand for"
+            return f"the weight of {name} differs from its codes on their grid"
     return None

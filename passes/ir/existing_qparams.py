@@ -71,7 +71,7 @@ class ExistingCodes:
             if np.array_equal(spread[0], scale) and np.array_equal(spread[1], zero_point):
                 return codes, grid
         raise QuantizationError(
-            f"{layer.name}: its scales lie along no output channels; quantize it again with recipe int8 or int4"
+            f"{layer.name}: its scales do not lie along its output channels; quantize it again with recipe int8 or int4"
         )
 
 

@@ -74,7 +74,9 @@ def rotation_groups(model: Model) -> RotationGroups:
         QuantizationError: Activation grids were already chosen. A rotation would make them wrong.
     """
     if model.activation_qparams:
-        raise QuantizationError("channels cannot be rotated once activation_ranges has run; put the pass before it")
+        raise QuantizationError(
+            "channels cannot be rotated after activation grids are set; put the pass before activation_ranges"
+        )
     layers = model.layers()
     tied: dict[str, _Tied] = {}
 
@@ -132,7 +134,7 @@ def _resolved(components: list[_Tied]) -> RotationGroups:
         if tied.reason is None and not tied.producers:
             tied.fix("no layer writes its input")
         if tied.reason is None and (len(sizes) != 1 or len(spatial) != 1):
-            tied.fix("the layers around its input count channels in different ways")
+            tied.fix("the layers around its input have different channels")
         if tied.reason is not None:
             reasons.update({layer.name: tied.reason for layer in tied.consumers})
         elif tied.consumers:

@@ -77,7 +77,9 @@ def scale_groups(model: Model) -> ScaleGroups:
         ModelError: The shapes of the graph contradict each other.
     """
     if model.activation_qparams:
-        raise QuantizationError("scales cannot be moved once activation_ranges has run; put the pass before it")
+        raise QuantizationError(
+            "channels cannot be scaled after activation grids are set; put the pass before activation_ranges"
+        )
     members = _Members(Ties(infer_shapes(model.graph)))
     for tensor in model.graph.inputs:
         members.ties.read(tensor, f"{tensor.name} is an input of the model")

@@ -257,6 +257,6 @@ def tie(ties: Ties, node: gs.Node) -> None:
     if node.op in {"Shape", "Size"}:
         return  # they do not read values
     rule = _RULES.get(node.op) if is_default_domain(node) else None
-    reason = "lets no scale through" if rule is None else rule(ties, node)
+    reason = "does not pass a channel's scale on" if rule is None else rule(ties, node)
     if reason is not None:
         ties.fix_node(node, f"{node.name} ({node.op}) {reason}")

@@ -154,7 +154,7 @@ class Migration:
         for group, factors in self._moves:
             rescale(self.model, group, factors)
             for name in {**group.producers, **group.consumers}:
-                changed.setdefault(name, Change("rescaled for the layers beside it"))
+                changed.setdefault(name, Change("rescaled together with the layers beside it"))
         skipped = {name: self._reason(name) for name in self.model.layers() if name not in changed}
         return PassReport(self.name, changed, skipped, grids=self.grids)
 

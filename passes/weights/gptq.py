@@ -122,7 +122,7 @@ class Gptq(LayerPass):
         try:
             return asymmetric_target(weight, moments), ""
         except np.linalg.LinAlgError as error:
-            return weight, f"errors of the layers before not made up for (Hessian {error})"
+            return weight, f"errors of earlier layers not compensated (Hessian {error})"
 
     def rounded(self, target: Floats, moments: Moments, problem: Problem) -> tuple[GptqResult, str]:
         """Return codes and grid for a target, and a note.

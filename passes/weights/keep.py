@@ -53,7 +53,7 @@ class KeepCodes(GraphPass):
             codes, grid = existing.on_grid(layer)
             weight, bias = model.weight(layer), model.bias(layer)
             if not np.array_equal(grid.values(codes), weight):
-                raise QuantizationError(f"{name}: its weight is no longer what its codes stand for; {REQUANTIZE}")
+                raise QuantizationError(f"{name}: its weight no longer equals its codes on their grid; {REQUANTIZE}")
             integer = layer.input in model.activation_qparams and (
                 model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
             )

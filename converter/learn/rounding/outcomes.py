@@ -31,7 +31,7 @@ class BlockOutcomes:
             self.reasons |= dict.fromkeys(inside, reason)
             return
         size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"
-        change = Change(f"learned{size}, {outcome.moved} codes moved, {judged}", outcome.before_db, outcome.after_db)
+        change = Change(f"learned{size}, {outcome.moved} codes changed, {judged}", outcome.before_db, outcome.after_db)
         self.learned |= dict.fromkeys(inside, change)
 
     def reject(self, reason: str) -> None:

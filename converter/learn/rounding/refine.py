@@ -43,7 +43,7 @@ from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["refine_blocks"]
 
-_REJECTED = "blocks gained, the network did not ({:.2f} -> {:.2f} dB on held-out images)"
+_REJECTED = "single blocks gained, but the whole network did not ({:.2f} -> {:.2f} dB on held-out images)"
 
 
 def refine_blocks(
@@ -105,11 +105,11 @@ def refine_blocks(
         start.restore(model)
         outcomes.reject(_REJECTED.format(before, after))
     notes = [
-        f"{len(outcomes.learned)} of {len(layers)} layers learned; {settings.steps} steps a block on {device.type}"
+        f"{len(outcomes.learned)} of {len(layers)} layers learned; {settings.steps} steps per block on {device.type}"
     ]
     behind = len(outcomes.solved.keys() - outcomes.learned.keys())
     if behind:
-        notes.append(f"{behind} more were solved again behind them")
+        notes.append(f"{behind} layers after them were solved again on their new inputs")
     if outcomes.learned:
         notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out images")
     return PassReport(settings.name, outcomes.changed(), outcomes.skipped(), tuple(notes))
@@ -198,7 +198,7 @@ class _Network:
         previous = self.model.quantized[layer.name]
         restore_float_weight(self.model, layer, self.model)
         change = solve_layer(self.model, solver, layer, previous.grid.bits, self.calibration.moments(layer))
-        return Change(f"solved again behind layers that learned, {change.what}", previous.sqnr_db, change.after_db)
+        return Change(f"solved again after layers that learned, {change.what}", previous.sqnr_db, change.after_db)
 
     def refine(
         self, piece: Segment, inside: dict[str, Linear], settings: LearnedRounding, device: torch.device, index: int

@@ -89,7 +89,7 @@ def save(checkpoint: Checkpoint, progress: TrainingState) -> None:
             raise
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OutputError(f"{path}: {reason}; give `checkpoint=` a place that can be written") from error
+        raise OutputError(f"{path}: {reason}; give `checkpoint=` another path") from error
 
 
 def _read(path: Path, device: torch.device) -> tuple[TrainingState, str, str]:
@@ -119,5 +119,6 @@ def _read(path: Path, device: torch.device) -> tuple[TrainingState, str, str]:
 
 def _of_another(path: Path) -> UsageError:
     return UsageError(
-        f"{path} is of another training (other model, data or settings); delete it, or give another `checkpoint=`"
+        f"{path} belongs to another training (another model, data or settings); delete it, or give another "
+        "`checkpoint=`"
     )

@@ -107,7 +107,7 @@ class _Training:
         wanted = self.settings.objective
         classes = is_classifier(self.network.teacher(_on(sample, self.device)))
         if wanted == "labels" and not classes:
-            raise DataError(f"{self.data.source} has labels, but the output is no classifier's; {FROM_FLOAT}")
+            raise DataError(f"{self.data.source} has labels, but the output is not that of a classifier; {FROM_FLOAT}")
         if wanted == "labels" or (wanted == "auto" and classes and self.data.labels is not None):
             return "labels"
         return "float"
@@ -119,9 +119,7 @@ class _Training:
             The score before training, the best score, and the number of epochs after which it was reached.
         """
         if len(self.split.judge) < _FEW:
-            _LOG.warning(
-                f"{len(self.split.judge)} held-out images choose the best epoch, which is few; give more images"
-            )
+            _LOG.warning(f"only {len(self.split.judge)} held-out images choose the best epoch; give more images")
         start = self._score()
         best, best_epoch, state = start, 0, copy.deepcopy(self.network.state_dict())
         done = 0
@@ -130,7 +128,7 @@ class _Training:
             self.network.load_state_dict(saved.network)
             self.optimizer.load_state_dict(saved.optimizer)
             best, best_epoch, state, done = saved.score, saved.best_epoch, saved.best, saved.epoch
-            _LOG.warning(f"going on from {checkpoint.file.path}, after epoch {done} of {self.settings.epochs}")
+            _LOG.warning(f"continuing from {checkpoint.file.path}, after epoch {done} of {self.settings.epochs}")
         for epoch in range(done, self.settings.epochs):
             self._epoch(epoch, progress)
             score = self._score()
@@ -227,7 +225,7 @@ class _Training:
         }
         learned = "labels" if self.objective == "labels" else "the float network"
         covered = self._covered() if self.settings.learn_activations else {}
-        note = f"learned from {learned} on {self.device.type}, {moved} codes moved, {judged} (epoch {epoch})"
+        note = f"learned from {learned} on {self.device.type}, {moved} codes changed, {judged} (epoch {epoch})"
         return PassReport(self.settings.name, changed, self.float_reasons, (note,), seconds, ranges=covered)
 
     def _covered(self) -> dict[str, CoveredRange]:

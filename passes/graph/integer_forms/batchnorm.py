@@ -41,5 +41,5 @@ def norms_as_convolutions(graph: gs.Graph, rules: Rules, shapes: Shapes) -> list
         attributes = {"kernel_shape": [1] * (rank - 2), "group": len(scale)}
         conv = gs.Node("Conv", node.name, attributes, inputs=[source, *constants])
         replace_node(graph, node, conv)
-        notes.append(f"{node.name}: BatchNormalization made a depthwise Conv")
+        notes.append(f"{node.name}: BatchNormalization replaced by a depthwise Conv")
     return notes

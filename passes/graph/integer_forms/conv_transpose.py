@@ -64,7 +64,7 @@ def transposed_as_convolutions(graph: gs.Graph, rules: Rules, shapes: Shapes) ->
         first = step("Transpose", "channels_first", [joined.outputs[0]], perm=[0, 3, 1, 2])
         first.outputs = []
         replace_node(graph, node, conv, last, split, swapped, joined, first)
-        notes.append(f"{name}: ConvTranspose made a 1x1 Conv and a shuffle")
+        notes.append(f"{name}: ConvTranspose replaced by a 1x1 Conv and a shuffle")
     return notes
 
 

@@ -50,5 +50,5 @@ def hard_functions_as_clips(graph: gs.Graph, rules: Rules) -> list[str]:
         else:
             clipped.outputs, clipped.name = [], name
         replace_node(graph, node, *nodes)
-        notes.append(f"{name}: {node.op} made Mul, Add and Clip" + (" and Mul" if swish else ""))
+        notes.append(f"{name}: {node.op} replaced by Mul, Add and Clip" + (" and Mul" if swish else ""))
     return notes

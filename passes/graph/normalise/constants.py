@@ -58,7 +58,7 @@ def lower_constant_nodes(graph: gs.Graph) -> list[str]:
         )  # _values does not load the data
         _become_constant(graph, node, values)
         count += 1
-    return [f"{count} Constant nodes made initializers"] if count else []
+    return [f"{count} Constant nodes replaced by initializers"] if count else []
 
 
 def fold_constants(graph: gs.Graph) -> list[str]:

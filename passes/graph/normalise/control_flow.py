@@ -20,7 +20,7 @@ def inline_constant_branches(graph: gs.Graph) -> list[str]:
     for node in nodes:
         _inline(graph, node)
     graph.toposort()
-    return [f"{len(nodes)} If nodes with a constant condition replaced with the branch taken"] if nodes else []
+    return [f"{len(nodes)} If nodes with a constant condition replaced by their branch"] if nodes else []
 
 
 def _inline(graph: gs.Graph, node: gs.Node) -> None:

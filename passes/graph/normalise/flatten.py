@@ -34,7 +34,7 @@ def flatten_reshapes(graph: gs.Graph, shapes: Shapes) -> list[str]:
         if target is None or not _is_flatten(target, source.name, shape, bool(node.attrs.get("allowzero", 0))):
             continue
         replace_node(graph, node, gs.Node("Flatten", node.name, {"axis": 1}, inputs=[source]))
-        notes.append(f"{node.name}: Reshape made Flatten")
+        notes.append(f"{node.name}: Reshape replaced by Flatten")
     return notes
 
 

@@ -27,13 +27,13 @@ def absorb_alpha_beta(graph: gs.Graph) -> list[str]:
         if isinstance(weight, gs.Constant) and weight.dtype == np.float32:
             if alpha != 1.0:
                 set_constant(graph, node, 1, (alpha * weight.values).astype(np.float32), f"{node.name}.weight")
-                notes.append(f"{node.name}: alpha = {alpha:g} absorbed by the weight")
+                notes.append(f"{node.name}: alpha = {alpha:g} multiplied into the weight")
             node.attrs.pop("alpha", None)
         if bias is None:
             node.attrs.pop("beta", None)
         elif isinstance(bias, gs.Constant) and bias.dtype == np.float32:
             if beta != 1.0:
-                notes.append(f"{node.name}: beta = {beta:g} absorbed by the bias")
+                notes.append(f"{node.name}: beta = {beta:g} multiplied into the bias")
             values = _vector((beta * bias.values).astype(np.float32), node)
             if beta != 1.0 or values.shape != tuple(bias.shape):
                 set_constant(graph, node, 2, values, f"{node.name}.bias")
@@ -69,7 +69,7 @@ def matmul_to_gemm(graph: gs.Graph, shapes: Shapes) -> list[str]:
         node.op, node.attrs = "Gemm", {}
         bias = _added_vector(graph, node, int(weight.shape[1]))
         if bias is None:
-            notes.append(f"{node.name}: MatMul made Gemm")
+            notes.append(f"{node.name}: MatMul replaced by Gemm")
             continue
         add, values = bias
         result = add.outputs[0]
@@ -80,7 +80,7 @@ def matmul_to_gemm(graph: gs.Graph, shapes: Shapes) -> list[str]:
             name = f"{node.name}.bias"
         spread = np.array(np.broadcast_to(values.values.reshape(-1), (int(weight.shape[1]),)))
         set_constant(graph, node, 2, spread, name)
-        notes.append(f"{node.name}: MatMul and Add made Gemm")
+        notes.append(f"{node.name}: MatMul and Add replaced by Gemm")
     return notes
 
 

@@ -100,7 +100,7 @@ class Normalise(GraphPass):
         notes = normalise(model.graph, rewrite=self.rewrite)
         if model.existing_qparams:
             notes = [
-                f"the source was quantized already: {model.existing_qparams} dequantized; that is the reference",
+                f"the source was quantized already: {model.existing_qparams} were dequantized for the reference",
                 *notes,
             ]
         return PassReport(self.name, skipped=dict.fromkeys(model.layers(), "computes the same"), notes=tuple(notes))

@@ -30,7 +30,7 @@ def absorb_pads(graph: gs.Graph) -> list[str]:
         conv.attrs.pop("auto_pad", None)
         conv.attrs["pads"] = [int(outer + inner) for outer, inner in zip(pads, own, strict=True)]
         replace_input(conv, node.outputs[0], node.inputs[0])
-        notes.append(f"{node.name}: Pad made part of {conv.name}")
+        notes.append(f"{node.name}: Pad moved into {conv.name}")
         remove_node(graph, node)
     return notes
 

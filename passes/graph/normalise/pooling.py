@@ -39,7 +39,7 @@ def pool_means(graph: gs.Graph, shapes: Shapes) -> list[str]:
         if node.attrs.get("keepdims", 1):
             pool = gs.Node("GlobalAveragePool", node.name, inputs=[source])
             replace_node(graph, node, pool)
-            notes.append(f"{node.name}: ReduceMean over the spatial axes made GlobalAveragePool")
+            notes.append(f"{node.name}: ReduceMean over the spatial axes replaced by GlobalAveragePool")
             continue
         rank = len(shapes[source.name])
         pooled = gs.Variable(fresh_name(f"{node.outputs[0].name}_pooled", taken), source.dtype)
@@ -47,7 +47,7 @@ def pool_means(graph: gs.Graph, shapes: Shapes) -> list[str]:
         pool = gs.Node("GlobalAveragePool", node.name, inputs=[source], outputs=[pooled])
         flat = gs.Node("Flatten", fresh_name(f"{node.name}_flatten", names), {"axis": 1}, inputs=[pooled])
         replace_node(graph, node, pool, flat)
-        notes.append(f"{node.name}: ReduceMean over the spatial axes made GlobalAveragePool and Flatten")
+        notes.append(f"{node.name}: ReduceMean over the spatial axes replaced by GlobalAveragePool and Flatten")
     return notes
 
 

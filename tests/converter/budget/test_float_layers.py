@@ -76,7 +76,7 @@ def test_no_file_is_made_for_too_small_a_gain(
 ) -> None:
     clocks(monkeypatch, gain, layers)
     with pytest.raises(
-        BudgetError, match=r"nearest of 1 is int8, .* run no faster, so nothing else was tried"
+        BudgetError, match=r"nearest of 1 is int8, .* run no faster, so no other file was tried"
     ) as caught:
         convert_within(wide(), DATA, Budget(max_latency=9.0), settings=Settings(limit=24))
     assert isinstance(caught.value.search, Search)
@@ -87,7 +87,7 @@ def test_an_attempt_fails_if_the_file_does_not_reach_the_measured_gain(monkeypat
     clock = clocks(monkeypatch)
     monkeypatch.setattr(Judge, "latency", lambda _, model: (clock.latency(model)[0] + 1.5, 2.0))
     with pytest.raises(
-        BudgetError, match=r"nearest of 2 is int8-float, which takes 9\.50 ms; fewer bits .* nothing else"
+        BudgetError, match=r"nearest of 2 is int8-float, which takes 9\.50 ms; fewer bits .* no other file"
     ):
         convert_within(wide(), DATA, Budget(max_latency=9.0), settings=Settings(limit=24))
     assert clock.measured == 1

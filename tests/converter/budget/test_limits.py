@@ -10,9 +10,9 @@ from passes.errors import UsageError
         ({}, "a budget needs a limit; give `max_drop=`, `max_bytes=` or `max_latency=`"),
         ({"max_drop": -0.5}, "`max_drop=-0.5` is not within 0 to 100 points"),
         ({"max_drop": 101.0}, "`max_drop=101` is not within 0 to 100 points"),
-        ({"max_bytes": 0}, "`max_bytes=0` leaves no file"),
-        ({"max_latency": 0.0}, "`max_latency=0` is no time"),
-        ({"max_latency": float("nan")}, "`max_latency=nan` is no time"),
+        ({"max_bytes": 0}, "`max_bytes=0` allows no file"),
+        ({"max_latency": 0.0}, "`max_latency=0` is not a time"),
+        ({"max_latency": float("nan")}, "`max_latency=nan` is not a time"),
     ],
 )
 def test_refused_limits(limits: dict[str, float], message: str) -> None:

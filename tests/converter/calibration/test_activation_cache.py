@@ -107,7 +107,7 @@ def test_leaves_no_file_when_it_is_interrupted(folder: Path, error: type[BaseExc
 def test_a_disk_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with (
-        pytest.raises(OutputError, match=r"cannot spill 131072 bytes .* \(`limit=`\) or set TMPDIR"),
+        pytest.raises(OutputError, match=r"cannot write 131072 bytes .* \(`limit=`\) or set TMPDIR"),
         ActivationCache(0) as cache,
     ):
         cache.append("float", "a", array(0))

@@ -86,7 +86,7 @@ def test_layers_left_in_float_are_printed_with_the_reason(folder: Path) -> None:
 def test_evaluating_on_the_calibration_data_is_warned_of() -> None:
     result = run(*CONVERT, "--evaluate", "./calibration.npz")
     assert result.exit_code == 0
-    assert result.stderr.startswith("Warning: ./calibration.npz calibrates and evaluates")
+    assert result.stderr.startswith("Warning: ./calibration.npz is used to calibrate and to evaluate")
 
 
 def test_preprocessing_goes_into_the_model_and_comes_back() -> None:
@@ -147,7 +147,9 @@ def test_what_learning_came_to_is_said(tmp_path: Path) -> None:
     recipe.write_text(dump_recipe(replace(find_recipe("int4"), name="learned", passes=steps)))
     result = run(*CONVERT, "--recipe", str(recipe))
     assert result.exit_code == 0, result.output
-    assert re.search(r"^learned_rounding: \d+ of \d+ layers learned; 2 steps a block on c", result.stdout, re.MULTILINE)
+    assert re.search(
+        r"^learned_rounding: \d+ of \d+ layers learned; 2 steps per block on c", result.stdout, re.MULTILINE
+    )
     assert "learned_rounding" not in run(*CONVERT, "--recipe", str(recipe), "--quiet").stdout
 
 

@@ -48,7 +48,7 @@ def test_a_file_in_one_command(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--recipe", "int8"), "recipe 'int8' trains nothing"),
+        (("--recipe", "int8"), "recipe 'int8' has no pass that trains"),
         (("--rate", "nan"), "the training's rate must be positive, not nan"),
         (("--rate", "inf"), "the training's rate must be finite, not inf"),
         (("--checkpoint", "m.onnx"), "--checkpoint m.onnx would overwrite MODEL m.onnx"),
@@ -113,7 +113,7 @@ def test_after_a_kill_the_same_command_goes_on(folder: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_who_stops_it_is_told_how_it_goes_on(folder: Path) -> None:
     done = stopped((*TRAIN, "--epochs", "600"), signal.SIGINT, at=folder / "out.checkpoint")
-    kept = "out.checkpoint keeps what was done; the same command goes on from there"
+    kept = "out.checkpoint has the work so far; the same command continues from there"
     assert (done.returncode, done.stderr.splitlines()[-1]) == (130, f"Interrupted; {kept}")
     assert names(folder) >= {"out.checkpoint"}
     assert not (folder / "out.onnx").exists()
@@ -121,10 +121,10 @@ def test_who_stops_it_is_told_how_it_goes_on(folder: Path) -> None:
 
 def test_stopped_before_there_is_something_to_keep(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("converter.pipeline.train.convert", interrupted)
-    assert run(*TRAIN).stderr == "Interrupted; there was nothing yet to keep in out.checkpoint\n"
+    assert run(*TRAIN).stderr == "Interrupted; there was nothing to keep in out.checkpoint yet\n"
     with zipfile.ZipFile(folder / "out.checkpoint", "w") as file:
         file.writestr("of", "some training")
-    assert run(*TRAIN).stderr == "Interrupted; out.checkpoint is as it was\n"
+    assert run(*TRAIN).stderr == "Interrupted; out.checkpoint is unchanged\n"
 
 
 def interrupted(*_: object, **__: object) -> None:

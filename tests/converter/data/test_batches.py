@@ -134,7 +134,7 @@ def test_callable_may_return_one_array_or_be_a_list(loader: str) -> None:
         ("number", "gives int, not batches"),
         ("strings", "batch 0: a batch is str; yield an array"),
         ("growing", "batch 1: x has shape (1, 3, 9, 8), which does not fit"),
-        ("forgetful", "batch 1 and batch 0 differ in having labels"),
+        ("forgetful", "batch 1 and batch 0 do not both have labels"),
         ("poisoned", "[3] holds NaN or Inf"),
     ],
 )
@@ -172,7 +172,7 @@ def test_library_forms_give_the_same_rows() -> None:
 
 
 def test_one_array_for_two_inputs_is_refused() -> None:
-    with pytest.raises(DataError, match=r"an array feeds one input, the model has 2 \(left, right\)"):
+    with pytest.raises(DataError, match=r"an array is one array, and the model has 2 \(left, right\)"):
         load_data(IMAGES, TWO, preprocess=NONE)
 
 

@@ -162,10 +162,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_data(tmp_path / "data.npy", RGB8, preprocess=NONE)
     with pytest.raises(DataError, match=r"cannot be read from a '\.csv' file; use an \.npz file or a folder"):
         load_data(tmp_path / "data.csv", RGB8, preprocess=NONE)
-    with pytest.raises(UsageError, match=r"name the callable: .*data\.py:CALLABLE"):
+    with pytest.raises(UsageError, match=r"yields the data: .*data\.py:CALLABLE"):
         load_data(tmp_path / "data.py", RGB8, preprocess=NONE)
     (tmp_path / "data.py").write_text("def train(): ...\ndef _own(): ...\ndef test(): ...\n")
-    with pytest.raises(UsageError, match=r"name the callable: [^ ]*data\.py:train, [^ ]*data\.py:test$"):
+    with pytest.raises(UsageError, match=r"yields the data: [^ ]*data\.py:train, [^ ]*data\.py:test$"):
         load_data(tmp_path / "data.py", RGB8, preprocess=NONE)
 
 
@@ -285,7 +285,7 @@ def test_model_that_is_not_square_gets_a_hint_that_can_be_followed() -> None:
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        (TWO, "a folder of images feeds one input, the model has 2 (left, right)"),
+        (TWO, "a folder of images is one array, and the model has 2 (left, right)"),
         (TWO[:1], "images do not fit the model's input 'left' float32 [?, 2]; give an .npz"),
     ],
 )

@@ -39,7 +39,7 @@ def test_options_without_effect_are_refused(option: tuple[str, str], command: st
     }
     result = run(command, *arguments[command], *option)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"{option[0]} would do nothing: tensors.npz holds tensors" in result.stderr
+    assert f"{option[0]} would have no effect: tensors.npz holds tensors" in result.stderr
 
 
 def test_preprocessing_in_the_file_or_recipe_does_not_affect_tensors() -> None:
@@ -159,7 +159,7 @@ def test_export_stores_preprocessing_and_convert_inherits_it() -> None:
 
 def test_few_images_give_a_warning_with_their_number() -> None:
     few = run(*CONVERT, "--limit", "31")
-    assert few.stderr.startswith("Warning: calibration.npz: 31 images are few to calibrate on")
+    assert few.stderr.startswith("Warning: calibration.npz: only 31 images calibrate")
     assert "calibrated on 31 images" in few.stdout
     Path("plain.toml").write_text('[[passes]]\npass = "rtn"\n')
     assert run(*CONVERT, "--limit", "31", "--recipe", "plain.toml").stderr == "", "it looks at no image"

@@ -53,7 +53,7 @@ def test_a_headline_alone() -> None:
 
 
 def test_a_value_has_to_say_what_it_looks_like() -> None:
-    with pytest.raises(NotImplementedError, match="Overview does not say"):
+    with pytest.raises(NotImplementedError, match="Overview does not override overview"):
         Overview().summary()
 
 

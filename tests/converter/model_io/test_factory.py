@@ -210,7 +210,7 @@ def test_many_missing_keys_are_counted(file: Path) -> None:
     ("name", "content", "message"),
     [
         ("w.bin", b"", r"weights are .safetensors, .npz, .pt, .pth files, not .bin"),
-        ("w.npz", b"not a zip", "not a .npz file, or cut off"),
+        ("w.npz", b"not a zip", "not an .npz file, or truncated"),
         ("w.pt", b"not a checkpoint", "not a file of plain tensors"),
         ("w.safetensors", b"x", "not a readable safetensors file"),
     ],

@@ -131,9 +131,9 @@ def test_options_of_factories_are_refused_for_files(command: tuple[str, ...], op
 
 
 def test_options_of_factories_are_refused_for_models_in_memory() -> None:
-    with pytest.raises(UsageError, match=r"`input_shape=` is for FILE\.py:FACTORY; ModelProto has its shape inside"):
+    with pytest.raises(UsageError, match=r"`input_shape=` is for FILE\.py:FACTORY; ModelProto contains its shape"):
         open_model(small_cnn(), export=ExportOptions(input_shape=(1, 3, 12, 12)))
-    with pytest.raises(UsageError, match=r"`weights=` is for FILE\.py:FACTORY; ModelProto has its weights inside"):
+    with pytest.raises(UsageError, match=r"`weights=` is for FILE\.py:FACTORY; ModelProto contains its weights"):
         open_model(small_cnn(), export=ExportOptions(weights="w.npz"))
 
 

@@ -79,7 +79,7 @@ def test_another_training_is_refused_before_any_work(
 ) -> None:
     before = place.read_bytes()
     warnings, worked = trained(caplog, place, **changes)
-    refusal = f"{place} is of another training (other model, data or settings)"
+    refusal = f"{place} belongs to another training (another model, data or settings)"
     assert warnings[-1] == f"{refusal}; delete it, or give another `checkpoint=`"
     assert worked == []
     assert place.read_bytes() == before

@@ -128,7 +128,7 @@ def test_excluded_layers_take_a_scale_but_are_not_judged() -> None:
     result = converted(proto, Exclude(("silu.conv", "block.conv1")), SmoothQuant(), *W8)
     report = result.passes[3]
     assert report.skipped["silu.conv"] == "excluded by the recipe"
-    assert report.changed["block.conv1"].what == "rescaled for the layers beside it"
+    assert report.changed["block.conv1"].what == "rescaled together with the layers beside it"
     assert report.changed["block.conv2"].what.startswith("inputs smoothed with alpha")
     assert not {"silu.conv", "block.conv1"} & set(report.grids)
 

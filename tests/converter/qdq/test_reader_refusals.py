@@ -95,7 +95,7 @@ def pooled_codes() -> onnx.ModelProto:
     [
         (unsymmetric, QuantizationError, r"fc: its weight's grid has zero point 5 \(as int8\).*`exclude=\['fc'\]`"),
         (blocked, QuantizationError, r"fc: its weight has a scale for every 4 inputs.*`exclude=\['fc'\]`"),
-        (inputs_scaled, QuantizationError, "fc: its scales lie along no output channels; quantize it again"),
+        (inputs_scaled, QuantizationError, "fc: its scales do not lie along its output channels; quantize it again"),
         (sixteen_bits, ModelError, "input is quantized to uint16; activations of 8 bits are read; quantize it to int8"),
         (many_scales, ModelError, "input is quantized with 8 scales of float32; .*quantize it per tensor"),
         (half_scales, ModelError, r"w is a constant in a form that is not read \(int8 with scales of float16\)"),
@@ -153,15 +153,15 @@ def test_a_pass_that_changes_weights_is_refused() -> None:
     source = make_model(nodes, constants, inputs={"input": ["n", 3, 6, 6]}, outputs={"output": ["n", 4, 4, 4]})
     assert convert(source, recipe="keep").layers[0].bits == 8
     recipe = Recipe("r", "", (Normalise(), FoldBatchnorm(), KeepRanges(), KeepCodes()))
-    with pytest.raises(QuantizationError, match="conv: its weight is no longer what its codes stand for"):
+    with pytest.raises(QuantizationError, match="conv: its weight no longer equals its codes on their grid"):
         convert(source, recipe=recipe)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"calibration": X}, "recipe 'keep' keeps the grids it finds, so `calibration=` has no use"),
-        ({"bits": {"fc": 4}}, "recipe 'keep' keeps the codes it finds, so `bits=` has no use"),
+        ({"calibration": X}, "recipe 'keep' keeps the grids of the model, so `calibration=` has no effect"),
+        ({"bits": {"fc": 4}}, "recipe 'keep' keeps the codes of the model, so `bits=` has no effect"),
     ],
 )
 def test_options_without_a_use(options: dict[str, Any], message: str) -> None:

@@ -291,7 +291,9 @@ def test_the_model_can_be_written_again() -> None:
 def test_block_scales_under_integer_activations_are_refused(storage: Storage) -> None:
     model = quantize(single("conv2d"), Rtn(bits=4, block_size=16), images(4, 6, 9, 8))
     set_ranges(model, images(4, 6, 9, 8))
-    with pytest.raises(TargetError, match="layer: block scales have no integer kernel; give two_level = true as well"):
+    with pytest.raises(
+        TargetError, match="layer: no integer kernel reads scales of blocks; give two_level = true as well"
+    ):
         emit(model, storage)
 
 

@@ -181,7 +181,7 @@ def test_a_file_of_a_package_that_is_not_installed_names_the_pass(
             "broken",
             r"entry point broken = 'no_such_module:Broken' of package quieten-package raised ModuleNotFoundError",
         ),
-        ("wrong", r"entry point 'wrong' in convert_onnx.passes is 3, which is no subclass of converter.Pass"),
+        ("wrong", r"entry point 'wrong' in convert_onnx.passes is 3, which is not a subclass of converter.Pass"),
         ("renamed", r"entry point 'renamed' in convert_onnx.passes has a pass named 'quieten'"),
     ],
 )

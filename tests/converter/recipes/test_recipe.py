@@ -146,7 +146,7 @@ def test_which_recipes_need_data(steps: tuple[Rtn, ...], needed: bool) -> None:
     [
         ("= 3", "f.toml is not TOML: "),
         ('[[passes]]\npass = "gptq', "f.toml is not TOML: "),
-        ("", r"f.toml has no \[\[passes\]\]; `convert-onnx recipes` shows whole ones"),
+        ("", r"f.toml has no \[\[passes\]\]; `convert-onnx recipes --show int8` prints a whole one"),
         ("passes = []", r"has no \[\[passes\]\]"),
         ("passes = 3", r"has no \[\[passes\]\]"),
         ('passes = ["gptq"]', r"has no \[\[passes\]\]"),
@@ -356,5 +356,5 @@ def test_fields_of_the_layer_pass() -> None:
 
 
 def test_training_stands_once() -> None:
-    with pytest.raises(RecipeError, match="qat can stand in a recipe once; give one more epochs"):
+    with pytest.raises(RecipeError, match="qat can be in a recipe only once; give it more epochs"):
         Recipe("r", "", (Rtn(), Qat(), Qat()))

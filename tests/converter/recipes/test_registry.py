@@ -35,7 +35,7 @@ class _Odd(GraphPass):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (7, "int is no pass; derive it from GraphPass"),
+        (7, "int is not a pass; derive it from GraphPass"),
         (_Nameless(), "_Nameless has no name; give it one"),
         (_Doppelganger(), "_Doppelganger has the name 'rtn' of a built-in pass"),
         (_Odd({1}), r"odd: TOML has no form for field = \{1\}"),

@@ -125,7 +125,7 @@ def test_a_suggestion_is_a_command_or_a_reason() -> None:
     suggestion = Suggestion(("conv1",), {"fc": 8}, 2.345, (), 64)
     assert suggested_options(suggestion) == ("--exclude", "conv1", "--bits", "fc=8")
     text = shown(*suggestion_text(suggestion, "convert-onnx convert a.onnx", "or add --act OUT.onnx"))
-    for words in ("gain 2.3 dB where conv1, fc are exact (64 images)", "convert-onnx convert a.onnx", "--act OUT.onnx"):
+    for words in ("gain 2.3 dB if conv1, fc are exact (64 images)", "convert-onnx convert a.onnx", "--act OUT.onnx"):
         assert words in text
     none = shown(*suggestion_text(Suggestion(why="m.onnx has no quantized layer"), "convert", ""))
     assert none.split() == ["No", "suggestion:", "m.onnx", "has", "no", "quantized", "layer."]
@@ -194,7 +194,9 @@ def test_no_word_of_a_table_is_cut_in_two(width: int, monkeypatch: pytest.Monkey
 
 
 def test_the_table_of_targets_says_where_the_sources_are() -> None:
-    assert "convert-onnx targets NAME prints every fact of one with its source" in shown(targets_table(TARGETS))
+    assert "convert-onnx targets NAME prints all facts about a target with their sources" in shown(
+        targets_table(TARGETS)
+    )
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
@@ -203,7 +205,7 @@ def test_every_fact_of_a_target_is_shown_with_its_source(target: Target) -> None
     for fact, source in target.sources.items():
         (line,) = (line for line in text.splitlines() if line.split()[:1] == [fact])
         assert source in line
-    assert ("none here: its rules are checked" in text) == (target.provider is None)
+    assert ("none: only its rules are checked" in text) == (target.provider is None)
     assert " any " not in text
 
 

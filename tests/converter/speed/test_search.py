@@ -151,8 +151,12 @@ def test_a_real_measurement_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "target", "message"),
     [
-        ("int8", "qnn", "times the CPU provider of this machine, target qnn runs elsewhere"),
-        ("int4-weight-only", "cpu", "'int4-weight-only' quantizes no activations, so `measure_speed=True` has no use"),
+        ("int8", "qnn", "times the CPU of this machine, and target qnn runs elsewhere; leave it out"),
+        (
+            "int4-weight-only",
+            "cpu",
+            "'int4-weight-only' quantizes no activations, so `measure_speed=True` has no effect",
+        ),
     ],
 )
 def test_refused_if_nothing_can_be_measured(recipe: str, target: str, message: str) -> None:

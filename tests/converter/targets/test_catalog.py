@@ -157,7 +157,7 @@ def test_every_recipe_follows_the_target_s_rules(recipe: str, target: str) -> No
 
 
 def test_no_weight_only_form_on_tensorrt() -> None:
-    with pytest.raises(TargetError, match="target tensorrt reads codes on integers only; use a recipe that quantizes"):
+    with pytest.raises(TargetError, match="target tensorrt needs integer activations; use a recipe that quantizes"):
         convert(small_cnn(), "no such data", recipe="int4-weight-only", target="tensorrt")
 
 

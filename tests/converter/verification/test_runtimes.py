@@ -140,7 +140,7 @@ def test_a_runtime_that_does_not_tell_its_nodes(made: Path, tmp_path: Path, monk
     monkeypatch.setenv("PATH", str(tmp_path))
     actual = verify(made / "cpu.onnx", "web", runtime=tmp_path)
     assert actual.passed
-    assert actual.notes == ("onnxruntime-web 1.30.0 does not tell which nodes the provider takes",)
+    assert actual.notes == ("onnxruntime-web 1.30.0 does not report which nodes the provider runs",)
 
 
 @pytest.mark.parametrize(

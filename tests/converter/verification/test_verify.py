@@ -107,7 +107,7 @@ def test_rules_are_checked_if_the_target_cannot_run(files: Path) -> None:
 
 def test_nodes_left_to_the_cpu_fail_where_all_must_be_taken(files: Path) -> None:
     left = "found['left'] = [{'name': 'fc', 'op': 'Gemm'}]"
-    assert checked(files, "qnn", left).failures == ("fc (Gemm) is left to another provider",)
+    assert checked(files, "qnn", left).failures == ("fc (Gemm) runs on another provider",)
     assert checked(files, "cpu", left).passed
     assert checked(files, "cpu", left).left == ("fc (Gemm)",)
 
@@ -116,7 +116,7 @@ def test_a_provider_that_takes_no_node_fails(files: Path) -> None:
     """All outputs are correct then, because the CPU computed them."""
     none = "found['nodes'], found['left'] = 0, [{'name': 'fc', 'op': 'Gemm'}, {'name': 'add', 'op': 'Add'}]"
     for target in ("cpu", "qnn"):
-        expected = ("the provider takes no node: all 2 are left to another one",)
+        expected = ("the provider runs no node: all 2 run on another one",)
         assert checked(files, target, none).failures == expected
 
 
@@ -133,7 +133,9 @@ def test_outputs_are_judged_by_their_distance_from_float(files: Path) -> None:
     reference = files / "float.onnx"
     actual = checked(files, "qnn", noise, reference=reference, min_agreement=0.0)
     assert actual.float_db is not None
-    assert actual.failures == (f"{actual.float_db:.1f} dB against float, the CPU has {actual.cpu_float_db:.1f} dB",)
+    assert actual.failures == (
+        f"{actual.float_db:.1f} dB against float, where the CPU has {actual.cpu_float_db:.1f} dB",
+    )
     slight = outputs_become("y * (1 + 0.001 * (-1) ** np.arange(y.size).reshape(y.shape)).astype(y.dtype)")
     assert checked(files, "qnn", slight, reference=reference).passed
 
@@ -142,7 +144,7 @@ def test_outputs_are_judged_by_their_distance_from_float(files: Path) -> None:
     ("change", "message"),
     [
         (outputs_become("y * np.float32('nan')"), "output output holds NaN or Inf"),
-        (outputs_become("y[:, :2]"), "output output is misshapen"),
+        (outputs_become("y[:, :2]"), "output output has another shape than on the CPU"),
         ("found = {'error': 'Fail: no such kernel'}", "it does not run: Fail: no such kernel"),
         ("import os; os.abort()", "ended with -6 and said: nothing"),
         ("sys.exit('a library is missing')", "ended with 1 and said: a library is missing"),
@@ -208,7 +210,9 @@ def test_open_sizes_need_data(files: Path) -> None:
     model = small_cnn(transpose=False)
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h"
     convert(model, X).save(files / "open.onnx")
-    with pytest.raises(ModelError, match=r"takes 'input' float32 \[\?, 3, \?, 12\]; give `data=`"):
+    with pytest.raises(
+        ModelError, match=r"takes 'input' float32 \[\?, 3, \?, 12\], whose sizes are not fixed; give `data=`"
+    ):
         verify(files / "open.onnx", "cpu")
 
 
@@ -217,7 +221,7 @@ def test_the_command(files: Path) -> None:
     result = run("verify", cpu, "--target", "cpu", "--data", there, "--limit", "4")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == f"{cpu}: verified on cpu by run"
-    assert "rows run                4" in result.stdout
+    assert "samples run                   4" in result.stdout
     answer = json.loads(run("verify", cpu, "--target", "cpu", "--json").stdout)
     assert (answer["how"], answer["passed"], answer["images"]) == ("run", True, 8)
 
@@ -248,22 +252,22 @@ def test_the_command_fails_with_exit_code_3(files: Path) -> None:
         (
             ("verify", "cpu.onnx", "--target", "cpu", "--limit", "4"),
             2,
-            "--limit would do nothing without --data; add it",
+            "--limit would have no effect without --data; add --data",
         ),
         (
             ("verify", "cpu.onnx", "--target", "cpu", "--limit", "4", "--min-agreement", "0.9"),
             2,
-            "--limit and --min-agreement would do nothing without --data; add it, or leave that out",
+            "--limit and --min-agreement would have no effect without --data; add --data, or leave it out",
         ),
         (
             ("verify", "tensorrt.onnx", "--target", "tensorrt", "--reference", "float.onnx"),
             2,
-            "--reference: nothing would be run, so leave that out: needs an NVIDIA GPU: only the rules are checked",
+            "--reference: no effect, since the file is not run (needs an NVIDIA GPU: only the rules are checked",
         ),
         (
             ("verify", "tensorrt.onnx", "--target", "tensorrt", "--data", "x.npz", "--min-agreement", "0.9"),
             2,
-            "--data, --min-agreement: nothing would be run, so leave that out",
+            "--data, --min-agreement: no effect, since the file is not run",
         ),
         (
             ("verify", "cpu.onnx", "--target", "web", "--data", "x.npz"),

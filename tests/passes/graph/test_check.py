@@ -125,14 +125,14 @@ VIOLATIONS: list[tuple[Callable[[Model], None], str]] = [
     (dangling, "up reads 'ghost', which nothing writes"),
     (removed, "up reads 'b', which nothing writes"),
     (output_unwritten, "nothing writes the output 'z'"),
-    (layer_gone, "quantized layer conv is gone"),
+    (layer_gone, "quantized layer conv is no longer in the graph"),
     (code_out_of_range, "up has codes outside -8..7"),
     (code_below_range, "up has codes outside -8..7"),
-    (weight_moved, "the weight of fc is not what its codes stand for"),
-    (code_moved, "the weight of conv is not what its codes stand for"),
-    (weight_nan, "the weight of conv is not what its codes stand for"),
-    (weight_flipped, "the weight of up is not what its codes stand for"),
-    (weight_shared, "the weight of conv is not what its codes stand for"),
+    (weight_moved, "the weight of fc differs from its codes on their grid"),
+    (code_moved, "the weight of conv differs from its codes on their grid"),
+    (weight_nan, "the weight of conv differs from its codes on their grid"),
+    (weight_flipped, "the weight of up differs from its codes on their grid"),
+    (weight_shared, "the weight of conv differs from its codes on their grid"),
 ]
 
 

@@ -167,7 +167,7 @@ def test_flat_weights_are_not_rotated() -> None:
 def test_it_refuses_grids_and_bad_fields() -> None:
     model = bottlenecks()
     model.activation_qparams["s"] = ActivationGrid.of(0.0, 1.0)
-    with pytest.raises(QuantizationError, match="put the pass before it"):
+    with pytest.raises(QuantizationError, match="put the pass before activation_ranges"):
         rotation_groups(model)
     with pytest.raises(ValueError, match="steps must not be negative, not -1"):
         Rotate(steps=-1)

@@ -32,7 +32,7 @@ def test_the_output_error_falls_by_what_the_report_says() -> None:
     assert change.what.startswith("inputs scaled with alpha 0.")
     assert change.before_db == pytest.approx(-10 * np.log10(plain), abs=0.02)
     assert change.after_db == pytest.approx(-10 * np.log10(scaled), abs=0.02)
-    assert report.changed["first"].what == "rescaled for the layers beside it"
+    assert report.changed["first"].what == "rescaled together with the layers beside it"
     assert report.skipped == {}
     assert_same_outputs(before, model.graph, array(20, 10), 1e-5)
 
@@ -81,7 +81,7 @@ def test_a_layer_that_no_scale_helps_is_not_changed() -> None:
 def test_layers_that_are_not_rescaled_have_a_reason() -> None:
     model = perceptron(activation="Sigmoid")
     report = Awq().apply(model, Stats())
-    assert report.skipped["second"] == "activation (Sigmoid) lets no scale through"
+    assert report.skipped["second"] == "activation (Sigmoid) does not pass a channel's scale on"
     model = perceptron()
     model.float_reasons["second"] = "excluded by the recipe"
     assert not Awq().needs(model)

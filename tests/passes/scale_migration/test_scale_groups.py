@@ -40,12 +40,12 @@ def op(kind: str, *more: str, **attributes: Any) -> onnx.NodeProto:
 SILU = [node("Sigmoid", ["h"], ["g"], name="gate"), node("Mul", ["h", "g"], ["k"], name="op")]
 GELU = [node("Erf", ["h"], ["g"], name="erf"), node("Mul", ["h", "g"], ["k"], name="op")]
 REFUSED = {
-    "silu": (SILU, {}, r"gate \(Sigmoid\) lets no scale through"),
-    "gelu": (GELU, {}, r"erf \(Erf\) lets no scale through"),
-    "hard_swish": ([op("HardSwish")], {}, r"op \(HardSwish\) lets no scale through"),
-    "sigmoid": ([op("Sigmoid")], {}, r"op \(Sigmoid\) lets no scale through"),
-    "elu": ([op("Elu")], {}, r"op \(Elu\) lets no scale through"),
-    "lrn": ([op("LRN", size=3)], {}, r"op \(LRN\) lets no scale through"),
+    "silu": (SILU, {}, r"gate \(Sigmoid\) does not pass a channel's scale on"),
+    "gelu": (GELU, {}, r"erf \(Erf\) does not pass a channel's scale on"),
+    "hard_swish": ([op("HardSwish")], {}, r"op \(HardSwish\) does not pass a channel's scale on"),
+    "sigmoid": ([op("Sigmoid")], {}, r"op \(Sigmoid\) does not pass a channel's scale on"),
+    "elu": ([op("Elu")], {}, r"op \(Elu\) does not pass a channel's scale on"),
+    "lrn": ([op("LRN", size=3)], {}, r"op \(LRN\) does not pass a channel's scale on"),
     "relu6": (
         [op("Clip", "zero", "six")],
         {"zero": ZERO, "six": np.float32(6)},
@@ -89,7 +89,11 @@ REFUSED = {
         },
         r"op \(Resize\) may resize the channels",
     ),
-    "reshape": ([op("Reshape", "shape")], {"shape": np.array([0, 6, 9, 4])}, r"op \(Reshape\) lets no scale through"),
+    "reshape": (
+        [op("Reshape", "shape")],
+        {"shape": np.array([0, 6, 9, 4])},
+        r"op \(Reshape\) does not pass a channel's scale on",
+    ),
     "residual_of_the_input": (
         [
             node("Concat", ["x", "x"], ["xx"], name="twice", axis=1),
@@ -177,7 +181,7 @@ def test_a_quantized_layer_keeps_its_weight() -> None:
 def test_scales_do_not_move_once_activations_have_grids() -> None:
     model = Model(gs.import_onnx(chain([op("Relu")])), RULES)
     model.activation_qparams["h"] = ActivationGrid.of(0, 1)
-    with pytest.raises(QuantizationError, match="once activation_ranges has run; put the pass before it"):
+    with pytest.raises(QuantizationError, match="put the pass before activation_ranges"):
         scale_groups(model)
 
 
@@ -191,7 +195,7 @@ def test_residual_adds_make_one_component() -> None:
     assert [group.size for group in analysis.groups] == [8, 8, 16]
     assert analysis.inputs == {
         "stem": "x is an input of the model",
-        "depthwise": "silu_sigmoid (Sigmoid) lets no scale through",
+        "depthwise": "silu_sigmoid (Sigmoid) does not pass a channel's scale on",
         "last": "clip6 (Clip) clips every channel at the same bound: 0 to 6",
     }
     assert set(analysis.outputs) == {"silu.conv", "depthwise", "fc"}

@@ -92,7 +92,7 @@ def test_needs_and_refusals() -> None:
     with pytest.raises(QuantizationError, match="deep: smoothquant needs calibration data; use `calibration=`"):
         SmoothQuant().apply(model, Stats())
     model.activation_qparams["b"] = ActivationGrid.of(0, 1)
-    with pytest.raises(QuantizationError, match="once activation_ranges has run"):
+    with pytest.raises(QuantizationError, match="put the pass before activation_ranges"):
         SmoothQuant().needs(model)
 
 

@@ -61,7 +61,7 @@ def test_without_an_asymmetric_target_the_weight_is_the_target_and_a_note_says_s
     problem = problem_of(model, dataclasses.replace(moments, halves=(bent, parts[1])))
     solution = Gptq(few_rows=False).solve(problem)
     plain = Gptq(few_rows=False, asymmetric_target=False).solve(problem)
-    assert re.fullmatch(r"errors of the layers before not made up for \(Hessian halves not positive.*\)", solution.note)
+    assert re.fullmatch(r"errors of earlier layers not compensated \(Hessian halves not positive.*\)", solution.note)
     assert plain.note == ""
     np.testing.assert_array_equal(solution.codes, plain.codes)
     asymmetric = Gptq(few_rows=False).solve(problem_of(model, moments))

@@ -117,5 +117,5 @@ def test_a_block_size_below_one_is_refused(block_size: int) -> None:
 
 
 def test_a_negative_number_of_blocks_is_refused() -> None:
-    with pytest.raises(ValueError, match="fewest_blocks is a number of blocks, so 0 or more, not -1"):
+    with pytest.raises(ValueError, match="fewest_blocks must be 0 or more, not -1"):
         Rtn(block_size=8, two_level=True, fewest_blocks=-1)

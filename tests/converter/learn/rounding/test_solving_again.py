@@ -109,7 +109,7 @@ def test_a_layer_that_cannot_learn_reports_why_when_it_is_solved_again(monkeypat
 
     monkeypatch.setattr(_Network, "refine", refused)
     _, report = relearned(monkeypatch)
-    assert report.changed[last].what.startswith("solved again behind layers that learned")
+    assert report.changed[last].what.startswith("solved again after layers that learned")
     assert report.changed[last].what.endswith("no form")
     monkeypatch.setattr(_Network, "decibels", lambda _: 1.0)
     model = quantize(resnet(), Gptq(bits=2), X[:56], ranges=True)
@@ -165,4 +165,4 @@ def test_a_recipe_reports_layers_that_were_solved_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(_Network, "decibels", lambda _: next(judged))
     steps = (Normalise(), ActivationRanges(), Gptq(bits=2), LearnedRounding(granularity="layer", steps=10, batch=16))
     result = convert(resnet(), X, recipe=Recipe("r", "", steps))
-    assert any("solved again behind layers that learned" in layer.note for layer in result.layers)
+    assert any("solved again after layers that learned" in layer.note for layer in result.layers)

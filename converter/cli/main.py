@@ -121,7 +121,7 @@ def cli() -> None:
 )
 @options.budget
 @click.option(
-    "--measure-speed", is_flag=True, help="Leave activations in float in layers that run faster so on this machine."
+    "--measure-speed", is_flag=True, help="Keep activations in float where this machine runs the layer faster."
 )
 @options.quiet
 def convert(

@@ -109,12 +109,12 @@ torch = _several(
     click.option("--input-shape", type=_shape, metavar="1,3,224,224", help="Input of FILE.py:FACTORY, with the batch."),
 )
 images = _several(
+    click.option("--mean", type=_floats, metavar="a,b,c", help="Subtract this from uint8 images, on the 0..1 scale."),
+    click.option("--std", type=_floats, metavar="a,b,c", help="Divide images by this, on the 0..1 scale."),
     click.option(
-        "--mean", type=_floats, metavar="a,b,c", help="Mean to subtract from uint8 images, on the 0..1 scale."
+        "--resize", type=click.IntRange(min=1), metavar="N", help="Resize images to N pixels on their shorter side."
     ),
-    click.option("--std", type=_floats, metavar="a,b,c", help="Deviation to divide them by, on the 0..1 scale."),
-    click.option("--resize", type=click.IntRange(min=1), metavar="N", help="Resize their shorter side to N pixels."),
-    click.option("--crop", type=click.IntRange(min=1), metavar="N", help="Crop them to their N x N centre."),
+    click.option("--crop", type=click.IntRange(min=1), metavar="N", help="Crop images to their N x N centre."),
 )
 report = click.option(
     "--report", type=FILE, multiple=True, metavar="FILE", help="Also write a .json or .html report; may be repeated."

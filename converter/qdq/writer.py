@@ -253,9 +253,7 @@ class _Writer:
                 or "its input stays in float"
             )
             hint = "leave it out with an exclude pass, or use a recipe that quantizes activations"
-            raise TargetError(
-                f"{layer.name}: the target runs quantized weights only with integer activations, and {reason}; {hint}"
-            )
+            raise TargetError(f"{layer.name}: the target needs integer activations, but {reason}; {hint}")
 
     def add(self, fragment: Fragment) -> str:
         """Append a fragment's nodes and initializers. Return the tensor that it computes."""

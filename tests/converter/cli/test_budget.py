@@ -55,7 +55,7 @@ def test_no_file_within_the_budget(folder: Path) -> None:
     result = run(*CONVERT, "--max-bytes", "100", "--limit", "24")
     assert result.exit_code == 3
     assert "Error: no file is within at most 100 bytes, and none was written; the nearest of" in result.output
-    assert "Within at most 100 bytes" in result.output  # the ladder is shown all the same
+    assert "Search within at most 100 bytes" in result.output  # the ladder is shown all the same
     assert names(folder) == before
 
 

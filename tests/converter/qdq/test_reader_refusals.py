@@ -167,5 +167,5 @@ def test_a_pass_that_changes_weights_is_refused() -> None:
 def test_options_without_a_use(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         convert(small_cnn(), recipe="keep", **options)
-    with pytest.raises(UsageError, match="recipe 'keep' has one result, so a budget has no use"):
+    with pytest.raises(UsageError, match="recipe 'keep' has only one result, so a budget has no effect"):
         convert_within(small_cnn(), options.get("calibration"), Budget(max_drop=1.0), recipe="keep")

@@ -194,7 +194,7 @@ BREAKS: dict[str, tuple[str, str, Callable[[onnx.ModelProto], None], str]] = {
         "mobile",
         "int8",
         no_clamp,
-        "stem: its output goes to LeakyRelu without quantization; only Clip or Relu",
+        "stem: LeakyRelu reads its float output; only Clip or Relu can be fused",
     ),
     "conv_dims": ("mobile", "int8", one_dimension, "stem: no integer Conv of 1 dimensions"),
     "channel_axes": ("tensorrt", "int8", other_axis, "stem: scales along axis 1 of the weight, not 0"),
@@ -207,7 +207,7 @@ BREAKS: dict[str, tuple[str, str, Callable[[onnx.ModelProto], None], str]] = {
         "tensorrt",
         "int8",
         rounded_twice,
-        "add: every operand is quantized, so it cannot be fused into deep cannot",
+        "add: every operand is quantized, so it cannot be fused into deep",
     ),
     "fused_adds float": (
         "tensorrt",

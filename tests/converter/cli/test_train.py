@@ -104,7 +104,7 @@ def test_after_a_kill_the_same_command_goes_on(folder: Path) -> None:
     assert "going on" not in other.stderr
     again = run(*command)
     assert again.exit_code == 0, again.output
-    assert re.search(r"going on from out\.checkpoint, after epoch \d+ of 60\n", again.stderr)
+    assert re.search(r"continuing from out\.checkpoint, after epoch \d+ of 60\n", again.stderr)
     assert "Wrote out.onnx" in again.stdout
     assert not (folder / "out.checkpoint").exists()
 

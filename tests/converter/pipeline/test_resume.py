@@ -94,7 +94,7 @@ def test_what_decides_nothing_may_differ(
     place: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any]
 ) -> None:
     warnings, worked = trained(caplog, place, **changes)
-    assert f"going on from {place}, after epoch 1 of 1" in warnings
+    assert f"continuing from {place}, after epoch 1 of 1" in warnings
     assert "qat" not in worked  # its one epoch is done
 
 

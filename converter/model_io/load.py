@@ -101,6 +101,7 @@ def _prepared(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
     _require_operators(name, model)
     notes = widen_halves(model) + correct_shapes(model)
     upgrade_opset(model, name)
+    notes += correct_shapes(model)  # newer opsets infer more
     _check(name, model, full=True)
     for note in notes:
         _LOG.warning(f"{name}: {note}")

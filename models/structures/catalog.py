@@ -21,7 +21,7 @@ from models.structures.layers import (
     unrolled,
     zeros,
 )
-from models.structures.old_files import fixed_batch, function, old, resized, unsorted, wrong_shapes
+from models.structures.old_files import fixed_batch, function, old, resized, unsorted, wrong_rank, wrong_shapes
 from models.structures.types import (
     boxes,
     embedding,
@@ -91,6 +91,7 @@ STRUCTURES: Mapping[str, Structure] = MappingProxyType(
         "IR version 3": Structure(old(3), image),
         "IR version 4": Structure(old(4), image),
         "wrong declared shapes": Structure(wrong_shapes, image),
+        "wrong declared rank": Structure(wrong_rank, image),
         "fixed batch": Structure(fixed_batch, image),
         "unsorted nodes": Structure(unsorted, image),
         "function": Structure(function, image),

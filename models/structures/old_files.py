@@ -79,6 +79,29 @@ def wrong_shapes() -> onnx.ModelProto:
     return model
 
 
+def wrong_rank() -> onnx.ModelProto:
+    """Build a model whose output has another rank than it declares, which only newer opsets can infer."""
+    info = helper.make_tensor_value_info
+    nodes = [
+        n("Conv", ["x", "w0", "b0"], ["c"], name="first", pads=[1] * 4),
+        n("Relu", ["c"], ["h"]),
+        n("Transpose", ["h"], ["t"], perm=[3, 0, 1, 2]),
+        n("Shape", ["t"], ["sizes"]),
+        n("Gather", ["sizes", "zero"], ["steps"]),
+        n("Unsqueeze", ["steps"], ["steps1"], axes=[0]),
+        n("Mul", ["steps1", "two"], ["half"]),
+        n("Concat", ["half", "rest"], ["rows"], axis=0),
+        n("Reshape", ["t", "rows"], ["r"]),
+        n("Gemm", ["r", "fc"], ["g"], name="fc"),
+        n("Concat", ["steps1", "one", "rest"], ["shape"], axis=0),
+        n("Reshape", ["g", "shape"], ["y"]),
+    ]
+    constants = {"zero": np.array(0, np.int64), "two": ints(2), "one": ints(1), "rest": ints(-1)}
+    fc = layer_weights()["m0"][: 8 * SIDE // 2].repeat(2, axis=0)[: 8 * SIDE // 2]
+    outputs: list[Value | str] = [info("y", F, [1, "length"])]
+    return make(nodes, None, outputs, opset=12, ir=6, infer=False, fc=fc, **constants)
+
+
 def fixed_batch() -> onnx.ModelProto:
     """A batch of 1 that an exporter wrote into the shapes, and a Reshape that does not hold it."""
     info = helper.make_tensor_value_info

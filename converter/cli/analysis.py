@@ -10,6 +10,7 @@ import click
 import converter
 from converter.cli import options
 from converter.cli.context import given_preprocess, print_json
+from converter.cli.lines import say
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _act(
 
     if suggestion.why:
         if not as_json:
-            click.echo(f"There is no suggestion; {output} was not written")
+            say(f"There is no suggestion; {output} was not written")
         return None
     first, second = on.paths
     names = (*on.names, str(output))
@@ -162,10 +163,10 @@ def _act(
     if not as_json:
         show([evaluation_table(done.evaluation)])
         if done.gain_db > 0:
-            click.echo(f"Wrote {output}: {done.gain_db:+.1f} dB")
+            say(f"Wrote {output}: {done.gain_db:+.1f} dB")
         else:
             options = " ".join(suggested_options(suggestion))
-            click.echo(f"{options} did not help ({done.gain_db:+.1f} dB); {output} was not written")
+            say(f"{options} did not help ({done.gain_db:+.1f} dB); {output} was not written")
     return {"gain_db": done.gain_db, "written": done.gain_db > 0} | done.evaluation.to_json()
 
 
@@ -207,5 +208,5 @@ def view(model: str, port: int | None, no_browser: bool) -> None:
     This needs the extra `view`: pip install convert-onnx[view].
     """
     with suppress(KeyboardInterrupt), converter.view(model, port=port, browse=not no_browser) as address:
-        click.echo(f"{model} is at {address}; Ctrl-C ends it")
+        say(f"{model} is at {address}; Ctrl-C ends it")
         Event().wait()

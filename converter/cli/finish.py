@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 if TYPE_CHECKING:
     from converter.pipeline.result import Result
+
+from converter.cli.lines import say
 
 __all__ = ["finish"]
 
@@ -33,12 +33,12 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     elif result.metrics is not None:
         table.show(tables[:1])
     for line in () if quiet else result.learning:
-        click.echo(line)
+        say(line)
     measured = ""
     if result.fidelity is not None and result.fidelity.sqnr_db is not None:
         measured = f"; {decibels(result.fidelity.sqnr_db)} against float on {result.fidelity.samples} samples"
-    click.echo(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s{measured}")
+    say(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s{measured}")
     facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
     for path in reports:
         write_facts(path, facts)
-        click.echo(f"Wrote {path}")
+        say(f"Wrote {path}")

@@ -14,6 +14,7 @@ import converter
 from converter.cli import options
 from converter.cli.analysis import compare, evaluate, inspect, view
 from converter.cli.context import given_preprocess, warn
+from converter.cli.lines import say
 from converter.cli.messages import in_words_of, logged_warnings
 from converter.cli.targets import targets, verify
 from converter.cli.train import train
@@ -53,7 +54,7 @@ class _Commands(click.Group):
             raise
         except (KeyboardInterrupt, Terminated) as stopped:
             words, code = _stopped(stopped)
-            click.echo("; ".join(words), err=True)
+            say("; ".join(words), error=True)
             ctx.exit(code)
         except Exception as error:
             if getattr(error, "errno", None) == errno.EPIPE:  # click ends quietly if the reader has closed the pipe
@@ -61,7 +62,7 @@ class _Commands(click.Group):
             if ctx.meta.get(_DEBUG):
                 traceback.print_exc()
             message = "; ".join(line.strip() for line in _describe(error).splitlines() if line.strip())
-            click.echo(f"Error: {in_words_of(ctx, message)}", err=True)
+            say(f"Error: {in_words_of(ctx, message)}", error=True)
             ctx.exit(error.exit_code if isinstance(error, ConvertError) else 1)
 
 
@@ -211,8 +212,8 @@ def export(
     exported = converter.export(model, export=options, preprocess=given_preprocess(**images))
     exported.save(output)
     if not quiet:
-        click.echo(f"Parity: {exported.parity}")
-    click.echo(f"Wrote {output} ({size(model_bytes(output))})")
+        say(f"Parity: {exported.parity}")
+    say(f"Wrote {output} ({size(model_bytes(output))})")
 
 
 @cli.command()
@@ -230,7 +231,7 @@ def recipes(name: str | None) -> None:
     added = added_pass_names()
     table.show([table.recipes_table(RECIPES)])
     if added:
-        click.echo(f"Passes of other packages, for a recipe file: {', '.join(added)}")
+        say(f"Passes of other packages, for a recipe file: {', '.join(added)}")
 
 
 for command in (train, evaluate, compare, inspect, view, verify, targets):
@@ -248,7 +249,7 @@ def main() -> None:
     try:
         cli(prog_name="convert-onnx")
     except KeyboardInterrupt:  # before or after a command
-        click.echo(_INTERRUPTED, err=True)
+        say(_INTERRUPTED, error=True)
         sys.exit(_INTERRUPTED_CODE)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from converter.cli.lines import say
+
 __all__ = ["in_options", "in_words_of", "logged_warnings", "options_of"]
 
 _PARAMETER = re.compile(r"`(\w+)=([^`]*)`")
@@ -81,7 +83,7 @@ class _Printer(logging.Handler):
         self._spelled = spelled
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"Warning: {self._spelled(record.getMessage())}", err=True)
+        say(f"Warning: {self._spelled(record.getMessage())}", error=True)
 
 
 @contextmanager

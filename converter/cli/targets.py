@@ -8,6 +8,7 @@ import click
 import converter
 from converter.cli import options
 from converter.cli.context import print_json
+from converter.cli.lines import say
 from converter.cli.messages import in_words_of
 from passes.errors import UsageError, VerificationError
 
@@ -90,13 +91,13 @@ def verify(
     else:
         show(verification_tables(verification, _MORE))
         for note in verification.notes:
-            click.echo(f"Note: {note}")
+            say(f"Note: {note}")
     if not verification.passed:
         first, *others = verification.failures
         more = f" (and {len(others)} more)" if others else ""
         raise VerificationError(f"{model} on {target}, by {verification.how}: {first}{more}; {verification.next_step}")
     if not as_json:
-        click.echo(f"{model}: verified on {target} by {verification.how}")
+        say(f"{model}: verified on {target} by {verification.how}")
 
 
 def _refuse_unused(target: str, runtime: Path | None, given: list[str]) -> None:

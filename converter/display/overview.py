@@ -16,6 +16,8 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from converter.display.plain import one_line
+
 __all__ = ["Glance", "Overview"]
 
 
@@ -41,7 +43,7 @@ class Glance:
 
     def text(self) -> str:
         """Return plain text. Columns of numbers are aligned to the right."""
-        table = [self.columns, *self.rows] if self.rows else []
+        table = [tuple(map(one_line, cells)) for cells in ([self.columns, *self.rows] if self.rows else [])]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(
@@ -51,23 +53,23 @@ class Glance:
             for cells in table
         ]
         below = [] if self.below is None else [self.below.text()]
-        return "\n".join([self.headline, *lines, *self.notes, *below])
+        return "\n".join([one_line(self.headline), *lines, *map(one_line, self.notes), *below])
 
     def html(self) -> str:
         """Return an HTML table. Every text is escaped."""
-        parts = [f"<p><b>{html.escape(self.headline)}</b></p>"]
+        parts = [f"<p><b>{html.escape(one_line(self.headline))}</b></p>"]
         if self.rows:
             body = "".join(self._html_row("td", cells) for cells in self.rows)
             head = self._html_row("th", self.columns)
             parts.append(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")
-        parts += [f"<p><small>{html.escape(note)}</small></p>" for note in self.notes]
+        parts += [f"<p><small>{html.escape(one_line(note))}</small></p>" for note in self.notes]
         parts += [] if self.below is None else [self.below.html()]
         return f"<div>{''.join(parts)}</div>"
 
     def _html_row(self, tag: str, cells: Sequence[str]) -> str:
         sides = ["right" if index in self.numbers else "left" for index in range(len(cells))]
         inner = "".join(
-            f'<{tag} style="padding: 0.2em 0.8em; text-align: {side}">{html.escape(cell)}</{tag}>'
+            f'<{tag} style="padding: 0.2em 0.8em; text-align: {side}">{html.escape(one_line(cell))}</{tag}>'
             for cell, side in zip(cells, sides, strict=True)
         )
         return f"<tr>{inner}</tr>"
@@ -85,7 +87,7 @@ class Overview:
         return self.overview().text()
 
     def __repr__(self) -> str:
-        return f"<{self.overview().headline}>"
+        return f"<{one_line(self.overview().headline)}>"
 
     def _repr_html_(self) -> str:
         return self.overview().html()

@@ -10,6 +10,7 @@ from converter.comparison.compare import Comparison, LayerError
 from converter.comparison.suggestion import Suggestion
 from converter.data.preprocess import Preprocess
 from converter.display.numbers import decibels, percent
+from converter.display.plain import one_line
 from converter.report.table import plain_table, preprocessing, row
 
 __all__ = ["comparison_tables", "suggestion_text"]
@@ -85,9 +86,9 @@ def _lowest(layers: Sequence[LayerError]) -> LayerError | None:
 def suggestion_text(suggestion: Suggestion, command: str, other: str) -> list[RenderableType]:
     """Describe the suggestion, the ``command`` that applies it and the ``other`` way, or say why there is none."""
     if suggestion.why:
-        return [Text(f"\nNo suggestion: {suggestion.why}.")]
-    names = ", ".join([*suggestion.exclude, *(suggestion.bits or {})])
+        return [Text(f"\nNo suggestion: {one_line(suggestion.why)}.")]
+    names = one_line(", ".join([*suggestion.exclude, *(suggestion.bits or {})]))
     verb = "is" if len(suggestion.exclude) + len(suggestion.bits or {}) == 1 else "are"
     advice = f"\nThe scores gain {suggestion.gain_db:.1f} dB if {names} {verb} exact ({suggestion.images} images). Try"
-    line = Text(f"  {command}", style="cyan", no_wrap=True, overflow="ignore")
+    line = Text(f"  {one_line(command)}", style="cyan", no_wrap=True, overflow="ignore")
     return [Text(advice), line, Text(other)]

@@ -3,7 +3,7 @@
 from rich.console import RenderableType
 
 from converter.inspection.inspect import Inspection
-from converter.report.table import plain_table
+from converter.report.table import plain_table, row
 
 __all__ = ["islands_tables"]
 
@@ -20,6 +20,6 @@ def islands_tables(inspection: Inspection) -> list[RenderableType]:
         operators = island["operators"]
         more = f" and {len(operators) - _LONGEST} more" if len(operators) > _LONGEST else ""
         counts = (island["count"], island["dequantize"], island["quantize"])
-        table.add_row(", ".join(operators[:_LONGEST]) + more, *map(str, counts))
+        row(table, ", ".join(operators[:_LONGEST]) + more, *map(str, counts))
     table.caption = "onnxruntime has no integer kernel for them, or their layers' activations were left in float"
     return [table]

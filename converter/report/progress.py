@@ -14,6 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from converter.display.plain import shortened
 from converter.runtime.session import Progress as Callback
 
 __all__ = ["progress_bars"]
@@ -28,13 +29,13 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Callback]:
     The callback draws nothing if ``quiet`` is set, if stderr is not a terminal, or if the terminal cannot move its
     cursor.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     columns = (
-        TextColumn("{task.description:<16}"),
+        TextColumn("{task.description:<16}", markup=False),
         BarColumn(None if console.width < _NARROW else 40),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left", style="dim"),
+        TextColumn("left", style="dim", markup=False),
         TimeRemainingColumn(compact=True),
     )
     no_progress = quiet or not console.is_terminal or console.is_dumb_terminal
@@ -45,7 +46,7 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Callback]:
 
         def update(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
+                tasks[what] = bars.add_task(shortened(what), total=total)
             bars.update(tasks[what], completed=done, total=total)
 
         yield update

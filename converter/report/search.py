@@ -4,7 +4,7 @@ from rich.table import Table
 
 from converter.display.numbers import NOTHING, decibels, lost, milliseconds, size
 from converter.pipeline.search_record import Search
-from converter.report.table import plain_table
+from converter.report.table import plain_table, row
 
 __all__ = ["search_tables"]
 
@@ -27,7 +27,8 @@ def search_tables(search: Search | None) -> list[Table]:
     ]
     table = plain_table(f"Search within {search.budget}", [*columns, "budget"], numbers=range(1, 10))
     for index, attempt in enumerate(search.attempts):
-        table.add_row(
+        row(
+            table,
             attempt.name,
             f"{attempt.mean_bits:.2f}",
             size(attempt.bytes),

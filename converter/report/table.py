@@ -12,6 +12,7 @@ from rich.text import Text
 from converter.data.preprocess import Preprocess
 from converter.display import words
 from converter.display.numbers import NOTHING, decibels, milliseconds, percent, points, ratio, size, times
+from converter.display.plain import one_line, shortened
 from converter.evaluation.evaluate import Evaluation
 from converter.inspection.inspect import Inspection
 from converter.pipeline.result import LayerReport, Result, mean_file_bits
@@ -45,16 +46,16 @@ def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> 
 
     Output fits the width of a terminal. In a pipe it has no styles and is as wide as its words need.
     """
-    console = Console(file=file, highlight=False)
+    console = _console(file)
     if console.is_terminal:
         for renderable in renderables:
             whole = isinstance(renderable, Text) and bool(renderable.no_wrap)  # a command to copy stays on one line
             console.print(fitted(renderable, console), soft_wrap=whole)
         return
-    wide = Console(file=file, width=10_000, highlight=False)
-    printed = [fitted(each, Console(file=file, width=max(_PIPED_WIDTH, _narrowest(each)))) for each in renderables]
+    wide = _console(file, 10_000)
+    printed = [fitted(each, _console(file, max(_PIPED_WIDTH, _narrowest(each)))) for each in renderables]
     widths = [wide.measure(renderable).maximum for renderable in printed]
-    console = Console(file=file, width=max([_PIPED_WIDTH, *widths]), highlight=False)
+    console = _console(file, max([_PIPED_WIDTH, *widths]))
     with console.capture() as capture:
         for renderable in printed:
             console.print(renderable)
@@ -62,6 +63,11 @@ def show(renderables: Sequence[RenderableType], file: IO[str] | None = None) -> 
     encoding = console.encoding
     console.file.write(text.encode(encoding, "replace").decode(encoding))
     console.file.flush()
+
+
+def _console(file: IO[str] | None, width: int | None = None) -> Console:
+    """Return a console that shows text as it is: no markup, no emoji codes, no colours of its own."""
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
 def fitted(renderable: RenderableType, console: Console) -> RenderableType:
@@ -72,7 +78,7 @@ def fitted(renderable: RenderableType, console: Console) -> RenderableType:
     """
     if not isinstance(renderable, Table):
         return renderable
-    natural = Console(width=10_000).measure(renderable).maximum
+    natural = _console(None, 10_000).measure(renderable).maximum
     if natural <= console.width:
         return renderable
     longest, widths = _column_widths(renderable)
@@ -242,7 +248,7 @@ def plain_table(title: str, columns: Sequence[str], numbers: Iterable[int] = ())
     """Create an empty table in the shared style. ``numbers`` are the columns that are aligned to the right."""
     right = set(numbers)
     table = Table(
-        title=f"\n{title}" if title else None,
+        title=f"\n{one_line(title)}" if title else None,
         title_justify="left",
         title_style="bold",
         caption_justify="left",
@@ -261,8 +267,13 @@ def plain_table(title: str, columns: Sequence[str], numbers: Iterable[int] = ())
 
 
 def row(table: Table, *cells: str | Text) -> None:
-    """Add a row. An empty cell gets a dash, so that it does not look cut off."""
-    table.add_row(*(cell or NOTHING for cell in cells))
+    """Add a row. An empty cell gets a dash, so that it does not look cut off. Long names lose their middle."""
+    table.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in cells))
+
+
+def _cell(cell: str) -> str:
+    """Return a cell as plain text. It may have many words, but no word is long."""
+    return " ".join(map(shortened, cell.split(" "))) or NOTHING
 
 
 def _conditions(evaluation: Evaluation) -> list[str]:

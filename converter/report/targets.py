@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from converter.display.numbers import decibels
-from converter.report.table import plain_table
+from converter.report.table import plain_table, row
 from converter.targets.target import Target
 from converter.verification.rules import Violation
 from converter.verification.verify import Verification
@@ -25,7 +26,7 @@ def targets_table(targets: Mapping[str, Target]) -> Table:
     for target in targets.values():
         how = "run" if target.provider else "rules"
         layers = ", ".join(sorted(target.rules.linear)) or "none"
-        table.add_row(target.name, target.description, layers, how, target.runtime)
+        row(table, target.name, target.description, layers, how, target.runtime)
     table.caption = "convert-onnx targets NAME prints all facts about a target with their sources"
     return table
 
@@ -38,7 +39,7 @@ def facts_table(target: Target) -> Table:
     }
     facts |= {each.name: getattr(target.rules, each.name) for each in dataclasses.fields(target.rules)}
     for name, value in facts.items():
-        table.add_row(name, _UNSET[name] if value is None else _shown(value), target.sources[name])
+        row(table, name, _UNSET[name] if value is None else _shown(value), Text(target.sources[name]))
     return table
 
 
@@ -49,13 +50,13 @@ def verification_tables(verification: Verification, more: str = "") -> list[Tabl
     """
     verdict = plain_table("", ["what", "found"])
     where = f"{verification.how}: {verification.runtime}" if verification.runtime else verification.how
-    verdict.add_row("target", verification.target)
-    verdict.add_row("checked by", where)
+    row(verdict, "target", verification.target)
+    row(verdict, "checked by", where)
     if verification.how == "run":
         known = verification.nodes is not None
-        verdict.add_row("nodes run by the provider", str(verification.nodes) if known else _UNKNOWN)
-        verdict.add_row("nodes run by other providers", str(len(verification.left)) if known else _UNKNOWN)
-        verdict.add_row("samples run", str(verification.images))
+        row(verdict, "nodes run by the provider", str(verification.nodes) if known else _UNKNOWN)
+        row(verdict, "nodes run by other providers", str(len(verification.left)) if known else _UNKNOWN)
+        row(verdict, "samples run", str(verification.images))
     for label, value, unit in (
         ("agreement with the CPU", verification.agreement, "%"),
         ("SQNR against the CPU", verification.sqnr_db, "dB"),
@@ -63,12 +64,12 @@ def verification_tables(verification: Verification, more: str = "") -> list[Tabl
         ("SQNR of the CPU against float", verification.cpu_float_db, "dB"),
     ):
         if value is not None:
-            verdict.add_row(label, f"{100 * value:.1f} %" if unit == "%" else decibels(value))
+            row(verdict, label, f"{100 * value:.1f} %" if unit == "%" else decibels(value))
     tables = [verdict]
     if verification.left:
         left = plain_table("Run by another provider", ["node"])
         for name in verification.left[:_LISTED]:
-            left.add_row(name)
+            row(left, name)
         if len(verification.left) > _LISTED:
             left.caption = "; ".join(filter(None, (f"and {len(verification.left) - _LISTED} more", more)))
         tables.append(left)
@@ -84,7 +85,7 @@ def _broken_rules(violations: Sequence[Violation], more: str) -> Table:
         broken.setdefault((each.fact, each.source), []).append(each.what)
     table = plain_table("Against the target's rules", ["rule", "times", "first case", "source"], numbers={1})
     for (fact, source), places in broken.items():
-        table.add_row(fact, str(len(places)), places[0], source)
+        row(table, fact, str(len(places)), places[0], Text(source))
     table.caption = more if more and len(violations) > len(broken) else None
     return table
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from models.structures.build import SIDE, F, between, floats, ints, layer_weights, make, n
+from models.structures.build import SIDE, F, Value, between, floats, ints, layer_weights, make, n
 
 __all__ = ["fixed_batch", "function", "old", "resized", "unsorted", "wrong_shapes"]
 

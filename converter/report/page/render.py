@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.display import numbers
 from converter.report.page.contents import SECTIONS
+from converter.report.page.names import shown
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def render(facts: Mapping[str, Any]) -> str:
     """Render the page from the values of `converter.report.facts.report_facts`."""
     import vl_convert
 
+    facts = shown(facts)
     sections = [section for build in SECTIONS if (section := build(facts)) is not None]
     charts = {name: spec for section in sections for name, spec in section.charts.items()}
     page: str = (

@@ -39,7 +39,8 @@ def facts_table(target: Target) -> Table:
     }
     facts |= {each.name: getattr(target.rules, each.name) for each in dataclasses.fields(target.rules)}
     for name, value in facts.items():
-        row(table, name, _UNSET[name] if value is None else _shown(value), Text(target.sources[name]))
+        shown = _UNSET[name] if value is None else _shown(value)  # a value may have several lines
+        row(table, name, Text(shown), Text(target.sources[name]))
     return table
 
 

@@ -96,7 +96,7 @@ def wrong_rank() -> onnx.ModelProto:
         n("Concat", ["steps1", "one", "rest"], ["shape"], axis=0),
         n("Reshape", ["g", "shape"], ["y"]),
     ]
-    constants = {"zero": np.array(0, np.int64), "two": ints(2), "one": ints(1), "rest": ints(-1)}
+    constants: dict[str, Any] = {"zero": np.array(0, np.int64), "two": ints(2), "one": ints(1), "rest": ints(-1)}
     fc = layer_weights()["m0"][: 8 * SIDE // 2].repeat(2, axis=0)[: 8 * SIDE // 2]
     outputs: list[Value | str] = [info("y", F, [1, "length"])]
     return make(nodes, None, outputs, opset=12, ir=6, infer=False, fc=fc, **constants)

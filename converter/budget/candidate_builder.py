@@ -1,7 +1,6 @@
 """Makes files by recipes and judges them, for every rung of the ladder."""
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from converter.budget.held_out_judge import Judge, Verdict
 from converter.budget.limits import Budget
 from converter.budget.source_digest import source_digest
 from converter.data.dataset import Dataset
+from converter.model_io.sizes import model_digest, serialized_bytes
 from converter.pipeline.convert import quantize
 from converter.pipeline.prepare import prepare
 from converter.pipeline.result import Result, mean_file_bits, versions
@@ -89,7 +89,7 @@ class CandidateBuilder:
         self.effects: Effects | None = None
         self.fewest_bytes: float | None = None
         self._best: Result | None = None
-        self._digest = "" if cache is None else hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
+        self._digest = "" if cache is None else model_digest(source)
         self._source = "" if cache is None else source_digest()
 
     def attempt(self, name: str, recipe: Recipe, predicted: float | None = None) -> Trial:
@@ -167,7 +167,7 @@ class CandidateBuilder:
         return {
             "facts": np.array(json.dumps(facts)),
             "mean_bits": np.array(mean_file_bits(layers)),
-            "bytes": np.array(result.model.ByteSize()),
+            "bytes": np.array(serialized_bytes(result.model)),
             "power": np.array(verdict.power),
             "errors": np.zeros(0, np.float32) if verdict.errors is None else verdict.errors,
             "latency": np.array(latency),

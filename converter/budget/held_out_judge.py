@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from converter.data.dataset import Dataset
 from converter.data.labels import Classes, check_labels
-from converter.model_io.save import write_onnx
+from converter.model_io.write import write_onnx
 from converter.runtime.latency import latencies
 from converter.runtime.runner import Runner, class_scores
 from passes.errors import UsageError

@@ -17,13 +17,14 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     from converter.display.numbers import decibels
     from converter.model_io.load import model_bytes
     from converter.model_io.open import is_factory
+    from converter.model_io.sizes import serialized_bytes
     from converter.report import table
     from converter.report.facts import report_facts
     from converter.report.files import write_facts
     from converter.report.search import search_tables
     from converter.report.speed import speed_tables
 
-    before = result.reference.ByteSize() if is_factory(model) else model_bytes(Path(model))
+    before = serialized_bytes(result.reference) if is_factory(model) else model_bytes(Path(model))
     result.save(output)
     after = model_bytes(output)
     extra = [*search_tables(result.search), *speed_tables(result.speed)]

@@ -7,17 +7,11 @@ from onnx import TensorProto, helper
 
 from converter.model_io.light import light_model
 from converter.model_io.protobuf import default_opset, graphs
+from converter.model_io.sizes import stored_bits
 
 __all__ = ["check_model"]
 
 _UNKNOWN_DOMAIN = "converter.unchecked"
-_BITS: dict[int, int] = {
-    TensorProto.INT4: 4,
-    TensorProto.UINT4: 4,
-    TensorProto.FLOAT4E2M1: 4,
-    TensorProto.INT2: 2,
-    TensorProto.UINT2: 2,
-}
 
 
 def check_model(model: onnx.ModelProto, *, full: bool = False) -> None:
@@ -69,7 +63,6 @@ def _check_bytes(tensor: TensorProto) -> None:
     """Require as many bytes as the dimensions say. Tensors that do not store bytes are checked by their reader."""
     if not tensor.raw_data or tensor.data_type == TensorProto.STRING:
         return
-    bits = _BITS.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    expected = -(-math.prod(tensor.dims) * bits // 8)
+    expected = -(-math.prod(tensor.dims) * stored_bits(tensor.data_type) // 8)
     if len(tensor.raw_data) != expected:
         raise ValueError(f"{tensor.name} {list(tensor.dims)} has {len(tensor.raw_data):,} bytes, not {expected:,}")

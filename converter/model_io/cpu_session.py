@@ -6,9 +6,15 @@ then refuses its own graph. If it is told to leave int8 as it is, it computes th
 without this setting. So what is timed and inspected is what a user's session will run.
 """
 
+import tempfile
+from pathlib import Path
+
+import onnx
 import onnxruntime as ort
 
 from converter.model_io.operator_libraries import register
+from converter.model_io.sizes import fits_one_file
+from converter.model_io.write import data_file, write_onnx
 
 __all__ = ["cpu_session"]
 
@@ -16,15 +22,31 @@ _REWRITTEN = "INT8 does not match"
 """Part of the error message when the rewriting is the cause."""
 
 
-def cpu_session(model: str | bytes, options: ort.SessionOptions, *, keep_int8: bool = True) -> ort.InferenceSession:
+def cpu_session(
+    model: onnx.ModelProto | Path, options: ort.SessionOptions, *, keep_int8: bool = True
+) -> ort.InferenceSession:
     """Open a session, with the operators of `custom_ops`. onnxruntime's own exceptions pass through.
 
     Args:
-        model: Path of a model, or its bytes.
+        model: A file, or a model in memory of any size.
         options: Options of the session. The setting that leaves int8 as it is may be added to them.
         keep_int8: Whether to try again with that setting if the rewriting fails.
     """
     register(options)
+    if isinstance(model, Path):
+        return _session(str(model), options, keep_int8=keep_int8)
+    if fits_one_file(model):
+        return _session(model.SerializeToString(), options, keep_int8=keep_int8)
+    if options.optimized_model_filepath:
+        data = data_file(Path(options.optimized_model_filepath)).name
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(model, path)
+        return _session(str(path), options, keep_int8=keep_int8)
+
+
+def _session(model: str | bytes, options: ort.SessionOptions, *, keep_int8: bool) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class of their own

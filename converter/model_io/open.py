@@ -12,7 +12,7 @@ import onnx
 
 from converter.model_io.load import load_onnx, load_proto, read_onnx
 from converter.model_io.python_spec import functions_of
-from converter.model_io.save import write_onnx
+from converter.model_io.write import write_onnx
 from converter.qdq.stored_weights import Tensors
 from passes.errors import ModelError, ShapeError, UsageError
 from passes.ir.bodies import bodies, tensors_read

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from converter.model_io.cpu_session import cpu_session
 from passes.errors import ExportError, first_line
 
 __all__ = ["PARITY_BATCH", "Parity", "measure_parity"]
@@ -54,7 +55,7 @@ def measure_parity(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = cpu_session(model, options)
         outputs = session.run(None, {"input": images})
     except Exception as error:  # onnxruntime's exceptions have no public base class
         raise ExportError(f"onnxruntime cannot run the exported model: {first_line(error)}") from error

@@ -18,19 +18,14 @@ from types import FrameType
 
 import onnx
 import onnxruntime
-from onnx import TensorProto
 
 from converter.model_io.check import check_model
 from converter.model_io.cpu_session import cpu_session
-from converter.model_io.protobuf import copy_fields
 from converter.model_io.user_code import Terminated
+from converter.model_io.write import data_file, write_onnx
 from passes.errors import OutputError, VerificationError, first_line
 
-__all__ = ["INLINE_LIMIT", "prepare_output", "save_onnx", "write_onnx"]
-
-INLINE_LIMIT = 2**31 - 2**24  # bytes of weights in a single protobuf (2 GiB at most), with room for the nodes
-_EXTERNAL_FROM = 1024  # bytes; smaller tensors (shapes, scales) stay inside the model
-_ALIGNMENT = 4096  # bytes, so that runtimes can map the data file
+__all__ = ["prepare_output", "save_onnx"]
 
 
 def prepare_output(path: Path) -> Path:
@@ -54,7 +49,7 @@ def prepare_output(path: Path) -> Path:
     return target
 
 
-def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT, keep_int8: bool = False) -> None:
+def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int | None = None, keep_int8: bool = False) -> None:
     """Write a model to `path` atomically, after onnx's checker (full check) and onnxruntime's CPU provider accept it.
 
     An existing file does not change until it is replaced.
@@ -62,7 +57,7 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_
     Args:
         model: The model. It does not change.
         path: Path of the file.
-        inline_limit: Bytes of weights above which they go to `<name>.data` beside the model.
+        inline_limit: Bytes of weights above which they go to `<name>.data` beside the model. None: what fits one file.
         keep_int8: Whether onnxruntime may load the file with its int8 activations unchanged. Then a file for another
             target is not refused because of the CPU's optimizer.
 
@@ -81,42 +76,6 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_
             raise _output_error(path, error) from error
 
 
-def write_onnx(model: onnx.ModelProto, written: Path, *, inline_limit: int = INLINE_LIMIT) -> None:
-    """Write a model without a check. Above `inline_limit` bytes, weights go beside it. `model` does not change."""
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > inline_limit:
-        with _data_of(written).open("wb") as data:
-            model = _with_external_data(model, _data_of(written).name, data.fileno())
-            os.fsync(data.fileno())
-    with written.open("wb") as file:
-        file.write(model.SerializeToString())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _with_external_data(model: onnx.ModelProto, location: str, file: int) -> onnx.ModelProto:
-    """A copy of the model whose large initializers are written to the open `file`."""
-    copy = onnx.ModelProto()
-    copy_fields(model, copy, skip={"graph"})
-    copy_fields(model.graph, copy.graph, skip={"initializer"})
-    offset = 0
-    for tensor in model.graph.initializer:
-        raw = tensor.raw_data
-        if len(raw) < _EXTERNAL_FROM:
-            copy.graph.initializer.append(tensor)
-            continue
-        offset += -offset % _ALIGNMENT
-        os.lseek(file, offset, os.SEEK_SET)
-        view = memoryview(raw)
-        while view:
-            view = view[os.write(file, view) :]
-        outside = copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        outside.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", location), ("offset", str(offset)), ("length", str(len(raw)))):
-            outside.external_data.add(key=key, value=value)
-        offset += len(raw)
-    return copy
-
-
 def _verify(model: onnx.ModelProto, written: Path, path: Path, keep_int8: bool) -> None:
     try:
         check_model(model, full=True)
@@ -126,14 +85,14 @@ def _verify(model: onnx.ModelProto, written: Path, path: Path, keep_int8: bool) 
     options.log_severity_level = 4  # the exception has onnxruntime's message
     options.intra_op_num_threads = 1
     try:
-        cpu_session(str(written), options, keep_int8=keep_int8)
+        cpu_session(written, options, keep_int8=keep_int8)
     except Exception as error:
         raise VerificationError(f"{path} not written: onnxruntime cannot load it: {first_line(error)}") from error
 
 
 def _publish(written: Path, target: Path) -> None:
     """Move the finished files to their names, weights first. If the model cannot follow, undo the move."""
-    data, final = _data_of(written), _data_of(target)
+    data, final = data_file(written), data_file(target)
     with _signals_held():
         if not data.exists():
             written.replace(target)
@@ -150,10 +109,6 @@ def _publish(written: Path, target: Path) -> None:
             else:
                 final.unlink(missing_ok=True)
             raise
-
-
-def _data_of(path: Path) -> Path:
-    return path.with_name(path.name + ".data")
 
 
 @contextlib.contextmanager

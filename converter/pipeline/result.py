@@ -15,6 +15,7 @@ from converter.display.numbers import decibels, ratio, size
 from converter.display.overview import Glance, Overview
 from converter.evaluation.evaluate import Evaluation
 from converter.model_io.save import save_onnx
+from converter.model_io.sizes import serialized_bytes
 from converter.pipeline.footprint import Step
 from converter.pipeline.search_record import Search
 from converter.pipeline.trial_run import Fidelity
@@ -131,7 +132,7 @@ class Result(Overview):
 
     def overview(self) -> Glance:
         """Return the sizes, the measurements, and the layers grouped by bits."""
-        before, after = self.reference.ByteSize(), self.model.ByteSize()
+        before, after = serialized_bytes(self.reference), serialized_bytes(self.model)
         smaller = ratio(before / after, "smaller", "larger")
         headline = (
             f"Result of {self.recipe.name} for {self.target}: {len(self.layers)} layers, "

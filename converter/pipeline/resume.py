@@ -14,6 +14,7 @@ import onnx
 from converter.data.dataset import Dataset
 from converter.learn.learning import require_own
 from converter.learn.training_file import TrainingFile
+from converter.model_io.sizes import model_digest
 from converter.pipeline.images import Images
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import recipe_values
@@ -33,7 +34,7 @@ def training_file(
     if path is None:
         return None
     facts = {
-        "model": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
+        "model": model_digest(model),
         "passes": [
             {name: value for name, value in step.items() if name != "device"}
             for step in recipe_values(recipe)["passes"]

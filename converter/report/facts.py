@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from converter.display.json_values import finite
+from converter.model_io.sizes import serialized_bytes
 from converter.pipeline.result import LayerReport, Result, versions
 from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
 from converter.recipes.toml import recipe_values
@@ -35,8 +36,8 @@ def report_facts(
         after: Bytes of the file. The default is the size of `Result.model`.
     """
     sizes = {
-        "before": result.reference.ByteSize() if before is None else before,
-        "after": result.model.ByteSize() if after is None else after,
+        "before": serialized_bytes(result.reference) if before is None else before,
+        "after": serialized_bytes(result.model) if after is None else after,
     }
     files = {"model": model, "output": output, "bytes": sizes}
     facts = conversion_facts(result)

@@ -1,7 +1,6 @@
 """Opens all onnxruntime sessions: on the CPU execution provider, without log output, with errors of our own types."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import onnx
 import onnxruntime as ort
 
 from converter.model_io.cpu_session import cpu_session
-from converter.model_io.save import INLINE_LIMIT, write_onnx
 from passes.errors import ModelError
 
 __all__ = ["EXACT_KERNELS", "Progress", "available_threads", "exact_kernels", "no_progress", "open_session"]
@@ -76,13 +74,6 @@ def open_session(
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
-        if isinstance(model, Path):
-            return cpu_session(str(model), options)
-        if model.ByteSize() < INLINE_LIMIT:
-            return cpu_session(model.SerializeToString(), options)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            write_onnx(model, path, inline_limit=0)
-            return cpu_session(str(path), options)
+        return cpu_session(model, options)
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise ModelError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error

@@ -3,6 +3,7 @@
 import onnx
 from onnx import shape_inference
 
+from converter.model_io.light import light_model
 from converter.recipes.recipe import Recipe
 from converter.targets.target import Target
 from converter.verification.rules import violations
@@ -10,8 +11,6 @@ from passes.base import Stage
 from passes.errors import TargetError
 
 __all__ = ["fix_batch", "require_fit", "require_kernels", "require_weight_only"]
-
-_INFERENCE_LIMIT = 2**31 - 2**24  # bytes; shape inference serializes the model
 
 
 def require_fit(model: onnx.ModelProto, target: Target) -> None:
@@ -82,5 +81,4 @@ def fix_batch(model: onnx.ModelProto, target: Target) -> None:
             if not dim.HasField("dim_value") and dim.dim_param in opened:
                 dim.dim_value = 1
     del model.graph.value_info[:]
-    if model.ByteSize() < _INFERENCE_LIMIT:
-        model.graph.value_info.extend(shape_inference.infer_shapes(model).graph.value_info)
+    model.graph.value_info.extend(shape_inference.infer_shapes(light_model(model)).graph.value_info)

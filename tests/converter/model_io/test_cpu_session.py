@@ -53,30 +53,30 @@ class Session:
 
     opened: ClassVar[list[str]] = []
 
-    def __init__(self, model: str | bytes, options: ort.SessionOptions, **_: object) -> None:
+    def __init__(self, model: str, options: ort.SessionOptions, **_: object) -> None:
         try:
             allowed = options.get_session_config_entry("session.qdqisint8allowed")
         except RuntimeError:
             allowed = "0"
         self.opened.append(allowed)
-        if model == b"broken":
+        if model == "broken":
             raise ValueError("no such operator")
-        if allowed == "0" or model == b"never":
+        if allowed == "0" or model == "never":
             raise ValueError(f"INT8 does not match UINT8, {allowed}")
 
 
 def test_int8_is_kept_only_where_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "InferenceSession", Session)
     monkeypatch.setattr(Session, "opened", [])
-    cpu_session(b"head", ort.SessionOptions())
+    cpu_session(Path("head"), ort.SessionOptions())
     assert Session.opened == ["0", "1"]
     with pytest.raises(ValueError, match="UINT8, 0"):
-        cpu_session(b"head", ort.SessionOptions(), keep_int8=False)
+        cpu_session(Path("head"), ort.SessionOptions(), keep_int8=False)
     with pytest.raises(ValueError, match="UINT8, 0"):  # the first exception, not that of the second try
-        cpu_session(b"never", ort.SessionOptions())
+        cpu_session(Path("never"), ort.SessionOptions())
     Session.opened.clear()
     with pytest.raises(ValueError, match="no such operator"):
-        cpu_session(b"broken", ort.SessionOptions())
+        cpu_session(Path("broken"), ort.SessionOptions())
     assert Session.opened == ["0"]  # what is wrong for another reason is not tried again
 
 

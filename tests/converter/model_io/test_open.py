@@ -67,8 +67,8 @@ def test_a_model_too_large_for_one_protobuf_is_checked_and_unchanged() -> None:
 
 
 def test_a_session_of_a_large_model_does_not_move_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.runtime.session.INLINE_LIMIT", 0)
-    monkeypatch.setattr("converter.model_io.save._EXTERNAL_FROM", 0)
+    monkeypatch.setattr("converter.model_io.sizes.INLINE_LIMIT", 0)
+    monkeypatch.setattr("converter.model_io.write._EXTERNAL_FROM", 0)
     model = small_cnn()
     before = model.SerializeToString()
     feeds = {"input": np.ones((2, 3, SIDE, SIDE), np.float32)}

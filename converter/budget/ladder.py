@@ -94,6 +94,7 @@ def convert_within(
         preprocess=preprocess,
         settings=settings,
         judging=MOST_JUDGING,
+        progress=progress,
     ).warn()
     data, unseen, base = job.images.calibration, job.images.evaluation, job.recipe
     assert data is not None

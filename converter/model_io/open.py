@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,11 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 
 DEFAULT_INPUT_SHAPE = (1, 3, 224, 224)
+_EXPORTING = "torch export"
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,15 @@ def suggesting_shape(models: Sequence[Any], export: ExportOptions) -> Iterator[N
         raise ShapeError(f"{error}; or, since {assumed} was only assumed, give `input_shape=`") from error
 
 
-def open_model(model: Any, export: ExportOptions = ExportOptions()) -> onnx.ModelProto:
+def open_model(
+    model: Any, export: ExportOptions = ExportOptions(), progress: Callable[[str, int, int], None] = _silent
+) -> onnx.ModelProto:
     """Open a model as ONNX, in float or in QDQ form (see `converter.qdq.reader`). The caller's object is not changed.
 
     Args:
         model: Path of an .onnx file, ``FILE.py:FACTORY``, an onnx.ModelProto or a torch module.
         export: Weights and input shape of a torch model.
+        progress: Callback for progress: torch takes its time to export a model.
 
     Raises:
         UsageError: The name is empty, a Python file has no factory name, or an argument does not apply to this model.
@@ -117,7 +125,10 @@ def open_model(model: Any, export: ExportOptions = ExportOptions()) -> onnx.Mode
         return load_proto(model)
     if not _is_exported(model):
         return load_onnx(Path(model))
-    return export_model(model, export).model
+    progress(_EXPORTING, 0, 1)
+    exported = export_model(model, export).model
+    progress(_EXPORTING, 1, 1)
+    return exported
 
 
 def original(model: Any, opened: onnx.ModelProto) -> Path | onnx.ModelProto:

@@ -75,6 +75,7 @@ def convert(
         export=export,
         preprocess=preprocess,
         settings=settings,
+        progress=progress,
     )
     return quantize(job.warn(), progress)
 

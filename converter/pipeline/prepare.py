@@ -26,6 +26,7 @@ from converter.qdq.reader import read_qdq, requantized
 from converter.recipes.overrides import with_overrides
 from converter.recipes.recipe import Recipe
 from converter.recipes.requested_layers import RequestedLayers
+from converter.runtime.session import Progress, no_progress
 from converter.speed.search import require_measurable
 from converter.targets.target import Target
 from converter.verification.fit import require_fit, require_weight_only
@@ -104,6 +105,7 @@ def prepare(
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
     settings: Settings = Settings(),  # noqa: B008  (frozen)
     judging: int = 0,
+    progress: Progress = no_progress,
 ) -> Prepared:
     """Open the model and the data of a conversion.
 
@@ -114,6 +116,7 @@ def prepare(
         requested: Layers that the call names.
         judging: Number of calibration images beyond the recipe's limit that judge the result. If it is not 0, the
             labels of the calibration images must be classes of the model.
+        progress: Callback for progress.
 
     Raises:
         ConvertError: Any problem that the user can fix. The message says how.
@@ -125,7 +128,7 @@ def prepare(
     if settings.measure_speed:
         require_measurable(recipe, target)
     with footprint.step("open model"):
-        opened = open_model(model, export)
+        opened = open_model(model, export, progress)
         source, existing = read_qdq(opened)
     require_layers(source)
     require_fit(source, target)

@@ -17,7 +17,7 @@ from onnx import NodeProto
 from converter.display.numbers import NOTHING, size
 from converter.display.overview import Glance, Overview
 from converter.inspection.float_islands import Island, find_islands
-from converter.model_io.load import model_bytes, read_onnx
+from converter.model_io.load import model_bytes, read_whole_onnx
 from converter.model_io.open import ExportOptions, model_files
 from converter.qdq.stored_weights import (
     StoredWeight,
@@ -143,7 +143,7 @@ def inspect(
 
 def _inspected(path: Path, name: str) -> Inspection:
     """Inspect a file."""
-    model = read_onnx(path)
+    model = read_whole_onnx(path)
     size = model_bytes(path)
     metadata = {
         entry.key.removeprefix(_PREFIX): entry.value for entry in model.metadata_props if entry.key.startswith(_PREFIX)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from converter.model_io.load import read_onnx
+from converter.model_io.load import read_whole_onnx
 from converter.qdq.stored_weights import (
     StoredWeight,
     Tensors,
@@ -347,7 +347,7 @@ def violations(model: onnx.ModelProto | Path, target: Target) -> tuple[Violation
     Raises:
         ModelError: There is no such file, or it is not an ONNX file.
     """
-    file = _File(read_onnx(model) if isinstance(model, Path) else model)
+    file = _File(read_whole_onnx(model) if isinstance(model, Path) else model)
     return tuple(
         Violation(rule.fact, what, target.sources[rule.fact]) for rule in RULES for what in rule.check(file, target)
     )

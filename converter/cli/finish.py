@@ -1,4 +1,7 @@
-"""Last step of the commands that make a file: write the file, print the tables, write the reports."""
+"""Last step of the commands that make a file: write the file and the reports, then print the tables.
+
+All results are on the disk before anything is printed. So a closed pipe or a full terminal loses none of them.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +16,12 @@ __all__ = ["finish"]
 
 
 def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], *, quiet: bool) -> None:
-    """Save a result, print its tables and write its reports."""
+    """Save a result, write its reports and print its tables.
+
+    Raises:
+        OutputError: The file or a report cannot be written. The other reports are written, and the message names what
+            is there.
+    """
     from converter.display.numbers import decibels
     from converter.model_io.load import model_bytes
     from converter.model_io.open import is_factory
@@ -23,10 +31,19 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     from converter.report.files import write_facts
     from converter.report.search import search_tables
     from converter.report.speed import speed_tables
+    from passes.errors import OutputError
 
     before = serialized_bytes(result.reference) if is_factory(model) else model_bytes(Path(model))
     result.save(output)
     after = model_bytes(output)
+    facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
+    written, failures = [output], []
+    for path in reports:
+        try:
+            write_facts(path, facts)
+            written.append(path)
+        except OutputError as error:
+            failures.append(error)
     extra = [*search_tables(result.search), *speed_tables(result.speed)]
     tables = [*table.conversion_tables(result, before, after), *extra]
     if not quiet:
@@ -39,7 +56,7 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     if result.fidelity is not None and result.fidelity.sqnr_db is not None:
         measured = f"; {decibels(result.fidelity.sqnr_db)} against float on {result.fidelity.samples} samples"
     say(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s{measured}")
-    facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
-    for path in reports:
-        write_facts(path, facts)
+    for path in written[1:]:
         say(f"Wrote {path}")
+    for failure in failures:
+        raise OutputError(f"{failure}; {', '.join(map(str, written))} {'is' if len(written) == 1 else 'are'} written")

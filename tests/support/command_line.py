@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from converter.cli.main import cli
 
-__all__ = ["CONVERT", "SCALE", "names", "process", "run", "start"]
+__all__ = ["CONVERT", "ROOT", "SCALE", "names", "process", "run", "start"]
 
 ROOT = Path(__file__).parents[2]
 SCALE = ("--mean", "0.5", "--std", "0.25")

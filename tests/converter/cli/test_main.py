@@ -17,8 +17,9 @@ import pytest
 from converter.display import words
 from converter.recipes.builtin import RECIPES, find_recipe
 from converter.recipes.toml import dump_recipe, parse_recipe
+from passes.errors import OutputError
 from passes.weights.learned_rounding import LearnedRounding
-from tests.support.command_line import CONVERT, names, process, run, start
+from tests.support.command_line import CONVERT, ROOT, names, process, run, start
 from tests.support.models import SIDE, images
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -55,6 +56,29 @@ def test_quiet_convert_prints_one_line(folder: Path) -> None:
     assert result.stdout.startswith("Wrote out.onnx (int8, cpu) in ")
     assert result.output.count("\n") == 1
     assert (folder / "out.onnx").exists()
+
+
+def test_a_closed_pipe_loses_no_result(folder: Path) -> None:
+    """Nothing can be printed, and everything that was computed is on the disk."""
+    command = [sys.executable, "-m", "converter", *CONVERT, "--report", "r.json", "--report", "r.html"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=120)
+    os.close(writer)
+    assert b"Traceback" not in ended.stderr
+    assert {"out.onnx", "r.json", "r.html"} <= names(folder)
+
+
+def test_one_report_that_fails_does_not_take_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("r.json: no space left on the disk")
+
+    monkeypatch.setattr("converter.report.files._json", full)
+    result = run(*CONVERT, "--report", "r.json", "--report", "r.html")
+    assert result.exit_code == 1
+    assert "Error: r.json: no space left on the disk; out.onnx, r.html are written" in result.output
+    assert {"out.onnx", "r.html"} <= names(folder)
 
 
 def test_convert_writes_reports(folder: Path) -> None:

@@ -128,7 +128,7 @@ def _smallest(
         f"{len(search.attempts)} attempts, {search.held_out:,} held-out images: {chosen.drop:.2f} points lost there; "
         f"{reference.bytes / small.bytes:.1f}x smaller, {result.seconds:.0f} s"
     )
-    yield Bar(f"{name}, --max-drop {_DROP}: bits a weight", chosen.mean_bits, most_bits, "bits", note=note)
+    yield Bar(f"{name}, --max-drop {_DROP}: bits per weight", chosen.mean_bits, most_bits, "bits", note=note)
     lost = 100 * ((reference.top1 or 0.0) - (small.top1 or 0.0))
     note = (
         f"{_percent(reference)} -> {_percent(small)} ± {100 * (small.top1_error or 0):.2f} % of {small.images:,} "

@@ -187,16 +187,18 @@ def test_the_file_computes_what_torch_computes(trained: Trained, converted: Conv
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-# 797 images: one point is 8 of them. At 36 dB (8 bits) one or two images change their class, at 29 dB (4 bits) five do,
-# in either direction; the floors are twice that. 3 bits at 22 dB change seven; rounding to the nearest, at 7 dB, 125.
+# 797 images: one point is 8 of them. Networks of four seeds lost -0.25 to 0.25 points with 8 bits, -0.25 to 0.5 with 4
+# and -0.4 to 0.9 with 3, at 34.5 to 40 dB, 28.6 to 33 and 21.6 to 23. The largest losses allowed are four times these
+# ranges. The floors in dB lie above rounding to the nearest with 4 bits (16 to 20) and 3 bits (7 to 11). One seed gives
+# the same numbers with 1 and 2 threads and with the BLAS kernels of three processors.
 FLOORS = {
-    "int8": (0.5, 32),
-    "int8-gptq": (0.5, 32),
-    "int4": (1.25, 25),
-    "int4-weight-only": (1.25, 25),
-    "int4-matmulnbits": (1.25, 25),
-    "gptq3": (2.0, 18),
-    "gptq3-weight-only": (2.0, 18),
+    "int8": (2.0, 28),
+    "int8-gptq": (2.0, 32),
+    "int4": (2.5, 23),
+    "int4-weight-only": (2.5, 23),
+    "int4-matmulnbits": (2.5, 23),
+    "gptq3": (4.0, 17),
+    "gptq3-weight-only": (4.0, 17),
 }
 
 
@@ -225,12 +227,12 @@ def test_four_bits_by_gptq_beat_four_bits_by_rounding(converted: Converted) -> N
 
 
 def test_learned_rounding_gains_on_unseen_images(converted: Converted) -> None:
-    """Learned rounding improves codes that GPTQ solved for each layer alone: by about 7 dB, with 128 images.
+    """Learned rounding improves codes that GPTQ solved for each layer alone: by 6.0 to 7.3 dB, with 128 images.
 
     It cannot be shown on sequential GPTQ: with 128 images the gain there is smaller than its own spread.
     """
     assert decibels(converted, "learned2") > decibels(converted, "apart2") + 4
-    assert points_lost(converted, "learned2") <= points_lost(converted, "apart2") + 1.25  # ten images of 797
+    assert points_lost(converted, "learned2") < points_lost(converted, "apart2")  # 1.8 to 15 points less measured
 
 
 def test_sizes(converted: Converted) -> None:

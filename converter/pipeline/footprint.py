@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,6 +34,9 @@ class Step:
 class Footprint:
     """Record of the steps of a conversion, in order.
 
+    Args:
+        clock: Function that returns the time in seconds.
+
     >>> footprint = Footprint()
     >>> with footprint.step("open"):
     ...     pass
@@ -41,14 +44,15 @@ class Footprint:
     ['open']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._steps: list[Step] = []
-        self._started = time.perf_counter()
+        self._clock = clock
+        self._started = clock()
 
     @property
     def seconds(self) -> float:
         """Seconds since the conversion began."""
-        return time.perf_counter() - self._started
+        return self._clock() - self._started
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -68,11 +72,11 @@ class Footprint:
 
         watcher = threading.Thread(target=watch, name=f"footprint {name}", daemon=True)
         watcher.start()
-        started = time.perf_counter()
+        started = self._clock()
         try:
             yield
         finally:
-            seconds = time.perf_counter() - started
+            seconds = self._clock() - started
             done.set()
             watcher.join()
         step = Step(name, seconds, max(sizes[0], process.memory_info().rss))

@@ -37,9 +37,9 @@ def wider(folder: Path) -> Path:
 def test_a_drop_and_a_report() -> None:
     result = run(*BUDGET, "--report", "r.json")
     assert result.exit_code == 0, result.output
-    assert "Within a drop of at most 100 points" in result.output
+    assert "Search within a drop of at most 100 points" in result.output
     assert "mixed" in result.output
-    assert "judged on 8 held-out images; a drop is of" in result.output
+    assert "judged on 8 held-out images; drop of" in result.output
     (kept,) = [line for line in result.output.splitlines() if line.rstrip().endswith("kept")]
     search = json.loads(Path("r.json").read_text())["search"]
     assert [attempt["name"] for attempt in search["attempts"]][:2] == ["int8", "int4"]

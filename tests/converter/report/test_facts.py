@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +179,11 @@ def test_a_clamp_absorbed_by_the_quantizer_clips_nothing() -> None:
     assert rows["relu"]["seen_low"] == rows["relu"]["low"] == 0.0
 
 
-def test_steps_account_for_the_time(facts: dict[str, Any]) -> None:
+def test_every_pass_is_a_step(facts: dict[str, Any]) -> None:
     names = [step["name"] for step in facts["steps"]]
     passes = [step["name"] for step in facts["passes"]]
     assert names == ["open model", "open data", "check model", *passes, "emit", "try", "evaluate"]
-    spent = math.fsum(step["seconds"] for step in facts["steps"])
-    assert spent <= facts["seconds"] + 0.001 * len(names)
-    assert spent > 0.5 * facts["seconds"]
+    assert all(step["seconds"] >= 0 and step["peak_bytes"] > 0 for step in facts["steps"])
 
 
 def test_searches_hold_a_loss_for_every_point(facts: dict[str, Any]) -> None:

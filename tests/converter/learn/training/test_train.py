@@ -87,7 +87,8 @@ def test_step_sizes_of_activations_change_only_if_they_are_learned(learn_activat
 def test_training_brings_unseen_images_closer_to_the_float_network() -> None:
     """A tenth of the rate gains 1 dB at 2 bits already. A training that does nothing gains none.
 
-    The mean of two trainings is asserted. One training gains 7 to 10 dB, depending on the last digits of sums.
+    The mean of two trainings is asserted. One training gains 7.5 to 10.0 dB, depending on the seed and on the last
+    digits of sums (8 seeds; 1 and 2 threads; BLAS kernels of three processors).
     """
     expected = run(resnet(), UNSEEN)[0]
     settings = Qat(epochs=15, batch=16, rate=0.01, objective="float")

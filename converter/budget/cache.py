@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.model_io.scratch import replacing
 from passes.errors import DataError, OutputError, argument
 
 __all__ = ["Arrays", "Cache", "forget", "holds_something"]
@@ -81,21 +82,14 @@ class Cache:
             self._write(f"{name}.npz", file.read())
 
     def _write(self, name: str, content: bytes) -> None:
-        """Write a temporary file and rename it. An incomplete temporary file is deleted."""
+        """Write a file that gets its name when it is complete."""
         assert self.folder is not None
         path = self.folder / name
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")
-            written = Path(temporary)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(descriptor)
-                written.replace(path)
-            except BaseException:
-                written.unlink(missing_ok=True)
-                raise
+            with replacing(path) as written, written.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}; give another `cache=` folder") from error
 

@@ -1,6 +1,5 @@
 """Judging of files on held-out images, against the float network's scores and, if there are any, the labels."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from converter.data.dataset import Dataset
 from converter.data.labels import Classes, check_labels
+from converter.model_io.scratch import scratch_folder
 from converter.model_io.write import write_onnx
 from converter.runtime.latency import latencies
 from converter.runtime.runner import Runner, class_scores
@@ -114,8 +114,8 @@ class Judge:
 
     def latency(self, model: onnx.ModelProto) -> tuple[float, float]:
         """Measure milliseconds per image on this machine's CPU, and the speed relative to float."""
-        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-            paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
+        with scratch_folder() as folder:
+            paths = [folder / "float.onnx", folder / "quantized.onnx"]
             write_onnx(model, paths[1])
             if isinstance(self.reference, Path):
                 paths[0] = self.reference

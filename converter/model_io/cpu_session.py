@@ -6,13 +6,13 @@ then refuses its own graph. If it is told to leave int8 as it is, it computes th
 without this setting. So what is timed and inspected is what a user's session will run.
 """
 
-import tempfile
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
 
 from converter.model_io.operator_libraries import register
+from converter.model_io.scratch import scratch_folder
 from converter.model_io.sizes import fits_one_file
 from converter.model_io.write import data_file, write_onnx
 
@@ -40,8 +40,8 @@ def cpu_session(
     if options.optimized_model_filepath:
         data = data_file(Path(options.optimized_model_filepath)).name
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        path = folder / "model.onnx"
         write_onnx(model, path)
         return _session(str(path), options, keep_int8=keep_int8)
 

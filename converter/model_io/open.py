@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx
 
 from converter.model_io.load import load_onnx, load_proto, read_onnx
 from converter.model_io.python_spec import functions_of
+from converter.model_io.scratch import scratch_folder
 from converter.model_io.write import write_onnx
 from converter.qdq.stored_weights import Tensors
 from passes.errors import ModelError, ShapeError, UsageError
@@ -235,13 +235,13 @@ def model_files(
     """
     _check_arguments(models, export)
     _say_assumed(models, export)
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with scratch_folder() as folder:
         files = []
         for index, model in enumerate(models):
             if isinstance(model, (str, Path)) and not is_factory(str(model)):
                 path = Path(model)
             else:
-                path = Path(folder) / f"{index}.onnx"
+                path = folder / f"{index}.onnx"
                 write_onnx(model if isinstance(model, onnx.ModelProto) else _exported(model, export).model, path)
             name = str(model) if isinstance(model, (str, Path)) else f"model {index + 1}"
             files.append(ModelFile(name if names is None else names[index], path))

@@ -8,7 +8,6 @@ was.
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -21,8 +20,9 @@ import onnxruntime
 
 from converter.model_io.check import check_model
 from converter.model_io.cpu_session import cpu_session
+from converter.model_io.scratch import keep_mode, scratch_folder
 from converter.model_io.user_code import Terminated
-from converter.model_io.write import data_file, write_onnx
+from converter.model_io.write import data_files_of, free_data_file, write_onnx
 from passes.errors import OutputError, VerificationError, first_line
 
 __all__ = ["prepare_output", "save_onnx"]
@@ -66,14 +66,15 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int | None = 
         VerificationError: onnx.checker or onnxruntime refuses the file. Nothing is written.
     """
     target = prepare_output(path)
-    with _exit_on_sigterm(), _scratch_folder(path, target) as scratch:
-        written = scratch / target.name
-        try:
-            write_onnx(model, written, inline_limit=inline_limit)
+    data = free_data_file(target)
+    try:
+        with _exit_on_sigterm(), scratch_folder(target) as scratch:
+            written = scratch / target.name
+            write_onnx(model, written, inline_limit=inline_limit, data_name=data.name)
             _verify(model, written, Path(path), keep_int8)
-            _publish(written, target)
-        except OSError as error:
-            raise _output_error(path, error) from error
+            _publish(written, target, data)
+    except OSError as error:
+        raise _output_error(path, error) from error
 
 
 def _verify(model: onnx.ModelProto, written: Path, path: Path, keep_int8: bool) -> None:
@@ -90,38 +91,23 @@ def _verify(model: onnx.ModelProto, written: Path, path: Path, keep_int8: bool) 
         raise VerificationError(f"{path} not written: onnxruntime cannot load it: {first_line(error)}") from error
 
 
-def _publish(written: Path, target: Path) -> None:
-    """Move the finished files to their names, weights first. If the model cannot follow, undo the move."""
-    data, final = data_file(written), data_file(target)
+def _publish(written: Path, target: Path, data: Path) -> None:
+    """Move the finished files to their names: weights under a new name, then the model, and then the old weights go.
+
+    A process that is killed in between leaves the old model with its weights, or the new one with its own.
+    """
+    keep_mode(target, written)
     with _signals_held():
-        if not data.exists():
-            written.replace(target)
-            return
-        previous = written.with_name("previous.data")
-        if final.exists():
-            final.replace(previous)
+        before, beside = data_files_of(target), written.with_name(data.name)
+        if beside.exists():
+            beside.replace(data)
         try:
-            data.replace(final)
             written.replace(target)
         except BaseException:
-            if previous.exists():
-                previous.replace(final)
-            else:
-                final.unlink(missing_ok=True)
+            data.unlink(missing_ok=True)
             raise
-
-
-@contextlib.contextmanager
-def _scratch_folder(path: Path, target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target`. It is always deleted afterwards."""
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    except OSError as error:
-        raise _output_error(path, error) from error
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for old in before - {data}:
+            old.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

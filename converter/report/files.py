@@ -2,12 +2,12 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from converter.model_io.save import prepare_output
+from converter.model_io.scratch import replacing
 from converter.pipeline.result import Result
 from converter.report.facts import report_facts
 from converter.report.page.render import render, require_page
@@ -68,10 +68,8 @@ def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
 def _write(path: Path, text: str) -> None:
     target = prepare_output(path)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as folder:
-            written = Path(folder) / target.name
+        with replacing(target) as written:
             written.write_text(text, encoding="utf-8")
-            written.replace(target)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; give another report name") from error
 

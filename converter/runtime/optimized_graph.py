@@ -1,11 +1,11 @@
 """The graph that onnxruntime runs: what its optimizer made of the linear nodes of a file."""
 
-import tempfile
 from pathlib import Path
 
 import onnx
 from onnx import NodeProto
 
+from converter.model_io.scratch import scratch_folder
 from converter.qdq.stored_weights import INTEGER_OPS, StoredWeight, Tensors, find_weight, layer_roles, type_name
 from converter.runtime.session import open_session
 from passes.errors import ModelError
@@ -30,8 +30,8 @@ class OptimizedGraph:
     @classmethod
     def open(cls, path: onnx.ModelProto | Path) -> "OptimizedGraph":
         """Optimize a file or a model in memory, and read the resulting graph."""
-        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-            optimized = Path(folder) / "optimized.onnx"
+        with scratch_folder() as folder:
+            optimized = folder / "optimized.onnx"
             try:
                 open_session(path, threads=1, optimized=optimized)
             except ModelError as error:

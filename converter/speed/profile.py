@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from converter.model_io.scratch import scratch_folder
 from converter.runtime.session import open_session
 
 __all__ = ["layer_seconds", "node_seconds"]
@@ -31,8 +31,8 @@ def node_seconds(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], runs
     Returns:
         Median seconds. The key is the name of the node in ``model``.
     """
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
-        session = open_session(model, threads=1, profile=Path(folder) / "profile")
+    with scratch_folder() as folder:
+        session = open_session(model, threads=1, profile=folder / "profile")
         for _ in range(runs):
             session.run(None, dict(feeds))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.model_io.operator_libraries import libraries
+from converter.model_io.scratch import scratch_folder
 from converter.targets.target import Target
 from converter.verification.environments import Environment
 from passes.errors import TargetError
@@ -49,8 +49,7 @@ def run_on_provider(
     Raises:
         TargetError: The environment is not a Python or node installation with the provider.
     """
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         ready = folder / "ready"
         job: dict[str, Any] = {"model": str(model.absolute()), "batch": batch, "ready": str(ready)}
         if environment.package is None:
@@ -58,7 +57,7 @@ def run_on_provider(
             job |= {"provider": target.provider, "feeds": str(folder / "feeds.npz"), "outputs": str(folder / "out.npz")}
             job["custom_ops"] = libraries()
         else:
-            job |= {"package": environment.package, "folder": name, "feeds": _raw(feeds, folder)}
+            job |= {"package": environment.package, "folder": str(folder), "feeds": _raw(feeds, folder)}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         answer = _answer(environment, folder / "job.json")
         if not ready.exists():

@@ -1,7 +1,5 @@
 """Checkpoint of a training run: a file from which an interrupted run goes on after the last finished epoch."""
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import torch
 
 from converter.learn.training.objective import Score
 from converter.learn.training_file import TrainingFile
+from converter.model_io.scratch import replacing
 from passes.errors import OutputError, UsageError
 
 __all__ = ["Checkpoint", "TrainingState", "load", "require_own", "save"]
@@ -79,14 +78,8 @@ def save(checkpoint: Checkpoint, progress: TrainingState) -> None:
     score = content.pop("score")
     content |= {"loss": score.loss, "share": score.share}
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                torch.save(content, stream)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(path) as written, written.open("wb") as stream:
+            torch.save(content, stream)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OutputError(f"{path}: {reason}; give `checkpoint=` another path") from error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from converter.budget.cache import Cache
 from converter.calibration.activation_cache import ActivationCache
-from converter.calibration.sequential import SequentialCalibration, block_of, min_scale_for_bias
+from converter.calibration.sequential import SequentialCalibration, block_of, corrected_biases, min_scale_for_bias
 from converter.data.dataset import Dataset
 from converter.pipeline.images import Images
 from converter.pipeline.run_pass import PassContext, run_pass
@@ -30,6 +30,7 @@ from passes.base import LayerPass, Problem
 from passes.ir.linear import Linear
 from passes.ir.model import Model
 from passes.ir.onnx_graph import import_graph
+from passes.ir.ties import tied_layers
 from passes.numerics.error import decibel
 from passes.numerics.moments import Moments
 from passes.numerics.noise_table import importance
@@ -135,6 +136,8 @@ def measure_effects(
     for step in recipe.passes[: recipe.passes.index(solver)]:
         run_pass(step, model, context)
     layers = model.layers_to_quantize()
+    ties = tied_layers(layers.values())
+    layers = {name: layer for name, layer in layers.items() if ties.get(name, (name,))[0] == name}
     probe = _Probe(model, held_out.limit(_PROBED, recipe.seed))
     rows: list[Mapping[str, NDArray[np.float64]]] = []
     with ActivationCache(memory_budget) as activations:
@@ -143,7 +146,7 @@ def measure_effects(
             name = f"effect-{index:04d}"
             row = cache.load(name)
             if row is None:
-                row = _effect(model, solver.alone(), layer, calibration.moments(layer), probe)
+                row = _effect(model, solver.alone(), layer, calibration.moments(layer), probe, ties)
                 cache.store(name, row)
             rows.append(row)
             progress("effects of layers", index + 1, len(layers))
@@ -176,7 +179,12 @@ def _multiples(solver: LayerPass, layer: Linear, bits: int) -> int:
 
 
 def _effect(
-    model: Model, solver: LayerPass, layer: Linear, moments: Moments, probe: "_Probe"
+    model: Model,
+    solver: LayerPass,
+    layer: Linear,
+    moments: Moments,
+    probe: "_Probe",
+    ties: Mapping[str, tuple[str, ...]],
 ) -> dict[str, NDArray[np.float64]]:
     """Measure the errors of one layer. The model is unchanged afterwards.
 
@@ -188,8 +196,11 @@ def _effect(
         quantized ``[c]``, nan if not measured.
     """
     weight, bias = model.weight(layer), model.bias(layer)
-    min_scale, inputs = min_scale_for_bias(model, layer, bias), model.node(layer.name).inputs
-    original_inputs = len(inputs)
+    min_scale = min_scale_for_bias(model, layer, bias)
+    every = model.layers()
+    members = [every[name] for name in ties.get(layer.name, (layer.name,))]
+    biases = [model.bias(member) for member in members]
+    counts = [len(model.node(member.name).inputs) for member in members]
     own, output = np.full(len(BITS), np.nan), np.full(len(BITS), np.nan)
     for index, bits in enumerate(BITS[:-1]):
         solution = solver.solve(
@@ -197,11 +208,15 @@ def _effect(
         )
         own[index] = max(10 ** (-(solution.after_db or 0.0) / 10), _LEAST_ERROR)
         if bits in _TRIED:
-            model.write(layer, solution.grid.values(solution.codes), solution.bias)
+            model.write_tied(
+                members, solution.grid.values(solution.codes), corrected_biases(biases, bias, solution.bias)
+            )
             output[index] = probe.error(model)
-            model.write(layer, weight, bias)
-            while len(inputs) > original_inputs:  # removes a bias that the solution added
-                inputs.pop()
+            model.write_tied(members, weight, biases)
+            for member, count in zip(members, counts, strict=True):
+                inputs = model.node(member.name).inputs
+                while len(inputs) > count:  # removes a bias that the solution added
+                    inputs.pop()
     if solver.two_level:
         solution = solver.solve(Problem(layer, weight, bias, BITS[-2], None, min_scale, moments))
     own[-1] = max(10 ** (-(solution.after_db or 0.0) / 10), _LEAST_ERROR) / 4.0 ** (BITS[-1] - BITS[-2])

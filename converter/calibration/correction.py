@@ -5,6 +5,7 @@ The outputs of a layer in the float and in the quantized network are compared ch
 quantized layer come from the layers before it, which are already corrected.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from passes.base import CorrectionPass
 from passes.errors import QuantizationError
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
+from passes.ir.ties import tied_layers
 from passes.numerics.error import decibel
 from passes.numerics.grid import Floats
 from passes.numerics.output_statistics import OutputStatistics, OutputSums
@@ -63,11 +65,13 @@ def correct_layers(
         name: "a MatMul has no bias" for name in model.quantized if layers[name].op == "MatMul" and name not in skipped
     }
     correctable = {name: layer for name, layer in layers.items() if name not in skipped}
+    ties = tied_layers(layers[name] for name in model.quantized)
     changed: dict[str, Change] = {}
     with ActivationCache(memory_budget) as cache:
         calibration = SequentialCalibration(model, float_network(model), correctable, data, cache, seed=seed)
         for index, layer in enumerate(calibration.solving_order()):
-            changed[layer.name] = _correct(model, correction, layer, _output_statistics(calibration, model, layer))
+            outputs = _output_statistics(calibration, model, layer)
+            changed[layer.name] = _correct(model, correction, layer, outputs, tied=layer.name in ties)
             progress(correction.name, index + 1, len(correctable))
     notes = (f"{cache.spilled} activation batches were kept in files",) if cache.spilled else ()
     return PassReport(correction.name, changed, skipped, notes)
@@ -76,20 +80,28 @@ def correct_layers(
 def float_network(model: Model) -> Model:
     """The float network that a quantized model came from: the same graph with the weights in `Model.float_weights`."""
     network = Model(model.graph.copy(), model.rules)
-    layers = network.layers()
-    for name in model.float_weights:
-        restore_float_weight(network, layers[name], model)
+    layers = {name: layer for name, layer in network.layers().items() if name in model.float_weights}
+    ties = tied_layers(layers.values())
+    for names in dict.fromkeys(ties.get(name, (name,)) for name in layers):
+        _restore(network, [layers[name] for name in names], model)
     return network
 
 
-def restore_float_weight(target: Model, layer: Linear, quantized: Model) -> None:
-    """Give a layer of ``target`` the float weight and bias that it had before it was quantized.
+def restore_float_weight(model: Model, layer: Linear) -> None:
+    """Give a layer the float weight and bias that it had before it was quantized.
 
     A bias that the layer got only by quantization becomes zero.
     """
-    weight, bias = quantized.float_weights[layer.name]
-    present = target.bias(layer)
-    target.write(layer, weight, np.zeros_like(present) if bias is None and present is not None else bias)
+    _restore(model, [layer], model)
+
+
+def _restore(target: Model, layers: Sequence[Linear], quantized: Model) -> None:
+    weight, _ = quantized.float_weights[layers[0].name]
+    biases = []
+    for layer in layers:
+        present, (_, bias) = target.bias(layer), quantized.float_weights[layer.name]
+        biases.append(np.zeros_like(present) if bias is None and present is not None else bias)
+    target.write_tied(layers, weight, biases)
 
 
 def _output_statistics(calibration: SequentialCalibration, model: Model, layer: Linear) -> OutputStatistics:
@@ -108,17 +120,19 @@ def _linear(rows: Floats, weight: Floats, bias: Floats | None) -> Floats:
     return outputs if bias is None else outputs + bias[:, None, :]
 
 
-def _correct(model: Model, correction: CorrectionPass, layer: Linear, outputs: OutputStatistics) -> Change:
-    """Correct one layer.
+def _correct(
+    model: Model, correction: CorrectionPass, layer: Linear, outputs: OutputStatistics, *, tied: bool
+) -> Change:
+    """Correct one layer. Of layers that share a weight, only the biases are corrected.
 
     An int32 bias needs its headroom (`min_scale_for_bias`). So a factor may become larger than the pass wanted.
     """
     wanted = correction.correct(outputs)
     quantized = model.quantized[layer.name]
     grid, bias = quantized.grid, model.bias(layer)
-    factor = wanted.factor
+    factor = np.ones_like(wanted.factor) if tied else wanted.factor
     min_scale = min_scale_for_bias(model, layer, bias)
-    if min_scale is not None:
+    if min_scale is not None and not tied:
         factor = np.maximum(factor, np.minimum(min_scale / grid.scale.min(axis=2), 1.0))
     scaled = replace(grid, scale=(grid.scale * factor[:, :, None]).astype(np.float32))
     present = np.zeros_like(outputs.mean) if bias is None else bias.astype(np.float64)
@@ -128,5 +142,6 @@ def _correct(model: Model, correction: CorrectionPass, layer: Linear, outputs: O
     after = decibel(1.0, outputs.error(factor, shift - present * factor))
     model.quantized[layer.name] = Quantized(quantized.codes, scaled, after)
     model.write(layer, scaled.values(quantized.codes), shift.astype(np.float32))
+    what = f"{wanted.what}, by the bias alone, because its weight is shared" if tied else wanted.what
     size = "per channel" if grid.block_size is None else f"blocks of {grid.block_size}"
-    return Change(f"{grid.bits} bits {size}, {wanted.what}", before, after)
+    return Change(f"{grid.bits} bits {size}, {what}", before, after)

@@ -5,7 +5,9 @@ network's. The other is the quantized network's, with weights and activations as
 emitted and run as the final file will be. Each segment runs once. Only tensors that a later segment reads are held.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from converter.runtime.session import Progress
 from passes.base import LayerPass, Problem, Solution
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
+from passes.ir.surgery import share_biases
+from passes.ir.ties import shared_with, tied_layers
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
 from passes.numerics.two_level import MOST_BITS, equal_block
@@ -27,6 +31,7 @@ __all__ = [
     "BIAS_HEADROOM",
     "DEFAULT_MEMORY_BUDGET",
     "SequentialCalibration",
+    "corrected_biases",
     "min_scale_for_bias",
     "solve_layer",
     "solve_layers",
@@ -64,29 +69,85 @@ def solve_layers(
         QuantizationError: A layer cannot be solved.
         DataError: An activation is NaN or Inf. The message names the tensor.
     """
+    _untie_float_layers(model)
     layers = model.layers_to_quantize()
+    ties = tied_layers(layers.values())
     bits = layer_pass.bits_of(layers, model.graph)
     changed: dict[str, Change] = {}
+
+    def solve(layer: Linear, moments: Moments | None) -> None:
+        members = [layers[name] for name in ties.get(layer.name, (layer.name,))]
+        change = solve_layer(model, layer_pass, layer, bits[layer.name], moments, members)
+        for member in members:
+            parts = (change.what, shared_with(member.name, ties))
+            changed[member.name] = replace(change, what=", ".join(part for part in parts if part))
+        progress(layer_pass.name, len(changed), len(layers))
+
+    notes: tuple[str, ...] = ()
     if layer_pass.wants_moments and data is not None:
+        others = _moments_of_later_readers(model, layers, ties, data, memory_budget, seed) if ties else {}
         with ActivationCache(memory_budget) as cache:
+            # With ties, a layer is quantized before the float stream has come to it.
+            reference = Model(model.graph.copy(), model.rules) if ties else model
             calibration = SequentialCalibration(
-                model, model, layers, data, cache, seed=seed, sequential=layer_pass.sequential
+                model, reference, layers, data, cache, seed=seed, sequential=layer_pass.sequential
             )
-            for index, layer in enumerate(calibration.solving_order()):
-                changed[layer.name] = solve_layer(
-                    model, layer_pass, layer, bits[layer.name], calibration.moments(layer)
-                )
-                progress(layer_pass.name, index + 1, len(layers))
-        notes: tuple[str, ...] = (f"{cache.spilled} activation batches were kept in files",) if cache.spilled else ()
+            for layer in calibration.solving_order():
+                if layer.name not in changed:
+                    moments = calibration.moments(layer)
+                    later = others.pop(layer.name, None)
+                    solve(layer, moments if later is None else Moments.pooled(moments, later))
+        if cache.spilled:
+            notes = (f"{cache.spilled} activation batches were kept in files",)
     else:
-        notes = ()
-        for index, layer in enumerate(layers.values()):
-            changed[layer.name] = solve_layer(model, layer_pass, layer, bits[layer.name], None)
-            progress(layer_pass.name, index + 1, len(layers))
-    return PassReport(layer_pass.name, changed, dict(model.float_reasons), notes)
+        for layer in layers.values():
+            if layer.name not in changed:
+                solve(layer, None)
+    return PassReport(layer_pass.name, {name: changed[name] for name in layers}, dict(model.float_reasons), notes)
 
 
-def solve_layer(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, moments: Moments | None) -> Change:
+def _untie_float_layers(model: Model) -> None:
+    """Give layers that stay in float a weight of their own, where they share it with layers that do not."""
+    ties = tied_layers(model.layers().values())
+    for name in model.float_reasons.keys() & ties.keys():
+        model.untie(name)
+
+
+def _moments_of_later_readers(
+    model: Model,
+    layers: dict[str, Linear],
+    ties: Mapping[str, tuple[str, ...]],
+    data: Dataset,
+    memory_budget: int,
+    seed: int,
+) -> dict[str, Moments]:
+    """Moments of all layers but the first that runs of those that share a weight, in the float network.
+
+    Returns:
+        The moments by the name of the layer that runs first.
+    """
+    result: dict[str, Moments] = {}
+    first: dict[tuple[str, ...], str] = {}
+    with ActivationCache(memory_budget) as cache:
+        calibration = SequentialCalibration(model, model, layers, data, cache, seed=seed, sequential=False)
+        for layer in calibration.solving_order():
+            if layer.name not in ties:
+                continue
+            leader = first.setdefault(ties[layer.name], layer.name)
+            if leader != layer.name:
+                moments = calibration.moments(layer, halved=True)
+                result[leader] = Moments.pooled(result[leader], moments) if leader in result else moments
+    return result
+
+
+def solve_layer(
+    model: Model,
+    layer_pass: LayerPass,
+    layer: Linear,
+    bits: int,
+    moments: Moments | None,
+    members: Sequence[Linear] = (),
+) -> Change:
     """Solve one layer whose weight is in float, and write the solution into the model.
 
     Args:
@@ -94,29 +155,58 @@ def solve_layer(model: Model, layer_pass: LayerPass, layer: Linear, bits: int, m
         layer_pass: The pass that solves the layer.
         layer: Geometry of the layer.
         bits: Bits of the weight codes.
-        moments: Moments of the layer's inputs. None for a pass that needs none.
+        moments: Moments of the layer's inputs. None for a pass that needs none. For a shared weight, moments of the
+            inputs of all layers that read it.
+        members: All layers that share the weight. They all get the solution. The correction of the bias is the same.
 
     Returns:
         What changed, for the report.
     """
     block_size, why = block_of(layer_pass, layer, bits)
+    members = members or (layer,)
     weight, bias = model.weight(layer), model.bias(layer)
-    min_scale = min_scale_for_bias(model, layer, bias)
+    biases = [model.bias(member) for member in members]
+    min_scale = _min_scale(model, members, biases)
     solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block_size, min_scale, moments))
     raised = ""
     for _ in range(_RAISES):
-        needed = min_scale_for_bias(model, layer, solution.bias)
+        needed = _min_scale(model, members, corrected_biases(biases, bias, solution.bias))
         if min_scale is None or needed is None or (2 * solution.grid.scale.min(axis=2) >= needed).all():
             break
         min_scale, raised = np.maximum(min_scale, needed), "scale raised for the corrected bias"
         solution = layer_pass.solve(Problem(layer, weight, bias, bits, block_size, min_scale, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")
-    model.float_weights[layer.name] = (weight, bias)
-    model.quantized[layer.name] = Quantized(solution.codes, solution.grid, sqnr)
-    model.write(layer, solution.grid.values(solution.codes), solution.bias)
+    quantized = Quantized(solution.codes, solution.grid, sqnr)
+    for member, own in zip(members, biases, strict=True):
+        model.float_weights[member.name] = (weight, own)
+        model.quantized[member.name] = quantized
+    model.write_tied(members, solution.grid.values(solution.codes), corrected_biases(biases, bias, solution.bias))
+    if len(members) > 1:
+        share_biases([model.node(member.name) for member in members])
     size = "per channel" if block_size is None else f"blocks of {block_size}"
     what = ", ".join(part for part in (f"{bits} bits {size}", why, solution.note, raised) if part)
     return Change(what, solution.before_db, solution.after_db)
+
+
+def corrected_biases(
+    biases: Sequence[Floats | None], solved: Floats | None, corrected: Floats | None
+) -> Sequence[Floats | None]:
+    """Biases after the correction that ``solved`` got, one of them. Layers without a bias get the correction as one."""
+    if len(biases) == 1:
+        return [corrected]
+    if corrected is None:
+        return biases
+    change = corrected if solved is None else corrected - solved
+    if not change.any():
+        return biases
+    return [change if bias is None else bias + change for bias in biases]
+
+
+def _min_scale(model: Model, members: Sequence[Linear], biases: Sequence[Floats | None]) -> Floats | None:
+    """`min_scale_for_bias` of all layers that share a weight."""
+    needed = [min_scale_for_bias(model, member, bias) for member, bias in zip(members, biases, strict=True)]
+    scales = [scale for scale in needed if scale is not None]
+    return reduce(np.maximum, scales) if scales else None
 
 
 def min_scale_for_bias(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
@@ -214,11 +304,17 @@ class SequentialCalibration:
         positions = positions_per_image(layer.matrix_shape[2], self.images)
         return rows(values, positions=positions, seed=(self.seed, batch))
 
-    def moments(self, layer: Linear) -> Moments:
-        """Moments of the layer's inputs."""
+    def moments(self, layer: Linear, *, halved: bool | None = None) -> Moments:
+        """Moments of the layer's inputs.
+
+        Args:
+            layer: The layer that was yielded last.
+            halved: Whether to separate two halves of the images. The default is to do so if both streams run.
+        """
         groups, _, k = layer.matrix_shape
         # Two halves: each is the held-out data on which the asymmetric target of the other is judged.
-        halves = min(2, len(self.pair.counts)) if self.sequential else 1
+        halved = self.sequential if halved is None else halved
+        halves = min(2, len(self.pair.counts)) if halved else 1
         parts = [MomentsAccumulator(groups, k, cross=self.sequential, shifted=True) for _ in range(halves)]
         addend = self._addend(layer)
         for batch, float_rows, quantized_rows in self.rows(layer):

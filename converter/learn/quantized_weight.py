@@ -5,7 +5,7 @@ here are the scale s of each channel or block (LSQ, Esser et al. 2020, arXiv 190
 subclass defines how the codes q are learned.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -19,7 +19,7 @@ from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 
-__all__ = ["QuantizedWeight", "constants"]
+__all__ = ["QuantizedWeight", "constants", "write_all"]
 
 
 class QuantizedWeight(nn.Module):
@@ -103,11 +103,22 @@ class QuantizedWeight(nn.Module):
         Returns:
             How many codes differ from the model's previous ones.
         """
-        codes, grid, bias = self.solution()
-        previous = model.quantized[self.layer.name]
-        model.quantized[self.layer.name] = Quantized(codes, grid, previous.sqnr_db)
-        model.write(self.layer, grid.values(codes), bias)
-        return int((codes != previous.codes).sum())
+        return write_all([self], model)
+
+
+def write_all(weights: Sequence[QuantizedWeight], model: Model) -> int:
+    """Put the solution of layers that share a weight, or of one layer, into the model.
+
+    Returns:
+        How many codes differ from the model's previous ones.
+    """
+    codes, grid, _ = weights[0].solution()
+    previous = model.quantized[weights[0].layer.name]
+    for weight in weights:
+        model.quantized[weight.layer.name] = Quantized(codes, grid, model.quantized[weight.layer.name].sqnr_db)
+    biases = [weight.solution()[2] for weight in weights]
+    model.write_tied([weight.layer for weight in weights], grid.values(codes), biases)
+    return int((codes != previous.codes).sum())
 
 
 def constants(weights: Iterable[QuantizedWeight]) -> dict[str, Tensor]:

@@ -49,13 +49,13 @@ def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Na
     fragment = Fragment(names)
     inputs = [
         node.input[0],
-        fragment.constant(f"{name}_int{bits}", packed),
-        fragment.constant(f"{name}_scale", scale),
+        fragment.shared(f"{name}_int{bits}", packed),
+        fragment.shared(f"{name}_scale", scale),
     ]
     bias = len(node.input) > 2 and bool(node.input[2])
     if not grid.symmetric:
         filled = np.pad(zeros, ((0, 0), (0, blocks % 2 if bits == 4 else 0)), constant_values=middle)
-        inputs.append(fragment.constant(f"{name}_zero_point", pack(filled.reshape(-1), bits).reshape(outputs, -1)))
+        inputs.append(fragment.shared(f"{name}_zero_point", pack(filled.reshape(-1), bits).reshape(outputs, -1)))
     elif bias:
         inputs.append("")
     if bias:

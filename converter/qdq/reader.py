@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.qdq.clamps import with_clamps
+from converter.qdq.int32_biases import rounded_floats
 from converter.qdq.stored_weights import Tensors, find_stored, find_weight, layer_roles, type_name
 from converter.qdq.weight_reader import FoundConstant, found_constant, weight_codes
 from passes.errors import ModelError
@@ -83,6 +84,7 @@ class _Reader:
         self.initializers: list[TensorProto] = []
         self.originals: dict[str, str] = {}  # dequantized tensor -> tensor that it was quantized from
         self.weights: dict[str, ExistingCodes] = {}
+        self.shared: dict[tuple[str, str], str] = {}  # codes and scale -> floats, for all layers that read them
         self.ranges: dict[str, ActivationGrid] = {}
         self.unkept: dict[str, str] = {}
         self.float_readers: dict[str, int] = {}
@@ -108,12 +110,17 @@ class _Reader:
     def weight(self, node: NodeProto) -> None:
         """Give a layer whose weight is stored as codes an initializer with the dequantized values."""
         stored = find_weight(node, self.tensors)
+        index = 1 if node.input[1] == stored.path[0] else 0
+        shared = stored.path[-1], "" if stored.scale is None else stored.scale.name
+        if shared in self.shared:
+            node.input[index] = self.shared[shared]
+            return
         codes = weight_codes(stored, self.tensors, self.bias_codes(node))
         if codes is None:
             return
-        index = 1 if node.input[1] == stored.path[0] else 0
         node.input[index] = name = self.floats(codes.values(), stored.path)
         self.weights[name] = codes
+        self.shared[shared] = name
 
     def floats(self, values: Floats, path: list[str]) -> str:
         """Add an initializer under the name that it had before it was quantized. Return the name."""
@@ -141,6 +148,10 @@ class _Reader:
         source = self.tensors.makers.get(node.input[0])
         clip = source if source is not None and source.op_type == "Clip" else None
         quantize = self.tensors.makers.get(clip.input[0]) if clip is not None else source
+        floats = rounded_floats(node, self.tensors)
+        if floats is not None:
+            self.originals[node.output[0]] = floats
+            return []
         constant = found_constant(node, self.tensors)
         if constant is not None:
             self.constant_of(node, constant)

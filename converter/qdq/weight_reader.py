@@ -22,6 +22,7 @@ _FORMS = {
     ("DequantizeLinear",),
     ("DequantizeLinear", "Cast"),
     ("DequantizeLinear", "BitwiseOr", "Cast"),
+    ("DequantizeLinear", "Slice"),
     ("DequantizeLinear", "QuantizeLinear"),
     ("DequantizeLinear", "Clip", "QuantizeLinear"),
     ("DequantizeLinear", "Reshape", "Mul", "Cast"),
@@ -94,6 +95,8 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
     form = tuple(node.op_type for node in stored.operators if node.op_type not in {"Identity", "Transpose"})
     if stored.codes is None or stored.scale is None or form not in _FORMS:
         return None
+    if "Slice" in form and not _takes_all(steps["Slice"], stored.codes, tensors):
+        return None
     if ("Reshape" in form) != (stored.multiples is not None):
         return None
     if stored.is_float != ("QuantizeLinear" in steps) or stored.scale.data_type != TensorProto.FLOAT:
@@ -123,6 +126,15 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
         return None
     block_size = block_size or int_attribute(last, "block_size", 0) or None
     return FoundConstant(codes.astype(np.int32), scale, zero_point, kind, block_size, multiples)
+
+
+def _takes_all(node: NodeProto, codes: TensorProto, tensors: Tensors) -> bool:
+    """Whether a Slice takes all of a weight's codes (`converter.qdq.weights.dequantized_weight`)."""
+    bounds = [tensors.constants.get(name) for name in node.input[1:]]
+    if len(bounds) != 3 or any(bound is None for bound in bounds):
+        return False
+    (start,), (end,), (axis,) = (numpy_helper.to_array(bound).reshape(-1) for bound in bounds if bound is not None)
+    return bool(start == 0 and axis == 0 and end >= codes.dims[0])
 
 
 def _spread(values: NDArray[Any], node: NodeProto, shape: tuple[int, ...]) -> NDArray[Any] | None:

@@ -48,12 +48,20 @@ def dequantized_bits(bits: int, count: int, storage: Storage, narrowest: int = 2
 
 
 def dequantized_weight(
-    layer: Linear, quantized: Quantized, storage: Storage, names: Names, narrowest: int = 2
+    layer: Linear, quantized: Quantized, storage: Storage, names: Names, narrowest: int = 2, reader: int = 0
 ) -> Fragment:
     """The per-channel form from which an integer kernel is fused: codes, [Cast,] DequantizeLinear.
 
+    With ``session.x64quantprecision``, onnxruntime 1.31 turns int8 codes and zero points to uint8 under a name that is
+    the same for all layers that read them, and fails to load the file. So each layer gets tensors of its own when the
+    file loads, the codes by a Slice that takes everything.
+
     INT2 is always cast. onnxruntime 1.31 fuses ``DequantizeLinear(INT2)`` to kernels that cannot read it or that read
     it wrongly.
+
+    Args:
+        layer, quantized, storage, names, narrowest: The layer, its codes, and how the file stores them.
+        reader: Number of the layer among those that share the weight, where every one needs a tensor of its own.
     """
     name, grid = layer.weight, quantized.grid
     fragment = Fragment(names)
@@ -65,8 +73,12 @@ def dequantized_weight(
         codes = fragment.codes(f"{name}_int4", layer.stored(quantized.codes), bits)
     else:
         codes = _cast(fragment, name, layer.stored(grid.integers(quantized.codes)), bits, TensorProto.INT8)
-    scale = fragment.constant(f"{name}_scale", grid.scale.reshape(-1))
     zeros = grid.zero_point.reshape(-1)
+    if reader:
+        ends = fragment.constant(f"{name}_end", np.array([layer.weight_shape[0] + reader], np.int64))
+        zero = fragment.shared(f"{name}_start", np.array([0], np.int64))
+        codes = fragment.node("Slice", f"{name}_whole", [codes, zero, ends, zero], f"{name}_copy")
+    scale = fragment.shared(f"{name}_scale", grid.scale.reshape(-1))
     if packed:
         zero_point = fragment.codes(f"{name}_zero_point", zeros, bits)
     else:
@@ -80,9 +92,9 @@ def _cast(fragment: Fragment, name: str, codes: Codes, bits: int, to: int) -> st
     """Codes of any shape, as a tensor of type ``to``: INT8 or FLOAT."""
     if bits == 3:
         return join_three_bits(fragment, name, codes)
-    packed = fragment.codes(f"{name}_int{bits}", codes, bits)
     if bits == 8 and to == TensorProto.INT8:
-        return packed
+        return fragment.shared(f"{name}_int8", codes.astype(np.int8))
+    packed = fragment.codes(f"{name}_int{bits}", codes, bits)
     result = f"{name}_int8" if to == TensorProto.INT8 else f"{name}_float"
     return fragment.node("Cast", f"{name}_cast", [packed], result, to=to)
 

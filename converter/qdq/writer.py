@@ -7,6 +7,8 @@ passes made them. Only int32 biases are rounded here.
 """
 
 import math
+from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import version
 
 import numpy as np
@@ -18,19 +20,21 @@ from converter.qdq.biases import added_biases
 from converter.qdq.float_clamps import clamps_of_floats, max_and_min
 from converter.qdq.floats import float_model, set_opsets
 from converter.qdq.fragment import Fragment, Names
+from converter.qdq.int32_biases import int32_bias, shared_bias
 from converter.qdq.matmul_nbits import matmul_nbits
 from converter.qdq.weights import Storage, dequantized_bits, dequantized_weight, file_bits, rescaled_weight
 from passes.errors import TargetError
 from passes.ir.bodies import enclose
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
-from passes.numerics.grid import Grid
+from passes.ir.ties import tied_layers
+from passes.numerics.grid import Floats, Grid
 
 __all__ = ["bits_in_file", "emit", "runs_on_integers"]
 
 _ROUNDED_BY_RUNTIME = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_SAFE_CODE = 64  # onnxruntime never makes uint8 codes of smaller ones: they cannot saturate a kernel
 _OPSET, _INT2_OPSET = 21, 25
-_BIAS_LIMIT = 2**31 - 1
 
 
 def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
@@ -93,6 +97,10 @@ class _Writer:
         self.activations = Activations(model, names)
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
+        self.weights: dict[tuple[str, ...], str] = {}  # weight and form -> its floats, which all its layers read
+        self.ties = tied_layers(layer for layer in self.layers.values() if layer.name in model.quantized)
+        self.bias_readers = Counter(layer.bias for layer in self.layers.values())
+        self.shared_biases: dict[tuple[str, str | None, float], str] = {}  # of a weight, on inputs of a scale
         self.transposed = {node.inputs[0].name for node in model.graph.nodes if node.op == "Transpose"}
 
     def run(self, graph: onnx.GraphProto) -> None:
@@ -185,10 +193,20 @@ class _Writer:
             self.require_weight_only(layer)
             dequantize = self.storage == "dequantize" and _one_axis(layer, quantized)
             form = dequantized_weight if dequantize else rescaled_weight
-            weight = form(layer, quantized, self.storage, self.names, self.model.rules.narrowest)
-            self.add(weight)
-            node.input[1] = weight.result
+            node.input[1] = self.weight(form, layer, quantized)
             self.nodes.append(node)
+
+    def weight(self, form: Callable[..., Fragment], layer: Linear, quantized: Quantized) -> str:
+        """Add a weight in a storage form, unless a layer that shares it has added it. Return its floats."""
+        key: tuple[str, ...] = layer.weight, form.__name__
+        reader = {}
+        if form is dequantized_weight and layer.name in self.ties and np.abs(quantized.codes).max() > _SAFE_CODE:
+            key, reader = (*key, layer.name), {"reader": self.ties[layer.name].index(layer.name)}
+        if key not in self.weights:
+            self.weights[key] = self.add(
+                form(layer, quantized, self.storage, self.names, self.model.rules.narrowest, **reader)
+            )
+        return self.weights[key]
 
     def reads_by_channel(self, layer: Linear) -> bool:
         """Whether the layer runs in float on a quantized input and onnxruntime would quantize the layer."""
@@ -201,34 +219,23 @@ class _Writer:
             hint = "give two_level = true as well, or leave activation_ranges out"
             raise TargetError(f"{layer.name}: no integer kernel reads scales of blocks; {hint}")
         self.require_weight_form(layer, grid)
-        weight = dequantized_weight(layer, quantized, self.storage, self.names, self.model.rules.narrowest)
-        self.add(weight)
-        node.input[1] = weight.result
+        node.input[1] = self.weight(dequantized_weight, layer, quantized)
         bias = self.model.bias(layer)
         if bias is None and layer.output in self.transposed and layer.op == "Gemm":
             bias = np.zeros((1, layer.outputs), np.float32)  # without one, onnxruntime makes a float Gemm of the two
         if bias is not None and self.model.rules.bias == "int32":
-            scale = (self.model.activation_qparams[layer.input].scale * grid.scale.reshape(-1)).astype(np.float32)
-            values = bias.reshape(-1).astype(np.float64)
-            codes = np.rint(
-                np.divide(values, scale, out=np.copysign(np.where(values, np.inf, 0.0), values), where=scale > 0)
-            )
-            if np.abs(codes).max(initial=0) > _BIAS_LIMIT:
-                raise TargetError(
-                    f"{layer.name}: bias {bias.flat[int(np.abs(codes).argmax())]:g} does not fit 32 bits at scale "
-                    f"{scale[int(np.abs(codes).argmax())]:g}; this layer needs a larger weight scale"
-                )
-            name = layer.bias or f"{layer.name}.bias"
-            fragment = Fragment(self.names)
-            inputs = [
-                fragment.constant(f"{name}_int32", codes.astype(np.int32)),
-                fragment.constant(f"{name}_scale", scale),
-                fragment.constant(f"{name}_zero_point", np.zeros(scale.shape, np.int32)),
-            ]
-            fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, f"{name}_dequantized", axis=0)
-            self.add(fragment)
-            node.input[2:] = [fragment.result]
+            node.input[2:] = [self.int32_bias(layer, bias, grid)]
         self.nodes.append(node)
+
+    def int32_bias(self, layer: Linear, bias: Floats, grid: Grid) -> str:
+        """Add the bias of an integer layer. Return its floats."""
+        inputs = self.model.activation_qparams[layer.input]
+        if layer.name not in self.ties or self.bias_readers[layer.bias] < 2:
+            return self.add(int32_bias(layer, bias, inputs, grid, self.names))
+        key = layer.weight, layer.bias, float(inputs.scale)
+        if key not in self.shared_biases:
+            self.shared_biases[key] = self.add(shared_bias(layer, bias, inputs, grid, self.names))
+        return self.shared_biases[key]
 
     def require_weight_form(self, layer: Linear, grid: Grid) -> None:
         """Require that the target's kernel can read the codes as int8 with a scale per output channel."""

@@ -92,6 +92,11 @@ class Linear:
         return (1, rows, columns) if self.transposed else (1, columns, rows)
 
     @property
+    def view(self) -> tuple[str, int, bool]:
+        """How the layer reads its stored weight. Layers of one view have the same matrix for the same weight."""
+        return (self.op if self.kernel else "matrix", self.groups, self.transposed)
+
+    @property
     def channel_axis(self) -> int:
         """Axis of the output channels in the stored weight (those of one group for ConvTranspose)."""
         if self.op == "ConvTranspose":

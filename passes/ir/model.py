@@ -1,5 +1,6 @@
 """The model that passes change: a float graph and the state of its quantization."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -99,9 +100,10 @@ class Model:
         return np.broadcast_to(stored.reshape(-1), (groups * outputs,)).reshape(groups, outputs).copy()
 
     def write(self, layer: Linear, weight: Floats, bias: Floats | None) -> None:
-        """Give the layer a new weight and bias, in new arrays.
+        """Give the layer a new weight and bias, in new arrays. Other layers keep theirs.
 
-        A layer without a bias gets one, except for MatMul, which has none.
+        A layer without a bias gets one, except for MatMul, which has none. A layer that shared what changes gets its
+        own.
 
         Args:
             layer: The layer.
@@ -112,14 +114,60 @@ class Model:
             QuantizationError: The graph has no such layer.
         """
         node = self.node(layer.name)
-        node.inputs[1].values = np.ascontiguousarray(layer.stored(weight.astype(np.float32)))
+        self._assign(node, 1, np.ascontiguousarray(layer.stored(weight.astype(np.float32))), f"{layer.name}.weight")
         if bias is None:
             return
         flat = np.ascontiguousarray(bias.reshape(-1).astype(np.float32))
         if layer.bias is not None:
-            node.inputs[2].values = flat
+            self._assign(node, 2, flat, f"{layer.name}.bias")
         elif layer.op != "MatMul":
             while len(node.inputs) > 2:
                 node.inputs.pop()
             name = fresh_name(f"{layer.name}.bias", tensor_names(self.graph))
             node.inputs.append(gs.Constant(name, flat))
+
+    def write_tied(self, layers: Sequence[Linear], weight: Floats, biases: Sequence[Floats | None]) -> None:
+        """Give layers that share a weight a new one, and each a bias.
+
+        Args:
+            layers: All layers that read the weight. Only for one alone, others may read it and keep theirs.
+            weight: New weight, ``[g, o, k]``.
+            biases: New bias of each layer, ``[g, o]``. None leaves the bias unchanged.
+
+        Raises:
+            QuantizationError: The graph has no such layer.
+        """
+        if len(layers) > 1:
+            shared = self.node(layers[0].name).inputs[1]
+            shared.values = np.ascontiguousarray(layers[0].stored(weight.astype(np.float32)))
+        for layer, bias in zip(layers, biases, strict=True):
+            self.write(layer, weight, bias)
+
+    def untie(self, name: str) -> None:
+        """Give a layer a weight of its own.
+
+        Raises:
+            QuantizationError: The graph has no such layer.
+        """
+        node = self.node(name)
+        shared = node.inputs[1]
+        if len(shared.outputs) > 1:
+            node.inputs[1] = gs.Constant(fresh_name(f"{name}.weight", tensor_names(self.graph)), shared.values)
+
+    def untie_bias(self, name: str) -> None:
+        """Give a layer a bias of its own, if it has one.
+
+        Raises:
+            QuantizationError: The graph has no such layer.
+        """
+        node = self.node(name)
+        shared = node.inputs[2] if len(node.inputs) > 2 else None
+        if isinstance(shared, gs.Constant) and len(shared.outputs) > 1:
+            node.inputs[2] = gs.Constant(fresh_name(f"{name}.bias", tensor_names(self.graph)), shared.values)
+
+    def _assign(self, node: gs.Node, index: int, values: Floats, name: str) -> None:
+        constant = node.inputs[index]
+        if len(constant.outputs) == 1:
+            constant.values = values
+        elif not np.array_equal(constant.values, values):
+            node.inputs[index] = gs.Constant(fresh_name(name, tensor_names(self.graph)), values)

@@ -4,6 +4,8 @@ graphsurgeon compares tensors by name and nodes by content. So the functions her
 constants and never write into their arrays, because copies of a graph share them.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ __all__ = [
     "replace_input",
     "replace_node",
     "set_constant",
+    "share_biases",
     "sole_consumer",
     "tensor_names",
 ]
@@ -92,6 +95,20 @@ def set_constant(graph: gs.Graph, node: gs.Node, index: int, values: NDArray[np.
         node.inputs.append(constant)
     else:
         node.inputs[index] = constant
+
+
+def share_biases(nodes: Sequence[gs.Node]) -> None:
+    """Let nodes whose biases (input 2) are equal read one constant, the first of them. No other node may read it."""
+    members = {id(node) for node in nodes}
+    firsts: dict[tuple[tuple[int, ...], bytes], gs.Constant] = {}
+    for node in nodes:
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if not isinstance(bias, gs.Constant) or any(id(reader) not in members for reader in bias.outputs):
+            continue
+        values = np.ascontiguousarray(bias.values)
+        first = firsts.setdefault((values.shape, values.tobytes()), bias)
+        if first is not bias:
+            node.inputs[2] = first
 
 
 def bypass(graph: gs.Graph, node: gs.Node) -> bool:

@@ -120,6 +120,22 @@ class Moments:
             origin=first.origin,
         )
 
+    @classmethod
+    def pooled(cls, first: "Moments", other: "Moments") -> "Moments":
+        """Return the moments of both sets of rows together, as inputs of one weight that two layers read.
+
+        ``other`` may lack cross moments and residuals. Its rows then count as rows without errors before them.
+        """
+        halves = None
+        if first.halves is not None and other.halves is not None:
+            halves = (cls.pooled(first.halves[0], other.halves[0]), cls.pooled(first.halves[1], other.halves[1]))
+        zeros = {
+            name: np.zeros_like(value)
+            for name in ("cross", "residual", "mean_residual")
+            if (value := getattr(first, name)) is not None and getattr(other, name) is None
+        }
+        return replace(cls.joined(first, replace(other, **zeros)), halves=halves)
+
     @property
     def diagonal(self) -> Floats:
         """Twice the mean square of every input, ``[g, k]``."""

@@ -6,6 +6,7 @@ only up or down by one (Yvinec et al. 2023, arXiv 2308.07662). `converter.learn.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import cast
 
 import numpy as np
@@ -66,18 +67,26 @@ class QuantizedBlock(nn.Module):
         program: Program of the block.
         weights: Weights of the block's layers.
         ranges: Grids of activations by tensor name. The block's inputs must be on their grids already.
+        fixed: Weights and biases of quantized layers that do not learn, by tensor name.
     """
 
     def __init__(
-        self, program: Program, weights: Sequence[LearnedWeight], ranges: Mapping[str, ActivationGrid]
+        self,
+        program: Program,
+        weights: Sequence[LearnedWeight],
+        ranges: Mapping[str, ActivationGrid],
+        fixed: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         super().__init__()
+        self.fixed = dict(fixed)
         self.program, self.ranges = program, dict(ranges)
         self.weights = nn.ModuleList(weights)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The block's outputs by name."""
-        return self.program(inputs, constants(self.learned()), self._quantize)
+        device = next(iter(inputs.values())).device
+        self.fixed = {name: value.to(device) for name, value in self.fixed.items()}
+        return self.program(inputs, self.fixed | constants(self.learned()), self._quantize)
 
     def learned(self) -> list[LearnedWeight]:
         """The weights of the block's layers, in order."""

@@ -37,6 +37,7 @@ from passes.base import LayerPass
 from passes.errors import QuantizationError
 from passes.ir.linear import Linear
 from passes.ir.model import Model
+from passes.ir.ties import shared_with, tied_layers
 from passes.numerics.grid import Floats
 from passes.report import Change, PassReport
 from passes.weights.learned_rounding import LearnedRounding
@@ -75,10 +76,15 @@ def refine_blocks(
         QuantizationError: No layer is quantized yet, or the settings require a CUDA device and there is none.
     """
     layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
+    ties = tied_layers(layers.values())
     if not layers or not all(name in model.float_weights for name in layers):
         raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
     device = find_device(settings.device, settings.name)
-    start, outcomes = Snapshot(model, layers), BlockOutcomes(dict(model.float_reasons))
+    left = {name: f"{shared_with(name, ties)}, so it is not learned" for name in ties}
+    layers = {name: layer for name, layer in layers.items() if name not in ties}
+    if not layers:
+        return PassReport(settings.name, skipped={**model.float_reasons, **left})
+    start, outcomes = Snapshot(model, layers), BlockOutcomes({**model.float_reasons, **left})
     judge_budget = round(memory_budget * settings.held_out)
     with ActivationCache(memory_budget - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
         network = _Network(model, layers, data, (train_cache, judge_cache), settings.held_out, seed)
@@ -196,7 +202,7 @@ class _Network:
     def _solve(self, solver: LayerPass, layer: Linear) -> Change:
         """Solve a layer again, from its float weight."""
         previous = self.model.quantized[layer.name]
-        restore_float_weight(self.model, layer, self.model)
+        restore_float_weight(self.model, layer)
         change = solve_layer(self.model, solver, layer, previous.grid.bits, self.calibration.moments(layer))
         return Change(f"solved again after layers that learned, {change.what}", previous.sqnr_db, change.after_db)
 
@@ -256,7 +262,20 @@ class _Network:
             weights.append(LearnedWeight(layer, quantized.codes, quantized.grid, bias, unit, step).to(device))
         written = {str(tensor.name) for name in piece.nodes for tensor in self.model.node(name).outputs}
         ranges = {name: grid for name, grid in self.model.activation_qparams.items() if name in written}
-        return QuantizedBlock(program, weights, ranges)
+        return QuantizedBlock(program, weights, ranges, self._fixed(piece, inside))
+
+    def _fixed(self, piece: Segment, inside: dict[str, Linear]) -> dict[str, torch.Tensor]:
+        """Weights and biases of the block's quantized layers that do not learn, by tensor name."""
+        fixed = {}
+        layers = self.reference.layers()
+        for name in piece.nodes:
+            if name not in self.model.quantized or name in inside:
+                continue
+            weight, bias = self.model.weight(layers[name]), self.model.bias(layers[name])
+            fixed[layers[name].weight] = torch.from_numpy(np.ascontiguousarray(layers[name].stored(weight)))
+            if bias is not None and layers[name].bias is not None:
+                fixed[str(layers[name].bias)] = torch.from_numpy(bias.reshape(-1))
+        return fixed
 
     def _sizes(self, names: set[str]) -> dict[str, int]:
         """Elements per image of the named tensors of the float network."""

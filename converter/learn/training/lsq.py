@@ -10,6 +10,7 @@ whatever batch normalization was folded into a layer. LSQ reaches the same with 
 (§2.2).
 """
 
+import functools
 import math
 from typing import Any, cast
 
@@ -92,7 +93,19 @@ class StepWeight(QuantizedWeight):
     ) -> None:
         super().__init__(layer, grid, bias, unit)
         self.weight = nn.Parameter(torch.from_numpy(codes.astype(np.float32)) - self.zero_point)
+        self.peers = [self]  # a list, as below
         self.inputs = [] if inputs is None else [inputs]  # a list hides it from torch: it belongs to another module
+
+    def share(self, other: "StepWeight") -> None:
+        """Train one weight and one scale with another layer. The biases stay apart."""
+        self.weight, self.growth = other.weight, other.growth
+        other.peers.append(self)
+        self.peers = other.peers
+
+    def scales(self) -> Tensor:
+        """Scales ``[g, o, b]``, large enough for the biases of all layers that share the weight."""
+        scales = [QuantizedWeight.scales(peer) for peer in self.peers]
+        return functools.reduce(torch.maximum, scales)
 
     def levels(self, scale: Tensor) -> Tensor:
         """Weights in whole steps of the present grid, ``[g, o, k]``, clipped to its range."""

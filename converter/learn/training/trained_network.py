@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from converter.calibration.correction import float_network
 from converter.learn.graph.program import After, Program, unsupported, untouched
 from converter.learn.graph.spatial import NoTorchForm
-from converter.learn.quantized_weight import constants
+from converter.learn.quantized_weight import constants, write_all
 from converter.learn.training.lsq import StepGrid, StepWeight
 from passes.activations.activation_ranges import placement_of
 from passes.errors import QuantizationError
 from passes.ir.model import Model
+from passes.ir.ties import tied_layers
 from passes.numerics.grid import ActivationGrid
 
 __all__ = ["TrainedNetwork", "float_program"]
@@ -37,6 +38,9 @@ class TrainedNetwork(nn.Module):
     def __init__(self, model: Model, sample: Mapping[str, Tensor], *, learn_activations: bool) -> None:
         super().__init__()
         self.model = model
+        self.ties = tied_layers(layer for name, layer in model.layers().items() if name in model.quantized)
+        for name in self.ties:
+            model.untie_bias(name)
         self.program, spread = float_program(float_network(model), sample)
         self.inputs = [str(tensor.name) for tensor in model.graph.inputs]
         self.starts, self.grid_index = _distinct_grids(model)
@@ -53,6 +57,10 @@ class TrainedNetwork(nn.Module):
             grid = self._grid(layer.input) if int32_bias else None
             unit = spread[layer.output]
             weights.append(StepWeight(layer, quantized.codes, quantized.grid, model.bias(layer), unit, grid))
+        of = dict(zip(self.layers, weights, strict=True))
+        for name, names in self.ties.items():
+            if name != names[0]:
+                of[name].share(of[names[0]])
         self.weights = nn.ModuleList(weights)
 
     def forward(self, inputs: Mapping[str, Tensor], seen: After = untouched) -> Tensors:
@@ -92,7 +100,10 @@ class TrainedNetwork(nn.Module):
         Returns:
             How many codes differ from the model's previous ones.
         """
-        changed = sum(weight.write(self.model) for weight in self.step_weights())
+        changed = 0
+        of = dict(zip(self.layers, self.step_weights(), strict=True))
+        for names in dict.fromkeys(self.ties.get(name, (name,)) for name in self.layers):
+            changed += write_all([of[name] for name in names], self.model)
         for name in self.model.activation_qparams:
             self.model.activation_qparams[name] = self._step_grid(self.grid_index[name]).solution()
         return changed

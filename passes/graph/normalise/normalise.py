@@ -18,7 +18,7 @@ from passes.graph.normalise.pads import absorb_pads
 from passes.graph.normalise.pooling import count_no_pads, pool_means
 from passes.graph.normalise.refusals import refuse_unsupported
 from passes.graph.normalise.shapes import infer_shapes
-from passes.graph.normalise.sharing import unshare_constants
+from passes.graph.normalise.sharing import share_tied_biases, unshare_constants
 from passes.ir.model import Model
 from passes.report import PassReport
 from passes.statistics import Stats
@@ -36,7 +36,7 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
     - Identity and inference-mode Dropout are removed.
     - Every node gets a unique name.
     - Nodes that compute the same become one.
-    - Every layer gets its own weight and bias.
+    - Every layer gets its own weight and bias, except layers that read one weight as the same matrix.
     - Gemm gets alpha = beta = 1.
     - Pad and Resize name no axes.
     - Pad with zeros becomes the padding of the convolution that reads it.
@@ -74,6 +74,7 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
         notes += flatten_reshapes(graph, shapes)
         notes += matmul_to_gemm(graph, shapes)
     graph.cleanup().toposort()
+    share_tied_biases(graph)
     return notes
 
 

@@ -245,3 +245,28 @@ def test_rescaled_moments_are_those_of_rescaled_rows(seed: int, groups: int) -> 
         for name in ("hessian", "cross", "mean", "mean_quantized", "residual", "mean_residual"):
             value = getattr(other, name)
             assert np.abs(getattr(one, name) - value).max() <= 1e-4 * np.abs(value).max(), name
+
+
+def test_pooled_moments_are_those_of_all_rows() -> None:
+    """Rows of another reader of the weight, whose inputs have no errors before them."""
+    draw = np.random.default_rng(7)
+    rows = [
+        draw.standard_normal((1, n, 5)).astype(np.float32) + shift for n, shift in ((40, 3.0), (24, -1.0), (36, 0.5))
+    ]
+    differences = [draw.standard_normal(part.shape).astype(np.float32) * 0.1 for part in rows[:2]]
+    halves = []
+    for quantized, difference in zip(rows[:2], differences, strict=True):
+        half = MomentsAccumulator(1, 5, cross=True, shifted=True)
+        half.update(quantized, difference)
+        halves.append(half.moments())
+    other = MomentsAccumulator(1, 5, cross=False, shifted=True)
+    other.update(rows[2])
+    pooled = Moments.pooled(Moments.joined(*halves), other.moments())
+    together = MomentsAccumulator(1, 5, cross=True)
+    for quantized, difference in zip(rows, [*differences, np.zeros_like(rows[2])], strict=True):
+        together.update(quantized, difference)
+    expected, found = together.moments(), pooled.about(None)
+    for name in ("hessian", "cross", "mean", "mean_quantized"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4)
+    assert pooled.rows == 100
+    assert pooled.halves is None  # the other rows were not separated

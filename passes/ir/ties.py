@@ -1,0 +1,27 @@
+"""Layers that read one weight as the same matrix. They have one grid and one set of codes, stored once."""
+
+from collections.abc import Hashable, Iterable, Mapping
+
+from passes.ir.linear import Linear
+
+__all__ = ["shared_with", "tied_layers"]
+
+
+def tied_layers(layers: Iterable[Linear]) -> dict[str, tuple[str, ...]]:
+    """Return for every layer that shares its weight the names of all layers that do, itself included, in order.
+
+    Args:
+        layers: Layers of one graph, in order. Layers that are left in float do not belong here.
+    """
+    readers: dict[Hashable, list[str]] = {}
+    for layer in layers:
+        readers.setdefault((layer.weight, layer.view), []).append(layer.name)
+    return {name: tuple(names) for names in readers.values() if len(names) > 1 for name in names}
+
+
+def shared_with(name: str, ties: Mapping[str, tuple[str, ...]]) -> str:
+    """Return what a report says of a layer that shares its weight, or nothing."""
+    others = [other for other in ties.get(name, ()) if other != name]
+    if not others:
+        return ""
+    return f"weight shared with {others[0]}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")

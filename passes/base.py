@@ -27,7 +27,7 @@ from passes.errors import DataError, QuantizationError
 from passes.ir.linear import Linear
 from passes.ir.model import Model
 from passes.ir.selectors import by_layer, matches, select
-from passes.ir.ties import tied_layers
+from passes.ir.ties import agreed
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments
 from passes.numerics.output_statistics import OutputStatistics
@@ -315,8 +315,7 @@ class LayerPass(Pass):
     def bits_of(self, layers: Mapping[str, Linear], graph: gs.Graph) -> dict[str, int]:
         """Return the weight bits of every layer.
 
-        ``layers`` are the layers of ``graph`` to be quantized. Those that share
-        a weight have the most bits that `layer_bits` has for one of them, or that any of them has otherwise.
+        ``layers`` are the layers of ``graph`` to be quantized. Those that share a weight have the same bits.
 
         Raises:
             UnknownLayerError: A selector of `layer_bits` matches no layer.
@@ -325,10 +324,7 @@ class LayerPass(Pass):
         if self.first_last_bits is not None and bits:
             names = list(layers)
             bits[names[0]] = bits[names[-1]] = self.first_last_bits
-        named = by_layer(self.layer_bits, graph, layers, "layer_bits")
-        bits |= named
-        ties = tied_layers(layers.values())
-        return bits | {name: max(bits[each] for each in _deciding(names, named)) for name, names in ties.items()}
+        return agreed(bits, by_layer(self.layer_bits, graph, layers, "layer_bits"), layers)
 
     def matched(self, model: Model) -> tuple[str, ...]:
         """Return a line for every selector of `layer_bits` that is no plain name."""
@@ -391,11 +387,6 @@ class LearningPass(Pass):
         """Return the pass with its learning on a device."""
         settings = {"device": device}
         return dataclasses.replace(self, **settings)
-
-
-def _deciding(names: Sequence[str], named: Mapping[str, int]) -> Sequence[str]:
-    """Return which of the layers that share a weight decide its bits."""
-    return [name for name in names if name in named] or names
 
 
 def require_codes(model: Model, after: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping
 
 from passes.ir.linear import Linear
 
-__all__ = ["shared_with", "tied_layers"]
+__all__ = ["agreed", "shared_with", "tied_layers"]
 
 
 def tied_layers(layers: Iterable[Linear]) -> dict[str, tuple[str, ...]]:
@@ -17,6 +17,21 @@ def tied_layers(layers: Iterable[Linear]) -> dict[str, tuple[str, ...]]:
     for layer in layers:
         readers.setdefault((layer.weight, layer.view), []).append(layer.name)
     return {name: tuple(names) for names in readers.values() if len(names) > 1 for name in names}
+
+
+def agreed(bits: Mapping[str, int], named: Mapping[str, int], layers: Mapping[str, Linear]) -> dict[str, int]:
+    """Return the bits of every layer, the same for layers that share a weight.
+
+    Args:
+        bits: Bits of every layer.
+        named: Bits of the layers that a recipe names. They replace the others, also in layers that share their weight.
+        layers: The layers.
+    """
+    result = {**bits, **named}
+    for names in set(tied_layers(layers.values()).values()):
+        deciding = [name for name in names if name in named] or names
+        result |= dict.fromkeys(names, max(result[name] for name in deciding))
+    return result
 
 
 def shared_with(name: str, ties: Mapping[str, tuple[str, ...]]) -> str:

@@ -84,7 +84,9 @@ def test_it_needs_no_data() -> None:
 
 
 GRAPH = gs.Graph()
-LAYERS = {name: Linear(name, "Gemm", "x", "y", "w", (4, 3), None) for name in ("first", "second", "third", "last")}
+LAYERS = {
+    name: Linear(name, "Gemm", "x", "y", f"{name}.w", (4, 3), None) for name in ("first", "second", "third", "last")
+}
 
 
 def test_bits_of_every_layer() -> None:
@@ -92,6 +94,13 @@ def test_bits_of_every_layer() -> None:
     mixed = Rtn(bits=4, first_last_bits=8, layer_bits={"second": 2, "last": 6})
     assert mixed.bits_of(LAYERS, GRAPH) == {"first": 8, "second": 2, "third": 4, "last": 6}
     assert Rtn(bits=4, first_last_bits=8).bits_of({}, GRAPH) == {}
+
+
+def test_layers_that_share_a_weight_have_the_same_bits() -> None:
+    """The most that one of them is named with. Without a name, the most that one of them has."""
+    shared = {name: Linear(name, "Gemm", "x", "y", "w", (4, 3), None) for name in ("first", "second", "third")}
+    assert Rtn(bits=4, first_last_bits=8).bits_of(shared, GRAPH) == dict.fromkeys(shared, 8)
+    assert Rtn(bits=4, layer_bits={"second": 2, "third": 3}).bits_of(shared, GRAPH) == dict.fromkeys(shared, 3)
 
 
 def test_bits_of_a_layer_that_does_not_exist() -> None:

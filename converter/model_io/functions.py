@@ -20,7 +20,7 @@ def with_inlined_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     stored = [tensor for tensor in model.graph.initializer if tensor.name not in known]
     for tensor in stored:  # so that the inliner knows these names
         bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    inlined = inliner.inline_local_functions(bare)
+    inlined = inliner.inline_local_functions(bare, convert_version=True)
     del model.graph.node[:]
     model.graph.node.extend(inlined.graph.node)
     del model.functions[:]

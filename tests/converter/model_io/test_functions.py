@@ -1,6 +1,7 @@
 """Models with functions of their own compute the same without them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,7 +33,7 @@ def built(nodes: list[NodeProto], *functions: onnx.FunctionProto, opset: int = 1
     return helper.make_model(graph, opset_imports=imports, ir_version=10, functions=functions)
 
 
-def call(name: str, source: str, result: str, **attributes: float) -> NodeProto:
+def call(name: str, source: str, result: str, **attributes: Any) -> NodeProto:
     return node(name, [source], [result], domain="local", **attributes)
 
 

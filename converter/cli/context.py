@@ -20,9 +20,7 @@ __all__ = ["given_preprocess", "keeping", "print_json", "warn"]
 _LOG = logging.getLogger(__name__)
 
 
-def given_preprocess(
-    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, resize: int | None, crop: int | None
-) -> "Preprocess":
+def given_preprocess(**fields: Any) -> "Preprocess":
     """Return the preprocessing of the options.
 
     Raises:
@@ -31,7 +29,7 @@ def given_preprocess(
     from converter.data.preprocess import Preprocess
 
     try:
-        return Preprocess(mean=mean, std=std, resize=resize, crop=crop)
+        return Preprocess(**fields)
     except ConvertError as error:
         raise UsageError(str(error)) from error
 

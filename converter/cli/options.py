@@ -34,13 +34,28 @@ def _floats(text: str) -> tuple[float, ...]:
 
 
 def _shape(text: str) -> tuple[int, ...]:
+    return _sizes(text, "1,3,224,224")
+
+
+def _sizes(text: str, example: str) -> tuple[int, ...]:
     try:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list of sizes such as 1,3,224,224") from error
+        raise click.BadParameter(f"{text!r} is not a list of sizes such as {example}") from error
     if min(sizes) < 1:
-        raise click.BadParameter(f"{text!r} has a size below 1; write sizes such as 1,3,224,224")
+        raise click.BadParameter(f"{text!r} has a size below 1; write sizes such as {example}")
     return sizes
+
+
+def _pixels(text: str) -> int | tuple[int, ...]:
+    sizes = _sizes(text, "224 or 320,640")
+    if len(sizes) > 2:
+        raise click.BadParameter(f"{text!r} is not one size or two, such as 224 or 320,640")
+    return sizes if len(sizes) == 2 else sizes[0]
+
+
+def _number(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _bits(text: str) -> tuple[str, int]:
@@ -112,9 +127,25 @@ images = _several(
     click.option("--mean", type=_floats, metavar="a,b,c", help="Subtract this from uint8 images, on the 0..1 scale."),
     click.option("--std", type=_floats, metavar="a,b,c", help="Divide images by this, on the 0..1 scale."),
     click.option(
-        "--resize", type=click.IntRange(min=1), metavar="N", help="Resize images to N pixels on their shorter side."
+        "--resize", type=_pixels, metavar="N|H,W", help="Resize images to N pixels on their shorter side, or to H x W."
     ),
     click.option("--crop", type=click.IntRange(min=1), metavar="N", help="Crop images to their N x N centre."),
+    click.option(
+        "--letterbox", type=click.IntRange(min=1), metavar="N", help="Fit images into N x N pixels and pad the rest."
+    ),
+    click.option("--pad", type=click.IntRange(0, 255), metavar="VALUE", help="Value of padded pixels; 114 by default."),
+    click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of the colours; rgb by default."),
+    click.option(
+        "--scale",
+        type=click.Choice(["1", "255"]),
+        callback=_number,
+        help="Largest value of a pixel before mean and std; 1 by default.",
+    ),
+    click.option(
+        "--interpolation",
+        type=click.Choice(["bilinear", "nearest", "bicubic", "lanczos", "box"]),
+        help="Filter of the resizing; bilinear by default.",
+    ),
 )
 report = click.option(
     "--report", type=FILE, multiple=True, metavar="FILE", help="Also write a .json or .html report; may be repeated."

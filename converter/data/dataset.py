@@ -9,7 +9,7 @@ stored in an unnamed temporary file. So data can be iterated any number of times
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -179,7 +179,7 @@ class Dataset:
             "images": len(self),
             "labels": self.labels is not None,
             "sha256": self.digest(),
-            "preprocess": None if self.preprocess is None else asdict(self.preprocess),
+            "preprocess": None if self.preprocess is None else self.preprocess.values(),
         }
 
 

@@ -71,7 +71,7 @@ def recipe_content(recipe: Recipe) -> dict[str, Any]:
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
     """Return all fields of the recipe, its passes and its preprocessing as JSON values, set or not."""
     values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe) if field.name != "passes"}
-    values["preprocess"] = dataclasses.asdict(recipe.preprocess)
+    values["preprocess"] = recipe.preprocess.values()
     values["passes"] = [{"pass": step.name, **dataclasses.asdict(step)} for step in recipe.passes]
     return values
 

@@ -24,6 +24,11 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "std": "[0.229, 0.224, 0.225]",
         "resize": "256",
         "crop": "224",
+        "letterbox": "640",
+        "pad": "114",
+        "channels": '"bgr"',
+        "scale": "255",
+        "interpolation": '"bicubic"',
     }
 )
 

@@ -131,7 +131,7 @@ def test_preprocess_refuses(fields: dict[str, Any], message: str) -> None:
     [
         ("{", "is not JSON"),
         ("[]", "is not an object of mean, std, resize, crop"),
-        ('{"scale": 1}', "is not an object of"),
+        ('{"zoom": 1}', "is not an object of"),
     ],
 )
 def test_stored_preprocess_that_is_something_else_is_refused(text: str, message: str) -> None:
@@ -216,3 +216,75 @@ def test_inputs_of_integers_get_pixels_as_they_are() -> None:
         np.testing.assert_array_equal(given, pixels.transpose(0, 3, 1, 2))
         with pytest.raises(UsageError, match=f"takes {np.dtype(kind)} pixels as they are; leave out `mean=`"):
             Preprocess(mean=(0.5,)).check_channels(spec, 3)
+
+
+# --- letterbox, colours, scale ---------------------------------------------------------------------------------------
+
+
+def test_a_letterbox_pads_both_sides() -> None:
+    image = np.full((1, 4, 8, 3), 200, np.uint8)
+    square = Preprocess(letterbox=8, pad=7).fit(image, 3)
+    assert square.shape == (1, 8, 8, 3)
+    assert (square[0, 2:6] == 200).all()
+    assert (square[0, :2] == 7).all()
+    assert (square[0, 6:] == 7).all()
+    assert (Preprocess(letterbox=16).fit(image, 3)[0, 4:12] == 200).all()  # enlarged
+    assert (Preprocess(letterbox=8).fit(image, 3)[0, 0] == 114).all()
+
+
+def test_bgr_is_the_order_of_the_model() -> None:
+    image = np.arange(3, dtype=np.uint8).reshape(1, 1, 1, 3).repeat(8, 1).repeat(8, 2)
+    for size in (
+        Preprocess(channels="bgr"),
+        Preprocess(channels="bgr", resize=4),
+        Preprocess(channels="bgr", letterbox=4),
+    ):
+        assert size.fit(image, 3)[0, 0, 0].tolist() == [2, 1, 0]
+    assert Preprocess(channels="rgb").fit(image, 3)[0, 0, 0].tolist() == [0, 1, 2]
+    assert Preprocess(channels="bgr").fit(image[..., :1], 1)[0, 0, 0].tolist() == [0]
+
+
+def test_pixels_on_the_255_scale() -> None:
+    image = np.full((1, 8, 8, 3), 255, np.uint8)
+    spec = RGB8[0]
+    scaled = Preprocess(mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395), scale=255).tensor(image, spec)
+    np.testing.assert_allclose(
+        scaled[0, :, 0, 0], (255 - np.array([103.53, 116.28, 123.675])) / [57.375, 57.12, 58.395], rtol=1e-6
+    )
+    assert Preprocess(scale=255).tensor(image, spec).max() == 255
+    assert Preprocess(scale=1).tensor(image, spec).max() == 1
+
+
+def test_height_and_width() -> None:
+    wide = Preprocess(resize=(4, 6))
+    assert wide.fit(pixels(2), 3).shape == (2, 4, 6, 3)
+    assert wide.output_size(100, 10) == (6, 4)
+    assert not np.array_equal(
+        Preprocess(resize=4, interpolation="nearest").fit(pixels(1), 3), Preprocess(resize=4).fit(pixels(1), 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"letterbox": 8, "resize": 8}, "letterbox 8 sets the size, and so does resize; give one"),
+        ({"pad": 3}, "pad 3 is for letterbox"),
+        ({"letterbox": 8, "pad": 256}, "pad 256 is not 0 to 255"),
+        ({"channels": "gbr"}, "channels 'gbr' is none of rgb, bgr"),
+        ({"scale": 2}, "scale 2 is none of 1, 255"),
+        ({"interpolation": "cubic"}, "interpolation 'cubic' is none of nearest, bilinear"),
+        ({"resize": (4, 5, 6)}, "not a positive number of pixels"),
+        ({"mean": (103.5,)}, "not on the 0..1 scale; divide it by 255: 0.4059, or give `scale=255`"),
+        ({"mean": (300.0,), "scale": 255}, "not on the 0..255 scale"),
+    ],
+)
+def test_settings_that_make_no_sense(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        Preprocess(**fields)
+
+
+def test_only_fields_that_are_set_are_stored() -> None:
+    assert Preprocess(resize=8).to_json() == '{"mean": null, "std": null, "resize": 8, "crop": null}'
+    full = Preprocess(mean=(104.0,), letterbox=8, pad=0, channels="bgr", scale=255, interpolation="bicubic")
+    assert Preprocess.from_json(full.to_json()) == full
+    assert Preprocess.from_json(Preprocess(resize=(4, 6)).to_json()) == Preprocess(resize=(4, 6))

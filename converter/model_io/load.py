@@ -17,7 +17,7 @@ from converter.model_io.functions import with_inlined_functions
 from converter.model_io.half_precision import widen_halves
 from converter.model_io.operator_libraries import libraries
 from converter.model_io.protobuf import all_tensors, graphs
-from converter.model_io.repair import repair
+from converter.model_io.repair import repair, sort_nodes
 from converter.model_io.upgrade import IR_VERSION, OPSET, upgrade_opset
 from passes.errors import ModelError, first_line
 
@@ -119,13 +119,14 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def read_whole_onnx(path: Path) -> onnx.ModelProto:
-    """Read any ONNX file, quantized or not, unchanged, with its external data.
+    """Read any ONNX file, quantized or not, with its external data. Its nodes are sorted, and nothing else changes.
 
     Raises:
         ModelError: As for `read_onnx`, or its external data are missing or truncated.
     """
     model = read_onnx(path)
     _load_external_data(path, model)
+    sort_nodes(model.graph)
     return model
 
 

@@ -4,7 +4,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from converter.model_io.protobuf import graphs, is_default_domain, subgraphs
 
-__all__ = ["repair"]
+__all__ = ["repair", "sort_nodes"]
 
 _OLDEST_IR = 4  # before it, initializers had to be graph inputs
 
@@ -23,7 +23,7 @@ def repair(model: ModelProto) -> None:
     for graph in graphs(model.graph):
         _drop_duplicate_initializers(graph)
         _drop_initializer_inputs(graph)
-    _sort(model.graph)
+    sort_nodes(model.graph)
 
 
 def _name_domains(model: ModelProto) -> None:
@@ -57,11 +57,11 @@ def _drop_initializer_inputs(graph: GraphProto) -> None:
         graph.input.extend(inputs)
 
 
-def _sort(graph: GraphProto) -> None:
+def sort_nodes(graph: GraphProto) -> None:
     """Sort the nodes of a graph and of the graphs inside it. Nodes that are sorted already keep their order."""
     for node in graph.node:
         for body in subgraphs(node):
-            _sort(body)
+            sort_nodes(body)
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     wanted = [sorted({makers[name] for name in _reads(node) if name in makers}) for node in graph.node]
     if all(max(before, default=-1) < index for index, before in enumerate(wanted)):

@@ -1,6 +1,7 @@
 """What onnxruntime accepts in a file loads, and computes the same."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from converter.model_io.check import check_model
-from converter.model_io.load import load_proto
+from converter.model_io.load import load_proto, read_whole_onnx
 from passes.errors import ModelError
 
 node = helper.make_node
@@ -183,6 +184,13 @@ def test_what_onnxruntime_accepts_loads(model: Callable[[], onnx.ModelProto]) ->
 def test_sorted_nodes_keep_their_order() -> None:
     model = built(node("Relu", ["x"], ["a"]), node("Neg", ["x"], ["b"]), node("Add", ["a", "b"], ["y"]))
     assert load_proto(model).graph.node == model.graph.node
+
+
+def test_a_file_that_is_compared_is_sorted_too(tmp_path: Path) -> None:
+    onnx.save_model(unsorted(), tmp_path / "model.onnx")
+    read = read_whole_onnx(tmp_path / "model.onnx")
+    assert [each.op_type for each in read.graph.node] == ["Mul", "Conv", "Relu"]
+    assert read.opset_import == unsorted().opset_import
 
 
 def test_a_wrong_output_is_corrected_and_said(caplog: pytest.LogCaptureFixture) -> None:

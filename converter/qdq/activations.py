@@ -68,11 +68,18 @@ class Activations:
         onnxruntime (its WeightBiasQuantization) looks for a float weight of a layer between DequantizeLinear and
         QuantizeLinear. It rounds that weight to 8 bits with a single scale, and runs the layer on integers. It does not
         do so if the input is dequantized with a scale per channel. So this fragment has one scale per channel, all
-        equal.
+        equal. A single channel cannot have one of its own, and is dequantized by Cast, Sub and Mul.
         """
         name = layer.input
         grid: ActivationGrid = self.model.activation_qparams[name]
         fragment = Fragment(self.names)
+        if layer.inputs == 1:
+            zero = fragment.constant(f"{name}_zero", np.asarray(grid.zero_point, np.float32))
+            scale = fragment.constant(f"{name}_step", np.asarray(grid.scale, np.float32))
+            floats = fragment.node("Cast", f"{name}_cast", [self.codes[name]], f"{name}_cast", to=TensorProto.FLOAT)
+            centred = fragment.node("Sub", f"{name}_center", [floats, zero], f"{name}_centered")
+            fragment.node("Mul", f"{name}_rescale", [centred, scale], f"{name}_floats")
+            return fragment
         inputs = [
             self.codes[name],
             fragment.constant(f"{name}_scales", np.full(layer.inputs, grid.scale, np.float32)),

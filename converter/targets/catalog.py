@@ -13,6 +13,7 @@ from converter.model_io.entry_points import entry_point_names, load_entry_point
 from converter.targets.target import Target
 from passes.errors import TargetError
 from passes.ir.rules import Rules
+from passes.numerics.kernel_times import KernelTimes
 
 __all__ = ["DEFAULT_TARGET", "GROUP", "TARGETS", "Target", "find_target", "known_targets"]
 
@@ -81,6 +82,9 @@ _CPU = Rules(
     weight_types=_EITHER,
     channel_axes=_AXES,
 )
+_CPU_TIMES = dataclasses.replace(_CPU, times=KernelTimes())
+_TIMED = "measured: python -m benchmarks.kernel_times, on x86 with AVX-512 VNNI and onnxruntime 1.31"
+_UNTIMED = f"{_OURS}; its kernels were not timed"
 
 
 def _sources(*groups: tuple[str, Iterable[str]], **facts: str) -> Mapping[str, str]:
@@ -93,7 +97,7 @@ _ALL = (
     Target(
         "cpu",
         "onnxruntime CPU execution provider: uint8 activations, int8 per-channel weights",
-        _CPU,
+        _CPU_TIMES,
         runtime="onnxruntime 1.23",
         matmulnbits=True,
         provider="cpu",
@@ -117,6 +121,7 @@ _ALL = (
             opset=_COMPATIBILITY,
             provider="the onnxruntime package",
             variants=_PROCESSOR_SOURCES,
+            times=_TIMED,
         ),
     ),
     Target(
@@ -143,6 +148,7 @@ _ALL = (
             runtime=f"{_MEASURED}; older versions were not run",
             provider="the onnxruntime-openvino package, device CPU",
             variants="device CPU only; its GPUs and NPUs were not run",
+            times=_UNTIMED,
         ),
     ),
     Target(
@@ -179,6 +185,7 @@ _ALL = (
             whole="session.disable_cpu_ep_fallback=1",
             provider="the onnxruntime-qnn package, its HTP library on x86",
             variants="the HTP library on x86 only; no phone was run",
+            times=_UNTIMED,
         ),
     ),
     Target(
@@ -215,6 +222,7 @@ _ALL = (
             runtime="https://github.com/NVIDIA/TensorRT/releases/tag/v11.5: adds opset 25",
             provider="needs an NVIDIA GPU: only the rules are checked",
             variants="GPUs are not told apart",
+            times=_UNTIMED,
         ),
     ),
     Target(
@@ -249,6 +257,7 @@ _ALL = (
             opset=_COMPATIBILITY,
             provider="needs an NVIDIA GPU: only the rules are checked",
             variants="GPUs are not told apart",
+            times=_UNTIMED,
         ),
     ),
     Target(
@@ -270,6 +279,7 @@ _ALL = (
             runtime=f"{_MEASURED}; older versions were not run",
             provider="the onnxruntime-web package, in node and in Chromium",
             variants="WebAssembly only; WebGPU and WebNN were not run",
+            times=_UNTIMED,
         ),
     ),
     Target(
@@ -317,12 +327,13 @@ _ALL = (
             provider="needs an Android device: only the rules are checked",
             variants=f"{_NNAPI}helper.cc; {_XNNPACK}nn/conv_base.cc, {_DOCS}execution-providers/"
             "Xnnpack-ExecutionProvider.html",
+            times=_UNTIMED,
         ),
     ),
     Target(
         "generic",
         "any onnxruntime from 1.20: int8 storage whatever the bits, no operator outside the ONNX standard",
-        dataclasses.replace(_CPU, narrowest=8),
+        dataclasses.replace(_CPU_TIMES, narrowest=8),
         runtime="onnxruntime 1.20",
         int4="none",
         opset=21,
@@ -343,6 +354,7 @@ _ALL = (
             runtime=f"{_CONFORMANCE}, on 1.20.1",
             provider="the onnxruntime package",
             variants=_PROCESSOR_SOURCES,
+            times=_TIMED,
         ),
     ),
 )

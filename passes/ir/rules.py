@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from passes.numerics.kernel_times import KernelTimes
+
 __all__ = ["Rules"]
 
 
@@ -39,6 +41,7 @@ class Rules:
         weight_types: 8-bit types in which an integer layer may read its weight. Files are written with int8.
         weight_zero_points: Whether weights of integer layers may have zero points other than 0.
         channel_axes: Axis of the per-channel scales in an integer layer's stored weight, by operator.
+        times: Times of the kernels. Layers that run faster in float then keep float activations. None: not measured.
     """
 
     linear: frozenset[str]
@@ -60,6 +63,7 @@ class Rules:
     weight_types: frozenset[str] = frozenset({"int8"})
     weight_zero_points: bool = False
     channel_axes: Mapping[str, int] = field(default_factory=lambda: _CHANNEL_AXES)
+    times: KernelTimes | None = None
 
     def why_no_kernel(self, op: str, weight_rank: int, groups: int) -> str | None:
         """Return why a linear operator with a weight of this rank has no integer kernel, or None if it has one."""

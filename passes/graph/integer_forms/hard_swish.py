@@ -6,27 +6,47 @@ The product with alpha only changes the scale, and the quantizer's range does th
 one addition, and for HardSwish one product.
 """
 
+from collections.abc import Container
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ir.rules import Rules
 from passes.ir.surgery import fresh_name, is_default_domain, replace_node, tensor_names
 
-__all__ = ["hard_functions_as_clips"]
+__all__ = ["HARD_FUNCTIONS", "hard_functions_as_clips", "has_integer_form"]
 
 
-def hard_functions_as_clips(graph: gs.Graph, rules: Rules) -> list[str]:
-    """Rewrite every HardSigmoid and HardSwish for which the target has no kernel.
+HARD_FUNCTIONS = frozenset({"HardSigmoid", "HardSwish"})
+
+
+def has_integer_form(rules: Rules) -> bool:
+    """Return whether the target has the kernels of the integer forms."""
+    return rules.scalars and {"Add", "Mul"} <= rules.compute and "Clip" in rules.absorbable
+
+
+def hard_functions_as_clips(graph: gs.Graph, rules: Rules, integer: Container[str]) -> list[str]:
+    """Rewrite HardSigmoid and HardSwish nodes for which the target has no kernel.
+
+    Args:
+        graph: The graph.
+        rules: Rules of the target.
+        integer: Names of the nodes that stand between integers. The others stay, as they are faster in float.
 
     Returns:
         A line for each.
     """
-    if not (rules.scalars and {"Add", "Mul"} <= rules.compute and "Clip" in rules.absorbable):
+    if not has_integer_form(rules):
         return []
     notes = []
     tensors, names = tensor_names(graph), {node.name for node in graph.nodes}
     for node in list(graph.nodes):
-        if node.op not in {"HardSigmoid", "HardSwish"} or not is_default_domain(node) or node.op in rules.compute:
+        if (
+            node.name not in integer
+            or node.op not in HARD_FUNCTIONS
+            or not is_default_domain(node)
+            or node.op in rules.compute
+        ):
             continue
         source, name = node.inputs[0], node.name
         swish = node.op == "HardSwish"

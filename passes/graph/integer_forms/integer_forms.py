@@ -1,32 +1,41 @@
-"""Replace operators without an integer kernel with equivalent ones that have one.
+"""Replace operators without an integer kernel with equivalent ones that have one, and find what is faster in float.
 
 Every operator without an integer kernel would run in float: its inputs are dequantized, and its output is quantized
-again.
+again. Layers whose integer kernel is slower than that get float activations.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
+from passes.activations.placement import place
 from passes.base import GraphPass
 from passes.graph.integer_forms.batchnorm import norms_as_convolutions
 from passes.graph.integer_forms.conv_transpose import transposed_as_convolutions
-from passes.graph.integer_forms.hard_swish import hard_functions_as_clips
+from passes.graph.integer_forms.hard_swish import HARD_FUNCTIONS, hard_functions_as_clips, has_integer_form
+from passes.graph.integer_forms.slow_layers import slow_layers
 from passes.graph.normalise.shapes import infer_shapes
 from passes.ir.model import Model
-from passes.report import PassReport
+from passes.ir.rules import Rules
+from passes.report import Change, PassReport
 from passes.statistics import Stats
 
 __all__ = ["IntegerForms"]
 
+_SLOW = "float activations, which are faster for this layer"
+
 
 @dataclass(frozen=True)
 class IntegerForms(GraphPass):
-    """Integer forms of BatchNormalization that was not folded, HardSwish, HardSigmoid and ConvTranspose."""
+    """Integer forms of BatchNormalization that was not folded, HardSwish, HardSigmoid and ConvTranspose.
+
+    Convolutions that the target runs faster in float get float activations.
+    """
 
     name: ClassVar[str] = "integer_forms"
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Rewrite the graph. The outputs of all layers stay the same.
+        """Rewrite the graph, and mark layers. The outputs of all layers stay the same.
 
         Raises:
             ModelError: The shapes of the graph contradict each other.
@@ -34,6 +43,19 @@ class IntegerForms(GraphPass):
         shapes = infer_shapes(model.graph)
         notes = norms_as_convolutions(model.graph, model.rules, shapes)
         notes += transposed_as_convolutions(model.graph, model.rules, shapes)
-        notes += hard_functions_as_clips(model.graph, model.rules)
         model.graph.cleanup().toposort()
-        return PassReport(self.name, skipped=dict.fromkeys(model.layers(), "computes the same"), notes=tuple(notes))
+        rules = _with_hard_functions(model.rules)
+        layers = frozenset(model.layers()) - {*model.float_reasons, *model.float_activations}
+        slow = slow_layers(model.graph, rules, infer_shapes(model.graph) if notes else shapes, layers)
+        model.float_activations |= dict.fromkeys(slow, _SLOW)
+        integer = place(model.graph, rules, layers.difference(slow)).integer
+        notes += hard_functions_as_clips(model.graph, model.rules, integer)
+        model.graph.cleanup().toposort()
+        changed = dict.fromkeys(slow, Change(_SLOW))
+        skipped = {name: "computes the same" for name in model.layers() if name not in changed}
+        return PassReport(self.name, changed, skipped, notes=tuple(notes))
+
+
+def _with_hard_functions(rules: Rules) -> Rules:
+    """Return the rules as if there were integer kernels for what has an integer form of several nodes."""
+    return dataclasses.replace(rules, compute=rules.compute | HARD_FUNCTIONS) if has_integer_form(rules) else rules

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -79,7 +80,7 @@ def _network(shape: Shape) -> onnx.ModelProto:
     nodes: list[NodeProto] = []
     tensor = "input"
     for name in ("before", "layer", "after"):
-        attributes = {"kernel_shape": ones}
+        attributes: dict[str, Any] = {"kernel_shape": ones}
         if name == "layer":
             pads, strides = [k // 2 for k in shape.kernel] * 2, [shape.stride] * len(ones)
             attributes = {"kernel_shape": shape.kernel, "pads": pads, "strides": strides, "group": shape.groups}
@@ -131,7 +132,7 @@ def main() -> int:
     table = plain_table("Microseconds; ? is expected", names, range(1, len(names)))
     for shape in SHAPES:
         integer, in_float, between = _row(shape)
-        expected = times.integer(shape.numbers) / 1e3, times.float(shape.numbers) / 1e3
+        expected = times.integer_time(shape.numbers) / 1e3, times.float_time(shape.numbers) / 1e3
         apart = max(integer / in_float, in_float / integer) > _MARGIN
         wrong += apart and (integer > in_float) != (expected[0] > expected[1])
         numbers = (integer, in_float, between, *expected)

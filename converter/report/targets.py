@@ -11,13 +11,18 @@ from converter.report.table import plain_table, row
 from converter.targets.target import Target
 from converter.verification.rules import Violation
 from converter.verification.verify import Verification
+from passes.numerics.kernel_times import KernelTimes
 
 __all__ = ["facts_table", "targets_table", "verification_tables"]
 
 _LISTED = 10  # nodes that the table names
 _UNKNOWN = "not reported by the runtime"
 _NOT_FACTS = {"name", "description", "rules", "sources"}
-_UNSET = {"opset": "the newest of its onnxruntime", "provider": "none: only its rules are checked"}
+_UNSET = {
+    "opset": "the newest of its onnxruntime",
+    "provider": "none: only its rules are checked",
+    "times": "not measured",
+}
 
 
 def targets_table(targets: Mapping[str, Target]) -> Table:
@@ -92,6 +97,8 @@ def _broken_rules(violations: Sequence[Violation], more: str) -> Table:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, KernelTimes):
+        return "in nanoseconds, see passes.numerics.kernel_times"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, frozenset):

@@ -94,7 +94,7 @@ class KernelTimes:
     quantize: float = 0.3
     dequantize: float = 0.35
 
-    def integer(self, shape: Convolution) -> float:
+    def integer_time(self, shape: Convolution) -> float:
         """Return the time of a convolution on integers."""
         if shape.depthwise:
             tap, channel = self.integer_depthwise
@@ -107,7 +107,7 @@ class KernelTimes:
             gathered += row * shape.rows + each * shape.inputs * shape.taps
         return shape.pixels * (gathered + product * shape.filled_products + output * shape.groups * shape.outputs)
 
-    def float(self, shape: Convolution) -> float:
+    def float_time(self, shape: Convolution) -> float:
         """Return the time of a convolution in float, with the Relu or Clip behind it."""
         blocks = shape.dims == 2 and (shape.groups == 1 or not (shape.inputs % _BLOCK or shape.outputs % _BLOCK))
         if shape.dims == 2 and shape.depthwise:
@@ -118,7 +118,7 @@ class KernelTimes:
         gathered = shape.groups * shape.inputs * shape.taps
         return shape.pixels * (self.float_gather * gathered + self.float_product * shape.products)
 
-    def operator(self, op: str, elements: int, *, integer: bool) -> float:
+    def operator_time(self, op: str, elements: int, *, integer: bool) -> float:
         """Return the time of any other operator."""
         on_integers, in_float = dict(self.operators).get(op, self.other)
         return elements * (on_integers if integer else in_float)

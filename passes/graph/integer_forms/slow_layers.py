@@ -95,11 +95,11 @@ class _Search:
             pixels = _size(self.shapes.get(layer.output, ())[2:])
             rows = taps // layer.kernel[-1]
             shape = Convolution(groups, inputs // taps, outputs, taps, rows, pixels, len(layer.kernel))
-            self.on_integers[name], self.in_float[name] = self.times.integer(shape), self.times.float(shape)
+            self.on_integers[name], self.in_float[name] = self.times.integer_time(shape), self.times.float_time(shape)
         elif layer is None:
             elements = sum(self.elements(tensor.name) for tensor in node.outputs[:1])
             for times, integer in ((self.on_integers, True), (self.in_float, False)):
-                times[name] = self.times.operator(node.op, elements, integer=integer)
+                times[name] = self.times.operator_time(node.op, elements, integer=integer)
         saved = self.on_integers.get(name, 0.0) - self.in_float.get(name, 0.0)
         owners = before
         if layer is not None:

@@ -82,6 +82,7 @@ COMMANDS = tuple(
     for command in (
         "make conformance",
         "python -m benchmarks.targets measure",
+        "python -m benchmarks.kernel_times",
         "convert-onnx inspect",
         "convert-onnx verify",
     )

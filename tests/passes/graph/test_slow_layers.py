@@ -136,7 +136,7 @@ def test_a_float_layer_reads_what_a_float_layer_writes_unrounded() -> None:
     nodes = {each.name: each for each in quantized.graph.node}
     assert nodes["lowpass"].input[0] == "x"
     assert nodes["second"].input[0] == "half"
-    assert nodes["bank"].input[0] == "half_dequantized"
+    assert nodes["bank"].input[0] == "half_rounded_dequantized"
 
 
 def test_a_float_layer_of_one_channel_between_integers_stays_in_float(tmp_path: Path) -> None:

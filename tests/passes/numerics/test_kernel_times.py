@@ -29,17 +29,17 @@ def shape(groups: int, inputs: int, outputs: int, k: int, size: int, dims: int =
 )
 def test_integers_over_floats(convolution: Convolution, ratio: float) -> None:
     """Measured ratios, within a factor of 1.7."""
-    actual = TIMES.integer(convolution) / TIMES.float(convolution)
+    actual = TIMES.integer_time(convolution) / TIMES.float_time(convolution)
     assert ratio / 1.7 < actual < ratio * 1.7
 
 
 def test_one_long_filter_of_one_channel() -> None:
     """256 taps on one channel took 1,956 us on integers and 445 us in float."""
     lowpass = Convolution(1, 1, 1, 256, 1, 8192, 2)
-    assert TIMES.integer(lowpass) == pytest.approx(1956e3, rel=0.2)
-    assert TIMES.float(lowpass) == pytest.approx(445e3, rel=0.2)
+    assert TIMES.integer_time(lowpass) == pytest.approx(1956e3, rel=0.2)
+    assert TIMES.float_time(lowpass) == pytest.approx(445e3, rel=0.2)
 
 
 def test_a_clamp_takes_no_time_of_its_own() -> None:
-    assert TIMES.operator("Relu", 1000, integer=True) == TIMES.operator("Relu", 1000, integer=False) == 0
-    assert TIMES.operator("HardSwish", 1000, integer=True) > TIMES.operator("HardSwish", 1000, integer=False)
+    assert TIMES.operator_time("Relu", 1000, integer=True) == TIMES.operator_time("Relu", 1000, integer=False) == 0
+    assert TIMES.operator_time("HardSwish", 1000, integer=True) > TIMES.operator_time("HardSwish", 1000, integer=False)

@@ -7,15 +7,20 @@ zero. Each output channel, or block, takes the candidate with the smallest weigh
     Σ_k importance_k (Q(w_k) - w_k)²
 
 The importance is the diagonal of the Hessian, or the conditional variances of GPTQ's sweep.
+
+The sum is at least its term for the smallest or the largest weight, which a narrow range clips most. A candidate whose
+term alone reaches the least error so far is not summed up. At 8 bits that leaves about a fifth of the candidates.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
-from passes.numerics.grid import Floats, Grid, code_range
+from passes.numerics.grid import Codes, Floats, Grid, code_range
 
 __all__ = ["absmax_grid", "blocked", "search_grid"]
 
 _LEAST_SHRINK, _LEAST_SHRINK_OF_FEW_BITS = 0.25, 0.05
+_CHUNK = 1 << 16  # weights that are searched together; they stay in the processor's cache
 
 
 def absmax_grid(
@@ -33,7 +38,9 @@ def absmax_grid(
     Raises:
         ValueError: ``bits`` is not in 2..8.
     """
-    return _shrunk(blocked(weight, block_size), bits, 1.0, block_size, symmetric, min_scale)
+    values = blocked(weight, block_size)  # [g, o, b, block]
+    ranges = _Ranges(values.min(axis=3), values.max(axis=3), _smallest(values, min_scale), bits, symmetric)
+    return Grid(bits, *ranges.shrunk(1.0), block_size)
 
 
 def search_grid(
@@ -62,23 +69,19 @@ def search_grid(
     """
     values = blocked(weight, block_size)  # [g, o, b, block]
     weights = blocked(importance[:, None, :], block_size)  # [g, 1, b, block]
-    best = _shrunk(values, bits, 1.0, block_size, symmetric, min_scale)
-    scale, zero = best.scale.copy(), best.zero_point.copy()
-    low, high = code_range(bits)
-    best_error = np.full(scale.shape, np.inf, np.float32)
-    for shrink in (
-        1.0,
-        *np.linspace(1.1, _LEAST_SHRINK if bits > 3 else _LEAST_SHRINK_OF_FEW_BITS, candidates),
-    ):  # the candidates of linspace do not include the full range itself
-        grid = _shrunk(values, bits, float(shrink), block_size, symmetric, min_scale)
-        step, offset = grid.scale[..., None], grid.zero_point[..., None].astype(np.float32)
-        difference = (np.clip(np.rint(values / step) + offset, low, high) - offset) * step - values
-        error = (np.square(difference) * weights).sum(axis=3)
-        better = error < best_error
-        best_error = np.where(better, error, best_error)
-        scale = np.where(better, grid.scale, scale)
-        zero = np.where(better, grid.zero_point, zero)
-    return Grid(bits, scale, zero, block_size)
+    shape, size = values.shape[:3], values.shape[3]
+    _, outputs, count = shape
+    least = _LEAST_SHRINK if bits > 3 else _LEAST_SHRINK_OF_FEW_BITS
+    shrinks = (1.0, *np.linspace(1.1, least, candidates))  # the range itself is not among those of linspace
+    rows, costs = values.reshape(-1, size), weights.reshape(-1, size)  # [n, block], [g b, block]
+    smallest = np.broadcast_to(_smallest(values, min_scale), shape).reshape(-1)
+    scale, zero = np.empty(len(rows), np.float32), np.empty(len(rows), np.int8)
+    step = max(1, _CHUNK // max(size, 1))
+    for start in range(0, len(rows), step):
+        part = np.arange(start, min(start + step, len(rows)))
+        cost = costs[part // (outputs * count) * count + part % count]
+        scale[part], zero[part] = _best(rows[part], cost, bits, smallest[part], symmetric, shrinks)
+    return Grid(bits, scale.reshape(shape), zero.reshape(shape), block_size)
 
 
 def blocked(array: Floats, block_size: int | None) -> Floats:
@@ -90,16 +93,77 @@ def blocked(array: Floats, block_size: int | None) -> Floats:
     return padded.reshape(groups, outputs, count, size)
 
 
-def _shrunk(
-    values: Floats, bits: int, shrink: float, block_size: int | None, symmetric: bool, min_scale: Floats | None
-) -> Grid:
-    """Return the grid over ``shrink`` times the range of every block of ``values`` ``[g, o, b, block_size]``."""
-    low_code, high_code = code_range(bits)
-    low = np.minimum(values.min(axis=3), 0) * np.float32(shrink)
-    high = np.maximum(values.max(axis=3), 0) * np.float32(shrink)
+class _Ranges:
+    """Ranges of blocks, and the grids over multiples of them. All arrays have the shape of ``low``."""
+
+    def __init__(self, low: Floats, high: Floats, smallest: Floats, bits: int, symmetric: bool) -> None:
+        self.low, self.high = np.minimum(low, 0), np.maximum(high, 0)
+        self.smallest, self.symmetric = smallest, symmetric
+        self.codes = code_range(bits)
+
+    def shrunk(self, shrink: float) -> tuple[Floats, Codes]:
+        """Return scale and zero point of the grid over ``shrink`` times each range."""
+        low_code, high_code = self.codes
+        low, high = self.low * np.float32(shrink), self.high * np.float32(shrink)
+        wide = np.maximum(-low, high) / high_code if self.symmetric else (high - low) / (high_code - low_code)
+        scale: Floats = np.maximum(wide, self.smallest).astype(np.float32)
+        if self.symmetric:
+            return scale, np.zeros(scale.shape, np.int8)
+        return scale, np.clip(np.rint(low_code - low / scale), low_code, high_code).astype(np.int8)
+
+
+def _smallest(values: Floats, min_scale: Floats | None) -> Floats:
+    """Return the smallest scale that is allowed, ``[g, o, 1]``."""
     smallest = np.full(values.shape[:2], np.finfo(np.float32).tiny * 1e6, np.float32)
     lower = smallest if min_scale is None else np.maximum(min_scale, smallest)
-    scale = np.maximum(-low, high) / high_code if symmetric else (high - low) / (high_code - low_code)
-    scale = np.maximum(scale, lower[:, :, None]).astype(np.float32)
-    zero = np.zeros(scale.shape) if symmetric else np.clip(np.rint(low_code - low / scale), low_code, high_code)
-    return Grid(bits, scale, zero.astype(np.int8), block_size)
+    return lower[:, :, None]
+
+
+def _best(
+    rows: Floats, costs: Floats, bits: int, smallest: Floats, symmetric: bool, shrinks: tuple[float, ...]
+) -> tuple[Floats, Codes]:
+    """Return scale and zero point ``[n]`` of the candidates with the least error.
+
+    Args:
+        rows: Weights, ``[n, block]``.
+        costs: Importance of each weight, ``[n, block]``.
+        bits: Bits per code.
+        smallest: Smallest allowed scale, ``[n]``.
+        symmetric: Whether the zero point is 0.
+        shrinks: Ranges to try, as multiples of the range of each row.
+    """
+    ends = np.stack((rows.argmin(axis=1), rows.argmax(axis=1)), axis=1)  # [n, 2]
+    extremes, extreme_costs = np.take_along_axis(rows, ends, 1), np.take_along_axis(costs, ends, 1)
+    ranges = _Ranges(extremes[:, 0], extremes[:, 1], smallest, bits, symmetric)
+    scale, zero = ranges.shrunk(1.0)
+    error = np.full(len(rows), np.inf, np.float32)
+    for shrink in shrinks:
+        step, offset = ranges.shrunk(float(shrink))
+        term = _squares(extremes, extreme_costs, step, offset, bits).max(axis=1)
+        left = np.flatnonzero(term < error)
+        whole = len(left) == len(rows)
+        own, cost = (rows, costs) if whole else (rows[left], costs[left])
+        found = _squares(own, cost, step[left], offset[left], bits).sum(axis=1)
+        better = found < error[left]
+        index = left[better]
+        error[index], scale[index], zero[index] = found[better], step[index], offset[index]
+    return scale, zero
+
+
+def _squares(rows: Floats, costs: Floats, step: Floats, offset: NDArray[np.int8], bits: int) -> Floats:
+    """Return the weighted squared rounding error of each weight, ``[n, block]``."""
+    low, high = code_range(bits)
+    each, zero = step[:, None], offset[:, None].astype(np.float32)
+    affine = bool(offset.any())
+    result: Floats = np.divide(rows, each)
+    np.rint(result, out=result)
+    if affine:
+        result += zero
+    np.clip(result, low, high, out=result)
+    if affine:
+        result -= zero
+    result *= each
+    result -= rows
+    np.square(result, out=result)
+    result *= costs
+    return result

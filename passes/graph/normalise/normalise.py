@@ -17,6 +17,7 @@ from passes.graph.normalise.no_ops import remove_no_ops
 from passes.graph.normalise.pads import absorb_pads
 from passes.graph.normalise.pooling import count_no_pads, pool_means
 from passes.graph.normalise.refusals import refuse_unsupported
+from passes.graph.normalise.scatters import scatters_as_concats
 from passes.graph.normalise.shapes import infer_shapes
 from passes.graph.normalise.sharing import share_tied_biases, unshare_constants
 from passes.ir.model import Model
@@ -40,12 +41,13 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
     - Gemm gets alpha = beta = 1.
     - Pad and Resize name no axes.
     - Pad with zeros becomes the padding of the convolution that reads it.
+    - ScatterND of whole rows in order becomes Concat, or what it writes.
     - Means over all spatial axes become GlobalAveragePool, and reshapes to [batch, rest] become Flatten.
     - MatMul (+ Add) on a matrix becomes Gemm.
 
     Args:
         graph: The graph.
-        rewrite: Whether to merge nodes, and to do the last three steps.
+        rewrite: Whether to merge nodes, and to do the last four steps.
 
     Returns:
         A line for every kind of change.
@@ -70,6 +72,7 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
         notes += absorb_pads(graph)
         count_no_pads(graph)
         shapes = infer_shapes(graph)
+        notes += scatters_as_concats(graph, shapes)
         notes += pool_means(graph, shapes)
         notes += flatten_reshapes(graph, shapes)
         notes += matmul_to_gemm(graph, shapes)

@@ -9,7 +9,7 @@ from onnx import TensorShapeProto, TypeProto, helper
 
 from converter.model_io.check import check_model
 from converter.model_io.light import light_model
-from converter.model_io.protobuf import graphs
+from converter.model_io.protobuf import graphs, subgraphs
 
 __all__ = ["correct_shapes"]
 
@@ -42,12 +42,22 @@ def correct_shapes(model: onnx.ModelProto) -> list[str]:
         for value in model.graph.value_info
         if value.name in inferred and _contradicts(value.type, inferred[value.name], symbols)
     ]
-    if wrong or (model.graph.value_info and _is_inconsistent(model)):
+    if wrong or _is_inconsistent(model):
         first = f" ({wrong[0].name} is declared {_text(wrong[0].type)})" if wrong else ""
         notes.append(f"shapes of inner tensors are declared wrong{first}; they are not used")
-        for graph in graphs(model.graph):
-            del graph.value_info[:]
+        _drop_inner_shapes(model.graph)
     return notes
+
+
+def _drop_inner_shapes(graph: onnx.GraphProto) -> None:
+    """Drop what a graph declares of inner tensors, and the graphs inside it of their outputs."""
+    del graph.value_info[:]
+    for node in graph.node:
+        for body in subgraphs(node):
+            for value in body.output:
+                if value.type.HasField("tensor_type"):
+                    value.type.tensor_type.ClearField("shape")
+            _drop_inner_shapes(body)
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, TypeProto]:

@@ -156,6 +156,20 @@ def wrong_inner_rank() -> onnx.ModelProto:
     return model
 
 
+def wrong_shapes_in_branches() -> onnx.ModelProto:
+    branches = []
+    for name in ("then", "else"):
+        nodes = [node("Neg", ["h"], [f"{name}0"]), node("Relu", [f"{name}0"], [name])]
+        inner = [info(f"{name}0", [1, 2])]
+        branches.append(helper.make_graph(nodes, name, [], [info(name, [1, 4, 6, 7])], value_info=inner))
+    return built(
+        node("Conv", ["x", "w"], ["h"]),
+        node("ReduceMax", ["h"], ["top"], keepdims=0),
+        node("Cast", ["top"], ["yes"], to=TensorProto.BOOL),
+        node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+    )
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -175,6 +189,7 @@ def wrong_inner_rank() -> onnx.ModelProto:
         wrong_output_rank,
         batch_by_hand,
         wrong_inner_rank,
+        wrong_shapes_in_branches,
     ],
 )
 def test_what_onnxruntime_accepts_loads(model: Callable[[], onnx.ModelProto]) -> None:

@@ -32,7 +32,13 @@ __all__ = [
     "upgrade_opset",
 ]
 
-_OWN_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.", "org.pytorch.aten")  # of onnxruntime
+# fmt: off
+_OWN_DOMAINS = frozenset([  # of onnxruntime, besides that of ONNX's own operators
+    "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training", "com.microsoft",
+    "com.microsoft.nchwc", "com.microsoft.experimental", "com.microsoft.dml", "com.ms.internal.nhwc",
+    "org.pytorch.aten",
+])
+# fmt: on
 _LOG = logging.getLogger(__name__)
 
 # fmt: off
@@ -236,7 +242,7 @@ def _require_operators(name: str, model: onnx.ModelProto) -> None:
         return
     for graph in graphs(model.graph):
         for node in graph.node:
-            if node.domain and not node.domain.startswith(_OWN_DOMAINS):
+            if node.domain and node.domain not in _OWN_DOMAINS:
                 raise ModelError(
                     f"{name}: onnxruntime has no {node.op_type} of domain {node.domain!r}; "
                     "name the library that has it with `custom_ops=`"

@@ -147,6 +147,14 @@ def test_operators_without_their_library_are_refused_at_once() -> None:
         converter.convert(model(), images(32, 3, 10, 10))
 
 
+def test_operators_of_onnxruntime_extensions_need_its_library() -> None:
+    """Its domain is ai.onnx.contrib, but onnxruntime does not have it."""
+    made = model()
+    made.graph.node[1].domain = "ai.onnx.contrib"
+    with pytest.raises(ModelError, match=r"no Twice of domain 'ai.onnx.contrib'"):
+        converter.convert(made, images(32, 3, 10, 10))
+
+
 def test_what_is_no_library_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "libother.so"
     with pytest.raises(UsageError, match=r"libother.so`: no such file"), converter.custom_ops(other):

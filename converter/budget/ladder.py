@@ -40,6 +40,7 @@ from converter.recipes.recipe import Recipe
 from converter.runtime.session import Progress, no_progress
 from converter.targets.catalog import DEFAULT_TARGET, find_target
 from converter.targets.target import Target
+from passes.arguments import require_type
 from passes.base import FEWEST_HELD_OUT
 from passes.errors import BudgetError, UsageError
 from passes.weights.learned_rounding import LearnedRounding
@@ -81,6 +82,8 @@ def convert_within(
         BudgetError: No attempt is within the budget. Its `search` holds all attempts.
         ConvertError: Any other error that a user can correct.
     """
+    require_type("settings", settings, Settings, "converter.Settings(...)")
+    require_type("budget", budget, Budget, "converter.Budget(...)")
     chosen = find_target(target)
     base = BASE if recipe == AUTO else learning_on(find_recipe(recipe), settings.device)
     _require_searchable(AUTO if recipe == AUTO else base.name, base, calibration, budget, chosen, settings)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from passes.arguments import require_number, whole
 from passes.errors import UsageError
 
 __all__ = ["Budget"]
@@ -26,6 +27,12 @@ class Budget:
     max_latency: float | None = None
 
     def __post_init__(self) -> None:
+        if self.max_drop is not None:
+            require_number("max_drop", self.max_drop)
+        if self.max_bytes is not None:
+            object.__setattr__(self, "max_bytes", whole("max_bytes", self.max_bytes))
+        if self.max_latency is not None:
+            require_number("max_latency", self.max_latency)
         if self.max_drop is None and self.max_bytes is None and self.max_latency is None:
             raise UsageError("a budget needs a limit; give `max_drop=`, `max_bytes=` or `max_latency=`")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:

@@ -14,7 +14,7 @@ from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET, SequentialCalibration, min_scale_for_bias
 from converter.data.dataset import Dataset
 from converter.runtime.session import Progress
-from passes.base import CorrectionPass
+from passes.base import Correction, CorrectionPass
 from passes.errors import QuantizationError
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
@@ -127,7 +127,9 @@ def _correct(
 
     An int32 bias needs its headroom (`min_scale_for_bias`). So a factor may become larger than the pass wanted.
     """
-    wanted = correction.correct(outputs)
+    wanted: object = correction.correct(outputs)
+    if not isinstance(wanted, Correction):
+        raise QuantizationError(f"{correction.name}: correct() returned {type(wanted).__name__}; return a Correction")
     quantized = model.quantized[layer.name]
     grid, bias = quantized.grid, model.bias(layer)
     factor = np.ones_like(wanted.factor) if tied else wanted.factor

@@ -18,6 +18,7 @@ from converter.calibration.statistics import check_finite, positions_per_image
 from converter.data.dataset import Dataset
 from converter.runtime.session import Progress
 from passes.base import LayerPass, Problem, Solution
+from passes.errors import QuantizationError
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
 from passes.ir.surgery import share_biases
@@ -167,14 +168,14 @@ def solve_layer(
     weight, bias = model.weight(layer), model.bias(layer)
     biases = [model.bias(member) for member in members]
     min_scale = _min_scale(model, members, biases)
-    solution: Solution = layer_pass.solve(Problem(layer, weight, bias, bits, block_size, min_scale, moments))
+    solution = _solved(layer_pass, Problem(layer, weight, bias, bits, block_size, min_scale, moments))
     raised = ""
     for _ in range(_RAISES):
         needed = _min_scale(model, members, corrected_biases(biases, bias, solution.bias))
         if min_scale is None or needed is None or (2 * solution.grid.scale.min(axis=2) >= needed).all():
             break
         min_scale, raised = np.maximum(min_scale, needed), "scale raised for the corrected bias"
-        solution = layer_pass.solve(Problem(layer, weight, bias, bits, block_size, min_scale, moments))
+        solution = _solved(layer_pass, Problem(layer, weight, bias, bits, block_size, min_scale, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")
     quantized = Quantized(solution.codes, solution.grid, sqnr)
     for member, own in zip(members, biases, strict=True):
@@ -186,6 +187,19 @@ def solve_layer(
     size = "per channel" if block_size is None else f"blocks of {block_size}"
     what = ", ".join(part for part in (f"{bits} bits {size}", why, solution.note, raised) if part)
     return Change(what, solution.before_db, solution.after_db)
+
+
+def _solved(layer_pass: LayerPass, problem: Problem) -> Solution:
+    """Solve one layer. Refuse a solution that a pass of another package got wrong."""
+    solution: object = layer_pass.solve(problem)
+    if not isinstance(solution, Solution):
+        raise QuantizationError(f"{layer_pass.name}: solve() returned {type(solution).__name__}; return a Solution")
+    if solution.codes.shape != problem.weight.shape:
+        raise QuantizationError(
+            f"{layer_pass.name}: solve() gave {problem.layer.name} codes of shape {solution.codes.shape}; give the "
+            f"shape of its weight, {problem.weight.shape}"
+        )
+    return solution
 
 
 def corrected_biases(

@@ -29,6 +29,7 @@ from converter.model_io.open import ExportOptions
 from converter.runtime.runner import Runner
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.steps import log_step
+from passes.arguments import require_type
 from passes.numerics.error import SqnrSum
 
 __all__ = ["GOOD_DB", "WORTH_DB", "Suggestion", "Trial", "suggest"]
@@ -107,6 +108,7 @@ def suggest(
         ModelError: A model cannot be converted to opset 21, or cannot be run.
         ConvertError: Any other error that a user can correct.
     """
+    require_type("comparison", comparison, Comparison, "the result of converter.compare")
     names = (comparison.reference, comparison.model)
     with (
         log_step("suggest"),

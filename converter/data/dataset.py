@@ -23,6 +23,7 @@ from converter.data.labels import Classes, check_labels
 from converter.data.preprocess import METADATA_KEY, Preprocess, stored_preprocess
 from converter.data.sources import ArraySource, FolderSource, Rows, Source
 from converter.model_io.python_spec import call, functions_of, load_name, parse_spec
+from passes.arguments import require_type, whole
 from passes.data_facts import DataFacts
 from passes.errors import DataError, UsageError
 
@@ -218,9 +219,11 @@ def load_data(
         DataError: The data cannot be used. The message quotes the offending value and names the next step.
         UsageError: The specification cannot be read, or preprocessing does not fit the model's input.
     """
+    require_type("inputs", inputs, (list, tuple), "converter.input_specs(model)")
     inputs = tuple(inputs)
     if not inputs:
         raise DataError("the model has no inputs to feed; check that its graph inputs are not all initializers")
+    limit = None if limit is None else whole("limit", limit)
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves no images; use at least 1")
     if isinstance(spec, str | Path):

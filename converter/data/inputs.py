@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from passes.arguments import require_type
 from passes.errors import ModelError
 
 __all__ = ["InputSpec", "input_specs", "static_batch"]
@@ -56,6 +57,7 @@ def input_specs(model: onnx.ModelProto | ort.InferenceSession) -> tuple[InputSpe
     Raises:
         ModelError: An input is not a tensor of numbers, or has no shape.
     """
+    require_type("model", model, (onnx.ModelProto, ort.InferenceSession), "an onnx.ModelProto or a session")
     if isinstance(model, onnx.ModelProto):
         fixed = {tensor.name for tensor in model.graph.initializer}
         fixed |= {tensor.values.name for tensor in model.graph.sparse_initializer}

@@ -14,7 +14,8 @@ from converter.data.preprocess import Preprocess, stored_preprocess
 from converter.data.preprocess_checks import questions, refuse_unused
 from converter.model_io.load import read_onnx
 from converter.model_io.open import ExportOptions, ModelFile, model_files, suggesting_shape
-from passes.errors import ModelError, UsageError
+from passes.arguments import require_type
+from passes.errors import ModelError, UsageError, argument
 
 __all__ = ["ModelsOnData", "load_for", "models_on_data"]
 
@@ -66,6 +67,11 @@ def models_on_data(
         UsageError: ``limit`` or ``preprocess`` is given for a Dataset, or see `load_for`.
         ConvertError: See `open_model` and `load_for`.
     """
+    if isinstance(models, (str, Path)) or not isinstance(models, Sequence):
+        raise UsageError(f"models are of type {type(models).__name__}; give a list of models")
+    if names is not None and (isinstance(names, str) or len(names) != len(models)):
+        raise UsageError(f"{argument(names=names)}: give one name for each of the {len(models)} models")
+    require_type("preprocess", preprocess, Preprocess, "converter.Preprocess(...)")
     if isinstance(data, Dataset):
         given = [
             *(["`limit=`"] if limit is not None else []),

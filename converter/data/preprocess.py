@@ -11,6 +11,7 @@ it either.
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any
@@ -288,6 +289,9 @@ def _with_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _checked_numbers(name: str, numbers: Any, scale: int) -> tuple[float, ...]:
+    if isinstance(numbers, str) or not isinstance(numbers, Iterable):
+        raise DataError(f"{name} {numbers!r} is not a list of numbers; give 1 or 3, such as (0.5,)")
+    numbers = tuple(numbers)
     listed = ",".join(str(number) for number in numbers)
     if len(numbers) not in (1, 3):
         raise DataError(f"{name} {listed} has {len(numbers)} values; give 1 or 3")

@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from converter.model_io.python_spec import functions_of
 from converter.model_io.scratch import scratch_folder
 from converter.model_io.write import write_onnx
 from converter.qdq.stored_weights import Tensors
+from passes.arguments import require_type, whole
 from passes.errors import ModelError, ShapeError, UsageError
 from passes.ir.bodies import bodies, tensors_read
 from passes.ir.linear import LINEAR_OPS
@@ -62,11 +64,18 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.input_shape is not None:
-            object.__setattr__(self, "input_shape", tuple(self.input_shape))
+            object.__setattr__(self, "input_shape", _sizes(self.input_shape))
             if not self.input_shape or min(self.input_shape) < 1:
                 raise UsageError(
                     f"`input_shape={self.input_shape}` has a size below 1; give sizes such as 1, 3, 224, 224"
                 )
+
+
+def _sizes(given: object) -> tuple[int, ...]:
+    """Return the sizes of an input. Refuse anything but integers."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UsageError(f"`input_shape={given!r}` is not a list of sizes such as (1, 3, 224, 224)")
+    return tuple(whole("input_shape", size) for size in given)
 
 
 @dataclass(frozen=True)
@@ -248,13 +257,25 @@ def model_files(
         yield files
 
 
+def _is_module(model: Any) -> bool:
+    """Whether the model is a torch module. If torch was not imported, there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
 def _is_exported(model: Any) -> bool:
     """Whether the model is exported by torch."""
     return is_factory(str(model)) if isinstance(model, (str, Path)) else not isinstance(model, onnx.ModelProto)
 
 
 def _check_arguments(models: Sequence[Any], export: ExportOptions) -> None:
+    require_type("export", export, ExportOptions, "converter.ExportOptions(...)")
     for model in models:
+        if not isinstance(model, (str, Path, onnx.ModelProto)) and not _is_module(model):
+            raise UsageError(
+                f"a model is of type {type(model).__name__}; give an .onnx file, FILE.py:FACTORY, an onnx.ModelProto "
+                "or a torch module"
+            )
         if isinstance(model, str) and not model:
             raise UsageError("the model's name is empty; give an .onnx file or FILE.py:FACTORY")
         if isinstance(model, (str, Path)) and Path(model).suffix == ".py":

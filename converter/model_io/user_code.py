@@ -6,7 +6,7 @@ from pathlib import Path
 
 from passes.errors import ConvertError
 
-__all__ = ["Terminated", "user_code"]
+__all__ = ["Terminated", "described", "user_code"]
 
 
 class Terminated(SystemExit):
@@ -21,10 +21,11 @@ def user_code(what: str, error_type: type[ConvertError]) -> Iterator[None]:
     except Terminated:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise error_type(f"{what} raised {_described(error)}") from error
+        raise error_type(f"{what} raised {described(error)}") from error
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
+    """Describe an exception: "ValueError: why (file.py, line 3)"."""
     where = ""
     frame = error.__traceback__
     while frame is not None:

@@ -20,6 +20,7 @@ from converter.recipes.requested_layers import RequestedLayers
 from converter.runtime.session import Progress, no_progress
 from converter.speed.search import Speed, find_slow_layers, leaving
 from converter.targets.catalog import DEFAULT_TARGET, find_target
+from passes.arguments import require_type
 from passes.base import Stage
 from passes.ir.model import Model
 from passes.ir.onnx_graph import import_graph
@@ -63,6 +64,7 @@ def convert(
     Raises:
         ConvertError: Any problem that the user can fix. The message says how.
     """
+    require_type("settings", settings, Settings, "converter.Settings(...)")
     plan = with_layers(learning_on(find_recipe(recipe), settings.device), exclude, bits)
     job = prepare(
         model,

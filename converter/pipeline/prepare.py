@@ -30,7 +30,8 @@ from converter.runtime.session import Progress, no_progress
 from converter.speed.search import require_measurable
 from converter.targets.target import Target
 from converter.verification.fit import require_fit, require_weight_only
-from passes.errors import ModelError
+from passes.arguments import require_type
+from passes.errors import ModelError, UsageError
 from passes.ir.existing_qparams import ExistingQparams
 
 __all__ = ["Prepared", "prepare"]
@@ -122,6 +123,9 @@ def prepare(
         ConvertError: Any problem that the user can fix. The message says how.
     """
     footprint = Footprint()
+    require_type("preprocess", preprocess, Preprocess, "converter.Preprocess(...)")
+    if not callable(progress):
+        raise UsageError(f"`progress=` is of type {type(progress).__name__}; give a function")
     require_calibration(calibration, training, settings.checkpoint, recipe)
     require_runnable(recipe.passes)
     require_device(recipe.passes)

@@ -4,9 +4,10 @@
 member of the pass itself, see `passes.base.Pass`.
 """
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -15,16 +16,18 @@ from converter.calibration.sequential import solve_layers
 from converter.calibration.statistics import calibrate
 from converter.learn.learning import learn_rounding, require_trainable, train
 from converter.learn.training_file import TrainingFile
+from converter.model_io.user_code import described
 from converter.pipeline.images import Images
 from converter.recipes.recipe import Recipe
+from converter.recipes.registry import PASSES
 from converter.runtime.session import Progress
 from passes.base import CorrectionPass, GraphPass, LayerPass, Pass, Stage
-from passes.errors import DataError, QuantizationError
+from passes.errors import ConvertError, DataError, QuantizationError
 from passes.graph.check import check
 from passes.ir.layer_names import require_known
 from passes.ir.model import Model
 from passes.report import PassReport, require_complete
-from passes.statistics import Stats
+from passes.statistics import Needs, Stats
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
 
@@ -61,12 +64,27 @@ def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
     for checked in _checked_before(step, context.recipe.passes):
         require(checked, model, context)
     started = time.perf_counter()
-    report = run_kind(step, model, context)
+    with _errors_of_others(step):
+        report = run_kind(step, model, context)
     seconds = time.perf_counter() - started
     check(model, step.name)
     report = require_complete(report, step.name, model.layers())
     step.ensures(model)
-    return dataclasses.replace(report, seconds=seconds)
+    return dataclasses.replace(report, name=step.name, seconds=seconds)
+
+
+@contextlib.contextmanager
+def _errors_of_others(step: Pass) -> Iterator[None]:
+    """Turn any exception of a pass of another package into one that names the pass and the line."""
+    if PASSES.get(step.name) is type(step):
+        yield
+        return
+    try:
+        yield
+    except ConvertError:
+        raise
+    except Exception as error:
+        raise QuantizationError(f"{step.name} raised {described(error)}") from error
 
 
 def _checked_before(step: Pass, passes: Sequence[Pass]) -> Sequence[Pass]:
@@ -122,10 +140,15 @@ def require_runnable(passes: Iterable[Pass]) -> None:
 def _run_graph_pass(step: GraphPass, model: Model, context: PassContext) -> PassReport:
     data = context.images.shown_to(step)
     needs, stats = step.needs(model), Stats()
+    if not isinstance(needs, Needs):
+        raise QuantizationError(f"{step.name}: needs() returned {type(needs).__name__}; return Needs(...)")
     if needs:
         if data is None:
             raise DataError(f"{step.name} needs calibration data; use `calibration=` with images or an .npz")
         require_known(sorted(needs.channels | needs.moments), model.layers(), f"needs() of {step.name}")
+        unknown = ({*needs.histograms} | {name for name, _ in needs.tensors}) - model.graph.tensors().keys()
+        if unknown:
+            raise QuantizationError(f"needs() of {step.name}: no tensor is named {min(unknown)!r}")
         stats = calibrate(model, needs, data, context.progress, seed=context.recipe.seed)
     return step.apply(model, stats)
 

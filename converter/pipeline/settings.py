@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET
+from passes.arguments import whole
 from passes.base import Device
 from passes.errors import UsageError
 
@@ -37,6 +38,9 @@ class Settings:
     checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("limit", "seed", "memory_budget"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"`limit={self.limit}` leaves no images; use at least 1")
         if self.seed is not None and self.seed < 0:

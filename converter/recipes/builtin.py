@@ -13,6 +13,7 @@ from converter.recipes.toml import parse_recipe
 from converter.recipes.toml_fields import nearest
 from passes.activations.activation_ranges import ActivationRanges
 from passes.activations.keep_ranges import KeepRanges
+from passes.arguments import require_type
 from passes.base import Device, Pass
 from passes.errors import RecipeError, UsageError, argument
 from passes.graph.fold_batchnorm import FoldBatchnorm
@@ -113,6 +114,7 @@ def find_recipe(spec: str | Path | Recipe) -> Recipe:
     """
     if isinstance(spec, Recipe):
         return spec
+    require_type("recipe", spec, (str, Path), "a name, a .toml file, an .onnx file or a converter.Recipe")
     if str(spec) in RECIPES:
         return RECIPES[str(spec)]
     if str(spec) == AUTO:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from converter.data.preprocess import Preprocess
 from converter.recipes.recipe import Recipe
+from passes.arguments import require_names, require_type, whole
 from passes.base import Pass
 from passes.errors import UsageError, argument
 from passes.graph.exclude import Exclude
@@ -21,7 +22,10 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
     Raises:
         UsageError: A layer is in both arguments, or no grid has these bits.
     """
-    bits = dict(bits or {})
+    require_names("exclude", exclude)
+    require_type("bits", {} if bits is None else bits, Mapping, "a mapping from layers to numbers of bits")
+    require_names("bits", bits or {})
+    bits = {name: whole(f"bits[{name!r}]", count) for name, count in (bits or {}).items()}
     for name in exclude:
         if name in bits:
             excluded, quantized = argument(exclude=[name]), argument(bits={name: bits[name]})

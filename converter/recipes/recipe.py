@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.data.preprocess import Preprocess
 from converter.qdq.matmul_nbits import BLOCKS
-from converter.qdq.weights import Storage
+from converter.qdq.weights import STORAGES, Storage
 from converter.recipes.registry import PASSES, require_usable
 from passes.base import LayerPass, Pass, Stage
 from passes.errors import RecipeError
@@ -40,10 +40,8 @@ class Recipe:
     preprocess: Preprocess = Preprocess()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise RecipeError(f"limit must be at least 1, not {self.limit}")
-        if self.seed < 0:
-            raise RecipeError(f"seed must not be negative, not {self.seed}")
+        _check_settings(self.name, self.limit, self.seed, self.storage, self.preprocess)
+        object.__setattr__(self, "passes", tuple(self.passes))
         for step in self.passes:
             require_usable(step)
         _check_order(self.passes)
@@ -93,6 +91,7 @@ class Recipe:
             added: The pass.
             name: Name of the new recipe. None: the same name.
         """
+        require_usable(added)
         kept = self.passes
         if added.stage == Stage.WEIGHTS:
             kept = tuple(step for step in kept if step.stage != Stage.WEIGHTS)
@@ -118,6 +117,20 @@ class Recipe:
     def sqnr_of(self) -> str:
         """Quantity whose SQNR a report gives for layers: "weights" or "outputs"."""
         return "weights" if self.solver is None else self.solver.sqnr_of
+
+
+def _check_settings(name: object, limit: object, seed: object, storage: object, preprocess: object) -> None:
+    """Refuse values of the wrong type, and numbers out of range."""
+    if not isinstance(name, str) or not name:
+        raise RecipeError(f"the name of a recipe must be a text, not {name!r}")
+    if not isinstance(limit, int) or limit < 1:
+        raise RecipeError(f"limit must be at least 1, not {limit!r}")
+    if not isinstance(seed, int) or seed < 0:
+        raise RecipeError(f"seed must not be negative, not {seed!r}")
+    if storage not in STORAGES:
+        raise RecipeError(f"storage {storage!r} is not one of {', '.join(STORAGES)}")
+    if not isinstance(preprocess, Preprocess):
+        raise RecipeError(f"preprocess is of type {type(preprocess).__name__}; give converter.Preprocess(...)")
 
 
 def _check_order(passes: Sequence[Pass]) -> None:

@@ -9,7 +9,7 @@ from converter.model_io.entry_points import entry_point_names, load_entry_point
 from passes.activations.activation_ranges import ActivationRanges
 from passes.activations.float_activations import FloatActivations
 from passes.activations.keep_ranges import KeepRanges
-from passes.base import Pass
+from passes.base import Pass, Stage
 from passes.errors import RecipeError
 from passes.graph.exclude import Exclude
 from passes.graph.fold_batchnorm import FoldBatchnorm
@@ -102,8 +102,8 @@ def require_usable(step: Any) -> None:
     """Refuse an object that is no valid pass, or that could not be read back from the recipe in a file.
 
     Raises:
-        RecipeError: The object is no pass, it has no name or the name of a built-in pass, or TOML has no form for a
-            field.
+        RecipeError: The object is no pass or no dataclass, it has no stage, no name or the name of a built-in pass, or
+            TOML has no form for a field.
     """
     kind = type(step)
     if not isinstance(step, Pass):
@@ -111,6 +111,10 @@ def require_usable(step: Any) -> None:
     name = getattr(step, "name", None)
     if not isinstance(name, str) or not name:
         raise RecipeError(f'{kind.__name__} has no name; give it one: name: ClassVar[str] = "..."')
+    if "__dataclass_fields__" not in vars(kind):
+        raise RecipeError(f"{name}: {kind.__name__} is not a dataclass; decorate it with @dataclass(frozen=True)")
+    if not isinstance(getattr(step, "stage", None), Stage):
+        raise RecipeError(f"{name}: its stage is no converter.Stage; give it one, such as Stage.FLOAT")
     if PASSES.get(name, kind) is not kind:
         raise RecipeError(f"{kind.__name__} has the name {name!r} of a built-in pass; give it another name")
     for field in dataclasses.fields(step):

@@ -10,6 +10,7 @@ from converter.model_io.sizes import serialized_bytes
 from converter.pipeline.result import LayerReport, Result, versions
 from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
 from converter.recipes.toml import recipe_values
+from passes.arguments import require_type
 from passes.base import Stage
 from passes.report import CoveredRange, LossGrid, PassReport
 
@@ -35,6 +36,7 @@ def report_facts(
         before: Bytes of the model. The default is the size of `Result.reference`.
         after: Bytes of the file. The default is the size of `Result.model`.
     """
+    require_type("result", result, Result, "the result of a conversion")
     sizes = {
         "before": serialized_bytes(result.reference) if before is None else before,
         "after": serialized_bytes(result.model) if after is None else after,

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from converter.model_io.entry_points import entry_point_names, load_entry_point
 from converter.targets.target import Target
+from passes.arguments import require_type
 from passes.errors import TargetError
 from passes.ir.rules import Rules
 from passes.numerics.kernel_times import KernelTimes
@@ -368,6 +369,7 @@ def find_target(name: str) -> Target:
     Raises:
         TargetError: There is no such target, or the entry point gives no `Target` with this name.
     """
+    require_type("target", name, str, "the name of a target")
     if name in TARGETS:
         return TARGETS[name]
     target = load_entry_point(GROUP, name, TARGETS, TargetError)

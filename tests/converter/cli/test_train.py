@@ -100,7 +100,7 @@ def test_after_a_kill_the_same_command_goes_on(folder: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     assert not (folder / "out.onnx").exists()
     other = run(*TRAIN, "--epochs", "1")
-    assert "out.checkpoint is of another training" in other.stderr
+    assert "out.checkpoint belongs to another training" in other.stderr
     assert "going on" not in other.stderr
     again = run(*command)
     assert again.exit_code == 0, again.output

@@ -1,18 +1,36 @@
 """How a pass is run: what it requires is asked early, what it ensures after it; a kind is registered once."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from converter import DataError, GraphPass, Model, Needs, PassReport, QuantizationError, Recipe, Stage, Stats, convert
+from converter import (
+    Correction,
+    CorrectionPass,
+    DataError,
+    GraphPass,
+    LayerPass,
+    Model,
+    Needs,
+    PassReport,
+    Problem,
+    QuantizationError,
+    Recipe,
+    Solution,
+    Stage,
+    Stats,
+    absmax_grid,
+    convert,
+)
 from converter.pipeline.images import Images
 from converter.pipeline.run_pass import PassContext, run_kind, run_pass
 from passes.activations.activation_ranges import ActivationRanges
 from passes.base import Pass
 from passes.graph.normalise.normalise import Normalise
+from passes.numerics.output_statistics import OutputStatistics
 from passes.weights.bias_correction import BiasCorrection
 from passes.weights.gptq import Gptq
 from passes.weights.rtn import Rtn
@@ -189,8 +207,13 @@ class Careless(GraphPass):
 
     layer: str = "stem"
     forgets: str = ""
+    tensor: str = ""
 
     def needs(self, model: Model) -> Needs:
+        if self.forgets == "the needs":
+            return [self.layer]  # type: ignore[return-value]
+        if self.tensor:
+            return Needs(histograms=frozenset({self.tensor}))
         return Needs(channels=[self.layer])  # type: ignore[arg-type]  # a list will do
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
@@ -198,6 +221,8 @@ class Careless(GraphPass):
             return None  # type: ignore[return-value]
         if self.forgets == "the layers":
             return PassReport(self.name)
+        if self.forgets == "a key":
+            raise KeyError("stem")
         return PassReport(self.name, skipped=dict.fromkeys(model.layers(), f"saw {list(stats.channels)}"))
 
 
@@ -206,6 +231,9 @@ class Careless(GraphPass):
     [
         (Careless(layer="steam"), r"needs\(\) of careless.*'steam'; did you mean 'stem'"),
         (Careless(forgets="the report"), "careless returned NoneType and not its report; return a PassReport"),
+        (Careless(forgets="the needs"), r"careless: needs\(\) returned list; return Needs"),
+        (Careless(tensor="steam"), r"needs\(\) of careless: no tensor is named 'steam'"),
+        (Careless(forgets="a key"), r"careless raised KeyError: 'stem' \(test_run_pass.py, line \d+\)"),
         (Careless(forgets="the layers"), r"careless does not report layer 'stem' \(and 6 more\); name it in"),
     ],
 )
@@ -213,6 +241,61 @@ def test_an_error_in_a_users_pass_names_the_pass(step: Careless, message: str) -
     recipe = Recipe("own", "", (Normalise(), step, ActivationRanges(), Rtn(bits=8)), storage="int8")
     with pytest.raises(QuantizationError, match=message):
         convert(resnet(), X, recipe=recipe)
+
+
+@dataclass(frozen=True)
+class Unsolved(LayerPass):
+    """A pass that gives no solution, or codes of another shape."""
+
+    name: ClassVar[str] = "unsolved"
+    wants_moments: ClassVar[bool] = False
+
+    cut: bool = False
+
+    def solve(self, problem: Problem) -> Solution:
+        if not self.cut:
+            return None  # type: ignore[return-value]
+        grid = absmax_grid(problem.weight, problem.bits, min_scale=problem.min_scale)
+        return Solution(grid.codes(problem.weight)[:, :1], grid, problem.bias, None, None)
+
+
+@dataclass(frozen=True)
+class Uncorrected(CorrectionPass):
+    """A pass that gives no correction."""
+
+    name: ClassVar[str] = "uncorrected"
+
+    def correct(self, outputs: OutputStatistics) -> Correction:
+        return None  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (Unsolved(), r"unsolved: solve\(\) returned NoneType; return a Solution"),
+        (
+            Unsolved(cut=True),
+            r"unsolved: solve\(\) gave stem codes of shape \(1, 1, 27\); give the shape",
+        ),
+        (Uncorrected(), r"uncorrected: correct\(\) returned NoneType; return a Correction"),
+    ],
+)
+def test_a_wrong_answer_of_a_users_pass_names_the_method(step: Pass, message: str) -> None:
+    steps = (Normalise(), ActivationRanges(), Rtn(bits=8))
+    with pytest.raises(QuantizationError, match=message):
+        convert(resnet(), X, recipe=Recipe("own", "", steps).with_pass(step))
+
+
+def test_a_report_bears_the_name_of_its_pass() -> None:
+    @dataclass(frozen=True)
+    class Renamed(Traced):
+        name: ClassVar[str] = "renamed"
+
+        def apply(self, model: Model, stats: Stats) -> PassReport:
+            return replace(super().apply(model, stats), name="another")
+
+    result = convert(resnet(), recipe=Recipe("r", "", (Normalise(), Renamed(), Rtn())))
+    assert [report.name for report in result.passes] == ["normalise", "renamed", "rtn"]
 
 
 def test_needs_take_any_iterable_of_names() -> None:

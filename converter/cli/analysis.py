@@ -94,11 +94,11 @@ def compare(
     quiet: bool,
     **images: Any,
 ) -> None:
-    """Find the layers that add most error to MODEL, and suggest what to change.
+    """Find the layers that add most error, and a remedy.
 
-    Both models are .onnx files or FILE.py:FACTORY. "So far" is the error of everything up to a layer. "Added" is the
-    error of the layer itself: its output is compared with that of the float layer on the same inputs. The worst layers
-    are then tried in float, and those that gain are suggested.
+    MODEL is compared with REFERENCE, the float model. Both are .onnx files or FILE.py:FACTORY. "So far" is the error
+    of everything up to a layer. "Added" is the error of the layer itself: its output is compared with that of the
+    float layer on the same inputs. The worst layers are then tried in float, and those that gain are suggested.
     """
     from converter.cli.outputs import check_outputs
     from converter.cli.suggestions import command, suggested_options
@@ -182,9 +182,10 @@ def _given(weights: Path | None, input_shape: tuple[int, ...] | None) -> tuple[s
 @options.torch
 @options.custom_ops
 def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[int, ...] | None) -> None:
-    """Show what is in an .onnx file, or in the export of FILE.py:FACTORY, by layer.
+    """Show what is in a file, layer by layer.
 
-    The table has bits, storage and bytes, and whether onnxruntime runs the layer on integers. If not, it says why.
+    MODEL is an .onnx file or FILE.py:FACTORY. The table has bits, storage and bytes, and whether onnxruntime runs the
+    layer on integers. If not, it says why.
     """
     from converter.report.islands import islands_tables
     from converter.report.table import inspection_tables, show
@@ -203,7 +204,7 @@ def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[
 )
 @click.option("--no-browser", is_flag=True, help="Print the address of the page, and open no browser.")
 def view(model: str, port: int | None, no_browser: bool) -> None:
-    """Show an .onnx file in Netron, in the browser, until Ctrl-C.
+    """Show a file in Netron, in the browser, until Ctrl-C.
 
     This needs the extra `view`: pip install convert-onnx[view].
     """

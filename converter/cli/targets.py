@@ -15,12 +15,13 @@ from passes.errors import UsageError, VerificationError
 __all__ = ["targets", "verify"]
 
 _MORE = "--json lists them all"
+_HOW = {"run": "by running it", "rules": "by the target's rules"}
 
 
 @click.command()
 @click.argument("name", required=False, metavar="[NAME]")
 def targets(name: str | None) -> None:
-    """List the targets; with a NAME, all facts about one target and their sources."""
+    """List the targets; with NAME, the facts about one."""
     from converter.report.table import show
     from converter.report.targets import facts_table, targets_table
     from converter.targets.catalog import find_target, known_targets
@@ -95,9 +96,11 @@ def verify(
     if not verification.passed:
         first, *others = verification.failures
         more = f" (and {len(others)} more)" if others else ""
-        raise VerificationError(f"{model} on {target}, by {verification.how}: {first}{more}; {verification.next_step}")
+        raise VerificationError(
+            f"{model} on {target}, {_HOW[verification.how]}: {first}{more}; {verification.next_step}"
+        )
     if not as_json:
-        say(f"{model}: verified on {target} by {verification.how}")
+        say(f"{model}: verified on {target} {_HOW[verification.how]}")
 
 
 def _refuse_unused(target: str, runtime: Path | None, given: list[str]) -> None:

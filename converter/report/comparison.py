@@ -44,7 +44,7 @@ def _worst_table(comparison: Comparison) -> RenderableType:
     columns = [
         "image",
         "SQNR",
-        *(["float sees", "quantized sees"] if classified else []),
+        *(["class in float", "class"] if classified else []),
         *(["label"] if labelled else []),
     ]
     table = plain_table("Worst images", columns, numbers=range(1, len(columns)))

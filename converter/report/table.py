@@ -168,7 +168,7 @@ def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
         middle, lowest = (known[len(known) // 2][0], known[0]) if known else (None, (None, ""))
         described = (_weight_bits(members[0]), f"{mean_file_bits(members):.3g} bits", _bits(activations), granularity)
         row(table, *described, str(len(members)), decibels(middle), decibels(lowest[0]), lowest[1])
-    table.caption = f"SQNR of each layer's {sqnr_of}; on disk: codes and multiples of block scales, per weight"
+    table.caption = f"SQNR of each layer's {sqnr_of}; on disk: bits per weight"
     return table
 
 

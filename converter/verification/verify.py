@@ -255,7 +255,7 @@ def _notes(target: Target, ran: ProviderRun) -> tuple[str, ...]:
     """Limits of a run that a reader could overlook."""
     notes = []
     if stands(target.runtime, ran.runtime) == "newer":
-        notes.append(f"{ran.runtime} is newer than {target.runtime}, the oldest that target {target.name} promises")
+        notes.append(f"{ran.runtime} is newer than {target.runtime}, the oldest that target {target.name} supports")
     if ran.nodes is None and not ran.error:
         notes.append(f"{ran.runtime} does not report which nodes the provider runs")
     return tuple(notes)

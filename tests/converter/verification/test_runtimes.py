@@ -112,7 +112,7 @@ def test_a_newer_runtime_than_promised_gives_a_note(made: Path, monkeypatch: pyt
     monkeypatch.setenv("CONVERT_ONNX_TARGETS", str(made))
     actual = verify(made / "cpu.onnx", "generic")
     (note,) = actual.notes
-    assert note == f"{actual.runtime} is newer than onnxruntime 1.20, the oldest that target generic promises"
+    assert note == f"{actual.runtime} is newer than onnxruntime 1.20, the oldest that target generic supports"
     result = run("verify", str(made / "cpu.onnx"), "--target", "generic")
     assert f"Note: {note}\n" in result.stdout
     assert "Note:" not in run("verify", str(made / "cpu.onnx"), "--target", "generic", "--json").stdout

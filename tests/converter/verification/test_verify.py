@@ -220,7 +220,7 @@ def test_the_command(files: Path) -> None:
     cpu, there = str(files / "cpu.onnx"), str(files / "x.npz")
     result = run("verify", cpu, "--target", "cpu", "--data", there, "--limit", "4")
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == f"{cpu}: verified on cpu by run"
+    assert result.stdout.splitlines()[-1] == f"{cpu}: verified on cpu by running it"
     assert "samples run                   4" in result.stdout
     answer = json.loads(run("verify", cpu, "--target", "cpu", "--json").stdout)
     assert (answer["how"], answer["passed"], answer["images"]) == ("run", True, 8)
@@ -230,7 +230,7 @@ def test_the_command_fails_with_exit_code_3(files: Path) -> None:
     cpu = str(files / "cpu.onnx")
     result = process("verify", cpu, "--target", "tensorrt")
     assert result.returncode == 3
-    message = "by rules: signed: input_quantize: activations are uint8, not int8 (and"
+    message = "by the target's rules: signed: input_quantize: activations are uint8, not int8 (and"
     assert result.stderr.startswith(f"Error: {cpu} on tensorrt, {message}")
     assert result.stderr.endswith("more); convert the float model with --target tensorrt\n")
     violations = json.loads(run("verify", cpu, "--target", "tensorrt", "--json").stdout)["violations"]

@@ -34,7 +34,8 @@ def absorb_alpha_beta(graph: gs.Graph) -> list[str]:
         elif isinstance(bias, gs.Constant) and bias.dtype == np.float32:
             if beta != 1.0:
                 notes.append(f"{node.name}: beta = {beta:g} multiplied into the bias")
-            values = _vector((beta * bias.values).astype(np.float32), node)
+            values = (beta * bias.values).astype(np.float32)
+            values = _vector(values, node) if isinstance(weight, gs.Constant) else values
             if beta != 1.0 or values.shape != tuple(bias.shape):
                 set_constant(graph, node, 2, values, f"{node.name}.bias")
             node.attrs.pop("beta", None)

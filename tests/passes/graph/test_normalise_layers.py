@@ -258,6 +258,22 @@ def test_a_computed_weight_keeps_alpha() -> None:
     assert graph.nodes[0].attrs["alpha"] == 0.5
 
 
+def test_beta_of_a_gemm_with_a_computed_weight_is_absorbed() -> None:
+    """Nothing says the weight's shape. The old light models of onnx generate their weights with ConstantOfShape."""
+    nodes = [
+        node("Flatten", ["x"], ["flat"], name="flat"),
+        node("Cast", ["flat"], ["size"], name="size", to=7),
+        node("ReduceMax", ["size"], ["most"], name="most", keepdims=0),
+        node("Mul", ["most", "none"], ["zero"], name="zero"),
+        node("Add", ["zero", "shape"], ["sizes"], name="sizes"),
+        node("ConstantOfShape", ["sizes"], ["w"], name="ones"),
+        node("Gemm", ["flat", "w", "bias"], ["y"], name="fc", beta=2.0),
+    ]
+    constants = {"none": np.array([0]), "shape": np.array([192, 5]), "bias": array(5)}
+    graph = normalised(build(nodes, constants, IMAGE, opset=13, output_shape=[2, 5]))
+    assert "beta" not in next(each for each in graph.nodes if each.op == "Gemm").attrs
+
+
 @OPSETS
 @pytest.mark.parametrize("bias", [(5,), (1,), ()], ids=str)
 @pytest.mark.parametrize("swap", [False, True])

@@ -315,7 +315,7 @@ class LayerPass(Pass):
     def bits_of(self, layers: Mapping[str, Linear], graph: gs.Graph) -> dict[str, int]:
         """Return the weight bits of every layer.
 
-        ``layers`` are the layers of ``graph`` to be quantized. Those that share a weight have the same bits.
+        ``layers`` are the layers of ``graph`` to be quantized. See `passes.ir.ties.agreed`.
 
         Raises:
             UnknownLayerError: A selector of `layer_bits` matches no layer.
@@ -324,7 +324,7 @@ class LayerPass(Pass):
         if self.first_last_bits is not None and bits:
             names = list(layers)
             bits[names[0]] = bits[names[-1]] = self.first_last_bits
-        return agreed(bits, by_layer(self.layer_bits, graph, layers, "layer_bits"), layers)
+        return agreed(bits, by_layer(self.layer_bits, graph, layers, "layer_bits"), layers, graph)
 
     def matched(self, model: Model) -> tuple[str, ...]:
         """Return a line for every selector of `layer_bits` that is no plain name."""

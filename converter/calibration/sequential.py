@@ -108,10 +108,11 @@ def solve_layers(
 
 
 def _untie_float_layers(model: Model) -> None:
-    """Give layers that stay in float a weight of their own, where they share it with layers that do not."""
-    ties = tied_layers(model.layers().values())
-    for name in model.float_reasons.keys() & ties.keys():
-        model.untie(name)
+    """Give layers that are quantized a weight of their own, where they share it with layers that stay in float."""
+    for names in set(tied_layers(model.layers().values()).values()):
+        quantized = [name for name in names if name not in model.float_reasons]
+        if quantized and len(quantized) < len(names):
+            model.untie(quantized)
 
 
 def _moments_of_later_readers(

@@ -143,16 +143,16 @@ class Model:
         for layer, bias in zip(layers, biases, strict=True):
             self.write(layer, weight, bias)
 
-    def untie(self, name: str) -> None:
-        """Give a layer a weight of its own.
+    def untie(self, names: Sequence[str]) -> None:
+        """Give layers that share a weight with others a copy that they share.
 
         Raises:
             QuantizationError: The graph has no such layer.
         """
-        node = self.node(name)
-        shared = node.inputs[1]
-        if len(shared.outputs) > 1:
-            node.inputs[1] = gs.Constant(fresh_name(f"{name}.weight", tensor_names(self.graph)), shared.values)
+        nodes = [self.node(name) for name in names]
+        copy = gs.Constant(fresh_name(f"{names[0]}.weight", tensor_names(self.graph)), nodes[0].inputs[1].values)
+        for node in nodes:
+            node.inputs[1] = copy
 
     def untie_bias(self, name: str) -> None:
         """Give a layer a bias of its own, if it has one.

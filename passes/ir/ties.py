@@ -2,7 +2,10 @@
 
 from collections.abc import Hashable, Iterable, Mapping
 
+import onnx_graphsurgeon as gs
+
 from passes.ir.linear import Linear
+from passes.ir.logarithms import layers_before_logarithms
 
 __all__ = ["agreed", "shared_with", "tied_layers"]
 
@@ -19,15 +22,18 @@ def tied_layers(layers: Iterable[Linear]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(names) for names in readers.values() if len(names) > 1 for name in names}
 
 
-def agreed(bits: Mapping[str, int], named: Mapping[str, int], layers: Mapping[str, Linear]) -> dict[str, int]:
-    """Return the bits of every layer, the same for layers that share a weight.
+def agreed(
+    bits: Mapping[str, int], named: Mapping[str, int], layers: Mapping[str, Linear], graph: gs.Graph
+) -> dict[str, int]:
+    """Return the bits of every layer: the same for layers that share a weight, and 8 for those before a logarithm.
 
     Args:
         bits: Bits of every layer.
         named: Bits of the layers that a recipe names. They replace the others, also in layers that share their weight.
         layers: The layers.
+        graph: Their graph.
     """
-    result = {**bits, **named}
+    result = {**bits, **dict.fromkeys(layers_before_logarithms(graph, layers), 8), **named}
     for names in set(tied_layers(layers.values()).values()):
         deciding = [name for name in names if name in named] or names
         result |= dict.fromkeys(names, max(result[name] for name in deciding))

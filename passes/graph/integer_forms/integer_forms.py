@@ -15,6 +15,7 @@ from passes.graph.integer_forms.conv_transpose import transposed_as_convolutions
 from passes.graph.integer_forms.hard_swish import HARD_FUNCTIONS, hard_functions_as_clips, has_integer_form
 from passes.graph.integer_forms.slow_layers import slow_layers
 from passes.graph.normalise.shapes import infer_shapes
+from passes.ir.logarithms import layers_before_logarithms
 from passes.ir.model import Model
 from passes.ir.rules import Rules
 from passes.report import Change, PassReport
@@ -22,6 +23,7 @@ from passes.statistics import Stats
 
 __all__ = ["IntegerForms"]
 
+_BEFORE_LOGARITHM = "float activations, because a logarithm of its output needs the precision of small values"
 _SLOW = "float activations, which are faster for this layer"
 
 
@@ -29,7 +31,7 @@ _SLOW = "float activations, which are faster for this layer"
 class IntegerForms(GraphPass):
     """Integer forms of BatchNormalization that was not folded, HardSwish, HardSigmoid and ConvTranspose.
 
-    Convolutions that the target runs faster in float get float activations.
+    Convolutions that the target runs faster in float get float activations, and so do layers before a logarithm.
     """
 
     name: ClassVar[str] = "integer_forms"
@@ -46,12 +48,15 @@ class IntegerForms(GraphPass):
         model.graph.cleanup().toposort()
         rules = _with_hard_functions(model.rules)
         layers = frozenset(model.layers()) - {*model.float_reasons, *model.float_activations}
+        precise = layers_before_logarithms(model.graph, layers)
+        layers = layers.difference(precise)
         slow = slow_layers(model.graph, rules, infer_shapes(model.graph) if notes else shapes, layers)
-        model.float_activations |= dict.fromkeys(slow, _SLOW)
+        reasons = dict.fromkeys(precise, _BEFORE_LOGARITHM) | dict.fromkeys(slow, _SLOW)
+        model.float_activations |= reasons
         integer = place(model.graph, rules, layers.difference(slow)).integer
         notes += hard_functions_as_clips(model.graph, model.rules, integer)
         model.graph.cleanup().toposort()
-        changed = dict.fromkeys(slow, Change(_SLOW))
+        changed = {name: Change(reason) for name, reason in reasons.items()}
         skipped = {name: "computes the same" for name in model.layers() if name not in changed}
         return PassReport(self.name, changed, skipped, notes=tuple(notes))
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, numpy_helper
 from benchmarks.bar import Bar
 from benchmarks.random_resnet import random_images, random_resnet18
 from converter import convert
+from converter.data.dataset import Batch
 from converter.model_io.load import model_bytes
 from converter.model_io.save import save_onnx
 from converter.runtime.latency import latencies
@@ -34,7 +35,9 @@ def resnet18(progress: Progress) -> Iterator[Bar]:
         yield _size(paths["float"], paths["int4"])
         yield _convolutions(model, paths["int4"])
         yield differing_outputs(onnx.load(paths["int4"]), random_images(4, seed=1))
-        times = dict(zip(paths, latencies(list(paths.values()), {"input": images[:1]}, budget=60).ms, strict=True))
+        times = dict(
+            zip(paths, latencies(list(paths.values()), Batch({"input": images[:1]}, None), budget=60).ms, strict=True)
+        )
     for recipe, limit in (("int8", 2.8), ("int4", 2.8), ("int4-weight-only", None)):
         note = f"{times['float']:.1f} -> {times[recipe]:.1f} ms, batch 1, 1 thread, interleaved medians"
         yield Bar(f"ResNet-18, {recipe}: faster than float", times["float"] / times[recipe], limit, "x", True, note)

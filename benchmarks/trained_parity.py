@@ -11,7 +11,6 @@ import onnxruntime as ort
 import torch
 
 from converter import Recipe
-from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET
 from converter.data.dataset import Dataset
 from converter.data.preprocess import Preprocess
 from converter.learn.held_out import hold_out
@@ -20,6 +19,7 @@ from converter.learn.training.trained_network import TrainedNetwork
 from converter.model_io.open import open_model
 from converter.pipeline.images import open_data
 from converter.pipeline.run_pass import PassContext, run_pass
+from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from converter.runtime.runner import Runner
 from converter.runtime.session import Progress
 from converter.targets.catalog import find_target
@@ -102,7 +102,7 @@ def parity(network: Network, file: onnx.ModelProto, images: Dataset) -> Parity:
     name = str(file.graph.output[0].name)
     tensors = in_order(images, np.arange(len(images)), _BATCH, torch.device("cpu"))
     pairs = [
-        (network(inputs.inputs)[name].numpy(), runner.run(batch.feeds, batch.count)[0])
+        (network(inputs.inputs)[name].numpy(), runner.run(batch)[0])
         for inputs, batch in zip(tensors, images.batches(_BATCH), strict=True)
     ]
     trained, written = (np.concatenate(scores).astype(np.float64) for scores in zip(*pairs, strict=True))

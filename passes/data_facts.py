@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from passes.errors import DataError
+
 __all__ = ["DataFacts"]
 
 
@@ -15,6 +17,7 @@ class DataFacts:
         labelled: Whether every sample has a label.
         static_batch: The fixed batch size of the model's inputs. None if they take any.
         ranks: Number of axes of every input, the batch included. An image has 4.
+        alone: Whether each sample runs on its own, because samples differ in shape or share no batch.
     """
 
     source: str
@@ -22,3 +25,16 @@ class DataFacts:
     labelled: bool
     static_batch: int | None
     ranks: tuple[int, ...]
+    alone: bool = False
+
+    def require_batches(self, who: str) -> None:
+        """Require samples that run together, for the pass ``who``.
+
+        Raises:
+            DataError: Each sample runs on its own.
+        """
+        if self.alone:
+            raise DataError(
+                f"{self.source}: {who} learns on batches, and the samples differ in shape; give samples of one shape, "
+                "or use recipe int4"
+            )

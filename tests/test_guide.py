@@ -21,6 +21,7 @@ from converter.cli.main import cli
 from converter.data.preprocess import Preprocess
 from converter.pipeline.convert import convert
 from tests.support.models import make_model
+from tests.support.recurrent import recurrent
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide"
@@ -76,6 +77,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = np.random.default_rng(1)
     model = stand_in()
     onnx.save(model, folder / "model.onnx")
+    onnx.save(recurrent(), folder / "voice.onnx")
     (folder / "model.py").write_text(FACTORY)
     for name, count in (("photos", 36), ("validation/cat", 5), ("validation/dog", 5)):
         (folder / name).mkdir(parents=True)

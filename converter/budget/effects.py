@@ -24,6 +24,8 @@ from converter.pipeline.search_record import LayerEffect
 from converter.qdq.floats import float_model
 from converter.qdq.writer import bits_in_file
 from converter.recipes.recipe import Recipe
+from converter.runtime.batch_size import batch_size, run_bytes
+from converter.runtime.output_numbers import numbers
 from converter.runtime.session import Progress, open_session
 from converter.targets.target import Target
 from passes.base import LayerPass, Problem
@@ -140,8 +142,10 @@ def measure_effects(
     layers = {name: layer for name, layer in layers.items() if ties.get(name, (name,))[0] == name}
     probe = _Probe(model, held_out.limit(_PROBED, recipe.seed))
     rows: list[Mapping[str, NDArray[np.float64]]] = []
-    with ActivationCache(memory_budget) as activations:
-        calibration = SequentialCalibration(model, model, layers, fit, activations, seed=recipe.seed, sequential=False)
+    with ActivationCache(memory_budget // 2) as activations:
+        calibration = SequentialCalibration(
+            model, model, layers, fit, activations, seed=recipe.seed, sequential=False, together=memory_budget // 2
+        )
         for index, layer in enumerate(calibration.solving_order()):
             name = f"effect-{index:04d}"
             row = cache.load(name)
@@ -228,6 +232,7 @@ class _Probe:
 
     def __init__(self, model: Model, data: Dataset) -> None:
         self.data = data
+        self.size = batch_size(data, _BATCH, lambda sample: run_bytes(float_model(model.graph), sample.feeds))
         self.expected = [output.astype(np.float64) for output in self._run(model)]
         self.signal = sum(float(np.square(output).sum()) for output in self.expected)
 
@@ -239,5 +244,5 @@ class _Probe:
 
     def _run(self, model: Model) -> Iterator[NDArray[np.float32]]:
         session = open_session(float_model(model.graph))
-        for batch in self.data.batches(_BATCH):
-            yield session.run(None, batch.feeds)[0][: batch.count]
+        for batch in self.data.batches(self.size):
+            yield batch.real(numbers(session.run(None, batch.feeds)[0]))

@@ -50,8 +50,8 @@ def _measured(builder: CandidateBuilder, recipe: Recipe) -> Speed:
         reference, integer, chosen, gain = (float(value) for value in cached["times"])
         quartiles = [(float(low), float(high)) for low, high in cached["quartiles"]]
         return Speed(reference, integer, chosen, gain, tuple(map(str, cached["layers"])), (), *quartiles)
-    feeds = next(builder.fit.batches(1)).feeds
-    speed = find_slow_layers(builder.source, recipe, builder.target, feeds, builder.progress)
+    sample = next(builder.fit.batches(1))
+    speed = find_slow_layers(builder.source, recipe, builder.target, sample, builder.progress)
     _store(cache, speed)
     return speed
 

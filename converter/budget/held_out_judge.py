@@ -12,8 +12,9 @@ from converter.data.labels import Classes, check_labels
 from converter.model_io.scratch import scratch_folder
 from converter.model_io.write import write_onnx
 from converter.runtime.latency import latencies
+from converter.runtime.output_numbers import numbers
 from converter.runtime.runner import Runner, class_scores
-from passes.errors import UsageError
+from passes.errors import ModelError, UsageError
 from passes.numerics.expected_drop import DecisionMargins, Drop, counted
 
 __all__ = ["MOST_JUDGING", "Judge", "Verdict", "split"]
@@ -96,6 +97,11 @@ class Judge:
     def judge(self, model: onnx.ModelProto) -> Verdict:
         """Run a quantized model on the held-out images and return its errors."""
         output = _outputs(model, "the quantized model", self.data)
+        if output.shape != self.output.shape:
+            raise ModelError(
+                f"the first output has another size than {_FLOAT}'s on the same images, as of a detector, so a budget "
+                "cannot compare them; use a recipe such as int8"
+            )
         error = output.astype(np.float64) - self.output
         signal = float(np.square(self.output, dtype=np.float64).sum())
         power = float(np.square(error).sum()) / signal if signal > 0 else 0.0
@@ -121,8 +127,8 @@ class Judge:
                 paths[0] = self.reference
             else:
                 write_onnx(self.reference, paths[0])
-            feeds = next(self.data.batches(1)).feeds
-            timed = latencies(paths, feeds, names=["float", "quantized"], rounds=_ROUNDS, budget=_SECONDS)
+            sample = next(self.data.batches(1))
+            timed = latencies(paths, sample, names=["float", "quantized"], rounds=_ROUNDS, budget=_SECONDS)
         reference, quantized = timed.ms
         return quantized, reference / quantized
 
@@ -130,4 +136,7 @@ class Judge:
 def _outputs(model: Path | onnx.ModelProto, name: str, data: Dataset) -> NDArray[np.float32]:
     """Return the first output for all images."""
     runner = Runner(model, name)
-    return np.concatenate([runner.run(batch.feeds, batch.count)[0] for batch in data.batches(_BATCH)])
+    batches = data.batches(runner.batch_size(data, _BATCH))
+    parts = [numbers(runner.run(batch)[0]) for batch in batches]
+    alike = len({part.shape[1:] for part in parts}) == 1 and parts[0].ndim > 0
+    return np.concatenate(parts if alike else [part.reshape(-1) for part in parts])

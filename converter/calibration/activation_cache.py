@@ -1,6 +1,7 @@
 """Cache of activations for sequential calibration. It holds them in memory up to a limit, and in files beyond it."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +17,18 @@ Value = NDArray[Any] | list[NDArray[Any]]
 """A tensor, or a sequence of tensors."""
 
 
+@dataclass(frozen=True)
+class _File:
+    """An array in a file."""
+
+    path: Path
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def read(self) -> NDArray[Any]:
+        return np.memmap(self.path, self.dtype, "r", shape=self.shape)
+
+
 class ActivationCache:
     """Batches of activations by stream and tensor name.
 
@@ -29,7 +42,7 @@ class ActivationCache:
         self.memory_budget = memory_budget
         self.spilled = 0
         self._bytes_in_memory = 0
-        self._arrays: dict[tuple[str, str], list[Value]] = {}
+        self._arrays: dict[tuple[str, str], list[Value | _File]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> "ActivationCache":
@@ -44,43 +57,44 @@ class ActivationCache:
 
     def append(self, stream: str, name: str, array: Value) -> None:
         """Add the next batch of a tensor. Sequences stay in memory."""
+        held: Value | _File = array
         if isinstance(array, list):
             self._bytes_in_memory += sum(part.nbytes for part in array)
         elif self._bytes_in_memory + array.nbytes > self.memory_budget and array.nbytes > 1 << 16:
-            array = self._spill(array)
+            held = self._spill(array)
         else:
             self._bytes_in_memory += array.nbytes
-        self._arrays.setdefault((stream, name), []).append(array)
+        self._arrays.setdefault((stream, name), []).append(held)
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         """Whether the cache holds the tensor ``(stream, name)``."""
         return key in self._arrays
 
     def get(self, stream: str, name: str, batch: int) -> Value:
-        """One batch of a tensor."""
-        return self._arrays[stream, name][batch]
+        """One batch of a tensor. A file is mapped as long as the array is in use."""
+        held = self._arrays[stream, name][batch]
+        return held.read() if isinstance(held, _File) else held
 
     def release(self, stream: str, name: str) -> None:
         """Delete all batches of a tensor."""
         for array in self._arrays.pop((stream, name), []):
             if isinstance(array, list):
                 self._bytes_in_memory -= sum(part.nbytes for part in array)
-            elif isinstance(array, np.memmap):
-                Path(str(array.filename)).unlink()
+            elif isinstance(array, _File):
+                array.path.unlink()
             else:
                 self._bytes_in_memory -= array.nbytes
 
-    def _spill(self, array: NDArray[Any]) -> NDArray[Any]:
+    def _spill(self, array: NDArray[Any]) -> _File:
         try:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="convert-onnx-")
             self.spilled += 1
             path = Path(self._folder.name) / f"{self.spilled}.bin"
-            mapped: NDArray[Any] = np.memmap(path, dtype=array.dtype, mode="w+", shape=array.shape)
-            mapped[...] = array
+            np.ascontiguousarray(array).tofile(path)
         except OSError as error:
             raise OutputError(
                 f"cannot write {array.nbytes} bytes of activations to {tempfile.gettempdir()}: {error.strerror}; "
                 "use fewer images (`limit=`) or set TMPDIR to a larger disk"
             ) from error
-        return mapped
+        return _File(path, array.dtype, array.shape)

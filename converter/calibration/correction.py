@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from converter.calibration.activation_cache import ActivationCache
-from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET, SequentialCalibration, min_scale_for_bias
+from converter.calibration.sequential import SequentialCalibration, min_scale_for_bias
 from converter.data.dataset import Dataset
+from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from converter.runtime.session import Progress
 from passes.base import Correction, CorrectionPass
 from passes.errors import QuantizationError
@@ -43,7 +44,7 @@ def correct_layers(
         correction: The pass. It decides the factor and the shift of each channel.
         data: Calibration data.
         progress: Called after every layer.
-        memory_budget: Bytes of activations to hold in memory. Later ones go to files.
+        memory_budget: As for `converter.calibration.sequential.solve_layers`.
         seed: Random seed of the output positions that are sampled from each image.
 
     Returns:
@@ -67,8 +68,10 @@ def correct_layers(
     correctable = {name: layer for name, layer in layers.items() if name not in skipped}
     ties = tied_layers(layers[name] for name in model.quantized)
     changed: dict[str, Change] = {}
-    with ActivationCache(memory_budget) as cache:
-        calibration = SequentialCalibration(model, float_network(model), correctable, data, cache, seed=seed)
+    with ActivationCache(memory_budget // 2) as cache:
+        calibration = SequentialCalibration(
+            model, float_network(model), correctable, data, cache, seed=seed, together=memory_budget // 2
+        )
         for index, layer in enumerate(calibration.solving_order()):
             outputs = _output_statistics(calibration, model, layer)
             changed[layer.name] = _correct(model, correction, layer, outputs, tied=layer.name in ties)

@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 
 from converter.calibration.activation_cache import ActivationCache, Value
 from converter.calibration.segments import Kind, Segment, submodel
-from converter.data.dataset import Dataset
+from converter.data.dataset import Batch, Dataset, Part
 from converter.qdq.floats import float_model
 from converter.qdq.writer import emit
+from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET, batch_size, run_bytes
 from converter.runtime.session import open_session
 from passes.ir.model import Model
 
 __all__ = ["FLOAT", "QUANTIZED", "PairedRun"]
 
 FLOAT, QUANTIZED = "float", "quantized"
-_BATCH = 16
+_BATCH = 16  # samples that run together at most, and that draw positions together
 
 
 class PairedRun:
@@ -36,16 +37,25 @@ class PairedRun:
         data: The images.
         cache: Holds the activations.
         sequential: Whether to run the quantized stream too. If False, there is only the float stream.
+        together: Bytes that the samples that run together may take.
     """
 
     def __init__(
-        self, model: Model, reference: Model, data: Dataset, cache: ActivationCache, *, sequential: bool = True
+        self,
+        model: Model,
+        reference: Model,
+        data: Dataset,
+        cache: ActivationCache,
+        *,
+        sequential: bool = True,
+        together: int = DEFAULT_MEMORY_BUDGET // 2,
     ) -> None:
         self.model, self.reference, self.cache, self.sequential = model, reference, cache, sequential
-        self.counts: list[int] = []
+        self.parts: list[Part] = []
         self.kinds: dict[str, Kind] = {}
-        for batch in data.batches(_BATCH):
-            self.counts.append(batch.count)
+        self.group = data.static_batch or _BATCH
+        for batch in data.batches(batch_size(data, _BATCH, self._sample_bytes, together)):
+            self.parts.append(batch.part)
             for name, values in batch.feeds.items():
                 self._append(FLOAT, name, values)
                 if sequential:
@@ -56,7 +66,7 @@ class PairedRun:
         """One batch of a tensor, without the rows that only pad the batch."""
         values = self.cache.get(stream, name, batch)
         assert not isinstance(values, list)  # a layer reads tensors
-        return values[: self.counts[batch]]
+        return self.parts[batch].real(values)
 
     def float_graph(self, segment: Segment) -> onnx.ModelProto:
         """The graph that the float stream runs for a segment. It has the model's present weights."""
@@ -101,10 +111,14 @@ class PairedRun:
 
     def _run(self, stream: str, segment: Segment, graph: onnx.ModelProto, outputs: Collection[str]) -> None:
         session = open_session(graph)
-        for batch in range(len(self.counts)):
+        for batch in range(len(self.parts)):
             feeds = {name: self.cache.get(stream, name, batch) for name in segment.inputs}
             for name, values in zip(outputs, session.run(list(outputs), feeds), strict=True):
                 self._append(stream, name, values)
+
+    def _sample_bytes(self, sample: Batch) -> int:
+        """Bytes that one sample takes in the two streams."""
+        return (1 + self.sequential) * run_bytes(float_model(self.reference.graph), sample.feeds)
 
     def _append(self, stream: str, name: str, values: Value) -> None:
         self.kinds[name] = Kind.of(values)

@@ -16,6 +16,7 @@ from converter.calibration.paired_run import FLOAT, QUANTIZED, PairedRun
 from converter.calibration.segments import cut
 from converter.calibration.statistics import check_finite, positions_per_image
 from converter.data.dataset import Dataset
+from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from converter.runtime.session import Progress
 from passes.base import LayerPass, Problem, Solution
 from passes.errors import QuantizationError
@@ -30,7 +31,6 @@ from passes.report import Change, PassReport
 
 __all__ = [
     "BIAS_HEADROOM",
-    "DEFAULT_MEMORY_BUDGET",
     "SequentialCalibration",
     "corrected_biases",
     "min_scale_for_bias",
@@ -38,7 +38,6 @@ __all__ = [
     "solve_layers",
 ]
 
-DEFAULT_MEMORY_BUDGET = 2 << 30  # bytes of activations to hold in memory
 BIAS_HEADROOM = 2.0**29  # int32 biases use at most a quarter of their range, so that a later correction fits too
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 _RAISES = 4  # tries: a larger scale changes the corrected bias again, by less each time
@@ -60,7 +59,8 @@ def solve_layers(
         layer_pass: The pass that solves a layer.
         data: Calibration data. It may be None for a pass that needs no moments.
         progress: Called after every layer.
-        memory_budget: Bytes of activations to hold in memory. Later ones go to files.
+        memory_budget: Bytes of activations in memory: half for samples that run together, half for those that are kept.
+            Later ones go to files.
         seed: Random seed of the output positions that are sampled from each image.
 
     Returns:
@@ -87,11 +87,18 @@ def solve_layers(
     notes: tuple[str, ...] = ()
     if layer_pass.wants_moments and data is not None:
         others = _moments_of_later_readers(model, layers, ties, data, memory_budget, seed) if ties else {}
-        with ActivationCache(memory_budget) as cache:
+        with ActivationCache(memory_budget // 2) as cache:
             # With ties, a layer is quantized before the float stream has come to it.
             reference = Model(model.graph.copy(), model.rules) if ties else model
             calibration = SequentialCalibration(
-                model, reference, layers, data, cache, seed=seed, sequential=layer_pass.sequential
+                model,
+                reference,
+                layers,
+                data,
+                cache,
+                seed=seed,
+                sequential=layer_pass.sequential,
+                together=memory_budget // 2,
             )
             for layer in calibration.solving_order():
                 if layer.name not in changed:
@@ -130,8 +137,10 @@ def _moments_of_later_readers(
     """
     result: dict[str, Moments] = {}
     first: dict[tuple[str, ...], str] = {}
-    with ActivationCache(memory_budget) as cache:
-        calibration = SequentialCalibration(model, model, layers, data, cache, seed=seed, sequential=False)
+    with ActivationCache(memory_budget // 2) as cache:
+        calibration = SequentialCalibration(
+            model, model, layers, data, cache, seed=seed, sequential=False, together=memory_budget // 2
+        )
         for layer in calibration.solving_order():
             if layer.name not in ties:
                 continue
@@ -271,6 +280,7 @@ class SequentialCalibration:
         cache: Holds the activations.
         seed: Random seed of the output positions that are sampled from each image.
         sequential: Whether to run the quantized stream too. If False, there is only the float stream.
+        together: Bytes that the samples that run together may take.
     """
 
     def __init__(
@@ -283,8 +293,9 @@ class SequentialCalibration:
         *,
         seed: int,
         sequential: bool = True,
+        together: int = DEFAULT_MEMORY_BUDGET // 2,
     ) -> None:
-        self.pair = PairedRun(model, reference, data, cache, sequential=sequential)
+        self.pair = PairedRun(model, reference, data, cache, sequential=sequential, together=together)
         self.model, self.layers, self.cache, self.sequential = model, layers, cache, sequential
         self.images, self.seed = len(data), seed
 
@@ -305,7 +316,7 @@ class SequentialCalibration:
 
     def rows(self, layer: Linear) -> Iterator[tuple[int, Floats, Floats | None]]:
         """Yield for each batch its number and the layer's input rows ``[g, n, k]``: float, then quantized or None."""
-        for batch in range(len(self.pair.counts)):
+        for batch in range(len(self.pair.parts)):
             float_rows = self._rows(FLOAT, layer, batch)
             yield batch, float_rows, self._rows(QUANTIZED, layer, batch) if self.sequential else None
 
@@ -317,7 +328,8 @@ class SequentialCalibration:
     def _sampled(self, rows: Callable[..., Floats], layer: Linear, values: Floats, batch: int) -> Floats:
         """Rows of a batch, at the output positions that are sampled for the layer."""
         positions = positions_per_image(layer.matrix_shape[2], self.images)
-        return rows(values, positions=positions, seed=(self.seed, batch))
+        group, skip = self.pair.parts[batch].place(self.pair.group)
+        return rows(values, positions=positions, seed=(self.seed, group), skip=skip)
 
     def moments(self, layer: Linear, *, halved: bool | None = None) -> Moments:
         """Moments of the layer's inputs.
@@ -329,11 +341,12 @@ class SequentialCalibration:
         groups, _, k = layer.matrix_shape
         # Two halves: each is the held-out data on which the asymmetric target of the other is judged.
         halved = self.sequential if halved is None else halved
-        halves = min(2, len(self.pair.counts)) if halved else 1
+        groups_of = [part.place(self.pair.group)[0] for part in self.pair.parts]
+        halves = min(2, len(set(groups_of))) if halved else 1
         parts = [MomentsAccumulator(groups, k, cross=self.sequential, shifted=True) for _ in range(halves)]
         addend = self._addend(layer)
         for batch, float_rows, quantized_rows in self.rows(layer):
-            total = parts[batch % len(parts)]
+            total = parts[groups_of[batch] % len(parts)]
             if quantized_rows is None:
                 total.update(float_rows)
                 continue

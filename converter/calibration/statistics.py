@@ -1,31 +1,41 @@
 """Calibration: run the float graph and accumulate statistics of what the layers read. No activation is stored."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.data.dataset import Dataset
+from converter.calibration.sampled_histogram import SampledHistogram
+from converter.data.dataset import Batch, Dataset, Part
 from converter.qdq.floats import float_model
+from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET, batch_size
 from converter.runtime.session import Progress, open_session
 from passes.errors import DataError
 from passes.ir.linear import Linear
 from passes.ir.model import Model
 from passes.numerics.channels import ChannelStatistics
-from passes.numerics.histogram import Histogram
 from passes.numerics.moments import MomentsAccumulator
 from passes.statistics import Needs, Stats
 
 __all__ = ["calibrate", "check_finite", "positions_per_image"]
 
 _BATCH = 8
-_HISTOGRAM_SAMPLES = 1 << 17  # values per image of a tensor that enter its histogram; its extremes are always exact
+_COPIES = 4  # copies of the largest tensor that one step makes at most
 _ROWS_PER_INPUT, _FEWEST_ROWS, _MOST_ROWS = 256, 4096, 32768
 _MOST_VALUES, _LEAST_ROWS_PER_INPUT = 1 << 25, 8  # rows x inputs, so that a wide layer does not take minutes
 
 
-def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress, *, seed: int = 0) -> Stats:
+def calibrate(
+    model: Model,
+    needs: Needs,
+    data: Dataset,
+    progress: Progress,
+    *,
+    seed: int = 0,
+    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+) -> Stats:
     """Measure the statistics that a pass needs, over all images.
 
     Args:
@@ -34,6 +44,7 @@ def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress, *, 
         data: Calibration data.
         progress: Called after every batch.
         seed: Random seed of the output positions that are sampled from each image.
+        memory_budget: Bytes of activations in memory. It limits the samples that run together.
 
     Raises:
         DataError: An activation is NaN or Inf. The message names the tensor.
@@ -41,7 +52,7 @@ def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress, *, 
     layers = model.layers()
     inputs = {layers[name].input for name in needs.channels | needs.moments}
     tensor_names = sorted(needs.histograms | inputs | {name for name, _ in needs.tensors})
-    histograms = {name: Histogram() for name in sorted(needs.histograms)}
+    histograms = {name: SampledHistogram() for name in sorted(needs.histograms)}
     channels: dict[str, ChannelStatistics] = {}
     others: dict[str, ChannelStatistics] = {}
     moments: dict[str, MomentsAccumulator] = {}
@@ -51,24 +62,41 @@ def calibrate(model: Model, needs: Needs, data: Dataset, progress: Progress, *, 
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
     session = open_session(proto) if outputs else None
-    done = 0
-    for batch in data.batches(_BATCH):
+
+    def run(batch: Batch) -> dict[str, NDArray[Any]]:
         produced = session.run(outputs, batch.feeds) if session else []
-        tensors = {**batch.feeds, **dict(zip(outputs, produced, strict=True))}
+        return {**batch.feeds, **dict(zip(outputs, produced, strict=True))}
+
+    size = batch_size(data, _BATCH, lambda sample: _bytes(run(sample)), memory_budget // 2)
+    group, done = data.static_batch or _BATCH, 0
+    for batch in data.batches(size):
+        tensors = {name: batch.real(values) for name, values in run(batch).items()}
         for name, histogram in histograms.items():
-            _add_to_histogram(histogram, name, tensors[name][: batch.count])
+            check_finite(name, tensors[name])
+            histogram.update(tensors[name], batch.part, group)
         for name in sorted(needs.channels):
-            values = tensors[layers[name].input][: batch.count]
+            values = tensors[layers[name].input]
             check_finite(layers[name].input, values)
             _add_to_channels(channels, name, values, 1 if layers[name].kernel else values.ndim - 1)
         for name, axis in sorted(needs.tensors):
-            check_finite(name, tensors[name][: batch.count])
-            _add_to_channels(others, name, tensors[name][: batch.count], axis)
+            check_finite(name, tensors[name])
+            _add_to_channels(others, name, tensors[name], axis)
         for name in sorted(needs.moments):
-            _add_to_moments(moments, layers[name], tensors, batch.count, len(data), (seed, done))
+            _add_to_moments(moments, layers[name], tensors, len(data), seed, batch.part, group)
         done += batch.count
         progress("calibrating", done, len(data))
-    return Stats(histograms, channels, {name: value.moments() for name, value in moments.items()}, others)
+    return Stats(
+        {name: sampled.histogram() for name, sampled in histograms.items()},
+        channels,
+        {name: value.moments() for name, value in moments.items()},
+        others,
+    )
+
+
+def _bytes(tensors: Mapping[str, NDArray[Any]]) -> int:
+    """Bytes that a sample takes: all tensors that are measured, and room for the copies that the largest one needs."""
+    sizes = [values.nbytes for values in tensors.values()]
+    return sum(sizes) + _COPIES * max(sizes, default=0)
 
 
 def positions_per_image(k: int, images: int) -> int:
@@ -94,17 +122,6 @@ def check_finite(name: str, values: NDArray[np.generic]) -> None:
         )
 
 
-def _add_to_histogram(histogram: Histogram, name: str, values: NDArray[np.generic]) -> None:
-    check_finite(name, values)
-    flat = values.reshape(-1)
-    limit = _HISTOGRAM_SAMPLES * max(len(values), 1)
-    if flat.size <= limit:
-        histogram.update(flat)
-        return
-    step = -(-flat.size // limit) | 1  # odd, so that it does not follow one column of an image of even width
-    histogram.update(np.append(flat[::step], [flat.min(), flat.max()]))
-
-
 def _add_to_channels(channels: dict[str, ChannelStatistics], name: str, values: NDArray[np.float32], axis: int) -> None:
     rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
     if name not in channels:
@@ -116,13 +133,16 @@ def _add_to_moments(
     moments: dict[str, MomentsAccumulator],
     layer: Linear,
     tensors: Mapping[str, NDArray[np.float32]],
-    count: int,
     images: int,
-    seed: tuple[int, int],
+    seed: int,
+    part: Part,
+    group: int,
 ) -> None:
-    values = tensors[layer.input][:count]
+    values = tensors[layer.input]
     check_finite(layer.input, values)
     groups, _, k = layer.matrix_shape
     if layer.name not in moments:
         moments[layer.name] = MomentsAccumulator(groups, k, cross=False)
-    moments[layer.name].update(layer.rows(values, positions=positions_per_image(k, images), seed=seed))
+    positions, (index, skip) = positions_per_image(k, images), part.place(group)
+    start = index if part.whole else index * group
+    moments[layer.name].update(layer.rows(values, positions=positions, seed=(seed, start), skip=skip))

@@ -10,6 +10,8 @@ Memory does not grow with the number of images.
 """
 
 import heapq
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,8 @@ from converter.display.numbers import decibels, percent
 from converter.display.overview import Glance, Overview
 from converter.model_io.load import read_whole_onnx
 from converter.model_io.open import ExportOptions
+from converter.runtime.batch_size import batch_size
+from converter.runtime.output_numbers import numbers, row_numbers
 from converter.runtime.runner import Runner, class_scores
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.steps import log_step
@@ -37,6 +41,8 @@ from passes.errors import ModelError
 from passes.numerics.error import Likeness, SqnrSum, sqnr_db
 
 __all__ = ["Comparison", "ImageError", "LayerError", "compare"]
+
+_LOG = logging.getLogger(__name__)
 
 _BATCH = 4  # all activations of two models are in memory at once
 _WORST = 5
@@ -186,10 +192,15 @@ def _compared(on: ModelsOnData, progress: Progress) -> Comparison:
 
     layers: _Layers | None = None
     images = _Images()
-    for batch in data.batches(_BATCH):
+
+    def sample_bytes(sample: Batch) -> int:
+        """Bytes of the tensors of both models, and of those that are computed from the quantized model's."""
+        return 3 * sum(numbers(value).nbytes for value in reference_tap.run(sample)[1].values())
+
+    for batch in data.batches(batch_size(data, _BATCH, sample_bytes)):
         wanted, tensors = reference_tap.run(batch)
-        given = deployed.run(batch.feeds, batch.count)[0]
-        if wanted.shape != given.shape:
+        given = numbers(deployed.run(batch)[0])
+        if wanted.ndim != given.ndim or (wanted.shape != given.shape and not deployed.may_equal(reference_tap.runner)):
             raise ModelError(
                 f"{name}: first output is {list(given.shape)}, {float_name} gives {list(wanted.shape)}; "
                 "compare models of one kind"
@@ -197,11 +208,16 @@ def _compared(on: ModelsOnData, progress: Progress) -> Comparison:
         images.update(wanted, given, batch, data)
         _, others = model_tap.run(batch)
         both = {match.tensor: (tensors[match.tensor], others[match.other]) for match in matches}
-        feeds = {key: rows[: batch.count] for key, rows in reference_tap.inputs(batch).items()}
+        feeds = {key: batch.real(rows) for key, rows in reference_tap.inputs(batch).items()}
         layers = layers or _Layers(float_model, both, reference_tap.floats, feeds, reference_tap.batch)
         layers.update(both, feeds)
         progress("comparing", images.done, len(data))
     assert layers is not None  # a Dataset has at least one row
+    if images.unlike:
+        _LOG.warning(
+            f"{name}: the first output has another shape than {float_name}'s for {images.unlike} of {images.done} "
+            "samples; they do not count in the SQNR"
+        )
     return Comparison(
         float_name,
         name,
@@ -209,7 +225,7 @@ def _compared(on: ModelsOnData, progress: Progress) -> Comparison:
         layers.errors(matches),
         (*unmatched, *(match.tensor for match in matches if match.tensor in layers.unlike)),
         images.agreement,
-        images.total.db,
+        images.db,
         tuple(match.tensor for match in matches if match.tensor in layers.transformed),
         images.worst(),
     )
@@ -237,6 +253,7 @@ class _Layers:
         given = {tensor: pair[1] for tensor, pair in both.items() if tensor not in self.unlike}
         self._subgraphs: Subgraphs
         self._subgraphs, self.transformed = cut_where_alike(reference, types, wanted, given, feeds, batch)
+        self._cut = frozenset(wanted)
         compared = [tensor for tensor in wanted if tensor not in self.transformed]
         self._accumulated = {tensor: Likeness() for tensor in compared}
         self._introduced = {tensor: SqnrSum() for tensor in compared}
@@ -249,12 +266,21 @@ class _Layers:
                 self.unlike.add(tensor)
                 self.transformed.discard(tensor)
                 self._accumulated.pop(tensor, None)
-        given = {tensor: quantized for tensor, (_, quantized) in both.items() if tensor not in self.unlike}
+        given = {
+            tensor: quantized if reference.shape == quantized.shape else reference
+            for tensor, (reference, quantized) in both.items()
+            if tensor in self._cut
+        }
         computed = self._subgraphs.run(given, feeds, self._batch)
-        for tensor, total in self._accumulated.items():
+        for tensor, total in list(self._accumulated.items()):
             reference, quantized = both[tensor]
+            alone = computed.get(tensor, reference)  # inputs have no subgraph
+            if alone.shape != quantized.shape:  # the size depends on values, such as the number of detections
+                self.unlike.add(tensor)
+                del self._accumulated[tensor]
+                continue
             total.update(reference, quantized)
-            self._introduced[tensor].update(computed.get(tensor, reference), quantized)  # inputs have no subgraph
+            self._introduced[tensor].update(alone, quantized)
 
     def errors(self, matches: Sequence[Match]) -> tuple[LayerError, ...]:
         subgraphs = self._subgraphs.subgraphs
@@ -277,26 +303,40 @@ class _Images:
     """Errors of the first output, image by image."""
 
     def __init__(self) -> None:
-        self.total, self.done, self._agreed, self._classifier = SqnrSum(), 0, 0, True
+        self._total, self.done, self._agreed, self._classifier = SqnrSum(), 0, 0, True
+        self.unlike = 0
         self._worst: list[tuple[float, int, ImageError]] = []
 
     def update(self, wanted: NDArray[Any], given: NDArray[Any], batch: Batch, data: Dataset) -> None:
-        self.total.update(wanted, given)
+        if wanted.shape != given.shape:  # such as another number of detections: nothing to compare
+            self._classifier = False
+            self.done += batch.count
+            self.unlike += batch.count
+            return
+        self._total.update(wanted, given)
         scores = class_scores(wanted), class_scores(given)
         best: list[NDArray[Any]] | None = None
-        if scores[0] is None or scores[1] is None:
+        if scores[0] is None or scores[1] is None or len(scores[0]) != batch.count:
             self._classifier = False
         else:
             best = [scores[0].argmax(axis=1), scores[1].argmax(axis=1)]
             self._agreed += int((best[0] == best[1]).sum())
-        for row in range(batch.count if wanted.ndim and len(wanted) == batch.count else 0):
-            sqnr = sqnr_db(wanted[row], given[row])
+        for row in range(batch.count):
+            one, other = row_numbers(wanted, row, batch.count), row_numbers(given, row, batch.count)
+            if one is None or other is None:
+                break
+            sqnr = sqnr_db(one, other)
             expected, found = (None, None) if best is None else (int(best[0][row]), int(best[1][row]))
             label = None if batch.labels is None else int(batch.labels[row])
             error = ImageError(data.name(self.done + row), sqnr, expected, found, label)
             entry = (-sqnr, -self.done - row, error)  # of equal images, the first counts
             (heapq.heappush if len(self._worst) < _WORST else heapq.heappushpop)(self._worst, entry)
         self.done += batch.count
+
+    @property
+    def db(self) -> float:
+        """SQNR over all images whose outputs can be compared. -inf if there are none."""
+        return self._total.db if self.unlike < self.done else -math.inf
 
     @property
     def agreement(self) -> float | None:
@@ -310,6 +350,7 @@ class _Tap:
     """A model with some of its tensors, which may be inputs, as further outputs.
 
     Attributes:
+        runner: The model with all of its outputs.
         batch: The only batch size that the model takes, or None.
         floats: Element types of the float tensors, as numbers of onnx.TensorProto. The keys are their names.
     """
@@ -322,25 +363,25 @@ class _Tap:
         present = {value.name for value in tapped.graph.output}
         extra = [tensor for tensor in dict.fromkeys(tensors) if tensor not in present | inputs]
         tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(tensor) for tensor in extra)
-        self._runner = Runner(tapped, name)
-        self.batch = self._runner.batch
+        self.runner = Runner(tapped, name)
+        self.batch = self.runner.batch
         self._inputs = inputs & set(tensors)
-        types = self._runner.types
+        types = self.runner.types
         self.floats = {
             spec.name: int(onnx.helper.np_dtype_to_tensor_dtype(spec.dtype))
-            for spec in self._runner.specs
+            for spec in self.runner.specs
             if np.issubdtype(spec.dtype, np.floating)
         }
         self.floats |= {tensor: _FLOATS[types[tensor]] for tensor in tensors if types.get(tensor) in _FLOATS}
-        self._runner.outputs = list(dict.fromkeys([first, *(tensor for tensor in tensors if tensor in types)]))
+        self.runner.outputs = list(dict.fromkeys([first, *(tensor for tensor in tensors if tensor in types)]))
 
     def inputs(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Return the model's own inputs for a batch."""
-        return self._runner.inputs(batch.feeds)
+        return self.runner.inputs(batch.feeds)
 
     def run(self, batch: Batch) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
         """Return the model's first output, and the tensors by name."""
-        outputs = self._runner.run(batch.feeds, batch.count)
+        outputs = self.runner.run(batch)
         feeds = self.inputs(batch)
-        tensors = dict(zip(self._runner.outputs, outputs, strict=True))
-        return outputs[0], tensors | {name: feeds[name][: batch.count] for name in self._inputs}
+        tensors = dict(zip(self.runner.outputs, outputs, strict=True))
+        return numbers(outputs[0]), tensors | {name: batch.real(feeds[name]) for name in self._inputs}

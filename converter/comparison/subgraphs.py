@@ -122,8 +122,7 @@ class Subgraphs:
         }
         fed = {name: array for name, array in {**feeds, **known}.items() if name in self._inputs}
         outputs = list(self.subgraphs)
-        count = len(next(iter(feeds.values())))
-        if batch is None or batch == count:
+        if batch is None or batch == (count := len(next(iter(feeds.values())))):
             return dict(zip(outputs, self._session.run(outputs, fed), strict=True))
         portions = [
             self._session.run(outputs, {name: _filled(array[start:], batch) for name, array in fed.items()})

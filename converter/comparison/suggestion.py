@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from converter.comparison.compare import Comparison
@@ -26,6 +25,7 @@ from converter.display.overview import Glance, Overview
 from converter.inspection.inspect import inspect
 from converter.model_io.load import read_whole_onnx, upgrade_opset
 from converter.model_io.open import ExportOptions
+from converter.runtime.output_numbers import numbers
 from converter.runtime.runner import Runner
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.steps import log_step
@@ -171,7 +171,9 @@ class _FloatTrials:
         self._others = {match.tensor: match.other for match in matches}
         self.subgraphs = find_subgraphs(self._reference.graph, [row.tensor for row in comparison.layers])
         self._data, self.images = data, len(data)
-        self._wanted = list(self._scores(Runner(self._reference, comparison.reference)))
+        runner = Runner(self._reference, comparison.reference)
+        self._size = runner.batch_size(data, _BATCH)
+        self._wanted = list(self._scores(runner))
 
     def sqnr(self, subgraphs: Sequence[Subgraph]) -> float | None:
         """Return the SQNR of the scores in dB. None if the subgraphs cannot take the place of the quantized layers."""
@@ -180,12 +182,13 @@ class _FloatTrials:
             return None
         total = SqnrSum()
         for wanted, given in zip(self._wanted, self._scores(Runner(mixed, self._name)), strict=True):
-            total.update(wanted, given)
+            if wanted.shape == given.shape:  # not so for another number of detections
+                total.update(wanted, given)
         return total.db
 
     def _scores(self, runner: Runner) -> list[NDArray[Any]]:
         runner.outputs = runner.outputs[:1]
-        return [np.asarray(runner.run(batch.feeds, batch.count)[0]) for batch in self._data.batches(_BATCH)]
+        return [numbers(runner.run(batch)[0]) for batch in self._data.batches(self._size)]
 
 
 def _chosen(

@@ -4,16 +4,19 @@ Batches of a callable or an iterable may be large, random, or available only onc
 files as they arrive, and mapped from there. So memory use stays flat, and every later iteration gives the same rows.
 """
 
+import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.data.inputs import InputSpec
+from converter.data.inputs import InputSpec, share_batch
 from converter.data.preprocess import Preprocess
+from converter.data.runs import RunSource, split_runs
 from converter.data.sources import ArraySource
 from converter.model_io.user_code import user_code
 from passes.errors import DataError
@@ -25,8 +28,13 @@ _SPOOL_LIMIT = 64 * 2**30  # bytes; a callable that yields more most likely neve
 
 
 def array_source(
-    name: str, arrays: Mapping[str, Any], inputs: tuple[InputSpec, ...], preprocess: Preprocess
-) -> ArraySource:
+    name: str,
+    arrays: Mapping[str, Any],
+    inputs: tuple[InputSpec, ...],
+    preprocess: Preprocess,
+    *,
+    yielded: bool = False,
+) -> ArraySource | RunSource:
     """Make a source from arrays.
 
     Args:
@@ -34,6 +42,10 @@ def array_source(
         arrays: Arrays by input name. The only input may be called "x". "y" holds labels.
         inputs: Inputs of the model.
         preprocess: Preprocessing of uint8 images.
+        yielded: Whether the arrays are a batch of a callable. Then arrays of different lengths may be one run.
+
+    Returns:
+        Rows, or whole runs if the inputs share no batch.
 
     Raises:
         DataError: An array is missing, or its shape or dtype does not fit.
@@ -48,12 +60,22 @@ def array_source(
                 f"{name}: no array for the model's input '{spec.name}' (it holds {present}); give an array of this name"
             )
         values[spec.name], names[spec.name] = _widened(_as_array(f"{name}: {key}", arrays[key]), spec), key
+    given = arrays.get("y") if "y" not in names.values() else None
+    labels = None if given is None else _as_array(f"{name}: y", given)
     lengths = {names[key]: len(array) if array.ndim else 0 for key, array in values.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"{name}: arrays of different lengths {lengths}; give one row of each input per image")
+    apart = len(set(lengths.values())) > 1
+    if not share_batch(inputs) or (apart and yielded and all(spec.fits_run(values[spec.name]) for spec in inputs)):
+        parts = split_runs(name, values, inputs)
+        runs = tuple(ArraySource(name, part, names, None, inputs, preprocess, np.arange(1)) for part in parts)
+        checked = None if labels is None else _labels(name, np.atleast_1d(labels), len(runs))
+        return RunSource(name, runs, checked, True, np.arange(len(runs)))
+    if apart:
+        raise DataError(
+            f"{name}: arrays of different lengths {lengths}; give one row of each input per image, or yield the inputs "
+            "of one run at a time from a callable"
+        )
     rows = np.arange(next(iter(lengths.values())))
-    labels = arrays.get("y") if "y" not in names.values() else None
-    checked = None if labels is None else _labels(name, _as_array(f"{name}: y", labels), len(rows))
+    checked = None if labels is None else _labels(name, labels, len(rows))
     return ArraySource(name, values, names, checked, inputs, preprocess, rows)
 
 
@@ -118,10 +140,21 @@ def batch_arrays(name: str, batch: Any, inputs: tuple[InputSpec, ...]) -> Mappin
     raise DataError(f"{name}: a batch is {type(batch).__name__}; yield an array, (array, labels) or {{name: array}}")
 
 
+@dataclass(frozen=True)
+class _Block:
+    """What was written of one batch, or of one run: the shapes of its arrays, and its labels."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    run: bool
+    labels: NDArray[np.int64] | None
+
+
 def spool(
     name: str, batches: Iterable[Any], inputs: tuple[InputSpec, ...], preprocess: Preprocess, limit: int | None
-) -> ArraySource:
+) -> ArraySource | RunSource:
     """Store batches in temporary files, up to `limit` rows. The files vanish with the arrays that are mapped to them.
+
+    If batches differ in size, or the inputs share no batch, each sample will run on its own.
 
     Args:
         name: Name of the data in error messages.
@@ -131,22 +164,30 @@ def spool(
         limit: Most rows to use. None: all.
 
     Raises:
-        DataError: The model cannot take a batch, or a batch differs from the first. The message names the batch.
+        DataError: The model cannot take a batch, or a batch has another type than the first. The message names the
+            batch.
     """
     first: ArraySource | None = None
-    labels: list[NDArray[np.int64]] = []
+    blocks: list[_Block] = []
     count = size = 0
     with ExitStack() as stack:
         files = {spec.name: stack.enter_context(tempfile.TemporaryFile()) for spec in inputs}
         for index, batch in enumerate(_guarded(name, batches)):
             what = f"{name}: batch {index}"
-            part = array_source(what, batch_arrays(what, batch, inputs), inputs, preprocess)
-            first = first or part
-            _check_alike(name, index, part, first)
-            for key, array in part.arrays.items():
-                files[key].write(np.ascontiguousarray(array).tobytes())
-                size += array.nbytes
-            labels += [] if part.labels is None else [part.labels]
+            part = array_source(what, batch_arrays(what, batch, inputs), inputs, preprocess, yielded=True)
+            for piece, labels in _pieces(part):
+                first = first or piece
+                _check_alike(name, index, piece, first)
+                if blocks and (labels is None) != (blocks[0].labels is None):
+                    raise DataError(
+                        f"{name}: batch {index} and batch 0 do not both have labels; give labels to all batches or to "
+                        "none"
+                    )
+                for key, array in piece.arrays.items():
+                    files[key].write(np.ascontiguousarray(array).tobytes())
+                    size += array.nbytes
+                shapes = {key: array.shape for key, array in piece.arrays.items()}
+                blocks.append(_Block(shapes, isinstance(part, RunSource), labels))
             count += len(part)
             if limit is not None and count >= limit:
                 break
@@ -154,27 +195,61 @@ def spool(
                 raise DataError(f"{name}: more than {_SPOOL_LIMIT >> 30} GiB of batches; give a `limit=`")
         if first is None:
             raise DataError(f"{name}: gives no batches; yield at least one (an iterator can be used only once)")
-        arrays: dict[str, NDArray[Any]] = {}
+        flat: dict[str, NDArray[Any]] = {}
         for key, array in first.arrays.items():
             files[key].flush()
-            arrays[key] = np.memmap(files[key], dtype=array.dtype, mode="r", shape=(count, *array.shape[1:]))
-    used = count if limit is None else min(count, limit)
-    all_labels = np.concatenate(labels)[:used] if labels else None
-    return ArraySource(name, arrays, first.names, all_labels, inputs, preprocess, np.arange(used))
+            elements = sum(math.prod(block.shapes[key]) for block in blocks)
+            mapped = (
+                np.memmap(files[key], array.dtype, "r", shape=(elements,)) if elements else np.zeros(0, array.dtype)
+            )
+            flat[key] = mapped
+    source = _joined(name, blocks, flat, first)
+    return source if limit is None or len(source) <= limit else source.take(np.arange(limit))
+
+
+def _pieces(part: ArraySource | RunSource) -> Iterator[tuple[ArraySource, NDArray[np.int64] | None]]:
+    """Yield what is written together, with its labels: all rows of a batch, or one run."""
+    if isinstance(part, ArraySource):
+        yield part, part.labels
+        return
+    for place, run in enumerate(part.runs):
+        yield run, None if part.labels is None else part.labels[place : place + 1]
+
+
+def _joined(
+    name: str, blocks: Sequence[_Block], flat: Mapping[str, NDArray[Any]], first: ArraySource
+) -> ArraySource | RunSource:
+    """Make one source of all blocks. ``flat`` has the elements of all of them, one after the other."""
+    all_labels = [block.labels for block in blocks if block.labels is not None]
+    labels = np.concatenate(all_labels) if all_labels else None
+    whole = any(block.run for block in blocks)
+    if not whole and len({tuple(shape[1:] for shape in block.shapes.values()) for block in blocks}) == 1:
+        count = sum(next(iter(block.shapes.values()))[0] for block in blocks)
+        arrays = {key: values.reshape(count, *blocks[0].shapes[key][1:]) for key, values in flat.items()}
+        return replace(first, source=name, arrays=arrays, labels=labels, rows=np.arange(count))
+    runs: list[ArraySource] = []
+    read = dict.fromkeys(flat, 0)
+    for block in blocks:
+        arrays = {}
+        for key, shape in block.shapes.items():
+            end = read[key] + math.prod(shape)
+            arrays[key], read[key] = flat[key][read[key] : end].reshape(shape), end
+        rows = 1 if whole else next(iter(block.shapes.values()))[0]
+        parts = [arrays] if whole else [{k: a[row : row + 1] for k, a in arrays.items()} for row in range(rows)]
+        runs += [replace(first, source=name, arrays=part, labels=None, rows=np.arange(1)) for part in parts]
+    if labels is not None and len(labels) != len(runs):
+        raise DataError(f"{name}: {len(labels)} labels for {len(runs)} runs; yield one label with each run")
+    return RunSource(name, tuple(runs), labels, whole, np.arange(len(runs)))
 
 
 def _check_alike(name: str, index: int, part: ArraySource, first: ArraySource) -> None:
     for key, array in part.arrays.items():
         start = first.arrays[key]
-        if array.dtype != start.dtype or array.shape[1:] != start.shape[1:]:
+        if array.dtype != start.dtype or array.ndim != start.ndim:
             raise DataError(
                 f"{name}: batch {index} holds {array.dtype} {array.shape[1:]}, batch 0 {start.dtype} "
-                f"{start.shape[1:]}; give all batches one dtype and size"
+                f"{start.shape[1:]}; give all batches one dtype"
             )
-    if (part.labels is None) != (first.labels is None):
-        raise DataError(
-            f"{name}: batch {index} and batch 0 do not both have labels; give labels to all batches or to none"
-        )
 
 
 def _guarded(name: str, batches: Iterable[Any]) -> Iterator[Any]:

@@ -21,6 +21,7 @@ from converter.data.batches import array_source, batch_arrays, is_pair, only_inp
 from converter.data.inputs import InputSpec, input_specs, static_batch
 from converter.data.labels import Classes, check_labels
 from converter.data.preprocess import METADATA_KEY, Preprocess, stored_preprocess
+from converter.data.runs import RunSource
 from converter.data.sources import ArraySource, FolderSource, Rows, Source
 from converter.model_io.python_spec import call, functions_of, load_name, parse_spec
 from passes.arguments import require_type, whole
@@ -33,6 +34,7 @@ __all__ = [
     "DataForm",
     "Dataset",
     "InputSpec",
+    "Part",
     "Preprocess",
     "input_specs",
     "load_data",
@@ -43,23 +45,67 @@ DataForm = str | Path | NDArray[Any] | tuple[Any, Any] | Mapping[str, Any] | Cal
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Inputs of a model for some rows.
+class Part:
+    """The samples of a data set that one batch holds.
 
     Attributes:
-        feeds: Model inputs {name: [rows, ...]}.
+        count: Number of samples.
+        padding: Number of rows after them that only fill up a fixed batch size.
+        whole: Whether the batch is one run, which is one sample and has no batch axis.
+        start: Index of the first sample in the data set.
+    """
+
+    count: int
+    padding: int
+    whole: bool
+    start: int
+
+    def place(self, size: int) -> tuple[int, int]:
+        """Return the place of the first sample among groups of ``size`` samples: the group's index, and that in it.
+
+        Random draws are made for each group, so that the same samples get the same draws in batches of any size.
+        """
+        return (self.start, 0) if self.whole else divmod(self.start, size)
+
+    def real(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Drop what a model computed for the rows that only fill up the batch."""
+        size = self.count + self.padding
+        if not self.padding or not values.ndim or len(values) % size:
+            return values
+        return values[: len(values) // size * self.count]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of a model for some rows, or for one whole run.
+
+    Attributes:
+        feeds: Model inputs {name: [rows, ...]}. The inputs of a whole run may have any shapes.
         labels: One label for every real row, [count], or None.
         padding: Number of rows at the end that only fill up a fixed batch size.
+        whole: Whether the inputs are one run, which is one sample and has no batch axis.
+        start: Index of the first row in the data set.
     """
 
     feeds: dict[str, NDArray[Any]]
     labels: NDArray[np.int64] | None
     padding: int = 0
+    whole: bool = False
+    start: int = 0
 
     @property
     def count(self) -> int:
-        """Number of real rows. Whatever a model computes for the rows after them must be dropped."""
-        return len(next(iter(self.feeds.values()))) - self.padding
+        """Number of samples: of real rows, or 1 for a whole run."""
+        return 1 if self.whole else len(next(iter(self.feeds.values()))) - self.padding
+
+    @property
+    def part(self) -> Part:
+        """The samples of the data set that it holds."""
+        return Part(self.count, self.padding, self.whole, self.start)
+
+    def real(self, values: NDArray[Any]) -> NDArray[Any]:
+        """See `Part.real`."""
+        return self.part.real(values)
 
 
 class Dataset:
@@ -99,20 +145,30 @@ class Dataset:
 
     @property
     def static_batch(self) -> int | None:
-        """The fixed batch size of the model's inputs. None if they take any."""
+        """The fixed batch size of the model's inputs. None if they take any, or share no batch."""
         return static_batch(self.inputs)
+
+    @property
+    def alone(self) -> bool:
+        """Whether each sample runs on its own: samples differ in shape, or are whole runs."""
+        return isinstance(self._rows, RunSource)
+
+    @property
+    def whole(self) -> bool:
+        """Whether each sample is all that a run takes, because the inputs share no batch."""
+        return isinstance(self._rows, RunSource) and self._rows.whole
 
     @property
     def facts(self) -> DataFacts:
         """Facts by which a pass decides whether it can use the data."""
         ranks = tuple(len(spec.shape) for spec in self.inputs)
-        return DataFacts(self.source, len(self), self.labels is not None, self.static_batch, ranks)
+        return DataFacts(self.source, len(self), self.labels is not None, self.static_batch, ranks, self.alone)
 
     def batches(self, size: int = 16) -> Iterator[Batch]:
         """Yield all rows in order, in batches.
 
         The last batch may be shorter. If the model has a fixed batch size, the last batch is padded with copies of its
-        last row, and `Batch.count` is the number of real rows.
+        last row, and `Batch.count` is the number of real rows. Samples that run alone are batches of one.
 
         Args:
             size: Rows in a batch. A fixed batch size of the model overrides it.
@@ -123,14 +179,15 @@ class Dataset:
         if size < 1:
             raise ValueError(f"batch size {size} is not positive")
         fixed = self.static_batch
-        size = fixed or size
-        for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
+        step = 1 if self.alone else fixed or size
+        for start in range(0, len(self), step):
+            stop = min(start + step, len(self))
             feeds = self._rows.read(start, stop)
-            padding = size - (stop - start) if fixed else 0
+            padding = fixed - (stop - start) if fixed and not self.whole else 0
             if padding:
                 feeds = {name: np.concatenate([rows, np.repeat(rows[-1:], padding, 0)]) for name, rows in feeds.items()}
-            yield Batch(feeds, None if self.labels is None else self.labels[start:stop], padding)
+            labels = None if self.labels is None else self.labels[start:stop]
+            yield Batch(feeds, labels, padding, self.whole, start)
 
     def select(self, indices: Sequence[int] | NDArray[Any]) -> "Dataset":
         """The rows at `indices`, in that order.
@@ -200,10 +257,12 @@ def load_data(
 
             - "FILE.npz": array `x`, either uint8 images [n, h, w, c], which are preprocessed, or arrays of the model's
               own dtype and shape, which are taken unchanged. Integer labels `y` [n] are optional. A model with several
-              inputs needs one array per input name.
+              inputs needs one array per input name. If these share no batch axis, as a state [layers, batch, features]
+              or a scalar, arrays are [n, *shape in one run], or the inputs of one run.
             - "FOLDER": images, searched recursively. Class folders give labels (see `FolderSource`).
             - "FILE.py:CALLABLE" or "FILE.py:CALLABLE(name=literal)": the callable returns batches. A batch is an array,
-              (array, labels), or {input name: array}, in which `y` are labels.
+              (array, labels), or {input name: array}, in which `y` are labels. Such a dictionary may be all that one
+              run takes, whatever the shapes are. Batches may differ in size: then each sample runs on its own.
             - In memory: an array, (array, labels), {name: array}, a callable, or an iterable of batches.
         inputs: Inputs of the model.
         preprocess: Preprocessing of uint8 images.

@@ -1,16 +1,18 @@
 """Names, shapes and dtypes of a model's inputs, from a ModelProto or an onnxruntime session."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from passes.arguments import require_type
 from passes.errors import ModelError
 
-__all__ = ["InputSpec", "input_specs", "static_batch"]
+__all__ = ["InputSpec", "input_specs", "share_batch", "static_batch"]
 
 _RUNTIME_TYPES = {
     "tensor(float)": "float32",
@@ -23,11 +25,19 @@ _RUNTIME_TYPES = {
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One graph input. `shape` has None where the model takes any size. Axis 0 is the batch."""
+    """One graph input. Axis 0 is the batch, if the inputs `share_batch`.
+
+    Attributes:
+        name: Its name.
+        shape: Sizes of its axes. None where the model takes any size.
+        dtype: Type of its elements.
+        symbols: Names of the sizes that are open, None for the others. Empty if they are not known.
+    """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+    symbols: tuple[str | None, ...] = field(default=(), compare=False)
 
     @property
     def channels_last(self) -> bool:
@@ -45,6 +55,12 @@ class InputSpec:
         return len(shape) == len(self.shape) and all(
             want is None or want == have for want, have in zip(self.shape[1:], shape[1:], strict=True)
         )
+
+    def fits_run(self, array: NDArray[Any]) -> bool:
+        """Whether an array is the whole input of one run. Pixels of an image are [n, h, w, c]."""
+        if array.ndim != len(self.shape) or (array.ndim and self.shape[0] not in {None, len(array)}):
+            return False
+        return array.dtype != self.dtype or self.accepts(array.shape)
 
     def __str__(self) -> str:
         sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
@@ -66,16 +82,21 @@ def input_specs(model: onnx.ModelProto | ort.InferenceSession) -> tuple[InputSpe
 
 
 def static_batch(specs: tuple[InputSpec, ...]) -> int | None:
-    """The model's fixed batch size. None if it takes any.
+    """The model's fixed batch size. None if it takes any, or if its inputs do not share a batch."""
+    return next((spec.shape[0] for spec in specs), None) if share_batch(specs) else None
 
-    Raises:
-        ModelError: The inputs have different fixed batch sizes.
+
+def share_batch(specs: Sequence[InputSpec]) -> bool:
+    """Whether axis 0 of every input is the batch, so that rows of several samples can run together.
+
+    It is not if an input has no axes, if the sizes of axis 0 differ, or if an input has the other inputs' axis 0 at
+    another place, as a state [layers, batch, features] has.
     """
-    sizes = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
-    if len(sizes) > 1:
-        listed = ", ".join(str(spec) for spec in specs)
-        raise ModelError(f"inputs with different fixed batch sizes: {listed}; export the model with one batch size")
-    return next(iter(sizes), None)
+    if any(not spec.shape for spec in specs) or len({spec.shape[0] for spec in specs}) > 1:
+        return False
+    first = {spec.symbols[0] for spec in specs if spec.symbols and spec.symbols[0]}
+    later = {symbol for spec in specs for symbol in spec.symbols[1:] if symbol}
+    return len(first) < 2 or first.isdisjoint(later)
 
 
 def _proto_spec(value: onnx.ValueInfoProto) -> InputSpec:
@@ -85,11 +106,13 @@ def _proto_spec(value: onnx.ValueInfoProto) -> InputSpec:
     if not tensor.HasField("shape"):
         raise ModelError(f"input '{value.name}' has no shape; export the model with the shapes of its inputs")
     shape = tuple(size.dim_value if size.dim_value > 0 else None for size in tensor.shape.dim)
-    return InputSpec(value.name, shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    symbols = tuple(size.dim_param or None for size in tensor.shape.dim)
+    return InputSpec(value.name, shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), symbols)
 
 
 def _runtime_spec(value: Any) -> InputSpec:
     if value.type not in _RUNTIME_TYPES:
         raise ModelError(f"input '{value.name}' is of type {value.type}; only tensors of numbers can be fed")
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
-    return InputSpec(value.name, shape, np.dtype(_RUNTIME_TYPES[value.type]))
+    symbols = tuple(size if isinstance(size, str) else None for size in value.shape)
+    return InputSpec(value.name, shape, np.dtype(_RUNTIME_TYPES[value.type]), symbols)

@@ -123,13 +123,11 @@ class ArraySource:
         return str(int(index if self.origin is None else self.origin[index]))
 
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        feeds = {}
-        for spec in self.specs:
-            rows = self.arrays[spec.name][self.rows[start:stop]]
-            if self._is_image(spec):
-                rows = self.preprocess.tensor(self.preprocess.fit(rows, self._channels(spec)), spec)
-            feeds[spec.name] = rows
-        return feeds
+        return {spec.name: self._prepared(self.arrays[spec.name][self.rows[start:stop]], spec) for spec in self.specs}
+
+    def everything(self) -> dict[str, NDArray[Any]]:
+        """All of the arrays as the inputs of one run."""
+        return {spec.name: self._prepared(self.arrays[spec.name], spec) for spec in self.specs}
 
     def check(self) -> None:
         for name, array in self.arrays.items():
@@ -154,6 +152,12 @@ class ArraySource:
             total.update(self.labels.tobytes())
         return total.hexdigest()
 
+    def _prepared(self, rows: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
+        """Rows as the model takes them: images go through preprocessing."""
+        if not self._is_image(spec):
+            return rows
+        return self.preprocess.tensor(self.preprocess.fit(rows, self._channels(spec)), spec)
+
     def _is_image(self, spec: InputSpec) -> bool:
         array = self.arrays[spec.name]
         if array.dtype != np.uint8 or array.ndim != 4 or len(spec.shape) != 4:
@@ -165,7 +169,7 @@ class ArraySource:
 
     def _check_array(self, spec: InputSpec) -> None:
         array, what = self.arrays[spec.name], f"{self.source}: {self.names[spec.name]}"
-        if array.ndim and len(array) == 0:
+        if array.ndim and not len(self.rows):
             raise DataError(f"{what} holds no images; give at least one")
         if self._is_image(spec):
             self._check_image(spec, what)

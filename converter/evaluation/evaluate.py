@@ -7,6 +7,7 @@ The first model is the reference for `agreement`, `sqnr_db` and `speedup` of the
 number of images.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.data.dataset import Dataset
+from converter.data.dataset import Batch, Dataset
 from converter.data.labels import Classes, check_labels
 from converter.data.model_data import ModelsOnData, models_on_data
 from converter.data.preprocess import Preprocess
@@ -27,6 +28,7 @@ from converter.display.overview import Glance, Overview
 from converter.model_io.load import model_bytes
 from converter.model_io.open import ExportOptions, model_files
 from converter.runtime.latency import BATCH, THREADS, Quartiles, latencies
+from converter.runtime.output_numbers import numbers
 from converter.runtime.runner import Runner, class_scores
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.steps import log_step
@@ -34,6 +36,8 @@ from passes.errors import ModelError
 from passes.numerics.error import SqnrSum
 
 __all__ = ["Evaluation", "Measurement", "evaluate", "evaluate_pair"]
+
+_LOG = logging.getLogger(__name__)
 
 _BATCH = 16
 
@@ -120,6 +124,7 @@ class _Tally:
         self.correct = self.agreed = 0
         self.sqnr = SqnrSum()
         self.classifier = True
+        self.alike = self.unlike = 0
 
 
 def evaluate(
@@ -165,7 +170,7 @@ def _measured(on: ModelsOnData, latency: bool, progress: Progress) -> Evaluation
     sizes = [model_bytes(path) for path in paths]
     tallies = [_Tally() for _ in paths]
     _stream([Runner(path, name) for path, name in zip(paths, called, strict=True)], tallies, data, progress)
-    timed = latencies(paths, next(data.batches(1)).feeds, names=called) if latency else None
+    timed = latencies(paths, next(data.batches(1)), names=called) if latency else None
     times: Sequence[float | None] = [None] * len(paths) if timed is None else timed.ms
     count = len(data)
     measured = [
@@ -175,7 +180,7 @@ def _measured(on: ModelsOnData, latency: bool, progress: Progress) -> Evaluation
             images=count,
             top1=tally.correct / count if tally.classifier and data.labels is not None else None,
             agreement=tally.agreed / count if tally.classifier else None,
-            sqnr_db=tally.sqnr.db if tally is not tallies[0] else None,
+            sqnr_db=tally.sqnr.db if tally is not tallies[0] and tally.alike else None,
             latency_ms=time,
             speedup=times[0] / time if time is not None and times[0] is not None else None,
         )
@@ -202,29 +207,41 @@ def evaluate_pair(
 
 def _stream(runners: Sequence[Runner], tallies: Sequence[_Tally], data: Dataset, progress: Progress) -> None:
     done = 0
-    for batch in data.batches(_BATCH):
+    for batch in data.batches(min(runner.batch_size(data, _BATCH) for runner in runners)):
         reference: NDArray[Any] | None = None
         for runner, tally in zip(runners, tallies, strict=True):
-            output = runner.run(batch.feeds, batch.count)[0]
+            output = numbers(runner.run(batch)[0])
             _require_finite(runner, output, done)
             if done == 0:
                 _require_classes(runner, output, data)
             reference = output if reference is None else reference
-            if output.shape != reference.shape:
+            if output.ndim != reference.ndim or (output.shape != reference.shape and not runner.may_equal(runners[0])):
                 raise ModelError(
                     f"{runner.name}: first output is {list(output.shape)}, {runners[0].name} gives "
                     f"{list(reference.shape)}; compare models of one kind"
                 )
-            _count(tally, reference, output, batch.labels)
+            _count(tally, reference, output, batch)
         done += batch.count
         progress("evaluating", done, len(data))
+    for runner, tally in zip(runners, tallies, strict=True):
+        if tally.unlike:
+            _LOG.warning(
+                f"{runner.name}: the first output has another shape than {runners[0].name}'s for {tally.unlike} of "
+                f"{done} samples; they do not count in the SQNR"
+            )
 
 
-def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
+def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], batch: Batch) -> None:
+    labels = batch.labels
+    if output.shape != reference.shape:  # such as another number of detections
+        tally.unlike += batch.count
+        tally.classifier = False
+        return
+    tally.alike += batch.count
     if output is not reference:
         tally.sqnr.update(reference, output)
     scores, expected = class_scores(output), class_scores(reference)
-    if scores is None or expected is None:
+    if scores is None or expected is None or len(scores) != batch.count:
         tally.classifier = False
         return
     best = scores.argmax(axis=1)
@@ -241,7 +258,8 @@ def _require_classes(runner: Runner, output: NDArray[Any], data: Dataset) -> Non
 
 def _require_finite(runner: Runner, output: NDArray[Any], done: int) -> None:
     if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
-        row = int(np.argmin(np.isfinite(output).reshape(len(output), -1).all(axis=1)))
+        rows = np.isfinite(output).reshape(len(output) if output.ndim else 1, -1).all(axis=1)
+        row = int(np.argmin(rows))
         raise ModelError(
             f"{runner.name}: output '{runner.outputs[0]}' holds NaN or Inf for image {done + row}; check its weights"
         )

@@ -124,5 +124,5 @@ def quantize(job: Prepared, progress: Progress) -> Result:
 def _measure_speed(job: Prepared, progress: Progress) -> Speed:
     """Find the layers that this machine runs faster with float activations."""
     assert job.images.calibration is not None  # a recipe that quantizes activations needs images
-    image = next(job.images.calibration.batches(1)).feeds
-    return find_slow_layers(job.source, job.recipe, job.target, image, progress)
+    sample = next(job.images.calibration.batches(1))
+    return find_slow_layers(job.source, job.recipe, job.target, sample, progress)

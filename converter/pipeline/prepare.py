@@ -13,6 +13,7 @@ from converter.data.inputs import input_specs
 from converter.data.preprocess import Preprocess, stored_preprocess
 from converter.evaluation.few_samples import Feeds, noise_feeds, real_feeds
 from converter.evaluation.same_function import Original
+from converter.learn.learnable import require_learnable
 from converter.learn.learning import require_device
 from converter.learn.training_file import TrainingFile
 from converter.model_io.open import ExportOptions, open_model, original, require_layers, suggesting_shape
@@ -137,6 +138,7 @@ def prepare(
     require_layers(source)
     require_fit(source, target)
     require_weight_only(source, recipe, target)
+    require_learnable(source, recipe, target)
     recipe = with_overrides(recipe, stored_preprocess(source), preprocess, settings.limit, settings.seed)
     enlarged = dataclasses.replace(recipe, limit=recipe.limit + judging)
     with footprint.step("open data"), suggesting_shape([model], export):

@@ -149,7 +149,9 @@ def _run_graph_pass(step: GraphPass, model: Model, context: PassContext) -> Pass
         unknown = ({*needs.histograms} | {name for name, _ in needs.tensors}) - model.graph.tensors().keys()
         if unknown:
             raise QuantizationError(f"needs() of {step.name}: no tensor is named {min(unknown)!r}")
-        stats = calibrate(model, needs, data, context.progress, seed=context.recipe.seed)
+        stats = calibrate(
+            model, needs, data, context.progress, seed=context.recipe.seed, memory_budget=context.memory_budget
+        )
     return step.apply(model, stats)
 
 

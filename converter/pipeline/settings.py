@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET
+from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from passes.arguments import whole
 from passes.base import Device
 from passes.errors import UsageError
@@ -23,7 +23,8 @@ class Settings:
         device: Device on which passes learn. It is refused if no pass learns.
         measure_speed: Whether activations stay in float where this machine runs the file faster that way. The recipe in
             the result names these layers. It gives the same file without a measurement.
-        memory_budget: Bytes of activations in memory. Beyond it, activations go to files.
+        memory_budget: Bytes of activations in memory. Half is for the samples that run together: there are as many as
+            fit, and at least one. Half is for tensors that a later layer reads. Beyond it, they go to files.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
     Raises:

@@ -7,14 +7,14 @@ Models run on one thread. So the figure measures the kernels, and not threads th
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.data.dataset import Batch
 from converter.runtime.runner import Runner
 
 __all__ = ["BATCH", "THREADS", "Latencies", "Quartiles", "interleaved_times", "latencies", "speedup_quartiles"]
@@ -73,7 +73,7 @@ def interleaved_times(
 
 def latencies(
     models: Sequence[Path],
-    feeds: Mapping[str, NDArray[Any]],
+    sample: Batch,
     *,
     names: Sequence[str] | None = None,
     rounds: int = 30,
@@ -83,8 +83,8 @@ def latencies(
 
     Args:
         models: The files.
-        feeds: At least one row for every input. A model with a fixed batch size runs on that many copies of the first
-            row, and its time is divided by their number.
+        sample: At least one row, or one whole run. A model with a fixed batch size runs on that many copies of the
+            first row, and its time is divided by their number.
         names: Names of the models in messages. The default is their paths.
         rounds: Number of rounds, see `interleaved_times`.
         budget: Seconds for all rounds.
@@ -94,8 +94,8 @@ def latencies(
     """
     shown = [str(path) for path in models] if names is None else names
     runners = [Runner(path, name, threads=THREADS) for path, name in zip(models, shown, strict=True)]
-    times = interleaved_times([_call(runner, feeds) for runner in runners], rounds=rounds, budget=budget)
-    times /= np.array([runner.batch or 1 for runner in runners])
+    times = interleaved_times([_call(runner, sample) for runner in runners], rounds=rounds, budget=budget)
+    times /= np.array([1 if sample.whole else runner.batch or 1 for runner in runners])
     medians = np.median(times, axis=0) * 1e3
     return Latencies(tuple(float(median) for median in medians), speedup_quartiles(times))
 
@@ -106,10 +106,11 @@ def speedup_quartiles(times: NDArray[np.float64]) -> tuple[Quartiles, ...]:
     return tuple((float(first), float(third)) for first, third in zip(low, high, strict=True))
 
 
-def _call(runner: Runner, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], object]:
-    size = runner.batch or 1
-    rows = {name: np.repeat(array[:BATCH], size, 0) for name, array in runner.inputs(feeds).items()}
-    return lambda: runner.execute(rows)
+def _call(runner: Runner, sample: Batch) -> Callable[[], object]:
+    inputs = runner.inputs(sample.feeds)
+    if not sample.whole:
+        inputs = {name: np.repeat(array[:BATCH], runner.batch or 1, 0) for name, array in inputs.items()}
+    return lambda: runner.execute(inputs)
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:

@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from converter.data.dataset import Batch, Dataset
 from converter.data.inputs import InputSpec, input_specs, static_batch
+from converter.runtime.batch_size import batch_size, run_bytes
 from converter.runtime.session import open_session
 from passes.errors import ModelError
 
@@ -41,7 +43,7 @@ class Runner:
     ) -> None:
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{name}: no such model file; check the path")
-        self.name = name
+        self.name, self._model = name, model
         try:
             self._session = open_session(model, threads=threads, optimize=optimize, exact=exact)
             self.specs = input_specs(self._session)
@@ -49,6 +51,7 @@ class Runner:
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
         self.types: dict[str, str] = {value.name: value.type for value in self._session.get_outputs()}
+        self.shapes: dict[str, Sequence[Any]] = {value.name: value.shape for value in self._session.get_outputs()}
         self.outputs = list(self.types if outputs is None else outputs)
 
     def inputs(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -61,18 +64,22 @@ class Runner:
             feeds = {self.specs[0].name: next(iter(feeds.values()))}
         return {spec.name: self._input(spec, feeds) for spec in self.specs}
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], count: int) -> list[NDArray[Any]]:
-        """Run the first `count` rows of the feeds.
+    def run(self, batch: Batch) -> list[Any]:
+        """Run the real rows of a batch, or a whole run.
 
         A model with a fixed batch size runs batch by batch. The last batch is padded with copies of its last row.
 
         Returns:
-            The outputs, each [count, ...]. An output without a batch axis is returned as the model computes it.
+            The outputs, each [count, ...]. An output without a batch axis, a sequence or a map is returned as the model
+            computes it.
 
         Raises:
             ModelError: The run fails.
         """
-        rows = {name: array[:count] for name, array in self.inputs(feeds).items()}
+        feeds, count = self.inputs(batch.feeds), batch.count
+        if batch.whole:
+            return self.execute(feeds)
+        rows = {name: array[:count] for name, array in feeds.items()}
         if self.batch is None or self.batch == count:
             return self.execute(rows)
         portions = []
@@ -81,8 +88,27 @@ class Runner:
             used = min(self.batch, count - start)
             fill = self.batch - used
             padded = {name: np.concatenate([array, np.repeat(array[-1:], fill, 0)]) for name, array in portion.items()}
-            portions.append([out[:used] if out.ndim else out for out in self.execute(padded)])
-        return [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*portions, strict=True)]
+            portions.append([_first_rows(out, used, self.batch) for out in self.execute(padded)])
+        return [_joined(parts) for parts in zip(*portions, strict=True)]
+
+    def may_equal(self, other: "Runner") -> bool:
+        """Whether the first outputs of two models may have equal shapes, as far as their files say."""
+        one, two = self.shapes[self.outputs[0]], other.shapes[other.outputs[0]]
+        pairs = zip(one, two, strict=False)
+        return len(one) == len(two) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
+
+    def batch_size(self, data: Dataset, most: int) -> int:
+        """Return how many samples may run together. See `converter.runtime.batch_size`."""
+        return batch_size(data, most, self._sample_bytes)
+
+    def _sample_bytes(self, sample: Batch) -> int:
+        feeds = self.inputs(sample.feeds)
+        if self.batch is not None and not sample.whole:
+            feeds = {name: np.repeat(rows[:1], self.batch, 0) for name, rows in feeds.items()}
+        try:
+            return run_bytes(self._model, feeds) // (self.batch or 1)
+        except ModelError as error:
+            raise ModelError(f"{self.name}: {error}") from error
 
     def _input(self, spec: InputSpec, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         if spec.name not in feeds:
@@ -106,6 +132,19 @@ class Runner:
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise ModelError(f"{self.name}: fails when it runs: {str(error).splitlines()[0]}") from error
         return results
+
+
+def _first_rows(output: Any, count: int, size: int) -> Any:
+    """The part of an output, or of a sequence with an element for each row, that belongs to the first rows."""
+    if isinstance(output, np.ndarray):
+        return output[:count] if output.ndim else output
+    return output[:count] if isinstance(output, list) and len(output) == size else output
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts) if parts[0].ndim else parts[0]
+    return [element for part in parts for element in part] if isinstance(parts[0], list) else parts[0]
 
 
 def class_scores(output: NDArray[Any]) -> NDArray[Any] | None:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from converter.data.dataset import Batch
 from converter.recipes.recipe import Recipe
 from converter.runtime.latency import Quartiles, interleaved_times, speedup_quartiles
 from converter.runtime.runner import Runner
@@ -103,7 +104,7 @@ def require_measurable(recipe: Recipe, target: Target) -> None:
 
 
 def find_slow_layers(
-    source: onnx.ModelProto, recipe: Recipe, target: Target, feeds: Mapping[str, NDArray[Any]], progress: Progress
+    source: onnx.ModelProto, recipe: Recipe, target: Target, sample: Batch, progress: Progress
 ) -> Speed:
     """Find the layers that make the file faster if their activations stay in float.
 
@@ -111,11 +112,11 @@ def find_slow_layers(
         source: The float model.
         recipe: Recipe of the file.
         target: The target.
-        feeds: Inputs of the model, with at least one image.
+        sample: At least one image, or one whole run.
         progress: Called with "measuring speed" before every trial.
     """
     trials = Trials(source, recipe, target)
-    race = _Race(feeds)
+    race = _Race(sample)
     wins = _expected(trials, race)
     best: frozenset[str] = frozenset()
     champion = plain = race.runner(trials.file(()))
@@ -156,19 +157,22 @@ def leaving(recipe: Recipe, speed: Speed) -> Recipe:
 class _Race:
     """Times files side by side on one image."""
 
-    def __init__(self, feeds: Mapping[str, NDArray[Any]]) -> None:
-        self.feeds = feeds
+    def __init__(self, sample: Batch) -> None:
+        self.sample = sample
 
     def runner(self, model: onnx.ModelProto) -> Runner:
         return Runner(model, "trial", threads=1)
 
     def inputs(self, runner: Runner) -> dict[str, NDArray[Any]]:
-        return {name: np.repeat(rows[:1], runner.batch or 1, 0) for name, rows in runner.inputs(self.feeds).items()}
+        feeds = runner.inputs(self.sample.feeds)
+        if self.sample.whole:
+            return feeds
+        return {name: np.repeat(rows[:1], runner.batch or 1, 0) for name, rows in feeds.items()}
 
     def times(self, runners: Sequence[Runner]) -> NDArray[np.float64]:
         """Return seconds per image, [rounds, runners]."""
         calls = [partial(runner.execute, self.inputs(runner)) for runner in runners]
-        batches = np.array([runner.batch or 1 for runner in runners], np.float64)
+        batches = np.array([1 if self.sample.whole else runner.batch or 1 for runner in runners], np.float64)
         seconds: NDArray[np.float64] = interleaved_times(calls, rounds=_ROUNDS, budget=_SECONDS) / batches
         return seconds
 

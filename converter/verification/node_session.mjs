@@ -2,8 +2,9 @@
 //
 //   node node_session.mjs JOB.json
 //
-// JOB: {"model", "package": folder of the npm package, "feeds": [{"name", "type", "dims", "file"}], "folder", "ready"}.
-// Every row of the feeds is run alone. Each output goes to a file of its own in the folder; prints one JSON object.
+// JOB: {"model", "package": folder of the npm package, "feeds": [{"name", "type", "file"}], "shapes": {input: its shape in
+// each run}, "folder", "ready"}. A file holds the values of an input, one run after the other. Each output goes to a file
+// of its own in the folder; prints one JSON object.
 // Neither package tells which nodes its provider took. The file "ready" is made once the package is there.
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -29,18 +30,20 @@ async function run(job, found) {
   const feeds = job.feeds.map((feed) => {
     const bytes = readFileSync(feed.file);
     const data = new ARRAYS[feed.type](bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
-    return { ...feed, data, size: data.length / feed.dims[0] };
+    return { ...feed, data, read: 0 };
   });
-  const outputs = session.outputNames.map((output) => ({ name: output, parts: [] }));
-  for (let start = 0; start < feeds[0].dims[0]; start += job.batch) {
+  const outputs = session.outputNames.map((output) => ({ name: output, parts: [], shapes: [] }));
+  for (let run = 0; run < job.shapes[feeds[0].name].length; run += 1) {
     const inputs = Object.fromEntries(feeds.map((feed) => {
-      const part = feed.data.slice(start * feed.size, (start + job.batch) * feed.size);
-      return [feed.name, new ort.Tensor(feed.type, part, [job.batch, ...feed.dims.slice(1)])];
+      const dims = job.shapes[feed.name][run];
+      const part = feed.data.slice(feed.read, feed.read + dims.reduce((product, size) => product * size, 1));
+      feed.read += part.length;
+      return [feed.name, new ort.Tensor(feed.type, part, dims)];
     }));
     const results = await session.run(inputs);
     for (const output of outputs) {
       const tensor = results[output.name];
-      output.dims = tensor.dims;
+      output.shapes.push(tensor.dims);
       output.type = tensor.type;
       output.parts.push(Buffer.from(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength));
     }
@@ -48,7 +51,7 @@ async function run(job, found) {
   const written = outputs.map((output, index) => {
     const file = join(job.folder, `output${index}.bin`);
     writeFileSync(file, Buffer.concat(output.parts));
-    return { name: output.name, type: output.type, dims: output.dims, file };
+    return { name: output.name, type: output.type, shapes: output.shapes, file };
   });
   Object.assign(found, { provider: web ? "wasm" : "cpu", nodes: null, left: [], outputs: written });
 }

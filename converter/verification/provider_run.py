@@ -1,9 +1,10 @@
 """Runs a file on a target's provider: gives it to an environment's session script, and reads the script's answer."""
 
 import json
+import math
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,29 +32,31 @@ class ProviderRun:
         error: Why the file does not load or run. Empty if it does.
         nodes: Number of nodes that the provider took. None if the runtime does not tell.
         left: ``name (operator)`` of each node that another provider took.
-        outputs: Outputs by name, [rows, ...].
+        outputs: Outputs of each run, by name. They are missing if the numbers do not fit the shapes.
     """
 
     runtime: str
     error: str
     nodes: int | None
     left: tuple[str, ...]
-    outputs: Mapping[str, NDArray[Any]]
+    outputs: Sequence[Mapping[str, NDArray[Any]]]
 
 
 def run_on_provider(
-    model: Path, target: Target, environment: Environment, feeds: Mapping[str, NDArray[Any]], batch: int
+    model: Path, target: Target, environment: Environment, runs: Sequence[Mapping[str, NDArray[Any]]]
 ) -> ProviderRun:
-    """Run every row of the feeds, ``batch`` rows at a time.
+    """Run a model once for each of ``runs``, its inputs by name.
 
     Raises:
         TargetError: The environment is not a Python or node installation with the provider.
     """
     with scratch_folder() as folder:
         ready = folder / "ready"
-        job: dict[str, Any] = {"model": str(model.absolute()), "batch": batch, "ready": str(ready)}
+        shapes = {key: [list(run[key].shape) for run in runs] for key in runs[0]}
+        feeds = {key: np.concatenate([run[key].reshape(-1) for run in runs]) for key in runs[0]}
+        job: dict[str, Any] = {"model": str(model.absolute()), "shapes": shapes, "ready": str(ready)}
         if environment.package is None:
-            np.savez(folder / "feeds.npz", **dict(feeds))  # type: ignore[arg-type]
+            np.savez(folder / "feeds.npz", **feeds)  # type: ignore[arg-type]
             job |= {"provider": target.provider, "feeds": str(folder / "feeds.npz"), "outputs": str(folder / "out.npz")}
             job["custom_ops"] = libraries()
         else:
@@ -65,12 +68,16 @@ def run_on_provider(
             raise TargetError(f"{environment.name} cannot run target {target.name}: {reason}; {environment.mend}")
         runtime = ", ".join(filter(None, (answer.get("runtime"), answer.get("package"))))
         if "error" in answer:
-            return ProviderRun(runtime, answer["error"], None, (), {})
+            return ProviderRun(runtime, answer["error"], None, (), ())
         if environment.package is None:
             with np.load(folder / "out.npz") as file:
-                outputs = {key: file[key] for key in file.files}
+                parts = {key: _cut(file[key], answer["shapes"][key]) for key in file.files}
         else:
-            outputs = {output["name"]: _array(output) for output in answer["outputs"]}
+            parts = {
+                output["name"]: _cut(np.fromfile(output["file"], np.dtype(output["type"])), output["shapes"])
+                for output in answer["outputs"]
+            }
+    outputs = [{key: each[index] for key, each in parts.items() if each is not None} for index in range(len(runs))]
     left = tuple(f"{node['name']} ({node['op']})" for node in answer["left"])
     return ProviderRun(runtime, "", answer["nodes"], left, outputs)
 
@@ -108,11 +115,14 @@ def _raw(feeds: Mapping[str, NDArray[Any]], folder: Path) -> list[dict[str, Any]
     for index, (name, array) in enumerate(feeds.items()):
         file = folder / f"input{index}.bin"
         file.write_bytes(np.ascontiguousarray(array).tobytes())
-        described.append({"name": name, "type": array.dtype.name, "dims": list(array.shape), "file": str(file)})
+        described.append({"name": name, "type": array.dtype.name, "file": str(file)})
     return described
 
 
-def _array(output: Mapping[str, Any]) -> NDArray[Any]:
-    """An output of the script. Rows of all batches follow each other, so the first dimension follows from the size."""
-    values = np.fromfile(output["file"], dtype=np.dtype(output["type"]))
-    return values.reshape(-1, *output["dims"][1:]) if output["dims"] else values
+def _cut(values: NDArray[Any], shapes: Sequence[Sequence[int]]) -> list[NDArray[Any]] | None:
+    """Cut an output into those of each run. None if there are not as many numbers."""
+    sizes = [math.prod(shape) for shape in shapes]
+    if sum(sizes) != values.size:
+        return None
+    parts = np.split(values.reshape(-1), np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]

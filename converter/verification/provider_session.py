@@ -2,17 +2,19 @@
 
     python provider_session.py JOB.json
 
-The script needs only numpy and onnxruntime. JOB: {"model", "provider": "cpu" | "openvino" | "qnn", "feeds": .npz of
-[rows, ...], "outputs": .npz to write, "batch", "ready": a file}. It prints one JSON object: the runtime, how many nodes
-the provider took and which it did not take, or the error. Rows run `batch` at a time. The file "ready" is made when the
-script knows that this Python has the provider. A failure before that is the runtime's fault, and one after it the
-model's.
+The script needs only numpy and onnxruntime. JOB: {"model", "provider": "cpu" | "openvino" | "qnn", "feeds": .npz with
+the values of every input, one run after the other, "shapes": {input: its shape in each run}, "outputs": .npz to write,
+"ready": a file}. It prints one JSON object: the runtime, the shapes of each output, how many nodes the provider took
+and which it did not take, or the error. The file "ready" is made when the script knows that this Python has the
+provider. A failure before that is the runtime's fault, and one after it the model's.
 """
 
 import json
+import math
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +53,50 @@ def _run(job: dict[str, Any], answer: dict[str, Any]) -> None:
             options.register_custom_ops_library(library)
         Path(job["ready"]).touch()
         session = _open(ort, job["model"], options, arguments)
-        feeds = dict(np.load(job["feeds"]))
         names = [value.name for value in session.get_outputs()]
-        batch = job["batch"]
-        starts = range(0, len(next(iter(feeds.values()))), batch)
         parts = [
-            session.run(names, {key: rows[start : start + batch] for key, rows in feeds.items()}) for start in starts
+            [_numbers(value) for value in session.run(names, run)] for run in _runs(job, dict(np.load(job["feeds"])))
         ]
-        outputs: dict[str, Any] = {
-            name: np.concatenate([np.atleast_1d(part[index]) for part in parts]) for index, name in enumerate(names)
-        }
+        answer["shapes"] = {name: [list(part[index].shape) for part in parts] for index, name in enumerate(names)}
+        outputs = {name: _joined([part[index] for part in parts]) for index, name in enumerate(names)}
         np.savez(job["outputs"], **outputs)
         answer["nodes"], answer["left"] = _assignment(session, answer["provider"])
+
+
+def _runs(job: dict[str, Any], feeds: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Cut the inputs of every run out of their values."""
+    read = dict.fromkeys(feeds, 0)
+    for shapes in zip(*(job["shapes"][name] for name in feeds), strict=True):
+        run = {}
+        for name, shape in zip(feeds, shapes, strict=True):
+            end = read[name] + math.prod(shape)
+            run[name], read[name] = feeds[name][read[name] : end].reshape(shape), end
+        yield run
+
+
+def _numbers(value: Any) -> Any:
+    """An output as an array, as `converter.runtime.output_numbers.numbers` makes it."""
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.kind in "fiub" else np.zeros(0)
+    if isinstance(value, dict):
+        return np.asarray([value[key] for key in sorted(value)])
+    if not isinstance(value, list):
+        return np.zeros(0) if value is None or isinstance(value, str) else np.asarray(value)
+    parts = [_numbers(part) for part in value]
+    if all(isinstance(part, dict) for part in value) and len({part.shape for part in parts}) == 1:
+        return np.stack(parts)
+    return np.concatenate([part.reshape(-1) for part in parts]) if parts else np.zeros(0)
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Rows of all runs, or all numbers on one axis if the runs differ in more than the number of rows."""
+    import numpy as np
+
+    if len({part.shape[1:] for part in parts}) == 1 and all(part.ndim for part in parts):
+        return np.concatenate(parts)
+    return np.concatenate([part.reshape(-1) for part in parts])
 
 
 def _prepare(ort: Any, options: Any, answer: dict[str, Any]) -> dict[str, Any]:

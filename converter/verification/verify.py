@@ -6,23 +6,19 @@ judged correct if it picks the same classes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from converter.data.dataset import Dataset
-from converter.data.inputs import InputSpec, static_batch
+from converter.data.dataset import Batch, Dataset
 from converter.data.model_data import load_for
 from converter.data.preprocess import Preprocess
 from converter.display.numbers import NOTHING, decibels, percent
 from converter.display.overview import Glance, Overview
 from converter.model_io.load import read_onnx
 from converter.model_io.open import ModelFile, model_files
-from converter.runtime.runner import Runner, class_scores
+from converter.runtime.runner import Runner
 from converter.runtime.steps import log_step
 from converter.targets.catalog import find_target
 from converter.targets.target import Target
@@ -30,24 +26,28 @@ from converter.verification.environments import find_environment
 from converter.verification.promised import older_targets, stands
 from converter.verification.provider_run import ProviderRun, run_on_provider
 from converter.verification.rules import Violation, violations
+from converter.verification.runs import (
+    all_finite,
+    class_agreement,
+    data_runs,
+    noise_runs,
+    outputs_of,
+    unlike_runs,
+    worst_sqnr,
+)
 from passes.errors import ModelError
-from passes.numerics.error import SqnrSum
 
 __all__ = ["MIN_AGREEMENT", "Verification", "verify"]
 
 MIN_AGREEMENT = 0.99
-_NOISE_ROWS = 8
 _SHOWN = 5  # number of failures in an overview
 _WORSE_DB = 1.0  # allowed loss against float, compared with the CPU: another order of rounding costs tenths
 _SAME_DB = 30.0  # against the CPU: 3 % apart, the cost of rounding in other places (a PRelu slope to 8 bits: 2 dB)
 _FLOOR_DB = 10.0  # against the CPU, on noise, without the float model: wrong kernels are below 0 dB
-_BATCH = 16
 # Facts of the file's form. A newer runtime than the promised one may accept more of them.
 _FORMAT = frozenset({"opset", "static_shapes", "narrowest", "matmulnbits"})
 
 _CONVERT = "convert the float model with `target={!r}`"
-
-Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -179,10 +179,8 @@ def _verified(
             file.name, target, "rules", environment, violations=broken_rules, failures=failures, next_step=next_step
         )
     cpu = Runner(model, file.name)
-    feeds = _noise(cpu) if data is None else _rows(cpu, data)
-    batch = static_batch(cpu.specs) or 1
-    feeds = {name: _whole_batches(rows, batch) for name, rows in feeds.items()}
-    ran = run_on_provider(model, chosen, environment, feeds, batch)
+    runs = noise_runs(cpu) if data is None else data_runs(cpu, data)
+    ran = run_on_provider(model, chosen, environment, [run.feeds for run in runs])
     broken = tuple(f"{each.fact}: {each.what}" for each in broken_rules if each.fact in _FORMAT)
     verdict = Verification(
         file.name,
@@ -199,7 +197,7 @@ def _verified(
         where = f"it does not run on {ran.runtime}" if ran.runtime else "it does not run"
         verdict = _with(verdict, failures=(f"{where}: {ran.error}", *broken))
     else:
-        verdict = _judge_outputs(verdict, chosen, ran, cpu, feeds, reference, None if data is None else min_agreement)
+        verdict = _judge_outputs(verdict, chosen, ran, cpu, runs, reference, None if data is None else min_agreement)
     return verdict if verdict.passed else _with(verdict, next_step=_next_step(verdict, chosen))
 
 
@@ -208,41 +206,49 @@ def _judge_outputs(
     target: Target,
     ran: ProviderRun,
     cpu: Runner,
-    feeds: Outputs,
+    runs: Sequence[Batch],
     reference: Path | None,
     min_agreement: float | None,
 ) -> Verification:
     """Extend the verdict by a comparison of the outputs."""
-    images = len(next(iter(feeds.values())))
-    expected = _outputs(cpu, feeds, images)
+    images = sum(run.count for run in runs)
+    expected = outputs_of(cpu, runs)
     failures = list(verdict.failures)
     if ran.nodes == 0 and ran.left:
         failures.append(f"the provider runs no node: all {len(ran.left)} run on another one")
     elif target.whole:
         failures += [f"{name} runs on another provider" for name in ran.left]
-    bad = [name for name, rows in ran.outputs.items() if not np.isfinite(rows.astype(np.float64)).all()]
-    wrong = [name for name, rows in expected.items() if ran.outputs[name].shape != rows.shape]
+    names = list(expected[0])
+    bad = [name for name in names if not all_finite(run[name] for run in ran.outputs if name in run)]
+    odd = {name: unlike_runs(name, expected, ran.outputs, cpu) for name in names}
+    wrong = [name for name, count in odd.items() if count == len(runs)]
     failures += [f"output {name} holds NaN or Inf" for name in bad] + [
         f"output {name} has another shape than on the CPU" for name in wrong
     ]
     if bad or wrong:
         return _with(verdict, images=images, failures=tuple(failures))
-    agreement, sqnr = _agreement(expected, ran.outputs), _worst(expected, ran.outputs)
+    agreement, sqnr = class_agreement(expected, ran.outputs), worst_sqnr(expected, ran.outputs)
     if agreement is not None and min_agreement is not None and agreement < min_agreement:
         failures.append(f"agreement with the CPU is {100 * agreement:.1f} %, below {100 * min_agreement:g} %")
     float_db = cpu_float_db = None
     if reference is not None:
-        floats = _outputs(Runner(reference, str(reference)), feeds, images)
-        if list(floats) != list(expected):
-            raise ModelError(f"{reference}: its outputs are {', '.join(floats)}, not {', '.join(expected)}")
-        float_db, cpu_float_db = _worst(floats, ran.outputs), _worst(floats, expected)
+        floats = outputs_of(Runner(reference, str(reference)), runs)
+        if list(floats[0]) != names:
+            raise ModelError(f"{reference}: its outputs are {', '.join(floats[0])}, not {', '.join(names)}")
+        float_db, cpu_float_db = worst_sqnr(floats, ran.outputs), worst_sqnr(floats, expected)
         if float_db < cpu_float_db - _WORSE_DB and sqnr < _SAME_DB:
             failures.append(f"{float_db:.1f} dB against float, where the CPU has {cpu_float_db:.1f} dB")
     elif sqnr < _FLOOR_DB:
         failures.append(f"{sqnr:.1f} dB against the CPU, below {_FLOOR_DB:g} dB; give `reference=` to judge by float")
+    some = tuple(
+        f"output {name} has another size than the CPU's in {count} of {len(runs)} runs, which are not compared"
+        for name, count in odd.items()
+        if count
+    )
     return _with(
         verdict,
         images=images,
+        notes=(*verdict.notes, *some),
         agreement=agreement,
         sqnr_db=sqnr,
         float_db=float_db,
@@ -275,66 +281,3 @@ def _next_step(verdict: Verification, target: Target) -> str:
 
 def _with(verdict: Verification, **changes: Any) -> Verification:
     return Verification(**{**vars(verdict), **changes})
-
-
-def _noise(runner: Runner) -> dict[str, NDArray[Any]]:
-    """Rows of standard normal numbers for float inputs and of zeros for integer inputs, in the model's own sizes."""
-    rows = max(_NOISE_ROWS, runner.batch or 0)
-    rng = np.random.default_rng(0)
-    return {spec.name: _noise_of(spec, rows, rng, runner) for spec in runner.specs}
-
-
-def _noise_of(spec: InputSpec, rows: int, rng: np.random.Generator, runner: Runner) -> NDArray[Any]:
-    if None in spec.shape[1:]:
-        raise ModelError(f"{runner.name}: takes {spec}, whose sizes are not fixed; give `data=`")
-    shape = (rows, *(size or 1 for size in spec.shape[1:]))
-    values = rng.standard_normal(shape) if spec.dtype.kind == "f" else np.zeros(shape)
-    return values.astype(spec.dtype)
-
-
-def _rows(runner: Runner, data: Dataset) -> dict[str, NDArray[Any]]:
-    """All rows of the data, under the model's input names."""
-    parts = [
-        {name: rows[: batch.count] for name, rows in runner.inputs(batch.feeds).items()}
-        for batch in data.batches(_BATCH)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _whole_batches(rows: NDArray[Any], batch: int) -> NDArray[Any]:
-    """Cut the rows to a multiple of the fixed batch size. If there are too few rows, repeat the last one."""
-    if len(rows) >= batch:
-        return rows[: len(rows) // batch * batch]
-    return np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), 0)])
-
-
-def _outputs(runner: Runner, feeds: Outputs, count: int) -> dict[str, NDArray[Any]]:
-    """The CPU's outputs. Rows run in batches of the same size as on the provider."""
-    step = runner.batch or 1
-    parts = [
-        runner.run({name: rows[start : start + step] for name, rows in feeds.items()}, min(step, count - start))
-        for start in range(0, count, step)
-    ]
-    return {
-        name: np.concatenate([np.atleast_1d(part) for part in each])
-        for name, each in zip(runner.outputs, zip(*parts, strict=True), strict=True)
-    }
-
-
-def _agreement(expected: Outputs, actual: Outputs) -> float | None:
-    name = next(iter(expected))
-    expected_scores, actual_scores = class_scores(expected[name]), class_scores(actual[name])
-    if expected_scores is None or actual_scores is None or expected_scores.shape[1] < 2:
-        return None
-    return float((expected_scores.argmax(axis=1) == actual_scores.argmax(axis=1)).mean())
-
-
-def _worst(expected: Outputs, actual: Outputs) -> float:
-    """SQNR of the worst float output."""
-    values = []
-    for name, rows in expected.items():
-        if rows.dtype.kind == "f":
-            total = SqnrSum()
-            total.update(rows, actual[name])
-            values.append(total.db)
-    return min(values, default=math.inf)

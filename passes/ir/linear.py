@@ -125,7 +125,7 @@ class Linear:
             return np.ascontiguousarray(flipped).reshape(self.weight_shape)
         return np.ascontiguousarray(matrix[0] if self.transposed else matrix[0].T)
 
-    def rows(self, x: Floats, *, positions: int | None = None, seed: Seed = 0) -> Floats:
+    def rows(self, x: Floats, *, positions: int | None = None, seed: Seed = 0, skip: int = 0) -> Floats:
         """Convert the layer's input to rows ``[g, n, k]``.
 
         Args:
@@ -133,6 +133,8 @@ class Linear:
             positions: Number of output positions per image, drawn at random without repetition, for each image
                 separately. None takes all.
             seed: Random seed of the draw.
+            skip: Images before these that had a draw from the same seed. So it does not matter how images are cut into
+                batches.
 
         Raises:
             QuantizationError: The shape of ``x`` does not fit the weight.
@@ -144,7 +146,7 @@ class Linear:
                     f"{self.name}: input of shape {x.shape} does not end in the weight's {k} inputs"
                 )
             rows = x.reshape(_batch(x), -1, k)  # [n, positions, k]
-            drawn = _drawn(len(rows), rows.shape[1], positions, seed)
+            drawn = _drawn(len(rows), rows.shape[1], positions, seed, skip)
             return np.take_along_axis(rows, drawn[:, :, None], 1).reshape(1, -1, k)
         if x.ndim != 2 + len(self.kernel) or x.shape[1] * math.prod(self.kernel) != g * k:
             raise QuantizationError(f"{self.name}: input of shape {x.shape} for a weight of shape {self.weight_shape}")
@@ -155,20 +157,22 @@ class Linear:
         strided = (slice(None), slice(None), *_every(strides), *_every(self.dilations))
         windows = windows[strided]
         shape = windows.shape[2 : 2 + len(self.kernel)]
-        indices: tuple[Any, ...] = np.unravel_index(_drawn(len(x), math.prod(shape), positions, seed), shape)  # [n, p]
+        indices: tuple[Any, ...] = np.unravel_index(
+            _drawn(len(x), math.prod(shape), positions, seed, skip), shape
+        )  # [n, p]
         picked = windows[(np.arange(len(x))[:, None], slice(None), *indices)]  # [n, p, c, *taps]
         n, p, c = picked.shape[:3]
         grouped = picked.reshape(n, p, g, c // g, -1).transpose(2, 0, 1, 3, 4)  # [g, n, p, c/g, taps]
         return np.ascontiguousarray(grouped).reshape(g, n * p, k)
 
-    def output_rows(self, y: Floats, *, positions: int | None = None, seed: Seed = 0) -> Floats:
+    def output_rows(self, y: Floats, *, positions: int | None = None, seed: Seed = 0, skip: int = 0) -> Floats:
         """Convert a tensor of the output's shape, ``[n, c, *spatial]`` or ``[..., o]``, to rows ``[g, n, o]``.
 
-        With the same ``positions`` and ``seed`` as `rows`, it takes the same positions.
+        With the same ``positions``, ``seed`` and ``skip`` as `rows`, it takes the same positions.
         """
         g, o, _ = self.matrix_shape
         y = y.reshape(*y.shape[:2], -1) if self.kernel else y.reshape(_batch(y), -1, o).swapaxes(1, 2)
-        drawn = _drawn(len(y), y.shape[2], positions, seed)
+        drawn = _drawn(len(y), y.shape[2], positions, seed, skip)
         picked = np.take_along_axis(y, drawn[:, None, :], 2)  # [n, g o, p]
         return np.ascontiguousarray(picked.reshape(len(y), g, o, -1).transpose(1, 0, 3, 2)).reshape(g, -1, o)
 
@@ -225,12 +229,13 @@ def _batch(x: Floats) -> int:
     return x.shape[0] if x.ndim > 1 else 1
 
 
-def _drawn(images: int, count: int, positions: int | None, seed: Seed) -> NDArray[np.intp]:
+def _drawn(images: int, count: int, positions: int | None, seed: Seed, skip: int) -> NDArray[np.intp]:
     """Return the sorted indices of the positions that are taken of each image, ``[images, positions]``."""
     if positions is None or count <= positions:
         return np.broadcast_to(np.arange(count), (images, count))
     draw = np.random.default_rng(seed)
-    return np.sort([draw.choice(count, positions, replace=False, shuffle=False) for _ in range(images)])
+    taken = [draw.choice(count, positions, replace=False, shuffle=False) for _ in range(skip + images)]
+    return np.sort(taken[skip:])
 
 
 def _every(steps: Sequence[int]) -> tuple[slice, ...]:

@@ -222,5 +222,4 @@ class ActivationGrid:
         """Quantize and dequantize float32 values of any shape."""
         low, high = self.code_range
         codes = np.clip(np.rint(x / self.scale) + self.zero_point, low, high)
-        values: Floats = ((codes - self.zero_point) * self.scale).astype(np.float32)
-        return values
+        return np.asarray((codes - self.zero_point) * self.scale, np.float32)

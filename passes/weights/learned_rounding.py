@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from passes.base import Device, LearningPass
+from passes.data_facts import DataFacts
 
 __all__ = ["LearnedRounding"]
 
@@ -72,3 +73,8 @@ class LearnedRounding(LearningPass):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         super().__post_init__()
+
+    def requires_data(self, data: DataFacts) -> None:
+        """Require enough samples, of one shape."""
+        super().requires_data(data)
+        data.require_batches(self.name)

@@ -73,6 +73,7 @@ class Qat(LearningPass):
     def requires_data(self, data: DataFacts) -> None:
         """Require enough images, labels if the settings name them, and images if they are to be flipped or shifted."""
         super().requires_data(data)
+        data.require_batches(self.name)
         if self.objective == "labels" and not data.labelled:
             raise DataError(f"{data.source} has no labels; {FROM_FLOAT}")
         if data.static_batch is not None:

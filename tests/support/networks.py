@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
 from converter import Result
-from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET, solve_layers
+from converter.calibration.sequential import solve_layers
 from converter.calibration.statistics import calibrate
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
+from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from converter.runtime.session import open_session
 from converter.targets.catalog import find_target
 from passes.activations.activation_ranges import ActivationRanges

@@ -7,6 +7,8 @@ import numpy as np
 from converter.data.dataset import Dataset
 from converter.qdq.floats import float_model
 from converter.qdq.writer import emit
+from converter.runtime.batch_size import batch_size, run_bytes
+from converter.runtime.output_numbers import numbers
 from converter.runtime.session import open_session
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
@@ -39,10 +41,12 @@ def network_db(model: Model, reference: Model, images: Dataset) -> float:
     sessions = open_session(float_model(reference.graph)), open_session(emit(model, "int8"))
     names = [output.name for output in sessions[0].get_outputs()]
     signal, noise = 0.0, 0.0
-    for batch in images.batches(_BATCH):
-        for expected, actual in zip(*(session.run(names, batch.feeds) for session in sessions), strict=True):
-            if len(expected) >= batch.count:  # otherwise the output has no entry per image, and all of it counts
-                expected, actual = expected[: batch.count], actual[: batch.count]
+    size = batch_size(images, _BATCH, lambda sample: run_bytes(float_model(reference.graph), sample.feeds))
+    for batch in images.batches(size):
+        for one, other in zip(*(session.run(names, batch.feeds) for session in sessions), strict=True):
+            expected, actual = batch.real(numbers(one)), batch.real(numbers(other))
+            if expected.shape != actual.shape:  # such as another number of detections
+                continue
             signal += float(np.square(expected, dtype=np.float64).sum())
             noise += float(np.square(expected.astype(np.float64) - actual).sum())
     return decibel(signal, noise)

@@ -7,6 +7,7 @@ The codes of GPTQ compensate for the errors of the layers before. A block that h
 layers behind it are solved again before they learn themselves.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -44,6 +45,8 @@ from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["refine_blocks"]
 
+_COPIES = 3  # of a block's inputs while it learns: both streams, and outputs of about that size
+
 _REJECTED = "single blocks gained, but the whole network did not ({:.2f} -> {:.2f} dB on held-out images)"
 
 
@@ -66,7 +69,7 @@ def refine_blocks(
         progress: Called after every block.
         solver: The layer pass that solves the layers behind a learned block again. With None these layers stay. Then a
             block may gain only what its successors had compensated for, so the network is judged after every block.
-        memory_budget: Bytes of activations to hold in memory. Later ones go to files.
+        memory_budget: As for `converter.calibration.sequential.solve_layers`.
         seed: Random seed of the held-out images, the windows and the batches.
 
     Returns:
@@ -85,9 +88,10 @@ def refine_blocks(
     if not layers:
         return PassReport(settings.name, skipped={**model.float_reasons, **left})
     start, outcomes = Snapshot(model, layers), BlockOutcomes({**model.float_reasons, **left})
-    judge_budget = round(memory_budget * settings.held_out)
-    with ActivationCache(memory_budget - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
-        network = _Network(model, layers, data, (train_cache, judge_cache), settings.held_out, seed)
+    kept = memory_budget // 2
+    judge_budget = round(kept * settings.held_out)
+    with ActivationCache(kept - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
+        network = _Network(model, layers, data, (train_cache, judge_cache), settings.held_out, seed, memory_budget)
         before = best = network.decibels()
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
@@ -140,15 +144,17 @@ class _Network:
         cache: tuple[ActivationCache, ActivationCache],
         held_out: float,
         seed: int,
+        memory: int,
     ) -> None:
-        self.model, self.layers, self.seed = model, layers, seed
+        self.model, self.layers, self.seed, self.memory = model, layers, seed, memory
         self.reference = float_network(model)
         split = hold_out(len(data), held_out, seed)
         self.judge_images = data.select(split.judge)
         self.calibration = SequentialCalibration(
-            model, self.reference, layers, data.select(split.train), cache[0], seed=seed
+            model, self.reference, layers, data.select(split.train), cache[0], seed=seed, together=memory // 2
         )
-        self.train, self.judge = self.calibration.pair, PairedRun(model, self.reference, self.judge_images, cache[1])
+        self.train = self.calibration.pair
+        self.judge = PairedRun(model, self.reference, self.judge_images, cache[1], together=memory // 2)
         self.changed_tensors = set[str]()  # tensors of the quantized network that differ because a block has learned
 
     def decibels(self) -> float:
@@ -221,13 +227,16 @@ class _Network:
         side = settings.window if looks_around(nodes, first) else None
         seed = self.seed + index
         try:
-            train, held_out = (_samples(pair, piece, program, side, seed, device) for pair in (self.train, self.judge))
+            train, held_out = (
+                _samples(pair, piece, program, side, seed, device, self.memory) for pair in (self.train, self.judge)
+            )
         except NoTorchForm as error:
             return f"{error} has no differentiable form"
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, ValueError) as error:  # the shapes hold for one batch size only
-            return f"torch cannot run the block on {sum(self.train.counts)} images: {str(error).splitlines()[0]}"
+            images = sum(part.count for part in self.train.parts)
+            return f"torch cannot run the block on {images} images: {str(error).splitlines()[0]}"
         if any(len(value) != len(train) for value in train.target.values()):
             return "the block's outputs do not have one entry for every image"
         block = self._block(piece, inside, program, train, device)
@@ -291,17 +300,25 @@ class _Network:
 
 
 def _samples(
-    pair: PairedRun, piece: Segment, program: Program, side: int | None, seed: int, device: torch.device
+    pair: PairedRun, piece: Segment, program: Program, side: int | None, seed: int, device: torch.device, most: int
 ) -> Samples:
-    """A block's inputs in both streams, and the outputs of the float block."""
+    """A block's inputs in both streams, and the outputs of the float block. They take at most about ``most`` bytes."""
+    batches = range(_fitting(pair, piece, side, most))
     quantized, exact = (
-        windows({name: _all(pair, stream, name) for name in piece.inputs}, side, device, seed)
+        windows({name: [pair.get(stream, name, at) for at in batches] for name in piece.inputs}, side, device, seed)
         for stream in (QUANTIZED, FLOAT)
     )
     return Samples(quantized, exact, run_in_batches(program, exact))
 
 
-def _all(pair: PairedRun, stream: str, name: str) -> Floats:
-    """A tensor for all images, as one array."""
-    whole: Floats = np.concatenate([pair.get(stream, name, batch) for batch in range(len(pair.counts))])
-    return whole
+def _fitting(pair: PairedRun, piece: Segment, side: int | None, most: int) -> int:
+    """Number of batches, at least 1, whose inputs in both streams and outputs take at most ``most`` bytes."""
+    total = 0
+    for at in range(len(pair.parts)):
+        for name in piece.inputs:
+            values = pair.get(FLOAT, name, at)
+            share = 1.0 if side is None else min(1.0, side * side / math.prod(values.shape[2:]))
+            total += round(_COPIES * values.nbytes * share)
+        if at and total > most:
+            return at
+    return len(pair.parts)

@@ -52,25 +52,30 @@ def looks_around(nodes: Sequence[gs.Node], inputs: Mapping[str, NDArray[np.float
     return images and len(sizes) == 1 and uniform and all(node.op in _LOCAL for node in nodes)
 
 
-def windows(inputs: Mapping[str, NDArray[np.float32]], side: int | None, device: torch.device, seed: int) -> Tensors:
+def windows(
+    inputs: Mapping[str, Sequence[NDArray[np.float32]]], side: int | None, device: torch.device, seed: int
+) -> Tensors:
     """Cut the same window of every image out of all inputs. If ``side`` is None or not below the image's, cut nothing.
 
     Args:
-        inputs: Arrays ``[n, c, h, w]`` by name. Any shape if ``side`` is None.
+        inputs: Arrays ``[n, c, h, w]`` by name, one for each batch. Any shape if ``side`` is None.
         side: Side of the window, in positions.
         device: Device of the result.
         seed: Random seed of the positions. Arrays of equal sizes get equal positions.
     """
     first = next(iter(inputs.values()))
-    if side is None or side >= min(first.shape[2:]):
-        return {name: _on_device(values, device) for name, values in inputs.items()}
+    size = first[0].shape[2:]
+    if side is None or side >= min(size):
+        return {name: _on_device(np.concatenate(parts), device) for name, parts in inputs.items()}
     rng = np.random.default_rng(seed)
-    step = min(_ALIGNMENT, side & -side)
-    offsets = [rng.integers(0, (size - side) // step + 1, len(first)) * step for size in first.shape[2:]]
+    step, count = min(_ALIGNMENT, side & -side), sum(len(part) for part in first)
+    offsets = [rng.integers(0, (length - side) // step + 1, count) * step for length in size]
     cut: dict[str, NDArray[np.float32]] = {}
-    for name, values in inputs.items():
-        pieces = [image[:, y : y + side, x : x + side] for image, y, x in zip(values, *offsets, strict=True)]
-        cut[name] = np.stack(pieces)
+    for name, parts in inputs.items():
+        images = (image for part in parts for image in part)
+        cut[name] = np.stack(
+            [image[:, y : y + side, x : x + side] for image, y, x in zip(images, *offsets, strict=True)]
+        )
     return {name: _on_device(values, device) for name, values in cut.items()}
 
 

@@ -95,6 +95,7 @@ LARGE: dict[str, tuple[onnx.ModelProto, Any]] = {
 @pytest.mark.parametrize("name", LARGE)
 def test_activations_in_files_give_the_same_bits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("converter.calibration.paired_run.batch_size", lambda *_: 16)
     proto, data = LARGE[name]
     models, reports = [], []
     for budget in (1 << 30, 0):
@@ -110,6 +111,7 @@ def test_activations_in_files_give_the_same_bits(name: str, tmp_path: Path, monk
 
 def test_a_layer_that_cannot_be_solved_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("converter.calibration.paired_run.batch_size", lambda *_: 16)
 
     @dataclass(frozen=True)
     class Fails(Recorded):

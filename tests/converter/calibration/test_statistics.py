@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-import converter.calibration.statistics
 from converter.calibration.statistics import calibrate, check_finite, positions_per_image
 from converter.qdq.floats import float_model
 from passes.errors import DataError
@@ -49,13 +48,52 @@ def test_histograms_hold_every_value() -> None:
 
 
 def test_a_large_tensor_is_sampled_but_its_extremes_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(converter.calibration.statistics, "_HISTOGRAM_SAMPLES", 64)
+    monkeypatch.setattr("converter.calibration.sampled_histogram._SAMPLES", 64)
     data = X.copy()
     data[20, 2, 11, 11], data[3, 0, 5, 6] = 77, -55
     histogram = stats(prepared(resnet()), Needs(histograms=frozenset({"x"})), data).histograms["x"]
     assert histogram.count < data.size / 4
     assert (histogram.min, histogram.max) == (-55, 77)
     assert histogram.mean_abs == pytest.approx(np.abs(data).mean(), rel=0.2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_samples_of_a_tensor_do_not_depend_on_the_batch(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.calibration.sampled_histogram._SAMPLES", 64)
+    needs = Needs(histograms=frozenset({"x"}))  # an input, so that its values are the same bit for bit
+    expected = stats(prepared(resnet()), needs, X).histograms["x"]
+    monkeypatch.setattr("converter.calibration.statistics.batch_size", lambda *_: size)
+    actual = stats(prepared(resnet()), needs, X).histograms["x"]
+    assert (actual.count, actual.zeros, actual.min, actual.max) == (
+        expected.count, expected.zeros, expected.min, expected.max,
+    )  # fmt: skip
+    np.testing.assert_array_equal(actual.counts, expected.counts)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_moments_do_not_depend_on_the_batch(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.calibration.statistics.positions_per_image", lambda *_: 5)  # of 144: drawn
+    expected = stats(prepared(resnet()), Needs(moments=LAYERS)).moments
+    monkeypatch.setattr("converter.calibration.statistics.batch_size", lambda *_: size)
+    actual = stats(prepared(resnet()), Needs(moments=LAYERS)).moments
+    for name, moments in actual.items():
+        assert moments.rows == expected[name].rows
+        scale = np.abs(expected[name].hessian).max()  # of other positions it would differ by more than 1 %
+        np.testing.assert_allclose(moments.hessian, expected[name].hessian, rtol=0, atol=1e-5 * scale)
+
+
+def test_a_batch_is_as_large_as_the_memory_budget_allows() -> None:
+    seen: list[int] = []
+    done: list[int] = []
+    model, data = prepared(resnet()), dataset(prepared(resnet()), X)
+    needs = Needs(histograms=frozenset({"x", *(layer.input for layer in model.layers().values())}))
+    for budget in (1 << 30, 1 << 18, 1):
+        done.clear()
+        calibrate(model, needs, data, lambda _, count, __: done.append(count), memory_budget=budget)
+        seen.append(done[0])
+    assert seen[0] == 8
+    assert 1 < seen[1] < 8
+    assert seen[2] == 1
 
 
 def test_channel_statistics() -> None:

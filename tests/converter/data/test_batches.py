@@ -143,9 +143,11 @@ def test_callable_refuses(loader: str, name: str, message: str) -> None:
         load_data(f"{loader}:{name}", RGB8, preprocess=NONE)
 
 
-def test_batches_of_different_sizes_are_refused_where_the_model_takes_any(loader: str) -> None:
-    with pytest.raises(DataError, match=r"batch 1 holds float32 \(3, 9, 8\), batch 0 float32 \(3, 8, 8\); give all"):
-        load_data(f"{loader}:growing", ANY_SIZE, preprocess=NONE)
+def test_samples_of_batches_of_different_sizes_run_alone(loader: str) -> None:
+    data = load_data(f"{loader}:growing", ANY_SIZE, preprocess=NONE)
+    assert data.alone
+    assert not data.whole
+    assert [batch.feeds["image"].shape for batch in data.batches(16)] == [(1, 3, 8, 8), (1, 3, 9, 8)]
 
 
 def test_python_file_that_is_missing_or_fails_to_load_is_refused(tmp_path: Path) -> None:

@@ -74,13 +74,6 @@ def test_image_layout_is_seen_in_the_shape(shape: tuple[int | None, ...], image:
     assert InputSpec("x", shape, FLOAT).image == image
 
 
-def test_inputs_of_different_fixed_batch_sizes_are_refused() -> None:
-    specs = (InputSpec("a", (2, 3), FLOAT), InputSpec("b", (4, 3), FLOAT))
-    data = load_data({"a": np.ones((4, 3), FLOAT), "b": np.ones((4, 3), FLOAT)}, specs, preprocess=NONE)
-    with pytest.raises(ModelError, match=r"different fixed batch sizes: 'a' float32 \[2, 3\], 'b' float32 \[4, 3\]"):
-        next(data.batches(2))
-
-
 # --- preprocessing ---------------------------------------------------------------------------------------------------
 
 

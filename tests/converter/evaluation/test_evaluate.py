@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from converter.comparison.compare import compare
-from converter.data.dataset import Dataset, load_data
+from converter.data.dataset import Batch, Dataset, load_data
 from converter.data.inputs import InputSpec
 from converter.data.preprocess import Preprocess
 from converter.evaluation.evaluate import Measurement, evaluate
@@ -177,9 +177,7 @@ def test_models_of_other_outputs_are_refused(save: Save) -> None:
 
 def test_models_of_other_inputs_are_refused(save: Save) -> None:
     path = save(linear(np.eye(5, dtype=np.float32)))
-    with pytest.raises(
-        ModelError, match=r"takes 'x' float32 \[\?, 5\], the data are float32 \[16, 4\]; compare models"
-    ):
+    with pytest.raises(ModelError, match=r"takes 'x' float32 \[\?, 5\], the data are float32 \[1, 4\]; compare models"):
         evaluate([path], data(), latency=False)
 
 
@@ -239,7 +237,7 @@ def test_latencies_are_medians_per_image(save: Save, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("converter.runtime.latency.interleaved_times", known)
     paths = [save(linear(WEIGHT), "a.onnx"), save(linear(WEIGHT, batch=4), "b.onnx")]
-    timed = latencies(paths, {"x": ROWS[:1]})
+    timed = latencies(paths, Batch({"x": ROWS[:1]}, None))
     assert list(timed.ms) == [2, 2]
     assert list(timed.quartiles[0]) == [1, 1]
     assert list(timed.quartiles[1]) == pytest.approx([1.25, 2.5])  # of 1 / 2, 2 / 1 and 9 / 3

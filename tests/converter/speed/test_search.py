@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from converter import Settings, convert
 from converter.cli.main import cli
+from converter.data.dataset import Batch
 from converter.recipes.builtin import find_recipe
 from converter.recipes.toml import parse_recipe
 from converter.report.speed import speed_tables
@@ -83,7 +84,7 @@ def slow(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
 
 
 def find() -> Speed:
-    return find_slow_layers(small_cnn(transpose=False), INT8, CPU, {"input": IMAGES[:1]}, quiet)
+    return find_slow_layers(small_cnn(transpose=False), INT8, CPU, Batch({"input": IMAGES[:1]}, None), quiet)
 
 
 def shown(speed: Speed) -> str:

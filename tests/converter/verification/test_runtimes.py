@@ -130,10 +130,12 @@ def test_a_runtime_that_does_not_tell_its_nodes(made: Path, tmp_path: Path, monk
         "pathlib.Path(job['ready']).touch()\n"
         "session = ort.InferenceSession(job['model'], providers=['CPUExecutionProvider'])\n"
         "(feed,) = job['feeds']\n"
-        "x = np.fromfile(feed['file'], feed['type']).reshape(feed['dims'])\n"
-        "y = np.concatenate([session.run(None, {feed['name']: row[None]})[0] for row in x])\n"
+        "shapes = job['shapes'][feed['name']]\n"
+        "x = np.fromfile(feed['file'], feed['type']).reshape(len(shapes), *shapes[0])\n"
+        "y = np.stack([session.run(None, {feed['name']: run})[0] for run in x])\n"
         "y.tofile(job['folder'] + '/y')\n"
-        "out = [{'name': 'output', 'type': y.dtype.name, 'dims': y.shape, 'file': job['folder'] + '/y'}]\n"
+        "out = [{'name': 'output', 'type': y.dtype.name, 'shapes': [y.shape[1:]] * len(y), "
+        "'file': job['folder'] + '/y'}]\n"
         "print(json.dumps({'runtime': 'onnxruntime-web 1.30.0', 'nodes': None, 'left': [], 'outputs': out}))\n"
     )
     node.chmod(node.stat().st_mode | stat.S_IXUSR)

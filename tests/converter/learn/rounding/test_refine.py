@@ -15,10 +15,10 @@ torch = pytest.importorskip("torch")
 
 from converter import Recipe, Settings, convert  # noqa: E402
 from converter.calibration.correction import float_network  # noqa: E402
-from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET  # noqa: E402
 from converter.learn.learning import learn_rounding  # noqa: E402
 from converter.learn.rounding.network_check import network_db  # noqa: E402
 from converter.qdq.writer import emit  # noqa: E402
+from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET  # noqa: E402
 from passes.activations.activation_ranges import ActivationRanges  # noqa: E402
 from passes.base import Pass  # noqa: E402
 from passes.errors import ConvertError, DataError, QuantizationError, RecipeError, UsageError  # noqa: E402

@@ -14,11 +14,12 @@ torch = pytest.importorskip("torch")
 from converter import Recipe, convert  # noqa: E402
 from converter.calibration.activation_cache import ActivationCache  # noqa: E402
 from converter.calibration.segments import cut  # noqa: E402
-from converter.calibration.sequential import DEFAULT_MEMORY_BUDGET, solve_layer  # noqa: E402
+from converter.calibration.sequential import solve_layer  # noqa: E402
 from converter.learn.held_out import HeldOut  # noqa: E402
 from converter.learn.learning import learn_rounding  # noqa: E402
 from converter.learn.rounding.refine import _Network  # noqa: E402
 from converter.learn.rounding.rounding import Outcome  # noqa: E402
+from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET  # noqa: E402
 from passes.activations.activation_ranges import ActivationRanges  # noqa: E402
 from passes.graph.check import check  # noqa: E402
 from passes.graph.normalise.normalise import Normalise  # noqa: E402
@@ -128,11 +129,13 @@ def test_activations_beyond_the_budget_go_to_files(tmp_path: Path, monkeypatch: 
     spill = ActivationCache._spill
     spilled: list[int] = []
 
-    def counted(self: ActivationCache, array: NDArray[Any]) -> NDArray[Any]:
+    def counted(self: ActivationCache, array: NDArray[Any]) -> Any:
         spilled.append(array.nbytes)
         return spill(self, array)
 
     monkeypatch.setattr(ActivationCache, "_spill", counted)
+    monkeypatch.setattr("converter.calibration.paired_run.batch_size", lambda *_: 16)
+    monkeypatch.setattr("converter.learn.rounding.network_check.batch_size", lambda *_: 16)
     results, settings = [], LearnedRounding(steps=4, batch=16)
     for budget in (DEFAULT_MEMORY_BUDGET, 0):
         model = quantize(wide(), Gptq(bits=2), X, ranges=True)

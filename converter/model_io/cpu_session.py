@@ -18,6 +18,8 @@ from converter.model_io.write import data_file, write_onnx
 
 __all__ = ["cpu_session"]
 
+_IN_MEMORY = 2**27
+"""Bytes of weights above which a session reads a file. It maps the weights, and would copy them twice otherwise."""
 _REWRITTEN = "INT8 does not match"
 """Part of the error message when the rewriting is the cause."""
 
@@ -35,14 +37,14 @@ def cpu_session(
     register(options)
     if isinstance(model, Path):
         return _session(str(model), options, keep_int8=keep_int8)
-    if fits_one_file(model):
+    if fits_one_file(model, _IN_MEMORY) and fits_one_file(model):
         return _session(model.SerializeToString(), options, keep_int8=keep_int8)
-    if options.optimized_model_filepath:
+    if options.optimized_model_filepath and not fits_one_file(model):
         data = data_file(Path(options.optimized_model_filepath)).name
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     with scratch_folder() as folder:
         path = folder / "model.onnx"
-        write_onnx(model, path)
+        write_onnx(model, path, inline_limit=0)
         return _session(str(path), options, keep_int8=keep_int8)
 
 

@@ -11,6 +11,7 @@ import converter
 from converter.model_io.sizes import fits_one_file, model_digest, serialized_bytes, weight_bytes
 from converter.pipeline.settings import Settings
 from converter.runtime.optimized_graph import OptimizedGraph
+from converter.runtime.session import open_session
 from tests.support.models import SIDE, images, small_cnn
 from tests.support.recipes import LEARNING, SOLVING, brief
 
@@ -84,3 +85,13 @@ def test_a_search_over_a_large_model(tmp_path: Path) -> None:
         small_cnn(), images(64), budget=budget, cache=tmp_path, settings=Settings(limit=32)
     )
     assert serialized_bytes(result.model) < 40_000
+
+
+def test_a_session_maps_the_weights_of_a_middling_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes through a file, and the graph that is written for a look at it stays one file."""
+    feeds = {"input": np.ones((2, 3, SIDE, SIDE), np.float32)}
+    expected = open_session(small_cnn()).run(None, feeds)[0]
+    monkeypatch.setattr("converter.model_io.cpu_session._IN_MEMORY", 0)
+    monkeypatch.setattr("converter.model_io.write._EXTERNAL_FROM", 64)
+    np.testing.assert_array_equal(open_session(small_cnn()).run(None, feeds)[0], expected)
+    assert OptimizedGraph.open(small_cnn()).problem == ""

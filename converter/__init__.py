@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from converter.evaluation.evaluate import Evaluation, Measurement, evaluate
     from converter.inspection.inspect import InspectedLayer, Inspection, inspect
     from converter.inspection.netron import view
+    from converter.metrics.metric import Metric
     from converter.model_io.export import ExportResult
     from converter.model_io.open import ExportOptions, open_model
     from converter.model_io.operator_libraries import custom_ops
@@ -89,6 +90,7 @@ __all__ = [
     "LayerPass",
     "LayerReport",
     "Measurement",
+    "Metric",
     "Model",
     "ModelError",
     "Needs",
@@ -162,6 +164,7 @@ _HOMES = {
     "LayerPass": "passes.base",
     "LayerReport": "converter.pipeline.result",
     "Measurement": "converter.evaluation.evaluate",
+    "Metric": "converter.metrics.metric",
     "Model": "passes.ir.model",
     "ModelError": "passes.errors",
     "Needs": "passes.statistics",

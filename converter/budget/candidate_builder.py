@@ -31,6 +31,7 @@ from converter.runtime.session import Progress
 from converter.runtime.steps import log_step
 from converter.targets.target import Target
 from passes.numerics.error import decibel
+from passes.numerics.expected_drop import Drop
 
 __all__ = ["CandidateBuilder", "Trial", "best"]
 
@@ -151,7 +152,7 @@ class CandidateBuilder:
 
     def _convert(self, recipe: Recipe) -> Result:
         recipe = learning_on(recipe, self.settings.device) if recipe.learns else recipe
-        settings = dataclasses.replace(self.settings, limit=len(self.fit), seed=None)
+        settings = dataclasses.replace(self.settings, limit=len(self.fit), seed=None, metric=None)
         return quantize(prepare(self.source, self.fit, recipe, self.target, settings=settings), self.progress)
 
     def _measured(self, result: Result) -> dict[str, NDArray[Any]]:
@@ -170,6 +171,7 @@ class CandidateBuilder:
             "bytes": np.array(serialized_bytes(result.model)),
             "power": np.array(verdict.power),
             "errors": np.zeros(0, np.float32) if verdict.errors is None else verdict.errors,
+            "metric_drop": _drop_numbers(verdict),
             "latency": np.array(latency),
         }
 
@@ -178,6 +180,8 @@ class CandidateBuilder:
         size, power = int(measured["bytes"]), float(measured["power"])
         latency, speedup = (_or_none(value) for value in measured["latency"])
         verdict = self.judge.verdict(power, measured["errors"] if measured["errors"].size else None)
+        if measured["metric_drop"].size:
+            verdict = Verdict(power, Drop(*map(float, measured["metric_drop"])), None)
         losses = verdict.drop
         drop = None if losses is None else 100 * losses.judged
         attempt = BudgetAttempt(
@@ -206,12 +210,20 @@ class CandidateBuilder:
             "model": self._digest,
             "calibration": self.fit.describe(),
             "held_out": self.judge.data.describe(),
+            "metric": self.judge.drop_of,
             "recipe": dump_recipe(dataclasses.replace(recipe, description="")),
             "target": self.target.name,
             "source": self._source,
             "versions": versions(),
         }
         return Cache(self.cache_folder, facts)
+
+
+def _drop_numbers(verdict: Verdict) -> NDArray[np.float64]:
+    """Return the drop of a metric as numbers. It is empty for a drop that follows from the errors of scores."""
+    if verdict.drop is None or verdict.errors is not None:
+        return np.zeros(0)
+    return np.array([verdict.drop.counted, verdict.drop.error, verdict.drop.expected])
 
 
 def best(trials: Sequence[Trial], budget: Budget) -> Trial | None:

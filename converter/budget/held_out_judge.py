@@ -1,12 +1,14 @@
-"""Judging of files on held-out images, against the float network's scores and, if there are any, the labels."""
+"""Judging of files on held-out images, by a metric or by classes, against the float network and the labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from converter.budget.metric_judge import MetricJudge
 from converter.data.dataset import Dataset
 from converter.data.labels import Classes, check_labels
 from converter.model_io.scratch import scratch_folder
@@ -52,8 +54,8 @@ class Verdict:
 
     Attributes:
         power: Power of the error of the first output, relative to the power of the float output.
-        drop: Loss of accuracy. None if the model is no classifier.
-        errors: Errors of the scores ``[n, classes]``. None if `drop` is None.
+        drop: Loss of the metric or of accuracy. None if there is no metric and the model is no classifier.
+        errors: Errors of the scores ``[n, classes]``. None if `drop` is None, or is that of a metric.
     """
 
     power: float
@@ -67,29 +69,34 @@ class Judge:
     Args:
         reference: The float model.
         data: The held-out images.
-        classes: Whether the model has to be a classifier.
+        classes: Whether the model has to be a classifier, because no metric is given.
+        metric: Metric whose drop counts, or None: then top-1 accuracy, or agreement without labels.
 
     Raises:
-        UsageError: The model has to be a classifier but is none.
+        UsageError: The model has to be a classifier but is none, or the metric does not exist or lacks labels.
         DataError: The network has no class for a label. See `check_labels`.
     """
 
-    def __init__(self, reference: Path | onnx.ModelProto, data: Dataset, *, classes: bool) -> None:
+    def __init__(self, reference: Path | onnx.ModelProto, data: Dataset, *, classes: bool, metric: Any = None) -> None:
         self.data, self.reference = data, reference
+        self.metric = None if metric is None else MetricJudge(metric, reference, data)
         self.output = _outputs(reference, _FLOAT, data)
         self.scores = class_scores(self.output)
-        if classes and self.scores is None:
+        if classes and metric is None and self.scores is None:
             raise UsageError(
                 f"`max_drop=` needs class scores [n, classes], and the first output is {list(self.output.shape)}; use "
-                "`max_bytes=`, which gives the smallest error of the output"
+                "`metric=` to say what may drop, or `max_bytes=`, which gives the smallest error of the output"
             )
-        classes_of = None if self.scores is None else Classes(_FLOAT, self.scores.shape[1])
+        classes_of = None if self.scores is None or metric is not None else Classes(_FLOAT, self.scores.shape[1])
         check_labels(f"{data.source}, held-out images", data.labels, classes_of)
-        self.margins = None if self.scores is None else DecisionMargins.of(self.scores, data.labels)
+        known = None if self.scores is None or metric is not None else DecisionMargins.of(self.scores, data.labels)
+        self.margins = known
 
     @property
     def drop_of(self) -> str:
-        """Name of the metric that drops. Empty if the model is no classifier."""
+        """Name of the metric that drops. Empty without a metric if the model is no classifier."""
+        if self.metric is not None:
+            return self.metric.name
         if self.scores is None:
             return ""
         return "agreement with float" if self.data.labels is None else "top-1 accuracy"
@@ -105,6 +112,8 @@ class Judge:
         error = output.astype(np.float64) - self.output
         signal = float(np.square(self.output, dtype=np.float64).sum())
         power = float(np.square(error).sum()) / signal if signal > 0 else 0.0
+        if self.metric is not None:
+            return Verdict(power, self.metric.drop(model), None)
         scores = class_scores(output)
         errors = None if self.scores is None or scores is None else (scores - self.scores).astype(np.float32)
         return self.verdict(power, errors)

@@ -103,8 +103,8 @@ def convert_within(
     assert data is not None
     fit, held_out = split(data, base.limit, base.seed)
     require_usable_data(base.passes, lambda _: fit)
-    judge = Judge(job.reference, held_out, classes=budget.max_drop is not None)
-    if budget.max_drop is not None and 100 / len(held_out) > budget.max_drop:
+    judge = Judge(job.reference, held_out, classes=budget.max_drop is not None, metric=settings.metric)
+    if budget.max_drop is not None and judge.metric is None and 100 / len(held_out) > budget.max_drop:
         _LOG.warning(
             f"only {len(held_out)} images judge the files, so one image is {100 / len(held_out):.2g} points, more than "
             f"`max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more images"
@@ -135,7 +135,9 @@ def convert_within(
             "on other images; give more images, or measure the drop with `evaluation=`"
         )
     metrics = (
-        None if unseen is None else evaluate_pair(job.reference, result.model, unseen, result.recipe.name, progress)
+        None
+        if unseen is None
+        else evaluate_pair(job.reference, result.model, unseen, result.recipe.name, progress, settings.metric)
     )
     return dataclasses.replace(result, metrics=metrics, search=search, seconds=job.footprint.seconds)
 

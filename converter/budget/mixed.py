@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from converter.budget.candidate_builder import CandidateBuilder, Trial, best
 from converter.budget.effects import BITS, Effects
+from converter.budget.held_out_judge import Verdict
 from converter.recipes.builtin import RECIPES
 from converter.recipes.recipe import Recipe
 from passes.numerics.allocation import NoAllocation, allocate
@@ -172,14 +173,10 @@ class _NoiseModel:
         the last attempt's drop over its expected drop. If that aim does not lie between the powers of attempts within
         the budget and beyond it, the aim is set between them, at most one step below the latter.
         """
-        nearest, margins, drop = self.nearest, self.builder.judge.margins, self.builder.budget.max_drop
-        if nearest is None or nearest.verdict.errors is None or margins is None or drop is None:
+        nearest, drop = self.nearest, self.builder.budget.max_drop
+        if nearest is None or drop is None or nearest.verdict.drop is None:
             return 0.0
-        allowed = drop / 100
-        if nearest.verdict.drop is not None:
-            excess = nearest.verdict.drop.judged - nearest.verdict.drop.expected
-            allowed -= min(max(excess, 0.0), _MOST_EXCESS * allowed)
-        aim = margins.largest_scale(nearest.verdict.errors, allowed, _FARTHEST) ** 2 * nearest.verdict.power
+        aim = self._power_of(nearest.verdict, drop / 100)
         trials = self.builder.trials
         ceiling = min((_INSIDE * trial.verdict.power for trial in trials if not trial.attempt.holds), default=math.inf)
         held = max([self.noise_floor, *(trial.verdict.power for trial in trials if trial.attempt.holds)])
@@ -190,6 +187,16 @@ class _NoiseModel:
         if not math.isfinite(ceiling):
             return held * _FURTHER
         return max(math.sqrt(held * ceiling), _STEP * ceiling)
+
+    def _power_of(self, verdict: Verdict, allowed: float) -> float:
+        """Return the power of the output's error at which the allowed drop is expected, given that of an attempt."""
+        margins, lost = self.builder.judge.margins, verdict.drop
+        assert lost is not None
+        if margins is None or verdict.errors is None:  # a metric, whose drop is taken to grow with the power
+            scale = allowed / max(lost.judged, lost.error, 1e-9)
+            return min(scale, _FARTHEST**2) * verdict.power
+        allowed -= min(max(lost.judged - lost.expected, 0.0), _MOST_EXCESS * allowed)
+        return margins.largest_scale(verdict.errors, allowed, _FARTHEST) ** 2 * verdict.power
 
 
 def _selected(table: NDArray[np.float64], choices: Choices) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ _AND_ACT = "or add --act OUT.onnx to this command, which does that and shows the
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @options.data
+@options.metric
 @options.json
 @options.limit
 @options.torch
@@ -34,6 +35,7 @@ _AND_ACT = "or add --act OUT.onnx to this command, which does that and shows the
 def evaluate(
     models: tuple[str, ...],
     data: str,
+    metric: str | None,
     as_json: bool,
     limit: int | None,
     weights: Path | None,
@@ -56,6 +58,7 @@ def evaluate(
             limit=limit,
             export=converter.ExportOptions(weights, input_shape),
             preprocess=given_preprocess(**images),
+            metric=metric,
             progress=progress,
         )
     if as_json:

@@ -110,6 +110,7 @@ def cli() -> None:
     help="Number of calibration images; by default the recipe's, 512.",
 )
 @click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
+@options.metric
 @options.torch
 @options.images
 @options.custom_ops
@@ -135,6 +136,7 @@ def convert(
     calibration: str | None,
     limit: int | None,
     evaluation: str | None,
+    metric: str | None,
     weights: Path | None,
     input_shape: tuple[int, ...] | None,
     report: tuple[Path, ...],
@@ -184,7 +186,9 @@ def convert(
                 evaluation=evaluation,
                 export=converter.ExportOptions(weights, input_shape),
                 preprocess=given_preprocess(**images),
-                settings=converter.Settings(limit=limit, seed=seed, device=device, measure_speed=measure_speed),
+                settings=converter.Settings(
+                    limit=limit, seed=seed, device=device, measure_speed=measure_speed, metric=metric
+                ),
                 progress=progress,
             )
         finish(result, model, output, report, quiet=quiet)

@@ -16,6 +16,7 @@ __all__ = [
     "json",
     "layers",
     "limit",
+    "metric",
     "output",
     "quiet",
     "report",
@@ -146,6 +147,12 @@ images = _several(
         type=click.Choice(["bilinear", "nearest", "bicubic", "lanczos", "box"]),
         help="Filter of the resizing; bilinear by default.",
     ),
+)
+metric = click.option(
+    "--metric",
+    metavar="METRIC",
+    help="Measure by this too: top1, top5, f1, map, miou, psnr, ssim, absrel, oks, cer, wer, cosine, sqnr or "
+    "FILE.py:CALLABLE.",
 )
 report = click.option(
     "--report", type=FILE, multiple=True, metavar="FILE", help="Also write a .json or .html report; may be repeated."

@@ -46,6 +46,7 @@ __all__ = ["train"]
 @click.option("--calibration", metavar="DATA", help="Calibration data; by default the training images.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Number of calibration images; by default 512.")
 @click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
+@options.metric
 @click.option(
     "--checkpoint",
     type=options.FILE,
@@ -73,6 +74,7 @@ def train(
     calibration: str | None,
     limit: int | None,
     evaluation: str | None,
+    metric: str | None,
     checkpoint: Path | None,
     weights: Path | None,
     input_shape: tuple[int, ...] | None,
@@ -121,7 +123,7 @@ def train(
             evaluation=evaluation,
             export=converter.ExportOptions(weights, input_shape),
             preprocess=given_preprocess(**rest),
-            settings=converter.Settings(limit=limit, seed=seed, device=device, checkpoint=state_file),
+            settings=converter.Settings(limit=limit, seed=seed, device=device, metric=metric, checkpoint=state_file),
             progress=progress,
         )
     finish(result, model, output, report, quiet=quiet)

@@ -21,7 +21,7 @@ from converter.data.sources import ArraySource
 from converter.model_io.user_code import user_code
 from passes.errors import DataError
 
-__all__ = ["array_source", "batch_arrays", "is_pair", "only_input", "spool"]
+__all__ = ["array_source", "batch_arrays", "is_labelled", "is_pair", "only_input", "spool"]
 
 _NO_MORE = object()
 _SPOOL_LIMIT = 64 * 2**30  # bytes; a callable that yields more most likely never ends
@@ -128,10 +128,26 @@ def is_pair(data: Any) -> bool:
     )
 
 
-def batch_arrays(name: str, batch: Any, inputs: tuple[InputSpec, ...]) -> Mapping[str, Any]:
-    """A batch in the form for `array_source`: {input name: array}, or {"x": array}, with "y" if there are labels."""
+def is_labelled(data: Any) -> bool:
+    """Whether `data` is (images, labels), where labels are a dictionary or a list with one entry for each image."""
+    if not isinstance(data, tuple) or len(data) != 2 or not hasattr(data[0], "__array__"):
+        return False
+    labels = data[1]
+    return isinstance(labels, Mapping) or (isinstance(labels, list) and len(labels) == len(data[0]))
+
+
+def batch_arrays(name: str, batch: Any, inputs: tuple[InputSpec, ...], *, annotated: bool = False) -> Mapping[str, Any]:
+    """A batch in the form for `array_source`: {input name: array}, or {"x": array}, with "y" if there are labels.
+
+    With ``annotated``, labels may have any form, and several names.
+    """
     if isinstance(batch, Mapping):
         return batch
+    if annotated and is_labelled(batch):
+        inputs_of = (
+            batch[0] if isinstance(batch[0], Mapping) else {only_input(inputs, f"{name}: an array").name: batch[0]}
+        )
+        return {**inputs_of, **(batch[1] if isinstance(batch[1], Mapping) else {"y": batch[1]})}
     only_input(inputs, f"{name}: an array")
     if hasattr(batch, "__array__"):
         return {"x": batch}

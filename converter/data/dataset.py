@@ -9,7 +9,7 @@ stored in an unnamed temporary file. So data can be iterated any number of times
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.data.batches import array_source, batch_arrays, is_pair, only_input, spool
+from converter.data.annotations import Annotations, annotations_of
+from converter.data.batches import array_source, batch_arrays, is_labelled, is_pair, only_input, spool
 from converter.data.inputs import InputSpec, input_specs, static_batch
 from converter.data.labels import Classes, check_labels
 from converter.data.preprocess import METADATA_KEY, Preprocess, stored_preprocess
@@ -85,6 +86,7 @@ class Batch:
         padding: Number of rows at the end that only fill up a fixed batch size.
         whole: Whether the inputs are one run, which is one sample and has no batch axis.
         start: Index of the first row in the data set.
+        annotations: Labels of any form by name, for metrics. Arrays [count, ...] or lists.
     """
 
     feeds: dict[str, NDArray[Any]]
@@ -92,6 +94,12 @@ class Batch:
     padding: int = 0
     whole: bool = False
     start: int = 0
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """All labels by name. Class numbers are `y`."""
+        return ({} if self.labels is None else {"y": self.labels}) | dict(self.annotations)
 
     @property
     def count(self) -> int:
@@ -111,8 +119,15 @@ class Batch:
 class Dataset:
     """Rows for a model's inputs, with or without labels. Immutable. Every iteration gives the same rows."""
 
-    def __init__(self, name: str, rows: Source, inputs: Sequence[InputSpec]) -> None:
+    def __init__(
+        self,
+        name: str,
+        rows: Source,
+        inputs: Sequence[InputSpec],
+        annotations: Annotations = Annotations(),  # noqa: B008  (frozen)
+    ) -> None:
         self._rows = rows
+        self.annotations = annotations
         self.source = name
         self.inputs = tuple(inputs)
 
@@ -187,7 +202,7 @@ class Dataset:
             if padding:
                 feeds = {name: np.concatenate([rows, np.repeat(rows[-1:], padding, 0)]) for name, rows in feeds.items()}
             labels = None if self.labels is None else self.labels[start:stop]
-            yield Batch(feeds, labels, padding, self.whole, start)
+            yield Batch(feeds, labels, padding, self.whole, start, self.annotations.between(start, stop))
 
     def select(self, indices: Sequence[int] | NDArray[Any]) -> "Dataset":
         """The rows at `indices`, in that order.
@@ -201,7 +216,7 @@ class Dataset:
             raise DataError(f"{self.source}: no images left; select at least one")
         if rows.min() < 0 or rows.max() >= len(self):
             raise IndexError(f"rows {rows.min()}..{rows.max()} of a data set of {len(self)}")
-        return Dataset(self.source, self._rows.take(rows), self.inputs)
+        return Dataset(self.source, self._rows.take(rows), self.inputs, self.annotations.take(rows))
 
     def limit(self, n: int, seed: int = 0) -> "Dataset":
         """`n` rows spread over the whole data set, or the data set itself if it has no more than `n`.
@@ -249,6 +264,7 @@ def load_data(
     limit: int | None = None,
     seed: int = 0,
     classes: Classes | None = None,
+    annotated: bool = False,
 ) -> Dataset:
     """Load data and check them against the inputs of a model.
 
@@ -270,6 +286,8 @@ def load_data(
             number, so they may be endless.
         seed: Random seed of the images that `limit` picks.
         classes: Classes of the model. Labels are checked against them.
+        annotated: Whether to keep all other arrays as labels for a metric, see `converter.data.annotations`. Then `y`
+            may have any form.
 
     Returns:
         The data.
@@ -285,17 +303,21 @@ def load_data(
     limit = None if limit is None else whole("limit", limit)
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit} leaves no images; use at least 1")
+    name = str(spec) if isinstance(spec, str | Path) else "data"
+    others: dict[str, Any] = {}
     if isinstance(spec, str | Path):
-        name, rows = str(spec), _from_path(str(spec), inputs, preprocess, limit)
+        rows = _from_path(name, inputs, preprocess, limit, others if annotated else None)
     else:
-        name, rows = "data", _from_memory("data", spec, inputs, preprocess, limit)
+        rows = _from_memory(name, spec, inputs, preprocess, limit, others if annotated else None)
+    annotations = annotations_of(name, others, len(rows))
     check_labels(name, rows.labels, classes, rows.files if isinstance(rows, FolderSource) else None)
     if limit is not None and limit < len(rows):
-        rows = rows.take(_spread(len(rows), limit, seed))
+        used = _spread(len(rows), limit, seed)
+        rows, annotations = rows.take(used), annotations.take(used)
     rows.check()
     if isinstance(rows, ArraySource) and name.endswith(".npz"):
         rows = rows.compact()
-    return Dataset(name, rows, inputs)
+    return Dataset(name, rows, inputs, annotations)
 
 
 def _spread(total: int, n: int, seed: int) -> Rows:
@@ -305,20 +327,27 @@ def _spread(total: int, n: int, seed: int) -> Rows:
     return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
 
 
-def _from_path(name: str, inputs: tuple[InputSpec, ...], preprocess: Preprocess, limit: int | None) -> Source:
+def _from_path(
+    name: str,
+    inputs: tuple[InputSpec, ...],
+    preprocess: Preprocess,
+    limit: int | None,
+    others: dict[str, Any] | None,
+) -> Source:
+    """Make a source from a path. ``others`` gets arrays that are no inputs, if they are wanted."""
     path = Path(name)
     if ".py:" in name:
         spec = parse_spec(name, "FILE.py:CALLABLE or FILE.py:CALLABLE(name=value)")
         with load_name(spec.path, spec.name, DataError) as value:
             if spec.arguments and not callable(value):
                 raise UsageError(f"{spec} is {type(value).__name__}, which takes no arguments")
-            return _from_memory(name, value, inputs, preprocess, limit, spec.arguments)
+            return _from_memory(name, value, inputs, preprocess, limit, others, spec.arguments)
     if not path.exists():
         raise DataError(f"{name}: no such file or folder; give an .npz file, a folder of images or FILE.py:CALLABLE")
     if path.is_dir():
         return FolderSource.scan(path, only_input(inputs, f"{name}: a folder of images"), preprocess)
     if path.suffix == ".npz":
-        return array_source(name, _read_npz(path, inputs), inputs, preprocess)
+        return array_source(name, _apart(_read_npz(path, inputs, others), inputs, others), inputs, preprocess)
     if path.suffix == ".py":
         examples = ", ".join(f"{name}:{function}" for function in functions_of(path)) or f"{name}:CALLABLE"
         raise UsageError(f"{name}: name the function in it that yields the data: {examples}")
@@ -327,11 +356,26 @@ def _from_path(name: str, inputs: tuple[InputSpec, ...], preprocess: Preprocess,
     raise DataError(f"{name}: data cannot be read from a '{path.suffix}' file; {hint}")
 
 
-def _read_npz(path: Path, inputs: tuple[InputSpec, ...]) -> dict[str, NDArray[Any]]:
+def _apart(arrays: Mapping[str, Any], inputs: Sequence[InputSpec], others: dict[str, Any] | None) -> Mapping[str, Any]:
+    """Move arrays that are neither inputs nor class numbers to ``others``, if they are wanted."""
+    if others is None:
+        return arrays
+    inputs_and_x = {"x", *(spec.name for spec in inputs)}
+    others |= {name: each for name, each in arrays.items() if name not in inputs_and_x and not _is_classes(name, each)}
+    return {name: each for name, each in arrays.items() if name not in others}
+
+
+def _is_classes(name: str, labels: Any) -> bool:
+    """Whether labels are class numbers, one for each sample."""
+    array = np.asarray(labels) if hasattr(labels, "__array__") else np.zeros((0, 0))
+    return name == "y" and array.ndim == 1 and array.dtype.kind in "iu" and (not array.size or int(array.min()) >= 0)
+
+
+def _read_npz(path: Path, inputs: tuple[InputSpec, ...], others: dict[str, Any] | None) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             wanted = {"x", "y", *(spec.name for spec in inputs)}
-            arrays = {key: file[key] for key in file.files if key in wanted}
+            arrays = {key: file[key] for key in file.files if key in wanted or others is not None}
             present = ", ".join(file.files) or "nothing"
     except Exception as error:  # a damaged zip archive raises errors of many types
         raise DataError(f"{path}: cannot be read as .npz ({type(error).__name__}: {error}); write it again") from error
@@ -346,12 +390,38 @@ def _from_memory(
     inputs: tuple[InputSpec, ...],
     preprocess: Preprocess,
     limit: int | None,
+    others: dict[str, Any] | None,
     arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> Source:
     if callable(data) and not hasattr(data, "__array__"):
         data = call(data, arguments, name, DataError)
-    if isinstance(data, np.ndarray | Mapping) or is_pair(data):
-        return array_source(name, batch_arrays(name, data, inputs), inputs, preprocess)
+    if isinstance(data, np.ndarray | Mapping) or is_pair(data) or (others is not None and is_labelled(data)):
+        arrays = batch_arrays(name, data, inputs, annotated=others is not None)
+        return array_source(name, _apart(arrays, inputs, others), inputs, preprocess)
     if not isinstance(data, Iterable):
         raise DataError(f"{name}: gives {type(data).__name__}, not batches; yield arrays or (array, labels)")
+    if others is not None:
+        data = _peeled(name, data, inputs, others)
     return spool(name, data, inputs, preprocess, limit)
+
+
+def _peeled(name: str, batches: Iterable[Any], inputs: tuple[InputSpec, ...], others: dict[str, Any]) -> Iterator[Any]:
+    """Yield batches without the labels that are no class numbers, and collect these, one entry for each sample.
+
+    Raises:
+        DataError: Labels do not fit the batch, or a batch lacks labels that another one has.
+    """
+    for index, batch in enumerate(batches):
+        what = f"{name}: batch {index}"
+        labels: dict[str, Any] = {}
+        arrays = _apart(batch_arrays(what, batch, inputs, annotated=True), inputs, labels)
+        if index and set(labels) != set(others):
+            raise DataError(f"{what} has labels {sorted(labels)}, and batch 0 has {sorted(others)}; give all of them")
+        rows = {len(each) for each in arrays.values() if np.ndim(each)}
+        for key, each in labels.items():
+            alone = len(rows) != 1 or rows == {1}
+            entries = [each] if alone and np.shape(each)[:1] != (1,) else list(each)
+            if not alone and len(entries) != max(rows):
+                raise DataError(f"{what}: {key} has {len(entries)} entries for {max(rows)} samples; give one for each")
+            others.setdefault(key, []).extend(entries)
+        yield arrays

@@ -49,6 +49,7 @@ def models_on_data(
     limit: int | None = None,
     export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
+    annotated: bool = False,
 ) -> Iterator[ModelsOnData]:
     """Open models and data in any form, until the `with` block ends.
 
@@ -59,6 +60,7 @@ def models_on_data(
         limit: Largest number of images. The default is all.
         export: Weights and input shape of torch models.
         preprocess: Preprocessing of uint8 data. It overrides what the models store.
+        annotated: Whether to keep labels of any form, see `load_data`.
 
     Yields:
         The model files and the data.
@@ -86,13 +88,20 @@ def models_on_data(
             yield ModelsOnData(files, data)
             return
         with suggesting_shape(models, export):
-            dataset = load_for(files, data, preprocess, limit)
+            dataset = load_for(files, data, preprocess, limit, annotated=annotated)
         for question in questions([dataset]):
             _LOG.warning(question)
         yield ModelsOnData(files, dataset)
 
 
-def load_for(files: Sequence[ModelFile], data: Any, preprocess: Preprocess, limit: int | None = None) -> Dataset:
+def load_for(
+    files: Sequence[ModelFile],
+    data: Any,
+    preprocess: Preprocess,
+    limit: int | None = None,
+    *,
+    annotated: bool = False,
+) -> Dataset:
     """Load the data for all of ``files``, with the preprocessing that their metadata store.
 
     Args:
@@ -100,6 +109,7 @@ def load_for(files: Sequence[ModelFile], data: Any, preprocess: Preprocess, limi
         data: Source of the data, as in `load_data`.
         preprocess: Its fields override the stored preprocessing.
         limit: Largest number of images. The default is all.
+        annotated: Whether to keep labels of any form, see `load_data`.
 
     Raises:
         ModelError: A model cannot be read, or two models store different preprocessing.
@@ -120,6 +130,6 @@ def load_for(files: Sequence[ModelFile], data: Any, preprocess: Preprocess, limi
     known = [classes for classes in declared if classes is not None]
     fewest = min(known, key=lambda classes: classes.count, default=None)
     used = settings[0][1] if settings else preprocess
-    dataset = load_data(data, input_specs(protos[0]), preprocess=used, limit=limit, classes=fewest)
+    dataset = load_data(data, input_specs(protos[0]), preprocess=used, limit=limit, classes=fewest, annotated=annotated)
     refuse_unused(preprocess, [dataset])
     return dataset

@@ -9,8 +9,8 @@ number of images.
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from converter.data.preprocess import Preprocess
 from converter.display.json_values import fields_as_json
 from converter.display.numbers import NOTHING, decibels, milliseconds, percent, size, times
 from converter.display.overview import Glance, Overview
+from converter.evaluation.metric_run import MetricFacts, MetricRun
 from converter.model_io.load import model_bytes
 from converter.model_io.open import ExportOptions, model_files
 from converter.runtime.latency import BATCH, THREADS, Quartiles, latencies
@@ -53,10 +54,13 @@ class Measurement:
         top1: Fraction of images whose highest score is their label. None without labels.
         agreement: Fraction of images whose highest score is that of the first model. None unless the output is
             [n, classes].
-        sqnr_db: SQNR of the first output against that of the first model. None for the first model, inf for equal
+        sqnr_db: SQNR of the worst output against that of the first model. None for the first model, inf for equal
             outputs.
         latency_ms: Median milliseconds per image, batch 1, one thread. None if it was not measured.
         speedup: Latency of the first model divided by that of this model.
+        outputs: SQNR of every float output against that of the first model, by name. Empty for the first model.
+        metric: Value of the metric that was asked for. None without a metric, or if the outputs of this model are its
+            truth.
     """
 
     model: str
@@ -67,6 +71,8 @@ class Measurement:
     sqnr_db: float | None
     latency_ms: float | None
     speedup: float | None
+    outputs: dict[str, float] = field(default_factory=dict)
+    metric: float | None = None
 
     @property
     def top1_error(self) -> float | None:
@@ -82,11 +88,13 @@ class Evaluation(Overview):
         data: Description of the data, as in `Dataset.describe`.
         models: One Measurement for each model.
         quartiles: Quartiles of each model's speedup over the rounds of timing. Empty if latency was not measured.
+        metric: The metric that was asked for, or None.
     """
 
     data: dict[str, Any]
     models: tuple[Measurement, ...]
     quartiles: tuple[Quartiles, ...] = ()
+    metric: MetricFacts | None = None
 
     def spread(self, place: int) -> Quartiles | None:
         """Return the quartiles of the speedup of the model at index ``place``, or None if it was not timed."""
@@ -94,11 +102,13 @@ class Evaluation(Overview):
 
     def overview(self) -> Glance:
         """Return a table with one row for each model."""
-        columns = ("model", "size", "top-1", "agreement", "SQNR", "latency", "speed")
+        shown = () if self.metric is None else (self.metric,)
+        columns = ("model", "size", *(each.name for each in shown), "top-1", "agreement", "SQNR", "latency", "speed")
         rows = tuple(
             (
                 model.model,
                 size(model.bytes),
+                *(each.shown(model.metric) for each in shown),
                 percent(model.top1),
                 percent(model.agreement) if index else "",
                 decibels(model.sqnr_db) if index else "",
@@ -109,12 +119,14 @@ class Evaluation(Overview):
         )
         names = ", ".join(model.model for model in self.models)
         headline = f"Evaluation of {names} on {self.data['images']:,} images"
-        return Glance(headline, columns, rows, ("agreement, SQNR and speed: against the first model",), range(1, 7))
+        return Glance(headline, columns, rows, ("agreement, SQNR and speed: against the first model",), range(1, 8))
 
     def to_json(self) -> dict[str, Any]:
-        """Return `{"data": {...}, "latency": {...}, "models": [{...}]}`. An infinite SQNR becomes null."""
+        """Return `{"data": {...}, "latency": {...}, "metric": {...}, "models": [{...}]}`. Infinity becomes null."""
         latency = {"batch": BATCH, "threads": THREADS, "speedup_quartiles": self.quartiles or None}
-        return {"data": self.data, "latency": latency, "models": [fields_as_json(model) for model in self.models]}
+        metric = None if self.metric is None else fields_as_json(self.metric)
+        models = [fields_as_json(model) for model in self.models]
+        return {"data": self.data, "latency": latency, "metric": metric, "models": models}
 
 
 class _Tally:
@@ -122,9 +134,13 @@ class _Tally:
 
     def __init__(self) -> None:
         self.correct = self.agreed = 0
-        self.sqnr = SqnrSum()
+        self.outputs: dict[str, SqnrSum] = {}
         self.classifier = True
-        self.alike = self.unlike = 0
+        self.unlike = 0
+
+    def errors(self) -> dict[str, float]:
+        """Return the SQNR of every output that could be compared."""
+        return {name: total.db for name, total in self.outputs.items()}
 
 
 def evaluate(
@@ -136,6 +152,7 @@ def evaluate(
     limit: int | None = None,
     export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
+    metric: Any = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Measure models side by side.
@@ -148,6 +165,8 @@ def evaluate(
         limit: Largest number of images. The default is all.
         export: Weights and input shape of torch models.
         preprocess: Preprocessing of uint8 data. It overrides what the models store.
+        metric: Name of a metric, ``FILE.py:CALLABLE``, or a class or function, see `converter.Metric`. It sees all
+            outputs and labels. Without labels that it needs, the outputs of the first model are the truth.
         progress: Called with "evaluating", the number of images that are done, and the number of all images.
 
     Raises:
@@ -160,16 +179,27 @@ def evaluate(
         raise ModelError("no models to evaluate; give at least one .onnx file")
     with (
         log_step("evaluate"),
-        models_on_data(models, data, names=names, limit=limit, export=export, preprocess=preprocess) as on,
+        models_on_data(
+            models,
+            data,
+            names=names,
+            limit=limit,
+            export=export,
+            preprocess=preprocess,
+            annotated=metric is not None,
+        ) as on,
     ):
-        return _measured(on, latency, progress)
+        return _measured(on, latency, progress, metric)
 
 
-def _measured(on: ModelsOnData, latency: bool, progress: Progress) -> Evaluation:
+def _measured(on: ModelsOnData, latency: bool, progress: Progress, metric: Any = None) -> Evaluation:
     paths, called, data = on.paths, on.names, on.data
     sizes = [model_bytes(path) for path in paths]
     tallies = [_Tally() for _ in paths]
-    _stream([Runner(path, name) for path, name in zip(paths, called, strict=True)], tallies, data, progress)
+    measure = None if metric is None else MetricRun(metric, len(paths))
+    runners = [Runner(path, name) for path, name in zip(paths, called, strict=True)]
+    _stream(runners, tallies, data, measure, progress)
+    values: Sequence[float | None] = [None] * len(paths) if measure is None else measure.values()
     timed = latencies(paths, next(data.batches(1)), names=called) if latency else None
     times: Sequence[float | None] = [None] * len(paths) if timed is None else timed.ms
     count = len(data)
@@ -180,17 +210,25 @@ def _measured(on: ModelsOnData, latency: bool, progress: Progress) -> Evaluation
             images=count,
             top1=tally.correct / count if tally.classifier and data.labels is not None else None,
             agreement=tally.agreed / count if tally.classifier else None,
-            sqnr_db=tally.sqnr.db if tally is not tallies[0] and tally.alike else None,
+            sqnr_db=min(tally.errors().values(), default=None),
             latency_ms=time,
             speedup=times[0] / time if time is not None and times[0] is not None else None,
+            outputs=tally.errors(),
+            metric=value,
         )
-        for name, size, tally, time in zip(called, sizes, tallies, times, strict=True)
+        for name, size, tally, time, value in zip(called, sizes, tallies, times, values, strict=True)
     ]
-    return Evaluation(data.describe(), tuple(measured), () if timed is None else timed.quartiles)
+    facts = None if measure is None else measure.facts
+    return Evaluation(data.describe(), tuple(measured), () if timed is None else timed.quartiles, facts)
 
 
 def evaluate_pair(
-    reference: Path | onnx.ModelProto, quantized: onnx.ModelProto, data: Dataset, name: str, progress: Progress
+    reference: Path | onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    data: Dataset,
+    name: str,
+    progress: Progress,
+    metric: Any = None,
 ) -> Evaluation:
     """Evaluate a quantized model in memory against its float model.
 
@@ -199,18 +237,26 @@ def evaluate_pair(
         quantized: The quantized model.
         data: Images, with or without labels.
         name: Name of the quantized model in the result.
-        progress: As in `evaluate`.
+        progress, metric: As in `evaluate`.
     """
     with model_files([reference, quantized], names=["float", name]) as files:
-        return _measured(ModelsOnData(files, data), latency=True, progress=progress)
+        return _measured(ModelsOnData(files, data), latency=True, progress=progress, metric=metric)
 
 
-def _stream(runners: Sequence[Runner], tallies: Sequence[_Tally], data: Dataset, progress: Progress) -> None:
+def _stream(
+    runners: Sequence[Runner],
+    tallies: Sequence[_Tally],
+    data: Dataset,
+    measure: MetricRun | None,
+    progress: Progress,
+) -> None:
     done = 0
     for batch in data.batches(min(runner.batch_size(data, _BATCH) for runner in runners)):
         reference: NDArray[Any] | None = None
-        for runner, tally in zip(runners, tallies, strict=True):
-            output = numbers(runner.run(batch)[0])
+        first: dict[str, Any] = {}
+        named = [dict(zip(runner.outputs, runner.run(batch), strict=True)) for runner in runners]
+        for runner, tally, outputs in zip(runners, tallies, named, strict=True):
+            output = numbers(next(iter(outputs.values())))
             _require_finite(runner, output, done)
             if done == 0:
                 _require_classes(runner, output, data)
@@ -221,6 +267,11 @@ def _stream(runners: Sequence[Runner], tallies: Sequence[_Tally], data: Dataset,
                     f"{list(reference.shape)}; compare models of one kind"
                 )
             _count(tally, reference, output, batch)
+            if first:
+                _compare(tally, first, outputs)
+            first = first or outputs
+        if measure is not None:
+            measure.update(named, batch)
         done += batch.count
         progress("evaluating", done, len(data))
     for runner, tally in zip(runners, tallies, strict=True):
@@ -237,9 +288,6 @@ def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], batch: 
         tally.unlike += batch.count
         tally.classifier = False
         return
-    tally.alike += batch.count
-    if output is not reference:
-        tally.sqnr.update(reference, output)
     scores, expected = class_scores(output), class_scores(reference)
     if scores is None or expected is None or len(scores) != batch.count:
         tally.classifier = False
@@ -248,6 +296,17 @@ def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], batch: 
     tally.agreed += int((best == expected.argmax(axis=1)).sum())
     if labels is not None:
         tally.correct += int((best == labels).sum())
+
+
+def _compare(tally: _Tally, reference: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+    """Add the errors of all outputs. Outputs that are no floats, or have another shape, are left out."""
+    places = dict(zip(reference, outputs.values(), strict=False))  # models of one kind may name outputs differently
+    for name, expected in reference.items():
+        if name not in outputs and name not in places:
+            continue
+        one, other = numbers(expected), numbers(outputs.get(name, places.get(name)))
+        if one.dtype.kind == "f" and one.shape == other.shape:
+            tally.outputs.setdefault(name, SqnrSum()).update(one, other)
 
 
 def _require_classes(runner: Runner, output: NDArray[Any], data: Dataset) -> None:

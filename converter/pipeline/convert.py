@@ -103,7 +103,14 @@ def quantize(job: Prepared, progress: Progress) -> Result:
     metrics = None
     if job.images.evaluation is not None:
         with footprint.step("evaluate"):
-            metrics = evaluate_pair(job.reference, quantized, job.images.evaluation, job.recipe.name, progress)
+            metrics = evaluate_pair(
+                job.reference,
+                quantized,
+                job.images.evaluation,
+                job.recipe.name,
+                progress,
+                job.settings.metric,
+            )
     return Result(
         model=quantized,
         reference=job.source,

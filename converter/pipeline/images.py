@@ -103,6 +103,7 @@ def open_data(
     given: Preprocess,
     *,
     labels_judge: bool = False,
+    annotated: bool = False,
 ) -> Images:
     """Open the data of a conversion. All data are in a form that `load_data` takes, a Dataset, or None.
 
@@ -114,6 +115,7 @@ def open_data(
         model: Model that takes the data.
         recipe: Recipe with the preprocessing. Its number of channels must be the model's.
         given: Part of the preprocessing that comes from the arguments of this call, and so must have an effect.
+        annotated: Whether to keep labels of any form for a metric, see `load_data`.
         labels_judge: Whether the labels of ``calibration`` are used. They must then be classes of the model too.
 
     Raises:
@@ -126,7 +128,9 @@ def open_data(
         if isinstance(data, Dataset):
             check_labels(data.source, data.labels, classes)
             return data
-        return None if data is None else load_data(data, inputs, preprocess=recipe.preprocess, classes=classes)
+        if data is None:
+            return None
+        return load_data(data, inputs, preprocess=recipe.preprocess, classes=classes, annotated=annotated)
 
     unseen, learned = whole(evaluation), whole(training)
     data = calibration
@@ -139,7 +143,13 @@ def open_data(
         data = data.limit(recipe.limit, recipe.seed)
     elif data is not None:
         data = load_data(
-            data, inputs, preprocess=recipe.preprocess, limit=recipe.limit, seed=recipe.seed, classes=checked
+            data,
+            inputs,
+            preprocess=recipe.preprocess,
+            limit=recipe.limit,
+            seed=recipe.seed,
+            classes=checked,
+            annotated=annotated and labels_judge,
         )
     refuse_unused(given, [each for each in (data, unseen, learned) if each is not None])
     check_channels(recipe.preprocess, inputs)

@@ -16,6 +16,7 @@ from converter.evaluation.same_function import Original
 from converter.learn.learnable import require_learnable
 from converter.learn.learning import require_device
 from converter.learn.training_file import TrainingFile
+from converter.metrics.registry import find_metric
 from converter.model_io.open import ExportOptions, open_model, original, require_layers, suggesting_shape
 from converter.pipeline.footprint import Footprint
 from converter.pipeline.images import Images, open_data, require_calibration
@@ -130,6 +131,10 @@ def prepare(
     require_calibration(calibration, training, settings.checkpoint, recipe)
     require_runnable(recipe.passes)
     require_device(recipe.passes)
+    if settings.metric is not None:
+        if evaluation is None and not judging:
+            raise UsageError("`metric=` would measure nothing; give `evaluation=` or a budget as well")
+        find_metric(settings.metric)  # refused before the work starts
     if settings.measure_speed:
         require_measurable(recipe, target)
     with footprint.step("open model"):
@@ -142,7 +147,16 @@ def prepare(
     recipe = with_overrides(recipe, stored_preprocess(source), preprocess, settings.limit, settings.seed)
     enlarged = dataclasses.replace(recipe, limit=recipe.limit + judging)
     with footprint.step("open data"), suggesting_shape([model], export):
-        images = open_data(calibration, evaluation, training, source, enlarged, preprocess, labels_judge=judging > 0)
+        images = open_data(
+            calibration,
+            evaluation,
+            training,
+            source,
+            enlarged,
+            preprocess,
+            labels_judge=judging > 0,
+            annotated=settings.metric is not None,
+        )
         checkpoint = training_file(settings.checkpoint, source, recipe, target.name, images)
     rounded_again = (requantized(existing),) if existing and not recipe.keeps else ()
     given = original(model, opened)

@@ -1,7 +1,8 @@
-"""Settings of a conversion: images, seed, device, memory and checkpoint."""
+"""Settings of a conversion: images, seed, device, memory, metric and checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from passes.arguments import whole
@@ -25,6 +26,7 @@ class Settings:
             the result names these layers. It gives the same file without a measurement.
         memory_budget: Bytes of activations in memory. Half is for the samples that run together: there are as many as
             fit, and at least one. Half is for tensors that a later layer reads. Beyond it, they go to files.
+        metric: Metric that evaluation data are measured by, and that a budget's drop is of. See `converter.evaluate`.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
     Raises:
@@ -36,6 +38,7 @@ class Settings:
     device: Device | None = None
     measure_speed: bool = False
     memory_budget: int = DEFAULT_MEMORY_BUDGET
+    metric: Any = None
     checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:

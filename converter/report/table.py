@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 SPREAD = "±: half of the measurements lie within"
+_OUTPUTS = 6  # outputs named below a table
 _PIPED_WIDTH = 120
 _NARROW = 80  # columns; tables are designed to fit this width
 
@@ -183,16 +184,27 @@ def float_layers_table(layers: Iterable[LayerReport]) -> Table | None:
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Build the table of models side by side. The first model is the reference."""
-    columns = ["model", "size", "top-1", "agreement", "SQNR", "latency", "speed"]
-    table = plain_table("", columns, numbers=set(range(1, 7)))
+    metric = () if evaluation.metric is None else (evaluation.metric,)
+    columns = ["model", "size", *(each.name for each in metric), "top-1", "agreement", "SQNR", "latency", "speed"]
+    table = plain_table("", columns, numbers=set(range(1, 8)))
     for index, model in enumerate(evaluation.models):
         top1 = NOTHING if model.top1 is None else f"{percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
         agreement = NOTHING if model.agreement is None else percent(model.agreement)
         others = (agreement, decibels(model.sqnr_db)) if index else ("", "")
         speed = "" if model.speedup is None else times(model.speedup, evaluation.spread(index) if index else None)
-        row(table, model.model, size(model.bytes), top1, *others, milliseconds(model.latency_ms), speed)
+        values = (each.shown(model.metric) for each in metric)
+        row(table, model.model, size(model.bytes), *values, top1, *others, milliseconds(model.latency_ms), speed)
     images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first model"
-    table.caption = "\n".join([images, *_conditions(evaluation)])
+    lines = [images, *_conditions(evaluation)]
+    for each in metric:
+        of = "the labels" if each.truth == "labels" else "the first model's outputs as the truth"
+        lines.append(f"{each.name}: {'higher' if each.higher_is_better else 'lower'} is better; against {of}")
+    last = evaluation.models[-1].outputs
+    if len(last) > 1:
+        worst = sorted(last.items(), key=lambda item: item[1])
+        shown = ", ".join(f"{name} {decibels(error)}" for name, error in worst[:_OUTPUTS])
+        lines.append(f"SQNR is that of the worst output; {evaluation.models[-1].model}: {shown}")
+    table.caption = "\n".join(map(one_line, lines))
     return table
 
 

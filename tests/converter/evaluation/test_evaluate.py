@@ -95,13 +95,13 @@ def test_json_has_the_keys_of_the_contract_and_no_infinity(save: Save) -> None:
     evaluation = evaluate([path, path], data())
     assert evaluation.models[1].sqnr_db == math.inf
     facts = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
-    assert list(facts) == ["data", "latency", "models"]
+    assert list(facts) == ["data", "latency", "metric", "models"]
     quartiles = facts["latency"].pop("speedup_quartiles")
     assert facts["latency"] == {"batch": 1, "threads": 1}
     assert quartiles[0] == [1, 1]
     assert 0 < quartiles[1][0] <= quartiles[1][1]
     assert facts["data"]["images"] == 21
-    keys = ["model", "bytes", "images", "top1", "agreement", "sqnr_db", "latency_ms", "speedup"]
+    keys = ["model", "bytes", "images", "top1", "agreement", "sqnr_db", "latency_ms", "speedup", "outputs", "metric"]
     assert [list(model) for model in facts["models"]] == [keys, keys]
     assert [model["top1"] for model in facts["models"]] == [None, None], "no labels"
     assert facts["models"][1]["sqnr_db"] is None

@@ -1,0 +1,99 @@
+"""The drop of a metric between the float model and a file, with its standard error.
+
+The held-out samples are divided into groups. The metric is computed without each group in turn (delete-a-group
+jackknife). The differences between the two models scatter far less than the values of either, because both see the same
+samples.
+
+    error^2 = (G - 1) / G sum_g (d_g - mean d)^2          d_g: drop without group g
+
+Source: Shao and Wu, A General Theory for Jackknife Variance Estimation, 1989.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from converter.data.dataset import Batch, Dataset
+from converter.metrics.metric import Metric
+from converter.metrics.registry import find_metric
+from converter.runtime.runner import Runner
+from passes.errors import DataError, UsageError
+from passes.numerics.expected_drop import Drop
+
+__all__ = ["MetricJudge"]
+
+_GROUPS = 8
+_BATCH = 16
+
+
+class MetricJudge:
+    """Computes the drop of a metric on held-out samples.
+
+    Args:
+        metric: Metric in a form of `converter.metrics.registry.find_metric`.
+        reference: The float model.
+        data: The held-out samples.
+
+    Raises:
+        UsageError: There is no such metric, or the data lack labels that it needs.
+    """
+
+    def __init__(self, metric: Any, reference: Path | onnx.ModelProto, data: Dataset) -> None:
+        self._make, self._data = find_metric(metric), data
+        self._float = Runner(reference, "the float model")
+        first: Metric = self._make()
+        self._higher, self._unit = first.higher_is_better, first.unit
+        self._labelled = bool(first.needs) and set(first.needs) <= set(next(data.batches(1)).truth)
+        self.name = first.name if self._labelled else f"{first.name} against float"
+
+    def drop(self, model: onnx.ModelProto) -> Drop:
+        """Return the drop of a file, as a share: a hundredth of the metric's unit.
+
+        Raises:
+            UsageError: The metric needs labels that the data lack.
+        """
+        runner = Runner(model, "the quantized model")
+        groups = min(_GROUPS, len(self._data))
+        whole = [self._make(), self._make()]
+        without = [[self._make(), self._make()] for _ in range(groups)]
+        size = min(runner.batch_size(self._data, _BATCH), self._float.batch_size(self._data, _BATCH))
+        for index, batch in enumerate(self._data.batches(max(1, min(size, len(self._data) // groups)))):
+            outputs = [self._outputs(each, batch) for each in (self._float, runner)]
+            labels = self._labels(outputs[0], batch)
+            others = [pair for group, pair in enumerate(without) if group != index % groups]
+            for pair in (whole, *others):
+                for metric, each in zip(pair, outputs, strict=True):
+                    metric.update(each, labels)
+        drops = []
+        for pair in without:
+            try:
+                drops.append(self._difference(pair))
+            except DataError:  # a group that held all samples with labels
+                continue
+        spread = np.asarray(drops) - np.mean(drops) if drops else np.zeros(1)
+        error = float(np.sqrt((len(spread) - 1) / len(spread) * np.square(spread).sum()))
+        lost = self._difference(whole) / 100
+        return Drop(lost, max(error / 100, 1e-9), lost)
+
+    def _difference(self, pair: list[Metric]) -> float:
+        before, after = (metric.value() for metric in pair)
+        return before - after if self._higher else after - before
+
+    def _outputs(self, runner: Runner, batch: Batch) -> dict[str, Any]:
+        named = zip(runner.outputs, runner.run(batch), strict=True)
+        return {name: each for name, each in named if isinstance(each, np.ndarray)}
+
+    def _labels(self, reference: Mapping[str, Any], batch: Batch) -> Mapping[str, Any]:
+        if self._labelled:
+            return batch.truth
+        metric = self._make()
+        made = metric.truth(reference)
+        if made is None and metric.needs:
+            raise UsageError(
+                f"metric {metric.name} needs labels {', '.join(metric.needs)}, and {self._data.source} has "
+                f"{', '.join(batch.truth) or 'none'}; add them by this name"
+            )
+        return batch.truth if made is None else made

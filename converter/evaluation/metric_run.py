@@ -1,0 +1,94 @@
+"""One metric over several models, batch by batch. The labels are the data's, or the first model's outputs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from converter.data.dataset import Batch
+from converter.metrics.metric import Metric
+from converter.metrics.registry import find_metric
+from passes.errors import UsageError
+
+__all__ = ["MetricFacts", "MetricRun"]
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """What a metric is. Its fields are keys of the JSON.
+
+    Attributes:
+        name: Name of the metric.
+        unit: Unit of its values, or empty.
+        higher_is_better: Whether a larger value is better.
+        truth: "labels" or "first model", whose outputs stand for labels.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    truth: str
+
+    def shown(self, value: float | None) -> str:
+        """Return a value with its unit."""
+        if value is None:
+            return ""
+        return f"{value:.2f}{'' if self.unit == '%' else ' ' if self.unit else ''}{self.unit}".replace("%", " %")
+
+
+class MetricRun:
+    """Values of a metric for several models.
+
+    Args:
+        metric: The metric in a form of `converter.metrics.registry.find_metric`.
+        models: Number of models.
+
+    Raises:
+        UsageError: There is no such metric.
+    """
+
+    def __init__(self, metric: Any, models: int) -> None:
+        make = find_metric(metric)
+        self._metrics: list[Metric] = [make() for _ in range(models)]
+        self._truth = ""
+
+    def update(self, outputs: Sequence[Mapping[str, Any]], batch: Batch) -> None:
+        """Add the outputs of all models for one batch.
+
+        Raises:
+            UsageError: The data lack labels that the metric needs, and it cannot take outputs for labels.
+        """
+        arrays = [{name: each for name, each in named.items() if isinstance(each, np.ndarray)} for named in outputs]
+        labels = self._labels(arrays[0], batch)
+        for metric, each in zip(self._metrics, arrays, strict=True):
+            metric.update(each, labels)
+
+    def _labels(self, reference: Mapping[str, Any], batch: Batch) -> Mapping[str, Any]:
+        metric, given = self._metrics[0], batch.truth
+        if metric.needs and set(metric.needs) <= set(given):
+            self._truth = "labels"
+            return given
+        made = metric.truth(reference)
+        if made is not None:
+            self._truth = "first model"
+            return made
+        missing = [name for name in metric.needs if name not in given]
+        if missing:
+            raise UsageError(
+                f"metric {metric.name} needs labels {', '.join(missing)}, and the data have "
+                f"{', '.join(given) or 'none'}; add them to the data by this name"
+            )
+        self._truth = "labels"
+        return given
+
+    @property
+    def facts(self) -> MetricFacts:
+        """Name, unit and direction of the metric, and where its labels came from."""
+        first = self._metrics[0]
+        return MetricFacts(first.name, first.unit, first.higher_is_better, self._truth)
+
+    def values(self) -> list[float | None]:
+        """Return the value of each model. It is None for the first model if its own outputs are the labels."""
+        own = [None] if self._truth == "first model" else [self._metrics[0].value()]
+        return [*own, *(metric.value() for metric in self._metrics[1:])]

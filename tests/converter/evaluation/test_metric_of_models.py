@@ -122,7 +122,7 @@ def test_a_budget_holds_the_drop_of_a_metric() -> None:
     assert kept.drop is not None
     assert kept.drop <= 20.0
     assert (kept.drop_error or 0) > 0
-    assert kept.mean_bits < 8
+    assert len(result.search.attempts) > 2
 
 
 def test_the_command_line_shows_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from converter.runtime.latency import interleaved_times
 from converter.runtime.runner import Runner
 from passes.errors import ConvertError
 
-__all__ = ["Row", "main", "measured"]
+__all__ = ["Row", "main", "measured", "static_file"]
 
 _CALIBRATION, _MEASURED = 32, 16
 _STATIC = "quantize_static"
@@ -70,7 +70,7 @@ def measured(file: ShippedFile, recipes: Sequence[str]) -> Iterator[Row]:
             except ConvertError as error:
                 yield Row(file.name, recipe, 0, 0, 0, f"{type(error).__name__}: {error}")
         try:
-            paths[_STATIC] = _static(model, fit, Path(temporary))
+            paths[_STATIC] = static_file(model, fit, Path(temporary))
         except Exception as error:  # whatever onnxruntime raises is its result
             yield Row(file.name, _STATIC, 0, 0, 0, f"{type(error).__name__}: {str(error).splitlines()[0]}")
         yield from _side_by_side(file.name, paths, unseen)
@@ -89,7 +89,7 @@ def _side_by_side(name: str, paths: Mapping[str, Path], feeds: Sequence[Feeds]) 
             yield Row(name, recipe, size, min(errors.values()), float(quick[0] / quick[place]))
 
 
-def _static(model: Path, feeds: Sequence[Feeds], folder: Path) -> Path:
+def static_file(model: Path, feeds: Sequence[Feeds], folder: Path) -> Path:
     """Write the file of onnxruntime's quantize_static: QDQ, uint8 activations, int8 weights.
 
     Scales are per channel, or per tensor where onnxruntime cannot load the file, as for opsets before 13.

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 import re
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -46,7 +47,7 @@ def layer(name: str, bits: int = 4, activation_bits: int = 8, db: float | None =
 
 
 def measured(name: str, **values: float | None) -> Measurement:
-    figures: dict[str, float | None] = {
+    figures: dict[str, Any] = {
         "top1": 0.8103, "agreement": 0.987, "sqnr_db": 31.25, "latency_ms": 1234.5, "speedup": 2.875,
     }  # fmt: skip
     return Measurement(model=name, bytes=46_812_345, images=10_000, **(figures | values))

@@ -139,7 +139,7 @@ def test_models_with_different_preprocessing_are_not_measured_together() -> None
 def test_evaluate_json_has_the_contract_s_keys(folder: Path) -> None:
     result = run("evaluate", "m.onnx", "m.onnx", "--data", "unseen.npz", "--json")
     content = json.loads(result.stdout)
-    assert set(content) == {"data", "latency", "models"}
+    assert set(content) == {"data", "latency", "metric", "models"}
     keys = {"model", "bytes", "images", "top1", "agreement", "sqnr_db", "latency_ms", "speedup"}
     assert set(content["latency"]) == {"batch", "threads", "speedup_quartiles"}
     assert all(set(model) == keys for model in content["models"])

@@ -9,7 +9,7 @@ stored in an unnamed temporary file. So data can be iterated any number of times
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,11 @@ class Dataset:
     def whole(self) -> bool:
         """Whether each sample is all that a run takes, because the inputs share no batch."""
         return isinstance(self._rows, RunSource) and self._rows.whole
+
+    def one_at_a_time(self) -> "Dataset":
+        """Return the same samples for a model that takes one of them in a run, whatever it declares."""
+        inputs = [replace(spec, shape=(1, *spec.shape[1:])) if spec.shape else spec for spec in self.inputs]
+        return Dataset(self.source, self._rows, inputs, self.annotations)
 
     @property
     def facts(self) -> DataFacts:

@@ -9,7 +9,9 @@ by as much as one rounding. The rewritten model may differ from it by ten times 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 
 from converter.evaluation.few_samples import Feeds, noise_like, perturbed
@@ -18,9 +20,11 @@ from converter.model_io.load import read_onnx
 from converter.model_io.protobuf import all_tensors
 from converter.runtime.runner import Runner
 from passes.errors import ModelError
+from passes.numerics.error import sqnr_db
 
 __all__ = ["Original"]
 
+_ALIKE_DB = 30.0  # of samples that run together; mixed samples have about 0 dB
 _SAME_DB = 60.0  # float32 has about 140 dB, of which a deep network loses 20 to 40
 _AMPLIFIED_DB = 20.0  # a rewritten model has more roundings than the perturbed input
 _HALVES = frozenset([onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16])
@@ -44,6 +48,7 @@ class Original:
         self.names = self._runner.outputs
         self._halves = _computes_in_halves(read_onnx(model) if isinstance(model, Path) else model)
         self._feeds, self._outputs = list(feeds), [self._run(feed) for feed in feeds]
+        self._real = len(feeds)
         for seed, feed in enumerate(feeds):
             try:
                 noise = noise_like(feed, seed)
@@ -78,6 +83,21 @@ class Original:
                 f"convert-onnx: report it; exporting the model at opset {_newest(rewritten)} may avoid it"
             )
 
+    def stacks(self) -> bool:
+        """Whether two samples can run together: the outputs are those of two runs, joined along some axis.
+
+        A model that was exported with a batch of one may declare any batch, and hold a Reshape that mixes samples.
+        """
+        pairs = list(zip(self._feeds, self._outputs, strict=True))[: self._real]
+        if len(pairs) < 2:
+            return True
+        (one, first), (other, second) = pairs[:2]
+        try:
+            together = self._run({name: np.concatenate([one[name], other[name]]) for name in one})
+        except (ModelError, ValueError):  # of numpy: a scalar, or sizes that differ
+            return False
+        return all(map(_joins, first, second, together))
+
     def _errors(self, runner: Runner) -> dict[str, float]:
         runs = [runner.execute(runner.inputs(feed)) for feed in self._feeds]
         return output_errors(self._outputs, runs, self.names)
@@ -91,6 +111,21 @@ class Original:
 
     def _run(self, feeds: Feeds) -> Outputs:
         return self._runner.execute(self._runner.inputs(feeds))
+
+
+def _joins(first: Any, second: Any, together: Any) -> bool:
+    """Whether an output of a run of two samples consists of the outputs of two runs, but for rounding."""
+    if not all(isinstance(each, np.ndarray) for each in (first, second, together)):
+        return True  # sequences and maps are not compared
+    if together.dtype.kind != "f" or first.shape != second.shape or not together.ndim:
+        return True  # sizes and indices depend on the samples
+    for axis in range(together.ndim):
+        if together.shape == (*first.shape[:axis], 2 * first.shape[axis], *first.shape[axis + 1 :]):
+            joined = np.concatenate([first, second], axis=axis)
+            finite = np.isfinite(joined) & np.isfinite(together)
+            if sqnr_db(joined[finite].astype(np.float64), together[finite].astype(np.float64)) > _ALIKE_DB:
+                return True
+    return False
 
 
 def _computes_in_halves(model: onnx.ModelProto) -> bool:

@@ -43,6 +43,20 @@ class Images:
     learnable: Dataset | None
     warnings: tuple[str, ...] = ()
 
+    def one_at_a_time(self) -> "Images":
+        """Return the same images for a model that takes one of them in a run, whatever it declares."""
+
+        def alone(data: Dataset | None) -> Dataset | None:
+            return None if data is None else data.one_at_a_time()
+
+        return dataclasses.replace(
+            self,
+            calibration=alone(self.calibration),
+            evaluation=alone(self.evaluation),
+            training=alone(self.training),
+            learnable=alone(self.learnable),
+        )
+
     def shown_to(self, step: Pass) -> Dataset | None:
         """Return the images that a pass may use."""
         if step.trains:

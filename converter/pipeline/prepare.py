@@ -174,25 +174,28 @@ def prepare(
         warnings=(*rounded_again, *images.warnings),
     )
     with footprint.step("check model"):
-        _require_read_right(given, opened, job, _name(model))
-    return job
+        return _checked(given, opened, job, _name(model))
 
 
-def _require_read_right(given: Path | onnx.ModelProto, opened: onnx.ModelProto, job: Prepared, name: str) -> None:
-    """Require that reading the model did not change what it computes.
+def _checked(given: Path | onnx.ModelProto, opened: onnx.ModelProto, job: Prepared, name: str) -> Prepared:
+    """Require that reading the model did not change what it computes. Find out whether samples can run together.
 
     Raises:
-        ModelError: It did, or the float model itself does not run.
+        ModelError: Reading changed it, or the float model itself does not run.
     """
-    if given is opened:
-        return
     try:
         before = Original(given, job.samples(_CHECKED), name)
     except ModelError:
         if job.existing:  # a quantized file may be for another runtime; here its dequantized form runs
-            return
+            return job
         raise
-    before.require(opened, "reading it at a newer opset")
+    if given is not opened:
+        before.require(opened, "reading it at a newer opset")
+    data = job.images.calibration or job.images.evaluation
+    if data is None or data.alone or data.static_batch is not None or before.stacks():
+        return job
+    note = f"{name} computes something else for several samples in one run, so it runs one at a time"
+    return dataclasses.replace(job, images=job.images.one_at_a_time(), warnings=(*job.warnings, note))
 
 
 def _name(model: Any) -> str:

@@ -1,6 +1,7 @@
 """Which layers a logarithm needs in full precision."""
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
@@ -8,9 +9,9 @@ from passes.ir.logarithms import layers_before_logarithms
 from tests.support.graphs import array, build, node
 
 
-def found(*nodes: object) -> list[str]:
+def found(*nodes: onnx.NodeProto) -> list[str]:
     constants = {"w": array(4, 4), "v": array(4, 4), "u": array(4, 4), "eps": np.array(1e-6, np.float32)}
-    read = {name for each in nodes for name in each.input}  # type: ignore[attr-defined]
+    read = {name for each in nodes for name in each.input}
     graph = gs.import_onnx(build(list(nodes), {name: v for name, v in constants.items() if name in read}, (2, 4)))
     return layers_before_logarithms(graph, {"one", "two", "three"})
 

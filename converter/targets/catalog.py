@@ -83,7 +83,7 @@ _CPU = Rules(
     weight_types=_EITHER,
     channel_axes=_AXES,
 )
-_CPU_TIMES = dataclasses.replace(_CPU, times=KernelTimes())
+_CPU_TIMES = dataclasses.replace(_CPU, times=KernelTimes(), channels_last=True)
 _TIMED = "measured: python -m benchmarks.kernel_times, on x86 with AVX-512 VNNI and onnxruntime 1.31"
 _UNTIMED = f"{_OURS}; its kernels were not timed"
 
@@ -122,6 +122,7 @@ _ALL = (
             opset=_COMPATIBILITY,
             provider="the onnxruntime package",
             variants=_PROCESSOR_SOURCES,
+            channels_last=_INSPECTED,
             times=_TIMED,
         ),
     ),
@@ -149,6 +150,7 @@ _ALL = (
             runtime=f"{_MEASURED}; older versions were not run",
             provider="the onnxruntime-openvino package, device CPU",
             variants="device CPU only; its GPUs and NPUs were not run",
+            channels_last=_UNTIMED,
             times=_UNTIMED,
         ),
     ),
@@ -186,6 +188,7 @@ _ALL = (
             whole="session.disable_cpu_ep_fallback=1",
             provider="the onnxruntime-qnn package, its HTP library on x86",
             variants="the HTP library on x86 only; no phone was run",
+            channels_last=_UNTIMED,
             times=_UNTIMED,
         ),
     ),
@@ -223,6 +226,7 @@ _ALL = (
             runtime="https://github.com/NVIDIA/TensorRT/releases/tag/v11.5: adds opset 25",
             provider="needs an NVIDIA GPU: only the rules are checked",
             variants="GPUs are not told apart",
+            channels_last=_UNTIMED,
             times=_UNTIMED,
         ),
     ),
@@ -258,6 +262,7 @@ _ALL = (
             opset=_COMPATIBILITY,
             provider="needs an NVIDIA GPU: only the rules are checked",
             variants="GPUs are not told apart",
+            channels_last=_UNTIMED,
             times=_UNTIMED,
         ),
     ),
@@ -280,6 +285,7 @@ _ALL = (
             runtime=f"{_MEASURED}; older versions were not run",
             provider="the onnxruntime-web package, in node and in Chromium",
             variants="WebAssembly only; WebGPU and WebNN were not run",
+            channels_last=_UNTIMED,
             times=_UNTIMED,
         ),
     ),
@@ -328,6 +334,7 @@ _ALL = (
             provider="needs an Android device: only the rules are checked",
             variants=f"{_NNAPI}helper.cc; {_XNNPACK}nn/conv_base.cc, {_DOCS}execution-providers/"
             "Xnnpack-ExecutionProvider.html",
+            channels_last=_UNTIMED,
             times=_UNTIMED,
         ),
     ),
@@ -355,6 +362,7 @@ _ALL = (
             runtime=f"{_CONFORMANCE}, on 1.20.1",
             provider="the onnxruntime package",
             variants=_PROCESSOR_SOURCES,
+            channels_last=_INSPECTED,
             times=_TIMED,
         ),
     ),

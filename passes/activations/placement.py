@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.activations.channels_last import slow_pools
 from passes.ir.linear import LINEAR_OPS, why_not_linear
 from passes.ir.rules import Rules
 
@@ -107,7 +108,8 @@ class _Placer:
         self.graph, self.rules, self.layers, self.readers, self.known = graph, rules, layers, readers, known
         self.outputs = {tensor.name for tensor in graph.outputs}
         self.fused = _fused(graph, rules, layers, readers, self.outputs) if rules.fused_adds else frozenset[str]()
-        self.wanted = _wanted(graph, rules, layers, self.outputs) if rules.on_demand else None
+        self.slow = _slow_pools(graph, rules, layers) if rules.channels_last else frozenset[str]()
+        self.wanted = _wanted(graph, rules, layers, self.outputs, self.slow) if rules.on_demand else None
         self.tensors: dict[str, str] = {}
         self.bounds: dict[str, tuple[float, float]] = {}
         self.integer: set[str] = set()
@@ -144,7 +146,7 @@ class _Placer:
         data = [tensor for tensor in _data(node, self.rules) if tensor.name not in self.fused]
         if not any(tensor.name in self.tensors or tensor.name in self.known for tensor in data):
             return None
-        reason = _why_float(node, self.rules, data, self.outputs)
+        reason = _why_float(node, self.rules, data, self.outputs, self.slow)
         if reason:
             return reason
         if self.wanted is not None and not any(output.name in self.wanted for output in node.outputs):
@@ -193,7 +195,17 @@ def _data(node: gs.Node, rules: Rules) -> list[gs.Tensor]:
     return data[:1] if node.op in rules.moving else data
 
 
-def _wanted(graph: gs.Graph, rules: Rules, layers: frozenset[str], outputs: set[str]) -> frozenset[str]:
+def _slow_pools(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> frozenset[str]:
+    """Return the MaxPools whose integer kernel is slow."""
+    convolutions = {
+        str(node.name) for node in graph.nodes if node.op == "Conv" and _why_float_linear(node, rules, layers) is None
+    }
+    return slow_pools(graph, convolutions, rules.compute | rules.moving | rules.absorbable)
+
+
+def _wanted(
+    graph: gs.Graph, rules: Rules, layers: frozenset[str], outputs: set[str], slow: frozenset[str]
+) -> frozenset[str]:
     """Return the tensors that a layer reads as integers, directly or through operators that can run on integers."""
     wanted: set[str] = set()
     for node in reversed(graph.nodes):
@@ -203,7 +215,7 @@ def _wanted(graph: gs.Graph, rules: Rules, layers: frozenset[str], outputs: set[
         elif any(output.name in wanted for output in node.outputs):
             data = _data(node, rules)
             absorbed = node.op in rules.absorbable and clamp_bounds(node) is not None
-            if absorbed or _why_float(node, rules, data, outputs) is None:
+            if absorbed or _why_float(node, rules, data, outputs, slow) is None:
                 wanted.update(tensor.name for tensor in data)
     return frozenset(wanted)
 
@@ -236,7 +248,9 @@ def _why_float_linear(node: gs.Node, rules: Rules, layers: frozenset[str]) -> st
     return reason or rules.why_no_kernel(node.op, len(node.inputs[1].shape), int(node.attrs.get("group", 1)))
 
 
-def _why_float(node: gs.Node, rules: Rules, data: list[gs.Variable], outputs: set[str]) -> str | None:
+def _why_float(
+    node: gs.Node, rules: Rules, data: list[gs.Variable], outputs: set[str], slow: frozenset[str]
+) -> str | None:
     factor = scale_factor(node) if rules.scalars else None
     if node.op not in rules.compute | rules.moving and factor is None:
         return f"the target has no integer {node.op}"
@@ -255,6 +269,8 @@ def _why_float(node: gs.Node, rules: Rules, data: list[gs.Variable], outputs: se
         return "only AveragePool without dilations has an integer kernel"
     if node.op == "AveragePool" and node.attrs.get("ceil_mode", 0) and node.attrs.get("count_include_pad", 0):
         return "the integer AveragePool counts what it rounds up to, and the float one does not"
+    if node.name in slow:
+        return "its integer kernel is slow away from convolutions"
     if node.op == "MaxPool" and len(node.outputs) > 1:
         return "it also writes indices"
     if any(tensor.dtype is not None and np.dtype(tensor.dtype).kind != "f" for tensor in data):

@@ -41,6 +41,7 @@ class Rules:
         weight_types: 8-bit types in which an integer layer may read its weight. Files are written with int8.
         weight_zero_points: Whether weights of integer layers may have zero points other than 0.
         channel_axes: Axis of the per-channel scales in an integer layer's stored weight, by operator.
+        channels_last: Whether a MaxPool on integers is fast next to convolutions only, which have channels last.
         times: Times of the kernels. Layers that run faster in float then keep float activations. None: not measured.
     """
 
@@ -63,6 +64,7 @@ class Rules:
     weight_types: frozenset[str] = frozenset({"int8"})
     weight_zero_points: bool = False
     channel_axes: Mapping[str, int] = field(default_factory=lambda: _CHANNEL_AXES)
+    channels_last: bool = False
     times: KernelTimes | None = None
 
     def why_no_kernel(self, op: str, weight_rank: int, groups: int) -> str | None:

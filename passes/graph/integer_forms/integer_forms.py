@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from passes.activations.placement import place
 from passes.base import GraphPass
+from passes.graph.integer_forms.average_pool import averages_as_convolutions
 from passes.graph.integer_forms.batchnorm import norms_as_convolutions
 from passes.graph.integer_forms.conv_transpose import transposed_as_convolutions
 from passes.graph.integer_forms.hard_swish import HARD_FUNCTIONS, hard_functions_as_clips, has_integer_form
@@ -29,7 +30,7 @@ _SLOW = "float activations, which are faster for this layer"
 
 @dataclass(frozen=True)
 class IntegerForms(GraphPass):
-    """Integer forms of BatchNormalization that was not folded, HardSwish, HardSigmoid and ConvTranspose.
+    """Integer forms of BatchNormalization that was not folded, AveragePool, HardSwish, HardSigmoid and ConvTranspose.
 
     Convolutions that the target runs faster in float get float activations, and so do layers before a logarithm.
     """
@@ -50,10 +51,12 @@ class IntegerForms(GraphPass):
         layers = frozenset(model.layers()) - {*model.float_reasons, *model.float_activations}
         precise = layers_before_logarithms(model.graph, layers)
         layers = layers.difference(precise)
-        slow = slow_layers(model.graph, rules, infer_shapes(model.graph) if notes else shapes, layers)
+        shapes = infer_shapes(model.graph) if notes else shapes
+        slow = slow_layers(model.graph, rules, shapes, layers)
         reasons = dict.fromkeys(precise, _BEFORE_LOGARITHM) | dict.fromkeys(slow, _SLOW)
         model.float_activations |= reasons
         integer = place(model.graph, rules, layers.difference(slow)).integer
+        notes += averages_as_convolutions(model.graph, model.rules, shapes, integer)
         notes += hard_functions_as_clips(model.graph, model.rules, integer)
         model.graph.cleanup().toposort()
         changed = {name: Change(reason) for name, reason in reasons.items()}

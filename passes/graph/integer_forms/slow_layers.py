@@ -5,7 +5,7 @@ between integers and floats, under the placement that a choice of float layers g
 since one slow layer between integers may not be worth the two changes, while a chain of them is.
 
 The times are known to some 30 %. So a choice must save a quarter of the time of what it moves, and something that can
-be measured at all.
+be measured at all. If all convolutions together are expected to be slower than in float, any saving counts.
 """
 
 import dataclasses
@@ -69,6 +69,7 @@ class _Search:
     ) -> None:
         self.graph, self.rules, self.layers = graph, rules, layers
         self.shapes, self.times = shapes, times
+        self.saved = _SAVED
         self.on_integers: dict[str, float] = {}
         self.in_float: dict[str, float] = {}
         self.owners: dict[str, frozenset[str]] = {}  # tensor -> layers that it comes from
@@ -121,9 +122,13 @@ class _Search:
         if not slow:
             return frozenset()
         best = start = self.choose(frozenset())
+        everything = self.choose(candidates)
+        self.saved = _SAVED if start.time < everything.time else 0.0
         for chain in (*self.chains(self.bridged(slow, candidates)), *self.chains(slow)):
             if not chain <= best.floats:
                 best = self.better(best, chain, start)
+        if everything.time < best.time and self.worthwhile(start, everything):
+            best = everything
         if best is start:
             return frozenset()
         for _ in range(_SWEEPS):
@@ -162,7 +167,7 @@ class _Search:
     def worthwhile(self, old: _Choice, new: _Choice) -> bool:
         """Return whether a choice saves enough of the time of what it moves to float."""
         moved = sum(self.on_integers.get(name, 0.0) for name in old.integer - new.integer)
-        return old.time - new.time >= max(_LEAST, _SAVED * moved)
+        return old.time - new.time >= max(_LEAST, self.saved * moved)
 
     def choose(self, floats: frozenset[str]) -> _Choice:
         """Return the time of the graph with these layers in float."""

@@ -76,6 +76,15 @@ def test_neighbours_are_chosen_together() -> None:
     assert not {"c11", "c12"} & set(chosen)
 
 
+def test_a_network_that_is_slower_on_integers_as_a_whole_stays_in_float() -> None:
+    """Its convolutions are a little faster on integers, and its activations lose more. No part saves a quarter."""
+    rules = dataclasses.replace(CPU, compute=CPU.compute | {"HardSwish"})
+    blocks: list[Layer] = [(24, 96, 1, 1), (96, 96, 96, 3), (96, 24, 1, 1)] * 3
+    assert slow(chain(blocks, 56, "HardSwish"), rules) == [f"c{index}" for index in range(9)]
+    wide: list[Layer] = [(128, 128, 1, 3), (128, 128, 1, 3)]
+    assert slow(chain(wide, 28, "HardSwish"), rules) == []
+
+
 def test_small_differences_move_nothing() -> None:
     assert slow(chain([ENDS[0], (64, 64, 32, 3), ENDS[1]], 4)) == []
 

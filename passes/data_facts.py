@@ -17,7 +17,7 @@ class DataFacts:
         labelled: Whether every sample has a label.
         static_batch: The fixed batch size of the model's inputs. None if they take any.
         ranks: Number of axes of every input, the batch included. An image has 4.
-        alone: Whether each sample runs on its own, because samples differ in shape or share no batch.
+        alone: Whether each sample runs on its own: samples differ in shape, or share no batch.
     """
 
     source: str
@@ -35,6 +35,6 @@ class DataFacts:
         """
         if self.alone:
             raise DataError(
-                f"{self.source}: {who} learns on batches, and the samples differ in shape; give samples of one shape, "
-                "or use recipe int4"
+                f"{self.source}: {who} learns on batches, and the samples run one at a time, because they differ in "
+                "shape; use recipe int4"
             )

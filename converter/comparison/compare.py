@@ -36,6 +36,7 @@ from converter.runtime.batch_size import batch_size
 from converter.runtime.output_numbers import numbers, row_numbers
 from converter.runtime.runner import Runner, class_scores
 from converter.runtime.session import Progress, no_progress
+from converter.runtime.stacking import samples_alone
 from converter.runtime.steps import log_step
 from passes.errors import ModelError
 from passes.numerics.error import Likeness, SqnrSum, sqnr_db
@@ -192,6 +193,8 @@ def _compared(on: ModelsOnData, progress: Progress) -> Comparison:
 
     layers: _Layers | None = None
     images = _Images()
+
+    data = samples_alone(data, reference_tap.runner)
 
     def sample_bytes(sample: Batch) -> int:
         """Bytes of the tensors of both models, and of those that are computed from the quantized model's."""

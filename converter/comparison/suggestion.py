@@ -28,6 +28,7 @@ from converter.model_io.open import ExportOptions
 from converter.runtime.output_numbers import numbers
 from converter.runtime.runner import Runner
 from converter.runtime.session import Progress, no_progress
+from converter.runtime.stacking import samples_alone
 from converter.runtime.steps import log_step
 from passes.arguments import require_type
 from passes.numerics.error import SqnrSum
@@ -170,8 +171,9 @@ class _FloatTrials:
         matches, _ = match_tensors(self._reference.graph, self._model.graph)
         self._others = {match.tensor: match.other for match in matches}
         self.subgraphs = find_subgraphs(self._reference.graph, [row.tensor for row in comparison.layers])
-        self._data, self.images = data, len(data)
+        self.images = len(data)
         runner = Runner(self._reference, comparison.reference)
+        self._data = samples_alone(data, runner)
         self._size = runner.batch_size(data, _BATCH)
         self._wanted = list(self._scores(runner))
 

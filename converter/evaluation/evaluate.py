@@ -32,6 +32,7 @@ from converter.runtime.latency import BATCH, THREADS, Quartiles, latencies
 from converter.runtime.output_numbers import numbers
 from converter.runtime.runner import Runner, class_scores
 from converter.runtime.session import Progress, no_progress
+from converter.runtime.stacking import samples_alone
 from converter.runtime.steps import log_step
 from passes.errors import ModelError
 from passes.numerics.error import SqnrSum
@@ -251,6 +252,7 @@ def _stream(
     progress: Progress,
 ) -> None:
     done = 0
+    data = samples_alone(data, runners[0])
     for batch in data.batches(min(runner.batch_size(data, _BATCH) for runner in runners)):
         reference: NDArray[Any] | None = None
         first: dict[str, Any] = {}

@@ -61,7 +61,9 @@ def _keep_producer(written: ModelProto, source: ModelProto) -> None:
 
 
 def _denote(ours: TypeProto, theirs: TypeProto) -> None:
-    """Copy what a type and its sizes stand for: "IMAGE", "DATA_BATCH"."""
+    """Copy what a type and its sizes stand for: "IMAGE", "DATA_BATCH". Copy a type that is missing."""
+    if theirs.WhichOneof("value") not in {None, "tensor_type"} and ours.WhichOneof("value") is None:
+        ours.CopyFrom(theirs)  # a sequence, map or optional value, for which the graph in memory has no type
     if theirs.denotation:
         ours.denotation = theirs.denotation
     for size, given in zip(ours.tensor_type.shape.dim, theirs.tensor_type.shape.dim, strict=False):

@@ -102,6 +102,10 @@ class Runner:
             portions.append([_first_rows(out, used, self.batch) for out in self.execute(padded)])
         return [_joined(parts) for parts in zip(*portions, strict=True)]
 
+    def unoptimized(self) -> "Runner":
+        """Return the same model without onnxruntime's optimizations."""
+        return Runner(self._model, self.name, outputs=self.outputs, optimize=False)
+
     def may_equal(self, other: "Runner") -> bool:
         """Whether the first outputs of two models may have equal shapes, as far as their files say."""
         one, two = self.shapes[self.outputs[0]], other.shapes[other.outputs[0]]

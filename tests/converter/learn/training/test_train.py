@@ -221,7 +221,7 @@ def test_an_operator_that_cannot_be_trained_is_named(op: str) -> None:
     with pytest.raises(QuantizationError, match=rf"^{op}.* has no differentiable form, so the network cannot be train"):
         train_network(model, SHORT, dataset(prepared(proto), x), quiet, seed=0)
     begun = set[str]()
-    with pytest.raises(QuantizationError, match=rf"^{op}.* has no differentiable form"):
+    with pytest.raises(QuantizationError, match=rf"{op}.* has no differentiable form"):
         convert(proto, x, recipe="int4-qat", progress=lambda what, *_: begun.add(what))
     assert "gptq" not in begun  # refused before what takes long
 

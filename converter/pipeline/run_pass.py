@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 from converter.calibration.correction import correct_layers
+from converter.calibration.range_trial import choose_ranges
 from converter.calibration.sequential import solve_layers
 from converter.calibration.statistics import calibrate
 from converter.learn.learning import learn_rounding, require_trainable, train
@@ -21,6 +22,7 @@ from converter.pipeline.images import Images
 from converter.recipes.recipe import Recipe
 from converter.recipes.registry import PASSES
 from converter.runtime.session import Progress
+from passes.activations.activation_ranges import ActivationRanges
 from passes.base import CorrectionPass, GraphPass, LayerPass, Pass, Stage
 from passes.errors import ConvertError, DataError, QuantizationError
 from passes.graph.check import check
@@ -138,6 +140,16 @@ def require_runnable(passes: Iterable[Pass]) -> None:
 
 @run_kind.register
 def _run_graph_pass(step: GraphPass, model: Model, context: PassContext) -> PassReport:
+    return step.apply(model, _statistics(step, model, context))
+
+
+def _statistics(step: GraphPass, model: Model, context: PassContext) -> Stats:
+    """Measure what a pass needs.
+
+    Raises:
+        QuantizationError: The pass says what it needs in a wrong way.
+        DataError: There are no images to measure it on.
+    """
     data = context.images.shown_to(step)
     needs, stats = step.needs(model), Stats()
     if not isinstance(needs, Needs):
@@ -152,7 +164,19 @@ def _run_graph_pass(step: GraphPass, model: Model, context: PassContext) -> Pass
         stats = calibrate(
             model, needs, data, context.progress, seed=context.recipe.seed, memory_budget=context.memory_budget
         )
-    return step.apply(model, stats)
+    return stats
+
+
+@run_kind.register
+def _run_activation_ranges(step: ActivationRanges, model: Model, context: PassContext) -> PassReport:
+    data = context.images.shown_to(step)
+    stats = _statistics(step, model, context)
+    assert data is not None  # there are no statistics without
+    chosen, notes = choose_ranges(
+        step, model, data, context.progress, seed=context.recipe.seed, memory_budget=context.memory_budget
+    )
+    report = chosen.apply(model, stats)
+    return dataclasses.replace(report, notes=(*notes, *report.notes))
 
 
 @run_kind.register

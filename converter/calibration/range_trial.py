@@ -9,10 +9,8 @@ So the network itself is asked: it runs on a few samples with both.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from converter.calibration.sequential import solve_layers
 from converter.calibration.statistics import calibrate
@@ -32,9 +30,6 @@ __all__ = ["choose_ranges"]
 
 _FIT, _SAMPLES = 64, 16  # samples that give ranges, and samples that judge them, at most
 _WORTH_DB = 0.3  # a smaller difference is chance
-
-Feeds = dict[str, NDArray[Any]]
-Arrays = Sequence[NDArray[Any]]
 
 
 def choose_ranges(
@@ -68,12 +63,8 @@ def choose_ranges(
     models = [_applied(each, model, stats) for each in (step, whole)]
     if models[0].activation_qparams == models[1].activation_qparams:
         return step, ()
-    feeds = [batch.feeds for batch, _ in zip(judge.batches(1), range(_SAMPLES), strict=False)]
     try:
-        session = open_session(float_model(model.graph))
-        names = [output.name for output in session.get_outputs()]
-        expected = [session.run(names, feed) for feed in feeds]
-        errors = [_error(each, names, feeds, expected) for each in models]
+        errors = _errors(model, models, judge)
     except ModelError:  # onnxruntime's CPU kernels do not run what the target needs
         return step, ()
     if not all(math.isfinite(error) for error in errors):
@@ -81,7 +72,7 @@ def choose_ranges(
     ours, theirs = (decibel(1.0, error) for error in errors)
     if theirs <= ours + _WORTH_DB:
         return step, ()
-    note = f"ranges of all values, {theirs:.1f} dB on {len(feeds)} samples, against {ours:.1f} dB of clipped ones"
+    note = f"ranges of all values, {theirs:.1f} dB on {min(len(judge), _SAMPLES)} samples, against {ours:.1f} dB of clipped ones"
     return whole, (note,)
 
 
@@ -104,15 +95,25 @@ def _applied(step: ActivationRanges, model: Model, stats: Stats) -> Model:
     return copy
 
 
-def _error(model: Model, names: Sequence[str], feeds: Sequence[Feeds], expected: Sequence[Arrays]) -> float:
-    """Error power of the float outputs relative to their own power, on average over the outputs."""
-    solve_layers(model, Rtn(bits=8, scale="absmax"), None, no_progress)
-    session = open_session(emit(model, "int8"))
-    noise, signal = np.zeros(len(names)), np.zeros(len(names))
-    for feed, wanted in zip(feeds, expected, strict=True):
-        for place, (found, exact) in enumerate(zip(session.run(names, feed), wanted, strict=True)):
-            if getattr(exact, "dtype", np.dtype(object)).kind == "f" and found.shape == exact.shape:
-                noise[place] += np.square(exact.astype(np.float64) - found).sum()
-                signal[place] += np.square(exact, dtype=np.float64).sum()
+def _errors(exact: Model, models: Sequence[Model], judge: Dataset) -> list[float]:
+    """Error power of the float outputs relative to their own power, on average over the outputs, for every model.
+
+    One sample runs at a time, and no output is kept.
+    """
+    sessions = [open_session(float_model(exact.graph))]
+    for model in models:
+        solve_layers(model, Rtn(bits=8, scale="absmax"), None, no_progress)
+        sessions.append(open_session(emit(model, "int8")))
+    names = [output.name for output in sessions[0].get_outputs()]
+    noise, signal = np.zeros((len(models), len(names))), np.zeros(len(names))
+    for batch, _ in zip(judge.batches(1), range(_SAMPLES), strict=False):
+        wanted, *found = (session.run(names, batch.feeds) for session in sessions)
+        for place, values in enumerate(wanted):
+            if getattr(values, "dtype", np.dtype(object)).kind != "f":
+                continue
+            signal[place] += np.square(values, dtype=np.float64).sum()
+            for index, outputs in enumerate(found):
+                if outputs[place].shape == values.shape:
+                    noise[index, place] += np.square(outputs[place].astype(np.float64) - values).sum()
     counted = signal > 0
-    return float((noise[counted] / signal[counted]).mean()) if counted.any() else math.nan
+    return [float((row[counted] / signal[counted]).mean()) if counted.any() else math.nan for row in noise]

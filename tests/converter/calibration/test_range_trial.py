@@ -50,7 +50,7 @@ def test_what_the_output_loses_decides(exponent: float, method: str) -> None:
 def test_the_pass_takes_what_was_chosen_and_says_so() -> None:
     model, x = powers(4.0), rows(80)
     results = {
-        method: convert(model, x, recipe=Recipe("r", "", (Normalise(), ActivationRanges(method), Rtn(bits=8))))  # type: ignore[arg-type]
+        method: convert(model, x, recipe=Recipe("r", "", (Normalise(), ActivationRanges(method), Rtn(bits=8))))
         for method in ("mse", "minmax")
     }
     ranges = {name: next(p for p in result.passes if p.name == "activation_ranges") for name, result in results.items()}

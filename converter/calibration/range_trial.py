@@ -72,7 +72,8 @@ def choose_ranges(
     ours, theirs = (decibel(1.0, error) for error in errors)
     if theirs <= ours + _WORTH_DB:
         return step, ()
-    note = f"ranges of all values, {theirs:.1f} dB on {min(len(judge), _SAMPLES)} samples, against {ours:.1f} dB of clipped ones"
+    count = min(len(judge), _SAMPLES)
+    note = f"ranges of all values, {theirs:.1f} dB on {count} samples, against {ours:.1f} dB of clipped ones"
     return whole, (note,)
 
 

@@ -26,22 +26,23 @@ __all__ = ["PREPROCESS", "decode", "main"]
 
 PREPROCESS = Preprocess(mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395), scale=255, channels="bgr")
 _STRIDES = (8, 16, 32)
-_SIDE, _BINS = 320, 8
+_SIDE, _BINS, _CLASSES = 320, 8, 80
 _LEAST_SCORE, _SAME_BOX, _MOST = 0.02, 0.6, 100
 
 
 def decode(outputs: Mapping[str, NDArray[Any]]) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
     """Return the boxes, scores and classes of one image. The model takes one image at a time."""
     boxes, scores = [], []
-    for level, stride in enumerate(_STRIDES):
+    known = {each.shape: each for each in outputs.values()}  # the file's names do not say which output is which
+    for stride in _STRIDES:
         cells = _SIDE // stride
         rows, columns = np.divmod(np.arange(cells * cells), cells)
         centres = np.stack([columns, rows], 1) * stride + 0.5 * stride - 0.5  # [cells, 2]
-        bins = outputs[f"bbox_pred{level}"].reshape(-1, 4, _BINS).astype(np.float64)
+        bins = known[cells * cells, 4 * _BINS].reshape(-1, 4, _BINS).astype(np.float64)
         shares = np.exp(bins - bins.max(axis=2, keepdims=True))
         distance = (shares / shares.sum(axis=2, keepdims=True)) @ np.arange(_BINS) * stride  # left, top, right, bottom
         boxes.append(np.concatenate([centres - distance[:, :2], centres + distance[:, 2:]], axis=1))
-        scores.append(outputs[f"cls_score{level}"].reshape(-1, 80))
+        scores.append(known[cells * cells, _CLASSES])
     return [_without_doubles(np.concatenate(boxes).clip(0, _SIDE), np.concatenate(scores))]
 
 

@@ -185,20 +185,26 @@ def float_layers_table(layers: Iterable[LayerReport]) -> Table | None:
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Build the table of models side by side. The first model is the reference."""
     metric = () if evaluation.metric is None else (evaluation.metric,)
-    columns = ["model", "size", *(each.name for each in metric), "top-1", "agreement", "SQNR", "latency", "speed"]
+    classes = [
+        name for name in ("top1", "agreement") if any(getattr(each, name) is not None for each in evaluation.models)
+    ]
+    named = [{"top1": "top-1", "agreement": "agreement"}[name] for name in classes]
+    columns = ["model", "size", *(each.name for each in metric), *named, "SQNR", "latency", "speed"]
     table = plain_table("", columns, numbers=set(range(1, 8)))
     for index, model in enumerate(evaluation.models):
         top1 = NOTHING if model.top1 is None else f"{percent(model.top1)} ± {100 * (model.top1_error or 0):.2f}"
         agreement = NOTHING if model.agreement is None else percent(model.agreement)
-        others = (agreement, decibels(model.sqnr_db)) if index else ("", "")
+        figures = {"top1": top1, "agreement": agreement if index else ""}
+        sqnr = decibels(model.sqnr_db) if index else ""
         speed = "" if model.speedup is None else times(model.speedup, evaluation.spread(index) if index else None)
         values = (each.shown(model.metric) for each in metric)
-        row(table, model.model, size(model.bytes), *values, top1, *others, milliseconds(model.latency_ms), speed)
+        told = (figures[name] for name in classes)
+        row(table, model.model, size(model.bytes), *values, *told, sqnr, milliseconds(model.latency_ms), speed)
     images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first model"
     lines = [images, *_conditions(evaluation)]
     for each in metric:
-        of = "the labels" if each.truth == "labels" else "the first model's outputs as the truth"
-        lines.append(f"{each.name}: {'higher' if each.higher_is_better else 'lower'} is better; against {of}")
+        of = "labels" if each.truth == "labels" else "the first model's outputs"
+        lines.append(f"{each.name}: {'higher' if each.higher_is_better else 'lower'} is better, the truth is {of}")
     last = evaluation.models[-1].outputs
     if len(last) > 1:
         worst = sorted(last.items(), key=lambda item: item[1])

@@ -134,8 +134,9 @@ def test_the_command_line_shows_a_metric(tmp_path: Path, monkeypatch: pytest.Mon
     shown = CliRunner().invoke(cli, [*command, "psnr(output='maps')"])
     assert shown.exit_code == 0, shown.output
     assert "psnr" in shown.output
-    assert "higher is better; against the first model's outputs as the truth" in shown.output
-    assert "SQNR is that of the worst output; b.onnx: maps" in shown.output
+    words = " ".join(shown.output.split())
+    assert "psnr: higher is better, the truth is the first model's outputs" in words
+    assert "SQNR is that of the worst output; b.onnx: maps" in words
     as_json = CliRunner().invoke(cli, [*command, "top1", "--json"])
     facts = json.loads(as_json.stdout)
     assert facts["metric"] == {"name": "top1", "unit": "%", "higher_is_better": True, "truth": "first model"}

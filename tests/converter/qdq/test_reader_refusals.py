@@ -98,7 +98,6 @@ def pooled_codes() -> onnx.ModelProto:
         (inputs_scaled, QuantizationError, "fc: its scales do not lie along its output channels; quantize it again"),
         (sixteen_bits, ModelError, "input is quantized to uint16; activations of 8 bits are read; quantize it to int8"),
         (many_scales, ModelError, "input is quantized with 8 scales of float32; .*quantize it per tensor"),
-        (half_scales, ModelError, r"w is a constant in a form that is not read \(int8 with scales of float16\)"),
         (two_readers, QuantizationError, "input is read both quantized and in float.*; quantize it again with"),
         (pooled_codes, ModelError, r"flat \(Flatten\) computes on the codes of input; save it in QDQ form before"),
         (small_cnn, QuantizationError, "nothing to keep: the model is not quantized; use another recipe, such as int8"),
@@ -109,6 +108,13 @@ def test_what_cannot_be_kept_is_refused(
 ) -> None:
     with pytest.raises(kind, match=message):
         convert(source(), recipe="keep")
+
+
+def test_scales_of_16_bits_are_read_as_they_are() -> None:
+    """float16 becomes float32 when a model is read, and loses nothing."""
+    result = convert(half_scales(), recipe="keep")
+    assert [layer.bits for layer in result.layers] == [8]
+    assert sqnr_db(scores(half_scales(), ROWS), scores(result.model, ROWS)) > 70
 
 
 def test_every_layer_that_cannot_be_kept_is_named_at_once(tmp_path: Path) -> None:

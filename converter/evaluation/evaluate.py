@@ -253,7 +253,7 @@ def _stream(
 ) -> None:
     done = 0
     data = samples_alone(data, runners[0])
-    for batch in data.batches(min(runner.batch_size(data, _BATCH) for runner in runners)):
+    for batch in data.batches(min(runner.batch_size(data, _BATCH, len(runners)) for runner in runners)):
         reference: NDArray[Any] | None = None
         first: dict[str, Any] = {}
         named = [dict(zip(runner.outputs, runner.run(batch), strict=True)) for runner in runners]

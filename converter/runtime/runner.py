@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from converter.data.dataset import Batch, Dataset
 from converter.data.inputs import InputSpec, input_specs, static_batch
-from converter.runtime.batch_size import batch_size, run_bytes
+from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET, batch_size, run_bytes
 from converter.runtime.session import open_session
 from passes.errors import ModelError
 
@@ -112,9 +112,9 @@ class Runner:
         pairs = zip(one, two, strict=False)
         return len(one) == len(two) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
 
-    def batch_size(self, data: Dataset, most: int) -> int:
-        """Return how many samples may run together. See `converter.runtime.batch_size`."""
-        return batch_size(data, most, self._sample_bytes)
+    def batch_size(self, data: Dataset, most: int, models: int = 1) -> int:
+        """Return how many samples may run together, if ``models`` are open. See `converter.runtime.batch_size`."""
+        return batch_size(data, most, self._sample_bytes, DEFAULT_MEMORY_BUDGET // 2 // models)
 
     def _sample_bytes(self, sample: Batch) -> int:
         feeds = self.inputs(sample.feeds)

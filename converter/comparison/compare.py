@@ -189,7 +189,7 @@ def _compared(on: ModelsOnData, progress: Progress) -> Comparison:
     reference_tap = _Tap(float_model, float_name, [match.tensor for match in matches])
     model_tap = _Tap(other_model, name, [match.other for match in matches])
     matches = [match for match in matches if match.tensor in reference_tap.floats and match.other in model_tap.floats]
-    deployed = Runner(model, name)
+    deployed = Runner(model, name, arena=False)
 
     layers: _Layers | None = None
     images = _Images()
@@ -366,7 +366,7 @@ class _Tap:
         present = {value.name for value in tapped.graph.output}
         extra = [tensor for tensor in dict.fromkeys(tensors) if tensor not in present | inputs]
         tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(tensor) for tensor in extra)
-        self.runner = Runner(tapped, name)
+        self.runner = Runner(tapped, name, arena=False)
         self.batch = self.runner.batch
         self._inputs = inputs & set(tensors)
         types = self.runner.types

@@ -99,7 +99,7 @@ class Subgraphs:
         for tensor in sorted(read):
             shape = [None] * ranks[tensor]
             graph.input.append(onnx.helper.make_tensor_value_info(self._given[tensor], types[tensor], shape))
-        self._session = open_session(model)
+        self._session = open_session(model, arena=False)
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._types = {
             self._given[tensor]: onnx.helper.tensor_dtype_to_np_dtype(types[tensor]) for tensor in sorted(read)

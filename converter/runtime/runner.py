@@ -25,7 +25,7 @@ class Runner:
         name: Name of the model in messages.
         outputs: Outputs to compute. The default is the model's own outputs.
         threads: Threads for each operator. The default is all that the process may use.
-        optimize, exact: See `converter.runtime.session.open_session`.
+        optimize, exact, arena: See `converter.runtime.session.open_session`.
 
     Raises:
         ModelError: There is no such file, or onnxruntime cannot load it. The message names the model.
@@ -40,12 +40,13 @@ class Runner:
         threads: int | None = None,
         optimize: bool = True,
         exact: bool = False,
+        arena: bool = True,
     ) -> None:
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{name}: no such model file; check the path")
         self.name, self._model = name, model
         try:
-            self._session = open_session(model, threads=threads, optimize=optimize, exact=exact)
+            self._session = open_session(model, threads=threads, optimize=optimize, exact=exact, arena=arena)
             self.specs = input_specs(self._session)
             self.batch = static_batch(self.specs)
         except ModelError as error:

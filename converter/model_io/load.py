@@ -245,7 +245,7 @@ def _require_operators(name: str, model: onnx.ModelProto) -> None:
             if node.domain and node.domain not in _OWN_DOMAINS:
                 raise ModelError(
                     f"{name}: onnxruntime has no {node.op_type} of domain {node.domain!r}; "
-                    "name the library that has it with `custom_ops=`"
+                    "name the library that has it with `custom_ops=` (in Python: `with converter.custom_ops(LIBRARY)`)"
                 )
 
 

@@ -31,18 +31,19 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     from converter.report.files import write_facts
     from converter.report.search import search_tables
     from converter.report.speed import speed_tables
-    from passes.errors import OutputError
+    from passes.errors import ConvertError, OutputError
 
     before = serialized_bytes(result.reference) if is_factory(model) else model_bytes(Path(model))
     result.save(output)
     after = model_bytes(output)
     facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
-    written, failures = [output], []
+    written = [output]
+    failures: list[Exception] = []
     for path in reports:
         try:
             write_facts(path, facts)
             written.append(path)
-        except OutputError as error:
+        except (ConvertError, OSError) as error:
             failures.append(error)
     extra = [*search_tables(result.search), *speed_tables(result.speed)]
     tables = [*table.conversion_tables(result, before, after), *extra]

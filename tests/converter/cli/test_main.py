@@ -141,6 +141,7 @@ def test_evaluate_json_has_the_contract_s_keys(folder: Path) -> None:
     content = json.loads(result.stdout)
     assert set(content) == {"data", "latency", "metric", "models"}
     keys = {"model", "bytes", "images", "top1", "agreement", "sqnr_db", "latency_ms", "speedup"}
+    keys |= {"outputs", "metric"}
     assert set(content["latency"]) == {"batch", "threads", "speedup_quartiles"}
     assert all(set(model) == keys for model in content["models"])
     assert content["models"][0]["bytes"] == (folder / "m.onnx").stat().st_size

@@ -24,7 +24,7 @@ LIBRARY = sorted(
 )
 FLAG = re.compile(r"(?<![\w\-<!])--(?=[a-z{]|$)")
 PARAMETER = re.compile(r"`(\w+)=")
-PYTHON_ONLY = {"memory_budget", "preprocess"}  # no option gives them
+PYTHON_ONLY = {"memory_budget", "names", "preprocess", "progress"}  # no option gives them
 OPTIONS = {"bits": "--bits", "exclude": "--exclude", "limit": "--limit", "speed": "--measure-speed", "mean": "--mean"}
 
 

@@ -121,7 +121,7 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     for key, value in content.items():
         if not isinstance(value, torch.Tensor):
             raise ExportError(
-                f"{path}: {key!r} is a {type(value).__name__}, not a tensor; save module.state_dict() in it"
+                f"{path}: {key!r} is of type {type(value).__name__}, not a tensor; save module.state_dict() in it"
             )
     if all(key.startswith("module.") for key in content):
         return {key.removeprefix("module."): value for key, value in content.items()}

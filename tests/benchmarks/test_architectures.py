@@ -37,8 +37,11 @@ SMALL = {
 }
 MOVING = {"Transpose", "Reshape", "Flatten", "Split", "Squeeze", "Unsqueeze", "Slice", "NhwcMaxPool", "Resize"}
 FLOATS = {
-    "convnext": {"LayerNormalization", "BiasGelu", "Add", "Mul", "GlobalAveragePool"},
-    "vit": {"LayerNormalization", "SkipLayerNormalization", "BiasGelu", "Add", "Softmax", "FusedMatMul", "MatMul"},
+    "convnext": {"LayerNormalization", "Gelu", "BiasGelu", "Add", "Mul", "GlobalAveragePool"},
+    "vit": {
+        *("LayerNormalization", "SkipLayerNormalization", "Gelu", "BiasGelu", "Add", "Softmax", "FusedMatMul", "MatMul")
+    },
+    "unet": {"Conv", "Concat", "MaxPool", "ReorderInput", "ReorderOutput"},  # at 32 pixels four layers are faster so
     "detector": {"Add", "Sub", "Mul", "Div", "Concat", "Sigmoid"},
 }
 """Operators that onnxruntime computes in float. All others of these networks run on integers."""

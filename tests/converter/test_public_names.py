@@ -68,6 +68,7 @@ VALUES = [
     "LayerPass",
     "LayerReport",
     "Measurement",
+    "Metric",
     "Model",
     "Needs",
     "Pass",

@@ -249,7 +249,7 @@ def test_array_of_python_objects_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"fc.weight": 3}, "'fc.weight' is a int, no tensor"),
+        ({"fc.weight": 3}, "'fc.weight' is of type int, not a tensor"),
         ({}, "holds no parameters"),
         ([1, 2], "holds no parameters but list"),
     ],

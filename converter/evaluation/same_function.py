@@ -121,7 +121,9 @@ def _joins(first: Any, second: Any, together: Any) -> bool:
         return True  # sequences and maps are not compared
     if together.dtype.kind != "f" or first.shape != second.shape or not together.ndim:
         return True  # sizes and indices depend on the samples
-    for axis in range(together.ndim):
+    if first.ndim + 1 == together.ndim:  # an output that loses its batch axis when that is 1
+        first, second = first[None], second[None]
+    for axis in range(min(first.ndim, together.ndim)):
         if together.shape == (*first.shape[:axis], 2 * first.shape[axis], *first.shape[axis + 1 :]):
             joined = np.concatenate([first, second], axis=axis)
             finite = np.isfinite(joined) & np.isfinite(together)

@@ -44,6 +44,9 @@ conformance: targets  ## every recipe, target and small graph, run where it can 
 reference: $(STAMP)  ## write docs/reference from docstrings, fields and --help
 	$(PYTHON) -m benchmarks.reference_pages
 
+# Each worker computes on one thread, since there is a worker for each core.
+test test-all: export OMP_NUM_THREADS ?= 1
+
 test: $(STAMP)  ## the fast tests, at most 5 minutes on two cores; ARGS="-k gptq" is passed on
 	$(PYTHON) -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
 

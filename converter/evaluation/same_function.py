@@ -9,9 +9,7 @@ by as much as one rounding. The rewritten model may differ from it by ten times 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 
 from converter.evaluation.few_samples import Feeds, noise_like, perturbed
@@ -20,11 +18,9 @@ from converter.model_io.load import read_onnx
 from converter.model_io.protobuf import all_tensors
 from converter.runtime.runner import Runner
 from passes.errors import ModelError
-from passes.numerics.error import sqnr_db
 
 __all__ = ["Original"]
 
-_ALIKE_DB = 30.0  # of samples that run together; mixed samples have about 0 dB
 _SAME_DB = 60.0  # float32 has about 140 dB, of which a deep network loses 20 to 40
 _AMPLIFIED_DB = 20.0  # a rewritten model has more roundings than the perturbed input
 _HALVES = frozenset([onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16])
@@ -39,16 +35,18 @@ class Original:
         feeds: Inputs of the runs. Noise of the same shapes is added, unless the model fails on noise.
         name: Name of the model in messages.
 
+    Attributes:
+        runner: The model, open.
+
     Raises:
         ModelError: onnxruntime cannot load the model, or it fails on a real sample.
     """
 
     def __init__(self, model: Path | onnx.ModelProto, feeds: Sequence[Feeds], name: str) -> None:
-        self._runner, self._model = Runner(model, name), model
-        self.names = self._runner.outputs
+        self.runner = Runner(model, name)
+        self.names = self.runner.outputs
         self._halves = _computes_in_halves(read_onnx(model) if isinstance(model, Path) else model)
         self._feeds, self._outputs = list(feeds), [self._run(feed) for feed in feeds]
-        self._real = len(feeds)
         for seed, feed in enumerate(feeds):
             try:
                 noise = noise_like(feed, seed)
@@ -78,27 +76,10 @@ class Original:
         if wrong:
             name, error = min(wrong.items(), key=lambda item: item[1])
             raise ModelError(
-                f"{self._runner.name}: {step} changes what the model computes: output {name!r} has {error:.1f} dB "
+                f"{self.runner.name}: {step} changes what the model computes: output {name!r} has {error:.1f} dB "
                 f"against the file as given, where rounding has {limits[name]:.0f} dB or more; this is a fault of "
                 f"convert-onnx: report it; exporting the model at opset {_newest(rewritten)} may avoid it"
             )
-
-    def stacks(self) -> bool:
-        """Whether two samples can run together: the outputs are those of two runs, joined along some axis.
-
-        A model that was exported with a batch of one may declare any batch, and hold a Reshape that mixes samples.
-        """
-        pairs = list(zip(self._feeds, self._outputs, strict=True))[: self._real]
-        if len(pairs) < 2:
-            return True
-        (one, first), (other, second) = pairs[:2]
-        try:
-            both = {name: np.concatenate([one[name], other[name]]) for name in one}
-            plain = Runner(self._model, self._runner.name, optimize=False)  # optimizations may remove a Reshape
-            together = plain.execute(plain.inputs(both))
-        except (ModelError, ValueError):  # of numpy: a scalar, or sizes that differ
-            return False
-        return all(map(_joins, first, second, together))
 
     def _errors(self, runner: Runner) -> dict[str, float]:
         runs = [runner.execute(runner.inputs(feed)) for feed in self._feeds]
@@ -112,24 +93,7 @@ class Original:
         return {name: min(error, _SAME_DB + _AMPLIFIED_DB) for name, error in errors.items()}
 
     def _run(self, feeds: Feeds) -> Outputs:
-        return self._runner.execute(self._runner.inputs(feeds))
-
-
-def _joins(first: Any, second: Any, together: Any) -> bool:
-    """Whether an output of a run of two samples consists of the outputs of two runs, but for rounding."""
-    if not all(isinstance(each, np.ndarray) for each in (first, second, together)):
-        return True  # sequences and maps are not compared
-    if together.dtype.kind != "f" or first.shape != second.shape or not together.ndim:
-        return True  # sizes and indices depend on the samples
-    if first.ndim + 1 == together.ndim:  # an output that loses its batch axis when that is 1
-        first, second = first[None], second[None]
-    for axis in range(min(first.ndim, together.ndim)):
-        if together.shape == (*first.shape[:axis], 2 * first.shape[axis], *first.shape[axis + 1 :]):
-            joined = np.concatenate([first, second], axis=axis)
-            finite = np.isfinite(joined) & np.isfinite(together)
-            if sqnr_db(joined[finite].astype(np.float64), together[finite].astype(np.float64)) > _ALIKE_DB:
-                return True
-    return False
+        return self.runner.execute(self.runner.inputs(feeds))
 
 
 def _computes_in_halves(model: onnx.ModelProto) -> bool:

@@ -13,6 +13,7 @@ from onnx import GraphProto, NodeProto, TensorProto, TypeProto, helper, numpy_he
 from converter.model_io.protobuf import all_tensors, graphs, subgraphs, tensor_names
 from converter.model_io.tensor_types import declared_types, inferred_types
 from passes.errors import ModelError
+from passes.ir.fresh_name import fresh_name
 
 __all__ = ["widen_halves"]
 
@@ -102,7 +103,7 @@ def _restore_interface(graph: GraphProto, kinds: Mapping[str, int]) -> None:
     taken = set(tensor_names(graph))
     inputs = [value for value in graph.input if value.name in kinds]
     outputs = [value for value in graph.output if value.name in kinds and value.name not in {i.name for i in inputs}]
-    renamed = {value.name: _fresh(f"{value.name}_float32", taken) for value in (*inputs, *outputs)}
+    renamed = {value.name: fresh_name(f"{value.name}_float32", taken) for value in (*inputs, *outputs)}
     passed_on = [value.name for value in graph.output]
     _rename(graph, renamed)
     for value, name in zip(graph.output, passed_on, strict=True):
@@ -135,12 +136,3 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
 
 def _cast(source: str, result: str, kind: int) -> NodeProto:
     return helper.make_node("Cast", [source], [result], to=kind)
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    candidate, count = name, 0
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    taken.add(candidate)
-    return candidate

@@ -29,6 +29,7 @@ from converter.recipes.overrides import with_overrides
 from converter.recipes.recipe import Recipe
 from converter.recipes.requested_layers import RequestedLayers
 from converter.runtime.session import Progress, no_progress
+from converter.runtime.stacking import samples_alone
 from converter.speed.search import require_measurable
 from converter.targets.target import Target
 from converter.verification.fit import require_fit, require_weight_only
@@ -192,7 +193,7 @@ def _checked(given: Path | onnx.ModelProto, opened: onnx.ModelProto, job: Prepar
     if given is not opened:
         before.require(opened, "reading it at a newer opset")
     data = job.images.calibration or job.images.evaluation
-    if data is None or data.alone or data.static_batch is not None or before.stacks():
+    if data is None or samples_alone(data, before.runner) is data:
         return job
     note = f"{name} computes something else for several samples in one run, so it runs one at a time"
     return dataclasses.replace(job, images=job.images.one_at_a_time(), warnings=(*job.warnings, note))

@@ -120,8 +120,7 @@ def run_kind(step: Pass, model: Model, context: PassContext) -> PassReport:  # n
     Raises:
         QuantizationError: No function is registered for this kind.
     """
-    require_runnable([step])
-    raise NotImplementedError
+    raise _of_no_kind(step)
 
 
 def require_runnable(passes: Iterable[Pass]) -> None:
@@ -132,10 +131,14 @@ def require_runnable(passes: Iterable[Pass]) -> None:
     """
     for step in passes:
         if run_kind.dispatch(type(step)) is run_kind.dispatch(object):
-            raise QuantizationError(
-                f"{step.name}: {type(step).__name__} is of no kind that can be run; derive it from GraphPass, "
-                "LayerPass or CorrectionPass"
-            )
+            raise _of_no_kind(step)
+
+
+def _of_no_kind(step: Pass) -> QuantizationError:
+    return QuantizationError(
+        f"{step.name}: {type(step).__name__} is of no kind that can be run; derive it from GraphPass, LayerPass or "
+        "CorrectionPass"
+    )
 
 
 @run_kind.register

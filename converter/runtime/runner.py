@@ -68,8 +68,7 @@ class Runner:
     def run(self, batch: Batch) -> list[Any]:
         """Run the real rows of a batch, or a whole run.
 
-        A model with a fixed batch size runs batch by batch. The last batch is padded with copies of its last row. A
-        model that fails on several samples runs one at a time from then on.
+        A model with a fixed batch size runs batch by batch. The last batch is padded with copies of its last row.
 
         Returns:
             The outputs, each [count, ...]. An output without a batch axis, a sequence or a map is returned as the model
@@ -82,16 +81,6 @@ class Runner:
         if batch.whole:
             return self.execute(feeds)
         rows = {name: array[:count] for name, array in feeds.items()}
-        if self.batch is None and count > 1:
-            try:
-                return self.execute(rows)
-            except ModelError:  # it may declare any batch and hold a Reshape for one sample
-                self.batch = 1
-                try:
-                    return self.run(batch)
-                except ModelError:
-                    self.batch = None
-                    raise
         if self.batch is None or self.batch == count:
             return self.execute(rows)
         portions = []

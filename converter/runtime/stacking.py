@@ -48,11 +48,21 @@ def samples_alone(data: Dataset, runner: Runner) -> Dataset:
 
 
 def _alike(first: NDArray[Any], second: NDArray[Any], both: NDArray[Any]) -> bool:
-    """Whether an output of a batch is that of the samples in it. An output of another size has no batch axis."""
-    if not first.ndim or first.shape != second.shape or both.shape != (2 * len(first), *first.shape[1:]):
+    """Whether an output of a batch consists of those of its two samples, joined along some axis, but for rounding.
+
+    An output of one size, whatever the batch, must have one value. Sizes that depend on the samples and outputs that
+    are no floats, such as indices, are not compared.
+    """
+    if both.dtype.kind != "f" or first.shape != second.shape:
         return True
-    if both.dtype.kind != "f":
-        return True
-    alone = np.concatenate([first, second]).astype(np.float64)
-    finite = np.isfinite(alone)
-    return bool(sqnr_db(alone[finite], both.astype(np.float64)[finite]) > _SAME_DB)
+    if first.shape == both.shape:
+        return _equal(first, second) and _equal(first, both)
+    if first.ndim + 1 == both.ndim:  # it loses its batch axis when that is 1
+        first, second = first[None], second[None]
+    joins = (np.concatenate([first, second], axis=axis) for axis in range(first.ndim))
+    return any(joined.shape == both.shape and _equal(joined, both) for joined in joins)
+
+
+def _equal(expected: NDArray[Any], actual: NDArray[Any]) -> bool:
+    finite = np.isfinite(expected) & np.isfinite(actual)
+    return bool(sqnr_db(expected[finite].astype(np.float64), actual[finite].astype(np.float64)) > _SAME_DB)

@@ -80,12 +80,3 @@ def test_a_perturbation_is_relative() -> None:
     moved = perturbed({"x": np.array([1.0, 1000.0], np.float32), "n": np.array([3])}, 1e-3)
     assert np.all(np.abs(moved["x"] / [1.0, 1000.0] - 1) < 1e-2)
     assert moved["n"] == 3
-
-
-@pytest.mark.parametrize("channels", [1, 4], ids=["scalar", "vector"])
-def test_outputs_that_lose_their_batch_axis_stack(channels: int) -> None:
-    """Squeeze removes a batch of one: [1, c, 1, 1] becomes [c], or a scalar."""
-    nodes = [node("Conv", ["x", "w"], ["a"]), node("GlobalAveragePool", ["a"], ["b"]), node("Squeeze", ["b"], ["y"])]
-    shape = ["n"] if channels == 1 else ["n", channels]
-    model = build(nodes, {"w": array(channels, 3, 3, 3)}, ["n", 3, 8, 8], output_shape=shape)
-    assert Original(model, [{"x": array(1, 3, 8, 8, seed=seed)} for seed in range(2)], "model").stacks()

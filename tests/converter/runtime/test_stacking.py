@@ -62,3 +62,21 @@ def test_a_model_of_one_sample_is_converted_and_measured(recipe: str) -> None:
     assert sqnr is not None
     assert sqnr > (30 if recipe == "int8" else 12)
     assert converter.compare(model, result.model, DATA[:6]).sqnr_db == pytest.approx(sqnr, abs=0.5)
+
+
+@pytest.mark.parametrize("channels", [1, 4], ids=["scalar", "vector"])
+def test_outputs_that_lose_their_batch_axis_stack(channels: int) -> None:
+    """Squeeze removes a batch of one: [1, c, 1, 1] becomes [c], or a scalar."""
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("GlobalAveragePool", ["a"], ["b"]), node("Squeeze", ["b"], ["y"])]
+    shape: list[int | str] = ["n"] if channels == 1 else ["n", channels]
+    model = build(nodes, {"w": array(channels, 3, 3, 3)}, ["n", 3, 8, 8], output_shape=shape)
+    data = load_data(DATA, input_specs(model))
+    assert samples_alone(data, Runner(model, "m")) is data
+
+
+@pytest.mark.parametrize(("mean", "alone"), [(False, False), (True, True)], ids=["constant", "mean of the batch"])
+def test_an_output_of_one_size_must_have_one_value(mean: bool, alone: bool) -> None:
+    nodes = [node("Conv", ["x", "w"], ["y"], name="conv")]
+    nodes.append(node("ReduceMean", ["y"], ["z"]) if mean else node("Identity", ["v"], ["z"]))
+    model = build(nodes, {"w": W["w"]} if mean else {"w": W["w"], "v": W["v"]}, ["n", 3, 8, 8], outputs=("y", "z"))
+    assert samples_alone(load_data(DATA, input_specs(model)), Runner(model, "m")).static_batch == (1 if alone else None)

@@ -6,29 +6,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from passes.graph.normalise.normalise import normalise
-from tests.support.graphs import array, assert_same_outputs, build, node, ops
+from tests.support.graphs import array, build, node, ops
+from tests.support.normalised_graphs import IMAGE, constant, conv, normalised
 
-IMAGE = (2, 3, 8, 8)
 OPSETS = pytest.mark.parametrize("opset", [11, 13, 17, 18, 21])
-
-
-def normalised(model: onnx.ModelProto) -> gs.Graph:
-    """Return the normalised graph, and check that it computes the same as the model."""
-    graph = gs.import_onnx(model)
-    normalise(graph)
-    assert_same_outputs(model, graph, array(*IMAGE, seed=9))
-    return graph
-
-
-def constant(name: str, values: np.ndarray) -> onnx.NodeProto:
-    return node("Constant", [], [name], value=numpy_helper.from_array(values, name))
-
-
-def conv(source: str, result: str, name: str = "conv", weight: str = "") -> onnx.NodeProto:
-    return node("Conv", [source, weight or f"{name}.weight"], [result], name=name)
 
 
 @OPSETS

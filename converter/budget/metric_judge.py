@@ -9,7 +9,6 @@ samples.
 Source: Shao and Wu, A General Theory for Jackknife Variance Estimation, 1989.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ import numpy as np
 import onnx
 
 from converter.data.dataset import Batch, Dataset
+from converter.evaluation.metric_run import arrays_of, truth_of
 from converter.metrics.metric import Metric
 from converter.metrics.registry import find_metric
 from converter.runtime.runner import Runner
-from passes.errors import DataError, UsageError
+from passes.errors import DataError
 from passes.numerics.expected_drop import Drop
 
 __all__ = ["MetricJudge"]
@@ -45,16 +45,13 @@ class MetricJudge:
         self._make, self._data = find_metric(metric), data
         self._float = Runner(reference, "the float model")
         first: Metric = self._make()
-        self._higher, self._unit = first.higher_is_better, first.unit
-        self._labelled = bool(first.needs) and set(first.needs) <= set(next(data.batches(1)).truth)
-        self.name = first.name if self._labelled else f"{first.name} against float"
+        self._higher = first.higher_is_better
+        sample = next(data.batches(1))
+        _, truth = truth_of(first, self._outputs(self._float, sample), sample)
+        self.name = first.name if truth == "labels" else f"{first.name} against float"
 
     def drop(self, model: onnx.ModelProto) -> Drop:
-        """Return the drop of a file, as a share: a hundredth of the metric's unit.
-
-        Raises:
-            UsageError: The metric needs labels that the data lack.
-        """
+        """Return the drop of a file, as a share: a hundredth of the metric's unit."""
         runner = Runner(model, "the quantized model")
         groups = min(_GROUPS, len(self._data))
         whole = [self._make(), self._make()]
@@ -62,7 +59,7 @@ class MetricJudge:
         size = min(runner.batch_size(self._data, _BATCH), self._float.batch_size(self._data, _BATCH))
         for index, batch in enumerate(self._data.batches(max(1, min(size, len(self._data) // groups)))):
             outputs = [self._outputs(each, batch) for each in (self._float, runner)]
-            labels = self._labels(outputs[0], batch)
+            labels, _ = truth_of(self._make(), outputs[0], batch)
             others = [pair for group, pair in enumerate(without) if group != index % groups]
             for pair in (whole, *others):
                 for metric, each in zip(pair, outputs, strict=True):
@@ -83,17 +80,4 @@ class MetricJudge:
         return before - after if self._higher else after - before
 
     def _outputs(self, runner: Runner, batch: Batch) -> dict[str, Any]:
-        named = zip(runner.outputs, runner.run(batch), strict=True)
-        return {name: each for name, each in named if isinstance(each, np.ndarray)}
-
-    def _labels(self, reference: Mapping[str, Any], batch: Batch) -> Mapping[str, Any]:
-        if self._labelled:
-            return batch.truth
-        metric = self._make()
-        made = metric.truth(reference)
-        if made is None and metric.needs:
-            raise UsageError(
-                f"metric {metric.name} needs labels {', '.join(metric.needs)}, and {self._data.source} has "
-                f"{', '.join(batch.truth) or 'none'}; add them by this name"
-            )
-        return batch.truth if made is None else made
+        return arrays_of(dict(zip(runner.outputs, runner.run(batch), strict=True)))

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converter.data.dataset import Batch
 from converter.metrics.metric import Metric
 from converter.metrics.registry import find_metric
 from passes.errors import UsageError
 
-__all__ = ["MetricFacts", "MetricRun"]
+__all__ = ["MetricFacts", "MetricRun", "Truth", "arrays_of", "truth_of"]
+
+Truth = tuple[Mapping[str, Any], str]
+"""Labels of a batch, and where they come from: "labels" or "first model"."""
 
 
 @dataclass(frozen=True)
@@ -59,28 +63,10 @@ class MetricRun:
         Raises:
             UsageError: The data lack labels that the metric needs, and it cannot take outputs for labels.
         """
-        arrays = [{name: each for name, each in named.items() if isinstance(each, np.ndarray)} for named in outputs]
-        labels = self._labels(arrays[0], batch)
+        arrays = [arrays_of(named) for named in outputs]
+        labels, self._truth = truth_of(self._metrics[0], arrays[0], batch)
         for metric, each in zip(self._metrics, arrays, strict=True):
             metric.update(each, labels)
-
-    def _labels(self, reference: Mapping[str, Any], batch: Batch) -> Mapping[str, Any]:
-        metric, given = self._metrics[0], batch.truth
-        if metric.needs and set(metric.needs) <= set(given):
-            self._truth = "labels"
-            return given
-        made = metric.truth(reference)
-        if made is not None:
-            self._truth = "first model"
-            return made
-        missing = [name for name in metric.needs if name not in given]
-        if missing:
-            raise UsageError(
-                f"metric {metric.name} needs labels {', '.join(missing)}, and the data have "
-                f"{', '.join(given) or 'none'}; add them to the data by this name"
-            )
-        self._truth = "labels"
-        return given
 
     @property
     def facts(self) -> MetricFacts:
@@ -92,3 +78,29 @@ class MetricRun:
         """Return the value of each model. It is None for the first model if its own outputs are the labels."""
         own = [None] if self._truth == "first model" else [self._metrics[0].value()]
         return [*own, *(metric.value() for metric in self._metrics[1:])]
+
+
+def arrays_of(outputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return the outputs that are arrays. A metric sees no sequences and maps."""
+    return {name: each for name, each in outputs.items() if isinstance(each, np.ndarray)}
+
+
+def truth_of(metric: Metric, reference: Mapping[str, Any], batch: Batch) -> Truth:
+    """Return the labels of a batch for a metric: those of the data, or else the outputs of the reference.
+
+    Raises:
+        UsageError: The data lack labels that the metric needs, and it cannot take outputs for labels.
+    """
+    given = batch.truth
+    if metric.needs and set(metric.needs) <= set(given):
+        return given, "labels"
+    made = metric.truth(reference)
+    if made is not None:
+        return made, "first model"
+    missing = [name for name in metric.needs if name not in given]
+    if missing:
+        raise UsageError(
+            f"metric {metric.name} needs labels {', '.join(missing)}, and the data have "
+            f"{', '.join(given) or 'none'}; add them to the data by this name"
+        )
+    return given, "labels"

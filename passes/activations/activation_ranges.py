@@ -83,7 +83,7 @@ class ActivationRanges(GraphPass):
                 reason = model.float_reasons.get(name) or model.float_activations.get(name)
                 skipped[name] = reason or placement.reasons.get(name, "its input stays in float")
         model.activation_qparams = split_readers(model.graph, model.activation_qparams, placement.integer)
-        keep_apart(model.graph, model.activation_qparams, placement.integer)
+        keep_apart(model.graph, model.rules, model.activation_qparams, placement.integer)
         return PassReport(self.name, changed, skipped, ranges=covered)
 
     def _grid(self, source: str, placement: Placement, model: Model, stats: Stats) -> ActivationGrid:

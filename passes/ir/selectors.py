@@ -22,13 +22,13 @@ import onnx_graphsurgeon as gs
 from passes.errors import UnknownLayerError
 from passes.ir.layer_names import require_known
 
-__all__ = ["by_layer", "is_pattern", "matches", "select"]
+__all__ = ["by_layer", "matches", "select"]
 
 _SPAN = re.compile(r"from:(?P<first>.+)\.\.to:(?P<last>.+)", re.DOTALL)
 _PREFIXES = ("re:", "op:", "after:", "from:")
 
 
-def is_pattern(selector: str) -> bool:
+def _is_pattern(selector: str) -> bool:
     """Whether a selector is more than a name, unless a layer has this very name."""
     return selector.startswith(_PREFIXES) or any(sign in selector for sign in "*?")
 
@@ -74,7 +74,7 @@ _LISTED = 8  # most layers in a line
 
 
 def _selected(selector: str, graph: gs.Graph, known: Sequence[str], who: str) -> tuple[str, ...]:
-    if selector in known or not is_pattern(selector):
+    if selector in known or not _is_pattern(selector):
         require_known([selector], known, who)
         return (selector,)
     chosen = _chosen(selector, graph, who)

@@ -135,6 +135,29 @@ def test_no_file_has_a_maximum_of_integers_with_channels_first(
     assert sqnr_db(run(model, X)[0], run(quantized, X)[0]) > 30
 
 
+@pytest.mark.parametrize("middle", [[], RELU, LEAKY])
+def test_a_maximum_of_floats_stays_in_float_before_a_layer_on_integers(
+    middle: list[onnx.NodeProto], tmp_path: Path
+) -> None:
+    """onnxruntime would move the QuantizeLinear in front of it, where channels come first."""
+    model = pooled(middle or [node("Identity", ["a"], ["u"])], "Conv")
+    quantized = convert(model, X, exclude=["first"]).model
+    path = tmp_path / "optimized.onnx"
+    optimized(quantized, tmp_path)
+    makers = {output: each for each in onnx.load(path).graph.node for output in each.output}
+    (quantizer,) = [each for each in makers.values() if each.op_type == "QuantizeLinear"]
+    kept = makers[quantizer.input[0]]
+    assert kept.op_type == "Max"
+    before = makers[kept.input[0]]
+    assert (makers[before.input[0]] if before.op_type == "ReorderOutput" else before).op_type == "MaxPool"
+    assert sqnr_db(run(model, X)[0], run(quantized, X)[0]) > 30
+
+
+def test_a_maximum_stays_as_it_is_for_other_targets() -> None:
+    quantized = convert(pooled(LEAKY, "Conv"), X, target="qnn", exclude=["first"]).model
+    assert "Max" not in {each.op_type for each in quantized.graph.node}
+
+
 def test_names_of_pools_are_free() -> None:
     """A constant of the model may have the name of the weight."""
     model = average()

@@ -199,7 +199,7 @@ def _effect(
         "own": errors of the layer's own output ``[c]``. "output": errors of the network's output with this layer alone
         quantized ``[c]``, nan if not measured.
     """
-    weight, bias = model.weight(layer), model.bias(layer)
+    weight, bias, stored = model.weight(layer), model.bias(layer), model.float_weight(layer).stored
     min_scale = min_scale_for_bias(model, layer, bias)
     every = model.layers()
     members = [every[name] for name in ties.get(layer.name, (layer.name,))]
@@ -212,11 +212,9 @@ def _effect(
         )
         own[index] = max(10 ** (-(solution.after_db or 0.0) / 10), _LEAST_ERROR)
         if bits in _TRIED:
-            model.write_tied(
-                members, solution.grid.values(solution.codes), corrected_biases(biases, bias, solution.bias)
-            )
+            model.write_codes(members, solution.codes, solution.grid, corrected_biases(biases, bias, solution.bias))
             output[index] = probe.error(model)
-            model.write_tied(members, weight, biases)
+            model.write_stored(members, stored, biases)
             for member, count in zip(members, counts, strict=True):
                 inputs = model.node(member.name).inputs
                 while len(inputs) > count:  # removes a bias that the solution added

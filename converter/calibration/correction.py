@@ -99,18 +99,17 @@ def restore_float_weight(model: Model, layer: Linear) -> None:
 
 
 def _restore(target: Model, layers: Sequence[Linear], quantized: Model) -> None:
-    weight, _ = quantized.float_weights[layers[0].name]
     biases = []
     for layer in layers:
-        present, (_, bias) = target.bias(layer), quantized.float_weights[layer.name]
+        present, bias = target.bias(layer), quantized.float_weights[layer.name].bias
         biases.append(np.zeros_like(present) if bias is None and present is not None else bias)
-    target.write_tied(layers, weight, biases)
+    target.write_stored(layers, quantized.float_weights[layers[0].name].stored, biases)
 
 
 def _output_statistics(calibration: SequentialCalibration, model: Model, layer: Linear) -> OutputStatistics:
     groups, outputs, _ = layer.matrix_shape
     sums = OutputSums(groups, outputs)
-    weight, bias = model.float_weights[layer.name]
+    weight, bias = model.float_weights[layer.name].matrix(), model.float_weights[layer.name].bias
     for _, float_rows, quantized_rows in calibration.rows(layer):
         assert quantized_rows is not None  # the calibration runs both streams
         sums.update(_linear(float_rows, weight, bias), _linear(quantized_rows, model.weight(layer), model.bias(layer)))
@@ -146,7 +145,7 @@ def _correct(
     before = decibel(1.0, outputs.error(np.ones_like(factor), np.zeros_like(factor)))
     after = decibel(1.0, outputs.error(factor, shift - present * factor))
     model.quantized[layer.name] = Quantized(quantized.codes, scaled, after)
-    model.write(layer, scaled.values(quantized.codes), shift.astype(np.float32))
+    model.write_codes([layer], quantized.codes, scaled, [shift.astype(np.float32)])
     what = f"{wanted.what}, by the bias alone, because its weight is shared" if tied else wanted.what
     size = "per channel" if grid.block_size is None else f"blocks of {grid.block_size}"
     return Change(f"{grid.bits} bits {size}, {what}", before, after)

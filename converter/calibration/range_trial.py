@@ -8,7 +8,6 @@ So the network itself is asked: it runs on a few samples with both.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -64,7 +63,7 @@ def choose_ranges(
     if models[0].activation_qparams == models[1].activation_qparams:
         return step, ()
     try:
-        errors = _errors(model, models, judge)
+        errors = [_error(model, each, judge) for each in models]
     except ModelError:  # onnxruntime's CPU kernels do not run what the target needs
         return step, ()
     if not all(math.isfinite(error) for error in errors):
@@ -96,25 +95,29 @@ def _applied(step: ActivationRanges, model: Model, stats: Stats) -> Model:
     return copy
 
 
-def _errors(exact: Model, models: Sequence[Model], judge: Dataset) -> list[float]:
-    """Error power of the float outputs relative to their own power, on average over the outputs, for every model.
+def _error(exact: Model, model: Model, judge: Dataset) -> float:
+    """Error power of the float outputs relative to their own power, on average over the outputs.
 
-    One sample runs at a time, and no output is kept.
+    One sample runs at a time. No output is kept, and no more than two sessions are open.
+
+    Args:
+        exact: The float model.
+        model: The model with ranges. It gets 8-bit codes.
+        judge: Samples to run.
     """
-    sessions = [open_session(float_model(exact.graph))]
-    for model in models:
-        solve_layers(model, Rtn(bits=8, scale="absmax"), None, no_progress)
-        sessions.append(open_session(emit(model, "int8")))
-    names = [output.name for output in sessions[0].get_outputs()]
-    noise, signal = np.zeros((len(models), len(names))), np.zeros(len(names))
+    solve_layers(model, Rtn(bits=8, scale="absmax"), None, no_progress)
+    quantized = open_session(emit(model, "int8"))
+    model.quantized.clear()
+    session = open_session(float_model(exact.graph))
+    names = [output.name for output in session.get_outputs()]
+    noise, signal = np.zeros(len(names)), np.zeros(len(names))
     for batch, _ in zip(judge.batches(1), range(_SAMPLES), strict=False):
-        wanted, *found = (session.run(names, batch.feeds) for session in sessions)
-        for place, values in enumerate(wanted):
-            if getattr(values, "dtype", np.dtype(object)).kind != "f":
+        pairs = zip(session.run(names, batch.feeds), quantized.run(names, batch.feeds), strict=True)
+        for place, (wanted, found) in enumerate(pairs):
+            if getattr(wanted, "dtype", np.dtype(object)).kind != "f":
                 continue
-            signal[place] += np.square(values, dtype=np.float64).sum()
-            for index, outputs in enumerate(found):
-                if outputs[place].shape == values.shape:
-                    noise[index, place] += np.square(outputs[place].astype(np.float64) - values).sum()
+            signal[place] += np.square(wanted, dtype=np.float64).sum()
+            if found.shape == wanted.shape:
+                noise[place] += np.square(found.astype(np.float64) - wanted).sum()
     counted = signal > 0
-    return [float((row[counted] / signal[counted]).mean()) if counted.any() else math.nan for row in noise]
+    return float((noise[counted] / signal[counted]).mean()) if counted.any() else math.nan

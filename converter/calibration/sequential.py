@@ -188,10 +188,10 @@ def solve_layer(
         solution = _solved(layer_pass, Problem(layer, weight, bias, bits, block_size, min_scale, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")
     quantized = Quantized(solution.codes, solution.grid, sqnr)
-    for member, own in zip(members, biases, strict=True):
-        model.float_weights[member.name] = (weight, own)
+    for member in members:
+        model.float_weights[member.name] = model.float_weight(member)
         model.quantized[member.name] = quantized
-    model.write_tied(members, solution.grid.values(solution.codes), corrected_biases(biases, bias, solution.bias))
+    model.write_codes(members, solution.codes, solution.grid, corrected_biases(biases, bias, solution.bias))
     if len(members) > 1:
         share_biases([model.node(member.name) for member in members])
     size = "per channel" if block_size is None else f"blocks of {block_size}"

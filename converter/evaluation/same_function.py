@@ -36,16 +36,17 @@ class Original:
         name: Name of the model in messages.
 
     Attributes:
-        runner: The model, open.
+        names: Names of its outputs.
 
     Raises:
         ModelError: onnxruntime cannot load the model, or it fails on a real sample.
     """
 
     def __init__(self, model: Path | onnx.ModelProto, feeds: Sequence[Feeds], name: str) -> None:
-        self.runner = Runner(model, name)
-        self.names = self.runner.outputs
         self._halves = _computes_in_halves(read_onnx(model) if isinstance(model, Path) else model)
+        self._model, self._name = model, name
+        self._runner: Runner | None = None
+        self.names = self.runner.outputs
         self._feeds, self._outputs = list(feeds), [self._run(feed) for feed in feeds]
         for seed, feed in enumerate(feeds):
             try:
@@ -54,6 +55,13 @@ class Original:
                 self._feeds.append(noise)
             except ModelError:  # an input whose values must fit together, such as a length
                 break
+
+    @property
+    def runner(self) -> Runner:
+        """The model, open. `require` closes it, as a session holds all weights, and the next use opens it again."""
+        if self._runner is None:
+            self._runner = Runner(self._model, self._name)
+        return self._runner
 
     def require(self, rewritten: onnx.ModelProto, step: str) -> None:
         """Require that a rewritten model gives the same outputs.
@@ -67,6 +75,7 @@ class Original:
         """
         if not self._feeds:
             return
+        self._runner = None
         errors = self._errors(Runner(rewritten, f"the model after {step}"))
         suspects = {name: error for name, error in errors.items() if error < _SAME_DB}
         if not suspects:
@@ -76,7 +85,7 @@ class Original:
         if wrong:
             name, error = min(wrong.items(), key=lambda item: item[1])
             raise ModelError(
-                f"{self.runner.name}: {step} changes what the model computes: output {name!r} has {error:.1f} dB "
+                f"{self._name}: {step} changes what the model computes: output {name!r} has {error:.1f} dB "
                 f"against the file as given, where rounding has {limits[name]:.0f} dB or more; this is a fault of "
                 f"convert-onnx: report it; exporting the model at opset {_newest(rewritten)} may avoid it"
             )

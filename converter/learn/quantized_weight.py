@@ -117,7 +117,7 @@ def write_all(weights: Sequence[QuantizedWeight], model: Model) -> int:
     for weight in weights:
         model.quantized[weight.layer.name] = Quantized(codes, grid, model.quantized[weight.layer.name].sqnr_db)
     biases = [weight.solution()[2] for weight in weights]
-    model.write_tied([weight.layer for weight in weights], grid.values(codes), biases)
+    model.write_codes([weight.layer for weight in weights], codes, grid, biases)
     return int((codes != previous.codes).sum())
 
 

@@ -191,7 +191,7 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
                 after_db=change.after_db,
                 note=", ".join(filter(None, (change.what, model.float_activations.get(layer.name)))),
                 reason="",
-                weights=distribution(model.float_weights[layer.name][0], quantized.codes, grid),
+                weights=distribution(model.float_weights[layer.name].matrix(), quantized.codes, grid),
                 multiples=0 if grid.multiples is None or stored == 8 else grid.multiples.size,
             )
         )

@@ -68,9 +68,7 @@ def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, fee
     Raises:
         VerificationError: The file fails when it runs, or the two ways disagree.
     """
-    float_runner = Runner(reference, "the float model")
-    expected = [float_runner.execute(float_runner.inputs(feed)) for feed in feeds]
-    names = float_runner.outputs
+    expected, names = _run_float(reference, feeds)
     usual = _run(quantized, feeds, optimize=True)
     plain = _run(quantized, feeds, optimize=False)
     fidelity = Fidelity(len(feeds), output_errors(expected, usual, names))
@@ -82,12 +80,19 @@ def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, fee
     return fidelity
 
 
+def _run_float(reference: Path | onnx.ModelProto, feeds: Sequence[Feeds]) -> tuple[list[Outputs], list[str]]:
+    """Return the outputs of the float model, and their names. Its session is closed then, as it holds all weights."""
+    runner = Runner(reference, "the float model")
+    return [runner.execute(runner.inputs(feed)) for feed in feeds], runner.outputs
+
+
 def _run(
     quantized: onnx.ModelProto, feeds: Sequence[Feeds], *, optimize: bool = True, exact: bool = False
 ) -> list[Outputs]:
     """Return the outputs of a file in one of the two ways."""
     try:
-        runner = Runner(quantized, "the quantized file", optimize=optimize, exact=exact)
+        # without optimizations, every weight is dequantized in every run, and an arena would keep them all
+        runner = Runner(quantized, "the quantized file", optimize=optimize, exact=exact, arena=optimize)
         return [runner.execute(runner.inputs(feed)) for feed in feeds]
     except ModelError as error:
         off = "" if optimize else " with onnxruntime's optimizations off"

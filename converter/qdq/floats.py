@@ -1,5 +1,7 @@
 """The graph in memory as a float ONNX model. Calibration runs it, and the quantized writers start from it."""
 
+from collections.abc import Collection
+
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
@@ -11,9 +13,9 @@ __all__ = ["float_model", "set_opsets"]
 _OLDEST_IR = 10  # opset 21 and INT4
 
 
-def float_model(graph: gs.Graph, *, exposed: bool = False) -> onnx.ModelProto:
-    """A graph of float operators, as a ModelProto. `exposed`: see `passes.ir.onnx_graph.export_graph`."""
-    proto = export_graph(graph, exposed=exposed)
+def float_model(graph: gs.Graph, *, exposed: bool = False, without: Collection[str] = ()) -> onnx.ModelProto:
+    """A graph of float operators, as a ModelProto. For the options see `passes.ir.onnx_graph.export_graph`."""
+    proto = export_graph(graph, exposed=exposed, without=without)
     set_opsets(proto, {entry.domain: entry.version for entry in proto.opset_import})
     return proto
 

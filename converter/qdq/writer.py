@@ -27,6 +27,7 @@ from passes.errors import TargetError
 from passes.ir.bodies import enclose
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
+from passes.ir.onnx_graph import fill_weights
 from passes.ir.ties import tied_layers
 from passes.numerics.grid import Floats, Grid
 
@@ -47,8 +48,11 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
     Raises:
         TargetError: The integer kernels cannot read a layer's grid, or a bias does not fit 32 bits.
     """
-    proto = float_model(model.graph, exposed=True)
+    layers = model.layers()
+    replaced = {layers[name].weight for name in model.quantized}
+    proto = float_model(model.graph, exposed=True, without=replaced)
     _Writer(model, storage, Names(proto.graph)).run(proto.graph)
+    fill_weights(proto.graph, model.graph, replaced)  # those that another node reads
     enclose(proto.graph)
     two_bits = {TensorProto.INT2, TensorProto.UINT2}
     needs_int2 = any(tensor.data_type in two_bits for tensor in proto.graph.initializer)

@@ -1,7 +1,7 @@
 """Keep a float pool next to integers in float, where onnxruntime would run an integer kernel instead.
 
-- AveragePool between two quantized tensors: onnxruntime replaces it by QLinearAveragePool, whatever the attributes. That
-  kernel has no dilations, and counts a window that reaches beyond the pads with `ceil_mode` as if it were whole.
+- AveragePool between two quantized tensors: onnxruntime replaces it by QLinearAveragePool, whatever the attributes.
+  That kernel has no dilations, and counts a window that reaches beyond the pads with `ceil_mode` as if it were whole.
 - MaxPool from a float tensor to a quantized one: onnxruntime moves the QuantizeLinear in front of it. What is in front
   has channels first, and the integer MaxPool takes several times as long there as the float one (`channels_last`).
 

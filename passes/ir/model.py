@@ -8,12 +8,13 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import QuantizationError
 from passes.ir.existing_qparams import ExistingQparams
+from passes.ir.large_constants import LARGE, ComputedValues, Values, assign, loaded
 from passes.ir.linear import Linear, linear_layers
 from passes.ir.rules import Rules
 from passes.ir.surgery import fresh_name, tensor_names
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid
 
-__all__ = ["Model", "Quantized"]
+__all__ = ["FloatWeight", "Model", "Quantized"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,25 @@ class Quantized:
     sqnr_db: float
 
 
+@dataclass(frozen=True)
+class FloatWeight:
+    """The weight and bias of a layer before it was quantized.
+
+    Attributes:
+        layer: The layer.
+        stored: Weight as the node stores it. It may be read when it is needed.
+        bias: Bias ``[g, o]``, or None.
+    """
+
+    layer: Linear
+    stored: Values
+    bias: Floats | None
+
+    def matrix(self) -> Floats:
+        """Return the weight as ``[g, o, k]``."""
+        return self.layer.matrix(np.asarray(loaded(self.stored), np.float32))
+
+
 @dataclass
 class Model:
     """A graph that always runs in float, and the state of its quantization.
@@ -42,7 +62,7 @@ class Model:
         activation_qparams: Grid (scale and zero point) of every activation that will be quantized, by tensor name.
         float_reasons: Why a layer stays in float, by layer name.
         float_activations: Why a layer with a quantized weight reads float activations, by layer name.
-        float_weights: Weight ``[g, o, k]`` and bias ``[g, o]`` of a layer before it was quantized, by layer name.
+        float_weights: Weight and bias of a layer before it was quantized, by layer name.
         existing_qparams: Quantization parameters of the file from which the model was read.
     """
 
@@ -52,7 +72,7 @@ class Model:
     activation_qparams: dict[str, ActivationGrid] = field(default_factory=dict)
     float_reasons: dict[str, str] = field(default_factory=dict)
     float_activations: dict[str, str] = field(default_factory=dict)
-    float_weights: dict[str, tuple[Floats, Floats | None]] = field(default_factory=dict)
+    float_weights: dict[str, FloatWeight] = field(default_factory=dict)
     existing_qparams: ExistingQparams = field(default_factory=ExistingQparams)
 
     def layers(self) -> dict[str, Linear]:
@@ -113,8 +133,11 @@ class Model:
         Raises:
             QuantizationError: The graph has no such layer.
         """
+        self._write(layer, np.ascontiguousarray(layer.stored(weight.astype(np.float32))), bias)
+
+    def _write(self, layer: Linear, stored: Values, bias: Floats | None) -> None:
         node = self.node(layer.name)
-        self._assign(node, 1, np.ascontiguousarray(layer.stored(weight.astype(np.float32))), f"{layer.name}.weight")
+        self._assign(node, 1, stored, f"{layer.name}.weight")
         if bias is None:
             return
         flat = np.ascontiguousarray(bias.reshape(-1).astype(np.float32))
@@ -137,11 +160,45 @@ class Model:
         Raises:
             QuantizationError: The graph has no such layer.
         """
+        self.write_stored(layers, np.ascontiguousarray(layers[0].stored(weight.astype(np.float32))), biases)
+
+    def write_codes(self, layers: Sequence[Linear], codes: Codes, grid: Grid, biases: Sequence[Floats | None]) -> None:
+        """Give layers that share a weight the values of codes. Large ones are computed when they are read.
+
+        Args:
+            layers, biases: As in `write_tied`.
+            codes: Codes, ``[g, o, k]``.
+            grid: Their grid.
+
+        Raises:
+            QuantizationError: The graph has no such layer.
+        """
+        layer = layers[0]
+
+        def values() -> Floats:
+            return np.ascontiguousarray(layer.stored(grid.values(codes).astype(np.float32)))
+
+        computed = ComputedValues(values, layer.weight_shape, np.dtype(np.float32))
+        self.write_stored(layers, computed if computed.nbytes >= LARGE else values(), biases)
+
+    def write_stored(self, layers: Sequence[Linear], stored: Values, biases: Sequence[Floats | None]) -> None:
+        """Give layers that share a weight a new one as their nodes store it, and each a bias. See `write_tied`.
+
+        Raises:
+            QuantizationError: The graph has no such layer.
+        """
         if len(layers) > 1:
-            shared = self.node(layers[0].name).inputs[1]
-            shared.values = np.ascontiguousarray(layers[0].stored(weight.astype(np.float32)))
+            assign(self.node(layers[0].name).inputs[1], stored)
         for layer, bias in zip(layers, biases, strict=True):
-            self.write(layer, weight, bias)
+            self._write(layer, stored, bias)
+
+    def float_weight(self, layer: Linear) -> FloatWeight:
+        """Return the layer's current weight and bias, before it is quantized.
+
+        Raises:
+            QuantizationError: The graph has no such layer.
+        """
+        return FloatWeight(layer, self.node(layer.name).inputs[1]._values, self.bias(layer))
 
     def untie(self, names: Sequence[str]) -> None:
         """Give layers that share a weight with others a copy that they share.
@@ -165,9 +222,11 @@ class Model:
         if isinstance(shared, gs.Constant) and len(shared.outputs) > 1:
             node.inputs[2] = gs.Constant(fresh_name(f"{name}.bias", tensor_names(self.graph)), shared.values)
 
-    def _assign(self, node: gs.Node, index: int, values: Floats, name: str) -> None:
+    def _assign(self, node: gs.Node, index: int, values: Values, name: str) -> None:
         constant = node.inputs[index]
         if len(constant.outputs) == 1:
-            constant.values = values
-        elif not np.array_equal(constant.values, values):
-            node.inputs[index] = gs.Constant(fresh_name(name, tensor_names(self.graph)), values)
+            assign(constant, values)
+        elif constant._values is not values and not np.array_equal(constant.values, loaded(values)):
+            own = gs.Constant(fresh_name(name, tensor_names(self.graph)), values)
+            assign(own, values)
+            node.inputs[index] = own

@@ -2,17 +2,21 @@
 
 In the graph, a node with bodies (If, Loop, Scan, SequenceMap) is a node like any other. Its bodies are attributes that
 no pass looks into, and the outer tensors that they read are its last inputs (`passes.ir.bodies`).
+
+Large weights are in memory once. The graph reads those of the model that it was imported from, and an export copies one
+after the other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.ir.bodies import CAPTURED, bodies, captured, enclose
+from passes.ir.large_constants import assign, is_large, loaded, proto_without_data
 
-__all__ = ["export_graph", "import_graph", "node_bodies"]
+__all__ = ["export_graph", "fill_weights", "import_graph", "node_bodies"]
 
 
 def import_graph(model: onnx.ModelProto) -> gs.Graph:
@@ -21,6 +25,9 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     Tensors that are sequences, maps or optional have no type in the graph, as graphsurgeon knows tensors only.
     """
     graph = gs.import_onnx(model)
+    for tensor in graph.tensors().values():
+        if is_large(tensor):
+            assign(tensor, tensor._values)
     for value in [*model.graph.value_info, *model.graph.output]:
         if value.type.WhichOneof("value") not in {None, "tensor_type"}:
             _forget_type(graph, value.name)
@@ -39,18 +46,44 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     return graph
 
 
-def export_graph(graph: gs.Graph, *, exposed: bool = False) -> onnx.ModelProto:
+def export_graph(graph: gs.Graph, *, exposed: bool = False, without: Collection[str] = ()) -> onnx.ModelProto:
     """Export a graph.
 
     Args:
         graph: The graph.
         exposed: Whether nodes with bodies keep what these capture among their inputs. Such a model is not valid before
             `enclose`.
+        without: Names of constants that need no data. They are initializers without bytes if they are large. See
+            `fill_weights`.
     """
-    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    hollow = graph
+    if large := _large_constants(graph):  # graphsurgeon copies what it exports three times
+        hollow = graph.copy()
+        for tensor in _large_constants(hollow).values():
+            tensor.values = LazyValues(proto_without_data(tensor))
+    model: onnx.ModelProto = gs.export_onnx(hollow, do_type_check=False)
+    fill_weights(model.graph, graph, large.keys() - set(without))
     if not exposed:
         enclose(model.graph)
     return model
+
+
+def fill_weights(proto: onnx.GraphProto, graph: gs.Graph, names: Collection[str]) -> None:
+    """Copy the data of large constants of a graph into the initializers of these names that have none."""
+    if not names:
+        return
+    large = _large_constants(graph)
+    for tensor in proto.initializer:
+        name = tensor.name
+        if name not in names or name not in large or tensor.HasField("raw_data"):
+            continue
+        values = large[name]._values
+        stored = getattr(values, "tensor", None)
+        if stored is None:
+            tensor.raw_data = loaded(values).tobytes()
+        else:
+            tensor.CopyFrom(stored)
+            tensor.name = name
 
 
 def node_bodies(node: gs.Node) -> Iterator[onnx.GraphProto]:
@@ -80,3 +113,7 @@ def _forget_type(graph: gs.Graph, name: str) -> None:
     for tensor in [*graph.outputs, *(tensor for node in graph.nodes for tensor in node.outputs)]:
         if tensor.name == name:
             tensor.dtype = tensor.shape = tensor.type = None
+
+
+def _large_constants(graph: gs.Graph) -> dict[str, gs.Constant]:
+    return {name: tensor for name, tensor in graph.tensors().items() if is_large(tensor)}

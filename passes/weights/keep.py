@@ -51,8 +51,7 @@ class KeepCodes(GraphPass):
                 model.float_reasons[name] = "its weight has no codes of 8 bits or fewer in the source"
                 continue
             codes, grid = existing.on_grid(layer)
-            weight, bias = model.weight(layer), model.bias(layer)
-            if not np.array_equal(grid.values(codes), weight):
+            if not np.array_equal(grid.values(codes), model.weight(layer)):
                 raise QuantizationError(f"{name}: its weight no longer equals its codes on their grid; {REQUANTIZE}")
             integer = layer.input in model.activation_qparams and (
                 model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
@@ -61,7 +60,7 @@ class KeepCodes(GraphPass):
             if reason:
                 refused[name] = reason
                 continue
-            model.float_weights[name] = (weight, bias)
+            model.float_weights[name] = model.float_weight(layer)
             model.quantized[name] = Quantized(codes, grid, float("nan"))
             what = f"{grid.bits} bits kept"
             if integer and _changes_bias(model, layer, existing, grid):

@@ -1,0 +1,86 @@
+"""Constants of large weights: their values are read or computed when somebody asks for them, and not kept.
+
+So a large weight is in memory once: in the model that was read, or as its codes.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+
+__all__ = ["LARGE", "ComputedValues", "LargeConstant", "Values", "assign", "is_large", "loaded", "proto_without_data"]
+
+LARGE = 1 << 20
+"""Bytes from which on a constant is large."""
+
+
+class ComputedValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no types
+    """Values of a constant that are computed when they are read.
+
+    Args:
+        compute: Function that returns the values.
+        shape: Their shape.
+        dtype: Their type.
+    """
+
+    def __init__(self, compute: Callable[[], NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.compute, self.shape, self.dtype, self.tensor = compute, shape, dtype, None
+        self.nbytes = int(np.prod(shape)) * dtype.itemsize
+
+    def load(self) -> NDArray[Any]:
+        """Compute the values."""
+        return self.compute()
+
+
+Values: TypeAlias = NDArray[Any] | LazyValues
+"""Values of a constant: an array, or values that are loaded when they are read."""
+
+
+class LargeConstant(gs.Constant):  # type: ignore[misc]
+    """A constant whose lazy values are not kept. Every reader gets an array of its own, which is read-only."""
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """The values."""
+        values = loaded(self._values)
+        if values is not self._values:
+            values.setflags(write=False)
+        return values
+
+    @values.setter
+    def values(self, values: Values) -> None:
+        self._values = values
+
+    def copy(self) -> "LargeConstant":
+        """Return a constant with the same values and no readers."""
+        return LargeConstant(self.name, self._values, export_dtype=self.export_dtype)
+
+
+def assign(constant: gs.Constant, values: Values) -> None:
+    """Give a constant new values."""
+    if isinstance(values, LazyValues):
+        constant.__class__ = LargeConstant
+    constant.values = values
+
+
+def loaded(values: Values) -> NDArray[Any]:
+    """Return values as an array."""
+    return cast(NDArray[Any], values.load()) if isinstance(values, LazyValues) else values
+
+
+def is_large(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is a large constant whose type is that of its values."""
+    if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
+        return False
+    return bool(tensor._values.nbytes >= LARGE and tensor.export_dtype == tensor.dtype)
+
+
+def proto_without_data(constant: gs.Constant) -> onnx.TensorProto:
+    """Return a tensor of this name, shape and type without data."""
+    stored = getattr(constant._values, "tensor", None)
+    data_type = onnx.helper.np_dtype_to_tensor_dtype(constant.dtype) if stored is None else stored.data_type
+    return onnx.TensorProto(name=constant.name, dims=constant.shape, data_type=data_type)

@@ -28,12 +28,17 @@ class ComputedValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no t
     """
 
     def __init__(self, compute: Callable[[], NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.compute, self.shape, self.dtype, self.tensor = compute, shape, dtype, None
+        self.compute, self.shape, self.dtype = compute, shape, dtype
         self.nbytes = int(np.prod(shape)) * dtype.itemsize
 
     def load(self) -> NDArray[Any]:
         """Compute the values."""
         return self.compute()
+
+    @property
+    def tensor(self) -> onnx.TensorProto:
+        """The values as graphsurgeon exports them."""
+        return onnx.numpy_helper.from_array(self.compute())
 
 
 Values: TypeAlias = NDArray[Any] | LazyValues
@@ -81,6 +86,7 @@ def is_large(tensor: gs.Tensor) -> bool:
 
 def proto_without_data(constant: gs.Constant) -> onnx.TensorProto:
     """Return a tensor of this name, shape and type without data."""
-    stored = getattr(constant._values, "tensor", None)
-    data_type = onnx.helper.np_dtype_to_tensor_dtype(constant.dtype) if stored is None else stored.data_type
+    values = constant._values
+    read = isinstance(values, LazyValues) and not isinstance(values, ComputedValues)
+    data_type = values.tensor.data_type if read else onnx.helper.np_dtype_to_tensor_dtype(constant.dtype)
     return onnx.TensorProto(name=constant.name, dims=constant.shape, data_type=data_type)

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.ir.bodies import CAPTURED, bodies, captured, enclose
-from passes.ir.large_constants import assign, is_large, loaded, proto_without_data
+from passes.ir.large_constants import assign, is_large, proto_without_data
 
 __all__ = ["export_graph", "fill_weights", "import_graph", "node_bodies"]
 
@@ -58,7 +58,10 @@ def export_graph(graph: gs.Graph, *, exposed: bool = False, without: Collection[
     """
     hollow = graph
     if large := _large_constants(graph):  # graphsurgeon copies what it exports three times
-        hollow = graph.copy()
+        hollow, kinds = graph.copy(), graph.tensors()
+        for name, tensor in hollow.tensors().items():
+            if isinstance(tensor, gs.Variable):
+                tensor.type = kinds[name].type  # graphsurgeon's copy forgets that it is none
         for tensor in _large_constants(hollow).values():
             tensor.values = LazyValues(proto_without_data(tensor))
     model: onnx.ModelProto = gs.export_onnx(hollow, do_type_check=False)
@@ -78,12 +81,11 @@ def fill_weights(proto: onnx.GraphProto, graph: gs.Graph, names: Collection[str]
         if name not in names or name not in large or tensor.HasField("raw_data"):
             continue
         values = large[name]._values
-        stored = getattr(values, "tensor", None)
-        if stored is None:
-            tensor.raw_data = loaded(values).tobytes()
-        else:
-            tensor.CopyFrom(stored)
+        if isinstance(values, LazyValues):
+            tensor.CopyFrom(values.tensor)
             tensor.name = name
+        else:
+            tensor.raw_data = values.tobytes()
 
 
 def node_bodies(node: gs.Node) -> Iterator[onnx.GraphProto]:

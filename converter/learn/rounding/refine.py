@@ -281,7 +281,7 @@ class _Network:
             if name not in self.model.quantized or name in inside:
                 continue
             weight, bias = self.model.weight(layers[name]), self.model.bias(layers[name])
-            fixed[layers[name].weight] = torch.from_numpy(np.ascontiguousarray(layers[name].stored(weight)))
+            fixed[layers[name].weight] = torch.tensor(layers[name].stored(weight))
             if bias is not None and layers[name].bias is not None:
                 fixed[str(layers[name].bias)] = torch.from_numpy(bias.reshape(-1))
         return fixed

@@ -10,6 +10,7 @@ half a dB), is slower than float (by more than 5 %), or slower than quantize_sta
 
 import argparse
 import logging
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,7 +143,7 @@ def _misses(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{row.name} {row.recipe}: {row.speed:.2f} of float's speed"
         if row.recipe != "int8" or static is None:
             continue
-        if row.sqnr_db < static.sqnr_db - _HALF_DB:
+        if static.sqnr_db < math.inf and row.sqnr_db < static.sqnr_db - _HALF_DB:  # inf: it quantizes nothing
             yield f"{row.name} {row.recipe}: {row.sqnr_db:.1f} dB, quantize_static has {static.sqnr_db:.1f} dB"
         if row.speed < _SLOWER * static.speed:
             yield f"{row.name} {row.recipe}: {row.speed / static.speed:.2f} of quantize_static's speed"

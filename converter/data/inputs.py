@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from passes.arguments import require_type
 from passes.errors import ModelError
 
-__all__ = ["InputSpec", "input_specs", "share_batch", "static_batch"]
+__all__ = ["InputSpec", "input_specs", "runtime_dtype", "share_batch", "static_batch"]
 
 _RUNTIME_TYPES = {
     "tensor(float)": "float32",
@@ -110,9 +110,19 @@ def _proto_spec(value: onnx.ValueInfoProto) -> InputSpec:
     return InputSpec(value.name, shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), symbols)
 
 
+def runtime_dtype(name: str, kind: str) -> np.dtype[Any]:
+    """Return the type of elements that onnxruntime calls ``tensor(...)``.
+
+    Raises:
+        ModelError: It is not a tensor of numbers.
+    """
+    if kind not in _RUNTIME_TYPES:
+        raise ModelError(f"input '{name}' is of type {kind}; only tensors of numbers can be fed")
+    return np.dtype(_RUNTIME_TYPES[kind])
+
+
 def _runtime_spec(value: Any) -> InputSpec:
-    if value.type not in _RUNTIME_TYPES:
-        raise ModelError(f"input '{value.name}' is of type {value.type}; only tensors of numbers can be fed")
+    dtype = runtime_dtype(value.name, value.type)
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
     symbols = tuple(size if isinstance(size, str) else None for size in value.shape)
-    return InputSpec(value.name, shape, np.dtype(_RUNTIME_TYPES[value.type]), symbols)
+    return InputSpec(value.name, shape, dtype, symbols)

@@ -17,8 +17,8 @@ from converter.model_io.write import write_onnx
 from converter.qdq.stored_weights import Tensors
 from passes.arguments import require_type, whole
 from passes.errors import ModelError, ShapeError, UsageError
-from passes.ir.bodies import bodies, tensors_read
-from passes.ir.linear import LINEAR_OPS
+from passes.ir.bodies import bodies
+from passes.ir.linear import LINEAR_OPS, has_layers
 
 if TYPE_CHECKING:
     from converter.model_io.export import ExportResult
@@ -201,26 +201,13 @@ def require_layers(model: onnx.ModelProto) -> None:
             f"nothing to quantize: the model has no {', '.join(sorted(LINEAR_OPS))}, only {', '.join(ops)}; "
             "give the model that holds the layers"
         )
-    if LINEAR_OPS.isdisjoint(node.op_type for node in model.graph.node) and (hosts := _computed_hosts(model.graph)):
+    if not has_layers(model.graph):
         count = sum(node.op_type in LINEAR_OPS for node in nodes)
+        hosts = [f"{node.name or 'a node'} ({node.op_type})" for node in model.graph.node if bodies(node)]
         raise ModelError(
-            f"nothing to quantize: all {count} layers are inside of {', '.join(hosts)}, and bodies "
+            f"nothing to quantize: all {count} layers are inside of {', '.join(hosts)}, and the bodies of loops "
             "stay in float; export the model without control flow, for instance with a fixed number of steps"
         )
-
-
-def _computed_hosts(graph: onnx.GraphProto) -> list[str]:
-    """Return the nodes with bodies, or nothing if one is an If that may be replaced with its branch."""
-    live = {value.name for value in graph.input}
-    hosts = []
-    for node in graph.node:
-        if not live.isdisjoint(tensors_read(node)):
-            live.update(node.output)
-        if bodies(node):
-            if node.op_type == "If" and node.input[0] not in live:
-                return []
-            hosts.append(f"{node.name or 'a node'} ({node.op_type})")
-    return hosts
 
 
 @contextlib.contextmanager

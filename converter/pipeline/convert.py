@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from converter.data.preprocess import Preprocess
 from converter.evaluation.evaluate import evaluate_pair
 from converter.model_io.open import ExportOptions
+from converter.pipeline.branches import convert_branches
 from converter.pipeline.finish import write_file
 from converter.pipeline.prepare import Prepared, prepare
 from converter.pipeline.result import Result
@@ -99,7 +102,12 @@ def quantize(job: Prepared, progress: Progress) -> Result:
             if step.stage is Stage.NORMALISE:
                 job.require_same(work.graph, step.name)
 
-    quantized, layers, fidelity = write_file(work, reports, job, speed)
+    def convert_branch(model: onnx.ModelProto, calibration: Any, recipe: Recipe) -> Result:
+        settings = Settings(memory_budget=job.settings.memory_budget)
+        return quantize(prepare(model, calibration, recipe, job.target, settings=settings, progress=progress), progress)
+
+    branches = convert_branches(work, job, convert_branch)
+    quantized, layers, fidelity = write_file(work, reports, job, speed, branches)
     metrics = None
     if job.images.evaluation is not None:
         with footprint.step("evaluate"):

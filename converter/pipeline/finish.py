@@ -1,6 +1,7 @@
 """Last step of a conversion: write the file in the form that its target needs, with its provenance."""
 
 import logging
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -24,7 +25,11 @@ _TRIED = 8  # samples on which the file runs
 
 
 def write_file(
-    work: Model, reports: list[PassReport], job: Prepared, speed: Speed | None
+    work: Model,
+    reports: list[PassReport],
+    job: Prepared,
+    speed: Speed | None,
+    branches: Mapping[tuple[str, str], Sequence[LayerReport]],
 ) -> tuple[onnx.ModelProto, tuple[LayerReport, ...], Fidelity | None]:
     """Return the quantized file, the report of every layer, and the distance from float on a few samples.
 
@@ -35,7 +40,7 @@ def write_file(
     storage = job.target.storage(job.recipe.storage)
     with job.footprint.step("emit"):
         quantized = emit(work, storage) if job.recipe.keeps else emit_fused(work, storage, job.target)
-        layers = layer_reports(work, reports, storage)
+        layers = layer_reports(work, reports, storage, branches)
     require_kernels(quantized, job.target)
     fix_batch(quantized, job.target)
     keep_descriptions(quantized, job.source)

@@ -28,7 +28,6 @@ from converter.targets.catalog import find_target
 from passes.ir.bodies import inner_nodes
 from passes.ir.linear import LINEAR_OPS, refused_layers
 from passes.ir.model import Model
-from passes.ir.onnx_graph import node_bodies
 from passes.numerics.distribution import Distribution, distribution
 from passes.report import PassReport
 
@@ -155,17 +154,28 @@ def _group_row(weights: int, activations: int, members: Sequence[LayerReport]) -
     return (*bits, str(len(members)), decibels(lowest), name)
 
 
-def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage) -> tuple[LayerReport, ...]:
+def layer_reports(
+    model: Model,
+    reports: Sequence[PassReport],
+    storage: Storage,
+    branches: Mapping[tuple[str, str], Sequence[LayerReport]],
+) -> tuple[LayerReport, ...]:
     """Return reports of every linear layer, and of every node of such an operator that cannot be used as one.
 
-    A layer in a body of an If, Loop, Scan or SequenceMap counts too. It stays in float.
+    A layer in a body of an If, Loop, Scan or SequenceMap counts too.
+
+    Args:
+        model: The model.
+        reports: Reports of the passes.
+        storage: Storage form of the weights.
+        branches: Reports of the layers in converted branches. See `converter.pipeline.branches`.
     """
     changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
     result = []
     refused = refused_layers(model.graph)
     layers = model.layers()
     for node in model.graph.nodes:
-        result += _inner_reports(node)
+        result += _inner_reports(node, branches)
         if node.name in refused:
             result.append(LayerReport(node.name, node.op, (), 32, 32, "", 32, None, None, "", refused[node.name]))
         if node.name not in layers:
@@ -198,12 +208,22 @@ def layer_reports(model: Model, reports: Sequence[PassReport], storage: Storage)
     return tuple(result)
 
 
-def _inner_reports(node: gs.Node) -> list[LayerReport]:
+def _inner_reports(node: gs.Node, branches: Mapping[tuple[str, str], Sequence[LayerReport]]) -> list[LayerReport]:
     """Return reports of the layers inside of a node."""
+    found: list[LayerReport] = []
+    for attribute, value in node.attrs.items():
+        if (node.name, attribute) in branches:
+            found += branches[node.name, attribute]
+        elif isinstance(value, onnx.GraphProto):
+            found += _float_reports(node, value)
+    return found
+
+
+def _float_reports(node: gs.Node, body: onnx.GraphProto) -> list[LayerReport]:
     found = []
-    for inner, body in inner_nodes(node_bodies(node)):
+    for inner, around in inner_nodes([body]):
         if inner.op_type in LINEAR_OPS:
-            shapes = {tensor.name: tuple(tensor.dims) for tensor in body.initializer}
+            shapes = {tensor.name: tuple(tensor.dims) for tensor in around.initializer}
             shape = next((shapes[name] for name in inner.input if name in shapes), ())
             name, reason = inner.name or inner.output[0], f"inside the {node.op} {node.name}"
             found.append(LayerReport(name, inner.op_type, shape, 32, 32, "", 32, None, None, "", reason))

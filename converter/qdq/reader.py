@@ -248,9 +248,16 @@ class _Reader:
             raise ModelError(f"the output {node.output[0]} holds codes; end the model with DequantizeLinear")
 
     def check_readers(self) -> None:
-        """Find tensors that some nodes read quantized, and other nodes or the graph's outputs in float."""
+        """Find tensors that some nodes read quantized, and other nodes or the graph's outputs in float.
+
+        A node with bodies reads what they read, in float, whatever they do with it.
+        """
+        operators: dict[str, list[str]] = {}
+        for node in self.graph.node:
+            for name in dict.fromkeys(node.input):
+                operators.setdefault(name, []).append(node.op_type)
         for name in self.ranges:
-            readers = [node.op_type for node in self.readers.get(name, ())]
+            readers = operators.get(name, [])
             floats = sum(op not in {"QuantizeLinear", "Shape", "Size"} for op in readers)
             if "QuantizeLinear" in readers and (floats or name in self.outputs):
                 self.float_readers[name] = floats

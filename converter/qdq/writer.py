@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from converter.model_io.protobuf import all_tensors, graphs
 from converter.qdq.activations import Activations, absorbed_clamps, free_products, scalar_constants
 from converter.qdq.biases import added_biases
 from converter.qdq.float_clamps import clamps_of_floats, max_and_min
@@ -55,10 +56,10 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
     fill_weights(proto.graph, model.graph, replaced)  # those that another node reads
     enclose(proto.graph)
     two_bits = {TensorProto.INT2, TensorProto.UINT2}
-    needs_int2 = any(tensor.data_type in two_bits for tensor in proto.graph.initializer)
+    needs_int2 = any(tensor.data_type in two_bits for tensor in all_tensors(proto.graph))
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     opsets[""] = max(opsets.get("", 0), _INT2_OPSET if needs_int2 else _OPSET)
-    if any(node.domain == "com.microsoft" for node in proto.graph.node):
+    if any(node.domain == "com.microsoft" for graph in graphs(proto.graph) for node in graph.node):
         opsets["com.microsoft"] = 1
     set_opsets(proto, opsets)
     proto.producer_name, proto.producer_version = "convert-onnx", version("convert-onnx")

@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 
 from passes.base import GraphPass
 from passes.ir.model import Model
+from passes.ir.onnx_graph import choices_with_layers
 from passes.ir.selectors import matches, select
 from passes.report import Change, PassReport
 from passes.statistics import Stats
@@ -18,7 +19,8 @@ class Exclude(GraphPass):
     """Leave layers in float.
 
     Attributes:
-        layers: Names of the layers, or other selectors of `passes.ir.selectors`.
+        layers: Names of the layers, or other selectors of `passes.ir.selectors`. An If counts as a layer: its branches
+            stay in float.
     """
 
     name: ClassVar[str] = "exclude"
@@ -31,12 +33,14 @@ class Exclude(GraphPass):
         Raises:
             UnknownLayerError: A selector matches no layer. The message has the nearest names.
         """
-        known = model.layers()
+        layers = model.layers()
+        known = [*layers, *(str(node.name) for node in choices_with_layers(model.graph))]
         selected = select(self.layers, model.graph, known, self.name)
         names = [name for chosen in selected.values() for name in chosen]
-        model.float_reasons |= dict.fromkeys(names, "excluded by the recipe")
-        changed = dict.fromkeys(names, Change("left in float"))
-        skipped = {name: "not excluded" for name in known if name not in changed}
+        model.float_branches.update(name for name in names if name not in layers)
+        changed = {name: Change("left in float") for name in names if name in layers}
+        model.float_reasons |= dict.fromkeys(changed, "excluded by the recipe")
+        skipped = {name: "not excluded" for name in layers if name not in changed}
         return PassReport(self.name, changed, skipped, notes=matches(selected))
 
     def with_bits(self, bits: Mapping[str, int], exclude: Collection[str]) -> Self:

@@ -1,17 +1,27 @@
-"""Bodies: the graphs inside of an If, Loop, Scan or SequenceMap node. They stay as they are, in float.
+"""Bodies: the graphs inside of an If, Loop, Scan or SequenceMap node. No pass looks into them.
 
 A body may read tensors of the graph around it. The file does not list them among the node's inputs. While a graph is
 rewritten, they are: `expose` appends them to the inputs, so that every pass sees that the node reads them, and may
 rename them. `enclose` takes them away again, and renames them inside of the bodies.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 import onnx
 
 from passes.ir.fresh_name import fresh_name
 
-__all__ = ["CAPTURED", "bodies", "captured", "enclose", "expose", "inner_nodes", "names_inside", "tensors_read"]
+__all__ = [
+    "CAPTURED",
+    "bodies",
+    "captured",
+    "enclose",
+    "expose",
+    "inner_nodes",
+    "make_way",
+    "names_inside",
+    "tensors_read",
+]
 
 CAPTURED = "captured"
 """Attribute of an exposed node: the tensors that its bodies read from outside, under their names inside."""
@@ -87,8 +97,29 @@ def _rename(body: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
     names = {before: now for before, now in renamed.items() if before not in own}
     taken = names_inside([body]) | set(names.values())
     names |= {name: fresh_name(name, taken) for name in sorted(own & set(names.values()))}
-    if not names:
-        return
+    if names:
+        _apply(body, names)
+
+
+def make_way(body: onnx.GraphProto, taken: Set[str]) -> None:
+    """Give a body's own tensors, and those of the bodies inside, names that the graphs around them do not have.
+
+    Args:
+        body: The body. It is changed in place.
+        taken: Names around it.
+    """
+    own = _own_names(body)
+    avoided = names_inside([body]) | taken
+    names = {name: fresh_name(name, avoided) for name in sorted(own & taken)}
+    if names:
+        _apply(body, names)
+    for node in body.node:
+        for inner in bodies(node):
+            make_way(inner, taken | _own_names(body))
+
+
+def _apply(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename tensors in a body and in the bodies inside."""
     for value in [*body.input, *body.output, *body.initializer, *body.value_info]:
         value.name = names.get(value.name, value.name)
     for sparse in body.sparse_initializer:

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from passes.errors import QuantizationError
+from passes.ir.bodies import bodies
 from passes.numerics.grid import Floats
 
-__all__ = ["LINEAR_OPS", "Linear", "find_linear", "linear_layers", "refused_layers", "why_not_linear"]
+__all__ = ["LINEAR_OPS", "Linear", "find_linear", "has_layers", "linear_layers", "refused_layers", "why_not_linear"]
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Seed = int | tuple[int, ...]
@@ -268,6 +270,14 @@ def why_not_linear(node: gs.Node) -> str | None:
     if node.op == "ConvTranspose" and node.attrs.get("output_shape"):
         return "output_shape is set instead of pads"
     return None
+
+
+def has_layers(graph: onnx.GraphProto) -> bool:
+    """Whether a graph has a node of an operator in `LINEAR_OPS`, outside of loops. Branches of an If count."""
+    return any(
+        node.op_type in LINEAR_OPS or (node.op_type == "If" and any(has_layers(branch) for branch in bodies(node)))
+        for node in graph.node
+    )
 
 
 def find_linear(node: gs.Node) -> Linear:

@@ -61,6 +61,7 @@ class Model:
         quantized: Quantized weights, by layer name.
         activation_qparams: Grid (scale and zero point) of every activation that will be quantized, by tensor name.
         float_reasons: Why a layer stays in float, by layer name.
+        float_branches: Names of If nodes whose branches stay in float.
         float_activations: Why a layer with a quantized weight reads float activations, by layer name.
         float_weights: Weight and bias of a layer before it was quantized, by layer name.
         existing_qparams: Quantization parameters of the file from which the model was read.
@@ -71,6 +72,7 @@ class Model:
     quantized: dict[str, Quantized] = field(default_factory=dict)
     activation_qparams: dict[str, ActivationGrid] = field(default_factory=dict)
     float_reasons: dict[str, str] = field(default_factory=dict)
+    float_branches: set[str] = field(default_factory=set)
     float_activations: dict[str, str] = field(default_factory=dict)
     float_weights: dict[str, FloatWeight] = field(default_factory=dict)
     existing_qparams: ExistingQparams = field(default_factory=ExistingQparams)

@@ -15,8 +15,9 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.ir.bodies import CAPTURED, bodies, captured, enclose
 from passes.ir.large_constants import assign, is_large, proto_without_data
+from passes.ir.linear import has_layers
 
-__all__ = ["export_graph", "fill_weights", "import_graph", "node_bodies"]
+__all__ = ["choices_with_layers", "export_graph", "fill_weights", "import_graph", "node_bodies"]
 
 
 def import_graph(model: onnx.ModelProto) -> gs.Graph:
@@ -91,6 +92,12 @@ def fill_weights(proto: onnx.GraphProto, graph: gs.Graph, names: Collection[str]
 def node_bodies(node: gs.Node) -> Iterator[onnx.GraphProto]:
     """Yield the bodies of a node of an imported graph."""
     yield from (value for value in node.attrs.values() if isinstance(value, onnx.GraphProto))
+
+
+def choices_with_layers(graph: gs.Graph) -> list[gs.Node]:
+    """Return the If nodes of an imported graph that have layers inside, but not in a loop."""
+    choices = [node for node in graph.nodes if node.op == "If"]
+    return [node for node in choices if any(has_layers(branch) for branch in node_bodies(node))]
 
 
 def _outer_tensors(graph: gs.Graph, proto: onnx.GraphProto) -> dict[str, gs.Tensor]:

@@ -12,6 +12,7 @@
 A name that a layer has is always that layer, whatever it looks like.
 """
 
+import contextlib
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ import onnx_graphsurgeon as gs
 from passes.errors import UnknownLayerError
 from passes.ir.layer_names import require_known
 
-__all__ = ["by_layer", "matches", "select"]
+__all__ = ["by_layer", "matches", "matching", "select"]
 
 _SPAN = re.compile(r"from:(?P<first>.+)\.\.to:(?P<last>.+)", re.DOTALL)
 _PREFIXES = ("re:", "op:", "after:", "from:")
@@ -68,6 +69,16 @@ def matches(selected: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         for selector, names in selected.items()
         if names != (selector,)
     )
+
+
+def matching(selectors: Iterable[str], graph: gs.Graph, layers: Iterable[str]) -> list[str]:
+    """Return the selectors that match a layer."""
+    known, found = list(layers), []
+    for selector in selectors:
+        with contextlib.suppress(UnknownLayerError):
+            _selected(selector, graph, known, "")
+            found.append(selector)
+    return found
 
 
 _LISTED = 8  # most layers in a line

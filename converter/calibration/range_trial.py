@@ -105,10 +105,10 @@ def _error(exact: Model, model: Model, judge: Dataset) -> float:
         model: The model with ranges. It gets 8-bit codes.
         judge: Samples to run.
     """
+    session = open_session(float_model(exact.graph))  # first, as no codes take memory yet
     solve_layers(model, Rtn(bits=8, scale="absmax"), None, no_progress)
     quantized = open_session(emit(model, "int8"))
     model.quantized.clear()
-    session = open_session(float_model(exact.graph))
     names = [output.name for output in session.get_outputs()]
     noise, signal = np.zeros(len(names)), np.zeros(len(names))
     for batch, _ in zip(judge.batches(1), range(_SAMPLES), strict=False):

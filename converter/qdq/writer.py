@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from converter.model_io.protobuf import all_tensors, graphs
 from converter.qdq.activations import Activations, absorbed_clamps, free_products, scalar_constants
 from converter.qdq.biases import added_biases
 from converter.qdq.float_clamps import clamps_of_floats, max_and_min
@@ -23,6 +22,7 @@ from converter.qdq.floats import float_model, set_opsets
 from converter.qdq.fragment import Fragment, Names
 from converter.qdq.int32_biases import int32_bias, shared_bias
 from converter.qdq.matmul_nbits import matmul_nbits
+from converter.qdq.stored_weights import Tensors
 from converter.qdq.weights import Storage, dequantized_bits, dequantized_weight, file_bits, rescaled_weight
 from passes.errors import TargetError
 from passes.ir.bodies import enclose
@@ -56,10 +56,11 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
     fill_weights(proto.graph, model.graph, replaced)  # those that another node reads
     enclose(proto.graph)
     two_bits = {TensorProto.INT2, TensorProto.UINT2}
-    needs_int2 = any(tensor.data_type in two_bits for tensor in all_tensors(proto.graph))
+    written = Tensors.of(proto.graph)
+    needs_int2 = any(tensor.data_type in two_bits for tensor in written.constants.values())
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     opsets[""] = max(opsets.get("", 0), _INT2_OPSET if needs_int2 else _OPSET)
-    if any(node.domain == "com.microsoft" for graph in graphs(proto.graph) for node in graph.node):
+    if any(node.domain == "com.microsoft" for node in written.nodes):
         opsets["com.microsoft"] = 1
     set_opsets(proto, opsets)
     proto.producer_name, proto.producer_version = "convert-onnx", version("convert-onnx")

@@ -17,7 +17,8 @@ from converter.data.dataset import Dataset
 from converter.qdq.floats import float_model
 from converter.qdq.writer import emit
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
-from converter.runtime.session import Progress, no_progress, open_session
+from converter.runtime.runner import Runner
+from converter.runtime.session import Progress, no_progress
 from passes.activations.activation_ranges import ActivationRanges
 from passes.errors import ModelError
 from passes.ir.model import Model
@@ -105,14 +106,14 @@ def _error(exact: Model, model: Model, judge: Dataset) -> float:
         model: The model with ranges. It gets 8-bit codes.
         judge: Samples to run.
     """
-    session = open_session(float_model(exact.graph))  # first, as no codes take memory yet
+    reference = Runner(float_model(exact.graph), "the float model")  # first, as no codes take memory yet
     solve_layers(model, Rtn(bits=8, scale="absmax"), None, no_progress)
-    quantized = open_session(emit(model, "int8"))
+    quantized = Runner(emit(model, "int8"), "the model with ranges", outputs=reference.outputs)
     model.quantized.clear()
-    names = [output.name for output in session.get_outputs()]
+    names = reference.outputs
     noise, signal = np.zeros(len(names)), np.zeros(len(names))
     for batch, _ in zip(judge.batches(1), range(_SAMPLES), strict=False):
-        pairs = zip(session.run(names, batch.feeds), quantized.run(names, batch.feeds), strict=True)
+        pairs = zip(reference.execute(batch.feeds), quantized.execute(batch.feeds), strict=True)
         for place, (wanted, found) in enumerate(pairs):
             if getattr(wanted, "dtype", np.dtype(object)).kind != "f":
                 continue

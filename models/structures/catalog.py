@@ -59,6 +59,20 @@ STRUCTURES: Mapping[str, Structure] = MappingProxyType(
         "Resize to sizes with axes": Structure(
             between(n("Resize", ["h", "", "", "s"], ["m"], mode="linear", axes=[2, 3]), opset=19, s=ints(20, 17)), image
         ),
+        **{
+            f"Resize {policy}": Structure(
+                between(
+                    n("Resize", ["h", "", "", "s"], ["m"], axes=[2, 3], mode="linear", keep_aspect_ratio_policy=policy),
+                    opset=18,
+                    s=ints(17, 23),
+                ),
+                image,
+            )
+            for policy in ("not_larger", "not_smaller")
+        },
+        "CenterCropPad with axes": Structure(
+            between(n("CenterCropPad", ["h", "s"], ["m"], axes=[3, -2]), opset=18, s=ints(15, 9)), image
+        ),
         "Resize antialiased": Structure(
             between(n("Resize", ["h", "", "s"], ["m"], mode="linear", antialias=1), opset=18, s=floats(1, 1, 0.6, 0.6)),
             image,

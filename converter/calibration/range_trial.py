@@ -28,7 +28,7 @@ from passes.weights.rtn import Rtn
 
 __all__ = ["choose_ranges"]
 
-_FIT, _SAMPLES = 64, 16  # samples that give ranges, and samples that judge them, at most
+_FIT, _SAMPLES = 64, 32  # samples that give ranges, and samples that judge them, at most
 _WORTH_DB = 0.3  # a smaller difference is chance
 
 

@@ -1,5 +1,6 @@
 """Names, shapes and dtypes of a model's inputs, from a ModelProto or an onnxruntime session."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,9 @@ _RUNTIME_TYPES = {
     "tensor(bool)": "bool",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+
+
+_MOST_BYTES = 2**36
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,11 @@ def _proto_spec(value: onnx.ValueInfoProto) -> InputSpec:
         raise ModelError(f"input '{value.name}' has no shape; export the model with the shapes of its inputs")
     shape = tuple(size.dim_value if size.dim_value > 0 else None for size in tensor.shape.dim)
     symbols = tuple(size.dim_param or None for size in tensor.shape.dim)
-    return InputSpec(value.name, shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), symbols)
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except KeyError as error:
+        raise ModelError(f"input '{value.name}' is of type {tensor.elem_type}, which ONNX does not have") from error
+    return _possible(InputSpec(value.name, shape, dtype, symbols))
 
 
 def runtime_dtype(name: str, kind: str) -> np.dtype[Any]:
@@ -125,4 +133,12 @@ def _runtime_spec(value: Any) -> InputSpec:
     dtype = runtime_dtype(value.name, value.type)
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
     symbols = tuple(size if isinstance(size, str) else None for size in value.shape)
-    return InputSpec(value.name, shape, dtype, symbols)
+    return _possible(InputSpec(value.name, shape, dtype, symbols))
+
+
+def _possible(spec: InputSpec) -> InputSpec:
+    """Refuse an input that no machine can hold."""
+    size = math.prod(size or 1 for size in spec.shape) * spec.dtype.itemsize
+    if size > _MOST_BYTES:
+        raise ModelError(f"input {spec} takes {size:,} bytes; correct the sizes that the model declares")
+    return spec

@@ -18,6 +18,7 @@ from converter.display.numbers import NOTHING, size
 from converter.display.overview import Glance, Overview
 from converter.inspection.float_islands import Island, find_islands
 from converter.model_io.load import model_bytes, read_whole_onnx
+from converter.model_io.malformed import refusing_malformed
 from converter.model_io.open import ExportOptions, model_files
 from converter.qdq.stored_weights import (
     StoredWeight,
@@ -137,7 +138,8 @@ def inspect(
         ModelError: The file does not exist, is not an ONNX file, is truncated, or lacks its external data.
         ConvertError: Any other error that a user can correct.
     """
-    with log_step("inspect"), model_files([model], export, None if name is None else [name]) as (file,):
+    files = model_files([model], export, None if name is None else [name])
+    with log_step("inspect"), files as (file,), refusing_malformed(file.name):
         return _inspected(file.path, file.name)
 
 

@@ -61,6 +61,8 @@ def _is_shaped(value: onnx.ValueInfoProto) -> bool:
 
 def _check_bytes(tensor: TensorProto) -> None:
     """Require as many bytes as the dimensions say. Tensors that do not store bytes are checked by their reader."""
+    if tensor.HasField("segment"):
+        raise ValueError(f"{tensor.name} is a segment of a tensor, which onnx cannot read")
     if not tensor.raw_data or tensor.data_type == TensorProto.STRING:
         return
     expected = -(-math.prod(tensor.dims) * stored_bits(tensor.data_type) // 8)

@@ -13,8 +13,10 @@ from onnx import TensorProto
 
 from converter.model_io.check import check_model
 from converter.model_io.declared_shapes import correct_shapes
+from converter.model_io.external_data import data_locations, load_external_data
 from converter.model_io.functions import with_inlined_functions
 from converter.model_io.half_precision import widen_halves
+from converter.model_io.malformed import refusing_malformed
 from converter.model_io.operator_libraries import libraries
 from converter.model_io.protobuf import all_tensors, graphs
 from converter.model_io.repair import repair, sort_nodes
@@ -71,9 +73,10 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """
     path = Path(path)
     model = read_onnx(path)
-    _refuse_empty_or_integer(str(path), model)
-    _load_external_data(path, model)
-    return _prepared(str(path), model)
+    with refusing_malformed(str(path)):
+        _refuse_empty_or_integer(str(path), model)
+        load_external_data(path, model)
+        return _prepared(str(path), model)
 
 
 def load_proto(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
@@ -86,6 +89,11 @@ def load_proto(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
     Raises:
         ModelError: As for `load_onnx`, or the weights are in files outside of the model.
     """
+    with refusing_malformed(name):
+        return _loaded(model, name)
+
+
+def _loaded(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     outside = [tensor for tensor in all_tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL]
     if outside:
         raise ModelError(
@@ -131,8 +139,9 @@ def read_whole_onnx(path: Path) -> onnx.ModelProto:
         ModelError: As for `read_onnx`, or its external data are missing or truncated.
     """
     model = read_onnx(path)
-    _load_external_data(path, model)
-    sort_nodes(model.graph)
+    with refusing_malformed(str(path)):
+        load_external_data(path, model)
+        sort_nodes(model.graph)
     return model
 
 
@@ -204,30 +213,6 @@ def _refuse_empty_or_integer(name: str, model: onnx.ModelProto) -> None:
         )
 
 
-def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
-    folder = path.parent
-    for tensor in all_tensors(model.graph):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        data = folder / entries.get("location", "")
-        if not data.is_file():
-            raise ModelError(
-                f"{path}: the external data of {tensor.name} are missing: "
-                f"no file {entries.get('location')!r} beside it; put the data file into the model's folder"
-            )
-        end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
-        if end > data.stat().st_size:
-            raise ModelError(
-                f"{data} is truncated: {tensor.name} ends at byte {end:,} of {data.stat().st_size:,}; "
-                "export or download it again"
-            )
-    try:
-        onnx.load_external_data_for_model(model, str(folder))
-    except Exception as error:  # the helper raises ValidationError, ValueError or OSError, all about these data
-        raise ModelError(f"{path}: the external data cannot be read: {first_line(error)}") from error
-
-
 def _require_shaped_inputs(name: str, graph: onnx.GraphProto) -> None:
     if not graph.input:
         raise ModelError(f"{name}: no inputs at all; give a model that computes from data")
@@ -263,15 +248,5 @@ def model_bytes(path: Path) -> int:
         ModelError: As for `read_onnx`, or an external data file is missing.
     """
     model = read_onnx(path)
-    locations = {
-        entry.value
-        for tensor in all_tensors(model.graph)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    for location in sorted(locations):
-        if not (path.parent / location).is_file():
-            raise ModelError(f"{path}: its external data file {location!r} is missing; put it beside the model")
-    files = [path, *(path.parent / location for location in locations)]
+    files = [path, *data_locations(path, model)]
     return sum(file.stat().st_size for file in files)

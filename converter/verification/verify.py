@@ -17,6 +17,7 @@ from converter.data.preprocess import Preprocess
 from converter.display.numbers import NOTHING, decibels, percent
 from converter.display.overview import Glance, Overview
 from converter.model_io.load import read_onnx
+from converter.model_io.malformed import refusing_malformed
 from converter.model_io.open import ModelFile, model_files
 from converter.runtime.runner import Runner
 from converter.runtime.steps import log_step
@@ -170,7 +171,8 @@ def _verified(
     min_agreement: float,
 ) -> Verification:
     model, target = file.path, chosen.name
-    broken_rules = violations(model, chosen)
+    with refusing_malformed(file.name):
+        broken_rules = violations(model, chosen)
     environment = find_environment(chosen, runtime)
     if isinstance(environment, str):
         failures = tuple(f"{each.fact}: {each.what}" for each in broken_rules)

@@ -1,0 +1,46 @@
+"""Broken models against every command: a sample of what `python -m benchmarks.fuzz` does."""
+
+import pytest
+
+from benchmarks.fuzz.__main__ import Case, Outcome, main, run
+from benchmarks.fuzz.mutations import mutated
+from tests.support.graphs import array, build, node
+
+MODEL = build([node("Conv", ["x", "w"], ["y"], name="layer")], {"w": array(4, 3, 3, 3)}, ("n", 3, 8, 8))
+
+
+def test_a_seed_always_gives_the_same_file() -> None:
+    assert [mutated(MODEL, seed) for seed in range(50)] == [mutated(MODEL, seed) for seed in range(50)]
+
+
+def test_most_files_differ_from_the_model() -> None:
+    whole = MODEL.SerializeToString()
+    assert sum(mutated(MODEL, seed) == whole for seed in range(200)) < 40
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fault"),
+    [
+        (Outcome(0, "", 1.0, left=False), ""),
+        (Outcome(1, "Error: x.onnx is empty", 1.0, left=False), ""),
+        (Outcome(-11, "", 1.0, left=False), "exit code -11"),
+        (Outcome(1, "Error: unexpected KeyError: 3; this is a bug", 1.0, left=False), "says 'this is a bug'"),
+        (Outcome(1, "Traceback (most recent call last)", 1.0, left=False), "says 'Traceback'"),
+        (Outcome(-9, "", 60.0, left=False), "hangs"),
+        (Outcome(1, "Error: no", 1.0, left=True), "writes a file and fails"),
+    ],
+)
+def test_faults(outcome: Outcome, fault: str) -> None:
+    assert outcome.fault == fault
+
+
+def test_one_case_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "0"]) == 0
+    assert Case(0).command in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(0, 400, 40))
+def test_broken_models_are_refused_in_a_line(start: int) -> None:
+    faults = {seed: run(Case(seed)).fault for seed in range(start, start + 40)}
+    assert {seed: fault for seed, fault in faults.items() if fault} == {}

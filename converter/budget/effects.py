@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from converter.budget.cache import Cache
 from converter.calibration.activation_cache import ActivationCache
-from converter.calibration.sequential import SequentialCalibration, block_of, corrected_biases, min_scale_for_bias
+from converter.calibration.min_scale import min_scale_of
+from converter.calibration.sequential import SequentialCalibration, block_of, corrected_biases
 from converter.data.dataset import Dataset
 from converter.pipeline.images import Images
 from converter.pipeline.run_pass import PassContext, run_pass
@@ -200,7 +201,7 @@ def _effect(
         quantized ``[c]``, nan if not measured.
     """
     weight, bias, stored = model.weight(layer), model.bias(layer), model.float_weight(layer).stored
-    min_scale = min_scale_for_bias(model, layer, bias)
+    min_scale = min_scale_of(model, layer, bias)
     every = model.layers()
     members = [every[name] for name in ties.get(layer.name, (layer.name,))]
     biases = [model.bias(member) for member in members]

@@ -12,6 +12,7 @@ from functools import reduce
 import numpy as np
 
 from converter.calibration.activation_cache import ActivationCache
+from converter.calibration.min_scale import min_scale_of
 from converter.calibration.paired_run import FLOAT, QUANTIZED, PairedRun
 from converter.calibration.segments import cut
 from converter.calibration.statistics import check_finite, positions_per_image
@@ -30,16 +31,12 @@ from passes.numerics.two_level import MOST_BITS, equal_block
 from passes.report import Change, PassReport
 
 __all__ = [
-    "BIAS_HEADROOM",
     "SequentialCalibration",
     "corrected_biases",
-    "min_scale_for_bias",
     "solve_layer",
     "solve_layers",
 ]
 
-BIAS_HEADROOM = 2.0**29  # int32 biases use at most a quarter of their range, so that a later correction fits too
-_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 _RAISES = 4  # tries: a larger scale changes the corrected bias again, by less each time
 
 
@@ -227,24 +224,10 @@ def corrected_biases(
 
 
 def _min_scale(model: Model, members: Sequence[Linear], biases: Sequence[Floats | None]) -> Floats | None:
-    """`min_scale_for_bias` of all layers that share a weight."""
-    needed = [min_scale_for_bias(model, member, bias) for member, bias in zip(members, biases, strict=True)]
+    """`min_scale_of` of all layers that share a weight."""
+    needed = [min_scale_of(model, member, bias) for member, bias in zip(members, biases, strict=True)]
     scales = [scale for scale in needed if scale is not None]
     return reduce(np.maximum, scales) if scales else None
-
-
-def min_scale_for_bias(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
-    """The smallest weight scales ``[g, o]`` at which an int32 bias keeps its headroom. None if the bias is a float.
-
-    The bias's scale is the product of the weight's and the activation's scale. float32 must be able to hold that
-    product, so there is a smallest weight scale without a bias too.
-    """
-    if model.rules.bias != "int32" or not model.reads_integers(layer):
-        return None
-    groups, outputs, _ = layer.matrix_shape
-    size = np.zeros((groups, outputs)) if bias is None else np.abs(bias.astype(np.float64))
-    min_scale = np.maximum(size / BIAS_HEADROOM, _SMALLEST_SCALE) / float(model.activation_qparams[layer.input].scale)
-    return np.asarray(min_scale, np.float32)
 
 
 def block_of(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | None, str]:

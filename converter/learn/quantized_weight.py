@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from converter.calibration.sequential import BIAS_HEADROOM
+from converter.calibration.min_scale import BIAS_HEADROOM
 from passes.errors import QuantizationError
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized

@@ -189,6 +189,8 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is not an ONNX file: it holds no graph; give the exported .onnx file")
     if not model.HasField("graph"):
         raise ModelError(f"{path} is truncated or damaged: it holds no graph; export or download it again")
+    if model.graph.node and not model.graph.output:
+        raise ModelError(f"{path} has no outputs; export it again")
     if not model.opset_import:  # the field after the graph
         raise ModelError(f"{path} is truncated or damaged: it names no opset; export or download it again")
     return model

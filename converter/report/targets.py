@@ -22,6 +22,7 @@ _UNSET = {
     "opset": "the newest of its onnxruntime",
     "provider": "none: only its rules are checked",
     "times": "not measured",
+    "pair_sum": "not limited",
 }
 
 

@@ -41,6 +41,8 @@ class Rules:
         weight_types: 8-bit types in which an integer layer may read its weight. Files are written with int8.
         weight_zero_points: Whether weights of integer layers may have zero points other than 0.
         channel_axes: Axis of the per-channel scales in an integer layer's stored weight, by operator.
+        pair_sum: Largest sum of two neighbouring weight codes of one sign, where kernels add two products in 16 bits.
+            None: kernels add in 32 bits.
         channels_last: Whether a MaxPool on integers is fast next to convolutions only, which have channels last.
         times: Times of the kernels. Layers that run faster in float then keep float activations. None: not measured.
     """
@@ -64,6 +66,7 @@ class Rules:
     weight_types: frozenset[str] = frozenset({"int8"})
     weight_zero_points: bool = False
     channel_axes: Mapping[str, int] = field(default_factory=lambda: _CHANNEL_AXES)
+    pair_sum: int | None = None
     channels_last: bool = False
     times: KernelTimes | None = None
 

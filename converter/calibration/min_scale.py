@@ -1,0 +1,59 @@
+"""Smallest scales of the weights of layers that run on integers."""
+
+import math
+from functools import reduce
+
+import numpy as np
+
+from passes.ir.linear import Linear
+from passes.ir.model import Model
+from passes.numerics.grid import Floats
+
+__all__ = ["BIAS_HEADROOM", "min_scale_for_bias", "min_scale_of"]
+
+BIAS_HEADROOM = 2.0**29  # int32 biases use at most a quarter of their range, so that a later correction fits too
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+
+
+def min_scale_of(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
+    """The smallest weight scales ``[g, o]`` of a layer on integers. None if any scale will do.
+
+    - An int32 bias keeps its headroom: see `min_scale_for_bias`.
+    - Sums of two neighbouring codes stay within `Rules.pair_sum`.
+    """
+    scales = [min_scale_for_bias(model, layer, bias), _min_scale_for_pairs(model, layer)]
+    needed = [scale for scale in scales if scale is not None]
+    return reduce(np.maximum, needed) if needed else None
+
+
+def _min_scale_for_pairs(model: Model, layer: Linear) -> Floats | None:
+    """The kernel reads the inputs of a convolution with channels last, and adds the first two, the next two and so on.
+
+    A product is at most 255 times the code. Two codes of different signs cancel, so only sums count. A depthwise
+    convolution multiplies one by one.
+    """
+    if model.rules.pair_sum is None or not model.reads_integers(layer):
+        return None
+    if layer.matrix_shape[2] == math.prod(layer.kernel):
+        return None
+    weight = model.weight(layer)
+    groups, outputs, k = weight.shape
+    taps = math.prod(layer.kernel)
+    rows = weight.reshape(groups, outputs, k // taps, taps).swapaxes(2, 3).reshape(groups, outputs, k)
+    even = np.pad(rows, ((0, 0), (0, 0), (0, k % 2)))
+    largest = np.abs(even[:, :, ::2] + even[:, :, 1::2]).max(axis=2)
+    return np.asarray(largest / model.rules.pair_sum, np.float32)
+
+
+def min_scale_for_bias(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:
+    """The smallest weight scales ``[g, o]`` at which an int32 bias keeps its headroom. None if the bias is a float.
+
+    The bias's scale is the product of the weight's and the activation's scale. float32 must be able to hold that
+    product, so there is a smallest weight scale without a bias too.
+    """
+    if model.rules.bias != "int32" or not model.reads_integers(layer):
+        return None
+    groups, outputs, _ = layer.matrix_shape
+    size = np.zeros((groups, outputs)) if bias is None else np.abs(bias.astype(np.float64))
+    min_scale = np.maximum(size / BIAS_HEADROOM, _SMALLEST_SCALE) / float(model.activation_qparams[layer.input].scale)
+    return np.asarray(min_scale, np.float32)

@@ -1,0 +1,82 @@
+"""Where the facts about targets come from: pages, files of source code, and the commands that measured them."""
+
+from types import MappingProxyType
+
+__all__ = [
+    "ADDS",
+    "CAST_INT2",
+    "CAST_INT4",
+    "COMPATIBILITY",
+    "CONFORMANCE",
+    "CONTRIB",
+    "CPU_KERNELS",
+    "CUDA",
+    "DOCS",
+    "FOLDED",
+    "GITHUB",
+    "INSPECTED",
+    "LINEAR_AXES",
+    "MEASURED",
+    "MLAS",
+    "NNAPI",
+    "ONNX",
+    "ORT",
+    "OURS",
+    "PROCESSORS",
+    "PROCESSOR_SOURCES",
+    "QNN",
+    "QUANTIZATION",
+    "SIGNED",
+    "TENSORRT",
+    "TENSORRT_OPERATORS",
+    "TENSORRT_QDQ",
+    "TENSORRT_TYPES",
+    "TIMED",
+    "UNTIMED",
+    "VERIFIED",
+    "XNNPACK",
+]
+
+CONFORMANCE = "measured: make conformance"
+MEASURED = "measured: python -m benchmarks.targets measure"
+INSPECTED = "measured: convert-onnx inspect"
+VERIFIED = "measured: convert-onnx verify"
+OURS = "ours: a choice, not a limit of the target"
+
+GITHUB = "https://github.com/microsoft/onnxruntime/"
+ORT = f"{GITHUB}blob/main/onnxruntime/core/"
+DOCS = "https://onnxruntime.ai/docs/"
+CPU_KERNELS = f"{ORT}optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
+MLAS = f"{ORT}mlas/lib/platform.cpp"
+CONTRIB = f"{GITHUB}blob/main/docs/ContribOperators.md"
+QUANTIZATION = f"{DOCS}performance/model-optimizations/quantization.html"
+COMPATIBILITY = f"{DOCS}reference/compatibility.html"
+CAST_INT4 = f"{GITHUB}pull/24973"
+CAST_INT2 = f"{GITHUB}pull/27022"
+FOLDED = (
+    "onnxruntime folds constants before nodes go to providers: "
+    f"{DOCS}performance/model-optimizations/graph-optimizations.html"
+)
+ONNX = "https://onnx.ai/onnx/operators/"
+LINEAR_AXES = f"outputs of the layer: {ONNX}onnx__QLinearConv.html, {ONNX}onnx__QLinearMatMul.html, {CONTRIB}"
+QNN = f"{DOCS}execution-providers/QNN-ExecutionProvider.html"
+NNAPI = f"{ORT}providers/nnapi/nnapi_builtin/builders/"
+XNNPACK = f"{ORT}providers/xnnpack/"
+CUDA = f"{ORT}providers/cuda/cuda_execution_provider.cc"
+TENSORRT = "https://docs.nvidia.com/deeplearning/tensorrt/latest/"
+TENSORRT_TYPES = f"{TENSORRT}inference-library/work-quantized-types.html"
+TENSORRT_QDQ = f"{TENSORRT}inference-library/quantized-types-explicit-quantization.html"
+TENSORRT_OPERATORS = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
+PROCESSORS = MappingProxyType(
+    {
+        "x86 with VNNI": "adds products of uint8 and int8 in 32 bits",
+        "x86 without VNNI": "adds two of them in 16 bits, which 8-bit weights can saturate and weights of 7 bits or "
+        "fewer cannot (reduce_range; here bits = 7)",
+        "Arm": "has kernels for dot product (udot), for i8mm (ummla, on Linux) and for neither; none saturates",
+    }
+)
+PROCESSOR_SOURCES = f"{QUANTIZATION}, {MLAS}; only x86 with VNNI was run"
+SIGNED = f"x86 has kernels for uint8 x int8, and for int8 x int8 only with AVX-VNNI-INT8: {MLAS}"
+TIMED = "measured: python -m benchmarks.kernel_times, on x86 with AVX-512 VNNI and onnxruntime 1.31"
+ADDS = f"{OURS}; its kernels are taken to add products in 32 bits, as those of x86 with VNNI do"
+UNTIMED = f"{OURS}; its kernels were not timed"

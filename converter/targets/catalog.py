@@ -1,8 +1,8 @@
 """The targets: what each execution provider accepts, as data. The writer and the rules read these facts.
 
 No other module knows a target's name. Every fact has a source, under the name of its field. No target takes a source
-from another target, but for cpu-avx2, which is cpu with one more rule. A source is a page, a file of the provider's source code, our own choice, or the command that
-measured the fact, which begins with "measured".
+from another target, except cpu-avx2, which is cpu with one more rule. A source is a page, a file of the provider's
+source code, our own choice, or the command that measured the fact, which begins with "measured".
 """
 
 import dataclasses

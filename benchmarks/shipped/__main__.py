@@ -3,6 +3,7 @@
     python -m benchmarks.shipped                              all files, int8
     python -m benchmarks.shipped ppocr-det magika --recipes int8 int4
     python -m benchmarks.shipped build/models/*.onnx          files on the disk that take one image
+    python -m benchmarks.shipped --targets cpu cpu-avx2       for several targets
 
 SQNR is that of the worst float output on inputs that did not calibrate. Speed is relative to float, on one thread, with
 all files in turns. The exit code is 1 if a file is refused, if int8 has a lower SQNR than quantize_static (by more than
@@ -10,6 +11,7 @@ half a dB), is slower than float (by more than 5 %), or slower than quantize_sta
 """
 
 import argparse
+import itertools
 import logging
 import math
 import sys
@@ -28,6 +30,7 @@ from converter.model_io.load import model_bytes
 from converter.report.table import plain_table, show
 from converter.runtime.latency import interleaved_times
 from converter.runtime.runner import Runner
+from converter.targets.catalog import DEFAULT_TARGET
 from passes.errors import ConvertError
 
 __all__ = ["Row", "main", "measured", "static_file"]
@@ -58,19 +61,20 @@ class Row:
     refused: str = ""
 
 
-def measured(file: ShippedFile, recipes: Sequence[str]) -> Iterator[Row]:
-    """Convert a file by each recipe and by quantize_static, and measure all of them side by side."""
+def measured(file: ShippedFile, recipes: Sequence[str], targets: Sequence[str] = (DEFAULT_TARGET,)) -> Iterator[Row]:
+    """Convert a file by each recipe for each target and by quantize_static, and measure all of them side by side."""
     model = fetch(file)
     fit, unseen = list(file.samples(_CALIBRATION, 0)), list(file.samples(_MEASURED, 1))
     with tempfile.TemporaryDirectory() as temporary:
         paths: dict[str, Path] = {"float": model}
-        for recipe in recipes:
-            path = Path(temporary) / f"{recipe}.onnx"
+        for recipe, target in itertools.product(recipes, targets):
+            name = recipe if target == DEFAULT_TARGET else f"{recipe} {target}"
+            path = Path(temporary) / f"{name}.onnx"
             try:
-                convert(model, lambda: iter(fit), recipe=recipe).save(path)
-                paths[recipe] = path
+                convert(model, lambda: iter(fit), recipe=recipe, target=target).save(path)
+                paths[name] = path
             except ConvertError as error:
-                yield Row(file.name, recipe, 0, 0, 0, f"{type(error).__name__}: {error}")
+                yield Row(file.name, name, 0, 0, 0, f"{type(error).__name__}: {error}")
         try:
             paths[_STATIC] = static_file(model, fit, Path(temporary))
         except Exception as error:  # whatever onnxruntime raises is its result
@@ -156,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.shipped", description="Convert files that packages ship.")
     parser.add_argument("files", nargs="*", metavar="FILE", help=f"of {', '.join(known)}, or a path; default: all")
     parser.add_argument("--recipes", nargs="+", default=["int8"], metavar="RECIPE", help="default: int8")
+    parser.add_argument("--targets", nargs="+", default=[DEFAULT_TARGET], metavar="TARGET", help="default: cpu")
     options = parser.parse_args(arguments)
     known |= {name: image_model(Path(name)) for name in options.files if name.endswith(".onnx")}
     unknown = [name for name in options.files if name not in known]
@@ -165,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = plain_table("", ("file", "recipe", "size", "SQNR", "speed", "refused"), (2, 3, 4))
     missed: list[str] = []
     for name in options.files or [file.name for file in FILES]:
-        rows = list(measured(known[name], options.recipes))
+        rows = list(measured(known[name], options.recipes, options.targets))
         for row in rows:
             figures = ("", "", "") if row.refused else (f"{row.bytes:.2f}", f"{row.sqnr_db:.1f}", f"{row.speed:.2f}")
             print(row.name, row.recipe, *figures, row.refused, flush=True)

@@ -1,15 +1,15 @@
 """Smallest scales of the weights of layers that run on integers."""
 
-import math
 from functools import reduce
 
 import numpy as np
 
 from passes.ir.linear import Linear
 from passes.ir.model import Model
-from passes.numerics.grid import Floats
+from passes.numerics.grid import Codes, Floats, Grid
+from passes.numerics.pair_sums import largest_sums, limited
 
-__all__ = ["BIAS_HEADROOM", "min_scale_for_bias", "min_scale_of"]
+__all__ = ["BIAS_HEADROOM", "min_scale_for_bias", "min_scale_of", "within_pair_sum"]
 
 BIAS_HEADROOM = 2.0**29  # int32 biases use at most a quarter of their range, so that a later correction fits too
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
@@ -27,22 +27,20 @@ def min_scale_of(model: Model, layer: Linear, bias: Floats | None) -> Floats | N
 
 
 def _min_scale_for_pairs(model: Model, layer: Linear) -> Floats | None:
-    """The kernel reads the inputs of a convolution with channels last, and adds the first two, the next two and so on.
-
-    A product is at most 255 times the code. Two codes of different signs cancel, so only sums count. A depthwise
-    convolution multiplies one by one.
-    """
+    """The smallest scales at which sums of neighbouring codes stay within `Rules.pair_sum`, before rounding."""
     if model.rules.pair_sum is None or not model.reads_integers(layer):
         return None
-    if layer.matrix_shape[2] == math.prod(layer.kernel):
-        return None
-    weight = model.weight(layer)
-    groups, outputs, k = weight.shape
-    taps = math.prod(layer.kernel)
-    rows = weight.reshape(groups, outputs, k // taps, taps).swapaxes(2, 3).reshape(groups, outputs, k)
-    even = np.pad(rows, ((0, 0), (0, 0), (0, k % 2)))
-    largest = np.abs(even[:, :, ::2] + even[:, :, 1::2]).max(axis=2)
-    return np.asarray(largest / model.rules.pair_sum, np.float32)
+    return np.asarray(largest_sums(model.weight(layer), layer.kernel) / model.rules.pair_sum, np.float32)
+
+
+def within_pair_sum(model: Model, layer: Linear, codes: Codes, grid: Grid) -> Codes:
+    """Return codes of which no two neighbours saturate the target's kernels.
+
+    Scales of `min_scale_of` leave little to do: a pass that moves codes, such as GPTQ, may exceed the limit by one or
+    two. Codes of blocks are never so large.
+    """
+    limits = model.rules.pair_sum is not None and model.reads_integers(layer) and grid.multiples is None
+    return limited(codes, layer.kernel) if limits and grid.bits > 4 else codes
 
 
 def min_scale_for_bias(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:

@@ -12,7 +12,7 @@ from functools import reduce
 import numpy as np
 
 from converter.calibration.activation_cache import ActivationCache
-from converter.calibration.min_scale import min_scale_of
+from converter.calibration.min_scale import min_scale_of, within_pair_sum
 from converter.calibration.paired_run import FLOAT, QUANTIZED, PairedRun
 from converter.calibration.segments import cut
 from converter.calibration.statistics import check_finite, positions_per_image
@@ -184,11 +184,12 @@ def solve_layer(
         min_scale, raised = np.maximum(min_scale, needed), "scale raised for the corrected bias"
         solution = _solved(layer_pass, Problem(layer, weight, bias, bits, block_size, min_scale, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")
-    quantized = Quantized(solution.codes, solution.grid, sqnr)
+    codes = within_pair_sum(model, layer, solution.codes, solution.grid)
+    quantized = Quantized(codes, solution.grid, sqnr)
     for member in members:
         model.float_weights[member.name] = model.float_weight(member)
         model.quantized[member.name] = quantized
-    model.write_codes(members, solution.codes, solution.grid, corrected_biases(biases, bias, solution.bias))
+    model.write_codes(members, codes, solution.grid, corrected_biases(biases, bias, solution.bias))
     if len(members) > 1:
         share_biases([model.node(member.name) for member in members])
     size = "per channel" if block_size is None else f"blocks of {block_size}"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from converter.calibration.min_scale import BIAS_HEADROOM
+from converter.calibration.min_scale import BIAS_HEADROOM, within_pair_sum
 from passes.errors import QuantizationError
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
@@ -113,6 +113,7 @@ def write_all(weights: Sequence[QuantizedWeight], model: Model) -> int:
         How many codes differ from the model's previous ones.
     """
     codes, grid, _ = weights[0].solution()
+    codes = within_pair_sum(model, weights[0].layer, codes, grid)
     previous = model.quantized[weights[0].layer.name]
     for weight in weights:
         model.quantized[weight.layer.name] = Quantized(codes, grid, model.quantized[weight.layer.name].sqnr_db)

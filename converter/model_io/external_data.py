@@ -54,8 +54,13 @@ def _outside(model: onnx.ModelProto) -> list[TensorProto]:
 def _data_file(path: Path, tensor: str, location: str) -> Path:
     data = path.parent / location
     try:
-        if location and path.parent.resolve() in data.resolve().parents and data.is_file():
-            return data
+        if location and data.is_file():
+            if path.parent.resolve() in data.resolve().parents:
+                return data
+            raise ModelError(
+                f"{path}: the external data of {tensor} are in {location!r}, which is or leads out of the model's "
+                "folder; copy the file into it"
+            )
     except (OSError, ValueError):  # a name that is too long, or with a zero byte
         pass
     raise ModelError(

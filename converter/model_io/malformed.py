@@ -23,8 +23,10 @@ def refusing_malformed(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ConvertError, MemoryError):
+    except (ConvertError, MemoryError, OSError):
         raise
     except Exception as error:
-        message = f"{name} is not a valid ONNX model: {first_line(error) or type(error).__name__}; export it again"
+        message = (
+            f"{name} cannot be read as an ONNX model: {first_line(error) or type(error).__name__}; export it again"
+        )
         raise ModelError(message) from error

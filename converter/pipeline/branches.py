@@ -60,8 +60,11 @@ def convert_branches(
     refused: list[str] = []
     reports: dict[tuple[str, str], tuple[LayerReport, ...]] = {}
     for host in choices_with_layers(work.graph):
+        if host.name in work.float_branches:
+            continue
         source = next((node for node in job.source.graph.node if _is_same(node, host)), None)
-        if source is None or host.name in work.float_branches:
+        if source is None:
+            refused.append(f"{host.name} stays in float: it is inside of another If in the file")
             continue
         for entry in source.attribute:
             branch = _Branch(job.source, source, entry)
@@ -117,8 +120,10 @@ class _Branch:
         Raises:
             ConvertError: It cannot be converted, or no sample chooses it.
         """
-        if not self.inputs or not has_layers(self.model.graph):
+        if not has_layers(self.model.graph):
             return None
+        if not self.inputs:
+            raise DataError("it reads constants only")
         calibration, sample = None, None
         if job.images.calibration is not None:
             calibration = self._recorded(job)

@@ -104,7 +104,8 @@ def quantize(job: Prepared, progress: Progress) -> Result:
 
     def convert_branch(model: onnx.ModelProto, calibration: Any, recipe: Recipe) -> Result:
         settings = Settings(memory_budget=job.settings.memory_budget)
-        return quantize(prepare(model, calibration, recipe, job.target, settings=settings, progress=progress), progress)
+        inner = prepare(model, calibration, recipe, job.target, settings=settings, progress=progress)
+        return quantize(dataclasses.replace(inner, is_branch=True), progress)
 
     branches = convert_branches(work, job, convert_branch)
     quantized, layers, fidelity = write_file(work, reports, job, speed, branches)

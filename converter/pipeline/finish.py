@@ -55,6 +55,9 @@ def write_file(
     with job.footprint.step("try"):
         samples = job.samples(_TRIED)
         fidelity = trial_run(quantized, job.reference, samples) if samples else None
-    if fidelity is not None and job.images.calibration is not None and fidelity.warning:
-        _LOG.warning(fidelity.warning)
+    if fidelity is not None and not job.is_branch:
+        if job.target.provider == "cpu" and job.target.rules.pair_sum is None and fidelity.saturation:
+            _LOG.warning(f"{fidelity.saturation}; `target='cpu-avx2'` gives a file for both")
+        if job.images.calibration is not None and fidelity.warning:
+            _LOG.warning(fidelity.warning)
     return quantized, layers, fidelity

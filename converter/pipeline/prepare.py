@@ -61,6 +61,7 @@ class Prepared:
         checkpoint: File for the state of a training. None: no state is written.
         footprint: Time and memory of the steps so far.
         warnings: Likely mistakes of the caller.
+        is_branch: Whether the model is a branch of an If. The model around it is tried as a whole.
     """
 
     source: onnx.ModelProto
@@ -74,6 +75,7 @@ class Prepared:
     checkpoint: TrainingFile | None
     footprint: Footprint
     warnings: tuple[str, ...] = ()
+    is_branch: bool = False
 
     def samples(self, count: int) -> list[Feeds]:
         """Return inputs for a few runs: real samples, or one of noise if there are none and all sizes are known."""

@@ -48,13 +48,18 @@ class Fidelity:
         return min(self.outputs.values(), default=None)
 
     @property
+    def saturation(self) -> str:
+        """What saturating sums cost on this processor. Empty if nothing."""
+        if self.exact_db is None or self.sqnr_db is None:
+            return ""
+        return (
+            f"8-bit sums saturate on this processor, which has no VNNI: {decibels(self.sqnr_db)} here, and "
+            f"{decibels(self.exact_db)} with kernels that add exactly"
+        )
+
+    @property
     def warning(self) -> str:
-        """Advice if the file is far from the float model, or saturates this processor's kernels. Else empty."""
-        if self.exact_db is not None and self.sqnr_db is not None:
-            return (
-                f"8-bit sums saturate on this processor, which has no VNNI: {decibels(self.sqnr_db)} here, and "
-                f"{decibels(self.exact_db)} with kernels that add exactly; `target='cpu-avx2'` gives a file for both"
-            )
+        """Advice if the file is far from the float model. Else empty."""
         low = {name: error for name, error in self.outputs.items() if error < _LOW_DB}
         if not low:
             return ""

@@ -5,7 +5,8 @@
 - MaxPool from a float tensor to a quantized one: onnxruntime moves the QuantizeLinear in front of it. What is in front
   has channels first, and the integer MaxPool takes several times as long there as the float one (`channels_last`).
 
-A Max with the lowest float changes no value. onnxruntime neither fuses it nor moves a QuantizeLinear through it.
+A Max with the lowest float changes no finite value. onnxruntime neither fuses it nor moves a QuantizeLinear through it,
+so the QuantizeLinear stays behind the pool.
 """
 
 from collections.abc import Collection

@@ -78,7 +78,7 @@ def loaded(values: Values) -> NDArray[Any]:
 
 
 def is_large(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is a large constant whose type is that of its values."""
+    """Whether a tensor is a constant of `LARGE` bytes or more that is exported in the type in which it is stored."""
     if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
         return False
     return bool(tensor._values.nbytes >= LARGE and tensor.export_dtype == tensor.dtype)

@@ -13,11 +13,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from passes.ir.bodies import CAPTURED, bodies, captured, enclose
+from passes.ir.bodies import CAPTURED, bodies, captured, enclose, inner_nodes
 from passes.ir.large_constants import assign, is_large, proto_without_data
-from passes.ir.linear import has_layers
+from passes.ir.linear import LINEAR_OPS, has_layers
 
-__all__ = ["choices_with_layers", "export_graph", "fill_weights", "import_graph", "node_bodies"]
+__all__ = ["choices_with_layers", "export_graph", "fill_weights", "import_graph", "layers_in_branches", "node_bodies"]
 
 
 def import_graph(model: onnx.ModelProto) -> gs.Graph:
@@ -26,9 +26,6 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     Tensors that are sequences, maps or optional have no type in the graph, as graphsurgeon knows tensors only.
     """
     graph = gs.import_onnx(model)
-    for tensor in graph.tensors().values():
-        if is_large(tensor):
-            assign(tensor, tensor._values)
     for value in [*model.graph.value_info, *model.graph.output]:
         if value.type.WhichOneof("value") not in {None, "tensor_type"}:
             _forget_type(graph, value.name)
@@ -44,6 +41,9 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
         if names := captured(proto):
             node.attrs[CAPTURED] = names
             node.inputs.extend([tensors[name] for name in names])
+    for tensor in graph.tensors().values():
+        if is_large(tensor):
+            assign(tensor, tensor._values)
     return graph
 
 
@@ -98,6 +98,12 @@ def choices_with_layers(graph: gs.Graph) -> list[gs.Node]:
     """Return the If nodes of an imported graph that have layers inside, but not in a loop."""
     choices = [node for node in graph.nodes if node.op == "If"]
     return [node for node in choices if any(has_layers(branch) for branch in node_bodies(node))]
+
+
+def layers_in_branches(graph: gs.Graph) -> list[str]:
+    """Return the names of the layers in the branches of Ifs, however deep."""
+    inner = inner_nodes(body for node in choices_with_layers(graph) for body in node_bodies(node))
+    return [node.name or node.output[0] for node, _ in inner if node.op_type in LINEAR_OPS]
 
 
 def _outer_tensors(graph: gs.Graph, proto: onnx.GraphProto) -> dict[str, gs.Tensor]:

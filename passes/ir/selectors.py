@@ -22,6 +22,7 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import UnknownLayerError
 from passes.ir.layer_names import require_known
+from passes.ir.onnx_graph import layers_in_branches
 
 __all__ = ["by_layer", "matches", "matching", "select"]
 
@@ -44,7 +45,8 @@ def select(selectors: Iterable[str], graph: gs.Graph, layers: Iterable[str], who
         who: The user of the selectors, for messages.
 
     Raises:
-        UnknownLayerError: A selector matches no layer. The message has the nearest names.
+        UnknownLayerError: A selector matches no layer, not even one in a branch of an If, which has a selection of its
+            own. The message has the nearest names.
     """
     known = list(layers)
     return {selector: _selected(selector, graph, known, who) for selector in selectors}
@@ -74,10 +76,11 @@ def matches(selected: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 def matching(selectors: Iterable[str], graph: gs.Graph, layers: Iterable[str]) -> list[str]:
     """Return the selectors that match a layer."""
     known, found = list(layers), []
+    inside = layers_in_branches(graph)
     for selector in selectors:
         with contextlib.suppress(UnknownLayerError):
-            _selected(selector, graph, known, "")
-            found.append(selector)
+            if _selected(selector, graph, known, "") or selector in inside or _is_pattern(selector):
+                found.append(selector)
     return found
 
 
@@ -85,12 +88,15 @@ _LISTED = 8  # most layers in a line
 
 
 def _selected(selector: str, graph: gs.Graph, known: Sequence[str], who: str) -> tuple[str, ...]:
+    inside = layers_in_branches(graph)
     if selector in known or not _is_pattern(selector):
-        require_known([selector], known, who)
+        if selector in inside and selector not in known:
+            return ()
+        require_known([selector], [*known, *inside], who)
         return (selector,)
     chosen = _chosen(selector, graph, who)
     names = tuple(name for name in known if chosen(name))
-    if not names:
+    if not names and not any(chosen(name) for name in inside):
         raise UnknownLayerError(who, selector, f"{selector!r} matches no layer; {_hint(selector, graph, known)}")
     return names
 

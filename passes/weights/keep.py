@@ -11,7 +11,8 @@ from passes.errors import QuantizationError, argument
 from passes.ir.existing_qparams import REQUANTIZE, ExistingCodes
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
-from passes.numerics.grid import Grid
+from passes.numerics.grid import Codes, Grid
+from passes.numerics.pair_sums import MOST, largest_sums
 from passes.report import Change, PassReport
 from passes.statistics import Stats
 
@@ -57,6 +58,8 @@ class KeepCodes(GraphPass):
                 model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
             )
             reason = _why_no_kernel(grid) if integer else ""
+            if integer and not reason and model.rules.pair_sum is not None:
+                reason = _why_it_saturates(grid.integers(codes), layer)
             if reason:
                 refused[name] = reason
                 continue
@@ -81,6 +84,14 @@ def _why_no_kernel(grid: Grid) -> str:
     if not grid.per_channel:
         return f"its weight has a scale for every {grid.block_size} inputs, which no integer kernel reads"
     return ""
+
+
+def _why_it_saturates(codes: Codes, layer: Linear) -> str:
+    """Return why a target that adds two products in 16 bits cannot have these codes. Empty if it can."""
+    largest = int(largest_sums(codes, layer.kernel).max(initial=0))
+    return (
+        f"sums of its codes reach {largest}, and the target's kernels saturate above {MOST}" if largest > MOST else ""
+    )
 
 
 def _require_kernels(refused: Mapping[str, str]) -> None:

@@ -274,7 +274,9 @@ def test_external_data_outside_the_folder(tmp_path: Path) -> None:
     model = onnx.load_model(path, load_external_data=False)
     model.graph.initializer[0].external_data[0].value = "../weights.bin"
     path.write_bytes(model.SerializeToString())
-    assert "no file '../weights.bin' beside it; put the data file into the model's folder" in refusal(path)
+    assert "are in '../weights.bin', which is or leads out of the model's folder; copy the file into it" in refusal(
+        path
+    )
 
 
 def test_operators_that_compute_on_integers(tmp_path: Path) -> None:

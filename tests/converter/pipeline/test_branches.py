@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import converter
 from converter.pipeline.prepare import prepare
-from passes.errors import ModelError
+from passes.errors import ModelError, UsageError
 from passes.ir.bodies import bodies, names_inside
 from passes.numerics.error import sqnr_db
 from tests.support.control_flow import body
@@ -183,6 +183,19 @@ def test_selectors_reach_into_branches() -> None:
         "slow_second": 8,
         "after": 32,
     }
+
+
+@pytest.mark.parametrize("selector", ["fast_second", "fast_sec*", "re:fast_s.*"])
+def test_layers_are_selected_that_are_in_branches_only(selector: str) -> None:
+    result = converter.convert(network(), BOTH, exclude=[selector])
+    assert [name for name, count in bits(result).items() if count == 32] == ["fast_second"]
+    result = converter.convert(network(), BOTH, recipe="int4", bits={selector: 8})
+    assert [name for name, count in bits(result).items() if count == 8] == ["fast_second"]
+
+
+def test_a_layer_that_is_nowhere_is_refused_with_the_nearest_inside() -> None:
+    with pytest.raises(UsageError, match="did you mean 'fast_second'"):
+        converter.convert(network(), BOTH, exclude=["fast_secon"])
 
 
 def test_names_inside_differ_from_those_around() -> None:

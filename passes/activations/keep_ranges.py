@@ -32,7 +32,7 @@ class KeepRanges(GraphPass):
 
     def requires(self, model: Model) -> None:
         """Require that the source model is quantized."""
-        model.existing_qparams.require()
+        model.require_source_codes()
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.activation_qparams`.

@@ -10,6 +10,7 @@ from passes.errors import QuantizationError
 from passes.ir.existing_qparams import ExistingQparams
 from passes.ir.large_constants import LARGE, ComputedValues, Values, assign, loaded
 from passes.ir.linear import Linear, linear_layers
+from passes.ir.onnx_graph import choices_with_layers
 from passes.ir.rules import Rules
 from passes.ir.surgery import fresh_name, tensor_names
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid
@@ -76,6 +77,15 @@ class Model:
     float_activations: dict[str, str] = field(default_factory=dict)
     float_weights: dict[str, FloatWeight] = field(default_factory=dict)
     existing_qparams: ExistingQparams = field(default_factory=ExistingQparams)
+
+    def require_source_codes(self) -> None:
+        """Require that the source model is quantized, unless all layers are in branches, which are models of their own.
+
+        Raises:
+            QuantizationError: It is not.
+        """
+        if self.layers() or not choices_with_layers(self.graph):
+            self.existing_qparams.require()
 
     def layers(self) -> dict[str, Linear]:
         """Return all linear layers by name, in the graph's order."""

@@ -29,7 +29,7 @@ class KeepCodes(GraphPass):
 
     def requires(self, model: Model) -> None:
         """Require that the source model is quantized."""
-        model.existing_qparams.require()
+        model.require_source_codes()
 
     def ensures(self, model: Model) -> None:
         """Check that every layer has codes, or a reason to stay in float."""

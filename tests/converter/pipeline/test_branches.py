@@ -211,8 +211,9 @@ def test_names_inside_differ_from_those_around() -> None:
     onnx.checker.check_model(result.model, full_check=True)
 
 
-def test_a_written_file_is_read_again() -> None:
-    written = converter.convert(network(deep=True), BOTH).model
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_written_file_is_read_again(outside: bool) -> None:
+    written = converter.convert(network(outside=outside, deep=True), BOTH).model
     kept = converter.convert(written, None, recipe="keep").model
     for rate in (8, 16):
         feeds = TEST | {"rate": np.array(rate)}

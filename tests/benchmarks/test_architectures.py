@@ -41,7 +41,7 @@ FLOATS = {
     "vit": {
         *("LayerNormalization", "SkipLayerNormalization", "Gelu", "BiasGelu", "Add", "Softmax", "FusedMatMul", "MatMul")
     },
-    "unet": {"Conv", "Concat", "MaxPool", "ReorderInput", "ReorderOutput"},  # at 32 pixels four layers are faster so
+    "unet": {"Conv", "Concat", "MaxPool", "Max", "ReorderInput", "ReorderOutput"},  # at 32 pixels, four layers in float
     "detector": {"Add", "Sub", "Mul", "Div", "Concat", "Sigmoid"},
 }
 """Operators that onnxruntime computes in float. All others of these networks run on integers."""

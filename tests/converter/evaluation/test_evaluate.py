@@ -222,7 +222,7 @@ def test_size_counts_external_data(tmp_path: Path) -> None:
     onnx.save(linear(weight), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert model_bytes(path) == path.stat().st_size + (tmp_path / "weights.bin").stat().st_size > weight.nbytes
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(ModelError, match=r"external data file 'weights\.bin' is missing"):
+    with pytest.raises(ModelError, match=r"external data of w are missing: no file 'weights\.bin'"):
         model_bytes(path)
 
 

@@ -23,7 +23,7 @@ __all__ = ["Fidelity", "trial_run"]
 
 _ALIKE_DB = 20.0  # the two ways differ by rounding of activations only
 _APART_DB = 10.0  # between the errors of the two ways, if one of them is wrong
-_LOW_DB = 15.0
+_LOW_DB, _GOOD_DB = 15.0, 35.0
 _LOSS_DB = 1.0  # by sums that saturate
 
 
@@ -49,8 +49,8 @@ class Fidelity:
 
     @property
     def saturation(self) -> str:
-        """What saturating sums cost on this processor. Empty if nothing."""
-        if self.exact_db is None or self.sqnr_db is None:
+        """What saturating sums cost on this processor. Empty if nothing, or if the file is good all the same."""
+        if self.exact_db is None or self.sqnr_db is None or self.sqnr_db >= _GOOD_DB:
             return ""
         return (
             f"8-bit sums saturate on this processor, which has no VNNI: {decibels(self.sqnr_db)} here, and "

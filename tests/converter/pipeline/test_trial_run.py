@@ -74,6 +74,7 @@ def test_a_file_far_from_float_is_a_warning(caplog: pytest.LogCaptureFixture) ->
     assert Fidelity(8, {"y": 30.0}).warning == ""
     assert Fidelity(8, {}).warning == ""
     assert Fidelity(8, {"y": 20.0}).saturation == ""
+    assert Fidelity(8, {"y": 36.0}, exact_db=48.0).saturation == ""
     assert "20.0 dB here, and 36.0 dB with kernels" in Fidelity(8, {"y": 20.0}, exact_db=36.0).saturation
     assert Fidelity(8, {}).sqnr_db is None
     assert "the output has only 4.0 dB against float" in Fidelity(8, {"y": 4.0}).warning

@@ -33,7 +33,7 @@ _LOADED = (compare, convert, evaluate, inspect, verify)  # imported before the f
 _SECONDS = 60.0
 _KNOWN_CODES = frozenset({0, 1, 2, 3})
 _BAD_WORDS = ("Traceback", "this is a bug")
-_NAMES = sorted(name for name in STRUCTURES if "CustomOp" not in name)
+_NAMES = sorted(STRUCTURES)
 _COMMANDS = ("inspect", "convert", "evaluate", "compare", "verify", "weight-only", "kept")
 
 
@@ -42,9 +42,7 @@ class Case:
     """A mutated model and a command.
 
     Attributes:
-        seed: Decides the rest.
-        structure: Name of the model.
-        command: What is done with it.
+        seed: Decides both.
     """
 
     seed: int
@@ -63,7 +61,7 @@ class Case:
         """Write the files of the case to a folder, and return the arguments of the command line."""
         structure = STRUCTURES[self.structure]
         model = structure.build()
-        whole, broken, data, out = (folder / name for name in ("whole.onnx", "broken.onnx", "data", "out.onnx"))
+        whole, broken = folder / "whole.onnx", folder / "broken.onnx"
         onnx.save(model, whole)
         broken.write_bytes(mutated(model, self.seed))
         (folder / "data.py").write_text(
@@ -72,19 +70,16 @@ class Case:
         )
         for index in range(2):
             np.savez(folder / f"{index}.npz", **structure.feeds(np.random.default_rng(index)))  # type: ignore[arg-type]
-        data = f"{folder / 'data.py'}:feeds"  # type: ignore[assignment]
-        each = {
+        data, out = f"{folder / 'data.py'}:feeds", ["-o", str(folder / "out.onnx"), "--quiet"]
+        return {
             "inspect": ["inspect", str(broken)],
-            "convert": ["convert", str(broken), "--calibration", str(data), "-o", str(out), "--quiet"],
-            "evaluate": ["evaluate", str(broken), "--data", str(data), "--quiet"],
-            "compare": ["compare", str(whole), str(broken), "--data", str(data), "--quiet"],
+            "convert": ["convert", str(broken), "--calibration", data, *out],
+            "evaluate": ["evaluate", str(broken), "--data", data, "--quiet"],
+            "compare": ["compare", str(whole), str(broken), "--data", data, "--quiet"],
             "verify": ["verify", str(broken), "--target", "cpu"],
-            "weight-only": [*("convert", str(broken), "--recipe", "int4-weight-only"), "-o", str(out), "--quiet"],
-            "kept": ["convert", str(broken), "--recipe", "keep", "-o", str(out), "--quiet"],
-        }
-        if self.command == "weight-only":
-            each["weight-only"] += ["--calibration", str(data)]
-        return each[self.command]
+            "weight-only": ["convert", str(broken), "--calibration", data, "--recipe", "int4-weight-only", *out],
+            "kept": ["convert", str(broken), "--recipe", "keep", *out],
+        }[self.command]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Smallest scales of the weights of layers that run on integers."""
 
+from collections.abc import Iterable
 from functools import reduce
 
 import numpy as np
@@ -9,7 +10,7 @@ from passes.ir.model import Model
 from passes.numerics.grid import Codes, Floats, Grid
 from passes.numerics.pair_sums import largest_sums, limited
 
-__all__ = ["BIAS_HEADROOM", "min_scale_for_bias", "min_scale_of", "within_pair_sum"]
+__all__ = ["BIAS_HEADROOM", "largest", "min_scale_for_bias", "min_scale_of", "within_pair_sum"]
 
 BIAS_HEADROOM = 2.0**29  # int32 biases use at most a quarter of their range, so that a later correction fits too
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
@@ -21,16 +22,23 @@ def min_scale_of(model: Model, layer: Linear, bias: Floats | None) -> Floats | N
     - An int32 bias keeps its headroom: see `min_scale_for_bias`.
     - Sums of two neighbouring codes stay within `Rules.pair_sum`.
     """
-    scales = [min_scale_for_bias(model, layer, bias), _min_scale_for_pairs(model, layer)]
+    return largest([min_scale_for_bias(model, layer, bias), _min_scale_for_pairs(model, layer)])
+
+
+def largest(scales: Iterable[Floats | None]) -> Floats | None:
+    """Return the larger of scales ``[g, o]``, one by one. None is no demand."""
     needed = [scale for scale in scales if scale is not None]
     return reduce(np.maximum, needed) if needed else None
 
 
 def _min_scale_for_pairs(model: Model, layer: Linear) -> Floats | None:
-    """The smallest scales at which sums of neighbouring codes stay within `Rules.pair_sum`, before rounding."""
+    """The smallest scales at which sums of neighbouring codes stay within `Rules.pair_sum`.
+
+    Rounding moves each of two codes by half a step, so their sum may grow by 1.
+    """
     if model.rules.pair_sum is None or not model.reads_integers(layer):
         return None
-    return np.asarray(largest_sums(model.weight(layer), layer.kernel) / model.rules.pair_sum, np.float32)
+    return np.asarray(largest_sums(model.weight(layer), layer.kernel) / (model.rules.pair_sum - 1), np.float32)
 
 
 def within_pair_sum(model: Model, layer: Linear, codes: Codes, grid: Grid) -> Codes:
@@ -39,8 +47,10 @@ def within_pair_sum(model: Model, layer: Linear, codes: Codes, grid: Grid) -> Co
     Scales of `min_scale_of` leave little to do: a pass that moves codes, such as GPTQ, may exceed the limit by one or
     two. Codes of blocks are never so large.
     """
-    limits = model.rules.pair_sum is not None and model.reads_integers(layer) and grid.multiples is None
-    return limited(codes, layer.kernel) if limits and grid.bits > 4 else codes
+    most = model.rules.pair_sum
+    if most is None or grid.multiples is not None or not model.reads_integers(layer):
+        return codes
+    return limited(codes, layer.kernel, most)
 
 
 def min_scale_for_bias(model: Model, layer: Linear, bias: Floats | None) -> Floats | None:

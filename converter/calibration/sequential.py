@@ -7,12 +7,11 @@ emitted and run as the final file will be. Each segment runs once. Only tensors 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 
 import numpy as np
 
 from converter.calibration.activation_cache import ActivationCache
-from converter.calibration.min_scale import min_scale_of, within_pair_sum
+from converter.calibration.min_scale import largest, min_scale_of, within_pair_sum
 from converter.calibration.paired_run import FLOAT, QUANTIZED, PairedRun
 from converter.calibration.segments import cut
 from converter.calibration.statistics import check_finite, positions_per_image
@@ -226,9 +225,7 @@ def corrected_biases(
 
 def _min_scale(model: Model, members: Sequence[Linear], biases: Sequence[Floats | None]) -> Floats | None:
     """`min_scale_of` of all layers that share a weight."""
-    needed = [min_scale_of(model, member, bias) for member, bias in zip(members, biases, strict=True)]
-    scales = [scale for scale in needed if scale is not None]
-    return reduce(np.maximum, scales) if scales else None
+    return largest(min_scale_of(model, member, bias) for member, bias in zip(members, biases, strict=True))
 
 
 def block_of(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | None, str]:

@@ -365,8 +365,8 @@ _ALL = (
         _CPU_TARGET,
         name="cpu-avx2",
         description="onnxruntime CPU execution provider on x86 without VNNI: as cpu, with sums that fit its kernels",
-        rules=dataclasses.replace(_CPU_TIMES, pair_sum=127),
-        sources=MappingProxyType({**_CPU_TARGET.sources, "pair_sum": f"{MLAS}: 255 times a sum of 128 fits 16 bits"}),
+        rules=dataclasses.replace(_CPU_TIMES, pair_sum=128),
+        sources=MappingProxyType({**_CPU_TARGET.sources, "pair_sum": f"{MLAS}: 255 times 128 fits 16 bits"}),
     ),
 )
 

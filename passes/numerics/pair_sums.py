@@ -11,10 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MOST", "largest_sums", "limited"]
-
-MOST = 128
-"""Largest sum of two codes: 255 x 128 fits 16 bits."""
+__all__ = ["largest_sums", "limited"]
 
 
 def largest_sums(weight: NDArray[np.generic], kernel: Sequence[int]) -> NDArray[np.float64]:
@@ -32,18 +29,19 @@ def largest_sums(weight: NDArray[np.generic], kernel: Sequence[int]) -> NDArray[
     return sums
 
 
-def limited(codes: NDArray[np.int8], kernel: Sequence[int]) -> NDArray[np.int8]:
-    """Return codes whose sums of neighbours are at most `MOST`. The larger code of a pair gives way.
+def limited(codes: NDArray[np.int8], kernel: Sequence[int], most: int) -> NDArray[np.int8]:
+    """Return codes whose sums of neighbours are at most ``most``. The larger code of a pair gives way.
 
     Args:
         codes: Codes, ``[g, o, k]``.
         kernel: As in `largest_sums`.
+        most: Largest sum.
     """
-    if (largest_sums(codes, kernel) <= MOST).all():
+    if (largest_sums(codes, kernel) <= most).all():
         return codes
     pairs = _neighbours(codes.astype(np.int64), kernel)
     sums = pairs.sum(axis=3)
-    excess = np.sign(sums) * np.maximum(np.abs(sums) - MOST, 0)
+    excess = np.sign(sums) * np.maximum(np.abs(sums) - most, 0)
     larger = np.abs(pairs).argmax(axis=3)
     np.put_along_axis(pairs, larger[..., None], np.take_along_axis(pairs, larger[..., None], 3) - excess[..., None], 3)
     groups, outputs, k = codes.shape

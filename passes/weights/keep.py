@@ -12,7 +12,7 @@ from passes.ir.existing_qparams import REQUANTIZE, ExistingCodes
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
 from passes.numerics.grid import Codes, Grid
-from passes.numerics.pair_sums import MOST, largest_sums
+from passes.numerics.pair_sums import largest_sums
 from passes.report import Change, PassReport
 from passes.statistics import Stats
 
@@ -59,7 +59,7 @@ class KeepCodes(GraphPass):
             )
             reason = _why_no_kernel(grid) if integer else ""
             if integer and not reason and model.rules.pair_sum is not None:
-                reason = _why_it_saturates(grid.integers(codes), layer)
+                reason = _why_it_saturates(grid.integers(codes), layer, model.rules.pair_sum)
             if reason:
                 refused[name] = reason
                 continue
@@ -86,11 +86,11 @@ def _why_no_kernel(grid: Grid) -> str:
     return ""
 
 
-def _why_it_saturates(codes: Codes, layer: Linear) -> str:
+def _why_it_saturates(codes: Codes, layer: Linear, most: int) -> str:
     """Return why a target that adds two products in 16 bits cannot have these codes. Empty if it can."""
     largest = int(largest_sums(codes, layer.kernel).max(initial=0))
     return (
-        f"sums of its codes reach {largest}, and the target's kernels saturate above {MOST}" if largest > MOST else ""
+        f"sums of its codes reach {largest}, and the target's kernels saturate above {most}" if largest > most else ""
     )
 
 

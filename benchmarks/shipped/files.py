@@ -20,7 +20,7 @@ from benchmarks.photographs import calibration_crops, evaluation_crops
 from benchmarks.shared_data import ROOT
 from converter.data.inputs import input_specs
 
-__all__ = ["FILES", "FOLDER", "Feeds", "ShippedFile", "fetch", "image_model"]
+__all__ = ["FILES", "FOLDER", "Feeds", "ShippedFile", "fetch", "image_model", "sound"]
 
 FOLDER = ROOT / "build" / "shipped"
 
@@ -119,14 +119,14 @@ def _write(image: Image.Image, lines: int, rng: np.random.Generator) -> None:
         draw.text((left, top), text, fill=(ink,) * 3, font=ImageFont.load_default(size))
 
 
-def _sound(length: int, rng: np.random.Generator, rate: int = _RATE) -> NDArray[np.float32]:
+def sound(length: int, rng: np.random.Generator, rate: int = _RATE) -> NDArray[np.float32]:
     """Return chords with a swelling loudness and noise, [length]."""
     time = np.arange(length) / rate
     tones = rng.uniform(60, 4000, 6)
-    sound = sum(rng.uniform(0.02, 0.4) * np.sin(2 * np.pi * tone * time + rng.uniform(0, 6)) for tone in tones)
+    chord = sum(rng.uniform(0.02, 0.4) * np.sin(2 * np.pi * tone * time + rng.uniform(0, 6)) for tone in tones)
     swell = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.5, 4) * time + rng.uniform(0, 6))
     noise = 10 ** rng.uniform(-4, -1.5) * rng.standard_normal(length)
-    return np.asarray(rng.uniform(0.05, 0.6) * swell * sound + noise, np.float32)
+    return np.asarray(rng.uniform(0.05, 0.6) * swell * chord + noise, np.float32)
 
 
 def _waves(name: str, shape: tuple[int, ...], rate: int = _RATE) -> Samples:
@@ -135,7 +135,7 @@ def _waves(name: str, shape: tuple[int, ...], rate: int = _RATE) -> Samples:
     def samples(count: int, seed: int) -> Iterator[Feeds]:
         rng = np.random.default_rng([seed, 7])
         for _ in range(count):
-            yield {name: _sound(int(np.prod(shape)), rng, rate).reshape(shape)}
+            yield {name: sound(int(np.prod(shape)), rng, rate).reshape(shape)}
 
     return samples
 
@@ -158,8 +158,8 @@ def _spectra(
         for _ in range(count):
             planes = []
             for _ in range(max(channels, 1)):
-                sound = _sound(hop * frames + size, rng)
-                rows = np.stack([sound[hop * frame : hop * frame + size] * window for frame in range(frames)])
+                wave = sound(hop * frames + size, rng)
+                rows = np.stack([wave[hop * frame : hop * frame + size] * window for frame in range(frames)])
                 power = np.abs(np.fft.rfft(rows, axis=1))[:, :bins] ** 2
                 planes.append(np.log10(np.maximum(power, 1e-12)))
             values = np.asarray(planes if channels else planes[0], np.float32)[None]
@@ -178,7 +178,7 @@ def _speech(count: int, seed: int) -> Iterator[Feeds]:
     rng = np.random.default_rng([seed, 9])
     for _ in range(count):
         yield {
-            "input": _sound(576, rng)[None],
+            "input": sound(576, rng)[None],
             "state": 0.3 * rng.standard_normal((2, 1, 128), dtype=np.float32),
             "sr": np.array(_RATE, np.int64),
         }

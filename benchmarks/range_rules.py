@@ -9,6 +9,7 @@ network has over 0.5 dB less than with min-max.
 import dataclasses
 import logging
 import sys
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,7 +45,7 @@ def network(activation: str, seed: int) -> onnx.ModelProto:
         ]
         reads = [tensor, f"w{index}", f"b{index}"]
         nodes.append(helper.make_node("Conv", reads, [f"c{index}"], f"conv{index}", pads=[_TAPS // 2] * 2, strides=[2]))
-        slope = {"alpha": 0.1} if activation == "LeakyRelu" else {}
+        slope: dict[str, Any] = {"alpha": 0.1} if activation == "LeakyRelu" else {}
         tensor, channels = f"a{index}", _CHANNELS
         nodes.append(helper.make_node(activation, [f"c{index}"], [tensor], **slope))
     last = (rng.standard_normal((_OUTPUTS, channels, 1)) / np.sqrt(channels)).astype(np.float32)

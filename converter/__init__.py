@@ -17,11 +17,13 @@ import converter._environment  # noqa: F401  (before numpy and onnxruntime)
 if TYPE_CHECKING:
     from converter.budget.ladder import convert_within
     from converter.budget.limits import Budget
+    from converter.budget.sensitivity import sensitivity
     from converter.comparison.compare import Comparison, ImageError, LayerError, compare
     from converter.comparison.suggestion import Suggestion, suggest
     from converter.data.dataset import Dataset, load_data
     from converter.data.inputs import input_specs
     from converter.data.preprocess import Preprocess
+    from converter.error_sources.sensitivity import Sensitivity
     from converter.evaluation.evaluate import Evaluation, Measurement, evaluate
     from converter.inspection.inspect import InspectedLayer, Inspection, inspect
     from converter.inspection.netron import view
@@ -104,6 +106,7 @@ __all__ = [
     "RecipeError",
     "Result",
     "Search",
+    "Sensitivity",
     "Settings",
     "ShapeError",
     "Solution",
@@ -131,6 +134,7 @@ __all__ = [
     "load_data",
     "open_model",
     "report_facts",
+    "sensitivity",
     "sqnr_db",
     "suggest",
     "train",
@@ -178,6 +182,7 @@ _HOMES = {
     "RecipeError": "passes.errors",
     "Result": "converter.pipeline.result",
     "Search": "converter.pipeline.search_record",
+    "Sensitivity": "converter.error_sources.sensitivity",
     "Settings": "converter.pipeline.settings",
     "ShapeError": "passes.errors",
     "Solution": "passes.base",
@@ -204,6 +209,7 @@ _HOMES = {
     "load_data": "converter.data.dataset",
     "open_model": "converter.model_io.open",
     "report_facts": "converter.report.facts",
+    "sensitivity": "converter.budget.sensitivity",
     "sqnr_db": "passes.numerics.error",
     "suggest": "converter.comparison.suggestion",
     "train": "converter.pipeline.train",

@@ -25,10 +25,10 @@ import numpy as np
 
 from benchmarks.shipped.files import FILES, Feeds, ShippedFile, fetch, image_model
 from converter import convert
-from converter.evaluation.output_errors import output_errors
 from converter.model_io.load import model_bytes
 from converter.report.table import plain_table, show
 from converter.runtime.latency import interleaved_times
+from converter.runtime.output_errors import output_errors
 from converter.runtime.runner import Runner
 from converter.targets.catalog import DEFAULT_TARGET
 from passes.errors import ConvertError

@@ -156,6 +156,10 @@ def _require_searchable(
     require_calibration(calibration, None, settings.checkpoint, dataclasses.replace(recipe, name=name))
     if calibration is None:
         raise UsageError("a budget is judged on images; use `calibration=` with images or an .npz")
+    if settings.min_sqnr is not None:
+        raise UsageError(
+            f"`min_sqnr={settings.min_sqnr:g}` has no effect with a budget, whose limits decide; leave one of them out"
+        )
     if settings.measure_speed:
         raise UsageError(
             "`measure_speed=True` has no effect with a budget: a search times layers in float by itself, if int8 "

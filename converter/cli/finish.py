@@ -22,7 +22,6 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
         OutputError: The file or a report cannot be written. The other reports are written, and the message names what
             is there.
     """
-    from converter.display.numbers import decibels
     from converter.model_io.load import model_bytes
     from converter.model_io.open import is_factory
     from converter.model_io.sizes import serialized_bytes
@@ -53,10 +52,11 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
         table.show(tables[:1])
     for line in () if quiet else result.learning:
         say(line)
-    measured = ""
-    if result.fidelity is not None and result.fidelity.sqnr_db is not None:
-        measured = f"; {decibels(result.fidelity.sqnr_db)} against float on {result.fidelity.samples} samples"
-    say(f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s{measured}")
+    if result.mending is not None:
+        say(f"--min-sqnr {result.mending.aim_db:g}: {result.mending.describe()}")
+    measured = "" if result.fidelity is None else result.fidelity.describe()
+    line = f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s"
+    say("; ".join(filter(None, (line, measured))))
     for path in written[1:]:
         say(f"Wrote {path}")
     for failure in failures:

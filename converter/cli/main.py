@@ -16,6 +16,7 @@ from converter.cli.analysis import compare, evaluate, inspect, view
 from converter.cli.context import given_preprocess, warn
 from converter.cli.lines import say
 from converter.cli.messages import in_words_of, logged_warnings
+from converter.cli.sensitivity import sensitivity
 from converter.cli.targets import targets, verify
 from converter.cli.train import train
 from converter.model_io.user_code import Terminated
@@ -123,6 +124,12 @@ def cli() -> None:
 )
 @options.budget
 @click.option(
+    "--min-sqnr",
+    type=float,
+    metavar="DB",
+    help="SQNR that every output needs; what costs most stays in float, or gets 8 bits, until the file reaches it.",
+)
+@click.option(
     "--measure-speed", is_flag=True, help="Keep activations in float where this machine runs the layer faster."
 )
 @options.quiet
@@ -144,6 +151,7 @@ def convert(
     device: "Device | None",
     budget: "Budget | None",
     cache: Path | None,
+    min_sqnr: float | None,
     measure_speed: bool,
     quiet: bool,
     **images: Any,
@@ -187,7 +195,12 @@ def convert(
                 export=converter.ExportOptions(weights, input_shape),
                 preprocess=given_preprocess(**images),
                 settings=converter.Settings(
-                    limit=limit, seed=seed, device=device, measure_speed=measure_speed, metric=metric
+                    limit=limit,
+                    seed=seed,
+                    device=device,
+                    measure_speed=measure_speed,
+                    metric=metric,
+                    min_sqnr=min_sqnr,
                 ),
                 progress=progress,
             )
@@ -238,7 +251,7 @@ def recipes(name: str | None) -> None:
         say(f"Passes of other packages, for a recipe file: {', '.join(added)}")
 
 
-for command in (train, evaluate, compare, inspect, view, verify, targets):
+for command in (train, evaluate, compare, sensitivity, inspect, view, verify, targets):
     cli.add_command(command)
 
 

@@ -9,7 +9,7 @@ number of images.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from converter.model_io.load import model_bytes
 from converter.model_io.open import ExportOptions, model_files
 from converter.runtime.latency import BATCH, THREADS, Quartiles, latencies
 from converter.runtime.output_numbers import numbers
+from converter.runtime.output_parts import OutputPart, parts_of
 from converter.runtime.runner import Runner, class_scores
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.stacking import samples_alone
@@ -59,7 +60,8 @@ class Measurement:
             outputs.
         latency_ms: Median milliseconds per image, batch 1, one thread. None if it was not measured.
         speedup: Latency of the first model divided by that of this model.
-        outputs: SQNR of every float output against that of the first model, by name. Empty for the first model.
+        outputs: SQNR of every float output, or of its parts, against that of the first model, by name. Empty for the
+            first model.
         metric: Value of the metric that was asked for. None without a metric, or if the outputs of this model are its
             truth.
     """
@@ -136,6 +138,7 @@ class _Tally:
     def __init__(self) -> None:
         self.correct = self.agreed = 0
         self.outputs: dict[str, SqnrSum] = {}
+        self.parts: dict[str, tuple[OutputPart, ...]] = {}
         self.classifier = True
         self.unlike = 0
 
@@ -252,6 +255,7 @@ def _stream(
     progress: Progress,
 ) -> None:
     done = 0
+    joined = runners[0].joined()
     data = samples_alone(data, runners[0])
     for batch in data.batches(min(runner.batch_size(data, _BATCH, len(runners)) for runner in runners)):
         reference: NDArray[Any] | None = None
@@ -270,7 +274,7 @@ def _stream(
                 )
             _count(tally, reference, output, batch)
             if first:
-                _compare(tally, first, outputs)
+                _compare(tally, first, outputs, joined)
             first = first or outputs
         if measure is not None:
             measure.update(named, batch)
@@ -300,15 +304,21 @@ def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], batch: 
         tally.correct += int((best == labels).sum())
 
 
-def _compare(tally: _Tally, reference: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-    """Add the errors of all outputs. Outputs that are no floats, or have another shape, are left out."""
+def _compare(tally: _Tally, reference: Mapping[str, Any], outputs: Mapping[str, Any], joined: Collection[str]) -> None:
+    """Add the errors of all outputs, or of their parts. Outputs that are no floats, or of another shape, are left out.
+
+    The first batch decides on the parts.
+    """
     places = dict(zip(reference, outputs.values(), strict=False))  # models of one kind may name outputs differently
     for name, expected in reference.items():
         if name not in outputs and name not in places:
             continue
         one, other = numbers(expected), numbers(outputs.get(name, places.get(name)))
         if one.dtype.kind == "f" and one.shape == other.shape:
-            tally.outputs.setdefault(name, SqnrSum()).update(one, other)
+            if name not in tally.parts:
+                tally.parts[name] = parts_of(name, [one], joined)
+            for part in tally.parts[name]:
+                tally.outputs.setdefault(part.name, SqnrSum()).update(part.of(one), part.of(other))
 
 
 def _require_classes(runner: Runner, output: NDArray[Any], data: Dataset) -> None:

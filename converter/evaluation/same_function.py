@@ -12,10 +12,10 @@ from pathlib import Path
 
 import onnx
 
-from converter.evaluation.few_samples import Feeds, noise_like, perturbed
-from converter.evaluation.output_errors import Outputs, output_errors
 from converter.model_io.load import read_onnx
 from converter.model_io.protobuf import all_tensors
+from converter.runtime.few_samples import Feeds, noise_like, perturbed
+from converter.runtime.output_errors import Outputs, output_errors
 from converter.runtime.runner import Runner
 from passes.errors import ModelError
 

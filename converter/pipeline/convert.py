@@ -1,6 +1,7 @@
 """Convert a model to a quantized model: prepare -> [statistics -> pass -> check]* -> write -> evaluate."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from converter.data.preprocess import Preprocess
 from converter.evaluation.evaluate import evaluate_pair
 from converter.model_io.open import ExportOptions
 from converter.pipeline.branches import convert_branches
-from converter.pipeline.finish import write_file
+from converter.pipeline.finish import Written, write_file
+from converter.pipeline.min_sqnr import ADVICE, fault, reach, require_judgeable
 from converter.pipeline.prepare import Prepared, prepare
 from converter.pipeline.result import Result
 from converter.pipeline.run_pass import PassContext, run_pass
@@ -27,8 +29,11 @@ from passes.arguments import require_type
 from passes.base import Stage
 from passes.ir.model import Model
 from passes.ir.onnx_graph import import_graph
+from passes.report import PassReport
 
-__all__ = ["convert", "quantize"]
+__all__ = ["convert", "quantize", "run_passes"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def convert(
@@ -69,6 +74,7 @@ def convert(
     """
     require_type("settings", settings, Settings, "converter.Settings(...)")
     plan = with_layers(learning_on(find_recipe(recipe), settings.device), exclude, bits)
+    require_judgeable(settings.min_sqnr, plan, has_data=calibration is not None or training is not None)
     job = prepare(
         model,
         calibration,
@@ -93,48 +99,76 @@ def quantize(job: Prepared, progress: Progress) -> Result:
             speed = _measure_speed(job, progress)
         job = dataclasses.replace(job, recipe=leaving(job.recipe, speed))
 
-    work = Model(import_graph(job.source), job.target.rules, existing_qparams=job.existing)
-    context = PassContext(job.images, job.settings.memory_budget, job.recipe, progress, job.checkpoint)
-    reports = []
-    for step in job.recipe.passes:
-        with footprint.step(step.name), job.requested.before(step, work):
-            reports.append(run_pass(step, work, context))
-            if step.stage is Stage.NORMALISE:
-                job.require_same(work.graph, step.name)
-
-    def convert_branch(model: onnx.ModelProto, calibration: Any, recipe: Recipe) -> Result:
-        settings = Settings(memory_budget=job.settings.memory_budget)
-        inner = prepare(model, calibration, recipe, job.target, settings=settings, progress=progress)
-        return quantize(dataclasses.replace(inner, is_branch=True), progress)
-
-    branches = convert_branches(work, job, convert_branch)
-    quantized, layers, fidelity = write_file(work, reports, job, speed, branches)
+    written, mending = _write(job, speed, progress), None
+    if job.settings.min_sqnr is not None:
+        written, job, mending = reach(written, job, lambda changed: _write(changed, speed, progress), progress)
+    if not job.is_branch:
+        _warn(written, job, progress)
     metrics = None
     if job.images.evaluation is not None:
         with footprint.step("evaluate"):
             metrics = evaluate_pair(
                 job.reference,
-                quantized,
+                written.model,
                 job.images.evaluation,
                 job.recipe.name,
                 progress,
                 job.settings.metric,
             )
     return Result(
-        model=quantized,
+        model=written.model,
         reference=job.source,
         recipe=job.recipe,
         target=job.target.name,
-        layers=layers,
-        passes=tuple(reports),
+        layers=written.layers,
+        passes=written.reports,
         metrics=metrics,
-        fidelity=fidelity,
+        fidelity=written.fidelity,
+        mending=mending,
         calibration=job.images.describe_calibration(),
         training=job.images.describe_training(job.recipe),
         seconds=footprint.seconds,
         steps=footprint.steps,
         speed=speed,
     )
+
+
+def run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassReport]]:
+    """Run the passes of a recipe on a new model. Return the model and their reports."""
+    work = Model(import_graph(job.source), job.target.rules, existing_qparams=job.existing)
+    context = PassContext(job.images, job.settings.memory_budget, job.recipe, progress, job.checkpoint)
+    reports = []
+    for step in job.recipe.passes:
+        with job.footprint.step(step.name), job.requested.before(step, work):
+            reports.append(run_pass(step, work, context))
+            if step.stage is Stage.NORMALISE:
+                job.require_same(work.graph, step.name)
+    return work, reports
+
+
+def _write(job: Prepared, speed: Speed | None, progress: Progress) -> Written:
+    """Run the passes of a recipe and write the file in memory."""
+    work, reports = run_passes(job, progress)
+
+    def convert_branch(model: onnx.ModelProto, calibration: Any, recipe: Recipe) -> Result:
+        settings = Settings(memory_budget=job.settings.memory_budget)
+        inner = prepare(model, calibration, recipe, job.target, settings=settings, progress=progress)
+        return quantize(dataclasses.replace(inner, is_branch=True), progress)
+
+    return write_file(work, reports, job, speed, convert_branches(work, job, convert_branch))
+
+
+def _warn(written: Written, job: Prepared, progress: Progress) -> None:
+    """Warn of a file that is far from float, and say what it comes from."""
+    fidelity = written.fidelity
+    if fidelity is None:
+        return
+    if job.target.provider == "cpu" and job.target.rules.pair_sum is None and fidelity.saturation:
+        _LOG.warning(f"{fidelity.saturation}; `target='cpu-avx2'` gives a file for both")
+    if job.images.calibration is None or not fidelity.warning:
+        return
+    source = fault(written, job, progress)
+    _LOG.warning(fidelity.warning + (f"; most of it comes from {source}; {ADVICE}" if source else ""))
 
 
 def _measure_speed(job: Prepared, progress: Progress) -> Speed:

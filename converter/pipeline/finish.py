@@ -1,7 +1,7 @@
 """Last step of a conversion: write the file in the form that its target needs, with its provenance."""
 
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
 
@@ -16,12 +16,28 @@ from converter.verification.fit import fix_batch, require_kernels
 from passes.ir.model import Model
 from passes.report import PassReport
 
-__all__ = ["write_file"]
-
-_LOG = logging.getLogger(__name__)
-
+__all__ = ["Written", "write_file"]
 
 _TRIED = 8  # samples on which the file runs
+
+
+@dataclass(frozen=True)
+class Written:
+    """A quantized file in memory.
+
+    Attributes:
+        work: The model after all passes.
+        reports: Reports of the passes.
+        model: The file.
+        layers: Reports of the layers.
+        fidelity: Distance from float on a few samples. None if there were none.
+    """
+
+    work: Model
+    reports: tuple[PassReport, ...]
+    model: onnx.ModelProto
+    layers: tuple[LayerReport, ...]
+    fidelity: Fidelity | None
 
 
 def write_file(
@@ -30,8 +46,8 @@ def write_file(
     job: Prepared,
     speed: Speed | None,
     branches: Mapping[tuple[str, str], Sequence[LayerReport]],
-) -> tuple[onnx.ModelProto, tuple[LayerReport, ...], Fidelity | None]:
-    """Return the quantized file, the report of every layer, and the distance from float on a few samples.
+) -> Written:
+    """Write a model in memory and try it.
 
     Raises:
         TargetError: The target has no kernel for a node that stayed in float.
@@ -55,9 +71,4 @@ def write_file(
     with job.footprint.step("try"):
         samples = job.samples(_TRIED)
         fidelity = trial_run(quantized, job.reference, samples) if samples else None
-    if fidelity is not None and not job.is_branch:
-        if job.target.provider == "cpu" and job.target.rules.pair_sum is None and fidelity.saturation:
-            _LOG.warning(f"{fidelity.saturation}; `target='cpu-avx2'` gives a file for both")
-        if job.images.calibration is not None and fidelity.warning:
-            _LOG.warning(fidelity.warning)
-    return quantized, layers, fidelity
+    return Written(work, tuple(reports), quantized, layers, fidelity)

@@ -11,7 +11,6 @@ import onnx_graphsurgeon as gs
 
 from converter.data.inputs import input_specs
 from converter.data.preprocess import Preprocess, stored_preprocess
-from converter.evaluation.few_samples import Feeds, noise_feeds, real_feeds
 from converter.evaluation.same_function import Original
 from converter.learn.learnable import require_learnable
 from converter.learn.learning import require_device
@@ -28,6 +27,7 @@ from converter.qdq.reader import read_qdq, requantized
 from converter.recipes.overrides import with_overrides
 from converter.recipes.recipe import Recipe
 from converter.recipes.requested_layers import RequestedLayers
+from converter.runtime.few_samples import Feeds, noise_feeds, real_feeds
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.stacking import samples_alone
 from converter.speed.search import require_measurable

@@ -17,6 +17,7 @@ from converter.evaluation.evaluate import Evaluation
 from converter.model_io.save import save_onnx
 from converter.model_io.sizes import serialized_bytes
 from converter.pipeline.footprint import Step
+from converter.pipeline.mending import Mending
 from converter.pipeline.search_record import Search
 from converter.pipeline.trial_run import Fidelity
 from converter.qdq.weights import Storage
@@ -97,6 +98,7 @@ class Result(Overview):
         search: Record of the search, if a budget was given.
         fidelity: Distance from float on a few of the samples that calibrated, or on noise without them. None if the
             model takes open sizes and there were no samples.
+        mending: How the file reached `Settings.min_sqnr`, if one was given.
         speed: Speed measurements that decided which activations stay in float, if they were requested.
     """
 
@@ -114,6 +116,7 @@ class Result(Overview):
     search: Search | None = None
     speed: Speed | None = None
     fidelity: Fidelity | None = None
+    mending: Mending | None = None
 
     @property
     def learning(self) -> tuple[str, ...]:

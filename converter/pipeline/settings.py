@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
-from passes.arguments import whole
+from passes.arguments import require_number, whole
 from passes.base import Device
 from passes.errors import UsageError
 
 __all__ = ["Settings"]
 
+_EXACT_DB = 80  # float arithmetic itself, in another order, differs by not much less
 _DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -27,6 +28,8 @@ class Settings:
         memory_budget: Bytes of activations in memory. Half is for the samples that run together: there are as many as
             fit, and at least one. Half is for tensors that a later layer reads. Beyond it, they go to files.
         metric: Metric that evaluation data are measured by, and that a budget's drop is of. See `converter.evaluate`.
+        min_sqnr: SQNR in dB that every output needs against float, on a few of the samples that calibrated. What costs
+            most stays in float, or gets 8 bits, until the file reaches it.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
     Raises:
@@ -39,12 +42,17 @@ class Settings:
     measure_speed: bool = False
     memory_budget: int = DEFAULT_MEMORY_BUDGET
     metric: Any = None
+    min_sqnr: float | None = None
     checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("limit", "seed", "memory_budget"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole(name, getattr(self, name)))
+        if self.min_sqnr is not None:
+            require_number("min_sqnr", self.min_sqnr)
+            if not 0 < self.min_sqnr <= _EXACT_DB:
+                raise UsageError(f"`min_sqnr={self.min_sqnr:g}` is not above 0 and at most {_EXACT_DB} dB; try 20")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"`limit={self.limit}` leaves no images; use at least 1")
         if self.seed is not None and self.seed < 0:

@@ -14,8 +14,8 @@ from pathlib import Path
 import onnx
 
 from converter.display.numbers import decibels
-from converter.evaluation.few_samples import Feeds
-from converter.evaluation.output_errors import Outputs, output_errors
+from converter.runtime.few_samples import Feeds
+from converter.runtime.output_errors import Outputs, output_errors
 from converter.runtime.runner import Runner
 from passes.errors import ModelError, VerificationError
 
@@ -24,6 +24,7 @@ __all__ = ["Fidelity", "trial_run"]
 _ALIKE_DB = 20.0  # the two ways differ by rounding of activations only
 _APART_DB = 10.0  # between the errors of the two ways, if one of them is wrong
 _LOW_DB, _GOOD_DB = 15.0, 35.0
+_SHOWN = 6  # most outputs in a line, the worst first
 _LOSS_DB = 1.0  # by sums that saturate
 
 
@@ -33,7 +34,7 @@ class Fidelity:
 
     Attributes:
         samples: Number of runs.
-        outputs: SQNR in dB of every float output, by name. inf for an equal output.
+        outputs: SQNR in dB of every float output or of its parts, by name. inf for an equal output.
         exact_db: SQNR in dB of the worst output with kernels that add exactly, if this processor's own do not and the
             file loses by it. None: it does not lose.
     """
@@ -47,6 +48,17 @@ class Fidelity:
         """SQNR of the worst output in dB. None if no output can be compared."""
         return min(self.outputs.values(), default=None)
 
+    def describe(self) -> str:
+        """Return the distance of every output in words. Empty if no output can be compared."""
+        if not self.outputs:
+            return ""
+        ordered = sorted(self.outputs.items(), key=lambda item: item[1])
+        on = f"against float on {self.samples} sample{'s' * (self.samples != 1)}"
+        if len(ordered) == 1:
+            return f"{decibels(ordered[0][1])} {on}"
+        parts = [f"{name} {decibels(error)}" for name, error in ordered[:_SHOWN]]
+        return f"{on}: {', '.join(parts)}" + (f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else "")
+
     @property
     def saturation(self) -> str:
         """What saturating sums cost on this processor. Empty if nothing, or if the file is good all the same."""
@@ -59,17 +71,14 @@ class Fidelity:
 
     @property
     def warning(self) -> str:
-        """Advice if the file is far from the float model. Else empty."""
+        """The worst output, if it is far from the float model. Else empty."""
         low = {name: error for name, error in self.outputs.items() if error < _LOW_DB}
         if not low:
             return ""
         name, error = min(low.items(), key=lambda item: item[1])
         which = f"output {name!r}" if len(self.outputs) > 1 else "the output"
         found = "another shape or NaN" if error == -math.inf else f"only {decibels(error)}"
-        return (
-            f"{which} has {found} against float on the samples that calibrated; `compare` finds the layers that lose "
-            "most, and `exclude=` leaves them in float"
-        )
+        return f"{which} has {found} against float on the samples that calibrated"
 
 
 def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, feeds: Sequence[Feeds]) -> Fidelity:
@@ -83,25 +92,31 @@ def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, fee
     Raises:
         VerificationError: The file fails when it runs, or the two ways disagree.
     """
-    expected, names = _run_float(reference, feeds)
+    expected, names, joined = _run_float(reference, feeds)
     usual = _run(quantized, feeds, optimize=True)
     plain = _run(quantized, feeds, optimize=False)
-    fidelity = Fidelity(len(feeds), output_errors(expected, usual, names))
-    without = output_errors(expected, plain, names)
+    whole, without = output_errors(expected, usual, names), output_errors(expected, plain, names)
     between = output_errors(plain, usual, names)
-    for name, error in fidelity.outputs.items():
+    for name, error in whole.items():
         if between[name] < _ALIKE_DB and _apart(error, without[name]):
             _refuse_disagreement(name, error, without[name], quantized, feeds, expected, names)
+    fidelity = Fidelity(len(feeds), output_errors(expected, usual, names, joined))
+    without = output_errors(expected, plain, names, joined)
     if fidelity.sqnr_db is None or fidelity.sqnr_db > min(without.values()) - _LOSS_DB:
         return fidelity
-    exact = min(output_errors(expected, _run(quantized, feeds, exact=True), names).values())
+    exact = min(output_errors(expected, _run(quantized, feeds, exact=True), names, joined).values())
     return dataclasses.replace(fidelity, exact_db=exact) if exact > fidelity.sqnr_db + _LOSS_DB else fidelity
 
 
-def _run_float(reference: Path | onnx.ModelProto, feeds: Sequence[Feeds]) -> tuple[list[Outputs], list[str]]:
-    """Return the outputs of the float model, and their names. Its session is closed then, as it holds all weights."""
+def _run_float(
+    reference: Path | onnx.ModelProto, feeds: Sequence[Feeds]
+) -> tuple[list[Outputs], list[str], frozenset[str]]:
+    """Return the outputs of the float model, their names, and those that may have parts.
+
+    The session is closed then, as it holds all weights.
+    """
     runner = Runner(reference, "the float model")
-    return [runner.execute(runner.inputs(feed)) for feed in feeds], runner.outputs
+    return [runner.execute(runner.inputs(feed)) for feed in feeds], runner.outputs, runner.joined()
 
 
 def _run(

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from converter.data.dataset import Batch, Dataset
 from converter.data.inputs import InputSpec, input_specs, static_batch
+from converter.model_io.load import read_onnx
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET, batch_size, run_bytes
+from converter.runtime.output_parts import joined_outputs
 from converter.runtime.session import open_session
 from passes.errors import ModelError
 
@@ -95,6 +97,11 @@ class Runner:
     def unoptimized(self) -> "Runner":
         """Return the same model without onnxruntime's optimizations."""
         return Runner(self._model, self.name, outputs=self.outputs, optimize=False)
+
+    def joined(self) -> frozenset[str]:
+        """Return the outputs that may have parts of different kinds. See `converter.runtime.output_parts`."""
+        model = read_onnx(self._model) if isinstance(self._model, Path) else self._model
+        return joined_outputs(model.graph)
 
     def may_equal(self, other: "Runner") -> bool:
         """Whether the first outputs of two models may have equal shapes, as far as their files say."""

@@ -23,7 +23,8 @@ __all__ = ["ActivationRanges", "placement_of", "spread"]
 def placement_of(model: Model) -> Placement:
     """Decide which tensors of the model are quantized."""
     float_layers = {*model.float_reasons, *model.float_activations}
-    return place(model.graph, model.rules, frozenset(model.layers()) - float_layers)
+    layers = frozenset(model.layers()) - float_layers
+    return place(model.graph, model.rules, layers, frozenset(model.float_activations))
 
 
 def spread(placement: Placement, grids: Mapping[str, ActivationGrid]) -> dict[str, ActivationGrid]:

@@ -1,7 +1,7 @@
-"""Layers with quantized weights and float activations, as the recipe requests.
+"""Nodes that run in float, as the recipe requests. The weight of a layer among them is quantized all the same.
 
-Such a layer runs in float, and its weight is stored as codes like that of any other layer. This is useful for layers
-that a machine runs faster in float (`converter.speed` finds them), or whose activations need more than 8 bits.
+This is useful for layers that a machine runs faster in float (`converter.speed` finds them), and for activations that
+need more than 8 bits (`converter.error_sources` finds them): a tensor stays in float if what writes and reads it does.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,11 @@ __all__ = ["FloatActivations"]
 
 @dataclass(frozen=True)
 class FloatActivations(GraphPass):
-    """Leave the activations of layers in float. Their weights are still quantized.
+    """Leave the activations of nodes in float. Weights are still quantized.
 
     Attributes:
-        layers: Names of the layers, or other selectors of `passes.ir.selectors`.
+        layers: Names of layers or of other nodes that could run on integers, such as an Add, or other selectors of
+            `passes.ir.selectors`.
         reason: Reason that the report gives for them.
     """
 
@@ -31,15 +32,16 @@ class FloatActivations(GraphPass):
     reason: str = "float activations by the recipe"
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Mark the layers.
+        """Mark the nodes.
 
         Raises:
-            UnknownLayerError: A selector matches no layer. The message has the nearest names.
+            UnknownLayerError: A selector matches no node. The message has the nearest names.
         """
-        known = model.layers()
+        layers = model.layers()
+        known = [str(node.name) for node in model.graph.nodes]
         selected = select(self.layers, model.graph, known, self.name)
         names = [name for chosen in selected.values() for name in chosen]
         model.float_activations |= dict.fromkeys(names, self.reason)
-        changed = dict.fromkeys(names, Change(self.reason))
-        skipped = {name: "not named" for name in known if name not in changed}
+        changed = {name: Change(self.reason) for name in names if name in layers}
+        skipped = {name: "not named" for name in layers if name not in changed}
         return PassReport(self.name, changed, skipped, notes=matches(selected))

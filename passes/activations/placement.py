@@ -71,7 +71,7 @@ def clamp_bounds(node: gs.Node) -> tuple[float, float] | None:
     return bounds[0], bounds[1]
 
 
-def place(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> Placement:
+def place(graph: gs.Graph, rules: Rules, layers: frozenset[str], floats: frozenset[str] = frozenset()) -> Placement:
     """Decide for every tensor of a topologically sorted graph.
 
     A tensor may be quantized because of a later node. So the nodes are visited repeatedly, each time with all tensors
@@ -81,6 +81,7 @@ def place(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> Placement:
         graph: The graph.
         rules: What the target accepts.
         layers: Names of the linear layers that are quantized.
+        floats: Names of other nodes that stay in float.
     """
     readers: dict[str, list[gs.Node]] = {}
     for node in graph.nodes:
@@ -88,7 +89,7 @@ def place(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> Placement:
             readers.setdefault(tensor.name, []).append(node)
     known: frozenset[str] = frozenset()
     while True:
-        placement = _Placer(graph, rules, layers, readers, known).run()
+        placement = _Placer(graph, rules, layers, floats, readers, known).run()
         if known.issuperset(placement.tensors):
             return placement
         known = known.union(placement.tensors)
@@ -102,14 +103,18 @@ class _Placer:
         graph: gs.Graph,
         rules: Rules,
         layers: frozenset[str],
+        floats: frozenset[str],
         readers: Mapping[str, list[gs.Node]],
         known: frozenset[str],
     ) -> None:
-        self.graph, self.rules, self.layers, self.readers, self.known = graph, rules, layers, readers, known
+        self.graph, self.rules, self.layers, self.floats = graph, rules, layers, floats
+        self.readers, self.known = readers, known
         self.outputs = {tensor.name for tensor in graph.outputs}
-        self.fused = _fused(graph, rules, layers, readers, self.outputs) if rules.fused_adds else frozenset[str]()
+        self.fused = (
+            _fused(graph, rules, layers, floats, readers, self.outputs) if rules.fused_adds else frozenset[str]()
+        )
         self.slow = _slow_pools(graph, rules, layers) if rules.channels_last else frozenset[str]()
-        self.wanted = _wanted(graph, rules, layers, self.outputs, self.slow) if rules.on_demand else None
+        self.wanted = _wanted(graph, rules, layers, floats, self.outputs, self.slow) if rules.on_demand else None
         self.tensors: dict[str, str] = {}
         self.bounds: dict[str, tuple[float, float]] = {}
         self.integer: set[str] = set()
@@ -146,7 +151,7 @@ class _Placer:
         data = [tensor for tensor in _data(node, self.rules) if tensor.name not in self.fused]
         if not any(tensor.name in self.tensors or tensor.name in self.known for tensor in data):
             return None
-        reason = _why_float(node, self.rules, data, self.outputs, self.slow)
+        reason = _why_float(node, self.rules, data, self.outputs, self.slow, self.floats)
         if reason:
             return reason
         if self.wanted is not None and not any(output.name in self.wanted for output in node.outputs):
@@ -204,7 +209,12 @@ def _slow_pools(graph: gs.Graph, rules: Rules, layers: frozenset[str]) -> frozen
 
 
 def _wanted(
-    graph: gs.Graph, rules: Rules, layers: frozenset[str], outputs: set[str], slow: frozenset[str]
+    graph: gs.Graph,
+    rules: Rules,
+    layers: frozenset[str],
+    floats: frozenset[str],
+    outputs: set[str],
+    slow: frozenset[str],
 ) -> frozenset[str]:
     """Return the tensors that a layer reads as integers, directly or through operators that can run on integers."""
     wanted: set[str] = set()
@@ -215,13 +225,18 @@ def _wanted(
         elif any(output.name in wanted for output in node.outputs):
             data = _data(node, rules)
             absorbed = node.op in rules.absorbable and clamp_bounds(node) is not None
-            if absorbed or _why_float(node, rules, data, outputs, slow) is None:
+            if absorbed or _why_float(node, rules, data, outputs, slow, floats) is None:
                 wanted.update(tensor.name for tensor in data)
     return frozenset(wanted)
 
 
 def _fused(
-    graph: gs.Graph, rules: Rules, layers: frozenset[str], readers: Mapping[str, list[gs.Node]], outputs: set[str]
+    graph: gs.Graph,
+    rules: Rules,
+    layers: frozenset[str],
+    floats: frozenset[str],
+    readers: Mapping[str, list[gs.Node]],
+    outputs: set[str],
 ) -> frozenset[str]:
     """Return the convolution result that each Add reads without rounding: of two, the one that is computed last."""
     order = {
@@ -231,7 +246,7 @@ def _fused(
     }
     fused = set()
     for node in graph.nodes:
-        if node.op != "Add" or any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+        if node.op != "Add" or node.name in floats or any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
             continue
         candidates = [
             tensor.name
@@ -249,8 +264,15 @@ def _why_float_linear(node: gs.Node, rules: Rules, layers: frozenset[str]) -> st
 
 
 def _why_float(
-    node: gs.Node, rules: Rules, data: list[gs.Variable], outputs: set[str], slow: frozenset[str]
+    node: gs.Node,
+    rules: Rules,
+    data: list[gs.Variable],
+    outputs: set[str],
+    slow: frozenset[str],
+    floats: frozenset[str],
 ) -> str | None:
+    if node.name in floats:
+        return "left in float by the recipe"
     factor = scale_factor(node) if rules.scalars else None
     if node.op not in rules.compute | rules.moving and factor is None:
         return f"the target has no integer {node.op}"

@@ -63,7 +63,7 @@ class Model:
         activation_qparams: Grid (scale and zero point) of every activation that will be quantized, by tensor name.
         float_reasons: Why a layer stays in float, by layer name.
         float_branches: Names of If nodes whose branches stay in float.
-        float_activations: Why a layer with a quantized weight reads float activations, by layer name.
+        float_activations: Why a node runs in float although its weight, if it has one, is quantized, by node name.
         float_weights: Weight and bias of a layer before it was quantized, by layer name.
         existing_qparams: Quantization parameters of the file from which the model was read.
     """

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 import converter
-from converter.evaluation.output_errors import output_errors
+from converter.runtime.output_errors import output_errors
 from models.structures.catalog import STRUCTURES
 from tests.support.recipes import brief
 

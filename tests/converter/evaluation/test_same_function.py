@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto
 
 from converter.data.inputs import InputSpec, input_specs
-from converter.evaluation.few_samples import noise_feeds, noise_like, perturbed
 from converter.evaluation.same_function import Original
+from converter.runtime.few_samples import noise_feeds, noise_like, perturbed
 from passes.errors import ModelError
 from tests.support.graphs import array, build, node
 

@@ -1,12 +1,13 @@
 """Errors of the outputs of one model against those of another, over a few runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.runtime.output_parts import OutputPart, parts_of
 from passes.numerics.error import SqnrSum
 
 __all__ = ["Outputs", "output_errors"]
@@ -17,8 +18,10 @@ Outputs = Sequence[Any]
 _NOTHING = 1e-6  # mean error of an output that is zero in the reference, and counts as equal
 
 
-def output_errors(reference: Sequence[Outputs], runs: Sequence[Outputs], names: Sequence[str]) -> dict[str, float]:
-    """Return the SQNR in dB of every output, over all runs.
+def output_errors(
+    reference: Sequence[Outputs], runs: Sequence[Outputs], names: Sequence[str], joined: Collection[str] = ()
+) -> dict[str, float]:
+    """Return the SQNR in dB of every output, or of its parts, over all runs.
 
     Only float outputs are compared, because integers such as the index of the highest score follow the last digits of
     floats. If there are no float outputs, other numbers are compared. Values that are NaN or Inf in both runs are left
@@ -28,9 +31,11 @@ def output_errors(reference: Sequence[Outputs], runs: Sequence[Outputs], names: 
         reference: Outputs of the reference, one entry for each run.
         runs: Outputs of the other model on the same inputs.
         names: Names of the outputs.
+        joined: Outputs that may have parts of different kinds. See `converter.runtime.output_parts`.
 
     Returns:
-        SQNR by name: inf for equal outputs, and -inf if a shape or type differs, or NaN or Inf appear in one of them.
+        SQNR by name of the output or part: inf for equal outputs, and -inf if a shape or type differs, or NaN or Inf
+        appear in one of them.
         Outputs that cannot be compared are missing.
     """
     kinds = {
@@ -39,18 +44,20 @@ def output_errors(reference: Sequence[Outputs], runs: Sequence[Outputs], names: 
     }
     floats = [place for place, kind in kinds.items() if kind == "f"]
     compared = floats or [place for place, kind in kinds.items() if kind in "iub"]
-    return {
-        names[place]: _error([(first[place], second[place]) for first, second in zip(reference, runs, strict=True)])
-        for place in compared
-    }
+    errors = {}
+    for place in compared:
+        pairs = [(first[place], second[place]) for first, second in zip(reference, runs, strict=True)]
+        for part in parts_of(names[place], [first for first, _ in pairs], joined):
+            errors[part.name] = _error(pairs, part)
+    return errors
 
 
-def _error(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float:
+def _error(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], part: OutputPart) -> float:
     total, size = SqnrSum(), 0
     for reference, other in pairs:
         if getattr(other, "shape", None) != reference.shape or other.dtype.kind != reference.dtype.kind:
             return -math.inf
-        expected, actual = reference.astype(np.float64), other.astype(np.float64)
+        expected, actual = part.of(reference).astype(np.float64), part.of(other).astype(np.float64)
         finite = np.isfinite(expected)
         if not np.array_equal(finite, np.isfinite(actual)):
             return -math.inf

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from converter.evaluation.output_errors import output_errors
+from converter.runtime.output_errors import output_errors
 
 ONES = np.ones((1, 4), np.float32)
 

@@ -1,0 +1,137 @@
+"""Sensitivity: what rounding each weight and each activation of a model costs at its outputs."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.budget.cache import Cache
+from converter.budget.source_digest import source_digest
+from converter.data.preprocess import Preprocess
+from converter.error_sources.measure import ErrorSource, measure
+from converter.error_sources.sensitivity import Sensitivity
+from converter.model_io.open import ExportOptions
+from converter.model_io.sizes import model_digest
+from converter.pipeline.convert import run_passes
+from converter.pipeline.prepare import Prepared, prepare
+from converter.pipeline.result import versions
+from converter.pipeline.settings import Settings
+from converter.recipes.builtin import find_recipe, learning_on
+from converter.recipes.overrides import with_layers
+from converter.recipes.recipe import Recipe
+from converter.recipes.requested_layers import RequestedLayers
+from converter.recipes.toml import dump_recipe
+from converter.runtime.few_samples import real_feeds
+from converter.runtime.session import Progress, no_progress
+from converter.runtime.steps import log_step
+from converter.targets.catalog import DEFAULT_TARGET, find_target
+from passes.arguments import require_type, whole
+from passes.errors import UsageError
+
+__all__ = ["sensitivity"]
+
+_JUDGING = 8  # samples that judge, unless a call says otherwise
+
+
+def sensitivity(
+    model: Any,
+    data: Any,
+    *,
+    recipe: str | Path | Recipe = "int8",
+    target: str = DEFAULT_TARGET,
+    exclude: Sequence[str] = (),
+    bits: Mapping[str, int] | None = None,
+    samples: int = _JUDGING,
+    cache: str | Path | None = None,
+    export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
+    preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
+    settings: Settings = Settings(),  # noqa: B008  (frozen)
+    progress: Progress = no_progress,
+) -> Sensitivity:
+    """Measure what rounding each weight and each activation costs at the outputs of a model.
+
+    The recipe's passes choose grids and codes. Then one weight or activation at a time is rounded in the float network,
+    and all outputs are compared with those of the exact network. The error powers add up to about that of the file.
+
+    Args:
+        model, recipe, target, exclude, bits, export, preprocess, progress: As in `converter.convert`.
+        data: Data that calibrate, as ``calibration`` in `converter.convert`.
+        samples: Number of samples that judge: the ones after those that calibrate, or else the first of all.
+        cache: Folder for the result. The same call reads it from there.
+        settings: As in `converter.convert`: images, seed and memory.
+
+    Raises:
+        ConvertError: Any problem that the user can fix. The message says how.
+    """
+    require_type("settings", settings, Settings, "converter.Settings(...)")
+    samples = whole("samples", samples)
+    if samples < 1:
+        raise UsageError(f"`samples={samples}` judges nothing; use at least 1")
+    plan = with_layers(learning_on(find_recipe(recipe), settings.device), exclude, bits)
+    if plan.keeps or plan.trains:
+        raise UsageError(f"recipe {plan.name!r} does not choose codes by calibration; use one such as int8 or int4")
+    chosen = find_target(target)
+    with log_step("sensitivity"):
+        job = prepare(
+            model,
+            data,
+            plan,
+            chosen,
+            requested=RequestedLayers(exclude, bits or {}),
+            export=export,
+            preprocess=preprocess,
+            settings=settings,
+            judging=samples,
+            progress=progress,
+        ).warn()
+        job, judging = _split(job, samples)
+        stored = _stored(job, cache, len(judging), plan)
+        loaded = stored.load("sensitivity")
+        if loaded is None:
+            work, _ = run_passes(job, progress)
+            sources = measure(work, judging, progress)
+            stored.store("sensitivity", {"sources": np.array(json.dumps([_values(each) for each in sources]))})
+        else:
+            sources = tuple(_source(values) for values in json.loads(str(loaded["sources"])))
+    return Sensitivity(job.recipe.name, chosen.name, len(judging), sources)
+
+
+def _split(job: Prepared, samples: int) -> tuple[Prepared, list[dict[str, Any]]]:
+    """Divide the data into samples that calibrate and samples that judge. If there are too few, the same do both."""
+    data = job.images.calibration
+    assert data is not None
+    if len(data) < 2 * samples:
+        return job, real_feeds(data, samples)
+    fit, judge = data.split(len(data) - samples)
+    images = dataclasses.replace(job.images, calibration=fit, learnable=fit)
+    return dataclasses.replace(job, images=images), real_feeds(judge, samples)
+
+
+def _stored(job: Prepared, cache: str | Path | None, samples: int, plan: Recipe) -> Cache:
+    if cache is None:
+        return Cache(None, {})
+    data = job.images.calibration
+    assert data is not None
+    facts = {
+        "model": model_digest(job.source),
+        "calibration": data.describe(),
+        "samples": samples,
+        "recipe": dump_recipe(dataclasses.replace(plan, description="")),
+        "target": job.target.name,
+        "source": source_digest(),
+        "versions": versions(),
+    }
+    return Cache(Path(cache), facts)
+
+
+def _values(source: ErrorSource) -> dict[str, Any]:
+    return dataclasses.asdict(source) | {"sqnr_db": {name: float(error) for name, error in source.sqnr_db.items()}}
+
+
+def _source(values: Mapping[str, Any]) -> ErrorSource:
+    return ErrorSource(
+        values["kind"], tuple(values["names"]), tuple(values["nodes"]), values["bits"], dict(values["sqnr_db"])
+    )

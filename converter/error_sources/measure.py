@@ -1,0 +1,139 @@
+"""Error of the outputs when one weight, or one activation, of a network is rounded and everything else is exact.
+
+Rounding errors of different tensors are nearly independent, so the error powers add up to about that of the whole file.
+The sum is scaled to the measured error of the file where one is known (`converter.error_sources.choose`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_graphsurgeon as gs
+
+from converter.error_sources.switched_network import SwitchedNetwork
+from converter.runtime.few_samples import Feeds
+from converter.runtime.output_errors import output_errors
+from converter.runtime.session import Progress, no_progress
+from passes.activations.placement import clamp_bounds, scale_factor
+from passes.ir.linear import LINEAR_OPS
+from passes.ir.model import Model
+from passes.ir.ties import tied_layers
+
+__all__ = ["ErrorSource", "measure"]
+
+Kind = Literal["weight", "activation"]
+
+
+@dataclass(frozen=True)
+class ErrorSource:
+    """A weight or an activation that is rounded.
+
+    Attributes:
+        kind: "weight" or "activation".
+        names: Layers that have this weight, or tensors that have this grid because they have the same values.
+        nodes: Nodes that run in float if this is not rounded.
+        bits: Bits of the codes.
+        sqnr_db: SQNR in dB of every output or of its parts, by name, if only this is rounded. inf: it does not change.
+    """
+
+    kind: Kind
+    names: tuple[str, ...]
+    nodes: tuple[str, ...]
+    bits: int
+    sqnr_db: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        """The first of the names."""
+        return self.names[0]
+
+    @property
+    def worst_db(self) -> float:
+        """SQNR of the output that loses most, in dB."""
+        return min(self.sqnr_db.values(), default=math.inf)
+
+    def noise(self, output: str) -> float:
+        """Return the error power of an output relative to its own power."""
+        return 10 ** (-self.sqnr_db.get(output, math.inf) / 10)
+
+
+def measure(model: Model, samples: Sequence[Feeds], progress: Progress = no_progress) -> tuple[ErrorSource, ...]:
+    """Round every weight and every activation of a quantized model alone, and measure what the outputs lose.
+
+    Args:
+        model: The model after all passes of a recipe.
+        samples: Inputs of runs.
+        progress: Called with "sensitivity", the number of tensors that are done, and the number of all.
+
+    Returns:
+        The sources, the one that costs most first.
+
+    Raises:
+        ModelError: The network does not run.
+    """
+    groups, ties = _groups(model), tied_layers(model.layers()[name] for name in model.quantized)
+    weights = [ties.get(name, (name,)) for name in model.quantized if ties.get(name, (name,))[0] == name]
+    if not samples or not (groups or weights):
+        return ()
+    network = SwitchedNetwork(model, groups)
+    expected = [network.run(feeds) for feeds in samples]
+    total, sources = len(groups) + len(weights), []
+    for index, tensors in enumerate(groups):
+        runs = [network.run(feeds, groups=(index,)) for feeds in samples]
+        errors = output_errors(expected, runs, network.outputs, network.joined)
+        sources.append(ErrorSource("activation", tuple(tensors), _touching(model, tensors), 8, errors))
+        progress("sensitivity", len(sources), total)
+    for layers in weights:
+        runs = [network.run(feeds, layers=layers) for feeds in samples]
+        errors = output_errors(expected, runs, network.outputs, network.joined)
+        bits = model.quantized[layers[0]].grid.bits
+        sources.append(ErrorSource("weight", tuple(layers), tuple(layers), bits, errors))
+        progress("sensitivity", len(sources), total)
+    return tuple(sorted(sources, key=lambda source: source.worst_db))
+
+
+def _groups(model: Model) -> list[list[str]]:
+    """Return the quantized activations. Those with the same values, or a multiple of them, are in one group."""
+    group_of: dict[str, list[str]] = {}
+    groups: list[list[str]] = []
+
+    def add(name: str, source: str | None) -> None:
+        group = group_of.get(source) if source is not None else None
+        if group is None:
+            group = []
+            groups.append(group)
+        group.append(name)
+        group_of[name] = group
+
+    for tensor in model.graph.inputs:
+        if tensor.name in model.activation_qparams:
+            add(str(tensor.name), None)
+    for node in model.graph.nodes:
+        source = _copied(node, model)
+        for tensor in node.outputs:
+            if tensor.name in model.activation_qparams:
+                add(str(tensor.name), source)
+    return groups
+
+
+def _copied(node: gs.Node, model: Model) -> str | None:
+    """Return the input whose values a node passes on, or multiplies by a scalar. None for other nodes."""
+    if node.op not in model.rules.moving and node.op != "Identity" and scale_factor(node) is None:
+        return None
+    data = [tensor.name for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
+    return str(data[0]) if data else None
+
+
+def _touching(model: Model, tensors: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the nodes on integers that write or read some tensors, or whose clamps write them."""
+    rounded, rules, nodes = set(tensors), model.rules, list[gs.Node]()
+    for node in model.graph.nodes:
+        written = any(tensor.name in rounded for tensor in node.outputs)
+        if written or any(tensor.name in rounded for tensor in node.inputs):
+            nodes.append(node)
+        if written and clamp_bounds(node) is not None and node.inputs[0].name not in model.activation_qparams:
+            nodes += node.inputs[0].inputs
+    integer = LINEAR_OPS | rules.compute | rules.moving | rules.absorbable
+    able = (str(node.name) for node in nodes if node.op in integer or scale_factor(node) is not None)
+    return tuple(dict.fromkeys(able))

@@ -1,0 +1,155 @@
+"""The float network with a switch for every rounding of the quantized model.
+
+A tensor ``t`` of `Model.activation_qparams` becomes ``Where(switch, DequantizeLinear(QuantizeLinear(t)), t)``, and the
+weight of a quantized layer becomes an input of the graph whose default is the float weight. So one session measures
+every rounding alone, and any set of them together.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from converter.qdq.floats import float_model
+from converter.runtime.few_samples import Feeds
+from converter.runtime.output_errors import Outputs
+from converter.runtime.output_parts import joined_outputs
+from converter.runtime.session import open_session
+from passes.errors import ModelError, first_line
+from passes.ir.bodies import enclose
+from passes.ir.fresh_name import fresh_name
+from passes.ir.linear import Linear
+from passes.ir.model import Model
+from passes.ir.surgery import tensor_names
+from passes.numerics.grid import ActivationGrid
+
+__all__ = ["SwitchedNetwork"]
+
+
+class SwitchedNetwork:
+    """A session of the float network whose roundings are off, each until `run` names it.
+
+    Args:
+        model: The model after all passes of a recipe. It does not change.
+        groups: Activations that are rounded together. Every tensor is in at most one group.
+
+    Attributes:
+        outputs: Names of the network's outputs.
+        joined: Outputs that may have parts of different kinds.
+
+    Raises:
+        ModelError: onnxruntime cannot load the network.
+    """
+
+    def __init__(self, model: Model, groups: Sequence[Sequence[str]]) -> None:
+        self._model, self._layers = model, model.layers()
+        proto = float_model(model.graph, exposed=True)
+        self.outputs = [value.name for value in proto.graph.output]
+        self.joined = joined_outputs(proto.graph)
+        taken = tensor_names(model.graph)
+        self._switches = [fresh_name(f"{group[0]}_rounded", taken) for group in groups]
+        switch_of = {name: switch for group, switch in zip(groups, self._switches, strict=True) for name in group}
+        _insert_switches(proto.graph, switch_of, model.activation_qparams, taken)
+        self._off = {switch: np.array(False) for switch in self._switches}
+        self._replaceable = _float_constants(model, self._layers)
+        _make_inputs(proto.graph, self._replaceable)
+        enclose(proto.graph)
+        self._session = open_session(proto)
+
+    def run(self, feeds: Feeds, groups: Iterable[int] = (), layers: Iterable[str] = ()) -> Outputs:
+        """Run one sample.
+
+        Args:
+            feeds: Inputs of the network.
+            groups: Indices of the groups of activations that are rounded.
+            layers: Layers whose weights are rounded. Layers that share a weight are named together.
+
+        Raises:
+            ModelError: The run fails.
+        """
+        switched = {self._switches[index]: np.array(True) for index in groups}
+        try:
+            results: Outputs = self._session.run(self.outputs, feeds | self._off | switched | self._rounded(layers))
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise ModelError(
+                f"the float model with one tensor rounded fails when it runs: {first_line(error)}"
+            ) from error
+        return results
+
+    def _rounded(self, layers: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Return the quantized weights and biases of layers, by the names of the constants."""
+        constants: dict[str, NDArray[Any]] = {}
+        for name in layers:
+            for tensor in self._model.node(name).inputs[1:3]:
+                if tensor.name in self._replaceable:
+                    constants[str(tensor.name)] = np.asarray(tensor.values)
+        return constants
+
+
+def _insert_switches(
+    graph: onnx.GraphProto, switch_of: Mapping[str, str], grids: Mapping[str, ActivationGrid], taken: set[str]
+) -> None:
+    """Put the rounding of activations, with its switch, behind what computes them."""
+    inputs = {value.name for value in graph.input}
+    nodes: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
+    for name, switch in switch_of.items():
+        if name in inputs:
+            renamed[name] = fresh_name(f"{name}_switched", taken)
+            nodes += _switch(graph, name, renamed[name], switch, grids[name], taken)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        nodes.append(node)
+        for index, name in enumerate(node.output):
+            if name in switch_of:  # readers and outputs of the graph keep the name
+                node.output[index] = fresh_name(f"{name}_exact", taken)
+                nodes += _switch(graph, node.output[index], name, switch_of[name], grids[name], taken)
+    graph.ClearField("value_info")
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    graph.ClearField("node")
+    graph.node.extend(copies)
+    for switch in dict.fromkeys(switch_of.values()):
+        graph.input.append(helper.make_tensor_value_info(switch, TensorProto.BOOL, []))
+
+
+def _switch(
+    graph: onnx.GraphProto, source: str, result: str, switch: str, grid: ActivationGrid, taken: set[str]
+) -> list[onnx.NodeProto]:
+    """Return the nodes that compute ``result``: ``source``, or ``source`` on a grid if the switch is on."""
+    parameters = [fresh_name(f"{result}_scale", taken), fresh_name(f"{result}_zero_point", taken)]
+    values: list[NDArray[Any]] = [np.asarray(grid.scale, np.float32), np.asarray(grid.zero_point, grid.dtype)]
+    for name, value in zip(parameters, values, strict=True):
+        graph.initializer.append(numpy_helper.from_array(value, name))
+    codes, rounded = fresh_name(f"{result}_codes", taken), fresh_name(f"{result}_on_grid", taken)
+    return [
+        helper.make_node("QuantizeLinear", [source, *parameters], [codes]),
+        helper.make_node("DequantizeLinear", [codes, *parameters], [rounded]),
+        helper.make_node("Where", [switch, rounded, source], [result]),
+    ]
+
+
+def _float_constants(model: Model, layers: Mapping[str, Linear]) -> dict[str, NDArray[Any]]:
+    """Return the float weights and biases of the quantized layers, by the names of the constants in the graph."""
+    constants: dict[str, NDArray[Any]] = {}
+    for name in model.quantized:
+        if name not in model.float_weights or name not in layers:
+            continue
+        before, node = model.float_weights[name], model.node(name)
+        constants[str(node.inputs[1].name)] = layers[name].stored(before.matrix())
+        if len(node.inputs) > 2 and layers[name].bias is not None:
+            now = np.asarray(node.inputs[2].values)
+            bias = np.zeros(now.size) if before.bias is None else before.bias
+            constants[str(node.inputs[2].name)] = np.asarray(bias, now.dtype).reshape(now.shape)
+    return constants
+
+
+def _make_inputs(graph: onnx.GraphProto, constants: Mapping[str, NDArray[Any]]) -> None:
+    """Give initializers other values, and make them inputs of the graph whose defaults these values are."""
+    for tensor in graph.initializer:
+        if tensor.name in constants:
+            value, name = constants[tensor.name], tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
+            graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(value.shape)))

@@ -1,0 +1,133 @@
+"""Raise a file to a SQNR: what costs most at the outputs stays in float, or gets 8 bits, and the file is made again.
+
+The choice follows from what each rounding costs (`converter.error_sources`). The error of the new file is measured. If
+it is still too large, more is chosen, in proportion to what is missing.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from converter.display.numbers import decibels
+from converter.error_sources.choose import choose
+from converter.error_sources.measure import ErrorSource, measure
+from converter.pipeline.finish import Written
+from converter.pipeline.mending import Mending
+from converter.pipeline.prepare import Prepared
+from converter.qdq.floats import float_model
+from converter.recipes.overrides import with_layers
+from converter.recipes.recipe import Recipe
+from converter.runtime.session import Progress
+from converter.speed.profile import node_seconds
+from passes.activations.float_activations import FloatActivations
+from passes.errors import BudgetError, UsageError
+
+__all__ = ["ADVICE", "fault", "reach", "require_judgeable"]
+
+ADVICE = "`min_sqnr=20` leaves what costs most in float, and `sensitivity` lists what each tensor costs"
+_ROUNDS = 6
+_SAMPLES = 4  # that measure what each rounding costs
+_PROFILED = 3  # runs of the profile
+_NAMED = 3  # most sources in a warning
+
+
+def require_judgeable(aim_db: float | None, recipe: Recipe, *, has_data: bool) -> None:
+    """Check that a file can be raised to a SQNR.
+
+    Raises:
+        UsageError: There are no samples, or the recipe has only one result.
+    """
+    if aim_db is None:
+        return
+    if not has_data:
+        raise UsageError(f"`min_sqnr={aim_db:g}` is judged on samples; give `calibration=`")
+    if recipe.keeps:
+        raise UsageError(f"recipe {recipe.name!r} keeps the codes of the model, so `min_sqnr=` has no effect")
+    if recipe.trains:
+        raise UsageError(f"recipe {recipe.name!r} trains the model, and `min_sqnr=` would train it again; leave it out")
+
+
+def _sources(written: Written, job: Prepared, count: int, progress: Progress) -> tuple[ErrorSource, ...]:
+    """Measure what every rounding in a file costs, on a few of the samples."""
+    with job.footprint.step("sensitivity"):
+        return measure(written.work, job.samples(count), progress)
+
+
+def reach(
+    first: Written, job: Prepared, write: Callable[[Prepared], Written], progress: Progress
+) -> tuple[Written, Prepared, Mending]:
+    """Make files until every output has `Settings.min_sqnr`.
+
+    Args:
+        first: The file by the recipe.
+        job: The conversion that made it.
+        write: Makes a file.
+        progress: Called while it is measured what costs most.
+
+    Returns:
+        The file, the conversion that made it, and the record.
+
+    Raises:
+        BudgetError: No file reaches it.
+    """
+    aim = job.settings.min_sqnr
+    assert aim is not None
+    start = _judged(first)
+    if not start:
+        raise BudgetError(f"`min_sqnr={aim:g}`: no output of the model can be compared with float; leave it out", None)
+    before, files = min(start.values()), 1
+    written, made, exact = first, job, list[ErrorSource]()
+    sources: tuple[ErrorSource, ...] = ()
+    seconds: dict[str, float] = {}
+    while min(_judged(written).values()) < aim and files <= _ROUNDS:
+        if not sources:
+            sources = _sources(first, job, _SAMPLES, progress)
+            seconds = node_seconds(float_model(first.work.graph), job.samples(1)[0], _PROFILED)
+        chosen = choose(sources, _judged(written), aim, exact, seconds)
+        if not chosen:
+            break
+        exact += chosen
+        made = dataclasses.replace(job, recipe=_without(job.recipe, exact))
+        written, files = write(made), files + 1
+    after = min(_judged(written).values())
+    floats, layers, bits = _changes(exact)
+    if after < aim:
+        raise BudgetError(
+            f"no file reaches `min_sqnr={aim:g}`, and none was written; the best of {files} has {decibels(after)} "
+            f"(the recipe's own has {decibels(before)})",
+            None,
+        )
+    return written, made, Mending(aim, before, after, floats, layers, bits, files)
+
+
+def _judged(written: Written) -> dict[str, float]:
+    """Return the SQNR of every output that keeps its shape."""
+    outputs = {} if written.fidelity is None else written.fidelity.outputs
+    return {name: error for name, error in outputs.items() if error != -math.inf}
+
+
+def _changes(exact: Sequence[ErrorSource]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return nodes whose activations stay in float, layers that stay in float, and layers that get 8 bits."""
+    nodes = dict.fromkeys(node for source in exact if source.kind == "activation" for node in source.nodes)
+    weights = [source for source in exact if source.kind == "weight"]
+    layers = dict.fromkeys(name for source in weights if source.bits == 8 for name in source.names)
+    bits = dict.fromkeys(name for source in weights if source.bits != 8 for name in source.names)
+    return tuple(nodes), tuple(layers), tuple(bits)
+
+
+def _without(recipe: Recipe, exact: Sequence[ErrorSource]) -> Recipe:
+    """Return the recipe that does not round these sources."""
+    nodes, layers, bits = _changes(exact)
+    changed = with_layers(recipe, layers, dict.fromkeys(bits, 8))
+    nodes = tuple(name for name in nodes if name not in layers)
+    return changed.with_pass(FloatActivations(nodes, "float activations for `min_sqnr=`")) if nodes else changed
+
+
+def fault(written: Written, job: Prepared, progress: Progress) -> str:
+    """Name what costs most at the worst output of a file that is far from float. Empty if nothing is known."""
+    outputs = _judged(written)
+    if not outputs:
+        return ""
+    worst = min(outputs, key=outputs.__getitem__)
+    sources = sorted(_sources(written, job, 2, progress), key=lambda source: -source.noise(worst))[:_NAMED]
+    return ", ".join(f"the {source.kind} {'of ' if source.kind == 'weight' else ''}{source.name}" for source in sources)

@@ -1,0 +1,132 @@
+"""What each rounding costs: single errors add up to the error of the file, and the worst source is found."""
+
+import dataclasses
+import math
+
+import numpy as np
+import onnx
+import pytest
+
+import converter
+from converter.budget.sensitivity import sensitivity
+from converter.error_sources.choose import choose
+from converter.error_sources.measure import ErrorSource
+from tests.support.graphs import array, build, node
+
+DATA = array(48, 3, 12, 12)
+
+
+def residual() -> onnx.ModelProto:
+    """Two convolutions, a residual Add, a MaxPool and a Gemm."""
+    nodes = [
+        node("Conv", ["x", "w1"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        node("Relu", ["a"], ["b"], name="relu"),
+        node("Conv", ["b", "w2", "bias"], ["c"], name="second", pads=[1, 1, 1, 1]),
+        node("Add", ["b", "c"], ["d"], name="add"),
+        node("MaxPool", ["d"], ["e"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Flatten", ["e"], ["f"], name="flatten"),
+        node("Gemm", ["f", "w3"], ["y"], name="head"),
+    ]
+    constants = {
+        "w1": array(8, 3, 3, 3),
+        "w2": 0.1 * array(8, 8, 3, 3, seed=1),
+        "bias": array(8),
+        "w3": array(288, 64, seed=2),
+    }
+    return build(nodes, constants, ["n", 3, 12, 12])
+
+
+def with_outlier() -> onnx.ModelProto:
+    """The same network. One weight of each filter of `second` is so large that the others have few codes."""
+    model = residual()
+    for tensor in model.graph.initializer:
+        if tensor.name == "w2":
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            values[:, 0, 0, 0] = 30
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, "w2"))
+    return model
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+def test_errors_of_single_roundings_add_up_to_that_of_the_file(bits: int) -> None:
+    """Weights are rounded to nearest: GPTQ's codes make up for each other's errors, so their sum is an upper limit."""
+    plan = converter.find_recipe("int8").with_solver(bits=bits)
+    found = sensitivity(residual(), DATA, recipe=plan)
+    result = converter.convert(residual(), DATA, recipe=plan)
+    assert result.fidelity is not None
+    summed = -10 * math.log10(sum(source.noise("y") for source in found.sources))
+    assert summed == pytest.approx(result.fidelity.outputs["y"], abs=1.5)
+    assert {source.bits for source in found.sources if source.kind == "weight"} == {bits}
+
+
+def test_every_rounding_is_a_source_once() -> None:
+    found = sensitivity(residual(), DATA)
+    weights = [source.names for source in found.sources if source.kind == "weight"]
+    assert sorted(weights) == [("first",), ("head",), ("second",)]
+    activations = [name for source in found.sources if source.kind == "activation" for name in source.names]
+    assert len(activations) == len(set(activations))
+    (pooled,) = [source for source in found.sources if "d" in source.names]
+    assert {"e", "f"} <= set(pooled.names)  # the same values, so rounded together
+    assert {"add", "pool", "head"} <= set(pooled.nodes)
+    assert sum(found.share(source) for source in found.sources) == pytest.approx(1)
+
+
+def test_the_worst_source_comes_first() -> None:
+    found = sensitivity(with_outlier(), DATA)
+    assert (found.ranked()[0].kind, found.ranked()[0].name) == ("weight", "second")
+    assert found.share(found.ranked()[0]) > 0.3
+    assert "second" in found.summary()
+
+
+def test_what_is_left_in_float_is_no_source() -> None:
+    found = sensitivity(with_outlier(), DATA, exclude=["second"])
+    assert "second" not in {source.name for source in found.sources}
+
+
+def test_parts_of_an_output_are_measured_alone() -> None:
+    """Boxes in pixels beside scores: the rounding that spoils the scores is found."""
+    nodes = [
+        node("Conv", ["x", "w1"], ["a"], name="boxes"),
+        node("Conv", ["x", "w2"], ["b"], name="scores"),
+        node("Concat", ["a", "b"], ["y"], name="join", axis=1),
+    ]
+    constants = {"w1": 1000 * array(4, 3, 1, 1), "w2": 0.01 * array(6, 3, 1, 1)}
+    model = build(nodes, constants, ["n", 3, 12, 12])
+    found = sensitivity(model, DATA)
+    assert set(found.outputs) == {"y[:, :4]", "y[:, 4:]"}
+    (scores,) = [source for source in found.sources if source.kind == "weight" and source.name == "scores"]
+    assert scores.sqnr_db["y[:, :4]"] == math.inf
+    assert scores.sqnr_db["y[:, 4:]"] < 60
+
+
+def source(name: str, sqnr: float, kind: str = "activation", *nodes: str) -> ErrorSource:
+    return ErrorSource(kind, (name,), nodes or (name,), 8, {"y": sqnr})  # type: ignore[arg-type]
+
+
+def test_the_largest_source_is_chosen() -> None:
+    sources = [source("a", 40), source("b", 20), source("c", 41)]
+    measured = {"y": -10 * math.log10(sum(each.noise("y") for each in sources))}
+    assert choose(sources, measured, 30, [], {}) == [sources[1]]
+    assert choose(sources, measured, 15, [], {}) == []
+    assert choose(sources, {"y": 10}, 20, [sources[1]], {}) != [sources[1]]
+
+
+def test_of_equal_sources_the_cheaper_one_is_chosen() -> None:
+    sources = [source("slow", 20), source("fast", 20)]
+    measured = {"y": 17.0}
+    assert choose(sources, measured, 19, [], {"slow": 10.0, "fast": 1.0})[0].name == "fast"
+
+
+def test_an_activation_whose_nodes_are_in_float_already_costs_nothing() -> None:
+    """`b` lies between nodes that `a` moves to float, so it need not be chosen."""
+    sources = [source("a", 15, "activation", "first", "second"), source("b", 20, "activation", "second")]
+    measured = {"y": -10 * math.log10(sum(each.noise("y") for each in sources))}
+    assert choose(sources, measured, 40, [], {}) == [sources[0]]
+
+
+def test_no_source_at_all() -> None:
+    relu = build([node("Conv", ["x", "w"], ["y"], name="conv")], {"w": array(4, 3, 3, 3)}, ["n", 3, 12, 12])
+    plan = dataclasses.replace(converter.find_recipe("int8"), name="none")
+    assert sensitivity(relu, DATA, recipe=plan, exclude=["conv"]).sources == ()
+    assert choose([], {"y": 10.0}, 20, [], {}) == []
+    assert np.isinf(source("a", math.inf).worst_db)

@@ -18,15 +18,17 @@ from converter.budget.held_out_judge import Judge, Verdict
 from converter.budget.limits import Budget
 from converter.budget.source_digest import source_digest
 from converter.data.dataset import Dataset
+from converter.error_sources.measure import ErrorSource, measure
 from converter.model_io.sizes import model_digest, serialized_bytes
-from converter.pipeline.convert import quantize
-from converter.pipeline.prepare import prepare
+from converter.pipeline.convert import quantize, run_passes
+from converter.pipeline.prepare import Prepared, prepare
 from converter.pipeline.result import Result, mean_file_bits, versions
 from converter.pipeline.search_record import BudgetAttempt
 from converter.pipeline.settings import Settings
 from converter.recipes.builtin import learning_on
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import dump_recipe
+from converter.runtime.few_samples import real_feeds
 from converter.runtime.session import Progress
 from converter.runtime.steps import log_step
 from converter.targets.target import Target
@@ -34,6 +36,8 @@ from passes.numerics.error import decibel
 from passes.numerics.expected_drop import Drop
 
 __all__ = ["CandidateBuilder", "Trial", "best"]
+
+_MEASURED = 4  # held-out samples that measure what each rounding costs
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,17 @@ class CandidateBuilder:
             )
         return self.effects
 
+    def error_sources(self, recipe: Recipe) -> tuple[ErrorSource, ...]:
+        """Return what each rounding of a recipe costs, measured on a few held-out samples, or read from the cache."""
+        cache = self.cache_of(recipe)
+        known = cache.load("sources")
+        if known is not None:
+            return tuple(ErrorSource.from_json(values) for values in json.loads(str(known["sources"])))
+        work, _ = run_passes(self._prepared(recipe), self.progress)
+        sources = measure(work, real_feeds(self.judge.data, _MEASURED), self.progress)
+        cache.store("sources", {"sources": np.array(json.dumps([source.to_json() for source in sources]))})
+        return sources
+
     def kept(self) -> Result | None:
         """Return the conversion to keep, or None if no attempt is within the budget.
 
@@ -151,9 +166,12 @@ class CandidateBuilder:
         return self._best
 
     def _convert(self, recipe: Recipe) -> Result:
+        return quantize(self._prepared(recipe), self.progress)
+
+    def _prepared(self, recipe: Recipe) -> Prepared:
         recipe = learning_on(recipe, self.settings.device) if recipe.learns else recipe
         settings = dataclasses.replace(self.settings, limit=len(self.fit), seed=None, metric=None)
-        return quantize(prepare(self.source, self.fit, recipe, self.target, settings=settings), self.progress)
+        return prepare(self.source, self.fit, recipe, self.target, settings=settings)
 
     def _measured(self, result: Result) -> dict[str, NDArray[Any]]:
         """Return all measurements of a file as arrays."""

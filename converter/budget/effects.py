@@ -9,6 +9,7 @@ neither labels nor torch.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +27,9 @@ from converter.qdq.floats import float_model
 from converter.qdq.writer import bits_in_file
 from converter.recipes.recipe import Recipe
 from converter.runtime.batch_size import batch_size, run_bytes
+from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers
+from converter.runtime.output_parts import joined_outputs
 from converter.runtime.session import Progress, open_session
 from converter.targets.target import Target
 from passes.base import LayerPass, Problem
@@ -232,16 +235,20 @@ class _Probe:
     def __init__(self, model: Model, data: Dataset) -> None:
         self.data = data
         self.size = batch_size(data, _BATCH, lambda sample: run_bytes(float_model(model.graph), sample.feeds))
-        self.expected = [output.astype(np.float64) for output in self._run(model)]
-        self.signal = sum(float(np.square(output).sum()) for output in self.expected)
+        self.expected = list(self._run(model))
 
     def error(self, model: Model) -> float:
-        """Return the error power of the model's outputs, relative to the power of the float network's outputs."""
-        outputs = self._run(model)
-        noise = sum(float(np.square(a - b).sum()) for a, b in zip(outputs, self.expected, strict=True))
-        return noise / self.signal if self.signal > 0 else 0.0
+        """Return the error power of the worst output relative to the power of the float network's."""
+        errors = OutputErrors(self.joined)
+        for expected, outputs in zip(self.expected, self._run(model), strict=True):
+            errors.update(expected, outputs)
+        return max((10 ** (-sqnr / 10) for sqnr in errors.db().values() if sqnr > -math.inf), default=0.0)
 
-    def _run(self, model: Model) -> Iterator[NDArray[np.float32]]:
-        session = open_session(float_model(model.graph))
+    def _run(self, model: Model) -> Iterator[dict[str, Any]]:
+        proto = float_model(model.graph)
+        self.joined = joined_outputs(proto.graph)
+        session = open_session(proto)
+        names = [value.name for value in session.get_outputs()]
         for batch in self.data.batches(self.size):
-            yield batch.real(numbers(session.run(None, batch.feeds)[0]))
+            outputs = session.run(names, batch.feeds)
+            yield {name: batch.real(numbers(each)) for name, each in zip(names, outputs, strict=True)}

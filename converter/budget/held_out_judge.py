@@ -1,5 +1,6 @@
 """Judging of files on held-out images, by a metric or by classes, against the float network and the labels."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from converter.data.labels import Classes, check_labels
 from converter.model_io.scratch import scratch_folder
 from converter.model_io.write import write_onnx
 from converter.runtime.latency import latencies
+from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers
 from converter.runtime.runner import Runner, class_scores
 from passes.errors import ModelError, UsageError
@@ -80,11 +82,12 @@ class Judge:
     def __init__(self, reference: Path | onnx.ModelProto, data: Dataset, *, classes: bool, metric: Any = None) -> None:
         self.data, self.reference = data, reference
         self.metric = None if metric is None else MetricJudge(metric, reference, data)
-        self.output = _outputs(reference, _FLOAT, data)
-        self.scores = class_scores(self.output)
+        self._float = Runner(reference, _FLOAT)
+        first = numbers(self._float.run(next(data.batches(1)))[0])
+        self.scores = None if class_scores(first) is None else class_scores(_first_outputs(self._float, data))
         if classes and metric is None and self.scores is None:
             raise UsageError(
-                f"`max_drop=` needs class scores [n, classes], and the first output is {list(self.output.shape)}; use "
+                f"`max_drop=` needs class scores [n, classes], and the first output is {list(first.shape)}; use "
                 "`metric=` to say what may drop, or `max_bytes=`, which gives the smallest error of the output"
             )
         classes_of = None if self.scores is None or metric is not None else Classes(_FLOAT, self.scores.shape[1])
@@ -103,20 +106,34 @@ class Judge:
 
     def judge(self, model: onnx.ModelProto) -> Verdict:
         """Run a quantized model on the held-out images and return its errors."""
-        output = _outputs(model, "the quantized model", self.data)
-        if output.shape != self.output.shape:
+        runner = Runner(model, "the quantized model")
+        if self.scores is not None and len(self._float.outputs) == 1:  # the reference's scores are known
+            scores = class_scores(_first_outputs(runner, self.data))
+            errors = OutputErrors()
+            errors.update({"": self.scores}, {"": scores})
+        else:
+            errors = self._errors(runner)
+            scores = None if self.scores is None else class_scores(_first_outputs(runner, self.data))
+        sqnr = errors.db()
+        if not sqnr and self.metric is None:
             raise ModelError(
-                f"the first output has another size than {_FLOAT}'s on the same images, as of a detector, so a budget "
-                "cannot compare them; use a recipe such as int8"
+                f"every output has another size than {_FLOAT}'s on the same images, as of a detector, so a budget "
+                "cannot compare them; use `metric=`, or a recipe such as int8"
             )
-        error = output.astype(np.float64) - self.output
-        signal = float(np.square(self.output, dtype=np.float64).sum())
-        power = float(np.square(error).sum()) / signal if signal > 0 else 0.0
+        power = max((10 ** (-each / 10) for each in sqnr.values() if each > -math.inf), default=0.0)
         if self.metric is not None:
             return Verdict(power, self.metric.drop(model), None)
-        scores = class_scores(output)
-        errors = None if self.scores is None or scores is None else (scores - self.scores).astype(np.float32)
-        return self.verdict(power, errors)
+        found = None if self.scores is None or scores is None else (scores - self.scores).astype(np.float32)
+        return self.verdict(power, found)
+
+    def _errors(self, runner: Runner) -> OutputErrors:
+        """Compare all outputs with those of the float network."""
+        errors = OutputErrors(self._float.joined())
+        most = min(each.batch_size(self.data, _BATCH, 2) for each in (self._float, runner))
+        for batch in self.data.batches(most):
+            pair = [dict(zip(each.outputs, each.run(batch), strict=True)) for each in (self._float, runner)]
+            errors.update(*pair)
+        return errors
 
     def verdict(self, power: float, errors: NDArray[np.float32] | None) -> Verdict:
         """Return the loss of accuracy from errors of the scores ``[n, classes]``."""
@@ -142,10 +159,7 @@ class Judge:
         return quantized, reference / quantized
 
 
-def _outputs(model: Path | onnx.ModelProto, name: str, data: Dataset) -> NDArray[np.float32]:
+def _first_outputs(runner: Runner, data: Dataset) -> NDArray[np.float32]:
     """Return the first output for all images."""
-    runner = Runner(model, name)
     batches = data.batches(runner.batch_size(data, _BATCH))
-    parts = [numbers(runner.run(batch)[0]) for batch in batches]
-    alike = len({part.shape[1:] for part in parts}) == 1 and parts[0].ndim > 0
-    return np.concatenate(parts if alike else [part.reshape(-1) for part in parts])
+    return np.concatenate([numbers(runner.run(batch)[0]) for batch in batches])

@@ -5,8 +5,8 @@
 It is built on `converter.convert`.
 
 - If `int8` drops too much, 8 bits with the passes of the later rungs come next. They may drop less. If they also drop
-  too much, fewer bits are not tried. Mixed bits need this attempt too, to separate the noise of the weights from that
-  of the activations.
+  too much, fewer bits are not tried, and what costs most at 8 bits stays in float (`float_sources`). Mixed bits need
+  the second attempt too, to separate the noise of the weights from that of the activations.
 - If `int8` exceeds a latency, layers that run faster in float stay in float (`float_layers`) in every later rung.
 - With a limit of bytes, the ladder ends at the first file within all limits. If accuracy is not limited, it continues
   to mixed bits, which are more accurate at the same bytes.
@@ -23,6 +23,8 @@ from typing import Any
 
 from converter.budget.candidate_builder import CandidateBuilder, Trial, best
 from converter.budget.float_layers import RUNG, faster_in_float
+from converter.budget.float_sources import RUNG as EXACT_RUNG
+from converter.budget.float_sources import with_float_sources
 from converter.budget.held_out_judge import MOST_JUDGING, Judge, split
 from converter.budget.limits import Budget
 from converter.budget.mixed import BASE, mixed_attempts, with_bits
@@ -187,6 +189,9 @@ def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
         yield eight_gptq
         if _settled(eight_gptq, budget):
             return
+        if budget.broken(eight_gptq.attempt.drop, 0, None):
+            yield from with_float_sources(builder, eight_gptq)
+            return
     if _hopeless(eight_gptq or eight, budget):
         return
     four = builder.attempt("int4", base)
@@ -250,7 +255,9 @@ def _nearest(trials: Sequence[Trial], budget: Budget) -> Trial:
 def _why_not(builder: CandidateBuilder, judge: Judge) -> str:
     """Describe the limits that were missed, by how much, and the limits that could be met."""
     nearest, budget = _nearest(builder.trials, builder.budget).attempt, builder.budget
-    only = builder.trials[-1].attempt.name in {"int8", RUNG, "int8-gptq"} and not nearest.broken.endswith("bytes")
+    only = builder.trials[-1].attempt.name in {"int8", RUNG, "int8-gptq", EXACT_RUNG} and not nearest.broken.endswith(
+        "bytes"
+    )
     reason = "; fewer bits lose more accuracy and run no faster, so no other file was tried" if only else ""
     hints = []
     if budget.broken(nearest.drop, 0, None):

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 
 from converter.data.dataset import Batch, Dataset
-from converter.evaluation.metric_run import arrays_of, truth_of
 from converter.metrics.metric import Metric
+from converter.metrics.metric_run import arrays_of, truth_of
 from converter.metrics.registry import find_metric
 from converter.runtime.runner import Runner
 from passes.errors import DataError
@@ -47,7 +47,7 @@ class MetricJudge:
         first: Metric = self._make()
         self._higher = first.higher_is_better
         sample = next(data.batches(1))
-        _, truth = truth_of(first, self._outputs(self._float, sample), sample)
+        _, truth = truth_of(first, self._outputs(self._float, sample), sample.truth)
         self.name = first.name if truth == "labels" else f"{first.name} against float"
 
     def drop(self, model: onnx.ModelProto) -> Drop:
@@ -59,7 +59,7 @@ class MetricJudge:
         size = min(runner.batch_size(self._data, _BATCH), self._float.batch_size(self._data, _BATCH))
         for index, batch in enumerate(self._data.batches(max(1, min(size, len(self._data) // groups)))):
             outputs = [self._outputs(each, batch) for each in (self._float, runner)]
-            labels, _ = truth_of(self._make(), outputs[0], batch)
+            labels, _ = truth_of(self._make(), outputs[0], batch.truth)
             others = [pair for group, pair in enumerate(without) if group != index % groups]
             for pair in (whole, *others):
                 for metric, each in zip(pair, outputs, strict=True):

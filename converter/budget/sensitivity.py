@@ -93,9 +93,9 @@ def sensitivity(
         if loaded is None:
             work, _ = run_passes(job, progress)
             sources = measure(work, judging, progress)
-            stored.store("sensitivity", {"sources": np.array(json.dumps([_values(each) for each in sources]))})
+            stored.store("sensitivity", {"sources": np.array(json.dumps([each.to_json() for each in sources]))})
         else:
-            sources = tuple(_source(values) for values in json.loads(str(loaded["sources"])))
+            sources = tuple(ErrorSource.from_json(values) for values in json.loads(str(loaded["sources"])))
     return Sensitivity(job.recipe.name, chosen.name, len(judging), sources)
 
 
@@ -125,13 +125,3 @@ def _stored(job: Prepared, cache: str | Path | None, samples: int, plan: Recipe)
         "versions": versions(),
     }
     return Cache(Path(cache), facts)
-
-
-def _values(source: ErrorSource) -> dict[str, Any]:
-    return dataclasses.asdict(source) | {"sqnr_db": {name: float(error) for name, error in source.sqnr_db.items()}}
-
-
-def _source(values: Mapping[str, Any]) -> ErrorSource:
-    return ErrorSource(
-        values["kind"], tuple(values["names"]), tuple(values["nodes"]), values["bits"], dict(values["sqnr_db"])
-    )

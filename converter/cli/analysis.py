@@ -78,6 +78,7 @@ def evaluate(
     help="Convert again with the suggestion, write OUT.onnx and show the gain.",
 )
 @click.option("--calibration", metavar="DATA", help="Calibration data for --act; by default, those of MODEL.")
+@options.metric
 @options.json
 @options.limit
 @options.torch
@@ -90,6 +91,7 @@ def compare(
     data: str,
     act: Path | None,
     calibration: str | None,
+    metric: str | None,
     as_json: bool,
     limit: int | None,
     weights: Path | None,
@@ -120,11 +122,16 @@ def compare(
     elif calibration is not None:
         raise UsageError(f"--calibration {calibration} is for --act; leave it out or add --act OUT.onnx")
     export, preprocess = converter.ExportOptions(weights, input_shape), given_preprocess(**images)
-    with models_on_data((reference, model), data, limit=limit, export=export, preprocess=preprocess) as on:
+    annotated = metric is not None
+    with models_on_data(
+        (reference, model), data, limit=limit, export=export, preprocess=preprocess, annotated=annotated
+    ) as on:
         first, second = on.files
         with progress_bars(quiet=quiet) as progress:
             names = (first.name, second.name)
-            comparison = converter.compare(first.path, second.path, on.data, names=names, progress=progress)
+            comparison = converter.compare(
+                first.path, second.path, on.data, names=names, metric=metric, progress=progress
+            )
             suggestion = converter.suggest(first.path, second.path, comparison, on.data, progress=progress)
         if not as_json:
             given = _given(weights, input_shape) if is_factory(reference) else ()

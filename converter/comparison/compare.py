@@ -13,7 +13,7 @@ import heapq
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from converter.comparison.matching import Match, match_tensors
 from converter.comparison.subgraphs import Subgraphs
+from converter.comparison.tap import Tap
 from converter.comparison.transformed import cut_where_alike
 from converter.data.dataset import Batch, Dataset
 from converter.data.model_data import ModelsOnData, models_on_data
@@ -30,10 +31,13 @@ from converter.data.preprocess import Preprocess
 from converter.display.json_values import fields_as_json
 from converter.display.numbers import decibels, percent
 from converter.display.overview import Glance, Overview
+from converter.metrics.metric_run import MetricFacts, MetricRun
 from converter.model_io.load import read_whole_onnx
 from converter.model_io.open import ExportOptions
 from converter.runtime.batch_size import batch_size
+from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers, row_numbers
+from converter.runtime.output_parts import joined_outputs
 from converter.runtime.runner import Runner, class_scores
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.stacking import samples_alone
@@ -48,7 +52,6 @@ _LOG = logging.getLogger(__name__)
 _BATCH = 4  # all activations of two models are in memory at once
 _WORST = 5
 _SHOWN = 10  # layers in an overview
-_FLOATS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(double)": 11}  # numbers of onnx.TensorProto
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,10 @@ class Comparison(Overview):
         layers: Every matched tensor, in the order of the reference's graph.
         unmatched: Tensors of the reference without a counterpart.
         agreement: Fraction of images with the same highest score. None unless the first output is [n, classes].
-        sqnr_db: SQNR of the first output of the model as it is deployed.
+        sqnr_db: SQNR of the worst output of the model as it is deployed.
+        outputs: SQNR of every float output, or of its parts, of the model as it is deployed, by name.
+        metric: The metric that was asked for, or None.
+        values: Values of the metric: of the reference, None if its own outputs are the labels, and of the model.
         transformed: Tensors whose channels are scaled or rotated in the quantized model. They are not compared.
         worst: Images whose first output has the lowest SQNR, worst first.
     """
@@ -118,6 +124,9 @@ class Comparison(Overview):
     sqnr_db: float
     transformed: tuple[str, ...] = ()
     worst: tuple[ImageError, ...] = ()
+    outputs: Mapping[str, float] = field(default_factory=dict)
+    metric: MetricFacts | None = None
+    values: tuple[float | None, float | None] = (None, None)
 
     def overview(self) -> Glance:
         """Return the layers with the largest introduced errors."""
@@ -148,6 +157,7 @@ def compare(
     limit: int | None = None,
     export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
+    metric: Any = None,
     progress: Progress = no_progress,
 ) -> Comparison:
     """Compare a quantized model with its float reference, layer by layer.
@@ -163,6 +173,7 @@ def compare(
         limit: Largest number of images. The default is all.
         export: Weights and input shape of torch models.
         preprocess: Preprocessing of uint8 data. It overrides what the models store.
+        metric: Metric of both models, in a form of `converter.evaluate`.
         progress: Called with "comparing", the number of images that are done, and the number of all images.
 
     Raises:
@@ -172,9 +183,17 @@ def compare(
     called = names or (_name(reference, "reference"), _name(model, "model"))
     with (
         log_step("compare"),
-        models_on_data([reference, model], data, names=called, limit=limit, export=export, preprocess=preprocess) as on,
+        models_on_data(
+            [reference, model],
+            data,
+            names=called,
+            limit=limit,
+            export=export,
+            preprocess=preprocess,
+            annotated=metric is not None,
+        ) as on,
     ):
-        return _compared(on, progress)
+        return _compared(on, progress, metric)
 
 
 def _name(model: Any, role: str) -> str:
@@ -182,17 +201,19 @@ def _name(model: Any, role: str) -> str:
     return str(model) if isinstance(model, str | Path) else role
 
 
-def _compared(on: ModelsOnData, progress: Progress) -> Comparison:
+def _compared(on: ModelsOnData, progress: Progress, metric: Any) -> Comparison:
     (reference, model), (float_name, name), data = on.paths, on.names, on.data
     float_model, other_model = read_whole_onnx(reference), read_whole_onnx(model)
     matches, unmatched = match_tensors(float_model.graph, other_model.graph)
-    reference_tap = _Tap(float_model, float_name, [match.tensor for match in matches])
-    model_tap = _Tap(other_model, name, [match.other for match in matches])
+    reference_tap = Tap(float_model, float_name, [match.tensor for match in matches])
+    model_tap = Tap(other_model, name, [match.other for match in matches])
     matches = [match for match in matches if match.tensor in reference_tap.floats and match.other in model_tap.floats]
     deployed = Runner(model, name, arena=False)
 
     layers: _Layers | None = None
     images = _Images()
+    errors = OutputErrors(joined_outputs(float_model.graph))
+    measure = None if metric is None else MetricRun(metric, 2)
 
     data = samples_alone(data, reference_tap.runner)
 
@@ -201,14 +222,18 @@ def _compared(on: ModelsOnData, progress: Progress) -> Comparison:
         return 3 * sum(numbers(value).nbytes for value in reference_tap.run(sample)[1].values())
 
     for batch in data.batches(batch_size(data, _BATCH, sample_bytes)):
-        wanted, tensors = reference_tap.run(batch)
-        given = numbers(deployed.run(batch)[0])
+        outputs, tensors = reference_tap.run(batch)
+        results = dict(zip(deployed.outputs, deployed.run(batch), strict=True))
+        wanted, given = (numbers(next(iter(each.values()))) for each in (outputs, results))
         if wanted.ndim != given.ndim or (wanted.shape != given.shape and not deployed.may_equal(reference_tap.runner)):
             raise ModelError(
                 f"{name}: first output is {list(given.shape)}, {float_name} gives {list(wanted.shape)}; "
                 "compare models of one kind"
             )
         images.update(wanted, given, batch, data)
+        errors.update(outputs, results)
+        if measure is not None:
+            measure.update([outputs, results], batch.truth)
         _, others = model_tap.run(batch)
         both = {match.tensor: (tensors[match.tensor], others[match.other]) for match in matches}
         feeds = {key: batch.real(rows) for key, rows in reference_tap.inputs(batch).items()}
@@ -228,9 +253,12 @@ def _compared(on: ModelsOnData, progress: Progress) -> Comparison:
         layers.errors(matches),
         (*unmatched, *(match.tensor for match in matches if match.tensor in layers.unlike)),
         images.agreement,
-        images.db,
+        min(errors.db().values(), default=images.db),
         tuple(match.tensor for match in matches if match.tensor in layers.transformed),
         images.worst(),
+        errors.db(),
+        None if measure is None else measure.facts,
+        (None, None) if measure is None else (measure.values()[0], measure.values()[1]),
     )
 
 
@@ -239,6 +267,9 @@ class _Layers:
 
     Attributes:
         unlike: Tensors whose shape differs between the models: the same name for different tensors.
+        outputs: SQNR of every float output, or of its parts, of the model as it is deployed, by name.
+        metric: The metric that was asked for, or None.
+        values: Values of the metric: of the reference, None if its own outputs are the labels, and of the model.
         transformed: Tensors whose channels are scaled or rotated.
     """
 
@@ -347,44 +378,3 @@ class _Images:
 
     def worst(self) -> tuple[ImageError, ...]:
         return tuple(error for _, _, error in sorted(self._worst, reverse=True) if np.isfinite(error.sqnr_db))
-
-
-class _Tap:
-    """A model with some of its tensors, which may be inputs, as further outputs.
-
-    Attributes:
-        runner: The model with all of its outputs.
-        batch: The only batch size that the model takes, or None.
-        floats: Element types of the float tensors, as numbers of onnx.TensorProto. The keys are their names.
-    """
-
-    def __init__(self, model: onnx.ModelProto, name: str, tensors: Sequence[str]) -> None:
-        tapped = onnx.ModelProto()
-        tapped.CopyFrom(model)
-        first = tapped.graph.output[0].name
-        inputs = {value.name for value in tapped.graph.input}
-        present = {value.name for value in tapped.graph.output}
-        extra = [tensor for tensor in dict.fromkeys(tensors) if tensor not in present | inputs]
-        tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(tensor) for tensor in extra)
-        self.runner = Runner(tapped, name, arena=False)
-        self.batch = self.runner.batch
-        self._inputs = inputs & set(tensors)
-        types = self.runner.types
-        self.floats = {
-            spec.name: int(onnx.helper.np_dtype_to_tensor_dtype(spec.dtype))
-            for spec in self.runner.specs
-            if np.issubdtype(spec.dtype, np.floating)
-        }
-        self.floats |= {tensor: _FLOATS[types[tensor]] for tensor in tensors if types.get(tensor) in _FLOATS}
-        self.runner.outputs = list(dict.fromkeys([first, *(tensor for tensor in tensors if tensor in types)]))
-
-    def inputs(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """Return the model's own inputs for a batch."""
-        return self.runner.inputs(batch.feeds)
-
-    def run(self, batch: Batch) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
-        """Return the model's first output, and the tensors by name."""
-        outputs = self.runner.run(batch)
-        feeds = self.inputs(batch)
-        tensors = dict(zip(self.runner.outputs, outputs, strict=True))
-        return numbers(outputs[0]), tensors | {name: batch.real(feeds[name]) for name in self._inputs}

@@ -6,12 +6,11 @@ quantized model (`converter.comparison.float_substitution`), and the gain of the
 measured gain is never suggested.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from numpy.typing import NDArray
 
 from converter.comparison.compare import Comparison
 from converter.comparison.float_substitution import in_float
@@ -25,13 +24,12 @@ from converter.display.overview import Glance, Overview
 from converter.inspection.inspect import inspect
 from converter.model_io.load import read_whole_onnx, upgrade_opset
 from converter.model_io.open import ExportOptions
-from converter.runtime.output_numbers import numbers
+from converter.runtime.output_errors import OutputErrors
 from converter.runtime.runner import Runner
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.stacking import samples_alone
 from converter.runtime.steps import log_step
 from passes.arguments import require_type
-from passes.numerics.error import SqnrSum
 
 __all__ = ["GOOD_DB", "WORTH_DB", "Suggestion", "Trial", "suggest"]
 
@@ -175,22 +173,21 @@ class _FloatTrials:
         runner = Runner(self._reference, comparison.reference)
         self._data = samples_alone(data, runner)
         self._size = runner.batch_size(data, _BATCH)
-        self._wanted = list(self._scores(runner))
+        self._wanted, self._joined = self._outputs(runner), runner.joined()
 
     def sqnr(self, subgraphs: Sequence[Subgraph]) -> float | None:
-        """Return the SQNR of the scores in dB. None if the subgraphs cannot take the place of the quantized layers."""
+        """Return the SQNR of the worst output in dB. None if the subgraphs cannot replace the quantized layers."""
         mixed = in_float(self._model, self._reference, subgraphs, self._others)
         if mixed is None:
             return None
-        total = SqnrSum()
-        for wanted, given in zip(self._wanted, self._scores(Runner(mixed, self._name)), strict=True):
-            if wanted.shape == given.shape:  # not so for another number of detections
-                total.update(wanted, given)
-        return total.db
+        errors = OutputErrors(self._joined)
+        for wanted, given in zip(self._wanted, self._outputs(Runner(mixed, self._name)), strict=True):
+            errors.update(wanted, given)
+        return min(errors.db().values(), default=math.inf)
 
-    def _scores(self, runner: Runner) -> list[NDArray[Any]]:
-        runner.outputs = runner.outputs[:1]
-        return [numbers(runner.run(batch)[0]) for batch in self._data.batches(self._size)]
+    def _outputs(self, runner: Runner) -> list[dict[str, Any]]:
+        batches = self._data.batches(self._size)
+        return [dict(zip(runner.outputs, runner.run(batch), strict=True)) for batch in batches]
 
 
 def _chosen(

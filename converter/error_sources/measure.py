@@ -6,8 +6,8 @@ The sum is scaled to the measured error of the file where one is known (`convert
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import onnx_graphsurgeon as gs
 
@@ -52,6 +52,16 @@ class ErrorSource:
     def worst_db(self) -> float:
         """SQNR of the output that loses most, in dB."""
         return min(self.sqnr_db.values(), default=math.inf)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every field as a value of Python's json, which knows Infinity."""
+        return asdict(self) | {"sqnr_db": {name: float(error) for name, error in self.sqnr_db.items()}}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "ErrorSource":
+        """Return the source that `to_json` made these values of."""
+        names, nodes = tuple(values["names"]), tuple(values["nodes"])
+        return cls(values["kind"], names, nodes, values["bits"], dict(values["sqnr_db"]))
 
     def noise(self, output: str) -> float:
         """Return the error power of an output relative to its own power."""

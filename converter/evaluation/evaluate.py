@@ -9,7 +9,7 @@ number of images.
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,17 @@ from converter.data.preprocess import Preprocess
 from converter.display.json_values import fields_as_json
 from converter.display.numbers import NOTHING, decibels, milliseconds, percent, size, times
 from converter.display.overview import Glance, Overview
-from converter.evaluation.metric_run import MetricFacts, MetricRun
+from converter.metrics.metric_run import MetricFacts, MetricRun
 from converter.model_io.load import model_bytes
 from converter.model_io.open import ExportOptions, model_files
 from converter.runtime.latency import BATCH, THREADS, Quartiles, latencies
+from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers
-from converter.runtime.output_parts import OutputPart, parts_of
 from converter.runtime.runner import Runner, class_scores
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.stacking import samples_alone
 from converter.runtime.steps import log_step
 from passes.errors import ModelError
-from passes.numerics.error import SqnrSum
 
 __all__ = ["Evaluation", "Measurement", "evaluate", "evaluate_pair"]
 
@@ -135,16 +134,11 @@ class Evaluation(Overview):
 class _Tally:
     """Counts for one model, batch by batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, joined: Collection[str]) -> None:
         self.correct = self.agreed = 0
-        self.outputs: dict[str, SqnrSum] = {}
-        self.parts: dict[str, tuple[OutputPart, ...]] = {}
+        self.errors = OutputErrors(joined)
         self.classifier = True
         self.unlike = 0
-
-    def errors(self) -> dict[str, float]:
-        """Return the SQNR of every output that could be compared."""
-        return {name: total.db for name, total in self.outputs.items()}
 
 
 def evaluate(
@@ -199,9 +193,10 @@ def evaluate(
 def _measured(on: ModelsOnData, latency: bool, progress: Progress, metric: Any = None) -> Evaluation:
     paths, called, data = on.paths, on.names, on.data
     sizes = [model_bytes(path) for path in paths]
-    tallies = [_Tally() for _ in paths]
     measure = None if metric is None else MetricRun(metric, len(paths))
     runners = [Runner(path, name) for path, name in zip(paths, called, strict=True)]
+    joined = runners[0].joined()
+    tallies = [_Tally(joined) for _ in paths]
     _stream(runners, tallies, data, measure, progress)
     values: Sequence[float | None] = [None] * len(paths) if measure is None else measure.values()
     timed = latencies(paths, next(data.batches(1)), names=called) if latency else None
@@ -214,10 +209,10 @@ def _measured(on: ModelsOnData, latency: bool, progress: Progress, metric: Any =
             images=count,
             top1=tally.correct / count if tally.classifier and data.labels is not None else None,
             agreement=tally.agreed / count if tally.classifier else None,
-            sqnr_db=min(tally.errors().values(), default=None),
+            sqnr_db=min(tally.errors.db().values(), default=None),
             latency_ms=time,
             speedup=times[0] / time if time is not None and times[0] is not None else None,
-            outputs=tally.errors(),
+            outputs=tally.errors.db(),
             metric=value,
         )
         for name, size, tally, time, value in zip(called, sizes, tallies, times, values, strict=True)
@@ -255,7 +250,6 @@ def _stream(
     progress: Progress,
 ) -> None:
     done = 0
-    joined = runners[0].joined()
     data = samples_alone(data, runners[0])
     for batch in data.batches(min(runner.batch_size(data, _BATCH, len(runners)) for runner in runners)):
         reference: NDArray[Any] | None = None
@@ -274,10 +268,10 @@ def _stream(
                 )
             _count(tally, reference, output, batch)
             if first:
-                _compare(tally, first, outputs, joined)
+                tally.errors.update(first, outputs)
             first = first or outputs
         if measure is not None:
-            measure.update(named, batch)
+            measure.update(named, batch.truth)
         done += batch.count
         progress("evaluating", done, len(data))
     for runner, tally in zip(runners, tallies, strict=True):
@@ -302,23 +296,6 @@ def _count(tally: _Tally, reference: NDArray[Any], output: NDArray[Any], batch: 
     tally.agreed += int((best == expected.argmax(axis=1)).sum())
     if labels is not None:
         tally.correct += int((best == labels).sum())
-
-
-def _compare(tally: _Tally, reference: Mapping[str, Any], outputs: Mapping[str, Any], joined: Collection[str]) -> None:
-    """Add the errors of all outputs, or of their parts. Outputs that are no floats, or of another shape, are left out.
-
-    The first batch decides on the parts.
-    """
-    places = dict(zip(reference, outputs.values(), strict=False))  # models of one kind may name outputs differently
-    for name, expected in reference.items():
-        if name not in outputs and name not in places:
-            continue
-        one, other = numbers(expected), numbers(outputs.get(name, places.get(name)))
-        if one.dtype.kind == "f" and one.shape == other.shape:
-            if name not in tally.parts:
-                tally.parts[name] = parts_of(name, [one], joined)
-            for part in tally.parts[name]:
-                tally.outputs.setdefault(part.name, SqnrSum()).update(part.of(one), part.of(other))
 
 
 def _require_classes(runner: Runner, output: NDArray[Any], data: Dataset) -> None:

@@ -1,6 +1,7 @@
 """Learning by gradient in torch. Torch is optional, and imported only if a recipe needs it."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,7 @@ def train(
     *,
     seed: int,
     checkpoint: TrainingFile | None,
+    metric: Any = None,
 ) -> PassReport:
     """Train a quantized model. See `converter.learn.training.training_loop.train_network`.
 
@@ -59,7 +61,7 @@ def train(
     images = _required(settings.name, data)
     from converter.learn.training.training_loop import train_network
 
-    return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint)
+    return train_network(model, settings, images, progress, seed=seed, checkpoint=checkpoint, metric=metric)
 
 
 def require_device(passes: Iterable[Pass]) -> None:

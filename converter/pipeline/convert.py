@@ -136,7 +136,8 @@ def quantize(job: Prepared, progress: Progress) -> Result:
 def run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassReport]]:
     """Run the passes of a recipe on a new model. Return the model and their reports."""
     work = Model(import_graph(job.source), job.target.rules, existing_qparams=job.existing)
-    context = PassContext(job.images, job.settings.memory_budget, job.recipe, progress, job.checkpoint)
+    settings = job.settings
+    context = PassContext(job.images, settings.memory_budget, job.recipe, progress, job.checkpoint, settings.metric)
     reports = []
     for step in job.recipe.passes:
         with job.footprint.step(step.name), job.requested.before(step, work):

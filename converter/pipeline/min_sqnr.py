@@ -22,7 +22,7 @@ from converter.speed.profile import node_seconds
 from passes.activations.float_activations import FloatActivations
 from passes.errors import BudgetError, UsageError
 
-__all__ = ["ADVICE", "fault", "reach", "require_judgeable"]
+__all__ = ["ADVICE", "fault", "reach", "require_judgeable", "without_rounding"]
 
 ADVICE = "`min_sqnr=20` leaves what costs most in float, and `sensitivity` lists what each tensor costs"
 _ROUNDS = 6
@@ -87,7 +87,7 @@ def reach(
         if not chosen:
             break
         exact += chosen
-        made = dataclasses.replace(job, recipe=_without(job.recipe, exact))
+        made = dataclasses.replace(job, recipe=without_rounding(job.recipe, exact))
         written, files = write(made), files + 1
     after = min(_judged(written).values())
     floats, layers, bits = _changes(exact)
@@ -115,7 +115,7 @@ def _changes(exact: Sequence[ErrorSource]) -> tuple[tuple[str, ...], tuple[str, 
     return tuple(nodes), tuple(layers), tuple(bits)
 
 
-def _without(recipe: Recipe, exact: Sequence[ErrorSource]) -> Recipe:
+def without_rounding(recipe: Recipe, exact: Sequence[ErrorSource]) -> Recipe:
     """Return the recipe that does not round these sources."""
     nodes, layers, bits = _changes(exact)
     changed = with_layers(recipe, layers, dict.fromkeys(bits, 8))

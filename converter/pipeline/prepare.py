@@ -135,7 +135,7 @@ def prepare(
     require_runnable(recipe.passes)
     require_device(recipe.passes)
     if settings.metric is not None:
-        if evaluation is None and not judging:
+        if evaluation is None and not judging and not recipe.trains:
             raise UsageError("`metric=` would measure nothing; give `evaluation=` or a budget as well")
         find_metric(settings.metric)  # refused before the work starts
     if settings.measure_speed:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import Any
 
 from converter.calibration.correction import correct_layers
 from converter.calibration.range_trial import choose_ranges
@@ -47,6 +48,7 @@ class PassContext:
             pass solves again, and which requirements are checked early.
         progress: Callback for progress.
         checkpoint: File for the state of a training. None: no state is written.
+        metric: Metric that chooses the best epoch of a training. None: the share of right classes, or else the loss.
     """
 
     images: Images
@@ -54,6 +56,7 @@ class PassContext:
     recipe: Recipe
     progress: Progress
     checkpoint: TrainingFile | None = None
+    metric: Any = None
 
 
 def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
@@ -211,7 +214,8 @@ def _run_learned_rounding(step: LearnedRounding, model: Model, context: PassCont
 @run_kind.register
 def _run_training(step: Qat, model: Model, context: PassContext) -> PassReport:
     data, seed = context.images.shown_to(step), context.recipe.seed
-    return train(model, step, data, context.progress, seed=seed, checkpoint=context.checkpoint)
+    checkpoint, metric = context.checkpoint, context.metric
+    return train(model, step, data, context.progress, seed=seed, checkpoint=checkpoint, metric=metric)
 
 
 @require.register

@@ -27,7 +27,8 @@ class Settings:
             the result names these layers. It gives the same file without a measurement.
         memory_budget: Bytes of activations in memory. Half is for the samples that run together: there are as many as
             fit, and at least one. Half is for tensors that a later layer reads. Beyond it, they go to files.
-        metric: Metric that evaluation data are measured by, and that a budget's drop is of. See `converter.evaluate`.
+        metric: Metric that evaluation data are measured by, that a budget's drop is of, and that chooses the best epoch
+            of a training. See `converter.evaluate`.
         min_sqnr: SQNR in dB that every output needs against float, on a few of the samples that calibrated. What costs
             most stays in float, or gets 8 bits, until the file reaches it.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.

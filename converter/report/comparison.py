@@ -61,7 +61,15 @@ def _whole(comparison: Comparison, preprocess: Preprocess | None) -> RenderableT
     row(whole, "preprocessing", preprocessing(preprocess))
     if comparison.agreement is not None:
         row(whole, "agreement", percent(comparison.agreement))
-    row(whole, "SQNR of the output", decibels(comparison.sqnr_db))
+    if comparison.metric is not None:
+        for called, value in zip((comparison.reference, comparison.model), comparison.values, strict=True):
+            if value is not None:
+                row(whole, f"{comparison.metric.name} of {called}", comparison.metric.shown(value))
+    if len(comparison.outputs) > 1:
+        for output, error in sorted(comparison.outputs.items(), key=lambda item: item[1]):
+            row(whole, f"SQNR of {output}", decibels(error))
+    else:
+        row(whole, "SQNR of the output", decibels(comparison.sqnr_db))
     lowest = _lowest(comparison.layers)
     if lowest is not None:
         row(whole, "adds most", f"{decibels(lowest.introduced_db)} at {_named(lowest)}")

@@ -1,21 +1,53 @@
 """Errors of the outputs of one model against those of another, over a few runs."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.runtime.output_numbers import numbers
 from converter.runtime.output_parts import OutputPart, parts_of
 from passes.numerics.error import SqnrSum
 
-__all__ = ["Outputs", "output_errors"]
+__all__ = ["OutputErrors", "Outputs", "output_errors"]
 
 Outputs = Sequence[Any]
 """Outputs of one run, in the order of the model. An output may be a sequence or a map."""
 
 _NOTHING = 1e-6  # mean error of an output that is zero in the reference, and counts as equal
+
+
+class OutputErrors:
+    """SQNR of every float output of a model against a reference, or of its parts, batch by batch.
+
+    Args:
+        joined: Outputs that may have parts of different kinds. The first batch decides.
+    """
+
+    def __init__(self, joined: Collection[str] = ()) -> None:
+        self._joined = joined
+        self._totals: dict[str, SqnrSum] = {}
+        self._parts: dict[str, tuple[OutputPart, ...]] = {}
+
+    def update(self, reference: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Add the outputs of a batch, by name. Those that are no floats, or of another shape, are left out."""
+        places = dict(zip(reference, outputs.values(), strict=False))  # models of one kind may name outputs differently
+        for name, expected in reference.items():
+            if name not in outputs and name not in places:
+                continue
+            one, other = numbers(expected), numbers(outputs.get(name, places.get(name)))
+            if one.dtype.kind != "f" or one.shape != other.shape:
+                continue
+            if name not in self._parts:
+                self._parts[name] = parts_of(name, [one], self._joined)
+            for part in self._parts[name]:
+                self._totals.setdefault(part.name, SqnrSum()).update(part.of(one), part.of(other))
+
+    def db(self) -> dict[str, float]:
+        """Return the SQNR in dB of every output or part that could be compared."""
+        return {name: total.db for name, total in self._totals.items()}
 
 
 def output_errors(

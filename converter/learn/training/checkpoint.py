@@ -76,7 +76,7 @@ def save(checkpoint: Checkpoint, progress: TrainingState) -> None:
     path = checkpoint.file.path
     content = {**vars(progress), "origin": checkpoint.file.origin, "training": checkpoint.training}
     score = content.pop("score")
-    content |= {"loss": score.loss, "share": score.share}
+    content |= {"loss": score.loss, "share": score.share, "metric": score.metric, "shown": score.shown}
     try:
         with replacing(path) as written, written.open("wb") as stream:
             torch.save(content, stream)
@@ -100,7 +100,7 @@ def _read(path: Path, device: torch.device) -> tuple[TrainingState, str, str]:
             content.pop("origin", ""),
             content.pop("training"),
         )  # origin: none in files of earlier versions
-        score = Score(content.pop("loss"), content.pop("share"))
+        score = Score(content.pop("loss"), content.pop("share"), content.pop("metric", None), content.pop("shown", ""))
         return TrainingState(score=score, **content), origin, training
     except OSError as error:
         reason = error.strerror or str(error)

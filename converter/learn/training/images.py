@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +18,17 @@ __all__ = ["ImageBatch", "augmented", "epoch_batches", "in_order"]
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Some images: inputs ``[n, ...]`` by name, and labels ``[n]`` or None."""
+    """Some images.
+
+    Attributes:
+        inputs: Inputs ``[n, ...]`` by name.
+        labels: Class of every image ``[n]``, or None.
+        truth: All labels by name, for a metric.
+    """
 
     inputs: Mapping[str, Tensor]
     labels: Tensor | None
+    truth: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -87,6 +95,7 @@ def _read(data: Dataset, parts: Sequence[NDArray[np.intp]], device: torch.device
             yield ImageBatch(
                 {name: value.to(device) for name, value in images.inputs.items()},
                 None if images.labels is None else images.labels.to(device),
+                images.truth,
             )
 
 
@@ -96,4 +105,5 @@ def _load(data: Dataset, rows: NDArray[np.intp]) -> ImageBatch:
     for name, values in chosen.feeds.items():
         tensor = torch.from_numpy(np.ascontiguousarray(values))
         inputs[name] = tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-    return ImageBatch(inputs, None if chosen.labels is None else torch.from_numpy(np.array(chosen.labels)))
+    labels = None if chosen.labels is None else torch.from_numpy(np.array(chosen.labels))
+    return ImageBatch(inputs, labels, chosen.truth)

@@ -46,18 +46,26 @@ class Score:
         loss: Mean loss.
         share: Share of images with the right class. Without labels, the float network's class counts as right. None if
             the output is not a classifier's.
+        metric: Value of the metric that chooses, higher is better, or None.
+        shown: The metric's value in words.
     """
 
     loss: float
     share: float | None
+    metric: float | None = None
+    shown: str = ""
 
     def better_than(self, other: "Score") -> bool:
-        """Whether more images are right, or equally many at a smaller loss."""
+        """Whether the metric is better, or more images are right, or both are equal at a smaller loss."""
+        if self.metric is not None and other.metric is not None:
+            return self.metric > other.metric or (self.metric == other.metric and self.loss < other.loss)
         if self.share is None or other.share is None or self.share == other.share:
             return self.loss < other.loss
         return self.share > other.share
 
     def __str__(self) -> str:
+        if self.metric is not None:
+            return self.shown
         return f"loss {self.loss:.4g}" if self.share is None else f"{100 * self.share:.2f} %"
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from converter.learn.training.images import ImageBatch, augmented, epoch_batches
 from converter.learn.training.objective import Score, is_classifier, loss, scored
 from converter.learn.training.trained_network import TrainedNetwork
 from converter.learn.training_file import TrainingFile
+from converter.metrics.metric_run import MetricRun
 from converter.runtime.session import Progress
 from passes.errors import DataError, QuantizationError
 from passes.ir.model import Model
@@ -51,6 +52,7 @@ def train_network(
     *,
     seed: int,
     checkpoint: TrainingFile | None = None,
+    metric: Any = None,
 ) -> PassReport:
     """Train the model. It does not change unless the result on held-out images improves.
 
@@ -62,6 +64,8 @@ def train_network(
         seed: Random seed of the held-out images and of the order of the others.
         checkpoint: File that receives the state of the training after every epoch. If it exists, the training goes on
             from it.
+        metric: Metric that chooses the best epoch, see `converter.metrics.registry.find_metric`. None: the share of
+            right classes, or else the loss.
 
     Returns:
         The report of the pass.
@@ -76,7 +80,7 @@ def train_network(
     started = time.perf_counter()
     if not model.quantized:
         raise QuantizationError(f"{settings.name} trains quantized layers; put it after gptq or rtn in the recipe")
-    training = _Training(model, settings, data, seed, find_device(settings.device, settings.name))
+    training = _Training(model, settings, data, seed, find_device(settings.device, settings.name), metric)
     state = None if checkpoint is None else Checkpoint(checkpoint, training.digest())
     before = training.layer_errors()
     start, best, epoch = training.run(progress, state)
@@ -86,7 +90,10 @@ def train_network(
 class _Training:
     """The network, its images and its optimizer."""
 
-    def __init__(self, model: Model, settings: Qat, data: Dataset, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, model: Model, settings: Qat, data: Dataset, seed: int, device: torch.device, metric: Any
+    ) -> None:
+        self.metric = metric
         self.settings, self.data, self.seed, self.device = settings, data, seed, device
         self.float_reasons = dict(model.float_reasons)
         self.split: HeldOut = hold_out(len(data), settings.held_out, seed)
@@ -182,15 +189,24 @@ class _Training:
     def _score(self) -> Score:
         total, right, count = 0.0, 0, 0
         has_classes: bool = True
+        measure = None if self.metric is None else MetricRun(self.metric, 2)
         for images in in_order(self.data, self.split.judge, _EVALUATED, self.device):
             outputs, teacher = self.network(images.inputs), self.network.teacher(images.inputs)
             labels = images.labels if self.objective == "labels" else None
             total += float(loss(self.objective, outputs, teacher, labels)) * len(images)
+            if measure is not None:
+                measure.update([_arrays(teacher), _arrays(outputs)], images.truth)
             hits = scored(outputs, teacher, labels)
             has_classes = has_classes and hits is not None
             right += 0 if hits is None else int(hits.sum())
             count += len(images)
-        return Score(total / count, right / count if has_classes else None)
+        share = right / count if has_classes else None
+        if measure is None:
+            return Score(total / count, share)
+        value, facts = measure.values()[1], measure.facts
+        assert value is not None  # only the first model's may be
+        shown = f"{facts.name} {facts.shown(value)}"
+        return Score(total / count, share, value if facts.higher_is_better else -value, shown)
 
     @torch.no_grad()
     def layer_errors(self) -> dict[str, float]:
@@ -211,7 +227,9 @@ class _Training:
         what = "right" if self.objective == "labels" else "as the float network"
         unit = what if best.share is not None else "to the float network"
         judged = f"{start} -> {best} {unit} of {len(self.split.judge)} held-out images"
-        if best.share is not None and best.share == start.share:  # then the loss decided
+        if start.metric is not None:
+            judged = f"{start} -> {best} on {len(self.split.judge)} held-out images"
+        elif best.share is not None and best.share == start.share:  # then the loss decided
             judged += f", loss {start.loss:.4g} -> {best.loss:.4g}"
         if epoch == 0:
             reason = f"gained nothing: {judged}"
@@ -242,11 +260,16 @@ class _Training:
         settings = dataclasses.asdict(self.settings)
         settings.pop("device")
         data = {name: fact for name, fact in self.data.describe().items() if name != "source"}
-        digest = hashlib.sha256(json.dumps([settings, self.seed, data, self.network.facts()]).encode())
+        facts = [settings, self.seed, data, self.network.facts(), str(self.metric or "")]
+        digest = hashlib.sha256(json.dumps(facts).encode())
         for tensors in (self.network.program.constants, self.network.state_dict()):
             for name, value in sorted(tensors.items()):
                 digest.update(name.encode() + value.cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _arrays(outputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: value.detach().cpu().numpy() for name, value in outputs.items()}
 
 
 def _on(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

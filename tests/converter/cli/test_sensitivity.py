@@ -7,8 +7,11 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.converter.error_sources.test_measure import DATA, with_outlier
 from tests.support.command_line import run
+from tests.support.graphs import array
+from tests.support.outlier_network import SHAPE, with_outlier
+
+DATA = array(48, *SHAPE)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import numpy as np
-import onnx
 import pytest
 
 import converter
@@ -12,39 +11,9 @@ from converter.budget.sensitivity import sensitivity
 from converter.error_sources.choose import choose
 from converter.error_sources.measure import ErrorSource
 from tests.support.graphs import array, build, node
+from tests.support.outlier_network import SHAPE, residual, with_outlier
 
-DATA = array(48, 3, 12, 12)
-
-
-def residual() -> onnx.ModelProto:
-    """Two convolutions, a residual Add, a MaxPool and a Gemm."""
-    nodes = [
-        node("Conv", ["x", "w1"], ["a"], name="first", pads=[1, 1, 1, 1]),
-        node("Relu", ["a"], ["b"], name="relu"),
-        node("Conv", ["b", "w2", "bias"], ["c"], name="second", pads=[1, 1, 1, 1]),
-        node("Add", ["b", "c"], ["d"], name="add"),
-        node("MaxPool", ["d"], ["e"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
-        node("Flatten", ["e"], ["f"], name="flatten"),
-        node("Gemm", ["f", "w3"], ["y"], name="head"),
-    ]
-    constants = {
-        "w1": array(8, 3, 3, 3),
-        "w2": 0.1 * array(8, 8, 3, 3, seed=1),
-        "bias": array(8),
-        "w3": array(288, 64, seed=2),
-    }
-    return build(nodes, constants, ["n", 3, 12, 12])
-
-
-def with_outlier() -> onnx.ModelProto:
-    """The same network. One weight of each filter of `second` is so large that the others have few codes."""
-    model = residual()
-    for tensor in model.graph.initializer:
-        if tensor.name == "w2":
-            values = onnx.numpy_helper.to_array(tensor).copy()
-            values[:, 0, 0, 0] = 30
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, "w2"))
-    return model
+DATA = array(48, *SHAPE)
 
 
 @pytest.mark.parametrize("bits", [8, 5])

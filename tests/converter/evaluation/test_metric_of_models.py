@@ -71,6 +71,29 @@ def test_a_metric_reads_labels_of_any_name(tmp_path: Path) -> None:
     assert all(0.1 < (model.metric or 0) < 0.5 for model in evaluation.models)
 
 
+def test_a_comparison_shows_a_metric_and_every_output() -> None:
+    comparison = converter.compare(detector(), detector(noise=0.1), X, metric="miou(output='maps')")
+    assert comparison.metric is not None
+    assert comparison.metric.truth == "first model"
+    before, after = comparison.values
+    assert before is None
+    assert after is not None
+    assert 80 < after < 100
+    assert comparison.outputs["scores"] == math.inf
+    assert comparison.sqnr_db == comparison.outputs["maps"] == min(comparison.outputs.values())
+    assert comparison.to_json()["metric"]["name"] == "miou"
+
+
+def test_a_suggestion_looks_at_the_worst_output() -> None:
+    """Only the second output is wrong, and its layer is suggested."""
+    coarse = converter.find_recipe("int8").with_solver(layer_bits={"maps": 2})
+    result = converter.convert(detector(), X, recipe=coarse)
+    comparison = converter.compare(detector(), result.model, X)
+    suggestion = converter.suggest(detector(), result.model, comparison, X)
+    assert suggestion.bits == {"maps": 8}
+    assert suggestion.gain_db > 3
+
+
 def test_labels_that_a_metric_lacks_are_named() -> None:
     def decode(outputs: Any) -> Any:
         return [(np.zeros((0, 4)), np.zeros(0), np.zeros(0))] * len(outputs["maps"])

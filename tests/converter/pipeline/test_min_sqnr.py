@@ -1,5 +1,6 @@
 """`Settings.min_sqnr`: what costs most stays in float until the file reaches it, or the file is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,12 @@ import pytest
 import converter
 from converter.pipeline.result import Result
 from passes.errors import BudgetError, UsageError
-from tests.converter.error_sources.test_measure import DATA, residual, with_outlier
 from tests.support.graphs import array, build, node
+from tests.support.outlier_network import SHAPE, residual, with_outlier
+
+DATA = array(48, *SHAPE)
+
+convert: Callable[..., Result] = converter.convert
 
 
 def converted(aim: float | None, recipe: str = "int8") -> Result:
@@ -81,11 +86,7 @@ def test_outputs_that_cannot_be_compared_are_refused() -> None:
 )
 def test_recipes_without_a_choice_are_refused(given: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        converter.convert(
-            residual(),
-            **{"calibration": DATA, **given},
-            settings=converter.Settings(min_sqnr=20),  # type: ignore[arg-type]
-        )
+        convert(residual(), **{"calibration": DATA, **given}, settings=converter.Settings(min_sqnr=20))
 
 
 @pytest.mark.parametrize("aim", [0, -3, 81, float("nan"), "20"])

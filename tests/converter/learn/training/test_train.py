@@ -274,3 +274,25 @@ def test_training_data_that_nothing_trains_on_are_refused() -> None:
 def test_labels_that_are_no_classes_are_refused() -> None:
     with pytest.raises(DataError, match="label"):
         convert(resnet(), (X, np.arange(64)), recipe=Recipe("t", "", (ActivationRanges(), Gptq(), SHORT)))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_metric_chooses_the_epoch(sign: int) -> None:
+    """A metric that rises with every measurement keeps the last epoch, and one that falls keeps none."""
+    measured: list[int] = []
+
+    def later(outputs: dict[str, np.ndarray], labels: dict[str, Any]) -> float:  # noqa: ARG001
+        measured.append(1)
+        return float(sign * len(measured))
+
+    result = train(
+        resnet(),
+        X,
+        recipe=Recipe("trained", "", (Normalise(), ActivationRanges(), Gptq(bits=4), SHORT)),
+        qat={"epochs": 2},
+        settings=Settings(metric=later),
+    )
+    (note,) = result.passes[-1].notes
+    assert ("(epoch 2)" in note) == (sign > 0)
+    assert ("gained nothing" in note) == (sign < 0)
+    assert "later" in note

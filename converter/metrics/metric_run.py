@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.data.dataset import Batch
 from converter.metrics.metric import Metric
 from converter.metrics.registry import find_metric
 from passes.errors import UsageError
@@ -57,14 +56,18 @@ class MetricRun:
         self._metrics: list[Metric] = [make() for _ in range(models)]
         self._truth = ""
 
-    def update(self, outputs: Sequence[Mapping[str, Any]], batch: Batch) -> None:
+    def update(self, outputs: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> None:
         """Add the outputs of all models for one batch.
+
+        Args:
+            outputs: Outputs of every model, by name.
+            given: Labels of the data, by name.
 
         Raises:
             UsageError: The data lack labels that the metric needs, and it cannot take outputs for labels.
         """
         arrays = [arrays_of(named) for named in outputs]
-        labels, self._truth = truth_of(self._metrics[0], arrays[0], batch)
+        labels, self._truth = truth_of(self._metrics[0], arrays[0], given)
         for metric, each in zip(self._metrics, arrays, strict=True):
             metric.update(each, labels)
 
@@ -85,13 +88,17 @@ def arrays_of(outputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     return {name: each for name, each in outputs.items() if isinstance(each, np.ndarray)}
 
 
-def truth_of(metric: Metric, reference: Mapping[str, Any], batch: Batch) -> Truth:
+def truth_of(metric: Metric, reference: Mapping[str, Any], given: Mapping[str, Any]) -> Truth:
     """Return the labels of a batch for a metric: those of the data, or else the outputs of the reference.
+
+    Args:
+        metric: The metric.
+        reference: Outputs of the reference, by name.
+        given: Labels of the data, by name.
 
     Raises:
         UsageError: The data lack labels that the metric needs, and it cannot take outputs for labels.
     """
-    given = batch.truth
     if metric.needs and set(metric.needs) <= set(given):
         return given, "labels"
     made = metric.truth(reference)

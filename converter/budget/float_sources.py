@@ -1,0 +1,54 @@
+"""8-bit attempts in which the roundings that cost most stay in float, for a drop that 8 bits exceed.
+
+What each rounding costs is measured once (`converter.error_sources`). Every attempt aims at 3 dB less error than the
+one before, and leaves in float what costs most, until the drop is within the budget.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from converter.budget.candidate_builder import CandidateBuilder, Trial
+from converter.error_sources.choose import choose
+from converter.error_sources.measure import ErrorSource
+from converter.pipeline.min_sqnr import without_rounding
+
+__all__ = ["RUNG", "with_float_sources"]
+
+RUNG = "int8-exact"
+_STEP_DB, _ATTEMPTS = 3.0, 4
+
+
+def with_float_sources(builder: CandidateBuilder, eight: Trial) -> Iterator[Trial]:
+    """Yield attempts with less and less rounding, until one is within the budget.
+
+    Args:
+        builder: Makes and judges the attempts.
+        eight: The 8-bit attempt that drops too much.
+    """
+    sources = builder.error_sources(eight.recipe)
+    measured = {
+        output: -10 * math.log10(noise)
+        for output in (sources[0].sqnr_db if sources else ())
+        if (noise := sum(source.noise(output) for source in sources)) > 0
+    }
+    aim = min(measured.values(), default=math.inf)
+    exact: list[ErrorSource] = []
+    for attempt in range(_ATTEMPTS if math.isfinite(aim) else 0):
+        chosen = choose(sources, _reached(measured, sources, exact), aim + _STEP_DB * (attempt + 1), exact, {})
+        if not chosen:
+            continue
+        exact += chosen
+        recipe = dataclasses.replace(without_rounding(eight.recipe, exact), name=RUNG)
+        trial = builder.attempt(RUNG, recipe)
+        yield trial
+        if not builder.budget.broken(trial.attempt.drop, 0, trial.attempt.latency_ms):
+            return
+
+
+def _reached(
+    measured: dict[str, float], sources: tuple[ErrorSource, ...], exact: list[ErrorSource]
+) -> dict[str, float]:
+    """Return the expected SQNR of every output with some sources in float."""
+    left = [source for source in sources if source not in exact]
+    return {output: -10 * math.log10(max(sum(source.noise(output) for source in left), 1e-30)) for output in measured}

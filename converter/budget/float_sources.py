@@ -32,6 +32,8 @@ def with_float_sources(builder: CandidateBuilder, eight: Trial) -> Iterator[Tria
         for output in (sources[0].sqnr_db if sources else ())
         if (noise := sum(source.noise(output) for source in sources)) > 0
     }
+    layers = (name for source in sources if source.kind == "weight" for name in source.names)
+    whole = frozenset(() if builder.target.rules.weight_only else layers)
     aim = min(measured.values(), default=math.inf)
     exact: list[ErrorSource] = []
     for attempt in range(_ATTEMPTS if math.isfinite(aim) else 0):
@@ -39,7 +41,7 @@ def with_float_sources(builder: CandidateBuilder, eight: Trial) -> Iterator[Tria
         if not chosen:
             continue
         exact += chosen
-        recipe = dataclasses.replace(without_rounding(eight.recipe, exact), name=RUNG)
+        recipe = dataclasses.replace(without_rounding(eight.recipe, exact, whole), name=RUNG)
         trial = builder.attempt(RUNG, recipe)
         yield trial
         if not builder.budget.broken(trial.attempt.drop, 0, trial.attempt.latency_ms):

@@ -83,8 +83,7 @@ def sensitivity(
             requested=RequestedLayers(exclude, bits or {}),
             export=export,
             preprocess=preprocess,
-            settings=settings,
-            judging=samples,
+            settings=dataclasses.replace(settings, limit=(settings.limit or plan.limit) + samples),
             progress=progress,
         ).warn()
         job, judging = _split(job, samples)

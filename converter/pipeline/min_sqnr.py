@@ -6,7 +6,7 @@ it is still too large, more is chosen, in proportion to what is missing.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from converter.display.numbers import decibels
 from converter.error_sources.choose import choose
@@ -20,7 +20,7 @@ from converter.recipes.recipe import Recipe
 from converter.runtime.session import Progress
 from converter.speed.profile import node_seconds
 from passes.activations.float_activations import FloatActivations
-from passes.errors import BudgetError, UsageError
+from passes.errors import BudgetError, ModelError, UsageError
 
 __all__ = ["ADVICE", "fault", "reach", "require_judgeable", "without_rounding"]
 
@@ -76,10 +76,11 @@ def reach(
     if not start:
         raise BudgetError(f"`min_sqnr={aim:g}`: no output of the model can be compared with float; leave it out", None)
     before, files = min(start.values()), 1
+    whole = frozenset(first.work.quantized if not job.target.rules.weight_only else ())
     written, made, exact = first, job, list[ErrorSource]()
     sources: tuple[ErrorSource, ...] = ()
     seconds: dict[str, float] = {}
-    while min(_judged(written).values()) < aim and files <= _ROUNDS:
+    while -math.inf < _worst(written, start) < aim and files <= _ROUNDS:
         if not sources:
             sources = _sources(first, job, _SAMPLES, progress)
             seconds = node_seconds(float_model(first.work.graph), job.samples(1)[0], _PROFILED)
@@ -87,10 +88,10 @@ def reach(
         if not chosen:
             break
         exact += chosen
-        made = dataclasses.replace(job, recipe=without_rounding(job.recipe, exact))
+        made = dataclasses.replace(job, recipe=without_rounding(job.recipe, exact, whole))
         written, files = write(made), files + 1
-    after = min(_judged(written).values())
-    floats, layers, bits = _changes(exact)
+    after = _worst(written, start)
+    floats, layers, bits = _changes(exact, whole)
     if after < aim:
         raise BudgetError(
             f"no file reaches `min_sqnr={aim:g}`, and none was written; the best of {files} has {decibels(after)} "
@@ -106,20 +107,39 @@ def _judged(written: Written) -> dict[str, float]:
     return {name: error for name, error in outputs.items() if error != -math.inf}
 
 
-def _changes(exact: Sequence[ErrorSource]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def _worst(written: Written, names: Iterable[str]) -> float:
+    """Return the SQNR of the worst of these outputs. -inf if one of them has NaN or another shape."""
+    assert written.fidelity is not None
+    return min(written.fidelity.outputs.get(name, -math.inf) for name in names)
+
+
+def _changes(
+    exact: Sequence[ErrorSource], whole: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return nodes whose activations stay in float, layers that stay in float, and layers that get 8 bits."""
     nodes = dict.fromkeys(node for source in exact if source.kind == "activation" for node in source.nodes)
     weights = [source for source in exact if source.kind == "weight"]
     layers = dict.fromkeys(name for source in weights if source.bits == 8 for name in source.names)
+    layers |= dict.fromkeys(name for name in nodes if name in whole)
     bits = dict.fromkeys(name for source in weights if source.bits != 8 for name in source.names)
-    return tuple(nodes), tuple(layers), tuple(bits)
+    return (
+        tuple(name for name in nodes if name not in layers),
+        tuple(layers),
+        tuple(name for name in bits if name not in layers),
+    )
 
 
-def without_rounding(recipe: Recipe, exact: Sequence[ErrorSource]) -> Recipe:
-    """Return the recipe that does not round these sources."""
-    nodes, layers, bits = _changes(exact)
+def without_rounding(recipe: Recipe, exact: Sequence[ErrorSource], whole: Collection[str]) -> Recipe:
+    """Return the recipe that does not round these sources.
+
+    Args:
+        recipe: The recipe.
+        exact: The sources.
+        whole: Layers that cannot have float activations and a quantized weight on the target, so that they stay in
+            float as a whole.
+    """
+    nodes, layers, bits = _changes(exact, whole)
     changed = with_layers(recipe, layers, dict.fromkeys(bits, 8))
-    nodes = tuple(name for name in nodes if name not in layers)
     return changed.with_pass(FloatActivations(nodes, "float activations for `min_sqnr=`")) if nodes else changed
 
 
@@ -129,5 +149,9 @@ def fault(written: Written, job: Prepared, progress: Progress) -> str:
     if not outputs:
         return ""
     worst = min(outputs, key=outputs.__getitem__)
-    sources = sorted(_sources(written, job, 2, progress), key=lambda source: -source.noise(worst))[:_NAMED]
+    try:
+        found = _sources(written, job, 2, progress)
+    except ModelError:  # the file itself is written all the same
+        return ""
+    sources = sorted(found, key=lambda source: -source.noise(worst))[:_NAMED]
     return ", ".join(f"the {source.kind} {'of ' if source.kind == 'weight' else ''}{source.name}" for source in sources)

@@ -111,3 +111,14 @@ def test_a_bad_file_is_warned_of_with_the_cause(caplog: pytest.LogCaptureFixture
     assert "most of it comes from the weight of" in caplog.text
     assert "`min_sqnr=20` leaves what costs most in float" in caplog.text
     result.save(tmp_path / "out.onnx")
+
+
+def test_a_target_without_weight_only_layers_gets_whole_layers_in_float() -> None:
+    """TensorRT reads no quantized weight on float activations, so such a layer stays in float as a whole."""
+    target = "tensorrt"
+    before = converter.convert(with_outlier(), DATA, target=target)
+    result = converter.convert(
+        with_outlier(), DATA, target=target, settings=converter.Settings(min_sqnr=sqnr(before) + 6)
+    )
+    assert sqnr(result) >= sqnr(before) + 6
+    assert all(layer.bits == 32 for layer in result.layers if layer.activation_bits == 32)

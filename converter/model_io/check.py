@@ -9,9 +9,14 @@ from converter.model_io.light import light_model
 from converter.model_io.protobuf import default_opset, graphs
 from converter.model_io.sizes import stored_bits
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "runtime_ops"]
 
 _UNKNOWN_DOMAIN = "converter.unchecked"
+
+
+def runtime_ops(opset: int) -> frozenset[str]:
+    """Operators that onnxruntime adds to the domain of ONNX's own operators, and ONNX does not have at this opset."""
+    return frozenset({"SimplifiedLayerNormalization"} | ({"LayerNormalization"} if opset < 17 else set()))
 
 
 def check_model(model: onnx.ModelProto, *, full: bool = False) -> None:
@@ -45,8 +50,10 @@ def _hide(model: onnx.ModelProto) -> None:
 
     - MeanVarianceNormalization: onnx 1.23 cannot infer its function body.
     - GroupNormalization of opset 18 to 20 is deprecated.
+    - `runtime_ops` are onnxruntime's own.
     """
-    refused = {"MeanVarianceNormalization"} | ({"GroupNormalization"} if default_opset(model) < 21 else set())
+    opset = default_opset(model)
+    refused = {"MeanVarianceNormalization"} | runtime_ops(opset) | ({"GroupNormalization"} if opset < 21 else set())
     model.opset_import.append(helper.make_opsetid(_UNKNOWN_DOMAIN, 1))
     for graph in graphs(model.graph):
         for node in graph.node:

@@ -3,6 +3,7 @@
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from converter.model_io.protobuf import graphs, is_default_domain, subgraphs
+from converter.model_io.sparse import make_dense, make_initializers_dense
 
 __all__ = ["repair", "sort_nodes"]
 
@@ -15,12 +16,19 @@ def repair(model: ModelProto) -> None:
     - Nodes are sorted, so that each follows those whose outputs it reads.
     - Initializers are not graph inputs. Old files list them twice. So `graph.input` is what a caller feeds.
     - Of two initializers of one name, the first one stays. onnxruntime 1.31 computes with it.
+    - Sparse constants become dense. onnxruntime does the same when it loads them.
     - The domain of ONNX's own operators has one name, and the graph has one. Every domain is imported.
+    - A one-sided STFT says so. onnx 1.23 infers a two-sided one from the attribute's default.
     """
     model.ir_version = max(model.ir_version, _OLDEST_IR)
     model.graph.name = model.graph.name or "graph"
     _name_domains(model)
+    for function in model.functions:
+        make_dense(function.node)
     for graph in graphs(model.graph):
+        make_initializers_dense(graph)
+        make_dense(graph.node)
+        _name_default_sides(graph)
         _drop_duplicate_initializers(graph)
         _drop_initializer_inputs(graph)
     sort_nodes(model.graph)
@@ -50,11 +58,16 @@ def _drop_duplicate_initializers(graph: GraphProto) -> None:
 
 def _drop_initializer_inputs(graph: GraphProto) -> None:
     names = {tensor.name for tensor in graph.initializer}
-    names |= {tensor.values.name for tensor in graph.sparse_initializer}
     inputs = [value for value in graph.input if value.name not in names]
     if len(inputs) < len(graph.input):
         del graph.input[:]
         graph.input.extend(inputs)
+
+
+def _name_default_sides(graph: GraphProto) -> None:
+    for node in graph.node:
+        if node.op_type == "STFT" and not node.domain and all(one.name != "onesided" for one in node.attribute):
+            node.attribute.append(helper.make_attribute("onesided", 1))
 
 
 def sort_nodes(graph: GraphProto) -> None:

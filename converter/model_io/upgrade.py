@@ -14,6 +14,7 @@ from types import MappingProxyType
 import onnx
 from onnx import NodeProto, TensorProto, TypeProto, ValueInfoProto, defs, helper, version_converter
 
+from converter.model_io.check import runtime_ops
 from converter.model_io.protobuf import constant_tensors, default_opset, is_default_domain, subgraphs, tensor_names
 from converter.model_io.tensor_types import declared_types, inferred_types
 from converter.model_io.upgrade_rules import upgraded_group_norm, upgraded_resize
@@ -95,7 +96,9 @@ class _Upgrade:
         constants: Mapping[str, TensorProto],
     ) -> list[NodeProto]:
         """Return the nodes that replace `node`."""
-        if not is_default_domain(node.domain) or _is_unchanged(node.op_type, self.before):
+        if not is_default_domain(node.domain) or node.op_type in runtime_ops(self.before):
+            return [node]
+        if _is_unchanged(node.op_type, self.before):
             return [node]
         if node.op_type in _RESIZED and self.before < 11:
             return upgraded_resize(node, constants, self.fresh)

@@ -170,9 +170,76 @@ def wrong_shapes_in_branches() -> onnx.ModelProto:
     )
 
 
+def sparse(name: str, indices: NDArray[np.int64], *shape: int) -> onnx.SparseTensorProto:
+    values = np.random.default_rng(2).normal(size=len(indices)).astype(np.float32)
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(values, name), numpy_helper.from_array(indices, f"{name}_indices"), shape
+    )
+
+
+def sparse_initializer() -> onnx.ModelProto:
+    """A weight by flat indices."""
+    model = built(node("Conv", ["x", "w"], ["h"]), node("MatMul", ["h", "s"], ["y"]))
+    model.graph.sparse_initializer.append(sparse("s", np.arange(0, 30, 4), 6, 5))
+    return model
+
+
+def sparse_constants() -> onnx.ModelProto:
+    """Constant nodes by one index for each axis: in the graph, and in a function."""
+    value = sparse("", np.array([[0, 1], [2, 0], [5, 4]]), 6, 5)
+    inner = [node("Constant", [], ["k"], sparse_value=value), node("MatMul", ["a", "k"], ["b"])]
+    model = built(
+        node("Constant", [], ["s"], sparse_value=value),
+        node("Conv", ["x", "w"], ["h"]),
+        node("MatMul", ["h", "s"], ["m"]),
+        node("Times", ["h"], ["n"], domain="own"),
+        node("Add", ["m", "n"], ["y"]),
+    )
+    model.functions.append(helper.make_function("own", "Times", ["a"], ["b"], inner, model.opset_import))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    return model
+
+
+def layer_norm_before_onnx_had_it() -> onnx.ModelProto:
+    """onnxruntime's optimizer and old exporters write it at any opset."""
+    norm = node("LayerNormalization", ["h", "one"], ["y"], epsilon=1e-6)
+    model = built(node("Conv", ["x", "w"], ["h"]), norm, opset=12)
+    model.graph.initializer.append(numpy_helper.from_array(np.arange(6, dtype=np.float32), "one"))
+    return model
+
+
+def simplified_layer_norm() -> onnx.ModelProto:
+    """onnxruntime has it in the domain of ONNX's own operators."""
+    norm = node("SimplifiedLayerNormalization", ["h", "one"], ["n"], epsilon=1e-6)
+    model = built(node("Conv", ["x", "w"], ["h"]), norm, node("Relu", ["n"], ["y"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.arange(6, dtype=np.float32), "one"))
+    return model
+
+
+def one_sided_stft() -> onnx.ModelProto:
+    """onnx 1.23 infers the size of a two-sided one, which does not fit the weight."""
+    model = built(
+        node("Conv", ["x", "w"], ["h"]),
+        node("Reshape", ["h", "flat"], ["wave"]),
+        node("STFT", ["wave", "step", "", "length"], ["waves"]),
+        node("Transpose", ["waves"], ["turned"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["turned", "v"], ["y"]),
+    )
+    constants = {"flat": [0, -1], "step": 8, "length": 16}
+    for name, value in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((9, 4), np.float32), "v"))
+    return model
+
+
 @pytest.mark.parametrize(
     "model",
     [
+        layer_norm_before_onnx_had_it,
+        one_sided_stft,
+        simplified_layer_norm,
+        sparse_constants,
+        sparse_initializer,
         ir_3,
         no_graph_name,
         domain_in_full,

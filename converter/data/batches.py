@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.data.inputs import InputSpec, share_batch
+from converter.data.inputs import InputSpec, sequence_first, share_batch
 from converter.data.preprocess import Preprocess
 from converter.data.runs import RunSource, split_runs
 from converter.data.sources import ArraySource
@@ -42,7 +42,8 @@ def array_source(
         arrays: Arrays by input name. The only input may be called "x". "y" holds labels.
         inputs: Inputs of the model.
         preprocess: Preprocessing of uint8 images.
-        yielded: Whether the arrays are a batch of a callable. Then arrays of different lengths may be one run.
+        yielded: Whether the arrays are a batch of a callable. Then arrays of different lengths may be one run, and so
+            are arrays without labels for a model whose axis 0 is a sequence.
 
     Returns:
         Rows, or whole runs if the inputs share no batch.
@@ -64,7 +65,8 @@ def array_source(
     labels = None if given is None else _as_array(f"{name}: y", given)
     lengths = {names[key]: len(array) if array.ndim else 0 for key, array in values.items()}
     apart = len(set(lengths.values())) > 1
-    if not share_batch(inputs) or (apart and yielded and all(spec.fits_run(values[spec.name]) for spec in inputs)):
+    fits = yielded and all(spec.fits_run(values[spec.name]) for spec in inputs)
+    if not share_batch(inputs) or (fits and (apart or (labels is None and sequence_first(inputs)))):
         parts = split_runs(name, values, inputs)
         runs = tuple(ArraySource(name, part, names, None, inputs, preprocess, np.arange(1)) for part in parts)
         checked = None if labels is None else _labels(name, np.atleast_1d(labels), len(runs))
@@ -238,7 +240,7 @@ def _joined(
     """Make one source of all blocks. ``flat`` has the elements of all of them, one after the other."""
     all_labels = [block.labels for block in blocks if block.labels is not None]
     labels = np.concatenate(all_labels) if all_labels else None
-    whole = any(block.run for block in blocks)
+    whole = any(block.run for block in blocks) or (not all_labels and _are_sequences(blocks, first.specs))
     if not whole and len({tuple(shape[1:] for shape in block.shapes.values()) for block in blocks}) == 1:
         count = sum(next(iter(block.shapes.values()))[0] for block in blocks)
         arrays = {key: values.reshape(count, *blocks[0].shapes[key][1:]) for key, values in flat.items()}
@@ -256,6 +258,17 @@ def _joined(
     if labels is not None and len(labels) != len(runs):
         raise DataError(f"{name}: {len(labels)} labels for {len(runs)} runs; yield one label with each run")
     return RunSource(name, tuple(runs), labels, whole, np.arange(len(runs)))
+
+
+def _are_sequences(blocks: Sequence[_Block], specs: Sequence[InputSpec]) -> bool:
+    """Whether axis 0 is a sequence by its lengths, which differ. Batches differ too, but only the last one is shorter.
+
+    Axes with names are told apart by these, and axis 0 of images is the batch.
+    """
+    if any(spec.symbols and spec.symbols[0] for spec in specs) or any(len(spec.shape) > 3 for spec in specs):
+        return False
+    lengths = [next(iter(block.shapes.values()))[0] for block in blocks]
+    return specs[0].shape[0] is None and len(set(lengths[:-1])) > 1
 
 
 def _check_alike(name: str, index: int, part: ArraySource, first: ArraySource) -> None:

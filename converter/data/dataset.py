@@ -171,6 +171,13 @@ class Dataset:
         """Whether each sample is all that a run takes, because the inputs share no batch."""
         return isinstance(self._rows, RunSource) and self._rows.whole
 
+    @property
+    def empty_inputs(self) -> list[str]:
+        """Inputs that have no elements in any sample."""
+        parts = self._rows.runs if isinstance(self._rows, RunSource) else (self._rows,)
+        arrays = [part.arrays for part in parts if isinstance(part, ArraySource)]
+        return [spec.name for spec in self.inputs if arrays and not any(each[spec.name].size for each in arrays)]
+
     def one_at_a_time(self) -> "Dataset":
         """Return the same samples for a model that takes one of them in a run, whatever it declares."""
         inputs = [replace(spec, shape=(1, *spec.shape[1:])) if spec.shape else spec for spec in self.inputs]

@@ -1,6 +1,7 @@
 """Names, shapes and dtypes of a model's inputs, from a ModelProto or an onnxruntime session."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from passes.arguments import require_type
 from passes.errors import ModelError
 
-__all__ = ["InputSpec", "input_specs", "runtime_dtype", "share_batch", "static_batch"]
+__all__ = ["InputSpec", "input_specs", "runtime_dtype", "sequence_first", "share_batch", "static_batch"]
 
 _RUNTIME_TYPES = {
     "tensor(float)": "float32",
@@ -25,6 +26,10 @@ _RUNTIME_TYPES = {
 
 
 _MOST_BYTES = 2**36
+
+# names of sizes, as exporters and people write them
+_BATCH = re.compile(r"n|b|bs|.*batch.*", re.IGNORECASE)
+_SEQUENCE = re.compile(r"t|.*(time|seq|frame|step|token|len).*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,17 @@ def share_batch(specs: Sequence[InputSpec]) -> bool:
     first = {spec.symbols[0] for spec in specs if spec.symbols and spec.symbols[0]}
     later = {symbol for spec in specs for symbol in spec.symbols[1:] if symbol}
     return len(first) < 2 or first.isdisjoint(later)
+
+
+def sequence_first(specs: Sequence[InputSpec]) -> bool:
+    """Whether axis 0 of an input is a sequence and no batch, by the names of its sizes: [time, batch, features]."""
+    return any(_is_sequence(*spec.symbols) for spec in specs)
+
+
+def _is_sequence(first: str | None = None, *later: str | None) -> bool:
+    if _BATCH.fullmatch(first or ""):
+        return False
+    return bool(_SEQUENCE.fullmatch(first or "")) or any(_BATCH.fullmatch(name or "") for name in later)
 
 
 def _proto_spec(value: onnx.ValueInfoProto) -> InputSpec:

@@ -38,8 +38,9 @@ def check_channels(preprocess: Preprocess, inputs: Sequence[InputSpec]) -> None:
 
 
 def questions(data: Sequence[Dataset]) -> list[str]:
-    """Warnings about images that may not be what the user expects. Each warning is about one data set, the first."""
-    warnings = [[text for dataset in data if (text := question(dataset))][:1] for question in (_unscaled, _recoloured)]
+    """Warnings about data that may not be what the user expects. Each warning is about one data set, the first."""
+    asked = (_unscaled, _recoloured, _empty)
+    warnings = [[text for dataset in data if (text := question(dataset))][:1] for question in asked]
     return [text for texts in warnings for text in texts]
 
 
@@ -62,3 +63,11 @@ def _unscaled(dataset: Dataset) -> str:
         f"{dataset.source}: pixels are only divided by 255; give the `mean=` and `std=` that the model was trained "
         "with (`mean=0` if that is all)"
     )
+
+
+def _empty(dataset: Dataset) -> str:
+    """A warning for an input that has no elements in any sample, such as a state before the first step. Else ""."""
+    names = ", ".join(dataset.empty_inputs)
+    if not names:
+        return ""
+    return f"{dataset.source}: {names} is empty in every sample, so it calibrates nothing; give samples that fill it"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from converter.data.inputs import InputSpec
 from converter.data.preprocess import Preprocess
-from converter.data.sources import ArraySource, Rows
+from converter.data.sources import ArraySource, Rows, is_usable
 from passes.errors import DataError
 
 __all__ = ["RunSource", "split_runs"]
@@ -64,7 +64,7 @@ class RunSource:
         for row in self.rows:
             run = self.runs[row]
             for name, array in run.arrays.items():
-                if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+                if np.issubdtype(array.dtype, np.inexact) and not is_usable(array, alone=len(run.arrays) == 1):
                     raise DataError(f"{self.source}: {run.names[name]} of run {row} holds NaN or Inf; repair it")
 
     def digest(self) -> str:

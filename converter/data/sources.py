@@ -135,9 +135,9 @@ class ArraySource:
                 continue
             for start in range(0, len(self.rows), _CHUNK):
                 rows = self.rows[start : start + _CHUNK]
-                finite = np.isfinite(array[rows]).reshape(len(rows), -1).all(axis=1)
-                if not finite.all():
-                    row = rows[int(np.argmin(finite))]
+                usable = np.array([is_usable(values, alone=len(self.arrays) == 1) for values in array[rows]])
+                if not usable.all():
+                    row = rows[int(np.argmin(usable))]
                     raise DataError(
                         f"{self.source}: {self.names[name]}[{row}] holds NaN or Inf; remove or repair that image"
                     )
@@ -284,6 +284,19 @@ class FolderSource:
                 return self.preprocess.pixels(image, self.spec.image[0] or 3)
         except Exception as error:  # Pillow raises errors of many types for a damaged file
             raise _unreadable(file, error) from error
+
+
+def is_usable(values: NDArray[Any], *, alone: bool) -> bool:
+    """Whether floats are finite. Beside other inputs they may be the mask of an attention: one finite number and -Inf.
+
+    Args:
+        values: The floats.
+        alone: Whether they are the only input.
+    """
+    finite = np.isfinite(values)
+    if finite.all():
+        return True
+    return not alone and bool(finite.any() and np.ptp(values[finite]) == 0 and np.isneginf(values[~finite]).all())
 
 
 def check_size(what: str, size: tuple[int, int], preprocess: Preprocess, spec: InputSpec) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, TypeProto, ValueInfoProto, defs, helper
 from converter.model_io.check import runtime_ops
 from converter.model_io.protobuf import constant_tensors, default_opset, is_default_domain, subgraphs, tensor_names
 from converter.model_io.tensor_types import declared_types, inferred_types
-from converter.model_io.upgrade_rules import upgraded_group_norm, upgraded_resize
+from converter.model_io.upgrade_rules import upgraded_dropout, upgraded_group_norm, upgraded_resize
 from passes.errors import ModelError, first_line
 
 __all__ = ["IR_VERSION", "OPSET", "upgrade_opset"]
@@ -102,6 +102,9 @@ class _Upgrade:
             return [node]
         if node.op_type in _RESIZED and self.before < 11:
             return upgraded_resize(node, constants, self.fresh)
+        if node.op_type == "Dropout" and self.before < 12 and len(node.output) > 1 and node.output[1]:
+            like = types.get(node.input[0], TypeProto()).tensor_type.elem_type or TensorProto.FLOAT
+            return upgraded_dropout(node, like if self.before < 10 else TensorProto.BOOL, self.fresh)
         if node.op_type == "GroupNormalization":
             return upgraded_group_norm(node, self.fresh)
         if any(True for _ in subgraphs(node)):

@@ -8,6 +8,8 @@ Upsample, and Resize of opset 10:
 - 'nearest' rounds down along axes that grow and up along axes that shrink. So an unknown scale, or scales of both
   kinds, take two steps: the axes that shrink first, then those that grow.
 
+Dropout before opset 12 gives a mask of zeros, and a newer one gives a mask of ones.
+
 GroupNormalization of opset 18 has a scale and a bias per group, and that of opset 21 has them per channel.
 """
 
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-__all__ = ["upgraded_group_norm", "upgraded_resize"]
+__all__ = ["upgraded_dropout", "upgraded_group_norm", "upgraded_resize"]
 
 
 def upgraded_resize(
@@ -68,6 +70,25 @@ def _resize(like: NodeProto, source: str, scales: str, result: str, mode: str, r
     )
     node.metadata_props.extend(like.metadata_props)
     return node
+
+
+def upgraded_dropout(node: NodeProto, mask_type: int, fresh: Callable[[str], str]) -> list[NodeProto]:
+    """Return the nodes that replace a Dropout before opset 12 whose mask is used.
+
+    Args:
+        node: The node.
+        mask_type: Type of the mask's elements.
+        fresh: Gives an unused tensor name that resembles the given one.
+    """
+    result, mask = node.output
+    shape, zero = fresh(f"{mask}_shape"), helper.make_tensor("zero", mask_type, [1], [0])
+    same = helper.make_node("Identity", node.input, [result or fresh(f"{mask}_of")], node.name, node.doc_string)
+    same.metadata_props.extend(node.metadata_props)
+    return [
+        same,
+        helper.make_node("Shape", node.input, [shape]),
+        helper.make_node("ConstantOfShape", [shape], [mask], value=zero),
+    ]
 
 
 def upgraded_group_norm(node: NodeProto, fresh: Callable[[str], str]) -> list[NodeProto]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from passes.activations.placement import Placement, place
@@ -61,8 +61,8 @@ class ActivationRanges(GraphPass):
         return Needs(histograms=frozenset(placement_of(model).tensors.values()))
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Fill `Model.activation_qparams`."""
-        placement = placement_of(model)
+        """Fill `Model.activation_qparams`. Layers that no value reaches stay in float."""
+        placement = _reached(model, stats)
         grids = {source: self._grid(source, placement, model, stats) for source in placement.tensors.values()}
         grids = shared_grids(model.graph, placement, grids, symmetric=model.rules.symmetric)
         model.activation_qparams = spread(placement, grids)
@@ -102,6 +102,27 @@ class ActivationRanges(GraphPass):
         if self.method == "entropy":
             return entropy(histogram, 8)
         return mse(histogram, 8, symmetric)
+
+
+def _reached(model: Model, stats: Stats) -> Placement:
+    """Decide which tensors are quantized, without those that were empty in every run, such as a state at its start.
+
+    A layer that reads or writes such a tensor gets a reason to stay in float.
+    """
+    while True:
+        placement, layers = placement_of(model), model.layers()
+        empty = {
+            tensor
+            for tensor, source in placement.tensors.items()
+            if source not in stats.histograms or not stats.histograms[source].count
+        }
+        nodes = {node.name for node in model.graph.nodes if any(tensor.name in empty for tensor in node.outputs)}
+        nodes |= {name for name in placement.integer if name in layers and layers[name].input in empty}
+        unreached = [name for name in placement.integer & nodes if name in layers]
+        if not unreached:
+            tensors = {tensor: source for tensor, source in placement.tensors.items() if tensor not in empty}
+            return replace(placement, tensors=tensors, integer=placement.integer - nodes)
+        model.float_reasons |= dict.fromkeys(unreached, "no value reaches it on the calibration data")
 
 
 def _covered(grid: ActivationGrid, histogram: Histogram, bounds: tuple[float, float], factor: float) -> CoveredRange:

@@ -254,6 +254,8 @@ def why_not_linear(node: gs.Node) -> str | None:
     weight = node.inputs[1]
     if weight.dtype != np.float32:
         return f"its weight is {np.dtype(weight.dtype).name}, not float32"
+    if not math.prod(weight.shape):
+        return f"its weight of shape {tuple(weight.shape)} has no elements"
     if node.op in {"Gemm", "MatMul"} and len(weight.shape) != 2:
         return f"its weight has shape {tuple(weight.shape)}, not two axes"
     if node.op == "Gemm":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from converter.data.dataset import load_data
-from converter.data.inputs import InputSpec, input_specs, share_batch, static_batch
+from converter.data.inputs import InputSpec, input_specs, sequence_first, share_batch, static_batch
 from passes.errors import DataError
 from tests.support.recurrent import FRAME, recurrent, runs
 
@@ -41,6 +41,56 @@ def spec(name: str, *shape: int | str | None) -> InputSpec:
 def test_whether_inputs_share_a_batch(specs: tuple[InputSpec, ...], shared: bool, fixed: int | None) -> None:
     assert share_batch(specs) == shared
     assert static_batch(specs) == fixed
+
+
+@pytest.mark.parametrize(
+    ("specs", "sequence"),
+    [
+        ((spec("a", "n", 3),), False),
+        ((spec("a", "batch_size", "time", 3),), False),
+        ((spec("a", None, 3),), False),
+        ((spec("a", "rows", 3),), False),
+        ((spec("a", "time", 3),), True),
+        ((spec("a", "T", "B", 3),), True),
+        ((spec("a", "seq_len", 3),), True),
+        ((spec("a", "rows", "batch", 3),), True),
+        ((spec("a", 5, "n", 3),), True),
+    ],
+)
+def test_whether_axis_0_is_a_sequence(specs: tuple[InputSpec, ...], sequence: bool) -> None:
+    assert sequence_first(specs) == sequence
+
+
+@pytest.mark.parametrize(
+    ("first", "lengths", "whole"),
+    [
+        ("time", [4, 4], True),
+        ("time", [4, 5, 6], True),
+        (None, [4, 6, 5], True),
+        (None, [4, 4, 3], False),  # the last batch
+        ("n", [4, 6, 5], False),
+    ],
+)
+def test_a_sequence_on_axis_0_is_not_cut(first: str | None, lengths: list[int], whole: bool) -> None:
+    """Its steps are no samples. The model would see sequences of one step."""
+    calls = [np.full((length, 1, 2), length, np.float32) for length in lengths]
+    data = load_data(lambda: iter(calls), (spec("x", first, 1, 2),))
+    assert data.whole == whole
+    assert len(data) == (len(lengths) if whole else sum(lengths))
+    labelled = [(call, np.zeros(len(call), np.int64)) for call in calls]
+    assert not load_data(lambda: iter(labelled), (spec("x", first, 1, 2),)).whole
+
+
+def test_the_mask_of_an_attention_may_be_minus_infinity() -> None:
+    """Only beside other inputs, and only if all of its other numbers are one."""
+    both = spec("x", "n", 3), spec("mask", "n", 3)
+    x, mask = np.ones((2, 3), np.float32), np.array([[0, 0, -np.inf], [0, -np.inf, -np.inf]], np.float32)
+    assert len(load_data({"x": x, "mask": mask}, both)) == 2
+    for wrong in (-mask, mask + np.arange(3, dtype=np.float32), np.full((2, 3), np.nan, np.float32)):
+        with pytest.raises(DataError, match=r"mask\[[01]\] holds NaN or Inf"):
+            load_data({"x": x, "mask": wrong}, both)
+    with pytest.raises(DataError, match="holds NaN or Inf"):
+        load_data(mask, both[1:])
 
 
 @pytest.mark.parametrize("specs", [NAMED, UNNAMED], ids=["named", "unnamed"])

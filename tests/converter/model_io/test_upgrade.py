@@ -60,6 +60,10 @@ def fill() -> None:
     case("Clip none", 7, 10, one("Clip"))
     case("Clip high", 11, 20, one("Clip", "", "high"), high=np.float32(1))
     case("Dropout", 7, 11, one("Dropout", ratio=0.4))
+    masked = node("Dropout", ["h"], ["d", "mask"])
+    case("Dropout mask", 7, 9, [masked, node("Sub", ["d", "mask"], ["y"])])
+    mask = [masked, node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT), node("Sub", ["d", "m"], ["y"])]
+    case("Dropout mask 10", 10, 20, mask)
     case("Dropout 12", 12, 20, one("Dropout"))
     for mode, value in (("constant", {"value": 1.5}), ("reflect", {}), ("edge", {})):
         case(f"Pad {mode}", 7, 10, one("Pad", pads=[0, 0, 1, 2, 0, 0, 1, 0], mode=mode, **value))

@@ -21,7 +21,7 @@ from converter.runtime.session import Progress
 from passes.base import LayerPass, Problem, Solution
 from passes.errors import QuantizationError
 from passes.ir.linear import Linear
-from passes.ir.model import Model, Quantized
+from passes.ir.model import UNREACHED, Model, Quantized
 from passes.ir.surgery import share_biases
 from passes.ir.ties import shared_with, tied_layers
 from passes.numerics.grid import Floats
@@ -97,17 +97,22 @@ def solve_layers(
                 together=memory_budget // 2,
             )
             for layer in calibration.solving_order():
-                if layer.name not in changed:
-                    moments = calibration.moments(layer)
-                    later = others.pop(layer.name, None)
-                    solve(layer, moments if later is None else Moments.pooled(moments, later))
+                if layer.name in changed:
+                    continue
+                both = (calibration.find_moments(layer), others.pop(layer.name, None))
+                known = [each for each in both if each is not None]
+                if known:
+                    solve(layer, Moments.pooled(*known) if len(known) > 1 else known[0])
+                else:
+                    model.float_reasons |= dict.fromkeys(ties.get(layer.name, (layer.name,)), UNREACHED)
         if cache.spilled:
             notes = (f"{cache.spilled} activation batches were kept in files",)
     else:
         for layer in layers.values():
             if layer.name not in changed:
                 solve(layer, None)
-    return PassReport(layer_pass.name, {name: changed[name] for name in layers}, dict(model.float_reasons), notes)
+    ordered = {name: changed[name] for name in layers if name in changed}
+    return PassReport(layer_pass.name, ordered, dict(model.float_reasons), notes)
 
 
 def _untie_float_layers(model: Model) -> None:
@@ -142,8 +147,9 @@ def _moments_of_later_readers(
                 continue
             leader = first.setdefault(ties[layer.name], layer.name)
             if leader != layer.name:
-                moments = calibration.moments(layer, halved=True)
-                result[leader] = Moments.pooled(result[leader], moments) if leader in result else moments
+                moments = calibration.find_moments(layer, halved=True)
+                if moments is not None:
+                    result[leader] = Moments.pooled(result[leader], moments) if leader in result else moments
     return result
 
 
@@ -312,8 +318,19 @@ class SequentialCalibration:
         group, skip = self.pair.parts[batch].place(self.pair.group)
         return rows(values, positions=positions, seed=(self.seed, group), skip=skip)
 
-    def moments(self, layer: Linear, *, halved: bool | None = None) -> Moments:
-        """Moments of the layer's inputs.
+    def moments(self, layer: Linear) -> Moments:
+        """Moments of the inputs of the layer that was yielded last.
+
+        Raises:
+            QuantizationError: Its input was empty in every run.
+        """
+        found = self.find_moments(layer)
+        if found is None:
+            raise QuantizationError(f"{layer.name}: {UNREACHED}; leave it in float (`exclude=`)")
+        return found
+
+    def find_moments(self, layer: Linear, *, halved: bool | None = None) -> Moments | None:
+        """Moments of the layer's inputs. None if its input was empty in every run.
 
         Args:
             layer: The layer that was yielded last.
@@ -339,7 +356,10 @@ class SequentialCalibration:
                 )
                 residual = float_addend - quantized_addend
             total.update(quantized_rows, float_rows - quantized_rows, residual)
-        first, *second = [part.moments() for part in parts]
+        found = [part.moments() for part in parts if part.rows]
+        if not found:
+            return None
+        first, *second = found
         return Moments.joined(first, second[0]) if second else first
 
     def _addend(self, layer: Linear) -> str | None:

@@ -10,7 +10,7 @@ from passes.activations.shared_grids import shared_grids
 from passes.activations.unfused import keep_apart
 from passes.activations.unrounded import split_readers
 from passes.base import GraphPass, Stage
-from passes.ir.model import Model
+from passes.ir.model import UNREACHED, Model
 from passes.numerics.activation_range_search import clipped, entropy, minmax, mse, percentile
 from passes.numerics.grid import ActivationGrid
 from passes.numerics.histogram import Histogram
@@ -122,7 +122,7 @@ def _reached(model: Model, stats: Stats) -> Placement:
         if not unreached:
             tensors = {tensor: source for tensor, source in placement.tensors.items() if tensor not in empty}
             return replace(placement, tensors=tensors, integer=placement.integer - nodes)
-        model.float_reasons |= dict.fromkeys(unreached, "no value reaches it on the calibration data")
+        model.float_reasons |= dict.fromkeys(unreached, UNREACHED)
 
 
 def _covered(grid: ActivationGrid, histogram: Histogram, bounds: tuple[float, float], factor: float) -> CoveredRange:

@@ -147,7 +147,7 @@ class Linear:
                 raise QuantizationError(
                     f"{self.name}: input of shape {x.shape} does not end in the weight's {k} inputs"
                 )
-            rows = x.reshape(_batch(x), -1, k)  # [n, positions, k]
+            rows = x.reshape(_batch(x), math.prod(x.shape[1:-1]), k)  # [n, positions, k]
             drawn = _drawn(len(rows), rows.shape[1], positions, seed, skip)
             return np.take_along_axis(rows, drawn[:, :, None], 1).reshape(1, -1, k)
         if x.ndim != 2 + len(self.kernel) or x.shape[1] * math.prod(self.kernel) != g * k:
@@ -173,10 +173,14 @@ class Linear:
         With the same ``positions``, ``seed`` and ``skip`` as `rows`, it takes the same positions.
         """
         g, o, _ = self.matrix_shape
-        y = y.reshape(*y.shape[:2], -1) if self.kernel else y.reshape(_batch(y), -1, o).swapaxes(1, 2)
+        if self.kernel:
+            y = y.reshape(*y.shape[:2], math.prod(y.shape[2:]))
+        else:
+            y = y.reshape(_batch(y), math.prod(y.shape[1:-1]), o).swapaxes(1, 2)
         drawn = _drawn(len(y), y.shape[2], positions, seed, skip)
         picked = np.take_along_axis(y, drawn[:, None, :], 2)  # [n, g o, p]
-        return np.ascontiguousarray(picked.reshape(len(y), g, o, -1).transpose(1, 0, 3, 2)).reshape(g, -1, o)
+        split = picked.reshape(len(y), g, o, drawn.shape[1]).transpose(1, 0, 3, 2)  # [g, n, p, o]
+        return np.ascontiguousarray(split).reshape(g, split.shape[1] * split.shape[2], o)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the output's shape for the shape of an input."""

@@ -15,7 +15,9 @@ from passes.ir.rules import Rules
 from passes.ir.surgery import fresh_name, tensor_names
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid
 
-__all__ = ["FloatWeight", "Model", "Quantized"]
+__all__ = ["UNREACHED", "FloatWeight", "Model", "Quantized"]
+
+UNREACHED = "no value reaches it on the calibration data"  # why a layer stays in float
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def test_a_layer_without_inputs_or_outputs_stays_in_float(recipe: str) -> None:
     assert run(result.model, few)[1].shape == (4, 0)
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int4"])
+@pytest.mark.parametrize("recipe", ["int8", "int4", "int4-weight-only"])
 def test_a_layer_that_sees_nothing_stays_in_float(recipe: str, caplog: pytest.LogCaptureFixture) -> None:
     """Every call starts without a past. The layers on it compute what they did when there is one."""
     nodes = [

@@ -29,6 +29,7 @@ from passes.ir.bodies import enclose
 from passes.ir.linear import Linear
 from passes.ir.model import Model, Quantized
 from passes.ir.onnx_graph import fill_weights
+from passes.ir.rules import needs_integers
 from passes.ir.ties import tied_layers
 from passes.numerics.grid import Floats, Grid
 
@@ -265,8 +266,7 @@ class _Writer:
                 self.model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups)
                 or "its input stays in float"
             )
-            hint = "leave it out with an exclude pass, or use a recipe that quantizes activations"
-            raise TargetError(f"{layer.name}: the target needs integer activations, but {reason}; {hint}")
+            raise needs_integers(layer.name, reason)
 
     def add(self, fragment: Fragment) -> str:
         """Append a fragment's nodes and initializers. Return the tensor that it computes."""

@@ -11,6 +11,7 @@ from passes.activations.unfused import keep_apart
 from passes.activations.unrounded import split_readers
 from passes.base import GraphPass, Stage
 from passes.ir.model import UNREACHED, Model
+from passes.ir.rules import needs_integers
 from passes.numerics.activation_range_search import clipped, entropy, minmax, mse, percentile
 from passes.numerics.grid import ActivationGrid
 from passes.numerics.histogram import Histogram
@@ -55,6 +56,17 @@ class ActivationRanges(GraphPass):
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be above 50 and at most 100, not {self.percentile}")
+
+    def requires(self, model: Model) -> None:
+        """Require an integer kernel for every layer, if the target needs integers.
+
+        Raises:
+            TargetError: A layer has none. The message names it and what to do.
+        """
+        for layer in model.layers_to_quantize().values():
+            reason = model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups)
+            if reason and not model.rules.weight_only:
+                raise needs_integers(layer.name, reason)
 
     def needs(self, model: Model) -> Needs:
         """Request a histogram of every tensor that has its own grid."""

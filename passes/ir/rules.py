@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from passes.errors import TargetError
 from passes.numerics.kernel_times import KernelTimes
 
-__all__ = ["Rules"]
+__all__ = ["Rules", "needs_integers"]
 
 
 _CHANNEL_AXES = MappingProxyType({"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "Gemm transB": 0, "MatMul": 1})
@@ -89,3 +90,9 @@ class Rules:
             transposed: Whether a Gemm has transB set.
         """
         return self.channel_axes.get(f"{op} transB" if transposed else op)
+
+
+def needs_integers(layer: str, reason: str) -> TargetError:
+    """Return the refusal of a layer that would read floats, for a target on which it must not."""
+    hint = "leave it out with an exclude pass, or use a recipe that quantizes activations"
+    return TargetError(f"{layer}: the target needs integer activations, but {reason}; {hint}")

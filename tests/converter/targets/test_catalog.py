@@ -162,6 +162,17 @@ def test_no_weight_only_form_on_tensorrt() -> None:
         convert(small_cnn(), "no such data", recipe="int4-weight-only", target="tensorrt")
 
 
+def test_a_layer_without_an_integer_kernel_is_refused_before_calibration() -> None:
+    net = Net()
+    weight = net.weight("up.weight", 8, 4, 2, 2)
+    up = net.node("ConvTranspose", net.conv("x"), weight, kernel_shape=[2, 2], group=2)
+    model = net.model(net.conv(up))
+    steps: list[str] = []
+    with pytest.raises(TargetError, match="needs integer activations, but the channels of a grouped ConvTranspose"):
+        convert(model, feeds_of(model, 4), target="tensorrt", progress=lambda step, _done, _total: steps.append(step))
+    assert not steps
+
+
 def test_a_transposed_convolution_on_integers() -> None:
     """Its outputs lie along the weight's second axis. Grouped, they lie along two, which no DequantizeLinear has."""
     net = Net()

@@ -15,17 +15,18 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.model_io.lock import owned
 from converter.model_io.scratch import replacing
 from passes.errors import DataError, OutputError, argument
 
-__all__ = ["Arrays", "Cache", "forget", "holds_something"]
+__all__ = ["Arrays", "Cache", "forget", "holds_something", "used"]
 
 _KEY = "[0-9a-f]" * 16  # pattern of the folders' names, for `glob`
 
@@ -49,12 +50,7 @@ class Cache:
             return
         text = json.dumps(facts, sort_keys=True)
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]  # see _KEY
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{argument(cache=str(folder))} cannot be used: {error.strerror}; give another folder"
-            ) from error
+        _make(self.folder, folder)
         self._write("about.json", json.dumps(facts, indent=2, sort_keys=True).encode())
 
     def load(self, name: str) -> dict[str, NDArray[Any]] | None:
@@ -94,14 +90,44 @@ class Cache:
             raise OutputError(f"{path} cannot be written: {error.strerror}; give another `cache=` folder") from error
 
 
+@contextlib.contextmanager
+def used(folder: Path, *, shared: bool) -> Iterator[None]:
+    """Use a folder of caches. At the end, the folder is removed if it is new and empty.
+
+    Args:
+        folder: The folder. It need not exist.
+        shared: Whether other processes may use it at the same time. No: this one will remove it.
+
+    Raises:
+        OutputError: Another process uses it, or it cannot be written.
+    """
+    existed = folder.exists()
+    _make(folder, folder)
+    try:
+        with owned(folder, folder / ".lock", shared=shared):
+            yield
+    finally:
+        if not (existed and shared):
+            with contextlib.suppress(OSError):  # it contains something
+                folder.rmdir()
+
+
+def _make(folder: Path, caches: Path) -> None:
+    """Create a folder in the folder of all caches."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{argument(cache=str(caches))} cannot be used: {error.strerror}; give another folder"
+        ) from error
+
+
 def holds_something(folder: Path) -> bool:
     """Whether a folder of caches contains any measurement."""
     return any(folder.glob(f"{_KEY}/*.npz"))
 
 
 def forget(folder: Path) -> None:
-    """Remove the caches in a folder, including incomplete files, and the folder itself if it is then empty."""
+    """Remove the caches in a folder, including incomplete files. What else is in the folder stays."""
     for cache in folder.glob(_KEY):
         shutil.rmtree(cache, ignore_errors=True)
-    with contextlib.suppress(OSError):  # the folder does not exist, or contains something else
-        folder.rmdir()

@@ -1,5 +1,6 @@
 """Cache of activations for sequential calibration. It holds them in memory up to a limit, and in files beyond it."""
 
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.model_io.scratch import scratch_folder
 from passes.errors import OutputError
 
 __all__ = ["ActivationCache", "Value"]
@@ -43,7 +45,8 @@ class ActivationCache:
         self.spilled = 0
         self._bytes_in_memory = 0
         self._arrays: dict[tuple[str, str], list[Value | _File]] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._files = contextlib.ExitStack()
+        self._folder: Path | None = None
 
     def __enter__(self) -> "ActivationCache":
         return self
@@ -52,8 +55,7 @@ class ActivationCache:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._arrays.clear()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._files.close()
 
     def append(self, stream: str, name: str, array: Value) -> None:
         """Add the next batch of a tensor. Sequences stay in memory."""
@@ -88,9 +90,9 @@ class ActivationCache:
     def _spill(self, array: NDArray[Any]) -> _File:
         try:
             if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="convert-onnx-")
+                self._folder = self._files.enter_context(scratch_folder())
             self.spilled += 1
-            path = Path(self._folder.name) / f"{self.spilled}.bin"
+            path = self._folder / f"{self.spilled}.bin"
             np.ascontiguousarray(array).tofile(path)
         except OSError as error:
             raise OutputError(

@@ -27,20 +27,24 @@ def search_folder(budget: "Budget | None", cache: Path | None, output: Path) -> 
 
     The folder beside the output is removed when the search has ended, with or without a file, and when it was refused.
     It stays after a signal or a full disk. It also stays if it is from an interrupted search and this one ends without
-    a file.
+    a file. Several searches may share a ``cache``, but not the folder of a search that will remove it.
+
+    Raises:
+        OutputError: The folder is used by another process, or cannot be written.
     """
     if budget is None:
         yield cache
         return
+    from converter.budget.cache import forget, holds_something, used
+
     folder = cache or output.with_suffix(".search")
-    with keeping(folder):
+    with keeping(folder), used(folder, shared=cache is not None):
         if cache is not None:
             yield cache
             return
-        from converter.budget.cache import forget, holds_something
 
-        existed, ended = folder.exists(), False
-        if existed and holds_something(folder):
+        existed, ended = holds_something(folder), False
+        if existed:
             warn(f"{folder} has measurements of an earlier search; those that fit this search are used again")
         try:
             yield folder

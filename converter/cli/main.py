@@ -163,6 +163,7 @@ def convert(
     from converter.cli.budget import convert_for, search_folder
     from converter.cli.finish import finish
     from converter.cli.outputs import check_outputs, same_file
+    from converter.model_io.lock import owned
     from converter.report.files import check_report
     from converter.report.progress import progress_bars
 
@@ -180,7 +181,7 @@ def convert(
     )
     if evaluation is not None and calibration is not None and same_file(evaluation, calibration):
         warn(f"{evaluation} is used to calibrate and to evaluate: the accuracy is not that on unseen images")
-    with search_folder(budget, cache, output) as folder:
+    with owned(output), search_folder(budget, cache, output) as folder:
         with progress_bars(quiet=quiet) as progress:
             result = convert_for(
                 budget,
@@ -223,11 +224,13 @@ def export(
     from converter.cli.outputs import check_outputs
     from converter.display.numbers import size
     from converter.model_io.load import model_bytes
+    from converter.model_io.lock import owned
 
     check_outputs([("-o", output)], [("MODEL", model), ("--weights", weights)])
     options = converter.ExportOptions(weights, input_shape)
-    exported = converter.export(model, export=options, preprocess=given_preprocess(**images))
-    exported.save(output)
+    with owned(output):
+        exported = converter.export(model, export=options, preprocess=given_preprocess(**images))
+        exported.save(output)
     if not quiet:
         say(f"Parity: {exported.parity}")
     say(f"Wrote {output} ({size(model_bytes(output))})")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from converter.model_io.save import prepare_output
+from converter.model_io.scratch import scratch_folder
 from passes.errors import UsageError
 
 __all__ = ["check_outputs", "same_file"]
@@ -30,6 +31,8 @@ def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Sequence[tuple[st
                 raise UsageError(f"{option} {path} would overwrite {other} {given}; give another name")
     for _, path in outputs:
         prepare_output(path)
+    with scratch_folder():  # removes what killed runs have left in the folder for temporary files
+        pass
     option, path = outputs[0]
     if path.suffix != ".onnx":
         raise UsageError(f"{option} {path}: the name of an ONNX file ends in .onnx; use {path}.onnx")

@@ -92,6 +92,7 @@ def train(
     """
     from converter.cli.finish import finish
     from converter.cli.outputs import check_outputs, same_file
+    from converter.model_io.lock import owned
     from converter.report.files import check_report
     from converter.report.progress import progress_bars
 
@@ -108,24 +109,26 @@ def train(
     for read in (data, calibration):
         if evaluation is not None and read is not None and same_file(evaluation, read):
             warn(f"{evaluation} is used to train and to evaluate: the accuracy is not that on unseen images")
+    settings = converter.Settings(limit=limit, seed=seed, device=device, metric=metric, checkpoint=state_file)
     names = ("epochs", "batch", "rate", "optimizer", "objective", "flip", "shift")
     qat = {name: value for name in names if (value := rest.pop(name)) is not None}
-    with keeping(state_file), progress_bars(quiet=quiet) as progress:
-        result = converter.train(
-            model,
-            data,
-            recipe=recipe,
-            qat=qat,
-            calibration=calibration,
-            target=target,
-            exclude=exclude,
-            bits=dict(bits),
-            evaluation=evaluation,
-            export=converter.ExportOptions(weights, input_shape),
-            preprocess=given_preprocess(**rest),
-            settings=converter.Settings(limit=limit, seed=seed, device=device, metric=metric, checkpoint=state_file),
-            progress=progress,
-        )
-    finish(result, model, output, report, quiet=quiet)
-    if checkpoint is None:
-        state_file.unlink(missing_ok=True)
+    with owned(output):
+        with keeping(state_file), progress_bars(quiet=quiet) as progress:
+            result = converter.train(
+                model,
+                data,
+                recipe=recipe,
+                qat=qat,
+                calibration=calibration,
+                target=target,
+                exclude=exclude,
+                bits=dict(bits),
+                evaluation=evaluation,
+                export=converter.ExportOptions(weights, input_shape),
+                preprocess=given_preprocess(**rest),
+                settings=settings,
+                progress=progress,
+            )
+        finish(result, model, output, report, quiet=quiet)
+        if checkpoint is None:
+            state_file.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,8 @@ import onnxruntime
 
 from converter.model_io.check import check_model
 from converter.model_io.cpu_session import cpu_session
-from converter.model_io.scratch import keep_mode, scratch_folder
+from converter.model_io.lock import owned
+from converter.model_io.scratch import keep_mode, note_placed, scratch_folder
 from converter.model_io.user_code import Terminated
 from converter.model_io.write import data_files_of, free_data_file, write_onnx
 from passes.errors import OutputError, VerificationError, first_line
@@ -42,7 +42,7 @@ def prepare_output(path: Path) -> Path:
     if not target.parent.is_dir():
         raise OutputError(f"{path}: folder {target.parent} does not exist; create it or give another output name")
     try:
-        with tempfile.TemporaryFile(dir=target.parent):
+        with scratch_folder(target):  # also removes what killed runs have left
             pass
     except OSError as error:
         raise _output_error(path, error) from error
@@ -66,15 +66,20 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int | None = 
         VerificationError: onnx.checker or onnxruntime refuses the file. Nothing is written.
     """
     target = prepare_output(path)
-    data = free_data_file(target)
     try:
-        with _exit_on_sigterm(), scratch_folder(target) as scratch:
+        with _exit_on_sigterm(), _saving(target), scratch_folder(target) as scratch:
+            data = free_data_file(target)
             written = scratch / target.name
             write_onnx(model, written, inline_limit=inline_limit, data_name=data.name)
             _verify(model, written, Path(path), keep_int8)
             _publish(written, target, data)
     except OSError as error:
         raise _output_error(path, error) from error
+
+
+def _saving(target: Path) -> contextlib.AbstractContextManager[None]:
+    """Let other processes wait until this one has saved, or the weights of both would get the same name."""
+    return owned(target, target.with_name(f".{target.name}.saving"), wait=True)
 
 
 def _verify(model: onnx.ModelProto, written: Path, path: Path, keep_int8: bool) -> None:
@@ -94,11 +99,14 @@ def _verify(model: onnx.ModelProto, written: Path, path: Path, keep_int8: bool) 
 def _publish(written: Path, target: Path, data: Path) -> None:
     """Move the finished files to their names: weights under a new name, then the model, and then the old weights go.
 
-    A process that is killed in between leaves the old model with its weights, or the new one with its own.
+    A process that is killed in between leaves the old model with its weights, or the new one with its own. The next
+    save of this file removes the weights that the model does not name.
     """
     keep_mode(target, written)
     with _signals_held():
         before, beside = data_files_of(target), written.with_name(data.name)
+        if beside.exists() or before:
+            note_placed(written.parent, [data.name, *(old.name for old in before)])
         if beside.exists():
             beside.replace(data)
         try:

@@ -1,23 +1,27 @@
 """Temporary folders that leave nothing behind, and files that get their name only when they are complete.
 
 A process that is killed cannot remove its temporary folder. So every folder holds a lock, which the system releases
-when the process ends, however it ends. The next run removes folders of the same kind whose lock is free.
+when the process ends, however it ends. The next run removes folders of the same kind whose lock is free. The lock is
+the first file of a folder and the last, so a folder without a lock is empty.
 """
 
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
-__all__ = ["keep_mode", "replacing", "scratch_folder"]
+from converter.model_io.lock import still_at, take
+
+__all__ = ["keep_mode", "note_placed", "replacing", "scratch_folder"]
 
 _PREFIX = "convert-onnx-"
-_LOCK = ".lock"
+_LOCK, _PLACED = ".lock", ".placed"
+_RANDOM = "[a-z0-9_]{8}"  # what `tempfile.mkdtemp` puts into a name
 
 
 @contextlib.contextmanager
@@ -33,14 +37,24 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
     """
     prefix, suffix = (_PREFIX, "") if beside is None else (f".{beside.name}.", ".tmp")
     parent = Path(tempfile.gettempdir()) if beside is None else beside.parent
-    _remove_abandoned(parent, prefix, suffix)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=parent))
-    with (folder / _LOCK).open("wb") as lock:
-        _lock(lock)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    _remove_abandoned(parent, prefix, suffix, beside)
+    folder, lock = _new(parent, prefix, suffix)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+        os.close(lock)
+
+
+def note_placed(folder: Path, names: Iterable[str]) -> None:
+    """Note in a temporary folder which files beside it a save is about to place or to remove.
+
+    If the process is killed, the next run removes those that the model does not name.
+
+    Raises:
+        OSError: The note cannot be written.
+    """
+    (folder / _PLACED).write_bytes(b"\0".join(map(os.fsencode, names)))
 
 
 @contextlib.contextmanager
@@ -74,27 +88,67 @@ def keep_mode(existing: Path, written: Path) -> None:
     written.chmod(mode)
 
 
-def _remove_abandoned(parent: Path, prefix: str, suffix: str) -> None:
-    """Remove folders whose lock no process holds. A folder without a lock is new, or not ours."""
-    for folder in parent.iterdir():
-        lock = folder / _LOCK
-        if not folder.name.startswith(prefix) or not folder.name.endswith(suffix) or folder.is_symlink():
+def _new(parent: Path, prefix: str, suffix: str) -> tuple[Path, int]:
+    """Create a folder with a lock. Another run that takes it for an abandoned one before it is locked may remove it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=parent))
+        try:
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
             continue
-        with contextlib.suppress(OSError):  # another user's, or being removed by another process
-            with lock.open("rb+") as file:
-                free = _lock(file)
-            if free:
-                shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:
+            folder.rmdir()
+            raise
+        with contextlib.suppress(OSError):  # no locks here: abandoned folders stay
+            if not take(lock) or not still_at(lock, folder / _LOCK):
+                os.close(lock)
+                continue
+        return folder, lock
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Take the lock of an open file, if it is free. Return whether it is taken now."""
+def _remove_abandoned(parent: Path, prefix: str, suffix: str, beside: Path | None) -> None:
+    """Remove folders whose lock no process holds, and those that are empty."""
+    name = re.compile(re.escape(prefix) + _RANDOM + re.escape(suffix))
+    with contextlib.suppress(OSError):  # a folder that may be written but not listed
+        for folder in parent.iterdir():
+            if name.fullmatch(folder.name) and not folder.is_symlink():
+                with contextlib.suppress(OSError):  # another user's, or being removed by another process
+                    _remove_if_abandoned(folder, beside)
+
+
+def _remove_if_abandoned(folder: Path, beside: Path | None) -> None:
     try:
-        import fcntl
-    except ImportError:  # Windows, where abandoned folders stay
-        return False
+        lock = os.open(folder / _LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        folder.rmdir()  # which fails if there is something in it
+        return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        if take(lock):
+            if beside is not None and (folder / _PLACED).exists():
+                _remove_unnamed(beside, (folder / _PLACED).read_bytes())
+            _remove(folder)
+    finally:
+        os.close(lock)
+
+
+def _remove_unnamed(model: Path, placed: bytes) -> None:
+    """Remove the files of an interrupted save that the model does not name: see `note_placed`."""
+    from converter.model_io.write import data_files_of
+
+    named = data_files_of(model)
+    for name in filter(None, placed.split(b"\0")):
+        file = model.with_name(os.fsdecode(name))
+        if file not in named:
+            file.unlink(missing_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its lock last. What cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != _LOCK:
+                entry.unlink(missing_ok=True)
+        (folder / _LOCK).unlink(missing_ok=True)
+        folder.rmdir()

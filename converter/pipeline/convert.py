@@ -16,6 +16,7 @@ from converter.pipeline.finish import Written, write_file
 from converter.pipeline.min_sqnr import ADVICE, fault, reach, require_judgeable
 from converter.pipeline.prepare import Prepared, prepare
 from converter.pipeline.result import Result
+from converter.pipeline.resume import own_checkpoint
 from converter.pipeline.run_pass import PassContext, run_pass
 from converter.pipeline.settings import Settings
 from converter.recipes.builtin import find_recipe, learning_on
@@ -75,20 +76,21 @@ def convert(
     require_type("settings", settings, Settings, "converter.Settings(...)")
     plan = with_layers(learning_on(find_recipe(recipe), settings.device), exclude, bits)
     require_judgeable(settings.min_sqnr, plan, has_data=calibration is not None or training is not None)
-    job = prepare(
-        model,
-        calibration,
-        plan,
-        find_target(target),
-        evaluation=evaluation,
-        training=training,
-        requested=RequestedLayers(exclude, bits or {}),
-        export=export,
-        preprocess=preprocess,
-        settings=settings,
-        progress=progress,
-    )
-    return quantize(job.warn(), progress)
+    with own_checkpoint(settings.checkpoint):
+        job = prepare(
+            model,
+            calibration,
+            plan,
+            find_target(target),
+            evaluation=evaluation,
+            training=training,
+            requested=RequestedLayers(exclude, bits or {}),
+            export=export,
+            preprocess=preprocess,
+            settings=settings,
+            progress=progress,
+        )
+        return quantize(job.warn(), progress)
 
 
 def quantize(job: Prepared, progress: Progress) -> Result:

@@ -5,6 +5,7 @@ The start of a training is known only after the passes before it, which take min
 refuses a checkpoint of another training at once.
 """
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -14,12 +15,22 @@ import onnx
 from converter.data.dataset import Dataset
 from converter.learn.learning import require_own
 from converter.learn.training_file import TrainingFile
+from converter.model_io.lock import owned
 from converter.model_io.sizes import model_digest
 from converter.pipeline.images import Images
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import recipe_values
 
-__all__ = ["training_file"]
+__all__ = ["own_checkpoint", "training_file"]
+
+
+def own_checkpoint(path: str | Path | None) -> contextlib.AbstractContextManager[None]:
+    """Keep other processes from the file for the state of a training in a `with` block.
+
+    Raises:
+        OutputError: Another process uses the file.
+    """
+    return contextlib.nullcontext() if path is None else owned(Path(path))
 
 
 def training_file(

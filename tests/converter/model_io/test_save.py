@@ -214,7 +214,7 @@ class TestWrongOutputs:
         def refuse(*_: Any, **__: Any) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+        monkeypatch.setattr("tempfile.mkdtemp", refuse)
         with pytest.raises(OutputError, match=r"the folder cannot be written .*; give another output folder"):
             check(folder / "out.onnx")
         assert_untouched(folder)
@@ -321,7 +321,7 @@ def test_a_signal_during_a_save_leaves_no_temporary_file(folder: Path, number: s
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"saving\n"
-        assert len(files(folder)) == 3  # the temporary is there
+        assert len(files(folder)) == 4  # the temporary is there, and a lock
         process.send_signal(number)
         assert process.wait(30) == code
     assert_untouched(folder)

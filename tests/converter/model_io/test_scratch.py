@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.support.command_line import ROOT, names
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from converter.model_io.scratch import scratch_folder
 with scratch_folder(Path(sys.argv[1])) as folder:
     (folder / "part").write_text("half")
@@ -70,3 +73,28 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
         written.write_text("half \udc80", encoding="utf-8")
     assert target.read_text() == "new"
     assert names(tmp_path) == {"r.json"}
+
+
+def test_an_empty_folder_of_a_killed_run_is_removed(tmp_path: Path) -> None:
+    """The process was killed after it made the folder and before it made the lock, or while it removed the folder."""
+    (tmp_path / ".out.onnx.a1b2c3_x.tmp").mkdir()
+    (tmp_path / ".out.onnx.a1b2c3_y.tmp").mkdir()
+    (tmp_path / ".out.onnx.a1b2c3_y.tmp" / "mine").touch()
+    with scratch_folder(tmp_path / "out.onnx"):
+        pass
+    assert names(tmp_path) == {".out.onnx.a1b2c3_y.tmp"}
+
+
+def test_who_loses_its_new_folder_to_another_run_takes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, made = tempfile.mkdtemp, []
+
+    def made_and_lost(**settings: Any) -> str:
+        folder = make(**settings)
+        made.append(folder)
+        if len(made) < 3:
+            Path(folder).rmdir()
+        return folder
+
+    monkeypatch.setattr("tempfile.mkdtemp", made_and_lost)
+    with scratch_folder(tmp_path / "out.onnx") as folder:
+        assert str(folder) == made[2]

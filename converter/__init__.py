@@ -9,11 +9,12 @@ Inner modules may move. The library prints nothing. Steps and warnings go to the
 """
 
 import importlib
-import logging
-from typing import TYPE_CHECKING, Any
 
 import converter._environment  # noqa: F401  (before numpy and onnxruntime)
 
+# Not from `typing`, which takes as long to load as Python takes to start. Until the command line can handle Ctrl-C,
+# Python answers it with a traceback.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from converter.budget.ladder import convert_within
     from converter.budget.limits import Budget
@@ -67,6 +68,9 @@ if TYPE_CHECKING:
     from passes.numerics.weight_scale_search import absmax_grid
     from passes.report import Change, PassReport
     from passes.statistics import Needs, Stats
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "Budget",
@@ -218,20 +222,28 @@ _HOMES = {
     "write_report": "converter.report.files",
 }
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name == "__version__":
         from importlib.metadata import version
 
         value: Any = version("convert-onnx")
     elif name in _HOMES:
+        _print_nothing()
         value = getattr(importlib.import_module(_HOMES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _print_nothing() -> None:
+    """Keep warnings from stderr unless the caller has set up logging."""
+    import logging
+
+    log = logging.getLogger(__name__)
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
 
 
 def __dir__() -> list[str]:

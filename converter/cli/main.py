@@ -1,11 +1,9 @@
 """Entry point of the command line. Every command parses its options, calls a library function and prints."""
 
 import errno
-import signal
 import sys
 import traceback
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +15,7 @@ from converter.cli.context import given_preprocess, warn
 from converter.cli.lines import say
 from converter.cli.messages import in_words_of, logged_warnings
 from converter.cli.sensitivity import sensitivity
+from converter.cli.signals import listen, stop_listening
 from converter.cli.targets import targets, verify
 from converter.cli.train import train
 from converter.model_io.user_code import Terminated
@@ -258,19 +257,16 @@ for command in (train, evaluate, compare, sensitivity, inspect, view, verify, ta
     cli.add_command(command)
 
 
-def _leave(number: int, _: FrameType | None) -> None:
-    """Unwind the stack on SIGTERM, so that temporary files are removed."""
-    raise Terminated(128 + number)
-
-
 def main() -> None:
     """Entry point of `convert-onnx`."""
-    signal.signal(signal.SIGTERM, _leave)
+    listen()
     try:
         cli(prog_name="convert-onnx")
     except KeyboardInterrupt:  # before or after a command
         say(_INTERRUPTED, error=True)
         sys.exit(_INTERRUPTED_CODE)
+    finally:
+        stop_listening()
 
 
 if __name__ == "__main__":

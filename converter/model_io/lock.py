@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from converter.model_io.signals import signals_held
 from passes.errors import OutputError
 
 __all__ = ["owned", "still_at", "take"]
@@ -50,22 +51,27 @@ def owned(path: Path, lock: Path | None = None, *, shared: bool = False, wait: b
     """
     target = Path(os.path.realpath(path))
     place = target.with_name(f".{target.name}.lock") if lock is None else lock
-    try:
-        file = _locked(place, path, shared=shared, wait=wait)
-    except OSError as error:
-        raise OutputError(f"{path}: {place} cannot be written: {error.strerror}; give another name") from error
-    try:
-        yield
-    finally:
-        if file is not None:
-            _release(file, place, shared=shared)
+    with contextlib.ExitStack() as held:
+        if not wait:
+            held.enter_context(signals_held())
+        try:
+            file = _locked(place, path, shared=shared, wait=wait)
+        except OSError as error:
+            raise OutputError(f"{path}: {place} cannot be written: {error.strerror}; give another name") from error
+        try:
+            held.close()  # a signal that came meanwhile is raised here
+            yield
+        finally:
+            if file is not None:
+                _release(file, place, shared=shared)
 
 
 def _release(file: int, place: Path, *, shared: bool) -> None:
-    with contextlib.suppress(OSError):
-        if not shared or take(file):  # the last one that shares it removes it
-            place.unlink()
-    os.close(file)
+    with signals_held():
+        with contextlib.suppress(OSError):
+            if not shared or take(file):  # the last one that shares it removes it
+                place.unlink()
+        os.close(file)
 
 
 def _locked(place: Path, path: Path, *, shared: bool, wait: bool) -> int | None:

@@ -21,6 +21,7 @@ from converter.model_io.check import check_model
 from converter.model_io.cpu_session import cpu_session
 from converter.model_io.lock import owned
 from converter.model_io.scratch import keep_mode, note_placed, scratch_folder
+from converter.model_io.signals import signals_held
 from converter.model_io.user_code import Terminated
 from converter.model_io.write import data_files_of, free_data_file, write_onnx
 from passes.errors import OutputError, VerificationError, first_line
@@ -103,7 +104,7 @@ def _publish(written: Path, target: Path, data: Path) -> None:
     save of this file removes the weights that the model does not name.
     """
     keep_mode(target, written)
-    with _signals_held():
+    with signals_held():
         before, beside = data_files_of(target), written.with_name(data.name)
         if beside.exists() or before:
             note_placed(written.parent, [data.name, *(old.name for old in before)])
@@ -134,19 +135,6 @@ def _exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Delay Ctrl-C and SIGTERM until the renames are done, if the system has signal masks."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:

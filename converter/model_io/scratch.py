@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from converter.model_io.lock import still_at, take
+from converter.model_io.signals import signals_held
 
 __all__ = ["keep_mode", "note_placed", "replacing", "scratch_folder"]
 
@@ -36,14 +37,18 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
         OSError: The folder cannot be created.
     """
     prefix, suffix = (_PREFIX, "") if beside is None else (f".{beside.name}.", ".tmp")
-    parent = Path(tempfile.gettempdir()) if beside is None else beside.parent
-    _remove_abandoned(parent, prefix, suffix, beside)
-    folder, lock = _new(parent, prefix, suffix)
-    try:
-        yield folder
-    finally:
-        _remove(folder)
-        os.close(lock)
+    with contextlib.ExitStack() as held:
+        held.enter_context(signals_held())
+        parent = Path(tempfile.gettempdir()) if beside is None else beside.parent
+        _remove_abandoned(parent, prefix, suffix, beside)
+        folder, lock = _new(parent, prefix, suffix)
+        try:
+            held.close()  # a signal that came meanwhile is raised here
+            yield folder
+        finally:
+            with signals_held():
+                _remove(folder)
+                os.close(lock)
 
 
 def note_placed(folder: Path, names: Iterable[str]) -> None:

@@ -51,10 +51,15 @@ class Runner:
             self._session = open_session(model, threads=threads, optimize=optimize, exact=exact, arena=arena)
             self.specs = input_specs(self._session)
             self.batch = static_batch(self.specs)
+            declared = self._session.get_outputs()
+            self.types: dict[str, str] = {value.name: value.type for value in declared}
+            self.shapes: dict[str, Sequence[Any]] = {value.name: value.shape for value in declared}
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
-        self.types: dict[str, str] = {value.name: value.type for value in self._session.get_outputs()}
-        self.shapes: dict[str, Sequence[Any]] = {value.name: value.shape for value in self._session.get_outputs()}
+        except UnicodeDecodeError as error:
+            raise ModelError(
+                f"{name}: the name of an input, an output or a size is not UTF-8; export it again"
+            ) from error
         self.outputs = list(self.types if outputs is None else outputs)
 
     def inputs(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -30,7 +30,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     # a shell starts background jobs with Ctrl-C ignored, and children inherit that
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     return subprocess.Popen(
-        [sys.executable, "-B", "-u", "-c", f"{listen}; import converter.cli.main as c; c.main()", *arguments],
+        [sys.executable, "-B", "-u", "-c", f"{listen}; import converter.__main__ as c; c.main()", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

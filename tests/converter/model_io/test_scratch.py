@@ -89,7 +89,7 @@ def test_who_loses_its_new_folder_to_another_run_takes_another(tmp_path: Path, m
     make, made = tempfile.mkdtemp, []
 
     def made_and_lost(**settings: Any) -> str:
-        folder = make(**settings)
+        folder: str = make(**settings)
         made.append(folder)
         if len(made) < 3:
             Path(folder).rmdir()

@@ -10,10 +10,10 @@ is renamed to its final name last, so every file with such a name is complete.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,10 +72,9 @@ class Cache:
         """Store arrays under a name."""
         if self.folder is None:
             return
-        with tempfile.TemporaryFile() as file:
+        with io.BytesIO() as file:
             np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # no array is called allow_pickle
-            file.seek(0)
-            self._write(f"{name}.npz", file.read())
+            self._write(f"{name}.npz", file.getvalue())
 
     def _write(self, name: str, content: bytes) -> None:
         """Write a file that gets its name when it is complete."""

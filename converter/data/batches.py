@@ -5,7 +5,6 @@ files as they arrive, and mapped from there. So memory use stays flat, and every
 """
 
 import math
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from converter.data.inputs import InputSpec, sequence_first, share_batch
 from converter.data.preprocess import Preprocess
 from converter.data.runs import RunSource, split_runs
 from converter.data.sources import ArraySource
+from converter.model_io.scratch import spool_file
 from converter.model_io.user_code import user_code
 from passes.errors import DataError
 
@@ -189,7 +189,7 @@ def spool(
     blocks: list[_Block] = []
     count = size = 0
     with ExitStack() as stack:
-        files = {spec.name: stack.enter_context(tempfile.TemporaryFile()) for spec in inputs}
+        files = {spec.name: stack.enter_context(spool_file()) for spec in inputs}
         for index, batch in enumerate(_guarded(name, batches)):
             what = f"{name}: batch {index}"
             part = array_source(what, batch_arrays(what, batch, inputs), inputs, preprocess, yielded=True)

@@ -14,11 +14,12 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from converter.model_io.lock import still_at, take
 from converter.model_io.signals import signals_held
 
-__all__ = ["keep_mode", "note_placed", "replacing", "scratch_folder"]
+__all__ = ["keep_mode", "note_placed", "replacing", "scratch_folder", "spool_file"]
 
 _PREFIX = "convert-onnx-"
 _LOCK, _PLACED = ".lock", ".placed"
@@ -44,11 +45,34 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
         folder, lock = _new(parent, prefix, suffix)
         try:
             held.close()  # a signal that came meanwhile is raised here
-            yield folder
+            with _named(parent if beside is None else beside):
+                yield folder
         finally:
             with signals_held():
                 _remove(folder)
                 os.close(lock)
+
+
+@contextlib.contextmanager
+def spool_file() -> Iterator[IO[bytes]]:
+    """Yield a temporary file without a name, in the system's folder for temporary files.
+
+    Raises:
+        OSError: The file cannot be created or written. The error names the folder.
+    """
+    with _named(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _named(place: Path) -> Iterator[None]:
+    """Give errors of a full disk a place, since the system says none where it writes to an open file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) and error.filename is None:
+            error.filename = str(place)
+        raise
 
 
 def note_placed(folder: Path, names: Iterable[str]) -> None:

@@ -29,5 +29,5 @@ def signals_held() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in waiting:
-            signal.raise_signal(number)
+        for late in waiting:
+            signal.raise_signal(late)

@@ -113,6 +113,42 @@ def test_a_kill_between_the_renames_leaves_a_whole_model(tmp_path: Path, monkeyp
     assert files(tmp_path) == ["out.onnx", "out.onnx.data"]
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import onnx
+from converter.model_io.save import save_onnx
+
+places, step = [], int(sys.argv[2])
+for name in ("replace", "unlink"):
+    def killed(path, *arguments, real=getattr(Path, name), **options):
+        places.append(path)
+        if len(places) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path, *arguments, **options)
+    setattr(Path, name, killed)
+os.chdir(sys.argv[1])
+save_onnx(onnx.load("new.onnx"), Path("out.onnx"), inline_limit=1000)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file locks")
+@pytest.mark.parametrize("step", range(1, 9))
+def test_the_next_save_removes_the_weights_that_a_kill_left(tmp_path: Path, step: int) -> None:
+    """The process is killed before its n-th rename or removal: before, between and after those of the model."""
+    path = tmp_path / "out.onnx"
+    onnx.save(model(weight=2 * WEIGHT), tmp_path / "new.onnx")
+    save_onnx(model(), path, inline_limit=1000)
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(step)]
+    done = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])})
+    assert done.returncode == (0 if step > 7 else -signal.SIGKILL)
+    weight = numpy_helper.to_array(onnx.load(path).graph.initializer[0])
+    assert np.array_equal(weight, WEIGHT) or np.array_equal(weight, 2 * WEIGHT)
+    save_onnx(model(weight=3 * WEIGHT), path, inline_limit=1000)
+    np.testing.assert_array_equal(numpy_helper.to_array(onnx.load(path).graph.initializer[0]), 3 * WEIGHT)
+    assert len([name for name in files(tmp_path) if name != "new.onnx"]) == 2, files(tmp_path)
+
+
 def test_a_file_of_somebody_else_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "out.onnx").write_bytes(b"old")
     (tmp_path / "out.onnx.data").write_bytes(b"somebody's")

@@ -14,7 +14,6 @@ import io
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from passes.errors import DataError, OutputError, argument
 
 __all__ = ["Arrays", "Cache", "forget", "holds_something", "used"]
 
+_NAME = "stored under"  # array that holds the name under which the others were stored
 _KEY = "[0-9a-f]" * 16  # pattern of the folders' names, for `glob`
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -64,16 +64,19 @@ class Cache:
         path = self.folder / f"{name}.npz"
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is damaged ({error}); delete it to measure it again") from error
+                arrays = {key: file[key] for key in file.files}
+        except Exception as error:  # a damaged zip archive raises errors of many types
+            raise DataError(f"{path} is damaged; delete it to measure it again") from error
+        if str(arrays.pop(_NAME, "")) != name:
+            raise DataError(f"{path} is not of this search; delete it to measure it again")
+        return arrays
 
     def store(self, name: str, arrays: Arrays) -> None:
         """Store arrays under a name."""
         if self.folder is None:
             return
         with io.BytesIO() as file:
-            np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # no array is called allow_pickle
+            np.savez(file, **dict(arrays), **{_NAME: np.array(name)})  # type: ignore[arg-type]  # no array is called allow_pickle
             self._write(f"{name}.npz", file.getvalue())
 
     def _write(self, name: str, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """Entry point of the command line. Every command parses its options, calls a library function and prints."""
 
 import errno
+import itertools
 import sys
 import traceback
 from pathlib import Path
@@ -45,6 +46,16 @@ class _Commands(click.Group):
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         super().add_command(_debug_option(cmd), name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Refuse empty values, which stand for the current folder or for nothing, and are a slip of a script."""
+        for before, given in itertools.pairwise(args):
+            if not given or (given.startswith("--") and given.endswith("=") and given.count("=") == 1):
+                what = given[:-1] or (before if before.startswith("-") else "an argument")
+                raise click.UsageError(f"{what} is empty; give a value, or leave it out")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -66,6 +66,17 @@ def _bits(text: str) -> tuple[str, int]:
     return name, int(bits)
 
 
+def _each_once(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[tuple[str, int], ...]
+) -> tuple[tuple[str, int], ...]:
+    """Refuse two numbers of bits for one name, of which the second would win without a word."""
+    bits: dict[str, int] = {}
+    for name, number in given:
+        if bits.setdefault(name, number) != number:
+            raise click.UsageError(f"--bits {name}={bits[name]} and --bits {name}={number} contradict; give one")
+    return given
+
+
 def _default_target() -> str:
     from converter.targets.catalog import DEFAULT_TARGET
 
@@ -168,6 +179,7 @@ layers = _several(
         "--bits",
         type=_bits,
         multiple=True,
+        callback=_each_once,
         metavar="LAYER=N",
         help="Weight bits of layers, 2 to 8; LAYER as for --exclude; may be repeated.",
     ),

@@ -103,6 +103,9 @@ def _labels(name: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
     if count and labels.min() < 0:
         row = int(np.argmin(labels))
         raise DataError(f"{name}: label {labels[row]} of image {row} is out of range; class indices start at 0")
+    if count and int(labels.max()) > np.iinfo(np.int64).max:
+        row = int(np.argmax(labels))
+        raise DataError(f"{name}: label {labels[row]} of image {row} is out of range; save class indices as int64")
     return labels.astype(np.int64)
 
 

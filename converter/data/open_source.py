@@ -12,6 +12,7 @@ from converter.data.batches import array_source, batch_arrays, is_labelled, is_p
 from converter.data.inputs import InputSpec
 from converter.data.preprocess import Preprocess
 from converter.data.sources import FolderSource, Source
+from converter.model_io.files import npz_fault, special_kind
 from converter.model_io.python_spec import call, functions_of, load_name, parse_spec
 from passes.errors import DataError, UsageError
 
@@ -26,6 +27,8 @@ def source_of_path(
     others: dict[str, Any] | None,
 ) -> Source:
     """Make a source from a path. ``others`` gets arrays that are no inputs, if they are wanted."""
+    if not name:
+        raise DataError("the name of the data is empty; give an .npz file, a folder of images or FILE.py:CALLABLE")
     path = Path(name)
     if ".py:" in name:
         spec = parse_spec(name, "FILE.py:CALLABLE or FILE.py:CALLABLE(name=value)")
@@ -35,6 +38,8 @@ def source_of_path(
             return source_in_memory(name, value, inputs, preprocess, limit, others, spec.arguments)
     if not path.exists():
         raise DataError(f"{name}: no such file or folder; give an .npz file, a folder of images or FILE.py:CALLABLE")
+    if kind := special_kind(path):
+        raise DataError(f"{name} is {kind}, not a file; give an .npz file or a folder of images")
     if path.is_dir():
         return FolderSource.scan(path, only_input(inputs, f"{name}: a folder of images"), preprocess)
     if path.suffix == ".npz":
@@ -69,7 +74,7 @@ def _read_npz(path: Path, inputs: tuple[InputSpec, ...], others: dict[str, Any] 
             arrays = {key: file[key] for key in file.files if key in wanted or others is not None}
             present = ", ".join(file.files) or "nothing"
     except Exception as error:  # a damaged zip archive raises errors of many types
-        raise DataError(f"{path}: cannot be read as .npz ({type(error).__name__}: {error}); write it again") from error
+        raise DataError(f"{path} cannot be read as .npz: {npz_fault(path, error)}") from error
     if len(inputs) == 1 and "x" not in arrays and inputs[0].name not in arrays:
         raise DataError(f"{path}: has no array x (it holds {present}); save the images as np.savez(..., x=images)")
     return arrays

@@ -16,6 +16,7 @@ from PIL import Image
 
 from converter.data.inputs import InputSpec
 from converter.data.preprocess import Preprocess
+from converter.model_io.files import special_kind
 from passes.errors import DataError, ShapeError
 
 __all__ = ["ArraySource", "FolderSource", "Rows", "Source"]
@@ -371,13 +372,23 @@ def _unreadable(file: Path, error: Exception) -> DataError:
 
 
 def _image_files(root: Path) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        raise DataError(f"{error.filename}: the folder cannot be read ({error.strerror}); allow it or remove it")
+
     images: list[Path] = []
-    for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
+    seen: set[str] = set()  # a link may lead back to a folder above
+    for folder, below, names in os.walk(root, onerror=unreadable, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        below[:] = [
+            name for name in below if not name.startswith(".") and os.path.realpath(Path(folder, name)) not in seen
+        ]
         images += [
             Path(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
-    yield from sorted(images)
+    for image in sorted(images):
+        if kind := special_kind(image):
+            raise DataError(f"{image} is {kind}, not an image; remove it")
+        yield image
 
 
 def _folder_labels(root: Path, files: Sequence[Path]) -> NDArray[np.int64] | None:

@@ -7,7 +7,6 @@ an optional extra, so the functions that need it import it.
 from __future__ import annotations
 
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.model_io.files import npz_fault
 from converter.model_io.python_spec import call, load_name, parse_spec
 from passes.errors import ExportError
 
@@ -136,19 +136,21 @@ def _read_safetensors(path: Path) -> Any:
         raise ExportError(f"{path}: needs safetensors; pip install convert-onnx[torch]") from error
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ExportError(f"{path}: not a readable safetensors file: {error}") from error
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}") from error
+    except SafetensorError as error:
+        raise ExportError(f"{path} is not a safetensors file, or it is damaged; save the weights again") from error
 
 
 def _read_npz(path: Path) -> Any:
     torch = require_torch()
-    if not zipfile.is_zipfile(path):
-        raise ExportError(f"{path}: not an .npz file, or truncated")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ExportError(f"{path}: not a readable .npz of plain arrays: {error}") from error
+    except TypeError as error:
+        raise ExportError(f"{path} has an array of a type that torch lacks; save arrays of numbers") from error
+    except Exception as error:  # a damaged zip archive raises errors of many types
+        raise ExportError(f"{path} cannot be read as .npz: {npz_fault(path, error)}") from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -156,9 +158,8 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or refused pickle raises errors of many unrelated types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExportError(
-            f"{path}: not a file of plain tensors ({reason}); save module.state_dict() in it, or use .safetensors"
+            f"{path}: not a file of plain tensors, or damaged; save module.state_dict() in it, or use .safetensors"
         ) from error
 
 

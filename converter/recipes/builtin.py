@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import onnx
 
+from converter.model_io.files import special_kind
 from converter.model_io.load import read_onnx
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import parse_recipe
@@ -127,6 +128,8 @@ def find_recipe(spec: str | Path | Recipe) -> Recipe:
             f"no recipe is named {str(spec)!r}; {nearest(str(spec), RECIPES)}, or give a .toml file, or an .onnx file "
             "to convert as it was"
         )
+    if kind := special_kind(path):
+        raise RecipeError(f"the recipe {path} is {kind}, not a file; give a .toml file")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

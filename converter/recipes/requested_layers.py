@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from passes.base import Pass, Stage
 from passes.errors import UnknownLayerError, UsageError, argument
+from passes.graph.exclude import Exclude
 from passes.ir.model import Model
+from passes.ir.onnx_graph import choices_with_layers
 from passes.ir.selectors import select
 
 __all__ = ["RequestedLayers"]
@@ -47,3 +49,15 @@ class RequestedLayers:
             if self.bits and (step.needs_data or step.stage > Stage.FLOAT):
                 select(self.bits, model.graph, model.layers(), "layer_bits")
             yield
+        if self.exclude and step.name == Exclude.name:
+            self._require_some(model)
+
+    def _require_some(self, model: Model) -> None:
+        """Refuse a call that excludes every layer, for its file would be the float model."""
+        layers = model.layers()
+        branches = {str(node.name) for node in choices_with_layers(model.graph)} - model.float_branches
+        if layers and not branches and all(name in model.float_reasons for name in layers):
+            raise UsageError(
+                f"{argument(exclude=list(self.exclude))} leaves none of the {len(layers)} layers to quantize; "
+                "exclude fewer"
+            )

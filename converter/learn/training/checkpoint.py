@@ -1,5 +1,7 @@
 """Checkpoint of a training run: a file from which an interrupted run goes on after the last finished epoch."""
 
+import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,12 +79,15 @@ def save(checkpoint: Checkpoint, progress: TrainingState) -> None:
     content = {**vars(progress), "origin": checkpoint.file.origin, "training": checkpoint.training}
     score = content.pop("score")
     content |= {"loss": score.loss, "share": score.share, "metric": score.metric, "shown": score.shown}
+    whole = io.BytesIO()  # torch says of a full disk only that a position is unexpected
+    torch.save(content, whole)
     try:
         with replacing(path) as written, written.open("wb") as stream:
-            torch.save(content, stream)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OutputError(f"{path}: {reason}; give `checkpoint=` another path") from error
+            stream.write(whole.getbuffer())
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror}; give `checkpoint=` another path") from error
 
 
 def _read(path: Path, device: torch.device) -> tuple[TrainingState, str, str]:

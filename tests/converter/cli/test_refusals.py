@@ -148,6 +148,15 @@ def refused(folder: Path, arguments: tuple[str, ...], words: list[str], *, exit_
         pytest.param((*C, "--resize", "big"), "big", id="resize"),
         pytest.param((*C, "--mean", "a,b"), "'a,b'", id="mean"),
         pytest.param((*C, "--input-shape", "1,3,x"), "'1,3,x'", id="shape"),
+        pytest.param((*C, "--calibration", ""), "--calibration is empty", id="empty_calibration"),
+        pytest.param((*C, "--calibration="), "--calibration is empty", id="empty_calibration_in_one_word"),
+        pytest.param((*C, *CAL, "--recipe", ""), "--recipe is empty", id="empty_recipe"),
+        pytest.param((*C, *CAL, "--evaluate", ""), "--evaluate is empty", id="empty_evaluation"),
+        pytest.param(("convert", "m.onnx", "-o", "", *CAL), "-o is empty", id="empty_output"),
+        pytest.param(
+            (*C, *CAL, "--bits", "stem=3", "--bits", "stem=4"), "--bits stem=3 and --bits stem=4", id="bits_twice"
+        ),
+        pytest.param((*C, *CAL, "--exclude", "*"), "--exclude * leaves none of the 4 layers", id="all_excluded"),
         pytest.param((*C, "--input-shape", "1,0,4"), "'1,0,4'", id="shape_of_zero"),
         pytest.param((*C, "--calibrate", "x"), "--calibrate", id="unknown_option"),
         pytest.param(("convert", "m.onnx", "-o", "./m.onnx", *CAL), "m.onnx", id="output_is_the_model"),

@@ -136,12 +136,12 @@ def test_nan_is_named_by_its_place_in_the_file_under_a_limit(tmp_path: Path) -> 
 def test_truncated_npz_is_refused(tmp_path: Path) -> None:
     path = save_npz(tmp_path, x=IMAGES)
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(DataError, match=r"data\.npz: cannot be read as \.npz \(BadZipFile"):
+    with pytest.raises(DataError, match=r"data\.npz cannot be read as \.npz: it is truncated"):
         load_data(path, RGB8, preprocess=NONE)
 
 
 def test_npz_of_objects_is_refused_not_unpickled(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Object arrays cannot be loaded"):
+    with pytest.raises(DataError, match="it has an array of Python objects"):
         load_data(save_npz(tmp_path, x=np.array([{}, {}])), RGB8, preprocess=NONE)
 
 

@@ -20,11 +20,14 @@ from passes.graph.normalise.refusals import refuse_unsupported
 from passes.graph.normalise.scatters import scatters_as_concats
 from passes.graph.normalise.shapes import infer_shapes
 from passes.graph.normalise.sharing import share_tied_biases, unshare_constants
+from passes.ir.expectations import expected_values
 from passes.ir.model import Model
 from passes.report import PassReport
 from passes.statistics import Stats
 
 __all__ = ["Normalise", "normalise"]
+
+_EXPECTED_VALUE = "it is the expected value of a softmax, as a detector decodes its boxes"
 
 
 def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
@@ -86,7 +89,8 @@ class Normalise(GraphPass):
     """`normalise` as a pass.
 
     Attributes:
-        rewrite: Whether Pad, means, reshapes and MatMul are replaced with operators that later passes handle better.
+        rewrite: Whether Pad, means, reshapes and MatMul are replaced with operators that later passes handle better,
+            and layers that are the expected value of a softmax stay in float.
     """
 
     name: ClassVar[str] = "normalise"
@@ -96,7 +100,7 @@ class Normalise(GraphPass):
     rewrite: bool = True
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
-        """Rewrite the graph. The outputs of all layers stay the same.
+        """Rewrite the graph. The outputs of all layers stay the same. Layers that only decode stay in float.
 
         Raises:
             ModelError: See `normalise`.
@@ -107,4 +111,8 @@ class Normalise(GraphPass):
                 f"the source was quantized already: {model.existing_qparams} were dequantized for the reference",
                 *notes,
             ]
-        return PassReport(self.name, skipped=dict.fromkeys(model.layers(), "computes the same"), notes=tuple(notes))
+        layers = model.layers()
+        if self.rewrite:
+            model.float_reasons |= dict.fromkeys(expected_values(model.graph, layers), _EXPECTED_VALUE)
+        skipped = {name: model.float_reasons.get(name, "computes the same") for name in layers}
+        return PassReport(self.name, skipped=skipped, notes=tuple(notes))

@@ -18,7 +18,8 @@ from converter.targets.catalog import DEFAULT_TARGET, TARGETS, find_target
 from converter.targets.target import Target
 from converter.verification.rules import violations
 from converter.verification.verify import verify
-from models.zoo import ZOO, Net, feeds_of
+from models.net import Net
+from models.zoo import ZOO, feeds_of
 from passes.errors import TargetError
 from passes.numerics.error import sqnr_db
 from tests.support.models import SIDE, small_cnn

@@ -1,0 +1,93 @@
+"""What a model chooses from, where its outputs depend on a choice: the best cells of a detector, the boxes kept.
+
+Two scores that differ in the last digit change places, and with them whole rows of the outputs. So such an output says
+little about how exact a model is. The tensors from which it chooses say it.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import helper
+
+from converter.model_io.load import read_whole_onnx
+from converter.model_io.protobuf import copy_fields, is_default_domain
+
+__all__ = ["Choices", "before_choices", "find_choices"]
+
+_CHOOSING = {"NonMaxSuppression": 0, "NonZero": 0, "ArgMax": 0, "ArgMin": 0, "TopK": 1}
+"""Operators that choose, and the first of their outputs that jumps. The values of a TopK do not."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The choices of a graph.
+
+    Attributes:
+        outputs: Outputs of the graph that depend on a choice.
+        sources: Tensors that depend on no choice, and from which something is chosen or computed with what was.
+    """
+
+    outputs: frozenset[str]
+    sources: tuple[str, ...]
+
+
+def find_choices(graph: onnx.GraphProto) -> Choices:
+    """Find what depends on a choice in a sorted graph. Bodies of control flow are not searched."""
+    chosen: set[str] = set()
+    computed: set[str] = set()
+    sources: dict[str, None] = {}
+    for node in graph.node:
+        first = _CHOOSING.get(node.op_type) if is_default_domain(node.domain) else None
+        depends = any(name in chosen for name in node.input)
+        if depends or first is not None:
+            chosen.update(filter(None, node.output if depends else node.output[first:]))
+            sources |= dict.fromkeys(name for name in node.input if name in computed and name not in chosen)
+        computed.update(node.output)
+    return Choices(frozenset(value.name for value in graph.output if value.name in chosen), tuple(sources))
+
+
+def before_choices(
+    quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, outputs: Collection[str]
+) -> tuple[onnx.ModelProto, onnx.ModelProto] | None:
+    """Return both models with the tensors that they choose from instead of some outputs.
+
+    Args:
+        quantized: The quantized model.
+        reference: The float model.
+        outputs: Outputs that are compared badly.
+
+    Returns:
+        The quantized and the float model, with as many outputs in the same order. None if none of ``outputs`` depends
+        on a choice.
+    """
+    if not outputs or not find_choices(quantized.graph).outputs.intersection(outputs):
+        return None
+    source = read_whole_onnx(reference) if isinstance(reference, Path) else reference
+    choices = find_choices(source.graph)
+    written = {name for node in quantized.graph.node for name in node.output}
+    rounded = _rounded(quantized.graph)
+    pairs = {name: rounded.get(name, name) for name in choices.sources if name in written}
+    kept = [value.name for value in source.graph.output if value.name not in choices.outputs]
+    if not pairs:
+        return None
+    floats, integers = [*kept, *pairs], [*kept, *pairs.values()]
+    return _returning(quantized, integers), _returning(source, floats)
+
+
+def _rounded(graph: onnx.GraphProto) -> dict[str, str]:
+    """Return the dequantized tensor of every quantized one, so that its integer kernel stays."""
+    codes = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    values = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return {name: values[code] for name, code in codes.items() if code in values}
+
+
+def _returning(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
+    """Return a copy of the model with other outputs."""
+    copy = onnx.ModelProto()
+    copy_fields(model, copy, skip={"graph"})
+    copy_fields(model.graph, copy.graph, skip={"output"})
+    own = {value.name: value for value in model.graph.output}
+    copy.graph.output.extend(own.get(name) or helper.make_empty_tensor_value_info(name) for name in outputs)
+    return copy

@@ -1,0 +1,1 @@
+"""Heads of detectors as exporters write them: small backbones, real decoding of boxes and real selection."""

@@ -14,10 +14,11 @@ from pathlib import Path
 import onnx
 
 from converter import convert
-from converter.data.dataset import load_data
+from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
 from converter.recipes.builtin import RECIPES
-from converter.targets.catalog import TARGETS
+from converter.targets.catalog import TARGETS, find_target
+from converter.verification.fit import fix_batch
 from converter.verification.verify import verify
 from models.zoo import ZOO, feeds_of
 from passes.errors import ConvertError, UsageError
@@ -35,8 +36,9 @@ class Outcome:
         graph: Name of the graph.
         recipe: Name of the recipe.
         target: Name of the target.
-        kind: "run", "rules", "refused" (the conversion raised a ConvertError with its reason), "failed" (verification
-            failed or could not run), or "crashed" (a bug).
+        kind: "run", "rules", "refused" (the conversion raised a ConvertError with its reason), "unsupported" (the
+            target does not run the float graph either), "failed" (verification failed or could not run), or "crashed"
+            (a bug).
         detail: The runtime, the reason, or the failure.
         left: Number of nodes that the provider left to the CPU.
     """
@@ -66,8 +68,19 @@ def attempt(graph: str, recipe: str, target: str, folder: Path) -> Outcome:
     except Exception as error:  # this suite looks for tracebacks
         return Outcome(graph, recipe, target, "crashed", f"{type(error).__name__}: {error}")
     if not verification.passed:
-        return Outcome(graph, recipe, target, "failed", "; ".join(verification.failures[:3]), len(verification.left))
+        kind = "failed" if verification.how == "rules" or _runs_float(model, target, data, folder) else "unsupported"
+        return Outcome(graph, recipe, target, kind, "; ".join(verification.failures[:3]), len(verification.left))
     return Outcome(graph, recipe, target, verification.how, verification.runtime, len(verification.left))
+
+
+def _runs_float(model: onnx.ModelProto, target: str, data: Dataset, folder: Path) -> bool:
+    """Return whether the target runs the float graph, all of it if it must."""
+    path = folder / "fixed.onnx"
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    fix_batch(fixed, find_target(target))
+    onnx.save(fixed, path)
+    return verify(path, target, data, min_agreement=0.0).passed
 
 
 def conformance(graphs: Iterable[str], recipes: Iterable[str], targets: Iterable[str]) -> Iterator[Outcome]:
@@ -90,7 +103,7 @@ def report(outcomes: Sequence[Outcome]) -> str:
         "Written by `make conformance`: every built-in recipe, target and graph of `models/zoo.py`.",
         "*run*: converted, loaded and run on the target, and as near to float as on the CPU. *rules*: the target",
         "cannot be had here; its written rules hold. A number in brackets: nodes that the provider left to the CPU.",
-        "*refused*: the conversion says why, below.",
+        "*refused*: the conversion says why, below. *unsupported*: the target does not run the float graph either.",
         "",
         f"{len(outcomes)} pairs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) + ".",
         "",

@@ -6,6 +6,8 @@
 - A Relu or Clip right after a linear layer or an Add is absorbed. Its output is quantized and its input is not, so the
   saturation of the quantizer does the clamp.
 - A product with a positive scalar has the codes of its input and another scale.
+- A Concat stays in float if no layer reads its result: behind the last layers it joins what has nothing in common, such
+  as a detector's boxes of 0 to 640 and scores of 0 to 1, and one grid for both has no room for the scores.
 """
 
 from collections.abc import Mapping
@@ -114,7 +116,7 @@ class _Placer:
             _fused(graph, rules, layers, floats, readers, self.outputs) if rules.fused_adds else frozenset[str]()
         )
         self.slow = _slow_pools(graph, rules, layers) if rules.channels_last else frozenset[str]()
-        self.wanted = _wanted(graph, rules, layers, floats, self.outputs, self.slow) if rules.on_demand else None
+        self.wanted = _wanted(graph, rules, layers, floats, self.outputs, self.slow)
         self.tensors: dict[str, str] = {}
         self.bounds: dict[str, tuple[float, float]] = {}
         self.integer: set[str] = set()
@@ -138,7 +140,7 @@ class _Placer:
         self.tensors.setdefault(node.inputs[0].name, node.inputs[0].name)
         self.integer.add(node.name)
         writes_floats = node.op in self.rules.float_outputs
-        if writes_floats and self.wanted is not None and not self.read(node, self.wanted | self.known):
+        if writes_floats and self.rules.on_demand and not self.read(node, self.wanted | self.known):
             return None
         result = self.result_of(node)
         whole = result in self.outputs and result == node.outputs[0].name
@@ -154,7 +156,8 @@ class _Placer:
         reason = _why_float(node, self.rules, data, self.outputs, self.slow, self.floats)
         if reason:
             return reason
-        if self.wanted is not None and not any(output.name in self.wanted for output in node.outputs):
+        on_demand = self.rules.on_demand or node.op == "Concat"
+        if on_demand and not any(output.name in self.wanted for output in node.outputs):
             return "no layer reads its result on integers"
         self.integer.add(node.name)
         for tensor in data:

@@ -33,6 +33,7 @@ def test_a_pair_ends_in_run_rules_or_refused(tmp_path: Path, monkeypatch: pytest
 def test_failed_and_crashed_are_different_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = Verification("m", "cpu", "run", "onnxruntime 0", left=("a (B)",), failures=("it is wrong",))
     monkeypatch.setattr(conformance, "verify", lambda *_, **__: failed)
+    monkeypatch.setattr(conformance, "_runs_float", lambda *_: True)
     assert attempt("conv", "int8", "cpu", tmp_path) == Outcome("conv", "int8", "cpu", "failed", "it is wrong", 1)
 
     def crash(*_: object, **__: object) -> None:
@@ -40,6 +41,19 @@ def test_failed_and_crashed_are_different_kinds(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(conformance, "convert", crash)
     assert attempt("conv", "int8", "cpu", tmp_path) == Outcome("conv", "int8", "cpu", "crashed", "KeyError: 'x'")
+
+
+def test_a_target_that_does_not_run_the_float_graph_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Path] = []
+
+    def verify(path: Path, *_: object, **__: object) -> Verification:
+        ran.append(path)
+        return Verification("m", "cpu", "run", "onnxruntime 0", failures=("no such kernel",))
+
+    monkeypatch.setattr(conformance, "verify", verify)
+    assert attempt("conv", "int8", "cpu", tmp_path).kind == "unsupported"
+    assert [path.name for path in ran] == ["quantized.onnx", "fixed.onnx"]
+    assert "QuantizeLinear" not in {node.op_type for node in onnx.load(ran[1]).graph.node}
 
 
 def test_the_report_has_totals_tables_and_reasons() -> None:

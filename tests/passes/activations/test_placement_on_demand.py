@@ -129,3 +129,19 @@ def test_the_factor_of_a_scalar(op: str, operands: list[str], factor: float | No
     used = {name: VALUES[name] for name in operands if name in VALUES}
     graph = gs.import_onnx(build([node(op, operands, ["y"])], used, (1, 4, 3, 3)))
     assert scale_factor(graph.nodes[0]) == (None if factor is None else pytest.approx(factor))
+
+
+@pytest.mark.parametrize("on_demand", [True, False])
+def test_what_only_outputs_read_is_joined_in_float_on_every_target(on_demand: bool) -> None:
+    nodes = [
+        conv("x", "boxes", "k0"),
+        conv("x", "scores", "k1"),
+        node("Concat", ["boxes", "scores"], ["joined"], name="head", axis=1),
+        node("Transpose", ["joined"], ["y"], name="last", perm=[0, 2, 3, 1]),
+    ]
+    used = {name: VALUES[name] for name in ("k0", "k1")}
+    graph = gs.import_onnx(build(nodes, used, (1, 4, 3, 3)))
+    rules = dataclasses.replace(RULES, on_demand=on_demand)
+    placement = place(graph, rules, frozenset(linear_layers(graph)))
+    assert dict(placement.tensors) == {"x": "x", "boxes": "boxes", "scores": "scores"}
+    assert placement.reasons["head"] == "no layer reads its result on integers"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from converter.qdq.floats import float_model
+from converter.runtime.choices import find_choices
 from converter.runtime.few_samples import Feeds
 from converter.runtime.output_errors import Outputs
 from converter.runtime.output_parts import joined_outputs
@@ -37,7 +38,8 @@ class SwitchedNetwork:
         groups: Activations that are rounded together. Every tensor is in at most one group.
 
     Attributes:
-        outputs: Names of the network's outputs.
+        outputs: Names of what is compared: the network's outputs. Where an output depends on a choice, such as that of
+            the best boxes, the tensors from which the network chooses stand for it.
         joined: Outputs that may have parts of different kinds.
 
     Raises:
@@ -47,7 +49,7 @@ class SwitchedNetwork:
     def __init__(self, model: Model, groups: Sequence[Sequence[str]]) -> None:
         self._model, self._layers = model, model.layers()
         proto = float_model(model.graph, exposed=True)
-        self.outputs = [value.name for value in proto.graph.output]
+        self.outputs = _add_sources_of_choices(proto.graph)
         self.joined = joined_outputs(proto.graph)
         taken = tensor_names(model.graph)
         self._switches = [fresh_name(f"{group[0]}_rounded", taken) for group in groups]
@@ -87,6 +89,15 @@ class SwitchedNetwork:
                 if tensor.name in self._replaceable:
                     constants[str(tensor.name)] = np.asarray(tensor.values)
         return constants
+
+
+def _add_sources_of_choices(graph: onnx.GraphProto) -> list[str]:
+    """Make the tensors from which a network chooses outputs. Return the outputs that depend on no choice."""
+    choices = find_choices(graph)
+    kept = [value.name for value in graph.output if value.name not in choices.outputs]
+    added = [name for name in choices.sources if choices.outputs and name not in kept]
+    graph.output.extend(helper.make_empty_tensor_value_info(name) for name in added)
+    return [*kept, *added]
 
 
 def _insert_switches(

@@ -84,7 +84,7 @@ def reach(
         if not sources:
             sources = _sources(first, job, _SAMPLES, progress)
             seconds = node_seconds(float_model(first.work.graph), job.samples(1)[0], _PROFILED)
-        chosen = choose(sources, _judged(written), aim, exact, seconds)
+        chosen = choose(sources, _measured(written, sources), aim, exact, seconds)
         if not chosen:
             break
         exact += chosen
@@ -105,6 +105,20 @@ def _judged(written: Written) -> dict[str, float]:
     """Return the SQNR of every output that keeps its shape."""
     outputs = {} if written.fidelity is None else written.fidelity.outputs
     return {name: error for name, error in outputs.items() if error != -math.inf}
+
+
+def _measured(written: Written, sources: Sequence[ErrorSource]) -> dict[str, float]:
+    """Return the SQNR of what the sources were measured on. Outputs of other names count for all of it."""
+    judged = _judged(written)
+    known = {name: judged[name] for name in sources[0].sqnr_db if name in judged} if sources else {}
+    if known and min(known.values()) == min(judged.values()):
+        return known
+    return dict.fromkeys(sources[0].sqnr_db if sources else (), min(judged.values()))
+
+
+def _noise(source: ErrorSource, output: str) -> float:
+    """Return what a source costs at an output, or at its worst output if that one was not measured."""
+    return source.noise(output) if output in source.sqnr_db else 10 ** (-source.worst_db / 10)
 
 
 def _worst(written: Written, names: Iterable[str]) -> float:
@@ -153,5 +167,5 @@ def fault(written: Written, job: Prepared, progress: Progress) -> str:
         found = _sources(written, job, 2, progress)
     except ModelError:  # the file itself is written all the same
         return ""
-    sources = sorted(found, key=lambda source: -source.noise(worst))[:_NAMED]
+    sources = sorted(found, key=lambda source: -_noise(source, worst))[:_NAMED]
     return ", ".join(f"the {source.kind} {'of ' if source.kind == 'weight' else ''}{source.name}" for source in sources)

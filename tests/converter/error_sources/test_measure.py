@@ -1,9 +1,7 @@
 """What each rounding costs: single errors add up to the error of the file, and the worst source is found."""
 
-import dataclasses
 import math
 
-import numpy as np
 import pytest
 
 import converter
@@ -94,8 +92,5 @@ def test_an_activation_whose_nodes_are_in_float_already_costs_nothing() -> None:
 
 
 def test_no_source_at_all() -> None:
-    relu = build([node("Conv", ["x", "w"], ["y"], name="conv")], {"w": array(4, 3, 3, 3)}, ["n", 3, 12, 12])
-    plan = dataclasses.replace(converter.find_recipe("int8"), name="none")
-    assert sensitivity(relu, DATA, recipe=plan, exclude=["conv"]).sources == ()
     assert choose([], {"y": 10.0}, 20, [], {}) == []
-    assert np.isinf(source("a", math.inf).worst_db)
+    assert math.isinf(source("a", math.inf).worst_db)

@@ -70,10 +70,10 @@ def test_some_graphs_are_below_the_floor(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_the_warning_names_the_output_and_a_way_out_that_works(tmp_path: Path) -> None:
-    """The command named finds the layer, and the option named mends the file."""
+    """The warning names the layer at fault, the command named finds it, and the option named mends the file."""
     model = ZOO["several outputs"]()
     onnx.save(model, tmp_path / "float.onnx")
-    np.savez(tmp_path / "rows.npz", **feeds_of(model, 32))
+    np.savez(tmp_path / "rows.npz", **feeds_of(model, 32))  # type: ignore[arg-type]
     data = ("--calibration", str(tmp_path / "rows.npz"))
     files = str(tmp_path / "float.onnx"), str(tmp_path / "int8.onnx")
     layer = next(node.name for node in model.graph.node if node.op_type == "Conv" and node.output[0] != "conv0")
@@ -82,15 +82,15 @@ def test_the_warning_names_the_output_and_a_way_out_that_works(tmp_path: Path) -
     assert warned.exit_code == 0, warned.output
     said = " ".join(warned.output.split())
     assert re.search(rf"output '{layer}' has only [\d.-]+ dB {WARNING}", said)
-    assert "`compare` finds the layers that lose most" in said
-    assert "compare" in cli.commands
-    options = re.findall(r"(--[a-z-]+) leaves them in float", said)
-    assert options == ["--exclude"]
-    found = command("compare", *files, "--data", str(tmp_path / "rows.npz"), "--json")
+    assert f"most of it comes from the weight of {layer}" in said
+    assert "`sensitivity` lists" in said
+    assert "sensitivity" in cli.commands
+    found = command("sensitivity", files[0], "--data", str(tmp_path / "rows.npz"), *coarse, "--json", "--quiet")
     assert found.exit_code == 0, found.output
-    layers = json.loads(found.output)["layers"]
-    assert min(layers, key=lambda each: each["introduced_db"] or np.inf)["layer"] == layer
-    mended = command("convert", files[0], "-o", files[1], *data, options[0], layer)
+    assert json.loads(found.stdout)["sources"][0]["names"] == [layer]
+    options = re.findall(r"(--[a-z-]+) (\d+) leaves what costs most in float", said)
+    assert options == [("--min-sqnr", "20")]
+    mended = command("convert", files[0], "-o", files[1], *data, *coarse, *options[0])
     assert mended.exit_code == 0, mended.output
     assert WARNING not in " ".join(mended.output.split())
 

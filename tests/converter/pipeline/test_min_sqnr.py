@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 import converter
@@ -45,9 +46,6 @@ def test_the_recipe_in_the_result_gives_the_same_file() -> None:
 
 
 def test_activations_stay_in_float_where_they_are_at_fault() -> None:
-    """No weight is at fault here: 8-bit activations are all that is left at 8-bit weights in float."""
-    exact = converter.convert(residual(), DATA, exclude=["first", "second", "head"])
-    assert sqnr(exact) > 100
     result = converter.convert(residual(), DATA, settings=converter.Settings(min_sqnr=sqnr(converted(None)) + 20))
     assert result.mending is not None
     assert result.mending.activations
@@ -67,11 +65,14 @@ def test_what_no_file_reaches_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_outputs_that_cannot_be_compared_are_refused() -> None:
-    nodes = [node("Conv", ["x", "w"], ["a"], name="conv"), node("NonZero", ["a"], ["y"])]
-    model = build(nodes, {"w": array(4, 3, 3, 3)}, ["n", 3, 12, 12], output_shape=None, dtype=1)
-    model.graph.output[0].type.tensor_type.elem_type = 7
-    del model.graph.output[0].type.tensor_type.shape.dim[:]
-    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model = build(
+        [node("Conv", ["x", "w"], ["a"], name="conv"), node("Shape", ["a"], ["s"]), node("Cast", ["s"], ["y"], to=8)],
+        {"w": array(4, 3, 3, 3)},
+        ["n", 3, 12, 12],
+        dtype=1,
+        output_shape=[4],
+    )
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.STRING
     with pytest.raises(BudgetError, match="no output of the model can be compared with float"):
         converter.convert(model, DATA, settings=converter.Settings(min_sqnr=20))
 

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.runtime.choices import before_choices, find_choices
 from converter.pipeline.trial_run import trial_run
+from converter.runtime.choices import before_choices, find_choices
 from converter.runtime.runner import Runner
 from models.detector_heads.catalog import DETECTORS
 from tests.support.graphs import array, build, node

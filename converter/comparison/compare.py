@@ -211,9 +211,9 @@ def _compared(on: ModelsOnData, progress: Progress, metric: Any) -> Comparison:
     deployed = Runner(model, name, arena=False)
 
     layers: _Layers | None = None
-    images = _Images()
     errors = OutputErrors(joined_outputs(float_model.graph))
     measure = None if metric is None else MetricRun(metric, 2)
+    images = _Images(classifier=measure is None or measure.of_classes)
 
     data = samples_alone(data, reference_tap.runner)
 
@@ -336,8 +336,8 @@ class _Layers:
 class _Images:
     """Errors of the first output, image by image."""
 
-    def __init__(self) -> None:
-        self._total, self.done, self._agreed, self._classifier = SqnrSum(), 0, 0, True
+    def __init__(self, *, classifier: bool) -> None:
+        self._total, self.done, self._agreed, self._classifier = SqnrSum(), 0, 0, classifier
         self.unlike = 0
         self._worst: list[tuple[float, int, ImageError]] = []
 
@@ -350,7 +350,7 @@ class _Images:
         self._total.update(wanted, given)
         scores = class_scores(wanted), class_scores(given)
         best: list[NDArray[Any]] | None = None
-        if scores[0] is None or scores[1] is None or len(scores[0]) != batch.count:
+        if not self._classifier or scores[0] is None or scores[1] is None or len(scores[0]) != batch.count:
             self._classifier = False
         else:
             best = [scores[0].argmax(axis=1), scores[1].argmax(axis=1)]

@@ -134,10 +134,10 @@ class Evaluation(Overview):
 class _Tally:
     """Counts for one model, batch by batch."""
 
-    def __init__(self, joined: Collection[str]) -> None:
+    def __init__(self, joined: Collection[str], *, classifier: bool) -> None:
         self.correct = self.agreed = 0
         self.errors = OutputErrors(joined)
-        self.classifier = True
+        self.classifier = classifier
         self.unlike = 0
 
 
@@ -196,7 +196,8 @@ def _measured(on: ModelsOnData, latency: bool, progress: Progress, metric: Any =
     measure = None if metric is None else MetricRun(metric, len(paths))
     runners = [Runner(path, name) for path, name in zip(paths, called, strict=True)]
     joined = runners[0].joined()
-    tallies = [_Tally(joined) for _ in paths]
+    classifier = measure is None or measure.of_classes
+    tallies = [_Tally(joined, classifier=classifier) for _ in paths]
     _stream(runners, tallies, data, measure, progress)
     values: Sequence[float | None] = [None] * len(paths) if measure is None else measure.values()
     timed = latencies(paths, next(data.batches(1)), names=called) if latency else None

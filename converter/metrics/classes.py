@@ -47,6 +47,7 @@ class _TopK(SampleMean):
     """Percentage of samples whose label is among the k highest scores."""
 
     unit: ClassVar[str] = "%"
+    of_classes: ClassVar[bool] = True
     k: ClassVar[int]
 
     def __init__(self, output: str | None = None) -> None:
@@ -90,6 +91,7 @@ class F1(Metric):
     """
 
     name: ClassVar[str] = "f1"
+    of_classes: ClassVar[bool] = True
     unit: ClassVar[str] = "%"
 
     def __init__(self, output: str | None = None, average: str = "macro", threshold: float = 0.5) -> None:

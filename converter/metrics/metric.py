@@ -30,12 +30,14 @@ class Metric(ABC):
         unit: Unit of the value, such as "%" or "dB". Empty for a plain number.
         higher_is_better: Whether a larger value is better. A loss is a metric for which this is False.
         needs: Names of the labels that the metric reads.
+        of_classes: Whether the first output has class scores. Else no share of equal classes is shown.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("y",)
+    of_classes: ClassVar[bool] = False
 
     @abstractmethod
     def update(self, outputs: Outputs, labels: Labels) -> None:

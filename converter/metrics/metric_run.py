@@ -72,6 +72,11 @@ class MetricRun:
             metric.update(each, labels)
 
     @property
+    def of_classes(self) -> bool:
+        """Whether the first output has class scores."""
+        return self._metrics[0].of_classes
+
+    @property
     def facts(self) -> MetricFacts:
         """Name, unit and direction of the metric, and where its labels came from."""
         first = self._metrics[0]

@@ -84,6 +84,14 @@ def test_a_comparison_shows_a_metric_and_every_output() -> None:
     assert comparison.to_json()["metric"]["name"] == "miou"
 
 
+@pytest.mark.parametrize(("metric", "shown"), [("cosine", False), ("top1", True), (None, True)])
+def test_equal_classes_are_counted_for_class_scores_only(metric: str | None, shown: bool) -> None:
+    """A metric of embeddings says that the first output has no classes, although it has the form of scores."""
+    evaluation = converter.evaluate([detector(), detector(noise=0.1)], X, latency=False, metric=metric)
+    assert (evaluation.models[1].agreement is not None) == shown
+    assert (converter.compare(detector(), detector(noise=0.1), X, metric=metric).agreement is not None) == shown
+
+
 def test_a_suggestion_looks_at_the_worst_output() -> None:
     """Only the second output is wrong, and its layer is suggested."""
     coarse = converter.find_recipe("int8").with_solver(layer_bits={"maps": 2})

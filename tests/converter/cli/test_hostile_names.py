@@ -37,6 +37,13 @@ NAMES = [
     "..",
     "a=8",
     '"',
+    "e\u0301 and \u00e9",
+    "a/b\\c",
+    "x\x00y",
+    "a,b",
+    "from:a..to:b",
+    "after:a",
+    "!!",
 ]
 
 
@@ -89,6 +96,7 @@ def test_a_name_is_data_in_every_command(name: str, tmp_path: Path, monkeypatch:
         ["inspect", "out.onnx"],
         ["compare", "model.onnx", "out.onnx", "--data", "data.npz"],
         ["evaluate", "model.onnx", "out.onnx", "--data", "data.npz"],
+        ["verify", "out.onnx", "--target", "cpu"],
     ]
     printed = ""
     for command in commands:

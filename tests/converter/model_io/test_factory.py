@@ -230,7 +230,7 @@ def test_absent_weights_file(tmp_path: Path) -> None:
 def test_truncated_weights_file(file: Path, tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"w{suffix}", load_factory(f"{file}:net").state_dict())
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ExportError, match=f"w{suffix}: not a"):
+    with pytest.raises(ExportError, match=rf"w\{suffix}(:| cannot be read as .npz:| is) (not a|it is truncated)"):
         load_weights(path)
 
 

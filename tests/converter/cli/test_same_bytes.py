@@ -1,0 +1,39 @@
+"""The same command gives the same bytes, in another process too."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.support.command_line import CONVERT, process
+from tests.support.networks import wide
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("int8", ()),
+        pytest.param("int4", (), marks=pytest.mark.slow),
+        pytest.param("int8-gptq", (), marks=pytest.mark.slow),
+        pytest.param("auto", ("--max-bytes", "100000", "--limit", "24"), marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_command_gives_the_same_bytes(folder: Path, recipe: str, options: tuple[str, ...]) -> None:
+    written = []
+    for seed in ("1", "2"):  # of Python's own hashes, on which the order of a set depends
+        done = process(*CONVERT, "--recipe", recipe, *options, "--quiet", PYTHONHASHSEED=seed)
+        assert done.returncode == 0, done.stderr
+        written.append((folder / "out.onnx").read_bytes())
+        (folder / "out.onnx").unlink()
+    assert written[0] == written[1]
+
+
+@pytest.mark.slow
+def test_threads_do_not_change_int8(folder: Path) -> None:
+    onnx.save(wide(), "m.onnx")
+    written = []
+    for threads in ("1", "2", "4"):
+        done = process(*CONVERT, "--quiet", OPENBLAS_NUM_THREADS=threads)
+        assert done.returncode == 0, done.stderr
+        written.append((folder / "out.onnx").read_bytes())
+    assert written[0] == written[1] == written[2]

@@ -33,7 +33,8 @@ def prepare_output(path: Path) -> Path:
     """Check before a long run that `path` can be written. Return it with links resolved.
 
     Raises:
-        OutputError: Its folder does not exist or cannot be written, or `path` itself is a folder or a device.
+        OutputError: Its folder does not exist or cannot be written, or `path` itself is a folder or a device, or is
+            read-only.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -42,6 +43,8 @@ def prepare_output(path: Path) -> Path:
         raise OutputError(f"{path} is not a regular file; give another output name")
     if not target.parent.is_dir():
         raise OutputError(f"{path}: folder {target.parent} does not exist; create it or give another output name")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise OutputError(f"{path} is read-only, so it is not replaced; allow writing it, or give another output name")
     try:
         with scratch_folder(target):  # also removes what killed runs have left
             pass

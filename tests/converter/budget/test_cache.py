@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,18 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"attempt.npz is damaged; delete it"):
         cache.load("attempt")
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        cache = Cache(tmp_path / "searches", {})
+        cache.store("attempt", {"bytes": np.array(3)})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "searches").rglob("*") if path.is_file()}
+    assert modes == {"about.json": 0o640, "attempt.npz": 0o640}
+    assert (tmp_path / "searches").stat().st_mode & 0o777 == 0o750
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:

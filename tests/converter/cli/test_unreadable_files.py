@@ -42,6 +42,7 @@ CONTENTS: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_an_npz_that_cannot_be_read(folder: Path, kind: str, option: str) -> None:
     make, words = CONTENTS[kind]
     (folder / "bad.npz").write_bytes(make())
+    command: tuple[str, ...]
     if option == "--weights":
         pytest.importorskip("torch")
         command = ("export", "net.py:net", "-o", "out.onnx", "--input-shape", "1,3,12,12", "--weights", "bad.npz")

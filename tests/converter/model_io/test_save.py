@@ -256,6 +256,14 @@ class TestWrongOutputs:
         assert_untouched(folder)
 
 
+def test_a_read_only_file_is_refused_before_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """root, as in CI, may write everything: the system's answer is put in its place."""
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "out.onnx" or mode != os.W_OK)
+    with pytest.raises(OutputError, match=r"out\.onnx is read-only, so it is not replaced"):
+        prepare_output(folder / "out.onnx")
+    assert_untouched(folder)
+
+
 def test_prepare_output_leaves_nothing_behind(tmp_path: Path) -> None:
     assert prepare_output(tmp_path / "out.onnx") == (tmp_path / "out.onnx").resolve()
     assert files(tmp_path) == []

@@ -4,7 +4,7 @@ import stat
 import zipfile
 from pathlib import Path
 
-__all__ = ["npz_fault", "special_kind"]
+__all__ = ["is_utf8", "npz_fault", "special_kind"]
 
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -21,6 +21,15 @@ def special_kind(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return next((kind for is_kind, kind in _KINDS if is_kind(mode)), None)
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether onnxruntime can open a path. It takes names in UTF-8 only."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def npz_fault(path: Path, error: Exception) -> str:

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from converter.model_io.check import check_model
 from converter.model_io.declared_shapes import correct_shapes
 from converter.model_io.external_data import data_locations, load_external_data
-from converter.model_io.files import special_kind
+from converter.model_io.files import is_utf8, special_kind
 from converter.model_io.functions import with_inlined_functions
 from converter.model_io.half_precision import widen_halves
 from converter.model_io.malformed import refusing_malformed
@@ -154,6 +154,8 @@ def _require_file(path: Path) -> None:
         files = sorted(entry.name for entry in path.glob("*.onnx"))
         hint = f"pass a file in it, such as {files[0]}" if files else "it holds no .onnx file"
         raise ModelError(f"{path} is a folder, not an ONNX file; {hint}")
+    if not is_utf8(path):
+        raise ModelError(f"{path}: the name or its folder is not UTF-8, which onnxruntime needs; rename it")
     if kind := special_kind(path):
         raise ModelError(f"{path} is {kind}, not a file; save the model to a file first")
     if path.exists():

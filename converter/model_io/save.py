@@ -19,6 +19,7 @@ import onnxruntime
 
 from converter.model_io.check import check_model
 from converter.model_io.cpu_session import cpu_session
+from converter.model_io.files import is_utf8
 from converter.model_io.lock import owned
 from converter.model_io.scratch import keep_mode, note_placed, scratch_folder
 from converter.model_io.signals import signals_held
@@ -33,10 +34,12 @@ def prepare_output(path: Path) -> Path:
     """Check before a long run that `path` can be written. Return it with links resolved.
 
     Raises:
-        OutputError: Its folder does not exist or cannot be written, or `path` itself is a folder or a device, or is
-            read-only.
+        OutputError: Its folder does not exist or cannot be written, or `path` itself is a folder or a device, is
+            read-only, or is not UTF-8.
     """
     target = Path(os.path.realpath(path))
+    if not is_utf8(target):
+        raise OutputError(f"{path}: the name or its folder is not UTF-8, which onnxruntime needs; give another name")
     if target.is_dir():
         raise OutputError(f"{path} is a folder; give a file name in it, such as {Path(path) / 'model.onnx'}")
     if target.exists() and not target.is_file():

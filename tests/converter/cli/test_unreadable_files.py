@@ -96,6 +96,28 @@ def test_a_named_pipe_is_refused(folder: Path, command: tuple[str, ...]) -> None
     assert "is a named pipe, not a" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names are bytes")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("inspect", "m\udcff.onnx"),
+        ("evaluate", "m\udcff.onnx", "--data", "unseen.npz"),
+        ("convert", "m\udcff.onnx", "-o", "out.onnx", "--calibration", "calibration.npz"),
+        ("convert", "m.onnx", "-o", "out\udcff.onnx", "--calibration", "calibration.npz"),
+        ("convert", "m.onnx", "-o", "\udcff/out.onnx", "--calibration", "calibration.npz"),
+        (*CONVERT, "calibration.npz", "--report", "\udcff.json"),
+    ],
+    ids=ascii,
+)
+def test_a_name_that_is_not_utf8_is_refused(folder: Path, command: tuple[str, ...]) -> None:
+    (folder / "m\udcff.onnx").write_bytes((folder / "m.onnx").read_bytes())
+    (folder / "\udcff").mkdir()
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "is not UTF-8, which onnxruntime needs" in result.stderr
+    assert "\\udcff" in result.stderr
+
+
 def pictures(folder: Path) -> None:
     for name in ("a", "b", "c"):
         (folder / "images" / name).mkdir(parents=True)

@@ -47,7 +47,7 @@ class Trial:
     Attributes:
         attempt: The attempt as it is reported.
         recipe: Recipe of the file.
-        verdict: Errors on the held-out images.
+        verdict: Errors on the held-out samples.
         own: Relative error power of each layer's own output when it was quantized, by name.
     """
 
@@ -63,7 +63,7 @@ class CandidateBuilder:
     Args:
         source: The float model.
         fit: Images to calibrate on.
-        judge: Measures a file on the held-out images.
+        judge: Measures a file on the held-out samples.
         budget: Limits of a file.
         target: Target of the files.
         settings: Device of learning passes, and bytes of activations held in memory.

@@ -45,7 +45,7 @@ __all__ = ["BITS", "Effects", "measure_effects"]
 
 BITS = (2, 3, 4, 8)  # choices of a layer
 _TRIED = (3, 4)  # bits tried in the network; at 2 bits errors are too large for a linear approximation
-_PROBED = 64  # held-out images that measure the network's error
+_PROBED = 64  # held-out samples that measure the network's error
 _BATCH = 16
 _LEAST_ERROR = 1e-12  # relative power; a smaller error counts as this
 _NODES, _BLOCK_NODES = 700, 500  # bytes of nodes: those that join 3-bit codes, those that scale blocks
@@ -230,7 +230,7 @@ def _effect(
 
 
 class _Probe:
-    """Measures the network's error on a few held-out images. The float network's outputs are the reference."""
+    """Measures the network's error on a few held-out samples. The float network's outputs are the reference."""
 
     def __init__(self, model: Model, data: Dataset) -> None:
         self.data = data

@@ -1,4 +1,4 @@
-"""Judging of files on held-out images, by a metric or by classes, against the float network and the labels."""
+"""Judging of files on held-out samples, by a metric or by classes, against the float network and the labels."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ __all__ = ["MOST_JUDGING", "Judge", "Verdict", "split"]
 
 _BATCH = 16
 _FLOAT = "the float model"
-MOST_JUDGING = 2048  # held-out images, at most
+MOST_JUDGING = 2048  # held-out samples, at most
 _SHARE = 4  # at least one image in four is held out
 _ROUNDS, _SECONDS = 15, 6.0  # limits of a latency measurement
 
@@ -45,14 +45,16 @@ def split(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
         UsageError: There is only one image.
     """
     if len(data) < 2:
-        raise UsageError(f"{data.source}: a search judges files on images that do not calibrate; give 2 images or more")
+        raise UsageError(
+            f"{data.source}: a search judges files on samples that do not calibrate; give 2 samples or more"
+        )
     fit, rest = data.split(min(limit, len(data) - max(1, len(data) // _SHARE)), seed)
     return fit, rest.limit(MOST_JUDGING, seed)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Errors of a file on the held-out images.
+    """Errors of a file on the held-out samples.
 
     Attributes:
         power: Power of the error of the first output, relative to the power of the float output.
@@ -66,11 +68,11 @@ class Verdict:
 
 
 class Judge:
-    """Judges files on held-out images. The float network's output is the reference.
+    """Judges files on held-out samples. The float network's output is the reference.
 
     Args:
         reference: The float model.
-        data: The held-out images.
+        data: The held-out samples.
         classes: Whether the model has to be a classifier, because no metric is given.
         metric: Metric whose drop counts, or None: then top-1 accuracy, or agreement without labels.
 
@@ -91,7 +93,7 @@ class Judge:
                 "`metric=` to say what may drop, or `max_bytes=`, which gives the smallest error of the output"
             )
         classes_of = None if self.scores is None or metric is not None else Classes(_FLOAT, self.scores.shape[1])
-        check_labels(f"{data.source}, held-out images", data.labels, classes_of)
+        check_labels(f"{data.source}, held-out samples", data.labels, classes_of)
         known = None if self.scores is None or metric is not None else DecisionMargins.of(self.scores, data.labels)
         self.margins = known
 
@@ -105,7 +107,7 @@ class Judge:
         return "agreement with float" if self.data.labels is None else "top-1 accuracy"
 
     def judge(self, model: onnx.ModelProto) -> Verdict:
-        """Run a quantized model on the held-out images and return its errors."""
+        """Run a quantized model on the held-out samples and return its errors."""
         runner = Runner(model, "the quantized model")
         if self.scores is not None and len(self._float.outputs) == 1:  # the reference's scores are known
             scores = class_scores(_first_outputs(runner, self.data))
@@ -117,7 +119,7 @@ class Judge:
         sqnr = errors.db()
         if not sqnr and self.metric is None:
             raise ModelError(
-                f"every output has another size than {_FLOAT}'s on the same images, as of a detector, so a budget "
+                f"every output has another size than {_FLOAT}'s on the same samples, as of a detector, so a budget "
                 "cannot compare them; use `metric=`, or a recipe such as int8"
             )
         power = max((10 ** (-each / 10) for each in sqnr.values() if each > -math.inf), default=0.0)

@@ -108,8 +108,8 @@ def convert_within(
     judge = Judge(job.reference, held_out, classes=budget.max_drop is not None, metric=settings.metric)
     if budget.max_drop is not None and judge.metric is None and 100 / len(held_out) > budget.max_drop:
         _LOG.warning(
-            f"only {len(held_out)} images judge the files, so one image is {100 / len(held_out):.2g} points, more than "
-            f"`max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more images"
+            f"only {len(held_out)} samples judge the files, so one sample is {100 / len(held_out):.2g} points, more "
+            f"than `max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more samples"
         )
     builder = CandidateBuilder(
         job.source, fit, judge, budget, chosen, settings, None if cache is None else Path(cache), progress
@@ -133,8 +133,8 @@ def convert_within(
     counted = None if winner is None else winner.attempt.counted_drop
     if budget.max_drop is not None and counted is not None and counted > budget.max_drop:
         _LOG.warning(
-            f"only {len(held_out)} images judged the file: it lost {counted:.2f} points on them, and less is expected "
-            "on other images; give more images, or measure the drop with `evaluation=`"
+            f"only {len(held_out)} samples judged the file: it lost {counted:.2f} points on them, and less is expected "
+            "on other samples; give more samples, or measure the drop with `evaluation=`"
         )
     metrics = (
         None
@@ -157,7 +157,7 @@ def _require_searchable(
         raise UsageError(f"recipe {name!r} has only one result, so a budget has no effect; leave it out")
     require_calibration(calibration, None, settings.checkpoint, dataclasses.replace(recipe, name=name))
     if calibration is None:
-        raise UsageError("a budget is judged on images; use `calibration=` with images or an .npz")
+        raise UsageError("a budget is judged on samples; use `calibration=` with an .npz or a folder of images")
     if settings.min_sqnr is not None:
         raise UsageError(
             f"`min_sqnr={settings.min_sqnr:g}` has no effect with a budget, whose limits decide; leave one of them out"

@@ -97,6 +97,6 @@ class ActivationCache:
         except OSError as error:
             raise OutputError(
                 f"cannot write {array.nbytes} bytes of activations to {tempfile.gettempdir()}: {error.strerror}; "
-                "use fewer images (`limit=`) or set TMPDIR to a larger disk"
+                "use fewer samples (`limit=`) or set TMPDIR to a larger disk"
             ) from error
         return _File(path, array.dtype, array.shape)

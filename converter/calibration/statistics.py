@@ -117,9 +117,7 @@ def check_finite(name: str, values: NDArray[np.generic]) -> None:
         total = values.sum(dtype=np.float64)
     if not np.isfinite(total):
         kind = "NaN" if np.isnan(values).any() else "Inf"
-        raise DataError(
-            f"tensor {name!r} holds {kind} on the calibration data; check the model's weights and the images"
-        )
+        raise DataError(f"tensor {name!r} holds {kind} on the calibration data; check the model's weights and the data")
 
 
 def _add_to_channels(channels: dict[str, ChannelStatistics], name: str, values: NDArray[np.float32], axis: int) -> None:

@@ -89,7 +89,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, ConvertError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "out of memory; use fewer images (`limit=`)"
+        return "out of memory; use fewer samples (`limit=`)"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"unexpected {type(error).__name__}: {error}; this is a bug: run again with --debug"
@@ -118,7 +118,7 @@ def cli() -> None:
     "--limit",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of calibration images; by default the recipe's, 512.",
+    help="Number of calibration samples; by default the recipe's, 512.",
 )
 @click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
 @options.metric
@@ -190,7 +190,7 @@ def convert(
         ],
     )
     if evaluation is not None and calibration is not None and same_file(evaluation, calibration):
-        warn(f"{evaluation} is used to calibrate and to evaluate: the accuracy is not that on unseen images")
+        warn(f"{evaluation} is used to calibrate and to evaluate: the accuracy is not that on unseen samples")
     with owned(output), search_folder(budget, cache, output) as folder:
         with progress_bars(quiet=quiet) as progress:
             result = convert_for(

@@ -1,8 +1,8 @@
 """Translation of the library's messages into the options of the command line.
 
 The library names an argument by its Python parameter, in backticks: ``give `calibration=` `` or
-`` `limit=0` leaves no images ``. The command line shows the option of this parameter instead: ``give --calibration``,
-``--limit 0 leaves no images``. The options come from the commands themselves, so there is no second list.
+`` `limit=0` leaves no samples ``. The command line shows the option of this parameter instead: ``give --calibration``,
+``--limit 0 leaves no samples``. The options come from the commands themselves, so there is no second list.
 """
 
 import ast

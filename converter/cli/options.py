@@ -192,7 +192,7 @@ _limits = _several(
         help="Largest loss of accuracy; without labels, of agreement with float.",
     ),
     click.option("--max-bytes", type=int, metavar="N", help="Largest file."),
-    click.option("--max-latency", type=float, metavar="MS", help="Longest time per image on this CPU, one thread."),
+    click.option("--max-latency", type=float, metavar="MS", help="Longest time per sample on this CPU, one thread."),
     click.option(
         "--cache",
         type=FILE,
@@ -208,7 +208,7 @@ _libraries = click.option(
     metavar="LIB.so",
     help="Library with operators that onnxruntime lacks; may be repeated.",
 )
-limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Number of images; by default all.")
+limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Number of samples; by default all.")
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
 quiet = click.option("--quiet", is_flag=True, help="Print no progress bars, and only the tables that were requested.")
 json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -19,15 +19,15 @@ __all__ = ["train"]
 @click.command()
 @click.argument("model")
 @options.output
-@click.option("--data", required=True, metavar="DATA", help="Training images: .npz, folder or FILE.py:CALLABLE.")
+@click.option(
+    "--data", required=True, metavar="DATA", help="Training data: .npz, folder of images or FILE.py:CALLABLE."
+)
 @click.option(
     "--recipe", default="int4-qat", show_default=True, metavar="NAME|FILE.toml", help="Recipe with a qat pass."
 )
 @options.target
 @options.layers
-@click.option(
-    "--epochs", type=click.IntRange(min=1), metavar="N", help="Passes over the training images; by default 10."
-)
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Passes over the training data; by default 10.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step; by default 32.")
 @click.option(
     "--rate",
@@ -43,8 +43,8 @@ __all__ = ["train"]
 )
 @click.option("--flip/--no-flip", default=None, help="Mirror images at random.")
 @click.option("--shift", type=click.IntRange(min=0), metavar="N", help="Move images by up to N pixels at random.")
-@click.option("--calibration", metavar="DATA", help="Calibration data; by default the training images.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Number of calibration images; by default 512.")
+@click.option("--calibration", metavar="DATA", help="Calibration data; by default the training data.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Number of calibration samples; by default 512.")
 @click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
 @options.metric
 @click.option(
@@ -104,11 +104,11 @@ def train(
     check_outputs(outputs, [*inputs, ("--weights", weights), ("--recipe", recipe)])
     if calibration is not None and same_file(calibration, data):
         raise UsageError(
-            f"--calibration {calibration} is the same as --data, whose images calibrate anyway; leave it out"
+            f"--calibration {calibration} is the same as --data, whose samples calibrate anyway; leave it out"
         )
     for read in (data, calibration):
         if evaluation is not None and read is not None and same_file(evaluation, read):
-            warn(f"{evaluation} is used to train and to evaluate: the accuracy is not that on unseen images")
+            warn(f"{evaluation} is used to train and to evaluate: the accuracy is not that on unseen samples")
     settings = converter.Settings(limit=limit, seed=seed, device=device, metric=metric, checkpoint=state_file)
     names = ("epochs", "batch", "rate", "optimizer", "objective", "flip", "shift")
     qat = {name: value for name in names if (value := rest.pop(name)) is not None}

@@ -137,7 +137,7 @@ class Comparison(Overview):
         )
         agreed = "" if self.agreement is None else f", agreement {percent(self.agreement)}"
         headline = (
-            f"Comparison of {self.model} with {self.reference} on {self.images:,} images: "
+            f"Comparison of {self.model} with {self.reference} on {self.images:,} samples: "
             f"SQNR {decibels(self.sqnr_db)}{agreed}"
         )
         notes = (f"{len(rows)} of {len(added)} layers, those that add most error first",) if rows else ()

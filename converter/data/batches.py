@@ -73,8 +73,8 @@ def array_source(
         return RunSource(name, runs, checked, True, np.arange(len(runs)))
     if apart:
         raise DataError(
-            f"{name}: arrays of different lengths {lengths}; give one row of each input per image, or yield the inputs "
-            "of one run at a time from a callable"
+            f"{name}: arrays of different lengths {lengths}; give one row of each input per sample, or yield the "
+            "inputs of one run at a time from a callable"
         )
     rows = np.arange(next(iter(lengths.values())))
     checked = None if labels is None else _labels(name, labels, len(rows))
@@ -99,13 +99,13 @@ def _labels(name: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{name}: labels are {labels.dtype}, not integers; save class indices as int64")
     if labels.shape != (count,):
-        raise DataError(f"{name}: labels have shape {labels.shape} for {count} images; give one label per image")
+        raise DataError(f"{name}: labels have shape {labels.shape} for {count} samples; give one label per sample")
     if count and labels.min() < 0:
         row = int(np.argmin(labels))
-        raise DataError(f"{name}: label {labels[row]} of image {row} is out of range; class indices start at 0")
+        raise DataError(f"{name}: label {labels[row]} of sample {row} is out of range; class indices start at 0")
     if count and int(labels.max()) > np.iinfo(np.int64).max:
         row = int(np.argmax(labels))
-        raise DataError(f"{name}: label {labels[row]} of image {row} is out of range; save class indices as int64")
+        raise DataError(f"{name}: label {labels[row]} of sample {row} is out of range; save class indices as int64")
     return labels.astype(np.int64)
 
 

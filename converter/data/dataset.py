@@ -23,6 +23,7 @@ from converter.data.open_source import source_in_memory, source_of_path
 from converter.data.preprocess import METADATA_KEY, Preprocess, stored_preprocess
 from converter.data.runs import RunSource
 from converter.data.sources import ArraySource, FolderSource, Rows, Source
+from converter.display.words import samples
 from passes.arguments import require_type, whole
 from passes.data_facts import DataFacts
 from passes.errors import DataError
@@ -134,7 +135,7 @@ class Dataset:
 
     def __repr__(self) -> str:
         labels = "" if self.labels is None else " with labels"
-        return f"<Dataset of {len(self):,} images{labels} from {self.source}>"
+        return f"<Dataset of {samples(len(self), self.preprocess)}{labels} from {self.source}>"
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -223,7 +224,7 @@ class Dataset:
         """
         rows = np.asarray(indices, dtype=np.int64)
         if not len(rows):
-            raise DataError(f"{self.source}: no images left; select at least one")
+            raise DataError(f"{self.source}: no samples left; select at least one")
         if rows.min() < 0 or rows.max() >= len(self):
             raise IndexError(f"rows {rows.min()}..{rows.max()} of a data set of {len(self)}")
         return Dataset(self.source, self._rows.take(rows), self.inputs, self.annotations.take(rows))
@@ -243,7 +244,9 @@ class Dataset:
             DataError: One of the two parts would be empty.
         """
         if not 0 < n < len(self):
-            raise DataError(f"{self.source}: {len(self)} images cannot be split into {n} and the rest")
+            raise DataError(
+                f"{self.source}: {samples(len(self), self.preprocess)} cannot be split into {n} and the rest"
+            )
         first = _spread(len(self), n, seed)
         return self.select(first), self.select(np.setdiff1d(np.arange(len(self)), first))
 
@@ -312,7 +315,7 @@ def load_data(
         raise DataError("the model has no inputs to feed; check that its graph inputs are not all initializers")
     limit = None if limit is None else whole("limit", limit)
     if limit is not None and limit < 1:
-        raise DataError(f"limit {limit} leaves no images; use at least 1")
+        raise DataError(f"limit {limit} leaves no samples; use at least 1")
     name = str(spec) if isinstance(spec, str | Path) else "data"
     others: dict[str, Any] = {}
     if isinstance(spec, str | Path):
@@ -332,6 +335,6 @@ def load_data(
 
 def _spread(total: int, n: int, seed: int) -> Rows:
     if n < 1:
-        raise DataError(f"limit {n} leaves no images; use at least 1")
+        raise DataError(f"limit {n} leaves no samples; use at least 1")
     edges = np.arange(n + 1, dtype=np.int64) * total // n
     return np.random.default_rng(seed).integers(edges[:-1], edges[1:])

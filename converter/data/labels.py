@@ -44,7 +44,7 @@ def check_labels(source: str, labels: NDArray[np.int64] | None, classes: Classes
     if labels is None or classes is None or not (labels >= classes.count).any():
         return
     row = int(np.argmax(labels >= classes.count))
-    image = f"image {row}" if files is None else str(files[row])
+    image = f"sample {row}" if files is None else str(files[row])
     raise DataError(
         f"{source}: label {labels[row]} of {image} is out of range: {classes.model} has {classes.count} classes "
         f"(0..{classes.count - 1}); use the labels that the model was trained on"

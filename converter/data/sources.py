@@ -140,7 +140,7 @@ class ArraySource:
                 if not usable.all():
                     row = rows[int(np.argmin(usable))]
                     raise DataError(
-                        f"{self.source}: {self.names[name]}[{row}] holds NaN or Inf; remove or repair that image"
+                        f"{self.source}: {self.names[name]}[{row}] holds NaN or Inf; remove or repair that sample"
                     )
 
     def digest(self) -> str:
@@ -171,7 +171,7 @@ class ArraySource:
     def _check_array(self, spec: InputSpec) -> None:
         array, what = self.arrays[spec.name], f"{self.source}: {self.names[spec.name]}"
         if array.ndim and not len(self.rows):
-            raise DataError(f"{what} holds no images; give at least one")
+            raise DataError(f"{what} holds no samples; give at least one")
         if self._is_image(spec):
             self._check_image(spec, what)
         elif array.ndim != len(spec.shape):

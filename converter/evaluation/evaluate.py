@@ -25,6 +25,7 @@ from converter.data.preprocess import Preprocess
 from converter.display.json_values import fields_as_json
 from converter.display.numbers import NOTHING, decibels, milliseconds, percent, size, times
 from converter.display.overview import Glance, Overview
+from converter.display.words import samples
 from converter.metrics.metric_run import MetricFacts, MetricRun
 from converter.model_io.load import model_bytes
 from converter.model_io.open import ExportOptions, model_files
@@ -120,7 +121,7 @@ class Evaluation(Overview):
             for index, model in enumerate(self.models)
         )
         names = ", ".join(model.model for model in self.models)
-        headline = f"Evaluation of {names} on {self.data['images']:,} images"
+        headline = f"Evaluation of {names} on {samples(self.data['images'], self.data.get('preprocess'))}"
         return Glance(headline, columns, rows, ("agreement, SQNR and speed: against the first model",), range(1, 8))
 
     def to_json(self) -> dict[str, Any]:
@@ -310,5 +311,5 @@ def _require_finite(runner: Runner, output: NDArray[Any], done: int) -> None:
         rows = np.isfinite(output).reshape(len(output) if output.ndim else 1, -1).all(axis=1)
         row = int(np.argmin(rows))
         raise ModelError(
-            f"{runner.name}: output '{runner.outputs[0]}' holds NaN or Inf for image {done + row}; check its weights"
+            f"{runner.name}: output '{runner.outputs[0]}' holds NaN or Inf for sample {done + row}; check its weights"
         )

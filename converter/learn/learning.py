@@ -124,5 +124,5 @@ def _required(name: str, data: Dataset | None) -> Dataset:
     """Return the data. Require that there are data and that torch is installed."""
     _require_torch(name)
     if data is None:
-        raise DataError(f"{name} needs calibration data; use `calibration=` with images or an .npz")
+        raise DataError(f"{name} needs calibration data; use `calibration=` with an .npz or a folder of images")
     return data

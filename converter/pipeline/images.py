@@ -14,6 +14,7 @@ from converter.data.inputs import input_specs
 from converter.data.labels import check_labels, model_classes
 from converter.data.preprocess import Preprocess
 from converter.data.preprocess_checks import check_channels, questions, refuse_unused
+from converter.display.words import samples
 from converter.learn.held_out import hold_out
 from converter.recipes.recipe import Recipe
 from passes.base import Pass
@@ -21,7 +22,7 @@ from passes.errors import UsageError
 
 __all__ = ["Images", "open_data", "require_calibration", "require_usable_data"]
 
-_FEW_IMAGES = 32  # with fewer, the 8-bit ranges of a layer differ visibly between random samples of images
+_FEW = 32  # with fewer, the 8-bit ranges of a layer differ visibly from one random choice of samples to another
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Images:
         calibration: All calibration images.
         evaluation: Images of the measurements at the end.
         training: Images for passes that train.
-        learnable: Images of ``calibration`` that no pass holds out. Other passes must not see held-out images. Else
+        learnable: Images of ``calibration`` that no pass holds out. Other passes must not see held-out samples. Else
             these images would favour the work of those passes.
         warnings: Likely mistakes in the data.
     """
@@ -89,7 +90,9 @@ def require_calibration(calibration: Any, training: Any, checkpoint: str | Path 
             f"recipe {recipe.name!r} keeps the grids of the model, so `calibration=` has no effect; leave it out"
         )
     if calibration is None and training is None and recipe.needs_calibration:
-        raise UsageError(f"recipe {recipe.name!r} needs calibration data; use `calibration=` with images or an .npz")
+        raise UsageError(
+            f"recipe {recipe.name!r} needs calibration data; use `calibration=` with an .npz or a folder of images"
+        )
 
 
 def require_usable_data(passes: Iterable[Pass], shown_to: Callable[[Pass], Dataset | None]) -> None:
@@ -163,7 +166,7 @@ def open_data(
             limit=recipe.limit,
             seed=recipe.seed,
             classes=checked,
-            annotated=annotated and labels_judge,
+            annotated=(annotated and labels_judge) or not used,  # masks and texts are in the way of nothing
         )
     refuse_unused(given, [each for each in (data, unseen, learned) if each is not None])
     check_channels(recipe.preprocess, inputs)
@@ -193,10 +196,10 @@ def _learnable(data: Dataset, seed: int, passes: Iterable[Pass]) -> Dataset:
 
 def _warnings(recipe: Recipe, data: Dataset | None, unseen: Dataset | None, learned: Dataset | None) -> Iterator[str]:
     if data is not None and learned is None and recipe.trains:
-        yield f"{recipe.name} trains on the {len(data)} calibration images; `train` can use more"
+        yield f"{recipe.name} trains on {samples(len(data), data.preprocess)} that calibrate; `train` can use more"
     yield from questions([each for each in (data, learned, unseen) if each is not None])
-    if data is not None and recipe.needs_calibration and len(data) < _FEW_IMAGES:
+    if data is not None and recipe.needs_calibration and len(data) < _FEW:
         yield (
-            f"{data.source}: only {len(data)} images calibrate, so accuracy may suffer; "
-            f"give {_FEW_IMAGES} or more, best some hundreds"
+            f"{data.source}: only {samples(len(data), data.preprocess)} calibrate, so accuracy may suffer; "
+            f"give {_FEW} or more, best some hundreds"
         )

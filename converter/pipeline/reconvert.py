@@ -128,7 +128,7 @@ def apply_suggestion(
     before = None if origin.calibration is None else origin.calibration.get("sha256")
     if before is not None and result.calibration is not None and result.calibration["sha256"] != before:
         _LOG.warning(
-            f"{images} are not the images that {names[1]} was calibrated on: part of the difference may come from them"
+            f"{images} are not the samples that {names[1]} was calibrated on: part of the difference may come from them"
         )
     evaluation = evaluate([reference, model, result.model], data, names=names, progress=progress)
     return Improvement(result, evaluation)

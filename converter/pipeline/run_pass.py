@@ -162,7 +162,9 @@ def _statistics(step: GraphPass, model: Model, context: PassContext) -> Stats:
         raise QuantizationError(f"{step.name}: needs() returned {type(needs).__name__}; return Needs(...)")
     if needs:
         if data is None:
-            raise DataError(f"{step.name} needs calibration data; use `calibration=` with images or an .npz")
+            raise DataError(
+                f"{step.name} needs calibration data; use `calibration=` with an .npz or a folder of images"
+            )
         require_known(sorted(needs.channels | needs.moments), model.layers(), f"needs() of {step.name}")
         unknown = ({*needs.histograms} | {name for name, _ in needs.tensors}) - model.graph.tensors().keys()
         if unknown:

@@ -13,7 +13,7 @@ __all__ = ["BudgetAttempt", "LayerEffect", "Search"]
 
 @dataclass(frozen=True)
 class BudgetAttempt:
-    """One file of the search, judged on held-out images. Its fields are the keys of the JSON report.
+    """One file of the search, judged on held-out samples. Its fields are the keys of the JSON report.
 
     Attributes:
         name: Name of the attempt: "int8", "int8-float", "int8-gptq", "int4", "int3", "mixed", "mixed-learned", or the
@@ -24,7 +24,7 @@ class BudgetAttempt:
         bytes: Size of the file.
         drop: Accuracy drop against float in points. The budget limits this number. It is the mean of ``counted_drop``
             and ``expected_drop``, weighted by their certainty. None if the output is not a classifier's.
-        counted_drop, drop_error: Drop counted on the held-out images, and its standard error.
+        counted_drop, drop_error: Drop counted on the held-out samples, and its standard error.
         expected_drop: Drop estimated with errors of other images and probabilities of labels as well, see
             `passes.numerics.expected_drop`.
         sqnr_db: SQNR of the first output.
@@ -113,7 +113,7 @@ class Search(Overview):
         )
         outcome = "no file holds" if self.kept is None else f"{self.attempts[self.kept].name} kept"
         headline = f"Search within {self.budget}: {outcome}, {len(self.attempts)} tried"
-        notes = (f"judged on {self.held_out:,} held-out images",)
+        notes = (f"judged on {self.held_out:,} held-out samples",)
         return Glance(
             headline, ("attempt", "bits", "file", "drop", "SQNR", "latency", "budget"), rows, notes, range(1, 6)
         )

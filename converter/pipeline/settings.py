@@ -55,7 +55,7 @@ class Settings:
             if not 0 < self.min_sqnr <= _EXACT_DB:
                 raise UsageError(f"`min_sqnr={self.min_sqnr:g}` is not above 0 and at most {_EXACT_DB} dB; try 20")
         if self.limit is not None and self.limit < 1:
-            raise UsageError(f"`limit={self.limit}` leaves no images; use at least 1")
+            raise UsageError(f"`limit={self.limit}` leaves no samples; use at least 1")
         if self.seed is not None and self.seed < 0:
             raise UsageError(f"`seed={self.seed}` is negative; use 0 or more")
         if self.device is not None and self.device not in _DEVICES:

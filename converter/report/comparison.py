@@ -47,7 +47,7 @@ def _worst_table(comparison: Comparison) -> RenderableType:
         *(["class in float", "class"] if classified else []),
         *(["label"] if labelled else []),
     ]
-    table = plain_table("Worst images", columns, numbers=range(1, len(columns)))
+    table = plain_table("Worst samples", columns, numbers=range(1, len(columns)))
     for error in comparison.worst:
         cells = [error.image, decibels(error.sqnr_db)]
         cells += [str(error.expected), str(error.found)] if classified else []
@@ -57,7 +57,7 @@ def _worst_table(comparison: Comparison) -> RenderableType:
 
 def _whole(comparison: Comparison, preprocess: Preprocess | None) -> RenderableType:
     whole = plain_table("", ["end to end", ""], numbers={1})
-    row(whole, "images", f"{comparison.images:,}")
+    row(whole, "samples", f"{comparison.images:,}")
     row(whole, "preprocessing", preprocessing(preprocess))
     if comparison.agreement is not None:
         row(whole, "agreement", percent(comparison.agreement))
@@ -97,6 +97,6 @@ def suggestion_text(suggestion: Suggestion, command: str, other: str) -> list[Re
         return [Text(f"\nNo suggestion: {one_line(suggestion.why)}.")]
     names = one_line(", ".join([*suggestion.exclude, *(suggestion.bits or {})]))
     verb = "is" if len(suggestion.exclude) + len(suggestion.bits or {}) == 1 else "are"
-    advice = f"\nThe scores gain {suggestion.gain_db:.1f} dB if {names} {verb} exact ({suggestion.images} images). Try"
+    advice = f"\nThe scores gain {suggestion.gain_db:.1f} dB if {names} {verb} exact ({suggestion.images} samples). Try"
     line = Text(f"  {one_line(command)}", style="cyan", no_wrap=True, overflow="ignore")
     return [Text(advice), line, Text(other)]

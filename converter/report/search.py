@@ -41,7 +41,7 @@ def search_tables(search: Search | None) -> list[Table]:
             f"{attempt.seconds:.0f} s",
             "kept" if index == search.kept else attempt.broken or "within",
         )
-    source = f"judged on {search.held_out:,} held-out images"
+    source = f"judged on {search.held_out:,} held-out samples"
     drop = (
         f"; drop of {search.drop_of}: mean of counted and expected, weighted by their errors" if search.drop_of else ""
     )

@@ -18,7 +18,7 @@ def speed_tables(speed: Speed | None) -> list[RenderableType]:
     row(table, "float", milliseconds(speed.float_ms), "1.00x")
     speedup = speed.float_ms / speed.integer_ms
     row(table, "every layer on integers", milliseconds(speed.integer_ms), times(speedup, speed.integer_quartiles))
-    tried = f"{len(speed.attempts)} choices tried, one image, {THREADS} thread"
+    tried = f"{len(speed.attempts)} choices tried, one sample, {THREADS} thread"
     if speed.layers:
         speedup, names = speed.float_ms / speed.chosen_ms, ", ".join(speed.layers)
         row(table, "as written", milliseconds(speed.chosen_ms), times(speedup, speed.chosen_quartiles))

@@ -1,7 +1,7 @@
 """Results as rich tables, in one style for terminals, pipes and HTML."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO
+from typing import IO, Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -134,10 +134,10 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
     """Build the table of file sizes (bytes) and, if measured, of the accuracy and latency of a conversion."""
     table = plain_table("", ["", "before", "after", "change"], numbers={1, 2, 3})
     row(table, words.FILE_SIZE, size(before), size(after), ratio(before / after, "smaller", "larger"))
-    calibrated = "" if result.calibration is None else f"calibrated on {result.calibration['images']:,} images"
+    calibrated = "" if result.calibration is None else f"calibrated on {_samples(result.calibration)}"
     if result.training is not None:
         held_out = result.training["held_out"]
-        learned = f"trained on {result.training['images'] - held_out:,} images"
+        learned = f"trained on {words.samples(result.training['images'] - held_out, result.training.get('preprocess'))}"
         calibrated = "\n".join(filter(None, (calibrated, learned, f"epoch chosen on {held_out:,} others")))
     if result.metrics is None:
         table.caption = calibrated or None
@@ -151,9 +151,14 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
     if last.speedup is not None:
         change = ratio(last.speedup, "faster", "slower", result.metrics.spread(-1))
         row(table, words.LATENCY, milliseconds(first.latency_ms), milliseconds(last.latency_ms), change)
-    lines = (calibrated, f"measured on {last.images:,} images", *_conditions(result.metrics))
+    lines = (calibrated, f"measured on {_samples(result.metrics.data)}", *_conditions(result.metrics))
     table.caption = "\n".join(filter(None, lines))
     return table
+
+
+def _samples(data: Mapping[str, Any]) -> str:
+    """Return how many samples data have, from their description."""
+    return words.samples(data["images"], data.get("preprocess"))
 
 
 def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
@@ -200,8 +205,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         values = (each.shown(model.metric) for each in metric)
         told = (figures[name] for name in classes)
         row(table, model.model, size(model.bytes), *values, *told, sqnr, milliseconds(model.latency_ms), speed)
-    images = f"{evaluation.data['images']:,} images; agreement, SQNR, speed: against the first model"
-    lines = [images, *_conditions(evaluation)]
+    measured = f"{_samples(evaluation.data)}; agreement, SQNR, speed: against the first model"
+    lines = [measured, *_conditions(evaluation)]
     for each in metric:
         of = "labels" if each.truth == "labels" else "the first model's outputs"
         lines.append(f"{each.name}: {'higher' if each.higher_is_better else 'lower'} is better, the truth is {of}")

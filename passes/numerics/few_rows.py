@@ -38,7 +38,7 @@ def damping_for_few_rows(
     rounds: int = 0,
     factors: Sequence[float] = DAMPINGS,
 ) -> float:
-    """Return the damping with the smallest error on held-out images.
+    """Return the damping with the smallest error on held-out samples.
 
     Codes are fitted to each half of the images and judged on the other half. If no candidate makes both halves positive
     definite, the result is ``damping`` itself.

@@ -32,11 +32,11 @@ class Gptq(LayerPass):
         scale: "hessian" searches each channel's scale by the cost of errors in the sweep. "absmax" takes the scale of
             the largest weight.
         asymmetric_target: Whether to compensate for errors of the layers before, and of a tensor that an Add adds to
-            the output, as far as that helps on held-out images (needs `sequential`).
+            the output, as far as that helps on held-out samples (needs `sequential`).
         bias_correction: Whether the bias corrects the mean output error. The codes then minimise the rest.
         beam: Number of partial roundings that are kept in the sweep of a small layer, for several scales around the
             searched one. 1 is GPTQ itself.
-        few_rows: Whether the damping of a layer with fewer rows than inputs is chosen on held-out images (needs
+        few_rows: Whether the damping of a layer with fewer rows than inputs is chosen on held-out samples (needs
             `sequential`).
         refine: Rounds of coordinate descent over codes and scales after the sweep.
 
@@ -141,7 +141,7 @@ class Gptq(LayerPass):
                 target, moments, form, damping, min_scale=problem.min_scale, rounds=self.refine
             )
             if damping > self.damping:
-                notes.append(f"damping {damping:g} chosen on held-out images")
+                notes.append(f"damping {damping:g} chosen on held-out samples")
         result = gptq(
             target,
             moments,

@@ -22,10 +22,10 @@ __all__ = ["LearnedRounding"]
 class LearnedRounding(LearningPass):
     """Learned rounding. It starts from the codes of a layer pass and compares with `Model.float_weights`.
 
-    A block that gains nothing on held-out images keeps its codes. After a block that gains, the layer pass solves the
+    A block that gains nothing on held-out samples keeps its codes. After a block that gains, the layer pass solves the
     following layers again on their new inputs, before they learn. This does not happen if the layer pass does not use
     inputs (`rtn`, ``sequential = false``), or if another pass is between the two. In that case the network is measured
-    after every block instead. If the network's outputs have not gained on the held-out images in the end, the model
+    after every block instead. If the network's outputs have not gained on the held-out samples in the end, the model
     returns to its state before the pass.
 
     Attributes:

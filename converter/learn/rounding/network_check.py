@@ -1,4 +1,4 @@
-"""Check of the whole network on held-out images. Blocks that each gain may still make the network worse."""
+"""Check of the whole network on held-out samples. Blocks that each gain may still make the network worse."""
 
 from collections.abc import Mapping
 

@@ -25,9 +25,9 @@ class BlockOutcomes:
         if isinstance(outcome, str):
             self.reasons |= dict.fromkeys(inside, outcome)
             return
-        judged = f"{outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out images"
+        judged = f"{outcome.before_db:.2f} -> {outcome.after_db:.2f} dB on held-out samples"
         if not outcome.improved:
-            reason = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out images)"
+            reason = f"learning gained nothing ({outcome.before_db:.2f} dB on held-out samples)"
             self.reasons |= dict.fromkeys(inside, reason)
             return
         size = "" if len(inside) == 1 else f" with {len(inside) - 1} more"

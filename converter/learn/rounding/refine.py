@@ -47,7 +47,7 @@ __all__ = ["refine_blocks"]
 
 _COPIES = 3  # of a block's inputs while it learns: both streams, and outputs of about that size
 
-_REJECTED = "single blocks gained, but the whole network did not ({:.2f} -> {:.2f} dB on held-out images)"
+_REJECTED = "single blocks gained, but the whole network did not ({:.2f} -> {:.2f} dB on held-out samples)"
 
 
 def refine_blocks(
@@ -70,7 +70,7 @@ def refine_blocks(
         solver: The layer pass that solves the layers behind a learned block again. With None these layers stay. Then a
             block may gain only what its successors had compensated for, so the network is judged after every block.
         memory_budget: As for `converter.calibration.sequential.solve_layers`.
-        seed: Random seed of the held-out images, the windows and the batches.
+        seed: Random seed of the held-out samples, the windows and the batches.
 
     Returns:
         The report of the pass.
@@ -121,7 +121,7 @@ def refine_blocks(
     if behind:
         notes.append(f"{behind} layers after them were solved again on their new inputs")
     if outcomes.learned:
-        notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out images")
+        notes.append(f"outputs of the network {before:.2f} -> {after:.2f} dB on held-out samples")
     return PassReport(settings.name, outcomes.changed(), outcomes.skipped(), tuple(notes))
 
 
@@ -134,7 +134,7 @@ class _Piece:
 
 
 class _Network:
-    """Both streams, for the training images and for the held-out images, and the learning of one block."""
+    """Both streams, for the training images and for the held-out samples, and the learning of one block."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class _Network:
         self.changed_tensors = set[str]()  # tensors of the quantized network that differ because a block has learned
 
     def decibels(self) -> float:
-        """Signal-to-noise ratio of the network's outputs on the held-out images, in dB."""
+        """Signal-to-noise ratio of the network's outputs on the held-out samples, in dB."""
         return network_db(self.model, self.reference, self.judge_images)
 
     def pieces(self, settings: LearnedRounding) -> list[_Piece]:

@@ -3,7 +3,7 @@
 The loss is the squared error of the block's outputs over their variance. Outputs are taken after the activation that
 ends the block. Scales and biases are learned with Adam (Kingma & Ba 2015), whose rate falls to zero as a cosine. Codes
 move by whole steps (`converter.learn.rounding.moves`) and stop moving before Adam ends. The result is the state that is
-best on the held-out images, which may be the initial one. `converter.learn.held_out` hides these images from earlier
+best on the held-out samples, which may be the initial one. `converter.learn.held_out` hides these images from earlier
 passes.
 """
 
@@ -22,7 +22,7 @@ from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["Outcome", "learn"]
 
-_JUDGEMENTS = 4  # evaluations on the held-out images
+_JUDGEMENTS = 4  # evaluations on the held-out samples
 _PROBES = 16  # batches on which the curvature is measured
 _MOVING = 0.8  # share of the steps in which codes move; after it, scales and biases settle
 
@@ -32,7 +32,7 @@ class Outcome:
     """Result of learning a block.
 
     Attributes:
-        before_db: Signal-to-noise ratio of the block's outputs on held-out images before learning, in dB.
+        before_db: Signal-to-noise ratio of the block's outputs on held-out samples before learning, in dB.
         after_db: The same after learning.
         improved: Whether the block changed.
         moved: Number of codes that changed.
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def learn(block: QuantizedBlock, train: Samples, held_out: Samples, settings: LearnedRounding, seed: int) -> Outcome:
-    """Bring the block to the best state on the held-out images. It does not change if no state is better."""
+    """Bring the block to the best state on the held-out samples. It does not change if no state is better."""
     draws = torch.Generator().manual_seed(seed)
     size = min(settings.batch, len(train))
     power = {name: _power(value) for name, value in train.target.items()}

@@ -40,7 +40,7 @@ def loss(kind: Literal["labels", "float"], outputs: Tensors, teacher: Tensors, l
 
 @dataclass(frozen=True)
 class Score:
-    """Result on the held-out images.
+    """Result on the held-out samples.
 
     Attributes:
         loss: Mean loss.

@@ -40,8 +40,8 @@ __all__ = ["train_network"]
 _LOG = logging.getLogger(__name__)
 
 _EVALUATED = 64  # images per batch without gradients
-_COMPARED = 256  # held-out images on which the layers' errors are measured
-_FEW = 32  # held-out images; with fewer, one image that changes its class is at least 3 percentage points
+_COMPARED = 256  # held-out samples on which the layers' errors are measured
+_FEW = 32  # held-out samples; with fewer, one image that changes its class is at least 3 percentage points
 
 
 def train_network(
@@ -54,14 +54,14 @@ def train_network(
     checkpoint: TrainingFile | None = None,
     metric: Any = None,
 ) -> PassReport:
-    """Train the model. It does not change unless the result on held-out images improves.
+    """Train the model. It does not change unless the result on held-out samples improves.
 
     Args:
         model: Quantized by a layer pass. It changes in place.
         settings: The pass.
         data: Training images, with or without labels.
         progress: Called after every step.
-        seed: Random seed of the held-out images and of the order of the others.
+        seed: Random seed of the held-out samples and of the order of the others.
         checkpoint: File that receives the state of the training after every epoch. If it exists, the training goes on
             from it.
         metric: Metric that chooses the best epoch, see `converter.metrics.registry.find_metric`. None: the share of
@@ -126,7 +126,7 @@ class _Training:
             The score before training, the best score, and the number of epochs after which it was reached.
         """
         if len(self.split.judge) < _FEW:
-            _LOG.warning(f"only {len(self.split.judge)} held-out images choose the best epoch; give more images")
+            _LOG.warning(f"only {len(self.split.judge)} held-out samples choose the best epoch; give more samples")
         start = self._score()
         best, best_epoch, state = start, 0, copy.deepcopy(self.network.state_dict())
         done = 0
@@ -210,7 +210,7 @@ class _Training:
 
     @torch.no_grad()
     def layer_errors(self) -> dict[str, float]:
-        """Signal-to-noise ratio of each layer's output against the float network's, in dB, on held-out images."""
+        """Signal-to-noise ratio of each layer's output against the float network's, in dB, on held-out samples."""
         outputs = {layer.output: name for name, layer in self.network.layers.items()}
         signal, noise = dict.fromkeys(outputs, 0.0), dict.fromkeys(outputs, 0.0)
         for images in in_order(self.data, self.split.judge[:_COMPARED], _EVALUATED, self.device):
@@ -226,9 +226,9 @@ class _Training:
         """The report of the pass, when the network is in its best state."""
         what = "right" if self.objective == "labels" else "as the float network"
         unit = what if best.share is not None else "to the float network"
-        judged = f"{start} -> {best} {unit} of {len(self.split.judge)} held-out images"
+        judged = f"{start} -> {best} {unit} of {len(self.split.judge)} held-out samples"
         if start.metric is not None:
-            judged = f"{start} -> {best} on {len(self.split.judge)} held-out images"
+            judged = f"{start} -> {best} on {len(self.split.judge)} held-out samples"
         elif best.share is not None and best.share == start.share:  # then the loss decided
             judged += f", loss {start.loss:.4g} -> {best.loss:.4g}"
         if epoch == 0:
@@ -247,7 +247,7 @@ class _Training:
         return PassReport(self.settings.name, changed, self.float_reasons, (note,), seconds, ranges=covered)
 
     def _covered(self) -> dict[str, CoveredRange]:
-        """Coverage of the present grids on held-out images."""
+        """Coverage of the present grids on held-out samples."""
         coverage = Coverage(self.network.model.activation_qparams)
         for images in in_order(self.data, self.split.judge[:_COMPARED], _EVALUATED, self.device):
             for name, value in images.inputs.items():

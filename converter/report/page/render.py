@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.display import numbers
+from converter.display import numbers, words
 from converter.report.page.contents import SECTIONS
 from converter.report.page.names import shown
 from passes.errors import UsageError
@@ -76,6 +76,7 @@ def _environment() -> "jinja2.Environment":
         lstrip_blocks=True,
     )
     environment.filters |= {name: each for name in numbers.__all__ if callable(each := getattr(numbers, name))}
+    environment.filters["samples"] = words.samples
     return environment
 
 

@@ -217,10 +217,10 @@ def test_an_interrupted_search_is_resumed(tmp_path: Path) -> None:
 def test_a_drop_smaller_than_one_image_is_worth_a_warning(
     drop: float, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One of 32 held-out images is 3.1 points."""
+    """One of 32 held-out samples is 3.1 points."""
     plain = RECIPES["int8"]
     convert_within(wide(), DATA, Budget(max_drop=drop), recipe=plain, settings=Settings(limit=32))
-    expected = "only 32 images judge the files, so one image is 3.1 points, more than `max_drop=3`"
+    expected = "only 32 samples judge the files, so one sample is 3.1 points, more than `max_drop=3`"
     assert any(message.startswith(expected) for message in caplog.messages) is warned
 
 

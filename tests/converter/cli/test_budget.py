@@ -39,7 +39,7 @@ def test_a_drop_and_a_report() -> None:
     assert result.exit_code == 0, result.output
     assert "Search within a drop of at most 100 points" in result.output
     assert "mixed" in result.output
-    assert "judged on 8 held-out images; drop of" in result.output
+    assert "judged on 8 held-out samples; drop of" in result.output
     (kept,) = [line for line in result.output.splitlines() if line.rstrip().endswith("kept")]
     search = json.loads(Path("r.json").read_text())["search"]
     assert [attempt["name"] for attempt in search["attempts"]][:2] == ["int8", "int4"]
@@ -99,7 +99,7 @@ def test_labels_that_the_model_has_no_class_for(folder: Path, limit: str, says: 
     result = run(*CONVERT, limit, "5")
     assert result.exit_code == 1
     assert re.fullmatch(
-        r"Error: calibration\.npz(, held-out images)?: label 9 of image \d+ is out of range: the (float )?model has "
+        r"Error: calibration\.npz(, held-out samples)?: label 9 of sample \d+ is out of range: the (float )?model has "
         r"5 classes \(0\.\.4\); use the labels that the model was trained on\n",
         result.stderr,
     )
@@ -110,7 +110,9 @@ def test_labels_that_the_model_has_no_class_for(folder: Path, limit: str, says: 
 def test_a_budget_without_images_names_the_recipe_that_was_asked_for() -> None:
     for recipe, named in (((), "auto"), (("--recipe", "auto"), "auto"), (("--recipe", "int8"), "int8")):
         result = run("convert", "m.onnx", "-o", "out.onnx", "--max-drop", "5", *recipe)
-        needs = f"Error: recipe {named!r} needs calibration data; use --calibration with images or an .npz\n"
+        needs = (
+            f"Error: recipe {named!r} needs calibration data; use --calibration with an .npz or a folder of images\n"
+        )
         assert (result.exit_code, result.stderr) == (2, needs)
 
 

@@ -74,7 +74,7 @@ def test_every_parameter_that_a_message_names_is_an_option() -> None:
     ("message", "shown"),
     [
         ("give `limit=`", "give --limit"),
-        ("`limit=0` leaves no images", "--limit 0 leaves no images"),
+        ("`limit=0` leaves no samples", "--limit 0 leaves no samples"),
         ("`bits={'conv1': 9, 'fc': 2}`: no", "--bits conv1=9 --bits fc=2: no"),
         ("`exclude=['a', 'b c']`", "--exclude a --exclude b c"),
         ("`speed=True` has no use", "--measure-speed has no use"),
@@ -104,7 +104,10 @@ def test_one_error_in_two_languages(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"^recipe 'int4' needs calibration data; use `calibration=` with images"):
         converter.convert(small_cnn(), recipe="int4")
     done = run("convert", "m.onnx", "-o", "out.onnx", "--recipe", "int4")
-    assert done.stderr == "Error: recipe 'int4' needs calibration data; use --calibration with images or an .npz\n"
+    assert (
+        done.stderr
+        == "Error: recipe 'int4' needs calibration data; use --calibration with an .npz or a folder of images\n"
+    )
     assert folder.exists()
 
 

@@ -323,7 +323,7 @@ def test_act_needs_a_recipe_and_the_calibration_data(spoilt_files: Path) -> None
     save_images(Path("others.npz"), 32, seed=9)
     done = run(*command, "--calibration", "others.npz")
     assert done.exit_code == 0, done.output
-    assert "others.npz are not the images that q.onnx was calibrated on" in done.stderr
+    assert "others.npz are not the samples that q.onnx was calibrated on" in done.stderr
 
 
 def test_exclude_and_bits_of_convert(folder: Path) -> None:

@@ -95,7 +95,7 @@ INFINITE[3, 0, 0, 0] = -np.inf
     ("arrays", "specs", "message"),
     [
         pytest.param({"images": IMAGES}, RGB8, "has no array x (it holds images)", id="no_x"),
-        pytest.param({"x": IMAGES[:0]}, RGB8, "x holds no images", id="zero_images"),
+        pytest.param({"x": IMAGES[:0]}, RGB8, "x holds no samples", id="zero_images"),
         pytest.param(
             {"x": FLOATS.astype(np.float64)}, RGB8, "x is float64, the model's input 'image' float32 [?, 3, 8, 8] "
             "takes float32; save it as float32 or as uint8 [n, h, w, c]", id="float64",
@@ -110,9 +110,9 @@ INFINITE[3, 0, 0, 0] = -np.inf
         pytest.param({"x": HOLED}, RGB8, "x[2] holds NaN or Inf", id="nan"),
         pytest.param({"x": INFINITE}, RGB8, "x[3] holds NaN or Inf", id="inf"),
         pytest.param({"x": IMAGES, "y": [0.0, 1, 2, 3]}, RGB8, "labels are float64, not integers", id="label_type"),
-        pytest.param({"x": IMAGES, "y": [0, 1, 2]}, RGB8, "labels have shape (3,) for 4 images", id="label_length"),
+        pytest.param({"x": IMAGES, "y": [0, 1, 2]}, RGB8, "labels have shape (3,) for 4 samples", id="label_length"),
         pytest.param({"x": IMAGES, "y": [[0], [1], [2], [3]]}, RGB8, "labels have shape (4, 1)", id="label_rank"),
-        pytest.param({"x": IMAGES, "y": [0, 1, -1, 3]}, RGB8, "label -1 of image 2 is out of range", id="label_minus"),
+        pytest.param({"x": IMAGES, "y": [0, 1, -1, 3]}, RGB8, "label -1 of sample 2 is out of range", id="label_minus"),
         pytest.param({"left": np.ones((4, 2), FLOAT)}, TWO, "no array for the model's input 'right' (it holds left)",
                      id="input_missing"),
         pytest.param({"left": np.ones((4, 2), FLOAT), "right": np.ones((3, 3), np.int64)}, TWO,
@@ -170,7 +170,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_limit_below_one_is_refused(limit: int) -> None:
-    with pytest.raises(DataError, match=f"limit {limit} leaves no images"):
+    with pytest.raises(DataError, match=f"limit {limit} leaves no samples"):
         load_data(IMAGES, RGB8, preprocess=NONE, limit=limit)
 
 
@@ -357,16 +357,16 @@ def test_split_is_a_partition() -> None:
 
 @pytest.mark.parametrize("n", [0, 5, 6])
 def test_split_that_leaves_nothing_is_refused(n: int) -> None:
-    with pytest.raises(DataError, match=f"5 images cannot be split into {n} and the rest"):
+    with pytest.raises(DataError, match=f"5 samples cannot be split into {n} and the rest"):
         numbered(5).split(n)
 
 
 def test_select_refuses_rows_that_are_not_there() -> None:
-    with pytest.raises(DataError, match="no images left; select at least one"):
+    with pytest.raises(DataError, match="no samples left; select at least one"):
         numbered(5).select([])
     with pytest.raises(IndexError, match=r"rows 3\.\.5 of a data set of 5"):
         numbered(5).select([3, 5])
-    with pytest.raises(DataError, match="limit 0 leaves no images"):
+    with pytest.raises(DataError, match="limit 0 leaves no samples"):
         numbered(5).limit(0)
     with pytest.raises(ValueError, match="batch size 0 is not positive"):
         next(numbered(5).batches(0))

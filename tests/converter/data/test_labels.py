@@ -44,7 +44,7 @@ def test_convert_refuses_bad_labels_before_any_work(monkeypatch: pytest.MonkeyPa
     for command in ((*CONVERT, "--evaluate", "labels.npz"), ("evaluate", "m.onnx", "--data", "labels.npz", *SCALE)):
         result = run(*command)
         assert result.exit_code == 1
-        assert "labels.npz: label 99 of image 37 is out of range: " in result.stderr
+        assert "labels.npz: label 99 of sample 37 is out of range: " in result.stderr
         assert "has 5 classes (0..4)" in result.stderr
         assert "/tmp" not in result.stderr
     Path("labels.npz").unlink()
@@ -52,7 +52,7 @@ def test_convert_refuses_bad_labels_before_any_work(monkeypatch: pytest.MonkeyPa
 
 def test_the_image_is_the_one_in_the_file_whatever_the_limit() -> None:
     data = images(40), np.array([0] * 39 + [5])
-    with pytest.raises(DataError, match=r"data: label 5 of image 39 is out of range: m has 5 classes \(0\.\.4\)"):
+    with pytest.raises(DataError, match=r"data: label 5 of sample 39 is out of range: m has 5 classes \(0\.\.4\)"):
         load_data(data, input_specs(small_cnn()), limit=2, classes=Classes("m", 5))
 
 
@@ -67,7 +67,7 @@ def test_images_in_class_folders_are_named(folder: Path) -> None:
 
 def test_a_dataset_is_checked_too() -> None:
     data: Dataset = load_data((images(4), np.array([0, 9, 1, 1])), input_specs(small_cnn()))
-    with pytest.raises(DataError, match="label 9 of image 1"):
+    with pytest.raises(DataError, match="label 9 of sample 1"):
         convert(small_cnn(), images(32), evaluation=data)
 
 
@@ -77,6 +77,6 @@ def test_without_a_known_output_shape_the_model_is_run(folder: Path) -> None:
     result = run(*CONVERT, "--evaluate", "labels.npz")
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: labels.npz: label 99 of image 19 is out of range: float has 5 classes (0..4); "
+        "Error: labels.npz: label 99 of sample 19 is out of range: float has 5 classes (0..4); "
         "use the labels that the model was trained on\n"
     )

@@ -165,7 +165,9 @@ def test_progress_counts_images_up_to_all(save: Save) -> None:
 def test_label_out_of_range_is_named(save: Save) -> None:
     labels = np.zeros(21, int)
     labels[17] = 4
-    with pytest.raises(DataError, match=r"label 4 of image 17 is out of range: .*model\.onnx has 4 classes \(0\.\.3\)"):
+    with pytest.raises(
+        DataError, match=r"label 4 of sample 17 is out of range: .*model\.onnx has 4 classes \(0\.\.3\)"
+    ):
         evaluate([save(linear(WEIGHT))], data(labels), latency=False)
 
 
@@ -192,7 +194,7 @@ def test_output_that_is_not_finite_is_refused(save: Save) -> None:
     rows = ROWS.copy()
     rows[18] = 0
     model = build([helper.make_node("Reciprocal", ["x"], ["y"])], {}, ["n", 4], "y")
-    with pytest.raises(ModelError, match="output 'y' holds NaN or Inf for image 18; check its weights"):
+    with pytest.raises(ModelError, match="output 'y' holds NaN or Inf for sample 18; check its weights"):
         evaluate([save(model)], data(rows=rows), latency=False)
 
 

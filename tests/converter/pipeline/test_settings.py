@@ -11,7 +11,7 @@ from passes.errors import UsageError
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"limit": 0}, "`limit=0` leaves no images; use at least 1"),
+        ({"limit": 0}, "`limit=0` leaves no samples; use at least 1"),
         ({"seed": -1}, "`seed=-1` is negative; use 0 or more"),
         ({"device": "tpu"}, "`device='tpu'` is none of auto, cpu, cuda"),
         ({"memory_budget": 0}, "`memory_budget=0` leaves no memory; give bytes, at least 1"),

@@ -117,7 +117,7 @@ def test_searches_show_gains_over_the_unchanged_layer(page: str, facts: dict[str
 def test_attempts_are_in_the_text_and_in_the_plot(page: str, facts: dict[str, Any]) -> None:
     search, text, chart = facts["search"], words(page), charts(page)["attempts-chart"]
     assert "Budget: at most 12,200 bytes and at most 1000 ms." in text
-    assert f"judged on {search['held_out']} images that did not calibrate" in text
+    assert f"judged on {search['held_out']} samples that did not calibrate" in text
     drawn = {row["place"]: row for row in chart["data"]["values"]}
     assert len(drawn) == len(search["attempts"]) > 2
     for index, attempt in enumerate(search["attempts"]):

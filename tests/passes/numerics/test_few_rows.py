@@ -1,4 +1,4 @@
-"""With few rows, held-out images choose a larger damping, and unused rows have a smaller error with it."""
+"""With few rows, held-out samples choose a larger damping, and unused rows have a smaller error with it."""
 
 import numpy as np
 import pytest

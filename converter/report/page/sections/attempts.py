@@ -240,7 +240,7 @@ def _latencies(rows: list[dict[str, Any]], limit: float | None) -> Spec:
     longest = max(row["latency_ms"] for row in rows)
     near = limit is not None and limit <= 2 * longest
     scale = {"domain": [0, 1.02 * max(longest, limit if near and limit else 0.0)]}
-    axis = {"orient": "top", "title": "latency of an image, ms"}
+    axis = {"orient": "top", "title": "latency of a sample, ms"}
     names = [row["label"] for row in rows]
     layers: list[Spec] = [
         {"mark": {"type": "bar", "height": 13, "cornerRadiusEnd": 2, "style": "covered"}},

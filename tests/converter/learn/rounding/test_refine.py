@@ -116,7 +116,7 @@ def test_blocks_are_restored_if_the_network_does_not_gain(monkeypatch: pytest.Mo
     assert same(model, before)
     assert not report.changed
     assert (
-        "single blocks gained, but the whole network did not (9.00 -> 8.50 dB on held-out images)"
+        "single blocks gained, but the whole network did not (9.00 -> 8.50 dB on held-out samples)"
         in report.skipped.values()
     )
 
@@ -134,7 +134,7 @@ def test_without_a_solver_the_network_is_judged_after_every_block(monkeypatch: p
     }
     assert put_back
     assert report.changed
-    assert "outputs of the network 9.00 -> 9.50 dB on held-out images" in report.notes
+    assert "outputs of the network 9.00 -> 9.50 dB on held-out samples" in report.notes
     for name, held in before.quantized.items():
         same_codes = (model.quantized[name].codes == held.codes).all()
         assert same_codes == (name not in report.changed)

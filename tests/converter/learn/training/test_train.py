@@ -201,8 +201,8 @@ def test_the_report_has_a_deciding_loss_and_a_warning_of_few_images(
     monkeypatch.setattr("converter.learn.training.training_loop._Training._score", lambda _: next(scores))
     model = quantized(3)
     report = train_network(model, SHORT, dataset(prepared(resnet()), X), quiet, seed=0)
-    assert "50.00 % -> 50.00 % as the float network of 6 held-out images, loss 1.5 -> 1.25" in report.notes[0]
-    assert caplog.messages == ["only 6 held-out images choose the best epoch; give more images"]
+    assert "50.00 % -> 50.00 % as the float network of 6 held-out samples, loss 1.5 -> 1.25" in report.notes[0]
+    assert caplog.messages == ["only 6 held-out samples choose the best epoch; give more samples"]
 
 
 @pytest.mark.parametrize("op", ["Ceil", "Resize"])

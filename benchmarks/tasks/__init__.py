@@ -1,0 +1,1 @@
+"""Networks of several tasks, each measured by the metric of its task."""

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.data.finite import is_usable
 from converter.data.inputs import InputSpec
 from converter.data.preprocess import Preprocess
-from converter.data.sources import ArraySource, Rows, is_usable
+from converter.data.sources import ArraySource, Rows
 from passes.errors import DataError
 
 __all__ = ["RunSource", "split_runs"]

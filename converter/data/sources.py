@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from converter.data.finite import is_usable
 from converter.data.inputs import InputSpec
 from converter.data.preprocess import Preprocess
 from converter.model_io.files import special_kind
@@ -285,19 +286,6 @@ class FolderSource:
                 return self.preprocess.pixels(image, self.spec.image[0] or 3)
         except Exception as error:  # Pillow raises errors of many types for a damaged file
             raise _unreadable(file, error) from error
-
-
-def is_usable(values: NDArray[Any], *, alone: bool) -> bool:
-    """Whether floats are finite. Beside other inputs they may be the mask of an attention: one finite number and -Inf.
-
-    Args:
-        values: The floats.
-        alone: Whether they are the only input.
-    """
-    finite = np.isfinite(values)
-    if finite.all():
-        return True
-    return not alone and bool(finite.any() and np.ptp(values[finite]) == 0 and np.isneginf(values[~finite]).all())
 
 
 def check_size(what: str, size: tuple[int, int], preprocess: Preprocess, spec: InputSpec) -> tuple[int, int]:

@@ -166,7 +166,8 @@ class CandidateBuilder:
         return self._best
 
     def _convert(self, recipe: Recipe) -> Result:
-        return quantize(self._prepared(recipe), self.progress)
+        job = dataclasses.replace(self._prepared(recipe), warns=False)
+        return quantize(job, self.progress)
 
     def _prepared(self, recipe: Recipe) -> Prepared:
         recipe = learning_on(recipe, self.settings.device) if recipe.learns else recipe

@@ -48,6 +48,7 @@ _TRIED = (3, 4)  # bits tried in the network; at 2 bits errors are too large for
 _PROBED = 64  # held-out samples that measure the network's error
 _BATCH = 16
 _LEAST_ERROR = 1e-12  # relative power; a smaller error counts as this
+_MOST_ERROR = 1e6  # of an output that becomes NaN
 _NODES, _BLOCK_NODES = 700, 500  # bytes of nodes: those that join 3-bit codes, those that scale blocks
 
 Doubles = NDArray[np.float64]
@@ -242,7 +243,8 @@ class _Probe:
         errors = OutputErrors(self.joined)
         for expected, outputs in zip(self.expected, self._run(model), strict=True):
             errors.update(expected, outputs)
-        return max((10 ** (-sqnr / 10) for sqnr in errors.db().values() if sqnr > -math.inf), default=0.0)
+        worst = min(errors.db().values(), default=math.inf)
+        return _MOST_ERROR if worst == -math.inf else min(10 ** (-worst / 10), _MOST_ERROR)
 
     def _run(self, model: Model) -> Iterator[dict[str, Any]]:
         proto = float_model(model.graph)

@@ -1,6 +1,7 @@
 """Judging of files on held-out samples, by a metric or by classes, against the float network and the labels."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.budget.metric_judge import MetricJudge
-from converter.data.dataset import Dataset
+from converter.data.dataset import Batch, Dataset
 from converter.data.labels import Classes, check_labels
 from converter.model_io.scratch import scratch_folder
 from converter.model_io.write import write_onnx
@@ -25,6 +26,7 @@ __all__ = ["MOST_JUDGING", "Judge", "Verdict", "split"]
 
 _BATCH = 16
 _FLOAT = "the float model"
+_KEPT_BYTES = 2**28  # samples and outputs of the float network in memory; beyond it, the network runs again
 MOST_JUDGING = 2048  # held-out samples, at most
 _SHARE = 4  # at least one image in four is held out
 _ROUNDS, _SECONDS = 15, 6.0  # limits of a latency measurement
@@ -57,7 +59,7 @@ class Verdict:
     """Errors of a file on the held-out samples.
 
     Attributes:
-        power: Power of the error of the first output, relative to the power of the float output.
+        power: Power of the error of the worst output, relative to the power of the float output. inf if it has NaN.
         drop: Loss of the metric or of accuracy. None if there is no metric and the model is no classifier.
         errors: Errors of the scores ``[n, classes]``. None if `drop` is None, or is that of a metric.
     """
@@ -84,9 +86,9 @@ class Judge:
     def __init__(self, reference: Path | onnx.ModelProto, data: Dataset, *, classes: bool, metric: Any = None) -> None:
         self.data, self.reference = data, reference
         self.metric = None if metric is None else MetricJudge(metric, reference, data)
-        self._float = Runner(reference, _FLOAT)
-        first = numbers(self._float.run(next(data.batches(1)))[0])
-        self.scores = None if class_scores(first) is None else class_scores(_first_outputs(self._float, data))
+        self._float = _FloatOutputs(Runner(reference, _FLOAT), data)
+        first = numbers(next(iter(next(iter(self._float))[1].values())))
+        self.scores = _class_scores(numbers(next(iter(outputs.values()))) for _, outputs in self._float)
         if classes and metric is None and self.scores is None:
             raise UsageError(
                 f"`max_drop=` needs class scores [n, classes], and the first output is {list(first.shape)}; use "
@@ -109,33 +111,24 @@ class Judge:
     def judge(self, model: onnx.ModelProto) -> Verdict:
         """Run a quantized model on the held-out samples and return its errors."""
         runner = Runner(model, "the quantized model")
-        if self.scores is not None and len(self._float.outputs) == 1:  # the reference's scores are known
-            scores = class_scores(_first_outputs(runner, self.data))
-            errors = OutputErrors()
-            errors.update({"": self.scores}, {"": scores})
-        else:
-            errors = self._errors(runner)
-            scores = None if self.scores is None else class_scores(_first_outputs(runner, self.data))
+        errors, scores = OutputErrors(self._float.joined), []
+        for batch, expected in self._float:
+            outputs = dict(zip(runner.outputs, runner.run(batch), strict=True))
+            errors.update(expected, outputs)
+            scores.append(numbers(next(iter(outputs.values()))))
         sqnr = errors.db()
         if not sqnr and self.metric is None:
             raise ModelError(
-                f"every output has another size than {_FLOAT}'s on the same samples, as of a detector, so a budget "
-                "cannot compare them; use `metric=`, or a recipe such as int8"
+                f"no output has the size of {_FLOAT}'s on the same samples, as of a detector, so a budget cannot "
+                "compare them; use `metric=`, or a recipe such as int8"
             )
-        power = max((10 ** (-each / 10) for each in sqnr.values() if each > -math.inf), default=0.0)
+        power = max((10 ** (-each / 10) if each > -math.inf else math.inf for each in sqnr.values()), default=0.0)
         if self.metric is not None:
             return Verdict(power, self.metric.drop(model), None)
-        found = None if self.scores is None or scores is None else (scores - self.scores).astype(np.float32)
-        return self.verdict(power, found)
-
-    def _errors(self, runner: Runner) -> OutputErrors:
-        """Compare all outputs with those of the float network."""
-        errors = OutputErrors(self._float.joined())
-        most = min(each.batch_size(self.data, _BATCH, 2) for each in (self._float, runner))
-        for batch in self.data.batches(most):
-            pair = [dict(zip(each.outputs, each.run(batch), strict=True)) for each in (self._float, runner)]
-            errors.update(*pair)
-        return errors
+        found = None if self.scores is None else _class_scores(scores)
+        if found is None or self.scores is None or found.shape != self.scores.shape:
+            return self.verdict(power, None)
+        return self.verdict(power, (found - self.scores).astype(np.float32))
 
     def verdict(self, power: float, errors: NDArray[np.float32] | None) -> Verdict:
         """Return the loss of accuracy from errors of the scores ``[n, classes]``."""
@@ -161,7 +154,42 @@ class Judge:
         return quantized, reference / quantized
 
 
-def _first_outputs(runner: Runner, data: Dataset) -> NDArray[np.float32]:
-    """Return the first output for all images."""
-    batches = data.batches(runner.batch_size(data, _BATCH))
-    return np.concatenate([numbers(runner.run(batch)[0]) for batch in batches])
+def _class_scores(outputs: Iterable[NDArray[Any]]) -> NDArray[np.float32] | None:
+    """Return the class scores of all batches, [n, classes]. None if one of them has none, or another width."""
+    parts: list[NDArray[np.float32]] = []
+    for output in outputs:
+        scores = class_scores(output)
+        if scores is None or (parts and scores.shape[1] != parts[0].shape[1]):
+            return None
+        parts.append(scores)
+    return np.concatenate(parts)
+
+
+class _FloatOutputs:
+    """Batches of the held-out samples, and the outputs of the float network by name. They are kept if memory allows.
+
+    Attributes:
+        joined: Outputs that may have parts of different kinds.
+    """
+
+    def __init__(self, runner: Runner, data: Dataset) -> None:
+        self._runner, self._data = runner, data
+        self._size = runner.batch_size(data, _BATCH, 2)
+        self.joined = runner.joined()
+        self._kept: list[tuple[Batch, dict[str, Any]]] | None = None
+
+    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept, left = [], float(_KEPT_BYTES)
+        for batch in self._data.batches(self._size):
+            outputs = dict(zip(self._runner.outputs, self._runner.run(batch), strict=True))
+            left -= sum(array.nbytes for array in batch.feeds.values())
+            left -= sum(numbers(value).nbytes for value in outputs.values())
+            if left >= 0:
+                kept.append((batch, outputs))
+            else:
+                kept.clear()
+            yield batch, outputs
+        self._kept = kept if left >= 0 else None

@@ -130,6 +130,8 @@ def convert_within(
     )
     if result is None:
         raise BudgetError(_why_not(builder, judge), search)
+    if result.fidelity is not None and result.fidelity.warning:
+        _LOG.warning(f"{result.fidelity.warning}; `sensitivity` lists what each tensor costs")
     counted = None if winner is None else winner.attempt.counted_drop
     if budget.max_drop is not None and counted is not None and counted > budget.max_drop:
         _LOG.warning(

@@ -10,6 +10,7 @@ import numpy as np
 
 from converter.budget.cache import Cache
 from converter.budget.source_digest import source_digest
+from converter.data.dataset import Dataset
 from converter.data.preprocess import Preprocess
 from converter.error_sources.measure import ErrorSource, measure
 from converter.error_sources.sensitivity import Sensitivity
@@ -59,7 +60,7 @@ def sensitivity(
     Args:
         model, recipe, target, exclude, bits, export, preprocess, progress: As in `converter.convert`.
         data: Data that calibrate, as ``calibration`` in `converter.convert`.
-        samples: Number of samples that judge: the ones after those that calibrate, or else the first of all.
+        samples: Number of samples that judge and do not calibrate. If there are too few, the same do both.
         cache: Folder for the result. The same call reads it from there.
         settings: As in `converter.convert`: images, seed and memory.
 
@@ -86,8 +87,9 @@ def sensitivity(
             settings=dataclasses.replace(settings, limit=(settings.limit or plan.limit) + samples),
             progress=progress,
         ).warn()
-        job, judging = _split(job, samples)
-        stored = _stored(job, cache, len(judging), plan)
+        job, judged = _split(job, samples)
+        judging = real_feeds(judged, samples)
+        stored = _stored(job, cache, judged, len(judging))
         loaded = stored.load("sensitivity")
         if loaded is None:
             work, _ = run_passes(job, progress)
@@ -98,18 +100,18 @@ def sensitivity(
     return Sensitivity(job.recipe.name, chosen.name, len(judging), sources)
 
 
-def _split(job: Prepared, samples: int) -> tuple[Prepared, list[dict[str, Any]]]:
+def _split(job: Prepared, samples: int) -> tuple[Prepared, Dataset]:
     """Divide the data into samples that calibrate and samples that judge. If there are too few, the same do both."""
     data = job.images.calibration
     assert data is not None
     if len(data) < 2 * samples:
-        return job, real_feeds(data, samples)
+        return job, data
     fit, judge = data.split(len(data) - samples)
     images = dataclasses.replace(job.images, calibration=fit, learnable=fit)
-    return dataclasses.replace(job, images=images), real_feeds(judge, samples)
+    return dataclasses.replace(job, images=images), judge
 
 
-def _stored(job: Prepared, cache: str | Path | None, samples: int, plan: Recipe) -> Cache:
+def _stored(job: Prepared, cache: str | Path | None, judged: Dataset, samples: int) -> Cache:
     if cache is None:
         return Cache(None, {})
     data = job.images.calibration
@@ -117,8 +119,9 @@ def _stored(job: Prepared, cache: str | Path | None, samples: int, plan: Recipe)
     facts = {
         "model": model_digest(job.source),
         "calibration": data.describe(),
+        "judged": judged.describe(),
         "samples": samples,
-        "recipe": dump_recipe(dataclasses.replace(plan, description="")),
+        "recipe": dump_recipe(dataclasses.replace(job.recipe, description="")),
         "target": job.target.name,
         "source": source_digest(),
         "versions": versions(),

@@ -201,6 +201,11 @@ def _name(model: Any, role: str) -> str:
     return str(model) if isinstance(model, str | Path) else role
 
 
+def _pair(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    first, second = values
+    return first, second
+
+
 def _compared(on: ModelsOnData, progress: Progress, metric: Any) -> Comparison:
     (reference, model), (float_name, name), data = on.paths, on.names, on.data
     float_model, other_model = read_whole_onnx(reference), read_whole_onnx(model)
@@ -258,7 +263,7 @@ def _compared(on: ModelsOnData, progress: Progress, metric: Any) -> Comparison:
         images.worst(),
         errors.db(),
         None if measure is None else measure.facts,
-        (None, None) if measure is None else (measure.values()[0], measure.values()[1]),
+        (None, None) if measure is None else _pair(measure.values()),
     )
 
 
@@ -267,9 +272,6 @@ class _Layers:
 
     Attributes:
         unlike: Tensors whose shape differs between the models: the same name for different tensors.
-        outputs: SQNR of every float output, or of its parts, of the model as it is deployed, by name.
-        metric: The metric that was asked for, or None.
-        values: Values of the metric: of the reference, None if its own outputs are the labels, and of the model.
         transformed: Tensors whose channels are scaled or rotated.
     """
 

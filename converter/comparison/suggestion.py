@@ -7,7 +7,7 @@ measured gain is never suggested.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ class _FloatTrials:
         runner = Runner(self._reference, comparison.reference)
         self._data = samples_alone(data, runner)
         self._size = runner.batch_size(data, _BATCH)
-        self._wanted, self._joined = self._outputs(runner), runner.joined()
+        self._wanted, self._joined = list(self._outputs(runner)), runner.joined()
 
     def sqnr(self, subgraphs: Sequence[Subgraph]) -> float | None:
         """Return the SQNR of the worst output in dB. None if the subgraphs cannot replace the quantized layers."""
@@ -185,9 +185,9 @@ class _FloatTrials:
             errors.update(wanted, given)
         return min(errors.db().values(), default=math.inf)
 
-    def _outputs(self, runner: Runner) -> list[dict[str, Any]]:
-        batches = self._data.batches(self._size)
-        return [dict(zip(runner.outputs, runner.run(batch), strict=True)) for batch in batches]
+    def _outputs(self, runner: Runner) -> Iterator[dict[str, Any]]:
+        for batch in self._data.batches(self._size):
+            yield dict(zip(runner.outputs, runner.run(batch), strict=True))
 
 
 def _chosen(

@@ -5,6 +5,7 @@ most at the outputs that miss the aim, for the time that it takes in float, is l
 of every output is low enough.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from converter.error_sources.measure import ErrorSource
@@ -31,12 +32,17 @@ def choose(
         exact: Sources that are exact in the file.
         seconds: Time of every node in float, by name.
     """
+    breaking = [each for each in sources if each not in exact and math.isinf(max(map(each.noise, measured), default=0))]
+    if breaking:  # NaN or Inf where float has numbers
+        return breaking
     total = sum(seconds.values()) or 1.0
     allowed = _MARGIN * 10 ** (-aim_db / 10)
     moved = {node for source in exact for node in source.nodes}
     left = _rounded([source for source in sources if source not in exact], moved)
     scale = {}
     for output, sqnr in measured.items():
+        if sqnr == -math.inf:  # no single source breaks it, so there is nothing to add up
+            continue
         alone = sum(source.noise(output) for source in left)
         scale[output] = 10 ** (-sqnr / 10) / alone if alone > 0 else 0.0
 

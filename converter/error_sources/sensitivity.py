@@ -1,5 +1,6 @@
 """Sources of error of one model, ranked."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,10 @@ class Sensitivity(Overview):
 
     def share(self, source: ErrorSource) -> float:
         """Return the share of a source in the error of the output where that share is largest, from 0 to 1."""
-        totals = {output: sum(each.noise(output) for each in self.sources) for output in self.outputs}
+        if source.worst_db == -math.inf:  # it alone makes NaN or Inf
+            return 1.0
+        finite = [each for each in self.sources if each.worst_db > -math.inf]
+        totals = {output: sum(each.noise(output) for each in finite) for output in self.outputs}
         return max((source.noise(output) / total for output, total in totals.items() if total > 0), default=0.0)
 
     def ranked(self) -> tuple[ErrorSource, ...]:

@@ -94,8 +94,8 @@ class SwitchedNetwork:
 def _add_sources_of_choices(graph: onnx.GraphProto) -> list[str]:
     """Make the tensors from which a network chooses outputs. Return the outputs that depend on no choice."""
     choices = find_choices(graph)
-    kept = [value.name for value in graph.output if value.name not in choices.outputs]
-    added = [name for name in choices.sources if choices.outputs and name not in kept]
+    kept = [value.name for value in graph.output if value.name not in choices.outputs or not choices.sources]
+    added = [name for name in choices.sources if name not in kept]
     graph.output.extend(helper.make_empty_tensor_value_info(name) for name in added)
     return [*kept, *added]
 

@@ -13,7 +13,7 @@ from converter.evaluation.evaluate import evaluate_pair
 from converter.model_io.open import ExportOptions
 from converter.pipeline.branches import convert_branches
 from converter.pipeline.finish import Written, write_file
-from converter.pipeline.min_sqnr import ADVICE, fault, reach, require_judgeable
+from converter.pipeline.min_sqnr import advice, fault, reach, require_judgeable
 from converter.pipeline.prepare import Prepared, prepare
 from converter.pipeline.result import Result
 from converter.pipeline.resume import own_checkpoint
@@ -104,7 +104,7 @@ def quantize(job: Prepared, progress: Progress) -> Result:
     written, mending = _write(job, speed, progress), None
     if job.settings.min_sqnr is not None:
         written, job, mending = reach(written, job, lambda changed: _write(changed, speed, progress), progress)
-    if not job.is_branch:
+    if job.warns:
         _warn(written, job, progress)
     metrics = None
     if job.images.evaluation is not None:
@@ -156,7 +156,7 @@ def _write(job: Prepared, speed: Speed | None, progress: Progress) -> Written:
     def convert_branch(model: onnx.ModelProto, calibration: Any, recipe: Recipe) -> Result:
         settings = Settings(memory_budget=job.settings.memory_budget)
         inner = prepare(model, calibration, recipe, job.target, settings=settings, progress=progress)
-        return quantize(dataclasses.replace(inner, is_branch=True), progress)
+        return quantize(dataclasses.replace(inner, warns=False), progress)
 
     return write_file(work, reports, job, speed, convert_branches(work, job, convert_branch))
 
@@ -170,8 +170,8 @@ def _warn(written: Written, job: Prepared, progress: Progress) -> None:
         _LOG.warning(f"{fidelity.saturation}; `target='cpu-avx2'` gives a file for both")
     if job.images.calibration is None or not fidelity.warning:
         return
-    source = fault(written, job, progress)
-    _LOG.warning(fidelity.warning + (f"; most of it comes from {source}; {ADVICE}" if source else ""))
+    parts = (fidelity.warning, fault(written, job, progress), advice(job.recipe))
+    _LOG.warning("; ".join(filter(None, parts)))
 
 
 def _measure_speed(job: Prepared, progress: Progress) -> Speed:

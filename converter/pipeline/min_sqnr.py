@@ -6,7 +6,7 @@ it is still too large, more is chosen, in proportion to what is missing.
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from converter.display.numbers import decibels
 from converter.error_sources.choose import choose
@@ -22,13 +22,12 @@ from converter.speed.profile import node_seconds
 from passes.activations.float_activations import FloatActivations
 from passes.errors import BudgetError, ModelError, UsageError
 
-__all__ = ["ADVICE", "fault", "reach", "require_judgeable", "without_rounding"]
+__all__ = ["advice", "fault", "reach", "require_judgeable", "without_rounding"]
 
-ADVICE = "`min_sqnr=20` leaves what costs most in float, and `sensitivity` lists what each tensor costs"
 _ROUNDS = 6
 _SAMPLES = 4  # that measure what each rounding costs
 _PROFILED = 3  # runs of the profile
-_NAMED = 3  # most sources in a warning
+_NAMED, _WARNED = 3, 2  # most sources in a warning, and samples that find them
 
 
 def require_judgeable(aim_db: float | None, recipe: Recipe, *, has_data: bool) -> None:
@@ -72,39 +71,46 @@ def reach(
     """
     aim = job.settings.min_sqnr
     assert aim is not None
-    start = _judged(first)
-    if not start:
+    if not _judged(first):
         raise BudgetError(f"`min_sqnr={aim:g}`: no output of the model can be compared with float; leave it out", None)
-    before, files = min(start.values()), 1
     whole = frozenset(first.work.quantized if not job.target.rules.weight_only else ())
-    written, made, exact = first, job, list[ErrorSource]()
+    exact: list[ErrorSource] = []
     sources: tuple[ErrorSource, ...] = ()
     seconds: dict[str, float] = {}
-    while -math.inf < _worst(written, start) < aim and files <= _ROUNDS:
+    tried = [(first, job)]
+    while _worst(tried[-1][0]) < aim and len(tried) <= _ROUNDS:
         if not sources:
             sources = _sources(first, job, _SAMPLES, progress)
             seconds = node_seconds(float_model(first.work.graph), job.samples(1)[0], _PROFILED)
-        chosen = choose(sources, _measured(written, sources), aim, exact, seconds)
+        chosen = choose(sources, _measured(tried[-1][0], sources), aim, exact, seconds)
         if not chosen:
             break
         exact += chosen
         made = dataclasses.replace(job, recipe=without_rounding(job.recipe, exact, whole))
-        written, files = write(made), files + 1
-    after = _worst(written, start)
-    floats, layers, bits = _changes(exact, whole)
+        tried.append((write(made), made))
+    best, made = max(tried, key=lambda each: _worst(each[0]))
+    before, after = _worst(first), _worst(best)
     if after < aim:
         raise BudgetError(
-            f"no file reaches `min_sqnr={aim:g}`, and none was written; the best of {files} has {decibels(after)} "
-            f"(the recipe's own has {decibels(before)})",
+            f"no file reaches `min_sqnr={aim:g}`, and none was written; the best of {len(tried)} has "
+            f"{decibels(after)} (the recipe's own has {decibels(before)})",
             None,
         )
-    return written, made, Mending(aim, before, after, floats, layers, bits, files)
+    if not best.work.quantized and first.work.quantized:
+        raise BudgetError(
+            f"no file reaches `min_sqnr={aim:g}` unless all layers stay in float, and none was written; the recipe's "
+            f"own has {decibels(before)}",
+            None,
+        )
+    return best, made, Mending(aim, before, after, *_changes(exact, whole), len(tried))
 
 
 def _judged(written: Written) -> dict[str, float]:
-    """Return the SQNR of every output that keeps its shape."""
-    outputs = {} if written.fidelity is None else written.fidelity.outputs
-    return {name: error for name, error in outputs.items() if error != -math.inf}
+    """Return the SQNR of every output that keeps its shape. It is -inf if there is NaN or Inf."""
+    if written.fidelity is None:
+        return {}
+    outputs = written.fidelity.outputs
+    return {name: error for name, error in outputs.items() if name not in written.fidelity.changing}
 
 
 def _measured(written: Written, sources: Sequence[ErrorSource]) -> dict[str, float]:
@@ -121,10 +127,9 @@ def _noise(source: ErrorSource, output: str) -> float:
     return source.noise(output) if output in source.sqnr_db else 10 ** (-source.worst_db / 10)
 
 
-def _worst(written: Written, names: Iterable[str]) -> float:
-    """Return the SQNR of the worst of these outputs. -inf if one of them has NaN or another shape."""
-    assert written.fidelity is not None
-    return min(written.fidelity.outputs.get(name, -math.inf) for name in names)
+def _worst(written: Written) -> float:
+    """Return the SQNR of the worst output that keeps its shape."""
+    return min(_judged(written).values(), default=-math.inf)
 
 
 def _changes(
@@ -158,14 +163,29 @@ def without_rounding(recipe: Recipe, exact: Sequence[ErrorSource], whole: Collec
 
 
 def fault(written: Written, job: Prepared, progress: Progress) -> str:
-    """Name what costs most at the worst output of a file that is far from float. Empty if nothing is known."""
+    """Say what costs most at the worst output of a file that is far from float. Empty if nothing is known."""
     outputs = _judged(written)
     if not outputs:
         return ""
     worst = min(outputs, key=outputs.__getitem__)
     try:
-        found = _sources(written, job, 2, progress)
+        found = _sources(written, job, _WARNED, progress)
     except ModelError:  # the file itself is written all the same
         return ""
-    sources = sorted(found, key=lambda source: -_noise(source, worst))[:_NAMED]
-    return ", ".join(f"the {source.kind} {'of ' if source.kind == 'weight' else ''}{source.name}" for source in sources)
+    ranked = sorted(found, key=lambda source: -_noise(source, worst))
+    total = sum(_noise(source, worst) for source in ranked)
+    named: list[ErrorSource] = []
+    while len(named) < min(_NAMED, len(ranked)) and sum(_noise(each, worst) for each in named) <= total / 2:
+        named.append(ranked[len(named)])
+    if not named or not _noise(named[0], worst):
+        return ""
+    words = ", ".join(f"the {each.kind} {'of ' if each.kind == 'weight' else ''}{each.name}" for each in named)
+    most = math.isinf(total) or sum(_noise(each, worst) for each in named) > total / 2
+    return f"most of it comes from {words}" if most else f"{words} cost most"
+
+
+def advice(recipe: Recipe) -> str:
+    """Say what can be done about a file that is far from float."""
+    if recipe.keeps or recipe.trains:
+        return "`exclude=` leaves layers in float"
+    return "`min_sqnr=20` leaves what costs most in float, and `sensitivity` lists what each tensor costs"

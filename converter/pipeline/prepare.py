@@ -61,7 +61,8 @@ class Prepared:
         checkpoint: File for the state of a training. None: no state is written.
         footprint: Time and memory of the steps so far.
         warnings: Likely mistakes of the caller.
-        is_branch: Whether the model is a branch of an If. The model around it is tried as a whole.
+        warns: Whether there are warnings of a file that is far from float. There are none for a branch of an If, as the
+            model around it is tried as a whole, and for the attempts of a search.
     """
 
     source: onnx.ModelProto
@@ -75,7 +76,7 @@ class Prepared:
     checkpoint: TrainingFile | None
     footprint: Footprint
     warnings: tuple[str, ...] = ()
-    is_branch: bool = False
+    warns: bool = True
 
     def samples(self, count: int) -> list[Feeds]:
         """Return inputs for a few runs: real samples, or one of noise if there are none and all sizes are known."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -36,19 +37,26 @@ class Fidelity:
     Attributes:
         samples: Number of runs.
         outputs: SQNR in dB of every float output or of its parts, by name. inf for an equal output. Tensors that the
-            model chooses from stand for the outputs that depend on the choice, where these are far from float.
+            model chooses from stand for the outputs that depend on the choice.
+        changing: Those whose shape is another than in float, so that they have no SQNR.
         exact_db: SQNR in dB of the worst output with kernels that add exactly, if this processor's own do not and the
             file loses by it. None: it does not lose.
     """
 
     samples: int
     outputs: dict[str, float]
+    changing: frozenset[str] = frozenset()
     exact_db: float | None = None
 
     @property
     def sqnr_db(self) -> float | None:
         """SQNR of the worst output in dB. None if no output can be compared."""
         return min(self.outputs.values(), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the samples and the distances as JSON values. An infinite SQNR is null."""
+        outputs = {name: error if math.isfinite(error) else None for name, error in self.outputs.items()}
+        return {"samples": self.samples, "outputs": outputs, "exact_db": self.exact_db}
 
     def describe(self) -> str:
         """Return the distance of every output in words. Empty if no output can be compared."""
@@ -86,8 +94,8 @@ class Fidelity:
 def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, feeds: Sequence[Feeds]) -> Fidelity:
     """Run a quantized model on a few samples.
 
-    If an output is far from float and depends on a choice, such as that of the best boxes, the tensors from which the
-    model chooses are compared instead.
+    If an output depends on a choice, such as that of the best boxes, the tensors from which the model chooses are
+    compared instead.
 
     Args:
         quantized: The quantized model.
@@ -101,20 +109,31 @@ def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, fee
     usual = _run(quantized, feeds, optimize=True)
     plain = _run(quantized, feeds, optimize=False)
     whole, without = output_errors(expected, usual, names), output_errors(expected, plain, names)
-    low = [name for name, error in without.items() if min(error, whole[name]) < _ALIKE_DB]
-    before = before_choices(quantized, reference, low)
+    before = before_choices(quantized, reference)
     if before is not None:
         return trial_run(*before, feeds)
     between = output_errors(plain, usual, names)
     for name, error in whole.items():
         if between[name] < _ALIKE_DB and _apart(error, without[name]):
             _refuse_disagreement(name, error, without[name], quantized, feeds, expected, names)
-    fidelity = Fidelity(len(feeds), output_errors(expected, usual, names, joined))
+    fidelity = Fidelity(len(feeds), output_errors(expected, usual, names, joined), _changing(expected, usual, names))
     without = output_errors(expected, plain, names, joined)
     if fidelity.sqnr_db is None or fidelity.sqnr_db > min(without.values()) - _LOSS_DB:
         return fidelity
     exact = min(output_errors(expected, _run(quantized, feeds, exact=True), names, joined).values())
     return dataclasses.replace(fidelity, exact_db=exact) if exact > fidelity.sqnr_db + _LOSS_DB else fidelity
+
+
+def _changing(expected: Sequence[Outputs], runs: Sequence[Outputs], names: Sequence[str]) -> frozenset[str]:
+    """Return the outputs that have another shape than in the reference in some run."""
+    return frozenset(
+        name
+        for place, name in enumerate(names)
+        if any(
+            getattr(first[place], "shape", None) != getattr(second[place], "shape", None)
+            for first, second in zip(expected, runs, strict=True)
+        )
+    )
 
 
 def _run_float(

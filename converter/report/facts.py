@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from converter.display.json_values import fields_as_json, finite
+from converter.display.json_values import finite
 from converter.model_io.sizes import serialized_bytes
 from converter.pipeline.result import LayerReport, Result, versions
 from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
@@ -59,7 +59,7 @@ def conversion_facts(result: Result) -> dict[str, Any]:
         "versions": versions(),
         "seconds": round(result.seconds, 3),
         "steps": [dataclasses.asdict(step) | {"seconds": round(step.seconds, 3)} for step in result.steps],
-        "fidelity": None if result.fidelity is None else fields_as_json(result.fidelity),
+        "fidelity": None if result.fidelity is None else result.fidelity.to_json(),
         "mending": None if result.mending is None else result.mending.to_json(),
         "metrics": None if result.metrics is None else result.metrics.to_json(),
         "sqnr_of": result.recipe.sqnr_of,

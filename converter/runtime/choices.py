@@ -2,6 +2,9 @@
 
 Two scores that differ in the last digit change places, and with them whole rows of the outputs. So such an output says
 little about how exact a model is. The tensors from which it chooses say it.
+
+A choice that depends on no layer, such as the last token of a text, is the same in every file, and no choice here. An
+output with a layer behind the choice is compared as it is, because nothing else shows what this layer loses.
 """
 
 from collections.abc import Collection
@@ -11,8 +14,9 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from converter.model_io.load import read_whole_onnx
+from converter.model_io.load import read_onnx, read_whole_onnx
 from converter.model_io.protobuf import copy_fields, is_default_domain
+from passes.ir.linear import LINEAR_OPS
 
 __all__ = ["Choices", "before_choices", "find_choices"]
 
@@ -25,7 +29,7 @@ class Choices:
     """The choices of a graph.
 
     Attributes:
-        outputs: Outputs of the graph that depend on a choice.
+        outputs: Outputs of the graph that depend on a choice, with no layer behind it.
         sources: Tensors that depend on no choice, and from which something is chosen or computed with what was.
     """
 
@@ -35,43 +39,52 @@ class Choices:
 
 def find_choices(graph: onnx.GraphProto) -> Choices:
     """Find what depends on a choice in a sorted graph. Bodies of control flow are not searched."""
-    chosen: set[str] = set()
-    computed: set[str] = set()
+    constant = {tensor.name for tensor in graph.initializer}
+    layered: set[str] = set()  # depends on a layer
+    chosen: set[str] = set()  # depends on a choice
+    behind: set[str] = set()  # depends on a layer that depends on a choice
     sources: dict[str, None] = {}
     for node in graph.node:
-        first = _CHOOSING.get(node.op_type) if is_default_domain(node.domain) else None
-        depends = any(name in chosen for name in node.input)
+        reads = set(filter(None, node.input))
+        if reads <= constant:
+            constant.update(node.output)
+            continue
+        is_layer = node.op_type in LINEAR_OPS and len(node.input) > 1 and node.input[1] in constant
+        first = _CHOOSING.get(node.op_type) if is_default_domain(node.domain) and reads & layered else None
+        depends = bool(reads & chosen)
         if depends or first is not None:
             chosen.update(filter(None, node.output if depends else node.output[first:]))
-            sources |= dict.fromkeys(name for name in node.input if name in computed and name not in chosen)
-        computed.update(node.output)
-    return Choices(frozenset(value.name for value in graph.output if value.name in chosen), tuple(sources))
+            sources |= dict.fromkeys(name for name in node.input if name in layered and name not in chosen)
+        if reads & behind or (is_layer and depends):
+            behind.update(node.output)
+        if is_layer or reads & layered:
+            layered.update(node.output)
+    outputs = frozenset(value.name for value in graph.output if value.name in chosen and value.name not in behind)
+    return Choices(outputs, tuple(sources) if outputs else ())
 
 
 def before_choices(
-    quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, outputs: Collection[str]
+    quantized: onnx.ModelProto, reference: Path | onnx.ModelProto
 ) -> tuple[onnx.ModelProto, onnx.ModelProto] | None:
-    """Return both models with the tensors that they choose from instead of some outputs.
+    """Return both models with the tensors that they choose from instead of the outputs that depend on a choice.
 
     Args:
         quantized: The quantized model.
         reference: The float model.
-        outputs: Outputs that are compared badly.
 
     Returns:
-        The quantized and the float model, with as many outputs in the same order. None if none of ``outputs`` depends
-        on a choice.
+        The quantized and the float model, with as many outputs in the same order. None if no output depends on a
+        choice.
     """
-    if not outputs or not find_choices(quantized.graph).outputs.intersection(outputs):
-        return None
-    source = read_whole_onnx(reference) if isinstance(reference, Path) else reference
-    choices = find_choices(source.graph)
+    graph = (read_onnx(reference) if isinstance(reference, Path) else reference).graph
+    choices = find_choices(graph)
     written = {name for node in quantized.graph.node for name in node.output}
     rounded = _rounded(quantized.graph)
     pairs = {name: rounded.get(name, name) for name in choices.sources if name in written}
-    kept = [value.name for value in source.graph.output if value.name not in choices.outputs]
     if not pairs:
         return None
+    source = read_whole_onnx(reference) if isinstance(reference, Path) else reference
+    kept = [value.name for value in graph.output if value.name not in choices.outputs]
     floats, integers = [*kept, *pairs], [*kept, *pairs.values()]
     return _returning(quantized, integers), _returning(source, floats)
 

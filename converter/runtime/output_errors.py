@@ -28,22 +28,27 @@ class OutputErrors:
 
     def __init__(self, joined: Collection[str] = ()) -> None:
         self._joined = joined
-        self._totals: dict[str, SqnrSum] = {}
+        self._totals: dict[str, _PartError] = {}
         self._parts: dict[str, tuple[OutputPart, ...]] = {}
 
     def update(self, reference: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        """Add the outputs of a batch, by name. Those that are no floats, or of another shape, are left out."""
+        """Add the outputs of a batch, by name.
+
+        Outputs of another shape are left out, and so are outputs that are no floats unless there are no others.
+        """
+        arrays = {name: numbers(value) for name, value in reference.items()}
+        kinds = "f" if any(array.dtype.kind == "f" for array in arrays.values()) else "iub"
         places = dict(zip(reference, outputs.values(), strict=False))  # models of one kind may name outputs differently
-        for name, expected in reference.items():
+        for name, one in arrays.items():
             if name not in outputs and name not in places:
                 continue
-            one, other = numbers(expected), numbers(outputs.get(name, places.get(name)))
-            if one.dtype.kind != "f" or one.shape != other.shape:
+            other = numbers(outputs.get(name, places.get(name)))
+            if one.dtype.kind not in kinds or one.shape != other.shape:
                 continue
             if name not in self._parts:
                 self._parts[name] = parts_of(name, [one], self._joined)
             for part in self._parts[name]:
-                self._totals.setdefault(part.name, SqnrSum()).update(part.of(one), part.of(other))
+                self._totals.setdefault(part.name, _PartError()).update(part.of(one), part.of(other))
 
     def db(self) -> dict[str, float]:
         """Return the SQNR in dB of every output or part that could be compared."""
@@ -85,16 +90,33 @@ def output_errors(
 
 
 def _error(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], part: OutputPart) -> float:
-    total, size = SqnrSum(), 0
+    total = _PartError()
     for reference, other in pairs:
         if getattr(other, "shape", None) != reference.shape or other.dtype.kind != reference.dtype.kind:
             return -math.inf
-        expected, actual = part.of(reference).astype(np.float64), part.of(other).astype(np.float64)
+        total.update(part.of(reference), part.of(other))
+    return total.db
+
+
+class _PartError:
+    """SQNR of an output or part, over runs. Values that are NaN or Inf in both models are left out."""
+
+    def __init__(self) -> None:
+        self._total, self._size, self._broken = SqnrSum(), 0, False
+
+    def update(self, reference: NDArray[Any], other: NDArray[Any]) -> None:
+        expected, actual = reference.astype(np.float64), other.astype(np.float64)
         finite = np.isfinite(expected)
         if not np.array_equal(finite, np.isfinite(actual)):
+            self._broken = True
+            return
+        self._total.update(expected[finite], actual[finite])
+        self._size += int(finite.sum())
+
+    @property
+    def db(self) -> float:
+        if self._broken:
             return -math.inf
-        total.update(expected[finite], actual[finite])
-        size += int(finite.sum())
-    if total.signal == 0 and total.noise <= size * _NOTHING**2:
-        return math.inf
-    return total.db
+        if self._total.signal == 0 and self._total.noise <= self._size * _NOTHING**2:
+            return math.inf
+        return self._total.db

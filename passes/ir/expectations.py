@@ -28,7 +28,7 @@ def expected_values(graph: gs.Graph, layers: Mapping[str, Linear]) -> list[str]:
     found = []
     for node in graph.nodes:
         layer = layers.get(str(node.name))
-        if layer is None or any(size != 1 for size in layer.kernel) or layer.matrix_shape[1] > _MOST_VALUES:
+        if layer is None or any(size != 1 for size in layer.kernel) or layer.outputs > _MOST_VALUES:
             continue
         maker = _maker(node)
         while maker is not None and maker.op in _MOVING:

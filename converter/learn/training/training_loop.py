@@ -29,7 +29,7 @@ from converter.learn.training.trained_network import TrainedNetwork
 from converter.learn.training_file import TrainingFile
 from converter.metrics.metric_run import MetricRun
 from converter.runtime.session import Progress
-from passes.errors import DataError, QuantizationError
+from passes.errors import DataError, QuantizationError, UsageError
 from passes.ir.model import Model
 from passes.numerics.error import decibel
 from passes.report import Change, CoveredRange, PassReport
@@ -93,7 +93,6 @@ class _Training:
     def __init__(
         self, model: Model, settings: Qat, data: Dataset, seed: int, device: torch.device, metric: Any
     ) -> None:
-        self.metric = metric
         self.settings, self.data, self.seed, self.device = settings, data, seed, device
         self.float_reasons = dict(model.float_reasons)
         self.split: HeldOut = hold_out(len(data), settings.held_out, seed)
@@ -103,6 +102,7 @@ class _Training:
         self.steps = len(self.split.train) // self.size
         self.objective: Literal["labels", "float"] = self._objective(sample)
         parameters = list(self.network.parameters())
+        self.metric = self._usable(metric)
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.SGD(parameters, lr=settings.rate, momentum=settings.momentum)
             if settings.optimizer == "sgd"
@@ -118,6 +118,20 @@ class _Training:
         if wanted == "labels" or (wanted == "auto" and classes and self.data.labels is not None):
             return "labels"
         return "float"
+
+    def _usable(self, metric: Any) -> Any:
+        """Return the metric if the training images have the labels that it needs. Else say so, and return None."""
+        if metric is None:
+            return None
+        few = next(in_order(self.data, self.split.judge[:1], 1, self.device))
+        with torch.no_grad():
+            outputs = _arrays(self.network.teacher(few.inputs))
+        try:
+            MetricRun(metric, 1).update([outputs], few.truth)
+        except UsageError as error:
+            _LOG.warning(f"the metric does not choose the best epoch: {error}")
+            return None
+        return metric
 
     def run(self, progress: Progress, checkpoint: Checkpoint | None) -> tuple[Score, Score, int]:
         """Train the network, and bring it to its best state.
@@ -260,12 +274,20 @@ class _Training:
         settings = dataclasses.asdict(self.settings)
         settings.pop("device")
         data = {name: fact for name, fact in self.data.describe().items() if name != "source"}
-        facts = [settings, self.seed, data, self.network.facts(), str(self.metric or "")]
+        facts = [settings, self.seed, data, self.network.facts(), _name_of(self.metric)]
         digest = hashlib.sha256(json.dumps(facts).encode())
         for tensors in (self.network.program.constants, self.network.state_dict()):
             for name, value in sorted(tensors.items()):
                 digest.update(name.encode() + value.cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _name_of(metric: Any) -> str:
+    """Return a name of a metric that is the same in every process."""
+    if metric is None or isinstance(metric, str):
+        return metric or ""
+    kind = metric if hasattr(metric, "__qualname__") else type(metric)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _arrays(outputs: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -75,7 +75,9 @@ def test_the_largest_source_is_chosen() -> None:
     measured = {"y": -10 * math.log10(sum(each.noise("y") for each in sources))}
     assert choose(sources, measured, 30, [], {}) == [sources[1]]
     assert choose(sources, measured, 15, [], {}) == []
-    assert choose(sources, {"y": 10}, 20, [sources[1]], {}) != [sources[1]]
+    assert choose(sources, {"y": 37.0}, 39, [sources[1]], {}) == [sources[0]]
+    broken = source("d", -math.inf)
+    assert choose([*sources, broken], {"y": -math.inf}, 15, [], {}) == [broken]
 
 
 def test_of_equal_sources_the_cheaper_one_is_chosen() -> None:

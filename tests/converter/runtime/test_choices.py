@@ -42,6 +42,29 @@ def test_the_largest_values_are_no_choice() -> None:
     assert find_choices(best(cast).graph).outputs == {"y"}
 
 
+def test_a_layer_behind_a_choice_is_compared_by_its_output() -> None:
+    """Nothing else shows what it loses."""
+    more = [
+        node("Squeeze", ["rows", "zero"], ["flat"], "flat"),
+        node("Squeeze", ["index", "zero"], ["one"], "one"),
+        node("Gather", ["flat", "one"], ["picked"], "chosen", axis=0),
+        node("MatMul", ["picked", "w"], ["y"], "decoder"),
+    ]
+    assert find_choices(best(*more).graph).outputs == set()
+
+
+def test_a_choice_that_depends_on_no_layer_is_none() -> None:
+    """The last token of a text, or positions counted by NonZero, are the same in every file."""
+    nodes = [
+        node("ArgMax", ["x"], ["last"], "last", axis=1, keepdims=0),
+        node("MatMul", ["x", "w"], ["rows"], "layer"),
+        node("Gather", ["rows", "last"], ["y"], "pick", axis=1),
+    ]
+    model = build(nodes, {"w": array(4, 4)}, [1, 6, 4], output_shape=None)
+    assert find_choices(model.graph).outputs == set()
+    assert before_choices(model, model) is None
+
+
 @pytest.mark.parametrize("name", [name for name, detector in DETECTORS.items() if not detector.selects])
 def test_other_detectors_choose_nothing(name: str) -> None:
     assert find_choices(DETECTORS[name].build().graph).outputs == set()
@@ -49,13 +72,12 @@ def test_other_detectors_choose_nothing(name: str) -> None:
 
 def test_both_models_return_what_they_choose_from() -> None:
     model = best()
-    pair = before_choices(model, model, ["y"])
+    pair = before_choices(model, model)
     assert pair is not None
     assert [value.name for value in pair[0].graph.output] == ["means", "flat"]
     assert [value.name for value in model.graph.output] == ["y"], "the model itself does not change"
     Runner(pair[1], "it")
-    assert before_choices(model, model, []) is None
-    assert before_choices(model, model, ["another"]) is None
+    assert before_choices(pair[0], pair[1]) is None
 
 
 def test_a_rounded_tensor_is_compared_behind_its_grid() -> None:
@@ -71,7 +93,7 @@ def test_a_rounded_tensor_is_compared_behind_its_grid() -> None:
         squeeze = next(entry for entry in each.graph.node if entry.name == "flat")
         each.graph.node.remove(squeeze)
         next(entry for entry in each.graph.node if entry.name == "chosen").input[0] = squeeze.input[0]
-    pair = before_choices(written, model, ["y"])
+    pair = before_choices(written, model)
     assert pair is not None
     names = [[value.name for value in each.graph.output] for each in pair]
     assert names == [["means", "values_of_rows"], ["means", "rows"]]

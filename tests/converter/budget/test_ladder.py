@@ -170,7 +170,7 @@ def test_a_given_recipe_is_the_only_attempt() -> None:
     ("calibration", "settings", "message"),
     [
         (None, {}, "needs calibration data"),
-        (DATA[:1], {}, "images that do not calibrate; give 2 images or more"),
+        (DATA[:1], {}, "samples that do not calibrate; give 2 samples or more"),
         (DATA, {"target": "qnn"}, "`max_latency=` is measured on this machine's CPU, not on target 'qnn'"),
     ],
 )

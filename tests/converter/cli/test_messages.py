@@ -101,7 +101,7 @@ def test_an_option_of_the_command_that_runs_comes_first() -> None:
 
 
 def test_one_error_in_two_languages(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"^recipe 'int4' needs calibration data; use `calibration=` with images"):
+    with pytest.raises(UsageError, match=r"^recipe 'int4' needs calibration data; use `calibration=` with an .npz"):
         converter.convert(small_cnn(), recipe="int4")
     done = run("convert", "m.onnx", "-o", "out.onnx", "--recipe", "int4")
     assert (

@@ -70,7 +70,7 @@ F = ("convert", "-o", "out.onnx", "--input-shape", "1,3,12,12", *CAL)
         pytest.param((*F, "net.py:net", "--weights", "w.npz"), ["0.weight", "left.over"], id="weights_do_not_fit"),
         pytest.param((*F, "net.py:net", "--weights", "none.npz"), ["none.npz"], id="no_weights"),
         pytest.param((*C, "--calibration", "missing.npz"), ["missing.npz"], id="no_data"),
-        pytest.param((*C, "--calibration", "empty.npz"), ["empty.npz", "no images"], id="empty_data"),
+        pytest.param((*C, "--calibration", "empty.npz"), ["empty.npz", "no samples"], id="empty_data"),
         pytest.param((*C, "--calibration", "nothing"), ["nothing", "no images"], id="empty_folder"),
         pytest.param((*C, "--calibration", "damaged.npz"), ["damaged.npz"], id="unreadable_data"),
         pytest.param((*C, "--calibration", "channels.npz"), ["channels.npz", "5"], id="wrong_shape"),
@@ -206,7 +206,7 @@ def test_a_result_that_fails_verification_is_exit_code_3(monkeypatch: pytest.Mon
         pytest.param(
             OSError(28, "No space left on device", "f.bin"), "Error: f.bin: No space left on device\n", id="os"
         ),
-        pytest.param(MemoryError(), "Error: out of memory; use fewer images (--limit)\n", id="memory"),
+        pytest.param(MemoryError(), "Error: out of memory; use fewer samples (--limit)\n", id="memory"),
         pytest.param(
             ValueError("a\n  b"), "Error: unexpected ValueError: a; b; this is a bug: run again with --debug\n"
         ),

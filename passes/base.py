@@ -283,7 +283,7 @@ class LayerPass(Pass):
 
     def requires(self, model: Model) -> None:
         """Require that every layer in `layer_bits` exists and is to be quantized."""
-        self.bits_of(model.layers_to_quantize(), model.graph)
+        self.bits_of(model.layers_to_quantize(), model.graph, model.tables())
 
     def ensures(self, model: Model) -> None:
         """Check that every layer has codes, or a reason to stay in float."""
@@ -312,10 +312,11 @@ class LayerPass(Pass):
         two_level = self.two_level and problem.block_size is not None
         return GridForm(problem.bits, problem.block_size, self.symmetric, two_level, self.searches)
 
-    def bits_of(self, layers: Mapping[str, Linear], graph: gs.Graph) -> dict[str, int]:
+    def bits_of(self, layers: Mapping[str, Linear], graph: gs.Graph, tables: Collection[str] = ()) -> dict[str, int]:
         """Return the weight bits of every layer.
 
-        ``layers`` are the layers of ``graph`` to be quantized. See `passes.ir.ties.agreed`.
+        ``layers`` are the layers of ``graph`` to be quantized, and ``tables`` those whose weight is an embedding table
+        as well. See `passes.ir.ties.agreed`.
 
         Raises:
             UnknownLayerError: A selector of `layer_bits` matches no layer.
@@ -324,7 +325,7 @@ class LayerPass(Pass):
         if self.first_last_bits is not None and bits:
             names = list(layers)
             bits[names[0]] = bits[names[-1]] = self.first_last_bits
-        return agreed(bits, by_layer(self.layer_bits, graph, layers, "layer_bits"), layers, graph)
+        return agreed(bits, by_layer(self.layer_bits, graph, layers, "layer_bits"), layers, graph, tables)
 
     def matched(self, model: Model) -> tuple[str, ...]:
         """Return a line for every selector of `layer_bits` that is no plain name."""

@@ -28,6 +28,7 @@ from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments, MomentsAccumulator
 from passes.numerics.two_level import MOST_BITS, equal_block
 from passes.report import Change, PassReport
+from passes.weights.rtn import Rtn
 
 __all__ = [
     "SequentialCalibration",
@@ -69,14 +70,17 @@ def solve_layers(
     _untie_float_layers(model)
     layers = model.layers_to_quantize()
     ties = tied_layers(layers.values())
-    bits = layer_pass.bits_of(layers, model.graph)
+    tables = model.tables()
+    bits = layer_pass.bits_of(layers, model.graph, tables)
     changed: dict[str, Change] = {}
 
     def solve(layer: Linear, moments: Moments | None) -> None:
         members = [layers[name] for name in ties.get(layer.name, (layer.name,))]
-        change = solve_layer(model, layer_pass, layer, bits[layer.name], moments, members)
+        solver = _rounding(layer_pass) if layer.name in tables else layer_pass
+        change = solve_layer(model, solver, layer, bits[layer.name], moments, members)
         for member in members:
-            parts = (change.what, shared_with(member.name, ties))
+            table = f"weight shared with {', '.join(tables[layer.name].readers)}" if layer.name in tables else ""
+            parts = (change.what, shared_with(member.name, ties), table)
             changed[member.name] = replace(change, what=", ".join(part for part in parts if part))
         progress(layer_pass.name, len(changed), len(layers))
 
@@ -113,6 +117,20 @@ def solve_layers(
                 solve(layer, None)
     ordered = {name: changed[name] for name in layers if name in changed}
     return PassReport(layer_pass.name, ordered, dict(model.float_reasons), notes)
+
+
+def _rounding(layer_pass: LayerPass) -> LayerPass:
+    """Return a pass that rounds to the nearest code, with the grid of another pass.
+
+    A solver that moves weights to where the layer's outputs are best moves rows of an embedding table away from theirs.
+    """
+    return Rtn(
+        bits=layer_pass.bits,
+        symmetric=layer_pass.symmetric,
+        block_size=layer_pass.block_size,
+        two_level=layer_pass.two_level,
+        fewest_blocks=layer_pass.fewest_blocks,
+    )
 
 
 def _untie_float_layers(model: Model) -> None:

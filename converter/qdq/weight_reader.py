@@ -60,7 +60,8 @@ class FoundConstant:
 
 def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32] | None = None) -> ExistingCodes | None:
     """A weight of at most 8 bits in the shape that its operator reads. None for floats and for unknown forms."""
-    transposes = [node for node in stored.operators if node.op_type == "Transpose"]
+    turns = _turns(stored)
+    transposes = [node for node in stored.operators if node.op_type == "Transpose" and node not in turns]
     first = [node for node in stored.operators if node.op_type != "Identity"][: len(transposes)]
     constant = _constant(stored, tensors)
     if constant is None or constant.type not in _BITS:
@@ -76,8 +77,7 @@ def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32]
         *([] if constant.multiples is None else [constant.multiples]),
     ]
     for node in reversed(transposes):
-        order = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
-        parts = [np.transpose(part, order) for part in parts]
+        parts = [np.transpose(part, _perm(node)) for part in parts]
     codes, scale, zero_point, *multiples = parts
     return ExistingCodes(
         codes.astype(np.int8), scale, zero_point.astype(np.int8), bits, constant.block_size, bias, *multiples
@@ -87,7 +87,22 @@ def weight_codes(stored: StoredWeight, tensors: Tensors, bias: NDArray[np.int32]
 def found_constant(node: NodeProto, tensors: Tensors) -> FoundConstant | None:
     """The constant that a DequantizeLinear reads. None if it reads no constant."""
     stored = find_stored(node.output[0], tensors)
-    return None if any(step.op_type == "Transpose" for step in stored.operators) else _constant(stored, tensors)
+    turns = _turns(stored)
+    moved = any(step.op_type == "Transpose" and step not in turns for step in stored.operators)
+    return None if moved else _constant(stored, tensors)
+
+
+def _turns(stored: StoredWeight) -> list[NodeProto]:
+    """The Transposes of the codes themselves, before they get a scale: rows of an embedding table."""
+    steps = [node for node in stored.operators if node.op_type != "Identity"]
+    kept = len(steps)
+    while kept and steps[kept - 1].op_type == "Transpose":
+        kept -= 1
+    return steps[kept:] if kept else []
+
+
+def _perm(node: NodeProto) -> list[int] | None:
+    return next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), None)
 
 
 def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
@@ -102,6 +117,8 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
     if stored.is_float != ("QuantizeLinear" in steps) or stored.scale.data_type != TensorProto.FLOAT:
         return None
     codes = numpy_helper.to_array(stored.codes)
+    for node in reversed(_turns(stored)):
+        codes = np.transpose(codes, _perm(node))
     if stored.signs is not None:
         codes = joined_codes(codes.astype(np.uint8), numpy_helper.to_array(stored.signs).astype(np.uint8))
     block_size, multiples = None, None

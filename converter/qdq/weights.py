@@ -29,7 +29,15 @@ from passes.ir.linear import Linear
 from passes.ir.model import Quantized
 from passes.numerics.grid import Codes
 
-__all__ = ["STORAGES", "Storage", "dequantized_bits", "dequantized_weight", "file_bits", "rescaled_weight"]
+__all__ = [
+    "STORAGES",
+    "Storage",
+    "dequantized_bits",
+    "dequantized_weight",
+    "file_bits",
+    "output_rows",
+    "rescaled_weight",
+]
 
 Storage = Literal["cast", "packed", "int8", "dequantize", "matmulnbits"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)
@@ -48,7 +56,14 @@ def dequantized_bits(bits: int, count: int, storage: Storage, narrowest: int = 2
 
 
 def dequantized_weight(
-    layer: Linear, quantized: Quantized, storage: Storage, names: Names, narrowest: int = 2, reader: int = 0
+    layer: Linear,
+    quantized: Quantized,
+    storage: Storage,
+    names: Names,
+    narrowest: int = 2,
+    reader: int = 0,
+    *,
+    by_output: bool = False,
 ) -> Fragment:
     """The per-channel form from which an integer kernel is fused: codes, [Cast,] DequantizeLinear.
 
@@ -62,6 +77,7 @@ def dequantized_weight(
     Args:
         layer, quantized, storage, names, narrowest: The layer, its codes, and how the file stores them.
         reader: Number of the layer among those that share the weight, where every one needs a tensor of its own.
+        by_output: Whether the file has the codes of each output in a row, see `output_rows`.
     """
     name, grid = layer.weight, quantized.grid
     fragment = Fragment(names)
@@ -71,6 +87,8 @@ def dequantized_weight(
         codes = _multiplied(fragment, layer, quantized, bits, TensorProto.INT8)
     elif packed:
         codes = fragment.codes(f"{name}_int4", layer.stored(quantized.codes), bits)
+    elif by_output:
+        codes = _turned(fragment, layer, output_rows(fragment, layer, quantized))
     else:
         codes = _cast(fragment, name, layer.stored(grid.integers(quantized.codes)), bits, TensorProto.INT8)
     zeros = grid.zero_point.reshape(-1)
@@ -86,6 +104,18 @@ def dequantized_weight(
     inputs, result = [codes, scale, zero_point], f"{name}_dequantized"
     fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, result, axis=layer.channel_axis)
     return fragment
+
+
+def output_rows(fragment: Fragment, layer: Linear, quantized: Quantized) -> str:
+    """The int8 codes of a Gemm or MatMul, one row for each output, unless the file has them. Return their name."""
+    return fragment.shared(f"{layer.weight}_int8", quantized.grid.integers(quantized.codes)[0].astype(np.int8))
+
+
+def _turned(fragment: Fragment, layer: Linear, rows: str) -> str:
+    """Codes with one row for each output, as the layer stores them. onnxruntime transposes them when it loads them."""
+    if layer.channel_axis == 0:
+        return rows
+    return fragment.node("Transpose", f"{layer.weight}_turn", [rows], f"{layer.weight}_columns", perm=[1, 0])
 
 
 def _cast(fragment: Fragment, name: str, codes: Codes, bits: int, to: int) -> str:
@@ -120,9 +150,18 @@ def _multiplied(fragment: Fragment, layer: Linear, quantized: Quantized, bits: i
 
 
 def rescaled_weight(
-    layer: Linear, quantized: Quantized, storage: Storage, names: Names, narrowest: int = 2
+    layer: Linear,
+    quantized: Quantized,
+    storage: Storage,
+    names: Names,
+    narrowest: int = 2,
+    *,
+    by_output: bool = False,
 ) -> Fragment:
-    """The weight-only form: codes as floats, times their scale per channel or per block of inputs."""
+    """The weight-only form: codes as floats, times their scale per channel or per block of inputs.
+
+    With ``by_output``, the file has the codes of each output in a row, see `output_rows`.
+    """
     name, grid = layer.weight, quantized.grid
     fragment, result = Fragment(names), f"{name}_rescaled"
     bits = file_bits(grid.bits, storage, narrowest)
@@ -131,6 +170,9 @@ def rescaled_weight(
         scale, zeros = _per_channel(layer, grid.scale, shape), _per_channel(layer, grid.zero_point, shape)
     if grid.multiples is not None and bits < 8:
         value = _multiplied(fragment, layer, quantized, bits, TensorProto.FLOAT)
+    elif by_output:
+        codes_of_layer = _turned(fragment, layer, output_rows(fragment, layer, quantized))
+        value = fragment.node("Cast", f"{name}_cast", [codes_of_layer], f"{name}_float", to=TensorProto.FLOAT)
     elif grid.per_channel:
         codes = layer.stored(grid.integers(quantized.codes))
         value = _cast(fragment, name, codes, bits, TensorProto.FLOAT)

@@ -8,7 +8,7 @@ passes made them. Only int32 biases are rounded here.
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 import numpy as np
@@ -23,6 +23,14 @@ from converter.qdq.fragment import Fragment, Names
 from converter.qdq.int32_biases import int32_bias, shared_bias
 from converter.qdq.matmul_nbits import matmul_nbits
 from converter.qdq.stored_weights import Tensors
+from converter.qdq.tables import (
+    CodeTable,
+    code_tables,
+    gathered_blocks,
+    gathered_codes,
+    gathered_rows,
+    same_codes,
+)
 from converter.qdq.weights import Storage, dequantized_bits, dequantized_weight, file_bits, rescaled_weight
 from passes.errors import TargetError
 from passes.ir.bodies import enclose
@@ -51,9 +59,11 @@ def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
         TargetError: The integer kernels cannot read a layer's grid, or a bias does not fit 32 bits.
     """
     layers = model.layers()
+    tables = _code_tables(model, storage)
     replaced = {layers[name].weight for name in model.quantized}
+    replaced |= {node.inputs[0].name for node in model.graph.nodes if node.name in tables}
     proto = float_model(model.graph, exposed=True, without=replaced)
-    _Writer(model, storage, Names(proto.graph)).run(proto.graph)
+    _Writer(model, storage, Names(proto.graph), tables).run(proto.graph)
     fill_weights(proto.graph, model.graph, replaced)  # those that another node reads
     enclose(proto.graph)
     two_bits = {TensorProto.INT2, TensorProto.UINT2}
@@ -93,17 +103,26 @@ def _is_matmul_nbits(model: Model, layer: Linear) -> bool:
     return layer.op in {"Gemm", "MatMul"} and not runs_on_integers(model, layer)
 
 
+def _code_tables(model: Model, storage: Storage) -> dict[str, CodeTable]:
+    layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
+    bits = {name: bits_in_file(model, layer, storage) for name, layer in layers.items()}
+    packed = {name for name, layer in layers.items() if storage == "matmulnbits" and _is_matmul_nbits(model, layer)}
+    return code_tables(model, bits, frozenset(packed))
+
+
 class _Writer:
     """Rewrites one GraphProto in place."""
 
-    def __init__(self, model: Model, storage: Storage, names: Names) -> None:
+    def __init__(self, model: Model, storage: Storage, names: Names, tables: Mapping[str, CodeTable]) -> None:
         self.model = model
+        self.tables = tables
         self.storage = storage
         self.names = names
         self.layers = model.layers()
         self.activations = Activations(model, names)
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
+        self.gathered: list[TensorProto] = []
         self.weights: dict[tuple[str, ...], str] = {}  # weight and form -> its floats, which all its layers read
         self.ties = tied_layers(layer for layer in self.layers.values() if layer.name in model.quantized)
         self.bias_readers = Counter(layer.bias for layer in self.layers.values())
@@ -112,6 +131,7 @@ class _Writer:
 
     def run(self, graph: onnx.GraphProto) -> None:
         outputs = {value.name for value in graph.output}
+        self.gathered = gathered_codes(graph)
         clamps, absorbed = absorbed_clamps(self.model, graph, outputs)
         rescaled = free_products(self.model)
         scalars = scalar_constants(graph) if self.model.rules.scalars else {}
@@ -189,7 +209,10 @@ class _Writer:
             reads[0] = self.add(self.activations.by_channel(layer))
         if layer is None or quantized is None:
             node.input[:] = reads
-            self.nodes.append(node)
+            if node.name in self.tables:
+                self.gather(node, self.tables[node.name])
+            else:
+                self.nodes.append(node)
             return
         node.input[0] = reads[0]
         if runs_on_integers(self.model, layer):
@@ -203,15 +226,24 @@ class _Writer:
             node.input[1] = self.weight(form, layer, quantized)
             self.nodes.append(node)
 
+    def gather(self, node: NodeProto, table: CodeTable) -> None:
+        """Append the nodes that read rows of a table from the codes of a layer."""
+        packed = self.storage == "matmulnbits" and _is_matmul_nbits(self.model, table.layer)
+        self.add((gathered_blocks if packed else gathered_rows)(table, node, self.names))
+
     def weight(self, form: Callable[..., Fragment], layer: Linear, quantized: Quantized) -> str:
         """Add a weight in a storage form, unless a layer that shares it has added it. Return its floats."""
         key: tuple[str, ...] = layer.weight, form.__name__
-        reader = {}
+        options: dict[str, int] = {}
         if form is dequantized_weight and layer.name in self.ties and np.abs(quantized.codes).max() > _SAFE_CODE:
-            key, reader = (*key, layer.name), {"reader": self.ties[layer.name].index(layer.name)}
+            key, options = (*key, layer.name), {"reader": self.ties[layer.name].index(layer.name)}
         if key not in self.weights:
+            if codes := same_codes(self.gathered, layer, quantized):
+                self.names.shared[f"{layer.weight}_int8"] = codes
+            if codes or layer.weight in {table.layer.weight for table in self.tables.values()}:
+                options["by_output"] = True
             self.weights[key] = self.add(
-                form(layer, quantized, self.storage, self.names, self.model.rules.narrowest, **reader)
+                form(layer, quantized, self.storage, self.names, self.model.rules.narrowest, **options)
             )
         return self.weights[key]
 

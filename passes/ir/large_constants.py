@@ -12,7 +12,18 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-__all__ = ["LARGE", "ComputedValues", "LargeConstant", "Values", "assign", "is_large", "loaded", "proto_without_data"]
+__all__ = [
+    "LARGE",
+    "ComputedValues",
+    "LargeConstant",
+    "TransposedValues",
+    "Values",
+    "assign",
+    "copied",
+    "is_large",
+    "loaded",
+    "proto_without_data",
+]
 
 LARGE = 1 << 20
 """Bytes from which on a constant is large."""
@@ -39,6 +50,18 @@ class ComputedValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no t
     def tensor(self) -> onnx.TensorProto:
         """The values as graphsurgeon exports them."""
         return onnx.numpy_helper.from_array(self.compute())
+
+
+class TransposedValues(ComputedValues):
+    """Values of a matrix that are those of another one, transposed.
+
+    Args:
+        source: Values of the other matrix.
+    """
+
+    def __init__(self, source: LazyValues) -> None:
+        self.source = source
+        super().__init__(lambda: np.ascontiguousarray(source.load().T), tuple(source.shape[::-1]), source.dtype)
 
 
 Values: TypeAlias = NDArray[Any] | LazyValues
@@ -70,6 +93,13 @@ def assign(constant: gs.Constant, values: Values) -> None:
     if isinstance(values, LazyValues):
         constant.__class__ = LargeConstant
     constant.values = values
+
+
+def copied(constant: gs.Constant, name: str) -> gs.Constant:
+    """Return a constant of another name with the same values. Values that are loaded when they are read stay so."""
+    if isinstance(constant, LargeConstant):
+        return LargeConstant(name, constant._values, export_dtype=constant.export_dtype)
+    return gs.Constant(name, np.array(constant.values))
 
 
 def loaded(values: Values) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from passes.ir.linear import Linear, linear_layers
 from passes.ir.onnx_graph import choices_with_layers
 from passes.ir.rules import Rules
 from passes.ir.surgery import fresh_name, tensor_names
+from passes.ir.tables import Table, find_tables
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid
 
 __all__ = ["UNREACHED", "FloatWeight", "Model", "Quantized"]
@@ -101,6 +102,18 @@ class Model:
         """Return whether the layer runs on the target's integer kernel once its weight is quantized."""
         kernel = self.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
         return kernel and layer.input in self.activation_qparams and layer.name not in self.float_activations
+
+    def tables(self) -> dict[str, Table]:
+        """Return the embedding tables that layers also read as their weight, by the name of the layer.
+
+        Their values are compared with the float weights, so a pass that changes a weight has parted the two.
+        """
+        if not self.rules.gathers_codes:
+            return {}
+        layers = self.layers_to_quantize()
+        nodes = {node.name: node for node in self.graph.nodes}
+        kept = {name: self.float_weights[name].stored for name in layers if name in self.float_weights}
+        return find_tables(self.graph, layers, {name: kept.get(name, nodes[name].inputs[1]._values) for name in layers})
 
     def node(self, name: str) -> gs.Node:
         """Return the node of a name.

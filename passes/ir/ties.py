@@ -1,6 +1,6 @@
 """Layers that read one weight as the same matrix. They have one grid and one set of codes, stored once."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 
 import onnx_graphsurgeon as gs
 
@@ -23,17 +23,25 @@ def tied_layers(layers: Iterable[Linear]) -> dict[str, tuple[str, ...]]:
 
 
 def agreed(
-    bits: Mapping[str, int], named: Mapping[str, int], layers: Mapping[str, Linear], graph: gs.Graph
+    bits: Mapping[str, int],
+    named: Mapping[str, int],
+    layers: Mapping[str, Linear],
+    graph: gs.Graph,
+    tables: Collection[str] = (),
 ) -> dict[str, int]:
-    """Return the bits of every layer: the same for layers that share a weight, and 8 for those before a logarithm.
+    """Return the bits of every layer: the same for layers that share a weight, and 8 where fewer are not enough.
+
+    These are layers before a logarithm, and those whose weight is an embedding table as well: everything behind it
+    would have the error of its codes.
 
     Args:
         bits: Bits of every layer.
         named: Bits of the layers that a recipe names. They replace the others, also in layers that share their weight.
         layers: The layers.
         graph: Their graph.
+        tables: Names of the layers whose weight is an embedding table as well.
     """
-    result = {**bits, **dict.fromkeys(layers_before_logarithms(graph, layers), 8), **named}
+    result = {**bits, **dict.fromkeys([*layers_before_logarithms(graph, layers), *tables], 8), **named}
     for names in set(tied_layers(layers.values()).values()):
         deciding = [name for name in names if name in named] or names
         result |= dict.fromkeys(names, max(result[name] for name in deciding))

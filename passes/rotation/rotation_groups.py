@@ -77,7 +77,7 @@ def rotation_groups(model: Model) -> RotationGroups:
         raise QuantizationError(
             "channels cannot be rotated after activation grids are set; put the pass before activation_ranges"
         )
-    layers = model.layers()
+    layers, tables = model.layers(), model.tables()
     tied: dict[str, _Tied] = {}
 
     def of(tensor: gs.Tensor) -> _Tied:
@@ -89,6 +89,8 @@ def rotation_groups(model: Model) -> RotationGroups:
         if node.name in layers:
             layer = layers[str(node.name)]
             why = _why_fixed(model, node, layer)
+            if layer.name in tables:
+                why = why or f"{layer.name} shares its weight with {', '.join(tables[layer.name].readers)}"
             source, target = of(node.inputs[0]), of(node.outputs[0])
             source.consumers.append(layer)
             target.producers.append(layer)

@@ -16,7 +16,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from passes.ir.large_constants import LargeConstant, TransposedValues, Values, assign
 from passes.ir.linear import LINEAR_OPS
 from passes.ir.surgery import graph_output_names, is_default_domain, remove_node, replace_input, sole_consumer
 
@@ -92,10 +94,11 @@ def fold_constants(graph: gs.Graph) -> list[str]:
     return [f"folded nodes that read constants only: {listed}"] if counts else []
 
 
-def _become_constant(graph: gs.Graph, node: gs.Node, values: Array) -> gs.Constant:
+def _become_constant(graph: gs.Graph, node: gs.Node, values: Values) -> gs.Constant:
     """Replace `node` with an initializer that has the name of its output."""
     output = node.outputs[0]
     constant = gs.Constant(output.name, values)
+    assign(constant, values)
     for consumer in list(output.outputs):
         replace_input(consumer, output, constant)
     remove_node(graph, node)
@@ -126,12 +129,23 @@ def _weight_nodes(graph: gs.Graph) -> set[int]:
     return found
 
 
-def _value(graph: gs.Graph, node: gs.Node, *, weight: bool) -> Array | None:
+def _value(graph: gs.Graph, node: gs.Node, *, weight: bool) -> Values | None:
+    if weight and _turns_table(node):
+        return TransposedValues(node.inputs[0]._values)
     if node.op == "Shape":
         return _static_shape(node)
     if node.op == "CastLike":
         return _cast_like(node)
     return _evaluate(graph, node, weight=weight)
+
+
+def _turns_table(node: gs.Node) -> bool:
+    """Whether a node transposes a large table whose rows other nodes read. A layer may then share its codes."""
+    source = node.inputs[0]
+    if node.op != "Transpose" or not isinstance(source, LargeConstant) or len(source.shape) != 2:
+        return False
+    whole = list(node.attrs.get("perm", [1, 0])) == [1, 0]
+    return whole and isinstance(source._values, LazyValues) and any(reader.op == "Gather" for reader in source.outputs)
 
 
 def _cast_like(node: gs.Node) -> Array | None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Hashable
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.ir.large_constants import copied
 from passes.ir.linear import LINEAR_OPS, find_linear, linear_layers, why_not_linear
 from passes.ir.surgery import fresh_name, share_biases, sole_consumer, tensor_names
 from passes.ir.ties import tied_layers
@@ -40,7 +40,7 @@ def unshare_constants(graph: gs.Graph) -> list[str]:
             key = id(tensor), view
             if view is None or key not in copies:
                 name = fresh_name(f"{node.name}.{_ROLES[index]}", taken)
-                copies[key] = gs.Constant(name, np.array(tensor.values))
+                copies[key] = copied(tensor, name)
             node.inputs[index] = copies[key]
             notes.append(f"{node.name}: shared {_ROLES[index]} {tensor.name} copied to {copies[key].name}")
     return notes

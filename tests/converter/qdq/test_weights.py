@@ -199,6 +199,9 @@ def test_more_than_four_bits_take_eight(bits: int) -> None:
     assert_is_float_graph(model, emit(model, "cast"), "conv2d")
 
 
+_ROUNDED = 2e-2  # relative to max|y|: activations are rounded to int8 in blocks
+
+
 @pytest.mark.parametrize("name", MATRICES)  # 24 and 21 inputs: the last block is ragged
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("bits", [3, 4, 8])
@@ -210,11 +213,12 @@ def test_matmul_nbits(name: str, symmetric: bool, bits: int, block_size: int) ->
     attributes = {entry.name: entry.i for entry in node.attribute}
     k = LAYERS[name].x[-1]
     assert (node.op_type, node.domain, node.name) == ("MatMulNBits", "com.microsoft", "layer")
-    assert attributes == {"K": k, "N": 10, "bits": 8 if bits == 8 else 4, "block_size": block_size}
+    accuracy = {"accuracy_level": 4} if bits == 8 else {}  # with floats, its kernel dequantizes all in every run
+    assert attributes == {"K": k, "N": 10, "bits": 8 if bits == 8 else 4, "block_size": block_size} | accuracy
     assert {entry.domain: entry.version for entry in proto.opset_import} == {"": 21, "com.microsoft": 1}
     x = LAYERS[name].images()
     actual, expected = run(proto, x)[0], run(float_model(model.graph), x)[0]
-    assert relative_error(actual, expected) <= 1e-6
+    assert relative_error(actual, expected) <= (_ROUNDED if bits == 8 else 1e-6)
     if bits < 8:
         assert relative_error(actual, run(single(name), x)[0]) > 1e-3, "nothing was quantized"
 
@@ -239,8 +243,8 @@ def test_matmul_nbits_with_an_odd_number_of_blocks_and_a_wide_one(symmetric: boo
 def test_matmul_nbits_stores_four_bits_in_half_bytes() -> None:
     tensors = initializers(emit(quantized("gemm", Rtn(bits=4, block_size=16, symmetric=False)), "matmulnbits"))
     assert {name: list(tensor.dims) for name, tensor in tensors.items() if name != "b"} == {
-        "w_int4": [10, 2, 8],
-        "w_scale": [10, 2],
+        "w_int4_blocks": [10, 2, 8],
+        "w_block_scale": [10, 2],
         "w_zero_point": [10, 1],
     }
 
@@ -278,7 +282,8 @@ def test_onnxruntime_runs_every_block_size_and_channels_of_any_width(
     model = quantize(wide_gemm(600), Rtn(bits=bits, block_size=block_size, symmetric=symmetric), x)
     proto = emit(model, "matmulnbits")
     assert [node.op_type for node in proto.graph.node] == ["MatMulNBits"]
-    assert relative_error(run(proto, x)[0], run(float_model(model.graph), x)[0]) <= 2e-6
+    limit = _ROUNDED if bits == 8 else 2e-6
+    assert relative_error(run(proto, x)[0], run(float_model(model.graph), x)[0]) <= limit
 
 
 def test_matmul_nbits_leaves_convolutions_to_the_rescale_form() -> None:

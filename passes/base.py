@@ -315,8 +315,7 @@ class LayerPass(Pass):
     def bits_of(self, layers: Mapping[str, Linear], graph: gs.Graph, tables: Collection[str] = ()) -> dict[str, int]:
         """Return the weight bits of every layer.
 
-        ``layers`` are the layers of ``graph`` to be quantized, and ``tables`` those whose weight is an embedding table
-        as well. See `passes.ir.ties.agreed`.
+        ``layers`` of ``graph`` will be quantized, ``tables`` are among them. See `passes.ir.ties.agreed`.
 
         Raises:
             UnknownLayerError: A selector of `layer_bits` matches no layer.

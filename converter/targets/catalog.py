@@ -73,16 +73,15 @@ _CPU = Rules(
     on_demand=True,
     scalars=True,
     reads_by_channel=True,
-    gathers_codes=True,
     weight_types=_EITHER,
     channel_axes=_AXES,
 )
-_CPU_TIMES = dataclasses.replace(_CPU, times=KernelTimes(), channels_last=True)
+_CPU_TIMES = dataclasses.replace(_CPU, times=KernelTimes(), channels_last=True, gathers_codes=True)
 
 
 def _sources(*groups: tuple[str, Iterable[str]], **facts: str) -> Mapping[str, str]:
     """Sources by fact: first the sources that several facts share, then the others."""
-    shared = {fact: source for source, names in groups for fact in names}
+    shared = {"gathers_codes": OURS} | {fact: source for source, names in groups for fact in names}
     return MappingProxyType(shared | facts)
 
 
@@ -96,7 +95,7 @@ _CPU_TARGET = Target(
     variants=PROCESSORS,
     sources=_sources(
         (CPU_KERNELS, ("linear", "compute", "moving", "fused_adds")),
-        (INSPECTED, ("float_outputs", "on_demand", "scalars", "gathers_codes")),
+        (INSPECTED, ("float_outputs", "on_demand", "scalars")),
         (CONFORMANCE, ("conv_dims", "no_float", "static_shapes")),
         (OURS, ("symmetric", "weight_zero_points", "whole")),
         absorbable=f"{INSPECTED}; a Relu is dropped where the zero point is the smallest code",
@@ -139,7 +138,7 @@ _ALL = (
             (CONFORMANCE, ("weight_types", "float_outputs", "fused_adds")),
             (MEASURED, ("signed", "int4", "bias", "absorbable")),
             (OURS, ("symmetric", "weight_zero_points", "whole", "matmulnbits")),
-            (f"{OURS}; the same files as for the CPU", ("on_demand", "scalars", "reads_by_channel", "gathers_codes")),
+            (f"{OURS}; the same files as for the CPU", ("on_demand", "scalars", "reads_by_channel")),
             narrowest=f"{VERIFIED} of a file of 2-bit weights",
             weight_only=FOLDED,
             opset=f"{CONFORMANCE}, up to 25",
@@ -160,7 +159,6 @@ _ALL = (
             on_demand=False,
             scalars=False,
             reads_by_channel=False,
-            gathers_codes=False,
             no_float=frozenset({"Conv 3-D", "ConvTranspose 3-D", "Gelu", "Resize nearest"}),
             weight_types=frozenset({"int8"}),
             channel_axes=_AXES_TRANSPOSED,
@@ -173,18 +171,7 @@ _ALL = (
             (UNTIMED, ("channels_last", "times")),
             (CONFORMANCE, ("linear", "compute", "moving", "conv_dims", "weight_types", "channel_axes")),
             (MEASURED, ("int4", "bias", "absorbable")),
-            (
-                OURS,
-                (
-                    "symmetric",
-                    "weight_zero_points",
-                    "fused_adds",
-                    "on_demand",
-                    "scalars",
-                    "reads_by_channel",
-                    "gathers_codes",
-                ),
-            ),
+            (OURS, ("symmetric", "weight_zero_points", "fused_adds", "on_demand", "scalars", "reads_by_channel")),
             (QNN, ("signed", "matmulnbits")),
             narrowest=f"{VERIFIED} of a file of 2-bit weights",
             weight_only=FOLDED,
@@ -226,7 +213,7 @@ _ALL = (
             (TENSORRT_OPERATORS, ("matmulnbits", "static_shapes")),
             (TENSORRT_TYPES, ("signed", "symmetric", "weight_zero_points", "weight_types")),
             (TENSORRT_QDQ, ("fused_adds", "float_outputs", "absorbable", "weight_only", "channel_axes")),
-            (OURS, ("on_demand", "scalars", "reads_by_channel", "gathers_codes", "whole")),
+            (OURS, ("on_demand", "scalars", "reads_by_channel", "whole")),
             bias=f"{TENSORRT_OPERATORS}: DequantizeLinear reads INT8, INT4 and FP8, not INT32",
             narrowest=f"{TENSORRT_TYPES}: INT4 is weight-only",
             int4=f"{TENSORRT_TYPES}: INT4 is weight-only; codes of layers on integers are stored as INT8",
@@ -259,16 +246,7 @@ _ALL = (
             ),
             (
                 "no layer runs on integers",
-                (
-                    "on_demand",
-                    "scalars",
-                    "reads_by_channel",
-                    "gathers_codes",
-                    "bias",
-                    "conv_dims",
-                    "weight_types",
-                    "channel_axes",
-                ),
+                ("on_demand", "scalars", "reads_by_channel", "bias", "conv_dims", "weight_types", "channel_axes"),
             ),
             (f"{DOCS}execution-providers/CUDA-ExecutionProvider.html", ("no_float", "static_shapes")),
             (FOLDED, ("weight_only", "int4")),
@@ -285,7 +263,7 @@ _ALL = (
     Target(
         "web",
         "onnxruntime-web on WebAssembly: takes what the CPU takes",
-        dataclasses.replace(_CPU, gathers_codes=False, weight_types=frozenset({"int8"})),
+        dataclasses.replace(_CPU, weight_types=frozenset({"int8"})),
         runtime="onnxruntime-web 1.30",
         matmulnbits=True,
         provider="web",
@@ -296,7 +274,6 @@ _ALL = (
             (MEASURED, ("signed", "int4", "bias", "absorbable")),
             (OURS, ("symmetric", "weight_zero_points", "whole")),
             (f"{OURS}; the same files as for the CPU", ("on_demand", "scalars", "reads_by_channel")),
-            (f"{OURS}; 8-bit MatMulNBits was not measured there", ("gathers_codes",)),
             narrowest=f"{VERIFIED} of a file of 2-bit weights",
             weight_only=FOLDED,
             opset=COMPATIBILITY,
@@ -337,8 +314,7 @@ _ALL = (
                 f"{NNAPI}helper.cc: HasValidBinaryOpQuantizedInputTypes",
                 ("signed", "weight_types", "narrowest", "symmetric"),
             ),
-            (OURS, ("fused_adds", "on_demand", "scalars", "reads_by_channel", "gathers_codes")),
-            (OURS, ("weight_zero_points", "whole")),
+            (OURS, ("fused_adds", "on_demand", "scalars", "reads_by_channel", "weight_zero_points", "whole")),
             absorbable="ours: the quantizer behind a clamp saturates as it does",
             static_shapes=f"{NNAPI}impl/base_op_builder.cc: HasSupportedInputOutputs",
             conv_dims=f"{NNAPI}impl/conv_op_builder.cc",
@@ -369,7 +345,7 @@ _ALL = (
             (CPU_KERNELS, ("linear", "compute", "moving", "fused_adds")),
             (CONFORMANCE, ("conv_dims", "no_float", "static_shapes", "float_outputs", "absorbable", "bias")),
             (OURS, ("symmetric", "weight_zero_points", "whole", "matmulnbits")),
-            (f"{OURS}; the same layers as for the CPU", ("on_demand", "scalars", "reads_by_channel", "gathers_codes")),
+            (f"{OURS}; the same layers as for the CPU", ("on_demand", "scalars", "reads_by_channel")),
             signed=SIGNED,
             weight_types=f"{QUANTIZATION}: U8U8, U8S8 and S8S8",
             channel_axes=LINEAR_AXES,

@@ -7,6 +7,9 @@ equation 14):
     behind the layer      a (W x + b) + c = (a W) x + (a b + c)             a scales output channels
     before the layer      W (a x + c) + b = (W a) x + (b + sum_i W_i c_i)   a scales input channels
 
+Layers that share a weight keep sharing it where the same scale follows all of them. If the scales differ, a large
+weight is not copied for each: the BatchNormalization stays.
+
 At a padded border the second holds only if c = 0, because the zeros of the padding are not shifted. The same is true at
 the borders of a transposed convolution, where fewer taps contribute. All sums are in float64 and are rounded to float32
 once.
@@ -36,6 +39,7 @@ __all__ = ["FoldBatchnorm", "FoldResult", "affine", "fold_batchnorm"]
 
 Floats = NDArray[np.float64]
 
+_LARGE = 1 << 18  # bytes of a shared weight; copies of smaller ones cost less than a BatchNormalization of its own
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _LAYERS = (*_CONVOLUTIONS, "Gemm")
 
@@ -61,6 +65,7 @@ def fold_batchnorm(graph: gs.Graph) -> FoldResult:
     """
     result = FoldResult()
     norms: dict[str, list[str]] = {}
+    same: dict[tuple[int, bytes], gs.Constant] = {}  # by the weight before, and the scale: the weight after
     for norm in [node for node in graph.nodes if node.op == "BatchNormalization" and is_default_domain(node)]:
         name = norm.name
         coefficients = affine(norm)
@@ -68,10 +73,13 @@ def fold_batchnorm(graph: gs.Graph) -> FoldResult:
             result.kept[name] = coefficients
             continue
         scale, shift = coefficients
-        behind = _why_not_into_previous(graph, norm)
+        behind = _why_not_into_previous(graph, norm) or _why_not_copied(graph, norm.inputs[0].inputs[0], scale)
         if behind is None:
             layer = norm.inputs[0].inputs[0]
+            weight = layer.inputs[1]
+            key = id(weight), scale.tobytes()
             _fold_into_previous(graph, layer, norm, scale, shift)
+            layer.inputs[1] = same.setdefault(key, layer.inputs[1])
         elif (before := _why_not_into_next(graph, norm, len(scale), shift)) is None:
             layer = norm.outputs[0].outputs[0]
             _fold_into_next(graph, layer, norm, scale, shift)
@@ -149,7 +157,7 @@ def _why_not_into_next(graph: gs.Graph, norm: gs.Node, channels: int, shift: Flo
         return f"no linear layer behind it ({layer.op} {layer.name} reads it)"
     if layer.inputs[0] is not output or layer.attrs.get("transA", 0):
         return f"{layer.name} does not multiply its channels by a weight"
-    if reason := _why_weights_cannot_change(layer):
+    if reason := _why_weights_cannot_change(layer) or _why_not_copied(graph, layer):
         return reason
     if _inputs(layer) != channels:
         return f"{layer.name} does not multiply its {channels} channels one by one"
@@ -194,6 +202,30 @@ def _is_padded(layer: gs.Node) -> bool:
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def _why_not_copied(graph: gs.Graph, layer: gs.Node, scale: Floats | None = None) -> str | None:
+    """Return why a layer cannot get a weight of its own: it shares a large one, so the file would have it twice.
+
+    Args:
+        graph: The graph.
+        layer: The layer.
+        scale: What its outputs are multiplied by. If those of all layers with this weight are, they get one copy.
+    """
+    weight = layer.inputs[1]
+    others = [node for node in weight.outputs if node is not layer]
+    if not others or weight._values.nbytes < _LARGE:
+        return None
+    if scale is not None and all(np.array_equal(scale, _scale_behind(graph, node)) for node in others):
+        return None
+    return f"{layer.name} shares {weight.name} with {others[0].name}, and would need a copy"
+
+
+def _scale_behind(graph: gs.Graph, layer: gs.Node) -> Floats:
+    """Return the scale of the BatchNormalization behind a layer. It is empty if there is none."""
+    norm = sole_consumer(graph, layer.outputs[0])
+    coefficients = affine(norm) if norm is not None and norm.op == "BatchNormalization" else ""
+    return np.zeros(0) if isinstance(coefficients, str) else coefficients[0]
 
 
 def _why_weights_cannot_change(layer: gs.Node) -> str | None:

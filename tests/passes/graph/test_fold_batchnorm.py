@@ -258,6 +258,34 @@ def test_shared_weights_and_norm_parameters_change_for_one_layer_only() -> None:
     assert_same_outputs(model, graph, array(2, 3, 8, 8, seed=2))
 
 
+@pytest.mark.parametrize("equal", [True, False], ids=["equal", "different"])
+@pytest.mark.parametrize("channels", [4, 128])
+def test_norms_behind_layers_that_share_a_weight(channels: int, equal: bool) -> None:
+    """Equal ones leave one weight. Different ones leave it too if it is large, and are not folded then."""
+    weight = array(channels, 3, 14, 14)  # 128 channels: 301 kB
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], name="left", pads=[7] * 4),
+        norm_node("a", "b", "bn0"),
+        node("Neg", ["x"], ["n"], name="neg"),
+        node("Conv", ["n", "w"], ["c"], name="right", pads=[7] * 4),
+        norm_node("c", "d", "bn0" if equal else "bn1"),
+        node("Add", ["b", "d"], ["y"], name="add"),
+    ]
+    nodes[4].name = "second"
+    other = norm(channels, "bn1") | {"bn1.scale": array(channels)}
+    norms = norm(channels, "bn0") | ({} if equal else other)
+    model = build(nodes, {"w": weight, **norms}, (2, 3, 8, 8))
+    graph = gs.import_onnx(model)
+    result = fold_batchnorm(graph)
+    assert_same_outputs(model, graph, array(2, 3, 8, 8, seed=2))
+    weights = [each.inputs[1] for each in graph.nodes if each.op == "Conv"]
+    large = channels == 128
+    assert (weights[0] is weights[1]) == (equal or large)
+    assert (ops(graph).count("BatchNormalization") == 2) == (large and not equal)
+    if large and not equal:
+        assert "left shares w with right, and would need a copy" in result.kept["bn0"]
+
+
 def test_a_copy_of_the_graph_keeps_its_weights() -> None:
     model = build([conv("x", "h"), norm_node("h", "y")], {**WEIGHT, **norm(4)}, (2, 3, 8, 8))
     graph = gs.import_onnx(model)

@@ -289,7 +289,7 @@ def test_a_recipe_without_data_is_refused(name: str) -> None:
         ({"target": "toaster"}, TargetError, "no target is named 'toaster'; there are: cpu"),
         ({"calibration": images(4, 3, 9, 9)}, DataError, "takes|model"),
         ({"calibration": images(4, 3, 12, 12) * np.float32(np.nan)}, DataError, "holds NaN or Inf"),
-        ({"calibration": np.zeros((0, 3, 12, 12), np.float32)}, DataError, "images"),
+        ({"calibration": np.zeros((0, 3, 12, 12), np.float32)}, DataError, "samples"),
     ],
 )
 def test_refusals(arguments: dict[str, Any], kind: type[ConvertError], message: str) -> None:

@@ -106,9 +106,9 @@ def _error(exact: Model, model: Model, judge: Dataset) -> float:
         model: The model with ranges. It gets 8-bit codes.
         judge: Samples to run.
     """
-    reference = Runner(float_model(exact.graph), "the float model")  # first, as no codes take memory yet
+    reference = Runner(float_model(exact.graph), "the float model", keep=False)  # first: no codes take memory yet
     solve_layers(model, Rtn(bits=8, scale="absmax"), None, no_progress)
-    quantized = Runner(emit(model, "int8"), "the model with ranges", outputs=reference.outputs)
+    quantized = Runner(emit(model, "int8"), "the model with ranges", outputs=reference.outputs, keep=False)
     model.quantized.clear()
     names = reference.outputs
     noise, signal = np.zeros(len(names)), np.zeros(len(names))

@@ -62,6 +62,7 @@ def calibrate(
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
     session = open_session(proto) if outputs else None
+    del proto  # the session has its own copy of the weights
 
     def run(batch: Batch) -> dict[str, NDArray[Any]]:
         produced = session.run(outputs, batch.feeds) if session else []

@@ -28,6 +28,7 @@ class Runner:
         outputs: Outputs to compute. The default is the model's own outputs.
         threads: Threads for each operator. The default is all that the process may use.
         optimize, exact, arena: See `converter.runtime.session.open_session`.
+        keep: Whether to keep the model, of which the session has its own copy. `unoptimized` and `batch_size` need it.
 
     Raises:
         ModelError: There is no such file, or onnxruntime cannot load it. The message names the model.
@@ -43,10 +44,11 @@ class Runner:
         optimize: bool = True,
         exact: bool = False,
         arena: bool = True,
+        keep: bool = True,
     ) -> None:
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{name}: no such model file; check the path")
-        self.name, self._model = name, model
+        self.name, self._kept = name, model if keep else None
         try:
             self._session = open_session(model, threads=threads, optimize=optimize, exact=exact, arena=arena)
             self.specs = input_specs(self._session)
@@ -101,7 +103,11 @@ class Runner:
 
     def unoptimized(self) -> "Runner":
         """Return the same model without onnxruntime's optimizations."""
-        return Runner(self._model, self.name, outputs=self.outputs, optimize=False)
+        return Runner(self._model(), self.name, outputs=self.outputs, optimize=False)
+
+    def _model(self) -> Path | onnx.ModelProto:
+        assert self._kept is not None  # `keep` was given
+        return self._kept
 
     def joined(self) -> frozenset[str]:
         """Return the outputs that may have parts of different kinds. See `converter.runtime.output_parts`."""
@@ -123,7 +129,7 @@ class Runner:
         if self.batch is not None and not sample.whole:
             feeds = {name: np.repeat(rows[:1], self.batch, 0) for name, rows in feeds.items()}
         try:
-            return run_bytes(self._model, feeds) // (self.batch or 1)
+            return run_bytes(self._model(), feeds) // (self.batch or 1)
         except ModelError as error:
             raise ModelError(f"{self.name}: {error}") from error
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from converter.pipeline.branch_constants import share_branch_constants
 from converter.pipeline.emit_fused import emit_fused
 from converter.pipeline.prepare import Prepared
 from converter.pipeline.result import LayerReport, layer_reports, stamp, versions
@@ -57,6 +58,7 @@ def write_file(
     with job.footprint.step("emit"):
         quantized = emit(work, storage) if job.recipe.keeps else emit_fused(work, storage, job.target)
         layers = layer_reports(work, reports, storage, branches)
+    share_branch_constants(quantized.graph)
     require_kernels(quantized, job.target)
     fix_batch(quantized, job.target)
     keep_descriptions(quantized, job.source)

@@ -14,6 +14,7 @@ from passes.ir.fresh_name import fresh_name
 __all__ = [
     "CAPTURED",
     "bodies",
+    "capture",
     "captured",
     "enclose",
     "expose",
@@ -99,6 +100,20 @@ def _rename(body: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
     names |= {name: fresh_name(name, taken) for name in sorted(own & set(names.values()))}
     if names:
         _apply(body, names)
+
+
+def capture(body: onnx.GraphProto, name: str, outside: str) -> None:
+    """Let a body read a constant of its own from outside.
+
+    Args:
+        body: The body. It is changed in place.
+        name: The constant, which is removed.
+        outside: Name of an equal constant around it. The body has no tensor of this name.
+    """
+    kept = [tensor for tensor in body.initializer if tensor.name != name]
+    del body.initializer[:]
+    body.initializer.extend(kept)
+    _apply(body, {name: outside})
 
 
 def make_way(body: onnx.GraphProto, taken: Set[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import converter
+from converter.pipeline.branch_constants import share_branch_constants
 from converter.pipeline.prepare import prepare
 from passes.errors import ModelError, UsageError
 from passes.ir.bodies import bodies, names_inside
@@ -218,3 +219,39 @@ def test_a_written_file_is_read_again(outside: bool) -> None:
     for rate in (8, 16):
         feeds = TEST | {"rate": np.array(rate)}
         np.testing.assert_array_equal(run(kept, feeds)[0], run(written, feeds)[0])
+
+
+@pytest.mark.parametrize("storage_bits", [4, 8])
+def test_a_weight_that_several_branches_read_is_stored_once(storage_bits: int) -> None:
+    """Rounding to the nearest gives each of them the same codes. They run on integers there too."""
+    model = network(outside=False)
+    (choice,) = [each for each in model.graph.node if each.op_type == "If"]
+    for graph in bodies(choice):
+        del graph.node[0]  # its own weight
+        graph.node[0].input[1] = "shared"
+    model.graph.initializer.append(numpy_helper.from_array(array(8, 8, 3, 3) / 8, "shared"))
+    recipe = converter.find_recipe("int8").with_solver(bits=storage_bits)
+    result = converter.convert(model, BOTH, recipe=recipe)
+    (choice,) = [each for each in result.model.graph.node if each.op_type == "If"]
+    inside = [tensor for graph in bodies(choice) for tensor in graph.initializer if list(tensor.dims) == [8, 8, 3, 3]]
+    (outside,) = [tensor for tensor in result.model.graph.initializer if list(tensor.dims) == [8, 8, 3, 3]]
+    assert not inside
+    assert all(outside.name in names_inside([graph]) for graph in bodies(choice))
+    for rate in (8, 16):
+        assert agreement(model, result.model, rate) > (24 if storage_bits == 8 else 12)  # two layers in a row
+    assert all(layer.fused for layer in converter.inspect(result.model).layers)
+
+
+def test_what_branches_return_and_small_constants_stay() -> None:
+    graphs = []
+    for name in ("then", "else"):
+        table = numpy_helper.from_array(np.zeros((8, 16), np.float32), f"{name}_y")
+        graphs.append(
+            helper.make_graph([], name, [], [helper.make_tensor_value_info(f"{name}_y", FLOAT, [8, 16])], [table])
+        )
+        graphs[-1].initializer.append(numpy_helper.from_array(np.zeros(4, np.float32), f"{name}_small"))
+    choice = node("If", ["yes"], ["y"], then_branch=graphs[0], else_branch=graphs[1])
+    graph = helper.make_graph([choice], "all", [helper.make_tensor_value_info("yes", TensorProto.BOOL, [])], [])
+    before = onnx.GraphProto.FromString(graph.SerializeToString())
+    share_branch_constants(graph)
+    assert graph == before

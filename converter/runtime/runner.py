@@ -28,7 +28,8 @@ class Runner:
         outputs: Outputs to compute. The default is the model's own outputs.
         threads: Threads for each operator. The default is all that the process may use.
         optimize, exact, arena: See `converter.runtime.session.open_session`.
-        keep: Whether to keep the model, of which the session has its own copy. `unoptimized` and `batch_size` need it.
+        keep: Whether to keep the model, of which the session has its own copy. `unoptimized`, `joined` and `batch_size`
+            need it.
 
     Raises:
         ModelError: There is no such file, or onnxruntime cannot load it. The message names the model.
@@ -111,8 +112,8 @@ class Runner:
 
     def joined(self) -> frozenset[str]:
         """Return the outputs that may have parts of different kinds. See `converter.runtime.output_parts`."""
-        model = read_onnx(self._model) if isinstance(self._model, Path) else self._model
-        return joined_outputs(model.graph)
+        model = self._model()
+        return joined_outputs((read_onnx(model) if isinstance(model, Path) else model).graph)
 
     def may_equal(self, other: "Runner") -> bool:
         """Whether the first outputs of two models may have equal shapes, as far as their files say."""

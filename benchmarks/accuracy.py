@@ -64,7 +64,7 @@ def accuracy_losses(
         progress: Called during the conversions.
     """
     sets = [calibration] if isinstance(calibration, Dataset) else list(calibration)
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         paths = [Path(folder) / "float.onnx"]
         save_onnx(model, paths[0])
         seconds = []

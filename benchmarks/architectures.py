@@ -107,7 +107,7 @@ def rows(name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int) -
     """
     calibration = random_images(_CALIBRATE, size)
     data = load_data(random_images(_EVALUATE, size, seed=5), input_specs(model))
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         files = {"float": Path(folder) / "float.onnx"}
         save_onnx(model, files["float"])
         results: dict[str, Result] = {}

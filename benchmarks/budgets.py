@@ -144,7 +144,7 @@ def _measured(
     model: onnx.ModelProto, results: list[Result], evaluation: Dataset, progress: Progress, latency: bool = False
 ) -> tuple[Measurement, ...]:
     """Evaluate the float model and its conversions on the same images."""
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         paths = [Path(folder) / f"{index}.onnx" for index in range(len(results) + 1)]
         for proto, path in zip([model, *(result.model for result in results)], paths, strict=True):
             save_onnx(proto, path)

@@ -41,7 +41,7 @@ class Cost:
 
 def conversion_time(progress: Progress) -> Iterator[Bar]:
     """Measure seconds and peak memory of ResNet-18 at 224 pixels, with 256 photographs and `int4`."""
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         model, images = write_random_resnet18(Path(folder)), write_photographs(Path(folder) / "images", 256, progress)
         cost = conversion_cost(model, images, "int4", 256)
     note = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in cost.passes.items() if seconds >= 0.1)
@@ -51,7 +51,7 @@ def conversion_time(progress: Progress) -> Iterator[Bar]:
 
 def calibration_memory(progress: Progress) -> Iterator[Bar]:
     """Compare the peak memory of ResNet-18 at 224 pixels and `int8` with 1,024 and with 64 images."""
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         model = write_random_resnet18(Path(folder))
         images = write_photographs(Path(folder) / "images", 1024, progress)
         few, many = (conversion_cost(model, images, "int8", count) for count in (64, 1024))
@@ -95,7 +95,7 @@ def peak_bytes() -> int:
 
 def main(model: str, images: str, recipe: str, count: str) -> None:
     """Convert a model and print the cost as JSON."""
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder, progress_bars() as progress:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder, progress_bars() as progress:
         result = convert(
             model, images, recipe=recipe, settings=Settings(limit=int(count)), preprocess=_COLOURS, progress=progress
         )

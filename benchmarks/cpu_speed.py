@@ -35,7 +35,7 @@ def cpu_speed(progress: Progress) -> Iterator[Bar]:
     """Time ResNet-18, MobileNetV2 and EfficientNet-Lite0 at 224 pixels, random weights, one thread, files in turns."""
     for name, (factory, limit) in _MODELS.items():
         model, images = random_network(factory), random_images(_IMAGES)
-        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
             files = {"float": Path(folder) / "float.onnx"}
             save_onnx(model, files["float"])
             left = ""

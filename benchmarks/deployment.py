@@ -27,7 +27,7 @@ _RECIPES = ("int8", "int4", "int4-weight-only")
 def resnet18(progress: Progress) -> Iterator[Bar]:
     """Measure ResNet-18 at 224 pixels with random weights: file size, operators, bits, and latency side by side."""
     model, images = random_resnet18(), random_images(_IMAGES)
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         paths = {name: Path(folder) / f"{name}.onnx" for name in ("float", *_RECIPES)}
         save_onnx(model, paths["float"])
         for recipe in _RECIPES:
@@ -45,7 +45,7 @@ def resnet18(progress: Progress) -> Iterator[Bar]:
 
 def runtime_operators(path: Path) -> Counter[str]:
     """Count the operators of the graph that onnxruntime really runs."""
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         optimized = Path(folder) / "optimized.onnx"
         open_session(path, threads=1, optimized=optimized)
         return Counter(node.op_type for node in onnx.load(optimized).graph.node)

@@ -76,7 +76,7 @@ def learned_rounding(progress: Progress) -> Iterator[Bar]:
         plain, learning = with_bits(bits), with_bits(bits, "int4-learned")
         held_out = next(step.held_out for step in learning.passes if step.held_out)
         started = even.select(hold_out(len(even), held_out, learning.seed).train)
-        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
             paths = [Path(folder) / f"{stage}.onnx" for stage in ("float", "all", "start", "learned")]
             save_onnx(model, paths[0])
             for recipe, images, path in zip((plain, plain, learning), (even, started, even), paths[1:], strict=True):
@@ -99,7 +99,7 @@ def two_level(progress: Progress) -> Iterator[Bar]:
         ("EfficientNet-Lite0", large, *_halves(large), (4, 3)),
     )
     for name, model, calibration, evaluation, widths in networks:
-        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
             variants = [(bits, scales) for bits in widths for scales in _SCALES]
             paths = [Path(folder) / f"{index}.onnx" for index in range(len(variants) + 1)]
             save_onnx(model, paths[0])

@@ -119,7 +119,7 @@ def opened(program: str) -> Iterator[Browser]:
     theirs, send = os.pipe()
     receive, output = os.pipe()
     # the browser may still write into its profile when it is terminated
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-", ignore_cleanup_errors=True) as profile:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-", ignore_cleanup_errors=True) as profile:
         start = f'exec "$@" 3<&{theirs} 4>&{output}'
         size = f"--window-size={_SIZE[0]},{_SIZE[1]}"
         arguments = [program, *_FLAGS, size, "--remote-debugging-pipe", f"--user-data-dir={profile}"]
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: no browser {options.browser!r} on the path; name one by --browser", file=sys.stderr)
         return 1
     options.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder, opened(options.browser) as browser:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder, opened(options.browser) as browser:
         factory = Path(folder) / "small.py"
         factory.write_text(_FACTORY)
         images = np.random.default_rng(0).standard_normal((64, 3, 32, 32), dtype=np.float32)

@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="take a picture in place of measuring")
     options = parser.parse_args(arguments)
     try:
-        with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+        with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
             if options.picture is not None:
                 _take_picture(_resnet20_report(Path(folder)), options.picture)
                 print(f"Wrote {options.picture}")

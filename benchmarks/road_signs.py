@@ -241,7 +241,7 @@ def shortcuts(model: onnx.ModelProto, evaluation: Dataset, bits: Sequence[int]) 
     The float model comes first.
     """
     variants = [(width, *kind) for width in bits for kind in SHORTCUTS]
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         paths = [Path(folder) / f"{index}.onnx" for index in range(len(variants) + 1)]
         save_onnx(model, paths[0])
         for (width, _, scales, folded), path in zip(variants, paths[1:], strict=True):
@@ -260,7 +260,7 @@ def _measured(
 ) -> list[Row]:
     """Return a row for the float model and one for every file. 0 bits in the key mean the bits of most weights."""
     names, seconds = [("float", 32)], [0.0]
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         paths = [Path(folder) / "float.onnx"]
         save_onnx(model, paths[0])
         for (name, bits), make in makers.items():

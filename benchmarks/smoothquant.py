@@ -74,7 +74,7 @@ def _against_int8(
     name: str, model: onnx.ModelProto, calibration: Dataset, evaluation: Dataset, must_gain: bool, progress: Progress
 ) -> Iterator[Bar]:
     """Compare with plain int8: top-1 in points and SQNR in dB."""
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         paths = [Path(folder) / f"{kind}.onnx" for kind in ("float", "int8", "smooth")]
         save_onnx(model, paths[0])
         for recipe, path in zip((_INT8, with_smoothquant(_INT8)), paths[1:], strict=True):

@@ -62,7 +62,7 @@ def _trained(
     """
     from benchmarks.trained_parity import parity, trained_network, unoptimized
 
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         paths = [Path(folder) / f"{stage}.onnx" for stage in ("float", "start", "trained")]
         checkpoint = Path(folder) / "training.checkpoint"
         save_onnx(model, paths[0])

@@ -89,7 +89,7 @@ def conformance(graphs: Iterable[str], recipes: Iterable[str], targets: Iterable
     for graph in graphs:
         for recipe in recipes:
             for target in targets:
-                with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+                with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
                     yield attempt(graph, recipe, target, Path(folder))
 
 

@@ -101,7 +101,7 @@ def _verified(name: str, recipe: str, images: int) -> list[Verification]:
     model, calibration, evaluation = NETWORKS[name](images)
     results = []
     least_agreement = 0.0 if name in {"resnet18", "mobilenetv2"} else 0.99
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         reference = Path(folder) / "float.onnx"
         save_onnx(model, reference)
         files: dict[str, Path] = {}

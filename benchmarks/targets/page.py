@@ -93,7 +93,7 @@ def classify_in_browser(
         raise MissingData(f"none of {', '.join(_BROWSERS)} is on the path; install Chromium")
     if not distribution.is_dir():
         raise MissingData(f"no onnxruntime-web in {runtime}; run python -m benchmarks.targets setup web")
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as name:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as name:
         folder = Path(name)
         Image.fromarray(image).save(folder / "image.png")
         mean, std = ((values * 3)[:3] for values in (preprocess.mean or (0.0,), preprocess.std or (1.0,)))
@@ -143,7 +143,7 @@ def main() -> int:
     preprocess = EFFICIENTNET.preprocess
     model = EFFICIENTNET.model()
     picture = evaluation_crops(1)[0]
-    with tempfile.TemporaryDirectory(prefix="convert-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         path = Path(folder) / "model.onnx"
         convert(model, calibration_crops(32), recipe="int8", target="web", preprocess=preprocess).save(path)
         shot = FOLDER / "page.png"

@@ -84,7 +84,7 @@ def convert(
             find_target(target),
             evaluation=evaluation,
             training=training,
-            requested=RequestedLayers(exclude, bits or {}),
+            requested=RequestedLayers(exclude, bits or {}, plan.keeps),
             export=export,
             preprocess=preprocess,
             settings=settings,

@@ -21,10 +21,12 @@ class RequestedLayers:
     Attributes:
         exclude: Selectors of layers that stay in float.
         bits: Weight bits by selector.
+        keeps: Whether the recipe keeps codes. What it cannot keep may be every layer.
     """
 
     exclude: Sequence[str]
     bits: Mapping[str, int]
+    keeps: bool = False
 
     @contextlib.contextmanager
     def refused(self) -> Iterator[None]:
@@ -49,7 +51,7 @@ class RequestedLayers:
             if self.bits and (step.needs_data or step.stage > Stage.FLOAT):
                 select(self.bits, model.graph, model.layers(), "layer_bits")
             yield
-        if self.exclude and step.name == Exclude.name:
+        if self.exclude and not self.keeps and step.name == Exclude.name:
             self._require_some(model)
 
     def _require_some(self, model: Model) -> None:

@@ -30,10 +30,12 @@ class Choices:
 
     Attributes:
         outputs: Outputs of the graph that depend on a choice, with no layer behind it.
+        unsteady: All outputs that depend on a choice.
         sources: Tensors that depend on no choice, and from which something is chosen or computed with what was.
     """
 
     outputs: frozenset[str]
+    unsteady: frozenset[str]
     sources: tuple[str, ...]
 
 
@@ -59,8 +61,9 @@ def find_choices(graph: onnx.GraphProto) -> Choices:
             behind.update(node.output)
         if is_layer or reads & layered:
             layered.update(node.output)
-    outputs = frozenset(value.name for value in graph.output if value.name in chosen and value.name not in behind)
-    return Choices(outputs, tuple(sources) if outputs else ())
+    unsteady = frozenset(value.name for value in graph.output if value.name in chosen)
+    outputs = unsteady - behind
+    return Choices(outputs, unsteady, tuple(sources) if outputs else ())
 
 
 def before_choices(

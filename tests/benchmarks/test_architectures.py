@@ -42,7 +42,8 @@ FLOATS = {
         *("LayerNormalization", "SkipLayerNormalization", "Gelu", "BiasGelu", "Add", "Softmax", "FusedMatMul", "MatMul")
     },
     "unet": {"Conv", "Concat", "MaxPool", "Max", "ReorderInput", "ReorderOutput"},  # at 32 pixels, four layers in float
-    "detector": {"Add", "Sub", "Mul", "Div", "Concat", "Sigmoid"},
+    # its distances are expected values of a softmax, by a convolution in float
+    "detector": {"Add", "Sub", "Mul", "Div", "Concat", "Sigmoid", "Softmax", "Conv", "ReorderInput", "ReorderOutput"},
 }
 """Operators that onnxruntime computes in float. All others of these networks run on integers."""
 

@@ -1,5 +1,6 @@
 """`convert` with a budget: options, exit codes, what is written, and what a killed run leaves."""
 
+import contextlib
 import json
 import os
 import re
@@ -128,7 +129,8 @@ def killed(arguments: Sequence[str], place: Path) -> dict[Path, int]:
     effects: list[Path] = []
     end = time.monotonic() + 120
     while not effects and process.poll() is None and time.monotonic() < end:
-        effects = list(place.rglob("effect-*.npz"))
+        with contextlib.suppress(FileNotFoundError):  # a temporary file that got its name meanwhile
+            effects = list(place.rglob("effect-*.npz"))
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -159,7 +159,7 @@ def test_a_label_that_would_wrap_around() -> None:
     np.savez("wrapped.npz", x=data["x"], y=labels)
     result = run("evaluate", "m.onnx", "--data", "wrapped.npz")
     assert result.exit_code == 1
-    assert "label 18446744073709551615 of image 0 is out of range" in result.stderr
+    assert "label 18446744073709551615 of sample 0 is out of range" in result.stderr
 
 
 def test_a_measurement_of_another_name_is_refused(tmp_path: Path) -> None:

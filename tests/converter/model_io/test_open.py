@@ -81,7 +81,7 @@ def test_a_session_of_a_large_model_does_not_move_its_weights(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("", "the model's name is empty"),
+        ("", "an argument is empty; give a value"),
         ("net.py", "name the function in it that returns the model: net.py:net, net.py:broken"),
         ("gone.py", "gone.py:FACTORY"),
     ],

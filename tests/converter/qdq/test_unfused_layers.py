@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from converter.pipeline.convert import convert
 from converter.qdq.stored_weights import Tensors, find_weight, layer_roles
+from converter.recipes.builtin import find_recipe
 from converter.runtime.optimized_graph import OptimizedGraph
+from passes.graph.exclude import Exclude
 from passes.numerics.error import sqnr_db
 from tests.support.graphs import array, build, node
 from tests.support.networks import run
@@ -107,7 +109,8 @@ def test_a_bias_that_other_nodes_read_keeps_its_shape_for_them() -> None:
 def test_a_layer_left_in_float_keeps_its_bias() -> None:
     """In float, the Gemm that onnxruntime makes of the two is faster."""
     nodes = [node("MatMul", ["x", "w"], ["a"], name="fc"), node("Add", ["a", "b"], ["y"], name="add")]
-    quantized = convert(network(nodes, (1, 4, K)), array(64, 4, K), exclude=["fc"]).model
+    left = find_recipe("int8").with_pass(Exclude(("fc",)))
+    quantized = convert(network(nodes, (1, 4, K)), array(64, 4, K), recipe=left).model
     assert [list(tensor.dims) for tensor in quantized.graph.initializer if tensor.name == "b"] == [[K]]
 
 

@@ -29,11 +29,11 @@ def result() -> Result:
 
 
 def test_a_file_with_int8_activations_computes_its_graph(result: Result) -> None:
-    """Other kernels round one code in a thousand differently, by one step of the head's grid."""
+    """Other kernels round one code in a thousand differently, by one step of the widest grid."""
     feeds = feeds_of(ZOO["detector head"](), 1, seed=2)
     expected, actual = unoptimized(result.model, feeds)[0], open_session(result.model, threads=1).run(None, feeds)[0]
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in result.model.graph.initializer}
-    step = constants["concat5_scale"]
+    step = max(float(values) for name, values in constants.items() if name.endswith("_scale") and values.ndim == 0)
     assert np.abs(actual - expected).max() <= 1.01 * step
     assert (actual != expected).mean() < 0.01
 

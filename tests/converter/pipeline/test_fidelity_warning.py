@@ -119,7 +119,7 @@ sys.exit(done.returncode)
 """
 """Stands for the command, and keeps the files of every conversion, as a case writes the next ones over them."""
 
-LONG = frozenset({"08-memory-of-large-activations.py"})  # takes minutes for one graph of three convolutions
+LONG = frozenset({"02-gemm-relu-affine.py", "08-memory-of-large-activations.py"})  # minutes each
 
 
 @pytest.mark.slow

@@ -16,11 +16,12 @@ from converter.budget.cache import Cache
 from converter.budget.effects import Effects, measure_effects
 from converter.budget.held_out_judge import Judge, Verdict
 from converter.budget.limits import Budget
+from converter.budget.sensitivity import error_sources
 from converter.budget.source_digest import source_digest
 from converter.data.dataset import Dataset
-from converter.error_sources.measure import ErrorSource, measure
+from converter.error_sources.measure import ErrorSource
 from converter.model_io.sizes import model_digest, serialized_bytes
-from converter.pipeline.convert import quantize, run_passes
+from converter.pipeline.convert import quantize
 from converter.pipeline.prepare import Prepared, prepare
 from converter.pipeline.result import Result, mean_file_bits, versions
 from converter.pipeline.search_record import BudgetAttempt
@@ -138,14 +139,8 @@ class CandidateBuilder:
 
     def error_sources(self, recipe: Recipe) -> tuple[ErrorSource, ...]:
         """Return what each rounding of a recipe costs, measured on a few held-out samples, or read from the cache."""
-        cache = self.cache_of(recipe)
-        known = cache.load("sources")
-        if known is not None:
-            return tuple(ErrorSource.from_json(values) for values in json.loads(str(known["sources"])))
-        work, _ = run_passes(self._prepared(recipe), self.progress)
-        sources = measure(work, real_feeds(self.judge.data, _MEASURED), self.progress)
-        cache.store("sources", {"sources": np.array(json.dumps([source.to_json() for source in sources]))})
-        return sources
+        samples = real_feeds(self.judge.data, _MEASURED)
+        return error_sources(self._prepared(recipe), samples, self.cache_of(recipe), self.progress)
 
     def kept(self) -> Result | None:
         """Return the conversion to keep, or None if no attempt is within the budget.

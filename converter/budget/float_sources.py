@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 from converter.budget.candidate_builder import CandidateBuilder, Trial
-from converter.error_sources.choose import choose
+from converter.error_sources.choose import choose, expected_db
 from converter.error_sources.measure import ErrorSource
 from converter.pipeline.min_sqnr import without_rounding
 
@@ -27,17 +27,13 @@ def with_float_sources(builder: CandidateBuilder, eight: Trial) -> Iterator[Tria
         eight: The 8-bit attempt that drops too much.
     """
     sources = builder.error_sources(eight.recipe)
-    measured = {
-        output: -10 * math.log10(noise)
-        for output in (sources[0].sqnr_db if sources else ())
-        if (noise := sum(source.noise(output) for source in sources)) > 0
-    }
     layers = (name for source in sources if source.kind == "weight" for name in source.names)
     whole = frozenset(() if builder.target.rules.weight_only else layers)
-    aim = min(measured.values(), default=math.inf)
+    aim = min(expected_db(sources).values(), default=math.inf)
     exact: list[ErrorSource] = []
     for attempt in range(_ATTEMPTS if math.isfinite(aim) else 0):
-        chosen = choose(sources, _reached(measured, sources, exact), aim + _STEP_DB * (attempt + 1), exact, {})
+        reached = expected_db(source for source in sources if source not in exact)
+        chosen = choose(sources, reached, aim + _STEP_DB * (attempt + 1), exact, {})
         if not chosen:
             continue
         exact += chosen
@@ -46,11 +42,3 @@ def with_float_sources(builder: CandidateBuilder, eight: Trial) -> Iterator[Tria
         yield trial
         if not builder.budget.broken(trial.attempt.drop, 0, trial.attempt.latency_ms):
             return
-
-
-def _reached(
-    measured: dict[str, float], sources: tuple[ErrorSource, ...], exact: list[ErrorSource]
-) -> dict[str, float]:
-    """Return the expected SQNR of every output with some sources in float."""
-    left = [source for source in sources if source not in exact]
-    return {output: -10 * math.log10(max(sum(source.noise(output) for source in left), 1e-30)) for output in measured}

@@ -25,14 +25,16 @@ from converter.recipes.overrides import with_layers
 from converter.recipes.recipe import Recipe
 from converter.recipes.requested_layers import RequestedLayers
 from converter.recipes.toml import dump_recipe
-from converter.runtime.few_samples import real_feeds
+from converter.runtime.few_samples import Feeds, real_feeds
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.steps import log_step
 from converter.targets.catalog import DEFAULT_TARGET, find_target
 from passes.arguments import require_type, whole
 from passes.errors import UsageError
 
-__all__ = ["sensitivity"]
+__all__ = ["error_sources", "sensitivity"]
+
+_CACHED = "sensitivity"  # name of the arrays in a cache
 
 _JUDGING = 8  # samples that judge, unless a call says otherwise
 
@@ -89,15 +91,19 @@ def sensitivity(
         ).warn()
         job, judged = _split(job, samples)
         judging = real_feeds(judged, samples)
-        stored = _stored(job, cache, judged, len(judging))
-        loaded = stored.load("sensitivity")
-        if loaded is None:
-            work, _ = run_passes(job, progress)
-            sources = measure(work, judging, progress)
-            stored.store("sensitivity", {"sources": np.array(json.dumps([each.to_json() for each in sources]))})
-        else:
-            sources = tuple(ErrorSource.from_json(values) for values in json.loads(str(loaded["sources"])))
+        sources = error_sources(job, judging, _stored(job, cache, judged, len(judging)), progress)
     return Sensitivity(job.recipe.name, chosen.name, len(judging), sources)
+
+
+def error_sources(job: Prepared, samples: Sequence[Feeds], cache: Cache, progress: Progress) -> tuple[ErrorSource, ...]:
+    """Run the passes of a conversion and measure what every rounding costs, or read the result from the cache."""
+    known = cache.load(_CACHED)
+    if known is not None:
+        return tuple(ErrorSource.from_json(values) for values in json.loads(str(known["sources"])))
+    work, _ = run_passes(job, progress)
+    sources = measure(work, samples, progress)
+    cache.store(_CACHED, {"sources": np.array(json.dumps([source.to_json() for source in sources]))})
+    return sources
 
 
 def _split(job: Prepared, samples: int) -> tuple[Prepared, Dataset]:

@@ -126,7 +126,7 @@ class Comparison(Overview):
     worst: tuple[ImageError, ...] = ()
     outputs: Mapping[str, float] = field(default_factory=dict)
     metric: MetricFacts | None = None
-    values: tuple[float | None, float | None] = (None, None)
+    values: tuple[float | None, ...] = ()
 
     def overview(self) -> Glance:
         """Return the layers with the largest introduced errors."""
@@ -201,11 +201,6 @@ def _name(model: Any, role: str) -> str:
     return str(model) if isinstance(model, str | Path) else role
 
 
-def _pair(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    first, second = values
-    return first, second
-
-
 def _compared(on: ModelsOnData, progress: Progress, metric: Any) -> Comparison:
     (reference, model), (float_name, name), data = on.paths, on.names, on.data
     float_model, other_model = read_whole_onnx(reference), read_whole_onnx(model)
@@ -263,7 +258,7 @@ def _compared(on: ModelsOnData, progress: Progress, metric: Any) -> Comparison:
         images.worst(),
         errors.db(),
         None if measure is None else measure.facts,
-        (None, None) if measure is None else _pair(measure.values()),
+        () if measure is None else tuple(measure.values()),
     )
 
 

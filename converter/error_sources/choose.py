@@ -6,14 +6,24 @@ of every output is low enough.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from converter.error_sources.measure import ErrorSource
+from passes.numerics.error import decibel
 
-__all__ = ["choose"]
+__all__ = ["choose", "expected_db"]
 
 _MARGIN = 0.9  # share of the allowed error power that the choice may be expected to reach
 _CHEAP = 0.01  # share of the network's time; what takes less counts as much
+
+
+def expected_db(sources: Iterable[ErrorSource]) -> dict[str, float]:
+    """Return the SQNR in dB that every output is expected to have if these sources are rounded together."""
+    power: dict[str, float] = {}
+    for source in sources:
+        for output in source.sqnr_db:
+            power[output] = power.get(output, 0.0) + source.noise(output)
+    return {output: decibel(1.0, noise) for output, noise in power.items()}
 
 
 def choose(

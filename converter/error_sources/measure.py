@@ -55,7 +55,7 @@ class ErrorSource:
 
     def to_json(self) -> dict[str, Any]:
         """Return every field as a value of Python's json, which knows Infinity."""
-        return asdict(self) | {"sqnr_db": {name: float(error) for name, error in self.sqnr_db.items()}}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ErrorSource":

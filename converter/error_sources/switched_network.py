@@ -5,14 +5,16 @@ weight of a quantized layer becomes an input of the graph whose default is the f
 every rounding alone, and any set of them together.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from converter.calibration.correction import float_network
 from converter.qdq.floats import float_model
 from converter.runtime.choices import find_choices
 from converter.runtime.few_samples import Feeds
@@ -22,7 +24,6 @@ from converter.runtime.session import open_session
 from passes.errors import ModelError, first_line
 from passes.ir.bodies import enclose
 from passes.ir.fresh_name import fresh_name
-from passes.ir.linear import Linear
 from passes.ir.model import Model
 from passes.ir.surgery import tensor_names
 from passes.numerics.grid import ActivationGrid
@@ -47,8 +48,8 @@ class SwitchedNetwork:
     """
 
     def __init__(self, model: Model, groups: Sequence[Sequence[str]]) -> None:
-        self._model, self._layers = model, model.layers()
-        proto = float_model(model.graph, exposed=True)
+        network = float_network(model)
+        proto = float_model(network.graph, exposed=True)
         self.outputs = _add_sources_of_choices(proto.graph)
         self.joined = joined_outputs(proto.graph)
         taken = tensor_names(model.graph)
@@ -56,8 +57,8 @@ class SwitchedNetwork:
         switch_of = {name: switch for group, switch in zip(groups, self._switches, strict=True) for name in group}
         _insert_switches(proto.graph, switch_of, model.activation_qparams, taken)
         self._off = {switch: np.array(False) for switch in self._switches}
-        self._replaceable = _float_constants(model, self._layers)
-        _make_inputs(proto.graph, self._replaceable)
+        self._rounded = {name: _constants(network, model, name) for name in model.quantized}
+        _make_inputs(proto.graph, {constant for each in self._rounded.values() for constant in each})
         enclose(proto.graph)
         self._session = open_session(proto)
 
@@ -73,22 +74,14 @@ class SwitchedNetwork:
             ModelError: The run fails.
         """
         switched = {self._switches[index]: np.array(True) for index in groups}
+        weights = {name: np.asarray(tensor.values) for layer in layers for name, tensor in self._rounded[layer].items()}
         try:
-            results: Outputs = self._session.run(self.outputs, feeds | self._off | switched | self._rounded(layers))
+            results: Outputs = self._session.run(self.outputs, feeds | self._off | switched | weights)
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise ModelError(
                 f"the float model with one tensor rounded fails when it runs: {first_line(error)}"
             ) from error
         return results
-
-    def _rounded(self, layers: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return the quantized weights and biases of layers, by the names of the constants."""
-        constants: dict[str, NDArray[Any]] = {}
-        for name in layers:
-            for tensor in self._model.node(name).inputs[1:3]:
-                if tensor.name in self._replaceable:
-                    constants[str(tensor.name)] = np.asarray(tensor.values)
-        return constants
 
 
 def _add_sources_of_choices(graph: onnx.GraphProto) -> list[str]:
@@ -142,25 +135,15 @@ def _switch(
     ]
 
 
-def _float_constants(model: Model, layers: Mapping[str, Linear]) -> dict[str, NDArray[Any]]:
-    """Return the float weights and biases of the quantized layers, by the names of the constants in the graph."""
-    constants: dict[str, NDArray[Any]] = {}
-    for name in model.quantized:
-        if name not in model.float_weights or name not in layers:
-            continue
-        before, node = model.float_weights[name], model.node(name)
-        constants[str(node.inputs[1].name)] = layers[name].stored(before.matrix())
-        if len(node.inputs) > 2 and layers[name].bias is not None:
-            now = np.asarray(node.inputs[2].values)
-            bias = np.zeros(now.size) if before.bias is None else before.bias
-            constants[str(node.inputs[2].name)] = np.asarray(bias, now.dtype).reshape(now.shape)
-    return constants
+def _constants(network: Model, model: Model, layer: str) -> dict[str, gs.Constant]:
+    """Return the quantized weight and bias of a layer, by the names of the float constants in whose place they are."""
+    before, after = (each.node(layer).inputs[1:3] for each in (network, model))
+    pairs = zip(before, after, strict=True)
+    return {str(one.name): other for one, other in pairs if isinstance(one, gs.Constant)}
 
 
-def _make_inputs(graph: onnx.GraphProto, constants: Mapping[str, NDArray[Any]]) -> None:
-    """Give initializers other values, and make them inputs of the graph whose defaults these values are."""
+def _make_inputs(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Make initializers inputs of the graph whose defaults are their values."""
     for tensor in graph.initializer:
-        if tensor.name in constants:
-            value, name = constants[tensor.name], tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
-            graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(value.shape)))
+        if tensor.name in names:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))

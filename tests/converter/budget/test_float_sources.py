@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from converter import Budget, Result, Settings, convert_within
-from converter.budget import candidate_builder
+from converter.budget import sensitivity
 from converter.budget.float_sources import RUNG
 from converter.pipeline.search_record import BudgetAttempt
 from tests.support.graphs import array
@@ -38,6 +38,6 @@ def test_a_resumed_search_measures_no_source_again(tmp_path: Path, monkeypatch: 
     def refused(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(candidate_builder, "measure", refused)
+    monkeypatch.setattr(sensitivity, "measure", refused)
     resumed = convert_within(with_outlier(), DATA, budget, settings=settings, cache=tmp_path)
     assert [each.bytes for each in attempts(resumed)] == [each.bytes for each in attempts(whole)]

@@ -2,8 +2,8 @@
 
 The error that a layer introduces does not say how much it costs at the output, because a network tolerates errors of
 some layers better than of others. So the layers with the largest introduced errors are computed in float within the
-quantized model (`converter.comparison.float_substitution`), and the gain of the scores is measured. A change without a
-measured gain is never suggested.
+quantized model (`converter.comparison.float_substitution`), and the gain of the worst output is measured. A change
+without a measured gain is never suggested.
 """
 
 import math
@@ -33,7 +33,7 @@ from passes.arguments import require_type
 
 __all__ = ["GOOD_DB", "WORTH_DB", "Suggestion", "Trial", "suggest"]
 
-GOOD_DB = 30.0  # SQNR of the scores from which on no layer needs a change
+GOOD_DB = 30.0  # SQNR of the worst output from which on no layer needs a change
 WORTH_DB = 0.5  # a layer is suggested if it gains at least this much
 _TRIED, _TOGETHER = 8, 3
 _IMAGES, _BATCH = 64, 8
@@ -41,7 +41,7 @@ _IMAGES, _BATCH = 64, 8
 
 @dataclass(frozen=True)
 class Trial:
-    """Linear layers that were computed in float together, and the gain of the scores in dB."""
+    """Linear layers that were computed in float together, and the gain of the worst output in dB."""
 
     layers: tuple[str, ...]
     gain_db: float
@@ -54,7 +54,7 @@ class Suggestion(Overview):
     Attributes:
         exclude: Layers to leave in float.
         bits: Weight bits by layer.
-        gain_db: Gain of the scores in dB with all of these layers in float: the most that the change can gain.
+        gain_db: Gain of the worst output in dB with all of these layers in float: the most that the change can gain.
         trials: All trials, largest gain first.
         images: Number of images that the trials were measured on.
         why: Reason why nothing is suggested. Empty if there is a suggestion.

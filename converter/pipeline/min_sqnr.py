@@ -17,6 +17,7 @@ from converter.pipeline.prepare import Prepared
 from converter.qdq.floats import float_model
 from converter.recipes.overrides import with_layers
 from converter.recipes.recipe import Recipe
+from converter.recipes.requested_layers import RequestedLayers
 from converter.runtime.session import Progress
 from converter.speed.profile import node_seconds
 from passes.activations.float_activations import FloatActivations
@@ -24,6 +25,7 @@ from passes.errors import BudgetError, ModelError, UsageError
 
 __all__ = ["advice", "fault", "reach", "require_judgeable", "without_rounding"]
 
+_CHECKED = RequestedLayers((), {})  # the first file has found all layers that the call names
 _ROUNDS = 6
 _SAMPLES = 4  # that measure what each rounding costs
 _PROFILED = 3  # runs of the profile
@@ -86,7 +88,8 @@ def reach(
         if not chosen:
             break
         exact += chosen
-        made = dataclasses.replace(job, recipe=without_rounding(job.recipe, exact, whole))
+        recipe = without_rounding(job.recipe, exact, whole)
+        made = dataclasses.replace(job, recipe=recipe, requested=_CHECKED)
         tried.append((write(made), made))
     best, made = max(tried, key=lambda each: _worst(each[0]))
     before, after = _worst(first), _worst(best)

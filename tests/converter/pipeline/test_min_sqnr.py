@@ -55,8 +55,11 @@ def test_activations_stay_in_float_where_they_are_at_fault() -> None:
 
 def test_a_file_in_float_reaches_nothing() -> None:
     """What only the float model has is refused."""
-    with pytest.raises(BudgetError, match=r"no file reaches `min_sqnr=75` unless all layers stay in float"):
+    refusal = r"no file reaches `min_sqnr=75` unless all layers stay in float"
+    with pytest.raises(BudgetError, match=refusal):
         converted(75)
+    with pytest.raises(BudgetError, match=refusal):
+        converter.convert(with_outlier(), DATA, exclude=["head"], settings=converter.Settings(min_sqnr=75))
 
 
 def test_a_file_that_has_it_is_not_changed() -> None:

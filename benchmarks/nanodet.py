@@ -1,6 +1,7 @@
 """Detection: NanoDet-m on COCO, by mean average precision and by the float model's own detections.
 
     python -m benchmarks.nanodet                       int8, int8-gptq and int4 beside quantize_static
+    python -m benchmarks.nanodet --min-sqnr 24         what single roundings cost, and int8 raised to 24 dB, as well
     convert-onnx evaluate float.onnx int8.onnx --data even.npz --metric "map(decode='benchmarks/nanodet.py:decode')"
 
 The labels scatter by about a point between sets of 64 images. The float model's detections with scores of 0.35 and more
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.shared_data import shared_file
-from converter import Preprocess, Settings, convert, evaluate
+from converter import Preprocess, Settings, convert, evaluate, sensitivity
+from converter.error_sources.choose import expected_db
 from converter.metrics.detection import MeanAveragePrecision
 from converter.report.table import evaluation_table, show
 
@@ -80,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Convert the detector by each recipe, and measure the files on the images with boxes."""
     parser = argparse.ArgumentParser(prog="benchmarks.nanodet", description="Detection by NanoDet-m.")
     parser.add_argument("--recipes", nargs="+", default=["int8", "int8-gptq", "int4"], metavar="RECIPE")
+    parser.add_argument("--min-sqnr", type=float, metavar="DB", help="Also raise `int8` to this SQNR.")
     options = parser.parse_args(arguments)
     model = shared_file("detection/nanodet_m.onnx")
     calibration, even = shared_file("detection/coco_calibration.npz"), shared_file("detection/coco_even.npz")
@@ -90,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = convert(model, calibration, recipe=recipe, preprocess=PREPROCESS, settings=Settings(limit=128))
             result.save(path)
             paths[recipe] = path
+        if options.min_sqnr is not None:
+            paths["int8 raised"] = _raised(model, calibration, Path(folder), options.min_sqnr)
         paths["quantize_static"] = _static(model, calibration, Path(folder))
         with np.load(even) as arrays:
             images = arrays["x"]  # without boxes, the float model's detections are the truth
@@ -104,6 +109,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             show([evaluation_table(measured)])
     return 0
+
+
+def _raised(model: Path, calibration: Path, folder: Path, aim: float) -> Path:
+    """Raise `int8` to a SQNR, and say what single roundings cost in all and how the file reached it."""
+    found = sensitivity(model, calibration, preprocess=PREPROCESS, settings=Settings(limit=64))
+    worst = min(expected_db(found.sources).values())
+    print(f"the sum of {len(found.sources)} single errors leaves {worst:.1f} dB at the worst output")
+    for source in found.ranked()[:4]:
+        print(f"  {source.kind} {source.name}: {100 * found.share(source):.0f} % of the error")
+    settings = Settings(limit=128, min_sqnr=aim)
+    result = convert(model, calibration, recipe="int8", preprocess=PREPROCESS, settings=settings)
+    assert result.mending is not None  # an aim was given
+    print(result.mending.describe())
+    path = folder / "raised.onnx"
+    result.save(path)
+    return path
 
 
 def _static(model: Path, calibration: Path, folder: Path) -> Path:

@@ -86,16 +86,16 @@ def measure(model: Model, samples: Sequence[Feeds], progress: Progress = no_prog
     weights = [ties.get(name, (name,)) for name in model.quantized if ties.get(name, (name,))[0] == name]
     if not samples or not (groups or weights):
         return ()
-    network = SwitchedNetwork(model, groups)
-    expected = [network.run(feeds) for feeds in samples]
+    network = SwitchedNetwork(model, groups, samples)
+    expected = [network.run(feeds) for feeds in network.samples]
     total, sources = len(groups) + len(weights), []
     for index, tensors in enumerate(groups):
-        runs = [network.run(feeds, groups=(index,)) for feeds in samples]
+        runs = [network.run(feeds, groups=(index,)) for feeds in network.samples]
         errors = output_errors(expected, runs, network.outputs, network.joined)
         sources.append(ErrorSource("activation", tuple(tensors), _touching(model, tensors), 8, errors))
         progress("sensitivity", len(sources), total)
     for layers in weights:
-        runs = [network.run(feeds, layers=layers) for feeds in samples]
+        runs = [network.run(feeds, layers=layers) for feeds in network.samples]
         errors = output_errors(expected, runs, network.outputs, network.joined)
         bits = model.quantized[layers[0]].grid.bits
         sources.append(ErrorSource("weight", tuple(layers), tuple(layers), bits, errors))

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from converter.calibration.correction import float_network
 from converter.qdq.floats import float_model
-from converter.runtime.choices import find_choices
+from converter.runtime.choices import chosen_tensors, same_choice
 from converter.runtime.few_samples import Feeds
 from converter.runtime.output_errors import Outputs
 from converter.runtime.output_parts import joined_outputs
@@ -37,20 +37,26 @@ class SwitchedNetwork:
     Args:
         model: The model after all passes of a recipe. It does not change.
         groups: Activations that are rounded together. Every tensor is in at most one group.
+        samples: Inputs of runs.
 
     Attributes:
-        outputs: Names of what is compared: the network's outputs. Where an output depends on a choice, such as that of
-            the best boxes, the tensors from which the network chooses stand for it.
+        samples: Inputs of runs. They include what the exact network chooses, such as the best boxes.
+        outputs: Names of what is compared, see `converter.runtime.choices.SameChoice`.
         joined: Outputs that may have parts of different kinds.
 
     Raises:
         ModelError: onnxruntime cannot load the network.
     """
 
-    def __init__(self, model: Model, groups: Sequence[Sequence[str]]) -> None:
+    def __init__(self, model: Model, groups: Sequence[Sequence[str]], samples: Sequence[Feeds]) -> None:
         network = float_network(model)
         proto = float_model(network.graph, exposed=True)
-        self.outputs = _add_sources_of_choices(proto.graph)
+        same = None
+        if chosen_tensors(proto.graph):
+            same = same_choice(proto, float_model(network.graph), samples)
+        self.samples = samples if same is None else same.feeds
+        proto = proto if same is None else same.model
+        self.outputs = [value.name for value in proto.graph.output]
         self.joined = joined_outputs(proto.graph)
         taken = tensor_names(model.graph)
         self._switches = [fresh_name(f"{group[0]}_rounded", taken) for group in groups]
@@ -82,15 +88,6 @@ class SwitchedNetwork:
                 f"the float model with one tensor rounded fails when it runs: {first_line(error)}"
             ) from error
         return results
-
-
-def _add_sources_of_choices(graph: onnx.GraphProto) -> list[str]:
-    """Make the tensors from which a network chooses outputs. Return the outputs that depend on no choice."""
-    choices = find_choices(graph)
-    kept = [value.name for value in graph.output if value.name not in choices.outputs or not choices.sources]
-    added = [name for name in choices.sources if name not in kept]
-    graph.output.extend(helper.make_empty_tensor_value_info(name) for name in added)
-    return [*kept, *added]
 
 
 def _insert_switches(

@@ -15,8 +15,7 @@ from typing import Any
 import onnx
 
 from converter.display.numbers import decibels
-from converter.model_io.load import read_onnx
-from converter.runtime.choices import before_choices, find_choices
+from converter.runtime.choices import same_choice
 from converter.runtime.few_samples import Feeds
 from converter.runtime.output_errors import Outputs, output_errors
 from converter.runtime.runner import Runner
@@ -37,8 +36,8 @@ class Fidelity:
 
     Attributes:
         samples: Number of runs.
-        outputs: SQNR in dB of every float output or of its parts, by name. inf for an equal output. Tensors that the
-            model chooses from stand for the outputs that depend on the choice.
+        outputs: SQNR in dB of every float output or of its parts, by name. inf for an equal output. Where an output
+            depends on a choice, such as that of the best boxes, the file makes the float model's choice.
         changing: Those whose shape is another than in float, so that they have no SQNR.
         exact_db: SQNR in dB of the worst output with kernels that add exactly, if this processor's own do not and the
             file loses by it. None: it does not lose.
@@ -95,8 +94,7 @@ class Fidelity:
 def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, feeds: Sequence[Feeds]) -> Fidelity:
     """Run a quantized model on a few samples.
 
-    If an output depends on a choice, such as that of the best boxes, the tensors from which the model chooses are
-    compared instead.
+    If an output depends on a choice, such as that of the best boxes, the file is compared on the float model's choice.
 
     Args:
         quantized: The quantized model.
@@ -106,16 +104,18 @@ def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, fee
     Raises:
         VerificationError: The file fails when it runs, or the two ways disagree.
     """
+    same = same_choice(quantized, reference, feeds)
+    if same is not None:
+        for optimize in (True, False):  # the file runs with its own choice, too
+            _run(quantized, feeds, optimize=optimize)
+        quantized, reference, feeds = same.model, same.reference, same.feeds
     expected, names, joined = _run_float(reference, feeds)
     usual = _run(quantized, feeds, optimize=True)
     plain = _run(quantized, feeds, optimize=False)
     whole, without = output_errors(expected, usual, names), output_errors(expected, plain, names)
-    before = before_choices(quantized, reference)
-    if before is not None:
-        return trial_run(*before, feeds)
     between = output_errors(plain, usual, names)
     for name, error in whole.items():
-        if between[name] < _ALIKE_DB and _apart(error, without[name]) and name not in _unsteady(reference):
+        if between[name] < _ALIKE_DB and _apart(error, without[name]):
             _refuse_disagreement(name, error, without[name], quantized, feeds, expected, names)
     fidelity = Fidelity(len(feeds), output_errors(expected, usual, names, joined), _changing(expected, usual, names))
     without = output_errors(expected, plain, names, joined)
@@ -123,11 +123,6 @@ def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, fee
         return fidelity
     exact = min(output_errors(expected, _run(quantized, feeds, exact=True), names, joined).values())
     return dataclasses.replace(fidelity, exact_db=exact) if exact > fidelity.sqnr_db + _LOSS_DB else fidelity
-
-
-def _unsteady(reference: Path | onnx.ModelProto) -> frozenset[str]:
-    """Return the outputs that depend on a choice, which two files that are equally good make differently."""
-    return find_choices((read_onnx(reference) if isinstance(reference, Path) else reference).graph).unsteady
 
 
 def _changing(expected: Sequence[Outputs], runs: Sequence[Outputs], names: Sequence[str]) -> frozenset[str]:
@@ -146,6 +141,7 @@ def _run_float(
     reference: Path | onnx.ModelProto, feeds: Sequence[Feeds]
 ) -> tuple[list[Outputs], list[str], frozenset[str]]:
     """Return the outputs of the float model, their names, and those that may have parts.
+
 
     The session is closed then, as it holds all weights.
     """

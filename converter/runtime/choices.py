@@ -1,95 +1,121 @@
-"""What a model chooses from, where its outputs depend on a choice: the best cells of a detector, the boxes kept.
+"""What a model chooses: the best cells of a detector, the boxes that are kept.
 
-Two scores that differ in the last digit change places, and with them whole rows of the outputs. So such an output says
-little about how exact a model is. The tensors from which it chooses say it.
+Two scores that differ in the last digit change places, and with them whole rows of the outputs. So the outputs of two
+models say how near they are only if both make the same choice. The float model's choice is given to the other one: the
+indices that NonMaxSuppression or TopK compute become inputs.
 
-A choice that depends on no layer, such as the last token of a text, is the same in every file, and no choice here. An
-output with a layer behind the choice is compared as it is, because nothing else shows what this layer loses.
+A choice that depends on no layer, such as the last token of a text, is the same in every file, and no choice here.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
 from converter.model_io.load import read_onnx, read_whole_onnx
 from converter.model_io.protobuf import copy_fields, is_default_domain
+from converter.runtime.few_samples import Feeds
+from converter.runtime.runner import Runner
+from passes.ir.fresh_name import fresh_name
 from passes.ir.linear import LINEAR_OPS
 
-__all__ = ["Choices", "before_choices", "find_choices"]
+__all__ = ["SameChoice", "chosen_tensors", "same_choice"]
 
 _CHOOSING = {"NonMaxSuppression": 0, "NonZero": 0, "ArgMax": 0, "ArgMin": 0, "TopK": 1}
-"""Operators that choose, and the first of their outputs that jumps. The values of a TopK do not."""
+"""Operators that choose, and the first of their outputs that jumps, an int64. The values of a TopK do not jump."""
+
+
+def chosen_tensors(graph: onnx.GraphProto) -> dict[str, str]:
+    """Return the tensors that say what is chosen, and the tensor that each is chosen from.
+
+    Args:
+        graph: The graph, sorted. Bodies of control flow are not searched.
+    """
+    constant = {tensor.name for tensor in graph.initializer}
+    layered: set[str] = set()  # depends on a layer
+    chosen: dict[str, str] = {}
+    for node in graph.node:
+        reads = list(filter(None, node.input))
+        if constant.issuperset(reads):
+            constant.update(node.output)
+            continue
+        changing = [name for name in reads if name in layered]
+        first = _CHOOSING.get(node.op_type) if is_default_domain(node.domain) else None
+        if changing and first is not None:
+            chosen |= dict.fromkeys(filter(None, node.output[first:]), changing[-1])
+        if changing or (node.op_type in LINEAR_OPS and len(node.input) > 1 and node.input[1] in constant):
+            layered.update(node.output)
+    return chosen
 
 
 @dataclass(frozen=True)
-class Choices:
-    """The choices of a graph.
+class SameChoice:
+    """Two models that make the same choice.
 
     Attributes:
-        outputs: Outputs of the graph that depend on a choice, with no layer behind it.
-        unsteady: All outputs that depend on a choice.
-        sources: Tensors that depend on no choice, and from which something is chosen or computed with what was.
+        model: The model, in which what it chooses is an input.
+        reference: The float model.
+        feeds: Inputs of the runs, with what the float model chooses. The float model needs none of it.
+
+    Both have the same outputs: those of the float model, and in the place of one that says what is chosen the tensor
+    from which it is.
     """
 
-    outputs: frozenset[str]
-    unsteady: frozenset[str]
-    sources: tuple[str, ...]
+    model: onnx.ModelProto
+    reference: onnx.ModelProto
+    feeds: list[Feeds]
 
 
-def find_choices(graph: onnx.GraphProto) -> Choices:
-    """Find what depends on a choice in a sorted graph. Bodies of control flow are not searched."""
-    constant = {tensor.name for tensor in graph.initializer}
-    layered: set[str] = set()  # depends on a layer
-    chosen: set[str] = set()  # depends on a choice
-    behind: set[str] = set()  # depends on a layer that depends on a choice
-    sources: dict[str, None] = {}
-    for node in graph.node:
-        reads = set(filter(None, node.input))
-        if reads <= constant:
-            constant.update(node.output)
-            continue
-        is_layer = node.op_type in LINEAR_OPS and len(node.input) > 1 and node.input[1] in constant
-        first = _CHOOSING.get(node.op_type) if is_default_domain(node.domain) and reads & layered else None
-        depends = bool(reads & chosen)
-        if depends or first is not None:
-            chosen.update(filter(None, node.output if depends else node.output[first:]))
-            sources |= dict.fromkeys(name for name in node.input if name in layered and name not in chosen)
-        if reads & behind or (is_layer and depends):
-            behind.update(node.output)
-        if is_layer or reads & layered:
-            layered.update(node.output)
-    unsteady = frozenset(value.name for value in graph.output if value.name in chosen)
-    outputs = unsteady - behind
-    return Choices(outputs, unsteady, tuple(sources) if outputs else ())
-
-
-def before_choices(
-    quantized: onnx.ModelProto, reference: Path | onnx.ModelProto
-) -> tuple[onnx.ModelProto, onnx.ModelProto] | None:
-    """Return both models with the tensors that they choose from instead of the outputs that depend on a choice.
+def same_choice(model: onnx.ModelProto, reference: Path | onnx.ModelProto, feeds: Sequence[Feeds]) -> SameChoice | None:
+    """Let a model make the choice that the float model makes.
 
     Args:
-        quantized: The quantized model.
+        model: The model. It does not change.
         reference: The float model.
+        feeds: Inputs of runs.
 
     Returns:
-        The quantized and the float model, with as many outputs in the same order. None if no output depends on a
-        choice.
+        Both models. None if the float model chooses nothing, or the other one does not compute all of the tensors.
+
+    Raises:
+        ModelError: The float model cannot be loaded or run.
     """
-    graph = (read_onnx(reference) if isinstance(reference, Path) else reference).graph
-    choices = find_choices(graph)
-    written = {name for node in quantized.graph.node for name in node.output}
-    rounded = _rounded(quantized.graph)
-    pairs = {name: rounded.get(name, name) for name in choices.sources if name in written}
-    if not pairs:
+    chosen = chosen_tensors((read_onnx(reference) if isinstance(reference, Path) else reference).graph)
+    computed = {name for node in model.graph.node for name in node.output}
+    if not feeds or not chosen or not computed.issuperset(chosen):
         return None
     source = read_whole_onnx(reference) if isinstance(reference, Path) else reference
-    kept = [value.name for value in graph.output if value.name not in choices.outputs]
-    floats, integers = [*kept, *pairs], [*kept, *pairs.values()]
-    return _returning(quantized, integers), _returning(source, floats)
+    names = list(chosen)
+    runner = Runner(_returning(source, names), "the float model", outputs=names)
+    choices = [dict(zip(names, runner.execute(runner.inputs(feed)), strict=True)) for feed in feeds]
+    own = [value.name for value in source.graph.output]
+    outputs = list(dict.fromkeys(chosen[name] if chosen.get(name) in computed else name for name in own))
+    rounded = _rounded(model.graph)
+    changed = _returning(model, [name if name in own else rounded.get(name, name) for name in outputs])
+    _make_inputs(changed.graph, choices[0])
+    both = [feed | choice for feed, choice in zip(feeds, choices, strict=True)]
+    return SameChoice(changed, _returning(source, outputs), both)
+
+
+def _make_inputs(graph: onnx.GraphProto, choices: Mapping[str, NDArray[Any]]) -> None:
+    """Make tensors inputs of a graph. What computed them writes others, that nothing reads."""
+    taken = {name for node in graph.node for name in [*node.input, *node.output]}
+    unread = {name: fresh_name(f"{name}_chosen", taken) for name in choices}
+    nodes = []
+    for node in graph.node:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.output[:] = [unread.get(name, name) for name in node.output]
+        nodes.append(copy)
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    for name, values in choices.items():
+        axes = [f"{name}_{axis}" for axis in range(values.ndim)]
+        graph.input.append(helper.make_tensor_value_info(name, onnx.TensorProto.INT64, axes))
 
 
 def _rounded(graph: onnx.GraphProto) -> dict[str, str]:

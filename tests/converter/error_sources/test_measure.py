@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 import converter
@@ -64,6 +65,26 @@ def test_parts_of_an_output_are_measured_alone() -> None:
     (scores,) = [source for source in found.sources if source.kind == "weight" and source.name == "scores"]
     assert scores.sqnr_db["y[:, :4]"] == math.inf
     assert scores.sqnr_db["y[:, 4:]"] < 60
+
+
+def test_a_layer_behind_a_choice_is_measured_on_the_same_choice() -> None:
+    """Which rows are the best two changes with any rounding. What the decoder loses does not."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["rows"], name="layer"),
+        node("ReduceMean", ["rows"], ["means"], name="means", axes=[2], keepdims=0),
+        node("TopK", ["means", "two"], ["values", "index"], name="top", axis=1),
+        node("Unsqueeze", ["index", "last"], ["column"], name="column"),
+        node("GatherND", ["rows", "column"], ["picked"], name="pick", batch_dims=1),
+        node("MatMul", ["picked", "d"], ["y"], name="decoder"),
+    ]
+    constants = {"w": array(16, 16), "d": array(16, 8), "two": np.array([2]), "last": np.array([2])}
+    model = build(nodes, constants, [1, 6, 16])
+    plan = converter.find_recipe("int8").with_solver(layer_bits={"decoder": 3})
+    found = sensitivity(model, array(64, 6, 16), recipe=plan)
+    first = found.ranked()[0]
+    assert (first.kind, first.name) == ("weight", "decoder")
+    assert 5 < first.worst_db < 25
+    assert all(each.worst_db > 25 for each in found.ranked()[1:])
 
 
 def source(name: str, sqnr: float, kind: str = "activation", *nodes: str) -> ErrorSource:

@@ -21,7 +21,6 @@ from tests.support.command_line import run as command
 from tests.support.static_quantization import static_file
 
 DECODING = frozenset({"Exp", "GatherElements", "NonMaxSuppression", "Pow", "ScatterND", "TopK"})
-BEHIND = frozenset({"detector RT-DETR"})  # layers behind its choice, so its outputs are compared as they are
 SELECTING = ["detector SSD", "detector RetinaNet"]
 SLOW_INT4 = [
     pytest.param(name, marks=() if name == "detector SSD" else pytest.mark.slow, id=name) for name in DETECTORS
@@ -147,9 +146,7 @@ def test_an_image_without_a_detection(name: str, optimize: bool) -> None:
         assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, detector in DETECTORS.items() if detector.selects and name not in BEHIND]
-)
+@pytest.mark.parametrize("name", [name for name, detector in DETECTORS.items() if detector.selects])
 def test_what_is_selected_says_nothing_of_the_error(name: str) -> None:
     """The best rows change places. So the conversion compares what the model selects from, and does not warn."""
     result = converted(name, "int8")

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.budget.metric_judge import MetricJudge
+from converter.budget.metric_judge import GROUPS, MetricJudge
 from converter.data.dataset import Batch, Dataset
 from converter.data.labels import Classes, check_labels
 from converter.model_io.scratch import scratch_folder
@@ -85,9 +85,10 @@ class Judge:
 
     def __init__(self, reference: Path | onnx.ModelProto, data: Dataset, *, classes: bool, metric: Any = None) -> None:
         self.data, self.reference = data, reference
-        self.metric = None if metric is None else MetricJudge(metric, reference, data)
-        self._float = _FloatOutputs(Runner(reference, _FLOAT), data)
-        first = numbers(next(iter(next(iter(self._float))[1].values())))
+        self._float = _FloatOutputs(Runner(reference, _FLOAT), data, 1 if metric is None else GROUPS)
+        sample, outputs = next(iter(self._float))
+        self.metric = None if metric is None else MetricJudge(metric, outputs, sample)
+        first = numbers(next(iter(outputs.values())))
         self.scores = _class_scores(numbers(next(iter(outputs.values()))) for _, outputs in self._float)
         if classes and metric is None and self.scores is None:
             raise UsageError(
@@ -112,9 +113,12 @@ class Judge:
         """Run a quantized model on the held-out samples and return its errors."""
         runner = Runner(model, "the quantized model")
         errors, scores = OutputErrors(self._float.joined), []
+        measured = None if self.metric is None else self.metric.start()
         for batch, expected in self._float:
             outputs = dict(zip(runner.outputs, runner.run(batch), strict=True))
             errors.update(expected, outputs)
+            if measured is not None:
+                measured.update(batch, expected, outputs)
             scores.append(numbers(next(iter(outputs.values()))))
         sqnr = errors.db()
         if not sqnr and self.metric is None:
@@ -123,8 +127,8 @@ class Judge:
                 "compare them; use `metric=`, or a recipe such as int8"
             )
         power = max((10 ** (-each / 10) if each > -math.inf else math.inf for each in sqnr.values()), default=0.0)
-        if self.metric is not None:
-            return Verdict(power, self.metric.drop(model), None)
+        if measured is not None:
+            return Verdict(power, measured.drop(), None)
         found = None if self.scores is None else _class_scores(scores)
         if found is None or self.scores is None or found.shape != self.scores.shape:
             return self.verdict(power, None)
@@ -168,13 +172,18 @@ def _class_scores(outputs: Iterable[NDArray[Any]]) -> NDArray[np.float32] | None
 class _FloatOutputs:
     """Batches of the held-out samples, and the outputs of the float network by name. They are kept if memory allows.
 
+    Args:
+        runner: The float network.
+        data: The samples.
+        batches: Fewest batches, if there are as many samples.
+
     Attributes:
         joined: Outputs that may have parts of different kinds.
     """
 
-    def __init__(self, runner: Runner, data: Dataset) -> None:
+    def __init__(self, runner: Runner, data: Dataset, batches: int) -> None:
         self._runner, self._data = runner, data
-        self._size = runner.batch_size(data, _BATCH, 2)
+        self._size = max(1, min(runner.batch_size(data, _BATCH, 2), len(data) // batches))
         self.joined = runner.joined()
         self._kept: list[tuple[Batch, dict[str, Any]]] | None = None
 

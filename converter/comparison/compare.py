@@ -107,7 +107,8 @@ class Comparison(Overview):
         layers: Every matched tensor, in the order of the reference's graph.
         unmatched: Tensors of the reference without a counterpart.
         agreement: Fraction of images with the same highest score. None unless the first output is [n, classes].
-        sqnr_db: SQNR of the worst output of the model as it is deployed.
+        sqnr_db: SQNR of the worst output of the model as it is deployed. -inf if the first one never has the same
+            shape.
         outputs: SQNR of every float output, or of its parts, of the model as it is deployed, by name.
         metric: The metric that was asked for, or None.
         values: Values of the metric: of the reference, None if its own outputs are the labels, and of the model.
@@ -253,7 +254,7 @@ def _compared(on: ModelsOnData, progress: Progress, metric: Any) -> Comparison:
         layers.errors(matches),
         (*unmatched, *(match.tensor for match in matches if match.tensor in layers.unlike)),
         images.agreement,
-        min(errors.db().values(), default=images.db),
+        images.db if images.unlike == images.done else min(errors.db().values(), default=images.db),
         tuple(match.tensor for match in matches if match.tensor in layers.transformed),
         images.worst(),
         errors.db(),

@@ -44,14 +44,16 @@ conformance: targets  ## every recipe, target and small graph, run where it can 
 reference: $(STAMP)  ## write docs/reference from docstrings, fields and --help
 	$(PYTHON) -m benchmarks.reference_pages
 
-# Each worker computes on one thread, since there is a worker for each core.
+# Each worker computes on one thread, since there is a worker for each core. A worker that crashes ends the run with the
+# name of its test: pytest-xdist would start another and then wait for ever.
+WORKERS := -n auto --dist loadfile --max-worker-restart 0
 test test-all: export OMP_NUM_THREADS ?= 1
 
 test: $(STAMP)  ## the fast tests, at most 5 minutes on two cores; ARGS="-k gptq" is passed on
-	$(PYTHON) -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+	$(PYTHON) -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
 test-all: $(STAMP)  ## every test, at most 20 minutes on two cores; ARGS as for test
-	$(PYTHON) -m pytest -n auto --dist loadfile $(ARGS)
+	$(PYTHON) -m pytest $(WORKERS) $(ARGS)
 
 lint: $(STAMP)  ## formatting and lint, changing nothing
 	$(PYTHON) -m ruff format --check .

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from converter.model_io.operator_libraries import register
 from converter.model_io.scratch import scratch_folder
 from converter.model_io.sizes import fits_one_file
+from converter.model_io.sparse import with_dense_functions
 from converter.model_io.write import data_file, write_onnx
 
 __all__ = ["cpu_session"]
@@ -35,6 +36,7 @@ def cpu_session(
         keep_int8: Whether to try again with that setting if the rewriting fails.
     """
     register(options)
+    model = with_dense_functions(model)
     if isinstance(model, Path):
         return _session(str(model), options, keep_int8=keep_int8)
     if fits_one_file(model, _IN_MEMORY) and fits_one_file(model):

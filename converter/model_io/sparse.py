@@ -1,11 +1,50 @@
 """Sparse constants as dense ones, since onnx's shape inference and the graph of the passes have no sparse tensors."""
 
+import mmap
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
-__all__ = ["make_dense", "make_initializers_dense"]
+__all__ = ["make_dense", "make_initializers_dense", "with_dense_functions"]
+
+_ATTRIBUTE = "sparse_value"
+
+
+def with_dense_functions(model: ModelProto | Path) -> ModelProto | Path:
+    """Return a model whose functions hold no sparse constants: `model` itself if it has none.
+
+    onnxruntime 1.31 writes outside its memory when it inlines a function with one, and the process may crash.
+    """
+    if isinstance(model, Path):
+        if not _mentions(model, _ATTRIBUTE.encode()):
+            return model
+        read = onnx.load(model)
+        return with_dense_functions(read) if _sparse(read) else model
+    if not _sparse(model):
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for function in copy.functions:
+        make_dense(function.node)
+    return copy
+
+
+def _mentions(path: Path, text: bytes) -> bool:
+    """Whether a file holds these bytes. It is much faster than reading the model."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return mapped.find(text) >= 0
+
+
+def _sparse(model: ModelProto) -> bool:
+    """Whether a function of the model holds a sparse constant."""
+    nodes = (node for function in model.functions for node in function.node)
+    return any(attribute.name == _ATTRIBUTE for node in nodes for attribute in node.attribute)
 
 
 def make_initializers_dense(graph: GraphProto) -> None:

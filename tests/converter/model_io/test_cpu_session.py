@@ -65,7 +65,10 @@ class Session:
             raise ValueError(f"INT8 does not match UINT8, {allowed}")
 
 
-def test_int8_is_kept_only_where_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_is_kept_only_where_it_must_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("head", "never", "broken"):
+        (tmp_path / name).touch()
     monkeypatch.setattr(ort, "InferenceSession", Session)
     monkeypatch.setattr(Session, "opened", [])
     cpu_session(Path("head"), ort.SessionOptions())

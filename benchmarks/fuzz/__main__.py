@@ -6,7 +6,7 @@
 
 A model is one of the structures in `models.structures`, changed as `benchmarks.fuzz.mutations` describes. The seed of a
 case decides the model, the change and the command. The exit code is 1 if a command ends in a traceback, a signal, an
-unknown exit code or the words "this is a bug", or takes longer than a minute.
+unknown exit code or the words "this is a bug", or takes longer than a minute or more than 2 GB of memory.
 """
 
 import argparse
@@ -23,18 +23,38 @@ import numpy as np
 import onnx
 
 from benchmarks.fuzz.mutations import mutated
-from converter import compare, convert, evaluate, inspect, verify
+from converter import compare, convert, evaluate, inspect, sensitivity, verify
 from converter.cli.main import main as command_line
 from models.structures.catalog import STRUCTURES
 
 __all__ = ["Case", "Outcome", "main", "run"]
 
-_LOADED = (compare, convert, evaluate, inspect, verify)  # imported before the fork, since every case needs them
+_LOADED = (
+    compare,
+    convert,
+    evaluate,
+    inspect,
+    sensitivity,
+    verify,
+)  # imported before the fork, since every case needs them
 _SECONDS = 60.0
+_MOST_MB = 2000
 _KNOWN_CODES = frozenset({0, 1, 2, 3})
 _BAD_WORDS = ("Traceback", "this is a bug")
 _NAMES = sorted(STRUCTURES)
-_COMMANDS = ("inspect", "convert", "evaluate", "compare", "verify", "weight-only", "kept")
+_COMMANDS = (
+    "inspect",
+    "convert",
+    "evaluate",
+    "compare",
+    "reference",
+    "verify",
+    "rules",
+    "sensitivity",
+    "weight-only",
+    "gptq",
+    "kept",
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +96,11 @@ class Case:
             "convert": ["convert", str(broken), "--calibration", data, *out],
             "evaluate": ["evaluate", str(broken), "--data", data, "--quiet"],
             "compare": ["compare", str(whole), str(broken), "--data", data, "--quiet"],
+            "reference": ["compare", str(broken), str(whole), "--data", data, "--quiet"],
             "verify": ["verify", str(broken), "--target", "cpu"],
+            "rules": ["verify", str(broken), "--target", "tensorrt"],
+            "sensitivity": ["sensitivity", str(broken), "--data", data, "--quiet"],
+            "gptq": ["convert", str(broken), "--calibration", data, "--recipe", "int4", *out],
             "weight-only": ["convert", str(broken), "--calibration", data, "--recipe", "int4-weight-only", *out],
             "kept": ["convert", str(broken), "--recipe", "keep", *out],
         }[self.command]
@@ -91,18 +115,22 @@ class Outcome:
         output: What it wrote to stderr.
         seconds: How long it took.
         left: Whether a file of a refused conversion is there.
+        megabytes: The most memory that it had.
     """
 
     code: int
     output: str
     seconds: float
     left: bool
+    megabytes: int = 0
 
     @property
     def fault(self) -> str:
         """What is wrong with the outcome. Empty if nothing is."""
         if self.seconds >= _SECONDS:
             return "hangs"
+        if self.megabytes > _MOST_MB:
+            return f"takes {self.megabytes:,} MB"
         if self.code not in _KNOWN_CODES:
             return f"exit code {self.code}"
         if self.left:
@@ -119,10 +147,10 @@ def run(case: Case, *, debug: bool = False) -> Outcome:
         child = os.fork()
         if child == 0:
             _become(arguments, folder)
-        code = _wait(child, started + _SECONDS)
+        code, megabytes = _wait(child, started + _SECONDS)
         output = (folder / "stderr").read_text(errors="replace") if (folder / "stderr").exists() else ""
         left = code != 0 and (folder / "out.onnx").exists()
-        return Outcome(code, output, time.monotonic() - started, left)
+        return Outcome(code, output, time.monotonic() - started, left, megabytes)
 
 
 def _become(arguments: Sequence[str], folder: Path) -> None:
@@ -146,14 +174,17 @@ def _become(arguments: Sequence[str], folder: Path) -> None:
     os._exit(code)
 
 
-def _wait(child: int, until: float) -> int:
-    while time.monotonic() < until:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def _wait(child: int, until: float) -> tuple[int, int]:
+    """Return the exit code of a process, which is killed at a time, and the most megabytes that it had."""
+    done, status, usage = os.wait4(child, os.WNOHANG)
+    while not done:
+        if time.monotonic() >= until:
+            os.kill(child, signal.SIGKILL)
+            done, status, usage = os.wait4(child, 0)
+        else:
+            time.sleep(0.01)
+            done, status, usage = os.wait4(child, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status), usage.ru_maxrss // 1024  # Linux counts in kilobytes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,9 +3,11 @@
 import random
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from onnx import helper, numpy_helper
 
 __all__ = ["mutated"]
 
@@ -215,6 +217,76 @@ def _nest(model: onnx.ModelProto, rng: random.Random) -> None:
     node.op_type, node.domain = "Again", "own"
 
 
+def _make_sparse(model: onnx.ModelProto, rng: random.Random) -> None:
+    """Make a weight sparse: as an initializer, a constant, or a constant in a function. Break every other one."""
+    dense = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    if not dense:
+        return
+    tensor = rng.choice(dense)
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError):  # broken by an earlier change
+        return
+    at = np.nonzero(array) if rng.random() < 0.5 and array.ndim else np.nonzero(array.reshape(-1))
+    indices = np.stack(at, axis=1).astype(np.int64) if len(at) > 1 else at[0].astype(np.int64)
+    sparse = onnx.SparseTensorProto(dims=array.shape)
+    sparse.values.CopyFrom(numpy_helper.from_array(array[array != 0], tensor.name))
+    sparse.indices.CopyFrom(numpy_helper.from_array(indices, f"{tensor.name} at"))
+    if rng.random() < 0.5:
+        _break_sparse(sparse, rng)
+    place = rng.randrange(4)
+    model.graph.initializer.remove(tensor)
+    if place == 0:
+        model.graph.sparse_initializer.append(sparse)
+        return
+    constant = helper.make_node("Constant", [], [tensor.name], sparse_value=sparse)
+    model.graph.node.insert(0, constant)
+    if place > 1:
+        _wrap(model, 0, rng)
+
+
+def _break_sparse(sparse: onnx.SparseTensorProto, rng: random.Random) -> None:
+    what = rng.randrange(4)
+    if what == 0 and len(sparse.dims):
+        sparse.dims[rng.randrange(len(sparse.dims))] = rng.choice((*_NUMBERS, 10**5, 10**9))
+    elif what == 1 and len(sparse.indices.raw_data) >= 8:
+        place = 8 * rng.randrange(len(sparse.indices.raw_data) // 8)
+        index = rng.choice(_NUMBERS).to_bytes(8, "little", signed=True)
+        sparse.indices.raw_data = sparse.indices.raw_data[:place] + index + sparse.indices.raw_data[place + 8 :]
+    elif what == 2:
+        part = rng.choice([sparse.values, sparse.indices])
+        del part.dims[:]
+        part.dims.extend(rng.choices(_NUMBERS, k=rng.randrange(3)))
+    else:
+        message: Message = rng.choice([sparse, sparse.values, sparse.indices])
+        message.ClearField(rng.choice([field.name for field in message.DESCRIPTOR.fields]))
+
+
+def _move_into_function(model: onnx.ModelProto, rng: random.Random) -> None:
+    """Move a node into a function of the model, which computes the same."""
+    if len(model.graph.node):
+        _wrap(model, rng.randrange(len(model.graph.node)), rng)
+
+
+def _wrap(model: onnx.ModelProto, place: int, rng: random.Random) -> None:
+    """Move a node into a function, that function's call into another one, and so on."""
+    node = model.graph.node[place]
+    captures = bool(next((a for a in node.attribute if a.HasField("g")), None))
+    if captures and rng.random() < 0.8:  # a function sees no tensor of the graph
+        return
+    imports = list(model.opset_import)
+    if all(entry.domain != "wrapped" for entry in imports):
+        imports.append(helper.make_opsetid("wrapped", 1))
+        model.opset_import.append(imports[-1])
+    given, made = [name for name in dict.fromkeys(node.input) if name], [name for name in node.output if name]
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        name = f"Wrapped{len(model.functions)}"
+        inner = onnx.NodeProto()
+        inner.CopyFrom(node)
+        model.functions.append(helper.make_function("wrapped", name, given, made, [inner], imports))
+        node.CopyFrom(helper.make_node(name, given, made, domain="wrapped"))
+
+
 _STRUCTURE: tuple[Callable[[onnx.ModelProto, random.Random], None], ...] = (
     _change_a_field,
     _change_a_field,
@@ -227,6 +299,8 @@ _STRUCTURE: tuple[Callable[[onnx.ModelProto, random.Random], None], ...] = (
     _cut_data,
     _change_versions,
     _nest,
+    _make_sparse,
+    _move_into_function,
 )
 
 

@@ -1,11 +1,13 @@
 """Weights in files beside a model."""
 
+import math
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto
 
-from converter.model_io.protobuf import all_tensors
+from converter.model_io.protobuf import model_tensors
+from converter.model_io.sizes import stored_bits
 from passes.errors import ModelError, first_line
 
 __all__ = ["data_locations", "load_external_data"]
@@ -20,10 +22,11 @@ def load_external_data(path: Path, model: onnx.ModelProto) -> None:
     for tensor in _outside(model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         data = _data_file(path, tensor.name, entries.get("location", ""))
-        places = [_place(path, tensor.name, key, entries.get(key) or "0") for key in ("offset", "length")]
-        if sum(places) > data.stat().st_size:
+        offset, length = (_place(path, tensor.name, key, entries.get(key) or "0") for key in ("offset", "length"))
+        needed = -(-math.prod(tensor.dims) * stored_bits(tensor.data_type) // 8)
+        if (end := offset + (length or needed)) > data.stat().st_size:
             raise ModelError(
-                f"{data} is truncated: {tensor.name} ends at byte {sum(places):,} of {data.stat().st_size:,}; "
+                f"{data} is truncated: {tensor.name} ends at byte {end:,} of {data.stat().st_size:,}; "
                 "export or download it again"
             )
     try:
@@ -48,7 +51,7 @@ def data_locations(path: Path, model: onnx.ModelProto) -> list[Path]:
 
 
 def _outside(model: onnx.ModelProto) -> list[TensorProto]:
-    return [tensor for tensor in all_tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL]
+    return [tensor for tensor in model_tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
 
 
 def _data_file(path: Path, tensor: str, location: str) -> Path:

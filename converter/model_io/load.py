@@ -19,8 +19,9 @@ from converter.model_io.functions import with_inlined_functions
 from converter.model_io.half_precision import widen_halves
 from converter.model_io.malformed import refusing_malformed
 from converter.model_io.operator_libraries import libraries
-from converter.model_io.protobuf import all_tensors, graphs
+from converter.model_io.protobuf import graphs, model_tensors
 from converter.model_io.repair import repair, sort_nodes
+from converter.model_io.sparse import require_sound_sparse
 from converter.model_io.upgrade import IR_VERSION, OPSET, upgrade_opset
 from passes.errors import ModelError, first_line
 
@@ -95,13 +96,14 @@ def load_proto(model: onnx.ModelProto, name: str = "model") -> onnx.ModelProto:
 
 
 def _loaded(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    outside = [tensor for tensor in all_tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL]
+    outside = [tensor for tensor in model_tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
     if outside:
         raise ModelError(
             f"{name}: the data of {outside[0].name} are in a file outside of the model in memory; "
             "load it with onnx.load(path), or pass the path"
         )
     _refuse_empty_or_integer(name, model)
+    require_sound_sparse(name, model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return _prepared(name, copy)
@@ -127,10 +129,13 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """Read any ONNX file, quantized or not, unchanged and without its external data.
 
     Raises:
-        ModelError: There is no such file, or it is a folder, not an ONNX file, or truncated.
+        ModelError: There is no such file, or it is a folder, not an ONNX file, truncated, or a sparse tensor in it is
+            damaged.
     """
     _require_file(path)
-    return _parse(path)
+    model = _parse(path)
+    require_sound_sparse(str(path), model)
+    return model
 
 
 def read_whole_onnx(path: Path) -> onnx.ModelProto:

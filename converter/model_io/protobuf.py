@@ -10,8 +10,12 @@ __all__ = [
     "constant_tensors",
     "copy_fields",
     "default_opset",
+    "function_nodes",
     "graphs",
     "is_default_domain",
+    "model_graphs",
+    "model_nodes",
+    "model_tensors",
     "subgraphs",
     "tensor_names",
 ]
@@ -36,10 +40,14 @@ def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     for each in graphs(graph):
         yield from each.initializer
         for node in each.node:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
+            yield from _attribute_tensors(node)
+
+
+def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
 
 
 def constant_tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
@@ -65,6 +73,40 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     for node in graph.node:
         for body in subgraphs(node):
             yield from graphs(body)
+
+
+def model_graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graph of a model, all graphs inside it, and those inside its functions."""
+    yield from graphs(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            for body in subgraphs(node):
+                yield from graphs(body)
+
+
+def function_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of all functions of a model, and those of the graphs inside them."""
+    for function in model.functions:
+        for node in function.node:
+            yield node
+            for body in subgraphs(node):
+                for graph in graphs(body):
+                    yield from graph.node
+
+
+def model_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a model, those of the graphs inside it, and those of its functions."""
+    for graph in graphs(model.graph):
+        yield from graph.node
+    yield from function_nodes(model)
+
+
+def model_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor stored in a model and its functions: initializers and attributes."""
+    for graph in model_graphs(model):
+        yield from graph.initializer
+    for node in model_nodes(model):
+        yield from _attribute_tensors(node)
 
 
 def tensor_names(graph: onnx.GraphProto) -> Iterator[str]:

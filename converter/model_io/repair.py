@@ -3,7 +3,7 @@
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from converter.model_io.protobuf import graphs, is_default_domain, subgraphs
-from converter.model_io.sparse import make_dense, make_initializers_dense
+from converter.model_io.sparse import make_dense
 
 __all__ = ["repair", "sort_nodes"]
 
@@ -23,11 +23,8 @@ def repair(model: ModelProto) -> None:
     model.ir_version = max(model.ir_version, _OLDEST_IR)
     model.graph.name = model.graph.name or "graph"
     _name_domains(model)
-    for function in model.functions:
-        make_dense(function.node)
+    make_dense(model)
     for graph in graphs(model.graph):
-        make_initializers_dense(graph)
-        make_dense(graph.node)
         _name_default_sides(graph)
         _drop_duplicate_initializers(graph)
         _drop_initializer_inputs(graph)

@@ -21,7 +21,17 @@ from models.structures.layers import (
     unrolled,
     zeros,
 )
-from models.structures.old_files import fixed_batch, function, old, resized, unsorted, wrong_rank, wrong_shapes
+from models.structures.old_files import (
+    fixed_batch,
+    function,
+    nested_functions,
+    old,
+    resized,
+    sparse,
+    unsorted,
+    wrong_rank,
+    wrong_shapes,
+)
 from models.structures.types import (
     boxes,
     embedding,
@@ -109,6 +119,8 @@ STRUCTURES: Mapping[str, Structure] = MappingProxyType(
         "fixed batch": Structure(fixed_batch, image),
         "unsorted nodes": Structure(unsorted, image),
         "function": Structure(function, image),
+        "functions in functions": Structure(nested_functions, image),
+        "sparse weights": Structure(sparse, image),
         **{
             f"zeros in a {what}": Structure(zeros(what), image)
             for what in ("kernel position", "input channel", "output channel", "layer")

@@ -1,15 +1,25 @@
-"""Graphs of old exporters: early opsets and IR versions, wrong shapes, unsorted nodes, functions."""
+"""Graphs of old exporters: early opsets and IR versions, wrong shapes, sparse weights, functions."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
-from models.structures.build import SIDE, F, Value, between, floats, ints, layer_weights, make, n
+from models.structures.build import SIDE, Array, F, Value, between, floats, ints, layer_weights, make, n
 
-__all__ = ["fixed_batch", "function", "old", "resized", "unsorted", "wrong_shapes"]
+__all__ = [
+    "fixed_batch",
+    "function",
+    "nested_functions",
+    "old",
+    "resized",
+    "sparse",
+    "unsorted",
+    "wrong_rank",
+    "wrong_shapes",
+]
 
 
 def resized(op: str, opset: int, mode: str, scale: float) -> Callable[[], onnx.ModelProto]:
@@ -144,3 +154,45 @@ def function() -> onnx.ModelProto:
     model = make(nodes, infer=False, domains=("own",))
     model.functions.append(body)
     return model
+
+
+def nested_functions() -> onnx.ModelProto:
+    """Build a model with a function that calls another one, in a branch of an If."""
+    model = function()
+    inner = n("Swish", ["u"], ["s"], domain="own")
+    zero = n("Constant", [], ["zero"], value_float=0.0)
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    nodes = [inner, zero, n("ReduceMax", ["s"], ["top"], keepdims=0), n("Greater", ["top", "zero"], ["yes"])]
+    branches = [
+        helper.make_graph([n(op, ["s"], [op])], op, [], [helper.make_tensor_value_info(op, F, None)])
+        for op in ("Identity", "Neg")
+    ]
+    nodes.append(n("If", ["yes"], ["r"], then_branch=branches[0], else_branch=branches[1]))
+    model.functions.append(helper.make_function("own", "Turned", ["u"], ["r"], nodes, imports))
+    model.graph.node[1].op_type = "Turned"
+    return model
+
+
+def sparse() -> onnx.ModelProto:
+    """Build a model with a sparse weight and a sparse constant, three of four values of which are zeros."""
+    nodes = [
+        n("Constant", [], ["scale"], sparse_value=_sparse("", layer_weights()["b0"].reshape(8, 1, 1))),
+        n("Conv", ["x", "w0"], ["c"], name="first", pads=[1] * 4),
+        n("Add", ["c", "scale"], ["d"]),
+        n("Relu", ["d"], ["h"]),
+        n("Conv", ["h", "w1"], ["y"], name="last", pads=[1] * 4),
+    ]
+    model = make(nodes, infer=False)
+    dense = next(tensor for tensor in model.graph.initializer if tensor.name == "w1")
+    model.graph.initializer.remove(dense)
+    model.graph.sparse_initializer.append(_sparse("w1", layer_weights()["w1"]))
+    return model
+
+
+def _sparse(name: str, values: Array) -> onnx.SparseTensorProto:
+    """Keep each fourth value."""
+    indices = np.arange(0, values.size, 4)
+    kept = np.ascontiguousarray(values.reshape(-1)[indices])
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(kept, name), numpy_helper.from_array(indices, f"{name} at"), values.shape
+    )

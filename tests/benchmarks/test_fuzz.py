@@ -21,6 +21,12 @@ def test_most_files_differ_from_the_model() -> None:
     assert sum(mutated(MODEL, seed) == whole for seed in range(200)) < 40
 
 
+def test_some_files_have_sparse_constants_and_functions() -> None:
+    files = [mutated(MODEL, seed) for seed in range(300)]
+    for part in (b"sparse_value", b"Wrapped0", b"Wrapped1"):
+        assert any(part in file for file in files)
+
+
 @pytest.mark.parametrize(
     ("outcome", "fault"),
     [
@@ -31,6 +37,7 @@ def test_most_files_differ_from_the_model() -> None:
         (Outcome(1, "Traceback (most recent call last)", 1.0, left=False), "says 'Traceback'"),
         (Outcome(-9, "", 60.0, left=False), "hangs"),
         (Outcome(1, "Error: no", 1.0, left=True), "writes a file and fails"),
+        (Outcome(1, "Error: no", 1.0, left=False, megabytes=8000), "takes 8,000 MB"),
     ],
 )
 def test_faults(outcome: Outcome, fault: str) -> None:

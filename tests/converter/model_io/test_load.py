@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.model_io.load import IR_VERSION, OPSET, load_onnx, upgrade_opset
+from converter.model_io.load import IR_VERSION, OPSET, load_onnx, read_whole_onnx, upgrade_opset
 from passes.errors import ModelError
 
 node = helper.make_node
@@ -264,6 +264,30 @@ def test_truncated_external_data(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(bytes(100))
     with pytest.raises(ModelError, match=r"weights.bin is truncated: conv.weight ends at byte 1,728 of 100"):
         load_onnx(path)
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+def test_truncated_external_data_without_a_length(tmp_path: Path, in_function: bool) -> None:
+    """The length is optional. Then a tensor has as many bytes as its shape says."""
+    weight = numpy_helper.from_array(np.zeros(8, np.float32), "k")
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+    constant = helper.make_node("Constant", [], ["k"], value=weight)
+    model = build([CONV, helper.make_node("Identity", ["x"], ["z"])])
+    if in_function:
+        model.functions.append(helper.make_function("own", "F", [], ["k"], [constant], model.opset_import))
+    else:
+        model.graph.node.append(constant)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "weights.bin").write_bytes(bytes(31))
+    for read in (load_onnx, read_whole_onnx):
+        with pytest.raises(ModelError, match=r"weights.bin is truncated: k ends at byte 32 of 31"):
+            read(path)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelError, match="the external data of k are missing"):
+        read_whole_onnx(path)
 
 
 def test_external_data_outside_the_folder(tmp_path: Path) -> None:

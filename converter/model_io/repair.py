@@ -18,6 +18,7 @@ def repair(model: ModelProto) -> None:
     - Of two initializers of one name, the first one stays. onnxruntime 1.31 computes with it.
     - Sparse constants become dense. onnxruntime does the same when it loads them.
     - The domain of ONNX's own operators has one name, and the graph has one. Every domain is imported.
+    - An attribute refers to no attribute of a function, where there is none. Its own value counts.
     - A one-sided STFT says so. onnx 1.23 infers a two-sided one from the attribute's default.
     """
     model.ir_version = max(model.ir_version, _OLDEST_IR)
@@ -26,6 +27,7 @@ def repair(model: ModelProto) -> None:
     make_dense(model)
     for graph in graphs(model.graph):
         _name_default_sides(graph)
+        _drop_references(graph)
         _drop_duplicate_initializers(graph)
         _drop_initializer_inputs(graph)
     sort_nodes(model.graph)
@@ -65,6 +67,12 @@ def _name_default_sides(graph: GraphProto) -> None:
     for node in graph.node:
         if node.op_type == "STFT" and not node.domain and all(one.name != "onesided" for one in node.attribute):
             node.attribute.append(helper.make_attribute("onesided", 1))
+
+
+def _drop_references(graph: GraphProto) -> None:
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.ClearField("ref_attr_name")
 
 
 def sort_nodes(graph: GraphProto) -> None:

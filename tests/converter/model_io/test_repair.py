@@ -210,6 +210,13 @@ def layer_norm_before_onnx_had_it() -> onnx.ModelProto:
     return model
 
 
+def reference_outside_functions() -> onnx.ModelProto:
+    """onnxruntime takes the value that is there."""
+    model = built(node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1]))
+    model.graph.node[0].attribute[0].ref_attr_name = "other"
+    return model
+
+
 def simplified_layer_norm() -> onnx.ModelProto:
     """onnxruntime has it in the domain of ONNX's own operators."""
     norm = node("SimplifiedLayerNormalization", ["h", "one"], ["n"], epsilon=1e-6)
@@ -239,6 +246,7 @@ def one_sided_stft() -> onnx.ModelProto:
     [
         layer_norm_before_onnx_had_it,
         one_sided_stft,
+        reference_outside_functions,
         simplified_layer_norm,
         sparse_constants,
         sparse_initializer,

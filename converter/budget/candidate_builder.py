@@ -229,7 +229,7 @@ class CandidateBuilder:
             "target": self.target.name,
             "source": self._source,
             "versions": versions(),
-        }
+        } | ({"deterministic": True} if self.settings.deterministic else {})
         return Cache(self.cache_folder, facts)
 
 

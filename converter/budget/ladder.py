@@ -32,8 +32,9 @@ from converter.data.preprocess import Preprocess
 from converter.evaluation.evaluate import evaluate_pair
 from converter.learn.learning import require_device
 from converter.model_io.open import ExportOptions
+from converter.pipeline.fixed_sums import fixed_sums
 from converter.pipeline.images import require_calibration, require_usable_data
-from converter.pipeline.prepare import prepare
+from converter.pipeline.prepare import Prepared, prepare
 from converter.pipeline.result import Result
 from converter.pipeline.search_record import Search
 from converter.pipeline.settings import Settings
@@ -89,18 +90,25 @@ def convert_within(
     chosen = find_target(target)
     base = BASE if recipe == AUTO else learning_on(find_recipe(recipe), settings.device)
     _require_searchable(AUTO if recipe == AUTO else base.name, base, calibration, budget, chosen, settings)
-    job = prepare(
-        model,
-        calibration,
-        base,
-        chosen,
-        evaluation=evaluation,
-        export=export,
-        preprocess=preprocess,
-        settings=settings,
-        judging=MOST_JUDGING,
-        progress=progress,
-    ).warn()
+    with fixed_sums(settings.deterministic, learns=recipe == AUTO or base.learns):
+        job = prepare(
+            model,
+            calibration,
+            base,
+            chosen,
+            evaluation=evaluation,
+            export=export,
+            preprocess=preprocess,
+            settings=settings,
+            judging=MOST_JUDGING,
+            progress=progress,
+        ).warn()
+        return _search(job, budget, recipe == AUTO, None if cache is None else Path(cache), progress)
+
+
+def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, progress: Progress) -> Result:
+    """Convert until the budget is met. Try one recipe only, or several."""
+    settings = job.settings
     data, unseen, base = job.images.calibration, job.images.evaluation, job.recipe
     assert data is not None
     fit, held_out = split(data, base.limit, base.seed)
@@ -111,10 +119,8 @@ def convert_within(
             f"only {len(held_out)} samples judge the files, so one sample is {100 / len(held_out):.2g} points, more "
             f"than `max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more samples"
         )
-    builder = CandidateBuilder(
-        job.source, fit, judge, budget, chosen, settings, None if cache is None else Path(cache), progress
-    )
-    for trial in _rungs(builder, base) if recipe == AUTO else [builder.attempt(base.name, base)]:
+    builder = CandidateBuilder(job.source, fit, judge, budget, job.target, settings, cache, progress)
+    for trial in _rungs(builder, base) if several else [builder.attempt(base.name, base)]:
         progress(f"auto: {trial.attempt.name}", 1, 1)
 
     result = builder.kept()

@@ -17,6 +17,7 @@ from converter.error_sources.sensitivity import Sensitivity
 from converter.model_io.open import ExportOptions
 from converter.model_io.sizes import model_digest
 from converter.pipeline.convert import run_passes
+from converter.pipeline.fixed_sums import fixed_sums
 from converter.pipeline.prepare import Prepared, prepare
 from converter.pipeline.result import versions
 from converter.pipeline.settings import Settings
@@ -77,7 +78,7 @@ def sensitivity(
     if plan.keeps or plan.trains:
         raise UsageError(f"recipe {plan.name!r} does not choose codes by calibration; use one such as int8 or int4")
     chosen = find_target(target)
-    with log_step("sensitivity"):
+    with log_step("sensitivity"), fixed_sums(settings.deterministic, learns=plan.learns):
         job = prepare(
             model,
             data,

@@ -142,6 +142,7 @@ def cli() -> None:
 @click.option(
     "--measure-speed", is_flag=True, help="Keep activations in float where this machine runs the layer faster."
 )
+@options.deterministic
 @options.quiet
 def convert(
     model: str,
@@ -163,6 +164,7 @@ def convert(
     cache: Path | None,
     min_sqnr: float | None,
     measure_speed: bool,
+    deterministic: bool,
     quiet: bool,
     **images: Any,
 ) -> None:
@@ -212,6 +214,7 @@ def convert(
                     measure_speed=measure_speed,
                     metric=metric,
                     min_sqnr=min_sqnr,
+                    deterministic=deterministic,
                 ),
                 progress=progress,
             )

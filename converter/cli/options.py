@@ -12,6 +12,7 @@ __all__ = [
     "budget",
     "custom_ops",
     "data",
+    "deterministic",
     "images",
     "json",
     "layers",
@@ -210,5 +211,8 @@ _libraries = click.option(
 )
 limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Number of samples; by default all.")
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
+deterministic = click.option(
+    "--deterministic", is_flag=True, help="Write the same bytes whatever the number of processor cores."
+)
 quiet = click.option("--quiet", is_flag=True, help="Print no progress bars, and only the tables that were requested.")
 json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -62,6 +62,7 @@ __all__ = ["train"]
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Device of the training; auto: cuda if there is one."
 )
+@options.deterministic
 @options.quiet
 def train(
     model: str,
@@ -81,6 +82,7 @@ def train(
     report: tuple[Path, ...],
     seed: int | None,
     device: "Device | None",
+    deterministic: bool,
     quiet: bool,
     **rest: Any,
 ) -> None:
@@ -109,7 +111,9 @@ def train(
     for read in (data, calibration):
         if evaluation is not None and read is not None and same_file(evaluation, read):
             warn(f"{evaluation} is used to train and to evaluate: the accuracy is not that on unseen samples")
-    settings = converter.Settings(limit=limit, seed=seed, device=device, metric=metric, checkpoint=state_file)
+    settings = converter.Settings(
+        limit=limit, seed=seed, device=device, metric=metric, deterministic=deterministic, checkpoint=state_file
+    )
     names = ("epochs", "batch", "rate", "optimizer", "objective", "flip", "shift")
     qat = {name: value for name in names if (value := rest.pop(name)) is not None}
     with owned(output):

@@ -13,6 +13,7 @@ from converter.evaluation.evaluate import evaluate_pair
 from converter.model_io.open import ExportOptions
 from converter.pipeline.branches import convert_branches
 from converter.pipeline.finish import Written, write_file
+from converter.pipeline.fixed_sums import fixed_sums
 from converter.pipeline.min_sqnr import advice, fault, reach, require_judgeable
 from converter.pipeline.prepare import Prepared, prepare
 from converter.pipeline.result import Result
@@ -76,7 +77,7 @@ def convert(
     require_type("settings", settings, Settings, "converter.Settings(...)")
     plan = with_layers(learning_on(find_recipe(recipe), settings.device), exclude, bits)
     require_judgeable(settings.min_sqnr, plan, has_data=calibration is not None or training is not None)
-    with own_checkpoint(settings.checkpoint):
+    with own_checkpoint(settings.checkpoint), fixed_sums(settings.deterministic, learns=plan.learns):
         job = prepare(
             model,
             calibration,

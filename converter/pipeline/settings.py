@@ -31,6 +31,8 @@ class Settings:
             of a training. See `converter.evaluate`.
         min_sqnr: SQNR in dB that every output needs against float, on a few of the samples that calibrated. What costs
             most stays in float, or gets 8 bits, until the file reaches it.
+        deterministic: Whether the file has the same bytes whatever the number of processor cores. Meanwhile numpy,
+            scipy and torch compute on one thread in the whole process.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
     Raises:
@@ -44,6 +46,7 @@ class Settings:
     memory_budget: int = DEFAULT_MEMORY_BUDGET
     metric: Any = None
     min_sqnr: float | None = None
+    deterministic: bool = False
     checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ import onnx
 from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT
 from converter import Budget, Recipe, Result, Settings, convert, convert_within
-from converter.budget.held_out_judge import split
 from converter.budget.mixed import BASE, with_bits
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Measurement, evaluate
@@ -88,9 +87,8 @@ def budget_bars(
         cache: Folder for the measurements of the searches.
         progress: Called during the work.
     """
-    fit, _ = split(data, calibrate, BASE.seed)
     for bits in widths:
-        plain = convert(model, fit, recipe=uniform(bits), settings=Settings(limit=len(fit)), progress=progress)
+        plain = convert(model, data, recipe=uniform(bits), settings=Settings(limit=calibrate), progress=progress)
         budget = Budget(max_bytes=plain.model.ByteSize())
         mixed = convert_within(model, data, budget, settings=Settings(limit=calibrate), cache=cache, progress=progress)
         reference, one, other = _measured(model, [plain, mixed], evaluation, progress)
@@ -121,8 +119,7 @@ def _smallest(
     assert search is not None
     size = result.model.ByteSize()
     chosen = next(attempt for attempt in search.attempts if attempt.bytes == size)
-    fit, _ = split(data, calibrate, BASE.seed)
-    plain = convert(model, fit, recipe="int8", settings=Settings(limit=len(fit)), progress=progress)
+    plain = convert(model, data, recipe="int8", settings=Settings(limit=calibrate), progress=progress)
     reference, small, int8 = _measured(model, [result, plain], evaluation, progress, latency=True)
     note = (
         f"{len(search.attempts)} attempts, {search.held_out:,} held-out images: {chosen.drop:.2f} points lost there; "

@@ -161,8 +161,9 @@ class CandidateBuilder:
         return self._best
 
     def _convert(self, recipe: Recipe) -> Result:
-        job = dataclasses.replace(self._prepared(recipe), warns=False)
-        return quantize(job, self.progress)
+        job = self._prepared(recipe)
+        images = dataclasses.replace(job.images, judging=self.judge.data)
+        return quantize(dataclasses.replace(job, images=images, warns=False), self.progress)
 
     def _prepared(self, recipe: Recipe) -> Prepared:
         recipe = learning_on(recipe, self.settings.device) if recipe.learns else recipe

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from converter.budget.metric_judge import GROUPS, MetricJudge
 from converter.data.dataset import Batch, Dataset
+from converter.data.judging import Judging
 from converter.data.labels import Classes, check_labels
 from converter.model_io.scratch import scratch_folder
 from converter.model_io.write import write_onnx
@@ -22,36 +23,13 @@ from converter.runtime.runner import Runner, class_scores
 from passes.errors import ModelError, UsageError
 from passes.numerics.expected_drop import DecisionMargins, Drop, counted
 
-__all__ = ["MOST_JUDGING", "Judge", "Verdict", "split"]
+__all__ = ["JUDGING", "Judge", "Verdict"]
 
 _BATCH = 16
 _FLOAT = "the float model"
 _KEPT_BYTES = 2**28  # samples and outputs of the float network in memory; beyond it, the network runs again
-MOST_JUDGING = 2048  # held-out samples, at most
-_SHARE = 4  # at least one image in four is held out
+JUDGING = Judging(most=2048, share=4, by_labels=True)
 _ROUNDS, _SECONDS = 15, 6.0  # limits of a latency measurement
-
-
-def split(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Split images into those that calibrate and those that are held out.
-
-    Args:
-        data: All images.
-        limit: Largest number of images that calibrate.
-        seed: Random seed.
-
-    Returns:
-        Images to calibrate on, and other images to judge on.
-
-    Raises:
-        UsageError: There is only one image.
-    """
-    if len(data) < 2:
-        raise UsageError(
-            f"{data.source}: a search judges files on samples that do not calibrate; give 2 samples or more"
-        )
-    fit, rest = data.split(min(limit, len(data) - max(1, len(data) // _SHARE)), seed)
-    return fit, rest.limit(MOST_JUDGING, seed)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from converter.budget.candidate_builder import CandidateBuilder, Trial, best
 from converter.budget.float_layers import RUNG, faster_in_float
 from converter.budget.float_sources import RUNG as EXACT_RUNG
 from converter.budget.float_sources import with_float_sources
-from converter.budget.held_out_judge import MOST_JUDGING, Judge, split
+from converter.budget.held_out_judge import JUDGING, Judge
 from converter.budget.limits import Budget
 from converter.budget.mixed import BASE, mixed_attempts, with_bits
 from converter.data.preprocess import Preprocess
@@ -33,7 +33,7 @@ from converter.evaluation.evaluate import evaluate_pair
 from converter.learn.learning import require_device
 from converter.model_io.open import ExportOptions
 from converter.pipeline.fixed_sums import fixed_sums
-from converter.pipeline.images import require_calibration, require_usable_data
+from converter.pipeline.images import require_calibration
 from converter.pipeline.prepare import Prepared, prepare
 from converter.pipeline.result import Result
 from converter.pipeline.search_record import Search
@@ -100,7 +100,7 @@ def convert_within(
             export=export,
             preprocess=preprocess,
             settings=settings,
-            judging=MOST_JUDGING,
+            judging=JUDGING,
             progress=progress,
         ).warn()
         return _search(job, budget, recipe == AUTO, None if cache is None else Path(cache), progress)
@@ -109,10 +109,12 @@ def convert_within(
 def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, progress: Progress) -> Result:
     """Convert until the budget is met. Try one recipe only, or several."""
     settings = job.settings
-    data, unseen, base = job.images.calibration, job.images.evaluation, job.recipe
-    assert data is not None
-    fit, held_out = split(data, base.limit, base.seed)
-    require_usable_data(base.passes, lambda _: fit)
+    fit, held_out, unseen, base = job.images.calibration, job.images.judging, job.images.evaluation, job.recipe
+    assert fit is not None
+    if held_out is None:
+        raise UsageError(
+            f"{fit.source}: a search judges files on samples that do not calibrate; give 2 samples or more"
+        )
     judge = Judge(job.reference, held_out, classes=budget.max_drop is not None, metric=settings.metric)
     if budget.max_drop is not None and judge.metric is None and 100 / len(held_out) > budget.max_drop:
         _LOG.warning(

@@ -11,6 +11,7 @@ import numpy as np
 from converter.budget.cache import Cache
 from converter.budget.source_digest import source_digest
 from converter.data.dataset import Dataset
+from converter.data.judging import Judging
 from converter.data.preprocess import Preprocess
 from converter.error_sources.measure import ErrorSource, measure
 from converter.error_sources.sensitivity import Sensitivity
@@ -87,10 +88,12 @@ def sensitivity(
             requested=RequestedLayers(exclude, bits or {}),
             export=export,
             preprocess=preprocess,
-            settings=dataclasses.replace(settings, limit=(settings.limit or plan.limit) + samples),
+            settings=settings,
+            judging=Judging(most=samples, share=2, fewest=2 * samples),
             progress=progress,
         ).warn()
-        job, judged = _split(job, samples)
+        judged = job.images.judging or job.images.calibration
+        assert judged is not None
         judging = real_feeds(judged, samples)
         sources = error_sources(job, judging, _stored(job, cache, judged, len(judging)), progress)
     return Sensitivity(job.recipe.name, chosen.name, len(judging), sources)
@@ -105,17 +108,6 @@ def error_sources(job: Prepared, samples: Sequence[Feeds], cache: Cache, progres
     sources = measure(work, samples, progress)
     cache.store(_CACHED, {"sources": np.array(json.dumps([source.to_json() for source in sources]))})
     return sources
-
-
-def _split(job: Prepared, samples: int) -> tuple[Prepared, Dataset]:
-    """Divide the data into samples that calibrate and samples that judge. If there are too few, the same do both."""
-    data = job.images.calibration
-    assert data is not None
-    if len(data) < 2 * samples:
-        return job, data
-    fit, judge = data.split(len(data) - samples)
-    images = dataclasses.replace(job.images, calibration=fit, learnable=fit)
-    return dataclasses.replace(job, images=images), judge
 
 
 def _stored(job: Prepared, cache: str | Path | None, judged: Dataset, samples: int) -> Cache:

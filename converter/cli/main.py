@@ -118,7 +118,7 @@ def cli() -> None:
     "--limit",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of calibration samples; by default the recipe's, 512.",
+    help="Most samples that calibrate; by default the recipe's, 512. Up to 8 others judge.",
 )
 @click.option("--evaluate", "evaluation", metavar="DATA", help="Measure before and after on these data.")
 @options.metric

@@ -15,7 +15,7 @@ from converter.pipeline.branches import convert_branches
 from converter.pipeline.finish import Written, write_file
 from converter.pipeline.fixed_sums import fixed_sums
 from converter.pipeline.min_sqnr import advice, fault, reach, require_judgeable
-from converter.pipeline.prepare import Prepared, prepare
+from converter.pipeline.prepare import JUDGING, Prepared, prepare
 from converter.pipeline.result import Result
 from converter.pipeline.resume import own_checkpoint
 from converter.pipeline.run_pass import PassContext, run_pass
@@ -89,6 +89,7 @@ def convert(
             export=export,
             preprocess=preprocess,
             settings=settings,
+            judging=JUDGING,
             progress=progress,
         )
         return quantize(job.warn(), progress)
@@ -169,7 +170,7 @@ def _warn(written: Written, job: Prepared, progress: Progress) -> None:
         return
     if job.target.provider == "cpu" and job.target.rules.pair_sum is None and fidelity.saturation:
         _LOG.warning(f"{fidelity.saturation}; `target='cpu-avx2'` gives a file for both")
-    if job.images.calibration is None or not fidelity.warning:
+    if fidelity.judges == "noise" or not fidelity.warning:
         return
     parts = (fidelity.warning, fault(written, job, progress), advice(job.recipe))
     _LOG.warning("; ".join(filter(None, parts)))

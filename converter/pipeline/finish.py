@@ -7,7 +7,7 @@ import onnx
 
 from converter.pipeline.branch_constants import share_branch_constants
 from converter.pipeline.emit_fused import emit_fused
-from converter.pipeline.prepare import Prepared
+from converter.pipeline.prepare import JUDGING, Prepared
 from converter.pipeline.result import LayerReport, layer_reports, stamp, versions
 from converter.pipeline.trial_run import Fidelity, trial_run
 from converter.qdq.descriptions import keep_descriptions
@@ -18,8 +18,6 @@ from passes.ir.model import Model
 from passes.report import PassReport
 
 __all__ = ["Written", "write_file"]
-
-_TRIED = 8  # samples on which the file runs
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,6 @@ def write_file(
     measured = {} if speed is None else {"speed": speed.to_json()}
     stamp(quantized, job.recipe, layers, work.float_activations, facts | measured)
     with job.footprint.step("try"):
-        samples = job.samples(_TRIED)
-        fidelity = trial_run(quantized, job.reference, samples) if samples else None
+        samples = job.samples(JUDGING.most)
+        fidelity = trial_run(quantized, job.reference, samples, job.samples_are) if samples else None
     return Written(work, tuple(reports), quantized, layers, fidelity)

@@ -11,6 +11,7 @@ import onnx
 
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
+from converter.data.judging import Judging
 from converter.data.labels import check_labels, model_classes
 from converter.data.preprocess import Preprocess
 from converter.data.preprocess_checks import check_channels, questions, refuse_unused
@@ -30,11 +31,12 @@ class Images:
     """Images of a conversion, by their use.
 
     Attributes:
-        calibration: All calibration images.
+        calibration: All images that calibrate.
         evaluation: Images of the measurements at the end.
         training: Images for passes that train.
         learnable: Images of ``calibration`` that no pass holds out. Other passes must not see held-out samples. Else
             these images would favour the work of those passes.
+        judging: Images that judge the file. No pass sees them. None: there are none.
         warnings: Likely mistakes in the data.
     """
 
@@ -42,6 +44,7 @@ class Images:
     evaluation: Dataset | None
     training: Dataset | None
     learnable: Dataset | None
+    judging: Dataset | None = None
     warnings: tuple[str, ...] = ()
 
     def one_at_a_time(self) -> "Images":
@@ -56,6 +59,7 @@ class Images:
             evaluation=alone(self.evaluation),
             training=alone(self.training),
             learnable=alone(self.learnable),
+            judging=alone(self.judging),
         )
 
     def shown_to(self, step: Pass) -> Dataset | None:
@@ -119,13 +123,13 @@ def open_data(
     recipe: Recipe,
     given: Preprocess,
     *,
-    labels_judge: bool = False,
+    judging: Judging | None = None,
     annotated: bool = False,
 ) -> Images:
     """Open the data of a conversion. All data are in a form that `load_data` takes, a Dataset, or None.
 
     Args:
-        calibration: Calibration data. At most as many images as the recipe's limit are used.
+        calibration: Calibration data. At most as many images as the recipe's limit calibrate.
         evaluation: Evaluation data. All are used. Their labels must be classes of the model.
         training: Training data. All are used. Their labels must be classes of the model. Without calibration data, the
             training images that no pass holds out are used for calibration.
@@ -133,7 +137,7 @@ def open_data(
         recipe: Recipe with the preprocessing. Its number of channels must be the model's.
         given: Part of the preprocessing that comes from the arguments of this call, and so must have an effect.
         annotated: Whether to keep labels of any form for a metric, see `load_data`.
-        labels_judge: Whether the labels of ``calibration`` are used. They must then be classes of the model too.
+        judging: Which of the calibration images judge the file. None: all of them calibrate.
 
     Raises:
         UsageError, DataError: See `load_data`, `refuse_unused`, `check_labels` and `require_usable_data`.
@@ -150,29 +154,37 @@ def open_data(
         return load_data(data, inputs, preprocess=recipe.preprocess, classes=classes, annotated=annotated)
 
     unseen, learned = whole(evaluation), whole(training)
-    data = calibration
+    data, judges = calibration, None
     if data is None and learned is not None:
-        data = _learnable(learned, recipe.seed, [step for step in recipe.passes if step.trains])
+        trained = [step for step in recipe.passes if step.trains]
+        data, judges = _learnable(learned, recipe.seed, trained), _held_out(learned, recipe.seed, trained)
+    most = recipe.limit + (0 if judging is None else judging.most)
+    labels_judge = judging is not None and judging.by_labels
     used = labels_judge or recipe.trains
     checked = classes if used else None
     if isinstance(data, Dataset):
         check_labels(data.source, data.labels, checked)
-        data = data.limit(recipe.limit, recipe.seed)
+        data = data.limit(most, recipe.seed)
     elif data is not None:
         data = load_data(
             data,
             inputs,
             preprocess=recipe.preprocess,
-            limit=recipe.limit,
+            limit=most,
             seed=recipe.seed,
             classes=checked,
             annotated=(annotated and labels_judge) or not used,  # masks and texts are in the way of nothing
         )
+    few = data is not None and min(len(data), recipe.limit) < _FEW
+    if data is not None and judging is not None and judges is None:
+        data, judges = judging.split(data, recipe.limit, recipe.seed)
+    elif data is not None:
+        data = data.limit(recipe.limit, recipe.seed)
     refuse_unused(given, [each for each in (data, unseen, learned) if each is not None])
     check_channels(recipe.preprocess, inputs)
-    images = _by_use(data, unseen, learned, recipe)
+    images = dataclasses.replace(_by_use(data, unseen, learned, recipe), judging=judges)
     require_usable_data(recipe.passes, images.shown_to)
-    return dataclasses.replace(images, warnings=tuple(_warnings(recipe, data, unseen, learned)))
+    return dataclasses.replace(images, warnings=tuple(_warnings(recipe, data, unseen, learned, few=few)))
 
 
 def _by_use(data: Dataset | None, unseen: Dataset | None, learned: Dataset | None, recipe: Recipe) -> Images:
@@ -194,11 +206,19 @@ def _learnable(data: Dataset, seed: int, passes: Iterable[Pass]) -> Dataset:
     return data.select(rows)
 
 
-def _warnings(recipe: Recipe, data: Dataset | None, unseen: Dataset | None, learned: Dataset | None) -> Iterator[str]:
+def _held_out(data: Dataset, seed: int, passes: Iterable[Pass]) -> Dataset | None:
+    """Return the images that some of the passes holds out. None: there are none."""
+    rows = [hold_out(len(data), step.held_out, seed).judge for step in passes if step.held_out]
+    return data.select(np.unique(np.concatenate(rows))) if rows else None
+
+
+def _warnings(
+    recipe: Recipe, data: Dataset | None, unseen: Dataset | None, learned: Dataset | None, *, few: bool
+) -> Iterator[str]:
     if data is not None and learned is None and recipe.trains:
         yield f"{recipe.name} trains on {samples(len(data), data.preprocess)} that calibrate; `train` can use more"
     yield from questions([each for each in (data, learned, unseen) if each is not None])
-    if data is not None and recipe.needs_calibration and len(data) < _FEW:
+    if data is not None and recipe.needs_calibration and few:
         yield (
             f"{data.source}: only {samples(len(data), data.preprocess)} calibrate, so accuracy may suffer; "
             f"give {_FEW} or more, best some hundreds"

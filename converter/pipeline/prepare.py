@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from converter.data.inputs import input_specs
+from converter.data.judging import Judging
 from converter.data.preprocess import Preprocess, stored_preprocess
 from converter.evaluation.same_function import Original
 from converter.learn.learnable import require_learnable
@@ -22,6 +23,7 @@ from converter.pipeline.images import Images, open_data, require_calibration
 from converter.pipeline.resume import training_file
 from converter.pipeline.run_pass import require_runnable
 from converter.pipeline.settings import Settings
+from converter.pipeline.trial_run import Judges
 from converter.qdq.floats import float_model
 from converter.qdq.reader import read_qdq, requantized
 from converter.recipes.overrides import with_overrides
@@ -37,7 +39,10 @@ from passes.arguments import require_type
 from passes.errors import ModelError, UsageError
 from passes.ir.existing_qparams import ExistingQparams
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["JUDGING", "Prepared", "prepare"]
+
+JUDGING = Judging(most=8, share=8, fewest=16)
+"""Samples that judge a file before it gets its name."""
 
 _CHECKED = 2  # samples on which a rewritten model must agree with the model as given
 
@@ -79,10 +84,22 @@ class Prepared:
     warns: bool = True
 
     def samples(self, count: int) -> list[Feeds]:
-        """Return inputs for a few runs: real samples, or one of noise if there are none and all sizes are known."""
-        real = real_feeds(self.images.calibration or self.images.evaluation, count)
+        """Return inputs for a few runs: real samples, or one of noise if there are none and all sizes are known.
+
+        Samples that did not calibrate come first.
+        """
+        real = real_feeds(self.images.judging or self.images.calibration or self.images.evaluation, count)
         noise = None if real else noise_feeds(input_specs(self.source))
         return real if noise is None else [noise]
+
+    @property
+    def samples_are(self) -> Judges:
+        """What `samples` returns."""
+        if self.images.judging is not None:
+            return "held out"
+        if self.images.calibration is not None:
+            return "calibration"
+        return "noise" if self.images.evaluation is None else "held out"
 
     def require_same(self, graph: gs.Graph, step: str) -> None:
         """Require that a rewritten float graph computes the same as `reference`.
@@ -111,7 +128,7 @@ def prepare(
     export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
     settings: Settings = Settings(),  # noqa: B008  (frozen)
-    judging: int = 0,
+    judging: Judging | None = None,
     progress: Progress = no_progress,
 ) -> Prepared:
     """Open the model and the data of a conversion.
@@ -121,8 +138,7 @@ def prepare(
         recipe: The recipe.
         target: Target on which the file will run.
         requested: Layers that the call names.
-        judging: Number of calibration images beyond the recipe's limit that judge the result. If it is not 0, the
-            labels of the calibration images must be classes of the model.
+        judging: Which of the calibration images judge the result. None: all of them calibrate.
         progress: Callback for progress.
 
     Raises:
@@ -136,7 +152,7 @@ def prepare(
     require_runnable(recipe.passes)
     require_device(recipe.passes)
     if settings.metric is not None:
-        if evaluation is None and not judging and not recipe.trains:
+        if evaluation is None and not (judging and judging.by_labels) and not recipe.trains:
             raise UsageError("`metric=` would measure nothing; give `evaluation=` or a budget as well")
         find_metric(settings.metric)  # refused before the work starts
     if settings.measure_speed:
@@ -149,16 +165,15 @@ def prepare(
     require_weight_only(source, recipe, target)
     require_learnable(source, recipe, target)
     recipe = with_overrides(recipe, stored_preprocess(source), preprocess, settings.limit, settings.seed)
-    enlarged = dataclasses.replace(recipe, limit=recipe.limit + judging)
     with footprint.step("open data"), suggesting_shape([model], export):
         images = open_data(
             calibration,
             evaluation,
             training,
             source,
-            enlarged,
+            recipe,
             preprocess,
-            labels_judge=judging > 0,
+            judging=judging,
             annotated=settings.metric is not None,
         )
         checkpoint = training_file(settings.checkpoint, source, recipe, target.name, images)

@@ -90,14 +90,14 @@ class Result(Overview):
         layers: Reports of the layers. Every linear layer is in it once.
         passes: Reports of the passes.
         metrics: Size, accuracy and latency before and after, if evaluation data were given.
-        calibration: Source, number, digest and preprocessing of the calibration images, if there were any.
+        calibration: Source, number, digest and preprocessing of the images that calibrated, if there were any.
         seconds: Duration of the whole conversion.
         training: Source, number, digest and preprocessing of the training images and the number held out, if a pass
             trained.
         steps: Time and memory of every step.
         search: Record of the search, if a budget was given.
-        fidelity: Distance from float on a few of the samples that calibrated, or on noise without them. None if the
-            model takes open sizes and there were no samples.
+        fidelity: Distance from float on a few samples that did not calibrate. With fewer than 16 samples, on those that
+            did, and without data on noise. None if the model takes open sizes and there were no samples.
         mending: How the file reached `Settings.min_sqnr`, if one was given.
         speed: Speed measurements that decided which activations stay in float, if they were requested.
     """

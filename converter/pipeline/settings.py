@@ -20,7 +20,8 @@ class Settings:
     """Settings of a conversion. If a field is None, the recipe decides.
 
     Attributes:
-        limit: Number of calibration images. Overrides the recipe's.
+        limit: Largest number of images that calibrate. Overrides the recipe's. Up to 8 others judge the file: those
+            beyond the limit, and at least one in eight of 16 or more.
         seed: Random seed. Overrides the recipe's.
         device: Device on which passes learn. It is refused if no pass learns.
         measure_speed: Whether activations stay in float where this machine runs the file faster that way. The recipe in
@@ -29,10 +30,15 @@ class Settings:
             fit, and at least one. Half is for tensors that a later layer reads. Beyond it, they go to files.
         metric: Metric that evaluation data are measured by, that a budget's drop is of, and that chooses the best epoch
             of a training. See `converter.evaluate`.
+<<<<<<< HEAD
         min_sqnr: SQNR in dB that every output needs against float, on a few of the samples that calibrated. What costs
             most stays in float, or gets 8 bits, until the file reaches it.
         deterministic: Whether the file has the same bytes whatever the number of processor cores. Meanwhile numpy,
             scipy and torch compute on one thread in the whole process.
+=======
+        min_sqnr: SQNR in dB that every output needs against float, on the few samples that judge. What costs most stays
+            in float, or gets 8 bits, until the file reaches it.
+>>>>>>> 4455155 (A file is judged on samples that did not calibrate it)
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
     Raises:

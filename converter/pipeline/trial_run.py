@@ -7,10 +7,10 @@ equally close to the float model. A file that fails, or whose two ways disagree,
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
@@ -21,7 +21,16 @@ from converter.runtime.output_errors import Outputs, output_errors
 from converter.runtime.runner import Runner
 from passes.errors import ModelError, VerificationError
 
-__all__ = ["Fidelity", "trial_run"]
+__all__ = ["Fidelity", "Judges", "trial_run"]
+
+Judges = Literal["held out", "calibration", "noise"]
+"""Samples that a file runs on: those that did not calibrate it, those that did, or noise."""
+
+_WORDS: dict[Judges, str] = {
+    "held out": "that did not calibrate",
+    "calibration": "that calibrated, too few to hold some out",
+    "noise": "of noise",
+}
 
 _ALIKE_DB = 20.0  # the two ways differ by rounding of activations only
 _APART_DB = 10.0  # between the errors of the two ways, if one of them is wrong
@@ -32,10 +41,11 @@ _LOSS_DB = 1.0  # by sums that saturate
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Distance of a file from the float model, on a few of the samples that calibrated it.
+    """Distance of a file from the float model, on a few samples.
 
     Attributes:
         samples: Number of runs.
+        judges: What these samples are.
         outputs: SQNR in dB of every float output or of its parts, by name. inf for an equal output. Where an output
             depends on a choice, such as that of the best boxes, the file makes the float model's choice.
         changing: Those whose shape is another than in float, so that they have no SQNR.
@@ -44,6 +54,7 @@ class Fidelity:
     """
 
     samples: int
+    judges: Judges
     outputs: dict[str, float]
     changing: frozenset[str] = frozenset()
     exact_db: float | None = None
@@ -56,14 +67,20 @@ class Fidelity:
     def to_json(self) -> dict[str, Any]:
         """Return the samples and the distances as JSON values. An infinite SQNR is null."""
         outputs = {name: error if math.isfinite(error) else None for name, error in self.outputs.items()}
-        return {"samples": self.samples, "outputs": outputs, "exact_db": self.exact_db}
+        return {"samples": self.samples, "judges": self.judges, "outputs": outputs, "exact_db": self.exact_db}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Fidelity":
+        """Return the distance that `to_json` made these values of."""
+        outputs = {name: math.inf if error is None else error for name, error in values["outputs"].items()}
+        return cls(values["samples"], values["judges"], outputs, exact_db=values["exact_db"])
 
     def describe(self) -> str:
         """Return the distance of every output in words. Empty if no output can be compared."""
         if not self.outputs:
             return ""
         ordered = sorted(self.outputs.items(), key=lambda item: item[1])
-        on = f"against float on {self.samples} sample{'s' * (self.samples != 1)}"
+        on = f"against float on {self.samples} sample{'s' * (self.samples != 1)} {_WORDS[self.judges]}"
         if len(ordered) == 1:
             return f"{decibels(ordered[0][1])} {on}"
         parts = [f"{name} {decibels(error)}" for name, error in ordered[:_SHOWN]]
@@ -88,10 +105,12 @@ class Fidelity:
         name, error = min(low.items(), key=lambda item: item[1])
         which = f"output {name!r}" if len(self.outputs) > 1 else "the output"
         found = "another shape or NaN" if error == -math.inf else f"only {decibels(error)}"
-        return f"{which} has {found} against float on the samples that calibrated"
+        return f"{which} has {found} against float on samples {_WORDS[self.judges]}"
 
 
-def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, feeds: Sequence[Feeds]) -> Fidelity:
+def trial_run(
+    quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, feeds: Sequence[Feeds], judges: Judges
+) -> Fidelity:
     """Run a quantized model on a few samples.
 
     If an output depends on a choice, such as that of the best boxes, the file is compared on the float model's choice.
@@ -100,6 +119,7 @@ def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, fee
         quantized: The quantized model.
         reference: The float model.
         feeds: Inputs of the runs.
+        judges: What they are.
 
     Raises:
         VerificationError: The file fails when it runs, or the two ways disagree.
@@ -117,7 +137,8 @@ def trial_run(quantized: onnx.ModelProto, reference: Path | onnx.ModelProto, fee
     for name, error in whole.items():
         if between[name] < _ALIKE_DB and _apart(error, without[name]):
             _refuse_disagreement(name, error, without[name], quantized, feeds, expected, names)
-    fidelity = Fidelity(len(feeds), output_errors(expected, usual, names, joined), _changing(expected, usual, names))
+    errors = output_errors(expected, usual, names, joined)
+    fidelity = Fidelity(len(feeds), judges, errors, _changing(expected, usual, names))
     without = output_errors(expected, plain, names, joined)
     if fidelity.sqnr_db is None or fidelity.sqnr_db > min(without.values()) - _LOSS_DB:
         return fidelity

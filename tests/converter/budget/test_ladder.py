@@ -12,10 +12,7 @@ import pytest
 from onnx import helper
 
 from converter import Budget, Recipe, Result, Settings, convert, convert_within
-from converter.budget.held_out_judge import split
 from converter.budget.mixed import BASE, with_bits
-from converter.data.dataset import load_data
-from converter.data.inputs import input_specs
 from converter.pipeline.search_record import Search
 from converter.recipes.builtin import RECIPES
 from passes.errors import BudgetError, UsageError
@@ -44,9 +41,8 @@ def searched(result: Result) -> Search:
 
 
 def uniform(model: onnx.ModelProto, limit: int, recipe: Recipe = BASE) -> Result:
-    """Quantize all layers to 4 bits, on the same calibration images as a search."""
-    fit, _ = split(load_data(DATA, input_specs(model)), limit, 0)
-    return convert(model, fit, recipe=recipe)
+    """Quantize all layers to 4 bits, on as many calibration images as a search."""
+    return convert(model, DATA, recipe=recipe, settings=Settings(limit=limit))
 
 
 @pytest.mark.slow
@@ -125,7 +121,7 @@ def test_no_file_keeps_the_budget() -> None:
     fewest = re.search(r"bits chosen layer by layer would take about ([\d,]+) bytes or more", message)
     assert fewest is not None
     bits = dict.fromkeys(prepared(wide()).layers(), 2)
-    least = convert(wide(), split(load_data(DATA, input_specs(wide())), 32, 0)[0], recipe=with_bits(BASE, bits))
+    least = uniform(wide(), 32, with_bits(BASE, bits))
     assert int(fewest[1].replace(",", "")) == pytest.approx(least.model.ByteSize(), rel=0.1)
     assert "nearest of" in message
     search = caught.value.search
@@ -224,15 +220,6 @@ def test_a_drop_smaller_than_one_image_is_worth_a_warning(
     convert_within(wide(), DATA, Budget(max_drop=drop), recipe=plain, settings=Settings(limit=32))
     expected = "only 32 samples judge the files, so one sample is 3.1 points, more than `max_drop=3`"
     assert any(message.startswith(expected) for message in caplog.messages) is warned
-
-
-def test_split_keeps_images_apart() -> None:
-    data = load_data(DATA, input_specs(wide()))
-    for limit, fitted in ((16, 16), (48, 48), (64, 48), (1000, 48)):
-        fit, judge = split(data, limit, 0)
-        assert (len(fit), len(judge)) == (fitted, 64 - fitted)
-        rows = [np.concatenate([batch.feeds["x"] for batch in part.batches(8)]) for part in (fit, judge)]
-        assert not {row.tobytes() for row in rows[0]} & {row.tobytes() for row in rows[1]}
 
 
 @pytest.mark.slow

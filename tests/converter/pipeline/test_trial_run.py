@@ -26,7 +26,8 @@ def network(*more: onnx.NodeProto, **constants: np.ndarray) -> onnx.ModelProto:
 def test_a_conversion_says_how_far_it_is_from_float() -> None:
     result = converter.convert(network(), DATA)
     assert result.fidelity is not None
-    assert result.fidelity.samples == 8
+    assert result.fidelity.samples == 4  # of 32, one in eight
+    assert result.fidelity.judges == "held out"
     assert result.fidelity.sqnr_db is not None
     assert result.fidelity.sqnr_db > 30
     assert set(result.fidelity.outputs) == {"y"}
@@ -40,7 +41,7 @@ def test_a_file_that_fails_is_refused() -> None:
         output_shape=[1, 5],
     )
     with pytest.raises(VerificationError, match="nothing written: the quantized file: fails when it runs"):
-        trial_run(broken, network(), FEEDS)
+        trial_run(broken, network(), FEEDS, "calibration")
 
 
 def test_a_float_model_that_fails_is_refused_before_the_work() -> None:
@@ -65,20 +66,20 @@ def test_two_ways_that_disagree(monkeypatch: pytest.MonkeyPatch, exact: float, r
     feeds = [{"index": np.array([index])} for index in range(4)]
     if refused:
         with pytest.raises(VerificationError, match=r"output 'y' has .* dB against float, but .* optimizations off"):
-            trial_run(network(), network(), feeds)
+            trial_run(network(), network(), feeds, "calibration")
     else:
-        trial_run(network(), network(), feeds)
+        trial_run(network(), network(), feeds, "calibration")
 
 
 def test_a_file_far_from_float_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert Fidelity(8, {"y": 30.0}).warning == ""
-    assert Fidelity(8, {}).warning == ""
-    assert Fidelity(8, {"y": 20.0}).saturation == ""
-    assert Fidelity(8, {"y": 36.0}, exact_db=48.0).saturation == ""
-    assert "20.0 dB here, and 36.0 dB with kernels" in Fidelity(8, {"y": 20.0}, exact_db=36.0).saturation
-    assert Fidelity(8, {}).sqnr_db is None
-    assert "the output has only 4.0 dB against float" in Fidelity(8, {"y": 4.0}).warning
-    assert "output 'boxes' has another shape or NaN" in Fidelity(8, {"y": 40.0, "boxes": -math.inf}).warning
+    assert Fidelity(8, "held out", {"y": 30.0}).warning == ""
+    assert Fidelity(8, "held out", {}).warning == ""
+    assert Fidelity(8, "held out", {"y": 20.0}).saturation == ""
+    assert Fidelity(8, "held out", {"y": 36.0}, exact_db=48.0).saturation == ""
+    assert "20.0 dB here, and 36.0 dB with kernels" in Fidelity(8, "held out", {"y": 20.0}, exact_db=36.0).saturation
+    assert Fidelity(8, "held out", {}).sqnr_db is None
+    assert "the output has only 4.0 dB against float" in Fidelity(8, "held out", {"y": 4.0}).warning
+    assert "output 'boxes' has another shape or NaN" in Fidelity(8, "held out", {"y": 40.0, "boxes": -math.inf}).warning
     with caplog.at_level(logging.WARNING):
         converter.convert(network(), DATA, bits={"conv": 2})
-    assert "against float on the samples that calibrated" in caplog.text
+    assert "dB against float on samples that did not calibrate" in caplog.text

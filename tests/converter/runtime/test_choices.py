@@ -124,7 +124,7 @@ def test_a_trial_compares_on_the_same_choice(behind: bool) -> None:
         node("MatMul", ["picked", "w"], ["y"], "decoder"),
     ]
     chain = more if behind else []
-    fidelity = trial_run(moved(best(*chain), 1e-3), moved(best(*chain), 0.0), ALIKE)
+    fidelity = trial_run(moved(best(*chain), 1e-3), moved(best(*chain), 0.0), ALIKE, "calibration")
     assert set(fidelity.outputs) == {"y"}
     assert fidelity.sqnr_db is not None
     assert 40 < fidelity.sqnr_db < 90
@@ -144,7 +144,7 @@ def test_an_error_behind_a_choice_is_seen() -> None:
         values = (array(4, 4) + error * array(4, 4, seed=9)).astype(np.float32)
         decoder.CopyFrom(numpy_helper.from_array(values, "d"))
         models.append(model)
-    fidelity = trial_run(models[1], models[0], FEEDS)
+    fidelity = trial_run(models[1], models[0], FEEDS, "calibration")
     assert fidelity.sqnr_db is not None
     assert fidelity.sqnr_db < 15
     assert fidelity.warning

@@ -6,6 +6,7 @@ from math import sqrt
 from typing import Any
 
 from converter.display import numbers, words
+from converter.pipeline.trial_run import Fidelity
 from converter.report.page.section import Section
 
 __all__ = ["headline"]
@@ -13,7 +14,9 @@ __all__ = ["headline"]
 
 def headline(facts: Mapping[str, Any]) -> Section:
     """Build the first table of the page."""
-    return Section("headline", "Before and after", {"rows": _rows(facts), "precision": _precision(facts["layers"])})
+    distance = None if facts["fidelity"] is None else Fidelity.from_json(facts["fidelity"]).describe()
+    values = {"rows": _rows(facts), "precision": _precision(facts["layers"]), "distance": distance}
+    return Section("headline", "Before and after", values)
 
 
 def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -2,6 +2,8 @@
 
     python -m benchmarks.nanodet                       int8, int8-gptq and int4 beside quantize_static
     python -m benchmarks.nanodet --min-sqnr 24         what single roundings cost, and int8 raised to 24 dB, as well
+    python -m benchmarks.nanodet --verify openvino qnn web     int8 and int4 for these targets, run on them
+    python -m benchmarks.nanodet --max-drop 0.5        the smallest file that loses so much mAP on the labels
     convert-onnx evaluate float.onnx int8.onnx --data even.npz --metric "map(decode='benchmarks/nanodet.py:decode')"
 
 The labels scatter by about a point between sets of 64 images. The float model's detections with scores of 0.35 and more
@@ -9,6 +11,7 @@ are the steadier truth.
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,16 +22,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.shared_data import shared_file
-from converter import Preprocess, Settings, convert, evaluate, sensitivity
+from converter import Budget, Preprocess, Settings, convert, convert_within, evaluate, sensitivity, verify
+from converter.budget.held_out_judge import JUDGING, Judge
+from converter.data.dataset import load_data
+from converter.data.inputs import input_specs
+from converter.display.numbers import decibels
 from converter.error_sources.choose import expected_db
 from converter.metrics.detection import MeanAveragePrecision
-from converter.report.table import evaluation_table, show
+from converter.model_io.load import read_onnx
+from converter.report.search import search_tables
+from converter.report.table import evaluation_table, plain_table, show
 
 __all__ = ["PREPROCESS", "decode", "main"]
 
 PREPROCESS = Preprocess(mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395), scale=255, channels="bgr")
 _STRIDES = (8, 16, 32)
 _SIDE, _BINS, _CLASSES = 320, 8, 80
+_VERIFIED = 16  # images that run on each target
 _LEAST_SCORE, _SAME_BOX, _MOST = 0.02, 0.6, 100
 
 
@@ -83,9 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.nanodet", description="Detection by NanoDet-m.")
     parser.add_argument("--recipes", nargs="+", default=["int8", "int8-gptq", "int4"], metavar="RECIPE")
     parser.add_argument("--min-sqnr", type=float, metavar="DB", help="Also raise `int8` to this SQNR.")
+    parser.add_argument("--verify", nargs="+", metavar="TARGET", help="Only run int8 and int4 on these targets.")
+    parser.add_argument("--max-drop", type=float, metavar="POINTS", help="Only search within this drop of mAP.")
     options = parser.parse_args(arguments)
     model = shared_file("detection/nanodet_m.onnx")
     calibration, even = shared_file("detection/coco_calibration.npz"), shared_file("detection/coco_even.npz")
+    if options.verify:
+        return _verify(model, calibration, even, options.verify)
+    if options.max_drop is not None:
+        return _search(model, calibration, even, options.max_drop)
     with tempfile.TemporaryDirectory() as folder:
         paths = {"float": model}
         for recipe in options.recipes:
@@ -127,11 +143,61 @@ def _raised(model: Path, calibration: Path, folder: Path, aim: float) -> Path:
     return path
 
 
+def _verify(model: Path, calibration: Path, even: Path, targets: Sequence[str]) -> int:
+    """Convert the detector for each target, run the files there, and compare them with the CPU and with float.
+
+    The result is 1 if a file fails, or if a target's runtime is not here.
+    """
+    columns = ("target", "recipe", "ran on", "left to others", "SQNR to the CPU", "SQNR to float", "the CPU's", "")
+    table, failed = plain_table("", columns, (3, 4, 5, 6)), False
+    with tempfile.TemporaryDirectory() as folder:
+        for target, recipe in itertools.product(targets, ("int8", "int4")):
+            path = Path(folder) / f"{recipe}-{target}.onnx"
+            settings = Settings(limit=128)
+            convert(model, calibration, recipe=recipe, target=target, preprocess=PREPROCESS, settings=settings).save(
+                path
+            )
+            found = verify(path, target, even, reference=model, limit=_VERIFIED)
+            failed = failed or not found.passed or found.how != "run"
+            errors = (decibels(value) for value in (found.sqnr_db, found.float_db, found.cpu_float_db))
+            left = "" if found.nodes is None else str(len(found.left))
+            cells = (target, recipe, found.runtime, left, *errors, "; ".join(found.failures) or "passed")
+            print(*cells, flush=True)
+            table.add_row(*cells)
+    show([table])
+    return int(failed)
+
+
+def _search(model: Path, calibration: Path, even: Path, points: float) -> int:
+    """Search within a drop on the labels. Half of the images with boxes calibrate, and the other half judges.
+
+    The file is measured on the half that did not judge, by the labels, and on the images without boxes, against float.
+    The result is 1 if it drops by more than the budget and twice the error there, or is no smaller than `int8`.
+    """
+    data = load_data(even, input_specs(read_onnx(model)), preprocess=PREPROCESS, annotated=True)
+    settings = Settings(limit=len(data) // 2, metric=average_precision)
+    found = convert_within(model, data, Budget(max_drop=points), settings=settings)
+    assert found.search is not None  # a budget was given
+    show(search_tables(found.search))
+    plain = convert(model, data, recipe="int8", settings=Settings(limit=len(data) // 2))
+    half, _ = JUDGING.split(data, len(data) // 2, found.recipe.seed)
+    lost = Judge(model, half, classes=False, metric=average_precision).judge(found.model).drop
+    assert lost is not None  # a metric was given
+    print(f"on {len(half)} images that did not judge: {100 * lost.counted:.2f} ± {100 * lost.error:.2f} points lost")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [model, Path(folder) / "int8.onnx", Path(folder) / "found.onnx"]
+        plain.save(paths[1])
+        found.save(paths[2])
+        with np.load(calibration) as arrays:
+            others = arrays["x"]
+        names = ["float", "int8", "found"]
+        show([evaluation_table(evaluate(paths, others, names=names, metric=average_precision, preprocess=PREPROCESS))])
+        larger = paths[2].stat().st_size >= paths[1].stat().st_size
+    return int(larger or 100 * lost.counted > points + 200 * lost.error)
+
+
 def _static(model: Path, calibration: Path, folder: Path) -> Path:
     from benchmarks.shipped.__main__ import static_file
-    from converter.data.dataset import load_data
-    from converter.data.inputs import input_specs
-    from converter.model_io.load import read_onnx
 
     data = load_data(calibration, input_specs(read_onnx(model)), preprocess=PREPROCESS)
     return static_file(model, [batch.feeds for batch in data.batches(1)], folder)

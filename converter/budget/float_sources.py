@@ -1,17 +1,19 @@
 """8-bit attempts in which the roundings that cost most stay in float, for a drop that 8 bits exceed.
 
 What each rounding costs is measured once (`converter.error_sources`). Every attempt aims at 3 dB less error than the
-one before, and leaves in float what costs most, until the drop is within the budget.
+one before, and leaves in float what costs most, until the drop is within the budget. Then attempts with fewer bits
+leave the same in float.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from converter.budget.candidate_builder import CandidateBuilder, Trial
 from converter.error_sources.choose import choose, expected_db
 from converter.error_sources.measure import ErrorSource
 from converter.pipeline.min_sqnr import without_rounding
+from converter.recipes.recipe import Recipe
 
 __all__ = ["RUNG", "with_float_sources"]
 
@@ -19,12 +21,19 @@ RUNG = "int8-exact"
 _STEP_DB, _ATTEMPTS = 3.0, 4
 
 
-def with_float_sources(builder: CandidateBuilder, eight: Trial) -> Iterator[Trial]:
-    """Yield attempts with less and less rounding, until one is within the budget.
+def with_float_sources(
+    builder: CandidateBuilder, eight: Trial, base: Recipe
+) -> Generator[Trial, None, tuple[Trial, Recipe] | None]:
+    """Yield attempts with less and less rounding, until one is within the limits of drop and latency.
 
     Args:
         builder: Makes and judges the attempts.
         eight: The 8-bit attempt that drops too much.
+        base: Recipe of the rungs after it.
+
+    Returns:
+        The attempt that is within the limits, and the recipe of later rungs, which leave the same in float. None if no
+        attempt is.
     """
     sources = builder.error_sources(eight.recipe)
     layers = (name for source in sources if source.kind == "weight" for name in source.names)
@@ -41,4 +50,5 @@ def with_float_sources(builder: CandidateBuilder, eight: Trial) -> Iterator[Tria
         trial = builder.attempt(RUNG, recipe)
         yield trial
         if not builder.budget.broken(trial.attempt.drop, 0, trial.attempt.latency_ms):
-            return
+            return trial, without_rounding(base, exact, whole)
+    return None

@@ -5,8 +5,9 @@
 It is built on `converter.convert`.
 
 - If `int8` drops too much, 8 bits with the passes of the later rungs come next. They may drop less. If they also drop
-  too much, fewer bits are not tried, and what costs most at 8 bits stays in float (`float_sources`). Mixed bits need
-  the second attempt too, to separate the noise of the weights from that of the activations.
+  too much, what costs most at 8 bits stays in float (`float_sources`), in every later rung too. Without such a file,
+  fewer bits are not tried. Mixed bits need the second attempt too, to separate the noise of the weights from that of
+  the activations.
 - If `int8` exceeds a latency, layers that run faster in float stay in float (`float_layers`) in every later rung.
 - With a limit of bytes, the ladder ends at the first file within all limits. If accuracy is not limited, it continues
   to mixed bits, which are more accurate at the same bytes.
@@ -17,7 +18,7 @@ import dataclasses
 import importlib.util
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,22 +189,10 @@ def _require_searchable(
 def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
     """Yield attempt after attempt, until the budget is met or nothing is left to try."""
     budget = builder.budget
-    eight = builder.attempt("int8", _like(RECIPES["int8"], base))
-    yield eight
-    eight, base = faster_in_float(builder, eight, base)
-    if _settled(eight, budget):
+    found = yield from _eight_bits(builder, base)
+    if found is None:
         return
-    eight_gptq = None
-    if budget.broken(eight.attempt.drop, 0, None):
-        eight_gptq = builder.attempt("int8-gptq", with_bits(base, 8))
-        yield eight_gptq
-        if _settled(eight_gptq, budget):
-            return
-        if budget.broken(eight_gptq.attempt.drop, 0, None):
-            yield from with_float_sources(builder, eight_gptq)
-            return
-    if _hopeless(eight_gptq or eight, budget):
-        return
+    eight_gptq, base = found
     four = builder.attempt("int4", base)
     yield four
     if _settled(four, budget) and budget.max_drop is not None:
@@ -228,6 +217,30 @@ def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
     can_learn = importlib.util.find_spec("torch") is not None and len(builder.fit) >= FEWEST_HELD_OUT
     if best(builder.trials, budget) is None and tried and can_learn:
         yield builder.attempt("mixed-learned", _learned(_nearest([*starts[1:], *tried], budget).recipe))
+
+
+def _eight_bits(builder: CandidateBuilder, base: Recipe) -> Generator[Trial, None, tuple[Trial | None, Recipe] | None]:
+    """Yield the attempts with 8 bits.
+
+    Returns:
+        The last attempt by GPTQ, if there was one, and the recipe of the rungs with fewer bits. None: the search ends.
+    """
+    budget = builder.budget
+    eight = builder.attempt("int8", _like(RECIPES["int8"], base))
+    yield eight
+    eight, base = faster_in_float(builder, eight, base)
+    if _settled(eight, budget):
+        return None
+    if not budget.broken(eight.attempt.drop, 0, None):
+        return None if _hopeless(eight, budget) else (None, base)
+    gptq = builder.attempt("int8-gptq", with_bits(base, 8))
+    yield gptq
+    if budget.broken(gptq.attempt.drop, 0, None):
+        found = yield from with_float_sources(builder, gptq, base)
+        if found is None:
+            return None
+        gptq, base = found
+    return None if _settled(gptq, budget) or _hopeless(gptq, budget) else (gptq, base)
 
 
 def _settled(trial: Trial, budget: Budget) -> bool:

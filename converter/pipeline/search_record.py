@@ -16,8 +16,8 @@ class BudgetAttempt:
     """One file of the search, judged on held-out samples. Its fields are the keys of the JSON report.
 
     Attributes:
-        name: Name of the attempt: "int8", "int8-float", "int8-gptq", "int4", "int3", "mixed", "mixed-learned", or the
-            recipe's name.
+        name: Name of the attempt: "int8", "int8-float", "int8-gptq", "int8-exact", "int4", "int3", "mixed",
+            "mixed-learned", or the recipe's name.
         layer_bits: Bits of every layer's grid.
         mean_bits: Mean bits per weight in the file, over all weights of quantized layers. Multiples of block scales are
             included.

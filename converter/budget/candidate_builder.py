@@ -162,7 +162,7 @@ class CandidateBuilder:
 
     def _convert(self, recipe: Recipe) -> Result:
         job = self._prepared(recipe)
-        images = dataclasses.replace(job.images, judging=self.judge.data)
+        images = dataclasses.replace(job.images, judging=self.judge.data, held_out=True)
         return quantize(dataclasses.replace(job, images=images, warns=False), self.progress)
 
     def _prepared(self, recipe: Recipe) -> Prepared:

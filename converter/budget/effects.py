@@ -137,7 +137,7 @@ def measure_effects(
         progress: Called after every layer.
     """
     model = Model(import_graph(source), target.rules)
-    context = PassContext(Images(fit, None, None, fit), memory_budget, recipe, progress)
+    context = PassContext(Images.all_of(fit), memory_budget, recipe, progress)
     solver = recipe.solver
     assert solver is not None  # layers are solved by a layer pass
     for step in recipe.passes[: recipe.passes.index(solver)]:

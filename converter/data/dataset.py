@@ -38,6 +38,7 @@ __all__ = [
     "Preprocess",
     "input_specs",
     "load_data",
+    "spread",
     "stored_preprocess",
 ]
 
@@ -235,7 +236,7 @@ class Dataset:
         The data set is cut into n equal parts, and one row is drawn from each. So data sorted by class give every class
         its share, and data that cycle through the classes do not give only one class. Equal seeds give equal rows.
         """
-        return self if n >= len(self) else self.select(_spread(len(self), n, seed))
+        return self if n >= len(self) else self.select(spread(len(self), n, seed))
 
     def split(self, n: int, seed: int = 0) -> tuple["Dataset", "Dataset"]:
         """Split into `limit(n, seed)` and all other rows.
@@ -247,7 +248,7 @@ class Dataset:
             raise DataError(
                 f"{self.source}: {samples(len(self), self.preprocess)} cannot be split into {n} and the rest"
             )
-        first = _spread(len(self), n, seed)
+        first = spread(len(self), n, seed)
         return self.select(first), self.select(np.setdiff1d(np.arange(len(self)), first))
 
     def name(self, row: int) -> str:
@@ -325,7 +326,7 @@ def load_data(
     annotations = annotations_of(name, others, len(rows))
     check_labels(name, rows.labels, classes, rows.files if isinstance(rows, FolderSource) else None)
     if limit is not None and limit < len(rows):
-        used = _spread(len(rows), limit, seed)
+        used = spread(len(rows), limit, seed)
         rows, annotations = rows.take(used), annotations.take(used)
     rows.check()
     if isinstance(rows, ArraySource) and name.endswith(".npz"):
@@ -333,7 +334,8 @@ def load_data(
     return Dataset(name, rows, inputs, annotations)
 
 
-def _spread(total: int, n: int, seed: int) -> Rows:
+def spread(total: int, n: int, seed: int) -> Rows:
+    """Return `n` of ``total`` indices, one drawn from each of n equal parts. See `Dataset.limit`."""
     if n < 1:
         raise DataError(f"limit {n} leaves no samples; use at least 1")
     edges = np.arange(n + 1, dtype=np.int64) * total // n

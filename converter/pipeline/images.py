@@ -15,10 +15,11 @@ from converter.data.judging import Judging
 from converter.data.labels import check_labels, model_classes
 from converter.data.preprocess import Preprocess
 from converter.data.preprocess_checks import check_channels, questions, refuse_unused
+from converter.data.sources import Rows
 from converter.display.words import samples
 from converter.learn.held_out import hold_out
 from converter.recipes.recipe import Recipe
-from passes.base import Pass
+from passes.base import Pass, Stage
 from passes.errors import UsageError
 
 __all__ = ["Images", "open_data", "require_calibration", "require_usable_data"]
@@ -34,18 +35,30 @@ class Images:
         calibration: All images that calibrate.
         evaluation: Images of the measurements at the end.
         training: Images for passes that train.
-        learnable: Images of ``calibration`` that no pass holds out. Other passes must not see held-out samples. Else
-            these images would favour the work of those passes.
-        judging: Images that judge the file. No pass sees them. None: there are none.
+        fitted: Images of ``calibration`` that weights may be fitted to: all that do not judge.
+        learnable: Images of ``fitted`` that no pass holds out. Other passes must not see held-out samples. Else these
+            images would favour the work of those passes.
+        measured: Images that ranges and other statistics of the float network are measured on: ``learnable``, and those
+            of ``calibration`` that judge.
+        judging: Images that judge the file. None: there are none of their own. They may be part of ``calibration``.
+        held_out: Whether ``judging`` is no part of ``calibration``.
         warnings: Likely mistakes in the data.
     """
 
     calibration: Dataset | None
     evaluation: Dataset | None
     training: Dataset | None
+    fitted: Dataset | None
     learnable: Dataset | None
+    measured: Dataset | None
     judging: Dataset | None = None
+    held_out: bool = True
     warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def all_of(cls, data: Dataset) -> "Images":
+        """Return images for passes that all see the same."""
+        return cls(data, None, None, data, data, data)
 
     def one_at_a_time(self) -> "Images":
         """Return the same images for a model that takes one of them in a run, whatever it declares."""
@@ -58,7 +71,9 @@ class Images:
             calibration=alone(self.calibration),
             evaluation=alone(self.evaluation),
             training=alone(self.training),
+            fitted=alone(self.fitted),
             learnable=alone(self.learnable),
+            measured=alone(self.measured),
             judging=alone(self.judging),
         )
 
@@ -66,7 +81,9 @@ class Images:
         """Return the images that a pass may use."""
         if step.trains:
             return self.training
-        return self.calibration if step.held_out else self.learnable
+        if step.held_out:
+            return self.fitted
+        return self.measured if step.stage <= Stage.RANGES else self.learnable
 
     def describe_calibration(self) -> dict[str, Any] | None:
         """Return `Dataset.describe` of the calibration images. None if there are none."""
@@ -157,7 +174,9 @@ def open_data(
     data, judges = calibration, None
     if data is None and learned is not None:
         trained = [step for step in recipe.passes if step.trains]
-        data, judges = _learnable(learned, recipe.seed, trained), _held_out(learned, recipe.seed, trained)
+        rows = _learnable(len(learned), recipe.seed, trained)
+        data, others = learned.select(rows), np.setdiff1d(np.arange(len(learned)), rows)
+        judges = learned.select(others) if len(others) else None
     most = recipe.limit + (0 if judging is None else judging.most)
     labels_judge = judging is not None and judging.by_labels
     used = labels_judge or recipe.trains
@@ -180,36 +199,58 @@ def open_data(
         data, judges = judging.split(data, recipe.limit, recipe.seed)
     elif data is not None:
         data = data.limit(recipe.limit, recipe.seed)
+    among = np.zeros(0, np.int64)
+    if data is not None and judges is None and judging is not None and judging.among and _fits_weights(recipe):
+        _, among = judging.among.rows(len(data), len(data), recipe.seed)
     refuse_unused(given, [each for each in (data, unseen, learned) if each is not None])
     check_channels(recipe.preprocess, inputs)
-    images = dataclasses.replace(_by_use(data, unseen, learned, recipe), judging=judges)
+    images = _by_use(data, unseen, learned, recipe, among)
+    images = images if judges is None else dataclasses.replace(images, judging=judges, held_out=True)
     require_usable_data(recipe.passes, images.shown_to)
     return dataclasses.replace(images, warnings=tuple(_warnings(recipe, data, unseen, learned, few=few)))
 
 
-def _by_use(data: Dataset | None, unseen: Dataset | None, learned: Dataset | None, recipe: Recipe) -> Images:
-    """Divide the images among their uses. Without training images, training uses the calibration images."""
+def _by_use(
+    data: Dataset | None, unseen: Dataset | None, learned: Dataset | None, recipe: Recipe, judges: Rows
+) -> Images:
+    """Divide the images among their uses. Without training images, training uses the calibration images.
+
+    Args:
+        data: Images that calibrate.
+        unseen: Images of the measurements at the end.
+        learned: Training images.
+        recipe: Its passes may hold out some of the images.
+        judges: Indices of the images that calibrate and judge: no weight is fitted to them.
+    """
     if data is None:
-        return Images(data, unseen, learned, data)
-    if learned is not None:
-        others = [step for step in recipe.passes if not step.trains]
-        return Images(data, unseen, learned, _learnable(data, recipe.seed, others))
-    return Images(data, unseen, data, _learnable(data, recipe.seed, recipe.passes))
+        return Images(None, unseen, learned, None, None, None)
+    fitted = np.setdiff1d(np.arange(len(data)), judges)
+    holding = [step for step in recipe.passes if learned is None or not step.trains]
+    learnable = fitted[_learnable(len(fitted), recipe.seed, holding)]
+    return Images(
+        data,
+        unseen,
+        data.select(fitted) if learned is None else learned,
+        data.select(fitted),
+        data.select(learnable),
+        data.select(np.union1d(learnable, judges)),
+        data.select(judges) if len(judges) else None,
+        held_out=False,
+    )
 
 
-def _learnable(data: Dataset, seed: int, passes: Iterable[Pass]) -> Dataset:
-    """Return the images that none of the passes holds out."""
-    rows = np.arange(len(data))
+def _learnable(count: int, seed: int, passes: Iterable[Pass]) -> Rows:
+    """Return the indices of the images that none of the passes holds out."""
+    rows = np.arange(count)
     for step in passes:
         if step.held_out:
-            rows = np.intersect1d(rows, hold_out(len(data), step.held_out, seed).train)
-    return data.select(rows)
+            rows = np.intersect1d(rows, hold_out(count, step.held_out, seed).train)
+    return rows
 
 
-def _held_out(data: Dataset, seed: int, passes: Iterable[Pass]) -> Dataset | None:
-    """Return the images that some of the passes holds out. None: there are none."""
-    rows = [hold_out(len(data), step.held_out, seed).judge for step in passes if step.held_out]
-    return data.select(np.unique(np.concatenate(rows))) if rows else None
+def _fits_weights(recipe: Recipe) -> bool:
+    """Whether a pass fits weights to images. The values of int8 follow from the weights alone."""
+    return any(step.needs_data and step.stage > Stage.RANGES for step in recipe.passes)
 
 
 def _warnings(

@@ -41,7 +41,7 @@ from passes.ir.existing_qparams import ExistingQparams
 
 __all__ = ["JUDGING", "Prepared", "prepare"]
 
-JUDGING = Judging(most=8, share=8, fewest=16)
+JUDGING = Judging(most=8, share=16, fewest=64, among=Judging(most=8, share=8, fewest=16))
 """Samples that judge a file before it gets its name."""
 
 _CHECKED = 2  # samples on which a rewritten model must agree with the model as given
@@ -96,7 +96,7 @@ class Prepared:
     def samples_are(self) -> Judges:
         """What `samples` returns."""
         if self.images.judging is not None:
-            return "held out"
+            return "held out" if self.images.held_out else "ranges"
         if self.images.calibration is not None:
             return "calibration"
         return "noise" if self.images.evaluation is None else "held out"

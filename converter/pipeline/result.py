@@ -96,8 +96,8 @@ class Result(Overview):
             trained.
         steps: Time and memory of every step.
         search: Record of the search, if a budget was given.
-        fidelity: Distance from float on a few samples that did not calibrate. With fewer than 16 samples, on those that
-            did, and without data on noise. None if the model takes open sizes and there were no samples.
+        fidelity: Distance from float on a few samples, if possible on some that did not calibrate. Without data, on
+            noise. None if the model takes open sizes and there were no samples.
         mending: How the file reached `Settings.min_sqnr`, if one was given.
         speed: Speed measurements that decided which activations stay in float, if they were requested.
     """

@@ -21,7 +21,7 @@ class Settings:
 
     Attributes:
         limit: Largest number of images that calibrate. Overrides the recipe's. Up to 8 others judge the file: those
-            beyond the limit, and at least one in eight of 16 or more.
+            beyond the limit, and at least one in 16 of 64 or more.
         seed: Random seed. Overrides the recipe's.
         device: Device on which passes learn. It is refused if no pass learns.
         measure_speed: Whether activations stay in float where this machine runs the file faster that way. The recipe in

@@ -23,12 +23,13 @@ from passes.errors import ModelError, VerificationError
 
 __all__ = ["Fidelity", "Judges", "trial_run"]
 
-Judges = Literal["held out", "calibration", "noise"]
-"""Samples that a file runs on: those that did not calibrate it, those that did, or noise."""
+Judges = Literal["held out", "ranges", "calibration", "noise"]
+"""Samples that a file runs on: they did not calibrate it, or set ranges only, or calibrated it, or are noise."""
 
 _WORDS: dict[Judges, str] = {
     "held out": "that did not calibrate",
-    "calibration": "that calibrated, too few to hold some out",
+    "ranges": "that no weight was fitted to",
+    "calibration": "that calibrated",
     "noise": "of noise",
 }
 

@@ -122,12 +122,18 @@ def unlike_runs(name: str, expected: Sequence[Outputs], actual: Sequence[Outputs
     return sum(one != other for one, other in pairs) if formed else len(expected)
 
 
-def class_agreement(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float | None:
-    """Return the fraction of rows with the same highest score in the first output. None if it is not [n, classes]."""
+def class_agreement(runs: Sequence[Batch], expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float | None:
+    """Return the fraction of samples with the same highest score in the first output.
+
+    None if it is not [n, classes] for n samples. The cells of a detector are no samples.
+    """
     agreed: list[NDArray[np.bool_]] = []
-    for one, other in _compared(next(iter(expected[0])), expected, actual):
-        mine, its = class_scores(one), class_scores(other)
-        if mine is None or its is None or mine.shape[1] < 2:
+    name = next(iter(expected[0]))
+    for run, one, other in zip(runs, expected, actual, strict=True):
+        if one[name].shape != other[name].shape:
+            continue
+        mine, its = class_scores(one[name]), class_scores(other[name])
+        if mine is None or its is None or mine.shape[1] < 2 or len(mine) != run.count:
             return None
         agreed.append(mine.argmax(axis=1) == its.argmax(axis=1))
     return float(np.concatenate(agreed).mean()) if agreed else None

@@ -63,7 +63,8 @@ class Verification(Overview):
         nodes: Number of nodes that the provider took. None if the runtime does not tell.
         left: Nodes that the provider left to another one.
         images: Number of rows that ran.
-        agreement: Fraction of rows with the same highest score as on the CPU. None unless the output is [n, classes].
+        agreement: Fraction of samples with the same highest score as on the CPU. None unless the first output is
+            [n, classes] for n samples: the cells of a detector are none.
         sqnr_db: SQNR of the outputs against the CPU's, for the worst output.
         float_db: SQNR of the outputs against the float model's, for the worst output.
         cpu_float_db: The same for the CPU's outputs.
@@ -229,7 +230,7 @@ def _judge_outputs(
     ]
     if bad or wrong:
         return _with(verdict, images=images, failures=tuple(failures))
-    agreement, sqnr = class_agreement(expected, ran.outputs), worst_sqnr(expected, ran.outputs)
+    agreement, sqnr = class_agreement(runs, expected, ran.outputs), worst_sqnr(expected, ran.outputs)
     if agreement is not None and min_agreement is not None and agreement < min_agreement:
         failures.append(f"agreement with the CPU is {100 * agreement:.1f} %, below {100 * min_agreement:g} %")
     float_db = cpu_float_db = None

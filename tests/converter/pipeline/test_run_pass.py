@@ -185,7 +185,7 @@ def test_a_kind_that_nobody_registered_is_refused_before_any_pass_runs() -> None
 
 def test_a_pass_outside_the_recipe_is_asked_for_itself() -> None:
     model = prepared(resnet())
-    context = PassContext(Images(None, None, None, None), 1 << 20, Recipe("r", "", (Rtn(),)), quiet)
+    context = PassContext(Images(None, None, None, None, None, None), 1 << 20, Recipe("r", "", (Rtn(),)), quiet)
     run_pass(TracedRanges(), model, context)
     assert ran == ["traced_ranges asked", "traced_ranges"]
 

@@ -36,7 +36,7 @@ bench: $(STAMP)  ## measure accuracy, size and latency of the built-in recipes
 	$(PYTHON) -m benchmarks $(ARGS)
 
 targets: $(STAMP)  ## set up the execution providers that can be had here, in build/targets
-	$(PYTHON) -m benchmarks.targets setup $(ARGS)
+	$(VENV)/bin/convert-onnx targets setup $(ARGS)
 
 conformance: targets  ## every recipe, target and small graph, run where it can be; writes docs/conformance.md
 	$(PYTHON) -m benchmarks.targets conformance

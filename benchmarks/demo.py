@@ -8,6 +8,7 @@ on crops of other photographs. All files stay in the output folder, so that ever
 """
 
 import argparse
+import dataclasses
 import importlib.metadata
 import shlex
 import shutil
@@ -32,8 +33,10 @@ from converter.model_io.export import export_module
 from converter.model_io.factory import load_module
 from converter.model_io.load import load_onnx
 from converter.model_io.save import save_onnx
+from converter.report.files import write_report
 from converter.report.progress import progress_bars
 from converter.report.table import show
+from converter.runtime.latency import Latencies
 from converter.runtime.session import Progress
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "main",
     "measure",
     "next_steps",
+    "timed",
     "write_photographs",
 ]
 
@@ -121,6 +125,17 @@ def measure(
     return evaluate(paths, photographs.evaluation, preprocess=PREPROCESS, progress=progress)
 
 
+def timed(conversion: Conversion, evaluation: Evaluation) -> Result:
+    """Return a conversion with the latency of its file and of the float model, for its verdict and its report."""
+    place = [model.model for model in evaluation.models].index(str(conversion.path))
+    measured = evaluation.latencies
+    if measured is None:
+        return conversion.result
+    pair = (0, place)
+    latency = Latencies(tuple(measured.ms[at] for at in pair), tuple(measured.quartiles[at] for at in pair))
+    return dataclasses.replace(conversion.result, latency=latency)
+
+
 def convert_command(factory: str, weights: Path, photographs: Photographs, out: Path) -> list[str]:
     """Return the command line that writes the file of the last of `RECIPES`."""
     mean, std = PREPROCESS.mean or (), PREPROCESS.std or ()
@@ -178,13 +193,19 @@ def run(images: int, evaluated: int, out: Path) -> None:
         conversions = convert_all(reference, photographs, RECIPES, out, progress)
         evaluation = measure(reference, conversions, photographs, progress)
     results = [conversion.result for conversion in conversions]
+    best = timed(conversions[-1], evaluation)
+    report = out / "report.html"
+    write_report(best, report, model=shown(reference), output=shown(conversions[-1].path))
+    sizes = evaluation.models[0].bytes, evaluation.models[-1].bytes
     show(
         [
-            Text(f"Exported from PyTorch: {parity}."),
+            Text(f"\n{conversions[-1].path.name}", style="bold"),
+            *map(Text, best.verdict(*sizes).lines()),
+            Text(f"\nExported from PyTorch: {parity}."),
             result_table(evaluation, results),
             measured_on(evaluation, images),
             *skipped_layers(results),
-            Text(f"\nThe files are in {shown(out)}.\n"),
+            Text(f"\nThe files are in {shown(out)}. Open the report in a browser: {shown(report)}\n"),
             next_steps(convert_command(factory, weights, photographs, out), out),
         ]
     )

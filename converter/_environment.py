@@ -1,8 +1,22 @@
-"""Environment variables that libraries read at import. This module is imported first. The user's values stay."""
+"""What must hold before anything else is imported. This module is imported first.
 
+It sets environment variables that libraries read at import, unless the user has set them. And `passes` must be the
+package beside `converter`: a `passes.py` beside the user's script would hide it.
+"""
+
+import importlib.util
 import os
+from pathlib import Path
 
 __all__: list[str] = []
+
+_found = importlib.util.find_spec("passes")
+_passes = "nothing" if _found is None else _found.origin or "a folder without __init__.py"
+if Path(_passes).resolve() != Path(__file__).resolve().parents[1] / "passes" / "__init__.py":
+    raise ImportError(
+        f"convert-onnx needs its own package `passes`, and Python finds {_passes}; rename that file, or start Python "
+        "in another folder"
+    )
 
 # onnxruntime 1.31 starts a telemetry client at import. The client writes a session id to `$TMPDIR/.ses`. The converter
 # must not leave files or connect to a server.

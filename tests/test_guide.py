@@ -135,7 +135,8 @@ def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> N
             for words in commands(block):
                 assert words[0] == "convert-onnx", f"{page.name}: only this tool's commands are run: {words}"
                 done = CliRunner().invoke(cli, words[1:])
-                assert done.exit_code == 0, f"{page.name}: {shlex.join(words)}\n{done.output}"
+                without_effect = "--act" in words and done.exit_code == 4  # the stand-in needs no change
+                assert done.exit_code == 0 or without_effect, f"{page.name}: {shlex.join(words)}\n{done.output}"
         else:
             assert language == "text", f"{page.name}: a ```{language} block is not run"
     assert "Traceback" not in capsys.readouterr().out

@@ -1,20 +1,19 @@
 """Files for every target, run on the execution providers that an ordinary machine can have.
 
-python -m benchmarks.targets setup [NAME ...]     an environment for every runtime, in build/targets
+`convert-onnx targets setup` installs them in build/targets.
+
 python -m benchmarks.targets measure [NAME ...]   ResNet-18, MobileNetV2 and EfficientNet-Lite0 on them
 python -m benchmarks.targets page                 a page in headless Chromium classifies an image
 python -m benchmarks.targets conformance          every recipe, target and graph of the zoo; see docs/conformance.md
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.shared_data import ROOT, MissingData
 from benchmarks.targets import conformance, measure, page
-from benchmarks.targets.environments import ENVIRONMENTS, set_up
 from passes.errors import ConvertError
 
 __all__ = ["main"]
@@ -24,8 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. The result is 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="benchmarks.targets", description="Files on their execution providers.")
     commands = parser.add_subparsers(dest="command", required=True)
-    setup = commands.add_parser("setup", help="make environments")
-    setup.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ENVIRONMENTS)}; default all")
     measuring = commands.add_parser("measure", help="networks on every provider")
     measuring.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(measure.NETWORKS)}; default all")
     measuring.add_argument("--images", type=int, default=200, metavar="N", help="run on each (default 200)")
@@ -33,13 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     suite = commands.add_parser("conformance", help="recipes x targets x zoo")
     suite.add_argument("--only", default="", metavar="PREFIX", help="graphs whose names begin so; printed, not written")
     options = parser.parse_args(arguments)
-    known = {"setup": ENVIRONMENTS, "measure": measure.NETWORKS}.get(options.command, {})
     for name in getattr(options, "names", ()):
-        if name not in known:
-            parser.error(f"nothing is named {name!r}; there are: {', '.join(known)}")
+        if name not in measure.NETWORKS:
+            parser.error(f"nothing is named {name!r}; there are: {', '.join(measure.NETWORKS)}")
     try:
-        if options.command == "setup":
-            return _set_up(options.names or list(ENVIRONMENTS))
         if options.command == "measure":
             return measure.main(options.names or list(measure.NETWORKS), options.images)
         if options.command == "page":
@@ -49,18 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConvertError, MissingData) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-
-
-def _set_up(names: Sequence[str]) -> int:
-    """Create the environments. One that cannot be installed does not stop the others."""
-    status = 0
-    for name in names:
-        try:
-            print(f"{name}: {set_up(name)}")
-        except (subprocess.CalledProcessError, OSError) as error:
-            print(f"{name}: not installed: {error}", file=sys.stderr)
-            status = 1
-    return status
 
 
 if __name__ == "__main__":

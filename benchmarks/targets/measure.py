@@ -14,8 +14,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.random_resnet import random_images, random_network, random_resnet18
-from benchmarks.shared_data import EFFICIENTNET, ROAD_SIGNS, MissingData, Pretrained
-from benchmarks.targets.environments import FOLDER
+from benchmarks.shared_data import EFFICIENTNET, ROAD_SIGNS, ROOT, MissingData, Pretrained
 from converter import convert
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
@@ -25,7 +24,10 @@ from converter.targets.catalog import find_target
 from converter.verification.environments import find_environment
 from converter.verification.verify import Verification, verify
 
-__all__ = ["NETWORKS", "main"]
+__all__ = ["FOLDER", "NETWORKS", "main"]
+
+FOLDER = ROOT / "build" / "targets"
+"""Folder of the runtimes."""
 
 _CALIBRATE, _RANDOM_IMAGES = 256, 8
 _RUNS = (("cpu", None), ("cpu", "cpu-oldest"), ("openvino", None), ("qnn", None), ("web", None), ("web", "node"))
@@ -94,7 +96,7 @@ def _require_runtimes() -> None:
         elif isinstance(find_environment(find_target(target), runtime), str):
             missing.append(target)
     if missing:
-        raise MissingData(f"no runtime for {', '.join(missing)}; python -m benchmarks.targets setup makes them all")
+        raise MissingData(f"no runtime for {', '.join(missing)}; convert-onnx targets setup makes them all")
 
 
 def _verified(name: str, recipe: str, images: int) -> list[Verification]:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.photographs import calibration_crops, evaluation_crops
 from benchmarks.shared_data import EFFICIENTNET, MissingData
-from benchmarks.targets.environments import FOLDER
+from benchmarks.targets.measure import FOLDER
 from converter import convert
 from converter.data.preprocess import Preprocess
 from converter.runtime.session import open_session
@@ -92,7 +92,7 @@ def classify_in_browser(
     if browser is None:
         raise MissingData(f"none of {', '.join(_BROWSERS)} is on the path; install Chromium")
     if not distribution.is_dir():
-        raise MissingData(f"no onnxruntime-web in {runtime}; run python -m benchmarks.targets setup web")
+        raise MissingData(f"no onnxruntime-web in {runtime}; run convert-onnx targets setup web")
     with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as name:
         folder = Path(name)
         Image.fromarray(image).save(folder / "image.png")

@@ -81,9 +81,10 @@ class Effects:
 
     @property
     def bytes(self) -> Doubles:
-        """Bytes of each choice in the file, ``[l, c]``."""
+        """Bytes of each choice in the file, ``[l, c]``. A small layer is stored as int8 if that takes fewer."""
         codes: Doubles = np.ceil(self.weights[:, None] * self.stored / 8) + np.where(self.stored == 3, _NODES, 0)
-        return codes + np.where(self.blocks, np.ceil(self.blocks / 2) + _BLOCK_NODES, 0)
+        packed = codes + np.where(self.blocks, np.ceil(self.blocks / 2) + _BLOCK_NODES, 0)
+        return np.minimum(packed, self.weights[:, None])
 
     @property
     def useful(self) -> Doubles:

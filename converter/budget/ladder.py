@@ -152,7 +152,8 @@ def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, pr
         if unseen is None
         else evaluate_pair(job.reference, result.model, unseen, result.recipe.name, progress, settings.metric)
     )
-    return dataclasses.replace(result, metrics=metrics, search=search, seconds=job.footprint.seconds)
+    latency = job.latency(result.model) if metrics is None else None
+    return dataclasses.replace(result, metrics=metrics, latency=latency, search=search, seconds=job.footprint.seconds)
 
 
 def _require_searchable(

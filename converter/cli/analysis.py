@@ -1,5 +1,6 @@
 """Commands that examine files: `evaluate`, `compare`, `inspect` and `view`."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["compare", "evaluate", "inspect", "view"]
 
 _AND_ACT = "or add --act OUT.onnx to this command, which does that and shows the gain."
+_INSTEAD = "`convert --min-sqnr 20` raises the whole file, and `sensitivity` ranks what costs most"
+_WORST = 10  # layers in the table with --quiet
+_WITHOUT_EFFECT = 4  # exit code of --act if nothing was written
 
 
 @click.command()
@@ -38,8 +42,7 @@ def evaluate(
     metric: str | None,
     as_json: bool,
     limit: int | None,
-    weights: Path | None,
-    input_shape: tuple[int, ...] | None,
+    export: "converter.ExportOptions",
     quiet: bool,
     **images: Any,
 ) -> None:
@@ -56,7 +59,7 @@ def evaluate(
             models,
             data,
             limit=limit,
-            export=converter.ExportOptions(weights, input_shape),
+            export=export,
             preprocess=given_preprocess(**images),
             metric=metric,
             progress=progress,
@@ -94,8 +97,7 @@ def compare(
     metric: str | None,
     as_json: bool,
     limit: int | None,
-    weights: Path | None,
-    input_shape: tuple[int, ...] | None,
+    export: "converter.ExportOptions",
     quiet: bool,
     **images: Any,
 ) -> None:
@@ -116,12 +118,12 @@ def compare(
     from converter.report.table import show
 
     if act is not None:
-        read = [("REFERENCE", reference), ("MODEL", model), ("--data", data), ("--weights", weights)]
+        read = [("REFERENCE", reference), ("MODEL", model), ("--data", data), ("--weights", export.weights)]
         check_outputs([("--act", act)], [*read, ("--calibration", calibration)])
         require_origin(Path(model), model, calibration)
     elif calibration is not None:
         raise UsageError(f"--calibration {calibration} is for --act; leave it out or add --act OUT.onnx")
-    export, preprocess = converter.ExportOptions(weights, input_shape), given_preprocess(**images)
+    preprocess = given_preprocess(**images)
     annotated = metric is not None
     with models_on_data(
         (reference, model), data, limit=limit, export=export, preprocess=preprocess, annotated=annotated
@@ -134,13 +136,17 @@ def compare(
             )
             suggestion = converter.suggest(first.path, second.path, comparison, on.data, progress=progress)
         if not as_json:
-            given = _given(weights, input_shape) if is_factory(reference) else ()
+            given = _given(export) if is_factory(reference) else ()
             line = command(reference, model, stored_origin(read_onnx(second.path)), suggestion, *given)
-            show([*comparison_tables(comparison, on.data.preprocess), *suggestion_text(suggestion, line, _AND_ACT)])
+            tables = comparison_tables(comparison, on.data.preprocess, _WORST if quiet else None)
+            show([*tables, *suggestion_text(suggestion, line, _AND_ACT)])
         acted = None if act is None else _act(on, suggestion, act, calibration, quiet, as_json)
+        without_effect = act is not None and (acted is None or not acted["written"])
     if as_json:
         suggested = suggestion.to_json() | {"options": list(suggested_options(suggestion))}
         print_json(comparison.to_json() | {"suggestion": suggested, "act": acted})
+    if without_effect:
+        click.get_current_context().exit(_WITHOUT_EFFECT)
 
 
 def _act(
@@ -154,7 +160,7 @@ def _act(
 
     if suggestion.why:
         if not as_json:
-            say(f"There is no suggestion; {output} was not written")
+            say(f"There is no suggestion; {output} was not written. {_INSTEAD}")
         return None
     first, second = on.paths
     names = (*on.names, str(output))
@@ -176,14 +182,18 @@ def _act(
             say(f"Wrote {output}: {done.gain_db:+.1f} dB")
         else:
             options = " ".join(suggested_options(suggestion))
-            say(f"{options} did not help ({done.gain_db:+.1f} dB); {output} was not written")
+            say(f"{options} did not help ({done.gain_db:+.1f} dB); {output} was not written. {_INSTEAD}")
     return {"gain_db": done.gain_db, "written": done.gain_db > 0} | done.evaluation.to_json()
 
 
-def _given(weights: Path | None, input_shape: tuple[int, ...] | None) -> tuple[str, ...]:
+def _given(export: "converter.ExportOptions") -> tuple[str, ...]:
     """Return the options of a factory as given on the command line."""
-    shape = () if input_shape is None else ("--input-shape", ",".join(map(str, input_shape)))
-    return (*(() if weights is None else ("--weights", str(weights))), *shape)
+    shape = export.input_shape
+    named = shape.items() if isinstance(shape, Mapping) else ()
+    shapes = [f"{name}={sizes}" for name, sizes in named] if named else [",".join(map(str, shape or ()))]
+    words = [] if export.weights is None else ["--weights", str(export.weights)]
+    words += [word for each in shapes if each for word in ("--input-shape", each)]
+    return (*words, *([] if export.tolerance is None else ["--tolerance", f"{export.tolerance:g}"]))
 
 
 @click.command()
@@ -191,7 +201,7 @@ def _given(weights: Path | None, input_shape: tuple[int, ...] | None) -> tuple[s
 @options.json
 @options.torch
 @options.custom_ops
-def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[int, ...] | None) -> None:
+def inspect(model: str, as_json: bool, export: "converter.ExportOptions") -> None:
     """Show what is in a file, layer by layer.
 
     MODEL is an .onnx file or FILE.py:FACTORY. The table has bits, storage and bytes, and whether onnxruntime runs the
@@ -200,7 +210,7 @@ def inspect(model: str, as_json: bool, weights: Path | None, input_shape: tuple[
     from converter.report.islands import islands_tables
     from converter.report.table import inspection_tables, show
 
-    inspection = converter.inspect(model, export=converter.ExportOptions(weights, input_shape))
+    inspection = converter.inspect(model, export=export)
     if as_json:
         print_json(inspection.to_json())
     else:

@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from converter.pipeline.result import Result
+import click
 
 from converter.cli.lines import say
+from converter.cli.messages import in_words_of
+
+if TYPE_CHECKING:
+    from converter.pipeline.result import Result
 
 __all__ = ["finish"]
 
 
-def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], *, quiet: bool) -> None:
+def finish(
+    result: "Result", model: str, output: Path, reports: Sequence[Path], *, quiet: bool, verbose: bool = False
+) -> None:
     """Save a result, write its reports and print its tables.
 
     Raises:
@@ -36,6 +41,8 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     result.save(output)
     after = model_bytes(output)
     facts = report_facts(result, model=model, output=str(output), before=before, after=after) if reports else {}
+    if reports:
+        facts["verdict"]["advice"] = [_in_options(each) for each in facts["verdict"]["advice"]]
     written = [output]
     failures: list[Exception] = []
     for path in reports:
@@ -45,7 +52,7 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
         except (ConvertError, OSError) as error:
             failures.append(error)
     extra = [*search_tables(result.search), *speed_tables(result.speed)]
-    tables = [*table.conversion_tables(result, before, after), *extra]
+    tables = [*table.conversion_tables(result, before, after, verbose=verbose), *extra]
     if not quiet:
         table.show(tables)
     elif result.metrics is not None:
@@ -59,5 +66,13 @@ def finish(result: "Result", model: str, output: Path, reports: Sequence[Path], 
     say("; ".join(filter(None, (line, measured))))
     for path in written[1:]:
         say(f"Wrote {path}")
+    verdict = result.verdict(before, after)
+    for answer in verdict.lines()[: 3 if quiet else None]:
+        say(_in_options(answer))
     for failure in failures:
         raise OutputError(f"{failure}; {', '.join(map(str, written))} {'is' if len(written) == 1 else 'are'} written")
+
+
+def _in_options(message: str) -> str:
+    """Return a message of the library in the options of the command."""
+    return in_words_of(click.get_current_context(), message)

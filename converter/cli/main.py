@@ -143,6 +143,8 @@ def cli() -> None:
     "--measure-speed", is_flag=True, help="Keep activations in float where this machine runs the layer faster."
 )
 @options.deterministic
+@options.timing
+@options.verbose
 @options.quiet
 def convert(
     model: str,
@@ -155,8 +157,7 @@ def convert(
     limit: int | None,
     evaluation: str | None,
     metric: str | None,
-    weights: Path | None,
-    input_shape: tuple[int, ...] | None,
+    export: "converter.ExportOptions",
     report: tuple[Path, ...],
     seed: int | None,
     device: "Device | None",
@@ -165,6 +166,8 @@ def convert(
     min_sqnr: float | None,
     measure_speed: bool,
     deterministic: bool,
+    timing: bool,
+    verbose: bool,
     quiet: bool,
     **images: Any,
 ) -> None:
@@ -187,7 +190,7 @@ def convert(
             ("MODEL", model),
             ("--calibration", calibration),
             ("--evaluate", evaluation),
-            ("--weights", weights),
+            ("--weights", export.weights),
             ("--recipe", recipe),
         ],
     )
@@ -205,7 +208,7 @@ def convert(
                 exclude=exclude,
                 bits=dict(bits),
                 evaluation=evaluation,
-                export=converter.ExportOptions(weights, input_shape),
+                export=export,
                 preprocess=given_preprocess(**images),
                 settings=converter.Settings(
                     limit=limit,
@@ -215,10 +218,11 @@ def convert(
                     metric=metric,
                     min_sqnr=min_sqnr,
                     deterministic=deterministic,
+                    timing=timing,
                 ),
                 progress=progress,
             )
-        finish(result, model, output, report, quiet=quiet)
+        finish(result, model, output, report, quiet=quiet, verbose=verbose)
 
 
 @cli.command()
@@ -227,9 +231,7 @@ def convert(
 @options.torch
 @options.images
 @options.quiet
-def export(
-    model: str, output: Path, weights: Path | None, input_shape: tuple[int, ...] | None, quiet: bool, **images: Any
-) -> None:
+def export(model: str, output: Path, export: "converter.ExportOptions", quiet: bool, **images: Any) -> None:
     """Write a PyTorch model as float ONNX.
 
     FACTORY, or FACTORY(name=value), returns the torch.nn.Module. The preprocessing of its images goes into the file.
@@ -239,10 +241,9 @@ def export(
     from converter.model_io.load import model_bytes
     from converter.model_io.lock import owned
 
-    check_outputs([("-o", output)], [("MODEL", model), ("--weights", weights)])
-    options = converter.ExportOptions(weights, input_shape)
+    check_outputs([("-o", output)], [("MODEL", model), ("--weights", export.weights)])
     with owned(output):
-        exported = converter.export(model, export=options, preprocess=given_preprocess(**images))
+        exported = converter.export(model, export=export, preprocess=given_preprocess(**images))
         exported.save(output)
     if not quiet:
         say(f"Parity: {exported.parity}")

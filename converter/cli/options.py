@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,9 @@ __all__ = [
     "quiet",
     "report",
     "target",
+    "timing",
     "torch",
+    "verbose",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -35,8 +37,25 @@ def _floats(text: str) -> tuple[float, ...]:
         raise click.BadParameter(f"{text!r} is not a list of numbers such as 0.5,0.5,0.5") from error
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    return _sizes(text, "1,3,224,224")
+def _shape(text: str) -> tuple[str, "tuple[int, ...] | str"]:
+    """Read the sizes of the only input, or NAME=SIZES[:TYPE]. The name of the only input is empty."""
+    name, equals, sizes = text.partition("=")
+    if not equals:
+        return "", _sizes(text, "1,3,224,224")
+    _sizes(sizes.partition(":")[0], f"{name}=1,3,224,224 or {name}=1,16:int64")
+    return name, sizes
+
+
+def _shapes(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[tuple[str, Any], ...]
+) -> "Sequence[int] | dict[str, Any] | None":
+    """Return the shape of the only input, or the shapes of several ones by name."""
+    names = [name for name, _ in given]
+    if len(set(names)) < len(names) or ("" in names and len(names) > 1):
+        raise click.UsageError("--input-shape: give SIZES of the only input once, or NAME=SIZES once for each input")
+    if not given:
+        return None
+    return given[0][1] if names == [""] else dict(given)
 
 
 def _sizes(text: str, example: str) -> tuple[int, ...]:
@@ -127,14 +146,39 @@ def budget(command: Command) -> Command:
     return _limits(run)  # type: ignore[return-value]
 
 
+def torch(command: Command) -> Command:
+    """Add the options on the export of a torch model. The command gets them as one `ExportOptions`."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, weights: Path | None, input_shape: Any, tolerance: float | None, **others: Any) -> Any:
+        from converter.model_io.open import ExportOptions
+
+        return command(*arguments, export=ExportOptions(weights, input_shape, tolerance), **others)
+
+    return _torch(run)  # type: ignore[return-value]
+
+
 FILE = click.Path(path_type=Path)
 output = click.option("-o", "--output", type=FILE, required=True, metavar="OUT.onnx", help="File to write.")
 target = click.option(
     "--target", default=_default_target, metavar="NAME", help="Where the file will run, see `targets`; by default cpu."
 )
-torch = _several(
+_torch = _several(
     click.option("--weights", type=FILE, metavar="FILE", help="Weights of FILE.py:FACTORY: .safetensors, .npz or .pt."),
-    click.option("--input-shape", type=_shape, metavar="1,3,224,224", help="Input of FILE.py:FACTORY, with the batch."),
+    click.option(
+        "--input-shape",
+        type=_shape,
+        callback=_shapes,
+        multiple=True,
+        metavar="1,3,224,224",
+        help="Input of FILE.py:FACTORY, with the batch; NAME=SIZES, or NAME=SIZES:int64, for each of several.",
+    ),
+    click.option(
+        "--tolerance",
+        type=float,
+        metavar="SHARE",
+        help="Largest difference from torch, of the largest output; by default 1e-4, more for sensitive modules.",
+    ),
 )
 images = _several(
     click.option("--mean", type=_floats, metavar="a,b,c", help="Subtract this from uint8 images, on the 0..1 scale."),
@@ -213,6 +257,17 @@ limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="N
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")
 deterministic = click.option(
     "--deterministic", is_flag=True, help="Write the same bytes whatever the number of processor cores."
+)
+timing = click.option(
+    "--no-timing",
+    "timing",
+    is_flag=True,
+    default=True,
+    flag_value=False,
+    help="Do not time the float model and the file, which takes about a second.",
+)
+verbose = click.option(
+    "--verbose", is_flag=True, help="Show layers of different block sizes and storage in rows of their own."
 )
 quiet = click.option("--quiet", is_flag=True, help="Print no progress bars, and only the tables that were requested.")
 json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -49,8 +49,7 @@ def sensitivity(
     plot: Path | None,
     cache: Path | None,
     as_json: bool,
-    weights: Path | None,
-    input_shape: tuple[int, ...] | None,
+    export: "converter.ExportOptions",
     quiet: bool,
     **images: Any,
 ) -> None:
@@ -75,7 +74,7 @@ def sensitivity(
             bits=dict(bits),
             samples=samples,
             cache=cache,
-            export=converter.ExportOptions(weights, input_shape),
+            export=export,
             preprocess=given_preprocess(**images),
             settings=converter.Settings(limit=limit),
             progress=progress,

@@ -27,5 +27,5 @@ def command(reference: str, model: str, origin: "Origin | None", suggestion: "Su
         return shlex.join([*words, *options])
     words += ["--recipe", model]
     words += ["--target", origin.target] if origin.target != DEFAULT_TARGET else []
-    words += [] if origin.source is None else ["--calibration", origin.source]
+    words += [] if origin.calibration is None else ["--calibration", origin.source or "DATA"]
     return shlex.join([*words, *options])

@@ -1,5 +1,6 @@
 """The commands `targets` and `verify`."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from converter.cli import options
 from converter.cli.context import print_json
 from converter.cli.lines import say
 from converter.cli.messages import in_words_of
-from passes.errors import UsageError, VerificationError
+from passes.errors import TargetError, UsageError, VerificationError
 
 __all__ = ["targets", "verify"]
 
@@ -19,14 +20,45 @@ _HOW = {"run": "by running it", "rules": "by the target's rules"}
 
 
 @click.command()
-@click.argument("name", required=False, metavar="[NAME]")
-def targets(name: str | None) -> None:
-    """List the targets; with NAME, the facts about one."""
+@click.argument("names", nargs=-1, metavar="[NAME | setup [NAME...]]")
+def targets(names: tuple[str, ...]) -> None:
+    """List the targets; with NAME, the facts about one.
+
+    `targets setup NAME` installs the runtime on which `verify` runs files for a target, into a folder of its own:
+    $CONVERT_ONNX_TARGETS/NAME, or build/targets/NAME. Without a NAME, it installs all of them.
+    """
     from converter.report.table import show
     from converter.report.targets import facts_table, targets_table
     from converter.targets.catalog import find_target, known_targets
 
-    show([targets_table(known_targets()) if name is None else facts_table(find_target(name))])
+    if names[:1] == ("setup",):
+        _set_up(names[1:])
+        return
+    if len(names) > 1:
+        raise UsageError(f"{' '.join(names)}: give one target, or `setup` and targets")
+    show([facts_table(find_target(names[0])) if names else targets_table(known_targets())])
+
+
+def _set_up(names: tuple[str, ...]) -> None:
+    """Install runtimes. One that cannot be installed does not stop the others.
+
+    Raises:
+        UsageError: There is no runtime for a target.
+        TargetError: A runtime cannot be installed.
+    """
+    from converter.cli.runtimes import RUNTIMES, set_up
+
+    for name in names:
+        if name not in RUNTIMES:
+            raise UsageError(f"there is no runtime to install for {name!r}; there are: {', '.join(RUNTIMES)}")
+    failed: dict[str, str] = {}
+    for name in names or RUNTIMES:
+        try:
+            say(f"{name}: {set_up(name)}")
+        except (subprocess.CalledProcessError, OSError) as error:
+            failed[name] = f"{name}: {error}"
+    if failed:
+        raise TargetError(f"{', '.join(failed)} cannot be installed: {'; '.join(failed.values())}")
 
 
 def _fraction(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
@@ -77,7 +109,7 @@ def verify(
 
     read_onnx(Path(model))
     given = {"--data": data, "--reference": reference, "--limit": limit, "--min-agreement": min_agreement}
-    _refuse_unused(target, runtime, [option for option, value in given.items() if value is not None])
+    unused = _without_effect(target, runtime, [option for option, value in given.items() if value is not None])
     verification = converter.verify(
         model,
         target,
@@ -93,6 +125,8 @@ def verify(
         show(verification_tables(verification, _MORE))
         for note in verification.notes:
             say(f"Note: {note}")
+        if unused:
+            say(f"Note: the file was not run, so {', '.join(unused)} had no effect: {verification.runtime}")
     if not verification.passed:
         first, *others = verification.failures
         more = f" (and {len(others)} more)" if others else ""
@@ -103,23 +137,21 @@ def verify(
         say(f"{model}: verified on {target} {_HOW[verification.how]}")
 
 
-def _refuse_unused(target: str, runtime: Path | None, given: list[str]) -> None:
-    """Refuse options on the run if the file is not run, and options on images if there are none.
+def _without_effect(target: str, runtime: Path | None, given: list[str]) -> list[str]:
+    """Return the options on the run if the file is not run here. Only its rules are checked then.
 
     Raises:
-        UsageError: There is such an option. The message names it.
+        UsageError: Options on samples are given, and no samples.
         TargetError: See `find_target` and `find_environment`.
     """
     from converter.targets.catalog import find_target
     from converter.verification.environments import find_environment
 
     environment = find_environment(find_target(target), runtime)
-    if isinstance(environment, str) and given:
-        options = ", ".join(given)
-        raise UsageError(f"{options}: no effect, since the file is not run ({environment}); leave it out")
     unused = [option for option in ("--limit", "--min-agreement") if option in given and "--data" not in given]
     if unused:
         raise UsageError(f"{' and '.join(unused)} would have no effect without --data; add --data, or leave it out")
+    return given if isinstance(environment, str) else []
 
 
 def _print(content: dict[str, Any]) -> None:

@@ -63,6 +63,8 @@ __all__ = ["train"]
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Device of the training; auto: cuda if there is one."
 )
 @options.deterministic
+@options.timing
+@options.verbose
 @options.quiet
 def train(
     model: str,
@@ -77,12 +79,13 @@ def train(
     evaluation: str | None,
     metric: str | None,
     checkpoint: Path | None,
-    weights: Path | None,
-    input_shape: tuple[int, ...] | None,
+    export: "converter.ExportOptions",
     report: tuple[Path, ...],
     seed: int | None,
     device: "Device | None",
     deterministic: bool,
+    timing: bool,
+    verbose: bool,
     quiet: bool,
     **rest: Any,
 ) -> None:
@@ -103,7 +106,7 @@ def train(
         check_report(path)
     inputs = (("MODEL", model), ("--data", data), ("--calibration", calibration), ("--evaluate", evaluation))
     outputs = [("-o", output), ("--checkpoint", state_file), *(("--report", path) for path in report)]
-    check_outputs(outputs, [*inputs, ("--weights", weights), ("--recipe", recipe)])
+    check_outputs(outputs, [*inputs, ("--weights", export.weights), ("--recipe", recipe)])
     if calibration is not None and same_file(calibration, data):
         raise UsageError(
             f"--calibration {calibration} is the same as --data, whose samples calibrate anyway; leave it out"
@@ -112,7 +115,13 @@ def train(
         if evaluation is not None and read is not None and same_file(evaluation, read):
             warn(f"{evaluation} is used to train and to evaluate: the accuracy is not that on unseen samples")
     settings = converter.Settings(
-        limit=limit, seed=seed, device=device, metric=metric, deterministic=deterministic, checkpoint=state_file
+        limit=limit,
+        seed=seed,
+        device=device,
+        metric=metric,
+        deterministic=deterministic,
+        timing=timing,
+        checkpoint=state_file,
     )
     names = ("epochs", "batch", "rate", "optimizer", "objective", "flip", "shift")
     qat = {name: value for name in names if (value := rest.pop(name)) is not None}
@@ -128,11 +137,11 @@ def train(
                 exclude=exclude,
                 bits=dict(bits),
                 evaluation=evaluation,
-                export=converter.ExportOptions(weights, input_shape),
+                export=export,
                 preprocess=given_preprocess(**rest),
                 settings=settings,
                 progress=progress,
             )
-        finish(result, model, output, report, quiet=quiet)
+        finish(result, model, output, report, quiet=quiet, verbose=verbose)
         if checkpoint is None:
             state_file.unlink(missing_ok=True)

@@ -153,6 +153,8 @@ def batch_arrays(name: str, batch: Any, inputs: tuple[InputSpec, ...], *, annota
             batch[0] if isinstance(batch[0], Mapping) else {only_input(inputs, f"{name}: an array").name: batch[0]}
         )
         return {**inputs_of, **(batch[1] if isinstance(batch[1], Mapping) else {"y": batch[1]})}
+    if isinstance(batch, tuple | list) and len(batch) == 1:
+        return batch_arrays(name, batch[0], inputs, annotated=annotated)  # as torch's TensorDataset gives one tensor
     only_input(inputs, f"{name}: an array")
     if hasattr(batch, "__array__"):
         return {"x": batch}

@@ -105,7 +105,8 @@ def source_in_memory(
     """
     if callable(data) and not hasattr(data, "__array__"):
         data = call(data, arguments, name, DataError)
-    if isinstance(data, np.ndarray | Mapping) or is_pair(data) or (others is not None and is_labelled(data)):
+    whole = hasattr(data, "__array__") or isinstance(data, Mapping) or is_pair(data)
+    if whole or (others is not None and is_labelled(data)):
         arrays = batch_arrays(name, data, inputs, annotated=others is not None)
         return array_source(name, _apart(arrays, inputs, others), inputs, preprocess)
     if not isinstance(data, Iterable):

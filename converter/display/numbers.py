@@ -17,10 +17,12 @@ __all__ = [
     "share",
     "size",
     "times",
+    "uncertain",
 ]
 
 NOTHING = "–"
 _MINUTE = 60
+_UNCERTAIN = 1.3  # third quartile of a ratio over its first one, above which other work disturbed the measurement
 
 
 def count(value: int) -> str:
@@ -90,16 +92,33 @@ def size(count: int) -> str:
 
 
 def ratio(value: float, more: str, less: str, quartiles: Sequence[float] | None = None) -> str:
-    """Format a ratio as `2.50x faster` or `1.10x slower`. ``quartiles`` are the quartiles of ``value``."""
-    if value >= 1:
-        return f"{times(value, quartiles)} {more}"
-    return f"{times(1 / value, quartiles and (1 / quartiles[1], 1 / quartiles[0]))} {less}"
+    """Format a ratio as `2.50x faster` or `1.10x slower`. ``quartiles`` are the quartiles of ``value``.
+
+    >>> ratio(0.5, "faster", "slower", (0.45, 0.52))
+    '2.00x slower (1.92 to 2.22)'
+    """
+    if value < 1:
+        value, more, quartiles = 1 / value, less, quartiles and (1 / quartiles[1], 1 / quartiles[0])
+    factor, _, spread = times(value, quartiles).partition(" ")
+    return " ".join(filter(None, (factor, more, spread)))
 
 
 def times(value: float, quartiles: Sequence[float] | None = None) -> str:
-    """Format a factor, with half the distance between its quartiles as the spread.
+    """Format a factor. The range of its quartiles is shown if it is wide enough to see, and named if it is too wide.
 
     >>> times(1.9, (1.85, 1.97))
-    '1.90x ± 0.06'
+    '1.90x (1.85 to 1.97)'
+    >>> times(2.4, (0.9, 14))
+    '2.40x (0.90 to 14.00, other work ran: not reliable)'
     """
-    return f"{value:.2f}x" + ("" if quartiles is None else f" ± {(quartiles[1] - quartiles[0]) / 2:.2f}")
+    if quartiles is None:
+        return f"{value:.2f}x"
+    low, high = (f"{each:.2f}" for each in quartiles)
+    if low == high:
+        return f"{value:.2f}x"
+    return f"{value:.2f}x ({low} to {high}{', other work ran: not reliable' if uncertain(quartiles) else ''})"
+
+
+def uncertain(quartiles: Sequence[float]) -> bool:
+    """Whether measurements of a ratio scatter so much that their middle says little."""
+    return quartiles[1] > _UNCERTAIN * quartiles[0]

@@ -23,13 +23,13 @@ from converter.data.labels import Classes, check_labels
 from converter.data.model_data import ModelsOnData, models_on_data
 from converter.data.preprocess import Preprocess
 from converter.display.json_values import fields_as_json
-from converter.display.numbers import NOTHING, decibels, milliseconds, percent, size, times
+from converter.display.numbers import decibels, milliseconds, percent, ratio, size
 from converter.display.overview import Glance, Overview
 from converter.display.words import samples
 from converter.metrics.metric_run import MetricFacts, MetricRun
 from converter.model_io.load import model_bytes
 from converter.model_io.open import ExportOptions, model_files
-from converter.runtime.latency import BATCH, THREADS, Quartiles, latencies
+from converter.runtime.latency import BATCH, THREADS, Latencies, Quartiles, latencies
 from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers
 from converter.runtime.runner import Runner, class_scores
@@ -103,6 +103,13 @@ class Evaluation(Overview):
         """Return the quartiles of the speedup of the model at index ``place``, or None if it was not timed."""
         return self.quartiles[place] if self.quartiles else None
 
+    @property
+    def latencies(self) -> Latencies | None:
+        """Latency of all models, if it was measured."""
+        times = [model.latency_ms for model in self.models]
+        measured = tuple(time for time in times if time is not None)
+        return Latencies(measured, self.quartiles) if len(measured) == len(times) and self.quartiles else None
+
     def overview(self) -> Glance:
         """Return a table with one row for each model."""
         shown = () if self.metric is None else (self.metric,)
@@ -116,7 +123,7 @@ class Evaluation(Overview):
                 percent(model.agreement) if index else "",
                 decibels(model.sqnr_db) if index else "",
                 milliseconds(model.latency_ms),
-                NOTHING if model.speedup is None else times(model.speedup, self.spread(index) if index else None),
+                _speed(model.speedup, self.spread(index)) if index else "",
             )
             for index, model in enumerate(self.models)
         )
@@ -130,6 +137,10 @@ class Evaluation(Overview):
         metric = None if self.metric is None else fields_as_json(self.metric)
         models = [fields_as_json(model) for model in self.models]
         return {"data": self.data, "latency": latency, "metric": metric, "models": models}
+
+
+def _speed(speedup: float | None, spread: Quartiles | None) -> str:
+    return "" if speedup is None else ratio(speedup, "faster", "slower", spread)
 
 
 class _Tally:

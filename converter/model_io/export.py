@@ -21,7 +21,7 @@ import itertools
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from converter.model_io.example_inputs import ONLY_INPUT, example_inputs, in_order_of, random_tensors
 from converter.model_io.factory import apply_weights, load_factory, load_module, load_weights, require_torch
 from converter.model_io.parity import PARITY_BATCH, Parity, measure_parity
 from converter.model_io.save import save_onnx
@@ -80,15 +81,22 @@ class ExportResult:
 
 
 def export_module(
-    module: torch.nn.Module, input_shape: Sequence[int], *, opset: int = 21, seed: int = 0
+    module: torch.nn.Module,
+    input_shape: Sequence[int] | Mapping[str, Any],
+    *,
+    opset: int = 21,
+    seed: int = 0,
+    tolerance: float | None = None,
 ) -> ExportResult:
-    """Export a module in eval mode, for float32 inputs `[batch, *input_shape[1:]]` of any batch size.
+    """Export a module in eval mode, for inputs `[batch, *sizes[1:]]` of any batch size.
 
     Args:
         module: The module. It does not change.
-        input_shape: Shape with the batch, such as `(1, 3, 224, 224)`. The value of the batch does not matter.
+        input_shape: Shape with the batch, such as `(1, 3, 224, 224)`. The value of the batch does not matter. A module
+            with several inputs takes shapes by name, see `converter.model_io.example_inputs.parse_input`.
         opset: Opset of the model.
-        seed: Random seed of the example and of the images for the comparison.
+        seed: Random seed of the example and of the samples for the comparison.
+        tolerance: Largest difference from torch, as a fraction of the largest output. See `measure_parity`.
 
     Raises:
         ExportError: torch is missing, the module does not run on such an input or cannot be exported with a dynamic
@@ -98,16 +106,20 @@ def export_module(
     torch = require_torch()
     if importlib.util.find_spec("onnxscript") is None:
         raise ExportError("exporting from PyTorch needs onnxscript; pip install convert-onnx[torch]")
-    shape = tuple(input_shape)
-    if len(shape) < 2 or any(size < 1 for size in shape):
-        text = ",".join(str(size) for size in shape)
-        raise ExportError(f"input shape {text!r}: give the batch and at least one more size, for example 1,3,224,224")
+    if not isinstance(input_shape, Mapping):
+        shape = tuple(input_shape)
+        if len(shape) < 2 or any(size < 1 for size in shape):
+            text = ",".join(str(size) for size in shape)
+            raise ExportError(
+                f"input shape {text!r}: give the batch and at least one more size, for example 1,3,224,224"
+            )
     _check_float32_cpu(module)
+    inputs = in_order_of(module, example_inputs(input_shape))
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(PARITY_BATCH, *shape[1:], generator=generator)
-    example = torch.randn(EXAMPLE_BATCH, *shape[1:], generator=generator)
+    samples = random_tensors(inputs, PARITY_BATCH, generator)
+    example = random_tensors(inputs, EXAMPLE_BATCH, generator)
     with _evaluating(module):
-        expected = _run(module, images)
+        expected = _run(module, samples)
         _LOG.info("torch traces %s twice, which takes as long as it has operators: started", type(module).__name__)
         program = _torch_export(module, example, len(expected), opset)
         _LOG.info("torch traces %s: done", type(module).__name__)
@@ -115,7 +127,13 @@ def export_module(
         _rename(program, module)
         model = _to_proto(program)
         _check(model)
-        parity = measure_parity(model, lambda given: _run(module, torch.from_numpy(given)), images.numpy(), expected)
+        parity = measure_parity(
+            model,
+            lambda given: _run(module, {name: torch.from_numpy(values) for name, values in given.items()}),
+            {name: tensor.numpy() for name, tensor in samples.items()},
+            expected,
+            tolerance,
+        )
     return ExportResult(model, parity)
 
 
@@ -142,17 +160,19 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
             m.training = training
 
 
-def _run(module: torch.nn.Module, images: torch.Tensor) -> list[np.ndarray[Any, Any]]:
+def _run(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> list[np.ndarray[Any, Any]]:
     """The module's outputs, in the order of the exporter."""
     torch = require_torch()
+    positional, named = _arguments(inputs)
     try:
-        result = module(images)
+        result = module(*positional, **named)
     except Terminated:
         raise
     except (Exception, SystemExit) as error:
         raise ExportError(
-            f"{type(module).__name__} does not run on an input {list(images.shape)}: {type(error).__name__}: "
-            f"{first_line(error)}; check `input_shape=`, and that forward() takes one tensor of any batch size"
+            f"{type(module).__name__} does not run on an input "
+            f"{', '.join(str(list(tensor.shape)) for tensor in inputs.values())}: {type(error).__name__}: "
+            f"{first_line(error)}; check `input_shape=`, with a shape for each input of forward(), of any batch size"
         ) from error
     outputs = torch.utils._pytree.tree_leaves(result)
     if not outputs or not all(isinstance(value, torch.Tensor) for value in outputs):
@@ -164,21 +184,32 @@ def _run(module: torch.nn.Module, images: torch.Tensor) -> list[np.ndarray[Any, 
     return arrays
 
 
-def _torch_export(module: torch.nn.Module, example: torch.Tensor, outputs: int, opset: int) -> onnx_ir.Model:
+def _arguments(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of forward(): the only input by its place, named ones by their names."""
+    return (tuple(inputs.values()), {}) if list(inputs) == [ONLY_INPUT] else ((), dict(inputs))
+
+
+def _torch_export(
+    module: torch.nn.Module, example: Mapping[str, torch.Tensor], outputs: int, opset: int
+) -> onnx_ir.Model:
     torch = require_torch()
     names = ["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)]
+    positional, named = _arguments(example)
+    batch_size = torch.export.Dim("batch")
+    axes = {name: {0: batch_size} for name in example}
     try:
         with _quiet():
             program = torch.onnx.export(
                 module,
-                (example,),
+                positional,
+                kwargs=named or None,
                 dynamo=True,
                 optimize=False,
                 verbose=False,
                 opset_version=opset,
-                input_names=["input"],
+                input_names=list(example),
                 output_names=names,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=axes if named else tuple(axes.values()),
             )
     except Terminated:
         raise
@@ -187,8 +218,7 @@ def _torch_export(module: torch.nn.Module, example: torch.Tensor, outputs: int, 
     if program is None:
         raise ExportError(f"torch {torch.__version__} returned no ONNX program; it must be 2.6 or newer")
     model: onnx_ir.Model = program.model
-    batch = model.graph.inputs[0].shape
-    if batch is None or isinstance(batch[0], int):
+    if any(value.shape is None or isinstance(value.shape[0], int) for value in model.graph.inputs):
         raise ExportError(
             f"{type(module).__name__} works only on batches of {EXAMPLE_BATCH}, the example's; "
             f"use x.flatten(1) or x.shape[0] in forward() where a batch size is written as a number"
@@ -209,6 +239,7 @@ def _quiet() -> Iterator[None]:
         ):
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", ".*axis name", UserWarning)  # several inputs share the batch's axis
             yield
     finally:
         logging.disable(disabled)

@@ -3,19 +3,20 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from converter.model_io.example_inputs import example_inputs, parse_input
 from converter.model_io.load import load_onnx, load_proto, read_onnx
 from converter.model_io.python_spec import functions_of
 from converter.model_io.scratch import scratch_folder
 from converter.model_io.write import write_onnx
 from converter.qdq.stored_weights import Tensors
-from passes.arguments import require_type, whole
+from passes.arguments import require_number, require_type
 from passes.errors import ModelError, ShapeError, UsageError
 from passes.ir.bodies import bodies
 from passes.ir.linear import LINEAR_OPS, has_layers
@@ -53,29 +54,31 @@ class ExportOptions:
 
     Attributes:
         weights: .safetensors, .npz or .pt file for ``FILE.py:FACTORY``.
-        input_shape: Shape of the model's input, with the batch. (1, 3, 224, 224) if not given.
+        input_shape: Shape of the model's input, with the batch. (1, 3, 224, 224) if not given. A module with several
+            inputs needs a shape for each parameter of forward(), by name: ``{"image": (1, 3, 64, 64), "ids":
+            "1,16:int64"}``. Types are float32, int64, int32 and bool.
+        tolerance: Largest difference between onnxruntime and torch, as a fraction of the largest output. The default
+            is 1e-4, or more for a module whose own outputs move by more when its inputs move by 1e-6.
 
     Raises:
-        UsageError: A size is below 1.
+        UsageError: A size is below 1, or the tolerance is not above 0.
     """
 
     weights: str | Path | None = None
-    input_shape: Sequence[int] | None = None
+    input_shape: Sequence[int] | Mapping[str, Any] | None = None
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.input_shape is not None:
-            object.__setattr__(self, "input_shape", _sizes(self.input_shape))
-            if not self.input_shape or min(self.input_shape) < 1:
-                raise UsageError(
-                    f"`input_shape={self.input_shape}` has a size below 1; give sizes such as 1, 3, 224, 224"
-                )
-
-
-def _sizes(given: object) -> tuple[int, ...]:
-    """Return the sizes of an input. Refuse anything but integers."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise UsageError(f"`input_shape={given!r}` is not a list of sizes such as (1, 3, 224, 224)")
-    return tuple(whole("input_shape", size) for size in given)
+        if isinstance(self.input_shape, Mapping):
+            example_inputs(self.input_shape)
+        elif isinstance(self.input_shape, str):
+            raise UsageError(f"`input_shape={self.input_shape!r}` is not a list of sizes such as (1, 3, 224, 224)")
+        elif self.input_shape is not None:
+            object.__setattr__(self, "input_shape", parse_input(self.input_shape).sizes)
+        if self.tolerance is not None:
+            require_number("tolerance", self.tolerance)
+            if not self.tolerance > 0:
+                raise UsageError(f"`tolerance={self.tolerance:g}` is not above 0; 1e-4 is the default")
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def _exported(model: Any, export: ExportOptions) -> "ExportResult":
     from converter.model_io.factory import load_module
 
     module = load_module(str(model), export.weights) if isinstance(model, (str, Path)) else model
-    return export_module(module, tuple(export.input_shape or DEFAULT_INPUT_SHAPE))
+    return export_module(module, export.input_shape or DEFAULT_INPUT_SHAPE, tolerance=export.tolerance)
 
 
 def require_layers(model: onnx.ModelProto) -> None:
@@ -275,3 +278,5 @@ def _check_arguments(models: Sequence[Any], export: ExportOptions) -> None:
         raise UsageError(f"`weights=` is for FILE.py:FACTORY; {names} contains its weights")
     if export.input_shape is not None and not any(_is_exported(model) for model in models):
         raise UsageError(f"`input_shape=` is for FILE.py:FACTORY; {names} contains its shape")
+    if export.tolerance is not None and not any(_is_exported(model) for model in models):
+        raise UsageError(f"`tolerance=` is for the export of FILE.py:FACTORY; {names} is not exported")

@@ -18,6 +18,7 @@ from typing import IO
 
 from converter.model_io.lock import still_at, take
 from converter.model_io.signals import signals_held
+from converter.model_io.user_code import Terminated
 
 __all__ = ["keep_mode", "note_placed", "replacing", "scratch_folder", "spool_file"]
 
@@ -48,9 +49,23 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
             with _named(parent if beside is None else beside):
                 yield folder
         finally:
+            _give_back(folder, lock)
+
+
+def _give_back(folder: Path, lock: int) -> None:
+    """Remove a folder and free its lock, even if a signal comes just before signals are held."""
+    stopped: BaseException | None = None
+    removed = False
+    while not removed:
+        try:
             with signals_held():
                 _remove(folder)
                 os.close(lock)
+                removed = True
+        except (KeyboardInterrupt, Terminated) as error:
+            stopped = error
+    if stopped is not None:
+        raise stopped
 
 
 @contextlib.contextmanager

@@ -128,6 +128,7 @@ def quantize(job: Prepared, progress: Progress) -> Result:
         passes=written.reports,
         metrics=metrics,
         fidelity=written.fidelity,
+        latency=job.latency(written.model) if metrics is None and job.warns else None,
         mending=mending,
         calibration=job.images.describe_calibration(),
         training=job.images.describe_training(job.recipe),

@@ -25,7 +25,7 @@ _REASON = "float activations, for onnxruntime fuses no integer operator here"
 
 
 def emit_fused(model: Model, storage: Storage, target: Target) -> onnx.ModelProto:
-    """Write a model as quantized ONNX; see `converter.qdq.writer.emit`.
+    """Write a model as quantized ONNX, with every layer in its smallest form. See `converter.qdq.writer.emit`.
 
     Args:
         model: The model. Layers that onnxruntime does not fuse are added to `Model.float_activations`.
@@ -35,7 +35,7 @@ def emit_fused(model: Model, storage: Storage, target: Target) -> onnx.ModelProt
     Raises:
         TargetError: See `converter.qdq.writer.emit`.
     """
-    quantized = emit(model, storage)
+    quantized = emit(model, storage, smallest=True)
     if not target.cpu_kernels or storage == "dequantize":
         return quantized
     while slow := _dequantized_every_run(model, quantized):
@@ -45,7 +45,7 @@ def emit_fused(model: Model, storage: Storage, target: Target) -> onnx.ModelProt
         model.float_activations |= dict.fromkeys(slow, _REASON)
         placed = placement_of(model).tensors
         model.activation_qparams = {name: grid for name, grid in model.activation_qparams.items() if name in placed}
-        quantized = emit(model, storage)
+        quantized = emit(model, storage, smallest=True)
     return quantized
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
@@ -18,6 +19,11 @@ from passes.ir.model import Model
 from passes.report import PassReport
 
 __all__ = ["Written", "write_file"]
+
+
+def _without_path(data: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a description of data without their path, so that the file does not depend on it. It has their digest."""
+    return None if data is None else {key: value for key, value in data.items() if key != "source"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def write_file(
     """
     storage = job.target.storage(job.recipe.storage)
     with job.footprint.step("emit"):
-        quantized = emit(work, storage) if job.recipe.keeps else emit_fused(work, storage, job.target)
+        quantized = emit(work, storage, smallest=True) if job.recipe.keeps else emit_fused(work, storage, job.target)
         layers = layer_reports(work, reports, storage, branches)
     share_branch_constants(quantized.graph)
     require_kernels(quantized, job.target)
@@ -62,8 +68,8 @@ def write_file(
     keep_descriptions(quantized, job.source)
     facts = {
         "target": job.target.name,
-        "calibration": job.images.describe_calibration(),
-        "training": job.images.describe_training(job.recipe),
+        "calibration": _without_path(job.images.describe_calibration()),
+        "training": _without_path(job.images.describe_training(job.recipe)),
         "versions": versions(),
     }
     measured = {} if speed is None else {"speed": speed.to_json()}

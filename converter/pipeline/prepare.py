@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from converter.data.dataset import Batch
 from converter.data.inputs import input_specs
 from converter.data.judging import Judging
 from converter.data.preprocess import Preprocess, stored_preprocess
@@ -24,12 +25,14 @@ from converter.pipeline.resume import training_file
 from converter.pipeline.run_pass import require_runnable
 from converter.pipeline.settings import Settings
 from converter.pipeline.trial_run import Judges
+from converter.pipeline.verdict.timing import time_pair
 from converter.qdq.floats import float_model
 from converter.qdq.reader import read_qdq, requantized
 from converter.recipes.overrides import with_overrides
 from converter.recipes.recipe import Recipe
 from converter.recipes.requested_layers import RequestedLayers
 from converter.runtime.few_samples import Feeds, noise_feeds, real_feeds
+from converter.runtime.latency import Latencies
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.stacking import samples_alone
 from converter.speed.search import require_measurable
@@ -100,6 +103,23 @@ class Prepared:
         if self.images.calibration is not None:
             return "calibration"
         return "noise" if self.images.evaluation is None else "held out"
+
+    def latency(self, quantized: onnx.ModelProto) -> Latencies | None:
+        """Time the float model and the file, if the settings ask for it and the target's kernels are this processor's.
+
+        Raises:
+            ModelError: A model cannot be run.
+        """
+        data = self.images.calibration or self.images.evaluation
+        if not self.settings.timing or not self.target.cpu_kernels:
+            return None
+        if data is None:
+            noise = noise_feeds(input_specs(self.source))
+            sample = None if noise is None else Batch(noise, None, whole=True)
+        else:
+            sample = next(iter(data.batches(1)))
+        with self.footprint.step("time"):
+            return None if sample is None else time_pair(self.reference, quantized, sample)
 
     def require_same(self, graph: gs.Graph, step: str) -> None:
         """Require that a rewritten float graph computes the same as `reference`.

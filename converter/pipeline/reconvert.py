@@ -30,7 +30,7 @@ class Origin:
 
     Attributes:
         target: Target of the file.
-        calibration: `Dataset.describe` of the calibration images. None if there were none.
+        calibration: `Dataset.describe` of the calibration samples, without their source. None if there were none.
     """
 
     target: str
@@ -38,8 +38,9 @@ class Origin:
 
     @property
     def source(self) -> str | None:
-        """Source of the calibration images, as the user named it."""
-        return None if self.calibration is None else str(self.calibration["source"])
+        """Source of the calibration samples in files of before version 0.1. Newer files have the digest only."""
+        source = None if self.calibration is None else self.calibration.get("source")
+        return None if source is None else str(source)
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ def stored_origin(model: onnx.ModelProto) -> Origin | None:
 def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Origin, str | None]:
     """Return the origin of a model and the calibration data of the next conversion.
 
-    The data are ``calibration``, or else the data that the model was calibrated on.
+    The data are ``calibration``, or else the data that an old file names.
 
     Raises:
-        UsageError: `convert` did not write the model, or its calibration data no longer exist.
+        UsageError: `convert` did not write the model, or its calibration data are needed and not given.
         RecipeError: Its recipe cannot run here; see `stored_recipe`.
         DataError: ``calibration`` does not exist.
     """
@@ -87,6 +88,8 @@ def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Ori
         raise UsageError(f"{name} cannot be converted again: it holds no recipe, so `convert` did not write it")
     stored_recipe(proto, name)
     data = calibration or origin.source
+    if data is None and origin.calibration is not None:
+        raise UsageError(f"{name} has the digest of its calibration data, not the data; give them with `calibration=`")
     if data is None or Path(data.partition(".py:")[0] + ".py" * (".py:" in data)).exists():
         return origin, data
     if calibration is None:

@@ -20,10 +20,13 @@ from converter.pipeline.footprint import Step
 from converter.pipeline.mending import Mending
 from converter.pipeline.search_record import Search
 from converter.pipeline.trial_run import Fidelity
+from converter.pipeline.verdict.answer import Verdict
+from converter.pipeline.verdict.judge import judge
 from converter.qdq.weights import Storage
 from converter.qdq.writer import bits_in_file, runs_on_integers
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import dump_recipe
+from converter.runtime.latency import Latencies
 from converter.speed.search import Speed
 from converter.targets.catalog import find_target
 from passes.ir.bodies import inner_nodes
@@ -98,6 +101,7 @@ class Result(Overview):
         search: Record of the search, if a budget was given.
         fidelity: Distance from float on a few samples, if possible on some that did not calibrate. Without data, on
             noise. None if the model takes open sizes and there were no samples.
+        latency: Latencies of the float model and of the file, if timed. With evaluation data they are in `metrics`.
         mending: How the file reached `Settings.min_sqnr`, if one was given.
         speed: Speed measurements that decided which activations stay in float, if they were requested.
     """
@@ -116,6 +120,7 @@ class Result(Overview):
     search: Search | None = None
     speed: Speed | None = None
     fidelity: Fidelity | None = None
+    latency: Latencies | None = None
     mending: Mending | None = None
 
     @property
@@ -132,8 +137,25 @@ class Result(Overview):
         """
         save_onnx(self.model, Path(path), keep_int8=find_target(self.target).rules.signed)
 
+    def verdict(self, before: int | None = None, after: int | None = None) -> Verdict:
+        """Judge the file: is it accurate enough, smaller, faster here, and what to try next.
+
+        Args:
+            before: Bytes of the float model. The default is the size of `reference`.
+            after: Bytes of the file. The default is the size of `model`.
+        """
+        return judge(
+            self.recipe,
+            find_target(self.target),
+            metrics=self.metrics,
+            fidelity=self.fidelity,
+            latency=self.latency if self.metrics is None else self.metrics.latencies,
+            before=serialized_bytes(self.reference) if before is None else before,
+            after=serialized_bytes(self.model) if after is None else after,
+        )
+
     def overview(self) -> Glance:
-        """Return the sizes, the measurements, and the layers grouped by bits."""
+        """Return the sizes, the measurements, the layers grouped by bits, and the verdict."""
         before, after = serialized_bytes(self.reference), serialized_bytes(self.model)
         smaller = ratio(before / after, "smaller", "larger")
         headline = (
@@ -146,7 +168,8 @@ class Result(Overview):
         rows = tuple(_group_row(weights, activations, members) for (weights, activations), members in groups.items())
         columns = ("weights", "activations", "layers", f"lowest SQNR of {self.recipe.sqnr_of}", "at")
         measured = None if self.metrics is None else self.metrics.overview()
-        return Glance(headline, columns, rows, numbers=(2, 3), below=measured)
+        verdict = self.verdict(before, after).lines()
+        return Glance(headline, columns, rows, verdict, numbers=(2, 3), below=measured)
 
 
 def _group_row(weights: int, activations: int, members: Sequence[LayerReport]) -> tuple[str, ...]:
@@ -190,7 +213,7 @@ def layer_reports(
             continue
         change = changes[layer.name]
         grid = quantized.grid
-        stored = bits_in_file(model, layer, storage)
+        stored = bits_in_file(model, layer, storage, smallest=True)
         result.append(
             LayerReport(
                 name=layer.name,

@@ -30,15 +30,12 @@ class Settings:
             fit, and at least one. Half is for tensors that a later layer reads. Beyond it, they go to files.
         metric: Metric that evaluation data are measured by, that a budget's drop is of, and that chooses the best epoch
             of a training. See `converter.evaluate`.
-<<<<<<< HEAD
-        min_sqnr: SQNR in dB that every output needs against float, on a few of the samples that calibrated. What costs
-            most stays in float, or gets 8 bits, until the file reaches it.
-        deterministic: Whether the file has the same bytes whatever the number of processor cores. Meanwhile numpy,
-            scipy and torch compute on one thread in the whole process.
-=======
         min_sqnr: SQNR in dB that every output needs against float, on the few samples that judge. What costs most stays
             in float, or gets 8 bits, until the file reaches it.
->>>>>>> 4455155 (A file is judged on samples that did not calibrate it)
+        deterministic: Whether the file has the same bytes whatever the number of processor cores. Meanwhile numpy,
+            scipy and torch compute on one thread in the whole process.
+        timing: Whether the float model and the file are timed for a second when the file is made, for the verdict.
+            Nothing depends on it but that. Files above 512 MB are not timed.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
     Raises:
@@ -53,6 +50,7 @@ class Settings:
     metric: Any = None
     min_sqnr: float | None = None
     deterministic: bool = False
+    timing: bool = False
     checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:

@@ -76,12 +76,17 @@ class Fidelity:
         outputs = {name: math.inf if error is None else error for name, error in values["outputs"].items()}
         return cls(values["samples"], values["judges"], outputs, exact_db=values["exact_db"])
 
+    @property
+    def judged_on(self) -> str:
+        """Number and kind of the samples in words."""
+        return f"{self.samples} sample{'s' * (self.samples != 1)} {_WORDS[self.judges]}"
+
     def describe(self) -> str:
         """Return the distance of every output in words. Empty if no output can be compared."""
         if not self.outputs:
             return ""
         ordered = sorted(self.outputs.items(), key=lambda item: item[1])
-        on = f"against float on {self.samples} sample{'s' * (self.samples != 1)} {_WORDS[self.judges]}"
+        on = f"against float on {self.judged_on}"
         if len(ordered) == 1:
             return f"{decibels(ordered[0][1])} {on}"
         parts = [f"{name} {decibels(error)}" for name, error in ordered[:_SHOWN]]

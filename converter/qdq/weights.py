@@ -6,7 +6,7 @@ cast         codes INT2/INT4/INT8 -> Cast(INT8) -> DequantizeLinear     folded a
              blocks whose scales are whole multiples of their channel's scale:
              codes -> Cast(INT8) -> Mul(multiples) -> Reshape -> DequantizeLinear
 packed       like cast, but 3-bit codes take 3 bits (`converter.qdq.three_bits`) instead of 4
-int8         codes INT8 -> DequantizeLinear
+int8         codes INT8 -> DequantizeLinear; small layers have it in every recipe, see `smaller_storage`
 dequantize   codes INT4 -> DequantizeLinear                             for targets that read packed codes themselves
 matmulnbits  like cast; Gemm and MatMul with float activations become MatMulNBits (`converter.qdq.matmul_nbits`)
 
@@ -16,11 +16,12 @@ keeps its own form there if the scales lie along one axis.
              codes -> Cast(FLOAT) [-> Sub] -> Mul(scale) [-> Reshape -> Slice]   folded at load
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import GraphProto, TensorProto
 
 from converter.qdq.fragment import Fragment, Names
 from converter.qdq.storage import stored_bits
@@ -37,9 +38,11 @@ __all__ = [
     "file_bits",
     "output_rows",
     "rescaled_weight",
+    "smaller_storage",
 ]
 
 Storage = Literal["cast", "packed", "int8", "dequantize", "matmulnbits"]
+_SMALL = 2**13  # codes of a layer; in a larger one, packing saves more than any nodes take
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 
 
@@ -104,6 +107,27 @@ def dequantized_weight(
     inputs, result = [codes, scale, zero_point], f"{name}_dequantized"
     fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, result, axis=layer.channel_axis)
     return fragment
+
+
+def smaller_storage(
+    form: Callable[..., Fragment], layer: Linear, quantized: Quantized, storage: Storage, narrowest: int = 2
+) -> Storage:
+    """Return `int8` if packed codes of a small layer take more bytes than int8 codes, with the nodes that unpack them.
+
+    Both forms hold the same weights.
+
+    Args:
+        form: `dequantized_weight` or `rescaled_weight`.
+        layer, quantized, storage, narrowest: The layer, its codes, and how the recipe stores them.
+    """
+    if storage == "int8" or quantized.grid.bits == 8 or quantized.codes.size > _SMALL:
+        return storage
+    packed, plain = (_bytes(form(layer, quantized, each, Names(GraphProto()), narrowest)) for each in (storage, "int8"))
+    return "int8" if plain < packed else storage
+
+
+def _bytes(fragment: Fragment) -> int:
+    return len(GraphProto(node=fragment.nodes, initializer=fragment.initializers).SerializeToString())
 
 
 def output_rows(fragment: Fragment, layer: Linear, quantized: Quantized) -> str:

@@ -31,7 +31,14 @@ from converter.qdq.tables import (
     gathered_rows,
     same_codes,
 )
-from converter.qdq.weights import Storage, dequantized_bits, dequantized_weight, file_bits, rescaled_weight
+from converter.qdq.weights import (
+    Storage,
+    dequantized_bits,
+    dequantized_weight,
+    file_bits,
+    rescaled_weight,
+    smaller_storage,
+)
 from passes.errors import TargetError
 from passes.ir.bodies import enclose
 from passes.ir.linear import Linear
@@ -48,22 +55,23 @@ _SAFE_CODE = 64  # onnxruntime never makes uint8 codes of smaller ones: they can
 _OPSET, _INT2_OPSET = 21, 25
 
 
-def emit(model: Model, storage: Storage = "cast") -> onnx.ModelProto:
+def emit(model: Model, storage: Storage = "cast", *, smallest: bool = False) -> onnx.ModelProto:
     """Write a model as quantized ONNX.
 
     Args:
         model: The model. It does not change.
         storage: Storage form of the weights.
+        smallest: Whether layers are stored as int8 where that takes fewer bytes. See `smaller_storage`.
 
     Raises:
         TargetError: The integer kernels cannot read a layer's grid, or a bias does not fit 32 bits.
     """
     layers = model.layers()
-    tables = _code_tables(model, storage)
+    tables = _code_tables(model, storage, smallest=smallest)
     replaced = {layers[name].weight for name in model.quantized}
     replaced |= {node.inputs[0].name for node in model.graph.nodes if node.name in tables}
     proto = float_model(model.graph, exposed=True, without=replaced)
-    _Writer(model, storage, Names(proto.graph), tables).run(proto.graph)
+    _Writer(model, storage, Names(proto.graph), tables, smallest=smallest).run(proto.graph)
     fill_weights(proto.graph, model.graph, replaced)  # those that another node reads
     enclose(proto.graph)
     two_bits = {TensorProto.INT2, TensorProto.UINT2}
@@ -83,7 +91,9 @@ def runs_on_integers(model: Model, layer: Linear) -> bool:
     return layer.name in model.quantized and model.reads_integers(layer)
 
 
-def bits_in_file(model: Model, layer: Linear, storage: Storage, bits: int | None = None) -> int:
+def bits_in_file(
+    model: Model, layer: Linear, storage: Storage, bits: int | None = None, *, smallest: bool = False
+) -> int:
     """Bits in the file of a layer's code. ONNX has no types of 3, 5, 6 or 7 bits.
 
     Args:
@@ -91,8 +101,14 @@ def bits_in_file(model: Model, layer: Linear, storage: Storage, bits: int | None
         layer: The layer.
         storage: Storage form of the weights.
         bits: Bits of the codes. The default is the bits of the layer's grid.
+        smallest: As in `emit`. It is for the default bits.
     """
-    bits = model.quantized[layer.name].grid.bits if bits is None else bits
+    if bits is None:
+        quantized = model.quantized[layer.name]
+        bits = quantized.grid.bits
+        if smallest and not (storage == "matmulnbits" and _is_matmul_nbits(model, layer)):
+            form = _form(layer, quantized, storage, on_integers=runs_on_integers(model, layer))
+            storage = smaller_storage(form, layer, quantized, storage, model.rules.narrowest)
     if model.reads_integers(layer):
         return dequantized_bits(bits, math.prod(layer.matrix_shape), storage, model.rules.narrowest)
     stored = file_bits(bits, storage, model.rules.narrowest)
@@ -103,9 +119,9 @@ def _is_matmul_nbits(model: Model, layer: Linear) -> bool:
     return layer.op in {"Gemm", "MatMul"} and not runs_on_integers(model, layer)
 
 
-def _code_tables(model: Model, storage: Storage) -> dict[str, CodeTable]:
+def _code_tables(model: Model, storage: Storage, *, smallest: bool) -> dict[str, CodeTable]:
     layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
-    bits = {name: bits_in_file(model, layer, storage) for name, layer in layers.items()}
+    bits = {name: bits_in_file(model, layer, storage, smallest=smallest) for name, layer in layers.items()}
     packed = {name for name, layer in layers.items() if storage == "matmulnbits" and _is_matmul_nbits(model, layer)}
     return code_tables(model, bits, frozenset(packed))
 
@@ -113,8 +129,11 @@ def _code_tables(model: Model, storage: Storage) -> dict[str, CodeTable]:
 class _Writer:
     """Rewrites one GraphProto in place."""
 
-    def __init__(self, model: Model, storage: Storage, names: Names, tables: Mapping[str, CodeTable]) -> None:
+    def __init__(
+        self, model: Model, storage: Storage, names: Names, tables: Mapping[str, CodeTable], *, smallest: bool
+    ) -> None:
         self.model = model
+        self.smallest = smallest
         self.tables = tables
         self.storage = storage
         self.names = names
@@ -221,8 +240,7 @@ class _Writer:
             self.add(matmul_nbits(layer, quantized, node, self.names))
         else:
             self.require_weight_only(layer)
-            dequantize = self.storage == "dequantize" and _one_axis(layer, quantized)
-            form = dequantized_weight if dequantize else rescaled_weight
+            form = _form(layer, quantized, self.storage, on_integers=False)
             node.input[1] = self.weight(form, layer, quantized)
             self.nodes.append(node)
 
@@ -242,9 +260,11 @@ class _Writer:
                 self.names.shared[f"{layer.weight}_int8"] = codes
             if codes or layer.weight in {table.layer.weight for table in self.tables.values()}:
                 options["by_output"] = True
-            self.weights[key] = self.add(
-                form(layer, quantized, self.storage, self.names, self.model.rules.narrowest, **options)
-            )
+            narrowest = self.model.rules.narrowest
+            storage = self.storage
+            if self.smallest:
+                storage = smaller_storage(form, layer, quantized, storage, narrowest)
+            self.weights[key] = self.add(form(layer, quantized, storage, self.names, narrowest, **options))
         return self.weights[key]
 
     def reads_by_channel(self, layer: Linear) -> bool:
@@ -305,6 +325,12 @@ class _Writer:
         self.nodes.extend(fragment.nodes)
         self.initializers.extend(fragment.initializers)
         return fragment.result
+
+
+def _form(layer: Linear, quantized: Quantized, storage: Storage, *, on_integers: bool) -> Callable[..., Fragment]:
+    """Return the form of a weight that is not in MatMulNBits."""
+    dequantize = on_integers or (storage == "dequantize" and _one_axis(layer, quantized))
+    return dequantized_weight if dequantize else rescaled_weight
 
 
 def _one_axis(layer: Linear, quantized: Quantized) -> bool:

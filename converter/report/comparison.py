@@ -18,9 +18,19 @@ __all__ = ["comparison_tables", "suggestion_text"]
 _NOTHING_ADDED_DB = 60.0  # an operator without weights whose own SQNR is at least this is not listed
 
 
-def comparison_tables(comparison: Comparison, preprocess: Preprocess | None) -> list[RenderableType]:
-    """Build the tables of all layers, of the worst images, and of the models end to end."""
+def comparison_tables(
+    comparison: Comparison, preprocess: Preprocess | None, most: int | None = None
+) -> list[RenderableType]:
+    """Build the tables of the layers, of the worst images, and of the models end to end.
+
+    Args:
+        comparison: The comparison.
+        preprocess: Preprocessing of the images.
+        most: Number of layers to show, those that add most error. The default is all, in the order of the graph.
+    """
     shown = [entry for entry in comparison.layers if entry.layers or entry.introduced_db < _NOTHING_ADDED_DB]
+    if most is not None:
+        shown = sorted(shown, key=lambda entry: entry.introduced_db)[:most]
     table = plain_table("", ["layer", "compared after", "so far", "added", "cosine"], numbers={2, 3, 4})
     for entry in shown:
         row(
@@ -33,7 +43,8 @@ def comparison_tables(comparison: Comparison, preprocess: Preprocess | None) -> 
         )
     hidden = len(comparison.layers) - len(shown)
     notes = ["SQNR of everything so far, and of", "what the layer itself adds"]
-    notes += ["operators that add nothing", f"are not listed: {hidden}"] if hidden else []
+    if hidden:
+        notes += ["operators that add nothing" if most is None else "those that add less", f"are not listed: {hidden}"]
     table.caption = "\n".join(notes)
     return [table, *([_worst_table(comparison)] if comparison.worst else []), _whole(comparison, preprocess)]
 

@@ -42,9 +42,10 @@ def report_facts(
         "after": serialized_bytes(result.model) if after is None else after,
     }
     files = {"model": model, "output": output, "bytes": sizes}
+    verdict = result.verdict(sizes["before"], sizes["after"]).to_json()
     facts = conversion_facts(result)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"version": facts.pop("version"), "created": created, **files, **facts}
+    return {"version": facts.pop("version"), "created": created, **files, "verdict": verdict, **facts}
 
 
 def conversion_facts(result: Result) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def conversion_facts(result: Result) -> dict[str, Any]:
         "versions": versions(),
         "seconds": round(result.seconds, 3),
         "steps": [dataclasses.asdict(step) | {"seconds": round(step.seconds, 3)} for step in result.steps],
+        "latency": None if result.latency is None else dataclasses.asdict(result.latency),
         "fidelity": None if result.fidelity is None else result.fidelity.to_json(),
         "mending": None if result.mending is None else result.mending.to_json(),
         "metrics": None if result.metrics is None else result.metrics.to_json(),

@@ -11,14 +11,14 @@ from rich.text import Text
 
 from converter.data.preprocess import Preprocess
 from converter.display import words
-from converter.display.numbers import NOTHING, decibels, milliseconds, percent, points, ratio, size, times
+from converter.display.numbers import NOTHING, decibels, milliseconds, percent, points, ratio, size
 from converter.display.plain import one_line, shortened
 from converter.evaluation.evaluate import Evaluation
 from converter.inspection.inspect import Inspection
 from converter.pipeline.result import LayerReport, Result, mean_file_bits
 from converter.recipes.builtin import AUTO, AUTO_DESCRIPTION
 from converter.recipes.recipe import Recipe
-from converter.runtime.latency import BATCH, THREADS
+from converter.runtime.latency import BATCH, THREADS, Quartiles
 
 __all__ = [
     "SPREAD",
@@ -36,7 +36,7 @@ __all__ = [
     "weights_table",
 ]
 
-SPREAD = "±: half of the measurements lie within"
+SPREAD = "in brackets: half of the measurements lie between"
 _OUTPUTS = 6  # outputs named below a table
 _PIPED_WIDTH = 120
 _NARROW = 80  # columns; tables are designed to fit this width
@@ -123,10 +123,17 @@ def _narrowest(renderable: RenderableType) -> int:
     return Console(width=10_000).measure(renderable).maximum - sum(longest) + sum(least)
 
 
-def conversion_tables(result: Result, before: int, after: int) -> list[RenderableType]:
-    """Build the tables of a conversion: before and after, the layers by bits, and the layers left in float."""
+def conversion_tables(result: Result, before: int, after: int, *, verbose: bool = False) -> list[RenderableType]:
+    """Build the tables of a conversion: before and after, the layers by bits, and the layers left in float.
+
+    Args:
+        result: The conversion.
+        before, after: Bytes of the float model and of the file.
+        verbose: Whether layers of different forms have rows of their own, although their bits are the same.
+    """
     left = float_layers_table(result.layers)
-    tables = [before_after_table(result, before, after), weights_table(result.layers, result.recipe.sqnr_of)]
+    weights = weights_table(result.layers, result.recipe.sqnr_of, verbose=verbose)
+    tables = [before_after_table(result, before, after), weights]
     return [*tables, *([] if left is None else [left])]
 
 
@@ -161,18 +168,21 @@ def _samples(data: Mapping[str, Any]) -> str:
     return words.samples(data["images"], data.get("preprocess"))
 
 
-def weights_table(layers: Iterable[LayerReport], sqnr_of: str) -> Table:
-    """Build the table of layers by bits of weights and activations, with the SQNR of their weights or outputs."""
+def weights_table(layers: Iterable[LayerReport], sqnr_of: str, *, verbose: bool = False) -> Table:
+    """Build the table of layers by bits of weights and activations, with the SQNR of their weights or outputs.
+
+    With ``verbose``, layers of one width have a row for each way in which they are stored and share scales.
+    """
     groups: dict[tuple[int, int, int, str], list[LayerReport]] = {}
     for layer in layers:
-        key = (layer.bits, layer.stored_bits, layer.activation_bits, layer.granularity)
-        groups.setdefault(key, []).append(layer)
+        form = (layer.stored_bits, layer.granularity) if verbose else (0, "")
+        groups.setdefault((layer.bits, form[0], layer.activation_bits, form[1]), []).append(layer)
     columns = ["weights", "on disk", "activations", "scale per", "layers", "median SQNR", "lowest SQNR", "at"]
     table = plain_table("", columns, numbers={1, 4, 5, 6})
-    for (_, _, activations, granularity), members in sorted(groups.items()):
+    for (_, _, activations, _), members in sorted(groups.items(), key=lambda item: (*item[0][:3], len(item[0][3]))):
         known = sorted((layer.after_db, layer.name) for layer in members if layer.after_db is not None)
         middle, lowest = (known[len(known) // 2][0], known[0]) if known else (None, (None, ""))
-        described = (_weight_bits(members[0]), f"{mean_file_bits(members):.3g} bits", _bits(activations), granularity)
+        described = (_weight_bits(members), f"{mean_file_bits(members):.3g} bits", _bits(activations), _scales(members))
         row(table, *described, str(len(members)), decibels(middle), decibels(lowest[0]), lowest[1])
     table.caption = f"SQNR of each layer's {sqnr_of}; on disk: bits per weight"
     return table
@@ -201,7 +211,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         agreement = NOTHING if model.agreement is None else percent(model.agreement)
         figures = {"top1": top1, "agreement": agreement if index else ""}
         sqnr = decibels(model.sqnr_db) if index else ""
-        speed = "" if model.speedup is None else times(model.speedup, evaluation.spread(index) if index else None)
+        speed = _speed(model.speedup, evaluation.spread(index)) if index else ""
         values = (each.shown(model.metric) for each in metric)
         told = (figures[name] for name in classes)
         row(table, model.model, size(model.bytes), *values, *told, sqnr, milliseconds(model.latency_ms), speed)
@@ -217,6 +227,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         lines.append(f"SQNR is that of the worst output; {evaluation.models[-1].model}: {shown}")
     table.caption = "\n".join(map(one_line, lines))
     return table
+
+
+def _speed(speedup: float | None, spread: Quartiles | None) -> str:
+    return "" if speedup is None else ratio(speedup, "faster", "slower", spread)
 
 
 def inspection_tables(inspection: Inspection) -> list[RenderableType]:
@@ -317,6 +331,15 @@ def _bits(bits: int, storage: str = "") -> str:
     return f"float{bits}" if "float" in storage or (not storage and bits >= 32) else f"{bits} bits"
 
 
-def _weight_bits(layer: LayerReport) -> str:
-    """Name the bits of the grid, and those of the stored type if they differ."""
-    return _bits(layer.bits) + ("" if layer.stored_bits == layer.bits else f" in int{layer.stored_bits}")
+def _weight_bits(layers: Sequence[LayerReport]) -> str:
+    """Name the bits of the grid, and those of the stored type if all layers have one that differs."""
+    bits, stored = layers[0].bits, {layer.stored_bits for layer in layers}
+    return _bits(bits) + (f" in int{stored.pop()}" if len(stored) == 1 and stored != {bits} else "")
+
+
+def _scales(layers: Sequence[LayerReport]) -> str:
+    """Name what shares a scale: "channel", "block 8", or "block 3 to 8" for layers with different blocks."""
+    sizes = sorted({int(layer.granularity.split()[-1]) for layer in layers if layer.granularity.startswith("block")})
+    blocks = f"block {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''}" if sizes else ""
+    others = dict.fromkeys(layer.granularity for layer in layers if not layer.granularity.startswith("block"))
+    return ", ".join(filter(None, (*others, blocks)))

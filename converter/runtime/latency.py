@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from converter.data.dataset import Batch
@@ -41,15 +42,21 @@ class Latencies:
 
 
 def interleaved_times(
-    calls: Sequence[Callable[[], object]], *, rounds: int = 30, warmup: int = 2, budget: float = 20.0
+    calls: Sequence[Callable[[], object]],
+    *,
+    rounds: int = 30,
+    warmup: int = 2,
+    budget: float = 20.0,
+    fewest: int = _FEWEST_ROUNDS,
 ) -> NDArray[np.float64]:
     """Time several calls. Each round calls all of them, in rotating order.
 
     Args:
         calls: The calls.
-        rounds: Number of rounds. Fewer, but at least 5, if the budget is spent.
+        rounds: Number of rounds. Fewer, but at least ``fewest``, if the budget is spent.
         warmup: Calls of each before the measurement.
         budget: Seconds for all rounds.
+        fewest: Rounds that are measured whatever they take.
 
     Returns:
         Seconds per call, [rounds, len(calls)].
@@ -62,7 +69,7 @@ def interleaved_times(
         repeats.append(min(_MOST_CALLS, max(1, math.ceil(_SHORTEST / max(single, 1e-9)))))
     times: list[list[float]] = []
     end = time.perf_counter() + budget
-    while len(times) < rounds and (len(times) < _FEWEST_ROUNDS or time.perf_counter() < end):
+    while len(times) < rounds and (len(times) < fewest or time.perf_counter() < end):
         row = [0.0] * len(calls)
         for offset in range(len(calls)):
             index = (len(times) + offset) % len(calls)
@@ -72,29 +79,30 @@ def interleaved_times(
 
 
 def latencies(
-    models: Sequence[Path],
+    models: Sequence[Path | onnx.ModelProto],
     sample: Batch,
     *,
     names: Sequence[str] | None = None,
     rounds: int = 30,
     budget: float = 20.0,
+    fewest: int = _FEWEST_ROUNDS,
 ) -> Latencies:
-    """Time model files interleaved, at batch 1 on one thread.
+    """Time models interleaved, at batch 1 on one thread.
 
     Args:
-        models: The files.
+        models: The files, or models in memory.
         sample: At least one row, or one whole run. A model with a fixed batch size runs on that many copies of the
             first row, and its time is divided by their number.
         names: Names of the models in messages. The default is their paths.
-        rounds: Number of rounds, see `interleaved_times`.
-        budget: Seconds for all rounds.
+        rounds, budget, fewest: See `interleaved_times`.
 
     Raises:
         ModelError: A model cannot be loaded or run. The message names it.
     """
-    shown = [str(path) for path in models] if names is None else names
+    shown = [str(path) if isinstance(path, Path) else "the model" for path in models] if names is None else names
     runners = [Runner(path, name, threads=THREADS) for path, name in zip(models, shown, strict=True)]
-    times = interleaved_times([_call(runner, sample) for runner in runners], rounds=rounds, budget=budget)
+    calls = [_call(runner, sample) for runner in runners]
+    times = interleaved_times(calls, rounds=rounds, budget=budget, fewest=fewest)
     times /= np.array([1 if sample.whole else runner.batch or 1 for runner in runners])
     medians = np.median(times, axis=0) * 1e3
     return Latencies(tuple(float(median) for median in medians), speedup_quartiles(times))

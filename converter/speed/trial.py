@@ -53,7 +53,7 @@ class Trials:
     def file(self, floats: Collection[str]) -> onnx.ModelProto:
         """Return the file with float activations in these layers and in those that the recipe names."""
         self._place(floats)
-        return emit(self.model, self._storage)
+        return emit(self.model, self._storage, smallest=True)
 
     def _place(self, floats: Collection[str]) -> None:
         self.model.float_activations = self._recipe_floats | dict.fromkeys(floats, _REASON)

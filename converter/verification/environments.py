@@ -1,4 +1,4 @@
-"""Environments with a target's runtime: this interpreter, a given one, or a folder that `benchmarks.targets` set up.
+"""Environments with a target's runtime: this interpreter, a given one, or a folder that `targets setup` made.
 
 A Python environment runs `provider_session.py`. A folder of npm packages runs `node_session.mjs`. Both scripts depend
 on nothing of this project, so the runtime may be older or newer than this one's. A crash of its libraries is a verdict,
@@ -17,11 +17,11 @@ from types import MappingProxyType
 from converter.targets.target import Target
 from passes.errors import TargetError, argument
 
-__all__ = ["Environment", "find_environment"]
+__all__ = ["Environment", "find_environment", "runtimes_folder"]
 
 _SCRIPTS = Path(__file__).parent
 _FOLDER = Path("build") / "targets"
-_HINT = "python -m benchmarks.targets setup"
+_HINT = "convert-onnx targets setup"
 _PACKAGES: Mapping[str, str] = MappingProxyType(
     {"cpu": "onnxruntime", "openvino": "onnxruntime-openvino", "qnn": "onnxruntime-qnn"}
 )
@@ -63,7 +63,7 @@ def find_environment(target: Target, given: Path | None = None) -> Environment |
                 f"target {target.name} cannot be run here; leave out `runtime=` to have its rules checked"
             )
         return target.sources["provider"]
-    folder = Path(os.environ.get("CONVERT_ONNX_TARGETS") or _FOLDER) / target.name
+    folder = runtimes_folder() / target.name
     if target.provider == "web":
         return _node(target, given or folder, required=given is not None)
     package = _PACKAGES[target.provider]
@@ -80,6 +80,11 @@ def find_environment(target: Target, given: Path | None = None) -> Environment |
     if own:
         return _python(Path(sys.executable), sys.executable, package)
     return f"no {target.provider} provider in this environment or in {folder}; {_HINT} {target.name} installs it"
+
+
+def runtimes_folder() -> Path:
+    """Return the folder in which runtimes are installed, each in a folder with the name of its target."""
+    return Path(os.environ.get("CONVERT_ONNX_TARGETS") or _FOLDER)
 
 
 def _has_provider(provider: str) -> bool:

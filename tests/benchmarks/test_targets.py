@@ -11,9 +11,10 @@ import pytest
 from benchmarks.targets import __main__ as command
 from benchmarks.targets import conformance, measure
 from benchmarks.targets.conformance import Outcome, attempt, report
-from benchmarks.targets.environments import ENVIRONMENTS, FOLDER, set_up
+from benchmarks.targets.measure import FOLDER
 from benchmarks.targets.page import classify_in_browser
 from converter import convert
+from converter.cli.runtimes import RUNTIMES, set_up
 from converter.data.preprocess import Preprocess
 from converter.runtime.session import open_session
 from converter.targets.catalog import TARGETS
@@ -108,7 +109,7 @@ def test_a_missing_runtime_is_an_error_before_any_work(
     monkeypatch.setenv("CONVERT_ONNX_TARGETS", str(tmp_path))
     monkeypatch.setattr(measure, "NETWORKS", dict.fromkeys(measure.NETWORKS))  # no network is made
     assert command.main(["measure", "resnet18"]) == 1
-    expected = "no runtime for cpu-oldest, openvino, qnn, web, node; python -m benchmarks.targets setup makes them all"
+    expected = "no runtime for cpu-oldest, openvino, qnn, web, node; convert-onnx targets setup makes them all"
     assert capsys.readouterr().err == f"Error: {expected}\n"
 
 
@@ -125,35 +126,20 @@ def test_an_environment_is_set_up_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(ran) == 2
 
 
-def test_an_environment_that_cannot_be_installed_stops_no_other(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(name: str) -> Path:
-        if name == "qnn":
-            raise subprocess.CalledProcessError(1, "pip")
-        return Path(name)
-
-    monkeypatch.setattr(command, "set_up", fail)
-    assert command.main(["setup", "qnn", "web"]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == "web: web\n"
-    assert printed.err.startswith("qnn: not installed: Command 'pip' returned")
-
-
 def test_unknown_names_are_errors(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.main(["setup", "tpu"])
-    assert "nothing is named 'tpu'; there are: cpu-oldest, generic," in capsys.readouterr().err
+        command.main(["measure", "tpu"])
+    assert "nothing is named 'tpu'; there are: resnet18, " in capsys.readouterr().err
 
 
 def test_every_environment_but_two_belongs_to_a_target() -> None:
-    assert set(ENVIRONMENTS) - set(TARGETS) == {"cpu-oldest", "node"}
+    assert set(RUNTIMES) - set(TARGETS) == {"cpu-oldest", "node"}
 
 
 @pytest.mark.slow
 def test_a_page_classifies_an_image(tmp_path: Path) -> None:
     if not (FOLDER / "web" / ".installed").exists():
-        pytest.skip("onnxruntime-web is not set up: python -m benchmarks.targets setup web")
+        pytest.skip("onnxruntime-web is not set up: convert-onnx targets setup web")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         pytest.skip("no Chromium on the path")
     preprocess = Preprocess(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))

@@ -14,11 +14,13 @@ from converter.report.page.sections.provenance import provenance
 from converter.report.page.sections.searches import searches
 from converter.report.page.sections.skipped import skipped
 from converter.report.page.sections.speed import speed
+from converter.report.page.sections.verdict import verdict
 from converter.report.page.sections.weights import weights
 
 __all__ = ["SECTIONS"]
 
 SECTIONS: tuple[Callable[[Mapping[str, Any]], Section | None], ...] = (
+    verdict,
     headline,
     attempts,
     bits,

@@ -89,7 +89,10 @@ def test_an_onnx_file_is_called_so(name: str) -> None:
 def test_several_reports(folder: Path) -> None:
     result = run(*CONVERT, "--report", "r.json", "--report", "r.html")
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-2:] == ["Wrote r.json", "Wrote r.html"]
+    assert [line for line in result.stdout.splitlines() if line.startswith("Wrote r.")] == [
+        "Wrote r.json",
+        "Wrote r.html",
+    ]
     assert {"r.json", "r.html"} <= names(folder)
 
 

@@ -58,3 +58,19 @@ def test_threads_do_not_change_int8(folder: Path) -> None:
         assert done.returncode == 0, done.stderr
         written.append((folder / "out.onnx").read_bytes())
     assert written[0] == written[1] == written[2]
+
+
+def test_the_path_to_the_data_does_not_change_the_file(folder: Path) -> None:
+    """A file has the digest of its data. Where they lay is nobody's business."""
+    data = CONVERT[CONVERT.index("--calibration") + 1]
+    (folder / "elsewhere").mkdir()
+    moved = folder / "elsewhere" / "other-name.npz"
+    moved.write_bytes((folder / data).read_bytes())
+    written = []
+    for path in (data, str(moved)):
+        done = process(*[path if word == data else word for word in CONVERT], "--quiet")
+        assert done.returncode == 0, done.stderr
+        written.append((folder / "out.onnx").read_bytes())
+        (folder / "out.onnx").unlink()
+    assert written[0] == written[1]
+    assert b"other-name" not in written[1]

@@ -181,3 +181,18 @@ def test_one_array_for_two_inputs_is_refused() -> None:
 def test_value_that_is_no_array_is_refused() -> None:
     with pytest.raises(DataError, match="data: left is list, not an array"):
         load_data({"left": [[1], [1, 2]], "right": 1}, TWO, preprocess=NONE)
+
+
+def test_forms_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    images = torch.randn(6, 3, 8, 8)
+    dataset = torch.utils.data.TensorDataset(images)
+    forms = [
+        images,
+        torch.utils.data.DataLoader(dataset, batch_size=4),
+        [(images[:4],), (images[4:],)],
+        torch.utils.data.DataLoader(list(images), batch_size=4),
+        lambda: iter(torch.utils.data.DataLoader(dataset, batch_size=4)),
+    ]
+    for form in forms:
+        np.testing.assert_array_equal(everything(load_data(form, RGB8)), images.numpy())

@@ -23,6 +23,8 @@ from passes.graph.integer_forms.integer_forms import IntegerForms
 from tests.support.models import images, make_model, small_cnn
 from tests.support.networks import random, relative_error, run
 
+pytestmark = pytest.mark.usefixtures("packed")
+
 KEYS = {
     "name", "op", "weight_bits", "storage", "bytes", "granularity", "activation_bits", "activation_type", "fused",
     "reason",

@@ -1,16 +1,19 @@
 """Temporary folders: removed at the end, and by the next run if the process was killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from converter.model_io.scratch import replacing, scratch_folder
+from converter.model_io.signals import signals_held
 from tests.support.command_line import ROOT, names
 
 HOLD = """
@@ -98,3 +101,21 @@ def test_who_loses_its_new_folder_to_another_run_takes_another(tmp_path: Path, m
     monkeypatch.setattr("tempfile.mkdtemp", made_and_lost)
     with scratch_folder(tmp_path / "out.onnx") as folder:
         assert str(folder) == made[2]
+
+
+def test_a_signal_just_before_the_removal_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[int] = []
+
+    @contextlib.contextmanager
+    def late() -> Iterator[None]:
+        entered.append(1)
+        if len(entered) == 2:  # the first one makes the folder
+            raise KeyboardInterrupt
+        with signals_held():
+            yield
+
+    monkeypatch.setattr("converter.model_io.scratch.signals_held", late)
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path / "out.onnx") as folder:
+        (folder / "part").write_text("half")
+    assert names(tmp_path) == set()
+    assert len(entered) == 3

@@ -29,6 +29,8 @@ every_grid = pytest.mark.parametrize(
     ids=["sym", "asym", "symb", "asymb"],
 )
 
+pytestmark = pytest.mark.usefixtures("packed")
+
 
 def on_integers(step: LayerPass) -> bool:
     return step.block_size is None and step.symmetric

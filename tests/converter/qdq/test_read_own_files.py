@@ -18,6 +18,8 @@ from passes.weights.rtn import Rtn
 from tests.support.models import SIDE, make_model, small_cnn
 from tests.support.quantized_files import X, scores
 
+pytestmark = pytest.mark.usefixtures("packed")
+
 
 def test_blocks_of_a_gemm_are_kept() -> None:
     """A Gemm stores its weight with the inputs first."""

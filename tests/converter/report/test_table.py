@@ -249,7 +249,7 @@ def test_a_narrow_table_stays_a_table_on_a_narrow_terminal() -> None:
 def test_an_unknown_number_is_a_dash(value: float | None) -> None:
     text = shown(table.evaluation_table(Evaluation({"images": 8}, (measured("a"), measured("b", sqnr_db=value)))))
     row = next(line for line in text.splitlines() if line.lstrip().startswith("b "))
-    assert row.split()[-4:] == ["–", "1,234", "ms", "2.88x"]
+    assert row.split()[-5:] == ["–", "1,234", "ms", "2.88x", "faster"]
     lines = shown(table.weights_table([layer("a", db=value)], "outputs"))
     assert "nan" not in lines
     assert "inf" not in lines
@@ -276,3 +276,33 @@ def test_no_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> N
     with progress_bars() as progress:
         progress("calibrating", 1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_bit_width_has_one_row_unless_the_table_is_verbose() -> None:
+    plain = layer("a")
+    layers = [
+        plain,
+        dataclasses.replace(plain, name="b", granularity="block 12", multiples=18),
+        dataclasses.replace(plain, name="c", granularity="block 3", multiples=72),
+        dataclasses.replace(plain, name="d", stored_bits=8),
+    ]
+    brief = shown(table.weights_table(layers, "outputs"))
+    (row,) = (line for line in brief.splitlines() if line.lstrip().startswith("4 bits"))
+    assert "channel, block 3 to 12" in row
+    assert " in int8" not in row
+    full = shown(table.weights_table(layers, "outputs", verbose=True))
+    rows = [line for line in full.splitlines() if line.lstrip().startswith("4 bits")]
+    assert len(rows) == 4
+    assert rows.index(next(line for line in rows if "block 3" in line)) < rows.index(
+        next(line for line in rows if "block 12" in line)
+    )
+    assert any("in int8" in line for line in rows)
+
+
+def test_quiet_comparisons_show_the_worst_layers() -> None:
+    rows = tuple(LayerError(f"conv{i}", "Conv", f"t{i}", 30.0, 0.99, 20.0 + i % 20, (f"conv{i}",)) for i in range(40))
+    comparison = Comparison("a", "b", 16, rows, ("x", "y"), 0.5, 20.04, (), ())
+    text = shown(*comparison_tables(comparison, None, most=10))
+    assert "conv0" in text
+    assert "conv19" not in text
+    assert "those that add less" in text

@@ -101,7 +101,7 @@ def test_a_layer_that_is_slower_on_integers_stays_in_float(monkeypatch: pytest.M
     assert speed.integer_ms / speed.chosen_ms == pytest.approx(speed.gain)
     assert [attempt.kept for attempt in speed.attempts if attempt.layers == ("stem",)] == [True]
     assert speed.gain_quartiles == pytest.approx((1.1 / 0.6, 1.1 / 0.6))
-    assert re.search(r"as written +600 ms +1\.83x ± 0\.00\n", shown(speed))
+    assert re.search(r"as written +600 ms +1\.83x\n", shown(speed))
 
 
 def test_neighbours_stay_in_float_together(monkeypatch: pytest.MonkeyPatch) -> None:

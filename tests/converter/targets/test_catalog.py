@@ -248,6 +248,7 @@ def test_generic_has_no_int4_and_no_foreign_operator() -> None:
         assert {entry.domain for entry in model.opset_import} == {""}
 
 
+@pytest.mark.usefixtures("packed")
 def test_reports_have_the_bits_in_the_file() -> None:
     for target, bits in (("cpu", 4), ("generic", 8)):
         result = convert(small_cnn(transpose=False), X, recipe="int4", target=target)

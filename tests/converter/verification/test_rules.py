@@ -17,6 +17,8 @@ from models.zoo import ZOO, feeds_of
 from passes.ir.rules import Rules
 from tests.support.models import SIDE, small_cnn
 
+pytestmark = pytest.mark.usefixtures("packed")
+
 X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
 
 

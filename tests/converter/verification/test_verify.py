@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import stat
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -158,6 +159,7 @@ def test_every_error_of_the_provider_is_a_failure(files: Path, change: str, mess
     assert message in actual.failures[0]
 
 
+@pytest.mark.usefixtures("packed")
 def test_a_newer_runtime_does_not_excuse_the_form(files: Path) -> None:
     convert(small_cnn(transpose=False), X, recipe="int4").save(files / "generic.onnx")
     actual = checked(files, "generic")
@@ -183,7 +185,7 @@ def test_a_missing_provider_is_reported_with_its_installation(files: Path, monke
     for target in ("openvino", "web"):
         actual = verify(files / "cpu.onnx", target)
         assert (actual.how, actual.passed) == ("rules", True)
-        assert actual.runtime.endswith(f"python -m benchmarks.targets setup {target} installs it")
+        assert actual.runtime.endswith(f"convert-onnx targets setup {target} installs it")
 
 
 def test_an_environment_is_found_by_the_target_s_name(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,21 +261,6 @@ def test_the_command_fails_with_exit_code_3(files: Path) -> None:
             2,
             "--limit and --min-agreement would have no effect without --data; add --data, or leave it out",
         ),
-        (
-            ("verify", "tensorrt.onnx", "--target", "tensorrt", "--reference", "float.onnx"),
-            2,
-            "--reference: no effect, since the file is not run (needs an NVIDIA GPU: only the rules are checked",
-        ),
-        (
-            ("verify", "tensorrt.onnx", "--target", "tensorrt", "--data", "x.npz", "--min-agreement", "0.9"),
-            2,
-            "--data, --min-agreement: no effect, since the file is not run",
-        ),
-        (
-            ("verify", "cpu.onnx", "--target", "web", "--data", "x.npz"),
-            2,
-            "python -m benchmarks.targets setup web installs it",
-        ),
     ],
 )
 def test_refusals(
@@ -282,6 +269,43 @@ def test_refusals(
     monkeypatch.chdir(files)
     result = run(*arguments)
     assert (result.exit_code, message in result.stderr) == (code, True), result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tensorrt.onnx", "--target", "tensorrt", "--reference", "float.onnx"), "--reference had no effect: needs an"),
+        (("cpu.onnx", "--target", "web", "--data", "x.npz"), "convert-onnx targets setup web installs it"),
+    ],
+)
+def test_a_file_that_cannot_be_run_here_is_checked_by_the_rules(
+    files: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(files)
+    monkeypatch.setenv("CONVERT_ONNX_TARGETS", str(files / "nothing"))
+    np.savez("x.npz", x=np.zeros((2, 3, SIDE, SIDE), np.float32))
+    result = run("verify", *arguments)
+    assert result.exit_code == 0, result.output
+    assert words in result.stdout
+    assert "by the target's rules" in result.stdout
+
+
+def test_runtimes_are_installed_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def install(name: str) -> Path:
+        if name == "qnn":
+            raise subprocess.CalledProcessError(1, "pip")
+        return tmp_path / name
+
+    monkeypatch.setattr("converter.cli.runtimes.set_up", install)
+    done = run("targets", "setup", "web", "openvino")
+    assert (done.exit_code, len(done.stdout.splitlines())) == (0, 2)
+    failed = run("targets", "setup", "qnn", "web")
+    assert "web: " in failed.stdout
+    assert "Error: qnn cannot be installed: qnn: Command 'pip' returned" in failed.stderr
+    unknown = run("targets", "setup", "tpu")
+    assert unknown.exit_code == 2
+    assert "there is no runtime to install for 'tpu'; there are: cpu-oldest, generic," in unknown.stderr
+    assert run("targets", "cpu", "web").exit_code == 2
 
 
 def test_targets_are_printed_with_their_sources() -> None:

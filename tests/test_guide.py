@@ -2,7 +2,7 @@
 are short.
 
 A page's ```sh and ```python blocks run in order, in a folder with small stand-ins for the model and the photographs;
-a ```toml block whose first line names a file is written to it.
+a ```toml or ```python block whose first line names a file is written to it.
 """
 
 import re
@@ -20,8 +20,9 @@ from PIL import Image
 from converter.cli.main import cli
 from converter.data.preprocess import Preprocess
 from converter.pipeline.convert import convert
+from converter.verdict.answer import QUESTIONS
 from tests.support.models import make_model
-from tests.support.recurrent import recurrent
+from tests.support.task_models import TASKS
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide"
@@ -29,11 +30,25 @@ PAGES = sorted(
     [
         *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")),
         *(ROOT / "docs").glob("*.md"),
-        *(page for folder in ("design", "guide") for page in (ROOT / "docs" / folder).glob("*.md")),
+        *(page for folder in ("design", "guide") for page in (ROOT / "docs" / folder).rglob("*.md")),
     ]
 )
-SNIPPETS = [*sorted(GUIDE.glob("*.md")), ROOT / "README.md"]
-SLOW_PAGES = {"README.md", "budgets.md", "python.md", "quick-start.md", "training.md"}
+GUIDE_PAGES = sorted(GUIDE.rglob("*.md"))
+SNIPPETS = [*GUIDE_PAGES, ROOT / "README.md"]
+SLOW_PAGES = {"README.md", "budgets.md", "python.md", "quick-start.md", "training.md", "vit.md"}
+TASK_PAGES = {
+    "already-int8.md",
+    "audio.md",
+    "ci.md",
+    "classifier.md",
+    "detector.md",
+    "fp16.md",
+    "ocr.md",
+    "segmentation.md",
+    "two-inputs.md",
+    "vit.md",
+    "without-torch.md",
+}
 MAX_LINE, MAX_README_LINES = 200, 120
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SEEN = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256, crop=224)
@@ -77,7 +92,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = np.random.default_rng(1)
     model = stand_in()
     onnx.save(model, folder / "model.onnx")
-    onnx.save(recurrent(), folder / "voice.onnx")
     (folder / "model.py").write_text(FACTORY)
     for name, count in (("photos", 36), ("validation/cat", 5), ("validation/dog", 5)):
         (folder / name).mkdir(parents=True)
@@ -121,8 +135,11 @@ def commands(block: str) -> list[list[str]]:
     ids=label,
 )
 def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if any(words in page.read_text(encoding="utf-8") for words in ("model.py:", "convert-onnx train")):
+    if any("model.py:" in block or "convert-onnx train" in block for kind, block in blocks(page) if kind != "text"):
         pytest.importorskip("torch")
+    if page.name in TASKS:
+        TASKS[page.name](Path())
+    printed = ""
     names: dict[str, object] = {"__name__": "guide"}
     for language, block in blocks(page):
         if language == "toml":
@@ -130,6 +147,8 @@ def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> N
             assert found is not None, "the first line of a recipe says what file it is"
             Path(found[1]).write_text(block, encoding="utf-8")
         elif language == "python":
+            if (found := re.match(r"# (\S+\.py)\n", block)) is not None:
+                Path(found[1]).write_text(block, encoding="utf-8")
             exec(compile(block, page.name, "exec"), names)
         elif language == "sh":
             for words in commands(block):
@@ -137,15 +156,20 @@ def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> N
                 done = CliRunner().invoke(cli, words[1:])
                 without_effect = "--act" in words and done.exit_code == 4  # the stand-in needs no change
                 assert done.exit_code == 0 or without_effect, f"{page.name}: {shlex.join(words)}\n{done.output}"
+                printed += done.output
         else:
             assert language == "text", f"{page.name}: a ```{language} block is not run"
     assert "Traceback" not in capsys.readouterr().out
+    if page.parent.name == "tasks":
+        assert all(question in printed for question in QUESTIONS.values()), f"{page.name} ends without a verdict"
 
 
 def test_the_guide_has_what_it_promises() -> None:
     index = (GUIDE / "README.md").read_text(encoding="utf-8")
-    assert {path.name for path in GUIDE.glob("*.md")} - {"README.md"} == set(re.findall(r"\]\(([\w-]+\.md)\)", index))
-    run = [language for page in GUIDE.glob("*.md") for language, _ in blocks(page)]
+    pages = {page.relative_to(GUIDE).as_posix() for page in GUIDE_PAGES}
+    assert pages - {"README.md"} == set(re.findall(r"\]\(([\w/-]+\.md)\)", index))
+    assert {page.name for page in (GUIDE / "tasks").glob("*.md")} == TASK_PAGES
+    run = [language for page in GUIDE_PAGES for language, _ in blocks(page)]
     assert run.count("sh") >= 15
     assert run.count("python") >= 6
 
@@ -194,7 +218,7 @@ def test_every_option_of_the_guide_is_explained() -> None:
     """What a page uses stands in the reference of commands."""
     known = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     used = {
-        word for page in GUIDE.glob("*.md") for word in re.findall(r"--[a-z][a-z-]+", page.read_text(encoding="utf-8"))
+        word for page in GUIDE_PAGES for word in re.findall(r"--[a-z][a-z-]+", page.read_text(encoding="utf-8"))
     }
     assert used
     assert {option for option in used if option not in known} <= {"--help"}

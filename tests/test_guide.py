@@ -217,8 +217,6 @@ def test_anchors_are_those_of_the_headings(tmp_path: Path) -> None:
 def test_every_option_of_the_guide_is_explained() -> None:
     """What a page uses stands in the reference of commands."""
     known = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
-    used = {
-        word for page in GUIDE_PAGES for word in re.findall(r"--[a-z][a-z-]+", page.read_text(encoding="utf-8"))
-    }
+    used = {word for page in GUIDE_PAGES for word in re.findall(r"--[a-z][a-z-]+", page.read_text(encoding="utf-8"))}
     assert used
     assert {option for option in used if option not in known} <= {"--help"}

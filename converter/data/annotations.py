@@ -51,14 +51,20 @@ def annotations_of(source: str, arrays: Mapping[str, Any], count: int) -> Annota
     Raises:
         DataError: An array is neither. The message names it.
     """
-    return Annotations({name: _by_sample(f"{source}: {name}", each, count) for name, each in arrays.items()})
+    return Annotations(
+        {
+            name: _by_sample(f"{source}: {name}", each, count, boxes=name == "boxes" and _columns(each) == 6)
+            for name, each in arrays.items()
+        }
+    )
 
 
-def _by_sample(what: str, given: Any, count: int) -> Sequence[Any] | NDArray[Any]:
+def _by_sample(what: str, given: Any, count: int, *, boxes: bool) -> Sequence[Any] | NDArray[Any]:
+    """Divide labels by samples. ``boxes`` is a table also if it has as many rows as there are samples."""
     if isinstance(given, list | tuple) and len(given) == count:
         return list(given)
     table = np.asarray(given) if not isinstance(given, list | tuple) else np.zeros(0)
-    if table.ndim and len(table) == count and not _is_table(table, count):
+    if table.ndim and len(table) == count and not (boxes and _is_table(table, count)):
         return table
     if not _is_table(table, count):
         raise DataError(
@@ -70,13 +76,16 @@ def _by_sample(what: str, given: Any, count: int) -> Sequence[Any] | NDArray[Any
 
 
 def _is_table(table: NDArray[Any], count: int) -> bool:
-    """Whether an array is a table by samples. One with a row for each sample is a table only if a number repeats."""
+    """Whether an array is a table by samples: the first column has their numbers."""
     if table.ndim != 2 or table.shape[1] < 2 or table.dtype.kind not in "iuf":
         return False
     if not len(table):
         return True
     first = table[:, 0]
     whole = np.isfinite(first).all() and bool((first == np.floor(first)).all())
-    if not whole or first.min() < 0 or first.max() >= count:
-        return False
-    return len(table) != count
+    return bool(whole and first.min() >= 0 and first.max() < count)
+
+
+def _columns(given: Any) -> int | None:
+    """Return the number of columns of a table."""
+    return given.shape[1] if isinstance(given, np.ndarray) and given.ndim == 2 else None

@@ -35,7 +35,13 @@ class MeanIou(Metric):
         self._either: dict[int, int] = {}
 
     def update(self, outputs: Outputs, labels: Labels) -> None:
-        found, right = self._classes(outputs), np.asarray(labels["y"]).reshape(self._classes(outputs).shape)
+        found, right = self._classes(outputs), np.asarray(labels["y"])
+        if right.size != found.size:
+            raise DataError(
+                f"metric miou: labels y are {list(right.shape)}, and the output has classes {list(found.shape)}; "
+                "resize the masks to the output by the nearest pixel, with one class number for each pixel"
+            )
+        right = right.reshape(found.shape)
         counted = right != self._ignore
         for each in np.union1d(np.unique(found[counted]), np.unique(right[counted])).tolist():
             ours, theirs = (found == each) & counted, (right == each) & counted

@@ -60,7 +60,7 @@ class MeanAveragePrecision(Metric):
             self._images += 1
             for box, score, kind in zip(boxes, scores, classes, strict=True):
                 self._found.append(self._entry(box, int(kind)) | {"score": float(score)})
-            for kind, *box in np.asarray(truth, np.float64).reshape(-1, 5).tolist():
+            for kind, *box in _rows(truth).tolist():
                 entry = self._entry(box, int(kind))
                 self._right.append(entry | {"id": len(self._right) + 1, "iscrowd": 0})
 
@@ -106,6 +106,7 @@ class MeanAveragePrecision(Metric):
             if len(sample) != 3:
                 raise DataError("metric map: decode() must return (boxes, scores, classes) for each sample")
             boxes, scores, classes = (np.asarray(each, np.float64) for each in sample)
+            scores, classes = scores.reshape(-1), classes.reshape(-1)
             if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
                 raise DataError(f"metric map: decode() returned boxes {list(boxes.shape)}, not [k, 4]")
             if not len(scores) == len(classes) == len(boxes.reshape(-1, 4)):
@@ -113,7 +114,7 @@ class MeanAveragePrecision(Metric):
                     f"metric map: decode() returned {len(boxes.reshape(-1, 4))} boxes, {len(scores)} scores and "
                     f"{len(classes)} classes; return one of each for every detection"
                 )
-            detections.append((boxes.reshape(-1, 4), scores.reshape(-1), classes.reshape(-1)))
+            detections.append((boxes.reshape(-1, 4), scores, classes))
         return detections
 
     def _entry(self, box: Any, kind: int) -> dict[str, Any]:
@@ -125,6 +126,17 @@ class MeanAveragePrecision(Metric):
             "bbox": [x0, y0, width, height],
             "area": width * height,
         }
+
+
+def _rows(boxes: Any) -> NDArray[np.float64]:
+    """Return the boxes of a sample as class, x0, y0, x1, y1: [m, 5]."""
+    rows = np.asarray(boxes, np.float64)
+    if rows.size and (rows.ndim != 2 or rows.shape[1] != 5):
+        raise DataError(
+            f"metric map: the boxes of a sample have shape {list(rows.shape)}, not [m, 5]; give class, x0, y0, x1, y1 "
+            "of each, and in a table of all samples the number of the sample before them: [m, 6]"
+        )
+    return rows.reshape(-1, 5)
 
 
 _COCO_SIGMAS = (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89)  # thousandths

@@ -12,6 +12,9 @@ from passes.errors import DataError
 __all__ = ["Cer", "Wer"]
 
 
+_UNNAMED = "\ue000"  # classes without a character are characters from here on, which no text uses
+
+
 class _ErrorRate(Metric):
     """Errors of text as a percentage of the true text's length.
 
@@ -37,6 +40,11 @@ class _ErrorRate(Metric):
     def update(self, outputs: Outputs, labels: Labels) -> None:
         found = self._texts(outputs)
         right = [self._text(each) for each in labels["y"]]
+        if not self._alphabet and any(each < _UNNAMED for text in right for each in text):
+            raise DataError(
+                f"metric {self.name}: labels y are texts, and the character of each class is not known; write "
+                f"{self.name}(alphabet='...') with one character for each class, the blank included"
+            )
         if len(found) != len(right):
             raise DataError(f"metric {self.name}: {len(right)} texts for {len(found)} outputs; give one text each")
         self._found += found
@@ -62,10 +70,12 @@ class _ErrorRate(Metric):
 
     def _text(self, value: Any) -> str:
         """Return a text, or the characters of class numbers."""
-        if isinstance(value, str):
-            return value
+        if isinstance(value, str | bytes):
+            return value if isinstance(value, str) else value.decode()
         codes = [int(each) for each in np.asarray(value).reshape(-1)]
-        return "".join(self._alphabet[code] if code < len(self._alphabet) else chr(0xE000 + code) for code in codes)
+        return "".join(
+            self._alphabet[code] if code < len(self._alphabet) else chr(ord(_UNNAMED) + code) for code in codes
+        )
 
 
 class Cer(_ErrorRate):

@@ -36,6 +36,13 @@ def test_arrays_and_tables_of_an_npz_file(tmp_path: Path) -> None:
     assert set(truth(load_data(tmp_path / "d.npz", SPECS))) == {"y"}
 
 
+def test_as_many_boxes_as_samples_are_a_table() -> None:
+    boxes = np.array([[0, 7, 1, 1, 2, 2], [2, 5, 0, 0, 1, 1], [0, 8, 3, 3, 4, 4]], np.float32)
+    labels = annotations_of("d", {"boxes": boxes, "pose": boxes}, 3).values
+    assert [len(rows) for rows in labels["boxes"]] == [2, 0, 1]
+    np.testing.assert_array_equal(labels["pose"], boxes)
+
+
 def test_labels_follow_a_selection(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=X, masks=MASKS, boxes=BOXES)
     data = load_data(tmp_path / "d.npz", SPECS, annotated=True).select([2, 0])

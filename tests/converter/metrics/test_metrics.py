@@ -53,6 +53,11 @@ def test_mean_iou_of_one_class_and_of_class_numbers() -> None:
     assert measured("miou", {"y": np.array([[[1, 0]]])}, y=np.array([[[1, 1]]])) == pytest.approx(25.0)
 
 
+def test_masks_of_another_size_are_named() -> None:
+    with pytest.raises(DataError, match=r"labels y are \[1, 4, 4\], and the output has classes \[1, 2, 2\]; resize"):
+        measured("miou", {"y": np.zeros((1, 3, 2, 2))}, y=np.zeros((1, 4, 4), np.int64))
+
+
 def test_psnr_ssim_and_depth() -> None:
     image = np.random.default_rng(0).uniform(0, 1, (2, 1, 16, 16)).astype(np.float32)
     assert measured("psnr", {"y": image + 0.1}, y=image) == pytest.approx(20.0, abs=1e-4)
@@ -76,8 +81,11 @@ def test_error_rates_of_text() -> None:
     assert measured("cer(alphabet='_abc', time_first=True)", {"y": scores.swapaxes(0, 1)}, y=["aab"]) == 0.0
     assert measured("wer(alphabet='_a b')", {"y": scores}, y=["aa x"]) == pytest.approx(50.0)
     assert measured("cer", {"y": scores}, y=[[1, 1, 2]]) == 0.0
+    assert measured("cer(alphabet='_abc')", {"y": scores}, y=np.array([b"aab"])) == 0.0
     with pytest.raises(DataError, match="every true text is empty"):
         measured("cer", {"y": scores}, y=[""])
+    with pytest.raises(DataError, match=r"write cer\(alphabet='...'\)"):
+        measured("cer", {"y": scores}, y=["aab"])
 
 
 def test_cosine_and_sqnr() -> None:
@@ -126,6 +134,14 @@ def test_a_wrong_decode_is_named() -> None:
         metric = METRICS["map"](decode=wrong)  # type: ignore[call-arg]
         with pytest.raises(DataError, match=why):
             metric.update({"y": BOXES}, {"boxes": TRUTH})
+    metric = METRICS["map"](decode=lambda _: [(np.zeros((2, 4)), np.zeros(2), 0)] * 2)  # type: ignore[call-arg]
+    with pytest.raises(DataError, match="2 boxes, 2 scores and 1 classes"):
+        metric.update({"y": BOXES}, {"boxes": TRUTH})
+
+
+def test_boxes_without_a_column_are_named() -> None:
+    with pytest.raises(DataError, match=r"shape \[2, 4\], not \[m, 5\].*\[m, 6\]"):
+        ap(BOXES, [TRUTH[0][:, 1:], TRUTH[1]])
 
 
 def test_keypoints() -> None:

@@ -128,7 +128,7 @@ def _suggested(reference: Path, model: Path, comparison: Comparison, data: Datas
     if not rows:
         return Suggestion(why="no quantized layer lies between tensors that the reference has too")
     if comparison.sqnr_db >= GOOD_DB:
-        return Suggestion(why=f"the scores have {GOOD_DB:.0f} dB or more, so no layer needs a change")
+        return Suggestion(why=f"the worst output has {GOOD_DB:.0f} dB or more, so no layer needs a change")
     bench = _FloatTrials(reference, model, comparison, data.limit(_IMAGES))
     before = bench.sqnr([])
     trials: list[tuple[Trial, Subgraph]] = []
@@ -143,8 +143,9 @@ def _suggested(reference: Path, model: Path, comparison: Comparison, data: Datas
     chosen, gain = _chosen(bench, trials, before or 0.0)
     if not chosen:
         best = max((trial.gain_db for trial in tried), default=0.0)
-        which = "the layer that adds" if len(tried) == 1 else f"any one of the {len(tried)} layers that add"
-        why = f"the scores gain at most {max(best, 0):.1f} dB if {which} most error is exact"
+        which = "the layer" if len(tried) == 1 else f"any one of the {len(tried)} layers"
+        what = "that adds most error" if len(tried) == 1 else "that add most error"
+        why = f"computing {which} {what} in float raises the SQNR by at most {max(best, 0):.1f} dB"
         return Suggestion(trials=tried, images=bench.images, why=why)
     names = [name for subgraph in chosen for name in subgraph.layers if name in quantized]
     bits = {name: 8 for name in names if (quantized[name] or 8) < 8}

@@ -45,7 +45,8 @@ class Mending:
             if names
         ]
         changes = "; ".join(parts) or "nothing had to change"
-        return f"from {decibels(self.before_db)} to {decibels(self.after_db)} in {self.files} files; {changes}"
+        files = f"{self.files} file{'s' * (self.files != 1)}"
+        return f"from {decibels(self.before_db)} to {decibels(self.after_db)} in {files}; {changes}"
 
     def to_json(self) -> dict[str, Any]:
         """Return every field as a JSON value."""

@@ -107,7 +107,9 @@ def suggestion_text(suggestion: Suggestion, command: str, other: str) -> list[Re
     if suggestion.why:
         return [Text(f"\nNo suggestion: {one_line(suggestion.why)}.")]
     names = one_line(", ".join([*suggestion.exclude, *(suggestion.bits or {})]))
-    verb = "is" if len(suggestion.exclude) + len(suggestion.bits or {}) == 1 else "are"
-    advice = f"\nThe scores gain {suggestion.gain_db:.1f} dB if {names} {verb} exact ({suggestion.images} samples). Try"
+    advice = (
+        f"\nWith {names} in float, the SQNR of the worst output rises by {suggestion.gain_db:.1f} dB "
+        f"({suggestion.images} samples). Try"
+    )
     line = Text(f"  {one_line(command)}", style="cyan", no_wrap=True, overflow="ignore")
     return [Text(advice), line, Text(other)]

@@ -36,7 +36,7 @@ __all__ = [
     "weights_table",
 ]
 
-SPREAD = "in brackets: half of the measurements lie between"
+SPREAD = "in brackets: the range of the middle half of the measurements"
 _OUTPUTS = 6  # outputs named below a table
 _PIPED_WIDTH = 120
 _NARROW = 80  # columns; tables are designed to fit this width

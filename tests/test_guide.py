@@ -154,8 +154,8 @@ def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> N
             for words in commands(block):
                 assert words[0] == "convert-onnx", f"{page.name}: only this tool's commands are run: {words}"
                 done = CliRunner().invoke(cli, words[1:])
-                without_effect = "--act" in words and done.exit_code == 4  # the stand-in needs no change
-                assert done.exit_code == 0 or without_effect, f"{page.name}: {shlex.join(words)}\n{done.output}"
+                good = {0, 4} if "--act" in words else {0}  # 4: no change helps, as in the small stand-ins
+                assert done.exit_code in good, f"{page.name}: {shlex.join(words)}\n{done.output}"
                 printed += done.output
         else:
             assert language == "text", f"{page.name}: a ```{language} block is not run"

@@ -27,6 +27,8 @@ _AGREEMENT = (1.0, 3.0, 10.0)
 _RELATIVE = (0.005, 0.02, 0.05)
 _DECIBELS = (0.1, 0.5, 1.5)
 _SQNR = (30.0, 20.0, 15.0)
+_FAILS = "the float model itself fails on these data: check labels, preprocessing, and how outputs are decoded"
+_LEAST, _MOST = 1.0, 80.0  # %: a score below, or an error rate above, is that of a model that fails
 
 
 def accuracy(metrics: Evaluation | None, fidelity: Fidelity | None) -> Answer:
@@ -57,6 +59,8 @@ def _measured(metrics: Evaluation) -> Answer:
         lost = 100 * (first.top1 - last.top1)
         error = 100 * (last.top1_error or 0)
         why = f"top-1 {percent(last.top1)}, float {percent(first.top1)} (± {error:.2f} each), {on}"
+        if 100 * first.top1 < _LEAST:
+            return Answer(UNKNOWN, f"{why}; {_FAILS}")
         return Answer(_word(lost, _POINTS), why)
     if last.agreement is not None:
         why = f"{percent(last.agreement)} of the classes are those of the float model, {on}"
@@ -73,6 +77,8 @@ def _by_metric(metrics: Evaluation, on: str) -> Answer | None:
     if first is not None:
         why = f"{facts.name} {facts.shown(last)}, float {facts.shown(first)}, {on}"
         lost = sign * (first - last)
+        if facts.unit == "%" and (first < _LEAST if facts.higher_is_better else first > _MOST):
+            return Answer(UNKNOWN, f"{why}; {_FAILS}")
         if facts.unit in {"%", "dB"}:
             return Answer(_word(lost, _POINTS if facts.unit == "%" else _DECIBELS), why)
         return Answer(_word(lost / max(abs(first), 1e-12), _RELATIVE), why)

@@ -13,6 +13,7 @@ from passes.base import Stage
 __all__ = ["judge"]
 
 _EQUAL = 1.02  # a ratio of sizes below it is no difference
+_AIM_DB, _HIGHEST_DB = 20, 80  # SQNR that a poor file should have, and the highest that can be asked for
 
 
 def judge(
@@ -36,7 +37,8 @@ def judge(
     """
     accurate = accuracy(metrics, fidelity)
     smaller, faster = _smaller(before, after), _faster(latency, target)
-    return Verdict(accurate, smaller, faster, tuple(_advice(recipe, accurate, smaller, faster, metrics)))
+    worst = None if fidelity is None else fidelity.sqnr_db
+    return Verdict(accurate, smaller, faster, tuple(_advice(recipe, accurate, smaller, faster, metrics, worst)))
 
 
 def _smaller(before: int, after: int) -> Answer:
@@ -69,14 +71,22 @@ def _rounds_activations(recipe: Recipe) -> bool:
     return any(step.stage == Stage.RANGES and step.needs_data for step in recipe.passes)
 
 
-def _advice(recipe: Recipe, accurate: Answer, smaller: Answer, faster: Answer, metrics: Evaluation | None) -> list[str]:
-    """Say what to try next, the most important first."""
+def _advice(
+    recipe: Recipe,
+    accurate: Answer,
+    smaller: Answer,
+    faster: Answer,
+    metrics: Evaluation | None,
+    worst_db: float | None,
+) -> list[str]:
+    """Say what to try next, the most important first. ``worst_db`` is the SQNR of the worst output."""
     fixed = recipe.keeps or recipe.trains
     found = []
     if accurate.word in {LOOK, UNKNOWN} and metrics is None:
         found.append("`evaluation=` with labels, or with `metric=`, measures what the task loses")
     if accurate.word in {LOOK, BAD} and not fixed:
-        found.append("`min_sqnr=20` leaves in float what costs most; `sensitivity` lists what each tensor costs")
+        aim = _AIM_DB if worst_db is None or not worst_db >= _AIM_DB else min(_HIGHEST_DB, round(worst_db) + 6)
+        found.append(f"`min_sqnr={aim}` leaves in float what costs most; `sensitivity` lists what each tensor costs")
     if faster.word == NO and not fixed and _rounds_activations(recipe):
         found.append("`measure_speed=True` leaves in float what this machine runs slower on integers")
     elif faster.word == NO and smaller.word != YES:

@@ -73,6 +73,9 @@ PERCENT, LOSS = MetricFacts("mAP", "%", True, "labels"), MetricFacts("error", ""
         (MetricFacts("mAP", "%", True, "first model"), None, 98.0, "good"),
         (MetricFacts("cer", "%", False, "first model"), None, 12.0, "bad"),
         (LOSS, 2.0, math.nan, "bad"),
+        (PERCENT, 0.0, 0.0, "not known"),
+        (MetricFacts("cer", "%", False, "labels"), 89.7, 89.7, "not known"),
+        (MetricFacts("cer", "%", False, "labels"), 0.0, 0.1, "excellent"),
     ],
 )
 def test_a_metric_decides_before_everything_else(
@@ -80,6 +83,12 @@ def test_a_metric_decides_before_everything_else(
 ) -> None:
     found = evaluation({"metric": first, "top1": 0.9}, {"metric": last, "top1": 0.5, "sqnr_db": 60.0}, metric)
     assert word(found) == expected
+
+
+def test_a_float_model_that_fails_says_so() -> None:
+    answer = accuracy(evaluation({"top1": 0.004}, {"top1": 0.004}), None, on_noise=False)
+    assert answer.word == "not known"
+    assert "the float model itself fails on these data: check labels" in answer.why
 
 
 def test_a_metric_of_an_unknown_scale_leaves_the_word_to_the_sqnr() -> None:

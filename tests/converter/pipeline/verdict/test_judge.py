@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import converter
+from converter.evaluation.evaluate import Evaluation, Measurement
 from converter.pipeline.trial_run import Fidelity
 from converter.pipeline.verdict.answer import Verdict
 from converter.pipeline.verdict.judge import judge
@@ -31,6 +32,13 @@ def verdict(**changed: Any) -> Verdict:
     }
     recipe, target = changed.pop("recipe", "int4"), changed.pop("target", "cpu")
     return judge(RECIPES[recipe], find_target(target), **(given | changed))
+
+
+def agreeing(share: float) -> Evaluation:
+    figures: dict[str, Any] = {"top1": None, "sqnr_db": 50.0, "latency_ms": None, "speedup": None, "metric": None}
+    return Evaluation(
+        {"images": 500}, tuple(Measurement("m", 1000, 500, agreement=each, **figures) for each in (None, share))
+    )
 
 
 def timed(speedup: float, low: float, high: float) -> Latencies:
@@ -79,6 +87,8 @@ def test_advice_follows_what_is_wrong() -> None:
     assert "keep the float model" in verdict(after=5000).advice[0]
     bad = verdict(fidelity=Fidelity(8, "held out", {"y": 12.0})).advice
     assert any("min_sqnr" in each for each in bad)
+    near = verdict(metrics=agreeing(0.92), fidelity=Fidelity(8, "held out", {"y": 52.4})).advice
+    assert near[0].startswith("`min_sqnr=58` leaves in float")
     unsure = verdict(fidelity=Fidelity(8, "held out", {"y": 17.0})).advice
     assert "evaluation=" in unsure[0]
 

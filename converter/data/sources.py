@@ -317,6 +317,8 @@ def check_size(what: str, size: tuple[int, int], preprocess: Preprocess, spec: I
         shown += f", {width}x{height} after `resize=`/`crop=`"
     if want_width == want_height and want_width is not None:
         hint = f"use {_fitting(size, want_width)}"
+        if size[0] != size[1] and (width, height) == size:
+            hint += f", or `letterbox={want_width}` for a detector"
     else:
         hint = f"bring the images to {expected} first"
     raise ShapeError(f"{what}: image is {shown}; the model takes {expected}; {hint}")

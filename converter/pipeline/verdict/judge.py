@@ -89,9 +89,9 @@ def _advice(
         found.append(f"`min_sqnr={aim}` leaves in float what costs most; `sensitivity` lists what each tensor costs")
     if faster.word == NO and not fixed and _rounds_activations(recipe):
         found.append("`measure_speed=True` leaves in float what this machine runs slower on integers")
-    elif faster.word == NO and smaller.word != YES:
+    elif faster.word == NO and smaller.word != YES and not recipe.keeps:
         found.append("the float model is the better file on this machine")
-    if smaller.word == NO:
+    if smaller.word == NO and not recipe.keeps:
         found.append("keep the float model unless an integer file is needed")
     if not found and recipe.name in {"int8", "int8-gptq"} and accurate.word in {EXCELLENT, GOOD}:
         found.append("`recipe='int4'` makes a smaller file that runs as fast")

@@ -40,8 +40,10 @@ def asked_for(hint: str) -> dict[str, Any]:
 )
 def test_the_hint_at_another_size_works(image: tuple[int, int], side: int, hint: str) -> None:
     pixels = np.zeros((2, image[1], image[0], 3), np.uint8)
-    with pytest.raises(ShapeError, match=f"use {hint}$"):
+    other = "" if image[0] == image[1] else f", or `letterbox={side}` for a detector"
+    with pytest.raises(ShapeError, match=f"use {hint}{other}$"):
         load_data(pixels, takes(3, side), preprocess=NONE)
+    assert len(load_data(pixels, takes(3, side), preprocess=Preprocess(letterbox=side))) == 2
     assert len(load_data(pixels, takes(3, side), preprocess=Preprocess(**asked_for(hint)))) == 2
 
 

@@ -253,7 +253,7 @@ def test_truncated_image_is_named_when_it_is_decoded(tmp_path: Path) -> None:
 def test_image_of_another_size_says_both_sizes_and_what_to_do(tmp_path: Path) -> None:
     specs = (InputSpec("image", (None, 3, 224, 224), FLOAT),)
     save_image(tmp_path / "cat.jpg", np.zeros((375, 500, 3), np.uint8))
-    message = r"cat\.jpg: image is 500x375; the model takes 224x224; use `resize=256` `crop=224`"
+    message = r"cat\.jpg: image is 500x375; the model takes 224x224; use `resize=256` `crop=224`, or `letterbox=224`"
     with pytest.raises(DataError, match=message):
         load_data(tmp_path, specs, preprocess=NONE)
     message = r"cat\.jpg: image is 500x375, 298x224 after `resize=`/`crop=`; the model takes 224x224; use `resize=256`"

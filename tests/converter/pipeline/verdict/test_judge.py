@@ -85,6 +85,7 @@ def test_advice_follows_what_is_wrong() -> None:
     slow = verdict(latency=timed(0.5, 0.48, 0.52)).advice
     assert slow == ("`measure_speed=True` leaves in float what this machine runs slower on integers",)
     assert "keep the float model" in verdict(after=5000).advice[0]
+    assert verdict(recipe="keep", after=5000, latency=timed(0.5, 0.48, 0.52)).advice == ()
     bad = verdict(fidelity=Fidelity(8, "held out", {"y": 12.0})).advice
     assert any("min_sqnr" in each for each in bad)
     near = verdict(metrics=agreeing(0.92), fidelity=Fidelity(8, "held out", {"y": 52.4})).advice

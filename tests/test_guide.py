@@ -20,7 +20,7 @@ from PIL import Image
 from converter.cli.main import cli
 from converter.data.preprocess import Preprocess
 from converter.pipeline.convert import convert
-from converter.verdict.answer import QUESTIONS
+from converter.pipeline.verdict.answer import QUESTIONS
 from tests.support.models import make_model
 from tests.support.task_models import TASKS
 

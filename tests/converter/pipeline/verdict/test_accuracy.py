@@ -86,7 +86,7 @@ def test_a_metric_decides_before_everything_else(
 
 
 def test_a_float_model_that_fails_says_so() -> None:
-    answer = accuracy(evaluation({"top1": 0.004}, {"top1": 0.004}), None, on_noise=False)
+    answer = accuracy(evaluation({"top1": 0.004}, {"top1": 0.004}), None)
     assert answer.word == "not known"
     assert "the float model itself fails on these data: check labels" in answer.why
 

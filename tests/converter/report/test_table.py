@@ -126,7 +126,11 @@ def test_a_suggestion_is_a_command_or_a_reason() -> None:
     suggestion = Suggestion(("conv1",), {"fc": 8}, 2.345, (), 64)
     assert suggested_options(suggestion) == ("--exclude", "conv1", "--bits", "fc=8")
     text = shown(*suggestion_text(suggestion, "convert-onnx convert a.onnx", "or add --act OUT.onnx"))
-    for words in ("gain 2.3 dB if conv1, fc are exact (64 samples)", "convert-onnx convert a.onnx", "--act OUT.onnx"):
+    for words in (
+        "With conv1, fc in float, the SQNR of the worst output rises by 2.3 dB (64 samples)",
+        "convert-onnx convert a.onnx",
+        "--act OUT.onnx",
+    ):
         assert words in text
     none = shown(*suggestion_text(Suggestion(why="m.onnx has no quantized layer"), "convert", ""))
     assert none.split() == ["No", "suggestion:", "m.onnx", "has", "no", "quantized", "layer."]

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["SHORT_NAME", "Section", "Spec", "height_of"]
+__all__ = ["MOST_ROWS", "SHORT_NAME", "Section", "Spec", "height_of"]
 
 Spec = dict[str, Any]
 _ROW = 18  # pixels of a row with a name
+MOST_ROWS = 40
+"""Rows of a chart. The others are in its table only."""
 
 # Long names are cut at the front: `features.3.` is the same for every layer of a block.
 SHORT_NAME = "length(datum.label) > 22 ? '…' + slice(datum.label, -21) : datum.label"

@@ -251,3 +251,27 @@ def test_timings_and_what_was_tried(page: str) -> None:
     assert "as written 1.92 ms 2.08x" in text
     assert "deep 1.040 yes" in text
     assert "stem, up 0.970 no" in text
+
+
+def test_long_charts_are_folded_and_every_tensor_has_its_own_scale(facts: dict[str, Any]) -> None:
+    row, layer = facts["activations"][0], next(each for each in facts["layers"] if each["after_db"] is not None)
+    ends = {"low": 0.0, "seen_low": 0.0}
+    rows = [
+        {**row, **ends, "tensor": f"logit.{i}", "high": 300.0, "seen_high": 240.0, "clipped": 0.0} for i in range(99)
+    ]
+    rows.append({**row, **ends, "tensor": "sigmoid", "high": 1.0, "seen_high": 0.9, "clipped": 0.01})
+    many = [{**layer, "name": f"conv.{i}", "after_db": 10.0 + i} for i in range(99)]
+    passes = [{**step, "changed": {}, "skipped": {}, "grids": {}} for step in facts["passes"]]
+    page = render({**facts, "activations": rows, "layers": many, "passes": passes, "search": None, "speed": None})
+    drawn = charts(page)
+    activations = drawn["activations-chart"]["data"]["values"]
+    assert len(activations) == 40
+    shares = {each["tensor"]: (each["high_share"], each["seen_high_share"]) for each in activations}
+    assert shares["sigmoid"] == (1.0, 0.9)
+    assert shares["logit.0"] == (1.0, 0.8)
+    assert [each["name"] for each in drawn["layers-chart"]["data"]["values"]] == [f"conv.{i}" for i in range(40)]
+    text = words(page)
+    assert "The 40 tensors that are clipped most; the table has all." in text
+    assert "The 40 layers with the largest error; the table has all." in text
+    assert "logit.98" in text
+    assert "conv.98" in text

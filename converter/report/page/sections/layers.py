@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converter.display.numbers import decibels, size
-from converter.report.page.section import SHORT_NAME, Section, Spec, height_of
+from converter.report.page.section import MOST_ROWS, SHORT_NAME, Section, Spec, height_of
 
 __all__ = ["layers", "relative_error"]
 
@@ -15,8 +15,10 @@ def layers(facts: Mapping[str, Any]) -> Section:
     rows.sort(key=lambda row: -row["error"])
     refined = _refined(facts)
     before = f"before {refined}" if refined else "plainly rounded"
-    charts = {"layers-chart": _chart(rows, facts["sqnr_of"], before)} if rows else {}
-    values = {"worst": rows[:1], "drawn": len(rows), "refined": refined, "before": before}
+    drawn = rows[:MOST_ROWS]
+    charts = {"layers-chart": _chart(drawn, facts["sqnr_of"], before)} if rows else {}
+    hidden = len(rows) - len(drawn)
+    values = {"worst": rows[:1], "drawn": len(rows), "hidden": hidden, "refined": refined, "before": before}
     return Section("layers", "Layers", values, charts)
 
 

@@ -248,7 +248,7 @@ def _make_sparse(model: onnx.ModelProto, rng: random.Random) -> None:
 def _break_sparse(sparse: onnx.SparseTensorProto, rng: random.Random) -> None:
     what = rng.randrange(4)
     if what == 0 and len(sparse.dims):
-        sparse.dims[rng.randrange(len(sparse.dims))] = rng.choice((*_NUMBERS, 10**5, 10**9))
+        sparse.dims[rng.randrange(len(sparse.dims))] = rng.choice((*_NUMBERS, 10**9, 1 << 40))
     elif what == 1 and len(sparse.indices.raw_data) >= 8:
         place = 8 * rng.randrange(len(sparse.indices.raw_data) // 8)
         index = rng.choice(_NUMBERS).to_bytes(8, "little", signed=True)

@@ -84,6 +84,7 @@ def latencies(
     *,
     names: Sequence[str] | None = None,
     rounds: int = 30,
+    warmup: int = 2,
     budget: float = 20.0,
     fewest: int = _FEWEST_ROUNDS,
 ) -> Latencies:
@@ -94,7 +95,7 @@ def latencies(
         sample: At least one row, or one whole run. A model with a fixed batch size runs on that many copies of the
             first row, and its time is divided by their number.
         names: Names of the models in messages. The default is their paths.
-        rounds, budget, fewest: See `interleaved_times`.
+        rounds, warmup, budget, fewest: See `interleaved_times`.
 
     Raises:
         ModelError: A model cannot be loaded or run. The message names it.
@@ -102,7 +103,7 @@ def latencies(
     shown = [str(path) if isinstance(path, Path) else "the model" for path in models] if names is None else names
     runners = [Runner(path, name, threads=THREADS) for path, name in zip(models, shown, strict=True)]
     calls = [_call(runner, sample) for runner in runners]
-    times = interleaved_times(calls, rounds=rounds, budget=budget, fewest=fewest)
+    times = interleaved_times(calls, rounds=rounds, warmup=warmup, budget=budget, fewest=fewest)
     times /= np.array([1 if sample.whole else runner.batch or 1 for runner in runners])
     medians = np.median(times, axis=0) * 1e3
     return Latencies(tuple(float(median) for median in medians), speedup_quartiles(times))

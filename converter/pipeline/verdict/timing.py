@@ -30,4 +30,6 @@ def time_pair(reference: Path | onnx.ModelProto, quantized: onnx.ModelProto, sam
     if max(size, serialized_bytes(quantized)) > _LARGEST:
         return None
     names = ["the float model", "the file"]
-    return latencies([reference, quantized], sample, names=names, rounds=_ROUNDS, budget=_SECONDS, fewest=_FEWEST)
+    return latencies(
+        [reference, quantized], sample, names=names, rounds=_ROUNDS, warmup=1, budget=_SECONDS, fewest=_FEWEST
+    )

@@ -264,7 +264,7 @@ timing = click.option(
     is_flag=True,
     default=True,
     flag_value=False,
-    help="Do not time the float model and the file, which takes about a second.",
+    help="Without --evaluate, do not time the float model and the file, which takes a few seconds.",
 )
 verbose = click.option(
     "--verbose", is_flag=True, help="Show layers of different block sizes and storage in rows of their own."

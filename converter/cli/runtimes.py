@@ -3,6 +3,7 @@
 The folder is ``$CONVERT_ONNX_TARGETS/NAME``, or ``build/targets/NAME`` in the current folder. `verify` looks there.
 """
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from types import MappingProxyType
 from converter.verification.environments import runtimes_folder
 
 __all__ = ["RUNTIMES", "Runtime", "set_up"]
+
+
+_STAMP, _PARTIAL = ".installed", ".partial"
 
 
 @dataclass(frozen=True)
@@ -52,21 +56,36 @@ def set_up(name: str, folder: Path | None = None) -> Path:
     Raises:
         subprocess.CalledProcessError: A package cannot be installed.
         FileNotFoundError: npm is not on the path.
+        FileExistsError: The folder is somebody else's.
     """
     runtime, path = RUNTIMES[name], (folder or runtimes_folder()) / name
-    stamp, wanted = path / ".installed", "\n".join(runtime.packages)
+    stamp, wanted = path / _STAMP, "\n".join(runtime.packages)
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return path
+    if path.exists() and not any((path / name).exists() for name in (_STAMP, _PARTIAL)):
+        raise FileExistsError(
+            errno.EEXIST, "it is not from `targets setup`; remove it, or name another folder", str(path)
+        )
     shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    (path / _PARTIAL).touch()
+    try:
+        _install(runtime, path)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    stamp.write_text(wanted, encoding="utf-8")
+    (path / _PARTIAL).unlink()
+    return path
+
+
+def _install(runtime: Runtime, path: Path) -> None:
     if runtime.npm:
-        path.mkdir(parents=True)
         # the install script of onnxruntime-node would download CUDA libraries; the package contains those for the CPU
         npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(path)]
         subprocess.run([*npm, *runtime.packages], check=True)
     else:
-        venv.create(path, with_pip=True)
+        venv.create(path, with_pip=True)  # beside the mark of a part that is there
         python = str(path / ("Scripts" if sys.platform == "win32" else "bin") / "python")
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *runtime.packages]
         subprocess.run(install, check=True)
-    stamp.write_text(wanted, encoding="utf-8")
-    return path

@@ -53,10 +53,15 @@ def _set_up(names: tuple[str, ...]) -> None:
             raise UsageError(f"there is no runtime to install for {name!r}; there are: {', '.join(RUNTIMES)}")
     failed: dict[str, str] = {}
     for name in names or RUNTIMES:
+        say(f"installing {name}", error=True)
         try:
             say(f"{name}: {set_up(name)}")
-        except (subprocess.CalledProcessError, OSError) as error:
-            failed[name] = f"{name}: {error}"
+        except subprocess.CalledProcessError as error:
+            failed[name] = f"{name}: its installer ended with {error.returncode}, see its output above"
+        except FileNotFoundError as error:
+            failed[name] = f"{name}: {error.filename} is not on the path; install Node.js, which has npm"
+        except OSError as error:
+            failed[name] = f"{name}: {error.filename}: {error.strerror}"
     if failed:
         raise TargetError(f"{', '.join(failed)} cannot be installed: {'; '.join(failed.values())}")
 

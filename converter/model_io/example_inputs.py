@@ -42,8 +42,8 @@ def parse_input(given: object) -> ExampleInput:
     dtype = "float32"
     sizes: Iterable[Any]
     if isinstance(given, str):
-        text, _, named = given.partition(":")
-        dtype, sizes = named or dtype, text.split(",")
+        text, colon, named = given.partition(":")
+        dtype, sizes = named if colon else dtype, text.split(",")
         if not all(size.strip().isdecimal() for size in sizes):
             raise UsageError(f"`input_shape={given!r}` is not a list of sizes such as 1,3,224,224 or 1,128:int64")
         sizes = [int(size) for size in sizes]

@@ -72,7 +72,10 @@ class ExportOptions:
         if isinstance(self.input_shape, Mapping):
             example_inputs(self.input_shape)
         elif isinstance(self.input_shape, str):
-            raise UsageError(f"`input_shape={self.input_shape!r}` is not a list of sizes such as (1, 3, 224, 224)")
+            raise UsageError(
+                f"`input_shape={self.input_shape!r}` is not a list of sizes such as (1, 3, 224, 224); an input with a "
+                "type needs its name: {'ids': '1,16:int64'}"
+            )
         elif self.input_shape is not None:
             object.__setattr__(self, "input_shape", parse_input(self.input_shape).sizes)
         if self.tolerance is not None:

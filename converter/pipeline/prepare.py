@@ -105,11 +105,7 @@ class Prepared:
         return "noise" if self.images.evaluation is None else "held out"
 
     def latency(self, quantized: onnx.ModelProto) -> Latencies | None:
-        """Time the float model and the file, if the settings ask for it and the target's kernels are this processor's.
-
-        Raises:
-            ModelError: A model cannot be run.
-        """
+        """Time the float model and the file, if the settings ask for it and the target's kernels are this machine's."""
         data = self.images.calibration or self.images.evaluation
         if not self.settings.timing or not self.target.cpu_kernels:
             return None

@@ -21,7 +21,7 @@ from converter.pipeline.mending import Mending
 from converter.pipeline.search_record import Search
 from converter.pipeline.trial_run import Fidelity
 from converter.pipeline.verdict.answer import Verdict
-from converter.pipeline.verdict.judge import judge
+from converter.pipeline.verdict.judge import Known, judge
 from converter.qdq.weights import Storage
 from converter.qdq.writer import bits_in_file, runs_on_integers
 from converter.recipes.recipe import Recipe
@@ -152,6 +152,11 @@ class Result(Overview):
             latency=self.latency if self.metrics is None else self.metrics.latencies,
             before=serialized_bytes(self.reference) if before is None else before,
             after=serialized_bytes(self.model) if after is None else after,
+            known=Known(
+                codes=sum(math.prod(layer.shape) for layer in self.layers if layer.bits < _FLOAT),
+                measured_speed=self.speed is not None,
+                search=self.search,
+            ),
         )
 
     def overview(self) -> Glance:

@@ -34,8 +34,9 @@ class Settings:
             in float, or gets 8 bits, until the file reaches it.
         deterministic: Whether the file has the same bytes whatever the number of processor cores. Meanwhile numpy,
             scipy and torch compute on one thread in the whole process.
-        timing: Whether the float model and the file are timed for a second when the file is made, for the verdict.
-            Nothing depends on it but that. Files above 512 MB are not timed.
+        timing: Whether the float model and the file are timed for a few seconds when the file is made, for the verdict.
+            Nothing else depends on it. Models above 512 MB, or of more than a second for a run, are not timed. With
+            evaluation data, both are timed anyway.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
     Raises:

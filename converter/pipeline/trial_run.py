@@ -33,6 +33,7 @@ _WORDS: dict[Judges, str] = {
     "noise": "of noise",
 }
 
+_NONE_DB = -999.0  # in JSON: another shape, or NaN
 _ALIKE_DB = 20.0  # the two ways differ by rounding of activations only
 _APART_DB = 10.0  # between the errors of the two ways, if one of them is wrong
 _LOW_DB, _GOOD_DB = 15.0, 35.0
@@ -66,14 +67,18 @@ class Fidelity:
         return min(self.outputs.values(), default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the samples and the distances as JSON values. An infinite SQNR is null."""
-        outputs = {name: error if math.isfinite(error) else None for name, error in self.outputs.items()}
+        """Return the samples and the distances as JSON values. SQNR is null for equal outputs, and -999 for NaN."""
+        outputs = {name: None if error == math.inf else max(error, _NONE_DB) for name, error in self.outputs.items()}
         return {"samples": self.samples, "judges": self.judges, "outputs": outputs, "exact_db": self.exact_db}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Fidelity":
         """Return the distance that `to_json` made these values of."""
-        outputs = {name: math.inf if error is None else error for name, error in values["outputs"].items()}
+        found: dict[str, float | None] = values["outputs"]
+        outputs = {
+            name: math.inf if error is None else -math.inf if error <= _NONE_DB else error
+            for name, error in found.items()
+        }
         return cls(values["samples"], values["judges"], outputs, exact_db=values["exact_db"])
 
     @property

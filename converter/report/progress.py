@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import (
@@ -103,8 +103,11 @@ class _Lines:
 
 
 def _print(line: str) -> None:
-    sys.stderr.write(f"{one_line(line)}\n")
-    sys.stderr.flush()
+    """Print a line to stderr. If nobody reads it, or there is none, the work goes on."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"{one_line(line)}\n")
+            sys.stderr.flush()
 
 
 def _ago(moment: float) -> str:

@@ -13,9 +13,10 @@ SQNR of the worst output                           30 dB      20 dB   15 dB     
 
 import math
 
-from converter.display.numbers import decibels, percent
+from converter.display.numbers import decibels, lost, percent
 from converter.display.words import samples
 from converter.evaluation.evaluate import Evaluation
+from converter.pipeline.search_record import Search
 from converter.pipeline.trial_run import Fidelity
 from converter.pipeline.verdict.answer import BAD, EXCELLENT, GOOD, LOOK, UNKNOWN, Answer
 
@@ -24,6 +25,7 @@ __all__ = ["accuracy"]
 _WORDS = (EXCELLENT, GOOD, LOOK)
 _POINTS = (0.25, 1.0, 3.0)
 _AGREEMENT = (1.0, 3.0, 10.0)
+_LIMITS = {"top-1 accuracy": _POINTS, "agreement with float": _AGREEMENT}  # of a search's drop
 _RELATIVE = (0.005, 0.02, 0.05)
 _DECIBELS = (0.1, 0.5, 1.5)
 _SQNR = (30.0, 20.0, 15.0)
@@ -31,15 +33,21 @@ _FAILS = "the float model itself fails on these data: check labels, preprocessin
 _LEAST, _MOST = 1.0, 80.0  # %: a score below, or an error rate above, is that of a model that fails
 
 
-def accuracy(metrics: Evaluation | None, fidelity: Fidelity | None) -> Answer:
+def accuracy(metrics: Evaluation | None, fidelity: Fidelity | None, search: Search | None = None) -> Answer:
     """Judge the accuracy of a file.
 
     Args:
         metrics: Measurements of the float model and of the file, if evaluation data were given.
         fidelity: Distance from float on a few samples. If they are noise, only a bad file is known to be bad.
+        search: Record of the search that chose the file. It has measured the drop, if that was limited.
     """
     if metrics is not None:
         return _measured(metrics)
+    if search is not None and search.kept is not None and search.drop_of in _LIMITS:
+        drop = search.attempts[search.kept].drop
+        if drop is not None:
+            on = f"on {search.held_out:,} samples that did not calibrate"
+            return Answer(_word(drop, _LIMITS[search.drop_of]), f"{search.drop_of} falls by {lost(drop)} {on}")
     if fidelity is None or fidelity.sqnr_db is None:
         return Answer(UNKNOWN, "nothing was measured, because there are no samples or no output that can be compared")
     answer = _by_sqnr(fidelity.sqnr_db, f"on {fidelity.judged_on}; accuracy was not measured")

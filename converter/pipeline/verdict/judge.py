@@ -1,7 +1,11 @@
 """Build the verdict on a file from what a conversion measured."""
 
+import math
+from dataclasses import dataclass
+
 from converter.display.numbers import milliseconds, ratio, size, uncertain
 from converter.evaluation.evaluate import Evaluation
+from converter.pipeline.search_record import Search
 from converter.pipeline.trial_run import Fidelity
 from converter.pipeline.verdict.accuracy import accuracy
 from converter.pipeline.verdict.answer import BAD, EQUAL, EXCELLENT, GOOD, LOOK, NO, UNKNOWN, YES, Answer, Verdict
@@ -10,10 +14,26 @@ from converter.runtime.latency import BATCH, THREADS, Latencies
 from converter.targets.target import Target
 from passes.base import Stage
 
-__all__ = ["judge"]
+__all__ = ["Known", "judge"]
 
+_WORTH_PACKING = 2**14  # codes of a network, below which 4 bits save little
 _EQUAL = 1.02  # a ratio of sizes below it is no difference
 _AIM_DB, _HIGHEST_DB = 20, 80  # SQNR that a poor file should have, and the highest that can be asked for
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a conversion besides the measurements of its file.
+
+    Attributes:
+        codes: Codes of all quantized layers.
+        measured_speed: Whether speed decided which activations stay in float.
+        search: Record of the search that chose the recipe. None if there was no budget.
+    """
+
+    codes: int = 0
+    measured_speed: bool = False
+    search: Search | None = None
 
 
 def judge(
@@ -25,6 +45,7 @@ def judge(
     latency: Latencies | None,
     before: int,
     after: int,
+    known: Known,
 ) -> Verdict:
     """Judge a file.
 
@@ -34,15 +55,15 @@ def judge(
         fidelity: Distance from float on a few samples.
         latency: Latencies of the float model and of the file, if they were timed.
         before, after: Bytes of both files.
+        known: What else is known of the conversion.
     """
-    accurate = accuracy(metrics, fidelity)
-    smaller, faster = _smaller(before, after), _faster(latency, target)
+    answers = accuracy(metrics, fidelity, known.search), _smaller(before, after), _faster(latency, target)
     worst = None if fidelity is None else fidelity.sqnr_db
-    return Verdict(accurate, smaller, faster, tuple(_advice(recipe, accurate, smaller, faster, metrics, worst)))
+    return Verdict(*answers, tuple(_advice(recipe, target, answers, known, worst, measured=metrics is not None)))
 
 
 def _smaller(before: int, after: int) -> Answer:
-    figures = f"{ratio(before / after, 'smaller', 'larger')} than float, {size(before)} to {size(after)}"
+    figures = f"{ratio(before / after, 'smaller', 'larger')} than the model as given, {size(before)} to {size(after)}"
     if max(before / after, after / before) < _EQUAL:
         return Answer(EQUAL, f"{size(before)} and {size(after)}")
     if after < before:
@@ -58,8 +79,8 @@ def _faster(latency: Latencies | None, target: Target) -> Answer:
     first, last, quartiles = latency.ms[0], latency.ms[-1], latency.quartiles[-1]
     speedup = first / last
     figures = (
-        f"{ratio(speedup, 'faster', 'slower', quartiles)} than float, {milliseconds(first)} to {milliseconds(last)} "
-        f"at batch {BATCH} on {THREADS} thread"
+        f"{ratio(speedup, 'faster', 'slower', quartiles)} than the model as given, {milliseconds(first)} to "
+        f"{milliseconds(last)} at batch {BATCH} on {THREADS} thread"
     )
     if uncertain(quartiles):
         return Answer(UNKNOWN, figures)
@@ -73,26 +94,46 @@ def _rounds_activations(recipe: Recipe) -> bool:
 
 def _advice(
     recipe: Recipe,
-    accurate: Answer,
-    smaller: Answer,
-    faster: Answer,
-    metrics: Evaluation | None,
+    target: Target,
+    answers: tuple[Answer, Answer, Answer],
+    known: Known,
     worst_db: float | None,
+    *,
+    measured: bool,
 ) -> list[str]:
-    """Say what to try next, the most important first. ``worst_db`` is the SQNR of the worst output."""
-    fixed = recipe.keeps or recipe.trains
+    """Say what to try next, the most important first.
+
+    Args:
+        recipe, target, known: As in `judge`.
+        answers: Whether the file is accurate enough, smaller and faster.
+        worst_db: SQNR of the worst output.
+        measured: Whether evaluation data were given.
+    """
+    accurate, smaller, faster = answers
+    fixed = recipe.keeps or recipe.trains or known.search is not None
     found = []
-    if accurate.word in {LOOK, UNKNOWN} and metrics is None:
+    if accurate.word in {LOOK, UNKNOWN} and not measured and known.search is None:
         found.append("`evaluation=` with labels, or with `metric=`, measures what the task loses")
     if accurate.word in {LOOK, BAD} and not fixed:
-        aim = _AIM_DB if worst_db is None or not worst_db >= _AIM_DB else min(_HIGHEST_DB, round(worst_db) + 6)
-        found.append(f"`min_sqnr={aim}` leaves in float what costs most; `sensitivity` lists what each tensor costs")
-    if faster.word == NO and not fixed and _rounds_activations(recipe):
+        found.append(
+            f"`min_sqnr={_aim(worst_db)}` leaves in float what costs most; `sensitivity` lists what each tensor costs"
+        )
+    if faster.word == NO and not fixed and not known.measured_speed and _rounds_activations(recipe):
         found.append("`measure_speed=True` leaves in float what this machine runs slower on integers")
-    elif faster.word == NO and smaller.word != YES and not recipe.keeps:
-        found.append("the float model is the better file on this machine")
-    if smaller.word == NO and not recipe.keeps:
-        found.append("keep the float model unless an integer file is needed")
-    if not found and recipe.name in {"int8", "int8-gptq"} and accurate.word in {EXCELLENT, GOOD}:
-        found.append("`recipe='int4'` makes a smaller file that runs as fast")
+    elif NO in {smaller.word, faster.word} and smaller.word != YES and not recipe.keeps:
+        found.append("keep the model as given unless an integer file is needed")
+    if not found and not fixed and recipe.name in {"int8", "int8-gptq"} and accurate.word in {EXCELLENT, GOOD}:
+        found += ["`recipe='int4'` makes a smaller file that runs as fast"] * _worth_packing(target, known)
     return found
+
+
+def _worth_packing(target: Target, known: Known) -> bool:
+    """Whether 4 bits make a clearly smaller file. Small layers, and some targets, have int8 codes all the same."""
+    return target.rules.narrowest <= 4 and known.codes >= _WORTH_PACKING
+
+
+def _aim(worst_db: float | None) -> int:
+    """Return a SQNR to aim at: above that of the file."""
+    if worst_db is None or not math.isfinite(worst_db) or worst_db < _AIM_DB:
+        return _AIM_DB
+    return min(_HIGHEST_DB, round(worst_db) + 6)

@@ -1,5 +1,6 @@
 """Progress without a terminal: a line when work ends, and one from time to time."""
 
+import io
 import time
 
 import pytest
@@ -50,3 +51,15 @@ def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bars(quiet=True) as update:
         update("gptq", 4, 4)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_closed_stderr_stops_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    for stream in (None, Closed()):
+        monkeypatch.setattr("sys.stderr", stream)
+        with progress_lines(every=0.01, short=0) as update:
+            update("gptq", 4, 4)
+            time.sleep(0.05)

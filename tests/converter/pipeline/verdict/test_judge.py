@@ -1,6 +1,7 @@
 """The verdict: size, speed and advice, on the terminal and in reports."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 import converter
 from converter.evaluation.evaluate import Evaluation, Measurement
+from converter.pipeline.search_record import BudgetAttempt, Search
 from converter.pipeline.trial_run import Fidelity
 from converter.pipeline.verdict.answer import Verdict
-from converter.pipeline.verdict.judge import judge
+from converter.pipeline.verdict.judge import Known, judge
 from converter.recipes.builtin import RECIPES
 from converter.runtime.latency import Latencies
 from converter.targets.catalog import find_target
@@ -29,6 +31,7 @@ def verdict(**changed: Any) -> Verdict:
         "latency": Latencies((2.0, 1.0), ((1.0, 1.0), (1.95, 2.05))),
         "before": 4000,
         "after": 1000,
+        "known": Known(codes=100_000),
     }
     recipe, target = changed.pop("recipe", "int4"), changed.pop("target", "cpu")
     return judge(RECIPES[recipe], find_target(target), **(given | changed))
@@ -48,9 +51,13 @@ def timed(speedup: float, low: float, high: float) -> Latencies:
 @pytest.mark.parametrize(
     ("after", "word", "why"),
     [
-        (1000, "yes", "4.00x smaller than float, 4.0 kB to 1.0 kB"),
+        (1000, "yes", "4.00x smaller than the model as given, 4.0 kB to 1.0 kB"),
         (3990, "about equal", "4.0 kB and 4.0 kB"),
-        (5000, "no", "1.25x larger than float, 4.0 kB to 5.0 kB; scales and nodes take more than the weights save"),
+        (
+            5000,
+            "no",
+            "1.25x larger than the model as given, 4.0 kB to 5.0 kB; scales and nodes take more than the weights save",
+        ),
     ],
 )
 def test_size(after: int, word: str, why: str) -> None:
@@ -61,8 +68,8 @@ def test_size(after: int, word: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("latency", "word", "part"),
     [
-        (timed(2.0, 1.95, 2.05), "yes", "2.00x faster (1.95 to 2.05) than float, 1.00 ms to 0.50 ms"),
-        (timed(0.5, 0.48, 0.52), "no", "2.00x slower (1.92 to 2.08) than float, 1.00 ms to 2.00 ms"),
+        (timed(2.0, 1.95, 2.05), "yes", "2.00x faster (1.95 to 2.05) than the model as given, 1.00 ms to 0.50 ms"),
+        (timed(0.5, 0.48, 0.52), "no", "2.00x slower (1.92 to 2.08) than the model as given, 1.00 ms to 2.00 ms"),
         (timed(1.02, 0.98, 1.06), "about equal", "1.02x faster (0.98 to 1.06)"),
         (timed(2.4, 0.5, 13.0), "not known", "other work ran: not reliable"),
         (None, "not known", "it was not timed"),
@@ -84,7 +91,9 @@ def test_advice_follows_what_is_wrong() -> None:
     assert verdict(recipe="int8").advice == ("`recipe='int4'` makes a smaller file that runs as fast",)
     slow = verdict(latency=timed(0.5, 0.48, 0.52)).advice
     assert slow == ("`measure_speed=True` leaves in float what this machine runs slower on integers",)
-    assert "keep the float model" in verdict(after=5000).advice[0]
+    assert verdict(after=5000).advice == ("keep the model as given unless an integer file is needed",)
+    worse = verdict(recipe="int4-weight-only", after=5000, latency=timed(0.5, 0.48, 0.52)).advice
+    assert worse == ("keep the model as given unless an integer file is needed",)
     assert verdict(recipe="keep", after=5000, latency=timed(0.5, 0.48, 0.52)).advice == ()
     bad = verdict(fidelity=Fidelity(8, "held out", {"y": 12.0})).advice
     assert any("min_sqnr" in each for each in bad)
@@ -92,6 +101,20 @@ def test_advice_follows_what_is_wrong() -> None:
     assert near[0].startswith("`min_sqnr=58` leaves in float")
     unsure = verdict(fidelity=Fidelity(8, "held out", {"y": 17.0})).advice
     assert "evaluation=" in unsure[0]
+    equal = verdict(metrics=agreeing(0.92), fidelity=Fidelity(8, "held out", {"y": math.inf})).advice
+    assert equal[0].startswith("`min_sqnr=20` leaves in float")
+
+
+def test_advice_knows_what_was_done() -> None:
+    assert verdict(recipe="int8", known=Known(codes=500)).advice == ()
+    assert verdict(recipe="int8", target="generic").advice == ()
+    slow = timed(0.5, 0.48, 0.52)
+    assert verdict(latency=slow, known=Known(codes=100_000, measured_speed=True)).advice == ()
+    attempt = BudgetAttempt("int8", {}, 8.0, 1000, 0.4, 0.4, 0.1, 0.4, 30.0, None, None, None, 1.0, "")
+    search = Search("a drop of 0.5", {"max_drop": 0.5}, "top-1 accuracy", 256, (attempt,), 0)
+    found = verdict(recipe="int8", known=Known(codes=100_000, search=search))
+    assert (found.accurate.word, found.advice) == ("good", ())
+    assert found.accurate.why == "top-1 accuracy falls by 0.40 points on 256 samples that did not calibrate"
 
 
 def test_every_conversion_ends_with_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +133,7 @@ def test_every_conversion_ends_with_a_verdict(tmp_path: Path, monkeypatch: pytes
     assert facts["verdict"]["smaller"]["word"] in {"yes", "no", "about equal"}
     page = Path("r.html").read_text()
     assert page.index('<section id="verdict"') < page.index('<section id="headline"')
-    assert "`" not in "".join(facts["verdict"]["advice"])
+    assert all("`" not in each or "`sensitivity`" in each for each in facts["verdict"]["advice"])
 
     quick = run(
         "convert", "m.onnx", "-o", "q.onnx", "--calibration", "data.npz", "--mean", "0", "--no-timing", "--quiet"

@@ -1,5 +1,6 @@
 """One metric over several models, batch by batch. The labels are the data's, or the first model's outputs."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from converter.metrics.registry import find_metric
 from passes.errors import UsageError
 
 __all__ = ["MetricFacts", "MetricRun", "Truth", "arrays_of", "truth_of"]
+
+_LOG = logging.getLogger(__name__)
 
 Truth = tuple[Mapping[str, Any], str]
 """Labels of a batch, and where they come from: "labels" or "first model"."""
@@ -67,7 +70,15 @@ class MetricRun:
             UsageError: The data lack labels that the metric needs, and it cannot take outputs for labels.
         """
         arrays = [arrays_of(named) for named in outputs]
-        labels, self._truth = truth_of(self._metrics[0], arrays[0], given)
+        first, unread = self._metrics[0], not self._truth and given
+        labels, self._truth = truth_of(first, arrays[0], given)
+        if unread and first.needs and self._truth == "first model":
+            _LOG.warning(
+                "metric %s reads labels %s, and the data have %s: the first model's outputs are the truth",
+                first.name,
+                ", ".join(first.needs),
+                ", ".join(given),
+            )
         for metric, each in zip(self._metrics, arrays, strict=True):
             metric.update(each, labels)
 

@@ -55,6 +55,16 @@ def test_a_metric_without_labels_takes_the_first_model_as_the_truth() -> None:
     assert 80 < evaluation.models[1].metric < 100
 
 
+def test_labels_under_another_name_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    data = {"x": X, "mask": np.zeros((60, 8, 8), np.int64)}
+    for given in (data, {"x": X}):
+        caplog.clear()
+        converter.evaluate([detector(), detector()], given, latency=False, metric="miou(output='maps')")
+        said = [each.getMessage() for each in caplog.records if "metric miou" in each.getMessage()]
+        expected = "metric miou reads labels y, and the data have mask: the first model's outputs are the truth"
+        assert said == ([expected] if given is data else [])
+
+
 def test_a_metric_reads_labels_of_any_name(tmp_path: Path) -> None:
     masks = np.zeros((60, 8, 8), np.int64)
     np.savez(tmp_path / "d.npz", x=X, masks=masks)

@@ -6,7 +6,7 @@ onnxruntime really does. To find out, the file is opened on the CPU, and the gra
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -274,12 +274,15 @@ def _facts(
     name: str, model: onnx.ModelProto, size: int, metadata: Mapping[str, str], runtime: OptimizedGraph
 ) -> dict[str, Any]:
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    constants = {tensor.name for tensor in model.graph.initializer}
     facts: dict[str, Any] = {
         "path": name,
         "bytes": size,
         "ir_version": model.ir_version,
         "opsets": opsets,
         "producer": " ".join(part for part in (model.producer_name, model.producer_version) if part),
+        "inputs": _interface(value for value in model.graph.input if value.name not in constants),
+        "outputs": _interface(model.graph.output),
         "nodes": len(model.graph.node),
         "loads": not runtime.problem,
         "islands": _islands(runtime),
@@ -288,6 +291,19 @@ def _facts(
         facts["recipe"] = _recipe_name(metadata["recipe"])
     keys = ("target", "calibration", "preprocess", "versions")
     return facts | {key: _decoded(metadata[key]) for key in keys if key in metadata}
+
+
+def _interface(values: Iterable[onnx.ValueInfoProto]) -> dict[str, str]:
+    """Return the types and sizes of inputs or outputs by name, such as "float [n, 3, 224, 224]"."""
+    found = {}
+    for value in values:
+        tensor = value.type.tensor_type
+        sizes = ", ".join(
+            size.dim_param or (str(size.dim_value) if size.dim_value else "?") for size in tensor.shape.dim
+        )
+        shape = f" [{sizes}]" if tensor.HasField("shape") else ""
+        found[value.name] = f"{type_name(tensor.elem_type)}{shape}" if tensor.elem_type else "no tensor"
+    return found
 
 
 def _islands(runtime: OptimizedGraph) -> list[dict[str, Any]]:

@@ -259,6 +259,8 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     model = inspection.model
     facts = plain_table("", ["file", ""])
     row(facts, "size", f"{size(model['bytes'])} ({model['bytes']:,} bytes)")
+    for key in ("inputs", "outputs"):
+        row(facts, key, "; ".join(f"{name} {kind}" for name, kind in model[key].items()))
     row(facts, "constants", ", ".join(f"{kind} {size(count)}" for kind, count in inspection.bytes_by_type.items()))
     row(facts, "opsets", ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items()))
     row(facts, "producer", model["producer"] or NOTHING)

@@ -65,6 +65,15 @@ def tensor(name: str, value: Any, dtype: type = np.float32) -> TensorProto:
     return numpy_helper.from_array(np.asarray(value, dtype), name)
 
 
+def test_inputs_and_outputs_are_listed(files: Callable[[str], Path]) -> None:
+    found = inspect(files("float"))
+    assert found.model["inputs"] == {"input": "float32 [n, 3, 12, 12]"}
+    assert found.model["outputs"] == {"output": "float32 [n, 5]"}
+    stream = io.StringIO()
+    Console(file=stream, width=120).print(*inspection_tables(found))
+    assert "input float32 [n, 3, 12, 12]" in stream.getvalue()
+
+
 def test_float_model(files: Callable[[str], Path]) -> None:
     inspection = inspect(files("float"))
     assert [layer.op for layer in inspection.layers] == ["Conv", "Conv", "ConvTranspose", "Gemm"]

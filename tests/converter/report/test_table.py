@@ -58,7 +58,14 @@ def inspection() -> Inspection:
         InspectedLayer(LONG, "Conv", 4, "int4 cast", 1_234_567, "channel", 8, "uint8", True, ""),
         InspectedLayer("fc", "Gemm", 32, "float32", 8_765_432, "", 32, "float32", False, "weight is float32"),
     )
-    facts = {"bytes": 9_999_999, "opsets": {"ai.onnx": 21}, "producer": "", "recipe": "int4"}
+    facts = {
+        "bytes": 9_999_999,
+        "opsets": {"ai.onnx": 21},
+        "producer": "",
+        "recipe": "int4",
+        "inputs": {},
+        "outputs": {},
+    }
     return Inspection(facts, rows, {"int4": 1_234_567, "float32": 8_765_432})
 
 

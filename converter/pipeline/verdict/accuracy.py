@@ -43,11 +43,12 @@ def accuracy(metrics: Evaluation | None, fidelity: Fidelity | None, search: Sear
     """
     if metrics is not None:
         return _measured(metrics)
-    if search is not None and search.kept is not None and search.drop_of in _LIMITS:
-        drop = search.attempts[search.kept].drop
-        if drop is not None:
-            on = f"on {search.held_out:,} samples that did not calibrate"
+    drop = None if search is None or search.kept is None else search.attempts[search.kept].drop
+    if search is not None and drop is not None and search.drop_of:
+        on = f"on {search.held_out:,} samples that did not calibrate"
+        if search.drop_of in _LIMITS:
             return Answer(_word(drop, _LIMITS[search.drop_of]), f"{search.drop_of} falls by {lost(drop)} {on}")
+        return Answer(GOOD, f"{search.drop_of} falls by {lost(drop, '')} {on}, which is within the budget")
     if fidelity is None or fidelity.sqnr_db is None:
         return Answer(UNKNOWN, "nothing was measured, because there are no samples or no output that can be compared")
     answer = _by_sqnr(fidelity.sqnr_db, f"on {fidelity.judged_on}; accuracy was not measured")

@@ -1,5 +1,6 @@
 """The verdict: size, speed and advice, on the terminal and in reports."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -115,6 +116,9 @@ def test_advice_knows_what_was_done() -> None:
     found = verdict(recipe="int8", known=Known(codes=100_000, search=search))
     assert (found.accurate.word, found.advice) == ("good", ())
     assert found.accurate.why == "top-1 accuracy falls by 0.40 points on 256 samples that did not calibrate"
+    own = verdict(known=Known(search=dataclasses.replace(search, drop_of="map"))).accurate
+    assert own.word == "good"
+    assert own.why == "map falls by 0.40 on 256 samples that did not calibrate, which is within the budget"
 
 
 def test_every_conversion_ends_with_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ __all__ = [
 
 NOTHING = "–"
 _MINUTE = 60
+_ROUNDING = 1.05  # the value is the ratio of two medians, and the quartiles are those of ratios
 _UNCERTAIN = 1.3  # third quartile of a ratio over its first one, above which other work disturbed the measurement
 
 
@@ -116,9 +117,10 @@ def times(value: float, quartiles: Sequence[float] | None = None) -> str:
     low, high = (f"{each:.2f}" for each in quartiles)
     if low == high:
         return f"{value:.2f}x"
-    return f"{value:.2f}x ({low} to {high}{', other work ran: not reliable' if uncertain(quartiles) else ''})"
+    return f"{value:.2f}x ({low} to {high}{', other work ran: not reliable' if uncertain(value, quartiles) else ''})"
 
 
-def uncertain(quartiles: Sequence[float]) -> bool:
-    """Whether measurements of a ratio scatter so much that their middle says little."""
-    return quartiles[1] > _UNCERTAIN * quartiles[0]
+def uncertain(value: float, quartiles: Sequence[float]) -> bool:
+    """Whether measurements of a ratio scatter so much, or lie so far from its value, that the value says little."""
+    low, high = quartiles
+    return high > _UNCERTAIN * low or not low / _ROUNDING <= value <= high * _ROUNDING

@@ -82,7 +82,7 @@ def _faster(latency: Latencies | None, target: Target) -> Answer:
         f"{ratio(speedup, 'faster', 'slower', quartiles)} than the model as given, {milliseconds(first)} to "
         f"{milliseconds(last)} at batch {BATCH} on {THREADS} thread"
     )
-    if uncertain(quartiles):
+    if uncertain(speedup, quartiles):
         return Answer(UNKNOWN, figures)
     low, high = quartiles
     return Answer(YES if low > 1 else NO if high < 1 else EQUAL, figures)

@@ -95,13 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--min-sqnr", type=float, metavar="DB", help="Also raise `int8` to this SQNR.")
     parser.add_argument("--verify", nargs="+", metavar="TARGET", help="Only run int8 and int4 on these targets.")
     parser.add_argument("--max-drop", type=float, metavar="POINTS", help="Only search within this drop of mAP.")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="Measurements of the search, to resume it.")
     options = parser.parse_args(arguments)
     model = shared_file("detection/nanodet_m.onnx")
     calibration, even = shared_file("detection/coco_calibration.npz"), shared_file("detection/coco_even.npz")
     if options.verify:
         return _verify(model, calibration, even, options.verify)
     if options.max_drop is not None:
-        return _search(model, calibration, even, options.max_drop)
+        return _search(model, calibration, even, options.max_drop, options.cache)
     with tempfile.TemporaryDirectory() as folder:
         paths = {"float": model}
         for recipe in options.recipes:
@@ -168,7 +169,7 @@ def _verify(model: Path, calibration: Path, even: Path, targets: Sequence[str]) 
     return int(failed)
 
 
-def _search(model: Path, calibration: Path, even: Path, points: float) -> int:
+def _search(model: Path, calibration: Path, even: Path, points: float, cache: Path | None) -> int:
     """Search within a drop on the labels. Half of the images with boxes calibrate, and the other half judges.
 
     The file is measured on the half that did not judge, by the labels, and on the images without boxes, against float.
@@ -176,7 +177,7 @@ def _search(model: Path, calibration: Path, even: Path, points: float) -> int:
     """
     data = load_data(even, input_specs(read_onnx(model)), preprocess=PREPROCESS, annotated=True)
     settings = Settings(limit=len(data) // 2, metric=average_precision)
-    found = convert_within(model, data, Budget(max_drop=points), settings=settings)
+    found = convert_within(model, data, Budget(max_drop=points), settings=settings, cache=cache)
     assert found.search is not None  # a budget was given
     show(search_tables(found.search))
     plain = convert(model, data, recipe="int8", settings=Settings(limit=len(data) // 2))

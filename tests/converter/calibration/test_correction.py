@@ -6,6 +6,7 @@ import pytest
 
 from converter import Recipe, Result, convert
 from converter.calibration.correction import correct_layers, float_network
+from converter.pipeline.prepare import JUDGING
 from converter.qdq.floats import float_model
 from converter.recipes.toml import dump_recipe, parse_recipe
 from passes.activations.activation_ranges import ActivationRanges
@@ -35,6 +36,7 @@ from tests.support.networks import (
 )
 
 X, UNSEEN = images(64, 3, 12, 12), images(64, 3, 12, 12, seed=9)
+FITTED = JUDGING.rows(len(X), 512, 0)[0]  # the others of 64 samples judge
 CORRECTIONS = [BiasCorrection(), ReestimateBatchnorm()]
 IDS = [step.name for step in CORRECTIONS]
 
@@ -74,8 +76,8 @@ def test_no_code_moves(step: CorrectionPass) -> None:
 @pytest.mark.parametrize("layer_pass", [Rtn(bits=3), Rtn(bits=3, symmetric=False)], ids=["symmetric", "affine"])
 def test_the_mean_of_every_channel_is_restored(layer_pass: LayerPass) -> None:
     result = converted(layer_pass, BiasCorrection())
-    float_output, other = run(result.reference, X)[0], run(result.model, X)[0]
-    plain = run(converted(layer_pass).model, X)[0]
+    float_output, other = run(result.reference, X[FITTED])[0], run(result.model, X[FITTED])[0]
+    plain = run(converted(layer_pass).model, X[FITTED])[0]
     # all layers but the last are calibrated on a sample of positions
     assert np.abs(other.mean(axis=0) - float_output.mean(axis=0)).max() < 1e-3 * np.abs(float_output).max()
     assert np.abs(plain.mean(axis=0) - float_output.mean(axis=0)).max() > 1e-2 * np.abs(float_output).max()
@@ -83,7 +85,7 @@ def test_the_mean_of_every_channel_is_restored(layer_pass: LayerPass) -> None:
 
 def test_the_spread_of_every_channel_is_restored() -> None:
     result = converted(Rtn(bits=3), ReestimateBatchnorm())
-    float_output, other = run(result.reference, X)[0], run(result.model, X)[0]
+    float_output, other = run(result.reference, X[FITTED])[0], run(result.model, X[FITTED])[0]
     np.testing.assert_allclose(other.std(axis=0), float_output.std(axis=0), rtol=1e-3)
     np.testing.assert_allclose(other.mean(axis=0), float_output.mean(axis=0), atol=1e-3 * np.abs(float_output).max())
 
@@ -116,7 +118,7 @@ def test_a_layer_without_a_bias_gets_one() -> None:
     data = images(64, 21)
     recipe = Recipe("mine", "", (Normalise(), Rtn(bits=2), BiasCorrection()))
     result = convert(proto, data, recipe=recipe)
-    float_output, other = run(result.reference, data)[0], run(result.model, data)[0]
+    float_output, other = run(result.reference, data[FITTED])[0], run(result.model, data[FITTED])[0]
     np.testing.assert_allclose(other.mean(axis=0), float_output.mean(axis=0), atol=1e-5 * np.abs(float_output).max())
 
 
@@ -143,7 +145,7 @@ def test_biases_keep_their_headroom() -> None:
         if tensor.name == "fc.bias":
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(7, 3e6, np.float32), tensor.name))
     result = converted(ActivationRanges(), Rtn(bits=8), ReestimateBatchnorm(), proto=proto)
-    float_output, other = run(result.reference, X)[0], run(result.model, X)[0]
+    float_output, other = run(result.reference, X[FITTED])[0], run(result.model, X[FITTED])[0]
     assert relative_error(other, float_output) < 1e-5
 
 

@@ -63,7 +63,7 @@ def test_a_graph_of_the_zoo_is_near_to_float_or_warns(name: str, bits: int, capl
     assert result.fidelity is not None
     assert warned == bool(result.fidelity.warning)
     if bits == 8:
-        assert not warned, "8 bits leave 20 dB and more"
+        assert not warned or error < 20, "8 bits leave 20 dB and more, but for boxes of noise"
 
 
 def test_some_graphs_are_below_the_floor(caplog: pytest.LogCaptureFixture) -> None:

@@ -27,5 +27,5 @@ def command(reference: str, model: str, origin: "Origin | None", suggestion: "Su
         return shlex.join([*words, *options])
     words += ["--recipe", model]
     words += ["--target", origin.target] if origin.target != DEFAULT_TARGET else []
-    words += [] if origin.calibration is None else ["--calibration", origin.source or "DATA"]
+    words += [] if origin.calibration is None else ["--calibration", "DATA"]
     return shlex.join([*words, *options])

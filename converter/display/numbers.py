@@ -7,6 +7,7 @@ __all__ = [
     "NOTHING",
     "count",
     "decibels",
+    "faster",
     "lost",
     "milliseconds",
     "percent",
@@ -102,6 +103,11 @@ def ratio(value: float, more: str, less: str, quartiles: Sequence[float] | None 
         value, more, quartiles = 1 / value, less, quartiles and (1 / quartiles[1], 1 / quartiles[0])
     factor, _, spread = times(value, quartiles).partition(" ")
     return " ".join(filter(None, (factor, more, spread)))
+
+
+def faster(speedup: float | None, quartiles: Sequence[float] | None = None) -> str:
+    """Format a speedup as `2.50x faster` or `1.10x slower`, or as a dash if it is not known."""
+    return NOTHING if speedup is None else ratio(speedup, "faster", "slower", quartiles)
 
 
 def times(value: float, quartiles: Sequence[float] | None = None) -> str:

@@ -23,7 +23,7 @@ from converter.data.labels import Classes, check_labels
 from converter.data.model_data import ModelsOnData, models_on_data
 from converter.data.preprocess import Preprocess
 from converter.display.json_values import fields_as_json
-from converter.display.numbers import decibels, milliseconds, percent, ratio, size
+from converter.display.numbers import decibels, faster, milliseconds, percent, size
 from converter.display.overview import Glance, Overview
 from converter.display.words import samples
 from converter.metrics.metric_run import MetricFacts, MetricRun
@@ -123,7 +123,7 @@ class Evaluation(Overview):
                 percent(model.agreement) if index else "",
                 decibels(model.sqnr_db) if index else "",
                 milliseconds(model.latency_ms),
-                _speed(model.speedup, self.spread(index)) if index else "",
+                faster(model.speedup, self.spread(index)) if index else "",
             )
             for index, model in enumerate(self.models)
         )
@@ -137,10 +137,6 @@ class Evaluation(Overview):
         metric = None if self.metric is None else fields_as_json(self.metric)
         models = [fields_as_json(model) for model in self.models]
         return {"data": self.data, "latency": latency, "metric": metric, "models": models}
-
-
-def _speed(speedup: float | None, spread: Quartiles | None) -> str:
-    return "" if speedup is None else ratio(speedup, "faster", "slower", spread)
 
 
 class _Tally:

@@ -36,12 +36,6 @@ class Origin:
     target: str
     calibration: dict[str, Any] | None
 
-    @property
-    def source(self) -> str | None:
-        """Source of the calibration samples in files of before version 0.1. Newer files have the digest only."""
-        source = None if self.calibration is None else self.calibration.get("source")
-        return None if source is None else str(source)
-
 
 @dataclass(frozen=True)
 class Improvement:
@@ -72,10 +66,8 @@ def stored_origin(model: onnx.ModelProto) -> Origin | None:
     )
 
 
-def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Origin, str | None]:
-    """Return the origin of a model and the calibration data of the next conversion.
-
-    The data are ``calibration``, or else the data that an old file names.
+def require_origin(model: Path, name: str, calibration: str | None) -> Origin:
+    """Return the origin of a model, which can be converted again with these calibration data.
 
     Raises:
         UsageError: `convert` did not write the model, or its calibration data are needed and not given.
@@ -87,14 +79,12 @@ def require_origin(model: Path, name: str, calibration: str | None) -> tuple[Ori
     if origin is None:
         raise UsageError(f"{name} cannot be converted again: it holds no recipe, so `convert` did not write it")
     stored_recipe(proto, name)
-    data = calibration or origin.source
-    if data is None and origin.calibration is not None:
+    if calibration is None and origin.calibration is not None:
         raise UsageError(f"{name} has the digest of its calibration data, not the data; give them with `calibration=`")
-    if data is None or Path(data.partition(".py:")[0] + ".py" * (".py:" in data)).exists():
-        return origin, data
-    if calibration is None:
-        raise UsageError(f"{name} was calibrated on {data}, which is not here; give the data with `calibration=`")
-    raise DataError(f"{argument(calibration=data)}: no such file or folder")
+    file = None if calibration is None else Path(calibration.partition(".py:")[0] + ".py" * (".py:" in calibration))
+    if file is not None and not file.exists():
+        raise DataError(f"{argument(calibration=calibration)}: no such file or folder")
+    return origin
 
 
 def apply_suggestion(
@@ -113,7 +103,7 @@ def apply_suggestion(
         UsageError: As in `require_origin`.
         ConvertError: As in `converter.convert`.
     """
-    origin, images = require_origin(model, names[1], calibration)
+    origin = require_origin(model, names[1], calibration)
     recipe = stored_recipe(read_onnx(model), names[1])
     if recipe.trains:
         raise UsageError(
@@ -121,7 +111,7 @@ def apply_suggestion(
         )
     result = convert(
         reference,
-        images,
+        calibration,
         recipe=recipe,
         target=origin.target,
         exclude=suggestion.exclude,
@@ -131,7 +121,8 @@ def apply_suggestion(
     before = None if origin.calibration is None else origin.calibration.get("sha256")
     if before is not None and result.calibration is not None and result.calibration["sha256"] != before:
         _LOG.warning(
-            f"{images} are not the samples that {names[1]} was calibrated on: part of the difference may come from them"
+            f"{calibration} are not the samples that {names[1]} was calibrated on: part of the difference may come from "
+            "them"
         )
     evaluation = evaluate([reference, model, result.model], data, names=names, progress=progress)
     return Improvement(result, evaluation)

@@ -91,8 +91,8 @@ class _Lines:
             if self._done < self._total:
                 _print(self._line())
             else:
-                ended = f"; {shortened(self._what)} ended {_ago(self._seen)} ago" if self._what else ""
-                _print(f"working for {_ago(self._started)}{ended}")
+                since = f" since {shortened(self._what)} ended" if self._what else ""
+                _print(f"working for {_ago(self._seen)}{since}")
 
     def _line(self) -> str:
         spent = time.monotonic() - self._started

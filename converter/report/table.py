@@ -11,14 +11,14 @@ from rich.text import Text
 
 from converter.data.preprocess import Preprocess
 from converter.display import words
-from converter.display.numbers import NOTHING, decibels, milliseconds, percent, points, ratio, size
+from converter.display.numbers import NOTHING, decibels, faster, milliseconds, percent, points, ratio, size
 from converter.display.plain import one_line, shortened
 from converter.evaluation.evaluate import Evaluation
 from converter.inspection.inspect import Inspection
 from converter.pipeline.result import LayerReport, Result, mean_file_bits
 from converter.recipes.builtin import AUTO, AUTO_DESCRIPTION
 from converter.recipes.recipe import Recipe
-from converter.runtime.latency import BATCH, THREADS, Quartiles
+from converter.runtime.latency import BATCH, THREADS
 
 __all__ = [
     "SPREAD",
@@ -156,7 +156,7 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
         row(table, words.AGREEMENT, "", percent(last.agreement), "")
     row(table, words.SQNR, "", decibels(last.sqnr_db), "")
     if last.speedup is not None:
-        change = ratio(last.speedup, "faster", "slower", result.metrics.spread(-1))
+        change = faster(last.speedup, result.metrics.spread(-1))
         row(table, words.LATENCY, milliseconds(first.latency_ms), milliseconds(last.latency_ms), change)
     lines = (calibrated, f"measured on {_samples(result.metrics.data)}", *_conditions(result.metrics))
     table.caption = "\n".join(filter(None, lines))
@@ -211,7 +211,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         agreement = NOTHING if model.agreement is None else percent(model.agreement)
         figures = {"top1": top1, "agreement": agreement if index else ""}
         sqnr = decibels(model.sqnr_db) if index else ""
-        speed = _speed(model.speedup, evaluation.spread(index)) if index else ""
+        speed = faster(model.speedup, evaluation.spread(index)) if index else ""
         values = (each.shown(model.metric) for each in metric)
         told = (figures[name] for name in classes)
         row(table, model.model, size(model.bytes), *values, *told, sqnr, milliseconds(model.latency_ms), speed)
@@ -227,10 +227,6 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         lines.append(f"SQNR is that of the worst output; {evaluation.models[-1].model}: {shown}")
     table.caption = "\n".join(map(one_line, lines))
     return table
-
-
-def _speed(speedup: float | None, spread: Quartiles | None) -> str:
-    return "" if speedup is None else ratio(speedup, "faster", "slower", spread)
 
 
 def inspection_tables(inspection: Inspection) -> list[RenderableType]:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from converter.display.numbers import milliseconds, ratio, size, uncertain
+from converter.display.numbers import faster, milliseconds, ratio, size, uncertain
 from converter.evaluation.evaluate import Evaluation
 from converter.pipeline.search_record import Search
 from converter.pipeline.trial_run import Fidelity
@@ -79,7 +79,7 @@ def _faster(latency: Latencies | None, target: Target) -> Answer:
     first, last, quartiles = latency.ms[0], latency.ms[-1], latency.quartiles[-1]
     speedup = first / last
     figures = (
-        f"{ratio(speedup, 'faster', 'slower', quartiles)} than the model as given, {milliseconds(first)} to "
+        f"{faster(speedup, quartiles)} than the model as given, {milliseconds(first)} to "
         f"{milliseconds(last)} at batch {BATCH} on {THREADS} thread"
     )
     if uncertain(speedup, quartiles):

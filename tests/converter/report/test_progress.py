@@ -24,27 +24,30 @@ def test_short_work_has_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+def printed(capsys: pytest.CaptureFixture[str], words: str) -> str:
+    """What is printed to stderr until these words come, or until half a minute has passed."""
+    end, text = time.monotonic() + 30, ""
+    while words not in text and time.monotonic() < end:
+        time.sleep(0.02)
+        text += capsys.readouterr().err
+    return text
+
+
 def test_long_work_says_how_far_it_is_and_how_long_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_lines(every=0.02, short=1000) as update:
         update("gptq\x1b[2J", 1, 4)
-        end = time.monotonic() + 30
-        text = ""
-        while "left" not in text and time.monotonic() < end:
-            time.sleep(0.02)
-            text += capsys.readouterr().err
+        text = printed(capsys, "left")
     assert "1 of 4 in " in text
+    assert "left" in text
     assert "\x1b" not in text
 
 
 def test_silence_between_two_kinds_of_work_is_broken_too(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_lines(every=0.02, short=1000) as update:
         update("gptq", 4, 4)
-        end = time.monotonic() + 30
-        text = ""
-        while "gptq ended" not in text and time.monotonic() < end:
-            time.sleep(0.02)
-            text += capsys.readouterr().err
+        text = printed(capsys, "gptq ended")
     assert "working for " in text
+    assert "since gptq ended" in text
 
 
 def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,12 +35,12 @@ def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     ratio = numbers.ratio(size["before"] / size["after"], "smaller", "larger")
     rows.append((words.FILE_SIZE, numbers.size(size["before"]), numbers.size(size["after"]), ratio))
     if metrics and last["speedup"] is not None:
-        speed = numbers.ratio(last["speedup"], "faster", "slower", metrics["latency"]["speedup_quartiles"][-1])
+        speed = numbers.faster(last["speedup"], metrics["latency"]["speedup_quartiles"][-1])
         before, after = (numbers.milliseconds(model["latency_ms"]) for model in (first, last))
         rows.append((words.LATENCY, before, after, speed))
     elif facts["latency"]:
         first_ms, last_ms = facts["latency"]["ms"]
-        speed = numbers.ratio(first_ms / last_ms, "faster", "slower", facts["latency"]["quartiles"][-1])
+        speed = numbers.faster(first_ms / last_ms, facts["latency"]["quartiles"][-1])
         rows.append((words.LATENCY, numbers.milliseconds(first_ms), numbers.milliseconds(last_ms), speed))
     return rows
 

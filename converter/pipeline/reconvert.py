@@ -121,8 +121,8 @@ def apply_suggestion(
     before = None if origin.calibration is None else origin.calibration.get("sha256")
     if before is not None and result.calibration is not None and result.calibration["sha256"] != before:
         _LOG.warning(
-            f"{calibration} are not the samples that {names[1]} was calibrated on: part of the difference may come from "
-            "them"
+            f"{calibration} are not the samples that {names[1]} was calibrated on: part of the difference may "
+            "come from them"
         )
     evaluation = evaluate([reference, model, result.model], data, names=names, progress=progress)
     return Improvement(result, evaluation)

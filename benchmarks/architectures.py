@@ -31,8 +31,8 @@ from converter.comparison.compare import compare
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
 from converter.evaluation.evaluate import evaluate
-from converter.model_io.load import model_bytes
 from converter.model_io.save import prepare_output, save_onnx
+from converter.model_io.structure import model_bytes
 from converter.pipeline.result import Result
 from converter.recipes.builtin import RECIPES
 from converter.report.table import plain_table, show

@@ -13,8 +13,8 @@ from benchmarks.bar import Bar
 from benchmarks.random_resnet import random_images, random_resnet18
 from converter import convert
 from converter.data.dataset import Batch
-from converter.model_io.load import model_bytes
 from converter.model_io.save import save_onnx
+from converter.model_io.structure import model_bytes
 from converter.runtime.latency import latencies
 from converter.runtime.session import Progress, open_session
 

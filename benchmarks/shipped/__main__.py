@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.shipped.files import FILES, Feeds, ShippedFile, fetch, image_model
 from converter import convert
-from converter.model_io.load import model_bytes
+from converter.model_io.structure import model_bytes
 from converter.report.table import plain_table, show
 from converter.runtime.latency import interleaved_times
 from converter.runtime.output_errors import output_errors

@@ -28,7 +28,7 @@ from benchmarks.tasks.scenes import Arrays, Scenes, figures, notes, pictures, sh
 from converter import Budget, Metric, Settings, convert, convert_within, evaluate
 from converter.metrics.metric import Labels, Outputs
 from converter.metrics.text import Cer
-from converter.model_io.load import model_bytes
+from converter.model_io.structure import model_bytes
 from converter.report.table import plain_table, show
 
 __all__ = ["TASKS", "NoteF1", "Row", "Task", "main", "measured"]

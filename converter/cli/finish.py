@@ -27,9 +27,9 @@ def finish(
         OutputError: The file or a report cannot be written. The other reports are written, and the message names what
             is there.
     """
-    from converter.model_io.load import model_bytes
     from converter.model_io.open import is_factory
     from converter.model_io.sizes import serialized_bytes
+    from converter.model_io.structure import model_bytes
     from converter.report import table
     from converter.report.facts import report_facts
     from converter.report.files import write_facts

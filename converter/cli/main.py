@@ -238,8 +238,8 @@ def export(model: str, output: Path, export: "converter.ExportOptions", quiet: b
     """
     from converter.cli.outputs import check_outputs
     from converter.display.numbers import size
-    from converter.model_io.load import model_bytes
     from converter.model_io.lock import owned
+    from converter.model_io.structure import model_bytes
 
     check_outputs([("-o", output)], [("MODEL", model), ("--weights", export.weights)])
     with owned(output):

@@ -27,8 +27,8 @@ from converter.display.numbers import decibels, faster, milliseconds, percent, s
 from converter.display.overview import Glance, Overview
 from converter.display.words import samples
 from converter.metrics.metric_run import MetricFacts, MetricRun
-from converter.model_io.load import model_bytes
 from converter.model_io.open import ExportOptions, model_files
+from converter.model_io.structure import model_bytes
 from converter.runtime.latency import BATCH, THREADS, Latencies, Quartiles, latencies
 from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers

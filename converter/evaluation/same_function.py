@@ -12,8 +12,8 @@ from pathlib import Path
 
 import onnx
 
-from converter.model_io.load import read_onnx
 from converter.model_io.protobuf import all_tensors
+from converter.model_io.structure import read_structure
 from converter.runtime.few_samples import Feeds, noise_like, perturbed
 from converter.runtime.output_errors import Outputs, output_errors
 from converter.runtime.runner import Runner
@@ -43,7 +43,7 @@ class Original:
     """
 
     def __init__(self, model: Path | onnx.ModelProto, feeds: Sequence[Feeds], name: str) -> None:
-        self._halves = _computes_in_halves(read_onnx(model) if isinstance(model, Path) else model)
+        self._halves = _computes_in_halves(read_structure(model) if isinstance(model, Path) else model)
         self._model, self._name = model, name
         self._runner: Runner | None = None
         self.names = self.runner.outputs

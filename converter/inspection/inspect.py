@@ -17,9 +17,10 @@ from onnx import NodeProto
 from converter.display.numbers import NOTHING, size
 from converter.display.overview import Glance, Overview
 from converter.inspection.float_islands import Island, find_islands
-from converter.model_io.load import model_bytes, read_whole_onnx
+from converter.model_io.load import read_whole_onnx
 from converter.model_io.malformed import refusing_malformed
 from converter.model_io.open import ExportOptions, model_files
+from converter.model_io.structure import model_bytes
 from converter.qdq.stored_weights import (
     StoredWeight,
     Tensors,

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from converter.model_io.check import check_model
 from converter.model_io.declared_shapes import correct_shapes
-from converter.model_io.external_data import data_locations, load_external_data
+from converter.model_io.external_data import load_external_data
 from converter.model_io.files import is_utf8, special_kind
 from converter.model_io.functions import with_inlined_functions
 from converter.model_io.half_precision import widen_halves
@@ -30,7 +30,6 @@ __all__ = [
     "OPSET",
     "load_onnx",
     "load_proto",
-    "model_bytes",
     "read_onnx",
     "read_whole_onnx",
     "upgrade_opset",
@@ -251,14 +250,3 @@ def _check(name: str, model: onnx.ModelProto, *, full: bool = False) -> None:
         check_model(model, full=full)
     except ValueError as error:
         raise ModelError(f"{name} is not a valid ONNX model: {first_line(error)}") from error
-
-
-def model_bytes(path: Path) -> int:
-    """Size of a model file and the external data files that it names.
-
-    Raises:
-        ModelError: As for `read_onnx`, or an external data file is missing.
-    """
-    model = read_onnx(path)
-    files = [path, *data_locations(path, model)]
-    return sum(file.stat().st_size for file in files)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from converter.model_io.example_inputs import example_inputs, parse_input
-from converter.model_io.load import load_onnx, load_proto, read_onnx
+from converter.model_io.load import load_onnx, load_proto
 from converter.model_io.python_spec import functions_of
 from converter.model_io.scratch import scratch_folder
+from converter.model_io.structure import read_structure
 from converter.model_io.write import write_onnx
 from converter.qdq.stored_weights import Tensors
 from passes.arguments import require_number, require_type
@@ -157,7 +158,7 @@ def original(model: Any, opened: onnx.ModelProto) -> Path | onnx.ModelProto:
     if _is_exported(model):
         return opened
     given = model if isinstance(model, onnx.ModelProto) else Path(model)
-    newer = (given if isinstance(given, onnx.ModelProto) else read_onnx(given)).ir_version > opened.ir_version
+    newer = (given if isinstance(given, onnx.ModelProto) else read_structure(given)).ir_version > opened.ir_version
     return opened if newer else given
 
 

@@ -1,7 +1,6 @@
 """Sparse tensors as dense ones, since onnx's shape inference and the graph of the passes have no sparse tensors."""
 
 import math
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from passes.errors import ModelError
 __all__ = ["make_dense", "require_sound_sparse", "with_dense_functions"]
 
 _ATTRIBUTE = "sparse_value"
+_PORTION = 2**24
+"""Bytes that are searched at once."""
 _MOST_BYTES = 2**30
 """Of all dense forms together. A file of a few bytes could fill the memory otherwise."""
 
@@ -77,11 +78,14 @@ def with_dense_functions(model: ModelProto | Path) -> ModelProto | Path:
 
 def _mentions(path: Path, text: bytes) -> bool:
     """Whether a file holds these bytes. It is much faster than reading the model."""
+    kept = b""
     with path.open("rb") as file:
-        if not path.stat().st_size:
-            return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return mapped.find(text) >= 0
+        while portion := file.read(_PORTION):
+            searched = kept + portion
+            if text in searched:
+                return True
+            kept = searched[1 - len(text) :]
+    return False
 
 
 def _sparse_functions(model: ModelProto) -> bool:

@@ -11,7 +11,7 @@ import onnx
 from converter.comparison.suggestion import Suggestion
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Evaluation, evaluate
-from converter.model_io.load import read_onnx
+from converter.model_io.structure import read_structure
 from converter.pipeline.convert import convert
 from converter.pipeline.result import Result
 from converter.recipes.builtin import RECIPE_KEY, stored_recipe
@@ -74,7 +74,7 @@ def require_origin(model: Path, name: str, calibration: str | None) -> Origin:
         RecipeError: Its recipe cannot run here; see `stored_recipe`.
         DataError: ``calibration`` does not exist.
     """
-    proto = read_onnx(model)
+    proto = read_structure(model)
     origin = stored_origin(proto)
     if origin is None:
         raise UsageError(f"{name} cannot be converted again: it holds no recipe, so `convert` did not write it")
@@ -104,7 +104,7 @@ def apply_suggestion(
         ConvertError: As in `converter.convert`.
     """
     origin = require_origin(model, names[1], calibration)
-    recipe = stored_recipe(read_onnx(model), names[1])
+    recipe = stored_recipe(read_structure(model), names[1])
     if recipe.trains:
         raise UsageError(
             f"{names[1]} was trained, and is not trained again here; use `train` with `exclude=` or `bits=`"

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import onnx
 
 from converter.model_io.files import special_kind
-from converter.model_io.load import read_onnx
+from converter.model_io.structure import read_structure
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import parse_recipe
 from converter.recipes.toml_fields import nearest
@@ -122,7 +122,7 @@ def find_recipe(spec: str | Path | Recipe) -> Recipe:
         raise UsageError(f"recipe {AUTO!r} needs a budget; give `max_drop=`, `max_bytes=` or `max_latency=`")
     path = Path(spec)
     if path.suffix == ".onnx":
-        return stored_recipe(read_onnx(path), str(path))
+        return stored_recipe(read_structure(path), str(path))
     if path.suffix != ".toml":
         raise RecipeError(
             f"no recipe is named {str(spec)!r}; {nearest(str(spec), RECIPES)}, or give a .toml file, or an .onnx file "

@@ -16,8 +16,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from converter.model_io.load import read_onnx, read_whole_onnx
+from converter.model_io.load import read_whole_onnx
 from converter.model_io.protobuf import copy_fields, is_default_domain
+from converter.model_io.structure import read_structure
 from converter.runtime.few_samples import Feeds
 from converter.runtime.runner import Runner
 from passes.ir.fresh_name import fresh_name
@@ -84,7 +85,7 @@ def same_choice(model: onnx.ModelProto, reference: Path | onnx.ModelProto, feeds
     Raises:
         ModelError: The float model cannot be loaded or run.
     """
-    chosen = chosen_tensors((read_onnx(reference) if isinstance(reference, Path) else reference).graph)
+    chosen = chosen_tensors((read_structure(reference) if isinstance(reference, Path) else reference).graph)
     computed = {name for node in model.graph.node for name in node.output}
     if not feeds or not chosen or not computed.issuperset(chosen):
         return None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from converter.data.dataset import Batch, Dataset
 from converter.data.inputs import InputSpec, input_specs, static_batch
-from converter.model_io.load import read_onnx
+from converter.model_io.structure import read_structure
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET, batch_size, run_bytes
 from converter.runtime.output_parts import joined_outputs
 from converter.runtime.session import open_session
@@ -113,7 +113,7 @@ class Runner:
     def joined(self) -> frozenset[str]:
         """Return the outputs that may have parts of different kinds. See `converter.runtime.output_parts`."""
         model = self._model()
-        return joined_outputs((read_onnx(model) if isinstance(model, Path) else model).graph)
+        return joined_outputs((read_structure(model) if isinstance(model, Path) else model).graph)
 
     def may_equal(self, other: "Runner") -> bool:
         """Whether the first outputs of two models may have equal shapes, as far as their files say."""

@@ -16,7 +16,7 @@ from benchmarks.demo import Conversion, Photographs
 from benchmarks.demo_report import measured_on, result_table, skipped_layers
 from benchmarks.photographs import calibration_crops, evaluation_crops
 from converter.evaluation.evaluate import Evaluation
-from converter.model_io.load import model_bytes
+from converter.model_io.structure import model_bytes
 
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")

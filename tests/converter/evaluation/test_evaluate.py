@@ -16,7 +16,7 @@ from converter.data.dataset import Batch, Dataset, load_data
 from converter.data.inputs import InputSpec
 from converter.data.preprocess import Preprocess
 from converter.evaluation.evaluate import Measurement, evaluate
-from converter.model_io.load import model_bytes
+from converter.model_io.structure import model_bytes
 from converter.runtime.latency import Latencies, latencies
 from converter.runtime.runner import Runner, class_scores
 from passes.errors import DataError, ModelError

@@ -14,7 +14,7 @@ from onnx import AttributeProto, SparseTensorProto, TensorProto, helper, numpy_h
 import converter
 from converter.model_io.cpu_session import cpu_session
 from converter.model_io.load import load_proto, read_onnx
-from converter.model_io.sparse import with_dense_functions
+from converter.model_io.sparse import _mentions, with_dense_functions
 from passes.errors import ModelError
 
 node = helper.make_node
@@ -228,3 +228,14 @@ def test_several_large_ones_are_too_large_together() -> None:
         other.values.name = f"s{index}"
     with pytest.raises(ModelError, match=r"sparse tensor s1 .* is too large with all its zeros"):
         load_proto(model)
+
+
+@pytest.mark.parametrize("portion", [1, 3, 12, 13, 100])
+def test_text_is_found_across_portions_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portion: int) -> None:
+    monkeypatch.setattr("converter.model_io.sparse._PORTION", portion)
+    file = tmp_path / "file"
+    for before in range(30):
+        file.write_bytes(b"s" * before + b"sparse_value" + b"e" * 20)
+        assert _mentions(file, b"sparse_value")
+    file.write_bytes(b"sparse_valu" * 9)
+    assert not _mentions(file, b"sparse_value")

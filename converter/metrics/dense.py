@@ -33,6 +33,7 @@ class MeanIou(Metric):
         self._output, self._ignore, self._threshold = output, ignore, threshold
         self._both: dict[int, int] = {}
         self._either: dict[int, int] = {}
+        self._labelled: set[int] = set()
 
     def update(self, outputs: Outputs, labels: Labels) -> None:
         found, right = self._classes(outputs), np.asarray(labels["y"])
@@ -43,6 +44,7 @@ class MeanIou(Metric):
             )
         right = right.reshape(found.shape)
         counted = right != self._ignore
+        self._labelled.update(np.unique(right).tolist())
         for each in np.union1d(np.unique(found[counted]), np.unique(right[counted])).tolist():
             ours, theirs = (found == each) & counted, (right == each) & counted
             self._both[each] = self._both.get(each, 0) + int((ours & theirs).sum())
@@ -51,6 +53,11 @@ class MeanIou(Metric):
     def value(self) -> float:
         if not self._either:
             raise DataError("metric miou: no pixel has a label; give labels [n, h, w] as array y")
+        if self._labelled == {0, self._ignore}:
+            raise DataError(
+                f"metric miou: labels y are 0 and {self._ignore} only, and {self._ignore} does not count, so there is "
+                f"no object; divide masks of 0 and {self._ignore} by {self._ignore}, or set miou(ignore=-1)"
+            )
         return 100.0 * float(np.mean([self._both[each] / self._either[each] for each in self._either]))
 
     def truth(self, outputs: Outputs) -> Labels:

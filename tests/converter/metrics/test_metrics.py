@@ -58,6 +58,14 @@ def test_masks_of_another_size_are_named() -> None:
         measured("miou", {"y": np.zeros((1, 3, 2, 2))}, y=np.zeros((1, 4, 4), np.int64))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_miou_refuses_masks_of_0_and_255(channels: int) -> None:
+    mask = np.array([[[0, 255], [255, 0]]])
+    with pytest.raises(DataError, match="divide masks of 0 and 255 by 255"):
+        measured("miou", {"y": np.ones((1, channels, 2, 2), np.float32)}, y=mask)
+    measured("miou", {"y": np.ones((1, channels, 2, 2), np.float32)}, y=np.array([[[0, 255], [1, 0]]]))
+
+
 def test_psnr_ssim_and_depth() -> None:
     image = np.random.default_rng(0).uniform(0, 1, (2, 1, 16, 16)).astype(np.float32)
     assert measured("psnr", {"y": image + 0.1}, y=image) == pytest.approx(20.0, abs=1e-4)

@@ -209,6 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             faults += 1
             lines = outcome.output.strip().splitlines() or [""]
             print(f"{seed} ({case.command}, {case.structure}): {outcome.fault}: {lines[-1][:300]}", flush=True)
+        if (done := seed - options.seed + 1) % 500 == 0:
+            print(f"{done:,} of {options.count:,}, {faults} faults", file=sys.stderr, flush=True)
     ended = ", ".join(f"{count:,} with exit code {code}" for code, count in sorted(codes.items()))
     print(f"{options.count:,} cases, {faults} faults; {ended}")
     return int(bool(faults))

@@ -24,6 +24,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 Seed = int | tuple[int, ...]
 
 LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_OTHER_OPS = frozenset({"LSTM", "GRU", "RNN", "Einsum", "DeformConv", "Attention"})
+"""Operators that hold weights and are no linear layers."""
 
 
 @dataclass(frozen=True)
@@ -330,6 +332,15 @@ def linear_layers(graph: gs.Graph) -> dict[str, Linear]:
 
 
 def refused_layers(graph: gs.Graph) -> dict[str, str]:
-    """Return the reason, by name, for every Conv, ConvTranspose, Gemm and MatMul that is not a linear layer."""
-    reasons = {node.name: why_not_linear(node) for node in graph.nodes if node.op in LINEAR_OPS}
+    """Return the reason, by name, for every node with weights, or of a linear operator, that is not a linear layer."""
+    reasons = {node.name: _why_refused(node) for node in graph.nodes}
     return {str(name): reason for name, reason in reasons.items() if reason}
+
+
+def _why_refused(node: gs.Node) -> str:
+    """Return why a node stays in float. Empty if it is a linear layer, or holds no weights."""
+    if node.op in LINEAR_OPS:
+        return why_not_linear(node)
+    if node.op in _OTHER_OPS and any(isinstance(each, gs.Constant) and len(each.shape) > 1 for each in node.inputs):
+        return f"no pass quantizes {node.op}"
+    return ""

@@ -145,3 +145,10 @@ def test_doubles_are_refused_as_onnx_reads_them() -> None:
     weights = {"w": array(3, 4).astype(np.float64)}
     model = build([node("MatMul", ["x", "w"], ["y"], name="layer")], weights, (2, 3), dtype=TensorProto.DOUBLE)
     assert why_not_linear(first_node(model)) == "its weight is float64, not float32"
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN", "Einsum", "DeformConv"])
+def test_other_operators_with_weights_are_listed(op: str) -> None:
+    weighted = made(op, variable("x"), constant("w", 1, 8, 4))
+    weightless = gs.Node(op, "weightless", inputs=[variable("a"), constant("bias", 8)], outputs=[variable("b")])
+    assert refused_layers(gs.Graph([weighted, weightless])) == {"layer": f"no pass quantizes {op}"}

@@ -10,7 +10,7 @@ be measured at all. If all convolutions together are expected to be slower than 
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
@@ -26,6 +26,7 @@ _SAVED = 0.25  # share of the time of the layers and operators that are moved to
 _LEAST = 30e3  # ns that the first layers of a chain must save, and
 _STEP = 5e3  # ns that each further layer must save
 _UNKNOWN = 56  # size of a dimension that is not known
+_SIGNAL = _UNKNOWN**2  # length of a signal, if it is not known
 _SWEEPS = 3
 
 
@@ -93,7 +94,7 @@ class _Search:
         if layer is not None and layer.op == "Conv" and name in self.layers:
             groups, outputs, inputs = layer.matrix_shape
             taps = math.prod(layer.kernel)
-            pixels = _size(self.shapes.get(layer.output, ())[2:])
+            pixels = _pixels(self.shapes.get(layer.output, ())[2:])
             rows = taps // layer.kernel[-1]
             shape = Convolution(groups, inputs // taps, outputs, taps, rows, pixels, len(layer.kernel))
             self.on_integers[name], self.in_float[name] = self.times.integer_time(shape), self.times.float_time(shape)
@@ -114,7 +115,7 @@ class _Search:
 
     def elements(self, tensor: str) -> int:
         shape = self.shapes.get(tensor)
-        return 0 if shape is None else _size(shape[1:])
+        return 0 if shape is None else _size(shape[1:2]) * _pixels(shape[2:])
 
     def run(self, candidates: frozenset[str]) -> frozenset[str]:
         """Return the layers that should run in float."""
@@ -206,6 +207,12 @@ class _Search:
 
 def _with_step(best: _Choice) -> Callable[[_Choice], float]:
     return lambda choice: choice.time + (0.0 if choice is best else _STEP)
+
+
+def _pixels(dims: Sequence[Dim]) -> int:
+    """Return the number of positions. A single unknown axis beside axes of length 1 is that of a signal."""
+    unknown = [size for size in dims if not isinstance(size, int)]
+    return _SIGNAL if len(unknown) == 1 and _size(dims) == _UNKNOWN else _size(dims)
 
 
 def _size(dims: Iterable[Dim]) -> int:

@@ -160,3 +160,10 @@ def test_a_float_layer_of_one_channel_between_integers_stays_in_float(tmp_path: 
     quantized = convert(model, x, exclude=["kept"]).model
     operators = optimized(quantized, tmp_path)
     assert (operators["QLinearConv"], operators["Conv"]) == (2, 1)
+
+
+@pytest.mark.parametrize(("length", "in_float"), [("time", True), (16000, True), (200, False)])
+def test_a_signal_of_unknown_length_is_long(length: int | str, in_float: bool) -> None:
+    """A filter of one channel, as resamplers have, is slower on integers, if the signal has any length."""
+    filtered = node("Conv", ["x", "w"], ["y"], name="filter", pads=[0, 19, 0, 22], strides=[1, 3])
+    assert slow(build([filtered], {"w": array(1, 1, 1, 41)}, ("n", 1, 1, length))) == ["filter"] * in_float

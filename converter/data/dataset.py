@@ -23,7 +23,7 @@ from converter.data.open_source import source_in_memory, source_of_path
 from converter.data.preprocess import METADATA_KEY, Preprocess, stored_preprocess
 from converter.data.runs import RunSource
 from converter.data.sources import ArraySource, FolderSource, Rows, Source
-from converter.display.words import samples
+from converter.display.words import kind_of_samples, samples
 from passes.arguments import require_type, whole
 from passes.data_facts import DataFacts
 from passes.errors import DataError
@@ -215,6 +215,11 @@ class Dataset:
                 feeds = {name: np.concatenate([rows, np.repeat(rows[-1:], padding, 0)]) for name, rows in feeds.items()}
             labels = None if self.labels is None else self.labels[start:stop]
             yield Batch(feeds, labels, padding, self.whole, start, self.annotations.between(start, stop))
+
+    def first_runs(self) -> tuple[list[dict[str, NDArray[Any]]], str]:
+        """Return inputs of two runs of up to two samples, and what the samples are: "images of FOLDER"."""
+        feeds = [batch.feeds for _, batch in zip(range(2), self.batches(2), strict=False)]
+        return feeds, f"{kind_of_samples(self.preprocess)} of {self.source}"
 
     def select(self, indices: Sequence[int] | NDArray[Any]) -> "Dataset":
         """The rows at `indices`, in that order.

@@ -83,14 +83,17 @@ def models_on_data(
             raise UsageError(
                 f"{' and '.join(given)} would have no effect: the data are a Dataset already; leave it out"
             )
-    with model_files(models, export, names) as files:
+    with model_files(models, export, names, judged=False) as files:
         if isinstance(data, Dataset):
-            yield ModelsOnData(files, data)
-            return
-        with suggesting_shape(models, export):
-            dataset = load_for(files, data, preprocess, limit, annotated=annotated)
-        for question in questions([dataset]):
-            _LOG.warning(question)
+            dataset = data
+        else:
+            with suggesting_shape(models, export):
+                dataset = load_for(files, data, preprocess, limit, annotated=annotated)
+            for question in questions([dataset]):
+                _LOG.warning(question)
+        for file in files:
+            if file.exported is not None:
+                file.exported.judged(*dataset.first_runs())
         yield ModelsOnData(files, dataset)
 
 

@@ -1,12 +1,17 @@
 """Words that the terminal, the HTML page and messages share: metrics of a conversion, and what data consist of."""
 
-__all__ = ["AGREEMENT", "FILE_SIZE", "LATENCY", "SQNR", "TOP1", "samples"]
+__all__ = ["AGREEMENT", "FILE_SIZE", "LATENCY", "SQNR", "TOP1", "kind_of_samples", "samples"]
 
 FILE_SIZE = "File size"
 TOP1 = "Top-1 accuracy"
 AGREEMENT = "Agreement with float"
 SQNR = "SQNR of the output"
 LATENCY = "Latency of a sample"
+
+
+def kind_of_samples(preprocess: object) -> str:
+    """Return what data consist of: "images", or "samples" if there is no preprocessing."""
+    return "samples" if preprocess is None else "images"
 
 
 def samples(count: int, preprocess: object) -> str:
@@ -21,4 +26,4 @@ def samples(count: int, preprocess: object) -> str:
         count: Number of samples.
         preprocess: Preprocessing of the data, in any form. None if the data are what the model takes.
     """
-    return f"{count:,} {'samples' if preprocess is None else 'images'}"
+    return f"{count:,} {kind_of_samples(preprocess)}"

@@ -26,13 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from converter.model_io.example_inputs import ONLY_INPUT, example_inputs, in_order_of, random_tensors
+from converter.model_io.example_inputs import example_inputs, in_order_of, random_tensors
 from converter.model_io.factory import apply_weights, load_factory, load_module, load_weights, require_torch
-from converter.model_io.parity import PARITY_BATCH, Parity, measure_parity
+from converter.model_io.parity import PARITY_BATCH, RANDOM, Parity, measure_parity
 from converter.model_io.save import save_onnx
+from converter.model_io.torch_network import TorchNetwork, arguments_of, evaluating, require_float32_on_cpu
 from converter.model_io.user_code import Terminated
 from passes.errors import ExportError, first_line
 
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ExportResult",
+    "Unjudged",
     "apply_weights",
     "export_module",
+    "export_unjudged",
     "load_factory",
     "load_module",
     "load_weights",
@@ -80,6 +83,39 @@ class ExportResult:
         save_onnx(self.model, Path(path))
 
 
+@dataclass(frozen=True, repr=False)
+class Unjudged:
+    """An exported model that was not compared with its module yet.
+
+    Attributes:
+        model: The float ONNX model.
+        network: The module.
+        random: Random inputs by name.
+        expected: Outputs of the module on them.
+        tolerance: See `measure_parity`.
+    """
+
+    model: onnx.ModelProto
+    network: TorchNetwork
+    random: dict[str, NDArray[Any]]
+    expected: list[NDArray[Any]]
+    tolerance: float | None
+
+    def judged(self, samples: Sequence[Mapping[str, NDArray[Any]]] = (), kind: str = RANDOM) -> ExportResult:
+        """Compare the model with its module.
+
+        Args:
+            samples: Inputs of a few runs. Without them, random inputs judge.
+            kind: What the samples are, for messages.
+
+        Raises:
+            ExportError: See `export_module`.
+        """
+        runs = [dict(feeds) for feeds in samples]
+        parity = measure_parity(self.model, self.network, self.random, self.expected, self.tolerance, runs, kind)
+        return ExportResult(self.model, parity)
+
+
 def export_module(
     module: torch.nn.Module,
     input_shape: Sequence[int] | Mapping[str, Any],
@@ -88,6 +124,27 @@ def export_module(
     seed: int = 0,
     tolerance: float | None = None,
 ) -> ExportResult:
+    """Export a module in eval mode, and compare the model with it on random inputs.
+
+    Args:
+        module, input_shape, opset, seed, tolerance: As in `export_unjudged`.
+
+    Raises:
+        ExportError: See `export_unjudged`, or the outputs of the exported model differ from the module's by more than
+            1e-4 of the largest and by more than ten times of what the module's own outputs move when its inputs move
+            by 1e-6.
+    """
+    return export_unjudged(module, input_shape, opset=opset, seed=seed, tolerance=tolerance).judged()
+
+
+def export_unjudged(
+    module: torch.nn.Module,
+    input_shape: Sequence[int] | Mapping[str, Any],
+    *,
+    opset: int = 21,
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> Unjudged:
     """Export a module in eval mode, for inputs `[batch, *sizes[1:]]` of any batch size.
 
     Args:
@@ -99,9 +156,8 @@ def export_module(
         tolerance: Largest difference from torch, as a fraction of the largest output. See `measure_parity`.
 
     Raises:
-        ExportError: torch is missing, the module does not run on such an input or cannot be exported with a dynamic
-            batch, or the outputs of the exported model differ from the module's by more than 1e-4 of the largest and
-            by more than ten times of what the module's own outputs move when its inputs move by 1e-6.
+        ExportError: torch is missing, or the module does not run on such an input or cannot be exported with a dynamic
+            batch.
     """
     torch = require_torch()
     if importlib.util.find_spec("onnxscript") is None:
@@ -113,80 +169,22 @@ def export_module(
             raise ExportError(
                 f"input shape {text!r}: give the batch and at least one more size, for example 1,3,224,224"
             )
-    _check_float32_cpu(module)
+    require_float32_on_cpu(module)
     inputs = in_order_of(module, example_inputs(input_shape))
     generator = torch.Generator().manual_seed(seed)
-    samples = random_tensors(inputs, PARITY_BATCH, generator)
+    random = {name: values.numpy() for name, values in random_tensors(inputs, PARITY_BATCH, generator).items()}
     example = random_tensors(inputs, EXAMPLE_BATCH, generator)
-    with _evaluating(module):
-        expected = _run(module, samples)
-        _LOG.info("torch traces %s twice, which takes as long as it has operators: started", type(module).__name__)
+    network = TorchNetwork(module)
+    expected = network(random)
+    _LOG.info("torch traces %s twice, which takes as long as it has operators: started", network.name)
+    with evaluating(module):
         program = _torch_export(module, example, len(expected), opset)
-        _LOG.info("torch traces %s: done", type(module).__name__)
-        _simplify(program)
-        _rename(program, module)
-        model = _to_proto(program)
-        _check(model)
-        parity = measure_parity(
-            model,
-            lambda given: _run(module, {name: torch.from_numpy(values) for name, values in given.items()}),
-            {name: tensor.numpy() for name, tensor in samples.items()},
-            expected,
-            tolerance,
-        )
-    return ExportResult(model, parity)
-
-
-def _check_float32_cpu(module: torch.nn.Module) -> None:
-    torch = require_torch()
-    for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
-        if value.device.type != "cpu":
-            raise ExportError(f"{name} is on {value.device}; return module.cpu() from the factory")
-        if value.is_floating_point() and value.dtype != torch.float32:
-            raise ExportError(f"{name} is {value.dtype}; return module.float() from the factory")
-
-
-@contextlib.contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Switch to eval mode without gradients, and restore the mode of every submodule afterwards."""
-    torch = require_torch()
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for m, training in modes:
-            m.training = training
-
-
-def _run(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> list[np.ndarray[Any, Any]]:
-    """The module's outputs, in the order of the exporter."""
-    torch = require_torch()
-    positional, named = _arguments(inputs)
-    try:
-        result = module(*positional, **named)
-    except Terminated:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ExportError(
-            f"{type(module).__name__} does not run on an input "
-            f"{', '.join(str(list(tensor.shape)) for tensor in inputs.values())}: {type(error).__name__}: "
-            f"{first_line(error)}; check `input_shape=`, with a shape for each input of forward(), of any batch size"
-        ) from error
-    outputs = torch.utils._pytree.tree_leaves(result)
-    if not outputs or not all(isinstance(value, torch.Tensor) for value in outputs):
-        kinds = ", ".join(sorted({type(value).__name__ for value in outputs})) or "nothing"
-        raise ExportError(f"{type(module).__name__} returns {kinds}; forward() must return tensors only")
-    arrays = [value.numpy() for value in outputs]
-    if not all(np.isfinite(value).all() for value in arrays):
-        raise ExportError(f"{type(module).__name__} returns NaN or Inf for random input; check its weights")
-    return arrays
-
-
-def _arguments(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of forward(): the only input by its place, named ones by their names."""
-    return (tuple(inputs.values()), {}) if list(inputs) == [ONLY_INPUT] else ((), dict(inputs))
+    _LOG.info("torch traces %s: done", network.name)
+    _simplify(program)
+    _rename(program, module)
+    model = _to_proto(program)
+    _check(model)
+    return Unjudged(model, network, random, expected, tolerance)
 
 
 def _torch_export(
@@ -194,7 +192,7 @@ def _torch_export(
 ) -> onnx_ir.Model:
     torch = require_torch()
     names = ["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)]
-    positional, named = _arguments(example)
+    positional, named = arguments_of(example)
     batch_size = torch.export.Dim("batch")
     axes = {name: {0: batch_size} for name in example}
     try:

@@ -23,7 +23,7 @@ from passes.ir.bodies import bodies
 from passes.ir.linear import LINEAR_OPS, has_layers
 
 if TYPE_CHECKING:
-    from converter.model_io.export import ExportResult
+    from converter.model_io.export import ExportResult, Unjudged
 
 __all__ = [
     "DEFAULT_INPUT_SHAPE",
@@ -34,6 +34,7 @@ __all__ = [
     "is_factory",
     "model_files",
     "open_model",
+    "open_unjudged",
     "original",
     "require_layers",
     "suggesting_shape",
@@ -59,7 +60,8 @@ class ExportOptions:
             inputs needs a shape for each parameter of forward(), by name: ``{"image": (1, 3, 64, 64), "ids":
             "1,16:int64"}``. Types are float32, int64, int32 and bool.
         tolerance: Largest difference between onnxruntime and torch, as a fraction of the largest output. The default
-            is 1e-4, or more for a module whose own outputs move by more when its inputs move by 1e-6.
+            is 1e-4, or more for a module whose own outputs move by more when its inputs move by 1e-6. Samples of the
+            data judge, or random inputs where there are no data.
 
     Raises:
         UsageError: A size is below 1, or the tolerance is not above 0.
@@ -92,10 +94,12 @@ class ModelFile:
     Attributes:
         name: The user's name of the model.
         path: Path of the file.
+        exported: The exported model, if data will judge whether it is its module.
     """
 
     name: str
     path: Path
+    exported: "Unjudged | None" = None
 
 
 def is_factory(spec: str) -> bool:
@@ -136,15 +140,36 @@ def open_model(
         ModelError: See `load_onnx`.
         ExportError: See `converter.model_io.export`.
     """
+    opened, exported = open_unjudged(model, export, progress)
+    if exported is not None:
+        exported.judged()
+    return opened
+
+
+def open_unjudged(
+    model: Any, export: ExportOptions = ExportOptions(), progress: Callable[[str, int, int], None] = _silent
+) -> tuple[onnx.ModelProto, "Unjudged | None"]:
+    """Open a model whose data are opened next, since they judge better than noise whether the export is right.
+
+    Args:
+        model, export, progress: As in `open_model`.
+
+    Returns:
+        The model. And if torch exported it, what has to be compared with the module.
+
+    Raises:
+        ConvertError: As in `open_model`.
+    """
     _check_arguments([model], export)
     if isinstance(model, onnx.ModelProto):
-        return load_proto(model)
+        return load_proto(model), None
     if not _is_exported(model):
-        return load_onnx(Path(model))
+        return load_onnx(Path(model)), None
     progress(_EXPORTING, 0, 1)
-    exported = export_model(model, export).model
+    _say_assumed([model], export)
+    exported = _exported(model, export)
     progress(_EXPORTING, 1, 1)
-    return exported
+    return exported.model, exported
 
 
 def original(model: Any, opened: onnx.ModelProto) -> Path | onnx.ModelProto:
@@ -184,15 +209,15 @@ def export_model(model: Any, export: ExportOptions = ExportOptions()) -> "Export
         name = str(model) if isinstance(model, (str, Path)) else "the model"
         raise UsageError(f"{name} is not exported by torch; give FILE.py:FACTORY or a torch module")
     _say_assumed([model], export)
-    return _exported(model, export)
+    return _exported(model, export).judged()
 
 
-def _exported(model: Any, export: ExportOptions) -> "ExportResult":
-    from converter.model_io.export import export_module  # torch is an extra
+def _exported(model: Any, export: ExportOptions) -> "Unjudged":
+    from converter.model_io.export import export_unjudged  # torch is an extra
     from converter.model_io.factory import load_module
 
     module = load_module(str(model), export.weights) if isinstance(model, (str, Path)) else model
-    return export_module(module, export.input_shape or DEFAULT_INPUT_SHAPE, tolerance=export.tolerance)
+    return export_unjudged(module, export.input_shape or DEFAULT_INPUT_SHAPE, tolerance=export.tolerance)
 
 
 def require_layers(model: onnx.ModelProto) -> None:
@@ -222,6 +247,8 @@ def model_files(
     models: Sequence[Any],
     export: ExportOptions = ExportOptions(),
     names: Sequence[str] | None = None,
+    *,
+    judged: bool = True,
 ) -> Iterator[list[ModelFile]]:
     """Yield models as files. An .onnx file is used as it is, quantized or not.
 
@@ -231,6 +258,8 @@ def model_files(
         models: Models in the forms of `open_model`.
         export: Weights and input shape of torch models.
         names: Names of the models. Without them, paths are used, and "model 1" and so on for models in memory.
+        judged: Whether to compare exported models with their modules on noise. Else the caller has data for that, and
+            calls `ModelFile.exported`.
 
     Raises:
         UsageError: As for `open_model`.
@@ -241,13 +270,16 @@ def model_files(
     with scratch_folder() as folder:
         files = []
         for index, model in enumerate(models):
-            if isinstance(model, (str, Path)) and not is_factory(str(model)):
+            exported = _exported(model, export) if _is_exported(model) else None
+            if exported is not None and judged:
+                exported.judged()
+            if isinstance(model, (str, Path)) and exported is None:
                 path = Path(model)
             else:
                 path = folder / f"{index}.onnx"
-                write_onnx(model if isinstance(model, onnx.ModelProto) else _exported(model, export).model, path)
+                write_onnx(model if exported is None else exported.model, path)
             name = str(model) if isinstance(model, (str, Path)) else f"model {index + 1}"
-            files.append(ModelFile(name if names is None else names[index], path))
+            files.append(ModelFile(name if names is None else names[index], path, None if judged else exported))
         yield files
 
 

@@ -18,7 +18,7 @@ from converter.learn.learnable import require_learnable
 from converter.learn.learning import require_device
 from converter.learn.training_file import TrainingFile
 from converter.metrics.registry import find_metric
-from converter.model_io.open import ExportOptions, open_model, original, require_layers, suggesting_shape
+from converter.model_io.open import ExportOptions, open_unjudged, original, require_layers, suggesting_shape
 from converter.pipeline.footprint import Footprint
 from converter.pipeline.images import Images, open_data, require_calibration
 from converter.pipeline.resume import training_file
@@ -174,7 +174,7 @@ def prepare(
     if settings.measure_speed:
         require_measurable(recipe, target)
     with footprint.step("open model"):
-        opened = open_model(model, export, progress)
+        opened, exported = open_unjudged(model, export, progress)
         source, existing = read_qdq(opened)
     require_layers(source)
     require_fit(source, target)
@@ -209,6 +209,9 @@ def prepare(
         warnings=(*rounded_again, *images.warnings),
     )
     with footprint.step("check model"):
+        if exported is not None:
+            data = images.calibration or images.evaluation
+            exported.judged(*(() if data is None else data.first_runs()))
         return _checked(given, opened, job, _name(model))
 
 

@@ -164,7 +164,7 @@ def test_file_carries_nothing_of_this_machine(result: ExportResult) -> None:
 
 def test_parity_is_small_and_can_be_printed(result: ExportResult) -> None:
     assert 0 < result.parity.relative < 1e-5
-    assert str(Parity(0.5, 2.0)) == "max |onnxruntime - torch| = 2.5e-01 of max |output| on 2 random images"
+    assert str(Parity(0.5, 2.0)) == "max |onnxruntime - torch| = 2.5e-01 of max |output| on 2 random samples"
     assert Parity(0.0, 0.0).relative == 0
 
 
@@ -271,7 +271,7 @@ class Forward(nn.Module):  # type: ignore[name-defined, misc]
             id="operator_without_onnx",
         ),
         pytest.param(lambda m, x: m.linear(x.flatten(1)) + torch.rand(2), "differs from torch", id="random_in_forward"),
-        pytest.param(lambda m, x: m.linear(x.flatten(1)) / 0, "returns NaN or Inf for random input", id="inf"),
+        pytest.param(lambda m, x: m.linear(x.flatten(1)) / 0, "returns NaN or Inf for 2 random samples", id="inf"),
         pytest.param(lambda _, x: (x, "text"), "returns Tensor, str; forward", id="text_output"),
         pytest.param(lambda *_: None, "returns .*; forward.* must return tensors only", id="no_output"),
     ],

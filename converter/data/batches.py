@@ -60,7 +60,8 @@ def array_source(
             raise DataError(
                 f"{name}: no array for the model's input '{spec.name}' (it holds {present}); give an array of this name"
             )
-        values[spec.name], names[spec.name] = _widened(_as_array(f"{name}: {key}", arrays[key]), spec), key
+        what = f"{name}: {key}"
+        values[spec.name], names[spec.name] = _in_type_of(what, _as_array(what, arrays[key]), spec), key
     given = arrays.get("y") if "y" not in names.values() else None
     labels = None if given is None else _as_array(f"{name}: y", given)
     lengths = {names[key]: len(array) if array.ndim else 0 for key, array in values.items()}
@@ -88,11 +89,30 @@ def _as_array(what: str, value: Any) -> NDArray[Any]:
         raise DataError(f"{what} is {type(value).__name__}, not an array ({error}); give a NumPy array") from error
 
 
-def _widened(array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
-    """Integers of a type whose every value the input can hold, in the input's type. Other arrays stay as they are."""
-    both_integers = array.dtype.kind in "iu" and spec.dtype.kind in "iu"
-    fits = both_integers and array.dtype != spec.dtype and np.can_cast(array.dtype, spec.dtype, "safe")
-    return array.astype(spec.dtype) if fits else array
+def _in_type_of(what: str, array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
+    """Return floats for an input of floats, and integers for an input of integers, in the input's own type.
+
+    numpy makes float64 and int64 where nothing else is said. Floats are rounded, and become Inf beyond the input's
+    range, which is refused like any Inf. Integers must fit. Other arrays stay as they are.
+    """
+    kinds = {array.dtype.kind, spec.dtype.kind}
+    if array.dtype == spec.dtype or not (kinds == {"f"} or kinds <= {"i", "u"}):
+        return array
+    if kinds == {"f"}:
+        with np.errstate(over="ignore"):
+            return array.astype(spec.dtype)
+    limits = np.iinfo(spec.dtype)
+    if array.size and not np.can_cast(array.dtype, spec.dtype, "safe"):
+        rows = np.atleast_1d(array)
+        least, most = int(rows.min()), int(rows.max())
+        if least < limits.min or most > limits.max:
+            wrong = least if least < limits.min else most
+            row = int(np.argwhere(rows == wrong)[0][0])
+            raise DataError(
+                f"{what}[{row}] holds {wrong}, and the model's input {spec} takes {limits.min} to {limits.max}; "
+                "correct that value, or give a model whose input holds it"
+            )
+    return array.astype(spec.dtype)
 
 
 def _labels(name: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:

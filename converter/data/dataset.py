@@ -288,12 +288,14 @@ def load_data(
     """Load data and check them against the inputs of a model.
 
     Args:
-        spec: The data. There are four forms:
+        spec: The data. There are five forms:
 
             - "FILE.npz": array `x`, either uint8 images [n, h, w, c], which are preprocessed, or arrays of the model's
-              own dtype and shape, which are taken unchanged. Integer labels `y` [n] are optional. A model with several
-              inputs needs one array per input name. If these share no batch axis, as a state [layers, batch, features]
-              or a scalar, arrays are [n, *shape in one run], or the inputs of one run.
+              own shape, which are taken as they are. Floats of another width are rounded to the model's type, and
+              integers must fit in it. Integer labels `y` [n] are optional. A model with several inputs needs one array
+              per input name. If these share no batch axis, as a state [layers, batch, features] or a scalar, arrays are
+              [n, *shape in one run], or the inputs of one run.
+            - "FILE.npy": the array `x` alone.
             - "FOLDER": images, searched recursively. Class folders give labels (see `FolderSource`).
             - "FILE.py:CALLABLE" or "FILE.py:CALLABLE(name=literal)": the callable returns batches. A batch is an array,
               (array, labels), or {input name: array}, in which `y` are labels. Such a dictionary may be all that one
@@ -334,7 +336,7 @@ def load_data(
         used = spread(len(rows), limit, seed)
         rows, annotations = rows.take(used), annotations.take(used)
     rows.check()
-    if isinstance(rows, ArraySource) and name.endswith(".npz"):
+    if isinstance(rows, ArraySource) and name.endswith((".npz", ".npy")):
         rows = rows.compact()
     return Dataset(name, rows, inputs, annotations)
 

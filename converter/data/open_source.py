@@ -44,12 +44,12 @@ def source_of_path(
         return FolderSource.scan(path, only_input(inputs, f"{name}: a folder of images"), preprocess)
     if path.suffix == ".npz":
         return array_source(name, _apart(_read_npz(path, inputs, others), inputs, others), inputs, preprocess)
+    if path.suffix == ".npy":
+        return array_source(name, batch_arrays(name, _read_npy(path), inputs), inputs, preprocess)
     if path.suffix == ".py":
         examples = ", ".join(f"{name}:{function}" for function in functions_of(path)) or f"{name}:CALLABLE"
         raise UsageError(f"{name}: name the function in it that yields the data: {examples}")
-    saved = "np.savez(..., x=array) makes an .npz file"
-    hint = saved if path.suffix == ".npy" else "use an .npz file or a folder of images"
-    raise DataError(f"{name}: data cannot be read from a '{path.suffix}' file; {hint}")
+    raise DataError(f"{name}: data cannot be read from a '{path.suffix}' file; use an .npz file or a folder of images")
 
 
 def _apart(arrays: Mapping[str, Any], inputs: Sequence[InputSpec], others: dict[str, Any] | None) -> Mapping[str, Any]:
@@ -78,6 +78,16 @@ def _read_npz(path: Path, inputs: tuple[InputSpec, ...], others: dict[str, Any] 
     if len(inputs) == 1 and "x" not in arrays and inputs[0].name not in arrays:
         raise DataError(f"{path}: has no array x (it holds {present}); save the images as np.savez(..., x=images)")
     return arrays
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    try:
+        with path.open("rb") as stream:
+            array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    except Exception as error:  # numpy raises errors of many types for a damaged file
+        fault = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or no array"
+        raise DataError(f"{path} cannot be read as .npy: {fault}; np.save(...) of numbers makes one") from error
+    return array
 
 
 def source_in_memory(

@@ -97,8 +97,8 @@ INFINITE[3, 0, 0, 0] = -np.inf
         pytest.param({"images": IMAGES}, RGB8, "has no array x (it holds images)", id="no_x"),
         pytest.param({"x": IMAGES[:0]}, RGB8, "x holds no samples", id="zero_images"),
         pytest.param(
-            {"x": FLOATS.astype(np.float64)}, RGB8, "x is float64, the model's input 'image' float32 [?, 3, 8, 8] "
-            "takes float32; save it as float32 or as uint8 [n, h, w, c]", id="float64",
+            {"x": FLOATS.astype(np.int64)}, RGB8, "x is int64, the model's input 'image' float32 [?, 3, 8, 8] "
+            "takes float32; save it as float32 or as uint8 [n, h, w, c]", id="integers",
         ),
         pytest.param({"x": IMAGES[..., 0]}, RGB8, "x has rank 3, the model's input 'image' float32 [?, 3, 8, 8] takes "
                      "rank 4; uint8 images are [n, h, w, c], grey ones x[..., None]", id="rank"),
@@ -157,7 +157,10 @@ def test_missing_path_is_refused(tmp_path: Path, name: str, message: str) -> Non
 def test_other_files_are_refused(tmp_path: Path) -> None:
     for name in ("data.csv", "data.npy", "data.py"):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"np\.savez\(\.\.\., x=array\) makes an \.npz file"):
+    with pytest.raises(DataError, match=r"cannot be read as \.npy: it is damaged or no array; np\.save"):
+        load_data(tmp_path / "data.npy", RGB8, preprocess=NONE)
+    np.save(tmp_path / "data.npy", np.array([{}]))
+    with pytest.raises(DataError, match=r"cannot be read as \.npy: it is damaged or no array; np\.save"):
         load_data(tmp_path / "data.npy", RGB8, preprocess=NONE)
     with pytest.raises(DataError, match=r"cannot be read from a '\.csv' file; use an \.npz file or a folder"):
         load_data(tmp_path / "data.csv", RGB8, preprocess=NONE)

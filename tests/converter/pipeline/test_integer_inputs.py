@@ -73,10 +73,14 @@ def test_a_model_of_integers_is_converted(model: onnx.ModelProto, data: dict[str
     assert sqnr_db(expected, found) > FLOOR[recipe]
 
 
-def test_narrower_integers_are_widened_and_wider_ones_refused() -> None:
-    """Bytes for an input of int32: the same file as from int32."""
+def test_integers_of_another_width_are_cast_where_every_value_fits() -> None:
+    """Bytes, and numpy's int64, for an input of int32: the same file as from int32."""
     model = tokens(TensorProto.INT32)
-    exact, narrow = (convert(model, {"ids": IDS.astype(kind)}).model for kind in (np.int32, np.uint8))
-    assert exact.graph == narrow.graph
-    with pytest.raises(DataError, match=r"is int64, the model's input 'ids' int32 .* takes int32; save it as int32"):
-        convert(model, {"ids": IDS})
+    exact, *others = (convert(model, {"ids": IDS.astype(kind)}).model for kind in (np.int32, np.uint8, np.int64))
+    assert all(exact.graph == other.graph for other in others)
+    too_large = IDS.astype(np.int64)
+    too_large[3, 1] = 2**31
+    with pytest.raises(
+        DataError, match=r"ids\[3\] holds 2147483648, and the model's input 'ids' int32 .* takes -2147483648"
+    ):
+        convert(model, {"ids": too_large})

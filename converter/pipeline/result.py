@@ -24,8 +24,8 @@ from converter.pipeline.verdict.answer import Verdict
 from converter.pipeline.verdict.judge import Known, judge
 from converter.qdq.weights import Storage
 from converter.qdq.writer import bits_in_file, runs_on_integers
+from converter.recipes.builtin import text_to_store
 from converter.recipes.recipe import Recipe
-from converter.recipes.toml import dump_recipe
 from converter.runtime.latency import Latencies
 from converter.speed.search import Speed
 from converter.targets.catalog import find_target
@@ -288,7 +288,7 @@ def stamp(
         facts: Other entries by key.
     """
     entries = {
-        "recipe": dump_recipe(recipe),
+        "recipe": text_to_store(recipe),
         "preprocess": recipe.preprocess.to_json(),
         "layer_bits": json.dumps({layer.name: layer.bits for layer in layers}),
         "float_reasons": json.dumps({layer.name: layer.reason for layer in layers if layer.reason}),

@@ -10,6 +10,7 @@ import onnx
 from converter.model_io.files import special_kind
 from converter.model_io.structure import read_structure
 from converter.recipes.recipe import Recipe
+from converter.recipes.stored import read_stored, to_store
 from converter.recipes.toml import parse_recipe
 from converter.recipes.toml_fields import nearest
 from passes.activations.activation_ranges import ActivationRanges
@@ -27,7 +28,16 @@ from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
 from passes.weights.rtn import Rtn
 
-__all__ = ["AUTO", "AUTO_DESCRIPTION", "RECIPES", "RECIPE_KEY", "find_recipe", "learning_on", "stored_recipe"]
+__all__ = [
+    "AUTO",
+    "AUTO_DESCRIPTION",
+    "RECIPES",
+    "RECIPE_KEY",
+    "find_recipe",
+    "learning_on",
+    "stored_recipe",
+    "text_to_store",
+]
 
 
 RECIPE_KEY = "convert_onnx.recipe"
@@ -146,12 +156,17 @@ def stored_recipe(model: onnx.ModelProto, name: str) -> Recipe:
         name: Name of the model, for errors.
 
     Raises:
-        RecipeError: There is no recipe, or this version does not know a name in it.
+        RecipeError: There is no recipe, or this version does not know a name in it, or means something else by it.
     """
     text = next((entry.value for entry in model.metadata_props if entry.key == RECIPE_KEY), None)
     if text is None:
         raise RecipeError(f"{name} holds no recipe: `convert` did not write it; give a recipe's name or a .toml file")
-    return parse_recipe(text, f"the recipe in {name}")
+    return read_stored(text, f"the recipe in {name}", RECIPES)
+
+
+def text_to_store(recipe: Recipe) -> str:
+    """Return the text of a recipe for the metadata of a model. `stored_recipe` reads it back as an equal recipe."""
+    return to_store(recipe, RECIPES)
 
 
 def learning_on(recipe: Recipe, device: Device | None) -> Recipe:

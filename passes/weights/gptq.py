@@ -21,6 +21,9 @@ from passes.numerics.moments import Moments
 
 __all__ = ["Gptq"]
 
+_WORTH_A_BIAS = 2048  # weights of a layer; a bias takes about 400 bytes and 12 for each output
+_LARGE = 0.2  # of the output's power: what a wrong mean alone may take from a small layer
+
 
 @dataclass(frozen=True)
 class Gptq(LayerPass):
@@ -33,7 +36,9 @@ class Gptq(LayerPass):
             the largest weight.
         asymmetric_target: Whether to compensate for errors of the layers before, and of a tensor that an Add adds to
             the output, as far as that helps on held-out samples (needs `sequential`).
-        bias_correction: Whether the bias corrects the mean output error. The codes then minimise the rest.
+        bias_correction: Whether the bias corrects the mean output error. The codes then minimise the rest. A layer of
+            fewer than 2,048 weights without a bias gets one only if the mean error has a fifth of the output's
+            power, since a bias takes more bytes than 4 bits save there.
         beam: Number of partial roundings that are kept in the sweep of a small layer, for several scales around the
             searched one. 1 is GPTQ itself.
         few_rows: Whether the damping of a layer with fewer rows than inputs is chosen on held-out samples (needs
@@ -86,7 +91,8 @@ class Gptq(LayerPass):
         if moments is None:
             raise QuantizationError(f"{problem.layer.name}: GPTQ needs calibration data; use `calibration=`")
         correct = self.bias_correction and problem.layer.op != "MatMul"  # MatMul has no bias
-        varying = moments.centered() if correct else moments.about(None)
+        cheap = problem.bias is not None or weight.size >= _WORTH_A_BIAS
+        varying = moments.centered() if correct and cheap else moments.about(None)
         target, why = self._target(weight, varying)
         try:
             result, note = self.rounded(target, varying, problem)
@@ -103,7 +109,8 @@ class Gptq(LayerPass):
             )
             if moments.mean_residual is not None and self.asymmetric_target:
                 correction = correction + moments.mean_residual
-            bias = correction if bias is None else bias + correction
+            if cheap or _is_large(correction, weight, varying.hessian):
+                bias = correction if bias is None else bias + correction
         plain = self.grid_form(problem).plain().grid(weight, min_scale=problem.min_scale)
         rounded = plain.values(plain.codes(weight))
         return Solution(
@@ -155,3 +162,9 @@ class Gptq(LayerPass):
         if result.damping > damping:
             notes.append(f"damping raised to {result.damping:g}")
         return result, ", ".join(notes)
+
+
+def _is_large(correction: Floats, weight: Floats, hessian: Floats) -> bool:
+    """Whether the mean error ``[g, o]`` of a layer has so much of its output's power that a bias is worth its bytes."""
+    power = float(np.einsum("gok,gok->", weight @ hessian, weight, optimize=True)) / 2
+    return float(np.square(correction).sum()) > _LARGE * power

@@ -45,7 +45,7 @@ def test_convert_prints_what_changed(folder: Path) -> None:
     for said in (*judged, "4 bits", "16 images", "Wrote out.onnx (int4, cpu)"):
         assert said in result.stdout
     metadata = {entry.key: entry.value for entry in onnx.load("out.onnx").metadata_props}
-    recipe = parse_recipe(metadata["convert_onnx.recipe"], "metadata")
+    recipe = find_recipe("out.onnx")
     assert (recipe.name, recipe.seed, recipe.limit) == ("int4", 3, 32)
     assert json.loads(metadata["convert_onnx.calibration"])["images"] == 32
     assert names(folder.parent / "tmp") == set()

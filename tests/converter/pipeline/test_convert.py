@@ -15,8 +15,7 @@ from converter import Preprocess, Recipe, Result, Settings, convert, find_recipe
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
 from converter.data.preprocess import stored_preprocess
-from converter.recipes.builtin import RECIPES
-from converter.recipes.toml import parse_recipe
+from converter.recipes.builtin import RECIPES, stored_recipe
 from converter.report.facts import conversion_facts
 from converter.runtime.session import open_session
 from models.zoo import ZOO, feeds_of
@@ -150,7 +149,7 @@ def test_provenance() -> None:
     plan = replace(RECIPES["int4"], preprocess=Preprocess(mean=(0.5,), std=(0.25,)))
     result = convert(resnet(), X, recipe=plan, settings=Settings(limit=32))
     found = {key.removeprefix("convert_onnx."): value for key, value in metadata(result).items()}
-    recipe = parse_recipe(found["recipe"], "metadata")
+    recipe = stored_recipe(result.model, "the file")
     assert (recipe.passes, recipe.limit) == (RECIPES["int4"].passes, 32)
     assert json.loads(found["layer_bits"]) == dict.fromkeys(LAYERS, 4)
     assert json.loads(found["float_reasons"]) == {}

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from converter import Settings, convert
 from converter.cli.main import cli
 from converter.data.dataset import Batch
-from converter.recipes.builtin import find_recipe
-from converter.recipes.toml import parse_recipe
+from converter.recipes.builtin import find_recipe, stored_recipe
 from converter.report.speed import speed_tables
 from converter.report.table import show
 from converter.runtime.session import open_session
@@ -133,7 +132,7 @@ def test_the_recipe_gives_the_same_file_without_measuring(monkeypatch: pytest.Mo
     assert measured.speed.layers == ("deep",)
     facts = {entry.key: entry.value for entry in measured.model.metadata_props}
     assert "deep" in facts["convert_onnx.speed"]
-    recipe = parse_recipe(facts["convert_onnx.recipe"], "the file")
+    recipe = stored_recipe(measured.model, "the file")
     repeated = convert(small_cnn(transpose=False), IMAGES, recipe=recipe)
     assert repeated.speed is None
     assert repeated.model.graph == measured.model.graph

@@ -30,7 +30,6 @@ from converter.budget.held_out_judge import JUDGING, Judge
 from converter.budget.limits import Budget
 from converter.budget.mixed import BASE, mixed_attempts, with_bits
 from converter.data.preprocess import Preprocess
-from converter.evaluation.evaluate import evaluate_pair
 from converter.learn.learning import require_device
 from converter.model_io.open import ExportOptions
 from converter.pipeline.fixed_sums import fixed_sums
@@ -110,7 +109,7 @@ def convert_within(
 def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, progress: Progress) -> Result:
     """Convert until the budget is met. Try one recipe only, or several."""
     settings = job.settings
-    fit, held_out, unseen, base = job.images.calibration, job.images.judging, job.images.evaluation, job.recipe
+    fit, held_out, base = job.images.calibration, job.images.judging, job.recipe
     assert fit is not None
     if held_out is None:
         raise UsageError(
@@ -147,13 +146,12 @@ def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, pr
             f"only {len(held_out)} samples judged the file: it lost {counted:.2f} points on them, and less is expected "
             "on other samples; give more samples, or measure the drop with `evaluation=`"
         )
-    metrics = (
-        None
-        if unseen is None
-        else evaluate_pair(job.reference, result.model, unseen, result.recipe.name, progress, settings.metric)
+    metrics = job.evaluation(result.model, result.recipe.name, progress)
+    latency = None if metrics is not None and metrics.latencies is not None else job.latency(result.model)
+    seconds = job.footprint.seconds
+    return dataclasses.replace(
+        result, given=job.given, metrics=metrics, latency=latency, search=search, seconds=seconds
     )
-    latency = job.latency(result.model) if metrics is None else None
-    return dataclasses.replace(result, metrics=metrics, latency=latency, search=search, seconds=job.footprint.seconds)
 
 
 def _require_searchable(

@@ -237,6 +237,8 @@ def evaluate_pair(
     name: str,
     progress: Progress,
     metric: Any = None,
+    *,
+    latency: bool = True,
 ) -> Evaluation:
     """Evaluate a quantized model in memory against its float model.
 
@@ -245,10 +247,10 @@ def evaluate_pair(
         quantized: The quantized model.
         data: Images, with or without labels.
         name: Name of the quantized model in the result.
-        progress, metric: As in `evaluate`.
+        progress, metric, latency: As in `evaluate`.
     """
     with model_files([reference, quantized], names=["float", name]) as files:
-        return _measured(ModelsOnData(files, data), latency=True, progress=progress, metric=metric)
+        return _measured(ModelsOnData(files, data), latency=latency, progress=progress, metric=metric)
 
 
 def _stream(

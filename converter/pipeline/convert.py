@@ -9,7 +9,6 @@ from typing import Any
 import onnx
 
 from converter.data.preprocess import Preprocess
-from converter.evaluation.evaluate import evaluate_pair
 from converter.model_io.open import ExportOptions
 from converter.pipeline.branches import convert_branches
 from converter.pipeline.finish import Written, write_file
@@ -108,27 +107,19 @@ def quantize(job: Prepared, progress: Progress) -> Result:
         written, job, mending = reach(written, job, lambda changed: _write(changed, speed, progress), progress)
     if job.warns:
         _warn(written, job, progress)
-    metrics = None
-    if job.images.evaluation is not None:
-        with footprint.step("evaluate"):
-            metrics = evaluate_pair(
-                job.reference,
-                written.model,
-                job.images.evaluation,
-                job.recipe.name,
-                progress,
-                job.settings.metric,
-            )
+    metrics = job.evaluation(written.model, job.recipe.name, progress)
+    timed = metrics is not None and metrics.latencies is not None
     return Result(
         model=written.model,
         reference=job.source,
+        given=job.given,
         recipe=job.recipe,
         target=job.target.name,
         layers=written.layers,
         passes=written.reports,
         metrics=metrics,
         fidelity=written.fidelity,
-        latency=job.latency(written.model) if metrics is None and job.warns else None,
+        latency=job.latency(written.model) if job.warns and not timed else None,
         mending=mending,
         calibration=job.images.describe_calibration(),
         training=job.images.describe_training(job.recipe),

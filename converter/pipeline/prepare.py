@@ -13,13 +13,15 @@ from converter.data.dataset import Batch
 from converter.data.inputs import input_specs
 from converter.data.judging import Judging
 from converter.data.preprocess import Preprocess, stored_preprocess
+from converter.evaluation.evaluate import Evaluation, evaluate_pair
 from converter.evaluation.same_function import Original
 from converter.learn.learnable import require_learnable
 from converter.learn.learning import require_device
 from converter.learn.training_file import TrainingFile
 from converter.metrics.registry import find_metric
-from converter.model_io.open import ExportOptions, open_unjudged, original, require_layers, suggesting_shape
+from converter.model_io.open import ExportOptions, open_unjudged, require_layers, suggesting_shape
 from converter.pipeline.footprint import Footprint
+from converter.pipeline.given import Given, given_model
 from converter.pipeline.images import Images, open_data, require_calibration
 from converter.pipeline.resume import training_file
 from converter.pipeline.run_pass import require_runnable
@@ -58,8 +60,9 @@ class Prepared:
 
     Attributes:
         source: The float model, at a recent opset.
-        reference: Model that the result is measured against: the file or the model that the caller gave. If it is
-            quantized already, its dequantized form, which is `source`.
+        given: Model that the caller gave. Size and speed are measured against it.
+        reference: Model that accuracy is measured against: the one that the caller gave. If it is quantized already,
+            its dequantized form, which is `source`.
         existing: Codes and grids of the source file, if it is quantized.
         recipe: The recipe with all overrides of the call.
         target: Target on which the file will run.
@@ -74,6 +77,7 @@ class Prepared:
     """
 
     source: onnx.ModelProto
+    given: Given
     reference: Path | onnx.ModelProto
     existing: ExistingQparams
     recipe: Recipe
@@ -105,9 +109,13 @@ class Prepared:
         return "noise" if self.images.evaluation is None else "held out"
 
     def latency(self, quantized: onnx.ModelProto) -> Latencies | None:
-        """Time the float model and the file, if the settings ask for it and the target's kernels are this machine's."""
+        """Time the given model and the file, if the target's kernels are this machine's.
+
+        Only if the settings ask for it, or there are evaluation data, which ask for all measurements.
+        """
         data = self.images.calibration or self.images.evaluation
-        if not self.settings.timing or not self.target.cpu_kernels:
+        wanted = self.settings.timing or self.images.evaluation is not None
+        if not wanted or not self.target.cpu_kernels:
             return None
         if data is None:
             noise = noise_feeds(input_specs(self.source))
@@ -115,7 +123,20 @@ class Prepared:
         else:
             sample = next(iter(data.batches(1)))
         with self.footprint.step("time"):
-            return None if sample is None else time_pair(self.reference, quantized, sample)
+            return None if sample is None else time_pair(self.given.model, quantized, sample)
+
+    def evaluation(self, quantized: onnx.ModelProto, name: str, progress: Progress) -> Evaluation | None:
+        """Measure the file on the evaluation data, if there are any.
+
+        Latencies are measured too, unless the given model is quantized: then `reference` is not what it is timed
+        against.
+        """
+        data, metric = self.images.evaluation, self.settings.metric
+        if data is None:
+            return None
+        with self.footprint.step("evaluate"):
+            timed = not self.given.quantized
+            return evaluate_pair(self.reference, quantized, data, name, progress, metric, latency=timed)
 
     def require_same(self, graph: gs.Graph, step: str) -> None:
         """Require that a rewritten float graph computes the same as `reference`.
@@ -194,10 +215,11 @@ def prepare(
         )
         checkpoint = training_file(settings.checkpoint, source, recipe, target.name, images)
     rounded_again = (requantized(existing),) if existing and not recipe.keeps else ()
-    given = original(model, opened)
+    given = given_model(model, opened, quantized=bool(existing))
     job = Prepared(
         source=source,
-        reference=source if existing else given,
+        given=given,
+        reference=source if existing else given.model,
         existing=existing,
         recipe=recipe,
         target=target,
@@ -212,7 +234,7 @@ def prepare(
         if exported is not None:
             data = images.calibration or images.evaluation
             exported.judged(*(() if data is None else data.first_runs()))
-        return _checked(given, opened, job, _name(model))
+        return _checked(given.model, opened, job, _name(model))
 
 
 def _checked(given: Path | onnx.ModelProto, opened: onnx.ModelProto, job: Prepared, name: str) -> Prepared:

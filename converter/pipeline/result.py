@@ -17,6 +17,7 @@ from converter.evaluation.evaluate import Evaluation
 from converter.model_io.save import save_onnx
 from converter.model_io.sizes import serialized_bytes
 from converter.pipeline.footprint import Step
+from converter.pipeline.given import Given
 from converter.pipeline.mending import Mending
 from converter.pipeline.search_record import Search
 from converter.pipeline.trial_run import Fidelity
@@ -87,7 +88,7 @@ class Result(Overview):
 
     Attributes:
         model: The quantized ONNX model. It is checked and has its provenance in metadata_props.
-        reference: The float model.
+        reference: The float model. If the given model was quantized, the floats that its codes stand for.
         recipe: The recipe with all overrides of the call.
         target: Name of the target.
         layers: Reports of the layers. Every linear layer is in it once.
@@ -101,9 +102,11 @@ class Result(Overview):
         search: Record of the search, if a budget was given.
         fidelity: Distance from float on a few samples, if possible on some that did not calibrate. Without data, on
             noise. None if the model takes open sizes and there were no samples.
-        latency: Latencies of the float model and of the file, if timed. With evaluation data they are in `metrics`.
+        latency: Latencies of the given model and of the file, if timed. With evaluation data they are in `metrics`,
+            unless the given model is quantized.
         mending: How the file reached `Settings.min_sqnr`, if one was given.
         speed: Speed measurements that decided which activations stay in float, if they were requested.
+        given: The model that the caller gave, which size and speed are compared with. None: `reference`.
     """
 
     model: onnx.ModelProto
@@ -122,6 +125,7 @@ class Result(Overview):
     fidelity: Fidelity | None = None
     latency: Latencies | None = None
     mending: Mending | None = None
+    given: Given | None = None
 
     @property
     def learning(self) -> tuple[str, ...]:
@@ -141,27 +145,35 @@ class Result(Overview):
         """Judge the file: is it accurate enough, smaller, faster here, and what to try next.
 
         Args:
-            before: Bytes of the float model. The default is the size of `reference`.
+            before: Bytes of the given model. The default is the size of `given`.
             after: Bytes of the file. The default is the size of `model`.
         """
+        given = self.given or Given(self.reference)
         return judge(
             self.recipe,
             find_target(self.target),
             metrics=self.metrics,
             fidelity=self.fidelity,
-            latency=self.latency if self.metrics is None else self.metrics.latencies,
-            before=serialized_bytes(self.reference) if before is None else before,
+            latency=self.latencies,
+            before=given.bytes if before is None else before,
             after=serialized_bytes(self.model) if after is None else after,
             known=Known(
                 codes=sum(math.prod(layer.shape) for layer in self.layers if layer.bits < _FLOAT),
                 measured_speed=self.speed is not None,
                 search=self.search,
+                given=given.title,
+                floats=given.floats,
             ),
         )
 
+    @property
+    def latencies(self) -> Latencies | None:
+        """Latencies of the given model and of the file. None if they were not timed."""
+        return self.latency or (None if self.metrics is None else self.metrics.latencies)
+
     def overview(self) -> Glance:
         """Return the sizes, the measurements, the layers grouped by bits, and the verdict."""
-        before, after = serialized_bytes(self.reference), serialized_bytes(self.model)
+        before, after = (self.given or Given(self.reference)).bytes, serialized_bytes(self.model)
         smaller = ratio(before / after, "smaller", "larger")
         headline = (
             f"Result of {self.recipe.name} for {self.target}: {len(self.layers)} layers, "

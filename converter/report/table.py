@@ -155,9 +155,10 @@ def before_after_table(result: Result, before: int, after: int) -> Table:
     if last.agreement is not None:
         row(table, words.AGREEMENT, "", percent(last.agreement), "")
     row(table, words.SQNR, "", decibels(last.sqnr_db), "")
-    if last.speedup is not None:
-        change = faster(last.speedup, result.metrics.spread(-1))
-        row(table, words.LATENCY, milliseconds(first.latency_ms), milliseconds(last.latency_ms), change)
+    if result.latencies is not None:
+        first_ms, last_ms = result.latencies.ms[0], result.latencies.ms[-1]
+        change = faster(first_ms / last_ms, result.latencies.quartiles[-1])
+        row(table, words.LATENCY, milliseconds(first_ms), milliseconds(last_ms), change)
     lines = (calibrated, f"measured on {_samples(result.metrics.data)}", *_conditions(result.metrics))
     table.caption = "\n".join(filter(None, lines))
     return table

@@ -33,16 +33,22 @@ _FAILS = "the float model itself fails on these data: check labels, preprocessin
 _LEAST, _MOST = 1.0, 80.0  # %: a score below, or an error rate above, is that of a model that fails
 
 
-def accuracy(metrics: Evaluation | None, fidelity: Fidelity | None, search: Search | None = None) -> Answer:
+def accuracy(
+    metrics: Evaluation | None,
+    fidelity: Fidelity | None,
+    search: Search | None = None,
+    floats: str = "the float model",
+) -> Answer:
     """Judge the accuracy of a file.
 
     Args:
         metrics: Measurements of the float model and of the file, if evaluation data were given.
         fidelity: Distance from float on a few samples. If they are noise, only a bad file is known to be bad.
         search: Record of the search that chose the file. It has measured the drop, if that was limited.
+        floats: What accuracy is compared with.
     """
     if metrics is not None:
-        return _measured(metrics)
+        return _measured(metrics, floats)
     drop = None if search is None or search.kept is None else search.attempts[search.kept].drop
     if search is not None and drop is not None and search.drop_of:
         on = f"on {search.held_out:,} samples that did not calibrate"
@@ -51,17 +57,17 @@ def accuracy(metrics: Evaluation | None, fidelity: Fidelity | None, search: Sear
         return Answer(GOOD, f"{search.drop_of} falls by {lost(drop, '')} {on}, which is within the budget")
     if fidelity is None or fidelity.sqnr_db is None:
         return Answer(UNKNOWN, "nothing was measured, because there are no samples or no output that can be compared")
-    answer = _by_sqnr(fidelity.sqnr_db, f"on {fidelity.judged_on}; accuracy was not measured")
+    answer = _by_sqnr(fidelity.sqnr_db, floats, f"on {fidelity.judged_on}; accuracy was not measured")
     if fidelity.judges == "noise" and answer.word != BAD:
         return Answer(UNKNOWN, answer.why)
     return answer
 
 
-def _measured(metrics: Evaluation) -> Answer:
+def _measured(metrics: Evaluation, floats: str) -> Answer:
     first, last = metrics.models[0], metrics.models[-1]
     on = f"on {samples(metrics.data['images'], metrics.data.get('preprocess'))}"
     if metrics.metric is not None and last.metric is not None:
-        answer = _by_metric(metrics, on)
+        answer = _by_metric(metrics, floats, on)
         if answer is not None:
             return answer
     if first.top1 is not None and last.top1 is not None:
@@ -72,12 +78,12 @@ def _measured(metrics: Evaluation) -> Answer:
             return Answer(UNKNOWN, f"{why}; {_FAILS}")
         return Answer(_word(lost, _POINTS), why)
     if last.agreement is not None:
-        why = f"{percent(last.agreement)} of the classes are those of the float model, {on}"
+        why = f"{percent(last.agreement)} of the classes are those of {floats}, {on}"
         return Answer(_word(100 * (1 - last.agreement), _AGREEMENT), why)
-    return _by_sqnr(last.sqnr_db, on)
+    return _by_sqnr(last.sqnr_db, floats, on)
 
 
-def _by_metric(metrics: Evaluation, on: str) -> Answer | None:
+def _by_metric(metrics: Evaluation, floats: str, on: str) -> Answer | None:
     """Judge by the metric. None if its scale is not known."""
     facts, first, last = metrics.metric, metrics.models[0].metric, metrics.models[-1].metric
     assert facts is not None
@@ -91,21 +97,21 @@ def _by_metric(metrics: Evaluation, on: str) -> Answer | None:
         if facts.unit in {"%", "dB"}:
             return Answer(_word(lost, _POINTS if facts.unit == "%" else _DECIBELS), why)
         return Answer(_word(lost / max(abs(first), 1e-12), _RELATIVE), why)
-    why = f"{facts.name} {facts.shown(last)} against the float model's own outputs, {on}"
+    why = f"{facts.name} {facts.shown(last)} against the outputs of {floats}, {on}"
     if facts.unit == "%":
         return Answer(_word(100 - last if facts.higher_is_better else last, _AGREEMENT), why)
     return None
 
 
-def _by_sqnr(sqnr_db: float | None, on: str) -> Answer:
+def _by_sqnr(sqnr_db: float | None, floats: str, on: str) -> Answer:
     if sqnr_db is None or math.isnan(sqnr_db):
         return Answer(UNKNOWN, f"no output can be compared {on}")
     if sqnr_db == math.inf:
-        return Answer(EXCELLENT, f"the outputs are equal to the float model's {on}")
+        return Answer(EXCELLENT, f"the outputs are equal to those of {floats} {on}")
     if sqnr_db == -math.inf:
-        return Answer(BAD, f"an output has another shape than the float model's, or NaN, {on}")
+        return Answer(BAD, f"an output has another shape than with {floats}, or NaN, {on}")
     word = next((word for word, least in zip(_WORDS, _SQNR, strict=True) if sqnr_db >= least), BAD)
-    return Answer(word, f"the worst output has {decibels(sqnr_db)} against the float model {on}")
+    return Answer(word, f"the worst output has {decibels(sqnr_db)} against {floats} {on}")
 
 
 def _word(lost: float, limits: tuple[float, float, float]) -> str:

@@ -29,11 +29,15 @@ class Known:
         codes: Codes of all quantized layers.
         measured_speed: Whether speed decided which activations stay in float.
         search: Record of the search that chose the recipe. None if there was no budget.
+        given: Name of the model that was given, which size and speed are compared with.
+        floats: What accuracy is compared with.
     """
 
     codes: int = 0
     measured_speed: bool = False
     search: Search | None = None
+    given: str = "the model as given"
+    floats: str = "the float model"
 
 
 def judge(
@@ -53,25 +57,29 @@ def judge(
         recipe, target: How and for what the file was made.
         metrics: Measurements of the float model and of the file, if evaluation data were given.
         fidelity: Distance from float on a few samples.
-        latency: Latencies of the float model and of the file, if they were timed.
+        latency: Latencies of the given model and of the file, if they were timed.
         before, after: Bytes of both files.
         known: What else is known of the conversion.
     """
-    answers = accuracy(metrics, fidelity, known.search), _smaller(before, after), _faster(latency, target)
+    answers = (
+        accuracy(metrics, fidelity, known.search, known.floats),
+        _smaller(before, after, known.given),
+        _faster(latency, target, known.given),
+    )
     worst = None if fidelity is None else fidelity.sqnr_db
     return Verdict(*answers, tuple(_advice(recipe, target, answers, known, worst, measured=metrics is not None)))
 
 
-def _smaller(before: int, after: int) -> Answer:
-    figures = f"{ratio(before / after, 'smaller', 'larger')} than the model as given, {size(before)} to {size(after)}"
+def _smaller(before: int, after: int, given: str) -> Answer:
+    figures = f"{ratio(before / after, 'smaller', 'larger')} than {given}, {size(before)} to {size(after)}"
     if max(before / after, after / before) < _EQUAL:
-        return Answer(EQUAL, f"{size(before)} and {size(after)}")
+        return Answer(EQUAL, f"{given} has {size(before)}, the file {size(after)}")
     if after < before:
         return Answer(YES, figures)
     return Answer(NO, f"{figures}; scales and nodes take more than the weights save")
 
 
-def _faster(latency: Latencies | None, target: Target) -> Answer:
+def _faster(latency: Latencies | None, target: Target, given: str) -> Answer:
     if not target.cpu_kernels:
         return Answer(UNKNOWN, f"target {target.name} does not run on this processor's kernels; time it where it runs")
     if latency is None:
@@ -79,7 +87,7 @@ def _faster(latency: Latencies | None, target: Target) -> Answer:
     first, last, quartiles = latency.ms[0], latency.ms[-1], latency.quartiles[-1]
     speedup = first / last
     figures = (
-        f"{faster(speedup, quartiles)} than the model as given, {milliseconds(first)} to "
+        f"{faster(speedup, quartiles)} than {given}, {milliseconds(first)} to "
         f"{milliseconds(last)} at batch {BATCH} on {THREADS} thread"
     )
     if uncertain(speedup, quartiles):
@@ -121,7 +129,7 @@ def _advice(
     if faster.word == NO and not fixed and not known.measured_speed and _rounds_activations(recipe):
         found.append("`measure_speed=True` leaves in float what this machine runs slower on integers")
     elif NO in {smaller.word, faster.word} and smaller.word != YES and not recipe.keeps:
-        found.append("keep the model as given unless an integer file is needed")
+        found.append(f"keep {known.given} unless an integer file is needed")
     if not found and not fixed and recipe.name in {"int8", "int8-gptq"} and accurate.word in {EXCELLENT, GOOD}:
         found += ["`recipe='int4'` makes a smaller file that runs as fast"] * _worth_packing(target, known)
     return found

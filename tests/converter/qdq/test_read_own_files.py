@@ -101,7 +101,7 @@ def test_codes_of_three_bits_stay_packed(step: Rtn, floats: bool) -> None:
     blocks = ["block 9", "block 16"] if step.two_level else ["channel", "channel"]
     assert [layer.granularity for layer in rewritten.layers] == blocks
     np.testing.assert_array_equal(scores(rewritten.model), scores(source))
-    assert rewritten.model.ByteSize() == pytest.approx(source.ByteSize(), rel=0.05)
+    assert rewritten.model.graph.ByteSize() == pytest.approx(source.graph.ByteSize(), rel=0.05)
 
 
 def test_a_layer_in_float_stays_in_float() -> None:

@@ -53,7 +53,7 @@ def timed(speedup: float, low: float, high: float) -> Latencies:
     ("after", "word", "why"),
     [
         (1000, "yes", "4.00x smaller than the model as given, 4.0 kB to 1.0 kB"),
-        (3990, "about equal", "4.0 kB and 4.0 kB"),
+        (3990, "about equal", "the model as given has 4.0 kB, the file 4.0 kB"),
         (
             5000,
             "no",

@@ -27,7 +27,14 @@ def beam_work(shape: tuple[int, int, int], beam: int) -> int:
 
 
 def beam_search(
-    target: Floats, upper: Floats, grid: Grid, order: NDArray[np.intp], *, beam: int, min_scale: Floats | None = None
+    target: Floats,
+    upper: Floats,
+    grid: Grid,
+    order: NDArray[np.intp],
+    *,
+    beam: int,
+    min_scale: Floats | None = None,
+    kept: NDArray[np.bool_] | None = None,
 ) -> tuple[Codes, Grid]:
     """Round a weight by beam search, for several scales.
 
@@ -38,6 +45,7 @@ def beam_search(
         order: Order of the sweep: indices of the inputs, ``[g, k]``.
         beam: Number of partial roundings that are kept at each input.
         min_scale: Smallest allowed scale, ``[g, o]``.
+        kept: Weights that may differ from zero, ``[g, o, k]``, inputs in the order of the sweep. None: all.
 
     Returns:
         The codes ``[g, o, k]``, inputs in the order of the sweep, and the grid with the best scales.
@@ -56,7 +64,8 @@ def beam_search(
     scale, zero = many.spread(k)
     columns = order[:, None, :]
     step, offset = np.take_along_axis(scale, columns, axis=2), np.take_along_axis(zero, columns, axis=2)
-    codes, cost = _search(np.tile(target, (1, len(FACTORS), 1)), upper, step, offset, grid.bits, beam)
+    allowed = None if kept is None else np.tile(kept, (1, len(FACTORS), 1))
+    codes, cost = _search(np.tile(target, (1, len(FACTORS), 1)), upper, step, offset, grid.bits, beam, allowed)
     best = cost.reshape(groups, len(FACTORS), outputs).argmin(axis=1)  # [g, o]
     chosen = codes.reshape(groups, len(FACTORS), outputs, k)
     best_codes = np.take_along_axis(chosen, best[:, None, :, None], axis=1)[:, 0]
@@ -65,7 +74,13 @@ def beam_search(
 
 
 def _search(
-    target: Floats, upper: Floats, step: Floats, zero: Codes, bits: int, beam: int
+    target: Floats,
+    upper: Floats,
+    step: Floats,
+    zero: Codes,
+    bits: int,
+    beam: int,
+    kept: NDArray[np.bool_] | None,
 ) -> tuple[Codes, NDArray[np.float32]]:
     """Return the best codes ``[g, n, k]`` of every row, and their error ``[g, n]``."""
     low, high = code_range(bits)
@@ -79,6 +94,8 @@ def _search(
         first = np.rint(ideal)
         second = first + np.where(ideal >= first, np.float32(1), np.float32(-1))
         both: Floats = np.clip(np.stack([first, second], axis=3) + offset[..., None], low, high)  # [g, n, beam, 2]
+        if kept is not None:
+            both = np.where(kept[:, :, j, None, None], both, offset[..., None])
         missed: Floats = column[..., None] - (both - offset[..., None]) * scale[..., None]
         error = missed / upper[:, j, j, None, None, None]
         total = cost[..., None] + np.square(error)

@@ -7,7 +7,8 @@ Frantar et al. 2022 (arXiv 2210.17323), algorithm 1, for all groups of a layer a
 
 The sweep may start from the asymmetric target (`passes.numerics.asymmetric_target`) instead of the weight. The grid is
 fixed before the sweep. Afterwards, `passes.numerics.refine` moves single codes and the scale as long as the error
-falls.
+falls. Weights that are to be removed get the code of zero when their turn comes, and pass their errors on like the
+others (`passes.numerics.pruning`).
 """
 
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from passes.numerics.moments import Moments
 from passes.numerics.refine import refine
 from passes.numerics.weight_grid import GridForm
 
-__all__ = ["GptqResult", "damped", "gptq", "inverse_factor", "output_error"]
+__all__ = ["GptqResult", "damped", "gptq", "inverse_factor", "output_error", "permuted"]
 
 Doubles = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 _BEAM_WORK = 200_000_000  # most multiplications per layer, about a second
 
@@ -38,11 +40,13 @@ class GptqResult:
         grid: Grid of the codes.
         damping: Share of the mean diagonal that was added. It is larger than requested if the Hessian was not positive
             definite with that.
+        kept: Weights that were not removed, ``[g, o, k]``. The others have the code of zero. None: all were kept.
     """
 
     codes: Codes
     grid: Grid
     damping: float
+    kept: Mask | None = None
 
 
 def gptq(
@@ -55,6 +59,7 @@ def gptq(
     act_order: bool = True,
     rounds: int = 0,
     beam: int = 1,
+    kept: Mask | None = None,
     lazy: int = 128,
 ) -> GptqResult:
     """Quantize ``weight`` ``[g, o, k]`` for the inputs that ``moments`` describe.
@@ -68,6 +73,7 @@ def gptq(
         act_order: Whether inputs are rounded by falling diag H rather than in their own order.
         rounds: Rounds of refinement after the sweep.
         beam: Number of partial roundings that the sweep keeps, if the layer is small enough. 1 is GPTQ itself.
+        kept: Weights that may differ from zero, ``[g, o, k]``. None: all.
         lazy: Number of inputs per block of deferred updates.
 
     Raises:
@@ -77,21 +83,23 @@ def gptq(
     order = np.argsort(-moments.diagonal, axis=1, kind="stable") if act_order else np.tile(np.arange(k), (groups, 1))
     undo = np.argsort(order, axis=1)
     columns = order[:, None, :]
-    factor, damping = inverse_factor(_permuted(moments.hessian, order), damping)
+    factor, damping = inverse_factor(permuted(moments.hessian, order), damping)
     upper = factor.astype(np.float32, order="C")
     importance = np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
     grid = form.grid(weight, importance, min_scale)
-    permuted = np.take_along_axis(weight, columns, axis=2)
+    target = np.take_along_axis(weight, columns, axis=2)
+    allowed = None if kept is None else np.take_along_axis(kept, columns, axis=2)
     if beam > 1 and beam_work(weight.shape, beam) <= _BEAM_WORK:
-        swept, grid = beam_search(permuted, upper, grid, order, beam=beam, min_scale=min_scale)
+        swept, grid = beam_search(target, upper, grid, order, beam=beam, min_scale=min_scale, kept=allowed)
     else:
         scale, zero_point = grid.spread(k)
         step, zero = np.take_along_axis(scale, columns, axis=2), np.take_along_axis(zero_point, columns, axis=2)
-        swept = _sweep(permuted, upper, step, zero, form.bits, lazy)
+        swept = _sweep(target, upper, step, zero, form.bits, lazy, allowed)
     codes = np.take_along_axis(swept, undo[:, None, :], axis=2)
     if rounds:
-        codes, grid = refine(weight, codes, grid, damped(moments.hessian, damping), rounds=rounds, min_scale=min_scale)
-    return GptqResult(codes, grid, damping)
+        curvature = damped(moments.hessian, damping)
+        codes, grid = refine(weight, codes, grid, curvature, rounds=rounds, min_scale=min_scale, kept=kept)
+    return GptqResult(codes, grid, damping, kept)
 
 
 def damped(hessian: Floats, damping: float) -> Floats:
@@ -103,7 +111,7 @@ def damped(hessian: Floats, damping: float) -> Floats:
     return damped
 
 
-def _sweep(target: Floats, upper: Floats, scale: Floats, zero: Codes, bits: int, lazy: int) -> Codes:
+def _sweep(target: Floats, upper: Floats, scale: Floats, zero: Codes, bits: int, lazy: int, kept: Mask | None) -> Codes:
     """Sweep over permuted inputs. ``upper`` is ``[g, k, k]``, all other arrays are ``[g, o, k]``."""
     low, high = code_range(bits)
     k = target.shape[2]
@@ -118,6 +126,8 @@ def _sweep(target: Floats, upper: Floats, scale: Floats, zero: Codes, bits: int,
             column = block[:, :, j]
             step, offset = scale[:, :, start + j], zero[:, :, start + j]
             code = np.clip(np.rint(column / step) + offset, low, high)
+            if kept is not None:
+                code = np.where(kept[:, :, start + j], code, offset)
             codes[:, :, start + j] = code
             error = (column - (code - offset) * step) / factor[:, j, j, None]
             errors[:, :, j] = error
@@ -180,6 +190,7 @@ def output_error(weight: Floats, values: Floats, hessian: Floats) -> float:
     return max(noise, 0.0) / signal if signal > 0 else 0.0
 
 
-def _permuted(matrix: Floats, order: NDArray[np.intp]) -> Floats:
+def permuted(matrix: Floats, order: NDArray[np.intp]) -> Floats:
+    """Return ``[g, k, k]`` with rows and columns in another order, ``[g, k]``."""
     rows = np.take_along_axis(matrix, order[:, :, None], axis=1)
     return np.take_along_axis(rows, order[:, None, :], axis=2)

@@ -9,6 +9,7 @@ for codes).
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 
@@ -23,6 +24,7 @@ def refine(
     *,
     rounds: int,
     min_scale: Floats | None = None,
+    kept: NDArray[np.bool_] | None = None,
     lazy: int = 128,
 ) -> tuple[Codes, Grid]:
     """Return codes and a grid whose error is at most that of the given ones.
@@ -34,12 +36,13 @@ def refine(
         hessian: ``[g, k, k]``, positive definite.
         rounds: Most rounds of refitting the scale and moving the codes. It stops early when no code moves.
         min_scale: Smallest allowed scale, ``[g, o]``.
+        kept: Weights whose codes may move, ``[g, o, k]``. None: all.
         lazy: Number of inputs per block of deferred updates.
     """
     for _ in range(rounds):
         if grid.per_channel:
             grid = _refit(target, codes, grid, hessian, min_scale)
-        new_codes = _descend(target, codes, grid, hessian, lazy)
+        new_codes = _descend(target, codes, grid, hessian, lazy, kept)
         if np.array_equal(new_codes, codes):
             break
         codes = new_codes
@@ -57,7 +60,9 @@ def _refit(target: Floats, codes: Codes, grid: Grid, hessian: Floats, min_scale:
     return replace(grid, scale=np.where(usable, fitted, grid.scale[:, :, 0])[:, :, None].astype(np.float32))
 
 
-def _descend(target: Floats, codes: Codes, grid: Grid, hessian: Floats, lazy: int) -> Codes:
+def _descend(
+    target: Floats, codes: Codes, grid: Grid, hessian: Floats, lazy: int, kept: NDArray[np.bool_] | None
+) -> Codes:
     """Move the code of every input once."""
     low, high = code_range(grid.bits)
     k = target.shape[2]
@@ -73,6 +78,8 @@ def _descend(target: Floats, codes: Codes, grid: Grid, hessian: Floats, lazy: in
             step, offset, old = scale[:, :, start + j], zero[:, :, start + j], codes[:, :, start + j].astype(np.int16)
             ideal = (old - offset) * step + local[:, :, j] / factor[:, j, j, None]
             new = np.clip(np.rint(ideal / step) + offset, low, high)
+            if kept is not None:
+                new = np.where(kept[:, :, start + j], new, old)
             change = ((new - old) * step).astype(np.float32)
             codes[:, :, start + j] = new
             steps[:, :, j] = change

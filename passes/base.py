@@ -102,6 +102,8 @@ class Solution:
         before_db: SQNR of plain rounding.
         after_db: SQNR of these codes.
         note: Anything else that the report should say.
+        kept: Weights that were not removed, ``[g, o, k]``. The others are zero, and stay zero in later passes. None: no
+            weights were removed.
     """
 
     codes: Codes
@@ -110,6 +112,7 @@ class Solution:
     before_db: float | None
     after_db: float | None
     note: str = ""
+    kept: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -297,6 +300,11 @@ class LayerPass(Pass):
     def alone(self) -> Self:
         """Return a fast variant for one layer on the float network's inputs. Only ratios of its errors matter."""
         return dataclasses.replace(self, sequential=False)
+
+    @property
+    def removes(self) -> str:
+        """Pattern in which weights are removed, such as "unstructured" or "2:4". Empty if none are."""
+        return ""
 
     @property
     def searches(self) -> bool:

@@ -19,7 +19,7 @@ from converter.runtime.session import Progress
 from passes.base import Correction, CorrectionPass
 from passes.errors import QuantizationError
 from passes.ir.linear import Linear
-from passes.ir.model import Model, Quantized
+from passes.ir.model import Model
 from passes.ir.ties import tied_layers
 from passes.numerics.error import decibel
 from passes.numerics.grid import Floats
@@ -145,7 +145,7 @@ def _correct(
     shift = present * factor + wanted.shift + (wanted.factor - factor) * outputs.mean_quantized
     before = decibel(1.0, outputs.error(np.ones_like(factor), np.zeros_like(factor)))
     after = decibel(1.0, outputs.error(factor, shift - present * factor))
-    model.quantized[layer.name] = Quantized(quantized.codes, scaled, after)
+    model.quantized[layer.name] = replace(quantized, grid=scaled, sqnr_db=after)
     model.write_codes([layer], quantized.codes, scaled, [shift.astype(np.float32)])
     what = f"{wanted.what}, by the bias alone, because its weight is shared" if tied else wanted.what
     size = "per channel" if grid.block_size is None else f"blocks of {grid.block_size}"

@@ -11,12 +11,13 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from converter.calibration.min_scale import BIAS_HEADROOM, within_pair_sum
 from passes.errors import QuantizationError
 from passes.ir.linear import Linear
-from passes.ir.model import Model, Quantized
+from passes.ir.model import Model
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 
 __all__ = ["QuantizedWeight", "constants", "write_all"]
@@ -33,14 +34,18 @@ class QuantizedWeight(nn.Module):
         bias: Bias, shape ``[g, o]``, or None.
         unit: The bias's change when its parameter changes by 1: the standard deviation of the layer's output. One
             number, or shape ``[g, o]``.
+        kept: Weights ``[g, o, k]`` that were not removed. The others stay zero, whatever is learned. None: all.
     """
 
     start_scale: Tensor
     zero_point: Tensor
     multiple: Tensor
     unit: Tensor
+    kept: Tensor
 
-    def __init__(self, layer: Linear, grid: Grid, bias: Floats | None, unit: Floats | float) -> None:
+    def __init__(
+        self, layer: Linear, grid: Grid, bias: Floats | None, unit: Floats | float, kept: NDArray[np.bool_] | None
+    ) -> None:
         super().__init__()
         self.layer, self.grid = layer, grid
         self.low, self.high = code_range(grid.bits)
@@ -51,6 +56,8 @@ class QuantizedWeight(nn.Module):
         self.register_buffer("start_bias", None if bias is None else torch.from_numpy(bias.astype(np.float32)))
         self.register_buffer("zero_point", torch.from_numpy(zero_point.astype(np.float32)))
         self.register_buffer("multiple", multiple)
+        mask = torch.ones(()) if kept is None else torch.from_numpy(kept.astype(np.float32))
+        self.register_buffer("kept", mask, persistent=False)
         self.register_buffer("unit", torch.tensor(unit, dtype=torch.float32), persistent=False)
         self.growth = nn.Parameter(torch.zeros(grid.scale.shape))  # change of the scale's logarithm
         self.shift = None if bias is None else nn.Parameter(torch.zeros(bias.shape))
@@ -69,7 +76,7 @@ class QuantizedWeight(nn.Module):
         Rounding the bias matters: at few bits, a step of the bias is not small against a step of the activation.
         """
         scale, bias, inputs = self.scales(), self.bias(), self.input_scale()
-        weight = _stored(self.layer, self.levels(scale) * self.multiple * self.spread(scale))
+        weight = _stored(self.layer, self.levels(scale) * self.kept * self.multiple * self.spread(scale))
         if bias is not None and inputs is not None and self.grid.per_channel:
             bias = _round_to_steps(bias, scale[:, :, 0] * inputs)
         return weight, None if bias is None else bias.reshape(-1)
@@ -93,7 +100,7 @@ class QuantizedWeight(nn.Module):
     def solution(self) -> tuple[Codes, Grid, Floats | None]:
         """The present codes ``[g, o, k]``, their grid and the bias ``[g, o]``."""
         scale, bias = self.scales(), self.bias()
-        codes = self.levels(scale).round() + self.zero_point
+        codes = (self.levels(scale) * self.kept).round() + self.zero_point
         grid = replace(self.grid, scale=scale.cpu().numpy())
         return codes.cpu().numpy().astype(np.int8), grid, None if bias is None else bias.cpu().numpy()
 
@@ -116,7 +123,7 @@ def write_all(weights: Sequence[QuantizedWeight], model: Model) -> int:
     codes = within_pair_sum(model, weights[0].layer, codes, grid)
     previous = model.quantized[weights[0].layer.name]
     for weight in weights:
-        model.quantized[weight.layer.name] = Quantized(codes, grid, model.quantized[weight.layer.name].sqnr_db)
+        model.quantized[weight.layer.name] = replace(model.quantized[weight.layer.name], codes=codes, grid=grid)
     biases = [weight.solution()[2] for weight in weights]
     model.write_codes([weight.layer for weight in weights], codes, grid, biases)
     return int((codes != previous.codes).sum())

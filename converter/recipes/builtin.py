@@ -25,6 +25,7 @@ from passes.rotation.rotate import Rotate
 from passes.weights.gptq import Gptq
 from passes.weights.keep import KeepCodes
 from passes.weights.learned_rounding import LearnedRounding
+from passes.weights.prune import Prune
 from passes.weights.qat import Qat
 from passes.weights.rtn import Rtn
 
@@ -91,6 +92,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "int4-qat",
                 "int4, then trained with its quantization in place, with torch; see `train`",
                 (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block_size=8, two_level=True), Qat()),
+            ),
+            Recipe(
+                "int4-pruned",
+                "int4 with half of each layer's weights removed; for files that are compressed, as fast as int8",
+                (*_INTEGERS, ActivationRanges(), Prune(bits=4, block_size=8, two_level=True)),
+            ),
+            Recipe(
+                "int8-2of4",
+                "8-bit weights, of which 2 of every 4 input channels are zero, for sparse tensor cores (TensorRT)",
+                (*_INTEGERS, ActivationRanges(), Prune(bits=8, pattern="2:4")),
+                storage="int8",
             ),
             Recipe(
                 "int4-weight-only",

@@ -25,6 +25,7 @@ from passes.weights.gptq import Gptq
 from passes.weights.keep import KeepCodes
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.obq import Obq
+from passes.weights.prune import Prune
 from passes.weights.qat import Qat
 from passes.weights.rtn import Rtn
 
@@ -51,6 +52,7 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
             Rtn,
             Gptq,
             Obq,
+            Prune,
             KeepCodes,
             BiasCorrection,
             ReestimateBatchnorm,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from passes.errors import QuantizationError
 from passes.ir.existing_qparams import ExistingQparams
@@ -29,11 +30,13 @@ class Quantized:
         codes: Codes that the file will contain, ``[g, o, k]``.
         grid: Grid of the codes.
         sqnr_db: SQNR in dB that the pass measured.
+        kept: Weights that were not removed, ``[g, o, k]``. The others stay zero. None: no weights were removed.
     """
 
     codes: Codes
     grid: Grid
     sqnr_db: float
+    kept: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

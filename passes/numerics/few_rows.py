@@ -6,11 +6,11 @@ the float scores on the calibration images than on others. Codes are fitted to o
 the other half follows from its moments alone. So two-fold cross-validation stores no activations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from passes.numerics.gptq import gptq, output_error
+from passes.numerics.gptq import GptqResult, gptq, output_error
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments
 from passes.numerics.weight_grid import GridForm
@@ -37,6 +37,7 @@ def damping_for_few_rows(
     min_scale: Floats | None = None,
     rounds: int = 0,
     factors: Sequence[float] = DAMPINGS,
+    solve: Callable[..., GptqResult] = gptq,
 ) -> float:
     """Return the damping with the smallest error on held-out samples.
 
@@ -51,6 +52,7 @@ def damping_for_few_rows(
         min_scale: Smallest allowed scale, ``[g, o]``.
         rounds: Rounds of refinement after GPTQ's sweep.
         factors: Multiples of ``damping`` to try, in rising order. The search ends when the error rises.
+        solve: What finds codes, with the arguments of `passes.numerics.gptq.gptq`.
 
     Raises:
         ValueError: The moments have no halves.
@@ -65,7 +67,7 @@ def damping_for_few_rows(
         loss = 0.0
         try:
             for fitted, unseen in (moments.halves, moments.halves[::-1]):
-                result = gptq(judged, fitted, form, min_scale=lowest, damping=candidate, rounds=rounds)
+                result = solve(judged, fitted, form, min_scale=lowest, damping=candidate, rounds=rounds)
                 loss += output_error(judged, result.grid.values(result.codes), unseen.hessian)
         except np.linalg.LinAlgError:  # the Hessian of one half; a larger damping may help
             continue

@@ -5,6 +5,7 @@ corrects the remaining mean of the output error, ``E[W X] - E[Ŵ X̂]`` (Nagel e
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -119,7 +120,8 @@ class Gptq(LayerPass):
             bias,
             before_db=decibel(1.0, output_error(target, rounded, varying.hessian)),
             after_db=decibel(1.0, output_error(target, values, varying.hessian)),
-            note=", ".join(part for part in (why, note) if part),
+            note=", ".join(part for part in (*self.notes(problem), why, note) if part),
+            kept=result.kept,
         )
 
     def _target(self, weight: Floats, moments: Moments) -> tuple[Floats, str]:
@@ -130,6 +132,14 @@ class Gptq(LayerPass):
             return asymmetric_target(weight, moments), ""
         except np.linalg.LinAlgError as error:
             return weight, f"errors of earlier layers not compensated (Hessian {error})"
+
+    def solver_of(self, problem: Problem) -> Callable[..., GptqResult]:
+        """Return what finds codes and grid of a layer, with the arguments of `passes.numerics.gptq.gptq`."""
+        return gptq
+
+    def notes(self, problem: Problem) -> tuple[str, ...]:
+        """Return what the report should say of a layer besides what `rounded` says."""
+        return ()
 
     def rounded(self, target: Floats, moments: Moments, problem: Problem) -> tuple[GptqResult, str]:
         """Return codes and grid for a target, and a note.
@@ -143,13 +153,14 @@ class Gptq(LayerPass):
             numpy.linalg.LinAlgError: The Hessian is not positive definite even with damping 1.
         """
         form, damping, notes = self.grid_form(problem), self.damping, []
+        solve = self.solver_of(problem)
         if self.few_rows and has_few_rows(moments):
             damping = damping_for_few_rows(
-                target, moments, form, damping, min_scale=problem.min_scale, rounds=self.refine
+                target, moments, form, damping, min_scale=problem.min_scale, rounds=self.refine, solve=solve
             )
             if damping > self.damping:
                 notes.append(f"damping {damping:g} chosen on held-out samples")
-        result = gptq(
+        result = solve(
             target,
             moments,
             form,

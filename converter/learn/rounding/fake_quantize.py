@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from converter.learn.graph.program import Program
@@ -39,14 +40,22 @@ class LearnedWeight(QuantizedWeight):
         bias: See `QuantizedWeight`.
         unit: See `QuantizedWeight`. Shape ``[g, o]``.
         step: Scale of the grid of the layer's input. None if the bias stays in float.
+        kept: See `QuantizedWeight`.
     """
 
     codes: Tensor
 
     def __init__(
-        self, layer: Linear, codes: Codes, grid: Grid, bias: Floats | None, unit: Floats, step: float | None
+        self,
+        layer: Linear,
+        codes: Codes,
+        grid: Grid,
+        bias: Floats | None,
+        unit: Floats,
+        step: float | None,
+        kept: NDArray[np.bool_] | None = None,
     ) -> None:
-        super().__init__(layer, grid, bias, unit)
+        super().__init__(layer, grid, bias, unit, kept)
         self.step = step
         self.register_buffer("codes", torch.from_numpy(codes.astype(np.float32)))
         self.nudge = nn.Parameter(torch.zeros_like(self.codes))

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
@@ -86,12 +87,20 @@ class StepWeight(QuantizedWeight):
         bias: See `QuantizedWeight`.
         unit: See `QuantizedWeight`. Standard deviation of the layer's output.
         inputs: Grid of the layer's input, from which an int32 bias gets its step. None if the bias stays in float.
+        kept: See `QuantizedWeight`.
     """
 
     def __init__(
-        self, layer: Linear, codes: Codes, grid: Grid, bias: Floats | None, unit: float, inputs: StepGrid | None
+        self,
+        layer: Linear,
+        codes: Codes,
+        grid: Grid,
+        bias: Floats | None,
+        unit: float,
+        inputs: StepGrid | None,
+        kept: NDArray[np.bool_] | None = None,
     ) -> None:
-        super().__init__(layer, grid, bias, unit)
+        super().__init__(layer, grid, bias, unit, kept)
         self.weight = nn.Parameter(torch.from_numpy(codes.astype(np.float32)) - self.zero_point)
         self.peers = [self]  # a list, as below
         self.inputs = [] if inputs is None else [inputs]  # a list hides it from torch: it belongs to another module

@@ -34,6 +34,7 @@ from converter.display.overview import Glance, Overview
 from converter.metrics.metric_run import MetricFacts, MetricRun
 from converter.model_io.load import read_whole_onnx
 from converter.model_io.open import ExportOptions
+from converter.qdq.pruned import shares_of_zeros
 from converter.runtime.batch_size import batch_size
 from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers, row_numbers
@@ -112,6 +113,7 @@ class Comparison(Overview):
         outputs: SQNR of every float output, or of its parts, of the model as it is deployed, by name.
         metric: The metric that was asked for, or None.
         values: Values of the metric: of the reference, None if its own outputs are the labels, and of the model.
+        zeros: Share of zero weights of every layer of the model, by name. Empty if the model has no pruned layer.
         transformed: Tensors whose channels are scaled or rotated in the quantized model. They are not compared.
         worst: Images whose first output has the lowest SQNR, worst first.
     """
@@ -128,6 +130,7 @@ class Comparison(Overview):
     outputs: Mapping[str, float] = field(default_factory=dict)
     metric: MetricFacts | None = None
     values: tuple[float | None, ...] = ()
+    zeros: Mapping[str, float] = field(default_factory=dict)
 
     def overview(self) -> Glance:
         """Return the layers with the largest introduced errors."""
@@ -260,6 +263,7 @@ def _compared(on: ModelsOnData, progress: Progress, metric: Any) -> Comparison:
         errors.db(),
         None if measure is None else measure.facts,
         () if measure is None else tuple(measure.values()),
+        shares_of_zeros(other_model),
     )
 
 

@@ -7,7 +7,7 @@ onnxruntime really does. To find out, the file is opened on the CPU, and the gra
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from converter.model_io.load import read_whole_onnx
 from converter.model_io.malformed import refusing_malformed
 from converter.model_io.open import ExportOptions, model_files
 from converter.model_io.structure import model_bytes
+from converter.qdq.pruned import shares_of_zeros
 from converter.qdq.stored_weights import (
     StoredWeight,
     Tensors,
@@ -60,6 +61,7 @@ class InspectedLayer:
         fused: Whether onnxruntime's CPU provider runs the layer as one operator that reads the codes. MatMulNBits
             multiplies codes by float activations. Every other such operator multiplies integers.
         reason: Why the layer is not fused, or how onnxruntime quantizes the weight by itself. Empty if neither applies.
+        zeros: Share of the weights that are zero. It is counted in files with pruned layers, otherwise it is None.
     """
 
     name: str
@@ -72,6 +74,7 @@ class InspectedLayer:
     activation_type: str
     fused: bool
     reason: str
+    zeros: float | None = None
 
     @property
     def on_integers(self) -> bool:
@@ -159,6 +162,8 @@ def _inspected(path: Path, name: str) -> Inspection:
     layers = tuple(
         _layer(node, tensors, runtime, bits, reasons) for node in tensors.nodes if layer_roles(node) is not None
     )
+    zeros = shares_of_zeros(model)
+    layers = tuple(replace(layer, zeros=zeros.get(layer.name)) for layer in layers)
     by_type: dict[str, int] = {}
     for tensor in tensors.constants.values():
         kind = type_name(tensor.data_type)

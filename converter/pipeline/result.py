@@ -23,6 +23,7 @@ from converter.pipeline.search_record import Search
 from converter.pipeline.trial_run import Fidelity
 from converter.pipeline.verdict.answer import Verdict
 from converter.pipeline.verdict.judge import Known, judge
+from converter.qdq.pruned import KEY as PRUNED_KEY
 from converter.qdq.weights import Storage
 from converter.qdq.writer import bits_in_file, runs_on_integers
 from converter.recipes.builtin import text_to_store
@@ -60,6 +61,8 @@ class LayerReport:
         reason: Why the layer stayed in float.
         weights: Distribution of the weights before rounding, folded and rescaled, and as written. None in float.
         multiples: Number of multiples of channel scales that are stored beside the codes, at 4 bits each.
+        pattern: Pattern in which a pass removed weights, such as "unstructured" or "2:4". Empty if it removed none. The
+            share of zeros is `Distribution.zeros`.
     """
 
     name: str
@@ -75,6 +78,12 @@ class LayerReport:
     reason: str
     weights: Distribution | None = None
     multiples: int = 0
+    pattern: str = ""
+
+    @property
+    def zeros(self) -> float | None:
+        """Share of the weights that are zero in the file. None in float."""
+        return None if self.weights is None else self.weights.zeros
 
     @property
     def file_bits(self) -> float:
@@ -202,6 +211,7 @@ def layer_reports(
     reports: Sequence[PassReport],
     storage: Storage,
     branches: Mapping[tuple[str, str], Sequence[LayerReport]],
+    pattern: str = "",
 ) -> tuple[LayerReport, ...]:
     """Return reports of every linear layer, and of every node of such an operator that cannot be used as one.
 
@@ -212,6 +222,7 @@ def layer_reports(
         reports: Reports of the passes.
         storage: Storage form of the weights.
         branches: Reports of the layers in converted branches. See `converter.pipeline.branches`.
+        pattern: Pattern in which the recipe removes weights. Empty if it removes none.
     """
     changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
     result = []
@@ -246,6 +257,7 @@ def layer_reports(
                 reason="",
                 weights=distribution(model.float_weights[layer.name].matrix(), quantized.codes, grid),
                 multiples=0 if grid.multiples is None or stored == 8 else grid.multiples.size,
+                pattern="" if quantized.kept is None else pattern,
             )
         )
     return tuple(result)
@@ -299,12 +311,14 @@ def stamp(
         floats: Reasons why activations stayed in float, by layer name.
         facts: Other entries by key.
     """
+    pruned = {layer.name: layer.pattern for layer in layers if layer.pattern}
     entries = {
         "recipe": text_to_store(recipe),
         "preprocess": recipe.preprocess.to_json(),
         "layer_bits": json.dumps({layer.name: layer.bits for layer in layers}),
         "float_reasons": json.dumps({layer.name: layer.reason for layer in layers if layer.reason}),
         "float_activations": json.dumps(dict(floats)),
+        **({PRUNED_KEY: json.dumps(pruned)} if pruned else {}),
         **{key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()},
     }
     for key, value in entries.items():

@@ -31,11 +31,13 @@ def comparison_tables(
     shown = [entry for entry in comparison.layers if entry.layers or entry.introduced_db < _NOTHING_ADDED_DB]
     if most is not None:
         shown = sorted(shown, key=lambda entry: entry.introduced_db)[:most]
-    table = plain_table("", ["layer", "compared after", "so far", "added", "cosine"], numbers={2, 3, 4})
+    columns = ["layer", *(["zeros"] if comparison.zeros else []), "compared after", "so far", "added", "cosine"]
+    table = plain_table("", columns, numbers=range(len(columns) - 3, len(columns)))
     for entry in shown:
         row(
             table,
             _named(entry),
+            *([_zeros(entry, comparison)] if comparison.zeros else []),
             entry.op,
             decibels(entry.sqnr_db),
             decibels(entry.introduced_db),
@@ -95,6 +97,12 @@ def _named(entry: LayerError) -> str:
     """Name the layer, and count the other layers since the last tensor that could be compared."""
     *before, last = entry.layers or (entry.layer,)
     return f"{last} (and {len(before)} before)" if before else last
+
+
+def _zeros(entry: LayerError, comparison: Comparison) -> str:
+    """Return the share of zero weights of the layer that gives the row its name. Empty if it is unknown."""
+    share = comparison.zeros.get((*entry.layers, entry.layer)[max(len(entry.layers) - 1, 0)])
+    return "" if share is None else percent(share)
 
 
 def _lowest(layers: Sequence[LayerError]) -> LayerError | None:

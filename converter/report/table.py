@@ -1,5 +1,6 @@
 """Results as rich tables, in one style for terminals, pipes and HTML."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "preprocessing",
     "recipes_table",
     "row",
+    "share_of_zeros",
     "show",
     "weights_table",
 ]
@@ -178,12 +180,16 @@ def weights_table(layers: Iterable[LayerReport], sqnr_of: str, *, verbose: bool 
     for layer in layers:
         form = (layer.stored_bits, layer.granularity) if verbose else (0, "")
         groups.setdefault((layer.bits, form[0], layer.activation_bits, form[1]), []).append(layer)
-    columns = ["weights", "on disk", "activations", "scale per", "layers", "median SQNR", "lowest SQNR", "at"]
-    table = plain_table("", columns, numbers={1, 4, 5, 6})
+    pruned = any(layer.pattern for members in groups.values() for layer in members)
+    columns = ["weights", "on disk", *(["zeros"] if pruned else []), "activations", "scale per", "layers"]
+    columns += ["median SQNR", "lowest SQNR", "at"]
+    table = plain_table("", columns, numbers={1, len(columns) - 4, len(columns) - 3, len(columns) - 2})
     for (_, _, activations, _), members in sorted(groups.items(), key=lambda item: (*item[0][:3], len(item[0][3]))):
         known = sorted((layer.after_db, layer.name) for layer in members if layer.after_db is not None)
         middle, lowest = (known[len(known) // 2][0], known[0]) if known else (None, (None, ""))
-        described = (_weight_bits(members), f"{mean_file_bits(members):.3g} bits", _bits(activations), _scales(members))
+        described = [_weight_bits(members), f"{mean_file_bits(members):.3g} bits", _bits(activations), _scales(members)]
+        if pruned:
+            described.insert(2, share_of_zeros(members))
         row(table, *described, str(len(members)), decibels(middle), decibels(lowest[0]), lowest[1])
     table.caption = f"SQNR of each layer's {sqnr_of}; on disk: bits per weight"
     return table
@@ -232,14 +238,17 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     """Build the tables of all linear layers, of reasons why layers are not fused, and of facts about the file."""
-    columns = ["layer", "op", "weights", "storage", "bytes", "scale per", "input", "fused"]
-    table = plain_table("", columns, numbers={4})
+    pruned = any(layer.zeros is not None for layer in inspection.layers)
+    columns = ["layer", "op", "weights", *(["zeros"] if pruned else []), "storage", "bytes", "scale per", "input"]
+    figures = {index for index, column in enumerate(columns) if column in {"zeros", "bytes"}}
+    table = plain_table("", [*columns, "fused"], numbers=figures)
     for layer in inspection.layers:
         row(
             table,
             layer.name,
             layer.op,
             NOTHING if layer.weight_bits is None else _bits(layer.weight_bits, layer.storage),
+            *([NOTHING if layer.zeros is None else percent(layer.zeros)] if pruned else []),
             layer.storage,
             f"{layer.bytes:,}",
             layer.granularity,
@@ -334,6 +343,12 @@ def _weight_bits(layers: Sequence[LayerReport]) -> str:
     """Name the bits of the grid, and those of the stored type if all layers have one that differs."""
     bits, stored = layers[0].bits, {layer.stored_bits for layer in layers}
     return _bits(bits) + (f" in int{stored.pop()}" if len(stored) == 1 and stored != {bits} else "")
+
+
+def share_of_zeros(layers: Sequence[LayerReport]) -> str:
+    """Return the share of the weights of several layers that are zero. Empty if all of them are in float."""
+    known = [(layer.zeros, math.prod(layer.shape)) for layer in layers if layer.zeros is not None]
+    return percent(sum(share * size for share, size in known) / sum(size for _, size in known)) if known else ""
 
 
 def _scales(layers: Sequence[LayerReport]) -> str:

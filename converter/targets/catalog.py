@@ -38,6 +38,7 @@ from converter.targets.sources import (
     TENSORRT,
     TENSORRT_OPERATORS,
     TENSORRT_QDQ,
+    TENSORRT_SPARSITY,
     TENSORRT_TYPES,
     TIMED,
     UNTIMED,
@@ -81,7 +82,7 @@ _CPU_TIMES = dataclasses.replace(_CPU, times=KernelTimes(), channels_last=True, 
 
 def _sources(*groups: tuple[str, Iterable[str]], **facts: str) -> Mapping[str, str]:
     """Sources by fact: first the sources that several facts share, then the others."""
-    shared = {"gathers_codes": OURS} | {fact: source for source, names in groups for fact in names}
+    shared = {"gathers_codes": OURS, "sparsity": OURS} | {fact: source for source, names in groups for fact in names}
     return MappingProxyType(shared | facts)
 
 
@@ -207,6 +208,7 @@ _ALL = (
         runtime="TensorRT 11.5",
         int4="none",
         opset=25,
+        sparsity="2:4",
         sources=_sources(
             (UNTIMED, ("channels_last", "times")),
             (TENSORRT_OPERATORS, ("linear", "compute", "moving", "conv_dims", "no_float")),
@@ -219,6 +221,7 @@ _ALL = (
             int4=f"{TENSORRT_TYPES}: INT4 is weight-only; codes of layers on integers are stored as INT8",
             opset=f"{TENSORRT}reference/onnx-opset-guide.html: TensorRT 11.x",
             runtime="https://github.com/NVIDIA/TensorRT/releases/tag/v11.5: adds opset 25",
+            sparsity=f"{TENSORRT_SPARSITY}: of every four input channels at least two zeros, if 4 divides them",
             provider="needs an NVIDIA GPU: only the rules are checked",
             variants="GPUs are not told apart",
             pair_sum=ADDS,

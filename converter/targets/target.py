@@ -24,6 +24,7 @@ class Target:
         static_shapes: Whether all dimensions must be fixed. Then the batch becomes 1.
         opset: Newest operator set of the target. None: that of its onnxruntime.
         whole: Whether the provider must take every node.
+        sparsity: Pattern of zeros that the target computes faster, n:m along the input channels. Empty: none.
         provider: Provider that runs the target on this kind of machine. None: only its rules can be checked.
         variants: Differences between the processors or providers of the target.
         sources: Source of each of these facts, and of each fact in `Rules`, by field.
@@ -38,6 +39,7 @@ class Target:
     static_shapes: bool = False
     opset: int | None = None
     whole: bool = False
+    sparsity: str = ""
     provider: Literal["cpu", "openvino", "qnn", "web"] | None = None
     variants: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)

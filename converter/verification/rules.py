@@ -14,6 +14,7 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.model_io.load import read_whole_onnx
+from converter.qdq.pruned import nonzeros, pruned_patterns
 from converter.qdq.stored_weights import (
     StoredWeight,
     Tensors,
@@ -304,6 +305,33 @@ def _matmulnbits(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: the target does not run MatMulNBits"
 
 
+def _sparsity(file: _File, target: Target) -> Iterator[str]:
+    """A layer that was pruned in the target's pattern has it. Others run as if all their weights were there."""
+    patterns = pruned_patterns(file.model)
+    for node, weight, _ in file.layers():
+        present = nonzeros(weight, file.tensors) if patterns.get(node.name) == target.sparsity != "" else None
+        if present is None:
+            continue
+        n, m = (int(part) for part in target.sparsity.split(":"))
+        by_input = np.moveaxis(present, _input_axis(node), -1)
+        if by_input.shape[-1] % m:
+            yield f"{node.name}: pruned {target.sparsity}, but {m} does not divide its {by_input.shape[-1]} inputs"
+            continue
+        groups = by_input.reshape(-1, m).sum(axis=1)
+        if excess := int((groups > n).sum()):
+            yield (
+                f"{node.name}: pruned {target.sparsity}, but {excess:,} of {groups.size:,} groups of {m} neighbouring "
+                f"input channels have more than {n} weights that are not zero"
+            )
+
+
+def _input_axis(node: NodeProto) -> int:
+    """Axis of the input channels in the weight that the operator reads."""
+    if node.op_type == "Conv":
+        return 1
+    return 1 if int_attribute(node, "transB", 0) else 0
+
+
 def _source(file: _File, name: str) -> str:
     """The computed tensor behind QuantizeLinear and DequantizeLinear."""
     maker = file.tensors.makers.get(name)
@@ -338,6 +366,7 @@ RULES: tuple[Rule, ...] = (
     Rule("float_outputs", _float_outputs),
     Rule("fused_adds", _fused_adds),
     Rule("matmulnbits", _matmulnbits),
+    Rule("sparsity", _sparsity),
 )
 
 

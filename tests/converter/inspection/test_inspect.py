@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("packed")
 
 KEYS = {
     "name", "op", "weight_bits", "storage", "bytes", "granularity", "activation_bits", "activation_type", "fused",
-    "reason",
+    "reason", "zeros",
 }  # fmt: skip
 
 

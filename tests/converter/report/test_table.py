@@ -25,6 +25,7 @@ from converter.report.progress import progress_bars
 from converter.report.targets import facts_table, targets_table
 from converter.targets.catalog import TARGETS, find_target
 from converter.targets.target import Target
+from passes.numerics.distribution import BINS, Distribution
 from tests.support.models import images, small_cnn
 
 LONG = "features.12.blocks.3.inverted_residual.conv.depthwise.0.convolution"
@@ -149,6 +150,42 @@ def test_weights_are_grouped_by_bits() -> None:
     quantized = next(line for line in lines if line.lstrip().startswith("4 bits"))
     assert quantized.split() == ["4", "bits", "4", "bits", "8", "bits", "channel", "3", "20.0", "dB", "10.0", "dB", "b"]
     assert any(line.lstrip().startswith("float32") and " 1 " in line for line in lines)
+
+
+def pruned(name: str, share: float, pattern: str) -> LayerReport:
+    counts = (0,) * BINS
+    return dataclasses.replace(
+        layer(name), weights=Distribution(-1.0, 1.0, counts, counts, share, 0.0), pattern=pattern
+    )
+
+
+def test_zeros_are_shown_where_a_layer_is_pruned() -> None:
+    layers = [pruned("a", 0.5, "unstructured"), pruned("b", 0.1, ""), layer("d", 32, 32, None, "asked for")]
+    lines = shown(table.weights_table(layers, "outputs")).splitlines()
+    quantized = next(line for line in lines if line.lstrip().startswith("4 bits"))
+    assert quantized.split()[:7] == ["4", "bits", "4", "bits", "30.00", "%", "8"]  # of equally large layers
+    assert "zeros" in lines[0]
+    assert "zeros" not in shown(table.weights_table(layers[1:], "outputs"))
+    found = inspection()
+    rows = (dataclasses.replace(found.layers[0], zeros=0.5123), found.layers[1])
+    text = shown(*table.inspection_tables(dataclasses.replace(found, layers=rows)))
+    assert "51.23 %" in text
+    assert "zeros" in text
+    assert "zeros" not in shown(*table.inspection_tables(found))
+
+
+def test_zeros_of_a_comparison() -> None:
+    rows = (
+        LayerError("relu", "Relu", "relu_out", 31.26, 0.99951, 33.3, ("conv", "second")),
+        LayerError("fc", "Gemm", "y", 31.2, 0.9995, 30.0, ("fc",)),
+    )
+    comparison = Comparison("a", "b", 16, rows, (), None, 20.0, zeros={"second": 0.5, "conv": 0.1})
+    lines = shown(*comparison_tables(comparison, None)).splitlines()
+    assert "zeros" in lines[0]
+    assert "50.00 %" in next(line for line in lines if "second" in line)
+    assert "%" not in next(line for line in lines if "fc" in line)
+    plain = dataclasses.replace(comparison, zeros={})
+    assert "zeros" not in shown(*comparison_tables(plain, None))
 
 
 def test_multiples_of_block_scales_are_bits_on_disk() -> None:

@@ -9,20 +9,30 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from converter import convert
+from converter import Recipe, convert
+from converter.qdq.pruned import pruned_patterns
 from converter.targets.catalog import find_target
 from converter.targets.target import Target
 from converter.verification.rules import RULES, violations
 from models.zoo import ZOO, feeds_of
+from passes.activations.activation_ranges import ActivationRanges
+from passes.graph.normalise.normalise import Normalise
 from passes.ir.rules import Rules
+from passes.weights.prune import Prune
 from tests.support.models import SIDE, small_cnn
+from tests.support.networks import resnet
 
 pytestmark = pytest.mark.usefixtures("packed")
 
 X = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
 
 
-def written(target: str, recipe: str = "int8") -> onnx.ModelProto:
+PRUNED = Recipe(
+    "pruned", "", (Normalise(), ActivationRanges(), Prune(bits=8, pattern="2:4", fewest_inputs=0)), storage="int8"
+)
+
+
+def written(target: str, recipe: str | Recipe = "int8") -> onnx.ModelProto:
     return convert(small_cnn(transpose=False), X, recipe=recipe, target=target).model
 
 
@@ -173,7 +183,19 @@ def packed(model: onnx.ModelProto) -> None:
     model.CopyFrom(written("cpu", "int4-matmulnbits"))
 
 
-BREAKS: dict[str, tuple[str, str, Callable[[onnx.ModelProto], None], str]] = {
+def full_weight(model: onnx.ModelProto) -> None:
+    """No weight of the Gemm is zero. It was pruned in a pattern."""
+    tensor = next(each for each in model.graph.initializer if each.name == "fc.weight_int8")
+    retype(model, tensor.name, np.ones(numpy_helper.to_array(tensor).shape, np.int8))
+
+
+def cut_weight(model: onnx.ModelProto) -> None:
+    """The Gemm reads 7 inputs."""
+    tensor = next(each for each in model.graph.initializer if each.name == "fc.weight_int8")
+    retype(model, tensor.name, numpy_helper.to_array(tensor)[:, :7])
+
+
+BREAKS: dict[str, tuple[str, str | Recipe, Callable[[onnx.ModelProto], None], str]] = {
     # fact: target, recipe, how to break it, message
     "opset": ("tensorrt", "int8", new_opset, "opset 26 is above 25"),
     "static_shapes": ("mobile", "int8", open_batch, "input input: dimension 0 is open (n)"),
@@ -217,6 +239,13 @@ BREAKS: dict[str, tuple[str, str, Callable[[onnx.ModelProto], None], str]] = {
         not_rounded,
         "add: no operand is quantized; the one beside the convolution",
     ),
+    "sparsity": (
+        "tensorrt",
+        PRUNED,
+        full_weight,
+        "fc: pruned 2:4, but 10 of 10 groups of 4 neighbouring input channels have more than 2 weights that are not",
+    ),
+    "sparsity rest": ("tensorrt", PRUNED, cut_weight, "fc: pruned 2:4, but 4 does not divide its 7 inputs"),
     "matmulnbits": ("mobile", "int8", packed, "fc: the target does not run MatMulNBits"),
 }
 
@@ -230,6 +259,20 @@ def test_a_file_that_breaks_a_rule_is_reported(name: str) -> None:
     actual = [each for each in violations(model, find_target(target)) if each.fact == name.partition(" ")[0]]
     assert any(each.what.startswith(said) for each in actual), actual
     assert {each.source for each in actual} == {find_target(target).sources[name.partition(" ")[0]]}
+
+
+@pytest.mark.parametrize(("target", "recipe"), [("tensorrt", "int8-2of4"), ("cpu", "int8-2of4"), ("cpu", PRUNED)])
+def test_a_pruned_network_has_the_pattern(target: str, recipe: str | Recipe) -> None:
+    """In the weights of convolutions, four input channels at one place of the kernel are a group."""
+    x = np.random.default_rng(0).standard_normal((16, 3, SIDE, SIDE)).astype(np.float32)
+    model = convert(resnet(), x, recipe=recipe, target=target).model
+    assert len(pruned_patterns(model)) >= 2
+    assert violations(model, find_target(target)) == ()
+    stated = next(entry for entry in model.metadata_props if entry.key == "convert_onnx.pruned")
+    dense = convert(resnet(), x, recipe="int8", target=target).model
+    dense.metadata_props.append(stated)
+    broken = {each.what.partition(":")[0] for each in violations(dense, find_target(target))}
+    assert broken == (set(pruned_patterns(model)) if target == "tensorrt" else set())
 
 
 def test_every_rule_has_a_case() -> None:

@@ -18,7 +18,14 @@ def layers(facts: Mapping[str, Any]) -> Section:
     drawn = rows[:MOST_ROWS]
     charts = {"layers-chart": _chart(drawn, facts["sqnr_of"], before)} if rows else {}
     hidden = len(rows) - len(drawn)
-    values = {"worst": rows[:1], "drawn": len(rows), "hidden": hidden, "refined": refined, "before": before}
+    values = {
+        "worst": rows[:1],
+        "drawn": len(rows),
+        "pruned": any(layer["pattern"] for layer in facts["layers"]),
+        "hidden": hidden,
+        "refined": refined,
+        "before": before,
+    }
     return Section("layers", "Layers", values, charts)
 
 

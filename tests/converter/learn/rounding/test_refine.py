@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any
 
@@ -29,6 +30,7 @@ from passes.numerics.error import sqnr_db  # noqa: E402
 from passes.report import PassReport  # noqa: E402
 from passes.weights.gptq import Gptq  # noqa: E402
 from passes.weights.learned_rounding import LearnedRounding  # noqa: E402
+from passes.weights.prune import Prune  # noqa: E402
 from passes.weights.rtn import Rtn  # noqa: E402
 from tests.support.networks import (  # noqa: E402
     branches,
@@ -89,6 +91,20 @@ def test_a_network_that_gains_nothing_does_not_change() -> None:
     assert same(model, quantize(resnet(), Gptq(bits=3), X, ranges=True))
     assert not report.changed
     assert all("learning gained nothing" in reason for reason in report.skipped.values())
+
+
+def test_removed_weights_stay_zero() -> None:
+    model = quantize(resnet(), Prune(bits=2, fewest_inputs=0), X, ranges=True)
+    removed = {name: ~solved.kept for name, solved in model.quantized.items() if solved.kept is not None}
+    before = {name: solved.codes for name, solved in model.quantized.items()}
+    settings = replace(SHORT, steps=60)
+    data = dataset(prepared(resnet()), X)
+    report = learn_rounding(model, settings, data, quiet, solver=None, memory_budget=DEFAULT_MEMORY_BUDGET, seed=0)
+    check(model, "learned_rounding")
+    assert report.changed
+    assert any((model.quantized[name].codes != codes).any() for name, codes in before.items())
+    for name, mask in removed.items():
+        assert not model.weight(model.layers()[name])[mask].any()
 
 
 def test_codes_move_only_with_a_move_share() -> None:

@@ -24,6 +24,7 @@ from passes.graph.normalise.normalise import Normalise  # noqa: E402
 from passes.ir.model import Model  # noqa: E402
 from passes.numerics.error import sqnr_db  # noqa: E402
 from passes.weights.gptq import Gptq  # noqa: E402
+from passes.weights.prune import Prune  # noqa: E402
 from passes.weights.qat import Qat  # noqa: E402
 from passes.weights.rtn import Rtn  # noqa: E402
 from tests.support.networks import conv, dataset, images, network, prepared, quantize, quiet, resnet, run, set_ranges  # noqa: E402
@@ -112,6 +113,24 @@ def test_labels_are_learned() -> None:
     report = train_network(model, settings, data, quiet, seed=0)
     assert "learned from labels" in report.notes[0]
     assert (outputs(model, x).argmax(1) == y).mean() > before + 0.3
+
+
+def test_removed_weights_stay_zero() -> None:
+    """Weights that were left may become zero and leave it again. Those that were removed may not leave it."""
+    model = quantize(resnet(), Prune(bits=4, fewest_inputs=0), X, ranges=True)
+    removed = {name: ~solved.kept for name, solved in model.quantized.items() if solved.kept is not None}
+    before = {name: solved.codes for name, solved in model.quantized.items()}
+    assert set(removed) == set(model.layers())
+    x, classes = labelled(resnet(), X)
+    data = dataset(prepared(resnet()), (x, (classes + 1) % 10))  # not those of the float network: much is to learn
+    settings = Qat(epochs=6, batch=16, optimizer="adam", rate=0.05)
+    report = train_network(model, settings, data, quiet, seed=0)
+    check(model, "qat")
+    assert report.changed
+    for name, mask in removed.items():
+        assert not model.weight(model.layers()[name])[mask].any()
+        np.testing.assert_array_equal(model.quantized[name].kept, ~mask)
+    assert any((model.quantized[name].codes != codes).mean() > 0.01 for name, codes in before.items())
 
 
 def test_a_network_that_gains_nothing_does_not_change() -> None:

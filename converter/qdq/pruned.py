@@ -1,0 +1,59 @@
+"""Pruned layers of a file: which they are, and how many of their weights are zero.
+
+`convert` writes the pattern of every pruned layer into the metadata. Zeros are counted in the codes themselves.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
+from converter.qdq.weight_reader import weight_codes
+
+__all__ = ["KEY", "nonzeros", "pruned_patterns", "shares_of_zeros"]
+
+KEY = "pruned"
+"""Metadata entry, after the prefix ``convert_onnx.``: the pattern of every pruned layer by its name, as JSON."""
+
+
+def pruned_patterns(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the pattern of every layer that was pruned, by name: "unstructured" or "2:4"."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == f"convert_onnx.{KEY}"), "{}")
+    try:
+        found: Any = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return {str(name): str(pattern) for name, pattern in found.items()} if isinstance(found, Mapping) else {}
+
+
+def shares_of_zeros(model: onnx.ModelProto) -> dict[str, float]:
+    """Return the share of zero weights of every layer whose weight can be read, by name.
+
+    Nothing is counted, and the result is empty, if the file does not say that a layer was pruned.
+    """
+    if not pruned_patterns(model):
+        return {}
+    tensors = Tensors.of(model.graph)
+    shares = {}
+    for node in tensors.nodes:
+        if layer_roles(node) is None:
+            continue
+        values = nonzeros(find_weight(node, tensors), tensors)
+        if values is not None and values.size:
+            shares[node.name or node.output[0]] = 1 - float(np.mean(values))
+    return shares
+
+
+def nonzeros(stored: StoredWeight, tensors: Tensors) -> NDArray[np.bool_] | None:
+    """Return which weights are not zero, in the shape that the operator reads. None if the form is unknown."""
+    codes = weight_codes(stored, tensors)
+    if codes is not None:
+        return np.asarray(codes.codes != codes.zero_point)
+    if stored.codes is None or not stored.is_float or stored.operators:
+        return None
+    return np.asarray(numpy_helper.to_array(stored.codes) != 0)

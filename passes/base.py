@@ -31,6 +31,7 @@ from passes.ir.ties import agreed
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments
 from passes.numerics.output_statistics import OutputStatistics
+from passes.numerics.sparsity import Pruned
 from passes.numerics.weight_grid import GridForm
 from passes.report import PassReport
 from passes.statistics import Needs, Stats
@@ -78,8 +79,7 @@ class Problem:
         bits: Bits of the weight codes.
         block_size: Number of inputs that share a scale. None: the whole output channel shares one.
         min_scale: ``[g, o]``. The smallest scale whose int32 bias cannot overflow.
-        moments: Moments of the layer's inputs, if the pass wants them. Their origin is near the mean of the inputs,
-            see `Moments.about`.
+        moments: Moments of the layer's inputs about a point near their mean, if the pass wants them.
     """
 
     layer: Linear
@@ -102,8 +102,7 @@ class Solution:
         before_db: SQNR of plain rounding.
         after_db: SQNR of these codes.
         note: Anything else that the report should say.
-        kept: Weights that were not removed, ``[g, o, k]``. The others are zero, and stay zero in later passes. None: no
-            weights were removed.
+        pruned: Weights that were removed, and stay zero in later passes. None: there are none.
     """
 
     codes: Codes
@@ -112,7 +111,7 @@ class Solution:
     before_db: float | None
     after_db: float | None
     note: str = ""
-    kept: NDArray[np.bool_] | None = None
+    pruned: Pruned | None = None
 
 
 @dataclass(frozen=True)
@@ -125,10 +124,8 @@ class Pass:
         name: Name of the pass in recipes.
         stage: Stage of the pass. It comes after all passes of earlier stages and before all passes of later stages.
         keeps_codes: Whether weights keep the codes of the source file.
-        settles_layers: Whether layers have their final names and weights only after this pass. If so, layers can be
-            excluded only after it.
-        trains: Whether the pass learns from the training images. The caller can give these apart from the calibration
-            images.
+        settles_layers: Whether layers have their final names and weights, and can be excluded, only after this pass.
+        trains: Whether the pass learns from the training images. The caller can give these apart from the others.
     """
 
     name: ClassVar[str]
@@ -300,11 +297,6 @@ class LayerPass(Pass):
     def alone(self) -> Self:
         """Return a fast variant for one layer on the float network's inputs. Only ratios of its errors matter."""
         return dataclasses.replace(self, sequential=False)
-
-    @property
-    def removes(self) -> str:
-        """Pattern in which weights are removed, such as "unstructured" or "2:4". Empty if none are."""
-        return ""
 
     @property
     def searches(self) -> bool:

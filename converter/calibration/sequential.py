@@ -208,7 +208,7 @@ def solve_layer(
         solution = _solved(layer_pass, Problem(layer, weight, bias, bits, block_size, min_scale, moments))
     sqnr = solution.after_db if solution.after_db is not None else float("nan")
     codes = within_pair_sum(model, layer, solution.codes, solution.grid)
-    quantized = Quantized(codes, solution.grid, sqnr, solution.kept)
+    quantized = Quantized(codes, solution.grid, sqnr, solution.pruned)
     for member in members:
         model.float_weights[member.name] = model.float_weight(member)
         model.quantized[member.name] = quantized

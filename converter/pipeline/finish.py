@@ -61,7 +61,7 @@ def write_file(
     storage = job.target.storage(job.recipe.storage)
     with job.footprint.step("emit"):
         quantized = emit(work, storage, smallest=True) if job.recipe.keeps else emit_fused(work, storage, job.target)
-        layers = layer_reports(work, reports, storage, branches, job.recipe.pattern)
+        layers = layer_reports(work, reports, storage, branches)
     share_branch_constants(quantized.graph)
     require_kernels(quantized, job.target)
     fix_batch(quantized, job.target)

@@ -211,7 +211,6 @@ def layer_reports(
     reports: Sequence[PassReport],
     storage: Storage,
     branches: Mapping[tuple[str, str], Sequence[LayerReport]],
-    pattern: str = "",
 ) -> tuple[LayerReport, ...]:
     """Return reports of every linear layer, and of every node of such an operator that cannot be used as one.
 
@@ -222,7 +221,6 @@ def layer_reports(
         reports: Reports of the passes.
         storage: Storage form of the weights.
         branches: Reports of the layers in converted branches. See `converter.pipeline.branches`.
-        pattern: Pattern in which the recipe removes weights. Empty if it removes none.
     """
     changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
     result = []
@@ -257,7 +255,7 @@ def layer_reports(
                 reason="",
                 weights=distribution(model.float_weights[layer.name].matrix(), quantized.codes, grid),
                 multiples=0 if grid.multiples is None or stored == 8 else grid.multiples.size,
-                pattern="" if quantized.kept is None else pattern,
+                pattern="" if quantized.pruned is None else quantized.pruned.pattern,
             )
         )
     return tuple(result)

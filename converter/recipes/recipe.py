@@ -76,11 +76,6 @@ class Recipe:
         """The layer pass that solves the layers. None if the weights get their codes in another way."""
         return next((step.solver for step in self.passes if step.solver is not None), None)
 
-    @property
-    def pattern(self) -> str:
-        """Pattern in which weights are removed, such as "unstructured" or "2:4". Empty if none are."""
-        return "" if self.solver is None else self.solver.removes
-
     def with_solver(self, **fields: Any) -> "Recipe":
         """Return the recipe with these fields of its layer pass."""
         return self._with_passes(

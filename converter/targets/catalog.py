@@ -38,7 +38,6 @@ from converter.targets.sources import (
     TENSORRT,
     TENSORRT_OPERATORS,
     TENSORRT_QDQ,
-    TENSORRT_SPARSITY,
     TENSORRT_TYPES,
     TIMED,
     UNTIMED,
@@ -81,8 +80,9 @@ _CPU_TIMES = dataclasses.replace(_CPU, times=KernelTimes(), channels_last=True, 
 
 
 def _sources(*groups: tuple[str, Iterable[str]], **facts: str) -> Mapping[str, str]:
-    """Sources by fact: first the sources that several facts share, then the others."""
-    shared = {"gathers_codes": OURS, "sparsity": OURS} | {fact: source for source, names in groups for fact in names}
+    """Sources by fact: first those that targets share unless they say otherwise, then those that facts share."""
+    others = dict.fromkeys(("gathers_codes", "sparsity"), OURS) | dict.fromkeys(("channels_last", "times"), UNTIMED)
+    shared = others | {fact: source for source, names in groups for fact in names}
     return MappingProxyType(shared | facts)
 
 
@@ -134,7 +134,6 @@ _ALL = (
         opset=25,
         provider="openvino",
         sources=_sources(
-            (UNTIMED, ("channels_last", "times")),
             (CONFORMANCE, ("linear", "compute", "moving", "conv_dims", "static_shapes", "no_float", "channel_axes")),
             (CONFORMANCE, ("weight_types", "float_outputs", "fused_adds")),
             (MEASURED, ("signed", "int4", "bias", "absorbable")),
@@ -169,7 +168,6 @@ _ALL = (
         whole=True,
         provider="qnn",
         sources=_sources(
-            (UNTIMED, ("channels_last", "times")),
             (CONFORMANCE, ("linear", "compute", "moving", "conv_dims", "weight_types", "channel_axes")),
             (MEASURED, ("int4", "bias", "absorbable")),
             (OURS, ("symmetric", "weight_zero_points", "fused_adds", "on_demand", "scalars", "reads_by_channel")),
@@ -210,9 +208,7 @@ _ALL = (
         opset=25,
         sparsity="2:4",
         sources=_sources(
-            (UNTIMED, ("channels_last", "times")),
-            (TENSORRT_OPERATORS, ("linear", "compute", "moving", "conv_dims", "no_float")),
-            (TENSORRT_OPERATORS, ("matmulnbits", "static_shapes")),
+            (TENSORRT_OPERATORS, ("linear", "compute", "moving", "conv_dims", "no_float", "matmulnbits")),
             (TENSORRT_TYPES, ("signed", "symmetric", "weight_zero_points", "weight_types")),
             (TENSORRT_QDQ, ("fused_adds", "float_outputs", "absorbable", "weight_only", "channel_axes")),
             (OURS, ("on_demand", "scalars", "reads_by_channel", "whole")),
@@ -221,9 +217,10 @@ _ALL = (
             int4=f"{TENSORRT_TYPES}: INT4 is weight-only; codes of layers on integers are stored as INT8",
             opset=f"{TENSORRT}reference/onnx-opset-guide.html: TensorRT 11.x",
             runtime="https://github.com/NVIDIA/TensorRT/releases/tag/v11.5: adds opset 25",
-            sparsity=f"{TENSORRT_SPARSITY}: of every four input channels at least two zeros, if 4 divides them",
+            sparsity=f"{TENSORRT}inference-library/data-formats-tensors.html: two zeros in every four input channels",
             provider="needs an NVIDIA GPU: only the rules are checked",
             variants="GPUs are not told apart",
+            static_shapes=TENSORRT_OPERATORS,
             pair_sum=ADDS,
         ),
     ),
@@ -242,7 +239,6 @@ _ALL = (
         runtime="onnxruntime-gpu 1.23",
         matmulnbits=True,
         sources=_sources(
-            (UNTIMED, ("channels_last", "times")),
             (
                 f"no QLinearConv is registered: {CUDA}",
                 ("linear", "compute", "moving", "absorbable", "signed", "symmetric", "float_outputs", "fused_adds"),
@@ -271,7 +267,6 @@ _ALL = (
         matmulnbits=True,
         provider="web",
         sources=_sources(
-            (UNTIMED, ("channels_last", "times")),
             (CONFORMANCE, ("linear", "compute", "moving", "conv_dims", "static_shapes", "no_float", "channel_axes")),
             (CONFORMANCE, ("weight_types", "float_outputs", "fused_adds", "matmulnbits")),
             (MEASURED, ("signed", "int4", "bias", "absorbable")),
@@ -311,7 +306,6 @@ _ALL = (
             }
         ),
         sources=_sources(
-            (UNTIMED, ("channels_last", "times")),
             (f"{NNAPI}helper.cc", ("linear", "compute", "moving", "float_outputs")),
             (
                 f"{NNAPI}helper.cc: HasValidBinaryOpQuantizedInputTypes",

@@ -30,7 +30,6 @@ __all__ = [
     "TENSORRT",
     "TENSORRT_OPERATORS",
     "TENSORRT_QDQ",
-    "TENSORRT_SPARSITY",
     "TENSORRT_TYPES",
     "TIMED",
     "UNTIMED",
@@ -67,7 +66,6 @@ CUDA = f"{ORT}providers/cuda/cuda_execution_provider.cc"
 TENSORRT = "https://docs.nvidia.com/deeplearning/tensorrt/latest/"
 TENSORRT_TYPES = f"{TENSORRT}inference-library/work-quantized-types.html"
 TENSORRT_QDQ = f"{TENSORRT}inference-library/quantized-types-explicit-quantization.html"
-TENSORRT_SPARSITY = f"{TENSORRT}inference-library/data-formats-tensors.html"
 TENSORRT_OPERATORS = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
 PROCESSORS = MappingProxyType(
     {

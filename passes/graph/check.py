@@ -68,6 +68,6 @@ def _codes(model: Model) -> str | None:
             return f"{name} has codes outside {low}..{high}"
         if not np.array_equal(model.weight(layers[name]), quantized.grid.values(quantized.codes)):
             return f"the weight of {name} differs from its codes on their grid"
-        if quantized.kept is not None and model.weight(layers[name])[~quantized.kept].any():
+        if quantized.pruned is not None and model.weight(layers[name])[~quantized.pruned.kept].any():
             return f"weights of {name} that were removed are not zero"
     return None

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from passes.errors import QuantizationError
 from passes.ir.existing_qparams import ExistingQparams
@@ -16,6 +15,7 @@ from passes.ir.rules import Rules
 from passes.ir.surgery import fresh_name, tensor_names
 from passes.ir.tables import Table, find_tables
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid
+from passes.numerics.sparsity import Pruned
 
 __all__ = ["UNREACHED", "FloatWeight", "Model", "Quantized"]
 
@@ -30,13 +30,13 @@ class Quantized:
         codes: Codes that the file will contain, ``[g, o, k]``.
         grid: Grid of the codes.
         sqnr_db: SQNR in dB that the pass measured.
-        kept: Weights that were not removed, ``[g, o, k]``. The others stay zero. None: no weights were removed.
+        pruned: Weights that were removed, and stay zero. None: there are none.
     """
 
     codes: Codes
     grid: Grid
     sqnr_db: float
-    kept: NDArray[np.bool_] | None = None
+    pruned: Pruned | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from passes.numerics.grid import Floats
 
-__all__ = ["Mask", "Sparsity", "largest", "parse_pattern", "strongest_of_groups"]
+__all__ = ["Mask", "Pruned", "Sparsity", "largest", "parse_pattern", "strongest_of_groups"]
 
 Mask = NDArray[np.bool_]
 
@@ -30,6 +30,19 @@ def parse_pattern(pattern: str) -> tuple[int, int] | None:
             f"{pattern!r}"
         )
     return int(found[1]), int(found[2])
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed from the weight of a layer.
+
+    Attributes:
+        kept: Weights that were not removed, ``[g, o, k]``.
+        pattern: Pattern of the removal: "unstructured", or n:m such as "2:4".
+    """
+
+    kept: Mask
+    pattern: str
 
 
 @dataclass(frozen=True)

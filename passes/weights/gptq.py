@@ -19,6 +19,7 @@ from passes.numerics.few_rows import damping_for_few_rows, has_few_rows
 from passes.numerics.gptq import GptqResult, gptq, output_error
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments
+from passes.numerics.sparsity import Pruned
 
 __all__ = ["Gptq"]
 
@@ -121,7 +122,7 @@ class Gptq(LayerPass):
             before_db=decibel(1.0, output_error(target, rounded, varying.hessian)),
             after_db=decibel(1.0, output_error(target, values, varying.hessian)),
             note=", ".join(part for part in (*self.notes(problem), why, note) if part),
-            kept=result.kept,
+            pruned=None if result.kept is None else Pruned(result.kept, self.removes),
         )
 
     def _target(self, weight: Floats, moments: Moments) -> tuple[Floats, str]:
@@ -132,6 +133,11 @@ class Gptq(LayerPass):
             return asymmetric_target(weight, moments), ""
         except np.linalg.LinAlgError as error:
             return weight, f"errors of earlier layers not compensated (Hessian {error})"
+
+    @property
+    def removes(self) -> str:
+        """Pattern in which weights are removed. Empty: none are."""
+        return ""
 
     def solver_of(self, problem: Problem) -> Callable[..., GptqResult]:
         """Return what finds codes and grid of a layer, with the arguments of `passes.numerics.gptq.gptq`."""

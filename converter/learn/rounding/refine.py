@@ -268,7 +268,8 @@ class _Network:
                 float(self.model.activation_qparams[layer.input].scale) if runs_on_integers(self.model, layer) else None
             )
             bias = self.model.bias(layer)
-            learned = LearnedWeight(layer, quantized.codes, quantized.grid, bias, unit, step, quantized.kept)
+            kept = None if quantized.pruned is None else quantized.pruned.kept
+            learned = LearnedWeight(layer, quantized.codes, quantized.grid, bias, unit, step, kept)
             weights.append(learned.to(device))
         written = {str(tensor.name) for name in piece.nodes for tensor in self.model.node(name).outputs}
         ranges = {name: grid for name, grid in self.model.activation_qparams.items() if name in written}

@@ -56,9 +56,8 @@ class TrainedNetwork(nn.Module):
             int32_bias = model.rules.bias == "int32" and model.reads_integers(layer)
             grid = self._grid(layer.input) if int32_bias else None
             unit = spread[layer.output]
-            weights.append(
-                StepWeight(layer, quantized.codes, quantized.grid, model.bias(layer), unit, grid, quantized.kept)
-            )
+            kept = None if quantized.pruned is None else quantized.pruned.kept
+            weights.append(StepWeight(layer, quantized.codes, quantized.grid, model.bias(layer), unit, grid, kept))
         of = dict(zip(self.layers, weights, strict=True))
         for name, names in self.ties.items():
             if name != names[0]:

@@ -40,18 +40,18 @@ def solved(case: Any, step: Gptq, bits: int = 4, block_size: int | None = None) 
 @pytest.mark.parametrize("case", LAYERS)
 def test_layers_of_every_kind(case: str, method: Any) -> None:
     _, solution = solved(LAYERS[case], dataclasses.replace(ALL, method=method, sparsity=0.4))
-    assert solution.kept is not None
-    assert np.count_nonzero(~solution.kept) == round(0.4 * solution.kept.size)
-    assert not solution.grid.values(solution.codes)[~solution.kept].any()
+    assert solution.pruned is not None
+    assert np.count_nonzero(~solution.pruned.kept) == round(0.4 * solution.pruned.kept.size)
+    assert not solution.grid.values(solution.codes)[~solution.pruned.kept].any()
     assert solution.note == "40 % pruned"
 
 
 def test_two_levels_and_zero_points() -> None:
     for step in (Prune(bits=4, block_size=8, two_level=True), Prune(bits=3, symmetric=False)):
         _, solution = solved(LAYERS["gemm"], dataclasses.replace(step, fewest_inputs=1), step.bits, step.block_size)
-        assert solution.kept is not None
-        assert np.count_nonzero(~solution.kept) == solution.kept.size // 2
-        assert not solution.grid.values(solution.codes)[~solution.kept].any()
+        assert solution.pruned is not None
+        assert np.count_nonzero(~solution.pruned.kept) == solution.pruned.kept.size // 2
+        assert not solution.grid.values(solution.codes)[~solution.pruned.kept].any()
         assert step.symmetric or solution.grid.zero_point.any()
 
 
@@ -60,7 +60,7 @@ def test_a_share_of_zero_is_gptq() -> None:
     _, other = solved(LAYERS["conv"], Gptq())
     np.testing.assert_array_equal(ours.codes, other.codes)
     np.testing.assert_array_equal(ours.bias, other.bias)
-    assert ours.kept is None
+    assert ours.pruned is None
     assert ours.note == "not pruned: its share is 0"
 
 
@@ -87,7 +87,7 @@ def test_layers_that_keep_their_weights_are_gptqs_and_say_why(case: str, fields:
     _, other = solved(LAYERS[case], Gptq())
     np.testing.assert_array_equal(ours.codes, other.codes)
     assert ours.note == reason
-    assert ours.kept is None
+    assert ours.pruned is None
 
 
 def test_exact_for_small_layers_only() -> None:
@@ -99,7 +99,7 @@ def test_exact_for_small_layers_only() -> None:
 
 
 def test_methods_in_order_of_their_error() -> None:
-    case = ("Gemm", (64, 16), 16, {}, (2000, 64))
+    case: Any = ("Gemm", (64, 16), 16, {}, (2000, 64))
     db = {}
     for method, make_up in (("exact", True), ("sweep", True), ("magnitude", True), ("magnitude", False)):
         step = Prune(bits=4, method=method, make_up=make_up)  # type: ignore[arg-type]
@@ -151,7 +151,7 @@ def test_later_passes_cannot_fill_what_was_removed() -> None:
     layer = model.layers()["layer"]
     filled = np.where(solution.codes == 0, 1, solution.codes).astype(np.int8)
     for codes, fine in ((solution.codes, True), (filled, False)):
-        model.quantized["layer"] = Quantized(codes, solution.grid, 0.0, solution.kept)
+        model.quantized["layer"] = Quantized(codes, solution.grid, 0.0, solution.pruned)
         model.write(layer, solution.grid.values(codes), solution.bias)
         if fine:
             check(model, "a pass")

@@ -95,7 +95,7 @@ def test_a_network_that_gains_nothing_does_not_change() -> None:
 
 def test_removed_weights_stay_zero() -> None:
     model = quantize(resnet(), Prune(bits=2, fewest_inputs=0), X, ranges=True)
-    removed = {name: ~solved.kept for name, solved in model.quantized.items() if solved.kept is not None}
+    removed = {name: ~solved.pruned.kept for name, solved in model.quantized.items() if solved.pruned is not None}
     before = {name: solved.codes for name, solved in model.quantized.items()}
     settings = replace(SHORT, steps=60)
     data = dataset(prepared(resnet()), X)

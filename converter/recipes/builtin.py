@@ -100,8 +100,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             ),
             Recipe(
                 "int8-2of4",
-                "8-bit weights, of which 2 of every 4 input channels are zero, for sparse tensor cores (TensorRT)",
-                (*_INTEGERS, ActivationRanges(), Prune(bits=8, pattern="2:4")),
+                "8-bit weights, 2 of every 4 zero in all but small layers, for sparse tensor cores (TensorRT)",
+                (*_INTEGERS, ActivationRanges(), Prune(bits=8, pattern="2:4", fewest_inputs=256)),
                 storage="int8",
             ),
             Recipe(

@@ -162,7 +162,7 @@ def test_later_passes_cannot_fill_what_was_removed() -> None:
 
 @pytest.mark.parametrize("name", ["int4-pruned", "int8-2of4"])
 def test_a_network_converted_with_it(name: str, tmp_path: Any) -> None:
-    recipe = find_recipe(name)
+    recipe = find_recipe(name).with_solver(fewest_inputs=32)
     result = convert(resnet(), X, recipe=dataclasses.replace(recipe, passes=(*recipe.passes, BiasCorrection())))
     reference = run(resnet(), UNSEEN)[0]
     assert sqnr_db(reference, run(result.model, UNSEEN)[0]) > 8

@@ -4,11 +4,12 @@ Target, scale search, bias correction and refinement are those of `passes.weight
 weights that are left, and no others.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -80,6 +81,10 @@ class Prune(Gptq):
     def removes(self) -> str:
         """The pattern."""
         return self.pattern
+
+    def alone(self) -> Self:
+        """Without what makes up for the layers before, and without what takes long."""
+        return dataclasses.replace(super().alone(), exchange=0)
 
     def requires(self, model: Model) -> None:
         """Require that every layer in `layer_bits` and `layer_sparsity` exists and is to be quantized."""

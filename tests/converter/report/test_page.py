@@ -201,6 +201,16 @@ def test_a_layer_without_importance_shows_no_noise() -> None:
     assert "Float : 1 layer," in text
 
 
+def test_zeros_are_shown_where_a_layer_is_pruned(facts: dict[str, Any]) -> None:
+    assert ">zeros<" not in render(facts)
+    changed = copy.deepcopy(facts)
+    layer = next(each for each in changed["layers"] if each["weights"])
+    layer["pattern"], layer["weights"]["zeros"] = "2:4", 0.54321
+    shown = render(changed)
+    assert ">zeros<" in shown
+    assert "54.32 %" in shown.replace("\xa0", " ")
+
+
 def test_sections_without_facts_are_left_out() -> None:
     page = render(facts_of("int4-weight-only"))
     for name in ("activations", "searches", "attempts", "bits"):

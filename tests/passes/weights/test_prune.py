@@ -193,6 +193,11 @@ def test_files_without_pruned_layers_say_nothing() -> None:
     assert pruned_patterns(result.model) == {}
 
 
+def test_the_fast_variant_prunes_too() -> None:
+    alone = dataclasses.replace(ALL, sparsity=0.3).alone()
+    assert (alone.sparsity, alone.exchange, alone.beam, alone.sequential) == (0.3, 0, 1, False)
+
+
 def test_shares_by_layer() -> None:
     step = Prune(bits=4, sparsity=0.25, layer_sparsity={"block.conv1": 0.75, "block.conv2": 0.0})
     result = convert(resnet(), X, recipe=Recipe("mine", "", (Normalise(), ActivationRanges(), step)))

@@ -204,9 +204,10 @@ def _inside(recipe: Recipe, model: onnx.ModelProto) -> Recipe:
         changes: dict[str, Any] = {}
         if hasattr(step, "layers"):
             changes["layers"] = tuple(matching(step.layers, graph, known))
-        if hasattr(step, "layer_bits"):
-            kept = matching(step.layer_bits, graph, known)
-            changes["layer_bits"] = {name: step.layer_bits[name] for name in kept}
+        for field in ("layer_bits", "layer_sparsity"):
+            values = getattr(step, field, {})
+            if values:
+                changes[field] = {name: values[name] for name in matching(values, graph, known)}
         passes.append(dataclasses.replace(step, **changes) if changes else step)
     return dataclasses.replace(recipe, passes=tuple(passes), preprocess=Preprocess())
 

@@ -20,6 +20,8 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "block_size": "32",
         "first_last_bits": "8",
         "layer_bits": '{ "conv1" = 8 }',
+        "layer_sparsity": '{ "conv1" = 0.25 }',
+        "sparsity": "0.5",
         "mean": "[0.485, 0.456, 0.406]",
         "std": "[0.229, 0.224, 0.225]",
         "resize": "256",

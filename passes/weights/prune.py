@@ -7,7 +7,7 @@ weights that are left, and no others.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -17,6 +17,7 @@ from passes.base import Problem
 from passes.ir.layer_names import require_known
 from passes.ir.linear import Linear
 from passes.ir.model import Model
+from passes.ir.onnx_graph import layers_in_branches
 from passes.numerics.gptq import GptqResult, gptq
 from passes.numerics.pruning import Method, Pruning, prune_and_round
 from passes.numerics.sparsity import Sparsity, parse_pattern
@@ -89,7 +90,13 @@ class Prune(Gptq):
     def requires(self, model: Model) -> None:
         """Require that every layer in `layer_bits` and `layer_sparsity` exists and is to be quantized."""
         super().requires(model)
-        require_known(list(self.layer_sparsity), list(model.layers_to_quantize()), "layer_sparsity")
+        known = [*model.layers_to_quantize(), *layers_in_branches(model.graph)]
+        require_known(self.layer_sparsity, known, "layer_sparsity")
+
+    def with_bits(self, bits: Mapping[str, int], exclude: Collection[str]) -> Self:
+        """Return the pass with these bits added to `layer_bits`, and without settings of the excluded layers."""
+        shares = {name: share for name, share in self.layer_sparsity.items() if name not in exclude}
+        return dataclasses.replace(super().with_bits(bits, exclude), layer_sparsity=shares)
 
     def share_of(self, layer: Linear) -> float:
         """Return the wanted share of zero weights of a layer."""

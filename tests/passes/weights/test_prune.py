@@ -15,6 +15,7 @@ from passes.activations.activation_ranges import ActivationRanges
 from passes.base import Solution
 from passes.errors import QuantizationError, RecipeError, UnknownLayerError
 from passes.graph.check import check
+from passes.graph.exclude import Exclude
 from passes.graph.normalise.normalise import Normalise
 from passes.ir.model import Model, Quantized
 from passes.numerics.error import sqnr_db
@@ -196,6 +197,13 @@ def test_files_without_pruned_layers_say_nothing() -> None:
 def test_the_fast_variant_prunes_too() -> None:
     alone = dataclasses.replace(ALL, sparsity=0.3).alone()
     assert (alone.sparsity, alone.exchange, alone.beam, alone.sequential) == (0.3, 0, 1, False)
+
+
+def test_an_excluded_layer_needs_no_share() -> None:
+    step = Prune(bits=4, layer_sparsity={"block.conv1": 0.75})
+    recipe = Recipe("mine", "", (Normalise(), Exclude(), ActivationRanges(), step))
+    result = convert(resnet(), X, recipe=recipe, exclude=["block.conv1"])
+    assert {layer.name for layer in result.layers if layer.reason} == {"block.conv1"}
 
 
 def test_shares_by_layer() -> None:

@@ -89,32 +89,51 @@ def _swept(weight: Floats, hessian: Floats, sparsity: Sparsity, exchange: int) -
     if not exchange:
         return kept, values
     sample = weight[:, :: -(-weight.shape[1] // _JUDGED)]
-    errors = {
-        rho: _error(sample, _exchanged(sample, hessian, sparsity, rho, exchange)[1], hessian) for rho in _PENALTIES
-    }
-    exchanged, others = _exchanged(weight, hessian, sparsity, min(_PENALTIES, key=errors.__getitem__), exchange)
+    size = np.sqrt(np.einsum("gkk->gk", hessian))
+    even = hessian / (size[:, :, None] * size[:, None, :])  # with a diagonal of 1
+    near = min(
+        (_Near(even, rho) for rho in _PENALTIES),
+        key=lambda tried: _error(sample, _exchanged(sample, hessian, sparsity, tried, exchange)[1], hessian),
+    )
+    exchanged, others = _exchanged(weight, hessian, sparsity, near, exchange)
     if _error(weight, others, hessian) < _error(weight, values, hessian):
         return exchanged, others
     return kept, values
 
 
-def _exchanged(weight: Floats, hessian: Floats, sparsity: Sparsity, rho: float, rounds: int) -> tuple[Mask, Floats]:
+class _Near:
+    """Finds the weight of least error that is near another, for a Hessian whose diagonal is 1.
+
+    Args:
+        hessian: ``[g, k, k]``.
+        rho: Penalty ρ of the distance.
+    """
+
+    def __init__(self, hessian: Floats, rho: float) -> None:
+        self.hessian, self.rho = hessian, np.float32(rho)
+        # At most k / ρ in condition: float32 is enough.
+        self.inverse = np.linalg.inv(hessian + self.rho * np.eye(hessian.shape[1], dtype=np.float32))
+
+    def __call__(self, pulled: Floats, other: Floats) -> Floats:
+        """Return the weight ``[g, o, k]`` near ``other``. ``pulled`` is the target times the Hessian."""
+        found: Floats = (pulled + self.rho * other) @ self.inverse
+        return found
+
+
+def _exchanged(weight: Floats, hessian: Floats, sparsity: Sparsity, near: _Near, rounds: int) -> tuple[Mask, Floats]:
     """Return the weights that the alternating directions keep, and their best values."""
-    k = weight.shape[2]
-    size = np.sqrt(np.einsum("gkk->gk", hessian))
-    even = hessian / (size[:, :, None] * size[:, None, :])
-    wanted = weight * size[:, None]
-    near = np.linalg.inv(even.astype(np.float64) + rho * np.eye(k)).astype(np.float32)
-    pulled = wanted @ even
-    best, offset = wanted, np.zeros_like(wanted)
+    size = np.sqrt(np.einsum("gkk->gk", hessian))[:, None]
+    wanted = weight * size
+    pulled = wanted @ near.hessian
+    found, offset = wanted, np.zeros_like(wanted)
     kept = np.ones(weight.shape, np.bool_)
     for step in range(rounds):
-        open_share = max(0.0, 1 - (step + 1) / min(_RAMP, rounds)) ** 3
-        kept = sparsity.softened(open_share).strongest(np.square(best + offset))
-        zeroed = np.where(kept, best + offset, np.float32(0))
-        offset = offset + best - zeroed
-        best = (pulled + np.float32(rho) * (zeroed - offset)) @ near
-    return kept, best_values(weight, kept, hessian, start=best / size[:, None])
+        spared = max(0.0, 1 - (step + 1) / min(_RAMP, rounds)) ** 3
+        kept = sparsity.softened(spared).strongest(np.square(found + offset))
+        zeroed = np.where(kept, found + offset, np.float32(0))
+        offset = offset + found - zeroed
+        found = near(pulled, zeroed - offset)
+    return kept, best_values(weight, kept, hessian, start=found / size)
 
 
 def _error(weight: Floats, values: Floats, hessian: Floats) -> float:

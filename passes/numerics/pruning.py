@@ -112,7 +112,8 @@ class _Near:
     def __init__(self, hessian: Floats, rho: float) -> None:
         self.hessian, self.rho = hessian, np.float32(rho)
         # At most k / ρ in condition: float32 is enough.
-        self.inverse = np.linalg.inv(hessian + self.rho * np.eye(hessian.shape[1], dtype=np.float32))
+        inverse = np.linalg.inv(hessian + self.rho * np.eye(hessian.shape[1], dtype=np.float32))
+        self.inverse: Floats = np.asarray(inverse, np.float32)
 
     def __call__(self, pulled: Floats, other: Floats) -> Floats:
         """Return the weight ``[g, o, k]`` near ``other``. ``pulled`` is the target times the Hessian."""

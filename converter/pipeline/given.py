@@ -6,9 +6,9 @@ from typing import Any
 
 import onnx
 
-from converter.model_io.load import model_bytes
 from converter.model_io.open import is_factory, original
 from converter.model_io.sizes import serialized_bytes
+from converter.model_io.structure import model_bytes
 
 __all__ = ["Given", "given_model"]
 

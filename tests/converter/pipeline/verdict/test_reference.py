@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import converter
-from converter.model_io.load import model_bytes
+from converter.model_io.structure import model_bytes
 from converter.pipeline.given import given_model
 from converter.pipeline.prepare import Prepared
 from converter.runtime.latency import Latencies

@@ -337,8 +337,8 @@ def refused_layers(graph: gs.Graph) -> dict[str, str]:
     return {str(name): reason for name, reason in reasons.items() if reason}
 
 
-def _why_refused(node: gs.Node) -> str:
-    """Return why a node stays in float. Empty if it is a linear layer, or holds no weights."""
+def _why_refused(node: gs.Node) -> str | None:
+    """Return why a node stays in float. None or empty if it is a linear layer, or holds no weights."""
     if node.op in LINEAR_OPS:
         return why_not_linear(node)
     if node.op in _OTHER_OPS and any(isinstance(each, gs.Constant) and len(each.shape) > 1 for each in node.inputs):

@@ -19,7 +19,7 @@ error or less: the scales fit the weights that are left, and inputs that come ea
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -75,11 +75,19 @@ def prune(weight: Floats, hessian: Floats, pruning: Pruning) -> tuple[Mask, Floa
         return np.ones(weight.shape, np.bool_), weight
     if pruning.method == "sweep":
         kept, values = _swept(weight, hessian, sparsity, pruning.exchange)
+    elif pruning.method == "exact":
+        kept = exact_mask(weight, hessian, sparsity)
+        values = _exact_values(weight, kept, hessian)
     else:
-        chosen = pruning.method == "exact"
-        kept = exact_mask(weight, hessian, sparsity) if chosen else sparsity.strongest(np.square(weight))
+        kept = sparsity.strongest(np.square(weight))
         values = best_values(weight, kept, hessian)
     return kept, values if pruning.make_up else np.where(kept, weight, np.float32(0))
+
+
+def _exact_values(weight: Floats, kept: Mask, hessian: Floats) -> Floats:
+    """Return the best values to float32 rounding. Inputs may be nearly equal."""
+    precise: list[Any] = [weight.astype(np.float64), kept, hessian.astype(np.float64)]
+    return best_values(*precise, tolerance=1e-9, rounds=4 * weight.shape[2]).astype(np.float32)
 
 
 def _swept(weight: Floats, hessian: Floats, sparsity: Sparsity, exchange: int) -> tuple[Mask, Floats]:

@@ -26,7 +26,8 @@ from converter.display.json_values import fields_as_json
 from converter.display.numbers import decibels, faster, milliseconds, percent, size
 from converter.display.overview import Glance, Overview
 from converter.display.words import samples
-from converter.metrics.metric_run import MetricFacts, MetricRun
+from converter.metrics.metric_run import MetricFacts, MetricRun, arrays_of, truth_of
+from converter.metrics.registry import find_metric
 from converter.model_io.open import ExportOptions, model_files
 from converter.model_io.structure import model_bytes
 from converter.runtime.latency import BATCH, THREADS, Latencies, Quartiles, latencies
@@ -38,7 +39,7 @@ from converter.runtime.stacking import samples_alone
 from converter.runtime.steps import log_step
 from passes.errors import ModelError
 
-__all__ = ["Evaluation", "Measurement", "evaluate", "evaluate_pair"]
+__all__ = ["Evaluation", "Measurement", "evaluate", "evaluate_pair", "require_metric"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -251,6 +252,25 @@ def evaluate_pair(
     """
     with model_files([reference, quantized], names=["float", name]) as files:
         return _measured(ModelsOnData(files, data), latency=latency, progress=progress, metric=metric)
+
+
+def require_metric(reference: Path | onnx.ModelProto, data: Dataset, metric: Any) -> None:
+    """Require that a metric takes the outputs of a model, on the first sample. So it cannot fail after hours of work.
+
+    Args:
+        reference: The float model.
+        data: Data with the labels.
+        metric: As in `evaluate`.
+
+    Raises:
+        UsageError: There is no such metric, or the data lack labels that it needs.
+        ConvertError: What the metric, or a function of the user that it calls, makes of the outputs is wrong.
+    """
+    runner, batch = Runner(reference, "the float model"), next(data.batches(1))
+    measure = find_metric(metric)()
+    outputs = arrays_of(dict(zip(runner.outputs, runner.run(batch), strict=True)))
+    labels, _ = truth_of(measure, outputs, batch.truth)
+    measure.update(outputs, labels)
 
 
 def _stream(

@@ -13,7 +13,7 @@ from converter.data.dataset import Batch
 from converter.data.inputs import input_specs
 from converter.data.judging import Judging
 from converter.data.preprocess import Preprocess, stored_preprocess
-from converter.evaluation.evaluate import Evaluation, evaluate_pair
+from converter.evaluation.evaluate import Evaluation, evaluate_pair, require_metric
 from converter.evaluation.same_function import Original
 from converter.learn.learnable import require_learnable
 from converter.learn.learning import require_device
@@ -234,7 +234,12 @@ def prepare(
         if exported is not None:
             data = images.calibration or images.evaluation
             exported.judged(*(() if data is None else data.first_runs()))
-        return _checked(given.model, opened, job, _name(model))
+        job = _checked(given.model, opened, job, _name(model))
+        by_labels = job.images.judging if judging is not None and judging.by_labels else None
+        labelled = job.images.evaluation or by_labels or job.images.training
+        if settings.metric is not None and labelled is not None:
+            require_metric(job.reference, labelled, settings.metric)
+        return job
 
 
 def _checked(given: Path | onnx.ModelProto, opened: onnx.ModelProto, job: Prepared, name: str) -> Prepared:

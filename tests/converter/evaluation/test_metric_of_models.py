@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 import converter
 from converter.cli.main import cli
+from converter.metrics.detection import MeanAveragePrecision
 from passes.errors import UsageError
 from tests.support.graphs import array, build, node
 
@@ -185,3 +187,25 @@ def test_the_command_line_shows_a_metric(tmp_path: Path, monkeypatch: pytest.Mon
     bad = CliRunner().invoke(cli, ["evaluate", "a.onnx", "--data", "d.npz", "--metric", "map"])
     assert bad.exit_code == 2
     assert "map(decode='FILE.py:FUNCTION')" in bad.output
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda data, **given: converter.convert(detector(), X, evaluation=data, **given),
+        lambda data, **given: converter.convert_within(detector(), data, converter.Budget(max_drop=1.0), **given),
+        lambda data, **given: converter.train(detector(), data, **given),
+    ],
+    ids=["convert", "convert_within", "train"],
+)
+def test_a_metric_that_fails_stops_the_work_before_it_starts(work: Callable[..., Any]) -> None:
+    """A wrong decode() was met after the conversion, which may take an hour."""
+
+    def decode(outputs: Any) -> Any:
+        raise ValueError(f"boxes of {sorted(outputs)}")
+
+    labelled = {"x": X, "boxes": [np.zeros((1, 5))] * len(X)}
+    metric, steps = converter.Settings(metric=lambda: MeanAveragePrecision(decode)), []
+    with pytest.raises(ValueError, match=r"boxes of \['maps', 'scores'\]"):
+        work(labelled, settings=metric, progress=lambda *step: steps.append(step))
+    assert not steps

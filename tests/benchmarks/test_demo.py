@@ -15,6 +15,7 @@ from benchmarks import demo
 from benchmarks.demo import Conversion, Photographs
 from benchmarks.demo_report import measured_on, result_table, skipped_layers
 from benchmarks.photographs import calibration_crops, evaluation_crops
+from converter.display.numbers import decibels
 from converter.evaluation.evaluate import Evaluation
 from converter.model_io.structure import model_bytes
 
@@ -106,6 +107,19 @@ def test_table_shows_what_was_measured(tiny: Demonstration) -> None:
         assert f"{model_bytes(tiny.reference) / model_bytes(Path(model.model)):.1f}x smaller" in row
         assert f"{model.sqnr_db:.1f} dB" in row
     assert "%" not in table  # agreement on crops of a few photographs is luck
+
+
+def test_the_verdict_is_that_of_photographs_that_did_not_calibrate(tiny: Demonstration) -> None:
+    result = demo.judged(tiny.conversions[-1], tiny.evaluation)
+    model = tiny.evaluation.models[-1]
+    assert tiny.conversions[-1].result.fidelity != result.fidelity
+    assert result.verdict().accurate.why == (
+        f"the worst output has {decibels(model.sqnr_db)} against the float model on 5 samples that did not calibrate; "
+        "accuracy was not measured"
+    )
+    assert "than float.onnx, " in result.verdict().smaller.why
+    assert result.latency is not None
+    assert result.latency.ms[1] == model.latency_ms
 
 
 def test_columns_are_explained(tiny: Demonstration) -> None:

@@ -41,6 +41,7 @@ __all__ = ["LayerReport", "Result", "layer_reports", "mean_file_bits", "stamp", 
 
 _MULTIPLE_BITS = 4
 _FLOAT = 32  # bits of weights and activations in float
+_SMALL = 2**17  # weights of a network, above which the text of a recipe is less than 1 % of a file
 _PACKAGES = ("convert-onnx", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
 
 
@@ -311,7 +312,7 @@ def stamp(
     """
     pruned = {layer.name: layer.pattern for layer in layers if layer.pattern}
     entries = {
-        "recipe": text_to_store(recipe),
+        "recipe": text_to_store(recipe, brief=sum(math.prod(layer.shape) for layer in layers) < _SMALL),
         "preprocess": recipe.preprocess.to_json(),
         "layer_bits": json.dumps({layer.name: layer.bits for layer in layers}),
         "float_reasons": json.dumps({layer.name: layer.reason for layer in layers if layer.reason}),

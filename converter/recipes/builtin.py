@@ -11,7 +11,7 @@ from converter.model_io.files import special_kind
 from converter.model_io.structure import read_structure
 from converter.recipes.recipe import Recipe
 from converter.recipes.stored import read_stored, to_store
-from converter.recipes.toml import parse_recipe
+from converter.recipes.toml import dump_recipe, parse_recipe
 from converter.recipes.toml_fields import nearest
 from passes.activations.activation_ranges import ActivationRanges
 from passes.activations.keep_ranges import KeepRanges
@@ -176,9 +176,14 @@ def stored_recipe(model: onnx.ModelProto, name: str) -> Recipe:
     return read_stored(text, f"the recipe in {name}", RECIPES)
 
 
-def text_to_store(recipe: Recipe) -> str:
-    """Return the text of a recipe for the metadata of a model. `stored_recipe` reads it back as an equal recipe."""
-    return to_store(recipe, RECIPES)
+def text_to_store(recipe: Recipe, *, brief: bool) -> str:
+    """Return the text of a recipe for the metadata of a model. `stored_recipe` reads it back as an equal recipe.
+
+    Args:
+        recipe: The recipe.
+        brief: Whether a built-in recipe is named, which takes 40 bytes, and not spelled out, which takes 400 to 900.
+    """
+    return to_store(recipe, RECIPES) if brief else dump_recipe(recipe)
 
 
 def learning_on(recipe: Recipe, device: Device | None) -> Recipe:

@@ -1,4 +1,4 @@
-"""Recipes in the metadata of a file.
+"""Recipes in the metadata of a small file. In a large one they are spelled out.
 
 A recipe with the passes of a built-in one is its name, the settings that differ, and a digest:
 

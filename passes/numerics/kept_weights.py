@@ -20,7 +20,7 @@ def best_values(
     hessian: Floats,
     *,
     start: Floats | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float = 3e-4,
     rounds: int = 100,
 ) -> Floats:
     """Return the values with the least output error ``[g, o, k]``, which are zero where ``kept`` is not set.
@@ -32,16 +32,18 @@ def best_values(
         kept: Weights that are left, ``[g, o, k]``.
         hessian: ``[g, k, k]``, positive definite.
         start: Values to start from. None: the weights.
-        tolerance: The gradient that may be left, as a share of the first one.
+        tolerance: The gradient that may be left, as a share of the one at zero. With the default, the error is within
+            0.3 % of the least one.
         rounds: Most rounds. Each takes one product with the Hessian.
     """
     values = np.where(kept, weight if start is None else start, np.float32(0))
     diagonal = np.einsum("gkk->gk", hessian)[:, None]
+    pulled = weight @ hessian
     gradient = np.where(kept, (weight - values) @ hessian, np.float32(0))
     scaled = gradient / diagonal
     direction = scaled
     length = (gradient * scaled).sum(axis=2, keepdims=True)
-    enough = length * tolerance**2
+    enough = (np.square(pulled) / diagonal).sum(axis=2, keepdims=True) * np.float32(tolerance**2)
     for _ in range(rounds):
         if (length <= enough).all():
             break

@@ -80,7 +80,7 @@ def prune(weight: Floats, hessian: Floats, pruning: Pruning) -> tuple[Mask, Floa
         values = _exact_values(weight, kept, hessian)
     else:
         kept = sparsity.strongest(np.square(weight))
-        values = best_values(weight, kept, hessian)
+        values = best_values(weight, kept, hessian, tolerance=1e-5)
     return kept, values if pruning.make_up else np.where(kept, weight, np.float32(0))
 
 

@@ -33,7 +33,7 @@ class Small:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning, "NETWORKS", {"small": Small()})
+    monkeypatch.setattr(pruning, "NETWORKS", {"small": (Small(), 0.5)})
 
 
 @pytest.mark.usefixtures("small")

@@ -8,6 +8,7 @@ a ```toml or ```python block whose first line names a file is written to it.
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,8 @@ def commands(block: str) -> list[list[str]]:
     [pytest.param(page, marks=pytest.mark.slow if page.name in SLOW_PAGES else ()) for page in SNIPPETS],
     ids=label,
 )
-def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path.cwd())  # a script finds the files beside it
     if any("model.py:" in block or "convert-onnx train" in block for kind, block in blocks(page) if kind != "text"):
         pytest.importorskip("torch")
     if page.name in TASKS:
@@ -149,6 +151,7 @@ def test_every_snippet_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> N
         elif language == "python":
             if (found := re.match(r"# (\S+\.py)\n", block)) is not None:
                 Path(found[1]).write_text(block, encoding="utf-8")
+                monkeypatch.delitem(sys.modules, Path(found[1]).stem, raising=False)  # that of another page
             exec(compile(block, page.name, "exec"), names)
         elif language == "sh":
             for words in commands(block):

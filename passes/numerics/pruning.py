@@ -8,8 +8,8 @@
 
        X = (W H + ρ (Z - U)) (H + ρ I)⁻¹,   Z = strongest of X + U,   U += X - Z
 
-   with inputs scaled so that the diagonal of H is 1. More weights become zero from round to round. The mask with the
-   least error is taken, that of the sweep included.
+   with inputs scaled so that the diagonal of H is 1. More weights become zero from round to round. The best ρ is
+   chosen on some of the outputs, and the sweep's own mask stays if it is better there.
 3. The weights that are left move to the optimum (`passes.numerics.kept_weights`).
 4. GPTQ's sweep rounds them (`passes.numerics.gptq`). Removed weights have the code of zero, which is on every grid.
 
@@ -91,22 +91,24 @@ def _exact_values(weight: Floats, kept: Mask, hessian: Floats) -> Floats:
 
 
 def _swept(weight: Floats, hessian: Floats, sparsity: Sparsity, exchange: int) -> tuple[Mask, Floats]:
-    """Return the better of the sweep's mask and the exchanged one, with the best values."""
+    """Return the sweep's mask, or the exchanged one if that is better on some of the outputs, with the best values."""
     kept, values = swept_mask(weight, hessian, sparsity)
-    values = best_values(weight, kept, hessian, start=values)
     if not exchange:
-        return kept, values
-    sample = weight[:, :: -(-weight.shape[1] // _JUDGED)]
+        return kept, best_values(weight, kept, hessian, start=values)
+    judged = np.s_[:, :: -(-weight.shape[1] // _JUDGED)]
+    sample = weight[judged]
     size = np.sqrt(np.einsum("gkk->gk", hessian))
     even = hessian / (size[:, :, None] * size[:, None, :])  # with a diagonal of 1
-    near = min(
-        (_Near(even, rho) for rho in _PENALTIES),
-        key=lambda tried: _error(sample, _exchanged(sample, hessian, sparsity, tried, exchange)[1], hessian),
-    )
-    exchanged, others = _exchanged(weight, hessian, sparsity, near, exchange)
-    if _error(weight, others, hessian) < _error(weight, values, hessian):
-        return exchanged, others
-    return kept, values
+    least = _error(sample, best_values(sample, kept[judged], hessian, start=values[judged]), hessian)
+    chosen = None
+    for rho in _PENALTIES:
+        near = _Near(even, rho)
+        error = _error(sample, _exchanged(sample, hessian, sparsity, near, exchange)[1], hessian)
+        if error < least:
+            least, chosen = error, near
+    if chosen is None:
+        return kept, best_values(weight, kept, hessian, start=values)
+    return _exchanged(weight, hessian, sparsity, chosen, exchange)
 
 
 class _Near:

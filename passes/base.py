@@ -125,7 +125,7 @@ class Pass:
         stage: Stage of the pass. It comes after all passes of earlier stages and before all passes of later stages.
         keeps_codes: Whether weights keep the codes of the source file.
         settles_layers: Whether layers have their final names and weights, and can be excluded, only after this pass.
-        trains: Whether the pass learns from the training images. The caller can give these apart from the others.
+        trains: Whether the pass learns from training images, which can be given apart from those that calibrate.
     """
 
     name: ClassVar[str]

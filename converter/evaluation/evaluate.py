@@ -255,7 +255,7 @@ def evaluate_pair(
 
 
 def require_metric(reference: Path | onnx.ModelProto, data: Dataset, metric: Any) -> None:
-    """Require that a metric takes the outputs of a model, on the first sample. So it cannot fail after hours of work.
+    """Require that a metric takes the outputs of a model, on the first sample, which finds most mistakes early.
 
     Args:
         reference: The float model.

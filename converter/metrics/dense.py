@@ -56,7 +56,8 @@ class MeanIou(Metric):
         if self._labelled == {0, self._ignore}:
             raise DataError(
                 f"metric miou: labels y are 0 and {self._ignore} only, and {self._ignore} does not count, so there is "
-                f"no object; divide masks of 0 and {self._ignore} by {self._ignore}, or set miou(ignore=-1)"
+                "no object; give class numbers, 0 for the background and 1 for the object: y // 255 of masks of 0 and "
+                "255"
             )
         return 100.0 * float(np.mean([self._both[each] / self._either[each] for each in self._either]))
 

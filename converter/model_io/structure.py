@@ -1,4 +1,4 @@
-"""Read the graph of a large file without its weights, which may be most of its bytes.
+"""Read the graph of a large file without the values of its initializers, which may be most of its bytes.
 
 A protobuf message is a sequence of fields: a tag, whose low three bits say how the value is written, then the value
 (https://protobuf.dev/programming-guides/encoding). So the values of a tensor can be stepped over.
@@ -11,7 +11,9 @@ from pathlib import Path
 import onnx
 
 from converter.model_io.external_data import data_locations
+from converter.model_io.files import is_utf8
 from converter.model_io.load import read_onnx
+from converter.model_io.sparse import require_sound_sparse
 
 __all__ = ["model_bytes", "read_structure"]
 
@@ -35,21 +37,22 @@ _SMALL = 2**12
 
 
 def read_structure(path: Path) -> onnx.ModelProto:
-    """Read any ONNX file. The initializers of a large file have no values, apart from small ones.
+    """Read any ONNX file. In a large file, the initializers of the main graph have no values, apart from small ones.
 
     Raises:
         ModelError: As for `converter.model_io.load.read_onnx`.
     """
-    if not path.is_file() or path.stat().st_size < _LARGE:
+    if not path.is_file() or not is_utf8(path) or path.stat().st_size < _LARGE:
         return read_onnx(path)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             kept = _model(mapped)
         model = onnx.ModelProto()
         model.ParseFromString(kept)
-        return model
     except Exception:  # protobuf's DecodeError has no type stubs; a damaged file is refused by its reader
         return read_onnx(path)
+    require_sound_sparse(str(path), model)
+    return model
 
 
 def model_bytes(path: Path) -> int:

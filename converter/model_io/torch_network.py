@@ -100,11 +100,11 @@ def arguments_of(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, 
 
 
 def _moved_weights(module: torch.nn.Module, part: float, seed: int) -> dict[str, torch.Tensor]:
-    """Return all float weights, each moved by a part of itself, up or down."""
+    """Return all float weights and buffers, each moved by a part of itself, up or down."""
     torch = require_torch()
     generator = torch.Generator().manual_seed(seed)
     return {
         name: value * (1 + part * (2 * torch.randint(0, 2, value.shape, generator=generator) - 1))
-        for name, value in module.named_parameters()
+        for name, value in itertools.chain(module.named_parameters(), module.named_buffers())
         if value.is_floating_point()
     }

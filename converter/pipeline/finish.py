@@ -12,6 +12,8 @@ from converter.pipeline.prepare import JUDGING, Prepared
 from converter.pipeline.result import LayerReport, layer_reports, stamp, versions
 from converter.pipeline.trial_run import Fidelity, trial_run
 from converter.qdq.descriptions import keep_descriptions
+from converter.qdq.pruned import KEY as PRUNED_KEY
+from converter.qdq.pruned import pruned_patterns
 from converter.qdq.writer import emit
 from converter.speed.search import Speed
 from converter.verification.fit import fix_batch, require_kernels
@@ -66,14 +68,17 @@ def write_file(
     require_kernels(quantized, job.target)
     fix_batch(quantized, job.target)
     keep_descriptions(quantized, job.source)
-    facts = {
+    facts: dict[str, Any] = {
         "target": job.target.name,
         "calibration": _without_path(job.images.describe_calibration()),
         "training": _without_path(job.images.describe_training(job.recipe)),
         "versions": versions(),
     }
-    measured = {} if speed is None else {"speed": speed.to_json()}
-    stamp(quantized, job.recipe, layers, work.float_activations, facts | measured)
+    if speed is not None:
+        facts["speed"] = speed.to_json()
+    if job.recipe.keeps and (patterns := pruned_patterns(job.source)):
+        facts[PRUNED_KEY] = {layer.name: patterns[layer.name] for layer in layers if layer.name in patterns}
+    stamp(quantized, job.recipe, layers, work.float_activations, facts)
     with job.footprint.step("try"):
         samples = job.samples(JUDGING.most)
         fidelity = trial_run(quantized, job.reference, samples, job.samples_are) if samples else None

@@ -95,7 +95,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             ),
             Recipe(
                 "int4-pruned",
-                "int4 with half of each layer's weights removed; for files that are compressed, as fast as int8",
+                "int4 with half of the weights removed in all but small layers; for files that are compressed",
                 (*_INTEGERS, ActivationRanges(), Prune(bits=4, block_size=8, two_level=True)),
             ),
             Recipe(

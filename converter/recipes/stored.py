@@ -7,8 +7,8 @@ A recipe with the passes of a built-in one is its name, the settings that differ
     digest = "1c9f0a6be2d4"
 
 Every byte counts in a small file, and `int4` must not be larger than `int8` for the length of its text. The digest is
-of the whole recipe, so a version with other passes or defaults under that name refuses it, and never takes another
-recipe for it. Any other recipe is spelled out.
+of the whole recipe with all its fields. So a version that has other passes, fields or defaults under that name refuses
+it, and never takes another recipe for it. Any other recipe is spelled out.
 """
 
 import dataclasses

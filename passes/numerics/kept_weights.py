@@ -25,7 +25,7 @@ def best_values(
 ) -> Floats:
     """Return the values with the least output error ``[g, o, k]``, which are zero where ``kept`` is not set.
 
-    If all weights are kept, these are the weights themselves, to the last bit.
+    Without `start`, and if all weights are kept, these are the weights themselves, to the last bit.
 
     Args:
         weight: ``[g, o, k]``.

@@ -61,7 +61,7 @@ def test_masks_of_another_size_are_named() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_miou_refuses_masks_of_0_and_255(channels: int) -> None:
     mask = np.array([[[0, 255], [255, 0]]])
-    with pytest.raises(DataError, match="divide masks of 0 and 255 by 255"):
+    with pytest.raises(DataError, match="give class numbers, 0 for the background and 1 for the object"):
         measured("miou", {"y": np.ones((1, channels, 2, 2), np.float32)}, y=mask)
     measured("miou", {"y": np.ones((1, channels, 2, 2), np.float32)}, y=np.array([[[0, 255], [1, 0]]]))
 

@@ -182,6 +182,17 @@ def test_a_network_converted_with_it(name: str, tmp_path: Any) -> None:
     assert inspected == {layer: pytest.approx(share) for layer, share in zeros.items()}
 
 
+def test_keep_says_what_was_removed(tmp_path: Any) -> None:
+    recipe = find_recipe("int8-2of4").with_solver(fewest_inputs=32)
+    convert(resnet(), X, recipe=recipe).save(tmp_path / "pruned.onnx")
+    kept = convert(tmp_path / "pruned.onnx", recipe="keep").model
+    before = inspect(tmp_path / "pruned.onnx").layers
+    assert pruned_patterns(kept) == {
+        layer.name: "2:4" for layer in before if layer.zeros is not None and layer.zeros > 0.4
+    }
+    assert [layer.zeros for layer in inspect(kept).layers] == [layer.zeros for layer in before]
+
+
 def test_files_without_pruned_layers_say_nothing() -> None:
     result = convert(resnet(), X, recipe="int8")
     assert not [entry for entry in result.model.metadata_props if entry.key == "convert_onnx.pruned"]

@@ -21,12 +21,14 @@ from passes.scale_migration.equalize import Equalize
 from passes.scale_migration.smoothquant import SmoothQuant
 from passes.weights.batchnorm_reestimation import ReestimateBatchnorm
 from passes.weights.bias_correction import BiasCorrection
+from passes.weights.gpfq import Gpfq
 from passes.weights.gptq import Gptq
 from passes.weights.keep import KeepCodes
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.obq import Obq
 from passes.weights.prune import Prune
 from passes.weights.qat import Qat
+from passes.weights.qronos import Qronos
 from passes.weights.rtn import Rtn
 
 __all__ = ["GROUP", "PASSES", "added_pass_names", "find_pass", "pass_names", "require_usable"]
@@ -52,6 +54,8 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
             Rtn,
             Gptq,
             Obq,
+            Gpfq,
+            Qronos,
             Prune,
             KeepCodes,
             BiasCorrection,

@@ -26,7 +26,7 @@ from scipy.linalg import lapack
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments
 
-__all__ = ["HELD_OUT_DAMPINGS", "asymmetric_target", "held_out_damping"]
+__all__ = ["HELD_OUT_DAMPINGS", "asymmetric_target", "held_out_damping", "projection"]
 
 HELD_OUT_DAMPINGS = (0.01, 0.1, 1.0, 10.0)
 _JUDGED = 64  # number of output channels on which λ is chosen
@@ -46,13 +46,13 @@ def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = 
     """
     if moments.cross is None:
         return weight
-    projection = _projection(weight, moments)
+    right = projection(weight, moments)
     if damping is not None:
-        return weight + _solve(moments.hessian, projection, damping)
+        return weight + _solve(moments.hessian, right, damping)
     least = 0.01 if moments.halves is None else held_out_damping(weight, moments.halves, HELD_OUT_DAMPINGS)
     for candidate in (value for value in HELD_OUT_DAMPINGS if value >= least):
         with suppress(np.linalg.LinAlgError):
-            return weight + _solve(moments.hessian, projection, candidate)
+            return weight + _solve(moments.hessian, right, candidate)
     raise np.linalg.LinAlgError(f"not positive definite with damping {HELD_OUT_DAMPINGS[-1]:g}")
 
 
@@ -77,7 +77,7 @@ def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates
     pairs = []
     for fitted, unseen in (halves, halves[::-1]):
         pairs.append(
-            (fitted.hessian, _projection(judged, fitted, every), unseen.hessian, 2 * _projection(judged, unseen, every))
+            (fitted.hessian, projection(judged, fitted, every), unseen.hessian, 2 * projection(judged, unseen, every))
         )
     best, least = None, np.inf
     for damping in candidates:
@@ -93,26 +93,30 @@ def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates
     return float(best)
 
 
-def _held_out_loss(hessian: Floats, projection: Floats, other: Floats, twice: Floats, damping: float) -> float:
+def _held_out_loss(hessian: Floats, right: Floats, other: Floats, twice: Floats, damping: float) -> float:
     """Return the error on the held-out half, up to a constant.
 
     Args:
         hessian: Hessian of the fitted half, ``[g, k, k]``.
-        projection: `_projection` of the fitted half, ``[g, o, k]``.
+        right: `projection` of the fitted half, ``[g, o, k]``.
         other: Hessian of the held-out half, ``[g, k, k]``.
-        twice: Twice the `_projection` of the held-out half, ``[g, o, k]``.
+        twice: Twice the `projection` of the held-out half, ``[g, o, k]``.
         damping: λ as a share of the mean of diag H.
     """
-    delta = _solve(hessian, projection, damping)
+    delta = _solve(hessian, right, damping)
     return float(((delta @ other - twice) * delta).sum())
 
 
-def _projection(weight: Floats, moments: Moments, every: int = 1) -> Floats:
-    """Return ``W (X - X̂)ᵀX̂ + (S - Ŝ)ᵀX̂``. ``weight`` holds every ``every``-th output channel of the layer."""
+def projection(weight: Floats, moments: Moments, every: int = 1) -> Floats:
+    """Return ``W (X - X̂)ᵀX̂ + (S - Ŝ)ᵀX̂`` ``[g, o, k]``. ``weight`` holds every ``every``-th channel of the layer.
+
+    Raises:
+        ValueError: The moments have no `cross`.
+    """
     if moments.cross is None:
         raise ValueError("the moments have no cross moments")
-    projection: Floats = weight @ moments.cross
-    return projection if moments.residual is None else projection + moments.residual[:, ::every]
+    right: Floats = weight @ moments.cross
+    return right if moments.residual is None else right + moments.residual[:, ::every]
 
 
 def _solve(hessian: Floats, right: Floats, damping: float) -> Floats:

@@ -23,7 +23,17 @@ from passes.numerics.moments import Moments
 from passes.numerics.refine import refine
 from passes.numerics.weight_grid import GridForm
 
-__all__ = ["GptqResult", "damped", "gptq", "inverse_factor", "output_error", "permuted"]
+__all__ = [
+    "GptqResult",
+    "damped",
+    "gptq",
+    "importance_of",
+    "inverse_factor",
+    "output_error",
+    "permuted",
+    "rounding_order",
+    "sweep",
+]
 
 Doubles = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -79,14 +89,13 @@ def gptq(
     Raises:
         numpy.linalg.LinAlgError: The Hessian is not finite, or not positive definite even with damping 1.
     """
-    groups, _, k = weight.shape
-    order = np.argsort(-moments.diagonal, axis=1, kind="stable") if act_order else np.tile(np.arange(k), (groups, 1))
+    k = weight.shape[2]
+    order = rounding_order(moments, act_order)
     undo = np.argsort(order, axis=1)
     columns = order[:, None, :]
     factor, damping = inverse_factor(permuted(moments.hessian, order), damping)
     upper = factor.astype(np.float32, order="C")
-    importance = np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
-    grid = form.grid(weight, importance, min_scale)
+    grid = form.grid(weight, importance_of(upper, order), min_scale)
     target = np.take_along_axis(weight, columns, axis=2)
     allowed = None if kept is None else np.take_along_axis(kept, columns, axis=2)
     if beam > 1 and beam_work(weight.shape, beam) <= _BEAM_WORK:
@@ -94,7 +103,7 @@ def gptq(
     else:
         scale, zero_point = grid.spread(k)
         step, zero = np.take_along_axis(scale, columns, axis=2), np.take_along_axis(zero_point, columns, axis=2)
-        swept = _sweep(target, upper, step, zero, form.bits, lazy, allowed)
+        swept = sweep(target, upper, step, zero, form.bits, allowed, lazy)
     codes = np.take_along_axis(swept, undo[:, None, :], axis=2)
     if rounds:
         curvature = damped(moments.hessian, damping)
@@ -111,8 +120,38 @@ def damped(hessian: Floats, damping: float) -> Floats:
     return damped
 
 
-def _sweep(target: Floats, upper: Floats, scale: Floats, zero: Codes, bits: int, lazy: int, kept: Mask | None) -> Codes:
-    """Sweep over permuted inputs. ``upper`` is ``[g, k, k]``, all other arrays are ``[g, o, k]``."""
+def rounding_order(moments: Moments, act_order: bool) -> NDArray[np.intp]:
+    """Return the inputs ``[g, k]`` in the order in which they are rounded: by falling diag H, or in their own order."""
+    groups, k = moments.diagonal.shape
+    return np.argsort(-moments.diagonal, axis=1, kind="stable") if act_order else np.tile(np.arange(k), (groups, 1))
+
+
+def importance_of(upper: Floats, order: NDArray[np.intp]) -> Floats:
+    """Return what a squared error at each input costs a sweep, ``1 / U_jj²`` ``[g, k]``, in the inputs' own order."""
+    undo = np.argsort(order, axis=1)
+    return np.take_along_axis(1 / np.square(np.einsum("gkk->gk", upper)), undo, axis=1)
+
+
+def sweep(
+    target: Floats,
+    upper: Floats,
+    scale: Floats,
+    zero: Codes,
+    bits: int,
+    kept: Mask | None = None,
+    lazy: int = 128,
+) -> Codes:
+    """Return the codes of inputs that are rounded in the order in which they are given.
+
+    Args:
+        target: ``[g, o, k]``.
+        upper: Factor U of `inverse_factor`, ``[g, k, k]`` float32.
+        scale: Scale of every weight, ``[g, o, k]``.
+        zero: Zero point of every weight, ``[g, o, k]``.
+        bits: Bits of the codes.
+        kept: Weights that may differ from zero, ``[g, o, k]``. None: all.
+        lazy: Number of inputs per block of deferred updates.
+    """
     low, high = code_range(bits)
     k = target.shape[2]
     work = target.copy()

@@ -91,7 +91,7 @@ class Gptq(LayerPass):
         """
         weight, moments = problem.weight, problem.moments
         if moments is None:
-            raise QuantizationError(f"{problem.layer.name}: GPTQ needs calibration data; use `calibration=`")
+            raise QuantizationError(f"{problem.layer.name}: {self.name} needs calibration data; use `calibration=`")
         correct = self.bias_correction and problem.layer.op != "MatMul"  # MatMul has no bias
         cheap = problem.bias is not None or weight.size >= _WORTH_A_BIAS
         varying = moments.centered() if correct and cheap else moments.about(None)

@@ -18,8 +18,10 @@ from passes.scale_migration.equalize import Equalize
 from passes.scale_migration.smoothquant import SmoothQuant
 from passes.weights.batchnorm_reestimation import ReestimateBatchnorm
 from passes.weights.bias_correction import BiasCorrection
+from passes.weights.gpfq import Gpfq
 from passes.weights.gptq import Gptq
 from passes.weights.obq import Obq
+from passes.weights.qronos import Qronos
 from passes.weights.rtn import Rtn
 from tests.support.networks import conv, images, network, random, run
 from tests.support.recipes import brief
@@ -73,6 +75,8 @@ RECIPES: dict[str, tuple[Pass, ...] | str] = {
     "awq": (Awq(), Rtn(bits=4, block_size=16)),
     "equalize": (Equalize(), ActivationRanges(), Rtn(bits=8)),
     "obq": (ActivationRanges(), Obq(bits=4)),
+    "gpfq": (ActivationRanges(), Gpfq(bits=4)),
+    "qronos": (ActivationRanges(), Qronos(bits=4)),
     "two levels": (ActivationRanges(), Gptq(bits=3, two_level=True, block_size=8)),
     "bias correction": (ActivationRanges(), Rtn(bits=6), BiasCorrection()),
     "batchnorm": (ActivationRanges(), Rtn(bits=6), ReestimateBatchnorm()),

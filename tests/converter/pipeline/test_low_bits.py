@@ -15,14 +15,16 @@ from passes.activations.activation_ranges import ActivationRanges
 from passes.base import LayerPass
 from passes.graph.normalise.normalise import Normalise
 from passes.numerics.error import sqnr_db
+from passes.weights.gpfq import Gpfq
 from passes.weights.gptq import Gptq
 from passes.weights.obq import Obq
+from passes.weights.qronos import Qronos
 from passes.weights.rtn import Rtn
 from tests.support.networks import images, resnet, run
 
 X, UNSEEN = images(16, 3, 12, 12), images(48, 3, 12, 12, seed=9)
 KINDS = {2: TensorProto.INT2, 3: TensorProto.INT4}
-SOLVERS: dict[str, type[LayerPass]] = {"rtn": Rtn, "gptq": Gptq, "obq": Obq}
+SOLVERS: dict[str, type[LayerPass]] = {"rtn": Rtn, "gptq": Gptq, "obq": Obq, "gpfq": Gpfq, "qronos": Qronos}
 every_grid = pytest.mark.parametrize(
     ("symmetric", "block_size"),
     [(True, None), (False, None), (True, 16), (False, 16)],

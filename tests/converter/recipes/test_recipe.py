@@ -302,7 +302,7 @@ def test_two_levels_need_a_storage_that_is_unpacked(storage: str) -> None:
         ("two_level = true\nbits = 4\nblock_size = 16\nscale = 'absmax'", "two_level scales are searched"),
     ],
 )
-@pytest.mark.parametrize("kind", ["gptq", "rtn", "obq"])
+@pytest.mark.parametrize("kind", ["gptq", "rtn", "obq", "gpfq", "qronos"])
 def test_two_levels_that_cannot_be(kind: str, fields: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_recipe(f'[[passes]]\npass = "{kind}"\n{fields}\n', "f.toml")

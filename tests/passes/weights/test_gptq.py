@@ -219,7 +219,7 @@ def test_a_hessian_that_cannot_be_factorised_is_refused_by_name(value: float) ->
 
 def test_without_moments_it_is_refused() -> None:
     model = Model(gs.import_onnx(one_layer(LAYERS["conv"], bias=False)), RULES)
-    with pytest.raises(QuantizationError, match="layer: GPTQ needs calibration data; use `calibration=`"):
+    with pytest.raises(QuantizationError, match="layer: gptq needs calibration data; use `calibration=`"):
         Gptq().solve(problem_of(model, None))
 
 

@@ -60,7 +60,7 @@ def gpfq(weight: Floats, moments: Moments, grid: Grid, order: NDArray[np.intp], 
             code = np.clip(np.rint(ideal / step) + offset, low, high)
             codes[:, :, start + j] = code
             errors[:, :, j] = value - (code - offset) * step
-            local += errors[:, :, j, None] * block[:, None, j]
+            local[:, :, j + 1 :] += errors[:, :, j, None] * block[:, None, j, j + 1 :]
         pull[:, :, stop:] += errors @ hessian[:, start:stop, stop:]
     undo = np.argsort(order, axis=1)[:, None, :]
     return np.take_along_axis(codes, undo, axis=2)

@@ -1,4 +1,7 @@
-"""GPFQ as a pass; `passes.numerics.gpfq` has the mathematics, `passes.weights.gptq` what is around it."""
+"""GPFQ: every code makes the error of the output so far least, and no other weight moves; see `passes.numerics.gpfq`.
+
+Scale search, bias correction and refinement are those of `passes.weights.gptq`.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,7 @@
-"""Qronos as a pass; `passes.numerics.qronos` has the mathematics, `passes.weights.gptq` what is around it."""
+"""Qronos: GPTQ whose first code corrects the errors of the layers before; see `passes.numerics.qronos`.
+
+Scale search, bias correction and refinement are those of `passes.weights.gptq`.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar

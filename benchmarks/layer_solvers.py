@@ -8,8 +8,8 @@ ResNet-20 on CIFAR-10, one scale a channel, 8-bit activations; the passes before
 of calibration images, which share none, gives a file. SQNR of the scores and top-1 are measured on images that are in
 no set. The table has their means and standard deviations over the three.
 
-"one sweep" is GPTQ as published, without its beam and its refinement. So it differs from Qronos in how it corrects the
-errors of the layers before, and from GPFQ in the sweep.
+"one sweep" is GPTQ without its beam and its refinement. "one λ" is GPTQ whose asymmetric target has the damping of the
+sweep, as in Qronos. It differs from Qronos in the first code alone. `gptq` chooses the damping on held-out samples.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 from rich import box
@@ -34,15 +35,30 @@ from converter.report.progress import progress_bars
 from converter.report.table import show
 from converter.runtime.session import Progress
 from passes.base import LayerPass
+from passes.numerics.asymmetric_target import asymmetric_target
+from passes.numerics.grid import Floats
+from passes.numerics.moments import Moments
 from passes.weights.gpfq import Gpfq
 from passes.weights.gptq import Gptq
 from passes.weights.qronos import Qronos
 from passes.weights.rtn import Rtn
 
-__all__ = ["SOLVERS", "Row", "main", "measured", "table"]
+__all__ = ["SOLVERS", "OneDamping", "Row", "main", "measured", "table"]
 
 NETWORK: Pretrained = RESNET20
 SETS = 3
+
+
+@dataclass(frozen=True)
+class OneDamping(Gptq):
+    """GPTQ with the same damping for the asymmetric target and the sweep."""
+
+    name: ClassVar[str] = "gptq-one-damping"
+
+    def target_of(self, weight: Floats, moments: Moments) -> tuple[Floats, str]:
+        """Return the asymmetric target with the damping of the sweep."""
+        return asymmetric_target(weight, moments, self.damping), ""
+
 
 SOLVERS: Mapping[str, LayerPass] = MappingProxyType(
     {
@@ -50,8 +66,10 @@ SOLVERS: Mapping[str, LayerPass] = MappingProxyType(
         "gpfq": Gpfq(),
         "gptq, one sweep, no asymmetric target": Gptq(beam=1, refine=0, asymmetric_target=False),
         "gptq, one sweep": Gptq(beam=1, refine=0),
+        "gptq, one sweep, one λ": OneDamping(beam=1, refine=0),
         "qronos": Qronos(),
         "gptq": Gptq(),
+        "gptq, one λ": OneDamping(),
     }
 )
 

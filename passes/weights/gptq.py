@@ -95,7 +95,7 @@ class Gptq(LayerPass):
         correct = self.bias_correction and problem.layer.op != "MatMul"  # MatMul has no bias
         cheap = problem.bias is not None or weight.size >= _WORTH_A_BIAS
         varying = moments.centered() if correct and cheap else moments.about(None)
-        target, why = self._target(weight, varying)
+        target, why = self.target_of(weight, varying)
         try:
             result, note = self.rounded(target, varying, problem)
         except np.linalg.LinAlgError as error:
@@ -125,8 +125,8 @@ class Gptq(LayerPass):
             pruned=None if result.kept is None else Pruned(result.kept, self.removes),
         )
 
-    def _target(self, weight: Floats, moments: Moments) -> tuple[Floats, str]:
-        """Return the target of the codes, and a note if the asymmetric target could not be computed."""
+    def target_of(self, weight: Floats, moments: Moments) -> tuple[Floats, str]:
+        """Return the target of the codes ``[g, o, k]``, and a note if the asymmetric target could not be computed."""
         if not self.asymmetric_target:
             return weight, ""
         try:

@@ -46,9 +46,9 @@ class OneSweep(Gptq):
         """Return codes and grid of a weight ``[g, o, k]`` by the method itself."""
         raise QuantizationError(f"{type(self).__name__} does not override swept()")
 
-    def _target(self, weight: Floats, moments: Moments) -> tuple[Floats, str]:
+    def target_of(self, weight: Floats, moments: Moments) -> tuple[Floats, str]:
         """Return GPTQ's target, which judges the codes. The sweep does not use it, so a failure needs no note."""
-        return super()._target(weight, moments)[0], ""
+        return super().target_of(weight, moments)[0], ""
 
     def rounded(self, target: Floats, moments: Moments, problem: Problem) -> tuple[GptqResult, str]:
         """Return codes and grid of the layer's weight, and a note.

@@ -12,6 +12,8 @@ from benchmarks.shared_data import MissingData
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
 from converter.runtime.session import no_progress
+from passes.numerics.asymmetric_target import asymmetric_target
+from tests.support.arrays import moments_of, normal, rows
 from tests.support.networks import images, resnet, run
 
 
@@ -43,19 +45,26 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small")
 def test_rows_of_solvers() -> None:
     names = ["rounding to nearest", "qronos"]
-    rows = layer_solvers.measured(names, [3], 16, 40, no_progress)
-    assert [(row.solver, row.bits, row.images) for row in rows] == [
+    found = layer_solvers.measured(names, [3], 16, 40, no_progress)
+    assert [(row.solver, row.bits, row.images) for row in found] == [
         ("float", 32, 40),
         ("rounding to nearest", 3, 40),
         ("qronos", 3, 40),
     ]
-    reference, nearest, own = rows
+    reference, nearest, own = found
     assert (reference.top1, reference.sqnr_db) == ((100.0,), ())
     assert len(own.sqnr_db) == len(own.top1) == layer_solvers.SETS
     assert len(set(own.sqnr_db)) == layer_solvers.SETS  # every set has a file of its own
     assert np.mean(own.sqnr_db) > np.mean(nearest.sqnr_db) + 2
-    text = str([list(column.cells) for column in layer_solvers.table(rows, 16).columns])
+    text = str([list(column.cells) for column in layer_solvers.table(found, 16).columns])
     assert f"{np.mean(own.sqnr_db):.2f} ± {np.std(own.sqnr_db, ddof=1):.2f} dB" in text
+
+
+def test_one_damping_is_gptq_on_the_target_of_the_same_damping() -> None:
+    x, y = rows(1, 200, 12), rows(1, 200, 12, seed=1)
+    weight, moments = normal(1, 4, 12), moments_of(x + np.float32(0.1) * y, x)
+    expected = asymmetric_target(weight, moments, 0.3)
+    np.testing.assert_array_equal(layer_solvers.OneDamping(damping=0.3).target_of(weight, moments)[0], expected)
 
 
 @pytest.mark.usefixtures("small")
@@ -63,8 +72,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     arguments = ["--solvers", "rounding", "--bits", "4", "--calibrate", "8", "--images", "20"]
     assert layer_solvers.main([*arguments, "--json", str(tmp_path / "rows.json")]) == 0
     assert "rounding to nearest" in capsys.readouterr().out
-    rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [(row["solver"], row["images"]) for row in rows] == [("float", 20), ("rounding to nearest", 20)]
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert [(row["solver"], row["images"]) for row in found] == [("float", 20), ("rounding to nearest", 20)]
 
 
 @pytest.mark.parametrize(

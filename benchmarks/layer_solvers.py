@@ -64,10 +64,12 @@ SOLVERS: Mapping[str, LayerPass] = MappingProxyType(
     {
         "rounding to nearest": Rtn(),
         "gpfq": Gpfq(),
+        "gpfq, own order": Gpfq(act_order=False),
         "gptq, one sweep, no asymmetric target": Gptq(beam=1, refine=0, asymmetric_target=False),
         "gptq, one sweep": Gptq(beam=1, refine=0),
         "gptq, one sweep, one λ": OneDamping(beam=1, refine=0),
         "qronos": Qronos(),
+        "qronos, damping 0.001": Qronos(damping=0.001),
         "gptq": Gptq(),
         "gptq, one λ": OneDamping(),
     }

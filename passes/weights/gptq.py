@@ -24,6 +24,7 @@ from passes.numerics.sparsity import Pruned
 __all__ = ["Gptq"]
 
 _WORTH_A_BIAS = 2048  # weights of a layer; a bias takes about 400 bytes and 12 for each output
+_FEW_BITS = 4  # below, mean errors are large
 _LARGE = 0.2  # of the output's power: what a wrong mean alone may take from a small layer
 
 
@@ -38,9 +39,9 @@ class Gptq(LayerPass):
             the largest weight.
         asymmetric_target: Whether to compensate for errors of the layers before, and of a tensor that an Add adds to
             the output, as far as that helps on held-out samples (needs `sequential`).
-        bias_correction: Whether the bias corrects the mean output error. The codes then minimise the rest. A layer of
-            fewer than 2,048 weights without a bias gets one only if the mean error has a fifth of the output's
-            power, since a bias takes more bytes than 4 bits save there.
+        bias_correction: Whether the bias corrects the mean output error. The codes then minimise the rest. From 4 bits
+            on, a layer of fewer than 2,048 weights without a bias gets one only if the mean error has a fifth of the
+            output's power, since a bias takes more bytes than 4 bits save there.
         beam: Number of partial roundings that are kept in the sweep of a small layer, for several scales around the
             searched one. 1 is GPTQ itself.
         few_rows: Whether the damping of a layer with fewer rows than inputs is chosen on held-out samples (needs
@@ -93,7 +94,8 @@ class Gptq(LayerPass):
         if moments is None:
             raise QuantizationError(f"{problem.layer.name}: {self.name} needs calibration data; use `calibration=`")
         correct = self.bias_correction and problem.layer.op != "MatMul"  # MatMul has no bias
-        cheap = problem.bias is not None or weight.size >= _WORTH_A_BIAS
+        small = weight.size < _WORTH_A_BIAS and self.grid_form(problem).bits >= _FEW_BITS
+        cheap = problem.bias is not None or not small
         varying = moments.centered() if correct and cheap else moments.about(None)
         target, why = self.target_of(weight, varying)
         try:

@@ -43,8 +43,8 @@ def metadata(result: Result) -> dict[str, str]:
     return {entry.key: entry.value for entry in result.model.metadata_props}
 
 
-EIGHT_BITS = {"int8", "int8-gptq"}
-INTEGERS = {"int8", "int8-gptq", "int4", "int4-learned", "int4-qat"}
+EIGHT_BITS = {"int8", "int8-gptq", "int8-2of4"}
+INTEGERS = {*EIGHT_BITS, "int4", "int4-learned", "int4-pruned", "int4-qat"}
 AS_THEY_ARE = [pytest.param(name, marks=pytest.mark.slow if name in LEARNING else ()) for name in SOLVING]
 
 

@@ -89,9 +89,12 @@ def test_bias_correction_makes_the_mean_output_error_vanish(
     assert errors[False] > 1e-2
 
 
-@pytest.mark.parametrize(("inputs", "shift", "corrected"), [(256, 0.0, True), (255, 0.0, False), (255, 1.0, True)])
+@pytest.mark.parametrize(
+    ("bits", "inputs", "shift", "corrected"),
+    [(4, 256, 0.0, True), (4, 255, 0.0, False), (4, 255, 1.0, True), (3, 255, 0.0, True)],
+)
 def test_a_small_layer_without_a_bias_gets_one_only_for_a_large_mean_error(
-    inputs: int, shift: float, corrected: bool
+    bits: int, inputs: int, shift: float, corrected: bool
 ) -> None:
     """A bias takes some 400 bytes, and 4 bits save a byte for two weights. So 2,048 weights are worth one."""
     proto = one_layer(("Gemm", (inputs, 8), 8, {}, (400, inputs)), bias=False)
@@ -101,7 +104,7 @@ def test_a_small_layer_without_a_bias_gets_one_only_for_a_large_mean_error(
     total = MomentsAccumulator(1, inputs, cross=True)
     added = np.full((400, 8), shift * np.abs(run(proto, float_rows)[0]).max(), np.float32)
     total.update(layer.rows(float_rows), layer.rows(np.float32(0.01) * float_rows), layer.output_rows(added))
-    solution = Gptq().solve(problem_of(model, total.moments()))
+    solution = Gptq().solve(problem_of(model, total.moments(), bits))
     assert (solution.bias is not None) == corrected
 
 

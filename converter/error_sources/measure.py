@@ -5,6 +5,7 @@ The sum is scaled to the measured error of the file where one is known (`convert
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -68,16 +69,19 @@ class ErrorSource:
         return 10 ** (-self.sqnr_db.get(output, math.inf) / 10)
 
 
-def measure(model: Model, samples: Sequence[Feeds], progress: Progress = no_progress) -> tuple[ErrorSource, ...]:
+def measure(
+    model: Model, samples: Sequence[Feeds], progress: Progress = no_progress, *, within: float = math.inf
+) -> tuple[ErrorSource, ...]:
     """Round every weight and every activation of a quantized model alone, and measure what the outputs lose.
 
     Args:
         model: The model after all passes of a recipe.
         samples: Inputs of runs.
         progress: Called with "sensitivity", the number of tensors that are done, and the number of all.
+        within: Seconds. Fewer samples are used if all of them are expected to take longer.
 
     Returns:
-        The sources, the one that costs most first.
+        The sources, the one that costs most first. None if a single sample is expected to take longer than ``within``.
 
     Raises:
         ModelError: The network does not run.
@@ -87,15 +91,21 @@ def measure(model: Model, samples: Sequence[Feeds], progress: Progress = no_prog
     if not samples or not (groups or weights):
         return ()
     network = SwitchedNetwork(model, groups, samples)
+    started = time.monotonic()
     expected = [network.run(feeds) for feeds in network.samples]
     total, sources = len(groups) + len(weights), []
+    one = (time.monotonic() - started) / len(expected) * total  # seconds of one sample
+    judging = network.samples if one * len(expected) <= within else network.samples[: int(within / one)]
+    if not judging:
+        return ()
+    expected = expected[: len(judging)]
     for index, tensors in enumerate(groups):
-        runs = [network.run(feeds, groups=(index,)) for feeds in network.samples]
+        runs = [network.run(feeds, groups=(index,)) for feeds in judging]
         errors = output_errors(expected, runs, network.outputs, network.joined)
         sources.append(ErrorSource("activation", tuple(tensors), _touching(model, tensors), 8, errors))
         progress("sensitivity", len(sources), total)
     for layers in weights:
-        runs = [network.run(feeds, layers=layers) for feeds in network.samples]
+        runs = [network.run(feeds, layers=layers) for feeds in judging]
         errors = output_errors(expected, runs, network.outputs, network.joined)
         bits = model.quantized[layers[0]].grid.bits
         sources.append(ErrorSource("weight", tuple(layers), tuple(layers), bits, errors))

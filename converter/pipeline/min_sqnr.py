@@ -30,6 +30,7 @@ _ROUNDS = 6
 _SAMPLES = 4  # that measure what each rounding costs
 _PROFILED = 3  # runs of the profile
 _NAMED, _WARNED = 3, 2  # most sources in a warning, and samples that find them
+_SECONDS = 90.0  # most that finding them may take
 
 
 def require_judgeable(aim_db: float | None, recipe: Recipe, *, has_data: bool) -> None:
@@ -48,10 +49,12 @@ def require_judgeable(aim_db: float | None, recipe: Recipe, *, has_data: bool) -
         raise UsageError(f"recipe {recipe.name!r} trains the model, and `min_sqnr=` would train it again; leave it out")
 
 
-def _sources(written: Written, job: Prepared, count: int, progress: Progress) -> tuple[ErrorSource, ...]:
-    """Measure what every rounding in a file costs, on a few of the samples."""
+def _sources(
+    written: Written, job: Prepared, count: int, progress: Progress, within: float = math.inf
+) -> tuple[ErrorSource, ...]:
+    """Measure what every rounding in a file costs, on a few of the samples. None if it takes too many seconds."""
     with job.footprint.step("sensitivity"):
-        return measure(written.work, job.samples(count), progress)
+        return measure(written.work, job.samples(count), progress, within=within)
 
 
 def reach(
@@ -166,13 +169,16 @@ def without_rounding(recipe: Recipe, exact: Sequence[ErrorSource], whole: Collec
 
 
 def fault(written: Written, job: Prepared, progress: Progress) -> str:
-    """Say what costs most at the worst output of a file that is far from float. Empty if nothing is known."""
+    """Say what costs most at the worst output of a file that is far from float.
+
+    Empty if nothing is known, or if measuring it takes much longer than a warning is worth.
+    """
     outputs = _judged(written)
     if not outputs:
         return ""
     worst = min(outputs, key=outputs.__getitem__)
     try:
-        found = _sources(written, job, _WARNED, progress)
+        found = _sources(written, job, _WARNED, progress, _SECONDS)
     except ModelError:  # the file itself is written all the same
         return ""
     ranked = sorted(found, key=lambda source: -_noise(source, worst))

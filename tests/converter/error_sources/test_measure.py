@@ -1,5 +1,6 @@
 """What each rounding costs: single errors add up to the error of the file, and the worst source is found."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 import converter
 from converter.budget.sensitivity import sensitivity
 from converter.error_sources.choose import choose
-from converter.error_sources.measure import ErrorSource
+from converter.error_sources.measure import ErrorSource, measure
+from passes.weights.rtn import Rtn
 from tests.support.graphs import array, build, node
+from tests.support.networks import images, quantize, resnet
 from tests.support.outlier_network import SHAPE, residual, with_outlier
 
 DATA = array(48, *SHAPE)
@@ -117,3 +120,16 @@ def test_an_activation_whose_nodes_are_in_float_already_costs_nothing() -> None:
 def test_no_source_at_all() -> None:
     assert choose([], {"y": 10.0}, 20, [], {}) == []
     assert math.isinf(source("a", math.inf).worst_db)
+
+
+def test_fewer_samples_measure_where_all_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images(8, 3, 12, 12)
+    model = quantize(resnet(), Rtn(bits=8), x, ranges=True)
+    samples = [{"x": x[2 * index : 2 * index + 2]} for index in range(4)]
+    two = measure(model, samples[:2])
+    assert {source.name for source in two} > set(model.quantized)
+    assert two != measure(model, samples)
+    times = itertools.count(step=4)  # four samples take four seconds
+    monkeypatch.setattr("converter.error_sources.measure.time.monotonic", lambda: next(times))
+    assert measure(model, samples, within=2.5 * len(two)) == two
+    assert measure(model, samples, within=0.5 * len(two)) == ()

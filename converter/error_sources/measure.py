@@ -81,7 +81,7 @@ def measure(
         within: Seconds. Fewer samples are used if all of them are expected to take longer.
 
     Returns:
-        The sources, the one that costs most first. None if a single sample is expected to take longer than ``within``.
+        The sources, the one that costs most first. Empty if one sample is expected to take longer than ``within``.
 
     Raises:
         ModelError: The network does not run.

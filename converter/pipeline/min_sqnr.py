@@ -52,7 +52,7 @@ def require_judgeable(aim_db: float | None, recipe: Recipe, *, has_data: bool) -
 def _sources(
     written: Written, job: Prepared, count: int, progress: Progress, within: float = math.inf
 ) -> tuple[ErrorSource, ...]:
-    """Measure what every rounding in a file costs, on a few of the samples. None if it takes too many seconds."""
+    """Measure what every rounding in a file costs, on a few of the samples. Empty if it would take too long."""
     with job.footprint.step("sensitivity"):
         return measure(written.work, job.samples(count), progress, within=within)
 

@@ -338,9 +338,9 @@ def refused_layers(graph: gs.Graph) -> dict[str, str]:
 
 
 def _why_refused(node: gs.Node) -> str | None:
-    """Return why a node stays in float. None or empty if it is a linear layer, or holds no weights."""
+    """Return why a node stays in float. None if it is a linear layer, or holds no weights."""
     if node.op in LINEAR_OPS:
         return why_not_linear(node)
     if node.op in _OTHER_OPS and any(isinstance(each, gs.Constant) and len(each.shape) > 1 for each in node.inputs):
         return f"no pass quantizes {node.op}"
-    return ""
+    return None

@@ -9,28 +9,13 @@ import pytest
 
 from benchmarks import layer_solvers
 from benchmarks.shared_data import MissingData
-from converter.data.dataset import Dataset, load_data
-from converter.data.inputs import input_specs
 from converter.runtime.session import no_progress
 from passes.numerics.asymmetric_target import asymmetric_target
 from tests.support.arrays import moments_of, normal, rows
-from tests.support.networks import images, resnet, run
+from tests.support.judged_network import JudgedNetwork
 
 
-class Small:
-    """A network and images of which the float network knows the classes."""
-
-    def model(self) -> onnx.ModelProto:
-        return resnet()
-
-    def images(self, model: onnx.ModelProto, calibrate: int) -> tuple[Dataset, Dataset]:
-        inputs = input_specs(model)
-        unseen = images(64, 3, 12, 12, seed=9)
-        labels = run(model, unseen)[0].argmax(1)
-        return load_data(images(48, 3, 12, 12), inputs).limit(calibrate), load_data((unseen, labels), inputs)
-
-
-class Missing(Small):
+class Missing(JudgedNetwork):
     """A network whose data are not there."""
 
     def model(self) -> onnx.ModelProto:
@@ -39,7 +24,7 @@ class Missing(Small):
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_solvers, "NETWORK", Small())
+    monkeypatch.setattr(layer_solvers, "NETWORK", JudgedNetwork())
 
 
 @pytest.mark.usefixtures("small")

@@ -8,32 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from benchmarks import pruning
-from converter.data.dataset import Dataset, load_data
-from converter.data.inputs import input_specs
 from converter.runtime.session import no_progress
-from tests.support.networks import images, resnet, run
-
-
-class Small:
-    """A network and images of which the float network knows the classes."""
-
-    def model(self) -> onnx.ModelProto:
-        return resnet()
-
-    def images(self, model: onnx.ModelProto, calibrate: int) -> tuple[Dataset, Dataset]:
-        inputs = input_specs(model)
-        unseen = images(64, 3, 12, 12, seed=9)
-        labels = run(model, unseen)[0].argmax(1)
-        return load_data(images(48, 3, 12, 12), inputs).limit(calibrate), load_data((unseen, labels), inputs)
+from tests.support.judged_network import JudgedNetwork
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning, "NETWORKS", {"small": (Small(), 0.5)})
+    monkeypatch.setattr(pruning, "NETWORKS", {"small": (JudgedNetwork(), 0.5)})
 
 
 @pytest.mark.usefixtures("small")

@@ -1,6 +1,8 @@
 """Cost of a conversion: seconds and peak memory, measured in a separate process.
 
-    python -m benchmarks.conversion_cost MODEL.onnx FOLDER RECIPE N
+    python -m benchmarks.conversion_cost MODEL.onnx DATA RECIPE N
+
+DATA are a folder of images, or arrays as the model takes them.
 
 The benchmarks start this command. It prints JSON.
 """
@@ -95,10 +97,10 @@ def peak_bytes() -> int:
 
 def main(model: str, images: str, recipe: str, count: str) -> None:
     """Convert a model and print the cost as JSON."""
+    settings = Settings(limit=int(count))
+    preprocess = _COLOURS if Path(images).is_dir() else Preprocess()
     with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder, progress_bars() as progress:
-        result = convert(
-            model, images, recipe=recipe, settings=Settings(limit=int(count)), preprocess=_COLOURS, progress=progress
-        )
+        result = convert(model, images, recipe=recipe, settings=settings, preprocess=preprocess, progress=progress)
         result.save(Path(folder) / "converted.onnx")
     passes: dict[str, float] = {}
     for report in result.passes:

@@ -31,6 +31,7 @@ class Gpfq(OneSweep):
     """
 
     name: ClassVar[str] = "gpfq"
+    title: ClassVar[str] = "GPFQ"
 
     def swept(self, weight: Floats, moments: Moments, problem: Problem) -> GptqResult:
         """Return GPFQ's codes on the grid that GPTQ would search for this weight.

@@ -53,6 +53,8 @@ class Gptq(LayerPass):
     """
 
     name: ClassVar[str] = "gptq"
+    title: ClassVar[str] = "GPTQ"
+    """Name of the method in messages."""
 
     damping: float = 0.05
     act_order: bool = True
@@ -92,7 +94,7 @@ class Gptq(LayerPass):
         """
         weight, moments = problem.weight, problem.moments
         if moments is None:
-            raise QuantizationError(f"{problem.layer.name}: {self.name} needs calibration data; use `calibration=`")
+            raise QuantizationError(f"{problem.layer.name}: {self.title} needs calibration data; use `calibration=`")
         correct = self.bias_correction and problem.layer.op != "MatMul"  # MatMul has no bias
         small = weight.size < _WORTH_A_BIAS and self.grid_form(problem).bits >= _FEW_BITS
         cheap = problem.bias is not None or not small

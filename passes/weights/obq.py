@@ -30,6 +30,7 @@ class Obq(Gptq):
     """
 
     name: ClassVar[str] = "obq"
+    title: ClassVar[str] = "OBQ"
 
     largest_inputs: int = 288
 

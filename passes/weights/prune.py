@@ -54,6 +54,7 @@ class Prune(Gptq):
     """
 
     name: ClassVar[str] = "prune"
+    title: ClassVar[str] = "pruning"
 
     sparsity: float | None = None
     pattern: str = "unstructured"

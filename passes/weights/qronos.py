@@ -25,6 +25,7 @@ class Qronos(OneSweep):
     """
 
     name: ClassVar[str] = "qronos"
+    title: ClassVar[str] = "Qronos"
 
     def swept(self, weight: Floats, moments: Moments, problem: Problem) -> GptqResult:
         """Return Qronos' codes and their grid.

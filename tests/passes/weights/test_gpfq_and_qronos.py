@@ -140,7 +140,7 @@ def test_recipes_with_it_and_refusals(solver: type[OneSweep]) -> None:
 @solvers
 def test_without_data_or_with_a_bad_hessian_it_says_what_to_do(solver: type[OneSweep]) -> None:
     each = problem("gemm")
-    with pytest.raises(QuantizationError, match=f"layer: {solver.name} needs calibration data; use `calibration=`"):
+    with pytest.raises(QuantizationError, match=f"layer: {solver.title} needs calibration data; use `calibration=`"):
         solver().solve(dataclasses.replace(each, moments=None))
     assert each.moments is not None
     bad = dataclasses.replace(each.moments, hessian=each.moments.hessian * np.float32(np.nan))

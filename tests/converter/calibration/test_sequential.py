@@ -255,7 +255,7 @@ def test_a_pass_without_moments_needs_no_data() -> None:
 
 
 def test_gptq_without_data_says_so() -> None:
-    with pytest.raises(QuantizationError, match="stem: gptq needs calibration data; use `calibration=`"):
+    with pytest.raises(QuantizationError, match="stem: GPTQ needs calibration data; use `calibration=`"):
         solve_layers(prepared(resnet()), Gptq(bits=4), None, quiet)
 
 

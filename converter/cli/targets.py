@@ -87,7 +87,10 @@ def _fraction(_: click.Context, __: click.Parameter, value: float | None) -> flo
     help="Interpreter, virtual environment or npm folder that has the target's provider.",
 )
 @click.option(
-    "--min-agreement", type=float, callback=_fraction, help="Least agreement with the CPU on DATA; by default 0.99."
+    "--min-agreement",
+    type=float,
+    callback=_fraction,
+    help="Least agreement with the CPU on DATA; by default 0.99, or that of the CPU with --reference.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @options.custom_ops
@@ -110,7 +113,6 @@ def verify(
     from converter.model_io.load import read_onnx
     from converter.report.table import show
     from converter.report.targets import verification_tables
-    from converter.verification.verify import MIN_AGREEMENT
 
     read_onnx(Path(model))
     given = {"--data": data, "--reference": reference, "--limit": limit, "--min-agreement": min_agreement}
@@ -122,7 +124,7 @@ def verify(
         reference=reference,
         runtime=runtime,
         limit=limit,
-        min_agreement=MIN_AGREEMENT if min_agreement is None else min_agreement,
+        min_agreement=min_agreement,
     )
     if as_json:
         _print(verification.to_json())

@@ -72,6 +72,9 @@ def verification_tables(verification: Verification, more: str = "") -> list[Tabl
     ):
         if value is not None:
             row(verdict, label, f"{100 * value:.1f} %" if unit == "%" else decibels(value))
+    for name, db in verification.outputs.items():
+        if len(verification.outputs) > 1:
+            row(verdict, f"SQNR of {name}", decibels(db))
     tables = [verdict]
     if verification.left:
         left = plain_table("Run by another provider", ["node"])

@@ -1,7 +1,6 @@
 """Inputs and outputs of the runs by which a file is verified, and how the outputs of two models are compared."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,10 @@ from numpy.typing import NDArray
 
 from converter.data.dataset import Batch, Dataset
 from converter.data.inputs import InputSpec, share_batch
+from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers
 from converter.runtime.runner import Runner, class_scores
 from passes.errors import ModelError
-from passes.numerics.error import SqnrSum
 
 __all__ = [
     "Outputs",
@@ -20,9 +19,9 @@ __all__ = [
     "class_agreement",
     "data_runs",
     "noise_runs",
+    "output_db",
     "outputs_of",
     "unlike_runs",
-    "worst_sqnr",
 ]
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -139,21 +138,17 @@ def class_agreement(runs: Sequence[Batch], expected: Sequence[Outputs], actual: 
     return float(np.concatenate(agreed).mean()) if agreed else None
 
 
-def worst_sqnr(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
-    """Return the SQNR of the worst float output."""
-    values = []
-    for name, first in expected[0].items():
-        if first.dtype.kind == "f":
-            total = SqnrSum()
-            for one, other in _compared(name, expected, actual):
-                total.update(one, other)
-            values.append(total.db)
-    return min(values, default=math.inf)
+def output_db(expected: Sequence[Outputs], actual: Sequence[Outputs], joined: Collection[str]) -> dict[str, float]:
+    """Return the SQNR in dB of every float output, or of its parts, by name.
 
+    Runs in which an output has another shape are left out.
 
-def _compared(
-    name: str, expected: Sequence[Outputs], actual: Sequence[Outputs]
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    Args:
+        expected: Outputs of the reference in each run.
+        actual: Those of the other model or runtime.
+        joined: Outputs that may have parts of different kinds. See `converter.runtime.output_parts`.
+    """
+    errors = OutputErrors(joined)
     for one, other in zip(expected, actual, strict=True):
-        if one[name].shape == other[name].shape:
-            yield one[name], other[name]
+        errors.update({name: value for name, value in one.items() if value.dtype.kind == "f"}, other)
+    return errors.db()

@@ -1,13 +1,13 @@
 """Verify a file on a target: run it there or check the target's rules, and judge the result.
 
 Two implementations of one quantized model round differently, so their outputs differ by about the quantization noise. A
-provider is judged correct if its outputs are as near to the float model as the CPU's. Without the float model, it is
-judged correct if it picks the same classes.
+provider is judged correct if its outputs are as near to the float model as the CPU's, each output and each part of it.
+Without the float model, it is judged correct if it picks the same classes.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ from converter.verification.runs import (
     class_agreement,
     data_runs,
     noise_runs,
+    output_db,
     outputs_of,
     unlike_runs,
-    worst_sqnr,
 )
 from passes.errors import ModelError
 
@@ -43,6 +43,7 @@ __all__ = ["MIN_AGREEMENT", "Verification", "verify"]
 MIN_AGREEMENT = 0.99
 _SHOWN = 5  # number of failures in an overview
 _WORSE_DB = 1.0  # allowed loss against float, compared with the CPU: another order of rounding costs tenths
+_PART_WORSE_DB = 3.0  # the same for one output of several, or a part: fewer numbers, so more scatter
 _SAME_DB = 30.0  # against the CPU: 3 % apart, the cost of rounding in other places (a PRelu slope to 8 bits: 2 dB)
 _FLOOR_DB = 10.0  # against the CPU, on noise, without the float model: wrong kernels are below 0 dB
 # Facts of the file's form. A newer runtime than the promised one may accept more of them.
@@ -68,6 +69,8 @@ class Verification(Overview):
         sqnr_db: SQNR of the outputs against the CPU's, for the worst output.
         float_db: SQNR of the outputs against the float model's, for the worst output.
         cpu_float_db: The same for the CPU's outputs.
+        outputs: SQNR of every float output, or of its parts, by name: against the float model's if there is one, else
+            against the CPU's.
         violations: Violations of the target's rules. If the file ran, only those of its form count. The others are
             advice.
         failures: Why the verification failed. Empty if it passed.
@@ -86,6 +89,7 @@ class Verification(Overview):
     sqnr_db: float | None = None
     float_db: float | None = None
     cpu_float_db: float | None = None
+    outputs: dict[str, float] = field(default_factory=dict)
     violations: tuple[Violation, ...] = ()
     failures: tuple[str, ...] = ()
     next_step: str = ""
@@ -107,6 +111,7 @@ class Verification(Overview):
                 ("SQNR against the CPU", decibels(self.sqnr_db)),
                 ("SQNR against float", decibels(self.float_db)),
             ]
+            rows += [(f"SQNR of {name}", decibels(db)) for name, db in self.outputs.items() if len(self.outputs) > 1]
         rows += [("failure", failure) for failure in self.failures[:_SHOWN]]
         more = len(self.failures) - _SHOWN
         notes = [*([f"and {more} more failures"] if more > 0 else []), *([self.next_step] if self.next_step else [])]
@@ -116,11 +121,11 @@ class Verification(Overview):
 
     def to_json(self) -> dict[str, Any]:
         """The fields, with null for an infinite SQNR (no difference at all)."""
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
+        outputs = {name: _finite(db) for name, db in self.outputs.items()}
+        return {key: _finite(value) for key, value in asdict(self).items()} | {
+            "outputs": outputs,
+            "passed": self.passed,
         }
-        return finite | {"passed": self.passed}
 
 
 def verify(
@@ -130,7 +135,7 @@ def verify(
     *,
     reference: Any = None,
     runtime: str | Path | None = None,
-    min_agreement: float = MIN_AGREEMENT,
+    min_agreement: float | None = None,
     limit: int | None = None,
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
 ) -> Verification:
@@ -143,7 +148,9 @@ def verify(
             agreement is not judged.
         reference: The float model, in the same forms as ``model``.
         runtime: Interpreter, virtual environment or npm folder that has the target's provider.
-        min_agreement: Least agreement with the CPU on the data.
+        min_agreement: Least agreement with the CPU on the data. The default is 0.99, and with a ``reference`` a file
+            that agrees less passes if it agrees with the float model as often as the CPU does: rounding changes the
+            highest number of outputs that are no class scores, such as embeddings.
         limit: Number of images to use.
         preprocess: Preprocessing of uint8 data. It overrides the model's metadata.
 
@@ -169,7 +176,7 @@ def _verified(
     data: Dataset | None,
     reference: Path | None,
     runtime: Path | None,
-    min_agreement: float,
+    min_agreement: float | None,
 ) -> Verification:
     model, target = file.path, chosen.name
     with refusing_malformed(file.name):
@@ -200,7 +207,7 @@ def _verified(
         where = f"it does not run on {ran.runtime}" if ran.runtime else "it does not run"
         verdict = _with(verdict, failures=(f"{where}: {ran.error}", *broken))
     else:
-        verdict = _judge_outputs(verdict, chosen, ran, cpu, runs, reference, None if data is None else min_agreement)
+        verdict = _judge_outputs(verdict, chosen, ran, cpu, runs, reference, min_agreement, judged=data is not None)
     return verdict if verdict.passed else _with(verdict, next_step=_next_step(verdict, chosen))
 
 
@@ -212,8 +219,10 @@ def _judge_outputs(
     runs: Sequence[Batch],
     reference: Path | None,
     min_agreement: float | None,
+    *,
+    judged: bool,
 ) -> Verification:
-    """Extend the verdict by a comparison of the outputs."""
+    """Extend the verdict by a comparison of the outputs. ``judged``: whether the runs are data, which have classes."""
     images = sum(run.count for run in runs)
     expected = outputs_of(cpu, runs)
     failures = list(verdict.failures)
@@ -230,19 +239,28 @@ def _judge_outputs(
     ]
     if bad or wrong:
         return _with(verdict, images=images, failures=tuple(failures))
-    agreement, sqnr = class_agreement(runs, expected, ran.outputs), worst_sqnr(expected, ran.outputs)
-    if agreement is not None and min_agreement is not None and agreement < min_agreement:
-        failures.append(f"agreement with the CPU is {100 * agreement:.1f} %, below {100 * min_agreement:g} %")
+    joined = cpu.joined()
+    from_cpu = outputs = output_db(expected, ran.outputs, joined)
+    agreement, sqnr = class_agreement(runs, expected, ran.outputs), min(from_cpu.values(), default=math.inf)
+    least = MIN_AGREEMENT if min_agreement is None else min_agreement
+    unlike = judged and agreement is not None and agreement < least
     float_db = cpu_float_db = None
-    if reference is not None:
+    if reference is None:
+        advice = f"below {_FLOOR_DB:g} dB; give `reference=` to judge by float"
+        far = [f"{sqnr:.1f} dB against the CPU, {advice}"] if sqnr < _FLOOR_DB else []
+    else:
         floats = outputs_of(Runner(reference, str(reference)), runs)
         if list(floats[0]) != names:
             raise ModelError(f"{reference}: its outputs are {', '.join(floats[0])}, not {', '.join(names)}")
-        float_db, cpu_float_db = worst_sqnr(floats, ran.outputs), worst_sqnr(floats, expected)
-        if float_db < cpu_float_db - _WORSE_DB and sqnr < _SAME_DB:
-            failures.append(f"{float_db:.1f} dB against float, where the CPU has {cpu_float_db:.1f} dB")
-    elif sqnr < _FLOOR_DB:
-        failures.append(f"{sqnr:.1f} dB against the CPU, below {_FLOOR_DB:g} dB; give `reference=` to judge by float")
+        if unlike and min_agreement is None:
+            actual, usual = class_agreement(runs, floats, ran.outputs), class_agreement(runs, floats, expected)
+            unlike = not _as_often(actual, usual, images)
+        outputs, cpu_outputs = output_db(floats, ran.outputs, joined), output_db(floats, expected, joined)
+        float_db, cpu_float_db = (min(each.values(), default=math.inf) for each in (outputs, cpu_outputs))
+        far = _farther(outputs, cpu_outputs, from_cpu)
+    if unlike and agreement is not None:
+        failures.append(f"agreement with the CPU is {100 * agreement:.1f} %, below {100 * least:g} %")
+    failures += far
     some = tuple(
         f"output {name} has another size than the CPU's in {count} of {len(runs)} runs, which are not compared"
         for name, count in odd.items()
@@ -256,8 +274,35 @@ def _judge_outputs(
         sqnr_db=sqnr,
         float_db=float_db,
         cpu_float_db=cpu_float_db,
+        outputs=outputs,
         failures=tuple(failures),
     )
+
+
+def _farther(
+    outputs: Mapping[str, float], cpu_outputs: Mapping[str, float], from_cpu: Mapping[str, float]
+) -> list[str]:
+    """Say which outputs are farther from the float model's than the CPU's are: the worst one, or any one by much."""
+    worst, cpu_worst, unlike_cpu = (min(each.values(), default=math.inf) for each in (outputs, cpu_outputs, from_cpu))
+    if worst < cpu_worst - _WORSE_DB and unlike_cpu < _SAME_DB:
+        return [f"{worst:.1f} dB against float, where the CPU has {cpu_worst:.1f} dB"]
+    return [
+        f"{name}: {db:.1f} dB against float, where the CPU has {cpu_outputs[name]:.1f} dB"
+        for name, db in outputs.items()
+        if db < cpu_outputs[name] - _PART_WORSE_DB and from_cpu.get(name, unlike_cpu) < _SAME_DB
+    ]
+
+
+def _as_often(actual: float | None, expected: float | None, images: int) -> bool:
+    """Whether a runtime agrees with the float model as often as the CPU, within two standard errors and 1 point."""
+    if actual is None or expected is None:
+        return False
+    error = math.sqrt(2 * max(expected * (1 - expected), 0.0) / images)
+    return actual >= expected - (1 - MIN_AGREEMENT) - 2 * error
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _notes(target: Target, ran: ProviderRun) -> tuple[str, ...]:

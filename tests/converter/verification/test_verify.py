@@ -141,6 +141,63 @@ def test_outputs_are_judged_by_their_distance_from_float(files: Path) -> None:
     assert checked(files, "qnn", slight, reference=reference).passed
 
 
+def embedding(scale: float = 1.0) -> onnx.ModelProto:
+    """Two outputs: "output" has five numbers that are nearly equal, and "features" are a hundred times smaller."""
+    model = small_cnn(transpose=False)
+    weights = {each.name: each for each in model.graph.initializer}
+    rows = onnx.numpy_helper.to_array(weights["fc.weight"])
+    near = np.float32(scale) * (rows[:1] + np.float32(1e-3) * rows)
+    weights["fc.weight"].CopyFrom(onnx.numpy_helper.from_array(near.astype(np.float32), "fc.weight"))
+    weights["fc.bias"].CopyFrom(onnx.numpy_helper.from_array(np.zeros(len(rows), np.float32), "fc.bias"))
+    hundredth = onnx.numpy_helper.from_array(np.array(0.01, np.float32), "hundredth")
+    model.graph.initializer.append(hundredth)
+    model.graph.node.append(onnx.helper.make_node("Mul", ["flat", "hundredth"], ["features"], "scale"))
+    shape = ["n", len(rows[0])]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, shape))
+    return model
+
+
+def test_the_highest_number_of_an_embedding_may_change(files: Path) -> None:
+    """Its numbers are nearly equal, so rounding alone decides which one is highest."""
+    onnx.save(embedding(), files / "reference.onnx")
+    convert(embedding(), X, target="qnn").save(files / "qnn.onnx")
+    noise = outputs_become("y + (0.003 * np.random.default_rng(0).standard_normal(y.shape)).astype(y.dtype) * y.std()")
+    with_cpu = checked(files, "qnn", noise)
+    assert with_cpu.agreement is not None
+    assert with_cpu.agreement < 0.99
+    assert with_cpu.failures == (f"agreement with the CPU is {100 * with_cpu.agreement:.1f} %, below 99 %",)
+    reference = files / "reference.onnx"
+    assert checked(files, "qnn", noise, reference=reference).passed
+    strict = checked(files, "qnn", noise, reference=reference, min_agreement=0.99)
+    assert strict.failures == with_cpu.failures
+
+
+def test_every_output_is_judged(files: Path) -> None:
+    """Noise in the second output only, where it is still more exact than the first: the worst SQNR does not show it."""
+    onnx.save(embedding(scale=1.1), files / "reference.onnx")  # so the first output is at 20 dB
+    convert(embedding(), X, target="qnn").save(files / "qnn.onnx")
+    usual = checked(files, "qnn", reference=files / "reference.onnx")
+    assert usual.passed
+    assert set(usual.outputs) == {"output", "features"}
+    assert usual.float_db == min(usual.outputs.values())
+    least, most = sorted(usual.outputs, key=lambda name: usual.outputs[name])
+    room = usual.outputs[most] - usual.outputs[least]
+    assert (least, room > 10) == ("output", True), usual.outputs
+    change = (
+        "import numpy as np\n"
+        "out = dict(np.load(job['outputs']))\n"
+        f"y, draw = out['{most}'], np.random.default_rng(0)\n"
+        f"y += (np.sqrt((y ** 2).mean()) * {10 ** (-(usual.outputs[least] + 2) / 20)} * draw.standard_normal(y.shape))"
+        ".astype(y.dtype)\n"
+        "np.savez(job['outputs'], **out)"
+    )
+    actual = checked(files, "qnn", change, reference=files / "reference.onnx", min_agreement=0.0)
+    assert actual.failures == (
+        f"{most}: {actual.outputs[most]:.1f} dB against float, where the CPU has {usual.outputs[most]:.1f} dB",
+    )
+    assert actual.to_json()["outputs"] == actual.outputs
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

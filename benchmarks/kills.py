@@ -1,12 +1,13 @@
-"""`kill -9` at random moments of a conversion, a training, a search within a budget, and a save with weights beside it.
+"""`kill -9` at random moments of conversions, a training, a search within a budget, and a save with weights beside it.
 
     python -m benchmarks.kills                          100 kills of each
     python -m benchmarks.kills --count 10 --job train
 
 Each command is a process of its own, which is killed at a random moment of its usual time. Then the output must be
 absent, as it was, or a whole model that onnxruntime runs. The same command, run again, must end well and leave nothing
-but its output: no temporary file or folder, neither beside it nor in the folder for temporary files. The exit code is 1
-otherwise.
+but its output: no temporary file or folder, neither beside it nor in the folder for temporary files. A conversion that
+goes on after a kill must write the file of an undisturbed one, byte for byte, and it solves no layer again that was
+stored (job "int4", ResNet-20). The exit code is 1 otherwise.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from benchmarks.random_resnet import random_network
 from converter import convert, convert_within, train
 from converter.cli.main import main as command_line
 from converter.model_io.save import save_onnx
@@ -56,6 +58,7 @@ def _save() -> None:
 JOBS: Mapping[str, Callable[[], None]] = MappingProxyType(
     {
         "convert": _command(*_WITH_DATA, "--report", "out.json"),
+        "int4": _command(*_WITH_DATA, "--recipe", "int4"),
         "search": _command(*_WITH_DATA, "--max-drop", "100"),
         "train": _command("train", *_WITH_DATA[1:5], "--data", "data.npz", "--epochs", "2"),
         "save": _save,
@@ -74,10 +77,12 @@ class Kills:
     def __init__(self, name: str, folder: Path) -> None:
         self.job, self.folder = JOBS[name], folder
         (folder / "tmp").mkdir()
-        model = ZOO["opset 21"]()
+        model = random_network("cifar_resnet.py:resnet20", 32) if name == "int4" else ZOO["opset 21"]()
         onnx.save(model, folder / "model.onnx")
         np.savez(folder / "data.npz", **feeds_of(model, 64))  # type: ignore[arg-type]
+        self._same, self.resumed = name in {"convert", "int4"}, Counter[int]()
         self._inputs = self._files()
+        self._outputs: dict[str, bytes] = {}
         start = time.monotonic()
         if fault := self.again():
             raise RuntimeError(fault)
@@ -104,6 +109,7 @@ class Kills:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        self.resumed[len([*self.folder.glob("out.work/*/layer-*.npz")])] += 1
         out = self.folder / "out.onnx"
         state = "absent" if not out.exists() else "old" if old else "new"
         if out.exists() and not self._runs():
@@ -119,6 +125,8 @@ class Kills:
             return f"the next run ends with {code}: {(self.folder / 'tmp.log').read_text()[-300:]}"
         if not self._runs():
             return "out.onnx of the next run does not run"
+        if self._same and self._outputs and (self.folder / "out.onnx").read_bytes() != self._outputs["out.onnx"]:
+            return "out.onnx of the next run is not that of an undisturbed run"
         litter = {
             name for name in self._files() - self._inputs if not name.startswith("out.onnx") and name != "out.json"
         }
@@ -177,6 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     faults += 1
                     print(f"{name}, kill {index}: {fault}", flush=True)
         found = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        if any(kills.resumed):
+            layers = [count for count, times in sorted(kills.resumed.items()) for _ in range(times)]
+            print(f"{name}: the next runs went on with {', '.join(map(str, layers))} layers solved", flush=True)
         print(f"{name}: {options.count} kills within {kills.seconds:.1f} s; out.onnx was {found}", flush=True)
     print(f"{faults} faults")
     return int(bool(faults))

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.budget.cache import Cache
 from converter.budget.effects import Effects, measure_effects
 from converter.budget.held_out_judge import Judge, Verdict
 from converter.budget.limits import Budget
 from converter.budget.sensitivity import error_sources
-from converter.budget.source_digest import source_digest
+from converter.cache.folder import Cache
+from converter.cache.source_digest import source_digest
 from converter.data.dataset import Dataset
 from converter.error_sources.measure import ErrorSource
 from converter.model_io.sizes import model_digest, serialized_bytes
@@ -167,7 +167,9 @@ class CandidateBuilder:
 
     def _prepared(self, recipe: Recipe) -> Prepared:
         recipe = learning_on(recipe, self.settings.device) if recipe.learns else recipe
-        settings = dataclasses.replace(self.settings, limit=len(self.fit), seed=None, metric=None)
+        settings = dataclasses.replace(
+            self.settings, limit=len(self.fit), seed=None, metric=None, cache=self.cache_folder
+        )
         return prepare(self.source, self.fit, recipe, self.target, settings=settings)
 
     def _measured(self, result: Result) -> dict[str, NDArray[Any]]:

@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.budget.cache import Cache
+from converter.cache.folder import Cache
 from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.min_scale import min_scale_of
-from converter.calibration.sequential import SequentialCalibration, block_of, corrected_biases
+from converter.calibration.sequential import SequentialCalibration
+from converter.calibration.solving import block_of, corrected_biases
 from converter.data.dataset import Dataset
 from converter.pipeline.images import Images
 from converter.pipeline.run_pass import PassContext, run_pass

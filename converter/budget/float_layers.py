@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from converter.budget.cache import Cache
 from converter.budget.candidate_builder import CandidateBuilder, Trial
+from converter.cache.folder import Cache
 from converter.recipes.recipe import Recipe
 from converter.speed.search import Speed, find_slow_layers, leaving
 

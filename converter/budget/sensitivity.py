@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from converter.budget.cache import Cache
-from converter.budget.source_digest import source_digest
+from converter.cache.folder import Cache
+from converter.cache.source_digest import source_digest
 from converter.data.dataset import Dataset
 from converter.data.judging import Judging
 from converter.data.preprocess import Preprocess

@@ -1,5 +1,6 @@
-"""The command `convert` with and without a budget: the library call, and the folder of a search."""
+"""The command `convert` with and without a budget: the library call, and the folder of its work."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from converter.budget.limits import Budget
     from converter.pipeline.result import Result
 
-__all__ = ["convert_for", "search_folder"]
+__all__ = ["convert_for", "work_folder"]
 
 _UNASKED = {
     "exclude": "a search quantizes every layer",
@@ -22,22 +23,19 @@ _UNASKED = {
 
 
 @contextmanager
-def search_folder(budget: "Budget | None", cache: Path | None, output: Path) -> Iterator[Path | None]:
-    """Yield the folder for the measurements of a search: ``cache``, or else a folder beside the output.
+def work_folder(budget: "Budget | None", cache: Path | None, output: Path) -> Iterator[Path]:
+    """Yield the folder for what a conversion or a search finds: ``cache``, or else a folder beside the output.
 
-    The folder beside the output is removed when the search has ended, with or without a file, and when it was refused.
-    It stays after a signal or a full disk. It also stays if it is from an interrupted search and this one ends without
-    a file. Several searches may share a ``cache``, but not the folder of a search that will remove it.
+    The folder beside the output is removed when the work has ended, with or without a file, and when it was refused. It
+    stays after a signal or a full disk. It also stays if it is from interrupted work and this one ends without a file.
+    Several processes may share a ``cache``, but not the folder of one that will remove it.
 
     Raises:
         OutputError: The folder is used by another process, or cannot be written.
     """
-    if budget is None:
-        yield cache
-        return
-    from converter.budget.cache import forget, holds_something, used
+    from converter.cache.folder import forget, holds_something, used
 
-    folder = cache or output.with_suffix(".search")
+    folder = cache or output.with_suffix(".work" if budget is None else ".search")
     with keeping(folder), used(folder, shared=cache is not None):
         if cache is not None:
             yield cache
@@ -45,7 +43,8 @@ def search_folder(budget: "Budget | None", cache: Path | None, output: Path) -> 
 
         existed, ended = holds_something(folder), False
         if existed:
-            warn(f"{folder} has measurements of an earlier search; those that fit this search are used again")
+            what = "conversion" if budget is None else "search"
+            warn(f"{folder} has measurements of an earlier {what}; those that fit this {what} are used again")
         try:
             yield folder
             ended = True
@@ -61,7 +60,7 @@ def search_folder(budget: "Budget | None", cache: Path | None, output: Path) -> 
 
 def convert_for(
     budget: "Budget | None",
-    cache: Path | None,
+    cache: Path,
     model: str,
     calibration: str | None,
     recipe: str | None,
@@ -73,11 +72,11 @@ def convert_for(
 
     Args:
         budget: Budget. None if there is none.
-        cache: Folder for the measurements of a search.
+        cache: Folder for what is found on the way.
         model, calibration, recipe, settings: As in both functions.
 
     Raises:
-        UsageError: There is a cache without a budget, or a choice of layers with a budget.
+        UsageError: There is a choice of layers with a budget.
         BudgetError: No file is within the budget.
     """
     from converter.pipeline.search_record import Search
@@ -86,8 +85,7 @@ def convert_for(
     from converter.report.table import show
 
     if budget is None:
-        if cache is not None:
-            raise UsageError(f"--cache {cache} is for a search within a budget; give one, such as --max-drop")
+        settings["settings"] = dataclasses.replace(settings["settings"], cache=cache)
         return converter.convert(model, calibration, recipe=recipe or "int8", **settings)
     for option, reason in _UNASKED.items():
         if settings.pop(option):

@@ -175,9 +175,11 @@ def convert(
 
     MODEL is an .onnx file, FILE.py:FACTORY or FILE.py:FACTORY(name=value).
     """
-    from converter.cli.budget import convert_for, search_folder
+    from converter.cache.folder import MOST_BYTES, shrink
+    from converter.cli.budget import convert_for, work_folder
     from converter.cli.finish import finish
     from converter.cli.outputs import check_outputs, same_file
+    from converter.display.numbers import size
     from converter.model_io.lock import owned
     from converter.report.files import check_report
     from converter.report.progress import progress_bars
@@ -196,7 +198,7 @@ def convert(
     )
     if evaluation is not None and calibration is not None and same_file(evaluation, calibration):
         warn(f"{evaluation} is used to calibrate and to evaluate: the accuracy is not that on unseen samples")
-    with owned(output), search_folder(budget, cache, output) as folder:
+    with owned(output), work_folder(budget, cache, output) as folder:
         with progress_bars(quiet=quiet) as progress:
             result = convert_for(
                 budget,
@@ -223,6 +225,10 @@ def convert(
                 progress=progress,
             )
         finish(result, model, output, report, quiet=quiet, verbose=verbose)
+        if cache is not None:
+            left = shrink(cache)
+            if not quiet:
+                say(f"Cache {cache}: {size(left)}, at most {size(MOST_BYTES)} are kept")
 
 
 @cli.command()

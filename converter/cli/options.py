@@ -242,8 +242,8 @@ _limits = _several(
         "--cache",
         type=FILE,
         metavar="DIR",
-        help="Folder for the measurements of a search, from which the same command continues; by default OUT.search, "
-        "which is removed when the search has ended.",
+        help="Folder for what is measured and solved, from which the same command continues, and others for the same "
+        "model and data; by default OUT.work, or OUT.search of a search, which is removed at the end.",
     ),
 )
 _libraries = click.option(

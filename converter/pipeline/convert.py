@@ -133,7 +133,9 @@ def run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassRepor
     """Run the passes of a recipe on a new model. Return the model and their reports."""
     work = Model(import_graph(job.source), job.target.rules, existing_qparams=job.existing)
     settings = job.settings
-    context = PassContext(job.images, settings.memory_budget, job.recipe, progress, job.checkpoint, settings.metric)
+    context = PassContext(
+        job.images, settings.memory_budget, job.recipe, progress, job.checkpoint, settings.metric, job.step_cache()
+    )
     reports = []
     for step in job.recipe.passes:
         with job.footprint.step(step.name), job.requested.before(step, work):

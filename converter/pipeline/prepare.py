@@ -9,6 +9,8 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from converter.cache.source_digest import source_digest
+from converter.cache.steps import NO_CACHE, StepCache
 from converter.data.dataset import Batch
 from converter.data.inputs import input_specs
 from converter.data.judging import Judging
@@ -23,6 +25,7 @@ from converter.model_io.open import ExportOptions, open_unjudged, require_layers
 from converter.pipeline.footprint import Footprint
 from converter.pipeline.given import Given, given_model
 from converter.pipeline.images import Images, open_data, require_calibration
+from converter.pipeline.result import versions
 from converter.pipeline.resume import training_file
 from converter.pipeline.run_pass import require_runnable
 from converter.pipeline.settings import Settings
@@ -107,6 +110,13 @@ class Prepared:
         if self.images.calibration is not None:
             return "calibration"
         return "noise" if self.images.evaluation is None else "held out"
+
+    def step_cache(self) -> StepCache:
+        """Return where the steps of this conversion are kept."""
+        if self.settings.cache is None:
+            return NO_CACHE
+        facts = {"source": source_digest(), "versions": versions(), "deterministic": self.settings.deterministic}
+        return StepCache(Path(self.settings.cache), facts)
 
     def latency(self, quantized: onnx.ModelProto) -> Latencies | None:
         """Time the given model and the file, if the target's kernels are this machine's.

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
+from converter.cache.folder import NOWHERE
+from converter.cache.steps import NO_CACHE, StepCache, kept
 from converter.calibration.correction import correct_layers
 from converter.calibration.range_trial import choose_ranges
 from converter.calibration.sequential import solve_layers
 from converter.calibration.statistics import calibrate
+from converter.data.dataset import Dataset
 from converter.learn.learning import learn_rounding, require_trainable, train
 from converter.learn.training_file import TrainingFile
 from converter.model_io.user_code import described
@@ -49,6 +52,7 @@ class PassContext:
         progress: Callback for progress.
         checkpoint: File for the state of a training. None: no state is written.
         metric: Metric that chooses the best epoch of a training. None: the share of right classes, or else the loss.
+        cache: Where statistics, the choice of ranges and solved layers are kept.
     """
 
     images: Images
@@ -57,6 +61,7 @@ class PassContext:
     progress: Progress
     checkpoint: TrainingFile | None = None
     metric: Any = None
+    cache: StepCache = NO_CACHE
 
 
 def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
@@ -81,7 +86,7 @@ def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
 @contextlib.contextmanager
 def _errors_of_others(step: Pass) -> Iterator[None]:
     """Turn any exception of a pass of another package into one that names the pass and the line."""
-    if PASSES.get(step.name) is type(step):
+    if _is_own(step):
         yield
         return
     try:
@@ -90,6 +95,21 @@ def _errors_of_others(step: Pass) -> Iterator[None]:
         raise
     except Exception as error:
         raise QuantizationError(f"{step.name} raised {described(error)}") from error
+
+
+def _is_own(step: Pass) -> bool:
+    """Whether a pass is one of this package, whose source is part of every key of the cache."""
+    return PASSES.get(step.name) is type(step)
+
+
+def _state(model: Model) -> dict[str, Any]:
+    """Return what the quantization of a model's layers depends on, besides its graph."""
+    return {
+        "activations": model.activation_qparams,
+        "float_layers": model.float_reasons,
+        "float_activations": model.float_activations,
+        "rules": model.rules,
+    }
 
 
 def _checked_before(step: Pass, passes: Sequence[Pass]) -> Sequence[Pass]:
@@ -169,8 +189,13 @@ def _statistics(step: GraphPass, model: Model, context: PassContext) -> Stats:
         unknown = ({*needs.histograms} | {name for name, _ in needs.tensors}) - model.graph.tensors().keys()
         if unknown:
             raise QuantizationError(f"needs() of {step.name}: no tensor is named {min(unknown)!r}")
-        stats = calibrate(
-            model, needs, data, context.progress, seed=context.recipe.seed, memory_budget=context.memory_budget
+        cache = context.cache.of("statistics", model, data, needs=needs, seed=context.recipe.seed)
+        stats = kept(
+            cache,
+            "statistics",
+            lambda: calibrate(
+                model, needs, data, context.progress, seed=context.recipe.seed, memory_budget=context.memory_budget
+            ),
         )
     return stats
 
@@ -180,18 +205,35 @@ def _run_activation_ranges(step: ActivationRanges, model: Model, context: PassCo
     data = context.images.shown_to(step)
     stats = _statistics(step, model, context)
     assert data is not None  # there are no statistics without
-    chosen, notes = choose_ranges(
-        step, model, data, context.progress, seed=context.recipe.seed, memory_budget=context.memory_budget
-    )
+    seed = context.recipe.seed
+    cache = context.cache.of("ranges", model, data, step=step, seed=seed, **_state(model))
+    method, notes = kept(cache, "ranges", lambda: _choice(step, model, data, context))
+    chosen = step if method == step.method else dataclasses.replace(step, method="minmax")
     report = chosen.apply(model, stats)
     return dataclasses.replace(report, notes=(*notes, *report.notes))
 
 
+def _choice(step: ActivationRanges, model: Model, data: Dataset, context: PassContext) -> tuple[str, tuple[str, ...]]:
+    chosen, notes = choose_ranges(
+        step, model, data, context.progress, seed=context.recipe.seed, memory_budget=context.memory_budget
+    )
+    return chosen.method, notes
+
+
 @run_kind.register
 def _run_layer_pass(step: LayerPass, model: Model, context: PassContext) -> PassReport:
-    data = context.images.shown_to(step)
+    data, cache = context.images.shown_to(step), NOWHERE
+    if data is not None and step.wants_moments and _is_own(step):
+        facts = {"step": step, "seed": context.recipe.seed, "memory": context.memory_budget, **_state(model)}
+        cache = context.cache.of("layers", model, data, **facts)
     report = solve_layers(
-        model, step, data, context.progress, memory_budget=context.memory_budget, seed=context.recipe.seed
+        model,
+        step,
+        data,
+        context.progress,
+        memory_budget=context.memory_budget,
+        seed=context.recipe.seed,
+        solved=cache,
     )
     return dataclasses.replace(report, notes=(*step.matched(model), *report.notes))
 

@@ -39,6 +39,10 @@ class Settings:
             evaluation data, both are timed anyway.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
+        cache: Folder for statistics, the choice of ranges, and solved layers. After an interruption, the same call
+            continues from it, and another recipe for the same model and samples uses what is the same. See
+            `converter.cache.steps`. A search has its own argument ``cache``, which it uses for its attempts too.
+
     Raises:
         UsageError: A value is not usable.
     """
@@ -53,6 +57,7 @@ class Settings:
     deterministic: bool = False
     timing: bool = False
     checkpoint: str | Path | None = None
+    cache: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("limit", "seed", "memory_budget"):

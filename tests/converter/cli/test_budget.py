@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
-from converter.budget.cache import Arrays, Cache
+from converter.cache.folder import Arrays, Cache
 from passes.errors import BudgetError, OutputError, QuantizationError
 from tests.support.command_line import CONVERT, names, run
 from tests.support.models import images as photographs
@@ -65,7 +65,6 @@ def test_no_file_within_the_budget(folder: Path) -> None:
     ("options", "message"),
     [
         (("--max-drop", "-1"), "--max-drop -1 is not within 0 to 100 points"),
-        (("--cache", "kept"), "--cache kept is for a search within a budget; give one, such as --max-drop"),
         (("--recipe", "auto"), "recipe 'auto' needs a budget; give --max-drop, --max-bytes or --max-latency"),
         (
             ("--max-drop", "5", "--measure-speed"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from converter.budget.cache import Cache
+from converter.cache.folder import Cache
 from passes.errors import DataError
 from tests.support.command_line import run
 

@@ -152,7 +152,7 @@ def embedding(scale: float = 1.0) -> onnx.ModelProto:
     hundredth = onnx.numpy_helper.from_array(np.array(0.01, np.float32), "hundredth")
     model.graph.initializer.append(hundredth)
     model.graph.node.append(onnx.helper.make_node("Mul", ["flat", "hundredth"], ["features"], "scale"))
-    shape = ["n", len(rows[0])]
+    shape: list[str | int] = ["n", len(rows[0])]
     model.graph.output.append(onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, shape))
     return model
 

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from converter import Recipe, convert  # noqa: E402
 from converter.calibration.activation_cache import ActivationCache  # noqa: E402
 from converter.calibration.segments import cut  # noqa: E402
-from converter.calibration.sequential import solve_layer  # noqa: E402
+from converter.calibration.solving import solve_layer  # noqa: E402
 from converter.learn.held_out import HeldOut  # noqa: E402
 from converter.learn.learning import learn_rounding  # noqa: E402
 from converter.learn.rounding.refine import _Network  # noqa: E402

@@ -1,11 +1,13 @@
-"""Measurements of a search on disk, so that an interrupted search can be resumed.
+"""Folders of measurements, so that interrupted work can be resumed and nothing is computed twice.
 
     DIR/<key>/about.json          the facts that the key is a hash of
-    DIR/<key>/effect-0003.npz     errors of one layer at every number of bits
-    DIR/<key>/attempt-<hash>.npz  measurements of one file
+    DIR/<key>/statistics.npz      what a step of a conversion found, see `converter.cache.steps`
+    DIR/<key>/layer-<hash>.npz    the solution of one layer
+    DIR/<key>/effect-0003.npz     errors of one layer at every number of bits, in a search
+    DIR/<key>/attempt.npz         measurements of one file, in a search
 
-The key is a hash of the model, the images, the recipe, the target, the versions and this package's own source. A file
-is renamed to its final name last, so every file with such a name is complete.
+The key is a hash of all that the arrays depend on: model, samples, recipe, target, versions, and this package's own
+source. A file is renamed to its final name last, so every file with such a name is complete.
 """
 
 import contextlib
@@ -25,7 +27,10 @@ from converter.model_io.lock import owned
 from converter.model_io.scratch import replacing
 from passes.errors import DataError, OutputError, argument
 
-__all__ = ["Arrays", "Cache", "forget", "holds_something", "used"]
+__all__ = ["MOST_BYTES", "NOWHERE", "Arrays", "Cache", "forget", "holds_something", "shrink", "used"]
+
+MOST_BYTES = 4 << 30
+"""Bytes that a folder of caches keeps."""
 
 _NAME = "stored under"  # array that holds the name under which the others were stored
 _KEY = "[0-9a-f]" * 16  # pattern of the folders' names, for `glob`
@@ -92,6 +97,10 @@ class Cache:
             raise OutputError(f"{path} cannot be written: {error.strerror}; give another `cache=` folder") from error
 
 
+NOWHERE = Cache(None, {})
+"""A cache that stores nothing."""
+
+
 @contextlib.contextmanager
 def used(folder: Path, *, shared: bool) -> Iterator[None]:
     """Use a folder of caches. At the end, the folder is removed if it is new and empty.
@@ -127,6 +136,25 @@ def _make(folder: Path, caches: Path) -> None:
 def holds_something(folder: Path) -> bool:
     """Whether a folder of caches contains any measurement."""
     return any(folder.glob(f"{_KEY}/*.npz"))
+
+
+def shrink(folder: Path, most: int = MOST_BYTES) -> int:
+    """Remove the caches that were used longest ago, until a folder of caches has at most ``most`` bytes.
+
+    Returns:
+        The bytes that are left.
+    """
+    caches = {}
+    for cache in folder.glob(_KEY):
+        with contextlib.suppress(OSError):  # another process may remove it meanwhile
+            caches[cache] = (cache.stat().st_mtime_ns, sum(file.stat().st_size for file in cache.iterdir()))
+    total = sum(size for _, size in caches.values())
+    for cache, (_, size) in sorted(caches.items(), key=lambda entry: entry[1]):
+        if total <= most:
+            break
+        shutil.rmtree(cache, ignore_errors=True)
+        total -= size
+    return total
 
 
 def forget(folder: Path) -> None:

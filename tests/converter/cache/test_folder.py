@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.budget.cache import Cache
+from converter.cache.folder import Cache
 from passes.errors import DataError, OutputError
 
 

@@ -18,6 +18,9 @@ from passes.errors import ModelError
 
 __all__ = ["Runner", "class_scores"]
 
+_FEWEST_FEATURES = 3
+_UNIT, _SUM = 1e-5, 1e-3  # how far rounding moves a length of 1, and a sum of 1
+
 
 class Runner:
     """A model, open on the CPU. It accepts feeds that were made for another model with the same inputs.
@@ -174,8 +177,18 @@ def _joined(parts: Sequence[Any]) -> Any:
 def class_scores(output: NDArray[Any]) -> NDArray[Any] | None:
     """An output as one row of scores per image [n, classes]. None if it is not a classifier's output.
 
-    Axes of size 1 after the classes, as in [n, classes, 1, 1], are dropped.
+    Axes of size 1 after the classes, as in [n, classes, 1, 1], are dropped. Rows of length 1 are embeddings, unless
+    they sum to 1, as probabilities do.
     """
     if output.ndim < 2 or any(size != 1 for size in output.shape[2:]):
         return None
-    return output.reshape(output.shape[0], output.shape[1])
+    scores = output.reshape(output.shape[0], output.shape[1])
+    return None if _of_length_one(scores) else scores
+
+
+def _of_length_one(rows: NDArray[Any]) -> bool:
+    if rows.dtype.kind != "f" or rows.shape[0] == 0 or rows.shape[1] < _FEWEST_FEATURES:
+        return False
+    values = rows.astype(np.float64)
+    unit = np.abs(np.linalg.norm(values, axis=1) - 1) <= _UNIT
+    return bool(unit.all() and (np.abs(values.sum(axis=1) - 1) > _SUM).any())

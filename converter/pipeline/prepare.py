@@ -14,7 +14,9 @@ from converter.cache.steps import NO_CACHE, StepCache
 from converter.data.dataset import Batch
 from converter.data.inputs import input_specs
 from converter.data.judging import Judging
+from converter.data.labels import model_classes
 from converter.data.preprocess import Preprocess, stored_preprocess
+from converter.data.variety import little_variety
 from converter.evaluation.evaluate import Evaluation, evaluate_pair, require_metric
 from converter.evaluation.same_function import Original
 from converter.learn.learnable import require_learnable
@@ -157,8 +159,11 @@ class Prepared:
         Original(self.reference, self.samples(_CHECKED), "the model").require(float_model(graph), step)
 
     def warn(self) -> "Prepared":
-        """Log the warnings."""
-        for warning in self.warnings:
+        """Log the warnings, and what the samples that calibrate lack."""
+        data = self.images.calibration
+        wanted = data is not None and self.recipe.needs_calibration
+        lacking = little_variety(data, model_classes(self.source, "the model")) if data is not None and wanted else ()
+        for warning in (*self.warnings, *lacking):
             _LOG.warning(warning)
         return self
 

@@ -1,0 +1,75 @@
+"""Samples that say little: warnings, and silence about samples that are as they should be."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter import convert
+from converter.data.dataset import Dataset, load_data
+from converter.data.inputs import InputSpec
+from converter.data.labels import Classes
+from converter.data.variety import little_variety
+from tests.support.models import CLASSES, SIDE, images, small_cnn
+
+DRAW = np.random.default_rng(0)
+SHAPE = (3, 16, 16)
+
+
+def samples(rows: Any, labels: Any = None) -> Dataset:
+    specs = (InputSpec("x", (None, *SHAPE), np.dtype(np.float32)),)
+    return load_data(np.asarray(rows, np.float32) if labels is None else (np.asarray(rows, np.float32), labels), specs)
+
+
+def pictures(count: int) -> Any:
+    """Coarse patterns with noise, as photographs have."""
+    coarse = DRAW.standard_normal((count, 3, 4, 4))
+    return np.kron(coarse, np.ones((1, 1, 4, 4))) + 0.3 * DRAW.standard_normal((count, *SHAPE))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [pictures(64), DRAW.standard_normal((64, *SHAPE)), DRAW.random((9, *SHAPE)), pictures(7).repeat(1, axis=0)],
+    ids=["pictures", "noise", "uniform noise", "few"],
+)
+def test_ordinary_samples_are_not_mentioned(rows: Any) -> None:
+    assert list(little_variety(samples(rows), Classes("m", 5))) == []
+
+
+def test_near_copies() -> None:
+    few = pictures(4)
+    rows = few[DRAW.integers(0, 4, 64)] + 0.01 * DRAW.standard_normal((64, *SHAPE))
+    (found,) = little_variety(samples(rows), None)
+    assert "60 of 64 samples are nearly copies of others" in found
+    (same,) = little_variety(samples(np.repeat(few[:1], 16, axis=0)), None)
+    assert "15 of 16 samples are nearly copies" in same
+    half = np.concatenate([pictures(40), few])  # a few copies are no matter
+    assert list(little_variety(samples(np.concatenate([half, half[:20]])), None)) == []
+
+
+def test_constant_samples() -> None:
+    rows = pictures(40)
+    rows[::4] = DRAW.random((10, 1, 1, 1))
+    (found,) = little_variety(samples(rows), None)
+    assert "10 of 40 samples are constant" in found
+
+
+@pytest.mark.parametrize(("present", "warned"), [(2, True), (5, True), (6, False), (10, False)])
+def test_few_classes(present: int, warned: bool) -> None:
+    labels = np.arange(60) % present
+    found = list(little_variety(samples(pictures(60), labels), Classes("m", 10)))
+    assert bool(found) == warned
+    if warned:
+        assert f"are of {present} of 10 classes; give some of each class" in found[0]
+    assert list(little_variety(samples(pictures(20), labels[:20]), Classes("m", 10))) == []  # too few to tell
+    assert list(little_variety(samples(pictures(60), labels), None)) == []
+
+
+def test_a_conversion_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    rows = np.repeat(images(1), 32, axis=0)
+    with caplog.at_level(logging.WARNING):
+        convert(small_cnn(), rows.transpose(0, 3, 1, 2).astype(np.float32))
+    assert rows.shape == (32, SIDE, SIDE, 3)
+    assert CLASSES
+    assert any("31 of 32 samples are nearly copies of others" in record.message for record in caplog.records)

@@ -1,5 +1,6 @@
 """Inputs and outputs of the runs by which a file is verified, and how the outputs of two models are compared."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "output_db",
     "outputs_of",
     "unlike_runs",
+    "worst_db",
 ]
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -152,3 +154,8 @@ def output_db(expected: Sequence[Outputs], actual: Sequence[Outputs], joined: Co
     for one, other in zip(expected, actual, strict=True):
         errors.update({name: value for name, value in one.items() if value.dtype.kind == "f"}, other)
     return errors.db()
+
+
+def worst_db(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
+    """Return the SQNR in dB of the worst float output, whole. inf if there is none."""
+    return min(output_db(expected, actual, ()).values(), default=math.inf)

@@ -35,6 +35,7 @@ from converter.verification.runs import (
     output_db,
     outputs_of,
     unlike_runs,
+    worst_db,
 )
 from passes.errors import ModelError
 
@@ -240,8 +241,8 @@ def _judge_outputs(
     if bad or wrong:
         return _with(verdict, images=images, failures=tuple(failures))
     joined = cpu.joined()
-    from_cpu = outputs = output_db(expected, ran.outputs, joined)
-    agreement, sqnr = class_agreement(runs, expected, ran.outputs), min(from_cpu.values(), default=math.inf)
+    outputs = output_db(expected, ran.outputs, joined)
+    agreement, sqnr = class_agreement(runs, expected, ran.outputs), worst_db(expected, ran.outputs)
     least = MIN_AGREEMENT if min_agreement is None else min_agreement
     unlike = judged and agreement is not None and agreement < least
     float_db = cpu_float_db = None
@@ -255,9 +256,12 @@ def _judge_outputs(
         if unlike and min_agreement is None:
             actual, usual = class_agreement(runs, floats, ran.outputs), class_agreement(runs, floats, expected)
             unlike = not _as_often(actual, usual, images)
-        outputs, cpu_outputs = output_db(floats, ran.outputs, joined), output_db(floats, expected, joined)
-        float_db, cpu_float_db = (min(each.values(), default=math.inf) for each in (outputs, cpu_outputs))
-        far = _farther(outputs, cpu_outputs, from_cpu)
+        float_db, cpu_float_db = (worst_db(floats, each) for each in (ran.outputs, expected))
+        from_cpu, outputs = outputs, output_db(floats, ran.outputs, joined)
+        if float_db < cpu_float_db - _WORSE_DB and sqnr < _SAME_DB:
+            far = [f"{float_db:.1f} dB against float, where the CPU has {cpu_float_db:.1f} dB"]
+        else:
+            far = _farther(outputs, output_db(floats, expected, joined), from_cpu)
     if unlike and agreement is not None:
         failures.append(f"agreement with the CPU is {100 * agreement:.1f} %, below {100 * least:g} %")
     failures += far
@@ -282,14 +286,11 @@ def _judge_outputs(
 def _farther(
     outputs: Mapping[str, float], cpu_outputs: Mapping[str, float], from_cpu: Mapping[str, float]
 ) -> list[str]:
-    """Say which outputs are farther from the float model's than the CPU's are: the worst one, or any one by much."""
-    worst, cpu_worst, unlike_cpu = (min(each.values(), default=math.inf) for each in (outputs, cpu_outputs, from_cpu))
-    if worst < cpu_worst - _WORSE_DB and unlike_cpu < _SAME_DB:
-        return [f"{worst:.1f} dB against float, where the CPU has {cpu_worst:.1f} dB"]
+    """Say which outputs or parts are much farther from the float model's than the CPU's are."""
     return [
         f"{name}: {db:.1f} dB against float, where the CPU has {cpu_outputs[name]:.1f} dB"
         for name, db in outputs.items()
-        if db < cpu_outputs[name] - _PART_WORSE_DB and from_cpu.get(name, unlike_cpu) < _SAME_DB
+        if db < cpu_outputs[name] - _PART_WORSE_DB and from_cpu.get(name, -math.inf) < _SAME_DB
     ]
 
 

@@ -12,15 +12,16 @@ they are then. For a set of removed inputs, the values of the others are the exa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, cho_factor, cho_solve, lapack
 
 from passes.numerics.grid import Floats
+from passes.numerics.moments import Moments
 
-__all__ = ["Reader", "removal_order", "values_without"]
+__all__ = ["Reader", "removal_order", "values_without", "without_inputs"]
 
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -64,9 +65,11 @@ def removal_order(readers: Sequence[Reader], size: int, count: int, *, together:
     """
     if not 0 <= count <= size:
         raise ValueError(f"{count} of {size} channels cannot be removed")
-    states = [_State(weight, hessian, channels, reader.worth) for reader in readers for weight, hessian, channels in zip(
-        reader.weight, reader.hessian, reader.channels, strict=True
-    )]  # one for each group of a layer
+    states = [
+        _State(weight, hessian, channels, reader.worth)
+        for reader in readers
+        for weight, hessian, channels in zip(reader.weight, reader.hessian, reader.channels, strict=True)
+    ]  # one for each group of a layer
     left = np.ones(size, np.bool_)
     order: list[int] = []
     errors: list[float] = []
@@ -156,6 +159,44 @@ def values_without(weight: Floats, hessian: Floats, removed: NDArray[np.bool_]) 
         moved = cho_solve(cho_factor(h[np.ix_(kept, kept)], lower=True), pulled.T)
         values[group][:, kept] += moved.T.astype(np.float32)
     return values
+
+
+def without_inputs(weight: Floats, moments: Moments, removed: NDArray[np.bool_]) -> tuple[Floats, Moments]:
+    """Return the weight ``[g, o, K]`` of the inputs that stay, and the moments by which it makes up for the others.
+
+    The layer's output loses W_R X̂_R. In the moments that are returned this is part of the residual, with the errors
+    W (X - X̂) of the layers before. So `passes.numerics.asymmetric_target` makes up for all of it.
+
+    Args:
+        weight: ``[g, o, k]``.
+        moments: Moments of the layer's inputs, with `cross`, about zero or about their mean.
+        removed: Inputs that are removed, ``[g, k]``. Every group loses as many.
+    """
+    halves = moments.halves
+    kept = np.nonzero(~removed)[1].reshape(len(removed), -1)  # [g, K]
+    return np.take_along_axis(weight, kept[:, None], 2), replace(
+        _left(weight, moments, removed, kept),
+        halves=None
+        if halves is None
+        else (_left(weight, halves[0], removed, kept), _left(weight, halves[1], removed, kept)),
+    )
+
+
+def _left(weight: Floats, moments: Moments, removed: NDArray[np.bool_], kept: Indices) -> Moments:
+    lost = np.where(removed[:, None], weight, np.float32(0)) @ moments.hessian  # [g, o, k]
+    if moments.cross is not None:
+        lost = lost + weight @ moments.cross
+    if moments.residual is not None:
+        lost = lost + moments.residual
+    columns = np.take_along_axis(moments.hessian, kept[:, None], 2)
+    hessian = np.ascontiguousarray(np.take_along_axis(columns, kept[:, :, None], 1))
+    return Moments(
+        hessian,
+        np.zeros_like(hessian),
+        *(np.take_along_axis(mean, kept, 1) for mean in (moments.mean, moments.mean_quantized)),
+        moments.rows,
+        np.ascontiguousarray(np.take_along_axis(lost, kept[:, None], 2)),
+    )
 
 
 def _inverse(hessian: Floats) -> Doubles:

@@ -13,6 +13,7 @@ from functools import singledispatch
 from typing import Any
 
 from converter.calibration.correction import correct_layers
+from converter.calibration.make_up import make_up
 from converter.calibration.range_trial import choose_ranges
 from converter.calibration.sequential import solve_layers
 from converter.calibration.statistics import calibrate
@@ -25,6 +26,7 @@ from converter.recipes.registry import PASSES
 from converter.runtime.session import Progress
 from passes.activations.activation_ranges import ActivationRanges
 from passes.base import CorrectionPass, GraphPass, LayerPass, Pass, Stage
+from passes.channels.prune_channels import PruneChannels
 from passes.errors import ConvertError, DataError, QuantizationError
 from passes.graph.check import check
 from passes.ir.layer_names import require_known
@@ -173,6 +175,21 @@ def _statistics(step: GraphPass, model: Model, context: PassContext) -> Stats:
             model, needs, data, context.progress, seed=context.recipe.seed, memory_budget=context.memory_budget
         )
     return stats
+
+
+@run_kind.register
+def _run_prune_channels(step: PruneChannels, model: Model, context: PassContext) -> PassReport:
+    """Choose channels, let all layers make up for them one after the other, and take them out."""
+    stats, data = _statistics(step, model, context), context.images.shown_to(step)
+    reference = Model(model.graph.copy(), model.rules)
+    removal = step.choose(model, stats)
+    notes: tuple[str, ...] = ()
+    removed = removal.inputs(model)
+    if step.make_up and step.sequential and removed and data is not None:
+        budget, seed = context.memory_budget, context.recipe.seed
+        notes = make_up(model, reference, removed, data, context.progress, memory_budget=budget, seed=seed)
+    report = step.shrink(model, removal)
+    return dataclasses.replace(report, notes=(*report.notes, *notes))
 
 
 @run_kind.register

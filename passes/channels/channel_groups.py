@@ -181,13 +181,13 @@ def _resolved(
             else:
                 found.setdefault(channels[0], ({}, {}, {}))[side][name] = channels[1]
     for name, wires in ties.wires.items():
-        channels = channels_of(wires.ids)
-        if channels is not None and channels[0] in found:
-            found[channels[0]][2][name] = Wires(channels[1], wires.axis, wires.rank)
+        of_tensor = channels_of(wires.ids)
+        if of_tensor is not None and of_tensor[0] in found:
+            found[of_tensor[0]][2][name] = Wires(of_tensor[1], wires.axis, wires.rank)
     groups = []
-    for key, (written, read, tensors) in found.items():
+    for key, (written, read, of_tensors) in found.items():
         readers = tuple(name for name in read if name in mixing)
-        group = ChannelGroup(len(numbers[key]), written, read, tensors, readers)
+        group = ChannelGroup(len(numbers[key]), written, read, of_tensors, readers)
         if not written:
             reasons[1].update(dict.fromkeys(read, "no layer writes its input"))
         elif not group.readers:

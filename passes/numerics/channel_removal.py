@@ -191,11 +191,12 @@ def _left(weight: Floats, moments: Moments, removed: NDArray[np.bool_], kept: In
     columns = np.take_along_axis(moments.hessian, kept[:, None], 2)
     hessian = np.ascontiguousarray(np.take_along_axis(columns, kept[:, :, None], 1))
     return Moments(
-        hessian,
-        np.zeros_like(hessian),
-        *(np.take_along_axis(mean, kept, 1) for mean in (moments.mean, moments.mean_quantized)),
-        moments.rows,
-        np.ascontiguousarray(np.take_along_axis(lost, kept[:, None], 2)),
+        hessian=hessian,
+        cross=np.zeros_like(hessian),
+        mean=np.take_along_axis(moments.mean, kept, 1),
+        mean_quantized=np.take_along_axis(moments.mean_quantized, kept, 1),
+        rows=moments.rows,
+        residual=np.ascontiguousarray(np.take_along_axis(lost, kept[:, None], 2)),
     )
 
 
@@ -210,5 +211,6 @@ def _inverse(hessian: Floats) -> Doubles:
         factor, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
     if info:
         raise np.linalg.LinAlgError(f"not positive definite at row {info}")
-    lower = np.tril(factor)
-    return lower + np.tril(lower, -1).T
+    lower: Doubles = np.tril(factor)
+    lower += np.tril(lower, -1).T.copy()
+    return lower

@@ -161,7 +161,7 @@ def _resolved(
     """Convert wires to channels of groups, which are numbered from 0. Layers in ``mixing`` are not depthwise."""
     component = connected(ties)
     numbers: dict[int, dict[int, int]] = {}  # by component: number of each root
-    found: dict[int, tuple[dict[str, Indices], dict[str, Indices], dict[str, Wires]]] = {}
+    found: dict[int, tuple[dict[str, Indices], dict[str, Indices]]] = {}
 
     def channels_of(ids: Indices) -> tuple[int, Indices] | None:
         roots = [ties.root(wire) for wire in ids.tolist()]
@@ -179,15 +179,16 @@ def _resolved(
             if channels is None:
                 reasons[side][name] = ties.reason(ids[0]) or ""
             else:
-                found.setdefault(channels[0], ({}, {}, {}))[side][name] = channels[1]
+                found.setdefault(channels[0], ({}, {}))[side][name] = channels[1]
+    tensors: dict[int, dict[str, Wires]] = {key: {} for key in found}
     for name, wires in ties.wires.items():
-        of_tensor = channels_of(wires.ids)
-        if of_tensor is not None and of_tensor[0] in found:
-            found[of_tensor[0]][2][name] = Wires(of_tensor[1], wires.axis, wires.rank)
+        channels = channels_of(wires.ids)
+        if channels is not None and channels[0] in found:
+            tensors[channels[0]][name] = Wires(channels[1], wires.axis, wires.rank)
     groups = []
-    for key, (written, read, of_tensors) in found.items():
+    for key, (written, read) in found.items():
         readers = tuple(name for name in read if name in mixing)
-        group = ChannelGroup(len(numbers[key]), written, read, of_tensors, readers)
+        group = ChannelGroup(len(numbers[key]), written, read, tensors[key], readers)
         if not written:
             reasons[1].update(dict.fromkeys(read, "no layer writes its input"))
         elif not group.readers:

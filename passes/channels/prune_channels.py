@@ -27,8 +27,8 @@ from passes.statistics import Needs, Stats
 
 __all__ = ["Cost", "PruneChannels", "Removal"]
 
-Cost = Literal["channels", "macs", "latency"]
-_COSTS = ("channels", "macs", "latency")
+Cost = Literal["channels", "macs", "latency", "auto"]
+_COSTS = ("channels", "macs", "latency", "auto")
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ class PruneChannels(GraphPass):
     Attributes:
         share: Share of `of` that goes, 0 to below 1.
         of: What `share` is a share of. "channels": of the channels of each group. "macs" or "latency": of the network's
-            products, or of its time on this machine's CPU. A conversion then chooses the share of each group, by the
-            measured error of the network's output, and stores it as `group_shares`.
+            products, or of its time on this machine's CPU. "auto" is "latency" where the target's kernels are this
+            machine's. A conversion then chooses the share of each group, by the measured error of the network's output,
+            and stores it as `group_shares`.
         group_shares: Shares of channels by group, instead of `share`. A group has the name of a layer that writes its
             channels. Other groups keep all channels.
         multiple: The number of channels that stay is a multiple of this, as integer kernels work on several at once.
@@ -114,11 +115,11 @@ class PruneChannels(GraphPass):
         return self.of != "channels" and not self.group_shares and self.share > 0
 
     def requires(self, model: Model) -> None:
-        """Require that every group in `group_shares` exists, and that there is a channel to remove.
+        """Require that every group in `group_shares` exists.
 
         Raises:
             UnknownLayerError: No layer has the name of a group.
-            QuantizationError: The channels of the layer have to stay, or no channel of the model can go.
+            QuantizationError: The channels of the layer have to stay.
         """
         groups = channel_groups(model)
         known = groups.by_name()
@@ -128,9 +129,6 @@ class PruneChannels(GraphPass):
             if name in groups.outputs:
                 raise QuantizationError(f"group_shares: the channels of {name} have to stay: {groups.outputs[name]}")
             require_known([name], known, "group_shares")
-        if self.share > 0 and not groups.groups:
-            why = next(iter(groups.outputs.values()), "it has no layers")
-            raise QuantizationError(f"no channel of the model can go: {why}; leave prune_channels out")
 
     def needs(self, model: Model) -> Needs:
         """Request moments of the layers that read channels which may go."""
@@ -199,8 +197,9 @@ class PruneChannels(GraphPass):
         gone = sum(len(chosen) for chosen in removal.chosen.values())
         every = sum(group.size for group in removal.groups.groups)
         weights = [sum(int(np.prod(each.weight_shape)) for each in layers.values()) for layers in (before, after)]
+        taken = f"{gone:,} of {every:,} channels removed, {1 - weights[1] / max(weights[0], 1):.0%} of the weights"
         notes = (
-            f"{gone:,} of {every:,} channels removed, {1 - weights[1] / max(weights[0], 1):.0%} of the weights",
+            taken if every else "no channel can go",
             *(
                 f"{group.name}: {group.size} to {group.size - len(removal.chosen[group.name])} channels"
                 for group in removal.groups.groups

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.budget.candidate_builder import CandidateBuilder, Trial, best
+from converter.budget.channels import Channels
 from converter.budget.float_layers import RUNG, faster_in_float
 from converter.budget.float_sources import RUNG as EXACT_RUNG
 from converter.budget.float_sources import with_float_sources
@@ -122,7 +123,11 @@ def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, pr
             f"than `max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more samples"
         )
     builder = CandidateBuilder(job.source, fit, judge, budget, job.target, settings, cache, progress)
-    for trial in _rungs(builder, base) if several else [builder.attempt(base.name, base)]:
+    if settings.prune_channels is not None:
+        rungs = _rungs_with_channels(builder, base, several=several)
+    else:
+        rungs = _rungs(builder, base) if several else iter([builder.attempt(base.name, base)])
+    for trial in rungs:
         progress(f"auto: {trial.attempt.name}", 1, 1)
 
     result = builder.kept()
@@ -172,6 +177,11 @@ def _require_searchable(
         raise UsageError(
             f"`min_sqnr={settings.min_sqnr:g}` has no effect with a budget, whose limits decide; leave one of them out"
         )
+    if settings.prune_channels not in (None, "auto"):
+        raise UsageError(
+            f"`prune_channels={settings.prune_channels}` has no effect with a budget, which chooses the share; use "
+            "`prune_channels='auto'`"
+        )
     if settings.measure_speed:
         raise UsageError(
             "`measure_speed=True` has no effect with a budget: a search times layers in float by itself, if int8 "
@@ -216,6 +226,36 @@ def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
     can_learn = importlib.util.find_spec("torch") is not None and len(builder.fit) >= FEWEST_HELD_OUT
     if best(builder.trials, budget) is None and tried and can_learn:
         yield builder.attempt("mixed-learned", _learned(_nearest([*starts[1:], *tried], budget).recipe))
+
+
+def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, several: bool) -> Iterator[Trial]:
+    """Yield attempts without some of the channels, at 8 bits and then at fewer, and then those with all channels.
+
+    If only one recipe is wanted, all attempts are of this recipe.
+    """
+    budget, recipe = builder.budget, _like(RECIPES["int8"], base) if several else base
+    whole = builder.attempt(recipe.name, recipe)
+    yield whole
+    if _settled(whole, budget) or (budget.wants_smallest and not whole.attempt.holds):
+        if several and not whole.attempt.holds:
+            yield from _rungs(builder, base)
+        return
+    channels = Channels(builder, recipe)
+    yield from channels.attempts()
+    share = channels.for_fewer_bits()
+    if not several or (not budget.wants_smallest and best(builder.trials, budget) is not None):
+        return
+    if share:
+        fewer = channels.with_share(base, share)
+        four = builder.attempt("int4 without channels", fewer)
+        yield four
+        if budget.wants_smallest and not four.attempt.holds:
+            eight = builder.attempt("int8-gptq without channels", with_bits(fewer, 8))
+            yield eight
+            yield from mixed_attempts(builder, fewer, eight, [four])
+    if best(builder.trials, budget) is None:
+        builder.effects = None  # they were those of the smaller network
+        yield from _rungs(builder, base)
 
 
 def _eight_bits(builder: CandidateBuilder, base: Recipe) -> Generator[Trial, None, tuple[Trial | None, Recipe] | None]:

@@ -17,7 +17,7 @@ from converter.qdq.floats import float_model
 from converter.recipes.recipe import Recipe
 from converter.runtime.runner import Runner
 from converter.runtime.session import Progress, open_session
-from converter.speed.profile import node_seconds
+from converter.speed.profile import node_seconds_in_turns
 from converter.speed.trial import Trials
 from converter.targets.target import Target
 from passes.channels.channel_groups import ChannelGroups
@@ -29,7 +29,8 @@ __all__ = ["products_of", "seconds_of"]
 
 _UNIFORM = (0.0, 0.25, 0.5, 0.75)  # shares that all groups lose
 _RANDOM = 4  # profiles in which each group loses a share of its own
-_RUNS = 20  # of one profile
+_RUNS = 20  # of each file
+_UNDISTURBED = 0.25  # quantile of the times that is taken; other work on the machine affects the larger times
 
 Doubles = NDArray[np.float64]
 
@@ -74,26 +75,27 @@ def seconds_of(
         recipe: Recipe of the file, with the pass that removes channels.
         target: Target of the file.
         sample: One sample.
-        progress: Called after every profile.
+        progress: Called after every file that is made.
     """
     step = next(each for each in recipe.passes if isinstance(each, PruneChannels))
     reads, writes = _groups_beside(model, groups)
-    profiles: list[tuple[Doubles, dict[str, float]]] = []
+    kept, trials = [], []
     every = list(_shares(len(groups.groups)))
     for done, shares in enumerate(every, start=1):
         wanted = {group.name: share for group, share in zip(groups.groups, shares.tolist(), strict=True)}
-        kept = np.array([step.kept(group, wanted[group.name]) / group.size for group in groups.groups])
-        trials = Trials(source, _with_shares(recipe, step, wanted), target)
-        file = trials.file(())
-        feeds = Runner(file, "a trial", threads=1, keep=False).inputs(sample.feeds)
-        profiles.append((kept, _by_layer(trials, node_seconds(file, feeds, _RUNS))))
-        progress("measuring speed", done, len(every))
+        kept.append(np.array([step.kept(group, wanted[group.name]) / group.size for group in groups.groups]))
+        trials.append(Trials(source, _with_shares(recipe, step, wanted), target))
+        progress("making files to time", done, len(every))
+    files = [each.file(()) for each in trials]
+    feeds = Runner(files[0], "a trial", threads=1, keep=False).inputs(sample.feeds)
+    found = node_seconds_in_turns(files, feeds, _RUNS, _UNDISTURBED)
+    profiles = [(shares, _by_layer(one, seconds)) for shares, one, seconds in zip(kept, trials, found, strict=True)]
     names = list(dict.fromkeys(name for _, seconds in profiles for name in seconds))
     sides = [np.array([side.get(name, -1) for name in names], np.intp) for side in (reads, writes)]
     fixed, moving = np.zeros(len(names)), np.zeros(len(names))
     for index, name in enumerate(names):
-        shares = np.array([np.append(kept, 1.0)[[side[index] for side in sides]].prod() for kept, _ in profiles])
-        seconds = np.array([found.get(name, 0.0) for _, found in profiles])
+        shares = np.array([np.append(each, 1.0)[[side[index] for side in sides]].prod() for each, _ in profiles])
+        seconds = np.array([times.get(name, 0.0) for _, times in profiles])
         fixed[index], moving[index] = _fitted(shares, seconds)
     return LayerCosts(fixed, moving, *sides)
 

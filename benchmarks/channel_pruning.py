@@ -107,7 +107,13 @@ def _choices(model: onnx.ModelProto, calibration: Dataset, kept: Path | None, pr
 
 
 def measured(
-    network: str, shares: Sequence[float], epochs: int, images: int | None, kept: Path | None, progress: Progress
+    network: str,
+    shares: Sequence[float],
+    epochs: int,
+    images: int | None,
+    kept: Path | None,
+    progress: Progress,
+    calibrate: int = CALIBRATE,
 ) -> list[Row]:
     """Convert a network with every share and measure the files. The float model comes first, then the 8-bit file.
 
@@ -118,16 +124,17 @@ def measured(
         images: Number of images that measure. None: all.
         kept: File for measured effects and times. None: they are not kept.
         progress: Called during the work.
+        calibrate: Number of images that calibrate.
 
     Raises:
         MissingData: The network or its images are not on this machine.
     """
     pretrained, _ = NETWORKS[network]
     model = pretrained.model()
-    calibration, evaluation = pretrained.images(model, CALIBRATE)
+    calibration, evaluation = pretrained.images(model, calibrate)
     evaluation = evaluation if images is None else evaluation.limit(images)
     choices = _choices(model, calibration, kept, progress)
-    settings = Settings(limit=CALIBRATE)
+    settings = Settings(limit=calibrate)
     common: dict[str, Any] = {"settings": settings, "progress": progress}
     makers: dict[str, Callable[[], Result]] = {"8 bits": partial(convert, model, calibration, **common)}
     for share in shares:
@@ -186,9 +193,7 @@ def table(rows: Sequence[Row]) -> Table:
             f"{row.smaller:.2f}x smaller",
             f"{row.faster:.2f}x",
         )
-    built.caption = (
-        f"{rows[0].images:,} images, binomial error ±{rows[0].error:.2f} points; {CALIBRATE} others calibrated"
-    )
+    built.caption = f"{rows[0].images:,} images, binomial error ±{rows[0].error:.2f} points"
     return built
 
 
@@ -199,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES), metavar="SHARE")
     parser.add_argument("--epochs", type=int, default=0, metavar="N", help="also train for so many epochs")
     parser.add_argument("--images", type=int, metavar="N", help="images that measure; default all")
+    parser.add_argument("--calibrate", type=int, default=CALIBRATE, metavar="N", help="images; default 512")
     parser.add_argument("--choices", type=Path, metavar="FILE", help="keep measured effects here, for one network")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     options = parser.parse_args(arguments)
@@ -206,7 +212,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for network in options.networks:
         try:
             with progress_bars() as progress:
-                found = measured(network, options.shares, options.epochs, options.images, options.choices, progress)
+                found = measured(
+                    network,
+                    options.shares,
+                    options.epochs,
+                    options.images,
+                    options.choices,
+                    progress,
+                    options.calibrate,
+                )
         except (ConvertError, MissingData) as error:
             print(f"Error: {error}", file=sys.stderr)
             return 1

@@ -5,6 +5,7 @@ time of each node is fitted by a part that stays and a part that grows with its 
 faster with fewer channels is not made smaller for its time.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ from passes.channels.prune_channels import PruneChannels
 from passes.ir.model import Model
 from passes.numerics.channel_allocation import LayerCosts
 
-__all__ = ["products_of", "seconds_of"]
+__all__ = ["layer_products", "products_of", "seconds_of"]
 
 _UNIFORM = (0.0, 0.25, 0.5, 0.75)  # shares that all groups lose
 _RANDOM = 4  # profiles in which each group loses a share of its own
@@ -43,18 +44,27 @@ def products_of(model: Model, groups: ChannelGroups, sample: Batch) -> LayerCost
         groups: Its groups.
         sample: One sample, from which the number of output positions follows.
     """
-    proto = float_model(model.graph)
-    layers = model.layers()
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(layer.output) for layer in layers.values())
-    outputs = open_session(proto).run(None, sample.feeds)
-    macs = [
-        found.size / (layer.outputs * sample.count) * np.prod(layer.matrix_shape, dtype=np.float64)
-        for layer, found in zip(layers.values(), outputs, strict=True)
-    ]
+    layers, macs = model.layers(), layer_products(model, sample)
     reads, writes = _groups_beside(model, groups)
     sides = [np.array([side[name] for name in layers], np.intp) for side in (reads, writes)]
-    return LayerCosts(np.zeros(len(macs)), np.array(macs), *sides)
+    return LayerCosts(np.zeros(len(macs)), np.array([macs[name] for name in layers], np.float64), *sides)
+
+
+def layer_products(model: Model, sample: Batch) -> dict[str, int]:
+    """Return the products of every layer for one sample, by name.
+
+    Args:
+        model: The float model.
+        sample: One sample, from which the number of output positions follows.
+    """
+    proto, layers = float_model(model.graph), model.layers()
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(layer.output) for layer in layers.values())
+    outputs = open_session(proto).run(None, sample.feeds) if layers else []
+    return {
+        layer.name: math.prod(found.shape) * layer.matrix_shape[2] // sample.count
+        for layer, found in zip(layers.values(), outputs, strict=True)
+    }
 
 
 def seconds_of(

@@ -17,6 +17,7 @@ from converter.calibration.make_up import make_up
 from converter.calibration.range_trial import choose_ranges
 from converter.calibration.sequential import solve_layers
 from converter.calibration.statistics import calibrate
+from converter.channels.costs import layer_products
 from converter.learn.learning import learn_rounding, require_trainable, train
 from converter.learn.training_file import TrainingFile
 from converter.model_io.user_code import described
@@ -183,13 +184,19 @@ def _run_prune_channels(step: PruneChannels, model: Model, context: PassContext)
     stats, data = _statistics(step, model, context), context.images.shown_to(step)
     reference = Model(model.graph.copy(), model.rules)
     removal = step.choose(model, stats)
+    sample = None if data is None else next(iter(data.batches(1)))
+    before = 0 if sample is None else sum(layer_products(model, sample).values())
     notes: tuple[str, ...] = ()
     removed = removal.inputs(model)
     if step.make_up and step.sequential and removed and data is not None:
         budget, seed = context.memory_budget, context.recipe.seed
         notes = make_up(model, reference, removed, data, context.progress, memory_budget=budget, seed=seed)
     report = step.shrink(model, removal)
-    return dataclasses.replace(report, notes=(*report.notes, *notes))
+    taken = report.taken
+    if taken is not None and sample is not None:
+        taken = dataclasses.replace(taken, macs=(before, sum(layer_products(model, sample).values())))
+        notes = (taken.describe(), *report.notes[1:], *notes)
+    return dataclasses.replace(report, notes=notes or report.notes, taken=taken)
 
 
 @run_kind.register

@@ -21,7 +21,7 @@ from passes.errors import QuantizationError
 from passes.ir.layer_names import require_known
 from passes.ir.model import Model
 from passes.numerics.error import decibel
-from passes.report import Change, PassReport
+from passes.report import Change, PassReport, TakenChannels
 from passes.scale_migration.scale_ties import Indices
 from passes.statistics import Needs, Stats
 
@@ -194,19 +194,20 @@ class PruneChannels(GraphPass):
                 changed[name] = Change(", ".join(parts), *levels)
             else:
                 skipped[name] = self._why_whole(removal.groups, name)
-        gone = sum(len(chosen) for chosen in removal.chosen.values())
+        groups = {
+            group.name: (group.size, group.size - len(removal.chosen[group.name]))
+            for group in removal.groups.groups
+            if len(removal.chosen.get(group.name, ()))
+        }
         every = sum(group.size for group in removal.groups.groups)
+        channels = (every, every - sum(one - other for one, other in groups.values()))
         weights = [sum(int(np.prod(each.weight_shape)) for each in layers.values()) for layers in (before, after)]
-        taken = f"{gone:,} of {every:,} channels removed, {1 - weights[1] / max(weights[0], 1):.0%} of the weights"
+        taken = TakenChannels(groups, channels, (weights[0], weights[1]))
         notes = (
-            taken if every else "no channel can go",
-            *(
-                f"{group.name}: {group.size} to {group.size - len(removal.chosen[group.name])} channels"
-                for group in removal.groups.groups
-                if len(removal.chosen.get(group.name, ()))
-            ),
+            taken.describe(),
+            *(f"{name}: {one} to {other} channels" for name, (one, other) in groups.items()),
         )
-        return PassReport(self.name, changed, skipped, notes)
+        return PassReport(self.name, changed, skipped, notes, taken=taken)
 
     def apply_without_data(self, model: Model) -> None:
         """Remove as many channels as the pass would, whichever they are."""

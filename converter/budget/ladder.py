@@ -46,7 +46,7 @@ from converter.targets.catalog import DEFAULT_TARGET, find_target
 from converter.targets.target import Target
 from passes.arguments import require_type
 from passes.base import FEWEST_HELD_OUT
-from passes.errors import BudgetError, UsageError
+from passes.errors import BudgetError, QuantizationError, UsageError
 from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["convert_within"]
@@ -240,7 +240,13 @@ def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, several: bo
         if several and not whole.attempt.holds:
             yield from _rungs(builder, base)
         return
-    channels = Channels(builder, recipe)
+    try:
+        channels = Channels(builder, recipe)
+    except QuantizationError as error:
+        _LOG.warning(f"{error}; the search goes on with all channels")
+        if several:
+            yield from _rungs(builder, base)
+        return
     yield from channels.attempts()
     share = channels.for_fewer_bits()
     if not several or (not budget.wants_smallest and best(builder.trials, budget) is not None):

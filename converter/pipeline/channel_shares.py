@@ -67,15 +67,27 @@ def measure_channels(job: Prepared, step: PruneChannels, progress: Progress) -> 
     held, fit = data.split(max(1, min(_HELD_OUT, len(data) // 4)), job.recipe.seed)
     seed, budget = job.recipe.seed, job.settings.memory_budget
     effects = tuple(measure_group_effects(model, step, fit, held, progress, seed=seed, memory_budget=budget))
-    names = {each.name for each in effects}
     every = channel_groups(model)
+    if not effects:
+        raise QuantizationError(f"no channels can go: {_why_none(every, step)}; leave `prune_channels=` out")
+    names = {each.name for each in effects}
     groups = ChannelGroups(tuple(each for each in every.groups if each.name in names), every.outputs, every.inputs)
     sample = next(fit.batches(1))
-    if of == "macs" or not effects:
+    if of == "macs":
         costs = products_of(model, groups, sample)
     else:
         costs = seconds_of(job.source, model, groups, job.recipe, job.target, sample, progress)
     return ChannelChoices(effects, costs, of)
+
+
+def _why_none(groups: ChannelGroups, step: PruneChannels) -> str:
+    """Return why no channel of a model can go."""
+    if groups.groups:
+        largest = max(groups.groups, key=lambda group: group.size)
+        return (
+            f"{largest.name} has most, {largest.size}, and {step.fewest} of them stay, in multiples of {step.multiple}"
+        )
+    return next(iter(groups.outputs.values()), "the model has no layers")
 
 
 def _cost_of(job: Prepared, step: PruneChannels) -> Cost:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from onnx import helper
 
 import converter
 from converter import Budget, DataError, Result, Settings, UsageError, convert, convert_within, find_recipe
@@ -23,7 +24,7 @@ from passes.channels.prune_channels import PruneChannels
 from passes.errors import QuantizationError
 from passes.numerics.channel_allocation import LayerCosts
 from passes.numerics.error import sqnr_db
-from tests.support.networks import LAYERS, dataset, images, prepared, quiet, resnet, run, wide
+from tests.support.networks import LAYERS, conv, dataset, images, network, prepared, quiet, resnet, run, wide
 
 DATA = images(48, 3, 12, 12)
 UNSEEN = images(32, 3, 12, 12, seed=9)
@@ -200,12 +201,25 @@ def test_a_pruned_network_trains_with_its_shapes() -> None:
     assert run(result.model, UNSEEN)[0].shape == (32, 7)
 
 
-def test_a_model_without_channels_to_remove_is_converted_as_it_is() -> None:
-    layer = LAYERS["conv2d"]
-    result = convert(layer.model(), layer.images(), recipe=with_channels(find_recipe("int8"), 0.3))
-    report = next(each for each in result.passes if each.name == "prune_channels")
-    assert report.notes == ("no channel can go",)
-    assert set(report.skipped.values()) == {"y is an output of the model"}
+def test_a_model_without_channels_to_remove_is_refused() -> None:
+    layer, plan = LAYERS["conv2d"], with_channels(find_recipe("int8"), 0.3)
+    with pytest.raises(QuantizationError, match="no channels can go: y is an output of the model; leave"):
+        convert(layer.model(), layer.images(), recipe=plan)
+    with pytest.raises(QuantizationError, match="no channels can go: broad has most, 8, of which 8 stay"):
+        convert(small(), DATA, recipe=plan)
+    searched = convert_within(small(), DATA, Budget(max_bytes=10**6), settings=Settings(prune_channels="auto"))
+    assert searched.taken is None
+
+
+def small() -> onnx.ModelProto:
+    """Make a network whose layers have 8 channels."""
+    constants: dict[str, Any] = {}
+    nodes = [
+        conv(constants, "broad", "x", "a", (8, 3, 3, 3)),
+        helper.make_node("Relu", ["a"], ["r"], "relu"),
+        conv(constants, "last", "r", "y", (4, 8, 3, 3)),
+    ]
+    return network(nodes, constants, {"x": ["N", 3, 12, 12]}, {"y": ["N", 4, 12, 12]})
 
 
 def test_the_file_and_what_reads_it_say_what_was_taken(tmp_path: Path) -> None:

@@ -84,9 +84,7 @@ def _why_none(groups: ChannelGroups, step: PruneChannels) -> str:
     """Return why no channel of a model can go."""
     if groups.groups:
         largest = max(groups.groups, key=lambda group: group.size)
-        return (
-            f"{largest.name} has most, {largest.size}, and {step.fewest} of them stay, in multiples of {step.multiple}"
-        )
+        return f"{largest.name} has most, {largest.size}, of which {step.fewest} stay"
     return next(iter(groups.outputs.values()), "the model has no layers")
 
 

@@ -6,8 +6,7 @@ takes another share of the time from them, and a bisection finds the share that 
 - if the drop is limited and the bytes are not, the largest share within the limit of drop;
 - otherwise the smallest share within the limits of bytes and latency.
 
-Bits follow on a network that has lost fewer channels: as many as cost half of the allowed drop. Both together would
-exceed it.
+Bits follow on a network that has lost fewer channels, with half of the expected error. The other half is for the bits.
 """
 
 import dataclasses
@@ -26,6 +25,7 @@ __all__ = ["Channels"]
 
 _FIRST, _STEP, _MOST = 0.3, 0.15, 0.9  # shares: of the first attempt, between attempts, at most
 _ATTEMPTS = 5
+_CANDIDATES = 20  # shares from which that for fewer bits is taken
 _CLOSE = 0.04  # shares that differ by less are not told apart
 
 
@@ -77,12 +77,13 @@ class Channels:
         return dataclasses.replace(replaced(pruned, step, self.choices.step(step, share)), name=recipe.name)
 
     def for_fewer_bits(self) -> float:
-        """Return the largest share that was tried and costs at most half of the allowed drop. 0: there is none."""
-        allowed = self.builder.budget.max_drop
-        return max(
-            (share for share, trial in self.trials if allowed is None or (trial.attempt.drop or 0.0) <= allowed / 2),
-            default=0.0,
-        )
+        """Return the largest share with half of the expected error of the largest that holds. 0: there is none."""
+        held = max((share for share, trial in self.trials if trial.attempt.holds), default=0.0)
+        if not held:
+            return 0.0
+        most = self.choices.error(self.choices.shares(held)) / 2
+        shares = np.linspace(held, 0, _CANDIDATES, endpoint=False).tolist()
+        return next((share for share in shares if self.choices.error(self.choices.shares(share)) <= most), 0.0)
 
 
 def _measured(builder: CandidateBuilder, recipe: Recipe) -> ChannelChoices:

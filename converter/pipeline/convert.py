@@ -98,13 +98,13 @@ def convert(
 
 def quantize(job: Prepared, progress: Progress) -> Result:
     """Run the passes of a recipe, write the file and measure it."""
+    job = with_channels_chosen(job, progress)
     footprint, speed = job.footprint, None
     if job.settings.measure_speed:
         with footprint.step("measure speed"), job.requested.refused():
             speed = _measure_speed(job, progress)
         job = dataclasses.replace(job, recipe=leaving(job.recipe, speed))
 
-    job = with_channels_chosen(job, progress)
     written, mending = _write(job, speed, progress), None
     if job.settings.min_sqnr is not None:
         written, job, mending = reach(written, job, lambda changed: _write(changed, speed, progress), progress)

@@ -69,7 +69,7 @@ class PruneChannels(GraphPass):
         group_shares: Shares of channels by group, instead of `share`. A group has the name of a layer that writes its
             channels. Other groups keep all channels.
         multiple: The number of channels that stay is a multiple of this, as integer kernels work on several at once.
-        fewest: Least number of channels of a group that stay.
+        fewest: Least number of channels of a group that stay, rounded up to a multiple.
         damping: λ as a share of the mean of diag H.
         make_up: Whether the weights that are left make up for the channels that go. If not, these just go.
         sequential: Whether every layer makes up for the errors of the layers before it too.
@@ -224,7 +224,8 @@ class PruneChannels(GraphPass):
     def kept(self, group: ChannelGroup, share: float) -> int:
         """Return how many channels of a group stay if a share of them goes."""
         wanted = self.multiple * round(group.size * (1 - share) / self.multiple)
-        return min(group.size, max(self.fewest, wanted))
+        fewest = self.multiple * -(-self.fewest // self.multiple)
+        return min(group.size, max(fewest, wanted))
 
     def count(self, group: ChannelGroup) -> int:
         """Return how many channels of a group go."""

@@ -113,7 +113,7 @@ def test_a_constant_channel_goes_into_the_bias() -> None:
 
 def test_numbers_of_channels_are_multiples_and_not_too_few() -> None:
     (group, *_) = channel_groups(network()).groups
-    assert [step(multiple=4, fewest=1).kept(group, share) for share in (0.0, 0.2, 0.5, 0.9)] == [6, 4, 4, 1]
+    assert [step(multiple=4, fewest=1).kept(group, share) for share in (0.0, 0.2, 0.5, 0.9)] == [6, 4, 4, 4]
     assert step(fewest=5).kept(group, 0.9) == 5
     assert PruneChannels().kept(group, 0.9) == 6  # smaller than `fewest`
 

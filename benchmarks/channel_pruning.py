@@ -1,9 +1,10 @@
 """Channel pruning: whole channels taken out of a network, then 8 bits, against the plain 8-bit file.
 
-    python -m benchmarks.channel_pruning                                      road signs, shares 0.35 to 0.6
+    python -m benchmarks.channel_pruning                                      road signs, shares 0.35 and 0.55
     python -m benchmarks.channel_pruning --networks ResNet-56 --shares 0.2 0.3
     python -m benchmarks.channel_pruning --shares 0.5 --epochs 2             also trained for two epochs
     python -m benchmarks.channel_pruning --choices FILE                      keeps the measured effects in FILE
+    python -m benchmarks.channel_pruning --networks ResNet-20 --making-up 0.25    what making up for channels is worth
 
 512 images calibrate. Effects of groups of channels and the time of layers are measured once, and every share is chosen
 from them. Top-1 accuracy is measured on other images. All files are timed together, in turns, on one thread, and what
@@ -38,8 +39,9 @@ from converter.report.progress import progress_bars
 from converter.report.table import show
 from converter.runtime.session import Progress
 from converter.targets.catalog import DEFAULT_TARGET, find_target
+from passes.channels.prune_channels import PruneChannels
 
-__all__ = ["NETWORKS", "Row", "main", "measured", "table", "with_share"]
+__all__ = ["MAKING_UP", "NETWORKS", "Row", "main", "making_up", "measured", "table", "with_share"]
 
 CALIBRATE, TRAIN = 512, 2048
 
@@ -47,7 +49,14 @@ NETWORKS: Mapping[str, tuple[Pretrained, float | None]] = MappingProxyType(
     # name: network, and the speed over the plain 8-bit file that is wanted within 0.5 points
     {"ResNet-18, road signs": (ROAD_SIGNS, 1.5), "ResNet-56": (RESNET56, None), "ResNet-20": (RESNET20, None)}
 )
-SHARES = (0.35, 0.45, 0.6)
+SHARES = (0.35, 0.55)
+MAKING_UP: Mapping[str, PruneChannels] = MappingProxyType(
+    {
+        "channels just go": PruneChannels(make_up=False),
+        "the others make up, on the float network's inputs": PruneChannels(sequential=False),
+        "the same, then one layer after the other": PruneChannels(),
+    }
+)
 _TRAINED_RECIPE = replace(
     find_recipe("int4-qat").with_solver(bits=8, block_size=None, two_level=False), name="int8-qat", storage="int8"
 )
@@ -148,6 +157,40 @@ def measured(
             makers[f"the same, {epochs} epochs of training, {share:.0%}"] = partial(
                 train, model, training, recipe=recipe, qat=qat, calibration=calibration, **common
             )
+    return _rows(network, model, makers, evaluation, progress)
+
+
+def making_up(
+    network: str, share: float, images: int | None, progress: Progress, calibrate: int = CALIBRATE
+) -> list[Row]:
+    """Remove the same share of every group, and make up for it in none, one and two ways.
+
+    Raises:
+        MissingData: The network or its images are not on this machine.
+    """
+    pretrained, _ = NETWORKS[network]
+    model = pretrained.model()
+    calibration, evaluation = pretrained.images(model, calibrate)
+    evaluation = evaluation if images is None else evaluation.limit(images)
+    common: dict[str, Any] = {"settings": Settings(limit=calibrate), "progress": progress}
+    makers: dict[str, Callable[[], Result]] = {"8 bits": partial(convert, model, calibration, **common)}
+    for name, chosen in MAKING_UP.items():
+        pruned = with_channels(find_recipe("int8"), share)
+        step = channel_step(pruned)
+        assert step is not None  # it was just added
+        recipe = replaced(pruned, step, replace(chosen, share=share))
+        makers[name] = partial(convert, model, calibration, recipe=recipe, **common)
+    return _rows(network, model, makers, evaluation, progress)
+
+
+def _rows(
+    network: str,
+    model: onnx.ModelProto,
+    makers: Mapping[str, Callable[[], Result]],
+    evaluation: Dataset,
+    progress: Progress,
+) -> list[Row]:
+    """Make the files and measure them. The float model comes first, then the plain 8-bit file."""
     names, seconds = ["float"], [0.0]
     with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         paths = [Path(folder) / "float.onnx"]
@@ -206,21 +249,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, metavar="N", help="images that measure; default all")
     parser.add_argument("--calibrate", type=int, default=CALIBRATE, metavar="N", help="images; default 512")
     parser.add_argument("--choices", type=Path, metavar="FILE", help="keep measured effects here, for one network")
+    parser.add_argument("--making-up", type=float, metavar="SHARE", help="instead: the same share of every group")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     options = parser.parse_args(arguments)
     rows: list[Row] = []
     for network in options.networks:
         try:
             with progress_bars() as progress:
-                found = measured(
-                    network,
-                    options.shares,
-                    options.epochs,
-                    options.images,
-                    options.choices,
-                    progress,
-                    options.calibrate,
-                )
+                if options.making_up is not None:
+                    found = making_up(network, options.making_up, options.images, progress, options.calibrate)
+                else:
+                    shown, kept = options.images, options.choices
+                    found = measured(network, options.shares, options.epochs, shown, kept, progress, options.calibrate)
         except (ConvertError, MissingData) as error:
             print(f"Error: {error}", file=sys.stderr)
             return 1
@@ -228,7 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += found
         if options.json is not None:
             options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
-    return 0 if all(_holds(rows, network) for network in options.networks) else 1
+    bars = options.making_up is None
+    return 0 if not bars or all(_holds(rows, network) for network in options.networks) else 1
 
 
 def _holds(rows: Sequence[Row], network: str) -> bool:

@@ -195,10 +195,16 @@ def _require_searchable(
         require_device([LearnedRounding(device=settings.device)])
 
 
-def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
-    """Yield attempt after attempt, until the budget is met or nothing is left to try."""
+def _rungs(builder: CandidateBuilder, base: Recipe, eight: Trial | None = None) -> Iterator[Trial]:
+    """Yield attempt after attempt, until the budget is met or nothing is left to try.
+
+    Args:
+        builder: Makes and judges the attempts.
+        base: Recipe of the rungs with fewer than 8 bits.
+        eight: The attempt `int8`, if it was made already.
+    """
     budget = builder.budget
-    found = yield from _eight_bits(builder, base)
+    found = yield from _eight_bits(builder, base, eight)
     if found is None:
         return
     eight_gptq, base = found
@@ -236,43 +242,42 @@ def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, several: bo
     budget, recipe = builder.budget, _like(RECIPES["int8"], base) if several else base
     whole = builder.attempt(recipe.name, recipe)
     yield whole
-    if _settled(whole, budget) or (budget.wants_smallest and not whole.attempt.holds):
-        if several and not whole.attempt.holds:
-            yield from _rungs(builder, base)
+    if _settled(whole, budget):
         return
-    try:
-        channels = Channels(builder, recipe)
-    except QuantizationError as error:
-        _LOG.warning(f"{error}; the search goes on with all channels")
-        if several:
-            yield from _rungs(builder, base)
+    channels = None
+    if not (budget.wants_smallest and not whole.attempt.holds):  # else fewer channels would lose more still
+        try:
+            channels = Channels(builder, recipe)
+            yield from channels.attempts()
+        except QuantizationError as error:
+            _LOG.warning(f"{error}; the search goes on with all channels")
+    share = 0.0 if channels is None else channels.for_fewer_bits()
+    if not several or (share and not budget.wants_smallest):
         return
-    yield from channels.attempts()
-    share = channels.for_fewer_bits()
-    if not several or (not budget.wants_smallest and best(builder.trials, budget) is not None):
-        return
-    if share:
+    if share and channels is not None:
         fewer = channels.with_share(base, share)
         four = builder.attempt("int4 without channels", fewer)
         yield four
-        if budget.wants_smallest and not four.attempt.holds:
+        if not four.attempt.holds:
             eight = builder.attempt("int8-gptq without channels", with_bits(fewer, 8))
             yield eight
             yield from mixed_attempts(builder, fewer, eight, [four])
-    if best(builder.trials, budget) is None:
-        builder.effects = None  # they were those of the smaller network
-        yield from _rungs(builder, base)
+        return
+    yield from _rungs(builder, base, whole)
 
 
-def _eight_bits(builder: CandidateBuilder, base: Recipe) -> Generator[Trial, None, tuple[Trial | None, Recipe] | None]:
+def _eight_bits(
+    builder: CandidateBuilder, base: Recipe, eight: Trial | None
+) -> Generator[Trial, None, tuple[Trial | None, Recipe] | None]:
     """Yield the attempts with 8 bits.
 
     Returns:
         The last attempt by GPTQ, if there was one, and the recipe of the rungs with fewer bits. None: the search ends.
     """
     budget = builder.budget
-    eight = builder.attempt("int8", _like(RECIPES["int8"], base))
-    yield eight
+    if eight is None:
+        eight = builder.attempt("int8", _like(RECIPES["int8"], base))
+        yield eight
     eight, base = faster_in_float(builder, eight, base)
     if _settled(eight, budget):
         return None

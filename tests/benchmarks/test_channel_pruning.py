@@ -42,6 +42,14 @@ def test_rows_of_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert again[0].images == 32
 
 
+@pytest.mark.slow
+def test_making_up_is_worth_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_pruning, "NETWORKS", {"small": (Wide(), None)})
+    rows = channel_pruning.making_up("small", 0.3, 32, no_progress, 48)
+    assert [row.method for row in rows] == ["float", "8 bits", *channel_pruning.MAKING_UP]
+    assert (rows[4].sqnr_db or 0) > (rows[2].sqnr_db or 0) + 0.5
+
+
 @pytest.mark.parametrize(
     ("wanted", "faster", "lost", "code"),
     [(1.5, 1.6, 0.4, 0), (1.5, 1.4, 0.4, 1), (1.5, 1.6, 0.6, 1), (None, 1.0, 9, 0)],

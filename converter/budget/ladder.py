@@ -250,7 +250,7 @@ def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, several: bo
             channels = Channels(builder, recipe)
             yield from channels.attempts()
         except QuantizationError as error:
-            _LOG.warning(f"{error}; the search goes on with all channels")
+            _LOG.warning(f"the search goes on with all channels: {error}")
     share = 0.0 if channels is None else channels.for_fewer_bits()
     if not several or (share and not budget.wants_smallest):
         return

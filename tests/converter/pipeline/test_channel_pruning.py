@@ -16,12 +16,13 @@ from converter.calibration.make_up import make_up
 from converter.channels.costs import products_of, seconds_of
 from converter.channels.effects import measure_group_effects
 from converter.pipeline.channel_shares import channel_step
+from converter.pipeline.search_record import Search
 from converter.qdq.pruned import taken_channels
 from converter.recipes.overrides import with_channels
 from converter.targets.catalog import find_target
 from passes.channels.channel_groups import channel_groups
 from passes.channels.prune_channels import PruneChannels
-from passes.errors import QuantizationError
+from passes.errors import BudgetError, QuantizationError
 from passes.numerics.channel_allocation import LayerCosts
 from passes.numerics.error import sqnr_db
 from tests.support.networks import LAYERS, conv, dataset, images, network, prepared, quiet, resnet, run, wide
@@ -305,9 +306,10 @@ def test_one_recipe_within_a_budget_takes_the_largest_share_that_holds() -> None
 
 def test_without_channels_to_remove_a_search_goes_on_with_all(caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(prune_channels="auto", limit=32, deterministic=True)
-    result = convert_within(small(), DATA, Budget(max_bytes=3000), settings=settings)
-    assert "no channels can go: broad has most, 8, of which 8 stay" in caplog.text
-    assert result.search is not None
-    names = [attempt.name for attempt in result.search.attempts]
+    with pytest.raises(BudgetError) as raised:
+        convert_within(small(), DATA, Budget(max_bytes=2000), settings=settings)
+    assert "goes on with all channels: no channels can go: broad has most, 8, of which 8 stay" in caplog.text
+    assert isinstance(raised.value.search, Search)
+    names = [attempt.name for attempt in raised.value.search.attempts]
+    assert names[:2] == ["int8", "int4"]
     assert names.count("int8") == 1
-    assert result.model.ByteSize() <= 3000 or len(names) > 1

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from passes.errors import QuantizationError
 from passes.numerics.grid import ActivationGrid
 
-__all__ = ["Change", "CoveredRange", "LossGrid", "PassReport", "require_complete"]
+__all__ = ["Change", "CoveredRange", "LossGrid", "PassReport", "TakenChannels", "require_complete"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,33 @@ class CoveredRange:
     clipped: float
 
 
+@dataclass(frozen=True)
+class TakenChannels:
+    """Channels that a pass took out of the graph, and what became smaller by that.
+
+    Attributes:
+        groups: Channels of each group before and after, by name. Groups that kept all are missing.
+        channels: Channels of all groups together, before and after.
+        weights: Weights of all layers before and after.
+        macs: Products of all layers for one sample before and after. None if they are not known.
+    """
+
+    groups: Mapping[str, tuple[int, int]]
+    channels: tuple[int, int]
+    weights: tuple[int, int]
+    macs: tuple[int, int] | None = None
+
+    def describe(self) -> str:
+        """Return how many channels went, and the share of weights and products that went with them."""
+        before, after = self.channels
+        if not before:
+            return "no channel can go"
+        shares = [f"{1 - self.weights[1] / max(self.weights[0], 1):.0%} of the weights"]
+        if self.macs is not None:
+            shares.append(f"{1 - self.macs[1] / max(self.macs[0], 1):.0%} of the products")
+        return f"{before - after:,} of {before:,} channels removed, {' and '.join(shares)}"
+
+
 @dataclass(frozen=True, repr=False)
 class PassReport:
     """Report of one pass. Every linear layer is in it once: as changed or as skipped.
@@ -70,6 +97,7 @@ class PassReport:
         seconds: Time that the pass took.
         grids: Losses of a parameter search, by layer name.
         ranges: Ranges and grids of activations, by tensor name.
+        taken: Channels that were taken out of the graph. None: the pass takes none.
     """
 
     name: str
@@ -79,6 +107,7 @@ class PassReport:
     seconds: float = 0.0
     grids: Mapping[str, LossGrid] = field(default_factory=dict)
     ranges: Mapping[str, CoveredRange] = field(default_factory=dict)
+    taken: TakenChannels | None = None
 
     def __repr__(self) -> str:
         return f"<PassReport of {self.name}: {len(self.changed)} layers changed, {len(self.skipped)} skipped>"

@@ -140,7 +140,7 @@ class CandidateBuilder:
     def error_sources(self, recipe: Recipe) -> tuple[ErrorSource, ...]:
         """Return what each rounding of a recipe costs, measured on a few held-out samples, or read from the cache."""
         samples = real_feeds(self.judge.data, _MEASURED)
-        return error_sources(self._prepared(recipe), samples, self.cache_of(recipe), self.progress)
+        return error_sources(self.prepared(recipe), samples, self.cache_of(recipe), self.progress)
 
     def kept(self) -> Result | None:
         """Return the conversion to keep, or None if no attempt is within the budget.
@@ -161,14 +161,20 @@ class CandidateBuilder:
         return self._best
 
     def _convert(self, recipe: Recipe) -> Result:
-        job = self._prepared(recipe)
+        job = self.prepared(recipe)
         images = dataclasses.replace(job.images, judging=self.judge.data, held_out=True)
         return quantize(dataclasses.replace(job, images=images, warns=False), self.progress)
 
-    def _prepared(self, recipe: Recipe) -> Prepared:
+    def prepared(self, recipe: Recipe) -> Prepared:
+        """Return the inputs of a conversion by a recipe, on the images that calibrate."""
         recipe = learning_on(recipe, self.settings.device) if recipe.learns else recipe
         settings = dataclasses.replace(
-            self.settings, limit=len(self.fit), seed=None, metric=None, cache=self.cache_folder
+            self.settings,
+            limit=len(self.fit),
+            seed=None,
+            metric=None,
+            prune_channels=None,
+            cache=self.cache_folder,
         )
         return prepare(self.source, self.fit, recipe, self.target, settings=settings)
 

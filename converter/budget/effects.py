@@ -7,9 +7,8 @@ neither labels nor torch.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,20 +17,16 @@ from numpy.typing import NDArray
 from converter.cache.folder import Cache
 from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.min_scale import min_scale_of
+from converter.calibration.probe import Probe
 from converter.calibration.sequential import SequentialCalibration
 from converter.calibration.solving import block_of, corrected_biases
 from converter.data.dataset import Dataset
 from converter.pipeline.images import Images
 from converter.pipeline.run_pass import PassContext, run_pass
 from converter.pipeline.search_record import LayerEffect
-from converter.qdq.floats import float_model
 from converter.qdq.writer import bits_in_file
 from converter.recipes.recipe import Recipe
-from converter.runtime.batch_size import batch_size, run_bytes
-from converter.runtime.output_errors import OutputErrors
-from converter.runtime.output_numbers import numbers
-from converter.runtime.output_parts import joined_outputs
-from converter.runtime.session import Progress, open_session
+from converter.runtime.session import Progress
 from converter.targets.target import Target
 from passes.base import LayerPass, Problem
 from passes.ir.linear import Linear
@@ -47,9 +42,7 @@ __all__ = ["BITS", "Effects", "measure_effects"]
 BITS = (2, 3, 4, 8)  # choices of a layer
 _TRIED = (3, 4)  # bits tried in the network; at 2 bits errors are too large for a linear approximation
 _PROBED = 64  # held-out samples that measure the network's error
-_BATCH = 16
 _LEAST_ERROR = 1e-12  # relative power; a smaller error counts as this
-_MOST_ERROR = 1e6  # of an output that becomes NaN
 _NODES, _BLOCK_NODES = 700, 500  # bytes of nodes: those that join 3-bit codes, those that scale blocks
 
 Doubles = NDArray[np.float64]
@@ -147,7 +140,7 @@ def measure_effects(
     layers = model.layers_to_quantize()
     ties = tied_layers(layers.values())
     layers = {name: layer for name, layer in layers.items() if ties.get(name, (name,))[0] == name}
-    probe = _Probe(model, held_out.limit(_PROBED, recipe.seed))
+    probe = Probe(model, held_out.limit(_PROBED, recipe.seed))
     rows: list[Mapping[str, NDArray[np.float64]]] = []
     with ActivationCache(memory_budget // 2) as activations:
         calibration = SequentialCalibration(
@@ -194,7 +187,7 @@ def _effect(
     solver: LayerPass,
     layer: Linear,
     moments: Moments,
-    probe: "_Probe",
+    probe: Probe,
     ties: Mapping[str, tuple[str, ...]],
 ) -> dict[str, NDArray[np.float64]]:
     """Measure the errors of one layer. The model is unchanged afterwards.
@@ -230,29 +223,3 @@ def _effect(
         solution = solver.solve(Problem(layer, weight, bias, BITS[-2], None, min_scale, moments))
     own[-1] = max(10 ** (-(solution.after_db or 0.0) / 10), _LEAST_ERROR) / 4.0 ** (BITS[-1] - BITS[-2])
     return {"own": own, "output": output}
-
-
-class _Probe:
-    """Measures the network's error on a few held-out samples. The float network's outputs are the reference."""
-
-    def __init__(self, model: Model, data: Dataset) -> None:
-        self.data = data
-        self.size = batch_size(data, _BATCH, lambda sample: run_bytes(float_model(model.graph), sample.feeds))
-        self.expected = list(self._run(model))
-
-    def error(self, model: Model) -> float:
-        """Return the error power of the worst output relative to the power of the float network's."""
-        errors = OutputErrors(self.joined)
-        for expected, outputs in zip(self.expected, self._run(model), strict=True):
-            errors.update(expected, outputs)
-        worst = min(errors.db().values(), default=math.inf)
-        return _MOST_ERROR if worst == -math.inf else min(10 ** (-worst / 10), _MOST_ERROR)
-
-    def _run(self, model: Model) -> Iterator[dict[str, Any]]:
-        proto = float_model(model.graph)
-        self.joined = joined_outputs(proto.graph)
-        session = open_session(proto)
-        names = [value.name for value in session.get_outputs()]
-        for batch in self.data.batches(self.size):
-            outputs = session.run(names, batch.feeds)
-            yield {name: batch.real(numbers(each)) for name, each in zip(names, outputs, strict=True)}

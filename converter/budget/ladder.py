@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.budget.candidate_builder import CandidateBuilder, Trial, best
+from converter.budget.channels import Channels
 from converter.budget.float_layers import RUNG, faster_in_float
 from converter.budget.float_sources import RUNG as EXACT_RUNG
 from converter.budget.float_sources import with_float_sources
@@ -45,7 +46,7 @@ from converter.targets.catalog import DEFAULT_TARGET, find_target
 from converter.targets.target import Target
 from passes.arguments import require_type
 from passes.base import FEWEST_HELD_OUT
-from passes.errors import BudgetError, UsageError
+from passes.errors import BudgetError, QuantizationError, UsageError
 from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["convert_within"]
@@ -122,7 +123,11 @@ def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, pr
             f"than `max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more samples"
         )
     builder = CandidateBuilder(job.source, fit, judge, budget, job.target, settings, cache, progress)
-    for trial in _rungs(builder, base) if several else [builder.attempt(base.name, base)]:
+    if settings.prune_channels is not None:
+        rungs = _rungs_with_channels(builder, base, several=several)
+    else:
+        rungs = _rungs(builder, base) if several else iter([builder.attempt(base.name, base)])
+    for trial in rungs:
         progress(f"auto: {trial.attempt.name}", 1, 1)
 
     result = builder.kept()
@@ -172,6 +177,11 @@ def _require_searchable(
         raise UsageError(
             f"`min_sqnr={settings.min_sqnr:g}` has no effect with a budget, whose limits decide; leave one of them out"
         )
+    if settings.prune_channels not in (None, "auto"):
+        raise UsageError(
+            f"`prune_channels={settings.prune_channels}` has no effect with a budget, which chooses the share; use "
+            "`prune_channels='auto'`"
+        )
     if settings.measure_speed:
         raise UsageError(
             "`measure_speed=True` has no effect with a budget: a search times layers in float by itself, if int8 "
@@ -185,10 +195,16 @@ def _require_searchable(
         require_device([LearnedRounding(device=settings.device)])
 
 
-def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
-    """Yield attempt after attempt, until the budget is met or nothing is left to try."""
+def _rungs(builder: CandidateBuilder, base: Recipe, eight: Trial | None = None) -> Iterator[Trial]:
+    """Yield attempt after attempt, until the budget is met or nothing is left to try.
+
+    Args:
+        builder: Makes and judges the attempts.
+        base: Recipe of the rungs with fewer than 8 bits.
+        eight: The attempt `int8`, if it was made already.
+    """
     budget = builder.budget
-    found = yield from _eight_bits(builder, base)
+    found = yield from _eight_bits(builder, base, eight)
     if found is None:
         return
     eight_gptq, base = found
@@ -218,15 +234,50 @@ def _rungs(builder: CandidateBuilder, base: Recipe) -> Iterator[Trial]:
         yield builder.attempt("mixed-learned", _learned(_nearest([*starts[1:], *tried], budget).recipe))
 
 
-def _eight_bits(builder: CandidateBuilder, base: Recipe) -> Generator[Trial, None, tuple[Trial | None, Recipe] | None]:
+def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, several: bool) -> Iterator[Trial]:
+    """Yield attempts without some of the channels, at 8 bits and then at fewer, and then those with all channels.
+
+    If only one recipe is wanted, all attempts are of this recipe.
+    """
+    budget, recipe = builder.budget, _like(RECIPES["int8"], base) if several else base
+    whole = builder.attempt(recipe.name, recipe)
+    yield whole
+    if _settled(whole, budget):
+        return
+    channels = None
+    if not (budget.wants_smallest and not whole.attempt.holds):  # else fewer channels would lose more still
+        try:
+            channels = Channels(builder, recipe)
+            yield from channels.attempts()
+        except QuantizationError as error:
+            _LOG.warning(f"the search goes on with all channels: {error}")
+    share = 0.0 if channels is None else channels.for_fewer_bits()
+    if not several or (share and not budget.wants_smallest):
+        return
+    if share and channels is not None:
+        fewer = channels.with_share(base, share)
+        four = builder.attempt("int4 without channels", fewer)
+        yield four
+        if not four.attempt.holds:
+            eight = builder.attempt("int8-gptq without channels", with_bits(fewer, 8))
+            yield eight
+            yield from mixed_attempts(builder, fewer, eight, [four])
+        return
+    yield from _rungs(builder, base, whole)
+
+
+def _eight_bits(
+    builder: CandidateBuilder, base: Recipe, eight: Trial | None
+) -> Generator[Trial, None, tuple[Trial | None, Recipe] | None]:
     """Yield the attempts with 8 bits.
 
     Returns:
         The last attempt by GPTQ, if there was one, and the recipe of the rungs with fewer bits. None: the search ends.
     """
     budget = builder.budget
-    eight = builder.attempt("int8", _like(RECIPES["int8"], base))
-    yield eight
+    if eight is None:
+        eight = builder.attempt("int8", _like(RECIPES["int8"], base))
+        yield eight
     eight, base = faster_in_float(builder, eight, base)
     if _settled(eight, budget):
         return None

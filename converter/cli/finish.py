@@ -59,6 +59,8 @@ def finish(
         table.show(tables[:1])
     for line in () if quiet else result.learning:
         say(line)
+    if result.taken is not None:
+        say(f"Channels: {result.taken.describe()}")
     if result.mending is not None:
         say(f"--min-sqnr {result.mending.aim_db:g}: {result.mending.describe()}")
     measured = "" if result.fidelity is None else result.fidelity.describe()

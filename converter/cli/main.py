@@ -5,7 +5,7 @@ import itertools
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -132,6 +132,7 @@ def cli() -> None:
     type=click.Choice(["auto", "cpu", "cuda"]),
     help="Device of passes that learn; auto: cuda if there is one.",
 )
+@options.prune_channels
 @options.budget
 @click.option(
     "--min-sqnr",
@@ -165,6 +166,7 @@ def convert(
     cache: Path | None,
     min_sqnr: float | None,
     measure_speed: bool,
+    prune_channels: "float | Literal['auto'] | None",
     deterministic: bool,
     timing: bool,
     verbose: bool,
@@ -219,6 +221,7 @@ def convert(
                     measure_speed=measure_speed,
                     metric=metric,
                     min_sqnr=min_sqnr,
+                    prune_channels=prune_channels,
                     deterministic=deterministic,
                     timing=timing,
                 ),

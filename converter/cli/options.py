@@ -19,6 +19,7 @@ __all__ = [
     "limit",
     "metric",
     "output",
+    "prune_channels",
     "quiet",
     "report",
     "target",
@@ -28,6 +29,15 @@ __all__ = [
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _share(text: str) -> "float | str":
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is neither a share such as 0.3 nor auto") from error
 
 
 def _floats(text: str) -> tuple[float, ...]:
@@ -252,6 +262,12 @@ _libraries = click.option(
     multiple=True,
     metavar="LIB.so",
     help="Library with operators that onnxruntime lacks; may be repeated.",
+)
+prune_channels = click.option(
+    "--prune-channels",
+    type=_share,
+    metavar="SHARE|auto",
+    help="Take whole channels out of the network, and with them this share of its time; auto: as the budget allows.",
 )
 limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Number of samples; by default all.")
 data = click.option("--data", required=True, metavar="DATA", help=".npz, folder of images or FILE.py:CALLABLE.")

@@ -1,7 +1,7 @@
 """The command `train`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -62,6 +62,7 @@ __all__ = ["train"]
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Device of the training; auto: cuda if there is one."
 )
+@options.prune_channels
 @options.deterministic
 @options.timing
 @options.verbose
@@ -83,6 +84,7 @@ def train(
     report: tuple[Path, ...],
     seed: int | None,
     device: "Device | None",
+    prune_channels: "float | Literal['auto'] | None",
     deterministic: bool,
     timing: bool,
     verbose: bool,
@@ -119,6 +121,7 @@ def train(
         seed=seed,
         device=device,
         metric=metric,
+        prune_channels=prune_channels,
         deterministic=deterministic,
         timing=timing,
         checkpoint=state_file,

@@ -34,7 +34,7 @@ from converter.display.overview import Glance, Overview
 from converter.metrics.metric_run import MetricFacts, MetricRun
 from converter.model_io.load import read_whole_onnx
 from converter.model_io.open import ExportOptions
-from converter.qdq.pruned import shares_of_zeros
+from converter.qdq.pruned import shares_of_zeros, taken_channels
 from converter.runtime.batch_size import batch_size
 from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers, row_numbers
@@ -45,6 +45,7 @@ from converter.runtime.stacking import samples_alone
 from converter.runtime.steps import log_step
 from passes.errors import ModelError
 from passes.numerics.error import Likeness, SqnrSum, sqnr_db
+from passes.report import TakenChannels
 
 __all__ = ["Comparison", "ImageError", "LayerError", "compare"]
 
@@ -115,6 +116,7 @@ class Comparison(Overview):
         values: Values of the metric: of the reference, None if its own outputs are the labels, and of the model.
         zeros: Share of zero weights of every layer of the model, by name. Empty if the model has no pruned layer.
         transformed: Tensors whose channels are scaled or rotated in the quantized model. They are not compared.
+        taken: What was taken out of the network with whole channels. None: nothing was.
         worst: Images whose first output has the lowest SQNR, worst first.
     """
 
@@ -131,6 +133,7 @@ class Comparison(Overview):
     metric: MetricFacts | None = None
     values: tuple[float | None, ...] = ()
     zeros: Mapping[str, float] = field(default_factory=dict)
+    taken: TakenChannels | None = None
 
     def overview(self) -> Glance:
         """Return the layers with the largest introduced errors."""
@@ -264,6 +267,7 @@ def _compared(on: ModelsOnData, progress: Progress, metric: Any) -> Comparison:
         None if measure is None else measure.facts,
         () if measure is None else tuple(measure.values()),
         shares_of_zeros(other_model),
+        taken_channels(other_model),
     )
 
 

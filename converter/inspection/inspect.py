@@ -21,7 +21,7 @@ from converter.model_io.load import read_whole_onnx
 from converter.model_io.malformed import refusing_malformed
 from converter.model_io.open import ExportOptions, model_files
 from converter.model_io.structure import model_bytes
-from converter.qdq.pruned import shares_of_zeros
+from converter.qdq.pruned import CHANNELS_KEY, shares_of_zeros, taken_channels
 from converter.qdq.stored_weights import (
     StoredWeight,
     Tensors,
@@ -295,6 +295,8 @@ def _facts(
     }
     if "recipe" in metadata:
         facts["recipe"] = _recipe_name(metadata["recipe"])
+    if (taken := taken_channels(model)) is not None:
+        facts[CHANNELS_KEY] = asdict(taken) | {"summary": taken.describe()}
     keys = ("target", "calibration", "preprocess", "versions")
     return facts | {key: _decoded(metadata[key]) for key in keys if key in metadata}
 

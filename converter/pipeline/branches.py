@@ -23,6 +23,7 @@ from converter.pipeline.prepare import Prepared
 from converter.pipeline.result import LayerReport, Result
 from converter.recipes.recipe import Recipe
 from converter.runtime.runner import Runner
+from passes.channels.prune_channels import PruneChannels
 from passes.errors import ConvertError, DataError, ModelError, first_line
 from passes.graph.normalise.shapes import infer_shapes
 from passes.ir.bodies import CAPTURED, captured, make_way
@@ -196,11 +197,13 @@ def _forget_constants(host: gs.Node) -> None:
 
 
 def _inside(recipe: Recipe, model: onnx.ModelProto) -> Recipe:
-    """Return the recipe for a branch: without the selectors that match nothing in it."""
+    """Return the recipe for a branch: without the selectors that match nothing in it. A branch keeps its channels."""
     graph = import_graph(model)
     known = [str(node.name) for node in graph.nodes if node.op in LINEAR_OPS | {"If"}]
     passes = []
     for step in recipe.passes:
+        if isinstance(step, PruneChannels):
+            continue
         changes: dict[str, Any] = {}
         if hasattr(step, "layers"):
             changes["layers"] = tuple(matching(step.layers, graph, known))

@@ -11,6 +11,7 @@ import onnx
 from converter.data.preprocess import Preprocess
 from converter.model_io.open import ExportOptions
 from converter.pipeline.branches import convert_branches
+from converter.pipeline.channel_shares import with_channels_chosen
 from converter.pipeline.finish import Written, write_file
 from converter.pipeline.fixed_sums import fixed_sums
 from converter.pipeline.min_sqnr import advice, fault, reach, require_judgeable
@@ -20,7 +21,7 @@ from converter.pipeline.resume import own_checkpoint
 from converter.pipeline.run_pass import PassContext, run_pass
 from converter.pipeline.settings import Settings
 from converter.recipes.builtin import find_recipe, learning_on
-from converter.recipes.overrides import with_layers
+from converter.recipes.overrides import with_channels, with_layers
 from converter.recipes.recipe import Recipe
 from converter.recipes.requested_layers import RequestedLayers
 from converter.runtime.session import Progress, no_progress
@@ -75,6 +76,7 @@ def convert(
     """
     require_type("settings", settings, Settings, "converter.Settings(...)")
     plan = with_layers(learning_on(find_recipe(recipe), settings.device), exclude, bits)
+    plan = with_channels(plan, settings.channel_share)
     require_judgeable(settings.min_sqnr, plan, has_data=calibration is not None or training is not None)
     with own_checkpoint(settings.checkpoint), fixed_sums(settings.deterministic, learns=plan.learns):
         job = prepare(
@@ -96,6 +98,7 @@ def convert(
 
 def quantize(job: Prepared, progress: Progress) -> Result:
     """Run the passes of a recipe, write the file and measure it."""
+    job = with_channels_chosen(job, progress)
     footprint, speed = job.footprint, None
     if job.settings.measure_speed:
         with footprint.step("measure speed"), job.requested.refused():

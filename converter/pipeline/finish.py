@@ -1,5 +1,6 @@
 """Last step of a conversion: write the file in the form that its target needs, with its provenance."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,8 @@ from converter.pipeline.prepare import JUDGING, Prepared
 from converter.pipeline.result import LayerReport, layer_reports, stamp, versions
 from converter.pipeline.trial_run import Fidelity, trial_run
 from converter.qdq.descriptions import keep_descriptions
+from converter.qdq.pruned import CHANNELS_KEY, pruned_patterns
 from converter.qdq.pruned import KEY as PRUNED_KEY
-from converter.qdq.pruned import pruned_patterns
 from converter.qdq.writer import emit
 from converter.speed.search import Speed
 from converter.verification.fit import fix_batch, require_kernels
@@ -74,6 +75,9 @@ def write_file(
         "training": _without_path(job.images.describe_training(job.recipe)),
         "versions": versions(),
     }
+    taken = next((report.taken for report in reports if report.taken is not None), None)
+    if taken is not None:
+        facts[CHANNELS_KEY] = dataclasses.asdict(taken)
     if speed is not None:
         facts["speed"] = speed.to_json()
     if job.recipe.keeps and (patterns := pruned_patterns(job.source)):

@@ -35,7 +35,7 @@ from passes.ir.bodies import inner_nodes
 from passes.ir.linear import LINEAR_OPS, refused_layers
 from passes.ir.model import Model
 from passes.numerics.distribution import Distribution, distribution
-from passes.report import PassReport
+from passes.report import PassReport, TakenChannels
 
 __all__ = ["LayerReport", "Result", "layer_reports", "mean_file_bits", "stamp", "versions"]
 
@@ -142,6 +142,11 @@ class Result(Overview):
         """Outcome of every pass that learns by gradient, one line each."""
         learned = {step.name for step in self.recipe.passes if step.device is not None}
         return tuple(f"{report.name}: {'; '.join(report.notes)}" for report in self.passes if report.name in learned)
+
+    @property
+    def taken(self) -> TakenChannels | None:
+        """Channels that were taken out of the network. None if no pass takes channels."""
+        return next((report.taken for report in self.passes if report.taken is not None), None)
 
     def save(self, path: str | Path) -> None:
         """Write the model. An existing file is replaced only after the new file has been checked and loaded.

@@ -15,9 +15,11 @@ from typing import Any
 from converter.cache.folder import NOWHERE
 from converter.cache.steps import NO_CACHE, StepCache, kept
 from converter.calibration.correction import correct_layers
+from converter.calibration.make_up import make_up
 from converter.calibration.range_trial import choose_ranges
 from converter.calibration.sequential import solve_layers
 from converter.calibration.statistics import calibrate
+from converter.channels.costs import layer_products
 from converter.data.dataset import Dataset
 from converter.learn.learning import learn_rounding, require_trainable, train
 from converter.learn.training_file import TrainingFile
@@ -28,6 +30,7 @@ from converter.recipes.registry import PASSES
 from converter.runtime.session import Progress
 from passes.activations.activation_ranges import ActivationRanges
 from passes.base import CorrectionPass, GraphPass, LayerPass, Pass, Stage
+from passes.channels.prune_channels import PruneChannels
 from passes.errors import ConvertError, DataError, QuantizationError
 from passes.graph.check import check
 from passes.ir.layer_names import require_known
@@ -198,6 +201,27 @@ def _statistics(step: GraphPass, model: Model, context: PassContext) -> Stats:
             ),
         )
     return stats
+
+
+@run_kind.register
+def _run_prune_channels(step: PruneChannels, model: Model, context: PassContext) -> PassReport:
+    """Choose channels, let all layers make up for them one after the other, and take them out."""
+    stats, data = _statistics(step, model, context), context.images.shown_to(step)
+    reference = Model(model.graph.copy(), model.rules)
+    removal = step.choose(model, stats)
+    sample = None if data is None else next(iter(data.batches(1)))
+    before = 0 if sample is None else sum(layer_products(model, sample).values())
+    notes: tuple[str, ...] = ()
+    removed = removal.inputs(model)
+    if step.make_up and step.sequential and removed and data is not None:
+        budget, seed = context.memory_budget, context.recipe.seed
+        notes = make_up(model, reference, removed, data, context.progress, memory_budget=budget, seed=seed)
+    report = step.shrink(model, removal)
+    taken = report.taken
+    if taken is not None and sample is not None:
+        taken = dataclasses.replace(taken, macs=(before, sum(layer_products(model, sample).values())))
+        notes = (taken.describe(), *report.notes[1:], *notes)
+    return dataclasses.replace(report, notes=notes or report.notes, taken=taken)
 
 
 @run_kind.register

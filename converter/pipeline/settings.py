@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from passes.arguments import require_number, whole
@@ -26,6 +26,10 @@ class Settings:
         device: Device on which passes learn. It is refused if no pass learns.
         measure_speed: Whether activations stay in float where this machine runs the file faster that way. The recipe in
             the result names these layers. It gives the same file without a measurement.
+        prune_channels: Share of the file's time on this machine that goes with whole channels, 0 to below 1. Where the
+            target's kernels are not this machine's, and with `deterministic`, it is the share of the products. The
+            result's recipe names the groups of channels. It gives the same file without a measurement. "auto": a budget
+            chooses the share. None: all channels stay.
         memory_budget: Bytes of activations in memory. Half is for the samples that run together: there are as many as
             fit, and at least one. Half is for tensors that a later layer reads. Beyond it, they go to files.
         metric: Metric that evaluation data are measured by, that a budget's drop is of, and that chooses the best epoch
@@ -51,6 +55,7 @@ class Settings:
     seed: int | None = None
     device: Device | None = None
     measure_speed: bool = False
+    prune_channels: float | Literal["auto"] | None = None
     memory_budget: int = DEFAULT_MEMORY_BUDGET
     metric: Any = None
     min_sqnr: float | None = None
@@ -67,6 +72,11 @@ class Settings:
             require_number("min_sqnr", self.min_sqnr)
             if not 0 < self.min_sqnr <= _EXACT_DB:
                 raise UsageError(f"`min_sqnr={self.min_sqnr:g}` is not above 0 and at most {_EXACT_DB} dB; try 20")
+        share = self.prune_channels
+        if share is not None and share != "auto":
+            require_number("prune_channels", share)
+            if not 0 < share < 1:
+                raise UsageError(f"`prune_channels={share:g}` is no share above 0 and below 1; try 0.3")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"`limit={self.limit}` leaves no samples; use at least 1")
         if self.seed is not None and self.seed < 0:
@@ -75,3 +85,16 @@ class Settings:
             raise UsageError(f"`device={self.device!r}` is none of {', '.join(_DEVICES)}")
         if self.memory_budget < 1:
             raise UsageError(f"`memory_budget={self.memory_budget}` leaves no memory; give bytes, at least 1")
+
+    @property
+    def channel_share(self) -> float | None:
+        """The share of `prune_channels`, of a conversion without a budget.
+
+        Raises:
+            UsageError: A budget should choose it.
+        """
+        if self.prune_channels == "auto":
+            raise UsageError(
+                "`prune_channels='auto'` lets a budget choose the share; give `max_drop=`, or a share such as 0.3"
+            )
+        return self.prune_channels

@@ -14,11 +14,15 @@ from onnx import numpy_helper
 
 from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
 from converter.qdq.weight_reader import weight_codes
+from passes.report import TakenChannels
 
-__all__ = ["KEY", "nonzeros", "pruned_patterns", "shares_of_zeros"]
+__all__ = ["CHANNELS_KEY", "KEY", "nonzeros", "pruned_patterns", "shares_of_zeros", "taken_channels"]
 
 KEY = "pruned"
 """Metadata entry, after the prefix ``convert_onnx.``: the pattern of every pruned layer by its name, as JSON."""
+
+CHANNELS_KEY = "channels"
+"""Metadata entry: the fields of `passes.report.TakenChannels`, as JSON."""
 
 
 def pruned_patterns(model: onnx.ModelProto) -> dict[str, str]:
@@ -29,6 +33,22 @@ def pruned_patterns(model: onnx.ModelProto) -> dict[str, str]:
     except json.JSONDecodeError:
         return {}
     return {str(name): str(pattern) for name, pattern in found.items()} if isinstance(found, Mapping) else {}
+
+
+def taken_channels(model: onnx.ModelProto) -> TakenChannels | None:
+    """Return what was taken out of a file with whole channels, as its metadata say. None: nothing was.
+
+    An entry of another form than `convert` writes counts as none.
+    """
+    text = next((entry.value for entry in model.metadata_props if entry.key == f"convert_onnx.{CHANNELS_KEY}"), "null")
+    try:
+        stored = json.loads(text)
+        groups = {str(name): (int(one), int(other)) for name, (one, other) in stored["groups"].items()}
+        channels, weights = ((int(one), int(other)) for one, other in (stored["channels"], stored["weights"]))
+        macs = stored["macs"] and (int(stored["macs"][0]), int(stored["macs"][1]))
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError):
+        return None
+    return TakenChannels(groups, channels, weights, macs)
 
 
 def shares_of_zeros(model: onnx.ModelProto) -> dict[str, float]:

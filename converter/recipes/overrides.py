@@ -7,10 +7,11 @@ from converter.data.preprocess import Preprocess
 from converter.recipes.recipe import Recipe
 from passes.arguments import require_names, require_type, whole
 from passes.base import Pass
+from passes.channels.prune_channels import PruneChannels
 from passes.errors import UsageError, argument
 from passes.graph.exclude import Exclude
 
-__all__ = ["with_layers", "with_overrides"]
+__all__ = ["with_channels", "with_layers", "with_overrides"]
 
 
 def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, int] | None = None) -> Recipe:
@@ -41,6 +42,29 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
     if exclude:
         passes = _with_excluded(passes, exclude)
     return dataclasses.replace(recipe, passes=tuple(passes))
+
+
+def with_channels(recipe: Recipe, share: float | None) -> Recipe:
+    """Return the recipe with a pass that removes whole channels, right after layers have their final form.
+
+    Args:
+        recipe: The recipe.
+        share: Share of the file's time or products that goes. None: the recipe as it is.
+
+    Raises:
+        UsageError: The recipe keeps the codes of the model, or removes channels already.
+    """
+    if share is None:
+        return recipe
+    given = argument(prune_channels=share)
+    if recipe.keeps:
+        raise UsageError(f"recipe {recipe.name!r} keeps the codes of the model, so {given} has no effect; leave it out")
+    if any(isinstance(step, PruneChannels) for step in recipe.passes):
+        raise UsageError(f"recipe {recipe.name!r} has a prune_channels pass already; leave {given} out")
+    last = max((index for index, step in enumerate(recipe.passes) if step.settles_layers), default=-1)
+    step = PruneChannels(share=share, of="auto")
+    passes = (*recipe.passes[: last + 1], step, *recipe.passes[last + 1 :])
+    return dataclasses.replace(recipe, name=f"{recipe.name}-channels", passes=passes)
 
 
 def with_overrides(

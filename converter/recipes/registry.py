@@ -10,6 +10,7 @@ from passes.activations.activation_ranges import ActivationRanges
 from passes.activations.float_activations import FloatActivations
 from passes.activations.keep_ranges import KeepRanges
 from passes.base import Pass, Stage
+from passes.channels.prune_channels import PruneChannels
 from passes.errors import RecipeError
 from passes.graph.exclude import Exclude
 from passes.graph.fold_batchnorm import FoldBatchnorm
@@ -45,6 +46,7 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
             IntegerForms,
             Exclude,
             FloatActivations,
+            PruneChannels,
             Equalize,
             SmoothQuant,
             Awq,

@@ -83,6 +83,8 @@ def _whole(comparison: Comparison, preprocess: Preprocess | None) -> RenderableT
             row(whole, f"SQNR of {output}", decibels(error))
     else:
         row(whole, "SQNR of the output", decibels(comparison.sqnr_db))
+    if comparison.taken is not None:
+        row(whole, "channels", comparison.taken.describe())
     lowest = _lowest(comparison.layers)
     if lowest is not None:
         row(whole, "adds most", f"{decibels(lowest.introduced_db)} at {_named(lowest)}")

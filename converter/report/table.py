@@ -17,6 +17,7 @@ from converter.display.plain import one_line, shortened
 from converter.evaluation.evaluate import Evaluation
 from converter.inspection.inspect import Inspection
 from converter.pipeline.result import LayerReport, Result, mean_file_bits
+from converter.qdq.pruned import CHANNELS_KEY
 from converter.recipes.builtin import AUTO, AUTO_DESCRIPTION
 from converter.recipes.recipe import Recipe
 from converter.runtime.latency import BATCH, THREADS
@@ -273,6 +274,8 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     for key in ("recipe", "target"):
         if key in model:
             row(facts, key, str(model[key]))
+    if CHANNELS_KEY in model:
+        row(facts, "channels", model[CHANNELS_KEY]["summary"])
     count, integer = len(inspection.layers), sum(layer.on_integers for layer in inspection.layers)
     row(facts, "layers on integers", f"{integer} of {count}")
     if others := sum(layer.fused for layer in inspection.layers) - integer:

@@ -24,10 +24,8 @@ from converter.speed.profile import layer_seconds, node_seconds
 from converter.speed.trial import Trials
 from converter.targets.target import Target
 from passes.activations.float_activations import FloatActivations
-from passes.activations.placement import clamp_bounds
 from passes.base import Stage
 from passes.errors import UsageError
-from passes.ir.linear import Linear
 
 __all__ = ["FloatTrial", "Speed", "find_slow_layers", "leaving", "require_measurable"]
 
@@ -186,7 +184,7 @@ class _Race:
 def _expected(trials: Trials, race: _Race) -> dict[str, float]:
     """Return, from the profile, the share of the file's time that each layer saves in float without added rounding."""
     everything = frozenset(layer.name for layer in trials.layers)
-    nodes = {layer.name: _nodes(trials, layer) for layer in trials.layers}
+    nodes = {layer.name: trials.nodes_of(layer) for layer in trials.layers}
     profiles = []
     for chosen in (frozenset[str](), everything):
         file = trials.file(chosen)
@@ -194,15 +192,6 @@ def _expected(trials: Trials, race: _Race) -> dict[str, float]:
     integers, floats = (layer_seconds(times, nodes) for times in profiles)
     whole = sum(profiles[0].values())
     return {name: (integers[name] - floats[name]) / whole for name in nodes if name in integers and name in floats}
-
-
-def _nodes(trials: Trials, layer: Linear) -> list[str]:
-    """Name the nodes of a layer: itself, the clamp behind it, and the nodes that round its input and output."""
-    readers = trials.model.node(layer.name).outputs[0].outputs
-    clamp = readers[0] if len(readers) == 1 and clamp_bounds(readers[0]) is not None else None
-    tensors = [layer.input, layer.output if clamp is None else str(clamp.outputs[0].name)]
-    rounding = [f"{tensor}_{verb}" for tensor in tensors for verb in ("quantize", "dequantize")]
-    return [layer.name, layer.name if clamp is None else str(clamp.name), *rounding]
 
 
 def _candidates(trials: Trials, wins: Mapping[str, float]) -> list[list[str]]:

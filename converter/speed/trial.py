@@ -14,8 +14,9 @@ from converter.qdq.writer import emit
 from converter.recipes.recipe import Recipe
 from converter.targets.target import Target
 from passes.activations.activation_ranges import placement_of, spread
-from passes.activations.placement import Placement
+from passes.activations.placement import Placement, clamp_bounds
 from passes.base import Stage
+from passes.ir.linear import Linear
 from passes.ir.model import Model
 from passes.ir.onnx_graph import import_graph
 from passes.numerics.grid import ActivationGrid
@@ -54,6 +55,14 @@ class Trials:
         """Return the file with float activations in these layers and in those that the recipe names."""
         self._place(floats)
         return emit(self.model, self._storage, smallest=True)
+
+    def nodes_of(self, layer: Linear) -> list[str]:
+        """Name the nodes of a layer: itself, the clamp behind it, and the nodes that round its input and output."""
+        readers = self.model.node(layer.name).outputs[0].outputs
+        clamp = readers[0] if len(readers) == 1 and clamp_bounds(readers[0]) is not None else None
+        tensors = [layer.input, layer.output if clamp is None else str(clamp.outputs[0].name)]
+        rounding = [f"{tensor}_{verb}" for tensor in tensors for verb in ("quantize", "dequantize")]
+        return [layer.name, layer.name if clamp is None else str(clamp.name), *rounding]
 
     def _place(self, floats: Collection[str]) -> None:
         self.model.float_activations = self._recipe_floats | dict.fromkeys(floats, _REASON)

@@ -20,7 +20,7 @@ from passes.ir.surgery import sole_consumer
 from passes.scale_migration.scale_rules import tie
 from passes.scale_migration.scale_ties import Indices, Shift, Ties, Wires
 
-__all__ = ["ScaleGroup", "ScaleGroups", "input_channels", "scale_groups"]
+__all__ = ["ScaleGroup", "ScaleGroups", "connected", "input_channels", "scale_groups"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _Members:
 
     def resolved(self) -> ScaleGroups:
         """Convert wires to scales. The free scales of every component are numbered from 0."""
-        component = _components(self.ties)
+        component = connected(self.ties)
         sides = (self.producers, self.consumers, self.norms_before, self.norms_after)
         numbers: dict[int, dict[int, int]] = {}  # by component: number of each root
         sides_of: dict[int, list[dict[str, Indices]]] = {}
@@ -151,7 +151,7 @@ class _Members:
         return ScaleGroups(tuple(groups), inputs=reasons[1], outputs=reasons[0])
 
 
-def _components(ties: Ties) -> Ties:
+def connected(ties: Ties) -> Ties:
     """Return a union-find over the same wires that also ties all free wires of each tensor."""
     component = Ties({})
     component.fresh(ties.count)

@@ -19,7 +19,7 @@ from passes.activations.placement import clamp_bounds
 from passes.ir.surgery import is_default_domain
 from passes.scale_migration.scale_ties import Indices, Shift, Ties, Wires, activations
 
-__all__ = ["tie"]
+__all__ = ["aligned", "tie"]
 
 
 def _constant(node: gs.Node, index: int) -> NDArray[np.generic] | None:
@@ -182,11 +182,11 @@ def _transpose(ties: Ties, node: gs.Node) -> str | None:
 def _sum(ties: Ties, node: gs.Node) -> str | None:
     """Tie sums, differences, maxima and minima: all operands share the scale, and constants are rescaled."""
     operands = [ties.read(tensor) for tensor in activations(node.inputs)]
-    joined = _aligned(node, operands)
+    joined = aligned(node, operands)
     if isinstance(joined, str):
         return joined
     for wires in operands:
-        assert wires is not None  # `_aligned` refuses it
+        assert wires is not None  # `aligned` refuses it
         ties.join(joined.ids, np.broadcast_to(wires.ids, joined.ids.shape))
     for index, tensor in enumerate(node.inputs):
         if isinstance(tensor, gs.Constant):
@@ -200,18 +200,18 @@ def _product(ties: Ties, node: gs.Node) -> str | None:
     operands = [ties.read(tensor) for tensor in activations(node.inputs)]
     if node.op == "Div" and (len(operands) > 1 or isinstance(node.inputs[0], gs.Constant)):
         return "divides by an activation"
-    aligned = _aligned(node, operands)
-    if isinstance(aligned, str):
-        return aligned
+    together = aligned(node, operands)
+    if isinstance(together, str):
+        return together
     free = [wires.ids for wires in operands if wires is not None and not ties.is_fixed(wires)]
     if len(free) > 1:
         return "multiplies two scaled tensors"
-    ids = np.broadcast_to(free[0], aligned.ids.shape) if free else aligned.ids
-    ties.write(node.outputs[0], ids, aligned.axis, aligned.rank)
+    ids = np.broadcast_to(free[0], together.ids.shape) if free else together.ids
+    ties.write(node.outputs[0], ids, together.axis, together.rank)
     return None
 
 
-def _aligned(node: gs.Node, operands: Sequence[Wires | None]) -> Wires | str:
+def aligned(node: gs.Node, operands: Sequence[Wires | None]) -> Wires | str:
     """Return the output's wires, which are those of the operand with most channels.
 
     If the channels of the operands do not correspond one to one, it returns the reason instead.

@@ -78,6 +78,14 @@ def test_no_file_within_the_budget(folder: Path) -> None:
             ("--max-drop", "5", "--bits", "fc=8"),
             "--bits has no effect with a budget: a search chooses the bits of every",
         ),
+        (
+            ("--prune-channels", "auto"),
+            "--prune-channels auto lets a budget choose the share; give --max-drop, or a share such as 0.3",
+        ),
+        (
+            ("--max-drop", "5", "--prune-channels", "0.3"),
+            "--prune-channels 0.3 has no effect with a budget, which chooses the share; use --prune-channels auto",
+        ),
         (("--max-latency", "5", "--target", "qnn"), "--max-latency is measured on this machine's CPU"),
     ],
 )

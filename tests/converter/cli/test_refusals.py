@@ -157,6 +157,12 @@ def refused(folder: Path, arguments: tuple[str, ...], words: list[str], *, exit_
             (*C, *CAL, "--bits", "stem=3", "--bits", "stem=4"), "--bits stem=3 and --bits stem=4", id="bits_twice"
         ),
         pytest.param((*C, *CAL, "--exclude", "*"), "--exclude * leaves none of the 4 layers", id="all_excluded"),
+        pytest.param(
+            (*C, *CAL, "--prune-channels", "most"), "'most' is neither a share such as 0.3 nor auto", id="share"
+        ),
+        pytest.param(
+            (*C, *CAL, "--prune-channels", "1.2"), "--prune-channels 1.2 is no share above 0", id="large_share"
+        ),
         pytest.param((*C, "--input-shape", "1,0,4"), "'1,0,4'", id="shape_of_zero"),
         pytest.param((*C, "--calibrate", "x"), "--calibrate", id="unknown_option"),
         pytest.param(("convert", "m.onnx", "-o", "./m.onnx", *CAL), "m.onnx", id="output_is_the_model"),

@@ -1,5 +1,6 @@
 """Layers in the branches of an If are quantized too: every branch is a model of its own."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 import converter
 from converter.pipeline.branch_constants import share_branch_constants
 from converter.pipeline.prepare import prepare
+from converter.recipes.builtin import find_recipe
+from converter.recipes.overrides import with_channels
+from passes.channels.prune_channels import PruneChannels
 from passes.errors import ModelError, UsageError
 from passes.ir.bodies import bodies, names_inside
 from passes.numerics.error import sqnr_db
@@ -105,6 +109,19 @@ def test_both_branches_are_quantized(recipe: str, outside: bool, tmp_path: Path)
     found = {layer.name: layer.weight_bits for layer in converter.inspect(tmp_path / "m.onnx").layers}
     assert found == bits(result)
     assert not any("captured" in name for name in names_inside(bodies(result.model.graph.node[0])))
+
+
+def test_a_branch_keeps_its_channels() -> None:
+    """Also what it reads from the graph around it."""
+    plan = with_channels(find_recipe("int8"), 0.5)
+    step = PruneChannels(share=0.5, multiple=1, fewest=1)
+    passes = tuple(step if isinstance(each, PruneChannels) else each for each in plan.passes)
+    result = converter.convert(network(), BOTH, recipe=dataclasses.replace(plan, passes=passes))
+    assert {layer.shape[:2] for layer in result.layers} == {(8, 8)}
+    report = next(each for each in result.passes if each.name == "prune_channels")
+    assert report.skipped["before"] == "choice (If) does not pass a channel's scale on"
+    for rate in (8, 16):
+        assert agreement(network(), result.model, rate) > 24
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""How many channels each group keeps: measured errors of the network against measured time or products."""

@@ -39,6 +39,7 @@ from converter.qdq.weights import (
     rescaled_weight,
     smaller_storage,
 )
+from passes.activations.pixels import pixel_codes
 from passes.errors import TargetError
 from passes.ir.bodies import enclose
 from passes.ir.linear import Linear
@@ -139,6 +140,7 @@ class _Writer:
         self.names = names
         self.layers = model.layers()
         self.activations = Activations(model, names)
+        self.pixels = pixel_codes(model.graph, model.activation_qparams)
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self.gathered: list[TensorProto] = []
@@ -170,7 +172,7 @@ class _Writer:
                 )
                 continue
             if self.is_copy(node, outputs):
-                renamed[node.output[0]] = self.add(self.activations.quantize(node.output[0], node.input[0]))
+                renamed[node.output[0]] = self.add(self.quantized(node.output[0], node.input[0]))
                 continue
             if node.name in float_clamps:
                 node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -180,19 +182,19 @@ class _Writer:
             written = [name for name in node.output if name in self.model.activation_qparams]
             sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
             node.output[:] = [sources.get(name, name) for name in node.output]  # outputs of the graph keep their names
+            rounded = [name for name in written if name not in self.pixels]
             exact_scalars = {
                 name: self.add(self.activations.scalar(value))
                 for name, value in scalars.items()
-                if name in node.input and node.op_type in {"Add", "Mul"} and written
+                if name in node.input and node.op_type in {"Add", "Mul"} and rounded
             }
             bias = biases.get(node.name)
             reshaped = {} if bias is None else {bias.name: self.reshaped(values[bias.name], bias.shape)}
             self.write(node, renamed | exact_scalars | reshaped)
             for name in written:
                 output_name = name if name in outputs else None
-                renamed[name] = self.add(self.activations.quantize(name, sources.get(name, name), output_name))
-        read = {name for node in self.nodes for name in node.input} | outputs
-        self.nodes = [node for node in self.nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
+                renamed[name] = self.add(self.quantized(name, sources.get(name, name), output_name))
+        self.drop_unread(outputs)
         used = {name for node in self.nodes for name in node.input} | outputs
         initializers = [tensor for tensor in graph.initializer if tensor.name in used]
         constants = [tensor for tensor in self.initializers if tensor.name in used]
@@ -208,6 +210,21 @@ class _Writer:
         name = fragment.constant(f"{constant.name}_axes", numpy_helper.to_array(constant).reshape(shape))
         self.initializers.extend(fragment.initializers)
         return name
+
+    def quantized(self, name: str, source: str, result: str | None = None) -> Fragment:
+        """Quantize and dequantize an activation, or only dequantize it if its codes are pixels."""
+        if name in self.pixels:
+            return self.activations.take_codes(name, self.pixels[name], result)
+        return self.activations.quantize(name, source, result)
+
+    def drop_unread(self, outputs: set[str]) -> None:
+        """Drop each DequantizeLinear that nothing reads, and the floats of pixels that only integers read."""
+        droppable = {"DequantizeLinear", *(("Cast", "Sub", "Mul") if self.pixels else ())}
+        count = 0
+        while count != len(self.nodes):
+            count = len(self.nodes)
+            read = {name for node in self.nodes for name in node.input} | outputs
+            self.nodes = [node for node in self.nodes if node.op_type not in droppable or node.output[0] in read]
 
     def is_copy(self, node: NodeProto, outputs: set[str]) -> bool:
         """Whether a node is the Identity that `passes.activations.unrounded` puts between floats and integers."""

@@ -167,7 +167,9 @@ class CandidateBuilder:
 
     def _prepared(self, recipe: Recipe) -> Prepared:
         recipe = learning_on(recipe, self.settings.device) if recipe.learns else recipe
-        settings = dataclasses.replace(self.settings, limit=len(self.fit), seed=None, metric=None)
+        settings = dataclasses.replace(
+            self.settings, limit=len(self.fit), seed=None, metric=None, embed_preprocess=None
+        )
         return prepare(self.source, self.fit, recipe, self.target, settings=settings)
 
     def _measured(self, result: Result) -> dict[str, NDArray[Any]]:

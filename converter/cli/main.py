@@ -124,6 +124,7 @@ def cli() -> None:
 @options.metric
 @options.torch
 @options.images
+@options.embedding
 @options.custom_ops
 @options.report
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Random seed; by default the recipe's, 0.")
@@ -165,6 +166,8 @@ def convert(
     cache: Path | None,
     min_sqnr: float | None,
     measure_speed: bool,
+    embed_preprocess: str | None,
+    class_index: bool,
     deterministic: bool,
     timing: bool,
     verbose: bool,
@@ -218,6 +221,8 @@ def convert(
                     metric=metric,
                     min_sqnr=min_sqnr,
                     deterministic=deterministic,
+                    embed_preprocess=embed_preprocess,
+                    class_index=class_index,
                     timing=timing,
                 ),
                 progress=progress,

@@ -19,7 +19,16 @@ from converter.data.preprocess import METADATA_KEY, Preprocess
 from converter.model_io.pixel_input import PixelInput, folded, with_pixels
 from passes.errors import DataError, UsageError
 
-__all__ = ["EMBEDDED_KEY", "Embed", "Embedded", "embed", "embedded_preprocess", "exact_front", "floats_of", "store_embedded"]
+__all__ = [
+    "EMBEDDED_KEY",
+    "Embed",
+    "Embedded",
+    "embed",
+    "embedded_preprocess",
+    "exact_front",
+    "floats_of",
+    "store_embedded",
+]
 
 EMBEDDED_KEY = "convert_onnx.embedded"
 _COLOURS = 3
@@ -57,8 +66,8 @@ class Embed:
         layout, _, channels = words.partition("-")
         if layout not in _LAYOUTS or channels not in ("", *_ORDERS) or words.endswith("-"):
             raise UsageError(
-                f"`embed_preprocess={words!r}` is none of nhwc, nchw, nhwc-bgr, nchw-bgr; nhwc is an RGB image of uint8 "
-                "[n, h, w, 3]"
+                f"`embed_preprocess={words!r}` is none of nhwc, nchw, nhwc-bgr, nchw-bgr; nhwc is an RGB image "
+                "of uint8 [n, h, w, 3]"
             )
         return cls(layout, channels or "rgb")
 
@@ -148,7 +157,11 @@ def floats_of(
         embedded: The preprocessing.
         inputs: Inputs of the model without it.
     """
-    spec, used, image = next(each for each in inputs if each.name == embedded.input), embedded.preprocess, embedded.image
+    spec, used, image = (
+        next(each for each in inputs if each.name == embedded.input),
+        embedded.preprocess,
+        embedded.image,
+    )
     pixels = feeds[embedded.input]
     if image.layout == "nchw":
         pixels = pixels.transpose(0, 2, 3, 1)

@@ -27,7 +27,6 @@ from converter.qdq.stored_weights import Tensors
 from passes.errors import ModelError
 from passes.ir.bodies import bodies, names_inside
 from passes.ir.surgery import fresh_name
-from passes.numerics.grid import Floats
 
 __all__ = ["PixelInput", "folded", "with_pixels"]
 
@@ -49,8 +48,8 @@ class PixelInput:
     """
 
     name: str
-    zero: Floats
-    step: Floats
+    zero: NDArray[np.float64]
+    step: NDArray[np.float64]
     channels_last: bool = False
     pixels_last: bool = True
     reverse: bool = False
@@ -118,7 +117,9 @@ class _Front:
             if len(joined) > 1:
                 self.current = self.node("Concat", joined, axis=axis)
         if self.pixels.pixels_last:
-            self.follow("Reshape", self.constant("pixels", np.array([0, 0, -1, len(codes)], np.int64)))  # [n, h', w', c]
+            self.follow(
+                "Reshape", self.constant("pixels", np.array([0, 0, -1, len(codes)], np.int64))
+            )  # [n, h', w', c]
 
     def border(self, codes: NDArray[np.uint8], height: int, width: int) -> str:
         """A rectangle of ``codes`` for every image: [n, height, width * c], or [n, c, height, width]."""
@@ -202,7 +203,7 @@ def with_pixels(model: onnx.ModelProto, pixels: PixelInput) -> onnx.ModelProto:
     if pixels.reverse:
         front.reversed()
     if pixels.is_one:
-        front.scaled(np.float32(np.rint(pixels.zero[:1]))[0], np.asarray(pixels.step[0], np.float32))
+        front.scaled(np.asarray(np.rint(pixels.zero[0]), np.float32), np.asarray(pixels.step[0], np.float32))
     else:
         shape = (1, 1, 1, -1) if pixels.channels_last else (1, -1, 1, 1)
         front.scaled(*(values.astype(np.float32).reshape(shape) for values in (pixels.zero, pixels.step)))
@@ -226,7 +227,7 @@ def folded(model: onnx.ModelProto, pixels: PixelInput) -> onnx.ModelProto:
     if conv is None:
         return with_pixels(model, pixels)
     node, weight, bias, pads = conv
-    zeros, steps = pixels.zero.astype(np.float64), pixels.step.astype(np.float64)
+    zeros, steps = pixels.zero, pixels.step
     if pixels.reverse:
         weight, zeros, steps = weight[:, ::-1], zeros[::-1], steps[::-1]
     zero, step = float(np.clip(np.rint(zeros.mean()), 0, 255)), float(np.float32(steps.mean()))

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from converter.data.embedding import Embed, Embedded, embed, embedded_preprocess, exact_front, floats_of
+from converter.data.embedding import Embed, Embedded, embed, embedded_preprocess, exact_front, floats_of, store_embedded
 from converter.data.inputs import InputSpec, input_specs
 from converter.data.preprocess import Preprocess
 from converter.recipes.recipe import Recipe
@@ -76,6 +76,7 @@ def open_front(
         outside = already.outside.merge(given)
         return Front(source, dataclasses.replace(recipe, preprocess=outside), already)
     rewritten, embedded = embed(source, recipe.preprocess, Embed.of(image))
+    store_embedded(rewritten, embedded)
     timed = exact_front(opened, embedded)
     reference = exact_front(source, embedded) if quantized else timed
     left = dataclasses.replace(recipe, preprocess=embedded.outside)

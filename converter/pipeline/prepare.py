@@ -20,8 +20,8 @@ from converter.learn.learnable import require_learnable
 from converter.learn.learning import require_device
 from converter.learn.training_file import TrainingFile
 from converter.metrics.registry import find_metric
-from converter.model_io.parity import RANDOM
 from converter.model_io.open import ExportOptions, open_unjudged, require_layers, suggesting_shape
+from converter.model_io.parity import RANDOM
 from converter.pipeline.footprint import Footprint
 from converter.pipeline.front import Front, open_front
 from converter.pipeline.given import Given, given_model
@@ -31,6 +31,7 @@ from converter.pipeline.run_pass import require_runnable
 from converter.pipeline.settings import Settings
 from converter.pipeline.trial_run import Judges
 from converter.pipeline.verdict.timing import time_pair
+from converter.qdq.class_index import require_scores
 from converter.qdq.floats import float_model
 from converter.qdq.reader import read_qdq, requantized
 from converter.recipes.overrides import with_overrides
@@ -209,6 +210,8 @@ def prepare(
         opened, exported = open_unjudged(model, export, progress)
         source, existing = read_qdq(opened)
     require_layers(source)
+    if settings.class_index:
+        require_scores(source)
     require_fit(source, target)
     require_weight_only(source, recipe, target)
     require_learnable(source, recipe, target)

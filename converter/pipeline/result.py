@@ -1,5 +1,6 @@
 """Result of a conversion: the model, a report of every layer, and the measurements."""
 
+import dataclasses
 import importlib.metadata
 import json
 import math
@@ -20,9 +21,11 @@ from converter.pipeline.footprint import Step
 from converter.pipeline.given import Given
 from converter.pipeline.mending import Mending
 from converter.pipeline.search_record import Search
+from converter.pipeline.settings import Settings
 from converter.pipeline.trial_run import Fidelity
 from converter.pipeline.verdict.answer import Verdict
 from converter.pipeline.verdict.judge import Known, judge
+from converter.qdq.class_index import with_class_index
 from converter.qdq.pruned import KEY as PRUNED_KEY
 from converter.qdq.weights import Storage
 from converter.qdq.writer import bits_in_file, runs_on_integers
@@ -142,6 +145,10 @@ class Result(Overview):
         """Outcome of every pass that learns by gradient, one line each."""
         learned = {step.name for step in self.recipe.passes if step.device is not None}
         return tuple(f"{report.name}: {'; '.join(report.notes)}" for report in self.passes if report.name in learned)
+
+    def deployed(self, settings: Settings) -> "Result":
+        """Return the conversion with the outputs that the settings ask for. All measurements are of the scores."""
+        return dataclasses.replace(self, model=with_class_index(self.model)) if settings.class_index else self
 
     def save(self, path: str | Path) -> None:
         """Write the model. An existing file is replaced only after the new file has been checked and loaded.

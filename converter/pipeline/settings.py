@@ -40,6 +40,7 @@ class Settings:
             evaluation data, both are timed anyway.
         embed_preprocess: Image that the file takes, if its preprocessing goes inside: "nhwc", "nchw", "nhwc-bgr" or
             "nchw-bgr", uint8. None: the file takes floats, and the preprocessing stays outside.
+        class_index: Whether the file gives the number of the best class, int64 [n], in place of its scores.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
     Raises:
@@ -56,6 +57,7 @@ class Settings:
     deterministic: bool = False
     timing: bool = False
     embed_preprocess: str | None = None
+    class_index: bool = False
     checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:

@@ -104,7 +104,10 @@ class ActivationRanges(GraphPass):
         return PassReport(self.name, changed, skipped, ranges=covered)
 
     def _grid(self, tensor: gs.Tensor, placement: Placement, model: Model, stats: Stats) -> ActivationGrid:
-        """Return the grid of a tensor that has its own, within the bounds of an absorbed clamp, or that of its pixels."""
+        """Return the grid of a tensor that has its own, within the bounds of an absorbed clamp.
+
+        Pixels have a grid of their own.
+        """
         source, pixels = str(tensor.name), pixel_grid(tensor)
         if pixels is not None and not model.rules.signed:
             return pixels[1]

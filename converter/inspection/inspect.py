@@ -295,7 +295,7 @@ def _facts(
     }
     if "recipe" in metadata:
         facts["recipe"] = _recipe_name(metadata["recipe"])
-    keys = ("target", "calibration", "preprocess", "versions")
+    keys = ("target", "calibration", "preprocess", "embedded", "versions")
     return facts | {key: _decoded(metadata[key]) for key in keys if key in metadata}
 
 

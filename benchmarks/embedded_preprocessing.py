@@ -7,7 +7,7 @@ Both files are int8, on the same images. The time in front is that of numpy: sca
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def _times(progress: Progress) -> Iterator[Bar]:
             path = Path(folder) / f"{name}.onnx"
             convert(model, images, preprocess=_IMAGENET, settings=settings, progress=progress).save(path)
             runners[name] = Runner(path, path.name, threads=1)
-    calls = [partial(_outside, runners[None], spec, image)]
+    calls: list[Callable[[], object]] = [partial(_outside, runners[None], spec, image)]
     calls += [partial(runners[name].execute, {spec.name: pixels}) for name, pixels in layouts.items()]
     times = np.quantile(interleaved_times(calls, rounds=_ROUNDS, budget=_BUDGET), 0.25, axis=0) * 1e3
     for name, time in zip(layouts, times[1:], strict=True):
@@ -92,4 +92,4 @@ def _best(model: onnx.ModelProto, images: NDArray[np.generic]) -> NDArray[np.int
     runner = Runner(model, "the file")
     name = runner.specs[0].name
     scores = [runner.execute({name: np.asarray(images[start : start + 50])})[0] for start in range(0, len(images), 50)]
-    return np.concatenate(scores).argmax(axis=1)
+    return np.asarray(np.concatenate(scores).argmax(axis=1), np.int64)

@@ -17,6 +17,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.qdq.activations import Activations, absorbed_clamps, free_products, scalar_constants
 from converter.qdq.biases import added_biases
+from converter.qdq.dynamic import DynamicCodes, dynamic_codes, dynamic_matmul
 from converter.qdq.float_clamps import clamps_of_floats, max_and_min
 from converter.qdq.floats import float_model, set_opsets
 from converter.qdq.fragment import Fragment, Names
@@ -145,6 +146,7 @@ class _Writer:
         self.initializers: list[TensorProto] = []
         self.gathered: list[TensorProto] = []
         self.weights: dict[tuple[str, ...], str] = {}  # weight and form -> its floats, which all its layers read
+        self.dynamic: dict[str, DynamicCodes] = {}  # tensor -> its codes of one run
         self.ties = tied_layers(layer for layer in self.layers.values() if layer.name in model.quantized)
         self.bias_readers = Counter(layer.bias for layer in self.layers.values())
         self.shared_biases: dict[tuple[str, str | None, float], str] = {}  # of a weight, on inputs of a scale
@@ -255,11 +257,28 @@ class _Writer:
             self.integer_layer(node, layer, quantized)
         elif self.storage == "matmulnbits" and _is_matmul_nbits(self.model, layer):
             self.add(matmul_nbits(layer, quantized, node, self.names))
+        elif self.storage == "dynamic" and self.is_dynamic(layer, quantized):
+            self.dynamic_layer(node, layer, quantized)
         else:
             self.require_weight_only(layer)
             form = _form(layer, quantized, self.storage, on_integers=False)
             node.input[1] = self.weight(form, layer, quantized)
             self.nodes.append(node)
+
+    def is_dynamic(self, layer: Linear, quantized: Quantized) -> bool:
+        """Whether the file quantizes the layer's input when it runs. A layer that is a table too reads floats."""
+        tables = {table.layer.weight for table in self.tables.values()}
+        return layer.op in {"Gemm", "MatMul"} and quantized.grid.per_channel and layer.weight not in tables
+
+    def dynamic_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
+        """Append a layer that multiplies integers, and the codes of its input unless another layer reads them too."""
+        source = node.input[0]
+        if source not in self.dynamic:
+            fragment, self.dynamic[source] = dynamic_codes(source, self.names)
+            self.add(fragment)
+        bits = file_bits(quantized.grid.bits, self.storage, self.model.rules.narrowest)
+        reader = self.ties[layer.name].index(layer.name) if layer.name in self.ties else 0
+        self.add(dynamic_matmul(layer, quantized, node, self.dynamic[source], self.names, bits, reader))
 
     def gather(self, node: NodeProto, table: CodeTable) -> None:
         """Append the nodes that read rows of a table from the codes of a layer."""

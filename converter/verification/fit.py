@@ -42,6 +42,8 @@ def require_weight_only(model: onnx.ModelProto, recipe: Recipe, target: Target) 
     Raises:
         TargetError: The target does not accept it.
     """
+    if recipe.storage == "dynamic" and not target.quantizes_in_runs:
+        raise TargetError(f"target {target.name} does not quantize activations in its runs; use a recipe such as int8")
     if any(step.stage == Stage.RANGES for step in recipe.passes):
         return
     if not target.rules.weight_only:

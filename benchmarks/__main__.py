@@ -31,6 +31,7 @@ from benchmarks.budgets import budget_cifar, budget_imagenet, budget_road_signs
 from benchmarks.conversion_cost import calibration_memory, conversion_time
 from benchmarks.cpu_speed import cpu_speed
 from benchmarks.deployment import resnet18
+from benchmarks.dynamic import dynamic
 from benchmarks.embedded_preprocessing import embedded_preprocessing
 from benchmarks.large_layers import large_model, matmul_nbits
 from benchmarks.low_bits import learned_rounding, low_bits, low_bits_efficientnet, two_level
@@ -65,6 +66,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "memory": calibration_memory,
         "matmulnbits": matmul_nbits,
         "large-model": large_model,
+        "dynamic": dynamic,
     }
 )
 

@@ -11,7 +11,7 @@ import click
 
 import converter
 from converter.cli import options
-from converter.cli.analysis import compare, evaluate, inspect, view
+from converter.cli.analysis import compare, evaluate, inspect, snippet, view
 from converter.cli.context import given_preprocess, warn
 from converter.cli.lines import say
 from converter.cli.messages import in_words_of, logged_warnings
@@ -273,7 +273,7 @@ def recipes(name: str | None) -> None:
         say(f"Passes of other packages, for a recipe file: {', '.join(added)}")
 
 
-for command in (train, evaluate, compare, sensitivity, inspect, view, verify, targets):
+for command in (train, evaluate, compare, sensitivity, inspect, snippet, view, verify, targets):
     cli.add_command(command)
 
 

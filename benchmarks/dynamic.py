@@ -2,8 +2,8 @@
 
     python -m benchmarks dynamic
 
-Neither needs data. onnxruntime quantizes weights with one scale for the whole tensor, or with `per_channel` with a scale
-for each output channel.
+Neither needs data. onnxruntime quantizes weights with one scale for the whole tensor, or one for each output channel
+(`per_channel`).
 """
 
 import logging

@@ -26,9 +26,10 @@ from converter.pipeline.trial_run import Fidelity
 from converter.pipeline.verdict.answer import Verdict
 from converter.pipeline.verdict.judge import Known, judge
 from converter.qdq.class_index import with_class_index
+from converter.qdq.dynamic_lstm import RecurrentWeights, recurrent_weights
 from converter.qdq.pruned import KEY as PRUNED_KEY
 from converter.qdq.weights import Storage
-from converter.qdq.writer import bits_in_file, runs_on_integers
+from converter.qdq.writer import bits_in_file, multiplies_integers
 from converter.recipes.builtin import text_to_store
 from converter.recipes.recipe import Recipe
 from converter.runtime.latency import Latencies
@@ -232,12 +233,15 @@ def layer_reports(
     """
     changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
     result = []
-    refused = refused_layers(model.graph)
+    recurrent = recurrent_weights(model) if storage == "dynamic" else {}
+    refused = {name: why for name, why in refused_layers(model.graph).items() if name not in recurrent}
     layers = model.layers()
     for node in model.graph.nodes:
         result += _inner_reports(node, branches)
         if node.name in refused:
             result.append(LayerReport(node.name, node.op, (), 32, 32, "", 32, None, None, "", refused[node.name]))
+        if node.name in recurrent:
+            result.append(_recurrent_report(node, recurrent[node.name]))
         if node.name not in layers:
             continue
         layer, quantized = layers[node.name], model.quantized.get(node.name)
@@ -256,7 +260,7 @@ def layer_reports(
                 bits=grid.bits,
                 stored_bits=stored,
                 granularity="channel" if stored == 8 and grid.per_channel else grid.granularity,
-                activation_bits=8 if runs_on_integers(model, layer) else 32,
+                activation_bits=8 if multiplies_integers(model, layer, storage) else 32,
                 before_db=change.before_db,
                 after_db=change.after_db,
                 note=", ".join(filter(None, (change.what, model.float_activations.get(layer.name)))),
@@ -267,6 +271,12 @@ def layer_reports(
             )
         )
     return tuple(result)
+
+
+def _recurrent_report(node: gs.Node, weights: RecurrentWeights) -> LayerReport:
+    """Return the report of an LSTM that the file holds with int8 weights."""
+    error = weights.sqnr_db
+    return LayerReport(str(node.name), node.op, weights.shape, 8, 8, "channel", 8, error, error, "", "")
 
 
 def _inner_reports(node: gs.Node, branches: Mapping[tuple[str, str], Sequence[LayerReport]]) -> list[LayerReport]:

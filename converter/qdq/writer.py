@@ -3,7 +3,7 @@
 Operators that run on integers get QuantizeLinear and DequantizeLinear around them. A tensor ``t`` of
 `Model.activation_qparams` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and nodes that
 read ``t`` now read ``t_dequantized``. A name that is already in use gets a number appended. Codes are written as the
-passes made them. Only int32 biases are rounded here.
+passes made them. Only int32 biases are rounded here, and the weights of an LSTM with storage ``dynamic``.
 """
 
 import math
@@ -18,6 +18,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from converter.qdq.activations import Activations, absorbed_clamps, free_products, scalar_constants
 from converter.qdq.biases import added_biases
 from converter.qdq.dynamic import DynamicCodes, dynamic_codes, dynamic_matmul
+from converter.qdq.dynamic_lstm import dynamic_lstm, recurrent_weights
 from converter.qdq.float_clamps import clamps_of_floats, max_and_min
 from converter.qdq.floats import float_model, set_opsets
 from converter.qdq.fragment import Fragment, Names
@@ -50,7 +51,7 @@ from passes.ir.rules import needs_integers
 from passes.ir.ties import tied_layers
 from passes.numerics.grid import Floats, Grid
 
-__all__ = ["bits_in_file", "emit", "runs_on_integers"]
+__all__ = ["bits_in_file", "emit", "multiplies_integers", "runs_on_integers"]
 
 _ROUNDED_BY_RUNTIME = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _SAFE_CODE = 64  # onnxruntime never makes uint8 codes of smaller ones: they cannot saturate a kernel
@@ -93,6 +94,12 @@ def runs_on_integers(model: Model, layer: Linear) -> bool:
     return layer.name in model.quantized and model.reads_integers(layer)
 
 
+def multiplies_integers(model: Model, layer: Linear, storage: Storage) -> bool:
+    """Whether a layer's products are of integers: as in `runs_on_integers`, or with inputs that a run quantizes."""
+    dynamic = storage == "dynamic" and layer.op in {"Gemm", "MatMul"} and layer.name not in model.tables()
+    return runs_on_integers(model, layer) or (dynamic and layer.name in model.quantized)
+
+
 def bits_in_file(
     model: Model, layer: Linear, storage: Storage, bits: int | None = None, *, smallest: bool = False
 ) -> int:
@@ -108,7 +115,7 @@ def bits_in_file(
     if bits is None:
         quantized = model.quantized[layer.name]
         bits = quantized.grid.bits
-        if smallest and not (storage == "matmulnbits" and _is_matmul_nbits(model, layer)):
+        if smallest and not (storage in {"matmulnbits", "dynamic"} and _is_matmul_nbits(model, layer)):
             form = _form(layer, quantized, storage, on_integers=runs_on_integers(model, layer))
             storage = smaller_storage(form, layer, quantized, storage, model.rules.narrowest)
     if model.reads_integers(layer):
@@ -146,6 +153,7 @@ class _Writer:
         self.initializers: list[TensorProto] = []
         self.gathered: list[TensorProto] = []
         self.weights: dict[tuple[str, ...], str] = {}  # weight and form -> its floats, which all its layers read
+        self.recurrent = recurrent_weights(model) if storage == "dynamic" else {}
         self.dynamic: dict[str, DynamicCodes] = {}  # tensor -> its codes of one run
         self.ties = tied_layers(layer for layer in self.layers.values() if layer.name in model.quantized)
         self.bias_readers = Counter(layer.bias for layer in self.layers.values())
@@ -247,7 +255,11 @@ class _Writer:
             reads[0] = self.add(self.activations.by_channel(layer))
         if layer is None or quantized is None:
             node.input[:] = reads
-            if node.name in self.tables:
+            if node.name in self.recurrent:
+                fragment = dynamic_lstm(node, self.recurrent[node.name], self.names)
+                self.nodes.extend(fragment.nodes)
+                self.initializers.extend(fragment.initializers)
+            elif node.name in self.tables:
                 self.gather(node, self.tables[node.name])
             else:
                 self.nodes.append(node)

@@ -51,8 +51,11 @@ class Target:
 
     @property
     def quantizes_in_runs(self) -> bool:
-        """Whether the target runs MatMulInteger on 8-bit codes of any size, which onnxruntime's CPU kernels do."""
-        return self.cpu_kernels and self.rules.pair_sum is None
+        """Whether the target runs MatMulInteger on codes of any size and DynamicQuantizeLSTM, an operator of its own.
+
+        onnxruntime's CPU kernels do.
+        """
+        return self.cpu_kernels and self.matmulnbits and self.rules.pair_sum is None
 
     def storage(self, wanted: Storage) -> Storage:
         """The storage form of weights in the file, if the recipe wants this one."""

@@ -64,6 +64,7 @@ def test_layers_multiply_integers_and_share_the_codes_of_their_input(tmp_path: P
     assert found.count("DynamicQuantizeLinear") == 2
     assert {each.name for each in result.model.graph.node} >= {"query", "key", "head"}
     assert sqnr_db(run(block(), {"x": X})[0], run(result.model, {"x": X})[0]) > 30
+    assert {layer.activation_bits for layer in result.layers} == {8}
     ran = optimized(result.model, tmp_path)
     assert ran["MatMulIntegerToFloat"] + ran["DynamicQuantizeMatMul"] == 3
     assert "Add" not in ran
@@ -121,6 +122,51 @@ def test_convolutions_stay_in_float() -> None:
     assert sqnr_db(run(small_cnn(), {"input": images})[0], run(result.model, {"input": images})[0]) > 30
 
 
+def recurrent(direction: str = "bidirectional", *, lengths: bool = False) -> onnx.ModelProto:
+    """An LSTM over [time, n, K] whose last output goes to a Gemm."""
+    hidden, count = 24, 2 if direction == "bidirectional" else 1
+    reads = ["x", "w", "r", "b", "", "h", "c"] if lengths else ["x", "w", "r", "b"]
+    nodes = [
+        node("LSTM", reads, ["s", "last", ""], name="lstm", hidden_size=hidden, direction=direction),
+        node("Transpose", ["last"], ["t"], perm=[1, 0, 2]),
+        node("Flatten", ["t"], ["f"]),
+        node("Gemm", ["f", "w2"], ["y"], name="head", transB=1),
+    ]
+    weights: dict[str, NDArray[Any]] = {
+        "w": random(count, 4 * hidden, K) / 7,
+        "r": random(count, 4 * hidden, hidden) / 5,
+        "b": random(count, 8 * hidden) / 4,
+        "w2": random(CLASSES, count * hidden),
+    }
+    if lengths:
+        weights |= {name: random(count, 5, hidden) / 4 for name in ("h", "c")}
+    return make_model(nodes, weights, inputs={"x": [6, 5, K]}, outputs={"y": [5, CLASSES]})
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_an_lstm_has_int8_weights(direction: str, lengths: bool) -> None:
+    model = recurrent(direction, lengths=lengths)
+    result = convert(model, recipe="dynamic")
+    assert operators(result.model).count("DynamicQuantizeLSTM") == 1
+    assert sqnr_db(run(model, {"x": X})[0], run(result.model, {"x": X})[0]) > 25
+    report = {layer.name: layer for layer in result.layers}["lstm"]
+    assert (report.bits, report.activation_bits, report.granularity, report.reason) == (8, 8, "channel", "")
+    assert report.after_db is not None
+    assert report.after_db > 35
+    floats = convert(model, recipe="int8-weight-only")
+    assert len(result.model.SerializeToString()) < len(floats.model.SerializeToString()) / 1.5
+    assert {layer.name: layer for layer in floats.layers}["lstm"].reason == "no pass quantizes LSTM"
+
+
+def test_an_lstm_whose_weights_are_computed_stays_in_float() -> None:
+    model = recurrent()
+    model.graph.node[0].input[1] = "moved"
+    model.graph.input.append(helper.make_tensor_value_info("moved", onnx.TensorProto.FLOAT, [2, 96, K]))
+    result = convert(model, recipe="dynamic")
+    assert "LSTM" in operators(result.model)
+
+
 def test_tools_read_such_a_file(tmp_path: Path) -> None:
     onnx.save(block(), tmp_path / "float.onnx")
     convert(block(), recipe="dynamic").save(tmp_path / "dynamic.onnx")
@@ -144,7 +190,7 @@ def test_recipes_without_data(name: str) -> None:
     assert {layer.bits for layer in result.layers} == {4 if "int4" in name else 8}
 
 
-@pytest.mark.parametrize("target", ["cpu-avx2", "openvino", "cuda"])
+@pytest.mark.parametrize("target", ["cpu-avx2", "openvino", "generic", "cuda"])
 def test_targets_without_such_kernels_are_refused(target: str) -> None:
     with pytest.raises(TargetError, match=f"target {target} does not quantize activations in its runs"):
         convert(block(), recipe="dynamic", target=target)

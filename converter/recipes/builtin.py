@@ -117,7 +117,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             ),
             Recipe(
                 "dynamic",
-                "8-bit weights, no data; Gemm, MatMul and LSTM quantize their inputs in every run, the rest runs in float",
+                "8-bit weights, no data; Gemm, MatMul and LSTM quantize their inputs in every run, others are float",
                 (*_PREPARE, Rtn(bits=8)),
                 storage="dynamic",
             ),

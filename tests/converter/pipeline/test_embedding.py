@@ -187,6 +187,7 @@ def test_a_file_is_converted_again(files: tuple[Path, Path]) -> None:
     assert again.recipe.preprocess == IMAGENET
 
 
+@pytest.mark.slow  # a search of several conversions
 def test_a_budget_searches_files_with_preprocessing_inside() -> None:
     labels = outside(small_cnn(), IMAGENET).argmax(axis=1)
     settings = Settings(embed_preprocess="nhwc", class_index=True)

@@ -31,6 +31,8 @@ from benchmarks.budgets import budget_cifar, budget_imagenet, budget_road_signs
 from benchmarks.conversion_cost import calibration_memory, conversion_time
 from benchmarks.cpu_speed import cpu_speed
 from benchmarks.deployment import resnet18
+from benchmarks.dynamic import dynamic
+from benchmarks.embedded_preprocessing import embedded_preprocessing
 from benchmarks.large_layers import large_model, matmul_nbits
 from benchmarks.low_bits import learned_rounding, low_bits, low_bits_efficientnet, two_level
 from benchmarks.shared_data import MissingData
@@ -58,11 +60,13 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "budget-road-signs": budget_road_signs,
         "smoothquant": smoothquant,
         "resnet18": resnet18,
+        "embedded-preprocessing": embedded_preprocessing,
         "speed": cpu_speed,
         "time": conversion_time,
         "memory": calibration_memory,
         "matmulnbits": matmul_nbits,
         "large-model": large_model,
+        "dynamic": dynamic,
     }
 )
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from converter.recipes.recipe import Recipe
     from converter.report.facts import report_facts
     from converter.report.files import write_report
+    from converter.snippets.snippet import snippet
     from converter.targets.catalog import find_target
     from converter.targets.target import Target
     from converter.verification.verify import Verification, verify
@@ -139,6 +140,7 @@ __all__ = [
     "open_model",
     "report_facts",
     "sensitivity",
+    "snippet",
     "sqnr_db",
     "suggest",
     "train",
@@ -214,6 +216,7 @@ _HOMES = {
     "open_model": "converter.model_io.open",
     "report_facts": "converter.report.facts",
     "sensitivity": "converter.budget.sensitivity",
+    "snippet": "converter.snippets.snippet",
     "sqnr_db": "passes.numerics.error",
     "suggest": "converter.comparison.suggestion",
     "train": "converter.pipeline.train",

@@ -42,6 +42,7 @@ TASK_PAGES = {
     "audio.md",
     "ci.md",
     "classifier.md",
+    "deploy.md",
     "detector.md",
     "fp16.md",
     "ocr.md",

@@ -174,6 +174,7 @@ class CandidateBuilder:
             seed=None,
             metric=None,
             prune_channels=None,
+            embed_preprocess=None,
             cache=self.cache_folder,
         )
         return prepare(self.source, self.fit, recipe, self.target, settings=settings)

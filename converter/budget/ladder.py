@@ -104,7 +104,8 @@ def convert_within(
             judging=JUDGING,
             progress=progress,
         ).warn()
-        return _search(job, budget, recipe == AUTO, None if cache is None else Path(cache), progress)
+        found = _search(job, budget, recipe == AUTO, None if cache is None else Path(cache), progress)
+        return found.deployed(settings)
 
 
 def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, progress: Progress) -> Result:

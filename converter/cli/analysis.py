@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from converter.comparison.suggestion import Suggestion
     from converter.data.model_data import ModelsOnData
 
-__all__ = ["compare", "evaluate", "inspect", "view"]
+__all__ = ["compare", "evaluate", "inspect", "snippet", "view"]
 
 _AND_ACT = "or add --act OUT.onnx to this command, which does that and shows the gain."
 _INSTEAD = "`convert --min-sqnr 20` raises the whole file, and `sensitivity` ranks what costs most"
@@ -68,6 +68,24 @@ def evaluate(
         print_json(evaluation.to_json())
     else:
         show([evaluation_table(evaluation)])
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--for",
+    "language",
+    type=click.Choice(["python", "cpp", "js", "csharp", "android", "rust"]),
+    default="python",
+    show_default=True,
+    help="Language of the program.",
+)
+def snippet(model: str, language: str) -> None:
+    """Print a program that loads MODEL and runs it on one image.
+
+    Preprocessing, sizes, outputs and the provider are those in the file.
+    """
+    click.echo(converter.snippet(model, language), nl=False)
 
 
 @click.command()

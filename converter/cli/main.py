@@ -11,7 +11,7 @@ import click
 
 import converter
 from converter.cli import options
-from converter.cli.analysis import compare, evaluate, inspect, view
+from converter.cli.analysis import compare, evaluate, inspect, snippet, view
 from converter.cli.context import given_preprocess, warn
 from converter.cli.lines import say
 from converter.cli.messages import in_words_of, logged_warnings
@@ -124,6 +124,7 @@ def cli() -> None:
 @options.metric
 @options.torch
 @options.images
+@options.embedding
 @options.custom_ops
 @options.report
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Random seed; by default the recipe's, 0.")
@@ -167,6 +168,8 @@ def convert(
     min_sqnr: float | None,
     measure_speed: bool,
     prune_channels: "float | Literal['auto'] | None",
+    embed_preprocess: str | None,
+    class_index: bool,
     deterministic: bool,
     timing: bool,
     verbose: bool,
@@ -223,6 +226,8 @@ def convert(
                     min_sqnr=min_sqnr,
                     prune_channels=prune_channels,
                     deterministic=deterministic,
+                    embed_preprocess=embed_preprocess,
+                    class_index=class_index,
                     timing=timing,
                 ),
                 progress=progress,
@@ -277,7 +282,7 @@ def recipes(name: str | None) -> None:
         say(f"Passes of other packages, for a recipe file: {', '.join(added)}")
 
 
-for command in (train, evaluate, compare, sensitivity, inspect, view, verify, targets):
+for command in (train, evaluate, compare, sensitivity, inspect, snippet, view, verify, targets):
     cli.add_command(command)
 
 

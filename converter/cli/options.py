@@ -13,6 +13,7 @@ __all__ = [
     "custom_ops",
     "data",
     "deterministic",
+    "embedding",
     "images",
     "json",
     "layers",
@@ -212,6 +213,17 @@ images = _several(
         "--interpolation",
         type=click.Choice(["bilinear", "nearest", "bicubic", "lanczos", "box"]),
         help="Filter of the resizing; bilinear by default.",
+    ),
+)
+embedding = _several(
+    click.option(
+        "--embed-preprocess",
+        type=click.Choice(["nhwc", "nchw", "nhwc-bgr", "nchw-bgr"]),
+        help="Put mean, std and layout into the file, which then takes a uint8 image of this form; nhwc is RGB "
+        "[n, h, w, 3].",
+    ),
+    click.option(
+        "--class-index", is_flag=True, help="Give the number of the best class, int64 [n], in place of the scores."
     ),
 )
 metric = click.option(

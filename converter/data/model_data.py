@@ -2,18 +2,23 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from converter.data.dataset import Dataset, load_data
+from converter.data.embedding import embedded_preprocess, floats_of
 from converter.data.inputs import input_specs
+from converter.data.judged_files import judged_files
 from converter.data.labels import model_classes
 from converter.data.preprocess import Preprocess, stored_preprocess
 from converter.data.preprocess_checks import questions, refuse_unused
 from converter.model_io.load import read_onnx
 from converter.model_io.open import ExportOptions, ModelFile, model_files, suggesting_shape
+from converter.model_io.scratch import scratch_folder
 from passes.arguments import require_type
 from passes.errors import ModelError, UsageError, argument
 
@@ -83,7 +88,8 @@ def models_on_data(
             raise UsageError(
                 f"{' and '.join(given)} would have no effect: the data are a Dataset already; leave it out"
             )
-    with model_files(models, export, names, judged=False) as files:
+    with model_files(models, export, names, judged=False) as opened, scratch_folder() as folder:
+        files = judged_files(opened, folder)
         if isinstance(data, Dataset):
             dataset = data
         else:
@@ -93,8 +99,17 @@ def models_on_data(
                 _LOG.warning(question)
         for file in files:
             if file.exported is not None:
-                file.exported.judged(*dataset.first_runs())
+                runs, kind = dataset.first_runs()
+                file.exported.judged([_floats(file, run) for run in runs], kind)
         yield ModelsOnData(files, dataset)
+
+
+def _floats(file: ModelFile, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the inputs of the model as it was exported."""
+    inside = None if file.given is None else embedded_preprocess(read_onnx(file.path))
+    if inside is None or file.given is None:
+        return dict(feeds)
+    return floats_of(feeds, inside, input_specs(read_onnx(file.given)))
 
 
 def load_for(

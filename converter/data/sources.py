@@ -164,7 +164,9 @@ class ArraySource:
         array = self.arrays[spec.name]
         if array.dtype != np.uint8 or array.ndim != 4 or len(spec.shape) != 4:
             return False
-        return np.issubdtype(spec.dtype, np.floating) or (spec.dtype == np.uint8 and not spec.accepts(array.shape))
+        if spec.dtype == np.uint8:  # what fits an input of [n, c, h, w] is in the model's own form
+            return spec.channels_last or not spec.accepts(array.shape)
+        return np.issubdtype(spec.dtype, np.floating)
 
     def _channels(self, spec: InputSpec) -> int:
         return spec.image[0] or self.arrays[spec.name].shape[3]

@@ -29,7 +29,6 @@ from converter.display.words import samples
 from converter.metrics.metric_run import MetricFacts, MetricRun, arrays_of, truth_of
 from converter.metrics.registry import find_metric
 from converter.model_io.open import ExportOptions, model_files
-from converter.model_io.structure import model_bytes
 from converter.runtime.latency import BATCH, THREADS, Latencies, Quartiles, latencies
 from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers
@@ -201,7 +200,7 @@ def evaluate(
 
 def _measured(on: ModelsOnData, latency: bool, progress: Progress, metric: Any = None) -> Evaluation:
     paths, called, data = on.paths, on.names, on.data
-    sizes = [model_bytes(path) for path in paths]
+    sizes = [file.bytes for file in on.files]
     measure = None if metric is None else MetricRun(metric, len(paths))
     runners = [Runner(path, name) for path, name in zip(paths, called, strict=True)]
     joined = runners[0].joined()

@@ -297,7 +297,7 @@ def _facts(
         facts["recipe"] = _recipe_name(metadata["recipe"])
     if (taken := taken_channels(model)) is not None:
         facts[CHANNELS_KEY] = asdict(taken) | {"summary": taken.describe()}
-    keys = ("target", "calibration", "preprocess", "versions")
+    keys = ("target", "calibration", "preprocess", "embedded", "versions")
     return facts | {key: _decoded(metadata[key]) for key in keys if key in metadata}
 
 

@@ -14,7 +14,7 @@ from converter.model_io.example_inputs import example_inputs, parse_input
 from converter.model_io.load import load_onnx, load_proto
 from converter.model_io.python_spec import functions_of
 from converter.model_io.scratch import scratch_folder
-from converter.model_io.structure import read_structure
+from converter.model_io.structure import model_bytes, read_structure
 from converter.model_io.write import write_onnx
 from converter.qdq.stored_weights import Tensors
 from passes.arguments import require_number, require_type
@@ -95,11 +95,18 @@ class ModelFile:
         name: The user's name of the model.
         path: Path of the file.
         exported: The exported model, if data will judge whether it is its module.
+        given: The user's file, if ``path`` is a copy that takes other inputs.
     """
 
     name: str
     path: Path
     exported: "Unjudged | None" = None
+    given: Path | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the user's file, together with its external data."""
+        return model_bytes(self.given or self.path)
 
 
 def is_factory(spec: str) -> bool:

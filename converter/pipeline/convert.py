@@ -93,7 +93,7 @@ def convert(
             judging=JUDGING,
             progress=progress,
         )
-        return quantize(job.warn(), progress)
+        return quantize(job.warn(), progress).deployed(settings)
 
 
 def quantize(job: Prepared, progress: Progress) -> Result:

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 
+from converter.data.embedding import store_embedded
 from converter.pipeline.branch_constants import share_branch_constants
 from converter.pipeline.emit_fused import emit_fused
 from converter.pipeline.prepare import JUDGING, Prepared
@@ -82,7 +83,12 @@ def write_file(
         facts["speed"] = speed.to_json()
     if job.recipe.keeps and (patterns := pruned_patterns(job.source)):
         facts[PRUNED_KEY] = {layer.name: patterns[layer.name] for layer in layers if layer.name in patterns}
-    stamp(quantized, job.recipe, layers, work.float_activations, facts)
+    whole = job.recipe
+    if job.embedded is not None:
+        whole = dataclasses.replace(whole, preprocess=job.embedded.preprocess)
+    stamp(quantized, whole, layers, work.float_activations, facts)
+    if job.embedded is not None:
+        store_embedded(quantized, job.embedded)
     with job.footprint.step("try"):
         samples = job.samples(JUDGING.most)
         fidelity = trial_run(quantized, job.reference, samples, job.samples_are) if samples else None

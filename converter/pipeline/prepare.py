@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from converter.cache.source_digest import source_digest
 from converter.cache.steps import NO_CACHE, StepCache
 from converter.data.dataset import Batch
+from converter.data.embedding import Embedded
 from converter.data.inputs import input_specs
 from converter.data.judging import Judging
 from converter.data.labels import model_classes
@@ -24,7 +25,9 @@ from converter.learn.learning import require_device
 from converter.learn.training_file import TrainingFile
 from converter.metrics.registry import find_metric
 from converter.model_io.open import ExportOptions, open_unjudged, require_layers, suggesting_shape
+from converter.model_io.parity import RANDOM
 from converter.pipeline.footprint import Footprint
+from converter.pipeline.front import Front, open_front
 from converter.pipeline.given import Given, given_model
 from converter.pipeline.images import Images, open_data, require_calibration
 from converter.pipeline.result import versions
@@ -33,6 +36,7 @@ from converter.pipeline.run_pass import require_runnable
 from converter.pipeline.settings import Settings
 from converter.pipeline.trial_run import Judges
 from converter.pipeline.verdict.timing import time_pair
+from converter.qdq.class_index import require_scores
 from converter.qdq.floats import float_model
 from converter.qdq.reader import read_qdq, requantized
 from converter.recipes.overrides import with_overrides
@@ -40,6 +44,7 @@ from converter.recipes.recipe import Recipe
 from converter.recipes.requested_layers import RequestedLayers
 from converter.runtime.few_samples import Feeds, noise_feeds, real_feeds
 from converter.runtime.latency import Latencies
+from converter.runtime.runner import Runner
 from converter.runtime.session import Progress, no_progress
 from converter.runtime.stacking import samples_alone
 from converter.speed.search import require_measurable
@@ -72,6 +77,9 @@ class Prepared:
         recipe: The recipe with all overrides of the call.
         target: Target on which the file will run.
         images: Images by their use.
+        embedded: The preprocessing inside of the file, if it is there. Then `source` and `reference` take images too.
+        float_form: Model that a rewritten float graph must compute the same as. None: `reference`.
+        timed: Model that the file's speed is measured against, on the file's own inputs.
         requested: Layers that the call names.
         settings: Settings of the call.
         checkpoint: File for the state of a training. None: no state is written.
@@ -88,6 +96,9 @@ class Prepared:
     recipe: Recipe
     target: Target
     images: Images
+    embedded: Embedded | None
+    float_form: onnx.ModelProto | None
+    timed: Path | onnx.ModelProto
     requested: RequestedLayers
     settings: Settings
     checkpoint: TrainingFile | None
@@ -135,7 +146,7 @@ class Prepared:
         else:
             sample = next(iter(data.batches(1)))
         with self.footprint.step("time"):
-            return None if sample is None else time_pair(self.given.model, quantized, sample)
+            return None if sample is None else time_pair(self.timed, quantized, sample)
 
     def evaluation(self, quantized: onnx.ModelProto, name: str, progress: Progress) -> Evaluation | None:
         """Measure the file on the evaluation data, if there are any.
@@ -151,12 +162,13 @@ class Prepared:
             return evaluate_pair(self.reference, quantized, data, name, progress, metric, latency=timed)
 
     def require_same(self, graph: gs.Graph, step: str) -> None:
-        """Require that a rewritten float graph computes the same as `reference`.
+        """Require that a rewritten float graph computes the same as `float_form`, or else as `reference`.
 
         Raises:
             ModelError: An output differs by more than rounding.
         """
-        Original(self.reference, self.samples(_CHECKED), "the model").require(float_model(graph), step)
+        same = self.reference if self.float_form is None else self.float_form
+        Original(same, self.samples(_CHECKED), "the model").require(float_model(graph), step)
 
     def warn(self) -> "Prepared":
         """Log the warnings, and what the samples that calibrate lack."""
@@ -213,10 +225,14 @@ def prepare(
         opened, exported = open_unjudged(model, export, progress)
         source, existing = read_qdq(opened)
     require_layers(source)
+    if settings.class_index:
+        require_scores(source)
     require_fit(source, target)
     require_weight_only(source, recipe, target)
     require_learnable(source, recipe, target)
     recipe = with_overrides(recipe, stored_preprocess(source), preprocess, settings.limit, settings.seed)
+    front = open_front(opened, source, recipe, preprocess, settings.embed_preprocess, quantized=bool(existing))
+    source, recipe = front.source, front.recipe
     with footprint.step("open data"), suggesting_shape([model], export):
         images = open_data(
             calibration,
@@ -234,11 +250,14 @@ def prepare(
     job = Prepared(
         source=source,
         given=given,
-        reference=source if existing else given.model,
+        reference=front.reference or (source if existing else given.model),
         existing=existing,
         recipe=recipe,
         target=target,
         images=images,
+        embedded=front.embedded,
+        float_form=front.float_form,
+        timed=front.timed or given.model,
         requested=requested or RequestedLayers((), {}),
         settings=settings,
         checkpoint=checkpoint,
@@ -248,8 +267,9 @@ def prepare(
     with footprint.step("check model"):
         if exported is not None:
             data = images.calibration or images.evaluation
-            exported.judged(*(() if data is None else data.first_runs()))
-        job = _checked(given.model, opened, job, _name(model))
+            runs, kind = ([], RANDOM) if data is None else data.first_runs()
+            exported.judged([front.floats(run) for run in runs], kind)
+        job = _checked(given.model, opened, job, _name(model), front)
         by_labels = job.images.judging if judging is not None and judging.by_labels else None
         labelled = job.images.evaluation or by_labels or job.images.training
         if settings.metric is not None and labelled is not None:
@@ -257,14 +277,16 @@ def prepare(
         return job
 
 
-def _checked(given: Path | onnx.ModelProto, opened: onnx.ModelProto, job: Prepared, name: str) -> Prepared:
+def _checked(
+    given: Path | onnx.ModelProto, opened: onnx.ModelProto, job: Prepared, name: str, front: Front
+) -> Prepared:
     """Require that reading the model did not change what it computes. Find out whether samples can run together.
 
     Raises:
         ModelError: Reading changed it, or the float model itself does not run.
     """
     try:
-        before = Original(given, job.samples(_CHECKED), name)
+        before = Original(given, [front.floats(feeds) for feeds in job.samples(_CHECKED)], name)
     except ModelError:
         if job.existing:  # a quantized file may be for another runtime; here its dequantized form runs
             return job
@@ -272,7 +294,8 @@ def _checked(given: Path | onnx.ModelProto, opened: onnx.ModelProto, job: Prepar
     if given is not opened:
         before.require(opened, "reading it at a newer opset")
     data = job.images.calibration or job.images.evaluation
-    if data is None or samples_alone(data, before.runner) is data:
+    runner = before.runner if front.reference is None else Runner(front.reference, name)
+    if data is None or samples_alone(data, runner) is data:
         return job
     note = f"{name} computes something else for several samples in one run, so it runs one at a time"
     return dataclasses.replace(job, images=job.images.one_at_a_time(), warnings=(*job.warnings, note))

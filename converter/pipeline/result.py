@@ -1,5 +1,6 @@
 """Result of a conversion: the model, a report of every layer, and the measurements."""
 
+import dataclasses
 import importlib.metadata
 import json
 import math
@@ -20,12 +21,15 @@ from converter.pipeline.footprint import Step
 from converter.pipeline.given import Given
 from converter.pipeline.mending import Mending
 from converter.pipeline.search_record import Search
+from converter.pipeline.settings import Settings
 from converter.pipeline.trial_run import Fidelity
 from converter.pipeline.verdict.answer import Verdict
 from converter.pipeline.verdict.judge import Known, judge
+from converter.qdq.class_index import with_class_index
+from converter.qdq.dynamic_lstm import RecurrentWeights, recurrent_weights
 from converter.qdq.pruned import KEY as PRUNED_KEY
 from converter.qdq.weights import Storage
-from converter.qdq.writer import bits_in_file, runs_on_integers
+from converter.qdq.writer import bits_in_file, multiplies_integers
 from converter.recipes.builtin import text_to_store
 from converter.recipes.recipe import Recipe
 from converter.runtime.latency import Latencies
@@ -148,6 +152,10 @@ class Result(Overview):
         """Channels that were taken out of the network. None if no pass takes channels."""
         return next((report.taken for report in self.passes if report.taken is not None), None)
 
+    def deployed(self, settings: Settings) -> "Result":
+        """Return the conversion with the outputs that the settings ask for. All measurements are of the scores."""
+        return dataclasses.replace(self, model=with_class_index(self.model)) if settings.class_index else self
+
     def save(self, path: str | Path) -> None:
         """Write the model. An existing file is replaced only after the new file has been checked and loaded.
 
@@ -230,12 +238,15 @@ def layer_reports(
     """
     changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
     result = []
-    refused = refused_layers(model.graph)
+    recurrent = recurrent_weights(model) if storage == "dynamic" else {}
+    refused = {name: why for name, why in refused_layers(model.graph).items() if name not in recurrent}
     layers = model.layers()
     for node in model.graph.nodes:
         result += _inner_reports(node, branches)
         if node.name in refused:
             result.append(LayerReport(node.name, node.op, (), 32, 32, "", 32, None, None, "", refused[node.name]))
+        if node.name in recurrent:
+            result.append(_recurrent_report(node, recurrent[node.name]))
         if node.name not in layers:
             continue
         layer, quantized = layers[node.name], model.quantized.get(node.name)
@@ -254,7 +265,7 @@ def layer_reports(
                 bits=grid.bits,
                 stored_bits=stored,
                 granularity="channel" if stored == 8 and grid.per_channel else grid.granularity,
-                activation_bits=8 if runs_on_integers(model, layer) else 32,
+                activation_bits=8 if multiplies_integers(model, layer, storage) else 32,
                 before_db=change.before_db,
                 after_db=change.after_db,
                 note=", ".join(filter(None, (change.what, model.float_activations.get(layer.name)))),
@@ -265,6 +276,12 @@ def layer_reports(
             )
         )
     return tuple(result)
+
+
+def _recurrent_report(node: gs.Node, weights: RecurrentWeights) -> LayerReport:
+    """Return the report of an LSTM that the file holds with int8 weights."""
+    error = weights.sqnr_db
+    return LayerReport(str(node.name), node.op, weights.shape, 8, 8, "channel", 8, error, error, "", "")
 
 
 def _inner_reports(node: gs.Node, branches: Mapping[tuple[str, str], Sequence[LayerReport]]) -> list[LayerReport]:

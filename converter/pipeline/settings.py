@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from converter.data.embedding import Embed
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
-from passes.arguments import require_number, whole
+from passes.arguments import require_number, require_type, whole
 from passes.base import Device
 from passes.errors import UsageError
 
@@ -41,6 +42,9 @@ class Settings:
         timing: Whether the float model and the file are timed for a few seconds when the file is made, for the verdict.
             Nothing else depends on it. Models above 512 MB, or of more than a second for a run, are not timed. With
             evaluation data, both are timed anyway.
+        embed_preprocess: Image that the file takes, if its preprocessing goes inside: "nhwc", "nchw", "nhwc-bgr" or
+            "nchw-bgr", uint8. None: the file takes floats, and the preprocessing stays outside.
+        class_index: Whether the file gives the number of the best class, int64 [n], in place of its scores.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
         cache: Folder for statistics, the choice of ranges, and solved layers. After an interruption, the same call
@@ -61,6 +65,8 @@ class Settings:
     min_sqnr: float | None = None
     deterministic: bool = False
     timing: bool = False
+    embed_preprocess: str | None = None
+    class_index: bool = False
     checkpoint: str | Path | None = None
     cache: str | Path | None = None
 
@@ -68,6 +74,9 @@ class Settings:
         for name in ("limit", "seed", "memory_budget"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole(name, getattr(self, name)))
+        if self.embed_preprocess is not None:
+            require_type("embed_preprocess", self.embed_preprocess, str, "'nhwc'")
+            Embed.of(self.embed_preprocess)
         if self.min_sqnr is not None:
             require_number("min_sqnr", self.min_sqnr)
             if not 0 < self.min_sqnr <= _EXACT_DB:

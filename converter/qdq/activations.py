@@ -38,6 +38,19 @@ class Activations:
         fragment.node_into("DequantizeLinear", f"{name}_dequantize", [codes, *parameters], result)
         return fragment
 
+    def take_codes(self, name: str, pixels: str, result: str | None = None) -> Fragment:
+        """Dequantize an activation whose codes are the pixels of an image.
+
+        Args:
+            name: The activation, a key of `Model.activation_qparams`.
+            pixels: Tensor of uint8.
+            result: Tensor to write, which no other node writes. The default is a new tensor.
+        """
+        self.codes[name] = pixels
+        fragment = Fragment(self.names)
+        _dequantize(fragment, name, pixels, self.model.activation_qparams[name], result)
+        return fragment
+
     def rescale(self, source: str, name: str, result: str | None = None) -> Fragment:
         """Dequantize tensor ``name``, a multiple of ``source``, from the codes of ``source``.
 

@@ -2,6 +2,7 @@
 with.
 
     x -> QuantizeLinear [-> Clip] -> DequantizeLinear        an activation: readers read x, and its grid is recorded
+    uint8 image -> DequantizeLinear                          the same: x is (pixel - zero point) * scale
     codes -> [Cast | three bits ->] DequantizeLinear         a weight, a bias or another constant: its values
     floats -> QuantizeLinear [-> Clip] -> DequantizeLinear   the same, as training with fake quantization exports it
     codes -> Cast -> [Sub ->] Mul                            a weight whose codes only are in the file
@@ -30,6 +31,8 @@ from passes.numerics.grid import ActivationGrid, Floats
 __all__ = ["read_qdq", "requantized"]
 
 _ADVICE = "save it in QDQ form before onnxruntime optimizes it, or pass the float model it was made from"
+_FLOAT = TensorProto.FLOAT
+_MOVES = frozenset({"Concat", "Gather", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _ENDINGS = ("_DequantizeLinear_Output", "_dequantized", "_rescaled", "_quantized")
 
 
@@ -74,6 +77,7 @@ class _Reader:
     def __init__(self, graph: onnx.GraphProto, tensors: Tensors) -> None:
         self.graph, self.tensors = graph, tensors
         self.outputs = {value.name for value in graph.output}
+        self.images = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
         self.taken = {*tensors.constants, *tensors.makers, *(value.name for value in graph.input), *self.outputs}
         self.readers: dict[str, list[NodeProto]] = {}
         for node in tensors.nodes:
@@ -88,6 +92,7 @@ class _Reader:
         self.ranges: dict[str, ActivationGrid] = {}
         self.unkept: dict[str, str] = {}
         self.float_readers: dict[str, int] = {}
+        self.pixels: set[str] = set()  # floats that exactly are the pixels of an image
 
     def run(self) -> ExistingQparams:
         for node in self.graph.node:
@@ -162,6 +167,8 @@ class _Reader:
                 f"{node.output[0]} is a constant in a form that is not read ({stored.type} with scales of "
                 f"{'float32' if stored.scale is None else type_name(stored.scale.data_type)}); pass the float model"
             )
+        if (quantize is None or quantize.op_type != "QuantizeLinear") and self.are_pixels(node.input[0]):
+            return self.floats_of_pixels(node)
         if quantize is None or quantize.op_type != "QuantizeLinear":
             raise ModelError(f"{node.input[0]} holds codes that no QuantizeLinear writes; {_ADVICE}")
         root = self.root(quantize.input[0])
@@ -171,6 +178,30 @@ class _Reader:
         self.record_grid(root, grid)
         self.originals[node.output[0]] = root
         return []
+
+    def are_pixels(self, name: str) -> bool:
+        """Whether codes come from an input of the graph, and no operator has computed with them."""
+        if name in self.images:
+            return True
+        maker = self.tensors.makers.get(name)
+        return maker is not None and maker.op_type in _MOVES and any(map(self.are_pixels, maker.input))
+
+    def floats_of_pixels(self, node: NodeProto) -> list[NodeProto]:
+        """The nodes that compute the floats of pixels: (pixel - zero point) * scale."""
+        name = self.name(_plain_name(node.output[0]))
+        grid = self.grid(node, name)
+        nodes = [onnx.helper.make_node("Cast", [node.input[0]], [f"{name}_pixels"], f"{name}_cast", to=_FLOAT)]
+        if grid.zero_point:
+            zero = self.constant_named(f"{name}_zero", np.array(grid.zero_point, np.float32))
+            nodes.append(
+                onnx.helper.make_node("Sub", [nodes[-1].output[0], zero], [f"{name}_centered"], f"{name}_center")
+            )
+        step = self.constant_named(f"{name}_step", np.array(grid.scale, np.float32))
+        nodes.append(onnx.helper.make_node("Mul", [nodes[-1].output[0], step], [name], f"{name}_scale"))
+        self.record_grid(name, grid)
+        self.pixels.add(name)
+        self.originals[node.output[0]] = name
+        return nodes
 
     def constant_of(self, node: NodeProto, constant: FoundConstant) -> None:
         """Replace a constant by its floats. An 8-bit constant that is combined with activations keeps its grid."""
@@ -290,7 +321,8 @@ class _Reader:
             node.input[:] = [renamed.get(self.root(name), self.root(name)) for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]
         ranges = {name: grid for name, grid in self.ranges.items() if name not in self.unkept}
-        return with_clamps(nodes, ranges, self.outputs, self.constant_named) + ends
+        clamped = {name: grid for name, grid in ranges.items() if name not in self.pixels}
+        return with_clamps(nodes, clamped, self.outputs, self.constant_named) + ends
 
     def constant_named(self, wanted: str, values: Floats) -> str:
         name = self.name(wanted)

@@ -217,7 +217,20 @@ def find_weight(node: NodeProto, tensors: Tensors) -> StoredWeight:
         stored.zero_point = tensors.constants.get(_input(node, roles.zero_point))
     if node.op_type == "MatMulNBits":
         stored.operators.append(node)
+    if node.op_type in {"MatMulInteger", "ConvInteger"}:
+        stored.scale = _scale_behind(node, tensors)
     return stored
+
+
+def _scale_behind(node: NodeProto, tensors: Tensors) -> TensorProto | None:
+    """The weight's scale behind sums of integers: MatMulInteger -> Cast -> Mul(scale of the input * scale)."""
+    cast = next((each for each in tensors.nodes if each.op_type == "Cast" and node.output[0] in each.input), None)
+    if cast is None:
+        return None
+    scaled = next((each for each in tensors.nodes if each.op_type == "Mul" and cast.output[0] in each.input), None)
+    factors = [tensors.makers.get(name) for name in (scaled.input if scaled is not None else ())]
+    names = [name for factor in factors if factor is not None and factor.op_type == "Mul" for name in factor.input]
+    return next((tensors.constants[name] for name in names if name in tensors.constants), None)
 
 
 def find_stored(name: str, tensors: Tensors) -> StoredWeight:

@@ -9,6 +9,7 @@ packed       like cast, but 3-bit codes take 3 bits (`converter.qdq.three_bits`)
 int8         codes INT8 -> DequantizeLinear; small layers have it in every recipe, see `smaller_storage`
 dequantize   codes INT4 -> DequantizeLinear                             for targets that read packed codes themselves
 matmulnbits  like cast; Gemm and MatMul with float activations become MatMulNBits (`converter.qdq.matmul_nbits`)
+dynamic      like cast; Gemm and MatMul with float activations quantize them in every run (`converter.qdq.dynamic`)
 
 The weight of a layer with float activations has another form in all of them (`rescaled_weight`). Only `dequantize`
 keeps its own form there if the scales lie along one axis.
@@ -41,7 +42,7 @@ __all__ = [
     "smaller_storage",
 ]
 
-Storage = Literal["cast", "packed", "int8", "dequantize", "matmulnbits"]
+Storage = Literal["cast", "packed", "int8", "dequantize", "matmulnbits", "dynamic"]
 _SMALL = 2**13  # codes of a layer; in a larger one, packing saves more than any nodes take
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 

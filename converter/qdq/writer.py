@@ -3,7 +3,7 @@
 Operators that run on integers get QuantizeLinear and DequantizeLinear around them. A tensor ``t`` of
 `Model.activation_qparams` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and nodes that
 read ``t`` now read ``t_dequantized``. A name that is already in use gets a number appended. Codes are written as the
-passes made them. Only int32 biases are rounded here.
+passes made them. Only int32 biases are rounded here, and the weights of an LSTM with storage ``dynamic``.
 """
 
 import math
@@ -17,6 +17,8 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.qdq.activations import Activations, absorbed_clamps, free_products, scalar_constants
 from converter.qdq.biases import added_biases
+from converter.qdq.dynamic import DynamicCodes, dynamic_codes, dynamic_matmul
+from converter.qdq.dynamic_lstm import dynamic_lstm, recurrent_weights
 from converter.qdq.float_clamps import clamps_of_floats, max_and_min
 from converter.qdq.floats import float_model, set_opsets
 from converter.qdq.fragment import Fragment, Names
@@ -39,6 +41,7 @@ from converter.qdq.weights import (
     rescaled_weight,
     smaller_storage,
 )
+from passes.activations.pixels import pixel_codes
 from passes.errors import TargetError
 from passes.ir.bodies import enclose
 from passes.ir.linear import Linear
@@ -48,7 +51,7 @@ from passes.ir.rules import needs_integers
 from passes.ir.ties import tied_layers
 from passes.numerics.grid import Floats, Grid
 
-__all__ = ["bits_in_file", "emit", "runs_on_integers"]
+__all__ = ["bits_in_file", "emit", "multiplies_integers", "runs_on_integers"]
 
 _ROUNDED_BY_RUNTIME = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _SAFE_CODE = 64  # onnxruntime never makes uint8 codes of smaller ones: they cannot saturate a kernel
@@ -91,6 +94,12 @@ def runs_on_integers(model: Model, layer: Linear) -> bool:
     return layer.name in model.quantized and model.reads_integers(layer)
 
 
+def multiplies_integers(model: Model, layer: Linear, storage: Storage) -> bool:
+    """Whether a layer's products are of integers: as in `runs_on_integers`, or with inputs that a run quantizes."""
+    dynamic = storage == "dynamic" and layer.op in {"Gemm", "MatMul"} and layer.name not in model.tables()
+    return runs_on_integers(model, layer) or (dynamic and layer.name in model.quantized)
+
+
 def bits_in_file(
     model: Model, layer: Linear, storage: Storage, bits: int | None = None, *, smallest: bool = False
 ) -> int:
@@ -106,7 +115,7 @@ def bits_in_file(
     if bits is None:
         quantized = model.quantized[layer.name]
         bits = quantized.grid.bits
-        if smallest and not (storage == "matmulnbits" and _is_matmul_nbits(model, layer)):
+        if smallest and not (storage in {"matmulnbits", "dynamic"} and _is_matmul_nbits(model, layer)):
             form = _form(layer, quantized, storage, on_integers=runs_on_integers(model, layer))
             storage = smaller_storage(form, layer, quantized, storage, model.rules.narrowest)
     if model.reads_integers(layer):
@@ -139,10 +148,13 @@ class _Writer:
         self.names = names
         self.layers = model.layers()
         self.activations = Activations(model, names)
+        self.pixels = pixel_codes(model.graph, model.activation_qparams)
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self.gathered: list[TensorProto] = []
         self.weights: dict[tuple[str, ...], str] = {}  # weight and form -> its floats, which all its layers read
+        self.recurrent = recurrent_weights(model) if storage == "dynamic" else {}
+        self.dynamic: dict[str, DynamicCodes] = {}  # tensor -> its codes of one run
         self.ties = tied_layers(layer for layer in self.layers.values() if layer.name in model.quantized)
         self.bias_readers = Counter(layer.bias for layer in self.layers.values())
         self.shared_biases: dict[tuple[str, str | None, float], str] = {}  # of a weight, on inputs of a scale
@@ -170,7 +182,7 @@ class _Writer:
                 )
                 continue
             if self.is_copy(node, outputs):
-                renamed[node.output[0]] = self.add(self.activations.quantize(node.output[0], node.input[0]))
+                renamed[node.output[0]] = self.add(self.quantized(node.output[0], node.input[0]))
                 continue
             if node.name in float_clamps:
                 node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -180,19 +192,19 @@ class _Writer:
             written = [name for name in node.output if name in self.model.activation_qparams]
             sources = {name: self.names.tensor(f"{name}_unquantized") for name in written if name in outputs}
             node.output[:] = [sources.get(name, name) for name in node.output]  # outputs of the graph keep their names
+            rounded = [name for name in written if name not in self.pixels]
             exact_scalars = {
                 name: self.add(self.activations.scalar(value))
                 for name, value in scalars.items()
-                if name in node.input and node.op_type in {"Add", "Mul"} and written
+                if name in node.input and node.op_type in {"Add", "Mul"} and rounded
             }
             bias = biases.get(node.name)
             reshaped = {} if bias is None else {bias.name: self.reshaped(values[bias.name], bias.shape)}
             self.write(node, renamed | exact_scalars | reshaped)
             for name in written:
                 output_name = name if name in outputs else None
-                renamed[name] = self.add(self.activations.quantize(name, sources.get(name, name), output_name))
-        read = {name for node in self.nodes for name in node.input} | outputs
-        self.nodes = [node for node in self.nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
+                renamed[name] = self.add(self.quantized(name, sources.get(name, name), output_name))
+        self.drop_unread(outputs)
         used = {name for node in self.nodes for name in node.input} | outputs
         initializers = [tensor for tensor in graph.initializer if tensor.name in used]
         constants = [tensor for tensor in self.initializers if tensor.name in used]
@@ -208,6 +220,21 @@ class _Writer:
         name = fragment.constant(f"{constant.name}_axes", numpy_helper.to_array(constant).reshape(shape))
         self.initializers.extend(fragment.initializers)
         return name
+
+    def quantized(self, name: str, source: str, result: str | None = None) -> Fragment:
+        """Quantize and dequantize an activation, or only dequantize it if its codes are pixels."""
+        if name in self.pixels:
+            return self.activations.take_codes(name, self.pixels[name], result)
+        return self.activations.quantize(name, source, result)
+
+    def drop_unread(self, outputs: set[str]) -> None:
+        """Drop each DequantizeLinear that nothing reads, and the floats of pixels that only integers read."""
+        droppable = {"DequantizeLinear", *(("Cast", "Sub", "Mul") if self.pixels else ())}
+        count = 0
+        while count != len(self.nodes):
+            count = len(self.nodes)
+            read = {name for node in self.nodes for name in node.input} | outputs
+            self.nodes = [node for node in self.nodes if node.op_type not in droppable or node.output[0] in read]
 
     def is_copy(self, node: NodeProto, outputs: set[str]) -> bool:
         """Whether a node is the Identity that `passes.activations.unrounded` puts between floats and integers."""
@@ -228,7 +255,11 @@ class _Writer:
             reads[0] = self.add(self.activations.by_channel(layer))
         if layer is None or quantized is None:
             node.input[:] = reads
-            if node.name in self.tables:
+            if node.name in self.recurrent:
+                fragment = dynamic_lstm(node, self.recurrent[node.name], self.names)
+                self.nodes.extend(fragment.nodes)
+                self.initializers.extend(fragment.initializers)
+            elif node.name in self.tables:
                 self.gather(node, self.tables[node.name])
             else:
                 self.nodes.append(node)
@@ -238,11 +269,28 @@ class _Writer:
             self.integer_layer(node, layer, quantized)
         elif self.storage == "matmulnbits" and _is_matmul_nbits(self.model, layer):
             self.add(matmul_nbits(layer, quantized, node, self.names))
+        elif self.storage == "dynamic" and self.is_dynamic(layer, quantized):
+            self.dynamic_layer(node, layer, quantized)
         else:
             self.require_weight_only(layer)
             form = _form(layer, quantized, self.storage, on_integers=False)
             node.input[1] = self.weight(form, layer, quantized)
             self.nodes.append(node)
+
+    def is_dynamic(self, layer: Linear, quantized: Quantized) -> bool:
+        """Whether the file quantizes the layer's input when it runs. A layer that is a table too reads floats."""
+        tables = {table.layer.weight for table in self.tables.values()}
+        return layer.op in {"Gemm", "MatMul"} and quantized.grid.per_channel and layer.weight not in tables
+
+    def dynamic_layer(self, node: NodeProto, layer: Linear, quantized: Quantized) -> None:
+        """Append a layer that multiplies integers, and the codes of its input unless another layer reads them too."""
+        source = node.input[0]
+        if source not in self.dynamic:
+            fragment, self.dynamic[source] = dynamic_codes(source, self.names)
+            self.add(fragment)
+        bits = file_bits(quantized.grid.bits, self.storage, self.model.rules.narrowest)
+        reader = self.ties[layer.name].index(layer.name) if layer.name in self.ties else 0
+        self.add(dynamic_matmul(layer, quantized, node, self.dynamic[source], self.names, bits, reader))
 
     def gather(self, node: NodeProto, table: CodeTable) -> None:
         """Append the nodes that read rows of a table from the codes of a layer."""

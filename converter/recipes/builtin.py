@@ -116,6 +116,23 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 storage="matmulnbits",
             ),
             Recipe(
+                "dynamic",
+                "8-bit weights, no data; Gemm, MatMul and LSTM quantize their inputs in every run, others are float",
+                (*_PREPARE, Rtn(bits=8)),
+                storage="dynamic",
+            ),
+            Recipe(
+                "int8-weight-only",
+                "8-bit weights, no data, float activations; runs at float speed",
+                (*_PREPARE, Rtn(bits=8)),
+                storage="int8",
+            ),
+            Recipe(
+                "int4-weight-only-rtn",
+                "4-bit weights, no data, float activations; runs at float speed, less accurate than int4-weight-only",
+                (*_PREPARE, Rtn(bits=4, block_size=8, two_level=True)),
+            ),
+            Recipe(
                 "keep",
                 "codes and grids of a quantized model as they are, for another target or storage; no calibration",
                 (Normalise(rewrite=False), KeepRanges(), KeepCodes()),

@@ -149,11 +149,13 @@ def _check_order(passes: Sequence[Pass]) -> None:
 
 def _check_stored(solver: LayerPass, storage: Storage) -> None:
     """Refuse grids of weights that the storage cannot hold."""
-    if solver.two_level and storage in {"matmulnbits", "dequantize"}:
+    if solver.two_level and storage in {"matmulnbits", "dequantize", "dynamic"}:
         raise RecipeError(
             f"{solver.name}: two_level scales need their weights unpacked when the model loads, which storage "
             f"{storage!r} does not do; use storage cast, packed or int8"
         )
+    if storage == "dynamic" and solver.block_size is not None:
+        raise RecipeError(f"{solver.name}: storage dynamic has one scale per output channel; leave out block_size")
     if storage == "matmulnbits" and solver.block_size is not None and solver.block_size not in BLOCKS:
         allowed = ", ".join(map(str, BLOCKS))
         raise RecipeError(

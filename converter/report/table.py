@@ -276,11 +276,20 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
             row(facts, key, str(model[key]))
     if CHANNELS_KEY in model:
         row(facts, "channels", model[CHANNELS_KEY]["summary"])
+    if "embedded" in model:
+        row(facts, "preprocessing inside", _embedded(model["embedded"]))
     count, integer = len(inspection.layers), sum(layer.on_integers for layer in inspection.layers)
     row(facts, "layers on integers", f"{integer} of {count}")
     if others := sum(layer.fused for layer in inspection.layers) - integer:
         row(facts, "codes times float activations", f"{others} of {count}")
     return [table, *([why] if reasons else []), facts]
+
+
+def _embedded(inside: Mapping[str, Any]) -> str:
+    """Describe preprocessing inside of a file in words."""
+    used = Preprocess(**inside["preprocess"])
+    scaling = Preprocess(mean=used.mean, std=used.std, channels=used.channels, scale=used.scale)
+    return f"{scaling}, of uint8 images {inside['layout']} in {inside['channels']}"
 
 
 def recipes_table(recipes: Mapping[str, Recipe]) -> Table:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from converter.data.dataset import Dataset
 from converter.data.inputs import InputSpec
 
-__all__ = ["Feeds", "noise_feeds", "noise_like", "perturbed", "real_feeds"]
+__all__ = ["Feeds", "noise", "noise_feeds", "noise_like", "perturbed", "real_feeds"]
+
+_IMAGE_AXES = 4
 
 Feeds = dict[str, NDArray[Any]]
 """Inputs of one run, by name."""
@@ -33,17 +35,21 @@ def noise_like(feeds: Mapping[str, NDArray[Any]], seed: int = 0) -> Feeds:
 
 
 def noise_feeds(inputs: Sequence[InputSpec], seed: int = 0) -> Feeds | None:
-    """Return standard normal inputs, and zeros for inputs that are no floats. None if a size after axis 0 is open."""
+    """Return standard normal inputs, random pixels, and zeros for other inputs. None if a size after axis 0 is open."""
     if any(None in spec.shape[1:] for spec in inputs):
         return None
     rng = np.random.default_rng(seed)
     shapes = {spec.name: tuple(size or 1 for size in spec.shape) for spec in inputs}
-    return {
-        spec.name: np.asarray(
-            rng.standard_normal(shapes[spec.name]) if spec.dtype.kind == "f" else np.zeros(shapes[spec.name])
-        ).astype(spec.dtype)
-        for spec in inputs
-    }
+    return {spec.name: noise(spec, shapes[spec.name], rng) for spec in inputs}
+
+
+def noise(spec: InputSpec, shape: Sequence[int], rng: np.random.Generator) -> NDArray[Any]:
+    """Return standard normal numbers for an input of floats, random pixels for an image of uint8, else zeros."""
+    if spec.dtype == np.uint8 and len(shape) == _IMAGE_AXES:
+        return rng.integers(0, 256, tuple(shape), np.uint8)
+    return np.asarray(rng.standard_normal(tuple(shape)) if spec.dtype.kind == "f" else np.zeros(shape)).astype(
+        spec.dtype
+    )
 
 
 def perturbed(feeds: Mapping[str, NDArray[Any]], amount: float, seed: int = 0) -> Feeds:

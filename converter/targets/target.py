@@ -49,9 +49,19 @@ class Target:
         """Whether onnxruntime's CPU kernels run the file, on a processor or in a browser."""
         return self.provider in {"cpu", "web"}
 
+    @property
+    def quantizes_in_runs(self) -> bool:
+        """Whether the target runs MatMulInteger on codes of any size and DynamicQuantizeLSTM, an operator of its own.
+
+        onnxruntime's CPU kernels do.
+        """
+        return self.cpu_kernels and self.matmulnbits and self.rules.pair_sum is None
+
     def storage(self, wanted: Storage) -> Storage:
         """The storage form of weights in the file, if the recipe wants this one."""
         if wanted == "matmulnbits" and self.matmulnbits:
+            return wanted
+        if wanted == "dynamic" and self.quantizes_in_runs:
             return wanted
         if wanted == "packed" and self.int4 == "cast" and self.rules.narrowest == 2:
             return wanted

@@ -1,5 +1,7 @@
 """Requirements of a target on shapes and operator set. They are checked early. The file's batch is fixed."""
 
+import logging
+
 import onnx
 from onnx import shape_inference
 
@@ -11,6 +13,8 @@ from passes.base import Stage
 from passes.errors import TargetError
 
 __all__ = ["fix_batch", "require_fit", "require_kernels", "require_weight_only"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def require_fit(model: onnx.ModelProto, target: Target) -> None:
@@ -42,6 +46,11 @@ def require_weight_only(model: onnx.ModelProto, recipe: Recipe, target: Target) 
     Raises:
         TargetError: The target does not accept it.
     """
+    if recipe.storage == "dynamic" and not target.quantizes_in_runs:
+        _LOG.warning(
+            f"target {target.name} does not quantize activations in its runs, so all layers have float activations; "
+            "recipes that calibrate, such as int8, are faster there"
+        )
     if any(step.stage == Stage.RANGES for step in recipe.passes):
         return
     if not target.rules.weight_only:

@@ -301,8 +301,8 @@ def _fused_adds(file: _File, target: Target) -> Iterator[str]:
 
 def _matmulnbits(file: _File, target: Target) -> Iterator[str]:
     for node in file.tensors.nodes:
-        if node.op_type == "MatMulNBits" and not target.matmulnbits:
-            yield f"{node.name}: the target does not run MatMulNBits"
+        if node.op_type in {"MatMulNBits", "DynamicQuantizeLSTM"} and not target.matmulnbits:
+            yield f"{node.name}: the target does not run {node.op_type}"
 
 
 def _sparsity(file: _File, target: Target) -> Iterator[str]:

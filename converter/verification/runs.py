@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from converter.data.dataset import Batch, Dataset
 from converter.data.inputs import InputSpec, share_batch
+from converter.runtime.few_samples import noise
 from converter.runtime.output_errors import OutputErrors
 from converter.runtime.output_numbers import numbers
 from converter.runtime.runner import Runner, class_scores
@@ -33,7 +34,7 @@ _NOISE_ROWS = 8
 
 
 def noise_runs(runner: Runner) -> list[Batch]:
-    """Return standard normal numbers for float inputs and zeros for integer inputs, in the model's own sizes.
+    """Return noise in the model's own sizes: see `converter.runtime.few_samples.noise`.
 
     There are 8 rows, one in a run or as many as a fixed batch takes. If the inputs share no batch, there is one run.
 
@@ -68,8 +69,7 @@ def _noise(spec: InputSpec, sizes: Sequence[int | None], rng: np.random.Generato
     if None in sizes:
         raise ModelError(f"{runner.name}: takes {spec}, whose sizes are not fixed; give `data=`")
     shape = tuple(size or 0 for size in sizes)
-    values = rng.standard_normal(shape) if spec.dtype.kind == "f" else np.zeros(shape)
-    return np.asarray(values).astype(spec.dtype)
+    return noise(spec, shape, rng)
 
 
 def data_runs(runner: Runner, data: Dataset) -> list[Batch]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.data.dataset import Batch, Dataset
+from converter.data.judged_files import judged_files
 from converter.data.model_data import load_for
 from converter.data.preprocess import Preprocess
 from converter.display.numbers import NOTHING, decibels, percent
@@ -19,6 +20,7 @@ from converter.display.overview import Glance, Overview
 from converter.model_io.load import read_onnx
 from converter.model_io.malformed import refusing_malformed
 from converter.model_io.open import ModelFile, model_files
+from converter.model_io.scratch import scratch_folder
 from converter.runtime.runner import Runner
 from converter.runtime.steps import log_step
 from converter.targets.catalog import find_target
@@ -162,7 +164,8 @@ def verify(
     """
     chosen = find_target(target)
     models = [model] if reference is None else [model, reference]
-    with log_step("verify"), model_files(models) as files:
+    with log_step("verify"), model_files(models) as given, scratch_folder() as folder:
+        files = judged_files(given, folder)
         quantized, path = files[0], None if reference is None else files[1].path
         if path is not None:
             read_onnx(path)

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import onnx_graphsurgeon as gs
+
+from passes.activations.pixels import pixel_grid
 from passes.activations.placement import Placement, place
 from passes.activations.shared_grids import shared_grids
 from passes.activations.unfused import keep_apart
@@ -75,7 +78,8 @@ class ActivationRanges(GraphPass):
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.activation_qparams`. Layers that no value reaches stay in float."""
         placement = _reached(model, stats)
-        grids = {source: self._grid(source, placement, model, stats) for source in placement.tensors.values()}
+        tensors = model.graph.tensors()
+        grids = {source: self._grid(tensors[source], placement, model, stats) for source in placement.tensors.values()}
         grids = shared_grids(model.graph, placement, grids, symmetric=model.rules.symmetric)
         model.activation_qparams = spread(placement, grids)
         covered = {
@@ -99,8 +103,14 @@ class ActivationRanges(GraphPass):
         keep_apart(model.graph, model.rules, model.activation_qparams, placement.integer)
         return PassReport(self.name, changed, skipped, ranges=covered)
 
-    def _grid(self, source: str, placement: Placement, model: Model, stats: Stats) -> ActivationGrid:
-        """Return the grid of a tensor that has its own, within the bounds of an absorbed clamp."""
+    def _grid(self, tensor: gs.Tensor, placement: Placement, model: Model, stats: Stats) -> ActivationGrid:
+        """Return the grid of a tensor that has its own, within the bounds of an absorbed clamp.
+
+        Pixels have a grid of their own.
+        """
+        source, pixels = str(tensor.name), pixel_grid(tensor)
+        if pixels is not None and not model.rules.signed:
+            return pixels[1]
         low, high = self._range(stats.histograms[source], symmetric=model.rules.symmetric)
         least, most = placement.bounds.get(source, (low, high))
         low, high = max(low, min(least, 0.0)), min(high, max(most, 0.0))

@@ -27,6 +27,7 @@ FUNCTIONS = [
     "open_model",
     "report_facts",
     "sensitivity",
+    "snippet",
     "sqnr_db",
     "suggest",
     "train",

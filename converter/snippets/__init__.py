@@ -1,0 +1,1 @@
+"""The lines of a program that runs a file, in several languages."""

@@ -1,0 +1,113 @@
+"""A program in Rust, with the crates ort, ndarray and image."""
+
+import json
+
+from converter.data.inputs import InputSpec
+from converter.snippets.facts import Facts, ImageFacts
+from converter.snippets.placing import rectangles, scaled
+
+__all__ = ["rust"]
+
+_TYPES = {
+    "float32": "f32",
+    "float64": "f64",
+    "uint8": "u8",
+    "int8": "i8",
+    "int32": "i32",
+    "int64": "i64",
+    "bool": "bool",
+}
+_SPELLED = {
+    "int": "let {name} = {value};",
+    "round": "({x}).round() as u32",
+    "min": "width.min(height) as f64",
+    "max": "width.max(height) as f64",
+    "w": "width",
+    "h": "height",
+}
+
+
+def rust(facts: Facts) -> str:
+    """Return the program."""
+    uses = ["use ndarray::ArrayD;", "use ort::{inputs, session::Session, value::Tensor};"]
+    provider = {
+        "CUDAExecutionProvider": "CUDAExecutionProvider",
+        "TensorrtExecutionProvider": "TensorRTExecutionProvider",
+        "OpenVINOExecutionProvider": "OpenVINOExecutionProvider",
+        "QNNExecutionProvider": "QNNExecutionProvider",
+        "NnapiExecutionProvider": "NNAPIExecutionProvider",
+    }.get(facts.provider)
+    chosen = ""
+    if provider:
+        uses.append(f"use ort::execution_providers::{provider};")
+        chosen = f".with_execution_providers([{provider}::default().build()])?"
+    lines = [f"let mut session = Session::builder()?{chosen}.commit_from_file({json.dumps(facts.file)})?;"]
+    feeds = []
+    if facts.image is not None:
+        uses.append("use image::{imageops, imageops::FilterType};")
+        lines += _image(facts.image)
+        feeds.append(f"{json.dumps(facts.image.input.name)} => Tensor::from_array(tensor)?")
+    feeds += [f"{json.dumps(spec.name)} => Tensor::from_array({_zeros(spec)})?" for spec in facts.others]
+    lines += [f"let outputs = session.run(inputs![{', '.join(feeds)}])?;", *_result(facts), "Ok(())"]
+    return "\n".join(
+        [
+            *uses,
+            "",
+            "fn main() -> Result<(), Box<dyn std::error::Error>> {",
+            *(f"    {line}" for line in lines),
+            "}",
+            "",
+        ]
+    )
+
+
+def _image(image: ImageFacts) -> list[str]:
+    grey, kind = image.channels == 1, _TYPES.get(str(image.input.dtype), "f32")
+    form, buffer = ("to_luma8", "GrayImage") if grey else ("to_rgb8", "RgbImage")
+    colour = ("Luma" if grey else "Rgb") + f"([{', '.join([str(image.pad)] * image.channels)}])"
+    where = "[0, y, x, c]" if image.input.channels_last else "[0, c, y, x]"
+    source = "2 - c" if image.bgr else "c"
+    pixel = f"placed.get_pixel(x as u32, y as u32)[{source}]"
+    value = pixel if image.pixels else scaled(image, f"{pixel} as f32", "c", "mean", "std").replace(".0f", ".0")
+    lines = [
+        f'let image = image::open("image.jpg")?.{form}();',
+        "let (width, height) = image.dimensions();",
+        *rectangles(image, _SPELLED),
+        "let part = imageops::crop_imm(&image, sx, sy, sw, sh).to_image();",
+        "let part = imageops::resize(&part, dw, dh, FilterType::Triangle);",
+        f"let mut placed = image::{buffer}::from_pixel({image.width}, {image.height}, image::{colour});",
+        "imageops::overlay(&mut placed, &part, dx as i64, dy as i64);",
+    ]
+    if not image.pixels:
+        lines += [
+            f"let mean = {[float(number) for number in image.mean]};",
+            f"let std = {[float(number) for number in image.std]};",
+        ]
+    return [
+        *lines,
+        f"let mut tensor = ArrayD::<{kind}>::zeros(vec!{list(image.shape)});",
+        f"for y in 0..{image.height} {{",
+        f"    for x in 0..{image.width} {{",
+        f"        for c in 0..{image.channels} {{",
+        f"            tensor[{where}] = {value};",
+        "        }",
+        "    }",
+        "}",
+    ]
+
+
+def _zeros(spec: InputSpec) -> str:
+    return f"ArrayD::<{_TYPES.get(str(spec.dtype), 'f32')}>::zeros(vec!{[size or 1 for size in spec.shape]})"
+
+
+def _result(facts: Facts) -> list[str]:
+    output = f"outputs[{json.dumps(facts.output)}]"
+    if facts.result == "class":
+        return [f'println!("{{}}", {output}.try_extract_array::<i64>()?[[0]]); // number of the class']
+    if facts.result == "scores":
+        return [
+            f"let scores = {output}.try_extract_array::<f32>()?;",
+            "let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(class, _)| class);",
+            'println!("{best:?}"); // number of the class',
+        ]
+    return [f'println!("{{:?}}", {output}.shape());']

@@ -1,0 +1,216 @@
+"""Programs that run a file: the one in Python runs, and gives what the tools measure; the others have its facts."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from PIL import Image
+
+import converter
+from converter import Preprocess, Settings, convert
+from converter.data.dataset import load_data
+from converter.data.preprocess import store_preprocess, stored_preprocess
+from converter.qdq.class_index import with_class_index
+from converter.runtime.runner import Runner
+from converter.snippets.snippet import LANGUAGES
+from passes.errors import UsageError
+from tests.support.command_line import run
+from tests.support.models import make_model, small_cnn
+from tests.support.networks import random
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+FORMS: dict[str, dict[str, Any]] = {
+    "centre": {**IMAGENET, "resize": 14, "crop": 12},
+    "whole": {**IMAGENET, "resize": (12, 12), "interpolation": "bicubic"},
+    "letterbox": {"mean": (0.5,), "letterbox": 12, "pad": 7},
+    "bgr": {"mean": (104.0, 117.0, 123.0), "scale": 255, "channels": "bgr", "resize": 12, "crop": 12},
+    "none": {},
+}
+PHOTO = np.random.default_rng(3).integers(0, 256, (9, 13, 3)).astype(np.uint8)
+
+
+def photo(folder: Path) -> Path:
+    """A photograph, not square, in a file without loss."""
+    path = folder / "image.jpg"
+    with path.open("wb") as file:
+        Image.fromarray(PHOTO).resize((39, 27)).save(file, "png")
+    return path
+
+
+def stored(folder: Path, name: str, model: onnx.ModelProto | None = None) -> Path:
+    model = small_cnn() if model is None else model
+    store_preprocess(model, Preprocess(**FORMS[name]))
+    path = folder / "model.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def executed(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names that the program in Python leaves."""
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    exec(compile(program, "snippet.py", "exec"), names)
+    return names
+
+
+def expected(path: Path, image: Path) -> np.ndarray:
+    """First output of a file on a photograph, as all tools run it."""
+    model = onnx.load(path)
+    data = load_data(image.parent, converter.input_specs(model), preprocess=stored_preprocess(model))
+    return np.asarray(Runner(path, "file").run(next(data.batches(1)))[0])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_python_program_gives_what_the_tools_measure(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, path = photo(tmp_path), stored(tmp_path, name)
+    if name == "none":  # then an image has to have the size already
+        Image.open(image).resize((12, 12)).save(image, "png")
+    names = executed(converter.snippet(path), tmp_path, monkeypatch)
+    wanted = expected(path, image)
+    assert (names["outputs"][0] == wanted).all()
+    assert capsys.readouterr().out == f"{wanted[0].argmax()}\n"
+
+
+@pytest.mark.parametrize("image_form", ["nhwc", "nchw-bgr"])
+def test_a_file_with_its_preprocessing_inside(
+    image_form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, path = photo(tmp_path), tmp_path / "deployed.onnx"
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 12, 12, 3)).astype(np.uint8)
+    settings = Settings(embed_preprocess=image_form, class_index=True)
+    convert(small_cnn(), pixels, preprocess=Preprocess(**FORMS["centre"]), settings=settings).save(path)
+    program = converter.snippet(path)
+    assert "mean" not in program
+    executed(program, tmp_path, monkeypatch)
+    assert capsys.readouterr().out == f"{int(expected(path, image)[0])}\n"
+
+
+def two_inputs() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], "conv"),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Add", ["f", "numbers"], ["y"]),
+    ]
+    inputs: dict[str, list[Any]] = {"image": ["n", 3, 8, 8], "numbers": ["n", 4]}
+    return make_model(nodes, {"w": random(4, 3, 3, 3)}, inputs=inputs, outputs={"y": ["n", 4]})
+
+
+def test_other_inputs_are_numbers_to_fill_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(tmp_path)
+    onnx.save(two_inputs(), tmp_path / "model.onnx")
+    names = executed(converter.snippet(tmp_path / "model.onnx"), tmp_path, monkeypatch)
+    assert names["outputs"][0].shape == (1, 4)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", ["centre", "letterbox", "bgr"])
+def test_every_language_names_what_the_file_needs(name: str, language: str, tmp_path: Path) -> None:
+    program = converter.snippet(stored(tmp_path, name), language)
+    assert "model.onnx" in program
+    assert '"input"' in program
+    for number in FORMS[name]["mean"]:
+        assert f"{float(number)!r}" in program
+    for opening, closing in ("()", "[]", "{}"):
+        assert program.count(opening) == program.count(closing)
+    if name == "letterbox":
+        assert "7" in program
+    assert ("255" in program) == (name != "bgr") or language == "android"  # it takes pixels out of integers with 255
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_prints_a_class_number(language: str, tmp_path: Path) -> None:
+    onnx.save(with_class_index(small_cnn()), tmp_path / "model.onnx")
+    assert "number of the class" in converter.snippet(tmp_path / "model.onnx", language)
+
+
+@pytest.mark.parametrize(("target", "words"), [("cuda", "CUDAExecutionProvider"), ("openvino", "OpenVINO")])
+def test_the_provider_is_that_of_the_target(target: str, words: str, tmp_path: Path) -> None:
+    model = small_cnn()
+    model.metadata_props.add(key="convert_onnx.target", value=target)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert words in converter.snippet(tmp_path / "model.onnx")
+    assert target.upper() in converter.snippet(tmp_path / "model.onnx", "cpp").upper()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
+@pytest.mark.parametrize("name", ["centre", "letterbox", "bgr"])
+def test_the_script_is_javascript(name: str, tmp_path: Path) -> None:
+    (tmp_path / "page.mjs").write_text(converter.snippet(stored(tmp_path, name), "js"))
+    subprocess.run(["node", "--check", str(tmp_path / "page.mjs")], check=True)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_the_statements_are_cpp(tmp_path: Path) -> None:
+    """Without the libraries' headers, a compiler still parses the program against declarations of what it uses."""
+    program = converter.snippet(stored(tmp_path, "centre"), "cpp")
+    kept = [line for line in program.splitlines() if "onnxruntime_cxx_api" not in line and "opencv" not in line]
+    (tmp_path / "program.cpp").write_text(DECLARED + "\n".join(kept))
+    subprocess.run(["g++", "-std=c++17", "-fsyntax-only", str(tmp_path / "program.cpp")], check=True)
+
+
+DECLARED = """
+#include <cstddef>
+#include <cstdint>
+#define ORT_TSTR(x) x
+enum { OrtArenaAllocator, OrtMemTypeDefault };
+namespace cv {
+enum { IMREAD_COLOR, COLOR_BGR2RGB, CV_8UC3_, INTER_AREA };
+struct Scalar { static Scalar all(double); };
+struct Rect { Rect(int, int, int, int); };
+struct Size { Size(int, int); };
+struct Mat { Mat(); Mat(int, int, int, Scalar); int cols, rows; Mat operator()(Rect); unsigned char* ptr(int); };
+Mat imread(const char*, int);
+void cvtColor(Mat&, Mat&, int);
+void resize(Mat, Mat, Size, double, double, int);
+}
+#define CV_8UC3 16
+namespace Ort {
+struct Env {};
+struct SessionOptions {};
+struct MemoryInfo { static MemoryInfo CreateCpu(int, int); };
+struct Shape { size_t GetElementCount(); };
+struct Value {
+  template <class T> static Value CreateTensor(MemoryInfo&, T*, size_t, const int64_t*, size_t);
+  template <class T> const T* GetTensorData();
+  Shape GetTensorTypeAndShapeInfo();
+};
+struct RunOptions { RunOptions(); };
+struct Results { Value& operator[](int); };
+struct Session {
+  Session(Env&, const char*, SessionOptions&);
+  Results Run(RunOptions, const char**, Value*, size_t, const char**, size_t);
+};
+}
+"""
+
+
+def test_the_command_prints_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stored(tmp_path, "centre")
+    monkeypatch.chdir(tmp_path)
+    result = run("snippet", "model.onnx", "--for", "rust")
+    assert (result.exit_code, result.stdout) == (0, converter.snippet(path, "rust"))
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="`language='go'` is none of python, cpp"):
+        converter.snippet("model.onnx", "go")
+    model = small_cnn()
+    for axis, size in ((0, 4), (2, 0)):
+        dim = model.graph.input[0].type.tensor_type.shape.dim[axis]
+        dim.Clear()
+        if size:
+            dim.dim_value = size
+        onnx.save(model, tmp_path / "model.onnx")
+        words = "takes 4 images at once" if size else "takes images of any size"
+        with pytest.raises(UsageError, match=words):
+            converter.snippet(tmp_path / "model.onnx")
+        dim.Clear()
+        dim.dim_param = "n" if axis == 0 else "h"

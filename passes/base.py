@@ -299,6 +299,11 @@ class LayerPass(Pass):
         return dataclasses.replace(self, sequential=False)
 
     @property
+    def reads_cross(self) -> bool:
+        """Whether `solve` reads `Moments.cross`. If not, errors of the inputs may be in `Moments.residual` instead."""
+        return True
+
+    @property
     def searches(self) -> bool:
         """Whether weight scales are searched. If not, the largest weight gives the scale."""
         return True

@@ -103,7 +103,8 @@ def solve_layers(
             for layer in calibration.solving_order():
                 if layer.name in changed:
                     continue
-                both = (calibration.find_moments(layer), others.pop(layer.name, None))
+                weight = None if layer_pass.reads_cross else model.weight(layer)
+                both = (calibration.find_moments(layer, weight=weight), others.pop(layer.name, None))
                 known = [each for each in both if each is not None]
                 if known:
                     solve(layer, Moments.pooled(*known) if len(known) > 1 else known[0])
@@ -347,38 +348,52 @@ class SequentialCalibration:
             raise QuantizationError(f"{layer.name}: {UNREACHED}; leave it in float (`exclude=`)")
         return found
 
-    def find_moments(self, layer: Linear, *, halved: bool | None = None) -> Moments | None:
+    def find_moments(
+        self, layer: Linear, *, halved: bool | None = None, weight: Floats | None = None
+    ) -> Moments | None:
         """Moments of the layer's inputs. None if its input was empty in every run.
 
         Args:
             layer: The layer that was yielded last.
             halved: Whether to separate two halves of the images. The default is to do so if both streams run.
+            weight: Weight of the layer, ``[g, o, k]``, to get errors of its inputs as errors of its outputs: residuals
+                take fewer operations than cross moments if the layer has fewer outputs than half of its inputs. None:
+                always give cross moments.
         """
-        groups, _, k = layer.matrix_shape
+        groups, outputs, k = layer.matrix_shape
         # Two halves: each is the held-out data on which the asymmetric target of the other is judged.
         halved = self.sequential if halved is None else halved
+        projected = weight is not None and 2 * outputs < k
         groups_of = [part.place(self.pair.group)[0] for part in self.pair.parts]
         halves = min(2, len(set(groups_of))) if halved else 1
-        parts = [MomentsAccumulator(groups, k, cross=self.sequential, shifted=True) for _ in range(halves)]
+        cross = self.sequential and not projected
+        parts = [MomentsAccumulator(groups, k, cross=cross, shifted=True) for _ in range(halves)]
         addend = self._addend(layer)
         for batch, float_rows, quantized_rows in self.rows(layer):
             total = parts[groups_of[batch] % len(parts)]
+            total.origin = next((part.origin for part in parts if part.origin is not None), None)  # one for both
             if quantized_rows is None:
                 total.update(float_rows)
                 continue
-            residual = None
-            if addend is not None:
-                float_addend, quantized_addend = (
-                    self._sampled(layer.output_rows, layer, self.pair.get(stream, addend, batch), batch)
-                    for stream in (FLOAT, QUANTIZED)
-                )
-                residual = float_addend - quantized_addend
-            total.update(quantized_rows, float_rows - quantized_rows, residual)
+            difference = float_rows - quantized_rows
+            residual = None if addend is None else self._error_of(addend, layer, batch)
+            if projected and weight is not None:
+                error = difference @ weight.transpose(0, 2, 1)
+                residual = error if residual is None else residual + error
+            total.update(quantized_rows, None if projected else difference, residual)
         found = [part.moments() for part in parts if part.rows]
         if not found:
             return None
         first, *second = found
         return Moments.joined(first, second[0]) if second else first
+
+    def _error_of(self, addend: str, layer: Linear, batch: int) -> Floats:
+        """What the quantized network errs in a tensor that is added to the layer's output, as rows ``[g, n, o]``."""
+        exact, found = (
+            self._sampled(layer.output_rows, layer, self.pair.get(stream, addend, batch), batch)
+            for stream in (FLOAT, QUANTIZED)
+        )
+        return exact - found
 
     def _addend(self, layer: Linear) -> str | None:
         """The tensor that an Add adds to the layer's output.

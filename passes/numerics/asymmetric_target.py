@@ -44,7 +44,7 @@ def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = 
     Raises:
         numpy.linalg.LinAlgError: The Hessian is not positive definite with any allowed damping.
     """
-    if moments.cross is None:
+    if not moments.has_errors:
         return weight
     right = projection(weight, moments)
     if damping is not None:
@@ -113,10 +113,13 @@ def projection(weight: Floats, moments: Moments, every: int = 1) -> Floats:
     Raises:
         ValueError: The moments have no `cross`.
     """
+    residual = None if moments.residual is None else moments.residual[:, ::every]
     if moments.cross is None:
-        raise ValueError("the moments have no cross moments")
+        if residual is None:
+            raise ValueError("the moments have no cross moments and no residual")
+        return residual
     right: Floats = weight @ moments.cross
-    return right if moments.residual is None else right + moments.residual[:, ::every]
+    return right if residual is None else right + residual
 
 
 def _solve(hessian: Floats, right: Floats, damping: float) -> Floats:

@@ -79,6 +79,11 @@ class Gptq(LayerPass):
         """Whether scales are searched, by the cost of errors in the sweep."""
         return self.scale == "hessian"
 
+    @property
+    def reads_cross(self) -> bool:
+        """Whether `solve` reads cross moments. The asymmetric target needs only their product with the weight."""
+        return not self.asymmetric_target
+
     def alone(self) -> Self:
         """Without what makes up for the layers before, and without what takes long."""
         return dataclasses.replace(

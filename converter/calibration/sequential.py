@@ -371,7 +371,6 @@ class SequentialCalibration:
         addend = self._addend(layer)
         for batch, float_rows, quantized_rows in self.rows(layer):
             total = parts[groups_of[batch] % len(parts)]
-            total.origin = next((part.origin for part in parts if part.origin is not None), None)  # one for both
             if quantized_rows is None:
                 total.update(float_rows)
                 continue

@@ -51,25 +51,33 @@ class Moments:
     halves: "tuple[Moments, Moments] | None" = None
     origin: Floats | None = None
 
-    def centered(self) -> "Moments":
-        """Return the moments about the means: they give the error that is left once the bias has corrected its mean."""
-        halves = None if self.halves is None else (self.halves[0].centered(), self.halves[1].centered())
-        return replace(self.about(self.mean_quantized), halves=halves)
+    def centered(self, *, copy: bool = True) -> "Moments":
+        """Return the moments about the means: they give the error that is left once the bias has corrected its mean.
 
-    def about(self, origin: Floats | None) -> "Moments":
-        """Return the moments about another origin ``[g, k]``, or about zero for None.
+        Without ``copy``, the arrays of these moments are changed.
+        """
+        halves = None if self.halves is None else (self.halves[0].centered(), self.halves[1].centered())
+        own = self if self.origin is self.mean_quantized else self.about(self.mean_quantized, copy=copy)
+        return replace(own, halves=halves)
+
+    def about(self, origin: Floats | None, *, copy: bool = True) -> "Moments":
+        """Return the moments about another origin ``[g, k]``, or about zero for None. `halves` are copied if there are any.
 
         With δ the mean of the rows about the old origin and ε about the new one, X̂ᵀX̂ / n changes by εεᵀ - δδᵀ.
         """
         old = np.zeros_like(self.mean_quantized) if self.origin is None else self.origin
         new = np.zeros_like(self.mean_quantized) if origin is None else origin
         before, after, shift = self.mean_quantized - old, self.mean_quantized - new, new - old  # [g, k]
-        hessian = _plus_outer(_plus_outer(self.hessian.copy(), 2, after, after), -2, before, before)
+
+        def own(matrix: Floats) -> Floats:
+            return matrix.copy() if copy else matrix
+
+        hessian = _plus_outer(_plus_outer(own(self.hessian), 2, after, after), -2, before, before)
         cross, residual = self.cross, self.residual
         if cross is not None:
-            cross = _plus_outer(cross.copy(), -2, self.mean - self.mean_quantized, shift)
+            cross = _plus_outer(own(cross), -2, self.mean - self.mean_quantized, shift)
         if residual is not None and self.mean_residual is not None:
-            residual = _plus_outer(residual.copy(), -2, self.mean_residual, shift)
+            residual = _plus_outer(own(residual), -2, self.mean_residual, shift)
         return replace(
             self,
             hessian=hessian,
@@ -101,7 +109,10 @@ class Moments:
     def joined(cls, first: "Moments", second: "Moments") -> "Moments":
         """Return the moments of both sets of rows together, with the two sets as `halves`."""
         share = np.float32(first.rows / (first.rows + second.rows))
-        shifted_second = second if second.origin is first.origin else second.about(first.origin)
+        halves = (first, second)
+        first, second = (
+            (first, second.about(None)) if first.origin is None else (first.centered(), second.centered())
+        )
 
         def mean(one: Floats, other: Floats) -> Floats:
             result = share * one
@@ -111,17 +122,27 @@ class Moments:
         def mean_if_any(one: Floats | None, other: Floats | None) -> Floats | None:
             return None if one is None or other is None else mean(one, other)
 
-        return cls(
-            hessian=mean(first.hessian, shifted_second.hessian),
-            cross=mean_if_any(first.cross, shifted_second.cross),
+        joined = cls(
+            hessian=mean(first.hessian, second.hessian),
+            cross=mean_if_any(first.cross, second.cross),
             mean=mean(first.mean, second.mean),
             mean_quantized=mean(first.mean_quantized, second.mean_quantized),
             rows=first.rows + second.rows,
-            residual=mean_if_any(first.residual, shifted_second.residual),
+            residual=mean_if_any(first.residual, second.residual),
             mean_residual=mean_if_any(first.mean_residual, second.mean_residual),
-            halves=(first, second),
-            origin=first.origin,
+            halves=halves,
         )
+        if first.origin is None:
+            return joined
+        # Each half is about its own mean. The sums are brought to the mean of both (Chan, Golub & LeVeque 1983, §2).
+        gap, factor = second.mean_quantized - first.mean_quantized, 2 * share * (1 - share)
+        _plus_outer(joined.hessian, factor, gap, gap)
+        if joined.cross is not None:
+            errors = first.mean - first.mean_quantized - (second.mean - second.mean_quantized)
+            _plus_outer(joined.cross, -factor, errors, gap)
+        if joined.residual is not None and first.mean_residual is not None and second.mean_residual is not None:
+            _plus_outer(joined.residual, -factor, first.mean_residual - second.mean_residual, gap)
+        return replace(joined, origin=joined.mean_quantized)
 
     @classmethod
     def pooled(cls, first: "Moments", other: "Moments") -> "Moments":
@@ -158,19 +179,15 @@ class MomentsAccumulator:
         groups: Number g of groups.
         k: Number of inputs per group.
         cross: Whether `update` gets rows of both networks.
-        shifted: Whether to sum about the mean of the first batch, which becomes the origin of the moments.
-        origin: Origin of the moments, ``[g, k]``, if it is known before the first batch.
+        shifted: Whether to sum about the mean of the first batch.
 
     Attributes:
         rows: Number of rows added so far.
-        origin: What is subtracted from X̂, ``[g, k]``. None: nothing.
     """
 
-    def __init__(
-        self, groups: int, k: int, *, cross: bool, shifted: bool = False, origin: Floats | None = None
-    ) -> None:
+    def __init__(self, groups: int, k: int, *, cross: bool, shifted: bool = False) -> None:
         self.rows = 0
-        self.origin = origin
+        self._origin: Floats | None = None
         self._shifted = shifted
         self._hessian = np.zeros((groups, k, k), np.float32)  # only its upper triangle
         self._cross = np.zeros((groups, k, k), np.float32) if cross else None
@@ -191,10 +208,10 @@ class MomentsAccumulator:
             return
         self._sum_quantized += quantized.sum(axis=1, dtype=np.float64)
         self.rows += quantized.shape[1]
-        if self._shifted and self.origin is None:
-            self.origin = (self._sum_quantized / self.rows).astype(np.float32)
-        if self.origin is not None:
-            quantized = quantized - self.origin[:, None, :]
+        if self._shifted and self._origin is None:
+            self._origin = (self._sum_quantized / self.rows).astype(np.float32)
+        if self._origin is not None:
+            quantized = quantized - self._origin[:, None, :]
         # BLAS adds in place, and only one half of the symmetric sum. At k = 4,608 allocating a separate product would
         # take longer than its arithmetic.
         for group, rows in enumerate(quantized):
@@ -211,7 +228,7 @@ class MomentsAccumulator:
             _add_products(self._residual, residual, quantized)
 
     def moments(self) -> Moments:
-        """Return the moments of all batches so far.
+        """Return the moments of all batches so far. Shifted ones are about their own mean.
 
         Raises:
             ValueError: No rows were added.
@@ -219,7 +236,7 @@ class MomentsAccumulator:
         if not self.rows:
             raise ValueError("no rows were collected")
         factor = np.float32(2 / self.rows)
-        return Moments(
+        moments = Moments(
             hessian=_mirrored(self._hessian * factor),
             cross=None if self._cross is None else self._cross * factor,
             mean=((self._sum_quantized + self._sum_difference) / self.rows).astype(np.float32),
@@ -227,8 +244,9 @@ class MomentsAccumulator:
             rows=self.rows,
             residual=None if self._residual is None else self._residual * factor,
             mean_residual=None if self._sum_residual is None else (self._sum_residual / self.rows).astype(np.float32),
-            origin=self.origin,
+            origin=self._origin,
         )
+        return moments if self._origin is None else moments.centered(copy=False)
 
 
 def _add_products(total: Floats, left: Floats, right: Floats) -> None:

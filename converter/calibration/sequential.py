@@ -374,7 +374,7 @@ class SequentialCalibration:
             if quantized_rows is None:
                 total.update(float_rows)
                 continue
-            difference = float_rows - quantized_rows
+            difference = np.subtract(float_rows, quantized_rows, out=float_rows)  # rows are copies
             residual = None if addend is None else self._error_of(addend, layer, batch)
             if projected and weight is not None:
                 error = difference @ weight.transpose(0, 2, 1)

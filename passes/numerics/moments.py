@@ -206,18 +206,20 @@ class MomentsAccumulator:
         """
         if not quantized.shape[1]:
             return
-        self._sum_quantized += quantized.sum(axis=1, dtype=np.float64)
         self.rows += quantized.shape[1]
         if self._shifted and self._origin is None:
-            self._origin = (self._sum_quantized / self.rows).astype(np.float32)
-        if self._origin is not None:
+            self._origin = quantized.mean(axis=1, dtype=np.float64).astype(np.float32)
+        if self._origin is None:
+            self._sum_quantized += quantized.sum(axis=1, dtype=np.float64)
+        else:  # what varies is small, so that float32 is enough for the sums of one batch
             quantized = quantized - self._origin[:, None, :]
+            self._sum_quantized += quantized.sum(axis=1)
         # BLAS adds in place, and only one half of the symmetric sum. At k = 4,608 allocating a separate product would
         # take longer than its arithmetic.
         for group, rows in enumerate(quantized):
             blas.ssyrk(1, rows.T, beta=1, c=self._hessian[group].T, lower=1, overwrite_c=1)
         if self._cross is not None and difference is not None:
-            self._sum_difference += difference.sum(axis=1, dtype=np.float64)
+            self._sum_difference += difference.sum(axis=1)
             _add_products(self._cross, difference, quantized)
         if residual is not None:
             groups, _, outputs = residual.shape
@@ -236,11 +238,14 @@ class MomentsAccumulator:
         if not self.rows:
             raise ValueError("no rows were collected")
         factor = np.float32(2 / self.rows)
+        mean_quantized = self._sum_quantized / self.rows
+        if self._origin is not None:
+            mean_quantized += self._origin
         moments = Moments(
             hessian=_mirrored(self._hessian * factor),
             cross=None if self._cross is None else self._cross * factor,
-            mean=((self._sum_quantized + self._sum_difference) / self.rows).astype(np.float32),
-            mean_quantized=(self._sum_quantized / self.rows).astype(np.float32),
+            mean=(mean_quantized + self._sum_difference / self.rows).astype(np.float32),
+            mean_quantized=mean_quantized.astype(np.float32),
             rows=self.rows,
             residual=None if self._residual is None else self._residual * factor,
             mean_residual=None if self._sum_residual is None else (self._sum_residual / self.rows).astype(np.float32),

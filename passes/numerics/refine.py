@@ -108,7 +108,7 @@ def _descend(
 
 def by_input(array: NDArray[Any]) -> NDArray[Any]:
     """Copy ``[g, o, k]`` to ``[g, k, o]``. What belongs to one input is then contiguous. Integers become float32."""
-    return np.ascontiguousarray(array.transpose(0, 2, 1), None if array.dtype == np.bool_ else np.float32)
+    return np.array(array.transpose(0, 2, 1), None if array.dtype == np.bool_ else np.float32, order="C")
 
 
 def subtract_outer(rows: Floats, left: Floats, right: Floats) -> None:

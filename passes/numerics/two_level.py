@@ -25,6 +25,7 @@ MOST_BITS = 4
 _FACTORS = tuple(float(factor) for factor in np.geomspace(0.7, 1.15, 16))
 _LARGEST = -MULTIPLES[0]
 _MOST_MULTIPLES = 12_288  # most multiples per layer
+_SMALL_BLOCK = 32  # inputs of a block whose largest weight tells its sign
 _CHUNK = 1 << 16  # weights that are rounded together; they stay in the processor's cache
 _SMALLEST = 3  # fewest inputs per block: with a multiple per weight, 4 bits would take as much as 8
 
@@ -112,6 +113,12 @@ def _own_scales(
     candidates: int,
 ) -> tuple[Floats, Codes]:
     """Return the best scale of every block by itself, and the sign with the smaller error, both ``[g, o, b]``."""
+    if bits == MOST_BITS and block_size <= _SMALL_BLOCK:
+        # The largest weight decides, as there is one more negative code. It is better than the sign of least error,
+        # because the multiples have another range for each sign.
+        sign = np.where(values.max(axis=3) > -values.min(axis=3), -1, 1).astype(np.int8)
+        flipped_weight = weight * np.repeat(sign, block_size, axis=2)
+        return search_grid(flipped_weight, bits, importance, block_size=block_size, candidates=candidates).scale, sign
     by_sign = []
     for sign in (1, -1):
         grid = search_grid(sign * weight, bits, importance, block_size=block_size, candidates=candidates)

@@ -213,13 +213,13 @@ class MomentsAccumulator:
             self._sum_quantized += quantized.sum(axis=1, dtype=np.float64)
         else:  # what varies is small, so that float32 is enough for the sums of one batch
             quantized = quantized - self._origin[:, None, :]
-            self._sum_quantized += quantized.sum(axis=1)
+            self._sum_quantized += _sum_of(quantized)
         # BLAS adds in place, and only one half of the symmetric sum. At k = 4,608 allocating a separate product would
         # take longer than its arithmetic.
         for group, rows in enumerate(quantized):
             blas.ssyrk(1, rows.T, beta=1, c=self._hessian[group].T, lower=1, overwrite_c=1)
         if self._cross is not None and difference is not None:
-            self._sum_difference += difference.sum(axis=1)
+            self._sum_difference += _sum_of(difference)
             _add_products(self._cross, difference, quantized)
         if residual is not None:
             groups, _, outputs = residual.shape
@@ -252,6 +252,12 @@ class MomentsAccumulator:
             origin=self._origin,
         )
         return moments if self._origin is None else moments.centered(copy=False)
+
+
+def _sum_of(rows: Floats) -> Floats:
+    """Return the sum ``[g, k]`` of rows ``[g, n, k]``. A product is faster than a sum over rows of few inputs."""
+    total: Floats = np.ones(rows.shape[1], np.float32) @ rows
+    return total
 
 
 def _add_products(total: Floats, left: Floats, right: Floats) -> None:

@@ -9,8 +9,6 @@ they reach from -2 to 1, so a block whose largest weight is positive fits better
 ``|m q|`` is at most 64. Kernels without VNNI do not saturate at that.
 """
 
-import itertools
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -148,16 +146,20 @@ def _multiples(
 
 def _error(values: Floats, weights: Floats, bits: int, scale: Floats) -> NDArray[np.float32]:
     """Return the weighted squared rounding error of every block, ``[g, o, b]``. ``values`` are ``[g, o, b, block]``."""
-    result = np.empty(scale.shape, np.float32)
-    outputs = max(1, _CHUNK // max(1, values[0, 0].size))
-    for group, start in itertools.product(range(len(values)), range(0, values.shape[1], outputs)):
-        part = np.s_[group, start : start + outputs]
-        exact, step = values[part], scale[part][..., None]
+    groups, outputs, blocks, size = values.shape
+    rows, steps = values.reshape(-1, blocks, size), scale.reshape(-1, blocks, 1)
+    costs = weights[:, 0]  # [g, b, block]
+    result = np.empty((len(rows), blocks), np.float32)
+    count = max(1, _CHUNK // max(1, blocks * size))
+    for start in range(0, len(rows), count):
+        exact, step = rows[start : start + count], steps[start : start + count]
+        cost = costs if groups == 1 else costs[np.arange(start, start + len(exact)) // outputs]
         error = exact / step
         np.rint(error, out=error)
         np.clip(error, *code_range(bits), out=error)
         error *= step
         error -= exact
         np.square(error, out=error)
-        np.einsum("obk,bk->ob", error, weights[group, 0], out=result[part])
-    return result
+        error *= cost
+        error.sum(axis=2, out=result[start : start + count])
+    return result.reshape(scale.shape)

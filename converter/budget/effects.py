@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from converter.budget.cache import Cache
 from converter.calibration.activation_cache import ActivationCache
+from converter.calibration.layer_inputs import SequentialCalibration
 from converter.calibration.min_scale import min_scale_of
-from converter.calibration.sequential import SequentialCalibration, block_of, corrected_biases
+from converter.calibration.sequential import block_of, corrected_biases
 from converter.data.dataset import Dataset
 from converter.pipeline.images import Images
 from converter.pipeline.run_pass import PassContext, run_pass

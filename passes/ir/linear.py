@@ -7,7 +7,7 @@ group, k inputs per group x kernel taps. Rows are ``[g, n, k]``: n output positi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import onnx

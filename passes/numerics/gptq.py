@@ -221,9 +221,7 @@ def _inverse_of_lower_factor(matrix: Floats | Doubles) -> Floats | Doubles:
     if len(matrix) > 1:
         inverse: Doubles = np.linalg.inv(np.linalg.cholesky(matrix))
         return inverse
-    factorise, invert = (
-        (lapack.spotrf, lapack.strtri) if matrix.dtype == np.float32 else (lapack.dpotrf, lapack.dtrtri)
-    )
+    factorise, invert = (lapack.spotrf, lapack.strtri) if matrix.dtype == np.float32 else (lapack.dpotrf, lapack.dtrtri)
     upper, info = factorise(matrix[0].T, lower=0)
     if info:
         raise np.linalg.LinAlgError(f"not positive definite at row {info}")

@@ -61,9 +61,10 @@ class Moments:
         return replace(own, halves=halves)
 
     def about(self, origin: Floats | None, *, copy: bool = True) -> "Moments":
-        """Return the moments about another origin ``[g, k]``, or about zero for None. `halves` are copied if there are any.
+        """Return the moments about another origin ``[g, k]``, or about zero for None.
 
         With δ the mean of the rows about the old origin and ε about the new one, X̂ᵀX̂ / n changes by εεᵀ - δδᵀ.
+        Without ``copy``, the arrays of these moments are changed, but not those of `halves`.
         """
         old = np.zeros_like(self.mean_quantized) if self.origin is None else self.origin
         new = np.zeros_like(self.mean_quantized) if origin is None else origin
@@ -110,9 +111,7 @@ class Moments:
         """Return the moments of both sets of rows together, with the two sets as `halves`."""
         share = np.float32(first.rows / (first.rows + second.rows))
         halves = (first, second)
-        first, second = (
-            (first, second.about(None)) if first.origin is None else (first.centered(), second.centered())
-        )
+        first, second = (first, second.about(None)) if first.origin is None else (first.centered(), second.centered())
 
         def mean(one: Floats, other: Floats) -> Floats:
             result = share * one
@@ -261,7 +260,7 @@ def _sum_of(rows: Floats) -> Floats:
 
 
 def _add_products(total: Floats, left: Floats, right: Floats) -> None:
-    """Add ``leftᵀ right`` to ``total`` ``[g, i, k]`` in place, for ``left`` ``[g, n, i]`` and ``right`` ``[g, n, k]``."""
+    """Add ``leftᵀ right`` to ``total`` ``[g, i, k]`` in place. They are ``[g, n, i]`` and ``[g, n, k]``."""
     for group, rows in enumerate(right):
         blas.sgemm(1, rows.T, left[group].T, 1, total[group].T, trans_b=1, overwrite_c=1)
 
@@ -283,7 +282,7 @@ def _plus_outer(matrix: Floats, factor: float, left: Floats, right: Floats) -> F
 
 
 def _mirrored(matrix: Floats) -> Floats:
-    """Copy the upper triangle of each ``[k, k]`` of ``matrix`` ``[g, k, k]`` to the lower one in place, and return it."""
+    """Copy the upper triangle of each of ``matrix`` ``[g, k, k]`` to the lower one in place, and return it."""
     k = matrix.shape[1]
     for start in range(0, k, _TILE):
         stop = min(start + _TILE, k)

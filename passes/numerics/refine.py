@@ -82,16 +82,16 @@ def _descend(
     """Move the code of every input once. ``pull`` is (target - values) @ hessian; the new one is returned too."""
     low, high = code_range(grid.bits)
     k = codes.shape[2]
-    scale, zero = grid.spread(k)
+    scale, _ = grid.spread(k)
     codes = codes.copy()
     for start in range(0, k, lazy):
         part = np.s_[:, :, start : min(start + lazy, k)]
-        local, step, offset, old = (by_input(array[part]) for array in (pull, scale, zero, codes))  # [g, lazy, o]
+        local, step, old = (by_input(array[part]) for array in (pull, scale, codes))  # [g, lazy, o]
         movable = None if kept is None else by_input(kept[part])
         steps, moved = np.empty_like(local), old.copy()
         factor = hessian[:, part[2], part[2]]
         for j in range(local.shape[1]):
-            now = old[:, j].astype(np.float32)
+            now = old[:, j]
             new = local[:, j] / (factor[:, j, j, None] * step[:, j])
             new += now
             np.rint(new, out=new)
@@ -112,7 +112,7 @@ def by_input(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def subtract_outer(rows: Floats, left: Floats, right: Floats) -> None:
-    """Subtract ``left rightᵀ`` from ``rows`` ``[g, n, o]`` in place, for ``left`` ``[g, n]`` and ``right`` ``[g, o]``."""
+    """Subtract ``left rightᵀ`` from ``rows`` ``[g, n, o]`` in place. They are ``[g, n]`` and ``[g, o]``."""
     if len(rows) > 1:
         rows -= left[:, :, None] * right[:, None, :]
     elif rows.size:

@@ -17,9 +17,10 @@ import torch
 
 from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.correction import float_network, restore_float_weight
+from converter.calibration.layer_inputs import SequentialCalibration
 from converter.calibration.paired_run import FLOAT, QUANTIZED, PairedRun
 from converter.calibration.segments import Segment, cut, submodel
-from converter.calibration.sequential import SequentialCalibration, solve_layer
+from converter.calibration.sequential import solve_layer
 from converter.data.dataset import Dataset
 from converter.learn.device import find_device
 from converter.learn.graph.program import Program, unsupported

@@ -17,6 +17,12 @@ import converter
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+def _peak_bytes() -> int:
+    """Return the largest resident size of this process. ru_maxrss would start at the size of the parent process."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def main(model: str, data: str, recipe: str, count: str, seed: str, out: str) -> None:
     """Convert, save and print. Floats of an .npz are taken as they are, images are normalised."""
     arguments = {"limit": int(count), "seed": int(seed)}
@@ -34,7 +40,7 @@ def main(model: str, data: str, recipe: str, count: str, seed: str, out: str) ->
                 "processor": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
                 "system": after.ru_stime - before.ru_stime,
                 "wall": time.perf_counter() - start,
-                "peak": after.ru_maxrss * 1024,
+                "peak": _peak_bytes(),
             }
         )
     )

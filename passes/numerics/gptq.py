@@ -221,11 +221,11 @@ def _inverse_of_lower_factor(matrix: Floats | Doubles) -> Floats | Doubles:
     if len(matrix) > 1:
         inverse: Doubles = np.linalg.inv(np.linalg.cholesky(matrix))
         return inverse
-    factorise, invert = (lapack.spotrf, lapack.strtri) if matrix.dtype == np.float32 else (lapack.dpotrf, lapack.dtrtri)
-    upper, info = factorise(matrix[0].T, lower=0)
+    single = matrix.dtype == np.float32
+    upper, info = (lapack.spotrf if single else lapack.dpotrf)(matrix[0].T, lower=0)
     if info:
         raise np.linalg.LinAlgError(f"not positive definite at row {info}")
-    upper, info = invert(upper, lower=0, overwrite_c=1)
+    upper, info = (lapack.strtri if single else lapack.dtrtri)(upper, lower=0, overwrite_c=1)
     if info:
         raise np.linalg.LinAlgError(f"triangular inverse failed at row {info}")
     return upper.T[None]

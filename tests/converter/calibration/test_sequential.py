@@ -239,7 +239,7 @@ def test_a_layer_left_in_float_passes_the_errors_on() -> None:
 
 
 def test_the_seed_draws_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.calibration.sequential.positions_per_image", lambda *_: 5)
+    monkeypatch.setattr("converter.calibration.layer_inputs.positions_per_image", lambda *_: 5)
     results = []
     for seed in (1, 1, 2):
         model, layer_pass = prepared(resnet()), Recorded(bits=3)

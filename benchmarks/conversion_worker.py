@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import converter
 
@@ -25,7 +26,7 @@ def _peak_bytes() -> int:
 
 def main(model: str, data: str, recipe: str, count: str, seed: str, out: str) -> None:
     """Convert, save and print. Floats of an .npz are taken as they are, images are normalised."""
-    arguments = {"limit": int(count), "seed": int(seed)}
+    arguments: dict[str, Any] = {"limit": int(count), "seed": int(seed)}
     if hasattr(converter, "Settings"):  # older checkouts take them as arguments of `convert`
         arguments = {"settings": converter.Settings(**arguments)}
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)

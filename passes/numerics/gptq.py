@@ -182,7 +182,7 @@ def sweep(
     return codes
 
 
-def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
+def inverse_factor(hessian: Floats, damping: float) -> tuple[Floats | Doubles, float]:
     """Return the upper U with ``(H + λI)⁻¹ = UᵀU`` for every group of ``[g, k, k]``, and the damping that was used.
 
     The Cholesky factor of the reversed matrix gives ``H = R Rᵀ`` with R upper, hence ``U = R⁻¹``. That is one
@@ -228,7 +228,8 @@ def _inverse_of_lower_factor(matrix: Floats | Doubles) -> Floats | Doubles:
     upper, info = (lapack.strtri if single else lapack.dtrtri)(upper, lower=0, overwrite_c=1)
     if info:
         raise np.linalg.LinAlgError(f"triangular inverse failed at row {info}")
-    return upper.T[None]
+    found: Floats | Doubles = upper.T[None]
+    return found
 
 
 def output_error(weight: Floats, values: Floats, hessian: Floats) -> float:

@@ -43,11 +43,12 @@ def im2col(images: Floats, positions: NDArray[np.intp], shape: tuple[int, ...], 
         groups: Number g of groups of channels.
     """
     taps = np.indices(window.kernel).reshape(len(window.kernel), -1)  # [axes, taps]
-    flat, inside = np.zeros((*positions.shape, taps.shape[1]), np.intp), np.bool_(True)  # [n, p, taps]
+    flat = np.zeros((*positions.shape, taps.shape[1]), np.intp)  # [n, p, taps]
+    inside = np.ones(flat.shape, np.bool_)
     for axis, (size, place) in enumerate(zip(images.shape[2:], np.unravel_index(positions, shape), strict=True)):
         tap = taps[axis] * window.dilations[axis] - window.begins[axis]
         index = place[..., None] * window.strides[axis] + tap
-        inside = inside & (index >= 0) & (index < size)
+        inside &= (index >= 0) & (index < size)
         flat = flat * size + np.clip(index, 0, size - 1)
     count, channels = images.shape[:2]
     values = images.reshape(count, channels, math.prod(images.shape[2:]))

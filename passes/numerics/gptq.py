@@ -194,7 +194,8 @@ def inverse_factor(hessian: Floats, damping: float) -> tuple[Floats | Doubles, f
     """
     k = hessian.shape[1]
     single = len(hessian) == 1 and k >= _LARGE and damping >= _SAFE_DAMPING
-    matrix = np.array(hessian[:, ::-1, ::-1], np.float32 if single else np.float64, order="C")
+    matrix: Floats | Doubles = np.empty(hessian.shape, np.float32 if single else np.float64)
+    matrix[...] = hessian[:, ::-1, ::-1]
     if not np.isfinite(matrix).all():
         raise np.linalg.LinAlgError("the Hessian holds NaN or Inf")
     index = np.arange(k)

@@ -263,7 +263,8 @@ def test_the_damping_is_the_one_of_least_loss(rows: int, noise: float) -> None:
     def loss(damping: float) -> float:
         total = 0.0
         for fitted, unseen in (halves, halves[::-1]):
-            change = asymmetric_target(weight, dataclasses.replace(fitted, halves=None), damping) - weight
+            change = asymmetric_target(weight, fitted, damping) - weight
+            assert unseen.cross is not None
             total += float((change @ unseen.hessian * change - 2 * change * (weight @ unseen.cross)).sum())
         return total
 

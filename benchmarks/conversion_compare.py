@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--before {options.before}: no checkout of the project; use git worktree add")
     table = Table("network", "seed", "checkout", "CPU s", "wall s", "SQNR dB", "peak MB")
     unseen = evaluation_crops(_EVALUATE).astype(np.float32) / 255
-    images = np.ascontiguousarray(((unseen - np.float32(MEAN)) / np.float32(STD)).transpose(0, 3, 1, 2), np.float32)
+    images = np.ascontiguousarray(((unseen - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2), np.float32)
     with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
         model, data, out = (Path(folder) / name for name in ("float.onnx", "images.npz", "converted.onnx"))
         np.savez(data, x=calibration_crops(options.samples))
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         f"{sqnr_db(exact, _outputs(out, images)):.2f}",
                         f"{cost['peak'] / 1e6:,.0f}",
                     )
-    show(table)
+    show([table])
     return 0
 
 

@@ -134,7 +134,7 @@ class Moments:
         if first.origin is None:
             return joined
         # Each half is about its own mean. The sums are brought to the mean of both (Chan, Golub & LeVeque 1983, §2).
-        gap, factor = second.mean_quantized - first.mean_quantized, 2 * share * (1 - share)
+        gap, factor = second.mean_quantized - first.mean_quantized, float(2 * share * (1 - share))
         _plus_outer(joined.hessian, factor, gap, gap)
         if joined.cross is not None:
             errors = first.mean - first.mean_quantized - (second.mean - second.mean_quantized)

@@ -44,7 +44,7 @@ def refine(
     if not rounds:
         return codes, grid
     if not grid.per_channel:
-        pull = (target - grid.values(codes)) @ hessian  # [g, o, k]
+        pull: Floats = (target - grid.values(codes)) @ hessian  # [g, o, k]
         for _ in range(rounds):
             new_codes, pull = _descend(codes, grid, pull, hessian, lazy, kept)
             if np.array_equal(new_codes, codes):
@@ -52,7 +52,8 @@ def refine(
             codes = new_codes
         return codes, grid
     # Values are scale x levels. So both products with the Hessian stay known while scales and levels change.
-    aim, weighted = target @ hessian, _levels(codes, grid) @ hessian
+    aim: Floats = target @ hessian
+    weighted: Floats = _levels(codes, grid) @ hessian
     for _ in range(rounds):
         grid = _refit(target, _levels(codes, grid), weighted, grid, min_scale)
         new_codes, pull = _descend(codes, grid, aim - grid.scale * weighted, hessian, lazy, kept)

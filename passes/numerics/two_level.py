@@ -114,9 +114,11 @@ def _own_scales(
     if bits == MOST_BITS and block_size <= _SMALL_BLOCK:
         # The largest weight decides, as there is one more negative code. It is better than the sign of least error,
         # because the multiples have another range for each sign.
-        sign = np.where(values.max(axis=3) > -values.min(axis=3), -1, 1).astype(np.int8)
-        flipped_weight = weight * np.repeat(sign, block_size, axis=2)
-        return search_grid(flipped_weight, bits, importance, block_size=block_size, candidates=candidates).scale, sign
+        by_largest = np.where(values.max(axis=3) > -values.min(axis=3), -1, 1).astype(np.int8)
+        flipped_weight = weight * np.repeat(by_largest, block_size, axis=2)
+        return search_grid(
+            flipped_weight, bits, importance, block_size=block_size, candidates=candidates
+        ).scale, by_largest
     by_sign = []
     for sign in (1, -1):
         grid = search_grid(sign * weight, bits, importance, block_size=block_size, candidates=candidates)

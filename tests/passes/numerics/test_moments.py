@@ -276,7 +276,7 @@ def test_pooled_moments_are_those_of_all_rows() -> None:
 def test_errors_of_the_outputs_are_the_weight_times_cross_moments(cuts: list[int]) -> None:
     """A residual that has W (X - X̂) in it needs no cross moments."""
     float_rows, quantized = draw(2, 60, 5)
-    weight = np.random.default_rng(3).normal(size=(2, 3, 5)).astype(np.float32)
+    weight: Floats = np.random.default_rng(3).normal(size=(2, 3, 5)).astype(np.float32)
     crossed = shifted(float_rows, quantized, cuts)
     total = MomentsAccumulator(2, 5, cross=False, shifted=True)
     for start, stop in zip([0, *cuts], [*cuts, 60], strict=True):

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from passes.data_facts import DataFacts
 from passes.errors import DataError, QuantizationError
+from passes.ir.codes import require_codes
 from passes.ir.linear import Linear
 from passes.ir.model import Model
 from passes.ir.selectors import by_layer, matches, select
@@ -299,6 +300,11 @@ class LayerPass(Pass):
         return dataclasses.replace(self, sequential=False)
 
     @property
+    def reads_cross(self) -> bool:
+        """Whether `solve` reads `Moments.cross`. If not, errors of the inputs may be in `Moments.residual` instead."""
+        return True
+
+    @property
     def searches(self) -> bool:
         """Whether weight scales are searched. If not, the largest weight gives the scale."""
         return True
@@ -387,14 +393,3 @@ class LearningPass(Pass):
         """Return the pass with its learning on a device."""
         settings = {"device": device}
         return dataclasses.replace(self, **settings)
-
-
-def require_codes(model: Model, after: str) -> None:
-    """Require that every layer has codes, or a reason to stay in float, after the pass of this name.
-
-    Raises:
-        QuantizationError: A layer has neither. The message names it.
-    """
-    for name in model.layers():
-        if name not in model.quantized and name not in model.float_reasons:
-            raise QuantizationError(f"{after} gave {name} no codes, and no reason to stay in float")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from converter.cache.folder import Cache
 from converter.calibration.activation_cache import ActivationCache
+from converter.calibration.layer_inputs import SequentialCalibration
 from converter.calibration.min_scale import min_scale_of
 from converter.calibration.probe import Probe
-from converter.calibration.sequential import SequentialCalibration
 from converter.calibration.solving import block_of, corrected_biases
 from converter.data.dataset import Dataset
 from converter.pipeline.images import Images

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from converter.calibration.activation_cache import ActivationCache
+from converter.calibration.layer_inputs import SequentialCalibration
 from converter.calibration.min_scale import min_scale_for_bias
-from converter.calibration.sequential import SequentialCalibration
 from converter.data.dataset import Dataset
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from converter.runtime.session import Progress

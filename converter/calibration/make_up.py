@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.calibration.activation_cache import ActivationCache
-from converter.calibration.sequential import SequentialCalibration
+from converter.calibration.layer_inputs import SequentialCalibration
 from converter.data.dataset import Dataset
 from converter.runtime.session import Progress
 from passes.ir.linear import Linear

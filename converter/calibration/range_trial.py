@@ -8,6 +8,7 @@ So the network itself is asked: it runs on a few samples with both.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def choose_ranges(
     if models[0].activation_qparams == models[1].activation_qparams:
         return step, ()
     try:
-        errors = [_error(model, each, judge) for each in models]
+        errors = _errors(model, models, judge)
     except ModelError:  # onnxruntime's CPU kernels do not run what the target needs
         return step, ()
     if not all(math.isfinite(error) for error in errors):
@@ -96,29 +97,32 @@ def _applied(step: ActivationRanges, model: Model, stats: Stats) -> Model:
     return copy
 
 
-def _error(exact: Model, model: Model, judge: Dataset) -> float:
-    """Error power of the float outputs relative to their own power, on average over the outputs.
+def _errors(exact: Model, models: Sequence[Model], judge: Dataset) -> list[float]:
+    """Error power of the float outputs relative to their own power, on average over the outputs, for each model.
 
-    One sample runs at a time. No output is kept, and no more than two sessions are open.
+    One sample runs at a time, through all networks. No output is kept.
 
     Args:
         exact: The float model.
-        model: The model with ranges. It gets 8-bit codes.
+        models: The models with ranges. They get 8-bit codes.
         judge: Samples to run.
     """
     reference = Runner(float_model(exact.graph), "the float model", keep=False)  # first: no codes take memory yet
-    solve_layers(model, Rtn(bits=8, scale="absmax"), None, no_progress)
-    quantized = Runner(emit(model, "int8"), "the model with ranges", outputs=reference.outputs, keep=False)
-    model.quantized.clear()
-    names = reference.outputs
-    noise, signal = np.zeros(len(names)), np.zeros(len(names))
+    names, runners = reference.outputs, []
+    for model in models:
+        solve_layers(model, Rtn(bits=8, scale="absmax"), None, no_progress)
+        runners.append(Runner(emit(model, "int8"), "the model with ranges", outputs=names, keep=False))
+        model.quantized.clear()
+    noise, signal = np.zeros((len(models), len(names))), np.zeros(len(names))
     for batch, _ in zip(judge.batches(1), range(_SAMPLES), strict=False):
-        pairs = zip(reference.execute(batch.feeds), quantized.execute(batch.feeds), strict=True)
-        for place, (wanted, found) in enumerate(pairs):
+        expected = reference.execute(batch.feeds)
+        found = [runner.execute(batch.feeds) for runner in runners]
+        for place, wanted in enumerate(expected):
             if getattr(wanted, "dtype", np.dtype(object)).kind != "f":
                 continue
             signal[place] += np.square(wanted, dtype=np.float64).sum()
-            if found.shape == wanted.shape:
-                noise[place] += np.square(found.astype(np.float64) - wanted).sum()
+            for row, outputs in zip(noise, found, strict=True):
+                if outputs[place].shape == wanted.shape:
+                    row[place] += np.square(outputs[place].astype(np.float64) - wanted).sum()
     counted = signal > 0
-    return float((noise[counted] / signal[counted]).mean()) if counted.any() else math.nan
+    return [float((row[counted] / signal[counted]).mean()) if counted.any() else math.nan for row in noise]

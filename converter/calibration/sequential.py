@@ -5,29 +5,25 @@ network's. The other is the quantized network's, with weights and activations as
 emitted and run as the final file will be. Each segment runs once. Only tensors that a later segment reads are held.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from converter.cache.folder import NOWHERE, Cache
 from converter.calibration.activation_cache import ActivationCache
-from converter.calibration.paired_run import FLOAT, QUANTIZED, PairedRun
-from converter.calibration.segments import cut
+from converter.calibration.layer_inputs import SequentialCalibration
 from converter.calibration.solving import keep_layer, restore_layer, solve_layer
-from converter.calibration.statistics import check_finite, positions_per_image
 from converter.data.dataset import Dataset
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from converter.runtime.session import Progress
 from passes.base import LayerPass
-from passes.errors import QuantizationError
 from passes.ir.linear import Linear
 from passes.ir.model import UNREACHED, Model
 from passes.ir.ties import shared_with, tied_layers
-from passes.numerics.grid import Floats
-from passes.numerics.moments import Moments, MomentsAccumulator
+from passes.numerics.moments import Moments
 from passes.report import Change, PassReport
 from passes.weights.rtn import Rtn
 
-__all__ = ["SequentialCalibration", "solve_layers"]
+__all__ = ["solve_layers"]
 
 
 def solve_layers(
@@ -107,7 +103,8 @@ def solve_layers(
                 if stored is not None:
                     note(layer, stored)
                     continue
-                both = (calibration.find_moments(layer), others.pop(layer.name, None))
+                weight = None if layer_pass.reads_cross else model.weight(layer)
+                both = (calibration.find_moments(layer, weight=weight), others.pop(layer.name, None))
                 known = [each for each in both if each is not None]
                 if known:
                     solve(layer, Moments.pooled(*known) if len(known) > 1 else known[0])
@@ -173,127 +170,3 @@ def _moments_of_later_readers(
                 if moments is not None:
                     result[leader] = Moments.pooled(result[leader], moments) if leader in result else moments
     return result
-
-
-class SequentialCalibration:
-    """Visit the layers in running order, with the inputs that each of them gets in both streams.
-
-    Args:
-        model: Model of the quantized stream.
-        reference: Model of the float stream. It has the same nodes, with float weights. It may be ``model`` itself.
-        layers: The layers to stop at.
-        data: The images.
-        cache: Holds the activations.
-        seed: Random seed of the output positions that are sampled from each image.
-        sequential: Whether to run the quantized stream too. If False, there is only the float stream.
-        together: Bytes that the samples that run together may take.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        reference: Model,
-        layers: dict[str, Linear],
-        data: Dataset,
-        cache: ActivationCache,
-        *,
-        seed: int,
-        sequential: bool = True,
-        together: int = DEFAULT_MEMORY_BUDGET // 2,
-    ) -> None:
-        self.pair = PairedRun(model, reference, data, cache, sequential=sequential, together=together)
-        self.model, self.layers, self.cache, self.sequential = model, layers, cache, sequential
-        self.images, self.seed = len(data), seed
-
-    def solving_order(self) -> Iterator[Linear]:
-        """Yield the layers in running order.
-
-        `rows` and `moments` can be called for the layer that was yielded last. That layer must be solved before the
-        next one is requested.
-        """
-        segments = cut(self.model.graph, self.layers)
-        for segment in segments:
-            # `model` and `reference` may be the same object, which solving the layer changes.
-            before = self.pair.float_graph(segment)
-            if segment.layer is not None:
-                yield self.layers[segment.layer]
-            if segment is not segments[-1]:
-                self.pair.advance(segment, before)
-
-    def rows(self, layer: Linear) -> Iterator[tuple[int, Floats, Floats | None]]:
-        """Yield for each batch its number and the layer's input rows ``[g, n, k]``: float, then quantized or None."""
-        for batch in range(len(self.pair.parts)):
-            float_rows = self._rows(FLOAT, layer, batch)
-            yield batch, float_rows, self._rows(QUANTIZED, layer, batch) if self.sequential else None
-
-    def _rows(self, stream: str, layer: Linear, batch: int) -> Floats:
-        values: Floats = self.pair.get(stream, layer.input, batch)
-        check_finite(layer.input, values)
-        return self._sampled(layer.rows, layer, values, batch)
-
-    def _sampled(self, rows: Callable[..., Floats], layer: Linear, values: Floats, batch: int) -> Floats:
-        """Rows of a batch, at the output positions that are sampled for the layer."""
-        positions = positions_per_image(layer.matrix_shape[2], self.images)
-        group, skip = self.pair.parts[batch].place(self.pair.group)
-        return rows(values, positions=positions, seed=(self.seed, group), skip=skip)
-
-    def moments(self, layer: Linear) -> Moments:
-        """Moments of the inputs of the layer that was yielded last.
-
-        Raises:
-            QuantizationError: Its input was empty in every run.
-        """
-        found = self.find_moments(layer)
-        if found is None:
-            raise QuantizationError(f"{layer.name}: {UNREACHED}; leave it in float (`exclude=`)")
-        return found
-
-    def find_moments(self, layer: Linear, *, halved: bool | None = None) -> Moments | None:
-        """Moments of the layer's inputs. None if its input was empty in every run.
-
-        Args:
-            layer: The layer that was yielded last.
-            halved: Whether to separate two halves of the images. The default is to do so if both streams run.
-        """
-        groups, _, k = layer.matrix_shape
-        # Two halves: each is the held-out data on which the asymmetric target of the other is judged.
-        halved = self.sequential if halved is None else halved
-        groups_of = [part.place(self.pair.group)[0] for part in self.pair.parts]
-        halves = min(2, len(set(groups_of))) if halved else 1
-        parts = [MomentsAccumulator(groups, k, cross=self.sequential, shifted=True) for _ in range(halves)]
-        addend = self._addend(layer)
-        for batch, float_rows, quantized_rows in self.rows(layer):
-            total = parts[groups_of[batch] % len(parts)]
-            if quantized_rows is None:
-                total.update(float_rows)
-                continue
-            residual = None
-            if addend is not None:
-                float_addend, quantized_addend = (
-                    self._sampled(layer.output_rows, layer, self.pair.get(stream, addend, batch), batch)
-                    for stream in (FLOAT, QUANTIZED)
-                )
-                residual = float_addend - quantized_addend
-            total.update(quantized_rows, float_rows - quantized_rows, residual)
-        found = [part.moments() for part in parts if part.rows]
-        if not found:
-            return None
-        first, *second = found
-        return Moments.joined(first, second[0]) if second else first
-
-    def _addend(self, layer: Linear) -> str | None:
-        """The tensor that an Add adds to the layer's output.
-
-        None if another node reads the output too, or if the tensor is not in both streams yet.
-        """
-        graph = self.model.graph
-        readers = [node for node in graph.nodes if any(tensor.name == layer.output for tensor in node.inputs)]
-        if len(readers) != 1 or readers[0].op != "Add" or any(out.name == layer.output for out in graph.outputs):
-            return None
-        others = [str(tensor.name) for tensor in readers[0].inputs if tensor.name != layer.output]
-        if len(others) != 1 or any((stream, others[0]) not in self.cache for stream in (FLOAT, QUANTIZED)):
-            return None
-        addend, layer_input = self.cache.get(FLOAT, others[0], 0), self.cache.get(FLOAT, layer.input, 0)
-        assert not isinstance(addend, list)  # an Add reads tensors
-        assert not isinstance(layer_input, list)
-        return others[0] if addend.shape == layer.output_shape(layer_input.shape) else None

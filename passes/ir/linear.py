@@ -7,7 +7,7 @@ group, k inputs per group x kernel taps. Rows are ``[g, n, k]``: n output positi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from passes.errors import QuantizationError
 from passes.ir.bodies import bodies
 from passes.numerics.grid import Floats
+from passes.numerics.im2col import Window, im2col
 
 __all__ = ["LINEAR_OPS", "Linear", "find_linear", "has_layers", "linear_layers", "refused_layers", "why_not_linear"]
 
@@ -154,20 +155,17 @@ class Linear:
             return np.take_along_axis(rows, drawn[:, :, None], 1).reshape(1, -1, k)
         if x.ndim != 2 + len(self.kernel) or x.shape[1] * math.prod(self.kernel) != g * k:
             raise QuantizationError(f"{self.name}: input of shape {x.shape} for a weight of shape {self.weight_shape}")
-        padded, strides = self._padded(x)
-        axes = tuple(range(2, x.ndim))
-        reach = tuple(d * (n - 1) + 1 for d, n in zip(self.dilations, self.kernel, strict=True))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)  # [n, c, *positions, *reach]
-        strided = (slice(None), slice(None), *_every(strides), *_every(self.dilations))
-        windows = windows[strided]
-        shape = windows.shape[2 : 2 + len(self.kernel)]
-        indices: tuple[Any, ...] = np.unravel_index(
-            _drawn(len(x), math.prod(shape), positions, seed, skip), shape
-        )  # [n, p]
-        picked = windows[(np.arange(len(x))[:, None], slice(None), *indices)]  # [n, p, c, *taps]
-        n, p, c = picked.shape[:3]
-        grouped = picked.reshape(n, p, g, c // g, -1).transpose(2, 0, 1, 3, 4)  # [g, n, p, c/g, taps]
-        return np.ascontiguousarray(grouped).reshape(g, n * p, k)
+        shape = self.output_shape(x.shape)[2:]
+        drawn = _drawn(len(x), math.prod(shape), positions, seed, skip)  # [n, p]
+        begins, strides = self._pads(x.shape[2:])[0], self.strides
+        if self.op == "ConvTranspose":  # a stride-1 convolution of the zero-stuffed input with the flipped kernel
+            size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self.strides, strict=True)]
+            stuffed = np.zeros((*x.shape[:2], *size), np.float32)
+            stuffed[(slice(None), slice(None), *_every(self.strides))] = x
+            reach = (d * (n - 1) for d, n in zip(self.dilations, self.kernel, strict=True))
+            begins = tuple(r - b for r, b in zip(reach, begins, strict=True))
+            x, strides = stuffed, (1,) * len(self.kernel)
+        return im2col(x, drawn, shape, Window(self.kernel, strides, self.dilations, begins), g)
 
     def output_rows(self, y: Floats, *, positions: int | None = None, seed: Seed = 0, skip: int = 0) -> Floats:
         """Convert a tensor of the output's shape, ``[n, c, *spatial]`` or ``[..., o]``, to rows ``[g, n, o]``.
@@ -198,22 +196,6 @@ class Linear:
             else:
                 spatial.append((size + pads - reach) // self.strides[axis] + 1)
         return (shape[0], self.outputs, *spatial)
-
-    def _padded(self, x: Floats) -> tuple[Floats, tuple[int, ...]]:
-        """Return the padded input, in which every window lies inside, and the stride between windows."""
-        begins, ends = self._pads(x.shape[2:])
-        if self.op == "ConvTranspose":  # a stride-1 convolution of the zero-stuffed input with the flipped kernel
-            size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], self.strides, strict=True)]
-            stuffed = np.zeros((*x.shape[:2], *size), np.float32)
-            stuffed[(slice(None), slice(None), *_every(self.strides))] = x
-            reach = [d * (n - 1) for d, n in zip(self.dilations, self.kernel, strict=True)]
-            begins = tuple(r - b for r, b in zip(reach, begins, strict=True))
-            ends = tuple(r - e + o for r, e, o in zip(reach, ends, self.output_padding, strict=True))
-            grown = ((max(b, 0), max(e, 0)) for b, e in zip(begins, ends, strict=True))
-            x = np.pad(stuffed, [(0, 0), (0, 0), *grown])  # pad first: the crop may extend beyond the input
-            crop = tuple(slice(max(-b, 0), n - max(-e, 0)) for b, e, n in zip(begins, ends, x.shape[2:], strict=True))
-            return x[(slice(None), slice(None), *crop)], (1,) * len(self.kernel)
-        return np.pad(x, [(0, 0), (0, 0), *zip(begins, ends, strict=True)]), self.strides
 
     def _pads(self, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         spatial = len(self.kernel)

@@ -17,6 +17,7 @@ It follows from the moments of those rows in closed form. So λ is chosen by two
 activations.
 """
 
+import functools
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -30,6 +31,7 @@ __all__ = ["HELD_OUT_DAMPINGS", "asymmetric_target", "held_out_damping", "projec
 
 HELD_OUT_DAMPINGS = (0.01, 0.1, 1.0, 10.0)
 _JUDGED = 64  # number of output channels on which λ is chosen
+_MOST_INPUTS_OF_TWO_FOLDS = 512  # a layer with more is judged on one half only, since each λ takes a factorisation
 
 
 def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = None) -> Floats:
@@ -44,7 +46,7 @@ def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = 
     Raises:
         numpy.linalg.LinAlgError: The Hessian is not positive definite with any allowed damping.
     """
-    if moments.cross is None:
+    if not moments.has_errors:
         return weight
     right = projection(weight, moments)
     if damping is not None:
@@ -74,37 +76,45 @@ def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates
         raise ValueError("no candidates for the damping")
     every = -(-weight.shape[1] // _JUDGED)  # a sample of the channels: all of them share one λ
     judged = weight[:, ::every]
-    pairs = []
-    for fitted, unseen in (halves, halves[::-1]):
-        pairs.append(
-            (fitted.hessian, projection(judged, fitted, every), unseen.hessian, 2 * projection(judged, unseen, every))
-        )
-    best, least = None, np.inf
-    for damping in candidates:
+    pulls = [projection(judged, half, every) for half in halves]
+    folds = ((0, 1), (1, 0)) if weight.shape[2] <= _MOST_INPUTS_OF_TWO_FOLDS else ((0, 1),)
+
+    @functools.cache
+    def loss(index: int) -> float:
         try:
-            loss = sum(_held_out_loss(*pair, damping) for pair in pairs)
+            return sum(
+                _held_out_loss(
+                    halves[fitted].hessian, pulls[fitted], halves[unseen].hessian, pulls[unseen], candidates[index]
+                )
+                for fitted, unseen in folds
+            )
         except np.linalg.LinAlgError:
-            continue
-        if loss > least:  # the loss falls and then rises with the damping
-            break
-        best, least = damping, loss
-    if best is None:
+            return np.inf
+
+    # The loss falls and then rises with the damping. Of equal ones, the largest is taken.
+    best = start = min(1, len(candidates) - 1)
+    while best + 1 < len(candidates) and loss(best + 1) <= loss(best):
+        best += 1
+    if best == start:
+        while best > 0 and loss(best - 1) < loss(best):
+            best -= 1
+    if not np.isfinite(loss(best)):
         raise np.linalg.LinAlgError(f"halves not positive definite with damping {max(candidates):g}")
-    return float(best)
+    return float(candidates[best])
 
 
-def _held_out_loss(hessian: Floats, right: Floats, other: Floats, twice: Floats, damping: float) -> float:
+def _held_out_loss(hessian: Floats, right: Floats, other: Floats, unseen: Floats, damping: float) -> float:
     """Return the error on the held-out half, up to a constant.
 
     Args:
         hessian: Hessian of the fitted half, ``[g, k, k]``.
         right: `projection` of the fitted half, ``[g, o, k]``.
         other: Hessian of the held-out half, ``[g, k, k]``.
-        twice: Twice the `projection` of the held-out half, ``[g, o, k]``.
+        unseen: `projection` of the held-out half, ``[g, o, k]``.
         damping: λ as a share of the mean of diag H.
     """
     delta = _solve(hessian, right, damping)
-    return float(((delta @ other - twice) * delta).sum())
+    return float(((delta @ other - 2 * unseen) * delta).sum())
 
 
 def projection(weight: Floats, moments: Moments, every: int = 1) -> Floats:
@@ -113,10 +123,13 @@ def projection(weight: Floats, moments: Moments, every: int = 1) -> Floats:
     Raises:
         ValueError: The moments have no `cross`.
     """
+    residual = None if moments.residual is None else moments.residual[:, ::every]
     if moments.cross is None:
-        raise ValueError("the moments have no cross moments")
+        if residual is None:
+            raise ValueError("the moments have no cross moments and no residual")
+        return residual
     right: Floats = weight @ moments.cross
-    return right if moments.residual is None else right + moments.residual[:, ::every]
+    return right if residual is None else right + residual
 
 
 def _solve(hessian: Floats, right: Floats, damping: float) -> Floats:
@@ -133,8 +146,8 @@ def _solve(hessian: Floats, right: Floats, damping: float) -> Floats:
     if groups > 1:
         np.linalg.cholesky(damped)  # raises for an indefinite matrix, which the solver below would accept
         return np.linalg.solve(damped, right.transpose(0, 2, 1)).transpose(0, 2, 1).astype(np.float32)
-    factor, info = lapack.spotrf(damped[0].T, lower=1, clean=0, overwrite_a=1)
+    factor, info = lapack.spotrf(damped[0].T, lower=0, clean=0, overwrite_a=1)
     if info:
         raise np.linalg.LinAlgError(f"not positive definite at row {info}")
-    solved, _ = lapack.spotrs(factor, right[0].T, lower=1)
+    solved, _ = lapack.spotrs(factor, right[0].T, lower=0)
     return np.ascontiguousarray(solved.T)[None]

@@ -87,7 +87,7 @@ def _search(
     groups, rows, k = target.shape
     work = target[:, :, None, :]  # [g, n, beam, remaining inputs]
     cost = np.zeros((groups, rows, 1), np.float32)
-    codes = np.zeros((groups, rows, 1, 0), np.int8)
+    chosen: list[tuple[Codes, NDArray[np.intp]]] = []  # of each input: the codes and their parents, [g, n, beam]
     for j in range(k):
         column, scale, offset = work[..., 0], step[:, :, j, None], zero[:, :, j, None]
         ideal = column / scale
@@ -104,11 +104,15 @@ def _search(
         width = min(beam, flat.shape[2])
         index = np.argpartition(flat, width - 1, axis=2)[..., :width]
         cost = np.take_along_axis(flat, index, axis=2)
-        parent = (index // 2)[..., None]
+        parent = index // 2
         error = np.take_along_axis(error.reshape(flat.shape), index, axis=2)
-        code = np.take_along_axis(both.reshape(flat.shape), index, axis=2).astype(np.int8)[..., None]
-        codes = np.concatenate([np.take_along_axis(codes, parent, axis=2), code], axis=3)
-        work = np.take_along_axis(work[..., 1:], parent, axis=2) - error[..., None] * upper[:, None, None, j, j + 1 :]
+        chosen.append((np.take_along_axis(both.reshape(flat.shape), index, axis=2).astype(np.int8), parent))
+        work = np.take_along_axis(work[..., 1:], parent[..., None], axis=2)
+        work -= error[..., None] * upper[:, None, None, j, j + 1 :]
     best = cost.argmin(axis=2)[..., None]
-    best_codes = np.take_along_axis(codes, best[..., None], axis=2)[:, :, 0]
-    return best_codes, np.take_along_axis(cost, best, axis=2)[..., 0]
+    least = np.take_along_axis(cost, best, axis=2)[..., 0]
+    codes = np.empty((groups, rows, k), np.int8)
+    for j, (code, parent) in reversed(list(enumerate(chosen))):
+        codes[..., j] = np.take_along_axis(code, best, axis=2)[..., 0]
+        best = np.take_along_axis(parent, best, axis=2)
+    return codes, least

@@ -11,6 +11,7 @@ falls. Weights that are to be removed get the code of zero when their turn comes
 others (`passes.numerics.pruning`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from scipy.linalg import lapack
 from passes.numerics.beam import beam_search, beam_work
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 from passes.numerics.moments import Moments
-from passes.numerics.refine import refine
+from passes.numerics.refine import by_input, refine, subtract_outer
 from passes.numerics.weight_grid import GridForm
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "importance_of",
     "inverse_factor",
     "output_error",
+    "output_errors",
     "permuted",
     "rounding_order",
     "sweep",
@@ -39,6 +41,8 @@ Doubles = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _BEAM_WORK = 200_000_000  # most multiplications per layer, about a second
+_LARGE = 512  # inputs of a layer from which on float32 is enough, since it saves seconds
+_SAFE_DAMPING = 0.01  # from here on, float32 is exact enough for a factor that is used in float32
 
 
 @dataclass(frozen=True)
@@ -157,25 +161,28 @@ def sweep(
     work = target.copy()
     codes = np.empty(target.shape, np.int8)
     for start in range(0, k, lazy):
-        stop = min(start + lazy, k)
-        errors = np.empty((*target.shape[:2], stop - start), np.float32)  # [g, o, lazy]
-        block = work[:, :, start:stop].copy()
-        factor = upper[:, start:stop, start:stop]
-        for j in range(stop - start):
-            column = block[:, :, j]
-            step, offset = scale[:, :, start + j], zero[:, :, start + j]
-            code = np.clip(np.rint(column / step) + offset, low, high)
-            if kept is not None:
-                code = np.where(kept[:, :, start + j], code, offset)
-            codes[:, :, start + j] = code
-            error = (column - (code - offset) * step) / factor[:, j, j, None]
-            errors[:, :, j] = error
-            block[:, :, j + 1 :] -= error[:, :, None] * factor[:, None, j, j + 1 :]
-        work[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
+        part = np.s_[:, :, start : min(start + lazy, k)]
+        block, step, offset = (by_input(array[part]) for array in (work, scale, zero))  # [g, lazy, o]
+        allowed = None if kept is None else by_input(kept[part])
+        errors, chosen = np.empty_like(block), np.empty(block.shape, np.int8)
+        factor = upper[:, part[2], part[2]]
+        for j in range(block.shape[1]):
+            column = block[:, j]
+            code = np.rint(column / step[:, j])
+            code += offset[:, j]
+            np.minimum(np.maximum(code, low, out=code), high, out=code)
+            if allowed is not None:
+                code = np.where(allowed[:, j], code, offset[:, j])
+            chosen[:, j] = code
+            errors[:, j] = (column - (code - offset[:, j]) * step[:, j]) / factor[:, j, j, None]
+            subtract_outer(block[:, j + 1 :], factor[:, j, j + 1 :], errors[:, j])
+        codes[part] = chosen.transpose(0, 2, 1)
+        stop = start + block.shape[1]
+        work[:, :, stop:] -= errors.transpose(0, 2, 1) @ upper[:, start:stop, stop:]
     return codes
 
 
-def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
+def inverse_factor(hessian: Floats, damping: float) -> tuple[Floats | Doubles, float]:
     """Return the upper U with ``(H + λI)⁻¹ = UᵀU`` for every group of ``[g, k, k]``, and the damping that was used.
 
     The Cholesky factor of the reversed matrix gives ``H = R Rᵀ`` with R upper, hence ``U = R⁻¹``. That is one
@@ -185,8 +192,10 @@ def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
     Raises:
         numpy.linalg.LinAlgError: The Hessian is not positive definite at damping 1, or not finite.
     """
-    matrix = np.array(hessian[:, ::-1, ::-1], np.float64, order="C")
-    k = matrix.shape[1]
+    k = hessian.shape[1]
+    single = len(hessian) == 1 and k >= _LARGE and damping >= _SAFE_DAMPING
+    matrix: Floats | Doubles = np.empty(hessian.shape, np.float32 if single else np.float64)
+    matrix[...] = hessian[:, ::-1, ::-1]
     if not np.isfinite(matrix).all():
         raise np.linalg.LinAlgError("the Hessian holds NaN or Inf")
     index = np.arange(k)
@@ -204,32 +213,42 @@ def inverse_factor(hessian: Floats, damping: float) -> tuple[Doubles, float]:
             damping = min(max(damping * 10, 1e-3), 1.0)
 
 
-def _inverse_of_lower_factor(matrix: Doubles) -> Doubles:
+def _inverse_of_lower_factor(matrix: Floats | Doubles) -> Floats | Doubles:
     """Return ``L⁻¹`` of ``matrix = L Lᵀ`` for every group.
 
-    A single matrix may be large. It goes to LAPACK directly, which works in place.
+    A single matrix may be large. It goes to LAPACK directly. The matrix is symmetric, so its transpose, which LAPACK
+    reads without a copy, has the factor ``Lᵀ``.
     """
     if len(matrix) > 1:
         inverse: Doubles = np.linalg.inv(np.linalg.cholesky(matrix))
         return inverse
-    lower, info = lapack.dpotrf(matrix[0].T, lower=1)
+    single = matrix.dtype == np.float32
+    upper, info = (lapack.spotrf if single else lapack.dpotrf)(matrix[0].T, lower=0)
     if info:
         raise np.linalg.LinAlgError(f"not positive definite at row {info}")
-    inverse, info = lapack.dtrtri(lower, lower=1, overwrite_c=1)
+    upper, info = (lapack.strtri if single else lapack.dtrtri)(upper, lower=0, overwrite_c=1)
     if info:
         raise np.linalg.LinAlgError(f"triangular inverse failed at row {info}")
-    return inverse[None]
+    found: Floats | Doubles = upper.T[None]
+    return found
 
 
 def output_error(weight: Floats, values: Floats, hessian: Floats) -> float:
     """Return the relative squared output error ``‖(W - Ŵ)X̂‖² / ‖WX̂‖²`` of a layer, from the Hessian alone."""
-    difference = (weight - values).astype(np.float32)
-    noise = float(np.einsum("gok,gok->", difference @ hessian, difference, optimize=True))
-    signal = float(np.einsum("gok,gok->", weight @ hessian, weight, optimize=True))
-    return max(noise, 0.0) / signal if signal > 0 else 0.0
+    return output_errors(weight, (values,), hessian)[0]
+
+
+def output_errors(weight: Floats, several: Sequence[Floats], hessian: Floats) -> list[float]:
+    """Return `output_error` of several dequantized weights."""
+    signal = _power(weight, hessian)
+    noises = [_power((weight - values).astype(np.float32), hessian) for values in several]
+    return [max(noise, 0.0) / signal if signal > 0 else 0.0 for noise in noises]
+
+
+def _power(weight: Floats, hessian: Floats) -> float:
+    return float(np.einsum("gok,gok->", weight @ hessian, weight))
 
 
 def permuted(matrix: Floats, order: NDArray[np.intp]) -> Floats:
     """Return ``[g, k, k]`` with rows and columns in another order, ``[g, k]``."""
-    rows = np.take_along_axis(matrix, order[:, :, None], axis=1)
-    return np.take_along_axis(rows, order[:, None, :], axis=2)
+    return np.stack([each[index[:, None], index] for each, index in zip(matrix, order, strict=True)])

@@ -22,6 +22,8 @@ from passes.numerics.grid import Floats
 
 __all__ = ["Moments", "MomentsAccumulator"]
 
+_TILE = 256  # rows and columns of a matrix that is transposed at a time; both parts stay in the processor's cache
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -49,26 +51,34 @@ class Moments:
     halves: "tuple[Moments, Moments] | None" = None
     origin: Floats | None = None
 
-    def centered(self) -> "Moments":
-        """Return the moments about the means: they give the error that is left once the bias has corrected its mean."""
-        halves = None if self.halves is None else (self.halves[0].centered(), self.halves[1].centered())
-        return replace(self.about(self.mean_quantized), halves=halves)
+    def centered(self, *, copy: bool = True) -> "Moments":
+        """Return the moments about the means: they give the error that is left once the bias has corrected its mean.
 
-    def about(self, origin: Floats | None) -> "Moments":
+        Without ``copy``, the arrays of these moments are changed.
+        """
+        halves = None if self.halves is None else (self.halves[0].centered(), self.halves[1].centered())
+        own = self if self.origin is self.mean_quantized else self.about(self.mean_quantized, copy=copy)
+        return replace(own, halves=halves)
+
+    def about(self, origin: Floats | None, *, copy: bool = True) -> "Moments":
         """Return the moments about another origin ``[g, k]``, or about zero for None.
 
         With δ the mean of the rows about the old origin and ε about the new one, X̂ᵀX̂ / n changes by εεᵀ - δδᵀ.
+        Without ``copy``, the arrays of these moments are changed, but not those of `halves`.
         """
         old = np.zeros_like(self.mean_quantized) if self.origin is None else self.origin
         new = np.zeros_like(self.mean_quantized) if origin is None else origin
         before, after, shift = self.mean_quantized - old, self.mean_quantized - new, new - old  # [g, k]
-        hessian, cross, residual = self.hessian.copy(), self.cross, self.residual
-        hessian += _twice_outer(after, after)
-        hessian -= _twice_outer(before, before)
+
+        def own(matrix: Floats) -> Floats:
+            return matrix.copy() if copy else matrix
+
+        hessian = _plus_outer(_plus_outer(own(self.hessian), 2, after, after), -2, before, before)
+        cross, residual = self.cross, self.residual
         if cross is not None:
-            cross = cross - _twice_outer(self.mean - self.mean_quantized, shift)
+            cross = _plus_outer(own(cross), -2, self.mean - self.mean_quantized, shift)
         if residual is not None and self.mean_residual is not None:
-            residual = residual - _twice_outer(self.mean_residual, shift)
+            residual = _plus_outer(own(residual), -2, self.mean_residual, shift)
         return replace(
             self,
             hessian=hessian,
@@ -100,25 +110,38 @@ class Moments:
     def joined(cls, first: "Moments", second: "Moments") -> "Moments":
         """Return the moments of both sets of rows together, with the two sets as `halves`."""
         share = np.float32(first.rows / (first.rows + second.rows))
-        shifted_second = second if second.origin is first.origin else second.about(first.origin)
+        halves = (first, second)
+        first, second = (first, second.about(None)) if first.origin is None else (first.centered(), second.centered())
 
         def mean(one: Floats, other: Floats) -> Floats:
-            return share * one + (1 - share) * other
+            result = share * one
+            result += (1 - share) * other
+            return result
 
         def mean_if_any(one: Floats | None, other: Floats | None) -> Floats | None:
             return None if one is None or other is None else mean(one, other)
 
-        return cls(
-            hessian=mean(first.hessian, shifted_second.hessian),
-            cross=mean_if_any(first.cross, shifted_second.cross),
+        joined = cls(
+            hessian=mean(first.hessian, second.hessian),
+            cross=mean_if_any(first.cross, second.cross),
             mean=mean(first.mean, second.mean),
             mean_quantized=mean(first.mean_quantized, second.mean_quantized),
             rows=first.rows + second.rows,
-            residual=mean_if_any(first.residual, shifted_second.residual),
+            residual=mean_if_any(first.residual, second.residual),
             mean_residual=mean_if_any(first.mean_residual, second.mean_residual),
-            halves=(first, second),
-            origin=first.origin,
+            halves=halves,
         )
+        if first.origin is None:
+            return joined
+        # Each half is about its own mean. The sums are brought to the mean of both (Chan, Golub & LeVeque 1983, §2).
+        gap, factor = second.mean_quantized - first.mean_quantized, float(2 * share * (1 - share))
+        _plus_outer(joined.hessian, factor, gap, gap)
+        if joined.cross is not None:
+            errors = first.mean - first.mean_quantized - (second.mean - second.mean_quantized)
+            _plus_outer(joined.cross, -factor, errors, gap)
+        if joined.residual is not None and first.mean_residual is not None and second.mean_residual is not None:
+            _plus_outer(joined.residual, -factor, first.mean_residual - second.mean_residual, gap)
+        return replace(joined, origin=joined.mean_quantized)
 
     @classmethod
     def pooled(cls, first: "Moments", other: "Moments") -> "Moments":
@@ -137,6 +160,11 @@ class Moments:
         return replace(cls.joined(first, replace(other, **zeros)), halves=halves)
 
     @property
+    def has_errors(self) -> bool:
+        """Whether the layers before, or a tensor that is added to the output, have errors."""
+        return self.cross is not None or self.residual is not None
+
+    @property
     def diagonal(self) -> Floats:
         """Twice the mean square of every input, ``[g, k]``."""
         diagonal: Floats = np.einsum("gkk->gk", self.hessian)
@@ -150,7 +178,7 @@ class MomentsAccumulator:
         groups: Number g of groups.
         k: Number of inputs per group.
         cross: Whether `update` gets rows of both networks.
-        shifted: Whether to sum about the mean of the first batch, which becomes the origin of the moments.
+        shifted: Whether to sum about the mean of the first batch.
 
     Attributes:
         rows: Number of rows added so far.
@@ -158,13 +186,13 @@ class MomentsAccumulator:
 
     def __init__(self, groups: int, k: int, *, cross: bool, shifted: bool = False) -> None:
         self.rows = 0
-        self._shifted = shifted
         self._origin: Floats | None = None
+        self._shifted = shifted
         self._hessian = np.zeros((groups, k, k), np.float32)  # only its upper triangle
         self._cross = np.zeros((groups, k, k), np.float32) if cross else None
         self._residual: Floats | None = None
         self._sum_residual: NDArray[np.float64] | None = None
-        self._sum = np.zeros((groups, k), np.float64)
+        self._sum_difference = np.zeros((groups, k), np.float64)
         self._sum_quantized = np.zeros((groups, k), np.float64)
 
     def update(self, quantized: Floats, difference: Floats | None = None, residual: Floats | None = None) -> None:
@@ -177,33 +205,31 @@ class MomentsAccumulator:
         """
         if not quantized.shape[1]:
             return
-        total = quantized.sum(axis=1, dtype=np.float64)
-        self._sum_quantized += total
-        self._sum += total
         self.rows += quantized.shape[1]
         if self._shifted and self._origin is None:
-            self._origin = (total / quantized.shape[1]).astype(np.float32)
-        if self._origin is not None:
+            self._origin = quantized.mean(axis=1, dtype=np.float64).astype(np.float32)
+        if self._origin is None:
+            self._sum_quantized += quantized.sum(axis=1, dtype=np.float64)
+        else:  # what varies is small, so that float32 is enough for the sums of one batch
             quantized = quantized - self._origin[:, None, :]
-        if self._cross is not None and difference is not None:
-            self._sum += difference.sum(axis=1, dtype=np.float64)
-        if residual is not None:
-            if self._residual is None or self._sum_residual is None:
-                groups, _, outputs = residual.shape
-                self._residual = np.zeros((groups, outputs, quantized.shape[2]), np.float32)
-                self._sum_residual = np.zeros((groups, outputs), np.float64)
-            for group, rows in enumerate(quantized):
-                blas.sgemm(1, rows.T, residual[group].T, 1, self._residual[group].T, trans_b=1, overwrite_c=1)
-            self._sum_residual += residual.sum(axis=1, dtype=np.float64)
+            self._sum_quantized += _sum_of(quantized)
         # BLAS adds in place, and only one half of the symmetric sum. At k = 4,608 allocating a separate product would
         # take longer than its arithmetic.
         for group, rows in enumerate(quantized):
             blas.ssyrk(1, rows.T, beta=1, c=self._hessian[group].T, lower=1, overwrite_c=1)
-            if self._cross is not None and difference is not None:
-                blas.sgemm(1, rows.T, difference[group].T, 1, self._cross[group].T, trans_b=1, overwrite_c=1)
+        if self._cross is not None and difference is not None:
+            self._sum_difference += _sum_of(difference)
+            _add_products(self._cross, difference, quantized)
+        if residual is not None:
+            groups, _, outputs = residual.shape
+            if self._residual is None or self._sum_residual is None:
+                self._residual = np.zeros((groups, outputs, quantized.shape[2]), np.float32)
+                self._sum_residual = np.zeros((groups, outputs), np.float64)
+            self._sum_residual += residual.sum(axis=1, dtype=np.float64)
+            _add_products(self._residual, residual, quantized)
 
     def moments(self) -> Moments:
-        """Return the moments of all batches so far.
+        """Return the moments of all batches so far. Shifted ones are about their own mean.
 
         Raises:
             ValueError: No rows were added.
@@ -211,22 +237,56 @@ class MomentsAccumulator:
         if not self.rows:
             raise ValueError("no rows were collected")
         factor = np.float32(2 / self.rows)
-        hessian = self._hessian + self._hessian.transpose(0, 2, 1)  # the other half is zero
-        index = np.arange(hessian.shape[1])
-        hessian[:, index, index] /= 2
-        hessian *= factor
-        return Moments(
-            hessian=hessian,
+        mean_quantized = self._sum_quantized / self.rows
+        if self._origin is not None:
+            mean_quantized += self._origin
+        moments = Moments(
+            hessian=_mirrored(self._hessian * factor),
             cross=None if self._cross is None else self._cross * factor,
-            mean=(self._sum / self.rows).astype(np.float32),
-            mean_quantized=(self._sum_quantized / self.rows).astype(np.float32),
+            mean=(mean_quantized + self._sum_difference / self.rows).astype(np.float32),
+            mean_quantized=mean_quantized.astype(np.float32),
             rows=self.rows,
             residual=None if self._residual is None else self._residual * factor,
             mean_residual=None if self._sum_residual is None else (self._sum_residual / self.rows).astype(np.float32),
             origin=self._origin,
         )
+        return moments if self._origin is None else moments.centered(copy=False)
 
 
-def _twice_outer(left: Floats, right: Floats) -> Floats:
-    """Return ``2 left rightᵀ`` ``[g, i, k]`` for ``left`` ``[g, i]`` and ``right`` ``[g, k]``."""
-    return 2 * left[:, :, None] * right[:, None, :]
+def _sum_of(rows: Floats) -> Floats:
+    """Return the sum ``[g, k]`` of rows ``[g, n, k]``. A product is faster than a sum over rows of few inputs."""
+    total: Floats = np.ones(rows.shape[1], np.float32) @ rows
+    return total
+
+
+def _add_products(total: Floats, left: Floats, right: Floats) -> None:
+    """Add ``leftᵀ right`` to ``total`` ``[g, i, k]`` in place. They are ``[g, n, i]`` and ``[g, n, k]``."""
+    for group, rows in enumerate(right):
+        blas.sgemm(1, rows.T, left[group].T, 1, total[group].T, trans_b=1, overwrite_c=1)
+
+
+def _plus_outer(matrix: Floats, factor: float, left: Floats, right: Floats) -> Floats:
+    """Add ``factor left rightᵀ`` to ``matrix`` ``[g, i, k]`` in place, and return it.
+
+    Args:
+        matrix: C-contiguous.
+        factor: Factor of the product.
+        left: ``[g, i]``.
+        right: ``[g, k]``.
+    """
+    if len(matrix) > 1:
+        matrix += (factor * left)[:, :, None] * right[:, None, :]
+    elif left.any() and right.any():
+        blas.sger(factor, right[0], left[0], a=matrix[0].T, overwrite_a=1)
+    return matrix
+
+
+def _mirrored(matrix: Floats) -> Floats:
+    """Copy the upper triangle of each of ``matrix`` ``[g, k, k]`` to the lower one in place, and return it."""
+    k = matrix.shape[1]
+    for start in range(0, k, _TILE):
+        stop = min(start + _TILE, k)
+        corner = np.triu(matrix[:, start:stop, start:stop])
+        matrix[:, start:stop, start:stop] = corner + np.triu(corner, 1).transpose(0, 2, 1)
+        matrix[:, stop:, start:stop] = matrix[:, start:stop, stop:].transpose(0, 2, 1)
+    return matrix

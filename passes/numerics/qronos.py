@@ -56,7 +56,7 @@ def qronos(
     upper = factor.astype(np.float32, order="C")
     target = exact = np.take_along_axis(weight, columns, axis=2)
     first = exact[:, :, 0]
-    if moments.cross is not None:
+    if moments.has_errors:
         pull = np.take_along_axis(projection(weight, moments), columns, axis=2)
         target = (exact + (pull @ factor.transpose(0, 2, 1)) @ factor).astype(np.float32)
         norm = np.take_along_axis(moments.diagonal, order, axis=1)[:, :1]

@@ -7,13 +7,15 @@ for codes).
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import blas
 
 from passes.numerics.grid import Codes, Floats, Grid, code_range
 
-__all__ = ["refine"]
+__all__ = ["by_input", "refine", "subtract_outer"]
 
 
 def refine(
@@ -39,50 +41,80 @@ def refine(
         kept: Weights whose codes may move, ``[g, o, k]``. None: all.
         lazy: Number of inputs per block of deferred updates.
     """
+    if not rounds:
+        return codes, grid
+    if not grid.per_channel:
+        pull: Floats = np.asarray((target - grid.values(codes)) @ hessian, np.float32)  # [g, o, k]
+        for _ in range(rounds):
+            new_codes, pull = _descend(codes, grid, pull, hessian, lazy, kept)
+            if np.array_equal(new_codes, codes):
+                break
+            codes = new_codes
+        return codes, grid
+    # Values are scale x levels. So both products with the Hessian stay known while scales and levels change.
+    aim: Floats = target @ hessian
+    weighted: Floats = _levels(codes, grid) @ hessian
     for _ in range(rounds):
-        if grid.per_channel:
-            grid = _refit(target, codes, grid, hessian, min_scale)
-        new_codes = _descend(target, codes, grid, hessian, lazy, kept)
+        grid = _refit(target, _levels(codes, grid), weighted, grid, min_scale)
+        new_codes, pull = _descend(codes, grid, aim - grid.scale * weighted, hessian, lazy, kept)
         if np.array_equal(new_codes, codes):
             break
-        codes = new_codes
+        codes, weighted = new_codes, (aim - pull) / grid.scale
     return codes, grid
 
 
-def _refit(target: Floats, codes: Codes, grid: Grid, hessian: Floats, min_scale: Floats | None) -> Grid:
-    """Return the grid with every channel's best scale for the given codes."""
-    levels = (grid.integers(codes).astype(np.int16) - grid.zero_point).astype(np.float32)  # [g, o, k]
-    weighted = levels @ hessian
-    along = (weighted * target).sum(axis=2)  # [g, o]
-    length = (weighted * levels).sum(axis=2)
+def _levels(codes: Codes, grid: Grid) -> Floats:
+    """Return what a channel's one scale is multiplied by, ``[g, o, k]``."""
+    return (grid.integers(codes).astype(np.int16) - grid.zero_point).astype(np.float32)
+
+
+def _refit(target: Floats, levels: Floats, weighted: Floats, grid: Grid, min_scale: Floats | None) -> Grid:
+    """Return the grid with every channel's best scale for the given levels. ``weighted`` is ``levels @ hessian``."""
+    along = np.einsum("gok,gok->go", weighted, target)
+    length = np.einsum("gok,gok->go", weighted, levels)
     fitted = np.divide(along, length, out=grid.scale[:, :, 0].copy(), where=length > 0)
     usable = fitted > (0 if min_scale is None else min_scale)
     return replace(grid, scale=np.where(usable, fitted, grid.scale[:, :, 0])[:, :, None].astype(np.float32))
 
 
 def _descend(
-    target: Floats, codes: Codes, grid: Grid, hessian: Floats, lazy: int, kept: NDArray[np.bool_] | None
-) -> Codes:
-    """Move the code of every input once."""
+    codes: Codes, grid: Grid, pull: Floats, hessian: Floats, lazy: int, kept: NDArray[np.bool_] | None
+) -> tuple[Codes, Floats]:
+    """Move the code of every input once. ``pull`` is (target - values) @ hessian; the new one is returned too."""
     low, high = code_range(grid.bits)
-    k = target.shape[2]
-    scale, zero = grid.spread(k)
+    k = codes.shape[2]
+    scale, _ = grid.spread(k)
     codes = codes.copy()
-    pull = (target - grid.values(codes)) @ hessian  # [g, o, k]
     for start in range(0, k, lazy):
-        stop = min(start + lazy, k)
-        local = pull[:, :, start:stop].copy()
-        steps = np.empty_like(local)
-        factor = hessian[:, start:stop, start:stop]
-        for j in range(stop - start):
-            step, offset, old = scale[:, :, start + j], zero[:, :, start + j], codes[:, :, start + j].astype(np.int16)
-            ideal = (old - offset) * step + local[:, :, j] / factor[:, j, j, None]
-            new = np.clip(np.rint(ideal / step) + offset, low, high)
-            if kept is not None:
-                new = np.where(kept[:, :, start + j], new, old)
-            change = ((new - old) * step).astype(np.float32)
-            codes[:, :, start + j] = new
-            steps[:, :, j] = change
-            local -= change[:, :, None] * factor[:, None, j]
-        pull -= steps @ hessian[:, start:stop]
-    return codes
+        part = np.s_[:, :, start : min(start + lazy, k)]
+        local, step, old = (by_input(array[part]) for array in (pull, scale, codes))  # [g, lazy, o]
+        movable = None if kept is None else by_input(kept[part])
+        steps, moved = np.empty_like(local), old.copy()
+        factor = hessian[:, part[2], part[2]]
+        for j in range(local.shape[1]):
+            now = old[:, j]
+            new = local[:, j] / (factor[:, j, j, None] * step[:, j])
+            new += now
+            np.rint(new, out=new)
+            np.minimum(np.maximum(new, low, out=new), high, out=new)
+            if movable is not None:
+                new = np.where(movable[:, j], new, now)
+            moved[:, j] = new
+            steps[:, j] = (new - now) * step[:, j]
+            subtract_outer(local[:, j + 1 :], factor[:, j, j + 1 :], steps[:, j])
+        codes[part] = moved.transpose(0, 2, 1)
+        pull -= steps.transpose(0, 2, 1) @ hessian[:, part[2]]
+    return codes, pull
+
+
+def by_input(array: NDArray[Any]) -> NDArray[Any]:
+    """Copy ``[g, o, k]`` to ``[g, k, o]``. What belongs to one input is then contiguous. Integers become float32."""
+    return np.array(array.transpose(0, 2, 1), None if array.dtype == np.bool_ else np.float32, order="C")
+
+
+def subtract_outer(rows: Floats, left: Floats, right: Floats) -> None:
+    """Subtract ``left rightᵀ`` from ``rows`` ``[g, n, o]`` in place. They are ``[g, n]`` and ``[g, o]``."""
+    if len(rows) > 1:
+        rows -= left[:, :, None] * right[:, None, :]
+    elif rows.size:
+        blas.sger(-1, right[0], left[0], a=rows[0].T, overwrite_a=1)

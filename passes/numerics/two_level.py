@@ -23,6 +23,8 @@ MOST_BITS = 4
 _FACTORS = tuple(float(factor) for factor in np.geomspace(0.7, 1.15, 16))
 _LARGEST = -MULTIPLES[0]
 _MOST_MULTIPLES = 12_288  # most multiples per layer
+_SMALL_BLOCK = 32  # inputs of a block whose largest weight tells its sign
+_CHUNK = 1 << 16  # weights that are rounded together; they stay in the processor's cache
 _SMALLEST = 3  # fewest inputs per block: with a multiple per weight, 4 bits would take as much as 8
 
 
@@ -109,6 +111,14 @@ def _own_scales(
     candidates: int,
 ) -> tuple[Floats, Codes]:
     """Return the best scale of every block by itself, and the sign with the smaller error, both ``[g, o, b]``."""
+    if bits == MOST_BITS and block_size <= _SMALL_BLOCK:
+        # The largest weight decides, as there is one more negative code. It is better than the sign of least error,
+        # because the multiples have another range for each sign.
+        by_largest = np.where(values.max(axis=3) > -values.min(axis=3), -1, 1).astype(np.int8)
+        flipped_weight = weight * np.repeat(by_largest, block_size, axis=2)
+        return search_grid(
+            flipped_weight, bits, importance, block_size=block_size, candidates=candidates
+        ).scale, by_largest
     by_sign = []
     for sign in (1, -1):
         grid = search_grid(sign * weight, bits, importance, block_size=block_size, candidates=candidates)
@@ -137,7 +147,21 @@ def _multiples(
 
 
 def _error(values: Floats, weights: Floats, bits: int, scale: Floats) -> NDArray[np.float32]:
-    """Return the weighted squared rounding error of every block, ``[g, o, b]``."""
-    step = scale[..., None]
-    difference = np.clip(np.rint(values / step), *code_range(bits)) * step - values
-    return np.asarray((np.square(difference) * weights).sum(axis=3), np.float32)
+    """Return the weighted squared rounding error of every block, ``[g, o, b]``. ``values`` are ``[g, o, b, block]``."""
+    groups, outputs, blocks, size = values.shape
+    rows, steps = values.reshape(-1, blocks, size), scale.reshape(-1, blocks, 1)
+    costs = weights[:, 0]  # [g, b, block]
+    result = np.empty((len(rows), blocks), np.float32)
+    count = max(1, _CHUNK // max(1, blocks * size))
+    for start in range(0, len(rows), count):
+        exact, step = rows[start : start + count], steps[start : start + count]
+        cost = costs if groups == 1 else costs[np.arange(start, start + len(exact)) // outputs]
+        error = exact / step
+        np.rint(error, out=error)
+        np.clip(error, *code_range(bits), out=error)
+        error *= step
+        error -= exact
+        np.square(error, out=error)
+        error *= cost
+        error.sum(axis=2, out=result[start : start + count])
+    return result.reshape(scale.shape)

@@ -33,6 +33,11 @@ class Gpfq(OneSweep):
     name: ClassVar[str] = "gpfq"
     title: ClassVar[str] = "GPFQ"
 
+    @property
+    def reads_cross(self) -> bool:
+        """Always true: every code is chosen by the cross moments of the inputs up to its own."""
+        return True
+
     def swept(self, weight: Floats, moments: Moments, problem: Problem) -> GptqResult:
         """Return GPFQ's codes on the grid that GPTQ would search for this weight.
 

@@ -16,7 +16,7 @@ from passes.errors import QuantizationError
 from passes.numerics.asymmetric_target import asymmetric_target
 from passes.numerics.error import decibel
 from passes.numerics.few_rows import damping_for_few_rows, has_few_rows
-from passes.numerics.gptq import GptqResult, gptq, output_error
+from passes.numerics.gptq import GptqResult, gptq, output_errors
 from passes.numerics.grid import Floats
 from passes.numerics.moments import Moments
 from passes.numerics.sparsity import Pruned
@@ -79,6 +79,11 @@ class Gptq(LayerPass):
         """Whether scales are searched, by the cost of errors in the sweep."""
         return self.scale == "hessian"
 
+    @property
+    def reads_cross(self) -> bool:
+        """Whether `solve` reads cross moments. The asymmetric target needs only their product with the weight."""
+        return not self.asymmetric_target
+
     def alone(self) -> Self:
         """Without what makes up for the layers before, and without what takes long."""
         return dataclasses.replace(
@@ -119,12 +124,13 @@ class Gptq(LayerPass):
                 bias = correction if bias is None else bias + correction
         plain = self.grid_form(problem).plain().grid(weight, min_scale=problem.min_scale)
         rounded = plain.values(plain.codes(weight))
+        before, after = output_errors(target, (rounded, values), varying.hessian)
         return Solution(
             result.codes,
             result.grid,
             bias,
-            before_db=decibel(1.0, output_error(target, rounded, varying.hessian)),
-            after_db=decibel(1.0, output_error(target, values, varying.hessian)),
+            before_db=decibel(1.0, before),
+            after_db=decibel(1.0, after),
             note=", ".join(part for part in (*self.notes(problem), why, note) if part),
             pruned=None if result.kept is None else Pruned(result.kept, self.removes),
         )

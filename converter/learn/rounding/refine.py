@@ -17,9 +17,9 @@ import torch
 
 from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.correction import float_network, restore_float_weight
+from converter.calibration.layer_inputs import SequentialCalibration
 from converter.calibration.paired_run import FLOAT, QUANTIZED, PairedRun
 from converter.calibration.segments import Segment, cut, submodel
-from converter.calibration.sequential import SequentialCalibration
 from converter.calibration.solving import solve_layer
 from converter.data.dataset import Dataset
 from converter.learn.device import find_device

@@ -14,6 +14,7 @@ from converter.qdq.floats import float_model
 from converter.qdq.writer import emit
 from passes.base import LayerPass, Problem
 from passes.errors import DataError, QuantizationError
+from passes.numerics.asymmetric_target import projection
 from passes.numerics.error import sqnr_db
 from passes.report import PassReport
 from passes.statistics import Needs
@@ -238,7 +239,7 @@ def test_a_layer_left_in_float_passes_the_errors_on() -> None:
 
 
 def test_the_seed_draws_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.calibration.sequential.positions_per_image", lambda *_: 5)
+    monkeypatch.setattr("converter.calibration.layer_inputs.positions_per_image", lambda *_: 5)
     results = []
     for seed in (1, 1, 2):
         model, layer_pass = prepared(resnet()), Recorded(bits=3)
@@ -307,3 +308,25 @@ def test_sequential_beats_independent_on_the_network_s_output() -> None:
     )
     assert independent > nearest + 1
     assert sequential > independent + 0.5
+
+
+class Projected(Recorded):
+    """Reads no cross moments."""
+
+    @property
+    def reads_cross(self) -> bool:
+        return False
+
+
+def test_a_pass_that_reads_no_cross_moments_gets_errors_of_the_outputs() -> None:
+    """They are what the asymmetric target makes of the cross moments."""
+    crossed, projected = Recorded(bits=3), Projected(bits=3)
+    for layer_pass in (crossed, projected):
+        solved("resnet", layer_pass, ranges=True)
+    without = [name for name in projected.problems if projected.moments(name).cross is None]
+    assert {"block.conv1", "block.conv2"} <= set(without)
+    for name in without:
+        weight, found = projected.problems[name].weight, projected.moments(name)
+        assert 2 * weight.shape[1] < weight.shape[2]
+        expected = projection(weight, crossed.moments(name))
+        assert_close(projection(weight, found), expected, float(np.abs(expected).max()) * 10)

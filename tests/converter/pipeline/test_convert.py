@@ -264,7 +264,7 @@ def test_a_recipe_that_looks_at_no_data_needs_none() -> None:
 
 
 def test_the_seed_reaches_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.calibration.sequential.positions_per_image", lambda *_: 5)
+    monkeypatch.setattr("converter.calibration.layer_inputs.positions_per_image", lambda *_: 5)
     first, again, other = (
         convert(resnet(), X, recipe="int4-weight-only", settings=Settings(seed=seed)).model for seed in (1, 1, 2)
     )

@@ -249,3 +249,23 @@ def test_the_chosen_damping_depends_on_the_added_tensor() -> None:
             halves.append(total.moments())
         chosen.append(held_out_damping(weight, (halves[0], halves[1]), HELD_OUT_DAMPINGS))
     assert chosen[1] > chosen[0]
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.3, 2.0])
+@pytest.mark.parametrize("rows", [60, 400])
+def test_the_damping_is_the_one_of_least_loss(rows: int, noise: float) -> None:
+    """The search starts at the second candidate. It finds what each candidate alone would show."""
+    float_rows, quantized = streams(1, rows, 24, noise=noise)
+    weight = normal(1, 8, 24)
+    halves = in_halves(quantized, float_rows).halves
+    assert halves is not None
+
+    def loss(damping: float) -> float:
+        total = 0.0
+        for fitted, unseen in (halves, halves[::-1]):
+            change = asymmetric_target(weight, fitted, damping) - weight
+            assert unseen.cross is not None
+            total += float((change @ unseen.hessian * change - 2 * change * (weight @ unseen.cross)).sum())
+        return total
+
+    assert held_out_damping(weight, halves, HELD_OUT_DAMPINGS) == min(HELD_OUT_DAMPINGS, key=loss)

@@ -330,3 +330,14 @@ def test_refinement_only_lowers_the_error(form: GridForm) -> None:
     assert np.all(once <= swept * 1.0001)
     assert np.all(refined <= once * 1.0001)
     assert refined.sum() < 0.99 * swept.sum()
+
+
+def test_a_large_layer_is_factorised_in_float32() -> None:
+    """Its factor is that of float64 but for rounding. A damping that is too small for float32 takes float64."""
+    hessian = moments_of(rows(1, 1500, 520)).hessian
+    single, used = inverse_factor(hessian, 0.05)
+    assert single.dtype == np.float32
+    assert used == 0.05
+    exact = np.linalg.inv(hessian[0].astype(np.float64) + 0.05 * hessian[0].diagonal().mean() * np.eye(520))
+    assert np.abs(single[0].T.astype(np.float64) @ single[0] - exact).max() <= 1e-4 * np.abs(exact).max()
+    assert inverse_factor(hessian, 1e-4)[0].dtype == np.float64

@@ -270,3 +270,44 @@ def test_pooled_moments_are_those_of_all_rows() -> None:
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4)
     assert pooled.rows == 100
     assert pooled.halves is None  # the other rows were not separated
+
+
+@pytest.mark.parametrize("cuts", [[], [20], [7, 30, 41]])
+def test_errors_of_the_outputs_are_the_weight_times_cross_moments(cuts: list[int]) -> None:
+    """A residual that has W (X - X̂) in it needs no cross moments."""
+    float_rows, quantized = draw(2, 60, 5)
+    weight: Floats = np.random.default_rng(3).normal(size=(2, 3, 5)).astype(np.float32)
+    crossed = shifted(float_rows, quantized, cuts)
+    total = MomentsAccumulator(2, 5, cross=False, shifted=True)
+    for start, stop in zip([0, *cuts], [*cuts, 60], strict=True):
+        part = np.s_[:, start:stop]
+        errors: Floats = np.asarray((float_rows[part] - quantized[part]) @ weight.transpose(0, 2, 1), np.float32)
+        total.update(quantized[part], None, errors)
+    found = total.moments()
+    assert crossed.cross is not None
+    assert found.cross is None
+    assert found.residual is not None
+    assert found.mean_residual is not None
+    assert_close(found.residual, weight @ crossed.cross)
+    assert_close(found.mean_residual, np.einsum("gok,gk->go", weight, crossed.mean - crossed.mean_quantized))
+
+
+def test_moments_of_halves_together_are_centred_as_those_of_all_rows() -> None:
+    float_rows, quantized = draw(1, 70, 4)
+    quantized[:, 30:] += 3  # the means of the halves differ
+    whole = shifted(float_rows, quantized, []).centered()
+    parts = [shifted(float_rows[:, part], quantized[:, part], []) for part in (slice(30), slice(30, 70))]
+    joined = Moments.joined(parts[0], parts[1])
+    assert joined.centered().hessian is joined.hessian  # no copy
+    assert joined.cross is not None
+    assert whole.cross is not None
+    assert_close(joined.hessian, whole.hessian)
+    assert_close(joined.cross, whole.cross)
+    assert_close(joined.mean_quantized, whole.mean_quantized)
+
+
+def test_the_symmetric_half_of_a_large_matrix() -> None:
+    rows = np.random.default_rng(0).normal(size=(1, 40, 300)).astype(np.float32)  # more than one tile
+    total = MomentsAccumulator(1, 300, cross=False)
+    total.update(rows)
+    assert_close(total.moments().hessian, 2 / 40 * rows.transpose(0, 2, 1) @ rows)

@@ -115,7 +115,7 @@ def _own_scales(
         # The largest weight decides, as there is one more negative code. It is better than the sign of least error,
         # because the multiples have another range for each sign.
         by_largest = np.where(values.max(axis=3) > -values.min(axis=3), -1, 1).astype(np.int8)
-        flipped_weight = weight * np.repeat(by_largest, block_size, axis=2)
+        flipped_weight = weight * np.repeat(by_largest, block_size, axis=2)[:, :, : weight.shape[2]]
         return search_grid(
             flipped_weight, bits, importance, block_size=block_size, candidates=candidates
         ).scale, by_largest

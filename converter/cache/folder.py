@@ -89,6 +89,7 @@ class Cache:
         assert self.folder is not None
         path = self.folder / name
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # another process may have removed the oldest
             with replacing(path) as written, written.open("wb") as file:
                 file.write(content)
                 file.flush()

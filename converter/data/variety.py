@@ -74,9 +74,11 @@ def _outlines(data: Dataset) -> tuple[Floats | None, int]:
 
 
 def _near_copies(outlines: Floats) -> int:
-    """Return the number of samples that are near an earlier one, in relation to the median distance."""
+    """Return the number of samples that are near an earlier one.
+
+    The measure is the median distance of samples that differ.
+    """
     squares = np.square(outlines[:, None] - outlines[None]).sum(axis=2, dtype=np.float64)
-    near = squares < _NEAR**2 * np.median(squares[np.triu_indices(len(outlines), 1)])
-    if not squares.any():
-        return len(outlines) - 1
+    apart = squares[squares > 0]
+    near = squares <= (_NEAR**2 * np.median(apart) if apart.size else 0.0)
     return int(np.triu(near, 1).any(axis=0).sum())

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from converter.cache.folder import shrink
 from converter.data.preprocess import Preprocess
 from converter.model_io.open import ExportOptions
 from converter.pipeline.branches import convert_branches
@@ -93,7 +94,10 @@ def convert(
             judging=JUDGING,
             progress=progress,
         )
-        return quantize(job.warn(), progress).deployed(settings)
+        result = quantize(job.warn(), progress).deployed(settings)
+    if settings.cache is not None:
+        shrink(Path(settings.cache))
+    return result
 
 
 def quantize(job: Prepared, progress: Progress) -> Result:

@@ -74,7 +74,8 @@ def open_front(
         if already is None:
             return Front(source, recipe)
         outside = already.outside.merge(given)
-        return Front(source, dataclasses.replace(recipe, preprocess=outside), already)
+        now = dataclasses.replace(already, preprocess=already.preprocess.merge(given))
+        return Front(source, dataclasses.replace(recipe, preprocess=outside), now)
     rewritten, embedded = embed(source, recipe.preprocess, Embed.of(image))
     store_embedded(rewritten, embedded)
     timed = exact_front(opened, embedded)

@@ -1,6 +1,7 @@
 """Prepare a conversion: open and check everything before any expensive work."""
 
 import dataclasses
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,13 @@ from converter.learn.learning import require_device
 from converter.learn.training_file import TrainingFile
 from converter.metrics.registry import find_metric
 from converter.model_io.open import ExportOptions, open_unjudged, require_layers, suggesting_shape
+from converter.model_io.operator_libraries import libraries
 from converter.model_io.parity import RANDOM
 from converter.pipeline.footprint import Footprint
 from converter.pipeline.front import Front, open_front
 from converter.pipeline.given import Given, given_model
 from converter.pipeline.images import Images, open_data, require_calibration
-from converter.pipeline.result import versions
+from converter.pipeline.result import numeric_versions, versions
 from converter.pipeline.resume import training_file
 from converter.pipeline.run_pass import require_runnable
 from converter.pipeline.settings import Settings
@@ -128,7 +130,12 @@ class Prepared:
         """Return where the steps of this conversion are kept."""
         if self.settings.cache is None:
             return NO_CACHE
-        facts = {"source": source_digest(), "versions": versions(), "deterministic": self.settings.deterministic}
+        facts = {
+            "source": source_digest(),
+            "versions": versions() | numeric_versions(),
+            "custom_ops": [hashlib.sha256(Path(library).read_bytes()).hexdigest() for library in libraries()],
+            "deterministic": self.settings.deterministic,
+        }
         return StepCache(Path(self.settings.cache), facts)
 
     def latency(self, quantized: onnx.ModelProto) -> Latencies | None:

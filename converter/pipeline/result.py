@@ -1,5 +1,6 @@
 """Result of a conversion: the model, a report of every layer, and the measurements."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -41,7 +42,7 @@ from passes.ir.model import Model
 from passes.numerics.distribution import Distribution, distribution
 from passes.report import PassReport, TakenChannels
 
-__all__ = ["LayerReport", "Result", "layer_reports", "mean_file_bits", "stamp", "versions"]
+__all__ = ["LayerReport", "Result", "layer_reports", "mean_file_bits", "numeric_versions", "stamp", "versions"]
 
 _MULTIPLE_BITS = 4
 _FLOAT = 32  # bits of weights and activations in float
@@ -314,6 +315,15 @@ def mean_file_bits(layers: Sequence[LayerReport]) -> float:
 def versions() -> dict[str, str]:
     """Return the versions of this package and of the libraries that the numbers depend on."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def numeric_versions() -> dict[str, str]:
+    """Return the versions of other libraries whose results may change from one to the next, if they are installed."""
+    found = {}
+    for name in ("scipy", "pillow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def stamp(

@@ -192,7 +192,9 @@ def _statistics(step: GraphPass, model: Model, context: PassContext) -> Stats:
         unknown = ({*needs.histograms} | {name for name, _ in needs.tensors}) - model.graph.tensors().keys()
         if unknown:
             raise QuantizationError(f"needs() of {step.name}: no tensor is named {min(unknown)!r}")
-        cache = context.cache.of("statistics", model, data, needs=needs, seed=context.recipe.seed)
+        facts = {"needs": needs, "seed": context.recipe.seed, "memory": context.memory_budget}
+        # Moments of all layers at once would take more room than everything else.
+        cache = NOWHERE if needs.moments else context.cache.of("statistics", model, data, **facts)
         stats = kept(
             cache,
             "statistics",
@@ -229,8 +231,8 @@ def _run_activation_ranges(step: ActivationRanges, model: Model, context: PassCo
     data = context.images.shown_to(step)
     stats = _statistics(step, model, context)
     assert data is not None  # there are no statistics without
-    seed = context.recipe.seed
-    cache = context.cache.of("ranges", model, data, step=step, seed=seed, **_state(model))
+    facts = {"step": step, "seed": context.recipe.seed, "memory": context.memory_budget, **_state(model)}
+    cache = context.cache.of("ranges", model, data, **facts) if _is_own(step) else NOWHERE
     method, notes = kept(cache, "ranges", lambda: _choice(step, model, data, context))
     chosen = step if method == step.method else dataclasses.replace(step, method="minmax")
     report = chosen.apply(model, stats)

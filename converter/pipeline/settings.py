@@ -27,10 +27,10 @@ class Settings:
         device: Device on which passes learn. It is refused if no pass learns.
         measure_speed: Whether activations stay in float where this machine runs the file faster that way. The recipe in
             the result names these layers. It gives the same file without a measurement.
-        prune_channels: Share of the file's time on this machine that goes with whole channels, 0 to below 1. Where the
-            target's kernels are not this machine's, and with `deterministic`, it is the share of the products. The
-            result's recipe names the groups of channels. It gives the same file without a measurement. "auto": a budget
-            chooses the share. None: all channels stay.
+        prune_channels: Share of the file's time on this machine that goes with whole channels, above 0 and below 1.
+            Where the target's kernels are not this machine's, and with `deterministic`, it is the share of the
+            products. The result's recipe names the groups of channels. It gives the same file without a measurement.
+            "auto": a budget chooses the share. None: all channels stay.
         memory_budget: Bytes of activations in memory. Half is for the samples that run together: there are as many as
             fit, and at least one. Half is for tensors that a later layer reads. Beyond it, they go to files.
         metric: Metric that evaluation data are measured by, that a budget's drop is of, and that chooses the best epoch

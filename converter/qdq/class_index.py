@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto, helper
 
-from passes.errors import UsageError
+from passes.errors import ModelError, UsageError
 from passes.ir.surgery import fresh_name
 
 __all__ = ["SCORES_KEY", "has_class_index", "require_scores", "with_class_index", "with_scores"]
@@ -70,13 +70,22 @@ def has_class_index(metadata: Mapping[str, str]) -> bool:
 
 
 def with_scores(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a file with the number of the best class whose first output is the scores again."""
+    """Return a copy of a file with the number of the best class whose first output is the scores again.
+
+    Raises:
+        ModelError: The file names its scores and no longer describes them.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph, entries = result.graph, list(result.metadata_props)
     name = next(entry.value for entry in entries if entry.key == SCORES_KEY)
     index = graph.output[0].name
-    scores = next(value for value in graph.value_info if value.name == name)
+    scores = next((value for value in graph.value_info if value.name == name), None)
+    if scores is None:
+        raise ModelError(
+            f"its metadata name the scores {name!r} behind the class, which the file no longer describes; convert the "
+            "model again"
+        )
     graph.output[0].CopyFrom(scores)
     kept = [node for node in graph.node if index not in node.output]
     values = [value for value in graph.value_info if value.name != name]

@@ -12,6 +12,7 @@ _BUFFERS = {"float32": "FloatBuffer", "int32": "IntBuffer", "int64": "LongBuffer
 _SPELLED = {
     "int": "val {name} = {value}",
     "round": "Math.round({x}).toInt()",
+    "float": "{x}",
     "min": "minOf({a}, {b})",
     "max": "maxOf({a}, {b})",
     "w": "image.width",

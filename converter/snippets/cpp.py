@@ -12,6 +12,7 @@ _TYPES = {"float32": "float", "float64": "double", "uint8": "uint8_t", "int8": "
 _SPELLED = {
     "int": "const int {name} = {value};",
     "round": "static_cast<int>(std::lround({x}))",
+    "float": "{x}",
     "min": "std::min({a}, {b})",
     "max": "std::max({a}, {b})",
     "w": "image.cols",

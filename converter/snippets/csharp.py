@@ -20,6 +20,7 @@ _TYPES = {
 _SPELLED = {
     "int": "int {name} = {value};",
     "round": "(int)Math.Round({x})",
+    "float": "{x}",
     "min": "Math.Min({a}, {b})",
     "max": "Math.Max({a}, {b})",
     "w": "image.Width",

@@ -20,6 +20,7 @@ _ARRAYS = {
 _SPELLED = {
     "int": "const {name} = {value};",
     "round": "Math.round({x})",
+    "float": "{x}",
     "min": "Math.min({a}, {b})",
     "max": "Math.max({a}, {b})",
     "w": "image.width",

@@ -13,7 +13,7 @@ def rectangles(image: ImageFacts, spelled: Mapping[str, str]) -> list[str]:
     Args:
         image: The image.
         spelled: ``int``: how a number is declared, with {name} and {value}; ``round``, ``min``, ``max``: calls, with
-            {x} or {a} and {b}; ``w``, ``h``: size of the image.
+            {x} or {a} and {b}; ``float``: a whole number {x} as a factor of a float; ``w``, ``h``: size of the image.
     """
     width, height = spelled["w"], spelled["h"]
 
@@ -25,13 +25,13 @@ def rectangles(image: ImageFacts, spelled: Mapping[str, str]) -> list[str]:
     if image.placing == "stretch":
         return lines(whole | target)
     if image.placing == "centre":
-        side = spelled["round"].format(x=f"{image.centre:.6g} * {spelled['min'].format(a=width, b=height)}")
+        side = spelled["round"].format(x=f"{float(f'{image.centre:.6g}')} * {spelled['min'].format(a=width, b=height)}")
         return lines({"side": side, "sx": f"({width} - side) / 2", "sy": f"({height} - side) / 2"}) + lines(
             {"sw": "side", "sh": "side"} | target
         )
     longer = spelled["max"].format(a=width, b=height)
     fitted = {
-        name: spelled["round"].format(x=f"{side}.0 * {size} / {longer}")
+        name: spelled["round"].format(x=f"{side}.0 * {spelled['float'].format(x=size)} / {longer}")
         for name, side, size in (("dw", image.width, width), ("dh", image.height, height))
     }
     return lines(whole | fitted | {"dx": f"({image.width} - dw) / 2", "dy": f"({image.height} - dh) / 2"})

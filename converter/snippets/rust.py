@@ -20,6 +20,7 @@ _TYPES = {
 _SPELLED = {
     "int": "let {name} = {value};",
     "round": "({x}).round() as u32",
+    "float": "{x} as f64",
     "min": "width.min(height) as f64",
     "max": "width.max(height) as f64",
     "w": "width",

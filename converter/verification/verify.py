@@ -5,6 +5,7 @@ provider is judged correct if its outputs are as near to the float model as the 
 Without the float model, it is judged correct if it picks the same classes.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -166,25 +167,25 @@ def verify(
     models = [model] if reference is None else [model, reference]
     with log_step("verify"), model_files(models) as given, scratch_folder() as folder:
         files = judged_files(given, folder)
-        quantized, path = files[0], None if reference is None else files[1].path
-        if path is not None:
-            read_onnx(path)
+        quantized, floats = files[0], None if reference is None else files[1]
+        if floats is not None:
+            read_onnx(floats.path)
         rows = data if data is None or isinstance(data, Dataset) else load_for([quantized], data, preprocess, limit)
         runtime_path = None if runtime is None else Path(runtime)
-        return _verified(quantized, chosen, rows, path, runtime_path, min_agreement)
+        return _verified(quantized, chosen, rows, floats, runtime_path, min_agreement)
 
 
 def _verified(
     file: ModelFile,
     chosen: Target,
     data: Dataset | None,
-    reference: Path | None,
+    reference: ModelFile | None,
     runtime: Path | None,
     min_agreement: float | None,
 ) -> Verification:
-    model, target = file.path, chosen.name
+    model, whole, target = file.path, file.given or file.path, chosen.name
     with refusing_malformed(file.name):
-        broken_rules = violations(model, chosen)
+        broken_rules = violations(whole, chosen)
     environment = find_environment(chosen, runtime)
     if isinstance(environment, str):
         failures = tuple(f"{each.fact}: {each.what}" for each in broken_rules)
@@ -194,7 +195,12 @@ def _verified(
         )
     cpu = Runner(model, file.name)
     runs = noise_runs(cpu) if data is None else data_runs(cpu, data)
-    ran = run_on_provider(model, chosen, environment, [run.feeds for run in runs])
+    feeds = [run.feeds for run in runs]
+    ran = run_on_provider(model, chosen, environment, feeds)
+    if whole != model and not ran.error and Runner(whole, file.name).specs == cpu.specs:
+        # The outputs of a copy are compared, such as the scores in place of the class. The file itself must run too.
+        itself = run_on_provider(whole, chosen, environment, feeds)
+        ran = dataclasses.replace(ran, error=itself.error, nodes=itself.nodes, left=itself.left)
     broken = tuple(f"{each.fact}: {each.what}" for each in broken_rules if each.fact in _FORMAT)
     verdict = Verification(
         file.name,
@@ -221,7 +227,7 @@ def _judge_outputs(
     ran: ProviderRun,
     cpu: Runner,
     runs: Sequence[Batch],
-    reference: Path | None,
+    reference: ModelFile | None,
     min_agreement: float | None,
     *,
     judged: bool,
@@ -253,9 +259,9 @@ def _judge_outputs(
         advice = f"below {_FLOOR_DB:g} dB; give `reference=` to judge by float"
         far = [f"{sqnr:.1f} dB against the CPU, {advice}"] if sqnr < _FLOOR_DB else []
     else:
-        floats = outputs_of(Runner(reference, str(reference)), runs)
+        floats = outputs_of(Runner(reference.path, reference.name), runs)
         if list(floats[0]) != names:
-            raise ModelError(f"{reference}: its outputs are {', '.join(floats[0])}, not {', '.join(names)}")
+            raise ModelError(f"{reference.name}: its outputs are {', '.join(floats[0])}, not {', '.join(names)}")
         if unlike and min_agreement is None:
             actual, usual = class_agreement(runs, floats, ran.outputs), class_agreement(runs, floats, expected)
             unlike = not _as_often(actual, usual, images)

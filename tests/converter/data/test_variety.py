@@ -73,3 +73,9 @@ def test_a_conversion_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert rows.shape == (32, SIDE, SIDE, 3)
     assert CLASSES
     assert any("31 of 32 samples are nearly copies of others" in record.message for record in caplog.records)
+
+
+def test_many_equal_samples_beside_a_few_others() -> None:
+    rows = np.concatenate([np.repeat(pictures(1), 60, axis=0), pictures(4)])
+    (found,) = little_variety(samples(rows), None)
+    assert "59 of 64 samples are nearly copies" in found

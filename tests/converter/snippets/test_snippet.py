@@ -214,3 +214,12 @@ def test_refusals(tmp_path: Path) -> None:
             converter.snippet(tmp_path / "model.onnx")
         dim.Clear()
         dim.dim_param = "n" if axis == 0 else "h"
+
+
+@pytest.mark.parametrize("language", ["rust", "csharp", "android", "cpp", "js"])
+def test_whole_numbers_are_floats_where_they_multiply(tmp_path: Path, language: str) -> None:
+    """`1 * width` would be a product of integers in Rust, C# and Kotlin."""
+    model = small_cnn(transpose=False)
+    store_preprocess(model, Preprocess(**FORMS["bgr"]))
+    onnx.save(model, tmp_path / "m.onnx")
+    assert "1.0 * " in converter.snippet(tmp_path / "m.onnx", language)

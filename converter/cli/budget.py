@@ -1,5 +1,6 @@
 """The command `convert` with and without a budget: the library call, and the folder of its work."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import converter
 from converter.cli.context import keeping, warn
+from converter.model_io.user_code import Terminated
 from passes.errors import BudgetError, ConvertError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +28,9 @@ _UNASKED = {
 def work_folder(budget: "Budget | None", cache: Path | None, output: Path) -> Iterator[Path]:
     """Yield the folder for what a conversion or a search finds: ``cache``, or else a folder beside the output.
 
-    The folder beside the output is removed when the work has ended, with or without a file, and when it was refused. It
-    stays after a signal or a full disk. It also stays if it is from interrupted work and this one ends without a file.
+    The folder beside the output is removed when the work has ended, with or without a file, and when it was refused.
+    That of a search stays after a signal or a full disk, and that of a conversion after a signal, if layers are solved.
+    Both also stay if they are from interrupted work and this one ends without a file.
     Several processes may share a ``cache``, but not the folder of one that will remove it.
 
     Raises:
@@ -35,7 +38,11 @@ def work_folder(budget: "Budget | None", cache: Path | None, output: Path) -> It
     """
     from converter.cache.folder import forget, holds_something, used
 
-    folder = cache or output.with_suffix(".work" if budget is None else ".search")
+    if budget is None and cache is None:
+        with _own_folder(output.with_suffix(".work")) as folder:
+            yield folder
+        return
+    folder = cache or output.with_suffix(".search")
     with keeping(folder), used(folder, shared=cache is not None):
         if cache is not None:
             yield cache
@@ -43,8 +50,7 @@ def work_folder(budget: "Budget | None", cache: Path | None, output: Path) -> It
 
         existed, ended = holds_something(folder), False
         if existed:
-            what = "conversion" if budget is None else "search"
-            warn(f"{folder} has measurements of an earlier {what}; those that fit this {what} are used again")
+            warn(f"{folder} has measurements of an earlier search; those that fit this search are used again")
         try:
             yield folder
             ended = True
@@ -56,6 +62,33 @@ def work_folder(budget: "Budget | None", cache: Path | None, output: Path) -> It
         finally:
             if ended or not holds_something(folder):
                 forget(folder)
+
+
+@contextmanager
+def _own_folder(folder: Path) -> Iterator[Path]:
+    """Yield the folder of one conversion, which the lock of its output guards. It exists from the first entry on.
+
+    It is removed at the end, unless a signal comes when layers are solved, or an earlier run has left it and this one
+    fails.
+    """
+    from converter.cache.folder import forget, holds_something
+
+    stays = holds_something(folder)
+    if stays:
+        warn(f"{folder} has measurements of an earlier conversion; those that fit this conversion are used again")
+    try:
+        yield folder
+        stays = False
+    except (KeyboardInterrupt, Terminated) as stopped:
+        stays = any(folder.glob("*/layer-*.npz"))
+        if stays:
+            stopped.add_note(f"{folder} has the work so far; the same command continues from there")
+        raise
+    finally:
+        if not stays:
+            forget(folder)
+            with contextlib.suppress(OSError):  # it contains something else, or nothing was kept
+                folder.rmdir()
 
 
 def convert_for(

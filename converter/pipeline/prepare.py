@@ -81,7 +81,7 @@ class Prepared:
         images: Images by their use.
         embedded: The preprocessing inside of the file, if it is there. Then `source` and `reference` take images too.
         float_form: Model that a rewritten float graph must compute the same as. None: `reference`.
-        timed: Model that the file's speed is measured against, on the file's own inputs.
+        timed: Model that the file's speed is measured against, on the file's own inputs. None: the given one.
         requested: Layers that the call names.
         settings: Settings of the call.
         checkpoint: File for the state of a training. None: no state is written.
@@ -100,7 +100,7 @@ class Prepared:
     images: Images
     embedded: Embedded | None
     float_form: onnx.ModelProto | None
-    timed: Path | onnx.ModelProto
+    timed: onnx.ModelProto | None
     requested: RequestedLayers
     settings: Settings
     checkpoint: TrainingFile | None
@@ -153,7 +153,7 @@ class Prepared:
         else:
             sample = next(iter(data.batches(1)))
         with self.footprint.step("time"):
-            return None if sample is None else time_pair(self.timed, quantized, sample)
+            return None if sample is None else time_pair(self.timed or self.given.model, quantized, sample)
 
     def evaluation(self, quantized: onnx.ModelProto, name: str, progress: Progress) -> Evaluation | None:
         """Measure the file on the evaluation data, if there are any.
@@ -264,7 +264,7 @@ def prepare(
         images=images,
         embedded=front.embedded,
         float_form=front.float_form,
-        timed=front.timed or given.model,
+        timed=front.timed,
         requested=requested or RequestedLayers((), {}),
         settings=settings,
         checkpoint=checkpoint,

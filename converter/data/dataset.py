@@ -8,7 +8,6 @@ One batch at a time, images are decoded and uint8 arrays converted to floats. Ba
 stored in an unnamed temporary file. So data can be iterated any number of times, and always give the same rows.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -263,10 +262,6 @@ class Dataset:
 
     def digest(self) -> str:
         """SHA-256 in hex of the data in use: bytes of arrays or files in order, and labels, before preprocessing."""
-        return self._digest
-
-    @functools.cached_property
-    def _digest(self) -> str:
         return self._rows.digest()
 
     def describe(self) -> dict[str, Any]:

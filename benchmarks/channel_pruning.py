@@ -139,9 +139,7 @@ def measured(
         MissingData: The network or its images are not on this machine.
     """
     pretrained, _ = NETWORKS[network]
-    model = pretrained.model()
-    calibration, evaluation = pretrained.images(model, calibrate)
-    evaluation = evaluation if images is None else evaluation.limit(images)
+    model, calibration, evaluation = _opened(network, calibrate, images)
     choices = _choices(model, calibration, kept, progress)
     settings = Settings(limit=calibrate)
     common: dict[str, Any] = {"settings": settings, "progress": progress}
@@ -168,10 +166,7 @@ def making_up(
     Raises:
         MissingData: The network or its images are not on this machine.
     """
-    pretrained, _ = NETWORKS[network]
-    model = pretrained.model()
-    calibration, evaluation = pretrained.images(model, calibrate)
-    evaluation = evaluation if images is None else evaluation.limit(images)
+    model, calibration, evaluation = _opened(network, calibrate, images)
     common: dict[str, Any] = {"settings": Settings(limit=calibrate), "progress": progress}
     makers: dict[str, Callable[[], Result]] = {"8 bits": partial(convert, model, calibration, **common)}
     for name, chosen in MAKING_UP.items():
@@ -181,6 +176,14 @@ def making_up(
         recipe = replaced(pruned, step, replace(chosen, share=share))
         makers[name] = partial(convert, model, calibration, recipe=recipe, **common)
     return _rows(network, model, makers, evaluation, progress)
+
+
+def _opened(network: str, calibrate: int, images: int | None) -> tuple[onnx.ModelProto, Dataset, Dataset]:
+    """Return a network, its images that calibrate, and at most ``images`` that measure."""
+    pretrained, _ = NETWORKS[network]
+    model = pretrained.model()
+    calibration, evaluation = pretrained.images(model, calibrate)
+    return model, calibration, evaluation if images is None else evaluation.limit(images)
 
 
 def _rows(

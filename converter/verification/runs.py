@@ -20,6 +20,7 @@ __all__ = [
     "all_finite",
     "class_agreement",
     "data_runs",
+    "loss_error_db",
     "noise_runs",
     "output_db",
     "outputs_of",
@@ -31,6 +32,7 @@ Outputs = Mapping[str, NDArray[Any]]
 """Outputs of one run, by name."""
 
 _NOISE_ROWS = 8
+_FEWEST_RUNS = 3  # that have a scatter
 
 
 def noise_runs(runner: Runner) -> list[Batch]:
@@ -154,6 +156,32 @@ def output_db(expected: Sequence[Outputs], actual: Sequence[Outputs], joined: Co
     for one, other in zip(expected, actual, strict=True):
         errors.update({name: value for name, value in one.items() if value.dtype.kind == "f"}, other)
     return errors.db()
+
+
+def loss_error_db(name: str, floats: Sequence[Outputs], actual: Sequence[Outputs], usual: Sequence[Outputs]) -> float:
+    """Return the standard error in dB of what an output loses in ``actual``, compared with ``usual``.
+
+    It is a jackknife over the runs: few runs with large errors decide a ratio of error powers alone.
+
+    Args:
+        name: Name of the output.
+        floats: Outputs of the float model in each run.
+        actual, usual: Those of two runtimes. With fewer than three runs that can be compared, the error is 0.
+    """
+    triples = [tuple(each[name] for each in run) for run in zip(floats, actual, usual, strict=True)]
+    powers = np.array(
+        [
+            [np.square(one.astype(np.float64) - floating).sum() for one in others]
+            for floating, *others in triples
+            if all(one.shape == floating.shape for one in others)
+        ]
+    ).reshape(-1, 2)  # [runs, 2]
+    rest = powers.sum(axis=0) - powers
+    count = len(powers)
+    if count < _FEWEST_RUNS or (rest <= 0).any():
+        return 0.0
+    losses = 10 * np.log10(rest[:, 0] / rest[:, 1])
+    return float(np.sqrt((count - 1) * np.square(losses - losses.mean()).mean()))
 
 
 def worst_db(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:

@@ -73,8 +73,10 @@ def measure_group_effects(
     for done, group in enumerate(groups, start=1):
         numbers = _numbers(step, group)
         readers = GroupReaders(model, group, stats.moments, step.damping)
-        order, errors = readers.order(group.size - numbers[-1]), [0.0]
+        order, errors = readers.order(group.size - numbers[-1], step.fewest), [0.0]
         for kept in numbers[1:]:
+            if len(order) < group.size - kept:  # not so many can go
+                break
             readers.write(order[: group.size - kept], make_up=step.make_up)
             errors.append(probe.error(model))
             if errors[-1] > _LOST:

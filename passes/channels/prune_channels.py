@@ -161,7 +161,7 @@ class PruneChannels(GraphPass):
         readers = [
             GroupReaders(model, group, stats.moments, self.damping) for group in groups.groups if self._removes(group)
         ]
-        chosen = {each.group.name: each.order(self.count(each.group)) for each in readers}
+        chosen = {each.group.name: each.order(self.count(each.group), self.fewest) for each in readers}
         return self.write(model, groups, readers, chosen)
 
     def write(
@@ -215,7 +215,7 @@ class PruneChannels(GraphPass):
         shrink(
             model,
             [
-                (group, group.removable(np.arange(group.size)[::-1])[: self.count(group)])
+                (group, group.removable(np.arange(group.size)[::-1], self.fewest)[: self.count(group)])
                 for group in groups.groups
                 if self._removes(group)
             ],

@@ -74,14 +74,25 @@ class GroupReaders:
             _definite(layer, each.hessian, damping) for layer, each in zip(self.layers, self.moments, strict=True)
         ]
 
-    def order(self, count: int) -> Indices:
-        """Return at most ``count`` channels in the order in which they go, so that a channel of every tensor stays."""
+    def order(self, count: int, fewest: int) -> Indices:
+        """Return at most ``count`` channels in the order in which they go.
+
+        Args:
+            count: Number of channels that are to go.
+            fewest: Least number of channels of every tensor. Fewer channels go where tensors of the group are narrower
+                than the group, such as the inputs of a Concat.
+        """
         readers = [
             Reader(weight, hessian, self._channels(layer), 1 / (output_power(weight, each.hessian) or 1.0))
             for layer, weight, hessian, each in zip(self.layers, self.weights, self.hessians, self.moments, strict=True)
         ]
-        order, _ = removal_order(readers, self.group.size, count, together=max(1, self.group.size // _STEPS))
-        return self.group.removable(order)
+        size, together = self.group.size, max(1, self.group.size // _STEPS)
+        for most in (count, size):  # others may go in place of those that have to stay
+            order, _ = removal_order(readers, size, most, together=together)
+            found = self.group.removable(order, fewest)[:count]
+            if len(found) == count:
+                break
+        return found
 
     def write(self, chosen: Indices, *, make_up: bool = True) -> dict[str, ReaderError]:
         """Give the readers weights that are zero for the chosen channels. Return their errors, by layer name.

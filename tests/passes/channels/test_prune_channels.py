@@ -43,6 +43,27 @@ def outputs(model: Model, x: np.ndarray) -> np.ndarray:
     return run(float_model(model.graph), x)[0]
 
 
+def test_no_branch_gets_fewer_channels_than_are_to_stay() -> None:
+    """The last layer hardly reads the second branch, so its channels are the cheapest. Others go in their place."""
+    nodes = [
+        conv("left", "h", "a", pads=[1] * 4),
+        conv("right", "h", "b", pads=[1] * 4),
+        node("Concat", ["a", "b"], ["k"], name="join", axis=1),
+    ]
+    constants = parameters("left", 8, 6, 3, 3) | parameters("right", 8, 6, 3, 3)
+    model = Model(gs.import_onnx(between(nodes, constants, last=16)), RULES)
+    last = model.layers()["conv2"]
+    weight = model.weight(last).copy()
+    weight[..., 8:] *= 1e-3
+    model.write(last, weight, model.bias(last))
+    half = step(group_shares={"left": 0.5}, fewest=4, multiple=4)
+    report = half.apply(model, stats_of(model, half))
+    after = model.layers()
+    assert {name: after[name].outputs for name in ("left", "right")} == {"left": 4, "right": 4}
+    assert after["conv2"].inputs == 8
+    assert "left: 16 to 8 channels" in report.notes
+
+
 def test_shapes_shrink_and_every_layer_is_reported() -> None:
     model = network()
     half = step(share=0.5)

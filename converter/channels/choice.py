@@ -1,7 +1,7 @@
 """The choice of how many channels each group keeps, from measured effects and costs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +12,30 @@ from passes.channels.prune_channels import PruneChannels
 from passes.errors import UsageError
 from passes.numerics.channel_allocation import LayerCosts, NoShares, allocate_channels
 
-__all__ = ["ChannelChoices"]
+__all__ = ["ChannelChoices", "require_possible"]
+
+
+def require_possible(share: float, costs: LayerCosts, fewest: Sequence[float], of: str) -> None:
+    """Require that a share of the cost can go, before it is measured what that does to the outputs.
+
+    Args:
+        share: Share of the cost.
+        costs: What the layers cost.
+        fewest: Smallest share of its channels that each group may keep.
+        of: What the costs are, for the message.
+
+    Raises:
+        UsageError: So much cannot go. The message says how much can.
+    """
+    left = float(costs.total(np.array(fewest)) / costs.total(np.ones(len(fewest))))
+    if left > 1 - share:
+        raise _too_much(share, left, of)
+
+
+def _too_much(share: float, left: float, of: str) -> UsageError:
+    most = np.floor(100 * (1 - left)) / 100
+    advice = f"use at most {most:g}" if most > 0 else "leave `prune_channels=` out"
+    return UsageError(f"prune_channels: share {share:g} of {of} cannot go, as layers have a part that stays; {advice}")
 
 
 @dataclass(frozen=True)
@@ -43,11 +66,7 @@ class ChannelChoices:
         try:
             chosen = allocate_channels(kept, errors, self.costs, (1 - share) * whole)
         except NoShares as least:
-            most = 1 - float(least.args[0]) / whole
-            raise UsageError(
-                f"prune_channels: share {share:g} of {self.of} cannot go, as layers have a part that stays; "
-                f"use at most {np.floor(100 * most) / 100:g}"
-            ) from None
+            raise _too_much(share, float(least.args[0]) / whole, self.of) from None
         return {
             each.name: round(1 - each.kept[choice] / each.size, 6)
             for each, choice in zip(self.effects, chosen, strict=True)

@@ -19,7 +19,7 @@ from passes.channels.removal import GroupReaders
 from passes.ir.model import Model
 from passes.statistics import Needs
 
-__all__ = ["GroupEffect", "measure_group_effects"]
+__all__ = ["GroupEffect", "measure_group_effects", "tried_numbers"]
 
 _LOST = 1.0  # relative error power at which nothing is left of the outputs; fewer channels are not tried
 _EIGHTHS = 8  # each group is tried without 1/8, 2/8, ... of its channels
@@ -66,12 +66,12 @@ def measure_group_effects(
     Raises:
         DataError: An activation is NaN or Inf. The message names the tensor.
     """
-    groups = [group for group in channel_groups(model).groups if len(_numbers(step, group)) > 1]
+    groups = [group for group in channel_groups(model).groups if len(tried_numbers(step, group)) > 1]
     needs = Needs(moments=frozenset(name for group in groups for name in group.readers))
     stats = calibrate(model, needs, fit, progress, seed=seed, memory_budget=memory_budget)
     probe = Probe(model, held_out)
     for done, group in enumerate(groups, start=1):
-        numbers = _numbers(step, group)
+        numbers = tried_numbers(step, group)
         readers = GroupReaders(model, group, stats.moments, step.damping)
         order, errors = readers.order(group.size - numbers[-1], step.fewest), [0.0]
         for kept in numbers[1:]:
@@ -86,6 +86,6 @@ def measure_group_effects(
         progress("effects of channels", done, len(groups))
 
 
-def _numbers(step: PruneChannels, group: ChannelGroup) -> tuple[int, ...]:
-    """Return the numbers of channels that are tried, falling, from all of them."""
+def tried_numbers(step: PruneChannels, group: ChannelGroup) -> tuple[int, ...]:
+    """Return the numbers of channels that are tried, falling, from all of them. One number: none can go."""
     return tuple(sorted({step.kept(group, each / _EIGHTHS) for each in range(_EIGHTHS)}, reverse=True))

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from converter.channels.choice import ChannelChoices
+from converter.channels.choice import ChannelChoices, require_possible
 from converter.channels.costs import products_of, seconds_of
-from converter.channels.effects import measure_group_effects
+from converter.channels.effects import measure_group_effects, tried_numbers
 from converter.pipeline.prepare import Prepared
 from converter.pipeline.run_pass import PassContext, require, run_pass
 from converter.recipes.recipe import Recipe
@@ -38,7 +38,7 @@ def with_channels_chosen(job: Prepared, progress: Progress) -> Prepared:
     if step is None or not step.chooses:
         return job
     with job.footprint.step("choose channels"):
-        choices = measure_channels(job, step, progress)
+        choices = measure_channels(job, step, progress, share=step.share)
     return dataclasses.replace(job, recipe=replaced(job.recipe, step, choices.step(step, step.share)))
 
 
@@ -47,12 +47,19 @@ def replaced(recipe: Recipe, step: PruneChannels, other: PruneChannels) -> Recip
     return dataclasses.replace(recipe, passes=tuple(other if each is step else each for each in recipe.passes))
 
 
-def measure_channels(job: Prepared, step: PruneChannels, progress: Progress) -> ChannelChoices:
+def measure_channels(job: Prepared, step: PruneChannels, progress: Progress, *, share: float = 0.0) -> ChannelChoices:
     """Measure what it costs to remove channels of each group, and what it saves.
+
+    Args:
+        job: Inputs of the conversion.
+        step: The pass.
+        progress: Called while effects are measured.
+        share: Share of the cost that is to go. It is refused before effects are measured if it cannot.
 
     Raises:
         QuantizationError: There is nothing to measure, or the target's speed cannot be measured here.
         DataError: There are too few samples.
+        UsageError: The share cannot go, whatever it does to the outputs.
     """
     of = _cost_of(job, step)
     data = job.images.shown_to(step)
@@ -66,17 +73,20 @@ def measure_channels(job: Prepared, step: PruneChannels, progress: Progress) -> 
     require(step, model, context)
     held, fit = data.split(max(1, min(_HELD_OUT, len(data) // 4)), job.recipe.seed)
     seed, budget = job.recipe.seed, job.settings.memory_budget
-    effects = tuple(measure_group_effects(model, step, fit, held, progress, seed=seed, memory_budget=budget))
     every = channel_groups(model)
-    if not effects:
+    numbers = {group.name: tried_numbers(step, group) for group in every.groups}
+    groups = ChannelGroups(
+        tuple(group for group in every.groups if len(numbers[group.name]) > 1), every.outputs, every.inputs
+    )
+    if not groups.groups:
         raise QuantizationError(f"no channels can go: {_why_none(every, step)}; leave `prune_channels=` out")
-    names = {each.name for each in effects}
-    groups = ChannelGroups(tuple(each for each in every.groups if each.name in names), every.outputs, every.inputs)
     sample = next(fit.batches(1))
     if of == "macs":
         costs = products_of(model, groups, sample)
     else:
         costs = seconds_of(job.source, model, groups, job.recipe, job.target, sample, progress)
+    require_possible(share, costs, [numbers[group.name][-1] / group.size for group in groups.groups], of)
+    effects = tuple(measure_group_effects(model, step, fit, held, progress, seed=seed, memory_budget=budget))
     return ChannelChoices(effects, costs, of)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from converter.channels.choice import ChannelChoices
+from converter.channels.choice import ChannelChoices, require_possible
 from converter.channels.effects import GroupEffect
 from passes.channels.prune_channels import PruneChannels
 from passes.errors import UsageError
@@ -50,6 +50,12 @@ def test_errors_add_up() -> None:
 def test_what_cannot_go_is_refused_with_what_can() -> None:
     with pytest.raises(UsageError, match=r"share 0.9 of macs cannot go, .*; use at most 0.6"):
         CHOICES.shares(0.9)
+
+
+def test_nothing_can_go_where_no_group_may_shrink() -> None:
+    with pytest.raises(UsageError, match="share 0.1 of macs cannot go, .*; leave `prune_channels=` out"):
+        require_possible(0.1, CHOICES.costs, [1.0, 1.0], "macs")
+    require_possible(0.1, CHOICES.costs, [0.25, 0.5], "macs")
 
 
 def test_json_has_everything() -> None:

@@ -202,6 +202,15 @@ def test_a_pruned_network_trains_with_its_shapes() -> None:
     assert run(result.model, UNSEEN)[0].shape == (32, 7)
 
 
+def test_a_share_that_cannot_go_is_refused_before_effects_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(*_: Any, **__: Any) -> Any:
+        pytest.fail("effects were measured")
+
+    monkeypatch.setattr("converter.pipeline.channel_shares.measure_group_effects", measured)
+    with pytest.raises(UsageError, match=r"share 0.99 of macs cannot go, .*; use at most 0\.[1-9]"):
+        pruned(wide(32), share=0.99)
+
+
 def test_a_model_without_channels_to_remove_is_refused() -> None:
     layer, plan = LAYERS["conv2d"], with_channels(find_recipe("int8"), 0.3)
     with pytest.raises(QuantizationError, match="no channels can go: y is an output of the model; leave"):

@@ -13,6 +13,7 @@ from converter.model_io.load import read_onnx, read_whole_onnx
 from converter.model_io.open import ModelFile
 from converter.model_io.write import write_onnx
 from converter.qdq.class_index import has_class_index, with_scores
+from passes.errors import UsageError
 
 __all__ = ["judged_files"]
 
@@ -42,7 +43,13 @@ def judged_files(files: Sequence[ModelFile], folder: Path) -> list[ModelFile]:
         if indexed:
             copy = with_scores(copy)
         if pixels and first is not None:
-            copy = exact_front(copy, first)
+            try:
+                copy = exact_front(copy, first)
+            except UsageError as error:
+                raise UsageError(
+                    f"{file.name}: does not take the images of {files[inside.index(first)].name}, which has its "
+                    "preprocessing inside; give files of one network"
+                ) from error
             store_embedded(copy, first)
         path = folder / f"judged_{index}.onnx"
         write_onnx(copy, path)

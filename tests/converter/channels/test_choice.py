@@ -53,7 +53,7 @@ def test_what_cannot_go_is_refused_with_what_can() -> None:
 
 
 def test_nothing_can_go_where_no_group_may_shrink() -> None:
-    with pytest.raises(UsageError, match="share 0.1 of macs cannot go, .*; leave `prune_channels=` out"):
+    with pytest.raises(UsageError, match=r"share 0.1 of macs cannot go, .*; leave `prune_channels=` out"):
         require_possible(0.1, CHOICES.costs, [1.0, 1.0], "macs")
     require_possible(0.1, CHOICES.costs, [0.25, 0.5], "macs")
 

@@ -15,6 +15,7 @@ import converter
 from converter import Preprocess, Settings, convert
 from converter.data.embedding import Embed, embed, embedded_preprocess, exact_front
 from converter.data.inputs import input_specs
+from converter.data.preprocess import stored_preprocess
 from passes.errors import DataError, UsageError
 from passes.numerics.error import sqnr_db
 from tests.support.models import make_model, small_cnn
@@ -168,6 +169,26 @@ def test_tools_feed_a_file_its_pixels_and_float_the_same_images(files: tuple[Pat
     assert (verdict.float_db or 0) > 25
     embedded = converter.inspect(files[1]).model["embedded"]
     assert (embedded["layout"], embedded["channels"]) == ("nhwc", "bgr")
+
+
+def test_a_model_without_images_beside_such_a_file_is_named(files: tuple[Path, Path], tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gemm", ["input", "w"], ["output"], "fc")]
+    rows = make_model(nodes, {"w": random(8, 5)}, inputs={"input": ["n", 8]}, outputs={"output": ["n", 5]})
+    onnx.save(rows, tmp_path / "rows.onnx")
+    with pytest.raises(UsageError, match=r"rows\.onnx: does not take the images of .*inside\.onnx, which has its"):
+        converter.evaluate([files[1], tmp_path / "rows.onnx"], PIXELS, latency=False)
+
+
+def test_the_size_of_images_follows_the_last_conversion(files: tuple[Path, Path]) -> None:
+    """A file that is converted again with another resize says so, and not what the first conversion did."""
+    large = PIXELS.repeat(2, axis=1).repeat(2, axis=2)
+    resize = Preprocess(resize=(12, 12), interpolation="nearest")
+    again = convert(files[1], large, preprocess=resize)
+    stored = embedded_preprocess(again.model)
+    assert stored is not None
+    assert (stored.preprocess.resize, stored.preprocess.interpolation) == ((12, 12), "nearest")
+    assert stored.preprocess.mean == IMAGENET.mean
+    assert stored_preprocess(again.model).interpolation == "nearest"
 
 
 def test_larger_images_are_resized_and_cropped_outside(files: tuple[Path, Path]) -> None:

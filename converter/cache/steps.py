@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from converter.cache.folder import Cache
 from converter.cache.stored_values import pack, unpack
 from converter.data.dataset import Dataset
-from converter.model_io.sizes import model_digest
+from converter.model_io.sizes import tensorwise_digest
 from converter.qdq.floats import float_model
 from passes.base import Pass
 from passes.errors import DataError
@@ -52,7 +52,7 @@ class StepCache:
         if self.folder is None:
             return Cache(None, {})
         seen = {name: each for name, each in data.describe().items() if name not in {"source", "labels"}}
-        graph = model_digest(float_model(model.graph))
+        graph = tensorwise_digest(float_model(model.graph))
         return Cache(self.folder, {"step": what, "graph": graph, "data": seen, **self.facts, **_json(facts)})
 
 

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from converter.model_io.protobuf import all_tensors, copy_fields
 
-__all__ = ["fits_one_file", "model_digest", "serialized_bytes", "stored_bits", "weight_bytes"]
+__all__ = ["fits_one_file", "model_digest", "serialized_bytes", "stored_bits", "tensorwise_digest", "weight_bytes"]
 
 INLINE_LIMIT = 2**31 - 2**24  # bytes of weights in a single protobuf (2 GiB at most), with room for the nodes
 _PACKED_BITS: dict[int, int] = {
@@ -53,6 +53,11 @@ def model_digest(model: onnx.ModelProto) -> str:
     """SHA-256 in hex of a model. The tensors of a large model are hashed one by one."""
     if fits_one_file(model):
         return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    return tensorwise_digest(model)
+
+
+def tensorwise_digest(model: onnx.ModelProto) -> str:
+    """SHA-256 in hex of a model, whose tensors are hashed one by one. It needs no more memory than the largest one."""
     total = hashlib.sha256(_without_weights(model).SerializeToString(deterministic=True))
     for tensor in model.graph.initializer:
         total.update(tensor.SerializeToString(deterministic=True))

@@ -1,13 +1,8 @@
-"""Verify a file on a target: run it there or check the target's rules, and judge the result.
-
-Two implementations of one quantized model round differently, so their outputs differ by about the quantization noise. A
-provider is judged correct if its outputs are as near to the float model as the CPU's, each output and each part of it.
-Without the float model, it is judged correct if it picks the same classes.
-"""
+"""Verify a file on a target: run it there or check the target's rules, and judge the result."""
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,31 +22,16 @@ from converter.runtime.steps import log_step
 from converter.targets.catalog import find_target
 from converter.targets.target import Target
 from converter.verification.environments import find_environment
+from converter.verification.judge import judge
 from converter.verification.promised import older_targets, stands
 from converter.verification.provider_run import ProviderRun, run_on_provider
 from converter.verification.rules import Violation, violations
-from converter.verification.runs import (
-    Outputs,
-    all_finite,
-    class_agreement,
-    data_runs,
-    loss_error_db,
-    noise_runs,
-    output_db,
-    outputs_of,
-    unlike_runs,
-    worst_db,
-)
+from converter.verification.runs import all_finite, data_runs, noise_runs, outputs_of, unlike_runs
 from passes.errors import ModelError
 
-__all__ = ["MIN_AGREEMENT", "Verification", "verify"]
+__all__ = ["Verification", "verify"]
 
-MIN_AGREEMENT = 0.99
 _SHOWN = 5  # number of failures in an overview
-_WORSE_DB = 1.0  # allowed loss against float, compared with the CPU, besides the scatter over the samples
-_PART_WORSE_DB = 3.0  # the same for one output of several, or a part: fewer numbers, so more scatter
-_SAME_DB = 30.0  # against the CPU: 3 % apart, the cost of rounding in other places (a PRelu slope to 8 bits: 2 dB)
-_FLOOR_DB = 10.0  # against the CPU, on noise, without the float model: wrong kernels are below 0 dB
 # Facts of the file's form. A newer runtime than the promised one may accept more of them.
 _FORMAT = frozenset({"opset", "static_shapes", "narrowest", "matmulnbits"})
 
@@ -219,7 +199,9 @@ def _verified(
         where = f"it does not run on {ran.runtime}" if ran.runtime else "it does not run"
         verdict = _with(verdict, failures=(f"{where}: {ran.error}", *broken))
     else:
-        verdict = _judge_outputs(verdict, chosen, ran, cpu, runs, reference, min_agreement, judged=data is not None)
+        verdict = _judge_outputs(
+            verdict, chosen, ran, cpu, runs, reference, min_agreement, has_classes=data is not None
+        )
     return verdict if verdict.passed else _with(verdict, next_step=_next_step(verdict, chosen))
 
 
@@ -232,9 +214,9 @@ def _judge_outputs(
     reference: ModelFile | None,
     min_agreement: float | None,
     *,
-    judged: bool,
+    has_classes: bool,
 ) -> Verification:
-    """Extend the verdict by a comparison of the outputs. ``judged``: whether the runs are data, which have classes."""
+    """Extend the verdict by a comparison of the outputs."""
     images = sum(run.count for run in runs)
     expected = outputs_of(cpu, runs)
     failures = list(verdict.failures)
@@ -251,72 +233,27 @@ def _judge_outputs(
     ]
     if bad or wrong:
         return _with(verdict, images=images, failures=tuple(failures))
-    joined = cpu.joined()
-    outputs = output_db(expected, ran.outputs, joined)
-    agreement, sqnr = class_agreement(runs, expected, ran.outputs), worst_db(expected, ran.outputs)
-    least = MIN_AGREEMENT if min_agreement is None else min_agreement
-    unlike = judged and agreement is not None and agreement < least
-    float_db = cpu_float_db = None
-    if reference is None:
-        advice = f"below {_FLOOR_DB:g} dB; give `reference=` to judge by float"
-        far = [f"{sqnr:.1f} dB against the CPU, {advice}"] if sqnr < _FLOOR_DB else []
-    else:
+    floats = None
+    if reference is not None:
         floats = outputs_of(Runner(reference.path, reference.name), runs)
         if list(floats[0]) != names:
             raise ModelError(f"{reference.name}: its outputs are {', '.join(floats[0])}, not {', '.join(names)}")
-        if unlike and min_agreement is None:
-            actual, usual = class_agreement(runs, floats, ran.outputs), class_agreement(runs, floats, expected)
-            unlike = not _as_often(actual, usual, images)
-        float_db, cpu_float_db = (worst_db(floats, each) for each in (ran.outputs, expected))
-        from_cpu, outputs = outputs, output_db(floats, ran.outputs, joined)
-        if sqnr < _SAME_DB and float_db < cpu_float_db - _WORSE_DB - _scatter(floats, ran.outputs, expected):
-            far = [f"{float_db:.1f} dB against float, where the CPU has {cpu_float_db:.1f} dB"]
-        else:
-            far = _farther(outputs, output_db(floats, expected, joined), from_cpu)
-    if unlike and agreement is not None:
-        failures.append(f"agreement with the CPU is {100 * agreement:.1f} %, below {100 * least:g} %")
-    failures += far
+    found = judge(
+        runs,
+        ran.outputs,
+        expected,
+        floats,
+        joined=cpu.joined(),
+        min_agreement=min_agreement,
+        has_classes=has_classes,
+    )
     some = tuple(
         f"output {name} has another size than the CPU's in {count} of {len(runs)} runs, which are not compared"
         for name, count in odd.items()
         if count
     )
-    return _with(
-        verdict,
-        images=images,
-        notes=(*verdict.notes, *some),
-        agreement=agreement,
-        sqnr_db=sqnr,
-        float_db=float_db,
-        cpu_float_db=cpu_float_db,
-        outputs=outputs,
-        failures=tuple(failures),
-    )
-
-
-def _scatter(floats: Sequence[Outputs], actual: Sequence[Outputs], usual: Sequence[Outputs]) -> float:
-    """Two standard errors, in dB, of what the worst output loses."""
-    whole = output_db(floats, actual, ())
-    return 2 * loss_error_db(min(whole, key=lambda name: whole[name]), floats, actual, usual)
-
-
-def _farther(
-    outputs: Mapping[str, float], cpu_outputs: Mapping[str, float], from_cpu: Mapping[str, float]
-) -> list[str]:
-    """Say which outputs or parts are much farther from the float model's than the CPU's are."""
-    return [
-        f"{name}: {db:.1f} dB against float, where the CPU has {cpu_outputs[name]:.1f} dB"
-        for name, db in outputs.items()
-        if db < cpu_outputs[name] - _PART_WORSE_DB and from_cpu.get(name, -math.inf) < _SAME_DB
-    ]
-
-
-def _as_often(actual: float | None, expected: float | None, images: int) -> bool:
-    """Whether a runtime agrees with the float model as often as the CPU, within two standard errors and 1 point."""
-    if actual is None or expected is None:
-        return False
-    error = math.sqrt(2 * max(expected * (1 - expected), 0.0) / images)
-    return actual >= expected - (1 - MIN_AGREEMENT) - 2 * error
+    judged = {**vars(found), "failures": (*failures, *found.failures)}
+    return _with(verdict, images=images, notes=(*verdict.notes, *some), **judged)
 
 
 def _finite(value: Any) -> Any:

@@ -39,7 +39,7 @@ targets: $(STAMP)  ## set up the execution providers that can be had here, in bu
 	$(VENV)/bin/convert-onnx targets setup $(ARGS)
 
 conformance: targets  ## every recipe, target and small graph, run where it can be; writes docs/conformance.md
-	$(PYTHON) -m benchmarks.targets conformance
+	OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.targets conformance --jobs 2
 
 reference: $(STAMP)  ## write docs/reference from docstrings, fields and --help
 	$(PYTHON) -m benchmarks.reference_pages

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("page", help="a page in headless Chromium")
     suite = commands.add_parser("conformance", help="recipes x targets x zoo")
     suite.add_argument("--only", default="", metavar="PREFIX", help="graphs whose names begin so; printed, not written")
+    suite.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
     options = parser.parse_args(arguments)
     for name in getattr(options, "names", ()):
         if name not in measure.NETWORKS:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "page":
             return page.main()
         out: Path | None = None if options.only else ROOT / "docs" / "conformance.md"
-        return conformance.main(options.only, out)
+        return conformance.main(options.only, out, options.jobs)
     except (ConvertError, MissingData) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

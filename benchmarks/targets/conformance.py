@@ -2,18 +2,29 @@
 
 python -m benchmarks.targets conformance                     all of it, written to docs/conformance.md
 python -m benchmarks.targets conformance --only conv         graphs whose names begin with "conv", printed only
+
+Outcomes are kept in build/conformance for each version of the code: after a stop the same command goes on.
 """
 
+import dataclasses
+import functools
+import hashlib
+import json
+import multiprocessing
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+from benchmarks.shared_data import ROOT
 from converter import convert
+from converter.cache.source_digest import source_digest
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
 from converter.recipes.builtin import RECIPES
@@ -26,6 +37,7 @@ from passes.errors import ConvertError, UsageError
 __all__ = ["Outcome", "attempt", "conformance", "report"]
 
 _CALIBRATE, _RUN = 16, 4
+_BAD = {"failed", "crashed"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,9 @@ class Outcome:
     kind: str
     detail: str
     left: int = 0
+
+
+_Timed = tuple[list[Outcome], float]  # outcomes of a graph, and seconds
 
 
 def attempt(graph: str, recipe: str, target: str, folder: Path) -> Outcome:
@@ -144,12 +159,13 @@ def _runtime(outcomes: Sequence[Outcome], target: str) -> str:
     return "; ".join(sorted(runtimes)) or "nothing"
 
 
-def main(only: str = "", out: Path | None = None) -> int:
+def main(only: str = "", out: Path | None = None, jobs: int = 1) -> int:
     """Run the suite. The result is 1 if anything failed or crashed.
 
     Args:
         only: Beginning of the graphs' names. The default is all graphs.
-        out: File for the report. None: it is printed.
+        out: File for the report. None: it is printed, and no outcome is kept.
+        jobs: Number of processes, each with a graph at a time.
 
     Raises:
         UsageError: No graph's name begins with ``only``.
@@ -158,18 +174,25 @@ def main(only: str = "", out: Path | None = None) -> int:
     if not graphs:
         names = ", ".join(dict.fromkeys(name.split()[0] for name in ZOO))
         raise UsageError(f"no graph of the zoo is named {only!r} or begins so; names begin with: {names}")
-    recipes = [name for name, recipe in RECIPES.items() if not recipe.keeps]
-    outcomes: list[Outcome] = []
-    for count, graph in enumerate(graphs, 1):
-        started = time.monotonic()
-        some = list(conformance([graph], recipes, TARGETS))
-        outcomes += some
-        kinds = Counter(outcome.kind for outcome in some)
-        counts = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
-        print(f"{count}/{len(graphs)} {graph}: {counts}, {time.monotonic() - started:.0f} s", flush=True)
-        for outcome in some:
-            if outcome.kind in {"failed", "crashed"}:
-                print(f"    {outcome.recipe}, {outcome.target}: {outcome.kind}: {outcome.detail}", flush=True)
+    recipes = tuple(name for name, recipe in RECIPES.items() if not recipe.keeps)
+    kept = None if out is None else _kept_outcomes(recipes)
+    results = {} if kept is None else _read(kept)
+    waiting = [graph for graph in graphs if graph not in results]
+    if len(waiting) < len(graphs):
+        print(f"{len(graphs) - len(waiting)} of {len(graphs)} graphs are kept in {kept}", flush=True)
+    with _mapped(jobs) as mapped:
+        runs = mapped(functools.partial(_all_of_graph, recipes=recipes), waiting)
+        for graph, (some, seconds) in zip(waiting, runs, strict=True):
+            results[graph] = some
+            if kept is not None:
+                with kept.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([dataclasses.asdict(outcome) for outcome in some]) + "\n")
+            counts = ", ".join(f"{n} {kind}" for kind, n in Counter(outcome.kind for outcome in some).most_common())
+            print(f"{len(results)}/{len(graphs)} {graph}: {counts}, {seconds:.0f} s", flush=True)
+            for outcome in some:
+                if outcome.kind in _BAD:
+                    print(f"    {outcome.recipe}, {outcome.target}: {outcome.kind}: {outcome.detail}", flush=True)
+    outcomes = [outcome for graph in graphs for outcome in results[graph]]
     text = report(outcomes)
     if out is None:
         print(text)
@@ -177,4 +200,41 @@ def main(only: str = "", out: Path | None = None) -> int:
         out.parent.mkdir(exist_ok=True)
         out.write_text(text, encoding="utf-8")
         print(text.partition("\n| target")[0].splitlines()[-2])
-    return int(any(outcome.kind in {"failed", "crashed"} for outcome in outcomes))
+    return int(any(outcome.kind in _BAD for outcome in outcomes))
+
+
+def _all_of_graph(graph: str, recipes: tuple[str, ...]) -> _Timed:
+    started = time.monotonic()
+    return list(conformance([graph], recipes, TARGETS)), time.monotonic() - started
+
+
+@contextmanager
+def _mapped(jobs: int) -> Iterator[Callable[[Callable[[str], _Timed], list[str]], Iterable[_Timed]]]:
+    """Yield ``map``, over processes of their own if there are several jobs."""
+    if jobs == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        yield pool.map
+
+
+def _kept_outcomes(recipes: tuple[str, ...]) -> Path:
+    """Return the file for the outcomes of this version of the code, its graphs, recipes and targets."""
+    sources = [Path(__file__), *sorted((ROOT / "models").rglob("*.py"))]
+    digest = hashlib.sha256(source_digest().encode() + b"".join(path.read_bytes() for path in sources))
+    digest.update(repr((recipes, tuple(TARGETS))).encode())
+    folder = ROOT / "build" / "conformance"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{digest.hexdigest()[:12]}.jsonl"
+
+
+def _read(kept: Path) -> dict[str, list[Outcome]]:
+    """Return the kept outcomes by graph, and remove a last line that a kill cut off."""
+    if not kept.exists():
+        return {}
+    text = kept.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        kept.write_text(whole, encoding="utf-8")
+    graphs = [[Outcome(**fields) for fields in json.loads(line)] for line in whole.splitlines()]
+    return {some[0].graph: some for some in graphs}

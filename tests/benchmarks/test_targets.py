@@ -72,6 +72,30 @@ def test_the_report_has_totals_tables_and_reasons() -> None:
     assert text.endswith("## Reasons\n\n1. too wide\n")
 
 
+def test_the_suite_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def outcomes(graphs: list[str], *_: object) -> list[Outcome]:
+        ran.extend(graphs)
+        if graphs == ["pad"] and ran.count("pad") == 1:
+            raise KeyboardInterrupt
+        return [Outcome(graphs[0], "int8", "cpu", "run", "onnxruntime 1")]
+
+    monkeypatch.setattr(conformance, "conformance", outcomes)
+    monkeypatch.setattr(conformance, "ROOT", tmp_path)
+    monkeypatch.setattr(conformance, "ZOO", dict.fromkeys(("conv", "pad", "mul")))
+    out = tmp_path / "docs" / "conformance.md"
+    with pytest.raises(KeyboardInterrupt):
+        conformance.main("", out)
+    assert not out.exists()
+    (kept,) = (tmp_path / "build" / "conformance").iterdir()
+    with kept.open("a") as file:
+        file.write('[{"graph": "pa')  # what a kill leaves
+    assert conformance.main("", out) == 0
+    assert ran == ["conv", "pad", "pad", "mul"]
+    assert "3 pairs: 3 run." in out.read_text()
+
+
 def test_a_failure_sets_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def outcomes(*_: object) -> list[Outcome]:
         return [Outcome("conv", "int8", "cpu", "failed", "it is wrong")]

@@ -6,7 +6,7 @@ are compared on held-out samples. It is like the database of pruned solutions in
 Alistarh 2022, arXiv 2208.11580, §6), with errors of the network instead of the layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from converter.calibration.probe import Probe
@@ -16,7 +16,9 @@ from converter.runtime.session import Progress
 from passes.channels.channel_groups import ChannelGroup, channel_groups
 from passes.channels.prune_channels import PruneChannels
 from passes.channels.removal import GroupReaders
+from passes.ir.linear import Linear
 from passes.ir.model import Model
+from passes.numerics.moments import Moments
 from passes.statistics import Needs
 
 __all__ = ["GroupEffect", "measure_group_effects", "tried_numbers"]
@@ -61,29 +63,60 @@ def measure_group_effects(
         held_out: Other samples, on which the error of the network's outputs is measured.
         progress: Called after every group.
         seed: Random seed of the output positions that are sampled from each image.
-        memory_budget: Bytes of activations in memory.
+        memory_budget: Bytes of activations in memory, and bytes of moments. Where the moments of all layers do not fit,
+            the samples run once for each part of the groups.
 
     Raises:
         DataError: An activation is NaN or Inf. The message names the tensor.
     """
     groups = [group for group in channel_groups(model).groups if len(tried_numbers(step, group)) > 1]
-    needs = Needs(moments=frozenset(name for group in groups for name in group.readers))
-    stats = calibrate(model, needs, fit, progress, seed=seed, memory_budget=memory_budget)
-    probe = Probe(model, held_out)
-    for done, group in enumerate(groups, start=1):
-        numbers = tried_numbers(step, group)
-        readers = GroupReaders(model, group, stats.moments, step.damping)
-        order, errors = readers.order(group.size - numbers[-1], step.fewest), [0.0]
-        for kept in numbers[1:]:
-            if len(order) < group.size - kept:  # not so many can go
-                break
-            readers.write(order[: group.size - kept], make_up=step.make_up)
-            errors.append(probe.error(model))
-            if errors[-1] > _LOST:
-                break
-        readers.restore()
-        yield GroupEffect(group.name, group.size, numbers[: len(errors)], tuple(errors))
-        progress("effects of channels", done, len(groups))
+    probe, done = Probe(model, held_out), 0
+    for some in _fitting(model, groups, memory_budget):
+        needs = Needs(moments=frozenset(name for group in some for name in group.readers))
+        stats = calibrate(model, needs, fit, progress, seed=seed, memory_budget=memory_budget)
+        for group in some:
+            effect = _effect(model, step, group, stats.moments, probe)
+            done += 1
+            yield effect
+            progress("effects of channels", done, len(groups))
+        del stats  # before the next ones are measured
+
+
+def _effect(
+    model: Model, step: PruneChannels, group: ChannelGroup, moments: Mapping[str, Moments], probe: Probe
+) -> GroupEffect:
+    numbers = tried_numbers(step, group)
+    readers = GroupReaders(model, group, moments, step.damping)
+    order, errors = readers.order(group.size - numbers[-1], step.fewest), [0.0]
+    for kept in numbers[1:]:
+        if len(order) < group.size - kept:  # not so many can go
+            break
+        readers.write(order[: group.size - kept], make_up=step.make_up)
+        errors.append(probe.error(model))
+        if errors[-1] > _LOST:
+            break
+    readers.restore()
+    return GroupEffect(group.name, group.size, numbers[: len(errors)], tuple(errors))
+
+
+def _fitting(model: Model, groups: Sequence[ChannelGroup], most_bytes: int) -> Iterator[list[ChannelGroup]]:
+    """Yield groups, in their order, whose readers' moments fit into memory together. One group alone always runs."""
+    layers, some, names = model.layers(), list[ChannelGroup](), set[str]()
+    for group in groups:
+        wanted = names | set(group.readers)
+        if some and sum(_moment_bytes(layers[name]) for name in wanted) > most_bytes:
+            yield some
+            some, wanted = [], set(group.readers)
+        some.append(group)
+        names = wanted
+    if some:
+        yield some
+
+
+def _moment_bytes(layer: Linear) -> int:
+    """Bytes of a layer's moments, and of the sums that they are computed from."""
+    groups, _, k = layer.matrix_shape
+    return 2 * 4 * groups * k * k
 
 
 def tried_numbers(step: PruneChannels, group: ChannelGroup) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from onnx import helper
 import converter
 from converter import Budget, DataError, Result, Settings, UsageError, convert, convert_within, find_recipe
 from converter.calibration.make_up import make_up
+from converter.calibration.statistics import calibrate
 from converter.channels.costs import products_of, seconds_of
 from converter.channels.effects import measure_group_effects
 from converter.pipeline.channel_shares import channel_step
@@ -23,8 +24,10 @@ from converter.targets.catalog import find_target
 from passes.channels.channel_groups import channel_groups
 from passes.channels.prune_channels import PruneChannels
 from passes.errors import BudgetError, QuantizationError
+from passes.ir.model import Model
 from passes.numerics.channel_allocation import LayerCosts
 from passes.numerics.error import sqnr_db
+from passes.statistics import Needs, Stats
 from tests.support.networks import LAYERS, conv, dataset, images, network, prepared, quiet, resnet, run, wide
 
 DATA = images(48, 3, 12, 12)
@@ -179,6 +182,28 @@ def test_effects_rise_and_the_model_stays() -> None:
         assert each.errors[0] == 0 < each.errors[-1]
     for name, layer in model.layers().items():
         assert np.array_equal(model.weight(layer), weights[name])
+
+
+def test_moments_that_do_not_fit_together_are_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[frozenset[str]] = []
+
+    def counted(model: Model, needs: Needs, *rest: Any, **named: Any) -> Stats:
+        asked.append(needs.moments)
+        return calibrate(model, needs, *rest, **named)
+
+    monkeypatch.setattr("converter.channels.effects.calibrate", counted)
+    model = prepared(wide())
+    data, unseen = dataset(model, DATA), dataset(model, UNSEEN)
+    found = {
+        budget: list(measure_group_effects(model, PruneChannels(), data, unseen, quiet, seed=0, memory_budget=budget))
+        for budget in (2**28, 2**14)
+    }
+    for one, other in zip(found[2**14], found[2**28], strict=True):  # batches, so sums, differ
+        assert (one.name, one.kept) == (other.name, other.kept)
+        assert one.errors == pytest.approx(other.errors, rel=1e-3)
+    whole, *parts = asked
+    assert len(parts) > 1
+    assert whole == frozenset().union(*parts)
 
 
 def test_nothing_is_made_up_for_if_nothing_went() -> None:

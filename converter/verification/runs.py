@@ -166,9 +166,11 @@ def loss_error_db(name: str, floats: Sequence[Outputs], actual: Sequence[Outputs
     Args:
         name: Name of the output.
         floats: Outputs of the float model in each run.
-        actual, usual: Those of two runtimes. With fewer than three runs that can be compared, the error is 0.
+        actual, usual: Those of two runtimes. With fewer than three runs that can be compared, the error is 0. Runs
+            without the output are left out.
     """
-    triples = [tuple(each[name] for each in run) for run in zip(floats, actual, usual, strict=True)]
+    runs = (run for run in zip(floats, actual, usual, strict=True) if all(name in each for each in run))
+    triples = [tuple(each[name] for each in run) for run in runs]
     powers = np.array(
         [
             [np.square(one.astype(np.float64) - floating).sum() for one in others]

@@ -252,8 +252,12 @@ def _judge_outputs(
         for name, count in odd.items()
         if count
     )
-    judged = {**vars(found), "failures": (*failures, *found.failures)}
-    return _with(verdict, images=images, notes=(*verdict.notes, *some), **judged)
+    judged = {
+        **vars(found),
+        "failures": (*failures, *found.failures),
+        "notes": (*verdict.notes, *some, *found.notes),
+    }
+    return _with(verdict, images=images, **judged)
 
 
 def _finite(value: Any) -> Any:

@@ -139,7 +139,7 @@ def cli() -> None:
     "--min-sqnr",
     type=float,
     metavar="DB",
-    help="SQNR that every output needs; what costs most stays in float, or gets 8 bits, until the file reaches it.",
+    help="SQNR that every output needs; what costs most gets more bits, or stays in float, until the file has it.",
 )
 @click.option(
     "--measure-speed", is_flag=True, help="Keep activations in float where this machine runs the layer faster."

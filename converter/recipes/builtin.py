@@ -105,6 +105,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 storage="int8",
             ),
             Recipe(
+                "a16w8",
+                "8-bit weights, 16-bit activations; for NPUs that have kernels for them (qnn)",
+                (*_INTEGERS, ActivationRanges(bits=16), Rtn(bits=8)),
+                storage="int8",
+            ),
+            Recipe(
+                "a16w4",
+                "4-bit weights by sequential GPTQ, 16-bit activations; for NPUs that have kernels for them (qnn)",
+                (*_INTEGERS, Rotate(), ActivationRanges(bits=16), Gptq(bits=4, block_size=8, two_level=True)),
+            ),
+            Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
                 (*_PREPARE, Rotate(), Gptq(bits=4, block_size=8, two_level=True)),

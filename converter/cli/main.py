@@ -144,6 +144,9 @@ def cli() -> None:
 @click.option(
     "--measure-speed", is_flag=True, help="Keep activations in float where this machine runs the layer faster."
 )
+@click.option(
+    "--float16", is_flag=True, help="Write what stays in float as float16; the target computes in it or stores it."
+)
 @options.deterministic
 @options.timing
 @options.verbose
@@ -169,6 +172,7 @@ def convert(
     measure_speed: bool,
     prune_channels: "float | Literal['auto'] | None",
     embed_preprocess: str | None,
+    float16: bool,
     class_index: bool,
     deterministic: bool,
     timing: bool,
@@ -227,6 +231,7 @@ def convert(
                     prune_channels=prune_channels,
                     deterministic=deterministic,
                     embed_preprocess=embed_preprocess,
+                    float16=float16,
                     class_index=class_index,
                     timing=timing,
                 ),

@@ -295,6 +295,7 @@ WITHOUT_RULE = {
     "provider": "where a file is run, not what is in it",
     "whole": "which nodes a provider takes is seen when it runs the file",
     "variants": "one file serves them all",
+    "float16": "a choice of type; Casts stand where a kernel is missing",
     "on_demand": "a choice of what to round; either file is taken",
     "scalars": "a choice of what to round; either file is taken",
     "gathers_codes": "a choice of how a table is stored; either file is taken",

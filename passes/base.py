@@ -127,6 +127,7 @@ class Pass:
         keeps_codes: Whether weights keep the codes of the source file.
         settles_layers: Whether layers have their final names and weights, and can be excluded, only after this pass.
         trains: Whether the pass learns from training images, which can be given apart from those that calibrate.
+        narrows_floats: Whether what stays in float is float16 in the file.
     """
 
     name: ClassVar[str]
@@ -134,6 +135,7 @@ class Pass:
     keeps_codes: ClassVar[bool] = False
     settles_layers: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    narrows_floats: ClassVar[bool] = False
 
     @property
     def needs_data(self) -> bool:

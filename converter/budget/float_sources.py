@@ -46,9 +46,9 @@ def with_float_sources(
         if not chosen:
             continue
         exact += chosen
-        recipe = dataclasses.replace(without_rounding(eight.recipe, exact, whole), name=RUNG)
+        recipe = dataclasses.replace(without_rounding(eight.recipe, exact, whole, builder.target.rules), name=RUNG)
         trial = builder.attempt(RUNG, recipe)
         yield trial
         if not builder.budget.broken(trial.attempt.drop, 0, trial.attempt.latency_ms):
-            return trial, without_rounding(base, exact, whole)
+            return trial, without_rounding(base, exact, whole, builder.target.rules)
     return None

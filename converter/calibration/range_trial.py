@@ -45,7 +45,7 @@ def choose_ranges(
     """Choose between ranges of least squared error and ranges that clip nothing.
 
     Args:
-        step: The pass. Only the method "mse" is put to the test.
+        step: The pass. Only the method "mse" with 8 bits is put to the test.
         model: The model before the pass. It does not change.
         data: Calibration data. Some of it gives ranges, and other samples judge them.
         progress: Called while the first are measured.
@@ -55,7 +55,7 @@ def choose_ranges(
     Returns:
         The pass to apply, and a note if it is not the given one.
     """
-    if step.method != "mse" or len(data) < 2 or not (needs := step.needs(model)):
+    if step.method != "mse" or step.bits == 16 or len(data) < 2 or not (needs := step.needs(model)):
         return step, ()
     tried = data.limit(_FIT + _SAMPLES, seed)
     fit, judge = tried.split(_fitting(len(tried)))

@@ -139,10 +139,13 @@ def cli() -> None:
     "--min-sqnr",
     type=float,
     metavar="DB",
-    help="SQNR that every output needs; what costs most stays in float, or gets 8 bits, until the file reaches it.",
+    help="SQNR that every output needs; what costs most gets more bits, or stays in float, until the file has it.",
 )
 @click.option(
     "--measure-speed", is_flag=True, help="Keep activations in float where this machine runs the layer faster."
+)
+@click.option(
+    "--float16", is_flag=True, help="Write what stays in float as float16; the target computes in it or stores it."
 )
 @options.deterministic
 @options.timing
@@ -169,6 +172,7 @@ def convert(
     measure_speed: bool,
     prune_channels: "float | Literal['auto'] | None",
     embed_preprocess: str | None,
+    float16: bool,
     class_index: bool,
     deterministic: bool,
     timing: bool,
@@ -227,6 +231,7 @@ def convert(
                     prune_channels=prune_channels,
                     deterministic=deterministic,
                     embed_preprocess=embed_preprocess,
+                    float16=float16,
                     class_index=class_index,
                     timing=timing,
                 ),

@@ -102,7 +102,8 @@ def measure(
     for index, tensors in enumerate(groups):
         runs = [network.run(feeds, groups=(index,)) for feeds in judging]
         errors = output_errors(expected, runs, network.outputs, network.joined)
-        sources.append(ErrorSource("activation", tuple(tensors), _touching(model, tensors), 8, errors))
+        bits = min(model.activation_qparams[name].bits for name in tensors)
+        sources.append(ErrorSource("activation", tuple(tensors), _touching(model, tensors), bits, errors))
         progress("sensitivity", len(sources), total)
     for layers in weights:
         runs = [network.run(feeds, layers=layers) for feeds in judging]

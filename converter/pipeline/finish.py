@@ -10,6 +10,7 @@ import onnx
 from converter.data.embedding import store_embedded
 from converter.pipeline.branch_constants import share_branch_constants
 from converter.pipeline.emit_fused import emit_fused
+from converter.pipeline.float16 import as_float16, narrowed
 from converter.pipeline.prepare import JUDGING, Prepared
 from converter.pipeline.result import LayerReport, layer_reports, stamp, versions
 from converter.pipeline.trial_run import Fidelity, trial_run
@@ -23,6 +24,8 @@ from passes.ir.model import Model
 from passes.report import PassReport
 
 __all__ = ["Written", "write_file"]
+
+_WATCHED = 4  # samples that show how large values become
 
 
 def _without_path(data: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -79,6 +82,12 @@ def write_file(
     taken = next((report.taken for report in reports if report.taken is not None), None)
     if taken is not None:
         facts[CHANNELS_KEY] = dataclasses.asdict(taken)
+    if job.settings.float16 or job.recipe.narrows_floats:
+        with job.footprint.step("float16"):
+            alone = job.recipe.narrows_floats
+            note, facts["float16"] = narrowed(quantized, work, job.target, job.samples(_WATCHED), whole=alone)
+        reports = [*reports[:-1], dataclasses.replace(reports[-1], notes=(*reports[-1].notes, note))]
+        layers = as_float16(layers, quantized)
     if speed is not None:
         facts["speed"] = speed.to_json()
     if job.recipe.keeps and (patterns := pruned_patterns(job.source)):

@@ -20,6 +20,7 @@ class Mending:
         before_db: SQNR of the worst output of the recipe's own file.
         after_db: The same of the file that is kept.
         activations: Nodes that run in float so that their inputs and outputs are not rounded.
+        wide: Nodes whose inputs and outputs got 16 bits, on a target that has integer kernels for them.
         layers: Layers whose weights stay in float.
         bits: Layers whose weights got 8 bits.
         files: Number of files that were made.
@@ -29,6 +30,7 @@ class Mending:
     before_db: float
     after_db: float
     activations: tuple[str, ...]
+    wide: tuple[str, ...]
     layers: tuple[str, ...]
     bits: tuple[str, ...]
     files: int
@@ -39,6 +41,7 @@ class Mending:
             f"{len(names)} {what}: {', '.join(names[:_SHOWN])}" + (", ..." if len(names) > _SHOWN else "")
             for names, what in (
                 (self.activations, "nodes with float activations"),
+                (self.wide, "nodes with activations of 16 bits"),
                 (self.layers, "layers in float"),
                 (self.bits, "layers with 8 bits"),
             )

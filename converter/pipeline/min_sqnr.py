@@ -1,4 +1,6 @@
-"""Raise a file to a SQNR: what costs most at the outputs stays in float, or gets 8 bits, and the file is made again.
+"""Raise a file to a SQNR: what costs most at the outputs stays in float, or gets more bits, and the file is made again.
+
+Weights get 8 bits. Activations get 16 on a target that has integer kernels for them, and stay in float on others.
 
 The choice follows from what each rounding costs (`converter.error_sources`). The error of the new file is measured. If
 it is still too large, more is chosen, in proportion to what is missing.
@@ -20,8 +22,10 @@ from converter.recipes.recipe import Recipe
 from converter.recipes.requested_layers import RequestedLayers
 from converter.runtime.session import Progress
 from converter.speed.profile import node_seconds
+from passes.activations.activation_ranges import ActivationRanges
 from passes.activations.float_activations import FloatActivations
 from passes.errors import BudgetError, ModelError, UsageError
+from passes.ir.rules import Rules
 
 __all__ = ["advice", "fault", "reach", "require_judgeable", "without_rounding"]
 
@@ -79,6 +83,7 @@ def reach(
     if not _judged(first):
         raise BudgetError(f"`min_sqnr={aim:g}`: no output of the model can be compared with float; leave it out", None)
     whole = frozenset(first.work.quantized if not job.target.rules.weight_only else ())
+    wider = _gets_wider(job.recipe, job.target.rules)
     exact: list[ErrorSource] = []
     sources: tuple[ErrorSource, ...] = ()
     seconds: dict[str, float] = {}
@@ -91,7 +96,7 @@ def reach(
         if not chosen:
             break
         exact += chosen
-        recipe = without_rounding(job.recipe, exact, whole)
+        recipe = without_rounding(job.recipe, exact, whole, job.target.rules)
         made = dataclasses.replace(job, recipe=recipe, requested=_CHECKED)
         tried.append((write(made), made))
     best, made = max(tried, key=lambda each: _worst(each[0]))
@@ -108,7 +113,7 @@ def reach(
             f"own has {decibels(before)}",
             None,
         )
-    return best, made, Mending(aim, before, after, *_changes(exact, whole), len(tried))
+    return best, made, Mending(aim, before, after, *_changes(exact, whole, wider), len(tried))
 
 
 def _judged(written: Written) -> dict[str, float]:
@@ -138,23 +143,34 @@ def _worst(written: Written) -> float:
     return min(_judged(written).values(), default=-math.inf)
 
 
+_Names = tuple[str, ...]
+
+
 def _changes(
-    exact: Sequence[ErrorSource], whole: Collection[str]
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return nodes whose activations stay in float, layers that stay in float, and layers that get 8 bits."""
-    nodes = dict.fromkeys(node for source in exact if source.kind == "activation" for node in source.nodes)
+    exact: Sequence[ErrorSource], whole: Collection[str], wider: bool
+) -> tuple[_Names, _Names, _Names, _Names]:
+    """Return nodes whose activations stay in float, and get 16 bits, and layers that stay in float, and get 8 bits."""
+    touched = dict.fromkeys(node for source in exact if source.kind == "activation" for node in source.nodes)
+    nodes, wide = ((), tuple(touched)) if wider else (tuple(touched), ())
     weights = [source for source in exact if source.kind == "weight"]
     layers = dict.fromkeys(name for source in weights if source.bits == 8 for name in source.names)
     layers |= dict.fromkeys(name for name in nodes if name in whole)
     bits = dict.fromkeys(name for source in weights if source.bits != 8 for name in source.names)
     return (
         tuple(name for name in nodes if name not in layers),
+        tuple(name for name in wide if name not in layers),
         tuple(layers),
         tuple(name for name in bits if name not in layers),
     )
 
 
-def without_rounding(recipe: Recipe, exact: Sequence[ErrorSource], whole: Collection[str]) -> Recipe:
+def _gets_wider(recipe: Recipe, rules: Rules) -> bool:
+    """Whether activations get 16 bits before they stay in float."""
+    eight = any(isinstance(step, ActivationRanges) and step.bits == 8 for step in recipe.passes)
+    return eight and 16 in rules.activation_bits
+
+
+def without_rounding(recipe: Recipe, exact: Sequence[ErrorSource], whole: Collection[str], rules: Rules) -> Recipe:
     """Return the recipe that does not round these sources.
 
     Args:
@@ -162,9 +178,13 @@ def without_rounding(recipe: Recipe, exact: Sequence[ErrorSource], whole: Collec
         exact: The sources.
         whole: Layers that cannot have float activations and a quantized weight on the target, so that they stay in
             float as a whole.
+        rules: Those of the target.
     """
-    nodes, layers, bits = _changes(exact, whole)
+    nodes, wide, layers, bits = _changes(exact, whole, _gets_wider(recipe, rules))
     changed = with_layers(recipe, layers, dict.fromkeys(bits, 8))
+    if wide:
+        steps = (step.widened(wide) if isinstance(step, ActivationRanges) else step for step in changed.passes)
+        changed = dataclasses.replace(changed, passes=tuple(steps))
     return changed.with_pass(FloatActivations(nodes, "float activations for `min_sqnr=`")) if nodes else changed
 
 

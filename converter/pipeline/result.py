@@ -30,14 +30,14 @@ from converter.qdq.class_index import with_class_index
 from converter.qdq.dynamic_lstm import RecurrentWeights, recurrent_weights
 from converter.qdq.pruned import KEY as PRUNED_KEY
 from converter.qdq.weights import Storage
-from converter.qdq.writer import bits_in_file, multiplies_integers
+from converter.qdq.writer import bits_in_file, multiplies_integers, runs_on_integers
 from converter.recipes.builtin import text_to_store
 from converter.recipes.recipe import Recipe
 from converter.runtime.latency import Latencies
 from converter.speed.search import Speed
 from converter.targets.catalog import find_target
 from passes.ir.bodies import inner_nodes
-from passes.ir.linear import LINEAR_OPS, refused_layers
+from passes.ir.linear import LINEAR_OPS, Linear, refused_layers
 from passes.ir.model import Model
 from passes.numerics.distribution import Distribution, distribution
 from passes.report import PassReport, TakenChannels
@@ -266,7 +266,7 @@ def layer_reports(
                 bits=grid.bits,
                 stored_bits=stored,
                 granularity="channel" if stored == 8 and grid.per_channel else grid.granularity,
-                activation_bits=8 if multiplies_integers(model, layer, storage) else 32,
+                activation_bits=_activation_bits(model, layer, storage),
                 before_db=change.before_db,
                 after_db=change.after_db,
                 note=", ".join(filter(None, (change.what, model.float_activations.get(layer.name)))),
@@ -277,6 +277,12 @@ def layer_reports(
             )
         )
     return tuple(result)
+
+
+def _activation_bits(model: Model, layer: Linear, storage: Storage) -> int:
+    if runs_on_integers(model, layer):
+        return model.activation_qparams[layer.input].bits
+    return 8 if multiplies_integers(model, layer, storage) else 32
 
 
 def _recurrent_report(node: gs.Node, weights: RecurrentWeights) -> LayerReport:

@@ -45,6 +45,8 @@ class Settings:
         embed_preprocess: Image that the file takes, if its preprocessing goes inside: "nhwc", "nchw", "nhwc-bgr" or
             "nchw-bgr", uint8. None: the file takes floats, and the preprocessing stays outside.
         class_index: Whether the file gives the number of the best class, int64 [n], in place of its scores.
+        float16: Whether what stays in float is float16 in the file, on targets with kernels for it. Others store it so,
+            and compute in float32. Inputs and outputs keep their types.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
         cache: Folder for statistics, the choice of ranges, and solved layers. After an interruption, the same call
@@ -67,6 +69,7 @@ class Settings:
     timing: bool = False
     embed_preprocess: str | None = None
     class_index: bool = False
+    float16: bool = False
     checkpoint: str | Path | None = None
     cache: str | Path | None = None
 

@@ -182,7 +182,8 @@ class _Writer:
                 )
                 continue
             if self.is_copy(node, outputs):
-                renamed[node.output[0]] = self.add(self.quantized(node.output[0], node.input[0]))
+                source = renamed.get(node.input[0], node.input[0])
+                renamed[node.output[0]] = self.add(self.quantized(node.output[0], source))
                 continue
             if node.name in float_clamps:
                 node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -237,14 +238,14 @@ class _Writer:
             self.nodes = [node for node in self.nodes if node.op_type not in droppable or node.output[0] in read]
 
     def is_copy(self, node: NodeProto, outputs: set[str]) -> bool:
-        """Whether a node is the Identity that `passes.activations.unrounded` puts between floats and integers."""
+        """Whether a node is an Identity between floats and integers, or between integers of different widths.
+
+        See `passes.activations.unrounded` and `passes.activations.widths`.
+        """
         grids = self.model.activation_qparams
-        return (
-            node.op_type == "Identity"
-            and node.output[0] in grids
-            and node.input[0] not in grids
-            and node.output[0] not in outputs
-        )
+        if node.op_type != "Identity" or node.output[0] not in grids or node.output[0] in outputs:
+            return False
+        return node.input[0] not in grids or grids[node.input[0]].bits != grids[node.output[0]].bits
 
     def write(self, node: NodeProto, renamed: dict[str, str]) -> None:
         """Append a node. If it has a quantized weight, append the weight's nodes before it."""

@@ -22,6 +22,7 @@ from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.integer_forms.integer_forms import IntegerForms
 from passes.graph.normalise.normalise import Normalise
 from passes.rotation.rotate import Rotate
+from passes.weights.float16 import Float16
 from passes.weights.gptq import Gptq
 from passes.weights.keep import KeepCodes
 from passes.weights.learned_rounding import LearnedRounding
@@ -105,6 +106,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 storage="int8",
             ),
             Recipe(
+                "a16w8",
+                "8-bit weights, 16-bit activations; for NPUs that have kernels for them (qnn)",
+                (*_INTEGERS, ActivationRanges(bits=16), Rtn(bits=8)),
+                storage="int8",
+            ),
+            Recipe(
+                "a16w4",
+                "4-bit weights by sequential GPTQ, 16-bit activations; for NPUs that have kernels for them (qnn)",
+                (*_INTEGERS, Rotate(), ActivationRanges(bits=16), Gptq(bits=4, block_size=8, two_level=True)),
+            ),
+            Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
                 (*_PREPARE, Rotate(), Gptq(bits=4, block_size=8, two_level=True)),
@@ -131,6 +143,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "int4-weight-only-rtn",
                 "4-bit weights, no data, float activations; runs at float speed, less accurate than int4-weight-only",
                 (*_PREPARE, Rtn(bits=4, block_size=8, two_level=True)),
+            ),
+            Recipe(
+                "fp16",
+                "float16, for GPUs and NPUs; nothing is quantized; data are optional, and show what it cannot hold",
+                (*_PREPARE, Float16()),
+                storage="int8",
             ),
             Recipe(
                 "keep",

@@ -72,6 +72,11 @@ class Recipe:
         return any(step.trains for step in self.passes)
 
     @property
+    def narrows_floats(self) -> bool:
+        """Whether the recipe quantizes nothing and makes a file of float16."""
+        return any(step.narrows_floats for step in self.passes)
+
+    @property
     def solver(self) -> LayerPass | None:
         """The layer pass that solves the layers. None if the weights get their codes in another way."""
         return next((step.solver for step in self.passes if step.solver is not None), None)

@@ -22,6 +22,7 @@ from passes.scale_migration.equalize import Equalize
 from passes.scale_migration.smoothquant import SmoothQuant
 from passes.weights.batchnorm_reestimation import ReestimateBatchnorm
 from passes.weights.bias_correction import BiasCorrection
+from passes.weights.float16 import Float16
 from passes.weights.gpfq import Gpfq
 from passes.weights.gptq import Gptq
 from passes.weights.keep import KeepCodes
@@ -60,6 +61,7 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
             Qronos,
             Prune,
             KeepCodes,
+            Float16,
             BiasCorrection,
             ReestimateBatchnorm,
             LearnedRounding,

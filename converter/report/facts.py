@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from converter.display.json_values import finite
 from converter.model_io.sizes import serialized_bytes
 from converter.pipeline.result import LayerReport, Result, versions
@@ -100,7 +102,7 @@ def _activation(tensor: str, covered: CoveredRange) -> dict[str, Any]:
     low, high = grid.ends
     return {
         "tensor": tensor,
-        "type": "int8" if grid.signed else "uint8",
+        "type": np.dtype(grid.dtype).name,
         "scale": float(grid.scale),
         "zero_point": grid.zero_point,
         "low": low,

@@ -15,6 +15,7 @@ __all__ = [
     "FOLDED",
     "GITHUB",
     "INSPECTED",
+    "KERNELS",
     "LINEAR_AXES",
     "MEASURED",
     "MLAS",
@@ -48,6 +49,7 @@ ORT = f"{GITHUB}blob/main/onnxruntime/core/"
 DOCS = "https://onnxruntime.ai/docs/"
 CPU_KERNELS = f"{ORT}optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
 MLAS = f"{ORT}mlas/lib/platform.cpp"
+KERNELS = f"{GITHUB}blob/main/docs/OperatorKernels.md"
 CONTRIB = f"{GITHUB}blob/main/docs/ContribOperators.md"
 QUANTIZATION = f"{DOCS}performance/model-optimizations/quantization.html"
 COMPATIBILITY = f"{DOCS}reference/compatibility.html"

@@ -21,6 +21,8 @@ class Target:
         runtime: Oldest version of the runtime that accepts the written files.
         int4: Form of 4-bit weights: cast to INT8, read by DequantizeLinear, or none, which means stored as INT8.
         matmulnbits: Whether the target runs the MatMulNBits operator.
+        float16: What float16 is on the target: "compute", where it has kernels, or "store": weights are stored so,
+            and become float32 when the file loads.
         static_shapes: Whether all dimensions must be fixed. Then the batch becomes 1.
         opset: Newest operator set of the target. None: that of its onnxruntime.
         whole: Whether the provider must take every node.
@@ -36,6 +38,7 @@ class Target:
     runtime: str
     int4: Literal["cast", "dequantize", "none"] = "cast"
     matmulnbits: bool = False
+    float16: Literal["compute", "store"] = "store"
     static_shapes: bool = False
     opset: int | None = None
     whole: bool = False

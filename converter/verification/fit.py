@@ -53,7 +53,7 @@ def require_weight_only(model: onnx.ModelProto, recipe: Recipe, target: Target) 
         )
     if any(step.stage == Stage.RANGES for step in recipe.passes):
         return
-    if not target.rules.weight_only:
+    if not target.rules.weight_only and not recipe.narrows_floats:
         raise TargetError(
             f"target {target.name} needs integer activations; use a recipe that quantizes activations, such as int8"
         )

@@ -115,11 +115,19 @@ def _static_shapes(file: _File, target: Target) -> Iterator[str]:
 
 
 def _signed(file: _File, target: Target) -> Iterator[str]:
-    expected = TensorProto.INT8 if target.rules.signed else TensorProto.UINT8
     for node, zero_point in file.activations():
-        actual = TensorProto.UINT8 if zero_point is None else zero_point.data_type
-        if actual != expected:
-            yield f"{node.name}: activations are {type_name(actual)}, not {type_name(expected)}"
+        kind = type_name(TensorProto.UINT8 if zero_point is None else zero_point.data_type)
+        expected = ("" if target.rules.signed else "u") + kind.lstrip("u")
+        if kind != expected:
+            yield f"{node.name}: activations are {kind}, not {expected}"
+
+
+def _activation_bits(file: _File, target: Target) -> Iterator[str]:
+    for node, zero_point in file.activations():
+        bits = 8 if zero_point is None else type_bits(type_name(zero_point.data_type))
+        if bits not in target.rules.activation_bits:
+            allowed = " or ".join(map(str, sorted(target.rules.activation_bits)))
+            yield f"{node.name}: activations have {bits} bits, the target has integer kernels for {allowed}"
 
 
 def _symmetric(file: _File, target: Target) -> Iterator[str]:
@@ -349,6 +357,7 @@ RULES: tuple[Rule, ...] = (
     Rule("opset", _opset),
     Rule("static_shapes", _static_shapes),
     Rule("signed", _signed),
+    Rule("activation_bits", _activation_bits),
     Rule("symmetric", _symmetric),
     Rule("weight_zero_points", _weight_zero_points),
     Rule("narrowest", _narrowest),

@@ -1,7 +1,7 @@
-"""Activation ranges: the 8-bit grid of every quantized activation, chosen from calibration histograms."""
+"""Activation ranges: the grid of every quantized activation, chosen from calibration histograms."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -12,9 +12,12 @@ from passes.activations.placement import Placement, place
 from passes.activations.shared_grids import shared_grids
 from passes.activations.unfused import keep_apart
 from passes.activations.unrounded import split_readers
+from passes.activations.widths import convert_widths, widths
 from passes.base import GraphPass, Stage
+from passes.errors import TargetError
 from passes.ir.model import UNREACHED, Model
 from passes.ir.rules import needs_integers
+from passes.ir.selectors import select
 from passes.numerics.activation_range_search import clipped, entropy, minmax, mse, percentile
 from passes.numerics.grid import ActivationGrid
 from passes.numerics.histogram import Histogram
@@ -45,9 +48,13 @@ class ActivationRanges(GraphPass):
         method: "mse" minimises the expected squared error, "percentile" clips the tails, "entropy" minimises the
             divergence, "minmax" clips nothing.
         percentile: Percentage of the values inside the range, for the method of that name.
+        bits: Bits of the activations. With 16, "mse" and "entropy" clip nothing either: what the outer values cost is
+            far below what clipping them would.
+        wide: Layers and other nodes that read and write 16 bits where the others have 8: names, or other selectors of
+            `passes.ir.selectors`.
 
     Raises:
-        ValueError: ``percentile`` is not above 50 and at most 100.
+        ValueError: ``percentile`` is not above 50 and at most 100, or ``wide`` is given and all nodes have 16 bits.
     """
 
     name: ClassVar[str] = "activation_ranges"
@@ -55,17 +62,33 @@ class ActivationRanges(GraphPass):
 
     method: Literal["mse", "percentile", "entropy", "minmax"] = "mse"
     percentile: float = 99.99
+    bits: Literal[8, 16] = 8
+    wide: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be above 50 and at most 100, not {self.percentile}")
+        if self.wide and self.bits == 16:
+            raise ValueError("wide names nodes of 16 bits, and with bits = 16 all have them; leave one of the two out")
+
+    def widened(self, nodes: Iterable[str]) -> "ActivationRanges":
+        """Return the pass with more nodes of 16 bits."""
+        return replace(self, wide=tuple(dict.fromkeys((*self.wide, *nodes))))
 
     def requires(self, model: Model) -> None:
-        """Require an integer kernel for every layer, if the target needs integers.
+        """Require kernels for the bits of activations, and for every layer, if the target needs integers.
 
         Raises:
-            TargetError: A layer has none. The message names it and what to do.
+            TargetError: A layer has no integer kernel, or the target has none for 16 bits. The message names the layer,
+                and what to do.
+            UnknownLayerError: A selector matches no node. The message has the nearest names.
         """
+        if (self.bits == 16 or self.wide) and 16 not in model.rules.activation_bits:
+            raise TargetError(
+                "the target has no integer kernels for activations of 16 bits, so the file would be slower than float; "
+                "use a target that has them, such as qnn, or activations of 8 bits"
+            )
+        self._wide_nodes(model)
         for layer in model.layers_to_quantize().values():
             reason = model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups)
             if reason and not model.rules.weight_only:
@@ -77,9 +100,9 @@ class ActivationRanges(GraphPass):
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.activation_qparams`. Layers that no value reaches stay in float."""
-        placement = _reached(model, stats)
-        tensors = model.graph.tensors()
-        grids = {source: self._grid(tensors[source], placement, model, stats) for source in placement.tensors.values()}
+        placement, wide = _reached(model, stats), self._wide_nodes(model)
+        tensors, bits = model.graph.tensors(), widths(model.graph, placement, wide, self.bits)
+        grids = {name: self._grid(tensors[name], placement, model, stats, count) for name, count in bits.items()}
         grids = shared_grids(model.graph, placement, grids, symmetric=model.rules.symmetric)
         model.activation_qparams = spread(placement, grids)
         covered = {
@@ -99,28 +122,44 @@ class ActivationRanges(GraphPass):
             else:
                 reason = model.float_reasons.get(name) or model.float_activations.get(name)
                 skipped[name] = reason or placement.reasons.get(name, "its input stays in float")
-        model.activation_qparams = split_readers(model.graph, model.activation_qparams, placement.integer)
+        integer = placement.integer
+        if wide:
+            narrow = {
+                tensor: self._grid(tensors[source], placement, model, stats, 8).scaled(
+                    placement.factors.get(tensor, 1.0)
+                )
+                for tensor, source in placement.tensors.items()
+                if bits[source] == 16
+            }
+            integer |= convert_widths(model, placement, wide, narrow)
+        model.activation_qparams = split_readers(model.graph, model.activation_qparams, integer)
         keep_apart(model.graph, model.rules, model.activation_qparams, placement.integer)
         return PassReport(self.name, changed, skipped, ranges=covered)
 
-    def _grid(self, tensor: gs.Tensor, placement: Placement, model: Model, stats: Stats) -> ActivationGrid:
+    def _wide_nodes(self, model: Model) -> frozenset[str]:
+        """Return the names of the nodes that `wide` selects."""
+        known = [str(node.name) for node in model.graph.nodes]
+        selected = select(self.wide, model.graph, known, self.name)
+        return frozenset(name for chosen in selected.values() for name in chosen)
+
+    def _grid(self, tensor: gs.Tensor, placement: Placement, model: Model, stats: Stats, bits: int) -> ActivationGrid:
         """Return the grid of a tensor that has its own, within the bounds of an absorbed clamp.
 
-        Pixels have a grid of their own.
+        Pixels have a grid of 8 bits of their own.
         """
         source, pixels = str(tensor.name), pixel_grid(tensor)
-        if pixels is not None and not model.rules.signed:
+        if pixels is not None and not model.rules.signed and bits == 8:
             return pixels[1]
-        low, high = self._range(stats.histograms[source], symmetric=model.rules.symmetric)
+        low, high = self._range(stats.histograms[source], symmetric=model.rules.symmetric, bits=bits)
         least, most = placement.bounds.get(source, (low, high))
         low, high = max(low, min(least, 0.0)), min(high, max(most, 0.0))
-        return ActivationGrid.of(low, high, signed=model.rules.signed, symmetric=model.rules.symmetric)
+        return ActivationGrid.of(low, high, signed=model.rules.signed, symmetric=model.rules.symmetric, bits=bits)
 
-    def _range(self, histogram: Histogram, *, symmetric: bool) -> tuple[float, float]:
-        if self.method == "minmax":
-            return minmax(histogram)
+    def _range(self, histogram: Histogram, *, symmetric: bool, bits: int) -> tuple[float, float]:
         if self.method == "percentile":
             return percentile(histogram, self.percentile)
+        if self.method == "minmax" or bits == 16:
+            return minmax(histogram)
         if self.method == "entropy":
             return entropy(histogram, 8)
         return mse(histogram, 8, symmetric)

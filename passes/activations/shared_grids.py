@@ -1,7 +1,7 @@
 """One shared grid for the inputs of a Concat: the Concat then copies codes, and values are rounded only once.
 
-An input shares the grid if only Concats read it, and if the shared range is at most twice its own, which loses at most
-one bit. Tensors that are connected by several Concats, as in a dense block, share one grid.
+An input shares the grid if only Concats read it, if it has as many bits, and if the shared range is at most twice its
+own, which loses at most one bit. Tensors that are connected by several Concats, as in a dense block, share one grid.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,8 @@ def shared_grids(
             continue
         written = _written(node, placement)
         members = {placement.tensors[tensor.name] for tensor in node.inputs if tensor.name in placement.tensors}
-        joined = {written, *(source for source in members if _only_joined(graph, placement, source))}
+        alike = [source for source in members if grids[source].bits == grids[written].bits]
+        joined = {written, *(source for source in alike if _only_joined(graph, placement, source))}
         for source in list(joined):
             joined |= groups.get(source, set())
         groups.update(dict.fromkeys(joined, joined))
@@ -45,7 +46,7 @@ def shared_grids(
             own, (least, most) = grids[source], placement.bounds.get(source, (low, high))
             wide = high - low > _WIDEST * (own.high - own.low)
             if not wide and least <= low and high <= most:  # the shared range does not exceed the tensor's clamp
-                result[source] = ActivationGrid.of(low, high, signed=own.signed, symmetric=symmetric)
+                result[source] = ActivationGrid.of(low, high, signed=own.signed, symmetric=symmetric, bits=own.bits)
     return result
 
 

@@ -25,6 +25,7 @@ class Rules:
         absorbable: Operators whose clamp the following quantizer can take over.
         signed: Whether activations are int8 rather than uint8.
         symmetric: Whether activation grids are symmetric, with zero point 0 (int8) or the middle (uint8).
+        activation_bits: Bits of activations that integer kernels read and write.
         float_outputs: Linear operators that may write a float output of the graph. With `on_demand`, they may also
             write floats for other operators.
         fused_adds: Whether an Add reads a convolution's result before it is rounded. Then only its other operand is
@@ -55,6 +56,7 @@ class Rules:
     absorbable: frozenset[str]
     signed: bool = False
     symmetric: bool = False
+    activation_bits: frozenset[int] = frozenset({8})
     float_outputs: frozenset[str] = frozenset()
     fused_adds: bool = False
     conv_dims: frozenset[int] = frozenset({1, 2, 3})

@@ -12,7 +12,7 @@ whole multiple of its channel's scale (`passes.numerics.two_level`).
     array([[[ 0.5, -4. ]]], dtype=float32)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -142,14 +142,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class ActivationGrid:
-    """The 8-bit per-tensor grid of one activation tensor.
+    """The per-tensor grid of one activation tensor, of 8 or 16 bits.
 
     Attributes:
         scale: Step of the grid, positive float32.
         zero_point: Code of 0.0.
-        signed: Whether codes are int8 (-128..127) rather than uint8 (0..255).
+        signed: Whether codes are signed (int8: -128..127) rather than unsigned (uint8: 0..255).
         low: Lower end of the calibrated range from which the grid was made.
         high: Upper end of that range.
+        bits: Bits of a code, 8 or 16.
     """
 
     scale: np.float32
@@ -157,11 +158,13 @@ class ActivationGrid:
     signed: bool
     low: float
     high: float
+    bits: int = 8
 
     @property
     def code_range(self) -> tuple[int, int]:
         """Smallest and largest code."""
-        return (-128, 127) if self.signed else (0, 255)
+        first = -(1 << (self.bits - 1)) if self.signed else 0
+        return first, first + (1 << self.bits) - 1
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -170,53 +173,64 @@ class ActivationGrid:
         return float((low - self.zero_point) * self.scale), float((high - self.zero_point) * self.scale)
 
     @property
-    def dtype(self) -> type[np.int8] | type[np.uint8]:
+    def dtype(self) -> type[np.integer[Any]]:
         """Numpy type of the codes."""
-        return np.int8 if self.signed else np.uint8
+        return np.dtype(f"{'int' if self.signed else 'uint'}{self.bits}").type
 
     @classmethod
-    def of(cls, low: float, high: float, *, signed: bool = False, symmetric: bool = False) -> "ActivationGrid":
+    def of(
+        cls, low: float, high: float, *, signed: bool = False, symmetric: bool = False, bits: int = 8
+    ) -> "ActivationGrid":
         """Make a grid over ``[low, high]``, widened to represent 0.0 exactly.
 
-        A symmetric grid has zero point 0 for int8, and for uint8 if ``low`` is not negative. Otherwise its uint8 zero
-        point is 128. If both ends are 0 the step is 1/255: any step would do, but products with it must not vanish.
+        A symmetric grid has zero point 0 for signed codes, and for unsigned ones if ``low`` is not negative. Otherwise
+        its zero point is the middle: 128 for uint8. If both ends are 0 the step is 1/255, or 1/65535 with 16 bits: any
+        step would do, but products with it must not vanish.
 
         Args:
             low: Lower end of the range.
             high: Upper end of the range.
-            signed: Use int8 codes rather than uint8.
+            signed: Use signed codes rather than unsigned.
             symmetric: Make a symmetric grid.
+            bits: Bits of a code, 8 or 16.
 
         Raises:
-            ValueError: low > high, or one of them is not finite.
+            ValueError: low > high, or one of them is not finite, or there is no grid of so many bits.
         """
+        if bits not in {8, 16}:
+            raise ValueError(f"activations have 8 or 16 bits, not {bits}")
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
             raise ValueError(f"not a range: {low} to {high}")
         low, high = min(low, 0.0), max(high, 0.0)
-        first, last = (-128, 127) if signed else (0, 255)
-        smallest = float(np.finfo(np.float32).tiny) * 1e6 if low < high else 1 / 255
+        steps, middle = (1 << bits) - 1, 1 << (bits - 1)
+        first = -middle if signed else 0
+        smallest = float(np.finfo(np.float32).tiny) * 1e6 if low < high else 1 / steps
         if symmetric and signed:
-            scale, zero = np.float32(max(max(-low, high) / 127, smallest)), 0
+            scale, zero = np.float32(max(max(-low, high) / (middle - 1), smallest)), 0
         elif symmetric:
-            scale, zero = np.float32(max(max(-low, high) / 127, high / 255 if low == 0 else 0, smallest)), 128
+            scale, zero = np.float32(max(max(-low, high) / (middle - 1), smallest)), middle
             if low == 0:
-                scale, zero = np.float32(max(high / 255, smallest)), 0
+                scale, zero = np.float32(max(high / steps, smallest)), 0
         else:
-            scale = np.float32(max((high - low) / 255, smallest))
-            zero = int(np.clip(round(first - low / float(scale)), first, last))
-        return cls(scale, zero, signed, low, high)
+            scale = np.float32(max((high - low) / steps, smallest))
+            zero = int(np.clip(round(first - low / float(scale)), first, first + steps))
+        return cls(scale, zero, signed, low, high, bits)
 
     def scaled(self, factor: float) -> "ActivationGrid":
         """Return the grid of the tensor times a positive ``factor``. The codes stay, and the scale changes."""
         if factor == 1:
             return self
         scale = np.float32(float(self.scale) * factor)
-        return ActivationGrid(scale, self.zero_point, self.signed, self.low * factor, self.high * factor)
+        return replace(self, scale=scale, low=self.low * factor, high=self.high * factor)
 
     def with_sign(self, signed: bool) -> "ActivationGrid":
-        """Return the grid with the same values and int8 or uint8 codes. All codes and the zero point move by 128."""
-        shift = 128 * (int(self.signed) - int(signed))
-        return ActivationGrid(self.scale, self.zero_point + shift, signed, self.low, self.high)
+        """Return the grid with the same values and signed or unsigned codes. All codes and the zero point move."""
+        shift = (1 << (self.bits - 1)) * (int(self.signed) - int(signed))
+        return replace(self, zero_point=self.zero_point + shift, signed=signed)
+
+    def widened(self) -> "ActivationGrid":
+        """Return the grid of 16 bits that holds every value of this one of 8 bits: codes and zero point times 256."""
+        return replace(self, scale=np.float32(self.scale / 256), zero_point=self.zero_point * 256, bits=16)
 
     def values(self, x: Floats) -> Floats:
         """Quantize and dequantize float32 values of any shape."""

@@ -12,6 +12,7 @@ whatever batch normalization was folded into a layer. LSQ reaches the same with 
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -68,9 +69,7 @@ class StepGrid(nn.Module):
         """The present grid."""
         scale = np.float32(self.step().item())
         grown = float(scale) / float(self.grid.scale)
-        return ActivationGrid(
-            scale, self.grid.zero_point, self.grid.signed, self.grid.low * grown, self.grid.high * grown
-        )
+        return replace(self.grid, scale=scale, low=self.grid.low * grown, high=self.grid.high * grown)
 
 
 class StepWeight(QuantizedWeight):

@@ -63,6 +63,10 @@ def signed(model: onnx.ModelProto) -> None:
     retype(model, "input_zero_point", np.int8(0))
 
 
+def wider(model: onnx.ModelProto) -> None:
+    retype(model, "input_zero_point", np.uint16(0))
+
+
 def off_center(model: onnx.ModelProto) -> None:
     retype(model, "relu_zero_point", np.int8(-128))
 
@@ -202,6 +206,12 @@ BREAKS: dict[str, tuple[str, str | Recipe, Callable[[onnx.ModelProto], None], st
     "static_shapes": ("mobile", "int8", open_batch, "input input: dimension 0 is open (n)"),
     "signed": ("tensorrt", "int8", unsigned, "input_quantize: activations are uint8, not int8"),
     "signed mobile": ("mobile", "int8", signed, "input_quantize: activations are int8, not uint8"),
+    "activation_bits": (
+        "mobile",
+        "int8",
+        wider,
+        "input_quantize: activations have 16 bits, the target has integer kernels for 8",
+    ),
     "symmetric": ("tensorrt", "int8", off_center, "relu_quantize: zero point -128 is not 0"),
     "weight_zero_points": ("tensorrt", "int8", off_center_weight, "deep: a weight zero point is not 0"),
     "weight_zero_points mobile": ("mobile", "int8", off_center_weight, "deep: a weight zero point is not 0"),
@@ -285,6 +295,7 @@ WITHOUT_RULE = {
     "provider": "where a file is run, not what is in it",
     "whole": "which nodes a provider takes is seen when it runs the file",
     "variants": "one file serves them all",
+    "float16": "a choice of type; Casts stand where a kernel is missing",
     "on_demand": "a choice of what to round; either file is taken",
     "scalars": "a choice of what to round; either file is taken",
     "gathers_codes": "a choice of how a table is stored; either file is taken",

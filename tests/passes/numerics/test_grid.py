@@ -214,6 +214,12 @@ def test_known_grids() -> None:
     assert (unsigned.scale, unsigned.zero_point, unsigned.dtype) == (np.float32(0.01), 100, np.uint8)
     signed = ActivationGrid.of(-1.0, 1.55, signed=True)
     assert (signed.scale, signed.zero_point, signed.dtype) == (np.float32(0.01), -28, np.int8)
+    wide = ActivationGrid.of(-1.0, 64.535, bits=16)
+    assert (wide.scale, wide.zero_point, wide.dtype, wide.code_range) == (np.float32(1e-3), 1000, np.uint16, (0, 65535))
+    assert wide.with_sign(signed=True).zero_point == 1000 - 32768
+    assert wide.with_sign(signed=True).dtype == np.int16
+    with pytest.raises(ValueError, match="activations have 8 or 16 bits, not 12"):
+        ActivationGrid.of(-1.0, 1.0, bits=12)
     symmetric = ActivationGrid.of(-1.0, 2.54, signed=True, symmetric=True)
     assert (symmetric.scale, symmetric.zero_point) == (np.float32(0.02), 0)
     relu = ActivationGrid.of(0.5, 2.55)

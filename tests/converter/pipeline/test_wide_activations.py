@@ -1,0 +1,102 @@
+"""Recipes of 16-bit activations, and single layers that get them."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+import converter
+from converter.pipeline.result import Result
+from converter.recipes.builtin import RECIPES
+from converter.targets.catalog import find_target
+from converter.verification.rules import violations
+from passes.errors import TargetError
+from tests.support.graphs import array
+from tests.support.outlier_network import SHAPE, residual
+
+LARGE = 40  # the first channel of the images, over the others
+
+
+def images(seed: int = 0) -> NDArray[np.float32]:
+    values = array(32, *SHAPE, seed=seed)
+    values[:, 0] *= LARGE
+    return values
+
+
+def network() -> onnx.ModelProto:
+    """A network whose input has one channel of large values, as activations of transformers have.
+
+    The weights of the layer that reads it are 1/40 of whole numbers up to 127, so that 8 bits hold them exactly.
+    """
+    model = residual()
+    for tensor in model.graph.initializer:
+        if tensor.name == "w1":
+            values = np.rint(LARGE * numpy_helper.to_array(tensor)).clip(-127, 127)
+            values[:, 0] = np.rint(values[:, 0] / LARGE)
+            values[:, 1, 0, 0] = 127
+            tensor.CopyFrom(numpy_helper.from_array((values / LARGE).astype(np.float32), "w1"))
+    return model
+
+
+@functools.cache
+def converted(recipe: str, target: str = "qnn", aim: float | None = None) -> Result:
+    settings = converter.Settings(min_sqnr=aim)
+    return converter.convert(network(), images(), recipe=recipe, target=target, settings=settings)
+
+
+def sqnr(result: Result) -> float:
+    assert result.fidelity is not None
+    assert result.fidelity.sqnr_db is not None
+    return result.fidelity.sqnr_db
+
+
+def test_16_bits_where_8_are_not_enough() -> None:
+    narrow, wide = converted("int8"), converted("a16w8")
+    assert sqnr(wide) >= sqnr(narrow) + 10
+    assert {layer.activation_bits for layer in wide.layers} == {16}
+    assert {layer.bits for layer in wide.layers} == {8}
+    kinds = {tensor.data_type for tensor in wide.model.graph.initializer if "_zero_point" in tensor.name}
+    assert TensorProto.UINT16 in kinds
+    assert TensorProto.UINT8 not in kinds
+    assert violations(wide.model, find_target("qnn")) == ()
+    assert {each.fact for each in violations(wide.model, find_target("cpu"))} >= {"activation_bits"}
+    assert {layer.activation_type for layer in converter.inspect(wide.model).layers} == {"uint16"}
+
+
+def test_4_bits_with_16() -> None:
+    result = converted("a16w4")
+    assert {(layer.bits, layer.activation_bits) for layer in result.layers} == {(4, 16)}
+    assert violations(result.model, find_target("qnn")) == ()
+    assert sqnr(result) > sqnr(converted("int4")) + 1
+
+
+def test_what_costs_most_gets_16_bits_on_a_target_that_has_them() -> None:
+    before = sqnr(converted("int8"))
+    result = converted("int8", aim=before + 8)
+    assert sqnr(result) >= before + 8
+    assert result.mending is not None
+    assert "first" in result.mending.wide
+    assert result.mending.activations == ()
+    assert "nodes with activations of 16 bits: first" in result.mending.describe()
+    assert {layer.activation_bits for layer in result.layers} == {8, 16}
+    assert violations(result.model, find_target("qnn")) == ()
+    again = converter.convert(network(), images(), recipe=result.recipe, target="qnn")
+    assert again.model.graph.SerializeToString() == result.model.graph.SerializeToString()
+
+
+@pytest.mark.parametrize("target", ["cpu", "generic", "web", "openvino", "tensorrt", "mobile"])
+def test_targets_without_16_bits_refuse_them(target: str) -> None:
+    with pytest.raises(TargetError, match=r"no integer kernels for activations of 16 bits.*such as qnn"):
+        converted("a16w8", target)
+
+
+def test_a_recipe_names_layers_of_16_bits() -> None:
+    passes = [step.widened(["first"]) if hasattr(step, "widened") else step for step in RECIPES["int8"].passes]
+    recipe = dataclasses.replace(RECIPES["int8"], name="first-wide", passes=tuple(passes))
+    result = converter.convert(network(), images(), recipe=recipe, target="qnn")
+    assert {layer.name: layer.activation_bits for layer in result.layers} == {"first": 16, "second": 8, "head": 8}
+    assert sqnr(result) > sqnr(converted("int8")) + 6

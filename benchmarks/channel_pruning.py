@@ -3,12 +3,14 @@
     python -m benchmarks.channel_pruning                                      road signs, shares 0.35 and 0.55
     python -m benchmarks.channel_pruning --networks ResNet-56 --shares 0.2 0.3
     python -m benchmarks.channel_pruning --shares 0.5 --epochs 2             also trained for two epochs
+    python -m benchmarks.channel_pruning --shares --max-drop 0.5             a search chooses the share
     python -m benchmarks.channel_pruning --choices FILE                      keeps the measured effects in FILE
     python -m benchmarks.channel_pruning --networks ResNet-20 --making-up 0.25    what making up for channels is worth
 
 512 images calibrate. Effects of groups of channels and the time of layers are measured once, and every share is chosen
 from them. Top-1 accuracy is measured on other images. All files are timed together, in turns, on one thread, and what
-is compared is the ratio to the plain 8-bit file. Training sees 2,048 labelled images.
+is compared is the ratio to the plain 8-bit file. Training sees 2,048 labelled images. A search has 2,048 other images
+to judge its attempts.
 """
 
 import argparse
@@ -26,8 +28,9 @@ import onnx
 from rich import box
 from rich.table import Table
 
+from benchmarks.budgets import CACHE, ROAD_SIGN_IMAGES
 from benchmarks.shared_data import RESNET20, RESNET56, ROAD_SIGNS, MissingData, Pretrained
-from converter import ConvertError, Recipe, Result, Settings, convert, find_recipe, train
+from converter import Budget, ConvertError, Recipe, Result, Settings, convert, convert_within, find_recipe, train
 from converter.channels.choice import ChannelChoices
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import evaluate
@@ -123,6 +126,7 @@ def measured(
     kept: Path | None,
     progress: Progress,
     calibrate: int = CALIBRATE,
+    drop: float | None = None,
 ) -> list[Row]:
     """Convert a network with every share and measure the files. The float model comes first, then the 8-bit file.
 
@@ -134,17 +138,19 @@ def measured(
         kept: File for measured effects and times. None: they are not kept.
         progress: Called during the work.
         calibrate: Number of images that calibrate.
+        drop: Most points that a search may lose that chooses the share itself. None: no search.
 
     Raises:
         MissingData: The network or its images are not on this machine.
     """
     pretrained, _ = NETWORKS[network]
     model, calibration, evaluation = _opened(network, calibrate, images)
-    choices = _choices(model, calibration, kept, progress)
     settings = Settings(limit=calibrate)
     common: dict[str, Any] = {"settings": settings, "progress": progress}
     makers: dict[str, Callable[[], Result]] = {"8 bits": partial(convert, model, calibration, **common)}
+    choices = _choices(model, calibration, kept, progress) if shares else None
     for share in shares:
+        assert choices is not None  # they were measured for the shares
         recipe = with_share(find_recipe("int8"), choices, share)
         makers[f"channels for {share:.0%} of the time, 8 bits"] = partial(
             convert, model, calibration, recipe=recipe, **common
@@ -155,6 +161,17 @@ def measured(
             makers[f"the same, {epochs} epochs of training, {share:.0%}"] = partial(
                 train, model, training, recipe=recipe, qat=qat, calibration=calibration, **common
             )
+    if drop is not None:
+        makers[f"--max-drop {drop:g} --prune-channels auto, 8 bits"] = partial(
+            convert_within,
+            model,
+            pretrained.images(model, ROAD_SIGN_IMAGES)[0],
+            Budget(max_drop=drop),
+            recipe="int8",
+            cache=CACHE,
+            settings=replace(settings, prune_channels="auto"),
+            progress=progress,
+        )
     return _rows(network, model, makers, evaluation, progress)
 
 
@@ -247,8 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table for each network. The result is 1 if a bar is missed or data are missing."""
     parser = argparse.ArgumentParser(prog="benchmarks.channel_pruning", description="Channel pruning, measured.")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["ResNet-18, road signs"], metavar="NAME")
-    parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES), metavar="SHARE")
+    parser.add_argument("--shares", nargs="*", type=float, default=list(SHARES), metavar="SHARE")
     parser.add_argument("--epochs", type=int, default=0, metavar="N", help="also train for so many epochs")
+    parser.add_argument("--max-drop", type=float, metavar="POINTS", help="also search the share that loses so much")
     parser.add_argument("--images", type=int, metavar="N", help="images that measure; default all")
     parser.add_argument("--calibrate", type=int, default=CALIBRATE, metavar="N", help="images; default 512")
     parser.add_argument("--choices", type=Path, metavar="FILE", help="keep measured effects here, for one network")
@@ -262,8 +280,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if options.making_up is not None:
                     found = making_up(network, options.making_up, options.images, progress, options.calibrate)
                 else:
-                    shown, kept = options.images, options.choices
-                    found = measured(network, options.shares, options.epochs, shown, kept, progress, options.calibrate)
+                    found = measured(
+                        network,
+                        options.shares,
+                        options.epochs,
+                        options.images,
+                        options.choices,
+                        progress,
+                        options.calibrate,
+                        options.max_drop,
+                    )
         except (ConvertError, MissingData) as error:
             print(f"Error: {error}", file=sys.stderr)
             return 1

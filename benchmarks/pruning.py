@@ -71,7 +71,7 @@ METHODS: Mapping[str, tuple[Recipe, bool]] = MappingProxyType(
         "zeros only 50 %, 4 bits": (_by_magnitude("int4-pruned", make_up=False), False),
         "no pruning, 8 bits": (find_recipe("int8-gptq"), False),
         "OBS 2:4, 8 bits": (find_recipe("int8-2of4"), True),
-        "OBS 2:4, 8 bits, trained": (_trained("int8-2of4"), False),
+        "OBS 2:4, 8 bits, trained": (_trained("int8-2of4"), True),
         "magnitude 2:4, 8 bits": (_by_magnitude("int8-2of4", make_up=True), False),
         "zeros only 2:4, 8 bits": (_by_magnitude("int8-2of4", make_up=False), False),
     }

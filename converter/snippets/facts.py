@@ -22,6 +22,8 @@ _PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
     "qnn": "QNNExecutionProvider",
     "mobile": "NnapiExecutionProvider",
+    "vitisai": "VitisAIExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
 }
 _PAD = 114
 

@@ -35,6 +35,7 @@ from benchmarks.dynamic import dynamic
 from benchmarks.embedded_preprocessing import embedded_preprocessing
 from benchmarks.large_layers import large_model, matmul_nbits
 from benchmarks.low_bits import learned_rounding, low_bits, low_bits_efficientnet, two_level
+from benchmarks.nbits import nbits
 from benchmarks.shared_data import MissingData
 from benchmarks.smoothquant import smoothquant
 from benchmarks.training import qat_cifar, qat_road_signs
@@ -65,6 +66,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "time": conversion_time,
         "memory": calibration_memory,
         "matmulnbits": matmul_nbits,
+        "nbits": nbits,
         "large-model": large_model,
         "dynamic": dynamic,
     }

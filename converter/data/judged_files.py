@@ -1,13 +1,15 @@
 """Files as they are judged: all of them take one image and give scores.
 
 A file with its preprocessing inside takes pixels. A model of floats beside it gets the same preprocessing, in float. A
-file that gives the number of the best class gives its scores instead.
+file that gives the number of the best class gives its scores instead, and one that takes images of any size takes those
+of its own size.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from converter.data.any_size import has_any_size, without_any_size
 from converter.data.embedding import embedded_preprocess, exact_front, store_embedded
 from converter.model_io.load import read_onnx, read_whole_onnx
 from converter.model_io.open import ModelFile
@@ -35,13 +37,15 @@ def judged_files(files: Sequence[ModelFile], folder: Path) -> list[ModelFile]:
     result = []
     for index, (file, model, own) in enumerate(zip(files, read, inside, strict=True)):
         indexed = has_class_index({entry.key: entry.value for entry in model.metadata_props})
-        pixels = first is not None and own is None
-        if not indexed and not pixels:
+        pixels, any_size = first is not None and own is None, has_any_size(model)
+        if not indexed and not pixels and not any_size:
             result.append(file)
             continue
         copy = read_whole_onnx(file.path)
         if indexed:
             copy = with_scores(copy)
+        if any_size:
+            copy = without_any_size(copy)
         if pixels and first is not None:
             try:
                 copy = exact_front(copy, first)

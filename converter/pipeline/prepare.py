@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from converter.cache.source_digest import source_digest
 from converter.cache.steps import NO_CACHE, StepCache
+from converter.data.any_size import has_any_size, require_any_size
 from converter.data.dataset import Batch
 from converter.data.embedding import Embedded
 from converter.data.inputs import input_specs
@@ -230,6 +231,8 @@ def prepare(
         require_measurable(recipe, target)
     with footprint.step("open model"):
         opened, exported = open_unjudged(model, export, progress)
+        if has_any_size(opened):
+            raise ModelError("the file resizes its images inside; convert the float model that it was made from")
         source, existing = read_qdq(opened)
     require_layers(source)
     if settings.class_index:
@@ -238,6 +241,8 @@ def prepare(
     require_weight_only(source, recipe, target)
     require_learnable(source, recipe, target)
     recipe = with_overrides(recipe, stored_preprocess(source), preprocess, settings.limit, settings.seed)
+    if settings.embed_resize:
+        require_any_size(recipe.preprocess, settings.embed_preprocess, fixed=target.static_shapes)
     front = open_front(opened, source, recipe, preprocess, settings.embed_preprocess, quantized=bool(existing))
     source, recipe = front.source, front.recipe
     with footprint.step("open data"), suggesting_shape([model], export):

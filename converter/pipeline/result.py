@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from converter.data.any_size import with_any_size
 from converter.display.numbers import decibels, ratio, size
 from converter.display.overview import Glance, Overview
 from converter.evaluation.evaluate import Evaluation
@@ -154,8 +155,9 @@ class Result(Overview):
         return next((report.taken for report in self.passes if report.taken is not None), None)
 
     def deployed(self, settings: Settings) -> "Result":
-        """Return the conversion with the outputs that the settings ask for. All measurements are of the scores."""
-        return dataclasses.replace(self, model=with_class_index(self.model)) if settings.class_index else self
+        """Return the conversion with the input and output that the settings ask for. All measurements are without."""
+        model = with_any_size(self.model) if settings.embed_resize else self.model
+        return dataclasses.replace(self, model=with_class_index(model) if settings.class_index else model)
 
     def save(self, path: str | Path) -> None:
         """Write the model. An existing file is replaced only after the new file has been checked and loaded.

@@ -1,8 +1,8 @@
-"""MatMulNBits (com.microsoft): Gemm and MatMul with 4- or 8-bit weights in blocks, for onnxruntime's own kernels.
+"""MatMulNBits (com.microsoft): Gemm and MatMul with 2-, 4- or 8-bit weights in blocks, for onnxruntime's own kernels.
 
 The operator needs ``[o, k]`` weights, cut along k into blocks of one of five sizes (`BLOCKS`). The last block is
-padded. Codes are unsigned, so ``2^(bits-1)`` is added to every code and zero point. Two 4-bit codes share a byte,
-lowest bits first. A channel with a single scale is cut too, and each block gets that scale.
+padded. Codes are unsigned, so ``2^(bits-1)`` is added to every code and zero point. Two 4-bit codes, or four of 2 bits,
+share a byte, lowest bits first. A channel with a single scale is cut too, and each block gets that scale.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from passes.errors import TargetError
 from passes.ir.linear import Linear
 from passes.ir.model import Quantized
 
-__all__ = ["BLOCKS", "Blocks", "matmul_nbits", "stored_blocks"]
+__all__ = ["BLOCKS", "Blocks", "block_bits", "matmul_nbits", "stored_blocks"]
 
 BLOCKS = (16, 32, 64, 128, 256)
 """Block sizes for which onnxruntime 1.31 has kernels. It refuses to load any other."""
@@ -25,6 +25,10 @@ _INTEGER_SUMS = 4
 """Accuracy level at which the kernel rounds activations to int8 in blocks, which loses far less than 4-bit weights.
 With floats, onnxruntime 1.31 takes twice the time for 4-bit weights. It dequantizes 8-bit weights in every run: 30,000
 x 512 take 162 ms for one row, where float takes 5 and this takes 0.8."""
+
+_TWO_BITS = (32, 64, 128)
+"""Block sizes for which onnxruntime 1.31 sums 2-bit weights on integers. With others it dequantizes in every run, and
+takes 50 times as long."""
 
 _LISTED = f"{', '.join(map(str, BLOCKS[:-1]))} or {BLOCKS[-1]}"
 
@@ -48,8 +52,26 @@ class Blocks:
     middle: int
 
 
-def stored_blocks(fragment: Fragment, layer: Linear, quantized: Quantized) -> Blocks:
+def block_bits(bits: int, block_size: int | None, narrowest: int) -> int:
+    """Return the bits of a code in the file.
+
+    Args:
+        bits: Bits of the grid.
+        block_size: Inputs that share a scale. None: all of a channel.
+        narrowest: See `passes.ir.rules.Rules.narrowest`.
+    """
+    stored = max(stored_bits(bits), min(narrowest, 4))
+    return max(stored, 4) if block_size not in (None, *_TWO_BITS) else stored
+
+
+def stored_blocks(fragment: Fragment, layer: Linear, quantized: Quantized, narrowest: int = 4) -> Blocks:
     """Add the codes and scales of a layer to the file, unless they are in it.
+
+    Args:
+        fragment: Gets the constants.
+        layer: The layer.
+        quantized: Its codes.
+        narrowest: Fewest bits of a code. 2 or 4.
 
     Raises:
         TargetError: onnxruntime has no kernel for the block size, or the scales of blocks are multiples.
@@ -59,8 +81,9 @@ def stored_blocks(fragment: Fragment, layer: Linear, quantized: Quantized) -> Bl
         raise TargetError(
             f"{layer.name}: MatMulNBits reads float scales of blocks, not multiples of a channel's; use storage cast"
         )
-    bits = max(stored_bits(grid.bits), 4)
-    block_size = grid.block_size or next((size for size in BLOCKS if size >= k), BLOCKS[-1])
+    bits = block_bits(grid.bits, grid.block_size, narrowest)
+    sizes = _TWO_BITS if bits == 2 else BLOCKS
+    block_size = grid.block_size or next((size for size in sizes if size >= k), sizes[-1])
     if block_size not in BLOCKS:
         raise TargetError(f"{layer.name}: MatMulNBits cannot read blocks of {block_size}; use block_size = {_LISTED}")
     blocks = -(-k // block_size)
@@ -74,8 +97,8 @@ def stored_blocks(fragment: Fragment, layer: Linear, quantized: Quantized) -> Bl
     return Blocks(codes_name, fragment.shared(f"{name}_block_scale", scale), bits, block_size, middle)
 
 
-def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Names) -> Fragment:
-    """The node that replaces a Gemm or MatMul, with its initializers.
+def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Names, narrowest: int = 4) -> Fragment:
+    """The node that replaces a Gemm or MatMul, with its initializers. For ``narrowest`` see `stored_blocks`.
 
     Raises:
         TargetError: See `stored_blocks`.
@@ -83,7 +106,7 @@ def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Na
     grid, (_, outputs, k) = quantized.grid, quantized.codes.shape
     name = layer.weight
     fragment = Fragment(names)
-    stored = stored_blocks(fragment, layer, quantized)
+    stored = stored_blocks(fragment, layer, quantized, narrowest)
     bits, block_size, middle = stored.bits, stored.size, stored.middle
     inputs = [node.input[0], stored.codes, stored.scale]
     bias = len(node.input) > 2 and bool(node.input[2])
@@ -91,7 +114,7 @@ def matmul_nbits(layer: Linear, quantized: Quantized, node: NodeProto, names: Na
         blocks = -(-k // block_size)
         zero_point = np.repeat(grid.zero_point[0], blocks // grid.scale.shape[2], axis=1)  # [o, b]
         zeros = zero_point.astype(np.int16) + middle
-        filled = np.pad(zeros, ((0, 0), (0, blocks % 2 if bits == 4 else 0)), constant_values=middle)
+        filled = np.pad(zeros, ((0, 0), (0, -blocks % (8 // bits))), constant_values=middle)
         inputs.append(fragment.shared(f"{name}_zero_point", pack(filled.reshape(-1), bits).reshape(outputs, -1)))
     elif bias:
         inputs.append("")

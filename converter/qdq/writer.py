@@ -23,7 +23,7 @@ from converter.qdq.float_clamps import clamps_of_floats, max_and_min
 from converter.qdq.floats import float_model, set_opsets
 from converter.qdq.fragment import Fragment, Names
 from converter.qdq.int32_biases import int32_bias, shared_bias
-from converter.qdq.matmul_nbits import matmul_nbits
+from converter.qdq.matmul_nbits import block_bits, matmul_nbits
 from converter.qdq.stored_weights import Tensors
 from converter.qdq.tables import (
     CodeTable,
@@ -120,8 +120,15 @@ def bits_in_file(
             storage = smaller_storage(form, layer, quantized, storage, model.rules.narrowest)
     if model.reads_integers(layer):
         return dequantized_bits(bits, math.prod(layer.matrix_shape), storage, model.rules.narrowest)
-    stored = file_bits(bits, storage, model.rules.narrowest)
-    return max(stored, 4) if storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"} else stored
+    if storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"}:
+        own = model.quantized.get(layer.name)
+        return block_bits(bits, None if own is None else own.grid.block_size, _narrowest_block(model, layer))
+    return file_bits(bits, storage, model.rules.narrowest)
+
+
+def _narrowest_block(model: Model, layer: Linear) -> int:
+    """Return the fewest bits in MatMulNBits. Rows of a table are read from codes of a byte or half of one."""
+    return max(4, model.rules.narrowest) if layer.name in model.tables() else model.rules.narrowest
 
 
 def _is_matmul_nbits(model: Model, layer: Linear) -> bool:
@@ -269,7 +276,7 @@ class _Writer:
         if runs_on_integers(self.model, layer):
             self.integer_layer(node, layer, quantized)
         elif self.storage == "matmulnbits" and _is_matmul_nbits(self.model, layer):
-            self.add(matmul_nbits(layer, quantized, node, self.names))
+            self.add(matmul_nbits(layer, quantized, node, self.names, _narrowest_block(self.model, layer)))
         elif self.storage == "dynamic" and self.is_dynamic(layer, quantized):
             self.dynamic_layer(node, layer, quantized)
         else:

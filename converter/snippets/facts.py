@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import onnx
 
+from converter.data.any_size import has_any_size
 from converter.data.embedding import embedded_preprocess
 from converter.data.inputs import InputSpec, input_specs
 from converter.data.preprocess import METADATA_KEY, Preprocess, stored_preprocess
@@ -21,6 +22,8 @@ _PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
     "qnn": "QNNExecutionProvider",
     "mobile": "NnapiExecutionProvider",
+    "vitisai": "VitisAIExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
 }
 _PAD = 114
 
@@ -31,11 +34,11 @@ class ImageFacts:
 
     Attributes:
         input: The input.
-        height, width: Size in pixels.
+        height, width: Size in pixels. 0: any size.
         preprocess: What is done outside of the file.
         bgr: Whether the input takes BGR.
-        placing: Whether the whole image is stretched to the size, its centre is cut out first, or it is fitted and
-            padded.
+        placing: Whether the whole image is stretched to the size, its centre is cut out first, it is fitted and padded,
+            or the file takes it as it is.
         centre: Share of the shorter side that is cut out.
         pad: Pixel around a fitted image.
     """
@@ -45,7 +48,7 @@ class ImageFacts:
     width: int
     preprocess: Preprocess
     bgr: bool
-    placing: Literal["stretch", "centre", "letterbox"]
+    placing: Literal["stretch", "centre", "letterbox", "none"]
     centre: float
     pad: int
 
@@ -150,6 +153,9 @@ def _image(model: onnx.ModelProto, inputs: tuple[InputSpec, ...], name: str) -> 
         raise UsageError(
             f"{name}: takes {spec.shape[0]} images at once {spec}; export it with an open batch or one of 1"
         )
+    bgr = spec.image[0] == 3 and (used.channels == "bgr" if inside is None else inside.image.channels == "bgr")
+    if has_any_size(model):
+        return ImageFacts(spec, 0, 0, used, bgr, "none", 1.0, _PAD)
     sizes = _stored_size(used)
     height, width = (own or given for own, given in zip(spec.image[1:], sizes, strict=True))
     if height is None or width is None:
@@ -161,9 +167,8 @@ def _image(model: onnx.ModelProto, inputs: tuple[InputSpec, ...], name: str) -> 
         kinds = {"placing": "letterbox", "centre": 1.0}
     elif isinstance(used.resize, int):
         kinds = {"placing": "centre", "centre": (used.crop or used.resize) / used.resize}
-    bgr = used.channels == "bgr" if inside is None else inside.image.channels == "bgr"
     pad = _PAD if used.pad is None else used.pad
-    return ImageFacts(spec, height, width, used, bgr and spec.image[0] == 3, pad=pad, **kinds)
+    return ImageFacts(spec, height, width, used, bgr, pad=pad, **kinds)
 
 
 def _stored_size(used: Preprocess) -> tuple[int | None, int | None]:

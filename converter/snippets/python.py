@@ -42,14 +42,15 @@ def _image(image: ImageFacts) -> list[str]:
             lines.append(f"values /= np.array({list(image.std)}, np.float32)")
         values = "values"
     turned = "" if image.input.channels_last else ".transpose(2, 0, 1)"
-    lines.append(
-        f"tensor = np.ascontiguousarray({values}{turned}[None], np.{image.input.dtype})  # {list(image.shape)}"
-    )
+    shape = "any height and width" if image.placing == "none" else f"{list(image.shape)}"
+    lines.append(f"tensor = np.ascontiguousarray({values}{turned}[None], np.{image.input.dtype})  # {shape}")
     return lines
 
 
 def _placed(image: ImageFacts, filter_name: str, mode: str) -> list[str]:
     used, resampling = image.preprocess, f"Image.Resampling.{filter_name}"
+    if image.placing == "none":
+        return []
     if image.placing == "letterbox":
         side, colour = used.letterbox, image.pad if mode == "L" else (image.pad,) * 3
         return [

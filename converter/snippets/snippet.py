@@ -35,8 +35,15 @@ def snippet(model: str | Path, language: str = "python") -> str:
     Raises:
         ModelError: The file cannot be read.
         UsageError: There is no such language, or the file takes images of any size and stores none, or several at once.
+            A file that resizes inside has a program in Python only.
     """
     require_type("model", model, (str, Path), "the path of an .onnx file")
     if language not in LANGUAGES:
         raise UsageError(f"`language={language!r}` is none of {', '.join(LANGUAGES)}")
-    return LANGUAGES[language](facts_of(Path(model)))
+    facts = facts_of(Path(model))
+    if facts.image is not None and facts.image.placing == "none" and language != "python":
+        raise UsageError(
+            f"{facts.file}: resizes its images inside, and programs in {language} make images of one size; use python, "
+            "or a file without `embed_resize=`"
+        )
+    return LANGUAGES[language](facts)

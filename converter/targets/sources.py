@@ -27,6 +27,8 @@ __all__ = [
     "PROCESSOR_SOURCES",
     "QNN",
     "QUANTIZATION",
+    "QUARK",
+    "RYZEN_AI",
     "SIGNED",
     "TENSORRT",
     "TENSORRT_OPERATORS",
@@ -35,6 +37,7 @@ __all__ = [
     "TIMED",
     "UNTIMED",
     "VERIFIED",
+    "VITIS_OPERATORS",
     "XNNPACK",
 ]
 
@@ -64,6 +67,12 @@ LINEAR_AXES = f"outputs of the layer: {ONNX}onnx__QLinearConv.html, {ONNX}onnx__
 QNN = f"{DOCS}execution-providers/QNN-ExecutionProvider.html"
 NNAPI = f"{ORT}providers/nnapi/nnapi_builtin/builders/"
 XNNPACK = f"{ORT}providers/xnnpack/"
+QUARK = "AMD Quark, quark/onnx/quantization/config/custom_config.py"
+RYZEN_AI = "https://ryzenai.docs.amd.com/en/1.4/modelrun.html"
+VITIS_OPERATORS = (
+    "https://github.com/ModelTC/MQBench/blob/main/docs/source/user_guide/hardware/vitis.rst and "
+    "https://docs.amd.com/r/3.0-English/ug1414-vitis-ai/Currently-Supported-Operators"
+)
 CUDA = f"{ORT}providers/cuda/cuda_execution_provider.cc"
 TENSORRT = "https://docs.nvidia.com/deeplearning/tensorrt/latest/"
 TENSORRT_TYPES = f"{TENSORRT}inference-library/work-quantized-types.html"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.data.dataset import Batch, Dataset
+from converter.data.inputs import InputSpec
 from converter.data.judged_files import judged_files
 from converter.data.model_data import load_for
 from converter.data.preprocess import Preprocess
@@ -157,6 +158,18 @@ def verify(
         return _verified(quantized, chosen, rows, floats, runtime_path, min_agreement)
 
 
+def _takes(inputs: Sequence[InputSpec], others: Sequence[InputSpec]) -> bool:
+    """Whether a model takes what another one takes: the same types, and the same sizes where its own are not open."""
+    if [(spec.name, spec.dtype, len(spec.shape)) for spec in inputs] != [
+        (spec.name, spec.dtype, len(spec.shape)) for spec in others
+    ]:
+        return False
+    pairs = [
+        pair for one, other in zip(inputs, others, strict=True) for pair in zip(one.shape, other.shape, strict=True)
+    ]
+    return all(size is None or size == other for size, other in pairs)
+
+
 def _verified(
     file: ModelFile,
     chosen: Target,
@@ -179,7 +192,7 @@ def _verified(
     runs = noise_runs(cpu) if data is None else data_runs(cpu, data)
     feeds = [run.feeds for run in runs]
     ran = run_on_provider(model, chosen, environment, feeds)
-    if whole != model and not ran.error and Runner(whole, file.name).specs == cpu.specs:
+    if whole != model and not ran.error and _takes(Runner(whole, file.name).specs, cpu.specs):
         # The outputs of a copy are compared, such as the scores in place of the class. The file itself must run too.
         itself = run_on_provider(whole, chosen, environment, feeds)
         ran = dataclasses.replace(ran, error=itself.error, nodes=itself.nodes, left=itself.left)

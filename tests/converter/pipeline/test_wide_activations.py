@@ -67,6 +67,15 @@ def test_16_bits_where_8_are_not_enough() -> None:
     assert {layer.activation_type for layer in converter.inspect(wide.model).layers} == {"uint16"}
 
 
+def test_a_target_of_signed_symmetric_activations_gets_int16() -> None:
+    result = converted("a16w8", "vitisai")
+    zeros = [tensor for tensor in result.model.graph.initializer if tensor.data_type == TensorProto.INT16]
+    assert zeros
+    assert not any(numpy_helper.to_array(zero).any() for zero in zeros)
+    assert violations(result.model, find_target("vitisai")) == ()
+    assert sqnr(result) > sqnr(converted("int8", "vitisai")) + 10
+
+
 def test_4_bits_with_16() -> None:
     result = converted("a16w4")
     assert {(layer.bits, layer.activation_bits) for layer in result.layers} == {(4, 16)}
@@ -88,7 +97,7 @@ def test_what_costs_most_gets_16_bits_on_a_target_that_has_them() -> None:
     assert again.model.graph.SerializeToString() == result.model.graph.SerializeToString()
 
 
-@pytest.mark.parametrize("target", ["cpu", "generic", "web", "openvino", "tensorrt", "mobile"])
+@pytest.mark.parametrize("target", ["cpu", "generic", "web", "openvino", "tensorrt", "mobile", "xnnpack"])
 def test_targets_without_16_bits_refuse_them(target: str) -> None:
     with pytest.raises(TargetError, match=r"no integer kernels for activations of 16 bits.*such as qnn"):
         converted("a16w8", target)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from converter.qdq.floats import float_model
 from converter.qdq.matmul_nbits import BLOCKS
 from converter.qdq.weights import STORAGES, Storage
-from converter.qdq.writer import emit
+from converter.qdq.writer import bits_in_file, emit
 from passes.errors import ModelError, TargetError
 from passes.ir.model import Model
 from passes.numerics.error import sqnr_db
@@ -257,6 +257,19 @@ def test_matmul_nbits_with_an_odd_number_of_blocks_and_a_wide_one(symmetric: boo
         proto = emit(model, "matmulnbits")
         assert relative_error(run(with_float_sums(proto), x)[0], expected) <= 1e-6
         assert relative_error(run(proto, x)[0], expected) <= _ROUNDED
+
+
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize(("block_size", "bits"), [(16, 4), (32, 2), (64, 2), (128, 2), (256, 4), (None, 2)])
+def test_matmul_nbits_stores_two_bits_where_they_are_fast(block_size: int | None, bits: int, symmetric: bool) -> None:
+    x = images(6, 300)
+    model = quantize(wide_gemm(300), Rtn(bits=2, symmetric=symmetric, block_size=block_size), x)
+    proto, expected = emit(model, "matmulnbits"), run(float_model(model.graph), x)[0]
+    (node,) = proto.graph.node
+    assert next(entry.i for entry in node.attribute if entry.name == "bits") == bits
+    assert initializers(proto)[f"w_int{bits}_blocks"].dims[-1] == (block_size or 128) * bits // 8
+    assert relative_error(run(proto, x)[0], expected) <= _ROUNDED
+    assert bits_in_file(model, model.layers()["layer"], "matmulnbits") == bits
 
 
 def test_matmul_nbits_stores_four_bits_in_half_bytes() -> None:

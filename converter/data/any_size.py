@@ -11,7 +11,7 @@ import onnx
 from converter.data.embedding import Embedded, embedded_preprocess
 from converter.data.inputs import input_specs
 from converter.data.preprocess import METADATA_KEY, Preprocess
-from converter.model_io.image_fit import FIT, ImageFit, fitted
+from converter.model_io.image_fit import ImageFit, fitted
 from passes.errors import UsageError
 
 __all__ = ["ANY_SIZE_KEY", "has_any_size", "require_any_size", "with_any_size", "without_any_size"]
@@ -88,16 +88,31 @@ def without_any_size(model: onnx.ModelProto) -> onnx.ModelProto:
     inner = next(entry.value for entry in model.metadata_props if entry.key == ANY_SIZE_KEY)
     own = next(value for value in graph.input if value.name == embedded.input)
     own.type.CopyFrom(next(value for value in graph.value_info if value.name == inner).type)
-    kept = [node for node in graph.node if not node.name.startswith(FIT)]
+    written = _in_front_of(graph, inner)
+    kept = [node for node in graph.node if node.output[0] not in written]
     for node in kept:
         node.input[:] = [own.name if name == inner else name for name in node.input]
+    read = {name for node in graph.node if node.output[0] in written for name in node.input}
+    read -= {name for node in kept for name in node.input}
     _set_nodes(graph, kept)
-    for field in ("initializer", "value_info"):
-        content = [each for each in getattr(graph, field) if not each.name.startswith(FIT)]
+    for field, gone in (("initializer", read), ("value_info", written)):
+        content = [each for each in getattr(graph, field) if each.name not in gone]
         graph.ClearField(field)
         getattr(graph, field).extend(content)
     _store(result, embedded, None)
     return result
+
+
+def _in_front_of(graph: onnx.GraphProto, tensor: str) -> set[str]:
+    """Return the tensor and all that nodes in front of it write."""
+    makers = {name: node for node in graph.node for name in node.output}
+    written, waiting = set[str](), [tensor]
+    while waiting:
+        name = waiting.pop()
+        if name in makers and name not in written:
+            written.add(name)
+            waiting += makers[name].input
+    return written
 
 
 def _store(model: onnx.ModelProto, embedded: Embedded, inner: str | None) -> None:

@@ -20,10 +20,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from converter.model_io.protobuf import tensor_names
 from passes.ir.fresh_name import fresh_name
 
-__all__ = ["FIT", "ImageFit", "fitted"]
+__all__ = ["ImageFit", "fitted"]
 
-FIT = "image_fit_"
-"""Beginning of the names of these nodes, and of what they write."""
+_FIT = "image_fit_"  # beginning of the names of these nodes, and of what they write
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,12 @@ class _Nodes:
         self.image, self.axes = image, [first, first + 1]
 
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
-        name = fresh_name(f"{FIT}constant", self.taken)
+        name = fresh_name(f"{_FIT}constant", self.taken)
         self.tensors.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
     def __call__(self, op: str, *inputs: str, **attributes: Any) -> str:
-        result = fresh_name(f"{FIT}{op.lower()}", self.taken)
+        result = fresh_name(f"{_FIT}{op.lower()}", self.taken)
         self.nodes.append(helper.make_node(op, list(inputs), [result], name=result, **attributes))
         return result
 

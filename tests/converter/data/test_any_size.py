@@ -83,6 +83,19 @@ def test_the_file_says_what_is_left_and_can_be_judged_at_its_own_size() -> None:
     assert back.graph.SerializeToString() == plain.graph.SerializeToString()
 
 
+def test_names_of_the_model_are_no_sign_of_these_nodes() -> None:
+    plain, embedded = embed(small_cnn(), Preprocess(resize=14, crop=SIDE), Embed.of("nhwc"))
+    store_embedded(plain, embedded)
+    for tensor in plain.graph.initializer:
+        for node in plain.graph.node:
+            node.input[:] = [f"image_fit_{name}" if name == tensor.name else name for name in node.input]
+        tensor.name = f"image_fit_{tensor.name}"
+    for node in plain.graph.node:
+        node.name = f"image_fit_{node.name}"
+    back = without_any_size(with_any_size(plain))
+    assert back.graph.SerializeToString() == plain.graph.SerializeToString()
+
+
 @pytest.mark.parametrize(
     ("fit", "form", "fixed", "why"),
     [

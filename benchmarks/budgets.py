@@ -14,10 +14,11 @@ import onnx
 from benchmarks.bar import Bar
 from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT
 from converter import Budget, Recipe, Result, Settings, convert, convert_within
-from converter.budget.mixed import BASE, with_bits
+from converter.budget.mixed import BASE
 from converter.data.dataset import Dataset
 from converter.evaluation.evaluate import Measurement, evaluate
 from converter.model_io.save import save_onnx
+from converter.recipes.overrides import with_bits
 from converter.runtime.session import Progress
 
 __all__ = [

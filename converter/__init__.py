@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from converter.data.dataset import Dataset, load_data
     from converter.data.inputs import input_specs
     from converter.data.preprocess import Preprocess
+    from converter.engine.workers import Workers
     from converter.error_sources.sensitivity import Sensitivity
     from converter.evaluation.evaluate import Evaluation, Measurement, evaluate
     from converter.inspection.inspect import InspectedLayer, Inspection, inspect
@@ -37,12 +38,17 @@ if TYPE_CHECKING:
     from converter.pipeline.result import LayerReport, Result
     from converter.pipeline.search_record import Search
     from converter.pipeline.settings import Settings
+    from converter.pipeline.sweep_record import Sweep, SweepRow
     from converter.pipeline.train import train
     from converter.recipes.builtin import find_recipe
     from converter.recipes.recipe import Recipe
     from converter.report.facts import report_facts
     from converter.report.files import write_report
+    from converter.report.sweep import write_sweep
     from converter.snippets.snippet import snippet
+    from converter.sweeps.plan import SweepModel, SweepPlan, SweepRecipe
+    from converter.sweeps.plan_file import read_plan
+    from converter.sweeps.sweep import sweep
     from converter.targets.catalog import find_target
     from converter.targets.target import Target
     from converter.verification.verify import Verification, verify
@@ -58,6 +64,7 @@ if TYPE_CHECKING:
         QuantizationError,
         RecipeError,
         ShapeError,
+        SweepError,
         TargetError,
         UnknownLayerError,
         UsageError,
@@ -118,12 +125,19 @@ __all__ = [
     "Stage",
     "Stats",
     "Suggestion",
+    "Sweep",
+    "SweepError",
+    "SweepModel",
+    "SweepPlan",
+    "SweepRecipe",
+    "SweepRow",
     "Target",
     "TargetError",
     "UnknownLayerError",
     "UsageError",
     "Verification",
     "VerificationError",
+    "Workers",
     "__version__",
     "absmax_grid",
     "compare",
@@ -138,15 +152,18 @@ __all__ = [
     "inspect",
     "load_data",
     "open_model",
+    "read_plan",
     "report_facts",
     "sensitivity",
     "snippet",
     "sqnr_db",
     "suggest",
+    "sweep",
     "train",
     "verify",
     "view",
     "write_report",
+    "write_sweep",
 ]
 
 # Modules of the public names.
@@ -195,12 +212,19 @@ _HOMES = {
     "Stage": "passes.base",
     "Stats": "passes.statistics",
     "Suggestion": "converter.comparison.suggestion",
+    "Sweep": "converter.pipeline.sweep_record",
+    "SweepError": "passes.errors",
+    "SweepModel": "converter.sweeps.plan",
+    "SweepPlan": "converter.sweeps.plan",
+    "SweepRecipe": "converter.sweeps.plan",
+    "SweepRow": "converter.pipeline.sweep_record",
     "Target": "converter.targets.target",
     "TargetError": "passes.errors",
     "UnknownLayerError": "passes.errors",
     "UsageError": "passes.errors",
     "Verification": "converter.verification.verify",
     "VerificationError": "passes.errors",
+    "Workers": "converter.engine.workers",
     "absmax_grid": "passes.numerics.weight_scale_search",
     "compare": "converter.comparison.compare",
     "convert": "converter.pipeline.convert",
@@ -214,15 +238,18 @@ _HOMES = {
     "inspect": "converter.inspection.inspect",
     "load_data": "converter.data.dataset",
     "open_model": "converter.model_io.open",
+    "read_plan": "converter.sweeps.plan_file",
     "report_facts": "converter.report.facts",
     "sensitivity": "converter.budget.sensitivity",
     "snippet": "converter.snippets.snippet",
     "sqnr_db": "passes.numerics.error",
     "suggest": "converter.comparison.suggestion",
+    "sweep": "converter.sweeps.sweep",
     "train": "converter.pipeline.train",
     "verify": "converter.verification.verify",
     "view": "converter.inspection.netron",
     "write_report": "converter.report.files",
+    "write_sweep": "converter.report.sweep",
 }
 
 

@@ -11,6 +11,7 @@ ConvertError                      base class; the command line prints one line
 ├── RecipeError                   a recipe, pass or field does not exist or has a wrong value (exit code 2)
 ├── TargetError                   the target does not exist or cannot run what the recipe produces (exit code 2)
 ├── OutputError                   the result cannot be written
+├── SweepError                    conversions of a sweep failed; the others are done (exit code 5)
 └── VerificationError             the written file does not do what it should (exit code 3)
     └── BudgetError               no file meets the budget; nothing is written
 
@@ -28,6 +29,7 @@ __all__ = [
     "QuantizationError",
     "RecipeError",
     "ShapeError",
+    "SweepError",
     "TargetError",
     "UnknownLayerError",
     "UsageError",
@@ -97,6 +99,12 @@ class TargetError(ConvertError):
 
 class OutputError(ConvertError):
     """The result cannot be written."""
+
+
+class SweepError(ConvertError):
+    """Conversions of a sweep failed. The others are done."""
+
+    exit_code = 5
 
 
 class VerificationError(ConvertError):

@@ -1,13 +1,16 @@
 """Statistics that a pass requests, and the statistics that calibration collects for it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from passes.numerics.channels import ChannelStatistics
 from passes.numerics.histogram import Histogram
 from passes.numerics.moments import Moments
 
 __all__ = ["Needs", "Stats"]
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,22 @@ class Stats:
     channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
     tensors: Mapping[str, ChannelStatistics] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, first: "Stats", second: "Stats") -> "Stats":
+        """Return the statistics of the samples of both together."""
+        moments = _joined(first.moments, second.moments, Moments.joined)
+        return cls(
+            _joined(first.histograms, second.histograms, Histogram.joined),
+            _joined(first.channels, second.channels, ChannelStatistics.joined),
+            {name: replace(each, halves=None) for name, each in moments.items()},
+            _joined(first.tensors, second.tensors, ChannelStatistics.joined),
+        )
+
+
+def _joined(
+    first: Mapping[str, Value], second: Mapping[str, Value], join: Callable[[Value, Value], Value]
+) -> dict[str, Value]:
+    """Join the values of each name. A name of one of them only has the value that it has there."""
+    both = {name: join(value, second[name]) for name, value in first.items() if name in second}
+    return {**first, **second, **both}

@@ -36,7 +36,7 @@ PAGES = sorted(
 )
 GUIDE_PAGES = sorted(GUIDE.rglob("*.md"))
 SNIPPETS = [*GUIDE_PAGES, ROOT / "README.md"]
-SLOW_PAGES = {"README.md", "budgets.md", "python.md", "quick-start.md", "training.md", "vit.md"}
+SLOW_PAGES = {"README.md", "budgets.md", "python.md", "quick-start.md", "sweeps.md", "training.md", "vit.md"}
 TASK_PAGES = {
     "already-int8.md",
     "audio.md",

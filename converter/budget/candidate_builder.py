@@ -122,6 +122,11 @@ class CandidateBuilder:
             self._best = result
         return trial
 
+    def measured(self, recipe: Recipe) -> dict[str, NDArray[Any]]:
+        """Make a file by a recipe, and return the measurements that `attempt` would store."""
+        started = time.perf_counter()
+        return self._measured(self._convert(recipe)) | {"seconds": np.array(time.perf_counter() - started)}
+
     def effects_of(self, recipe: Recipe) -> Effects:
         """Return the effects of the recipe's layers. They are measured once."""
         if self.effects is None:

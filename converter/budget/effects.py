@@ -7,14 +7,15 @@ neither labels nor torch.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.cache.folder import Cache
+from converter.cache.folder import NOWHERE, Cache
 from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.layer_inputs import SequentialCalibration
 from converter.calibration.min_scale import min_scale_of
@@ -26,7 +27,7 @@ from converter.pipeline.run_pass import PassContext, run_pass
 from converter.pipeline.search_record import LayerEffect
 from converter.qdq.writer import bits_in_file
 from converter.recipes.recipe import Recipe
-from converter.runtime.session import Progress
+from converter.runtime.session import Progress, no_progress
 from converter.targets.target import Target
 from passes.base import LayerPass, Problem
 from passes.ir.linear import Linear
@@ -37,7 +38,7 @@ from passes.numerics.error import decibel
 from passes.numerics.moments import Moments
 from passes.numerics.noise_table import importance
 
-__all__ = ["BITS", "Effects", "measure_effects"]
+__all__ = ["BITS", "Effects", "Row", "measure_effects", "measure_some"]
 
 BITS = (2, 3, 4, 8)  # choices of a layer
 _TRIED = (3, 4)  # bits tried in the network; at 2 bits errors are too large for a linear approximation
@@ -46,6 +47,8 @@ _LEAST_ERROR = 1e-12  # relative power; a smaller error counts as this
 _NODES, _BLOCK_NODES = 700, 500  # bytes of nodes: those that join 3-bit codes, those that scale blocks
 
 Doubles = NDArray[np.float64]
+Row = dict[str, NDArray[Any]]
+"""Errors of one layer, as `_effect` measures them."""
 
 
 @dataclass(frozen=True)
@@ -131,29 +134,9 @@ def measure_effects(
         memory_budget: Bytes of activations held in memory.
         progress: Called after every layer.
     """
-    model = Model(import_graph(source), target.rules)
-    context = PassContext(Images.all_of(fit), memory_budget, recipe, progress)
-    solver = recipe.solver
-    assert solver is not None  # layers are solved by a layer pass
-    for step in recipe.passes[: recipe.passes.index(solver)]:
-        run_pass(step, model, context)
-    layers = model.layers_to_quantize()
-    ties = tied_layers(layers.values())
-    layers = {name: layer for name, layer in layers.items() if ties.get(name, (name,))[0] == name}
-    probe = Probe(model, held_out.limit(_PROBED, recipe.seed))
-    rows: list[Mapping[str, NDArray[np.float64]]] = []
-    with ActivationCache(memory_budget // 2) as activations:
-        calibration = SequentialCalibration(
-            model, model, layers, fit, activations, seed=recipe.seed, sequential=False, together=memory_budget // 2
-        )
-        for index, layer in enumerate(calibration.solving_order()):
-            name = f"effect-{index:04d}"
-            row = cache.load(name)
-            if row is None:
-                row = _effect(model, solver.alone(), layer, calibration.moments(layer), probe, ties)
-                cache.store(name, row)
-            rows.append(row)
-            progress("effects of layers", index + 1, len(layers))
+    prepared = _prepare(source, recipe, target, fit, memory_budget, progress)
+    model, solver, layers = prepared.model, prepared.solver, prepared.layers
+    rows = [row for _, row in _rows(prepared, recipe, fit, held_out, cache, memory_budget, progress)]
     storage = target.storage(recipe.storage)
     stored = np.array(
         [[bits_in_file(model, layer, storage, bits) for bits in BITS] for layer in layers.values()], np.int64
@@ -172,6 +155,86 @@ def measure_effects(
             np.int64,
         ),
     )
+
+
+def measure_some(
+    source: onnx.ModelProto,
+    recipe: Recipe,
+    target: Target,
+    fit: Dataset,
+    held_out: Dataset,
+    memory_budget: int,
+    part: int,
+    parts: int,
+) -> dict[str, Row]:
+    """Measure the effects of every ``parts``-th layer, from ``part`` on. Other processes measure the others.
+
+    Args:
+        source, recipe, target, fit, held_out, memory_budget: As in `measure_effects`.
+        part, parts: Which of the layers.
+
+    Returns:
+        The rows by their names in the cache of `measure_effects`.
+    """
+    prepared = _prepare(source, recipe, target, fit, memory_budget, no_progress)
+    rows = _rows(prepared, recipe, fit, held_out, NOWHERE, memory_budget, no_progress, slice(part, None, parts))
+    return dict(rows)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A model after the passes before its layer pass, and the layers that are measured, one of each tie."""
+
+    model: Model
+    solver: LayerPass
+    layers: dict[str, Linear]
+    ties: Mapping[str, tuple[str, ...]]
+
+
+def _prepare(
+    source: onnx.ModelProto, recipe: Recipe, target: Target, fit: Dataset, memory_budget: int, progress: Progress
+) -> _Prepared:
+    model = Model(import_graph(source), target.rules)
+    context = PassContext(Images.all_of(fit), memory_budget, recipe, progress)
+    solver = recipe.solver
+    assert solver is not None  # layers are solved by a layer pass
+    for step in recipe.passes[: recipe.passes.index(solver)]:
+        run_pass(step, model, context)
+    layers = model.layers_to_quantize()
+    ties = tied_layers(layers.values())
+    layers = {name: layer for name, layer in layers.items() if ties.get(name, (name,))[0] == name}
+    return _Prepared(model, solver, layers, ties)
+
+
+def _rows(
+    prepared: _Prepared,
+    recipe: Recipe,
+    fit: Dataset,
+    held_out: Dataset,
+    cache: Cache,
+    memory_budget: int,
+    progress: Progress,
+    which: slice = slice(None),
+) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of layers by their names in the cache, in running order."""
+    model, layers = prepared.model, prepared.layers
+    wanted = frozenset(range(len(layers))[which])
+    probe = Probe(model, held_out.limit(_PROBED, recipe.seed))
+    with ActivationCache(memory_budget // 2) as activations:
+        calibration = SequentialCalibration(
+            model, model, layers, fit, activations, seed=recipe.seed, sequential=False, together=memory_budget // 2
+        )
+        for index, layer in enumerate(calibration.solving_order()):
+            if index in wanted:
+                name = f"effect-{index:04d}"
+                row = cache.load(name)
+                if row is None:
+                    row = _effect(
+                        model, prepared.solver.alone(), layer, calibration.moments(layer), probe, prepared.ties
+                    )
+                    cache.store(name, row)
+                yield name, row
+                progress("effects of layers", index + 1, len(layers))
 
 
 def _multiples(solver: LayerPass, layer: Linear, bits: int) -> int:

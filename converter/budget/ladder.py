@@ -14,6 +14,7 @@ It is built on `converter.convert`.
 - If only a drop is limited, it continues as long as files become smaller.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import logging
@@ -22,6 +23,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from converter.budget.ahead import measure_ahead
 from converter.budget.candidate_builder import CandidateBuilder, Trial, best
 from converter.budget.channels import Channels
 from converter.budget.float_layers import RUNG, faster_in_float
@@ -29,10 +31,12 @@ from converter.budget.float_sources import RUNG as EXACT_RUNG
 from converter.budget.float_sources import with_float_sources
 from converter.budget.held_out_judge import JUDGING, Judge
 from converter.budget.limits import Budget
-from converter.budget.mixed import BASE, mixed_attempts, with_bits
+from converter.budget.mixed import BASE, mixed_attempts
 from converter.data.preprocess import Preprocess
+from converter.engine.workers import Workers, opened
 from converter.learn.learning import require_device
 from converter.model_io.open import ExportOptions
+from converter.model_io.scratch import scratch_folder
 from converter.pipeline.fixed_sums import fixed_sums
 from converter.pipeline.images import require_calibration
 from converter.pipeline.prepare import Prepared, prepare
@@ -40,6 +44,7 @@ from converter.pipeline.result import Result
 from converter.pipeline.search_record import Search
 from converter.pipeline.settings import Settings
 from converter.recipes.builtin import AUTO, RECIPES, find_recipe, learning_on
+from converter.recipes.overrides import with_bits
 from converter.recipes.recipe import Recipe
 from converter.runtime.session import Progress, no_progress
 from converter.targets.catalog import DEFAULT_TARGET, find_target
@@ -66,6 +71,7 @@ def convert_within(
     export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
     settings: Settings = Settings(),  # noqa: B008  (frozen)
+    workers: Workers = Workers(),  # noqa: B008  (frozen)
     progress: Progress = no_progress,
 ) -> Result:
     """Quantize a model within a budget.
@@ -78,6 +84,8 @@ def convert_within(
         cache: Folder for measurements. An interrupted run is resumed from it.
         model, calibration, target, evaluation, export, preprocess, progress: As in `converter.convert`.
         settings: As in `converter.convert`. Its device is that of learned rounding, if `auto` uses it.
+        workers: Processes that measure the first attempts, and what each layer costs, before the search. By default, it
+            measures them when it needs them.
 
     Returns:
         The conversion, with `Result.search`.
@@ -91,6 +99,8 @@ def convert_within(
     chosen = find_target(target)
     base = BASE if recipe == AUTO else learning_on(find_recipe(recipe), settings.device)
     _require_searchable(AUTO if recipe == AUTO else base.name, base, calibration, budget, chosen, settings)
+    if workers.several and (recipe != AUTO or settings.prune_channels is not None):
+        raise UsageError("`workers=` has no effect without recipe 'auto' and with channels to prune; leave it out")
     with fixed_sums(settings.deterministic, learns=recipe == AUTO or base.learns):
         job = prepare(
             model,
@@ -104,11 +114,17 @@ def convert_within(
             judging=JUDGING,
             progress=progress,
         ).warn()
-        found = _search(job, budget, recipe == AUTO, None if cache is None else Path(cache), progress)
-        return found.deployed(settings)
+        with contextlib.ExitStack() as held:
+            place = None if cache is None else Path(cache)
+            if workers.several and place is None:
+                place = held.enter_context(scratch_folder())
+            found = _search(job, budget, recipe == AUTO, place, workers, progress)
+            return found.deployed(settings)
 
 
-def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, progress: Progress) -> Result:
+def _search(
+    job: Prepared, budget: Budget, several: bool, cache: Path | None, workers: Workers, progress: Progress
+) -> Result:
     """Convert until the budget is met. Try one recipe only, or several."""
     settings = job.settings
     fit, held_out, base = job.images.calibration, job.images.judging, job.recipe
@@ -124,6 +140,9 @@ def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, pr
             f"than `max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more samples"
         )
     builder = CandidateBuilder(job.source, fit, judge, budget, job.target, settings, cache, progress)
+    if workers.several:
+        with opened(workers) as engine:
+            measure_ahead(builder, _first_recipes(base, budget), base, engine, progress)
     if settings.prune_channels is not None:
         rungs = _rungs_with_channels(builder, base, several=several)
     else:
@@ -158,6 +177,12 @@ def _search(job: Prepared, budget: Budget, several: bool, cache: Path | None, pr
     return dataclasses.replace(
         result, given=job.given, metrics=metrics, latency=latency, search=search, seconds=seconds
     )
+
+
+def _first_recipes(base: Recipe, budget: Budget) -> list[Recipe]:
+    """Return the recipes of attempts that follow from no other one. The search may not need all of them."""
+    fewer = [with_bits(base, 3)] if budget.wants_smallest or budget.max_bytes is not None else []
+    return [_like(RECIPES["int8"], base), with_bits(base, 8), base, *fewer]
 
 
 def _require_searchable(

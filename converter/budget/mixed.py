@@ -13,8 +13,7 @@ The noise that belongs to an allowed drop is estimated by scaling the errors of 
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +22,12 @@ from converter.budget.candidate_builder import CandidateBuilder, Trial, best
 from converter.budget.effects import BITS, Effects
 from converter.budget.held_out_judge import Verdict
 from converter.recipes.builtin import RECIPES
+from converter.recipes.overrides import with_bits
 from converter.recipes.recipe import Recipe
 from passes.numerics.allocation import NoAllocation, allocate
 from passes.numerics.noise_table import arriving_shares, as_deployed
-from passes.numerics.two_level import MOST_BITS
 
-__all__ = ["BASE", "mixed_attempts", "with_bits"]
+__all__ = ["BASE", "mixed_attempts"]
 
 BASE = dataclasses.replace(
     # block scales of smaller blocks take bytes that gain more as bits of other layers
@@ -47,20 +46,6 @@ _STEP = 0.8  # least factor on the least power that broke the budget: one decibe
 _MOST_EXCESS = 0.5  # largest share of the allowed drop that is reserved for the error of counting
 
 Choices = NDArray[np.intp]
-
-
-def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
-    """Return the recipe with these bits in every layer, or with the bits of each layer.
-
-    One number of bits that is too large for two-level scales also sets one scale per channel.
-    """
-    if isinstance(bits, int):
-        change: dict[str, Any] = {"bits": bits, "layer_bits": {}, "first_last_bits": None}
-        if bits > MOST_BITS:
-            change |= {"block_size": None, "two_level": False}
-    else:
-        change = {"layer_bits": dict(bits)}
-    return recipe.with_solver(**change)
 
 
 def mixed_attempts(

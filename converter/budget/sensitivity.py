@@ -13,6 +13,7 @@ from converter.cache.source_digest import source_digest
 from converter.data.dataset import Dataset
 from converter.data.judging import Judging
 from converter.data.preprocess import Preprocess
+from converter.engine.workers import Workers, opened
 from converter.error_sources.measure import ErrorSource, measure
 from converter.error_sources.sensitivity import Sensitivity
 from converter.model_io.open import ExportOptions
@@ -54,6 +55,7 @@ def sensitivity(
     export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
     settings: Settings = Settings(),  # noqa: B008  (frozen)
+    workers: Workers = Workers(),  # noqa: B008  (frozen)
     progress: Progress = no_progress,
 ) -> Sensitivity:
     """Measure what rounding each weight and each activation costs at the outputs of a model.
@@ -67,6 +69,7 @@ def sensitivity(
         samples: Number of samples that judge and do not calibrate. If there are too few, the same do both.
         cache: Folder for the result. The same call reads it from there.
         settings: As in `converter.convert`: images, seed and memory.
+        workers: Processes that measure the roundings, each on its own. By default, this process does.
 
     Raises:
         ConvertError: Any problem that the user can fix. The message says how.
@@ -95,17 +98,25 @@ def sensitivity(
         judged = job.images.judging or job.images.calibration
         assert judged is not None
         judging = real_feeds(judged, samples)
-        sources = error_sources(job, judging, _stored(job, cache, judged, len(judging)), progress)
+        stored = _stored(job, cache, judged, len(judging))
+        sources = error_sources(job, judging, stored, progress, workers)
     return Sensitivity(job.recipe.name, chosen.name, len(judging), sources)
 
 
-def error_sources(job: Prepared, samples: Sequence[Feeds], cache: Cache, progress: Progress) -> tuple[ErrorSource, ...]:
+def error_sources(
+    job: Prepared,
+    samples: Sequence[Feeds],
+    cache: Cache,
+    progress: Progress,
+    workers: Workers = Workers(),  # noqa: B008  (frozen)
+) -> tuple[ErrorSource, ...]:
     """Run the passes of a conversion and measure what every rounding costs, or read the result from the cache."""
     known = cache.load(_CACHED)
     if known is not None:
         return tuple(ErrorSource.from_json(values) for values in json.loads(str(known["sources"])))
     work, _ = run_passes(job, progress)
-    sources = measure(work, samples, progress)
+    with opened(workers) as engine:
+        sources = measure(work, samples, progress, engine=engine)
     cache.store(_CACHED, {"sources": np.array(json.dumps([source.to_json() for source in sources]))})
     return sources
 

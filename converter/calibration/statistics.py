@@ -1,6 +1,7 @@
 """Calibration: run the float graph and accumulate statistics of what the layers read. No activation is stored."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,30 @@ from passes.numerics.channels import ChannelStatistics
 from passes.numerics.moments import MomentsAccumulator
 from passes.statistics import Needs, Stats
 
-__all__ = ["calibrate", "check_finite", "positions_per_image"]
+__all__ = ["Shard", "calibrate", "check_finite", "group_size", "positions_per_image"]
 
 _BATCH = 8
 _COPIES = 4  # copies of the largest tensor that one step makes at most
 _ROWS_PER_INPUT, _FEWEST_ROWS, _MOST_ROWS = 256, 4096, 32768
 _MOST_VALUES, _LEAST_ROWS_PER_INPUT = 1 << 25, 8  # rows x inputs, so that a wide layer does not take minutes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Where some samples are among all.
+
+    Attributes:
+        start: Index of the first of them. It is the first of a group, see `group_size`.
+        total: Number of all samples.
+    """
+
+    start: int
+    total: int
+
+
+def group_size(data: Dataset) -> int:
+    """Return how many samples draw their random positions together."""
+    return data.static_batch or _BATCH
 
 
 def calibrate(
@@ -35,6 +54,7 @@ def calibrate(
     *,
     seed: int = 0,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    shard: Shard | None = None,
 ) -> Stats:
     """Measure the statistics that a pass needs, over all images.
 
@@ -45,6 +65,7 @@ def calibrate(
         progress: Called after every batch.
         seed: Random seed of the output positions that are sampled from each image.
         memory_budget: Bytes of activations in memory. It limits the samples that run together.
+        shard: Where the data are among all. None: they are all.
 
     Raises:
         DataError: An activation is NaN or Inf. The message names the tensor.
@@ -68,13 +89,15 @@ def calibrate(
         produced = session.run(outputs, batch.feeds) if session else []
         return {**batch.feeds, **dict(zip(outputs, produced, strict=True))}
 
+    shard = shard or Shard(0, len(data))
     size = batch_size(data, _BATCH, lambda sample: _bytes(run(sample)), memory_budget // 2)
-    group, done = data.static_batch or _BATCH, 0
+    group, done = group_size(data), 0
     for batch in data.batches(size):
+        part = replace(batch.part, start=batch.part.start + shard.start)
         tensors = {name: batch.real(values) for name, values in run(batch).items()}
         for name, histogram in histograms.items():
             check_finite(name, tensors[name])
-            histogram.update(tensors[name], batch.part, group)
+            histogram.update(tensors[name], part, group)
         for name in sorted(needs.channels):
             values = tensors[layers[name].input]
             check_finite(layers[name].input, values)
@@ -83,7 +106,7 @@ def calibrate(
             check_finite(name, tensors[name])
             _add_to_channels(others, name, tensors[name], axis)
         for name in sorted(needs.moments):
-            _add_to_moments(moments, layers[name], tensors, len(data), seed, batch.part, group)
+            _add_to_moments(moments, layers[name], tensors, shard.total, seed, part, group)
         done += batch.count
         progress("calibrating", done, len(data))
     return Stats(

@@ -14,6 +14,7 @@ from passes.errors import BudgetError, ConvertError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from converter.budget.limits import Budget
+    from converter.engine.workers import Workers
     from converter.pipeline.result import Result
 
 __all__ = ["convert_for", "work_folder"]
@@ -94,6 +95,7 @@ def _own_folder(folder: Path) -> Iterator[Path]:
 def convert_for(
     budget: "Budget | None",
     cache: Path,
+    workers: "Workers",
     model: str,
     calibration: str | None,
     recipe: str | None,
@@ -106,6 +108,7 @@ def convert_for(
     Args:
         budget: Budget. None if there is none.
         cache: Folder for what is found on the way.
+        workers: Processes that share the measurements.
         model, calibration, recipe, settings: As in both functions.
 
     Raises:
@@ -119,12 +122,14 @@ def convert_for(
 
     if budget is None:
         settings["settings"] = dataclasses.replace(settings["settings"], cache=cache)
-        return converter.convert(model, calibration, recipe=recipe or "int8", **settings)
+        return converter.convert(model, calibration, recipe=recipe or "int8", workers=workers, **settings)
     for option, reason in _UNASKED.items():
         if settings.pop(option):
             raise UsageError(f"--{option.replace('_', '-')} has no effect with a budget: {reason}; leave it out")
     try:
-        return converter.convert_within(model, calibration, budget, recipe=recipe or AUTO, cache=cache, **settings)
+        return converter.convert_within(
+            model, calibration, budget, recipe=recipe or AUTO, cache=cache, workers=workers, **settings
+        )
     except BudgetError as error:
         if isinstance(error.search, Search):
             show(search_tables(error.search))

@@ -17,6 +17,7 @@ from converter.cli.lines import say
 from converter.cli.messages import in_words_of, logged_warnings
 from converter.cli.sensitivity import sensitivity
 from converter.cli.signals import listen, stop_listening
+from converter.cli.sweep import sweep
 from converter.cli.targets import targets, verify
 from converter.cli.train import train
 from converter.model_io.user_code import Terminated
@@ -149,6 +150,7 @@ def cli() -> None:
 )
 @options.deterministic
 @options.timing
+@options.workers
 @options.verbose
 @options.quiet
 def convert(
@@ -177,6 +179,7 @@ def convert(
     class_index: bool,
     deterministic: bool,
     timing: bool,
+    workers: "converter.Workers",
     verbose: bool,
     quiet: bool,
     **images: Any,
@@ -213,6 +216,7 @@ def convert(
             result = convert_for(
                 budget,
                 folder,
+                workers,
                 model,
                 calibration,
                 recipe,
@@ -289,7 +293,7 @@ def recipes(name: str | None) -> None:
         say(f"Passes of other packages, for a recipe file: {', '.join(added)}")
 
 
-for command in (train, evaluate, compare, sensitivity, inspect, snippet, view, verify, targets):
+for command in (train, evaluate, compare, sensitivity, sweep, inspect, snippet, view, verify, targets):
     cli.add_command(command)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "timing",
     "torch",
     "verbose",
+    "workers",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -169,6 +170,25 @@ def torch(command: Command) -> Command:
     return _torch(run)  # type: ignore[return-value]
 
 
+def workers(command: Command) -> Command:
+    """Add the options on processes that share the work. The command gets them as one `Workers`."""
+
+    @functools.wraps(command)
+    def run(
+        *arguments: Any,
+        workers: int,
+        scheduler: str | None,
+        storage: str | None,
+        worker_memory: int | None,
+        **others: Any,
+    ) -> Any:
+        from converter.engine.workers import Workers
+
+        return command(*arguments, workers=Workers(workers, scheduler, storage, worker_memory), **others)
+
+    return _workers(run)  # type: ignore[return-value]
+
+
 FILE = click.Path(path_type=Path)
 output = click.option("-o", "--output", type=FILE, required=True, metavar="OUT.onnx", help="File to write.")
 target = click.option(
@@ -271,6 +291,26 @@ _limits = _several(
         metavar="DIR",
         help="Folder for what is measured and solved, from which the same command continues, and others for the same "
         "model and data; by default OUT.work, or OUT.search of a search, which is removed at the end.",
+    ),
+)
+_workers = _several(
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        default=1,
+        metavar="N",
+        help="Local processes; needs dask for 2 or more.",
+    ),
+    click.option(
+        "--scheduler", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers do the work; needs --storage."
+    ),
+    click.option(
+        "--storage",
+        metavar="DIR|URL",
+        help="Folder or fsspec address that all workers of the scheduler can read and write.",
+    ),
+    click.option(
+        "--worker-memory", type=click.IntRange(min=1), metavar="BYTES", help="Most memory of each local process."
     ),
 )
 _libraries = click.option(

@@ -32,6 +32,7 @@ __all__ = ["sensitivity"]
 )
 @click.option("--plot", type=options.FILE, metavar="FILE", help="Also draw the largest shares: a .png or .svg file.")
 @click.option("--cache", type=options.FILE, metavar="DIR", help="Folder for the result, which a later call reads.")
+@options.workers
 @options.json
 @options.torch
 @options.images
@@ -48,6 +49,7 @@ def sensitivity(
     samples: int,
     plot: Path | None,
     cache: Path | None,
+    workers: "converter.Workers",
     as_json: bool,
     export: "converter.ExportOptions",
     quiet: bool,
@@ -77,6 +79,7 @@ def sensitivity(
             export=export,
             preprocess=given_preprocess(**images),
             settings=converter.Settings(limit=limit),
+            workers=workers,
             progress=progress,
         )
     if plot is not None:

@@ -26,7 +26,7 @@ from converter.data.sources import ArraySource, FolderSource, Rows, Source
 from converter.display.words import kind_of_samples, samples
 from passes.arguments import require_type, whole
 from passes.data_facts import DataFacts
-from passes.errors import DataError
+from passes.errors import DataError, UsageError
 
 __all__ = [
     "METADATA_KEY",
@@ -184,6 +184,31 @@ class Dataset:
         """Return the same samples for a model that takes one of them in a run, whatever it declares."""
         inputs = [replace(spec, shape=(1, *spec.shape[1:])) if spec.shape else spec for spec in self.inputs]
         return Dataset(self.source, self._rows, inputs, self.annotations)
+
+    def for_processes(self, *, shares_disk: bool) -> "Dataset":
+        """Return the same samples in a form that other processes can read.
+
+        Args:
+            shares_disk: Whether they see the files of this process.
+
+        Raises:
+            UsageError: Samples run alone.
+        """
+        rows = self._rows
+        if self.alone:
+            raise UsageError(f"{self.source}: samples that run alone do not travel; leave `workers=` out")
+        if isinstance(rows, FolderSource) and shares_disk:
+            return self
+        if not isinstance(rows, ArraySource):
+            batches = list(self.batches())
+            arrays = {
+                name: np.concatenate([batch.real(batch.feeds[name]) for batch in batches]) for name in rows.read(0, 1)
+            }
+            labels = {} if self.labels is None else {"y": self.labels}
+            rows = load_data(arrays | labels, self.inputs)._rows
+        return Dataset(
+            self.source, rows.compact() if isinstance(rows, ArraySource) else rows, self.inputs, self.annotations
+        )
 
     @property
     def facts(self) -> DataFacts:

@@ -6,17 +6,20 @@ The sum is scaled to the measured error of the file where one is known (`convert
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import onnx_graphsurgeon as gs
 
+from converter.engine.engine import Engine, InProcess
+from converter.engine.shelf import Item, Shelf
 from converter.error_sources.switched_network import SwitchedNetwork
 from converter.runtime.few_samples import Feeds
-from converter.runtime.output_errors import output_errors
+from converter.runtime.output_errors import Outputs, output_errors
 from converter.runtime.session import Progress, no_progress
 from passes.activations.placement import clamp_bounds, scale_factor
+from passes.errors import QuantizationError
 from passes.ir.linear import LINEAR_OPS
 from passes.ir.model import Model
 from passes.ir.ties import tied_layers
@@ -70,7 +73,12 @@ class ErrorSource:
 
 
 def measure(
-    model: Model, samples: Sequence[Feeds], progress: Progress = no_progress, *, within: float = math.inf
+    model: Model,
+    samples: Sequence[Feeds],
+    progress: Progress = no_progress,
+    *,
+    within: float = math.inf,
+    engine: Engine = InProcess(),  # noqa: B008  (it has no state)
 ) -> tuple[ErrorSource, ...]:
     """Round every weight and every activation of a quantized model alone, and measure what the outputs lose.
 
@@ -79,6 +87,7 @@ def measure(
         samples: Inputs of runs.
         progress: Called with "sensitivity", the number of tensors that are done, and the number of all.
         within: Seconds. Fewer samples are used if all of them are expected to take longer.
+        engine: Where the roundings are measured, each on its own.
 
     Returns:
         The sources, the one that costs most first. Empty if one sample is expected to take longer than ``within``.
@@ -90,28 +99,65 @@ def measure(
     weights = [ties.get(name, (name,)) for name in model.quantized if ties.get(name, (name,))[0] == name]
     if not samples or not (groups or weights):
         return ()
-    network = SwitchedNetwork(model, groups, samples)
+    network = SwitchedNetwork(model, groups, samples, travels=engine.workers > 1)
     started = time.monotonic()
     expected = [network.run(feeds) for feeds in network.samples]
-    total, sources = len(groups) + len(weights), []
+    total = len(groups) + len(weights)
     one = (time.monotonic() - started) / len(expected) * total  # seconds of one sample
     judging = network.samples if one * len(expected) <= within else network.samples[: int(within / one)]
     if not judging:
         return ()
-    expected = expected[: len(judging)]
-    for index, tensors in enumerate(groups):
-        runs = [network.run(feeds, groups=(index,)) for feeds in judging]
-        errors = output_errors(expected, runs, network.outputs, network.joined)
-        bits = min(model.activation_qparams[name].bits for name in tensors)
-        sources.append(ErrorSource("activation", tuple(tensors), _touching(model, tensors), bits, errors))
-        progress("sensitivity", len(sources), total)
-    for layers in weights:
-        runs = [network.run(feeds, layers=layers) for feeds in judging]
-        errors = output_errors(expected, runs, network.outputs, network.joined)
+    shelf = engine.shelf
+    item = shelf.put(_Judged(network, tuple(judging), tuple(expected[: len(judging)])))
+    tasks = [_Rounding(shelf, item, groups=(index,)) for index in range(len(groups))]
+    tasks += [_Rounding(shelf, item, layers=layers) for layers in weights]
+    errors: dict[int, dict[str, float]] = {}
+    for index, found in engine.results(_errors, tasks, _lost):
+        errors[index] = found
+        progress("sensitivity", len(errors), total)
+    sources = [
+        ErrorSource("activation", tuple(tensors), _touching(model, tensors), _bits(model, tensors), errors[index])
+        for index, tensors in enumerate(groups)
+    ]
+    for index, layers in enumerate(weights, start=len(groups)):
         bits = model.quantized[layers[0]].grid.bits
-        sources.append(ErrorSource("weight", tuple(layers), tuple(layers), bits, errors))
-        progress("sensitivity", len(sources), total)
+        sources.append(ErrorSource("weight", tuple(layers), tuple(layers), bits, errors[index]))
     return tuple(sorted(sources, key=lambda source: source.worst_db))
+
+
+def _bits(model: Model, tensors: Collection[str]) -> int:
+    return min(model.activation_qparams[name].bits for name in tensors)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A network with the samples that judge, and its outputs for them."""
+
+    network: SwitchedNetwork
+    samples: tuple[Feeds, ...]
+    expected: tuple[Outputs, ...]
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """What is rounded alone: groups of activations or layers, in the network of an item."""
+
+    shelf: Shelf
+    item: Item
+    groups: tuple[int, ...] = ()
+    layers: tuple[str, ...] = ()
+
+
+def _errors(task: _Rounding) -> dict[str, float]:
+    """Return the SQNR of every output with one rounding."""
+    judged: _Judged = task.shelf.kept(task.item)
+    network = judged.network
+    runs = [network.run(feeds, task.groups, task.layers) for feeds in judged.samples]
+    return output_errors(judged.expected, runs, network.outputs, network.joined)
+
+
+def _lost(task: _Rounding, reason: str) -> Any:
+    raise QuantizationError(f"rounding {', '.join(task.layers) or 'an activation'} alone: {reason}")
 
 
 def _groups(model: Model) -> list[list[str]]:

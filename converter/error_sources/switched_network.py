@@ -38,6 +38,7 @@ class SwitchedNetwork:
         model: The model after all passes of a recipe. It does not change.
         groups: Activations that are rounded together. Every tensor is in at most one group.
         samples: Inputs of runs.
+        travels: Whether other processes get the network, pickled. It takes the memory of its weights once more.
 
     Attributes:
         samples: Inputs of runs. They include what the exact network chooses, such as the best boxes.
@@ -48,7 +49,9 @@ class SwitchedNetwork:
         ModelError: onnxruntime cannot load the network.
     """
 
-    def __init__(self, model: Model, groups: Sequence[Sequence[str]], samples: Sequence[Feeds]) -> None:
+    def __init__(
+        self, model: Model, groups: Sequence[Sequence[str]], samples: Sequence[Feeds], *, travels: bool = False
+    ) -> None:
         network = float_network(model)
         proto = float_model(network.graph, exposed=True)
         same = None
@@ -66,7 +69,17 @@ class SwitchedNetwork:
         self._rounded = {name: _constants(network, model, name) for name in model.quantized}
         _make_inputs(proto.graph, {constant for each in self._rounded.values() for constant in each})
         enclose(proto.graph)
+        self._proto = proto if travels else None
         self._session = open_session(proto)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs. It opens a session of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        assert self._proto is not None  # it travels
+        self._session = open_session(self._proto)
 
     def run(self, feeds: Feeds, groups: Iterable[int] = (), layers: Iterable[str] = ()) -> Outputs:
         """Run one sample.
@@ -80,7 +93,7 @@ class SwitchedNetwork:
             ModelError: The run fails.
         """
         switched = {self._switches[index]: np.array(True) for index in groups}
-        weights = {name: np.asarray(tensor.values) for layer in layers for name, tensor in self._rounded[layer].items()}
+        weights = {name: values for layer in layers for name, values in self._rounded[layer].items()}
         try:
             results: Outputs = self._session.run(self.outputs, feeds | self._off | switched | weights)
         except Exception as error:  # onnxruntime's exceptions have no common base class
@@ -132,11 +145,11 @@ def _switch(
     ]
 
 
-def _constants(network: Model, model: Model, layer: str) -> dict[str, gs.Constant]:
+def _constants(network: Model, model: Model, layer: str) -> dict[str, NDArray[Any]]:
     """Return the quantized weight and bias of a layer, by the names of the float constants in whose place they are."""
     before, after = (each.node(layer).inputs[1:3] for each in (network, model))
     pairs = zip(before, after, strict=True)
-    return {str(one.name): other for one, other in pairs if isinstance(one, gs.Constant)}
+    return {str(one.name): np.asarray(other.values) for one, other in pairs if isinstance(one, gs.Constant)}
 
 
 def _make_inputs(graph: onnx.GraphProto, names: Collection[str]) -> None:

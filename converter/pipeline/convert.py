@@ -10,6 +10,7 @@ import onnx
 
 from converter.cache.folder import shrink
 from converter.data.preprocess import Preprocess
+from converter.engine.workers import Workers, opened
 from converter.model_io.open import ExportOptions
 from converter.pipeline.branches import convert_branches
 from converter.pipeline.channel_shares import with_channels_chosen
@@ -52,6 +53,7 @@ def convert(
     export: ExportOptions = ExportOptions(),  # noqa: B008  (frozen)
     preprocess: Preprocess = Preprocess(),  # noqa: B008  (frozen)
     settings: Settings = Settings(),  # noqa: B008  (frozen)
+    workers: Workers = Workers(),  # noqa: B008  (frozen)
     progress: Progress = no_progress,
 ) -> Result:
     """Quantize a model.
@@ -70,6 +72,8 @@ def convert(
         export: Weights and input shape of a torch model.
         preprocess: Preprocessing of uint8 data. It overrides the recipe's, which overrides the model's metadata.
         settings: Images, seed, device and memory.
+        workers: Processes that measure the statistics of activations, each on some of the samples. Layers follow one
+            another, and are solved in this process.
         progress: Callback for progress.
 
     Raises:
@@ -94,7 +98,8 @@ def convert(
             judging=JUDGING,
             progress=progress,
         )
-        result = quantize(job.warn(), progress).deployed(settings)
+        with opened(workers) as engine:
+            result = quantize(dataclasses.replace(job.warn(), engine=engine), progress).deployed(settings)
     if settings.cache is not None:
         shrink(Path(settings.cache))
     return result
@@ -141,7 +146,14 @@ def run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassRepor
     work = Model(import_graph(job.source), job.target.rules, existing_qparams=job.existing)
     settings = job.settings
     context = PassContext(
-        job.images, settings.memory_budget, job.recipe, progress, job.checkpoint, settings.metric, job.step_cache()
+        job.images,
+        settings.memory_budget,
+        job.recipe,
+        progress,
+        job.checkpoint,
+        settings.metric,
+        job.step_cache(),
+        job.engine,
     )
     reports = []
     for step in job.recipe.passes:

@@ -20,6 +20,7 @@ from converter.data.judging import Judging
 from converter.data.labels import model_classes
 from converter.data.preprocess import Preprocess, stored_preprocess
 from converter.data.variety import little_variety
+from converter.engine.engine import Engine, InProcess
 from converter.evaluation.evaluate import Evaluation, evaluate_pair, require_metric
 from converter.evaluation.same_function import Original
 from converter.learn.learnable import require_learnable
@@ -90,6 +91,7 @@ class Prepared:
         warnings: Likely mistakes of the caller.
         warns: Whether there are warnings of a file that is far from float. There are none for a branch of an If, as the
             model around it is tried as a whole, and for the attempts of a search.
+        engine: Where statistics are measured.
     """
 
     source: onnx.ModelProto
@@ -108,6 +110,7 @@ class Prepared:
     footprint: Footprint
     warnings: tuple[str, ...] = ()
     warns: bool = True
+    engine: Engine = InProcess()  # noqa: RUF009  (it has no state)
 
     def samples(self, count: int) -> list[Feeds]:
         """Return inputs for a few runs: real samples, or one of noise if there are none and all sizes are known.

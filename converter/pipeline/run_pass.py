@@ -18,13 +18,14 @@ from converter.calibration.correction import correct_layers
 from converter.calibration.make_up import make_up
 from converter.calibration.range_trial import choose_ranges
 from converter.calibration.sequential import solve_layers
-from converter.calibration.statistics import calibrate
 from converter.channels.costs import layer_products
 from converter.data.dataset import Dataset
+from converter.engine.engine import Engine, InProcess
 from converter.learn.learning import learn_rounding, require_trainable, train
 from converter.learn.training_file import TrainingFile
 from converter.model_io.user_code import described
 from converter.pipeline.images import Images
+from converter.pipeline.shards import calibrate_in_shards
 from converter.recipes.recipe import Recipe
 from converter.recipes.registry import PASSES
 from converter.runtime.session import Progress
@@ -56,6 +57,7 @@ class PassContext:
         checkpoint: File for the state of a training. None: no state is written.
         metric: Metric that chooses the best epoch of a training. None: the share of right classes, or else the loss.
         cache: Where statistics, the choice of ranges and solved layers are kept.
+        engine: Where statistics are measured.
     """
 
     images: Images
@@ -65,6 +67,7 @@ class PassContext:
     checkpoint: TrainingFile | None = None
     metric: Any = None
     cache: StepCache = NO_CACHE
+    engine: Engine = InProcess()  # noqa: RUF009  (it has no state)
 
 
 def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
@@ -198,8 +201,8 @@ def _statistics(step: GraphPass, model: Model, context: PassContext) -> Stats:
         stats = kept(
             cache,
             "statistics",
-            lambda: calibrate(
-                model, needs, data, context.progress, seed=context.recipe.seed, memory_budget=context.memory_budget
+            lambda: calibrate_in_shards(
+                model, needs, data, context.progress, context.engine, context.recipe.seed, context.memory_budget
             ),
         )
     return stats

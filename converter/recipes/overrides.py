@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from converter.data.preprocess import Preprocess
 from converter.recipes.recipe import Recipe
@@ -10,8 +11,9 @@ from passes.base import Pass
 from passes.channels.prune_channels import PruneChannels
 from passes.errors import UsageError, argument
 from passes.graph.exclude import Exclude
+from passes.numerics.two_level import MOST_BITS
 
-__all__ = ["with_channels", "with_layers", "with_overrides"]
+__all__ = ["with_bits", "with_channels", "with_layers", "with_overrides"]
 
 
 def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, int] | None = None) -> Recipe:
@@ -42,6 +44,20 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
     if exclude:
         passes = _with_excluded(passes, exclude)
     return dataclasses.replace(recipe, passes=tuple(passes))
+
+
+def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
+    """Return the recipe with these bits in every layer, or with the bits of each layer.
+
+    One number of bits that is too large for two-level scales also sets one scale per channel.
+    """
+    if isinstance(bits, int):
+        change: dict[str, Any] = {"bits": bits, "layer_bits": {}, "first_last_bits": None}
+        if bits > MOST_BITS:
+            change |= {"block_size": None, "two_level": False}
+    else:
+        change = {"layer_bits": dict(bits)}
+    return recipe.with_solver(**change)
 
 
 def with_channels(recipe: Recipe, share: float | None) -> Recipe:

@@ -13,7 +13,7 @@ from converter.report.facts import report_facts
 from converter.report.page.render import render, require_page
 from passes.errors import OutputError, UsageError
 
-__all__ = ["REPORT_SUFFIXES", "check_report", "write_facts", "write_report"]
+__all__ = ["REPORT_SUFFIXES", "check_report", "indented_json", "write_facts", "write_report", "write_text"]
 
 REPORT_SUFFIXES = (".json", ".html")
 _NUMBERS = re.compile(r"\[\n\s+([^\[\]{}\"]*?)\n\s+\]")  # no string holds a line feed
@@ -62,10 +62,15 @@ def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
         OutputError: The file cannot be written. An existing file stays as it was.
     """
     check_report(path)
-    _write(path, _json(facts) if path.suffix == ".json" else render(facts))
+    write_text(path, indented_json(facts) if path.suffix == ".json" else render(facts))
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a report completely or not at all.
+
+    Raises:
+        OutputError: The file cannot be written. An existing file stays as it was.
+    """
     target = prepare_output(path)
     try:
         with replacing(target) as written:
@@ -74,7 +79,7 @@ def _write(path: Path, text: str) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; give another report name") from error
 
 
-def _json(facts: Mapping[str, Any]) -> str:
+def indented_json(facts: Mapping[str, Any]) -> str:
     """Return indented JSON. Each list of numbers is on one line."""
     text = json.dumps(facts, indent=2, allow_nan=False)
     return _NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n"

@@ -87,6 +87,24 @@ class ChannelStatistics:
         self._zeros += zeros
         self.count += len(x)
 
+    @classmethod
+    def joined(cls, first: "ChannelStatistics", second: "ChannelStatistics") -> "ChannelStatistics":
+        """Return the statistics of all rows together.
+
+        Raises:
+            ValueError: They have another number of channels.
+        """
+        if first.channels != second.channels:
+            raise ValueError(f"statistics of {first.channels} and {second.channels} channels cannot be joined")
+        result = cls(first.channels)
+        result.count = first.count + second.count
+        result._absmax = np.maximum(first._absmax, second._absmax)
+        result._sum_abs = first._sum_abs + second._sum_abs
+        result._sum_square = first._sum_square + second._sum_square
+        result._sum = first._sum + second._sum
+        result._zeros = first._zeros + second._zeros
+        return result
+
     def rescaled(self, factors: Floats) -> "ChannelStatistics":
         """Return the statistics of ``x factors``, without reading data. ``factors`` [c] are positive."""
         result = ChannelStatistics(self.channels)

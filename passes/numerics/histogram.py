@@ -94,6 +94,28 @@ class Histogram:
             self._sum_abs += float(np.abs(part, out=part).sum(dtype=np.float64))
         self.count += flat.size
 
+    @classmethod
+    def joined(cls, first: "Histogram", second: "Histogram") -> "Histogram":
+        """Return the counts of both. They are those of all values together, in any order.
+
+        Raises:
+            ValueError: They have another number of bins.
+        """
+        if first.bins != second.bins:
+            raise ValueError(f"histograms of {first.bins} and {second.bins} bins cannot be joined")
+        result = cls(first.bins)
+        for each in (first, second):
+            if each.count:
+                result._cover(each.min, each.max)
+        for each in (first, second):
+            filled = np.flatnonzero(each.counts)
+            index = _coarser(each._origin + filled, result._exponent - each._exponent) - result._origin
+            np.add.at(result.counts, index, each.counts[filled])
+            result.count += each.count
+            result.zeros += each.zeros
+            result._sum_abs += each._sum_abs
+        return result
+
     def _cover(self, low: float, high: float) -> None:
         """Extend the range to include [low, high]. All counts stay exact."""
         self.min, self.max = min(self.min, low), max(self.max, high)

@@ -25,15 +25,18 @@ FUNCTIONS = [
     "inspect",
     "load_data",
     "open_model",
+    "read_plan",
     "report_facts",
     "sensitivity",
     "snippet",
     "sqnr_db",
     "suggest",
+    "sweep",
     "train",
     "verify",
     "view",
     "write_report",
+    "write_sweep",
 ]
 ERRORS = [
     "BudgetError",
@@ -45,6 +48,7 @@ ERRORS = [
     "QuantizationError",
     "RecipeError",
     "ShapeError",
+    "SweepError",
     "TargetError",
     "UnknownLayerError",
     "UsageError",
@@ -86,8 +90,14 @@ VALUES = [
     "Stage",
     "Stats",
     "Suggestion",
+    "Sweep",
+    "SweepModel",
+    "SweepPlan",
+    "SweepRecipe",
+    "SweepRow",
     "Target",
     "Verification",
+    "Workers",
 ]
 
 

@@ -5,7 +5,7 @@ specifications. The browser draws them with the libraries that the page contains
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from converter.display import numbers, words
 from converter.report.page.contents import SECTIONS
 from converter.report.page.names import shown
+from converter.report.page.section import Section
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["render", "require_page"]
+__all__ = ["render", "render_page", "require_page"]
 
 _NEEDED = {"jinja2": "jinja2", "vl_convert": "vl-convert-python"}
 _ENTRY = "window.vegaEmbed = vegaEmbed;"  # page.js calls nothing else
@@ -44,17 +45,30 @@ def require_page(path: Path) -> None:
 
 def render(facts: Mapping[str, Any]) -> str:
     """Render the page from the values of `converter.report.facts.report_facts`."""
-    import vl_convert
-
     facts = shown(facts)
     sections = [section for build in SECTIONS if (section := build(facts)) is not None]
+    return render_page("page.html", facts, sections, facts["versions"]["convert-onnx"])
+
+
+def render_page(template: str, facts: Mapping[str, Any], sections: Sequence[Section], version: str) -> str:
+    """Render a page with its sections.
+
+    Args:
+        template: Name of a template that extends `frame.html`.
+        facts: Values for the templates. Their texts are `shown`.
+        sections: The sections, in order.
+        version: Version of this package.
+    """
+    import vl_convert
+
     charts = {name: spec for section in sections for name, spec in section.charts.items()}
     page: str = (
         _environment()
-        .get_template("page.html")
+        .get_template(template)
         .render(
             facts=facts,
             sections=sections,
+            version=version,
             style=_text("page.css"),
             script=_text("page.js"),
             licenses=_text("licenses.txt"),

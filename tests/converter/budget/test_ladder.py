@@ -12,9 +12,10 @@ import pytest
 from onnx import helper
 
 from converter import Budget, Recipe, Result, Settings, convert, convert_within
-from converter.budget.mixed import BASE, with_bits
+from converter.budget.mixed import BASE
 from converter.pipeline.search_record import Search
 from converter.recipes.builtin import RECIPES
+from converter.recipes.overrides import with_bits
 from passes.errors import BudgetError, UsageError
 from passes.numerics.error import sqnr_db
 from passes.weights.learned_rounding import LearnedRounding

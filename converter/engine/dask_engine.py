@@ -1,0 +1,124 @@
+"""Engine on Dask: local processes, or the workers of a scheduler.
+
+A task whose worker dies is given to another one. After `_DEATHS` deaths it is lost: its own memory is the likely cause.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import Client, KilledWorker, LocalCluster, as_completed
+
+from converter.cache.source_digest import source_digest
+from converter.engine.engine import Lost, Task
+from converter.engine.shelf import Shelf
+from converter.engine.storage import Storage
+from converter.model_io.scratch import scratch_folder
+from passes.errors import UsageError, first_line
+
+__all__ = ["DaskEngine", "local_engine", "remote_engine"]
+
+_DEATHS = 3
+_WAIT = 30  # seconds for a scheduler to answer
+_SETTINGS = {
+    "distributed.scheduler.allowed-failures": _DEATHS - 1,
+    "distributed.worker.daemon": False,  # a task may start processes
+    "distributed.comm.timeouts.connect": f"{_WAIT}s",
+}
+
+
+class DaskEngine:
+    """Tasks on the workers of a client.
+
+    Args:
+        client: The client.
+        storage: Storage of large arguments and results.
+        shares_disk: Whether the workers see the files of this process.
+    """
+
+    def __init__(self, client: Client, storage: Storage, *, shares_disk: bool) -> None:
+        self._client = client
+        self.shares_disk = shares_disk
+        self.shelf = Shelf.on(storage)
+
+    @property
+    def workers(self) -> int:
+        """Number of tasks that run at the same time."""
+        return max(1, sum(map(int, self._client.nthreads().values())))
+
+    def results(self, work: Callable[[Task], Any], tasks: Sequence[Task], lost: Lost) -> Iterator[tuple[int, Any]]:
+        """Yield the index of each task and its result, in the order in which they are done."""
+        waiting = {self._client.submit(work, task, pure=False): index for index, task in enumerate(tasks)}
+        try:
+            for future in as_completed(list(waiting)):
+                index = waiting.pop(future)
+                try:
+                    result = future.result()
+                except KilledWorker:
+                    result = lost(tasks[index], f"{_DEATHS} workers died of it, most likely for lack of memory")
+                yield index, result
+        finally:
+            self._client.cancel(list(waiting))
+
+
+@contextmanager
+def local_engine(count: int, memory: int | None) -> Iterator[DaskEngine]:
+    """Yield an engine of local processes with one thread each, which end with the `with` block.
+
+    Args:
+        count: Number of processes.
+        memory: Bytes that each may take. None: an equal part of the machine's.
+    """
+    with (
+        scratch_folder() as folder,
+        dask.config.set(_SETTINGS),
+        LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            memory_limit="auto" if memory is None else memory,
+            dashboard_address=None,
+            silence_logs=50,  # what a worker has to say is in the error of its task
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield DaskEngine(client, Storage(str(folder)), shares_disk=True)
+
+
+@contextmanager
+def remote_engine(address: str, storage: Storage) -> Iterator[DaskEngine]:
+    """Yield an engine of the workers of a scheduler. They must have this version of the package.
+
+    Args:
+        address: Address of the scheduler.
+        storage: Storage that all workers can read and write.
+
+    Raises:
+        UsageError: The scheduler does not answer, has no workers, or they have another version of the package.
+    """
+    with dask.config.set(_SETTINGS):
+        try:
+            client = Client(address, timeout=_WAIT)
+        except OSError as error:
+            raise UsageError(f"`scheduler={address}` does not answer: {first_line(error)}") from error
+        with client:
+            _require_same(client, address)
+            engine = DaskEngine(client, storage, shares_disk=False)
+            try:
+                yield engine
+            finally:
+                engine.shelf.clear()
+
+
+def _require_same(client: Client, address: str) -> None:
+    try:
+        digests = client.run(source_digest)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"`scheduler={address}`: its workers lack this package: {first_line(error)}") from error
+    if not digests:
+        raise UsageError(f"`scheduler={address}` has no workers; start some with `dask worker {address}`")
+    others = sorted(worker for worker, digest in digests.items() if digest != source_digest())
+    if others:
+        raise UsageError(
+            f"`scheduler={address}`: {', '.join(others)} have another version of convert-onnx; install this one"
+        )

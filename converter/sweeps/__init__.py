@@ -1,0 +1,1 @@
+"""Sweeps: many conversions with their evaluation, which go on after an interruption."""

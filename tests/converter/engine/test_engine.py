@@ -1,0 +1,83 @@
+"""Engines run every task once, and those whose worker dies again."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from converter.engine.engine import InProcess
+from converter.engine.storage import Storage
+from passes.errors import OutputError
+
+
+def square(value: int) -> int:
+    return value * value
+
+
+def die_once(place: str) -> int:
+    """Kill the process of the first call."""
+    if not Path(place).exists():
+        Path(place).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1
+
+
+def die(_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(value: int) -> None:
+    raise OutputError(f"{value} cannot be written")
+
+
+def lost(task: object, reason: str) -> str:
+    return f"{task}: {reason}"
+
+
+def test_one_process_runs_all_in_order() -> None:
+    assert list(InProcess().results(square, [1, 2, 3], lost)) == [(0, 1), (1, 4), (2, 9)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of dask's own threads and sockets when a cluster closes
+def test_local_workers_run_all_and_again_what_died(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="workers need convert-onnx[dask]")
+    from converter.engine.dask_engine import local_engine
+
+    with local_engine(2, None) as engine:
+        assert engine.shares_disk
+        assert sorted(engine.results(square, [1, 2, 3], lost)) == [(0, 1), (1, 4), (2, 9)]
+        assert list(engine.results(die_once, [str(tmp_path / "died")], lost)) == [(0, 1)]
+        ((_, reason),) = engine.results(die, ["task"], lost)
+        assert reason == "task: 3 workers died of it, most likely for lack of memory"
+        with pytest.raises(OutputError, match="5 cannot be written"):
+            list(engine.results(fail, [5], lost))
+
+
+def test_a_storage_keeps_files_by_their_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec", reason="storage needs convert-onnx[dask]")
+    storage = Storage(str(tmp_path / "new" / "shared"))
+    storage.require_writable()
+    (tmp_path / "a.npz").write_bytes(b"one")
+    (tmp_path / "b.npz").write_bytes(b"one")
+    (tmp_path / "c.npz").write_bytes(b"two")
+    names = [storage.keep(tmp_path / name) for name in ("a.npz", "b.npz", "c.npz")]
+    assert names[0] == names[1] != names[2]
+    storage.get(names[2], tmp_path / "copies" / "c.npz")
+    assert (tmp_path / "copies" / "c.npz").read_bytes() == b"two"
+    storage.put(tmp_path / "a.npz", "results/x/a.npz")
+    storage.remove("results/x")
+    with pytest.raises(OutputError, match="cannot be used"):
+        storage.get("results/x/a.npz", tmp_path / "gone")
+    assert not list((tmp_path / "new" / "shared").glob("*.part"))
+
+
+def test_a_storage_may_be_any_address_of_fsspec(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec", reason="storage needs convert-onnx[dask]")
+    (tmp_path / "a.npz").write_bytes(b"one")
+    storage = Storage("memory://shared")
+    storage.get(storage.keep(tmp_path / "a.npz"), tmp_path / "b.npz")
+    assert (tmp_path / "b.npz").read_bytes() == b"one"
+    with pytest.raises(OutputError, match="`storage='nowhere://x'` cannot be used: "):
+        Storage("nowhere://x").require_writable()

@@ -16,6 +16,7 @@ _INT8, _INT4 = find_recipe("int8"), find_recipe("int4")
 
 _CHANNEL = Rtn(bits=4)
 _BLOCKS = Rtn(bits=4, block_size=8, two_level=True)
+_BLOCKS_OF_3_BITS = Rtn(bits=3, block_size=8, two_level=True)
 
 METHODS: Mapping[str, Recipe] = MappingProxyType(
     {
@@ -30,6 +31,9 @@ METHODS: Mapping[str, Recipe] = MappingProxyType(
         "W4A8, GPTQ, a scale a channel": _INT4.with_pass(Gptq(bits=4)),
         "W4A8, int4": _INT4,
         "W4A8, SmoothQuant and int4": _INT4.with_pass(SmoothQuant()),
+        "W3A8, round to nearest": _INT4.with_pass(_BLOCKS_OF_3_BITS),
+        "W3A8, GPTQ": _INT4.with_solver(bits=3),
+        "W3A8, SmoothQuant and GPTQ": _INT4.with_pass(SmoothQuant()).with_solver(bits=3),
         "W4A32, int4-weight-only-rtn": find_recipe("int4-weight-only-rtn"),
         "W4A32, int4-weight-only": find_recipe("int4-weight-only"),
         "W4, int4-matmulnbits": find_recipe("int4-matmulnbits"),

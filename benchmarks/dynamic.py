@@ -8,8 +8,7 @@ Neither needs data. onnxruntime quantizes weights with one scale for the whole t
 
 import logging
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.bar import Bar
 from benchmarks.random_resnet import random_images, random_network
+from benchmarks.side_by_side import processor_speedups
 from converter import Settings, convert
 from converter.model_io.save import save_onnx
 from converter.runtime.runner import Runner
@@ -83,7 +83,7 @@ def _compared(
             runner = Runner(path, name)
             found = [runner.execute({"input": sample})[0] for sample in samples]
             errors[name] = sqnr_db(np.concatenate(expected), np.concatenate(found))
-        faster = _speedups(files, samples[0])
+        faster = processor_speedups(files, {"input": samples[0]}, rounds=_ROUNDS)
         sizes = {name: path.stat().st_size / 1e6 for name, path in files.items()}
     for name in list(files)[1:]:
         ours = name == _OURS
@@ -92,19 +92,6 @@ def _compared(
         yield Bar(f"{what}, {name}: SQNR", errors[name], best if ours else None, "dB", True, note)
     quickest = max(speed for name, speed in faster.items() if name not in {"float", _OURS})
     yield Bar(f"{what}: speed over the faster quantize_dynamic", faster[_OURS] / quickest, 0.95, "x", True)
-
-
-def _speedups(files: Mapping[str, Path], sample: NDArray[np.float32]) -> dict[str, float]:
-    """Return the speed of each file over the first one, in the least processor time of interleaved runs, one thread."""
-    runners = {name: Runner(path, name, threads=1) for name, path in files.items()}
-    least = dict.fromkeys(files, np.inf)
-    for _ in range(_ROUNDS):
-        for name, runner in runners.items():
-            start = time.process_time()
-            runner.execute({"input": sample})
-            least[name] = min(least[name], time.process_time() - start)
-    first = next(iter(least.values()))
-    return {name: first / seconds for name, seconds in least.items()}
 
 
 def _by_onnxruntime(model: Path, folder: Path) -> dict[str, Path]:

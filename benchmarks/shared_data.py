@@ -21,6 +21,7 @@ __all__ = [
     "RESNET56",
     "ROAD_SIGNS",
     "ROOT",
+    "VIT_ROAD_SIGNS_WEIGHTS",
     "MissingData",
     "Pretrained",
     "efficientnet_weights",
@@ -29,6 +30,8 @@ __all__ = [
 
 ROOT = Path(__file__).parents[1]
 IMAGENET_SIZE = 224
+VIT_ROAD_SIGNS_WEIGHTS = "build/road_sign_vit.npz"
+"""File, relative to the repository, that `python -m benchmarks.road_sign_vit` writes."""
 
 
 class MissingData(Exception):

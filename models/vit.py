@@ -70,13 +70,32 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches and a class token with learned positions, blocks, LayerNorm, and a linear classifier of the token."""
+    """Patches and a class token with learned positions, blocks, LayerNorm, and a linear classifier of the token.
 
-    def __init__(self, image: int, patch: int, width: int, depth: int, heads: int, num_classes: int) -> None:
+    Args:
+        image: Side of the square images in pixels.
+        patch: Side of a patch in pixels.
+        width: Numbers of a token.
+        depth: Number of blocks.
+        heads: Heads of each attention.
+        num_classes: Number of scores.
+        stem: What makes `[b, tokens, width]` of images. None: one convolution of patches.
+    """
+
+    def __init__(
+        self,
+        image: int,
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int,
+        num_classes: int,
+        stem: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, (image // patch) ** 2 + 1, width))
-        self.patch_embed = PatchEmbed(width, patch)
+        self.patch_embed = PatchEmbed(width, patch) if stem is None else stem
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, num_classes)

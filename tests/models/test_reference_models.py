@@ -62,6 +62,7 @@ def top1(
         ("mobilenet_v3.py:mobilenet_v3_small", 2_542_856, ("features.4.block.2.fc2.bias", (96,))),
         ("convnext.py:convnext_tiny", 28_589_128, ("features.5.8.block.3.weight", (1536, 384))),
         ("vit.py:vit_tiny", 5_717_416, ("blocks.11.attn.qkv.weight", (576, 192))),
+        ("sentence_encoder.py:minilm", 22_713_216, ("encoder.layer.5.attention.output.LayerNorm.weight", (384,))),
         ("densenet.py:densenet121", 7_978_856, ("features.denseblock4.denselayer16.conv1.weight", (128, 992, 1, 1))),
         ("googlenet.py:googlenet", 6_624_904, ("inception4e.branch3.1.conv.weight", (128, 32, 3, 3))),
         ("shufflenet.py:shufflenet_v2", 2_278_604, ("stage3.7.branch2.3.weight", (116, 1, 3, 3))),

@@ -71,6 +71,26 @@ def test_a_scale_passes_a_flatten_into_every_position_of_its_channel(
     assert_same_outputs(proto, model.graph, array(2, 3, 8, 8), TOLERANCE)
 
 
+@pytest.mark.parametrize("constants", [["gamma"], ["gamma", "beta"]])
+def test_layer_normalization_takes_the_scales_of_its_readers(constants: list[str]) -> None:
+    nodes = [
+        node("MatMul", ["x", "a.w"], ["a"], name="a"),
+        node("LayerNormalization", ["a", *constants], ["n"], name="norm"),
+        node("MatMul", ["n", "b.w"], ["b"], name="b"),
+        node("MatMul", ["n", "c.w"], ["c"], name="c"),
+        node("Mul", ["b", "c"], ["y"], name="product"),
+    ]
+    values = {"a.w": array(6, 8), "gamma": array(8), "beta": array(8, seed=1), "b.w": array(8, 5), "c.w": array(8, 5)}
+    proto = build(nodes, {name: values[name] for name in ("a.w", "b.w", "c.w", *constants)}, ("N", 4, 6), opset=18)
+    model, analysis = rescaled(proto)
+    (group,) = analysis.groups
+    assert (group.size, set(group.consumers), set(group.norms_before)) == (8, {"b", "c"}, {"norm"})
+    assert "it normalizes over the channels" in analysis.outputs["a"]
+    changed = next(each for each in model.graph.nodes if each.name == "norm").inputs[1].values
+    assert np.abs(changed / values["gamma"] - 1).max() > 0.1
+    assert_same_outputs(proto, model.graph, array(2, 4, 6, seed=9), TOLERANCE)
+
+
 def test_a_scale_passes_layers_over_the_last_axis() -> None:
     nodes = [
         node("MatMul", ["x", "a.w"], ["a"], name="a"),

@@ -105,6 +105,11 @@ REFUSED = {
         {"c3.w": array(2, 6, 1, 1)},
         "x is an input of the model",
     ),
+    "layer_norm_over_several_axes": (
+        [op("LayerNormalization", "gamma", axis=1)],
+        {"gamma": array(6, 6, 6)},
+        r"op \(LayerNormalization\): it normalizes over several axes",
+    ),
     "training": (
         [node("BatchNormalization", ["h", *"abcd"], ["k", "m", "v"], name="op", training_mode=1)],
         {name: np.abs(array(6)) for name in "abcd"},

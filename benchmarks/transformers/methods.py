@@ -1,0 +1,42 @@
+"""The recipes that are compared on transformers."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from converter import Recipe, find_recipe
+from passes.scale_migration.awq import Awq
+from passes.scale_migration.smoothquant import SmoothQuant
+from passes.weights.gptq import Gptq
+from passes.weights.rtn import Rtn
+
+__all__ = ["METHODS"]
+
+_INT8, _INT4 = find_recipe("int8"), find_recipe("int4")
+
+
+_CHANNEL = Rtn(bits=4)
+_BLOCKS = Rtn(bits=4, block_size=8, two_level=True)
+_BLOCKS_OF_3_BITS = Rtn(bits=3, block_size=8, two_level=True)
+
+METHODS: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "W8A8, int8": _INT8,
+        "W8A8, SmoothQuant and int8": _INT8.with_pass(SmoothQuant()),
+        "W8A8, int8-gptq": find_recipe("int8-gptq"),
+        "W8, dynamic": find_recipe("dynamic"),
+        "W4A8, round to nearest, a scale a channel": _INT4.with_pass(_CHANNEL),
+        "W4A8, round to nearest": _INT4.with_pass(_BLOCKS),
+        "W4A8, SmoothQuant and round to nearest": _INT4.with_pass(SmoothQuant()).with_pass(_BLOCKS),
+        "W4A8, AWQ and round to nearest": _INT4.with_pass(Awq()).with_pass(_BLOCKS),
+        "W4A8, GPTQ, a scale a channel": _INT4.with_pass(Gptq(bits=4)),
+        "W4A8, int4": _INT4,
+        "W4A8, SmoothQuant and int4": _INT4.with_pass(SmoothQuant()),
+        "W3A8, round to nearest": _INT4.with_pass(_BLOCKS_OF_3_BITS),
+        "W3A8, GPTQ": _INT4.with_solver(bits=3),
+        "W3A8, SmoothQuant and GPTQ": _INT4.with_pass(SmoothQuant()).with_solver(bits=3),
+        "W4A32, int4-weight-only-rtn": find_recipe("int4-weight-only-rtn"),
+        "W4A32, int4-weight-only": find_recipe("int4-weight-only"),
+        "W4, int4-matmulnbits": find_recipe("int4-matmulnbits"),
+    }
+)
+"""Recipes by the name of their row: bits of weights and activations, then the recipe or its passes."""

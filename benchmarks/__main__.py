@@ -39,6 +39,7 @@ from benchmarks.nbits import nbits
 from benchmarks.shared_data import MissingData
 from benchmarks.smoothquant import smoothquant
 from benchmarks.training import qat_cifar, qat_road_signs
+from benchmarks.wide_activations import wide_activations
 from converter import ConvertError
 from converter.report.progress import progress_bars
 from converter.report.table import show
@@ -67,6 +68,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "memory": calibration_memory,
         "matmulnbits": matmul_nbits,
         "nbits": nbits,
+        "wide-activations": wide_activations,
         "large-model": large_model,
         "dynamic": dynamic,
     }

@@ -30,12 +30,12 @@ SHAPES = (("classifier", 1, 1280, 1000), ("ViT-Tiny", 197, 192, 768), ("MiniLM",
 """Name, rows, inputs and outputs of a layer."""
 
 _BITS, _BLOCKS = (2, 4, 8), (32, 64, 128)
-_COPIES = 4  # layers behind each other, so that weights do not stay in the cache
+_COPIES = 2  # layers behind each other, and one between them that turns back
 
 
 def _rounded(model: onnx.ModelProto, bits: int, block_size: int, *, symmetric: bool) -> onnx.ModelProto:
     recipe = find_recipe("int4-matmulnbits")
-    solver = Rtn(bits=bits, block_size=block_size, symmetric=symmetric)
+    solver = Rtn(bits=bits, block_size=block_size, symmetric=symmetric, scale="absmax")
     passes = tuple(solver if step.name == "gptq" else step for step in recipe.passes)
     plan = dataclasses.replace(recipe, name="nearest", passes=passes)
     return convert(model, recipe=plan, settings=Settings(timing=False)).model
@@ -60,7 +60,7 @@ def nbits(progress: Progress) -> Iterator[Bar]:
                 peer = MatMulNBitsQuantizer(model, bits=4, block_size=128, accuracy_level=level)
                 peer.process()
                 onnx.save(peer.model.model, files[form])
-            faster = speedups(files, values)
+            faster = speedups(files, values, rounds=20, budget=20.0)
             exact = Runner(files["float"], "float").execute({"input": values})[0]
             for form, path in files.items():
                 error = sqnr_db(exact, Runner(path, form).execute({"input": values})[0])

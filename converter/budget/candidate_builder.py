@@ -180,6 +180,7 @@ class CandidateBuilder:
             metric=None,
             prune_channels=None,
             embed_preprocess=None,
+            embed_resize=False,
             cache=self.cache_folder,
         )
         return prepare(self.source, self.fit, recipe, self.target, settings=settings)

@@ -194,7 +194,7 @@ def _require_searchable(
         UsageError: An argument has no use or is missing. The message names it.
         QuantizationError: The device does not exist.
     """
-    if recipe.keeps:
+    if recipe.keeps or recipe.narrows_floats:
         raise UsageError(f"recipe {name!r} has only one result, so a budget has no effect; leave it out")
     require_calibration(calibration, None, settings.checkpoint, dataclasses.replace(recipe, name=name))
     if calibration is None:

@@ -37,6 +37,8 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
         return recipe
     if bits and recipe.keeps:
         raise UsageError(f"recipe {recipe.name!r} keeps the codes of the model, so `bits=` has no effect; leave it out")
+    if bits and recipe.narrows_floats:
+        raise UsageError(f"recipe {recipe.name!r} quantizes nothing, so `bits=` has no effect; leave it out")
     try:
         passes = [step.with_bits(bits, exclude) for step in recipe.passes]
     except ValueError as error:

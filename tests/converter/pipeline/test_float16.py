@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 import converter
 from converter.pipeline.result import Result
+from passes.errors import UsageError
 from tests.support.graphs import array
 from tests.support.outlier_network import SHAPE, residual
 
@@ -87,6 +88,13 @@ def test_a_file_of_float16_is_read_again(tmp_path: Path) -> None:
         converted(target).save(path)
         assert sqnr(converter.convert(path, DATA, recipe="int8")) > 25
         onnx.checker.check_model(path, full_check=True)
+
+
+def test_what_has_no_effect_is_refused() -> None:
+    with pytest.raises(UsageError, match="recipe 'fp16' quantizes nothing, so `bits=` has no effect"):
+        converter.convert(residual(), recipe="fp16", bits={"first": 8})
+    with pytest.raises(UsageError, match="recipe 'fp16' has only one result"):
+        converter.convert_within(residual(), DATA, recipe="fp16", budget=converter.Budget(max_drop=1))
 
 
 def test_no_data_is_needed() -> None:

@@ -16,8 +16,6 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from converter.model_io.load import read_whole_onnx
 from converter.qdq.pruned import nonzeros, pruned_patterns
 from converter.qdq.stored_weights import (
-    StoredWeight,
-    Tensors,
     find_weight,
     int_attribute,
     layer_roles,
@@ -25,7 +23,7 @@ from converter.qdq.stored_weights import (
     type_name,
 )
 from converter.targets.target import Target
-from passes.ir.rules import Rules
+from converter.verification.quantized_file import QuantizedFile
 
 __all__ = ["RULES", "Rule", "Violation", "violations"]
 
@@ -39,82 +37,28 @@ class Violation:
     source: str
 
 
-class _File:
-    """A model, with the queries that the rules need."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.tensors = Tensors.of(model.graph)
-        self.outputs = {value.name for value in model.graph.output}
-        self.readers: dict[str, list[NodeProto]] = {}
-        for node in self.tensors.nodes:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-
-    def activations(self) -> Iterator[tuple[NodeProto, TensorProto | None]]:
-        """QuantizeLinear nodes of computed tensors, with their zero points."""
-        for node in self.tensors.nodes:
-            if node.op_type == "QuantizeLinear" and node.input[0] not in self.tensors.constants:
-                yield node, self.tensors.constants.get(node.input[2]) if len(node.input) > 2 else None
-
-    def layers(self) -> Iterator[tuple[NodeProto, StoredWeight, bool]]:
-        """Linear nodes whose weight is stored as codes, and whether weight and input fit an integer kernel."""
-        for node in self.tensors.nodes:
-            if layer_roles(node) is None or node.op_type == "MatMulNBits":
-                continue
-            weight = find_weight(node, self.tensors)
-            if weight.codes is None or weight.is_float:
-                continue
-            integer = any(step.op_type == "DequantizeLinear" for step in weight.operators)
-            yield node, weight, integer and self.dequantized(node.input[0])
-
-    def dequantized(self, name: str) -> bool:
-        """Whether a tensor is dequantized from computed integers."""
-        maker = self.tensors.makers.get(name)
-        return maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in self.tensors.makers
-
-    def rounded(self, name: str) -> bool:
-        """Whether only quantizers read a tensor."""
-        readers = self.readers.get(name, [])
-        return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
-
-    def behind(self, quantize: NodeProto) -> Iterator[NodeProto]:
-        """The nodes that read the dequantized result of a quantizer."""
-        for dequantize in self.readers.get(quantize.output[0], []):
-            yield from self.readers.get(dequantize.output[0], [])
-
-    def on_integers(self, rules: Rules) -> frozenset[str]:
-        """Tensors that the target's integer kernels write: of layers, operators that read codes, clamps behind them."""
-        written = {node.output[0] for node, _, integer in self.layers() if integer and node.op_type in rules.linear}
-        for node in self.tensors.nodes:
-            codes = node.op_type in rules.compute | rules.moving and any(map(self.dequantized, node.input))
-            if codes or (node.op_type in rules.absorbable and node.input[0] in written):
-                written.update(node.output)
-        return frozenset(written)
-
-
 @dataclass(frozen=True)
 class Rule:
     """One rule. `fact` is the field of `Target` or `Rules` that it reads. `check` yields a sentence per violation."""
 
     fact: str
-    check: Callable[[_File, Target], Iterator[str]]
+    check: Callable[[QuantizedFile, Target], Iterator[str]]
 
 
-def _opset(file: _File, target: Target) -> Iterator[str]:
+def _opset(file: QuantizedFile, target: Target) -> Iterator[str]:
     opset = next((entry.version for entry in file.model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
     if target.opset is not None and opset > target.opset:
         yield f"opset {opset} is above {target.opset}"
 
 
-def _static_shapes(file: _File, target: Target) -> Iterator[str]:
+def _static_shapes(file: QuantizedFile, target: Target) -> Iterator[str]:
     for value in file.model.graph.input if target.static_shapes else ():
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value"):
                 yield f"input {value.name}: dimension {axis} is open ({dim.dim_param or 'unnamed'})"
 
 
-def _signed(file: _File, target: Target) -> Iterator[str]:
+def _signed(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, zero_point in file.activations():
         kind = type_name(TensorProto.UINT8 if zero_point is None else zero_point.data_type)
         expected = ("" if target.rules.signed else "u") + kind.lstrip("u")
@@ -122,7 +66,7 @@ def _signed(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: activations are {kind}, not {expected}"
 
 
-def _activation_bits(file: _File, target: Target) -> Iterator[str]:
+def _activation_bits(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, zero_point in file.activations():
         bits = 8 if zero_point is None else type_bits(type_name(zero_point.data_type))
         if bits not in target.rules.activation_bits:
@@ -130,40 +74,50 @@ def _activation_bits(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: activations have {bits} bits, the target has integer kernels for {allowed}"
 
 
-def _symmetric(file: _File, target: Target) -> Iterator[str]:
+def _wide_ranges(file: QuantizedFile, target: Target) -> Iterator[str]:
+    wide, makers, constants = target.rules.wide_ranges, file.tensors.makers, file.tensors.constants
+    for node, zero in file.activations():
+        maker, scale = makers.get(node.input[0]), constants.get(node.input[1])
+        if maker and maker.op_type in wide and zero and scale and type_bits(type_name(zero.data_type)) == 16:
+            step, given = wide[maker.op_type] / 2**16, numpy_helper.to_array(scale)
+            if numpy_helper.to_array(zero).any() or not np.allclose(given, step, atol=0):
+                yield f"{node.name}: its 16 bits need step {step:g} and zero point 0"
+
+
+def _symmetric(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, zero_point in file.activations() if target.rules.symmetric else ():
         if zero_point is not None and numpy_helper.to_array(zero_point).any():
             yield f"{node.name}: zero point {int(numpy_helper.to_array(zero_point).reshape(-1)[0])} is not 0"
 
 
-def _weight_zero_points(file: _File, target: Target) -> Iterator[str]:
+def _weight_zero_points(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         zero_point = weight.zero_point
         if integer and zero_point is not None and not target.rules.weight_zero_points and _codes(zero_point).any():
             yield f"{node.name}: a weight zero point is not 0"
 
 
-def _narrowest(file: _File, target: Target) -> Iterator[str]:
+def _narrowest(file: QuantizedFile, target: Target) -> Iterator[str]:
     for name, tensor in file.tensors.constants.items():
         kind = type_name(tensor.data_type)
         if kind.lstrip("u").startswith("int") and type_bits(kind) < target.rules.narrowest:
             yield f"{name}: {kind}, the smallest integers are int{target.rules.narrowest}"
 
 
-def _int4(file: _File, target: Target) -> Iterator[str]:
+def _int4(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         form = weight.storage.rpartition(" ")[2]
         if integer and weight.bits < 8 and form in {"cast", "dequantize"} and target.int4 not in {form, "none"}:
             yield f"{node.name}: codes are read by {form}, not {target.int4}"
 
 
-def _weight_only(file: _File, target: Target) -> Iterator[str]:
+def _weight_only(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, _, integer in file.layers():
         if not integer and not target.rules.weight_only:
             yield f"{node.name}: its weight is quantized and its input is float"
 
 
-def _no_float(file: _File, target: Target) -> Iterator[str]:
+def _no_float(file: QuantizedFile, target: Target) -> Iterator[str]:
     if not target.rules.no_float:
         return
     integer = {node.output[0] for node, _, integer in file.layers() if integer}
@@ -176,7 +130,7 @@ def _no_float(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: there is no float {kernel}"
 
 
-def _kernel(node: NodeProto, file: _File) -> str:
+def _kernel(node: NodeProto, file: QuantizedFile) -> str:
     """Name of the kernel that a node needs: its operator, with the attribute that distinguishes kernels."""
     if node.op_type in {"Conv", "ConvTranspose"}:
         weight = find_weight(node, file.tensors)
@@ -187,13 +141,13 @@ def _kernel(node: NodeProto, file: _File) -> str:
     return str(node.op_type)
 
 
-def _linear(file: _File, target: Target) -> Iterator[str]:
+def _linear(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, _, integer in file.layers():
         if integer and node.op_type not in target.rules.linear:
             yield f"{node.name}: no integer {node.op_type}, so it runs on dequantized floats"
 
 
-def _compute(file: _File, target: Target) -> Iterator[str]:
+def _compute(file: QuantizedFile, target: Target) -> Iterator[str]:
     """A float operator may stand between integer ones. Between two float operators, quantization is in vain."""
     operators, written = target.rules.compute | target.rules.moving, file.on_integers(target.rules)
     for node, _ in file.activations():
@@ -205,7 +159,7 @@ def _compute(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: {source} is quantized, but neither it nor {_names(readers)} has an integer kernel"
 
 
-def _moving(file: _File, target: Target) -> Iterator[str]:
+def _moving(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node in file.tensors.nodes:
         if node.op_type not in target.rules.moving or not node.input or not file.dequantized(node.input[0]):
             continue
@@ -220,7 +174,7 @@ def _moving(file: _File, target: Target) -> Iterator[str]:
                 yield f"{node.name}: {node.op_type} keeps its input's grid, {reader.name} has another one"
 
 
-def _same_grid(first: NodeProto, second: NodeProto, file: _File) -> bool:
+def _same_grid(first: NodeProto, second: NodeProto, file: QuantizedFile) -> bool:
     """Whether two QuantizeLinear or DequantizeLinear nodes have equal scales and zero points."""
     pairs = zip(first.input[1:3], second.input[1:3], strict=False)
     constants = ([file.tensors.constants.get(name) for name in pair] for pair in pairs)
@@ -232,7 +186,7 @@ def _same_grid(first: NodeProto, second: NodeProto, file: _File) -> bool:
     )
 
 
-def _absorbable(file: _File, target: Target) -> Iterator[str]:
+def _absorbable(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, _, integer in file.layers():
         if not integer or node.op_type not in target.rules.linear - target.rules.float_outputs:
             continue
@@ -247,7 +201,7 @@ def _names(nodes: list[NodeProto]) -> str:
     return ", ".join(sorted({node.op_type for node in nodes})) or "a graph output"
 
 
-def _conv_dims(file: _File, target: Target) -> Iterator[str]:
+def _conv_dims(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         dims = weight.rank - 2
         kernel = node.op_type in target.rules.linear and node.op_type in {"Conv", "ConvTranspose"}
@@ -255,7 +209,7 @@ def _conv_dims(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: no integer {node.op_type} of {dims} dimensions"
 
 
-def _channel_axes(file: _File, target: Target) -> Iterator[str]:
+def _channel_axes(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
         expected = target.rules.channel_axis(node.op_type, transposed=transposed)
@@ -271,7 +225,7 @@ def _channel_axes(file: _File, target: Target) -> Iterator[str]:
                     yield f"{node.name}: scales along axis {axis} of the weight, not {expected}"
 
 
-def _weight_types(file: _File, target: Target) -> Iterator[str]:
+def _weight_types(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, weight, integer in file.layers():
         casts = [step for step in weight.operators if step.op_type == "Cast"]
         kind = type_name(next(entry.i for entry in casts[0].attribute if entry.name == "to")) if casts else weight.type
@@ -280,20 +234,20 @@ def _weight_types(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: its weight is read as {kind}, not {' or '.join(sorted(allowed))}"
 
 
-def _bias(file: _File, target: Target) -> Iterator[str]:
+def _bias(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, _, integer in file.layers():
         maker = file.tensors.makers.get(node.input[2]) if integer and len(node.input) > 2 else None
         if maker is not None and maker.op_type == "DequantizeLinear" and target.rules.bias != "int32":
             yield f"{node.name}: its bias is int32 behind a DequantizeLinear, not float"
 
 
-def _float_outputs(file: _File, target: Target) -> Iterator[str]:
+def _float_outputs(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, _, integer in file.layers():
         if integer and node.output[0] in file.outputs and node.op_type not in target.rules.float_outputs:
             yield f"{node.name}: it reads integers and writes a float output of the graph"
 
 
-def _fused_adds(file: _File, target: Target) -> Iterator[str]:
+def _fused_adds(file: QuantizedFile, target: Target) -> Iterator[str]:
     convolutions = {node.output[0]: node for node, _, integer in file.layers() if integer and node.op_type == "Conv"}
     for node in file.tensors.nodes if target.rules.fused_adds else ():
         if node.op_type != "Add" or any(name in file.tensors.constants for name in node.input):
@@ -307,13 +261,13 @@ def _fused_adds(file: _File, target: Target) -> Iterator[str]:
             yield f"{node.name}: no operand is quantized; the one beside the convolution has to be"
 
 
-def _matmulnbits(file: _File, target: Target) -> Iterator[str]:
+def _matmulnbits(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node in file.tensors.nodes:
         if node.op_type in {"MatMulNBits", "DynamicQuantizeLSTM"} and not target.matmulnbits:
             yield f"{node.name}: the target does not run {node.op_type}"
 
 
-def _sparsity(file: _File, target: Target) -> Iterator[str]:
+def _sparsity(file: QuantizedFile, target: Target) -> Iterator[str]:
     """A layer that was pruned in the target's pattern has it. Others run as if all their weights were there."""
     patterns = pruned_patterns(file.model)
     for node, weight, _ in file.layers():
@@ -340,7 +294,7 @@ def _input_axis(node: NodeProto) -> int:
     return 1 if int_attribute(node, "transB", 0) else 0
 
 
-def _source(file: _File, name: str) -> str:
+def _source(file: QuantizedFile, name: str) -> str:
     """The computed tensor behind QuantizeLinear and DequantizeLinear."""
     maker = file.tensors.makers.get(name)
     while maker is not None and maker.op_type in {"QuantizeLinear", "DequantizeLinear"}:
@@ -358,6 +312,7 @@ RULES: tuple[Rule, ...] = (
     Rule("static_shapes", _static_shapes),
     Rule("signed", _signed),
     Rule("activation_bits", _activation_bits),
+    Rule("wide_ranges", _wide_ranges),
     Rule("symmetric", _symmetric),
     Rule("weight_zero_points", _weight_zero_points),
     Rule("narrowest", _narrowest),
@@ -385,7 +340,7 @@ def violations(model: onnx.ModelProto | Path, target: Target) -> tuple[Violation
     Raises:
         ModelError: There is no such file, or it is not an ONNX file.
     """
-    file = _File(read_whole_onnx(model) if isinstance(model, Path) else model)
+    file = QuantizedFile(read_whole_onnx(model) if isinstance(model, Path) else model)
     return tuple(
         Violation(rule.fact, what, target.sources[rule.fact]) for rule in RULES for what in rule.check(file, target)
     )

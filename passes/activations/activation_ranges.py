@@ -103,7 +103,8 @@ class ActivationRanges(GraphPass):
         placement, wide = _reached(model, stats), self._wide_nodes(model)
         tensors, bits = model.graph.tensors(), widths(model.graph, placement, wide, self.bits)
         grids = {name: self._grid(tensors[name], placement, model, stats, count) for name, count in bits.items()}
-        grids = shared_grids(model.graph, placement, grids, symmetric=model.rules.symmetric)
+        fixed = {name for name in grids if bits[name] == 16 and _wide_range(tensors[name], model) is not None}
+        grids = shared_grids(model.graph, placement, grids, symmetric=model.rules.symmetric, fixed=fixed)
         model.activation_qparams = spread(placement, grids)
         covered = {
             tensor: _covered(
@@ -145,11 +146,13 @@ class ActivationRanges(GraphPass):
     def _grid(self, tensor: gs.Tensor, placement: Placement, model: Model, stats: Stats, bits: int) -> ActivationGrid:
         """Return the grid of a tensor that has its own, within the bounds of an absorbed clamp.
 
-        Pixels have a grid of 8 bits of their own.
+        Pixels have a grid of 8 bits of their own, and so have 16-bit results of some operators on some targets.
         """
         source, pixels = str(tensor.name), pixel_grid(tensor)
         if pixels is not None and not model.rules.signed and bits == 8:
             return pixels[1]
+        if bits == 16 and (most := _wide_range(tensor, model)) is not None:
+            return ActivationGrid.up_to(most)
         low, high = self._range(stats.histograms[source], symmetric=model.rules.symmetric, bits=bits)
         least, most = placement.bounds.get(source, (low, high))
         low, high = max(low, min(least, 0.0)), min(high, max(most, 0.0))
@@ -163,6 +166,12 @@ class ActivationRanges(GraphPass):
         if self.method == "entropy":
             return entropy(histogram, 8)
         return mse(histogram, 8, symmetric)
+
+
+def _wide_range(tensor: gs.Tensor, model: Model) -> float | None:
+    """Return the largest value of the grid that a target's kernel writes with 16 bits, or None if the grid is free."""
+    ranges = (model.rules.wide_ranges.get(node.op) for node in tensor.inputs)
+    return next((most for most in ranges if most is not None), None)
 
 
 def _reached(model: Model, stats: Stats) -> Placement:

@@ -4,7 +4,7 @@ An input shares the grid if only Concats read it, if it has as many bits, and if
 own, which loses at most one bit. Tensors that are connected by several Concats, as in a dense block, share one grid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import onnx_graphsurgeon as gs
 
@@ -17,7 +17,12 @@ _WIDEST = 2.0  # largest shared range over a tensor's own range
 
 
 def shared_grids(
-    graph: gs.Graph, placement: Placement, grids: Mapping[str, ActivationGrid], *, symmetric: bool
+    graph: gs.Graph,
+    placement: Placement,
+    grids: Mapping[str, ActivationGrid],
+    *,
+    symmetric: bool,
+    fixed: Collection[str] = (),
 ) -> dict[str, ActivationGrid]:
     """Return the grids, with shared ones around Concats.
 
@@ -26,6 +31,7 @@ def shared_grids(
         placement: Its quantized tensors.
         grids: Grids by the tensor for which each was made.
         symmetric: Whether grids are symmetric.
+        fixed: Tensors whose grids stay as they are.
     """
     groups: dict[str, set[str]] = {}
     for node in graph.nodes:
@@ -33,7 +39,7 @@ def shared_grids(
             continue
         written = _written(node, placement)
         members = {placement.tensors[tensor.name] for tensor in node.inputs if tensor.name in placement.tensors}
-        alike = [source for source in members if grids[source].bits == grids[written].bits]
+        alike = [source for source in members - set(fixed) if grids[source].bits == grids[written].bits]
         joined = {written, *(source for source in alike if _only_joined(graph, placement, source))}
         for source in list(joined):
             joined |= groups.get(source, set())

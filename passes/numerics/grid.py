@@ -216,6 +216,12 @@ class ActivationGrid:
             zero = int(np.clip(round(first - low / float(scale)), first, first + steps))
         return cls(scale, zero, signed, low, high, bits)
 
+    @classmethod
+    def up_to(cls, most: float) -> "ActivationGrid":
+        """Return the uint16 grid from 0 to just below ``most``, whose step is the 65,536th part of it."""
+        step = np.float32(most / 2**16)
+        return cls(step, 0, False, 0.0, (2**16 - 1) * float(step), 16)
+
     def scaled(self, factor: float) -> "ActivationGrid":
         """Return the grid of the tensor times a positive ``factor``. The codes stay, and the scale changes."""
         if factor == 1:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import converter
 from converter.pipeline.result import Result
@@ -109,3 +109,34 @@ def test_a_recipe_names_layers_of_16_bits() -> None:
     result = converter.convert(network(), images(), recipe=recipe, target="qnn")
     assert {layer.name: layer.activation_bits for layer in result.layers} == {"first": 16, "second": 8, "head": 8}
     assert sqnr(result) > sqnr(converted("int8")) + 6
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_sigmoids_of_qnn_write_16_bits_on_their_own_grid(joined: bool) -> None:
+    """HTP computes wrong results on any other. A Concat behind one does not change it."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv"),
+        helper.make_node("Sigmoid", ["c"], ["s"], name="sigmoid"),
+        helper.make_node("Concat", ["s", "c"], ["y"], name="join", axis=1)
+        if joined
+        else helper.make_node("Mul", ["c", "s"], ["y"], name="silu"),
+    ]
+    weight = numpy_helper.from_array(0.1 * array(4, 3, 1, 1, seed=1), "w")
+    shapes = ([1, 3, 8, 8], [1, 8 if joined else 4, 8, 8])
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in zip("xy", shapes, strict=True)
+    ]
+    graph = helper.make_graph(nodes, "silu", values[:1], values[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    result = converter.convert(model, array(32, 3, 8, 8), recipe="a16w8", target="qnn")
+    assert not list(violations(result.model, find_target("qnn")))
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in result.model.graph.initializer}
+    (quantizer,) = (
+        node for node in result.model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "s"
+    )
+    assert [float(constants[name]) for name in quantizer.input[1:]] == [2.0**-16, 0]
+    for tensor in result.model.graph.initializer:
+        if tensor.name == quantizer.input[1]:
+            tensor.CopyFrom(numpy_helper.from_array(np.array(2.0**-17, np.float32), tensor.name))
+    (violation,) = violations(result.model, find_target("qnn"))
+    assert (violation.fact, violation.what.endswith("need step 1.52588e-05 and zero point 0")) == ("wide_ranges", True)

@@ -59,7 +59,8 @@ def nbits(progress: Progress) -> Iterator[Bar]:
             for level in (None, 4):
                 form = f"MatMulNBitsQuantizer, 4 bits, blocks of 128, accuracy_level {level}"
                 files[form] = Path(folder) / f"{len(files)}.onnx"
-                peer = MatMulNBitsQuantizer(model, bits=4, block_size=128, accuracy_level=level)
+                given = onnx.load(files["float"])  # it changes the model that it is given
+                peer = MatMulNBitsQuantizer(given, bits=4, block_size=128, accuracy_level=level)
                 peer.process()
                 onnx.save(peer.model.model, files[form])
             faster = cpu_speedups(files, values)

@@ -33,6 +33,7 @@ from benchmarks.cpu_speed import cpu_speed
 from benchmarks.deployment import resnet18
 from benchmarks.dynamic import dynamic
 from benchmarks.embedded_preprocessing import embedded_preprocessing
+from benchmarks.float16 import float16
 from benchmarks.large_layers import large_model, matmul_nbits
 from benchmarks.low_bits import learned_rounding, low_bits, low_bits_efficientnet, two_level
 from benchmarks.nbits import nbits
@@ -67,6 +68,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "time": conversion_time,
         "memory": calibration_memory,
         "matmulnbits": matmul_nbits,
+        "float16": float16,
         "nbits": nbits,
         "wide-activations": wide_activations,
         "large-model": large_model,

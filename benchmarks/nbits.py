@@ -2,10 +2,9 @@
 
     python -m benchmarks nbits
 
-One MatMul of each shape, rounded to the nearest, on one thread. All files of a shape run in turns.
+Three MatMuls of each shape, rounded to the nearest, on one thread. All files of a shape run in turns.
 """
 
-import dataclasses
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -17,10 +16,14 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from benchmarks.bar import Bar
 from benchmarks.large_layers import chain
-from benchmarks.side_by_side import speedups
-from converter import Settings, convert, find_recipe
+from benchmarks.side_by_side import processor_speedups
+from converter.calibration.sequential import solve_layers
+from converter.qdq.writer import emit
 from converter.runtime.runner import Runner
-from converter.runtime.session import Progress
+from converter.runtime.session import Progress, no_progress
+from converter.targets.catalog import find_target
+from passes.ir.model import Model
+from passes.ir.onnx_graph import import_graph
 from passes.numerics.error import sqnr_db
 from passes.weights.rtn import Rtn
 
@@ -30,15 +33,14 @@ SHAPES = (("classifier", 1, 1280, 1000), ("ViT-Tiny", 197, 192, 768), ("MiniLM",
 """Name, rows, inputs and outputs of a layer."""
 
 _BITS, _BLOCKS = (2, 4, 8), (32, 64, 128)
-_COPIES = 2  # layers behind each other, and one between them that turns back
+_COPIES = 2  # of a layer, with one that turns back between them
 
 
 def _rounded(model: onnx.ModelProto, bits: int, block_size: int, *, symmetric: bool) -> onnx.ModelProto:
-    recipe = find_recipe("int4-matmulnbits")
+    work = Model(import_graph(model), find_target("cpu").rules)
     solver = Rtn(bits=bits, block_size=block_size, symmetric=symmetric, scale="absmax")
-    passes = tuple(solver if step.name == "gptq" else step for step in recipe.passes)
-    plan = dataclasses.replace(recipe, name="nearest", passes=passes)
-    return convert(model, recipe=plan, settings=Settings(timing=False)).model
+    solve_layers(work, solver, None, no_progress)
+    return emit(work, "matmulnbits")
 
 
 def nbits(progress: Progress) -> Iterator[Bar]:
@@ -57,10 +59,11 @@ def nbits(progress: Progress) -> Iterator[Bar]:
             for level in (None, 4):
                 form = f"MatMulNBitsQuantizer, 4 bits, blocks of 128, accuracy_level {level}"
                 files[form] = Path(folder) / f"{len(files)}.onnx"
-                peer = MatMulNBitsQuantizer(model, bits=4, block_size=128, accuracy_level=level)
+                given = onnx.load(files["float"])  # it changes the model that it is given
+                peer = MatMulNBitsQuantizer(given, bits=4, block_size=128, accuracy_level=level)
                 peer.process()
                 onnx.save(peer.model.model, files[form])
-            faster = speedups(files, values, rounds=20, budget=20.0)
+            faster = processor_speedups(files, {"input": values})
             exact = Runner(files["float"], "float").execute({"input": values})[0]
             for form, path in files.items():
                 error = sqnr_db(exact, Runner(path, form).execute({"input": values})[0])

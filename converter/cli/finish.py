@@ -63,6 +63,8 @@ def finish(
         say(f"Channels: {result.taken.describe()}")
     if result.mending is not None:
         say(f"--min-sqnr {result.mending.aim_db:g}: {result.mending.describe()}")
+    if result.float16 and not quiet:
+        say(f"float16: {result.float16}")
     measured = "" if result.fidelity is None else result.fidelity.describe()
     line = f"Wrote {output} ({result.recipe.name}, {result.target}) in {result.seconds:.1f} s"
     say("; ".join(filter(None, (line, measured))))

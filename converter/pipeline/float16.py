@@ -45,10 +45,11 @@ def narrowed(
     if target.float16 == "store":
         saved = store_as_float16(quantized)
         note = f"the target computes in float32; constants are stored as float16, {saved:,} bytes less"
-        return note, {"form": "store"}
+        return note, {"form": "store", "done": note}
     kept = {name: why for name, why in work.float_reasons.items() if whole and why != FLOAT16}
     reasons = compute_in_float16(quantized, kept, _large_values(quantized, samples))
-    return _in_words(reasons), {"form": "compute", "float32": reasons}
+    note = _in_words(reasons)
+    return note, {"form": "compute", "float32": reasons, "done": note}
 
 
 def as_float16(layers: Sequence[LayerReport], quantized: onnx.ModelProto) -> tuple[LayerReport, ...]:

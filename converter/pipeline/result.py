@@ -154,6 +154,12 @@ class Result(Overview):
         """Channels that were taken out of the network. None if no pass takes channels."""
         return next((report.taken for report in self.passes if report.taken is not None), None)
 
+    @property
+    def float16(self) -> str:
+        """What was done to write floats as float16, in words. Empty: it was not asked for."""
+        facts = next((entry.value for entry in self.model.metadata_props if entry.key == "convert_onnx.float16"), None)
+        return "" if facts is None else str(json.loads(facts)["done"])
+
     def deployed(self, settings: Settings) -> "Result":
         """Return the conversion with the input and output that the settings ask for. All measurements are without."""
         model = with_any_size(self.model) if settings.embed_resize else self.model

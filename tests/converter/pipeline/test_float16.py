@@ -52,6 +52,8 @@ def test_an_excluded_layer_stays_in_float32() -> None:
     result = converted("cuda", "second")
     bits = {layer.name: layer.bits for layer in result.layers}
     assert bits == {"first": 16, "second": 32, "head": 16}
+    assert result.float16 == "1 node in float32: 1: excluded by the recipe"
+    assert converted("cpu", recipe="int8").float16 == ""
     assert result.passes[-1].notes[-1] == "1 node in float32: 1: excluded by the recipe"
 
 

@@ -89,7 +89,12 @@ def sweep(
 
     outputs = [folder / f"sweep{suffix}" for suffix in SWEEP_SUFFIXES if page or suffix != ".html"]
     for path in outputs:
-        check_sweep(path)
+        try:
+            check_sweep(path)
+        except UsageError as error:
+            raise UsageError(
+                f"{path} needs the extra report; install convert-onnx[report], or give --no-page"
+            ) from error
     plan = _plan(models, folder, chosen)
     with keeping(folder), progress_bars(quiet=quiet) as progress:
         found = converter.sweep(plan, folder, keep_files=keep_files, retry=retry, workers=workers, progress=progress)

@@ -3,6 +3,7 @@
 A task whose worker dies is given to another one. After `_DEATHS` deaths it is lost: its own memory is the likely cause.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,7 +50,7 @@ class DaskEngine:
 
     def results(self, work: Callable[[Task], Any], tasks: Sequence[Task], lost: Lost) -> Iterator[tuple[int, Any]]:
         """Yield the index of each task and its result, in the order in which they are done."""
-        waiting = {self._client.submit(work, task, pure=False): index for index, task in enumerate(tasks)}
+        waiting = {self._client.submit(_run, work, task, pure=False): index for index, task in enumerate(tasks)}
         try:
             for future in as_completed(list(waiting)):
                 index = waiting.pop(future)
@@ -60,6 +61,14 @@ class DaskEngine:
                 yield index, result
         finally:
             self._client.cancel(list(waiting))
+
+
+def _run(work: Callable[[Task], Any], task: Task) -> Any:
+    """Run a task in a worker, whose warnings are not for its terminal."""
+    log = logging.getLogger("converter")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
+    return work(task)
 
 
 @contextmanager

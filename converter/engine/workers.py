@@ -22,6 +22,8 @@ _LOCAL = ("tcp://", "tls://", "ws://", "wss://")
 class Workers:
     """Processes that share the work.
 
+    Local processes import the script that starts them. So it calls the library below ``if __name__ == "__main__":``.
+
     Attributes:
         count: Number of local processes. 1: this process alone.
         scheduler: Address of a Dask scheduler, such as ``tcp://10.0.0.1:8786``, in place of local processes.

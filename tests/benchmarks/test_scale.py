@@ -75,6 +75,14 @@ def test_a_search_is_no_faster_than_its_chain() -> None:
     assert simulate(tasks, 10_000).seconds >= one
 
 
+@pytest.mark.parametrize(("workers", "least", "most"), [(2, 1.5, 1.7), (4, 2.0, 2.5), (64, 2.2, 3.7)])
+def test_searches_are_as_fast_as_the_page_says(workers: int, least: float, most: float) -> None:
+    for layers in NETWORKS.values():
+        tasks, serial = search(layers, 512)
+        faster = (simulate(tasks, 1).seconds + serial) / (simulate(tasks, workers).seconds + serial)
+        assert least - 0.05 < faster < most
+
+
 def test_the_page_has_the_constants_and_the_tables() -> None:
     page = (ROOT / "docs" / "design" / "scale.md").read_text(encoding="utf-8")
     for value in vars(CONSTANTS).values():

@@ -75,7 +75,7 @@ def test_one_report_that_fails_does_not_take_the_others(folder: Path, monkeypatc
     def full(*_: object) -> None:
         raise OutputError("r.json: no space left on the disk")
 
-    monkeypatch.setattr("converter.report.files._json", full)
+    monkeypatch.setattr("converter.report.files.indented_json", full)
     result = run(*CONVERT, "--report", "r.json", "--report", "r.html")
     assert result.exit_code == 1
     assert "Error: r.json: no space left on the disk; out.onnx, r.html are written" in result.output

@@ -128,7 +128,7 @@ def test_a_model_without_its_report_is_said_to_be_written(folder: Path, monkeypa
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("converter.report.files._write", fail)
+    monkeypatch.setattr("converter.report.files.write_text", fail)
     result = run(*CONVERT, "--report", "r.json")
     assert result.exit_code == 1
     assert "Wrote out.onnx" in result.stdout

@@ -1,6 +1,7 @@
 """The command `sweep`: its table, JSON, CSV, page and exit codes, and what it refuses."""
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 
@@ -84,3 +85,22 @@ def test_the_folder_of_the_data_is_refused() -> None:
     result = run("sweep", "m.onnx", "-o", "photos", "--calibration", "photos", "--recipe", "int8")
     assert result.exit_code == 2
     assert "--output photos has the data of the sweep" in result.output
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (*SWEEP, *FAST, "--no-page"),
+        ("sensitivity", "m.onnx", "--data", "calibration.npz", *SCALE),
+        ("convert", "m.onnx", "-o", "out.onnx", "--calibration", "calibration.npz", *SCALE),
+    ],
+)
+def test_workers_without_dask_are_refused_in_one_line(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "distributed" else known(name))
+    result = run(*arguments, "--workers", "2")
+    assert result.exit_code == 2
+    assert result.output == "Error: --workers 2 needs dask; install convert-onnx[dask]\n"

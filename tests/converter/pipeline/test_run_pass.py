@@ -148,7 +148,7 @@ def test_a_layer_that_is_not_there_is_refused_before_calibration(monkeypatch: py
     def calibrated(*_: object, **__: object) -> None:
         raise AssertionError("activations were calibrated before the refusal")
 
-    monkeypatch.setattr("converter.pipeline.run_pass.calibrate", calibrated)
+    monkeypatch.setattr("converter.pipeline.shards.calibrate", calibrated)
     steps = (Normalise(), ActivationRanges(), Gptq(layer_bits={"nothere": 8}))
     with pytest.raises(QuantizationError, match=r"layer_bits: .*nothere"):
         convert(resnet(), X, recipe=Recipe("r", "", steps))

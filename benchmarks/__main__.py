@@ -28,6 +28,7 @@ from rich.text import Text
 from benchmarks.accuracy import cifar, imagenet
 from benchmarks.bar import Bar, Benchmark
 from benchmarks.budgets import budget_cifar, budget_imagenet, budget_road_signs
+from benchmarks.calibration_sets import calibration
 from benchmarks.conversion_cost import calibration_memory, conversion_time
 from benchmarks.cpu_speed import cpu_speed
 from benchmarks.deployment import resnet18
@@ -56,6 +57,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "low-bits-efficientnet": low_bits_efficientnet,
         "learned-rounding": learned_rounding,
         "two-level": two_level,
+        "calibration": calibration,
         "qat-cifar": qat_cifar,
         "qat-road-signs": qat_road_signs,
         "budget-cifar": budget_cifar,

@@ -36,8 +36,11 @@ def onnxruntime_files(model: Path, samples: Mapping[str, NDArray[Any]], folder: 
             return next(self.left, None)
 
     logging.getLogger().setLevel(logging.ERROR)  # it warns about preprocessing that is done below
-    prepared = folder / "prepared.onnx"
-    quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+    bare, prepared = folder / "bare.onnx", folder / "prepared.onnx"
+    proto = onnx.load(model)
+    del proto.graph.value_info[:]  # the preprocessing transposes weights, and keeps the shapes that they had
+    onnx.save(proto, bare)
+    quant_pre_process(str(bare), str(prepared), skip_symbolic_shape=True)
     written = {name: folder / f"{name.replace(' ', '-')}.onnx" for name in _FORMS}
     types = {"weight_type": QuantType.QInt8, "per_channel": True}
     for name, only in zip(_FORMS[:2], (None, ["Conv", *_LAYERS]), strict=True):

@@ -116,10 +116,10 @@ def test_augmented_images_differ_and_repeat() -> None:
 
 def test_a_stopped_training_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(road_sign_vit, "_pretrained", lambda: road_sign_vit.Stages().state_dict())
-    pixels, labels = torch.rand(8, 3, 48, 48), torch.arange(8)
+    pixels, labels = torch.rand(4, 3, 48, 48), torch.arange(4)
 
     def trained(name: str) -> torch.Tensor:
-        schedule = road_sign_vit.Schedule(epochs=2, batch=4, warmup=1, cooldown=1)
+        schedule = road_sign_vit.Schedule(epochs=2, batch=2, warmup=1, cooldown=1)
         network = road_sign_vit.train(schedule, pixels, labels, tmp_path / name)
         return torch.cat([each.detach().flatten() for each in network.parameters()])
 

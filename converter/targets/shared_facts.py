@@ -37,7 +37,9 @@ CPU_TIMES = dataclasses.replace(CPU_RULES, times=KernelTimes(), channels_last=Tr
 
 def sources_of(*groups: tuple[str, Iterable[str]], **facts: str) -> Mapping[str, str]:
     """Sources by fact: first those that targets share unless they say otherwise, then those that facts share."""
-    others = dict.fromkeys(("activation_bits", "float16", "gathers_codes", "sparsity", "wide_ranges"), OURS)
+    others = dict.fromkeys(
+        ("activation_bits", "float16", "gathers_codes", "sparsity", "wide_ranges", "wide_silu"), OURS
+    )
     others |= dict.fromkeys(("channels_last", "times"), UNTIMED)
     shared = others | {fact: source for source, names in groups for fact in names}
     return MappingProxyType(shared | facts)

@@ -12,7 +12,7 @@ from passes.activations.placement import Placement, place
 from passes.activations.shared_grids import shared_grids
 from passes.activations.unfused import keep_apart
 from passes.activations.unrounded import split_readers
-from passes.activations.widths import convert_widths, widths
+from passes.activations.widths import convert_widths, silu_sigmoids, widths
 from passes.base import GraphPass, Stage
 from passes.errors import TargetError
 from passes.ir.model import UNREACHED, Model
@@ -101,7 +101,7 @@ class ActivationRanges(GraphPass):
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.activation_qparams`. Layers that no value reaches stay in float."""
         placement, wide = _reached(model, stats), self._wide_nodes(model)
-        tensors, bits = model.graph.tensors(), widths(model.graph, placement, wide, self.bits)
+        tensors, bits = model.graph.tensors(), widths(model.graph, placement, wide, 8 if wide else self.bits)
         grids = {name: self._grid(tensors[name], placement, model, stats, count) for name, count in bits.items()}
         fixed = {name for name in grids if bits[name] == 16 and _wide_range(tensors[name], model) is not None}
         grids = shared_grids(model.graph, placement, grids, symmetric=model.rules.symmetric, fixed=fixed)
@@ -138,10 +138,13 @@ class ActivationRanges(GraphPass):
         return PassReport(self.name, changed, skipped, ranges=covered)
 
     def _wide_nodes(self, model: Model) -> frozenset[str]:
-        """Return the names of the nodes that `wide` selects."""
+        """Return the names of the nodes with 16 bits, if others have 8: those that `wide` selects, or all but a few."""
         known = [str(node.name) for node in model.graph.nodes]
         selected = select(self.wide, model.graph, known, self.name)
-        return frozenset(name for chosen in selected.values() for name in chosen)
+        narrow = frozenset[str]() if model.rules.wide_silu else silu_sigmoids(model.graph)
+        if self.bits == 16:
+            return frozenset(known) - narrow if narrow else frozenset()
+        return frozenset(name for chosen in selected.values() for name in chosen) - narrow
 
     def _grid(self, tensor: gs.Tensor, placement: Placement, model: Model, stats: Stats, bits: int) -> ActivationGrid:
         """Return the grid of a tensor that has its own, within the bounds of an absorbed clamp.

@@ -16,7 +16,7 @@ from passes.ir.model import Model
 from passes.ir.surgery import fresh_name, replace_input, tensor_names
 from passes.numerics.grid import ActivationGrid
 
-__all__ = ["convert_widths", "widths"]
+__all__ = ["convert_widths", "silu_sigmoids", "widths"]
 
 
 def widths(graph: gs.Graph, placement: Placement, wide: Collection[str], bits: int) -> dict[str, int]:
@@ -86,3 +86,14 @@ def _shares_its_grid(node: gs.Node, placement: Placement) -> bool:
     """Whether a node moves codes, so that it has the width of its input, or is a clamp that a quantizer absorbs."""
     names = [str(tensor.name) for tensor in node.outputs]
     return any(name in placement.bounds or placement.tensors.get(name, name) != name for name in names)
+
+
+def silu_sigmoids(graph: gs.Graph) -> frozenset[str]:
+    """Return the names of the Sigmoids whose result is multiplied by what they read."""
+    return frozenset(
+        str(node.name)
+        for node in graph.nodes
+        if node.op == "Sigmoid"
+        for reader in node.outputs[0].outputs
+        if reader.op == "Mul" and any(tensor is node.inputs[0] for tensor in reader.inputs)
+    )

@@ -28,6 +28,7 @@ class Rules:
         activation_bits: Bits of activations that integer kernels read and write.
         wide_ranges: Operators whose kernels write 16 bits on one grid only, from 0 to a value. Its 65,536th part is the
             step, and the zero point is 0.
+        wide_silu: Whether a Sigmoid with 16 bits may be multiplied by what it reads. Without, it has 8 bits.
         float_outputs: Linear operators that may write a float output of the graph. With `on_demand`, they may also
             write floats for other operators.
         fused_adds: Whether an Add reads a convolution's result before it is rounded. Then only its other operand is
@@ -60,6 +61,7 @@ class Rules:
     symmetric: bool = False
     activation_bits: frozenset[int] = frozenset({8})
     wide_ranges: Mapping[str, float] = field(default_factory=dict)
+    wide_silu: bool = True
     float_outputs: frozenset[str] = frozenset()
     fused_adds: bool = False
     conv_dims: frozenset[int] = frozenset({1, 2, 3})

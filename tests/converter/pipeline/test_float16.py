@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 import converter
 from converter.pipeline.result import Result
 from passes.errors import UsageError
-from tests.support.graphs import array
+from tests.support.graphs import array, build, node
 from tests.support.outlier_network import SHAPE, residual
 
 DATA = array(16, *SHAPE)
@@ -66,6 +66,25 @@ def test_values_that_float16_does_not_hold_stay_in_float32() -> None:
     assert {layer.name: layer.bits for layer in result.layers} == {"first": 32, "second": 32, "head": 32}
     assert sqnr(result) > 55
     assert "and float16 ends at 65504" in result.passes[-1].notes[-1]
+
+
+def test_values_beside_an_infinity_count() -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["scores"], name="scores"),
+        node("Less", ["x", "zero"], ["mask"], name="mask"),
+        node("Where", ["mask", "least", "scores"], ["masked"], name="where"),
+        node("Softmax", ["masked"], ["y"], name="softmax"),
+    ]
+    constants = {"w": 2e5 * np.eye(8, dtype=np.float32) / 4, "zero": np.float32(0), "least": np.float32(-np.inf)}
+    model = build(nodes, {name: np.asarray(value, np.float32) for name, value in constants.items()}, (4, 8))
+    data = np.abs(array(16, 8)).clip(0.5, 4)
+    data[:, 0], data[:, 1] = -1, 4
+    result = converter.convert(model, data, recipe="fp16", target="cuda")
+    written = {each.op_type: each for each in result.model.graph.node}
+    assert not any(
+        "float16" in name for op in ("Where", "Softmax") for name in (*written[op].input, *written[op].output)
+    )
+    assert "and float16 ends at 65504" in result.float16
 
 
 def test_what_stays_in_float_beside_integers() -> None:

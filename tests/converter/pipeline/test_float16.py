@@ -1,5 +1,6 @@
 """Recipe `fp16`, and `Settings.float16` for what stays in float in a quantized file."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 
 import converter
 from converter.pipeline.result import Result
+from converter.recipes.builtin import RECIPES
 from passes.errors import UsageError
 from tests.support.graphs import array, build, node
 from tests.support.outlier_network import SHAPE, residual
@@ -122,3 +124,11 @@ def test_no_data_is_needed() -> None:
     result = converter.convert(residual(), recipe="fp16", target="cuda")
     assert {layer.bits for layer in result.layers} == {16}
     assert np.isfinite(sqnr(result))
+
+
+def test_a_file_with_two_bit_blocks_says_what_it_needs() -> None:
+    model = build([node("MatMul", ["x", "w"], ["y"], name="layer")], {"w": array(64, 8)}, (4, 64))
+    recipe = RECIPES["int4-matmulnbits"]
+    passes = tuple(dataclasses.replace(step, bits=2) if hasattr(step, "bits") else step for step in recipe.passes)
+    result = converter.convert(model, array(16, 64), recipe=dataclasses.replace(recipe, name="two", passes=passes))
+    assert "MatMulNBits with 2-bit codes: the file needs an onnxruntime newer than 1.23" in result.passes[-1].notes

@@ -139,7 +139,11 @@ def measure_effects(
     rows = [row for _, row in _rows(prepared, recipe, fit, held_out, cache, memory_budget, progress)]
     storage = target.storage(recipe.storage)
     stored = np.array(
-        [[bits_in_file(model, layer, storage, bits) for bits in BITS] for layer in layers.values()], np.int64
+        [
+            [bits_in_file(model, layer, storage, bits, block_size=block_of(solver, layer, bits)[0]) for bits in BITS]
+            for layer in layers.values()
+        ],
+        np.int64,
     )
     return Effects(
         tuple(layers),

@@ -245,7 +245,7 @@ embedding = _several(
     click.option(
         "--embed-resize",
         is_flag=True,
-        help="Put resizing, cropping and letterbox into the file too, which then takes images of any size.",
+        help="Put resizing (with the crop) or letterbox into the file too, which then takes images of any size.",
     ),
     click.option(
         "--class-index", is_flag=True, help="Give the number of the best class, int64 [n], in place of the scores."

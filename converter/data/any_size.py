@@ -38,11 +38,12 @@ def require_any_size(preprocess: Preprocess, image: str | None, *, fixed: bool) 
         raise UsageError("`embed_resize=True` needs `embed_preprocess=`, such as 'nhwc'; give both")
     if fixed:
         raise UsageError(f"`embed_resize=True` takes images of any size, and the target needs fixed shapes; {_LEAVE}")
-    if preprocess.resize is None and preprocess.crop is None and preprocess.letterbox is None:
-        raise UsageError("`embed_resize=True` has nothing to do; give `resize=`, `crop=` or `letterbox=`")
+    if preprocess.resize is None and preprocess.letterbox is None:
+        raise UsageError(
+            "`embed_resize=True` needs `resize=` or `letterbox=`, so that images of any size fit; give one"
+        )
     filter_name = preprocess.interpolation or "bilinear"
-    resizes = preprocess.resize is not None or preprocess.letterbox is not None
-    if resizes and filter_name != "bilinear":
+    if filter_name != "bilinear":
         raise UsageError(
             f"`embed_resize=True`: no operator of ONNX resizes as Pillow's {filter_name} filter does; use bilinear, or "
             f"{_LEAVE}"

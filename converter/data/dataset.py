@@ -204,8 +204,9 @@ class Dataset:
             arrays = {
                 name: np.concatenate([batch.real(batch.feeds[name]) for batch in batches]) for name in rows.read(0, 1)
             }
-            labels = {} if self.labels is None else {"y": self.labels}
-            rows = load_data(arrays | labels, self.inputs)._rows
+            rows = load_data(arrays, self.inputs)._rows
+            assert isinstance(rows, ArraySource)  # samples that run alone were refused
+            rows = replace(rows, labels=self.labels)  # not as the array "y", which may be an input
         return Dataset(
             self.source, rows.compact() if isinstance(rows, ArraySource) else rows, self.inputs, self.annotations
         )

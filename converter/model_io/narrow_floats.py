@@ -44,6 +44,7 @@ _SENSITIVE = frozenset(
         *("ReduceSumSquare", "Tan"),
     ]
 )
+_FLOAT32_STATISTICS = frozenset({"LayerNormalization"})  # outputs after the first have no float16 in ONNX
 _QUANTIZERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 
 
@@ -97,10 +98,13 @@ class _Narrower:
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         self.taken = set(tensor_names(self.graph))
         self.makers = {name: node for node in self.graph.node for name in node.output}
+        self.initializers |= {name: tensor for node in self.graph.node for name, tensor in _constant(node).items()}
         self.constant = set(self.initializers)
         for node in self.graph.node:
             if node.input and self.constant.issuperset(filter(None, node.input)) and not list(subgraphs(node)):
                 self.constant.update(node.output)
+        self.read = {name for node in self.graph.node for name in (*node.input, *_read_inside(node))}
+        self.read |= {value.name for value in self.graph.output}
         self.quantized = {name for node in self.graph.node if node.op_type in _QUANTIZERS for name in node.input}
         self.halves: dict[str, str] = {}  # float32 tensor -> the same in float16
         self.missing: set[str] = set()  # tensors that exist in float16 only
@@ -145,6 +149,8 @@ class _Narrower:
             return f"{node.op_type} soon leaves the range of float16"
         if node.op_type not in _NARROW or not (own or node.op_type == "MatMulNBits"):
             return f"{node.op_type} has no form in float16 that is known to be safe"
+        if node.op_type in _FLOAT32_STATISTICS and self.read.intersection(filter(None, node.output[1:])):
+            return f"{node.op_type} has no form in float16 for its further outputs"
         if any(self.reads_integers(name) for name in node.input) or self.quantized.intersection(node.output):
             return "it is next to integers"
         for name in (*node.input, *node.output):
@@ -163,14 +169,15 @@ class _Narrower:
     def narrow(self, node: NodeProto) -> None:
         """Append a node that computes in float16."""
         if node.op_type == "Cast":
-            node.attribute[0].CopyFrom(helper.make_attribute("to", TensorProto.FLOAT16))
+            next(each for each in node.attribute if each.name == "to").i = TensorProto.FLOAT16
         indices = range(1) if node.op_type == "Resize" else range(len(node.input))  # its scales are float32
         for index, name in enumerate(node.input):
             if index in indices and self.is_float(name):
                 node.input[index] = self.half(name)
             else:
                 self.widen(name)
-        for index, name in enumerate(node.output):
+        results = node.output[:1] if node.op_type in _FLOAT32_STATISTICS else node.output
+        for index, name in enumerate(results):
             if self.is_float(name):
                 node.output[index] = self.halves[name] = fresh_name(f"{name}_float16", self.taken)
                 self.missing.add(name)
@@ -200,7 +207,7 @@ class _Narrower:
         read |= {value.name for value in self.graph.output}
         tensors = [tensor for tensor in (*self.graph.initializer, *self.added) if tensor.name in read]
         shapes = [value for value in self.graph.value_info if value.name not in self.missing]
-        _set_nodes(self.graph, self.nodes)
+        _set_nodes(self.graph, [node for node in self.nodes if node.op_type != "Constant" or node.output[0] in read])
         for field, content in (("initializer", tensors), ("value_info", shapes)):
             copies = [type(each).FromString(each.SerializeToString()) for each in content]
             self.graph.ClearField(field)
@@ -212,6 +219,18 @@ def _beyond(values: np.ndarray) -> float | None:
     sizes = np.abs(values[np.isfinite(values)].astype(np.float64))
     largest = float(sizes.max(initial=0))
     return largest if largest > LARGEST or 0 < largest < _LEAST else None
+
+
+def _constant(node: NodeProto) -> dict[str, TensorProto]:
+    """Return the float32 tensor of a Constant by its name. Empty for all other nodes."""
+    if node.op_type != "Constant":
+        return {}
+    (attribute,) = node.attribute
+    if attribute.name in {"value_float", "value_floats"}:
+        values = np.asarray(helper.get_attribute_value(attribute), np.float32)
+        return {node.output[0]: numpy_helper.from_array(values, node.output[0])}
+    is_float = attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT
+    return {node.output[0]: attribute.t} if is_float else {}
 
 
 def _read_inside(node: NodeProto) -> Collection[str]:

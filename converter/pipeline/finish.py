@@ -26,6 +26,13 @@ from passes.report import PassReport
 __all__ = ["Written", "write_file"]
 
 _WATCHED = 4  # samples that show how large values become
+_TWO_BITS = "MatMulNBits with 2-bit codes: the file needs an onnxruntime newer than 1.23"
+
+
+def _has_two_bit_blocks(model: onnx.ModelProto) -> bool:
+    """Whether a node is a MatMulNBits of 2 bits."""
+    nodes = (node for node in model.graph.node if node.op_type == "MatMulNBits")
+    return any(entry.name == "bits" and entry.i == 2 for node in nodes for entry in node.attribute)
 
 
 def _without_path(data: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -88,6 +95,8 @@ def write_file(
             note, facts["float16"] = narrowed(quantized, work, job.target, job.samples(_WATCHED), whole=alone)
         reports = [*reports[:-1], dataclasses.replace(reports[-1], notes=(*reports[-1].notes, note))]
         layers = as_float16(layers, quantized)
+    if _has_two_bit_blocks(quantized):
+        reports = [*reports[:-1], dataclasses.replace(reports[-1], notes=(*reports[-1].notes, _TWO_BITS))]
     if speed is not None:
         facts["speed"] = speed.to_json()
     if job.recipe.keeps and (patterns := pruned_patterns(job.source)):

@@ -1,7 +1,6 @@
 """Floats of a file as float16: computed in float16 where the target has kernels, and stored so where it has none."""
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -92,6 +91,6 @@ def _large_values(model: onnx.ModelProto, samples: Sequence[Feeds]) -> dict[str,
     runner, largest = Runner(watched, "the file", keep=False), dict.fromkeys(floats, 0.0)
     for feeds in samples:
         for name, values in zip(floats, runner.execute(runner.inputs(feeds)), strict=True):
-            most = float(np.abs(values).max(initial=0))
-            largest[name] = max(largest[name], most if math.isfinite(most) else 0.0)
+            most = float(np.abs(values[np.isfinite(values)]).max(initial=0))  # masks are infinite beside large values
+            largest[name] = max(largest[name], most)
     return {name: most for name, most in largest.items() if most * _ROOM > LARGEST}

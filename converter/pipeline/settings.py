@@ -44,7 +44,7 @@ class Settings:
             evaluation data, both are timed anyway.
         embed_preprocess: Image that the file takes, if its preprocessing goes inside: "nhwc", "nchw", "nhwc-bgr" or
             "nchw-bgr", uint8. None: the file takes floats, and the preprocessing stays outside.
-        embed_resize: Whether the file takes images of any size, with resizing, cropping or letterbox inside, too.
+        embed_resize: Whether the file takes images of any size: resizing (with the crop) or letterbox is inside, too.
         class_index: Whether the file gives the number of the best class, int64 [n], in place of its scores.
         float16: Whether what stays in float is float16 in the file, on targets with kernels for it. Others store it so,
             and compute in float32. Inputs and outputs keep their types.

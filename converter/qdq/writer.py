@@ -101,7 +101,13 @@ def multiplies_integers(model: Model, layer: Linear, storage: Storage) -> bool:
 
 
 def bits_in_file(
-    model: Model, layer: Linear, storage: Storage, bits: int | None = None, *, smallest: bool = False
+    model: Model,
+    layer: Linear,
+    storage: Storage,
+    bits: int | None = None,
+    *,
+    block_size: int | None = None,
+    smallest: bool = False,
 ) -> int:
     """Bits in the file of a layer's code. ONNX has no types of 3, 5, 6 or 7 bits.
 
@@ -110,6 +116,7 @@ def bits_in_file(
         layer: The layer.
         storage: Storage form of the weights.
         bits: Bits of the codes. The default is the bits of the layer's grid.
+        block_size: Inputs that will share a scale, for a layer without codes. None: all of a channel.
         smallest: As in `emit`. It is for the default bits.
     """
     if bits is None:
@@ -122,7 +129,7 @@ def bits_in_file(
         return dequantized_bits(bits, math.prod(layer.matrix_shape), storage, model.rules.narrowest)
     if storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"}:
         own = model.quantized.get(layer.name)
-        return block_bits(bits, None if own is None else own.grid.block_size, _narrowest_block(model, layer))
+        return block_bits(bits, block_size if own is None else own.grid.block_size, _narrowest_block(model, layer))
     return file_bits(bits, storage, model.rules.narrowest)
 
 

@@ -51,6 +51,7 @@ def test_sentences_differ_and_repeat(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         sentences(51)
 
 
+@pytest.mark.slow
 def test_rows_of_both_tools() -> None:
     names = ["W8A8, int8", "W4A8, round to nearest, a scale a channel", "W8, dynamic"]
     rows = measured(task(), names, True, no_progress, timed=False)
@@ -114,6 +115,7 @@ def test_augmented_images_differ_and_repeat() -> None:
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(road_sign_vit, "_pretrained", lambda: road_sign_vit.Stages().state_dict())
     pixels, labels = torch.rand(4, 3, 48, 48), torch.arange(4)

@@ -196,3 +196,15 @@ def test_forms_of_torch() -> None:
     ]
     for form in forms:
         np.testing.assert_array_equal(everything(load_data(form, RGB8)), images.numpy())
+
+
+def test_labels_travel_beside_an_input_called_y() -> None:
+    def batches() -> Iterator[Any]:
+        for start in (0, 2):
+            yield np.full((2, 3), start, np.float32), np.array([start, start + 1])
+
+    data = load_data(batches, (InputSpec("y", (None, 3), FLOAT),), preprocess=NONE)
+    sent = data.for_processes(shares_disk=False)
+    assert sent.labels is not None
+    assert list(sent.labels) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(everything(sent), everything(data))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from converter.model_io.narrow_floats import compute_in_float16, store_as_float16
 from converter.runtime.session import open_session
@@ -128,6 +128,46 @@ def test_a_model_of_float16_inside_needs_no_casts_at_its_ends() -> None:
     graph.input[0].name, graph.input[0].type.tensor_type.elem_type = "x16", TensorProto.FLOAT16
     compute_in_float16(model, {}, {})
     assert next(each for each in graph.node if each.name == "first").input[0] == "x16"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_cast_has_one_type(order: int) -> None:
+    whole = helper.make_node("Cast", ["b"], ["n"], name="whole", to=TensorProto.INT32)
+    model = network(whole, helper.make_node("Cast", ["n"], ["c"], name="it", to=TensorProto.FLOAT))
+    model.opset_import[0].version = 19
+    cast = next(each for each in model.graph.node if each.name == "it")
+    attributes = [*cast.attribute, helper.make_attribute("saturate", 1)][::order]
+    attributes = [onnx.AttributeProto.FromString(each.SerializeToString()) for each in attributes]
+    del cast.attribute[:]
+    cast.attribute.extend(attributes)
+    assert compute_in_float16(model, {}, {}) == {}
+    written = next(each for each in model.graph.node if each.name == "it")
+    assert {each.name: each.i for each in written.attribute} == {"to": TensorProto.FLOAT16, "saturate": 1}
+    assert len(written.attribute) == 2
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_layer_normalization_with_statistics_stays_in_float32(read: bool) -> None:
+    layer = node("LayerNormalization", ["b", "k"], ["d", "mean"], name="it")
+    after = node("Add", ["d", "mean" if read else "k"], ["c"], name="after")
+    model = network(layer, after, k=np.ones(4))
+    expected = run(model)
+    reasons = compute_in_float16(model, {}, {})
+    assert reasons == ({"it": "LayerNormalization has no form in float16 for its further outputs"} if read else {})
+    assert near(run(model), expected)
+
+
+@pytest.mark.parametrize(("value", "why"), [(2.0, ""), (1e6, "the constant k has 1e+06, which float16 does not hold")])
+@pytest.mark.parametrize("form", ["value", "value_float"])
+def test_a_constant_node_is_a_constant(value: float, why: str, form: str) -> None:
+    content = numpy_helper.from_array(np.array(value, np.float32)) if form == "value" else value
+    model = network(
+        helper.make_node("Constant", [], ["k"], name="k", **{form: content}), node("Add", ["b", "k"], ["c"], name="it")
+    )
+    expected = run(model)
+    assert compute_in_float16(model, {}, {}) == ({"it": why} if why else {})
+    assert near(run(model), expected)
+    assert any(each.op_type == "Constant" for each in model.graph.node) == bool(why)
 
 
 def test_codes_and_their_neighbours_stay_as_they_are() -> None:

@@ -1,5 +1,6 @@
 """Recipe `fp16`, and `Settings.float16` for what stays in float in a quantized file."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from onnx import TensorProto, numpy_helper
 
 import converter
 from converter.pipeline.result import Result
+from converter.recipes.builtin import RECIPES
 from passes.errors import UsageError
-from tests.support.graphs import array
+from tests.support.graphs import array, build, node
 from tests.support.outlier_network import SHAPE, residual
 
 DATA = array(16, *SHAPE)
@@ -68,6 +70,25 @@ def test_values_that_float16_does_not_hold_stay_in_float32() -> None:
     assert "and float16 ends at 65504" in result.passes[-1].notes[-1]
 
 
+def test_values_beside_an_infinity_count() -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["scores"], name="scores"),
+        node("Less", ["x", "zero"], ["mask"], name="mask"),
+        node("Where", ["mask", "least", "scores"], ["masked"], name="where"),
+        node("Softmax", ["masked"], ["y"], name="softmax"),
+    ]
+    constants = {"w": 2e5 * np.eye(8, dtype=np.float32) / 4, "zero": np.float32(0), "least": np.float32(-np.inf)}
+    model = build(nodes, {name: np.asarray(value, np.float32) for name, value in constants.items()}, (4, 8))
+    data = np.abs(array(16, 8)).clip(0.5, 4)
+    data[:, 0], data[:, 1] = -1, 4
+    result = converter.convert(model, data, recipe="fp16", target="cuda")
+    written = {each.op_type: each for each in result.model.graph.node}
+    assert not any(
+        "float16" in name for op in ("Where", "Softmax") for name in (*written[op].input, *written[op].output)
+    )
+    assert "and float16 ends at 65504" in result.float16
+
+
 def test_what_stays_in_float_beside_integers() -> None:
     plain = converted("cpu", "head", recipe="int8")
     halved = converted("cpu", "head", recipe="int8", float16=True)
@@ -103,3 +124,11 @@ def test_no_data_is_needed() -> None:
     result = converter.convert(residual(), recipe="fp16", target="cuda")
     assert {layer.bits for layer in result.layers} == {16}
     assert np.isfinite(sqnr(result))
+
+
+def test_a_file_with_two_bit_blocks_says_what_it_needs() -> None:
+    model = build([node("MatMul", ["x", "w"], ["y"], name="layer")], {"w": array(64, 8)}, (4, 64))
+    recipe = RECIPES["int4-matmulnbits"]
+    passes = tuple(dataclasses.replace(step, bits=2) if hasattr(step, "bits") else step for step in recipe.passes)
+    result = converter.convert(model, array(16, 64), recipe=dataclasses.replace(recipe, name="two", passes=passes))
+    assert "MatMulNBits with 2-bit codes: the file needs an onnxruntime newer than 1.23" in result.passes[-1].notes

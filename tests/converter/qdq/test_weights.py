@@ -270,6 +270,8 @@ def test_matmul_nbits_stores_two_bits_where_they_are_fast(block_size: int | None
     assert initializers(proto)[f"w_int{bits}_blocks"].dims[-1] == (block_size or 128) * bits // 8
     assert relative_error(run(proto, x)[0], expected) <= _ROUNDED
     assert bits_in_file(model, model.layers()["layer"], "matmulnbits") == bits
+    del model.quantized["layer"]  # as in a search, before it is solved
+    assert bits_in_file(model, model.layers()["layer"], "matmulnbits", 2, block_size=block_size) == bits
 
 
 def test_matmul_nbits_stores_four_bits_in_half_bytes() -> None:

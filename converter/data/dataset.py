@@ -207,9 +207,7 @@ class Dataset:
             rows = load_data(arrays, self.inputs)._rows
             assert isinstance(rows, ArraySource)  # samples that run alone were refused
             rows = replace(rows, labels=self.labels)  # not as the array "y", which may be an input
-        return Dataset(
-            self.source, rows.compact() if isinstance(rows, ArraySource) else rows, self.inputs, self.annotations
-        )
+        return Dataset(self.source, rows.compact(), self.inputs, self.annotations)
 
     @property
     def facts(self) -> DataFacts:

@@ -160,10 +160,10 @@ def test_a_layer_normalization_with_statistics_stays_in_float32(read: bool) -> N
 @pytest.mark.parametrize(("value", "why"), [(2.0, ""), (1e6, "the constant k has 1e+06, which float16 does not hold")])
 @pytest.mark.parametrize("form", ["value", "value_float"])
 def test_a_constant_node_is_a_constant(value: float, why: str, form: str) -> None:
+    constant = helper.make_node("Constant", [], ["k"], name="k")
     content = numpy_helper.from_array(np.array(value, np.float32)) if form == "value" else value
-    model = network(
-        helper.make_node("Constant", [], ["k"], name="k", **{form: content}), node("Add", ["b", "k"], ["c"], name="it")
-    )
+    constant.attribute.append(helper.make_attribute(form, content))
+    model = network(constant, node("Add", ["b", "k"], ["c"], name="it"))
     expected = run(model)
     assert compute_in_float16(model, {}, {}) == ({"it": why} if why else {})
     assert near(run(model), expected)

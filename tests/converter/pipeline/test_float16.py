@@ -128,7 +128,6 @@ def test_no_data_is_needed() -> None:
 
 def test_a_file_with_two_bit_blocks_says_what_it_needs() -> None:
     model = build([node("MatMul", ["x", "w"], ["y"], name="layer")], {"w": array(64, 8)}, (4, 64))
-    recipe = RECIPES["int4-matmulnbits"]
-    passes = tuple(dataclasses.replace(step, bits=2) if hasattr(step, "bits") else step for step in recipe.passes)
-    result = converter.convert(model, array(16, 64), recipe=dataclasses.replace(recipe, name="two", passes=passes))
+    recipe = RECIPES["int4-matmulnbits"].with_solver(bits=2)
+    result = converter.convert(model, array(16, 64), recipe=dataclasses.replace(recipe, name="two"))
     assert "MatMulNBits with 2-bit codes: the file needs an onnxruntime newer than 1.23" in result.passes[-1].notes

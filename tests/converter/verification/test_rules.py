@@ -67,6 +67,14 @@ def wider(model: onnx.ModelProto) -> None:
     retype(model, "input_zero_point", np.uint16(0))
 
 
+def gated(model: onnx.ModelProto) -> None:
+    """A Sigmoid in front of a grid of 16 bits that is not its own."""
+    quantize = node(model, "relu_quantize")
+    place = list(model.graph.node).index(quantize)
+    model.graph.node.insert(place, helper.make_node("Sigmoid", [quantize.input[0]], ["gate"], name="gate"))
+    node(model, "relu_quantize").input[0] = "gate"
+
+
 def off_center(model: onnx.ModelProto) -> None:
     retype(model, "relu_zero_point", np.int8(-128))
 
@@ -212,6 +220,7 @@ BREAKS: dict[str, tuple[str, str | Recipe, Callable[[onnx.ModelProto], None], st
         wider,
         "input_quantize: activations have 16 bits, the target has integer kernels for 8",
     ),
+    "wide_ranges": ("qnn", "a16w8", gated, "relu_quantize: its 16 bits need step 1.52588e-05 and zero point 0"),
     "activation_bits xnnpack": ("xnnpack", "int8", wider, "input_quantize: activations have 16 bits, the target has"),
     "signed xnnpack": ("xnnpack", "int8", unsigned, "input_quantize: activations are uint8, not int8"),
     "signed vitisai": ("vitisai", "a16w8", unsigned, "input_quantize: activations are uint8, not int8"),
@@ -302,6 +311,7 @@ WITHOUT_RULE = {
     "whole": "which nodes a provider takes is seen when it runs the file",
     "variants": "one file serves them all",
     "float16": "a choice of type; Casts stand where a kernel is missing",
+    "wide_silu": "a fault of one kernel that its runtime may mend; running the file shows it",
     "on_demand": "a choice of what to round; either file is taken",
     "scalars": "a choice of what to round; either file is taken",
     "gathers_codes": "a choice of how a table is stored; either file is taken",

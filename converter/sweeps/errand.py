@@ -1,6 +1,7 @@
 """A conversion that another process carries out, with all that it needs if that process shares no disk."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ def _ship(spec: str, name: str, storage: Storage, inputs: dict[str, str], known:
     """Store the files of a path or specification. Return the same, relative to the folder of the inputs."""
     file, function, call = spec.partition(".py:")
     path = Path(f"{file}.py" if function else spec)
-    files = [each for each in sorted(path.rglob("*")) if each.is_file()] if path.is_dir() else [path]
+    files = _files_below(path) if path.is_dir() else [path]
     if path.suffix == ".onnx":
         files += data_locations(path, read_onnx(path))
     root = path if path.is_dir() else path.parent
@@ -85,6 +86,19 @@ def _ship(spec: str, name: str, storage: Storage, inputs: dict[str, str], known:
         inputs[f"{name}/{each.relative_to(root).as_posix()}"] = known[each]
     place = name if path.is_dir() else f"{name}/{path.name}"
     return f"{place}:{call}" if function else place
+
+
+def _files_below(root: Path) -> list[Path]:
+    """Return the files of a folder as image folders are read: below links to folders too, and hidden ones are not."""
+    found: list[Path] = []
+    seen: set[str] = set()  # a link may lead back to a folder above
+    for folder, below, names in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        below[:] = [
+            name for name in below if not name.startswith(".") and os.path.realpath(Path(folder, name)) not in seen
+        ]
+        found += [Path(folder, name) for name in names if not name.startswith(".") and Path(folder, name).is_file()]
+    return sorted(found)
 
 
 def carried_out(errand: Errand) -> SweepRow:
@@ -143,7 +157,9 @@ def fetched(errand: Errand, row: SweepRow, folder: Path) -> SweepRow:
         errand.storage.get(f"{place}/{each}", folder / each)
     errand.storage.remove(place)
     if digest_of(path) != row.sha256:
-        return dataclasses.replace(row, file="", sha256="", failure="its file changed on the way from the worker")
+        path.unlink()
+        failure = "its file changed on the way from the worker; `--retry` makes it again"
+        return dataclasses.replace(row, file="", sha256="", failure=failure)
     return row
 
 

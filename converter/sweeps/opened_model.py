@@ -1,6 +1,7 @@
 """Open a model of a sweep with its data before any conversion. What cannot be used is refused."""
 
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +31,7 @@ from passes.errors import ConvertError
 
 __all__ = ["OpenedModel", "calibration_for", "key_of", "open_for_sweep", "shared_facts"]
 
-_RESULTS = ("limit", "seed", "metric", "deterministic", "timing", "memory_budget", "min_sqnr", "measure_speed")
-
-
+_NO_RESULTS = ("cache", "checkpoint")  # settings that a row does not depend on; all others count
 _JUDGES = 8  # one sample in so many judges, where there are few
 
 
@@ -99,7 +98,8 @@ def calibration_for(cell: Cell) -> str | Path | None:
 
 def shared_facts(settings: Settings) -> dict[str, Any]:
     """Return JSON values that every row of a sweep depends on: settings, versions and this package's own source."""
-    chosen = {name: getattr(settings, name) for name in _RESULTS}
+    names = [each.name for each in dataclasses.fields(settings) if each.name not in _NO_RESULTS]
+    chosen = {name: getattr(settings, name) for name in names}
     file, own_metric, _ = str(settings.metric or "").partition(".py:")
     code = [Path(library) for library in libraries()] + ([Path(f"{file}.py")] if own_metric else [])
     return {

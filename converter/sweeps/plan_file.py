@@ -31,6 +31,7 @@ from passes.errors import ConvertError, UsageError
 __all__ = ["read_plan"]
 
 _SETTINGS = ("limit", "seed", "metric", "deterministic", "timing", "memory_budget", "min_sqnr", "measure_speed")
+"""Settings that a file may have."""
 _SHARED = ("calibration", "evaluation", "preprocess", "exclude")
 _OWN = (*_SHARED, "model", "name", "weights", "input_shape", "tolerance")
 _FIELDS = ("models", "recipes", "targets", "bits", *_SHARED, *_SETTINGS)
@@ -84,7 +85,8 @@ def _model(given: Any, shared: Mapping[str, Any], where: str) -> SweepModel:
         raise UsageError(f"{where}: {given!r} is neither the path of a model nor a table with `model`")
     _require_known(own, _OWN, where)
     values = {**shared, **own}
-    preprocess = build(Preprocess, values.pop("preprocess", {}), f"{where}, preprocess")
+    values.pop("preprocess", None)
+    preprocess = _preprocess(shared, where).merge(_preprocess(own, where))
     shape = values.get("input_shape")
     export = {name: values.pop(name) for name in ("weights", "input_shape", "tolerance") if name in values}
     if isinstance(shape, list):
@@ -94,6 +96,11 @@ def _model(given: Any, shared: Mapping[str, Any], where: str) -> SweepModel:
         if not isinstance(value, str):
             raise UsageError(f"{where}: {name} is a text, not {value!r}")
     return SweepModel(**values, exclude=exclude, preprocess=preprocess, export=ExportOptions(**export))
+
+
+def _preprocess(given: Mapping[str, Any], where: str) -> Preprocess:
+    preprocess: Preprocess = build(Preprocess, given.get("preprocess", {}), f"{where}, preprocess")
+    return preprocess
 
 
 def _recipe(given: Any, bits: list[Any], where: str) -> SweepRecipe:

@@ -2,6 +2,7 @@
 
     DIR/rows/<key>.json    one row
     DIR/files/<name>.onnx  its file
+    DIR/rows/files.txt     names of all files that sweeps here have begun to write
 
 The key is a digest of all that a row depends on. A row counts only with its own key, and with the file that it made.
 """
@@ -9,6 +10,7 @@ The key is a digest of all that a row depends on. A row counts only with its own
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,28 @@ class StoredRows:
                 written.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}; give another folder") from error
+
+    def claim(self, names: Sequence[str]) -> None:
+        """Note files that this sweep will write. Those that others wrote stay.
+
+        Args:
+            names: Names of the files, without the suffix.
+
+        Raises:
+            OutputError: A file of that name exists that no sweep in this folder wrote, or the note cannot be written.
+        """
+        note = self.folder / "rows" / "files.txt"
+        try:
+            own = set(note.read_text(encoding="utf-8").splitlines()) if note.exists() else set()
+            for name in names:
+                for path in (self.files / f"{name}.onnx", self.files / f"{name}.onnx.data"):
+                    if name not in own and path.exists():
+                        raise OutputError(f"{path} is not of this sweep; move it, or give another folder")
+            if not own.issuperset(names):
+                with replacing(note) as written:
+                    written.write_text("".join(f"{each}\n" for each in sorted(own.union(names))), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{note} cannot be written: {error.strerror}; give another folder") from error
 
     def _path(self, key: str) -> Path:
         return self.folder / "rows" / f"{key}.json"

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from converter.sweeps.opened_model import OpenedModel, calibration_for, key_of, 
 from converter.sweeps.plan import Cell, SweepPlan, cells_of
 from converter.sweeps.plan_file import read_plan
 from converter.sweeps.stored_rows import StoredRows
+from converter.sweeps.work_folder import work_folder
 from passes.arguments import require_type
 
 __all__ = ["sweep"]
@@ -58,17 +58,17 @@ def sweep(
         plan = read_plan(plan)
     cells, place = cells_of(plan), Path(folder)
     stored = StoredRows(place)
-    with owned(place, place / ".lock"):
-        work = place / "work"
+    with owned(place, place / ".lock"), work_folder(place) as work:
         jobs = _jobs(plan, cells, work, progress)
         found = {job.key: row for job in jobs if (row := _known(stored, job.key, keep_files, retry)) is not None}
         left = [job for job in jobs if job.key not in found]
+        if keep_files:
+            stored.claim([job.name for job in left])
         progress("sweep", len(found), len(jobs))
         for row in _converted(left, stored, keep_files, workers):
             stored.store(row)
             found[row.key] = row
             progress("sweep", len(found), len(jobs))
-        shutil.rmtree(work, ignore_errors=True)
     return Sweep(tuple(found[job.key] for job in jobs))
 
 

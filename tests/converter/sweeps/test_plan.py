@@ -47,6 +47,11 @@ def test_a_file_says_what_each_model_has(tmp_path: Path) -> None:
     assert plan.settings == Settings(limit=16, timing=False)
 
 
+def test_a_model_replaces_single_fields_of_the_preprocessing(tmp_path: Path) -> None:
+    text = PLAN.replace("preprocess = { mean = [0.25] }", "preprocess = { std = [0.25] }")
+    assert plan_of(tmp_path, text).models[1].preprocess == Preprocess(mean=(0.5,), std=(0.25,))
+
+
 def test_every_combination_is_there_once(tmp_path: Path) -> None:
     cells = cells_of(plan_of(tmp_path, PLAN))
     ways = ["int8", "int4-w3", "int4-w4"]

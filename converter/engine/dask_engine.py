@@ -56,8 +56,9 @@ class DaskEngine:
                 index = waiting.pop(future)
                 try:
                     result = future.result()
-                except KilledWorker:
-                    result = lost(tasks[index], f"{_DEATHS} workers died of it, most likely for lack of memory")
+                except KilledWorker as error:
+                    deaths = error.allowed_failures + 1
+                    result = lost(tasks[index], f"{deaths} workers died of it, most likely for lack of memory")
                 yield index, result
         finally:
             self._client.cancel(list(waiting))
@@ -87,6 +88,7 @@ def local_engine(count: int, memory: int | None) -> Iterator[DaskEngine]:
             threads_per_worker=1,
             memory_limit="auto" if memory is None else memory,
             dashboard_address=None,
+            local_directory=str(folder),
             silence_logs=50,  # what a worker has to say is in the error of its task
         ) as cluster,
         Client(cluster) as client,
@@ -125,7 +127,12 @@ def _require_same(client: Client, address: str) -> None:
     except ModuleNotFoundError as error:
         raise UsageError(f"`scheduler={address}`: its workers lack this package: {first_line(error)}") from error
     if not digests:
-        raise UsageError(f"`scheduler={address}` has no workers; start some with `dask worker {address}`")
+        raise UsageError(f"`scheduler={address}` has no workers; start some with `dask worker {address} --nthreads 1`")
+    if wide := sorted(worker for worker, threads in client.nthreads().items() if threads != 1):
+        raise UsageError(
+            f"`scheduler={address}`: {', '.join(wide)} run several conversions in one process, which share its threads "
+            f"and warnings; start workers with `dask worker {address} --nthreads 1 --nworkers N`"
+        )
     others = sorted(worker for worker, digest in digests.items() if digest != source_digest())
     if others:
         raise UsageError(

@@ -2,13 +2,14 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from converter.engine.engine import InProcess
 from converter.engine.storage import Storage
-from passes.errors import OutputError
+from passes.errors import OutputError, UsageError
 
 
 def square(value: int) -> int:
@@ -81,3 +82,20 @@ def test_a_storage_may_be_any_address_of_fsspec(tmp_path: Path) -> None:
     assert (tmp_path / "b.npz").read_bytes() == b"one"
     with pytest.raises(OutputError, match="`storage='nowhere://x'` cannot be used: "):
         Storage("nowhere://x").require_writable()
+
+
+@pytest.mark.parametrize(
+    ("threads", "words"), [({"a": 1, "b": 4}, "b run several conversions"), ({}, "has no workers")]
+)
+def test_workers_of_a_scheduler_have_one_thread_each(threads: dict[str, int], words: str) -> None:
+    dask_engine = pytest.importorskip("converter.engine.dask_engine", reason="workers need convert-onnx[dask]")
+
+    class Client:
+        def run(self, function: Callable[[], str]) -> dict[str, str]:
+            return {worker: function() for worker in threads}
+
+        def nthreads(self) -> dict[str, int]:
+            return threads
+
+    with pytest.raises(UsageError, match=f"{words}.*--nthreads 1"):
+        dask_engine._require_same(Client(), "tcp://10.0.0.1:8786")

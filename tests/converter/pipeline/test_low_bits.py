@@ -106,12 +106,14 @@ def test_the_report_says_so_too(
     assert {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8}[stored] in kinds
 
 
-def test_two_bits_in_matmulnbits_take_four() -> None:
+def test_two_bits_in_matmulnbits_take_two_in_one_block_of_32() -> None:
+    """The Gemm has 16 inputs."""
     result = converted(Rtn(bits=2, block_size=16), "matmulnbits")
-    assert {layer.name: layer.stored_bits for layer in result.layers if layer.op == "Gemm"} == {"fc": 4}
+    assert {layer.name: layer.stored_bits for layer in result.layers if layer.op == "Gemm"} == {"fc": 2}
     assert {layer.stored_bits for layer in result.layers if layer.op == "Conv"} == {2}
     (node,) = (node for node in result.model.graph.node if node.op_type == "MatMulNBits")
-    assert {entry.name: entry.i for entry in node.attribute}["bits"] == 4
+    stored = {entry.name: entry.i for entry in node.attribute}
+    assert (stored["bits"], stored["block_size"]) == (2, 32)
 
 
 def test_codes_of_a_file_are_those_of_the_grid() -> None:

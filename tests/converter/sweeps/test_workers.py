@@ -95,7 +95,7 @@ def test_a_storage_that_cannot_be_written_is_refused_before_the_work() -> None:
     workers = Workers(scheduler="tcp://127.0.0.1:1", storage="file/inside")
     with pytest.raises(OutputError, match=r"file/inside'` cannot be used"):
         sweep(plan(), "out", workers=workers)
-    assert names(Path("out/rows")) == set()
+    assert names(Path("out/rows")) <= {"files.txt"}
 
 
 @pytest.mark.usefixtures("folder")

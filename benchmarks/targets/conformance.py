@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -135,8 +136,12 @@ def report(outcomes: Sequence[Outcome]) -> str:
             lines.append(f"| {graph} | " + " | ".join(_cell(row[target], reasons) for target in targets) + " |")
     if reasons:
         lines += ["", "## Reasons", ""]
-        lines += [f"{number}. {reason}" for reason, number in reasons.items()]
+        lines += [_wrapped(f"{number}. {reason}") for reason, number in reasons.items()]
     return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False)
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> Mapping[str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from converter.engine.storage import Storage
 from converter.model_io.scratch import scratch_folder
+from passes.errors import UsageError, first_line
 
 __all__ = ["Item", "Shelf"]
 
@@ -54,14 +55,21 @@ class Shelf:
 
         Raises:
             OutputError: The storage cannot be written.
+            UsageError: The value cannot go to another process.
         """
         name = f"{self.folder}/{uuid.uuid4().hex}"
         if self.storage is None:
             return Item(name, value)
         with scratch_folder() as here:
             path = here / "value"
-            with path.open("wb") as file:
-                _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+            try:
+                with path.open("wb") as file:
+                    _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise UsageError(
+                    f"`workers=`: something of yours cannot go to other processes: {first_line(error)}; define a metric "
+                    "in a module, or leave `workers=` out"
+                ) from error
             self.storage.put(path, name)
         return Item(name)
 

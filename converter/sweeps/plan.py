@@ -160,11 +160,16 @@ def cells_of(plan: SweepPlan) -> tuple[Cell, ...]:
                 parts = (model.name, recipe.name, *(() if bits is None else (f"w{bits}",)), target.name)
                 name = _UNFIT.sub("_", "-".join(parts))
                 if name.lower() in found:
-                    raise UsageError(
-                        f"two conversions of the sweep are called {name}; give names to models and recipes"
-                    )
+                    raise UsageError(_twice(name, one_model=found[name.lower()].model is model))
                 found[name.lower()] = Cell(name, model, _at(recipe, bits), recipe.name, bits, target)
     return tuple(found.values())
+
+
+def _twice(name: str, *, one_model: bool) -> str:
+    wrong = f"two conversions of the sweep are called {name}"
+    if one_model:
+        return f"{wrong}: a recipe, its bits or a target is there twice; leave one out"
+    return f"{wrong}; give names to models: `name` in a SWEEP.toml, or `SweepModel(name=)`"
 
 
 def _at(recipe: Recipe, bits: int | None) -> Recipe:

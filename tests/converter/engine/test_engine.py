@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from converter.engine.engine import InProcess
+from converter.engine.shelf import Shelf
 from converter.engine.storage import Storage
 from passes.errors import OutputError, UsageError
 
@@ -99,3 +100,9 @@ def test_workers_of_a_scheduler_have_one_thread_each(threads: dict[str, int], wo
 
     with pytest.raises(UsageError, match=f"{words}.*--nthreads 1"):
         dask_engine._require_same(Client(), "tcp://10.0.0.1:8786")
+
+
+def test_what_cannot_travel_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec", reason="storage needs convert-onnx[dask]")
+    with pytest.raises(UsageError, match=r"cannot go to other processes: .*define a metric in a module"):
+        Shelf.on(Storage(str(tmp_path))).put(lambda: None)

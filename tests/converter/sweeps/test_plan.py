@@ -109,7 +109,10 @@ def test_what_no_conversion_can_be_is_refused(recipe: SweepRecipe, target: str, 
 
 def test_two_conversions_of_one_name_are_refused() -> None:
     plan = SweepPlan((SweepModel("a/m.onnx"), SweepModel("b/m.onnx")), (SweepRecipe("int8"),))
-    with pytest.raises(UsageError, match="two conversions of the sweep are called m-int8-cpu; give names"):
+    with pytest.raises(UsageError, match=r"are called m-int8-cpu; give names to models: `name` in a SWEEP\.toml"):
+        cells_of(plan)
+    plan = SweepPlan((SweepModel("m.onnx"),), (SweepRecipe("int8"), SweepRecipe("int8")))
+    with pytest.raises(UsageError, match="m-int8-cpu: a recipe, its bits or a target is there twice; leave one out"):
         cells_of(plan)
 
 

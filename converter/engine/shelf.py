@@ -67,8 +67,8 @@ class Shelf:
                     _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise UsageError(
-                    f"`workers=`: something of yours cannot go to other processes: {first_line(error)}; define a metric "
-                    "in a module, or leave `workers=` out"
+                    f"`workers=`: something of yours cannot go to other processes: {first_line(error)}; define a "
+                    "metric in a module, or leave `workers=` out"
                 ) from error
             self.storage.put(path, name)
         return Item(name)

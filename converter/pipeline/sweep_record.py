@@ -103,7 +103,7 @@ class Quality:
     Attributes:
         title: What it is, with its unit.
         sign: 1 if less is better, -1 if more is better.
-        of: Value of every row that has one, by the row's key.
+        of: Value of every row that has one, by the row's key. The SQNR of outputs equal to float's is inf.
     """
 
     title: str
@@ -146,7 +146,7 @@ class Sweep(Overview):
         if self.done and all(row.top1 is not None for row in self.done):
             drops = {row.key: 100 * ((row.float_top1 or 0.0) - (row.top1 or 0.0)) for row in self.done}
             return Quality("drop of top-1 accuracy, points", 1, drops)
-        found = {row.key: row.sqnr_db for row in self.done if row.sqnr_db is not None and math.isfinite(row.sqnr_db)}
+        found = {row.key: row.sqnr_db for row in self.done if row.sqnr_db is not None}
         return Quality("SQNR of the worst output, dB", -1, found)
 
     def front(self) -> frozenset[str]:

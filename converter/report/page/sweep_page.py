@@ -1,5 +1,6 @@
 """Page of a sweep: a plot of all files, one for each model and target, what failed, and every number."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ _SHARE = "size of the file, share of float"
 def render_sweep(sweep: Sweep) -> str:
     """Render the page of a sweep."""
     content = sweep.to_json()
-    values = sweep.quality.of
+    values = {key: value for key, value in sweep.quality.of.items() if math.isfinite(value)}
     rows = [
         {**row, **_words(row), "way": each.way, "quality": values.get(each.key)}
         for row, each in zip(content["rows"], sweep.rows, strict=True)

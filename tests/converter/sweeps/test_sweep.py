@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from converter import Preprocess, Settings, Sweep, SweepModel, SweepPlan, SweepRecipe, SweepRow, sweep
 from converter.metrics.metric_run import MetricFacts
+from converter.report.page.sweep_page import render_sweep
 from converter.sweeps.opened_model import shared_facts
 from passes.errors import ConvertError, OutputError
 from tests.support.command_line import ROOT, names
@@ -230,6 +232,9 @@ def row(name: str, size: int, **values: float | str | MetricFacts) -> SweepRow:
 def test_the_front_has_what_nothing_else_beats() -> None:
     found = Sweep((row("a", 10, sqnr_db=20.0), row("b", 20, sqnr_db=19.0), row("c", 30, sqnr_db=40.0)))
     assert found.front() == {"a", "c"}
+    equal = Sweep((row("a", 10, sqnr_db=math.inf), row("b", 20, sqnr_db=30.0)))  # to float
+    assert equal.front() == {"a"}
+    assert "30" in render_sweep(equal)
     labelled = Sweep((row("a", 10, top1=0.7, float_top1=0.8), row("b", 20, top1=0.7, float_top1=0.8)))
     assert labelled.front() == {"a"}
     assert labelled.quality.of == pytest.approx({"a": 10.0, "b": 10.0})

@@ -2,14 +2,26 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["static_files"]
+__all__ = ["errors_only", "static_files"]
 
 _FORMS = (("U8S8", "QDQ"), ("U8S8", "QOperator"), ("S8S8", "QDQ"), ("S8S8", "QOperator"))
+
+
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Hide warnings of all packages."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger().setLevel(level)
 
 
 def static_files(model: Path, images: NDArray[np.float32], folder: Path) -> dict[str, Path]:
@@ -27,21 +39,21 @@ def static_files(model: Path, images: NDArray[np.float32], folder: Path) -> dict
             """Return the next image."""
             return next(self.left, None)
 
-    logging.getLogger().setLevel(logging.ERROR)  # it warns about preprocessing that is done below
-    prepared = folder / "prepared.onnx"
-    quant_pre_process(str(model), str(prepared))
-    written = {}
-    for types, form in _FORMS:
-        path = folder / f"static-{types}-{form}.onnx"
-        activations = QuantType.QUInt8 if types == "U8S8" else QuantType.QInt8
-        quantize_static(
-            str(prepared),
-            str(path),
-            Reader(),
-            quant_format=QuantFormat[form],
-            per_channel=True,
-            activation_type=activations,
-            weight_type=QuantType.QInt8,
-        )
-        written[f"quantize_static {types} {form}"] = path
-    return written
+    with errors_only():  # it warns about preprocessing that is done below
+        prepared = folder / "prepared.onnx"
+        quant_pre_process(str(model), str(prepared))
+        written = {}
+        for types, form in _FORMS:
+            path = folder / f"static-{types}-{form}.onnx"
+            activations = QuantType.QUInt8 if types == "U8S8" else QuantType.QInt8
+            quantize_static(
+                str(prepared),
+                str(path),
+                Reader(),
+                quant_format=QuantFormat[form],
+                per_channel=True,
+                activation_type=activations,
+                weight_type=QuantType.QInt8,
+            )
+            written[f"quantize_static {types} {form}"] = path
+        return written

@@ -127,11 +127,11 @@ def _require_same(client: Client, address: str) -> None:
     except ModuleNotFoundError as error:
         raise UsageError(f"`scheduler={address}`: its workers lack this package: {first_line(error)}") from error
     if not digests:
-        raise UsageError(f"`scheduler={address}` has no workers; start some with `dask worker {address} --nthreads 1`")
+        raise UsageError(f"`scheduler={address}` has no workers; start some with `dask worker`, one thread each")
     if wide := sorted(worker for worker, threads in client.nthreads().items() if threads != 1):
         raise UsageError(
             f"`scheduler={address}`: {', '.join(wide)} run several conversions in one process, which share its threads "
-            f"and warnings; start workers with `dask worker {address} --nthreads 1 --nworkers N`"
+            "and warnings; start `dask worker` with one thread each (nthreads 1)"
         )
     others = sorted(worker for worker, digest in digests.items() if digest != source_digest())
     if others:

@@ -112,9 +112,7 @@ def bits_in_file(
     """Bits in the file of a layer's code. ONNX has no types of 3, 5, 6 or 7 bits.
 
     Args:
-        model: The model.
-        layer: The layer.
-        storage: Storage form of the weights.
+        model, layer, storage: The layer, and the storage form of the weights.
         bits: Bits of the codes. The default is the bits of the layer's grid.
         block_size: Inputs that will share a scale, for a layer without codes. None: all of a channel.
         smallest: As in `emit`. It is for the default bits.

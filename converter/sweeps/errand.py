@@ -158,7 +158,7 @@ def fetched(errand: Errand, row: SweepRow, folder: Path) -> SweepRow:
     errand.storage.remove(place)
     if digest_of(path) != row.sha256:
         path.unlink()
-        failure = "its file changed on the way from the worker; `--retry` makes it again"
+        failure = "its file changed on the way from the worker; `retry=True` makes it again"
         return dataclasses.replace(row, file="", sha256="", failure=failure)
     return row
 

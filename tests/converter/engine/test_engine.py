@@ -98,7 +98,7 @@ def test_workers_of_a_scheduler_have_one_thread_each(threads: dict[str, int], wo
         def nthreads(self) -> dict[str, int]:
             return threads
 
-    with pytest.raises(UsageError, match=f"{words}.*--nthreads 1"):
+    with pytest.raises(UsageError, match=f"{words}.*one thread each"):
         dask_engine._require_same(Client(), "tcp://10.0.0.1:8786")
 
 

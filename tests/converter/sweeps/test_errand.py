@@ -28,5 +28,5 @@ def test_a_file_that_changed_on_its_way_is_a_failure(folder: Path, tmp_path: Pat
     storage.put(folder / "m.onnx", "results/k/q.onnx")
     row = SweepRow("m", "int8", "cpu", file="q.onnx", sha256="other", key="k")
     back = fetched(Errand(None, storage=storage), row, tmp_path)  # type: ignore[arg-type]
-    assert back.failure == "its file changed on the way from the worker; `--retry` makes it again"
+    assert back.failure == "its file changed on the way from the worker; `retry=True` makes it again"
     assert not (tmp_path / "q.onnx").exists()

@@ -1,8 +1,8 @@
 """Nodes that bring a uint8 image of any size to the size of a model, as Pillow and `converter.data.preprocess` do.
 
 onnxruntime's antialiased Resize of uint8 is within one step of Pillow's bilinear filter in all sizes if it leaves out
-weights beyond the border (`exclude_outside`), as Pillow does. Without that it is up to 20 steps off. Its cubic form is
-up to 24 steps off either way, and Pillow's other filters have no form in ONNX.
+weights beyond the border (`exclude_outside`), as Pillow does. Without that, borders are many steps off. So is its cubic
+form either way, and Pillow's other filters have no form in ONNX.
 
 Sizes are computed in the graph as Python computes them: in whole numbers for the longer side and the crop, and in
 float64 with ties to even for the letterbox.

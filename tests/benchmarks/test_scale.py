@@ -95,6 +95,21 @@ def test_the_page_has_the_constants_and_the_tables() -> None:
     shown = [str(cell) for column in costs.columns[1:] for cell in column.cells]
     assert not [each for each in shown if each not in page]
     assert re.search(r"10\.1 h \| 100 %", page)
+    rows = [
+        [str(cell) for cell in cells] for cells in zip(*(list(column.cells) for column in costs.columns), strict=True)
+    ]
+    assert not [row for row in rows if f"| {' | '.join(row)} |" not in page]
+    searches: dict[str, list[list[str]]] = {}
+    for name, *row in zip(*(list(map(str, column.cells)) for column in plans.columns), strict=True):
+        busy = row[3].replace("%", " %")
+        if name.startswith("search, "):
+            searches.setdefault(name.removeprefix("search, "), []).append([*row[:3], busy])
+        else:
+            storage = name.rpartition("storage ")[2].removesuffix(" a task").replace("0 s", "free")
+            assert f"| {row[0]} | {storage} | {row[2]} | {busy} | {row[4]} |" in page
+    for name, runs in searches.items():
+        whole = [name, runs[0][1], *(run[2] for run in runs), runs[-1][3]]
+        assert f"| {' | '.join(whole)} |" in page
 
 
 def test_constants_can_be_measured() -> None:

@@ -21,7 +21,15 @@ from converter.learn.held_out import hold_out
 from converter.model_io.save import save_onnx
 from converter.runtime.session import Progress
 
-__all__ = ["learned_rounding", "low_bits", "low_bits_efficientnet", "two_level", "with_bits", "with_gptq"]
+__all__ = [
+    "image_halves",
+    "learned_rounding",
+    "low_bits",
+    "low_bits_efficientnet",
+    "two_level",
+    "with_bits",
+    "with_gptq",
+]
 
 _SCALES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -59,7 +67,7 @@ def low_bits(progress: Progress) -> Iterator[Bar]:
 def low_bits_efficientnet(progress: Progress) -> Iterator[Bar]:
     """Measure EfficientNet-Lite0 on the ImageNet sample. Images of even index calibrate, the others evaluate."""
     model = EFFICIENTNET.model()
-    even, odd = _halves(model)
+    even, odd = image_halves(model)
     limits = ((find_recipe("int8-gptq"), 0.7), (with_bits(4), 0.7), (with_bits(3), 4.0))
     yield from accuracy_losses("EfficientNet-Lite0", model, even, odd, limits, progress)
 
@@ -71,7 +79,7 @@ def learned_rounding(progress: Progress) -> Iterator[Bar]:
     has the result of GPTQ on all calibration images.
     """
     model = EFFICIENTNET.model()
-    even, odd = _halves(model)
+    even, odd = image_halves(model)
     for bits in (4, 3):
         plain, learning = with_bits(bits), with_bits(bits, "int4-learned")
         held_out = next(step.held_out for step in learning.passes if step.held_out)
@@ -96,7 +104,7 @@ def two_level(progress: Progress) -> Iterator[Bar]:
     small, large = RESNET20.model(), EFFICIENTNET.model()
     networks = (
         ("ResNet-20", small, *RESNET20.images(small, 512), (4, 3, 2)),
-        ("EfficientNet-Lite0", large, *_halves(large), (4, 3)),
+        ("EfficientNet-Lite0", large, *image_halves(large), (4, 3)),
     )
     for name, model, calibration, evaluation, widths in networks:
         with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
@@ -116,7 +124,7 @@ def _measured(measurement: Measurement) -> str:
     return f"{measurement.sqnr_db:.2f} dB, {100 * (measurement.top1 or 0):.1f} %"
 
 
-def _halves(model: onnx.ModelProto) -> tuple[Dataset, Dataset]:
+def image_halves(model: onnx.ModelProto) -> tuple[Dataset, Dataset]:
     """Return the images of even and of odd index of the ImageNet sample."""
     data = load_data(shared_file(EFFICIENTNET.calibration), input_specs(model), preprocess=EFFICIENTNET.preprocess)
     return data.select(np.arange(0, len(data), 2)), data.select(np.arange(1, len(data), 2))

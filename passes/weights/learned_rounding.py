@@ -31,13 +31,21 @@ class LearnedRounding(LearningPass):
     Attributes:
         granularity: What is learned together: a block, a layer, or the whole network on its outputs.
         layers_per_block: Greatest number of layers in a block, if the graph allows a choice.
-        steps: Steps of Adam per block.
+        steps: Steps of the optimizer per block.
         batch: Images per step.
+        method: How codes change. "moves": whole steps where the loss gains by them. "soft": soft rounding between two
+            neighbours, with a regularizer that decides in the end (AdaRound). It needs a thousand steps and more.
+        loss: Error of a block's outputs. "error": squared error over variance. "network": the same, where a channel
+            counts as much as the network's outputs depend on it (BRECQ). "cosine": 1 minus the cosine.
         move_share: Greatest share of a layer's rows in which a code changes in one step. With 0, no code changes.
         certainty: A code changes if the gain is greater than this many standard errors of its gradient.
-        scale_rate: Learning rate of the logarithms of scales. It falls to zero along a cosine.
-        bias_rate: Learning rate of biases, in standard deviations of the layer's output. It falls to zero along a
-            cosine.
+        soft_rate: Learning rate of soft codes.
+        soft_start: Share of the way from a code to the float weight at which soft rounding starts, 0 to 1.
+        regularizer: Weight of the regularizer of soft rounding, for each code.
+        scale_rate: Learning rate of the logarithms of scales.
+        bias_rate: Learning rate of biases, in standard deviations of the layer's output.
+        optimizer: "adam", or "sgd" with a momentum of 0.9.
+        schedule: Learning rates fall to zero along a "cosine", or are "constant".
         drop: Share of a block's input values that come from the float network.
         window: Side of the crop of each image, for blocks whose outputs depend on a neighbourhood only.
         held_out: Share of the calibration images that judge the result. Nothing learns from them.
@@ -50,10 +58,17 @@ class LearnedRounding(LearningPass):
     layers_per_block: int = 4
     steps: int = 100
     batch: int = 32
+    method: Literal["moves", "soft"] = "moves"
+    loss: Literal["error", "network", "cosine"] = "error"
     move_share: float = 0.06
     certainty: float = 1.0
+    soft_rate: float = 0.01
+    soft_start: float = 1.0
+    regularizer: float = 0.01
     scale_rate: float = 0.001
     bias_rate: float = 0.003
+    optimizer: Literal["adam", "sgd"] = "adam"
+    schedule: Literal["cosine", "constant"] = "cosine"
     drop: float = 0.0
     window: int = 28
     held_out: float = 0.125
@@ -63,13 +78,14 @@ class LearnedRounding(LearningPass):
         for name in ("layers_per_block", "steps", "batch", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("certainty", "scale_rate", "bias_rate"):
+        rates = ("scale_rate", "bias_rate", "soft_rate", "regularizer")
+        for name in ("certainty", *rates):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("scale_rate", "bias_rate"):
+        for name in rates:
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
-        for name in ("move_share", "drop"):
+        for name in ("move_share", "drop", "soft_start"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         super().__post_init__()

@@ -28,10 +28,12 @@ from converter.learn.graph.spatial import NoTorchForm
 from converter.learn.held_out import hold_out
 from converter.learn.rounding.blocks import blocks, join, sole_boundaries
 from converter.learn.rounding.fake_quantize import LearnedWeight, QuantizedBlock
+from converter.learn.rounding.loss import BlockLoss, output_importance
 from converter.learn.rounding.network_check import Snapshot, network_db
 from converter.learn.rounding.outcomes import BlockOutcomes
 from converter.learn.rounding.rounding import Outcome, learn
 from converter.learn.rounding.samples import Samples, looks_around, run_in_batches, windows
+from converter.learn.rounding.soft_rounding import SoftWeight
 from converter.qdq.floats import float_model
 from converter.qdq.writer import runs_on_integers
 from converter.runtime.session import Progress, open_session
@@ -47,6 +49,8 @@ from passes.weights.learned_rounding import LearnedRounding
 __all__ = ["refine_blocks"]
 
 _COPIES = 3  # of a block's inputs while it learns: both streams, and outputs of about that size
+
+_IMPORTANT = 32  # images that measure how much the network depends on each channel
 
 _REJECTED = "single blocks gained, but the whole network did not ({:.2f} -> {:.2f} dB on held-out samples)"
 
@@ -94,6 +98,8 @@ def refine_blocks(
     with ActivationCache(kept - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
         network = _Network(model, layers, data, (train_cache, judge_cache), settings.held_out, seed, memory_budget)
         before = best = network.decibels()
+        if settings.loss == "network":
+            network.measure_importance(device)
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
             outcomes.solved |= network.enter(piece, solver)
@@ -156,11 +162,30 @@ class _Network:
         )
         self.train = self.calibration.pair
         self.judge = PairedRun(model, self.reference, self.judge_images, cache[1], together=memory // 2)
+        self.importance: dict[str, torch.Tensor] = {}
         self.changed_tensors = set[str]()  # tensors of the quantized network that differ because a block has learned
 
     def decibels(self) -> float:
         """Signal-to-noise ratio of the network's outputs on the held-out samples, in dB."""
         return network_db(self.model, self.reference, self.judge_images)
+
+    def measure_importance(self, device: torch.device) -> None:
+        """Measure how much the network's outputs depend on each channel, on some training images.
+
+        Raises:
+            QuantizationError: An operator of the network has no gradient.
+        """
+        reason = unsupported(self.reference.graph.nodes)
+        if reason:
+            raise QuantizationError(f"loss='network' needs gradients of the whole network: {reason}; use loss='error'")
+        program = Program(float_network(self.model).graph, device)
+        inputs = {
+            str(tensor.name): torch.from_numpy(self.train.get(FLOAT, str(tensor.name), 0)[:_IMPORTANT]).to(device)
+            for tensor in self.reference.graph.inputs
+        }
+        names = {str(tensor.name) for node in self.reference.graph.nodes for tensor in node.outputs}
+        draws = torch.Generator().manual_seed(self.seed)
+        self.importance = output_importance(program, inputs, names, draws)
 
     def pieces(self, settings: LearnedRounding) -> list[_Piece]:
         """Cut the network into blocks. Outputs of the graph count as outputs of the block that writes them."""
@@ -240,15 +265,22 @@ class _Network:
             return f"torch cannot run the block on {images} images: {str(error).splitlines()[0]}"
         if any(len(value) != len(train) for value in train.target.values()):
             return "the block's outputs do not have one entry for every image"
-        block = self._block(piece, inside, program, train, device)
-        outcome = learn(block, train, held_out, settings, seed)
+        block = self._block(piece, inside, program, train, settings, device)
+        loss = BlockLoss(settings.loss, train.target, self.importance)
+        outcome = learn(block, train, held_out, settings, seed, loss)
         if outcome.improved:
             for weight in block.learned():
                 weight.write(self.model)
         return outcome
 
     def _block(
-        self, piece: Segment, inside: dict[str, Linear], program: Program, train: Samples, device: torch.device
+        self,
+        piece: Segment,
+        inside: dict[str, Linear],
+        program: Program,
+        train: Samples,
+        settings: LearnedRounding,
+        device: torch.device,
     ) -> QuantizedBlock:
         writers, spread = {layer.output: layer for layer in inside.values()}, dict[str, Floats]()
 
@@ -261,7 +293,7 @@ class _Network:
 
         with torch.no_grad():
             program({name: value[:32] for name, value in train.exact.items()}, after=measure)
-        weights = []
+        weights: list[LearnedWeight] = []
         for name, layer in inside.items():
             quantized = self.model.quantized[name]
             unit = spread[layer.output].reshape(layer.matrix_shape[:2])
@@ -270,8 +302,12 @@ class _Network:
             )
             bias = self.model.bias(layer)
             kept = None if quantized.pruned is None else quantized.pruned.kept
-            learned = LearnedWeight(layer, quantized.codes, quantized.grid, bias, unit, step, kept)
-            weights.append(learned.to(device))
+            state = (layer, quantized.codes, quantized.grid, bias, unit, step, kept)
+            if settings.method == "soft":
+                exact = self.reference.weight(layer)
+                weights.append(SoftWeight(*state, exact=exact, start=settings.soft_start).to(device))
+            else:
+                weights.append(LearnedWeight(*state).to(device))
         written = {str(tensor.name) for name in piece.nodes for tensor in self.model.node(name).outputs}
         ranges = {name: grid for name, grid in self.model.activation_qparams.items() if name in written}
         return QuantizedBlock(program, weights, ranges, self._fixed(piece, inside))

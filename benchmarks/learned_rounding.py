@@ -1,0 +1,352 @@
+"""Learned rounding beside GPTQ: networks, bits and grids, or the choices that learning leaves.
+
+    python -m benchmarks.learned_rounding ladder                          every network that is on this machine
+    python -m benchmarks.learned_rounding ladder --networks ResNet-20 --bits 2 --methods GPTQ
+    python -m benchmarks.learned_rounding practices                       ResNet-20 at 2 bits, one choice changed a row
+    python -m benchmarks.learned_rounding ladder --rows build/ladder.jsonl
+
+Activations have 8 bits; the passes before are those of `int4`. Each set of calibration images, drawn at random, gives a
+file of every method, so methods are compared on equal images. SQNR of the scores and top-1 are measured on images that
+no set has. The gain is that over the method's own start, set by set.
+
+"soft" is rounding as published: AdaRound's (layer by layer) and BRECQ's (block by block) soft rounding. From codes
+rounded to nearest it begins at the float weights; from GPTQ's codes it begins near them. "moves" are the whole steps of
+`int4-learned`. "trained" is the training of `train`, without labels, on the same images and nothing else.
+
+Results of a set are kept in the file of ``--rows`` as soon as they are measured, and a run that was stopped goes on.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+from rich import box
+from rich.table import Table
+
+from benchmarks.low_bits import image_halves
+from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT, MissingData, Pretrained
+from benchmarks.transformers.road_signs import vit
+from converter import ConvertError, Recipe, Settings, convert, find_recipe
+from converter.data.dataset import Dataset
+from converter.evaluation.evaluate import evaluate
+from converter.model_io.save import save_onnx
+from converter.report.progress import progress_bars
+from converter.report.table import show
+from converter.runtime.session import Progress
+from passes.base import LayerPass, Pass
+from passes.weights.gptq import Gptq
+from passes.weights.learned_rounding import LearnedRounding
+from passes.weights.qat import Qat
+from passes.weights.rtn import Rtn
+
+__all__ = ["GRIDS", "METHODS", "NETWORKS", "PRACTICES", "Case", "Method", "Row", "main", "measured", "table"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and its images.
+
+    Attributes:
+        model: Exports it.
+        images: Gives the images that may calibrate and those that measure.
+        calibrate: Calibration images of each set.
+        measure: Most images that measure.
+    """
+
+    model: Callable[[], onnx.ModelProto]
+    images: Callable[[onnx.ModelProto], tuple[Dataset, Dataset]]
+    calibrate: int
+    measure: int
+
+
+def _pretrained(of: Pretrained, available: int, calibrate: int, measure: int) -> Network:
+    return Network(of.model, lambda model: of.images(model, available), calibrate, measure)
+
+
+NETWORKS: Mapping[str, Network] = MappingProxyType(
+    {
+        "ResNet-20": _pretrained(RESNET20, 1024, 512, 5000),
+        "ResNet-56": _pretrained(RESNET56, 1024, 512, 5000),
+        "ResNet-18, road signs": _pretrained(ROAD_SIGNS, 2048, 512, 6315),
+        "ViT, road signs": Network(vit, lambda model: ROAD_SIGNS.images(model, 2048), 512, 6315),
+        "EfficientNet-Lite0": Network(EFFICIENTNET.model, image_halves, 384, 500),
+    }
+)
+
+GRIDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"a scale a channel": {}, "two levels": {"block_size": 8, "two_level": True}}
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What finds the codes.
+
+    Attributes:
+        solver: Layer pass. Its bits and its grid are replaced.
+        refined: Pass that learns from the codes of the solver. None: nothing learns.
+    """
+
+    solver: LayerPass
+    refined: Pass | None = None
+
+    def recipe(self, name: str, bits: int, grid: Mapping[str, Any]) -> Recipe:
+        """Return the recipe `int4` with this method at some bits."""
+        recipe = find_recipe("int4").with_pass(replace(self.solver, bits=bits, **grid), name)
+        return recipe if self.refined is None else replace(recipe, passes=(*recipe.passes, self.refined))
+
+
+_MOVES = LearnedRounding()
+_PUBLISHED = LearnedRounding(method="soft", steps=1000)
+_NEAR_CODES = LearnedRounding(method="soft", steps=500, soft_start=0.3)
+_TRAINED = Qat(objective="float", epochs=20)
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "RTN": Method(Rtn()),
+        "RTN, soft, layer by layer": Method(Rtn(), replace(_PUBLISHED, granularity="layer")),
+        "RTN, soft, block by block": Method(Rtn(), _PUBLISHED),
+        "GPTQ": Method(Gptq()),
+        "GPTQ, moves": Method(Gptq(), _MOVES),
+        "GPTQ, soft": Method(Gptq(), _NEAR_CODES),
+        "GPTQ, trained": Method(Gptq(), _TRAINED),
+    }
+)
+"""Methods by name. A method that refines comes after its start, whose name is before the first comma."""
+
+_CHANGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "start at the float weight": {"soft_start": 1.0},
+        "start nearer at the codes": {"soft_start": 0.1},
+        "loss of the network": {"loss": "network"},
+        "loss of the cosine": {"loss": "cosine"},
+        "layer by layer": {"granularity": "layer"},
+        "whole network": {"granularity": "network"},
+        "rounding alone": {"scale_rate": 0.0, "bias_rate": 0.0},
+        "no scales": {"scale_rate": 0.0},
+        "no biases": {"bias_rate": 0.0},
+        "sgd": {"optimizer": "sgd", "soft_rate": 100.0, "scale_rate": 0.01, "bias_rate": 0.01},
+        "constant rate": {"schedule": "constant"},
+        "1500 steps": {"steps": 1500},
+        "a third of the rate": {"soft_rate": 0.003},
+        "dropping half (QDrop)": {"drop": 0.5},
+    }
+)
+
+PRACTICES: Mapping[str, Method] = MappingProxyType(
+    {
+        "GPTQ": Method(Gptq()),
+        "GPTQ, soft": Method(Gptq(), _NEAR_CODES),
+        **{f"GPTQ, soft, {name}": Method(Gptq(), replace(_NEAR_CODES, **of)) for name, of in _CHANGES.items()},
+        "GPTQ, moves": Method(Gptq(), _MOVES),
+        "GPTQ, moves, scales and biases alone": Method(Gptq(), replace(_MOVES, move_share=0.0)),
+        "GPTQ, moves, loss of the network": Method(Gptq(), replace(_MOVES, loss="network")),
+        "GPTQ, moves, 400 steps": Method(Gptq(), replace(_MOVES, steps=400)),
+        "GPTQ, trained": Method(Gptq(), _TRAINED),
+        "GPTQ, trained, fixed steps of activations": Method(Gptq(), replace(_TRAINED, learn_activations=False)),
+        "GPTQ, trained, images flipped and moved": Method(Gptq(), replace(_TRAINED, flip=True, shift=2)),
+        "GPTQ, trained, adam": Method(Gptq(), replace(_TRAINED, optimizer="adam")),
+    }
+)
+"""Learning with one choice changed. All are measured on ResNet-20 at 2 bits, a scale a channel."""
+
+SETS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a row measures.
+
+    Attributes:
+        network: Name in `NETWORKS`.
+        bits: Bits of the weights.
+        grid: Name in `GRIDS`.
+        method: Name in `METHODS` or `PRACTICES`.
+        index: Number of the set of calibration images.
+        calibrate: Images of the set.
+    """
+
+    network: str
+    bits: int
+    grid: str
+    method: str
+    index: int
+    calibrate: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Result of a method on one set of calibration images.
+
+    Attributes:
+        case: What was measured.
+        sqnr_db: SQNR of the scores in dB.
+        top1: Top-1 accuracy in percent.
+        float_top1: Top-1 accuracy of the float model in percent.
+        cpu_seconds: CPU seconds of the conversion.
+        images: Images that measured it.
+    """
+
+    case: Case
+    sqnr_db: float
+    top1: float
+    float_top1: float
+    cpu_seconds: float
+    images: int
+
+
+def measured(
+    cases: Sequence[tuple[str, int, str, str]],
+    methods: Mapping[str, Method],
+    sets: int,
+    calibrate: int | None,
+    path: Path,
+    progress: Progress,
+) -> list[Row]:
+    """Convert and measure what the file of rows does not have yet.
+
+    Args:
+        cases: Network, bits, grid and method of each row.
+        methods: Methods by name.
+        sets: Sets of calibration images.
+        calibrate: Images of each set. None: as `NETWORKS` says.
+        path: File of rows. It is extended.
+        progress: Called during the conversions.
+
+    Raises:
+        MissingData: A network or its images are not on this machine.
+    """
+    rows = {row.case: row for row in _read(path)}
+    wanted = [
+        Case(network, bits, grid, method, index, calibrate or NETWORKS[network].calibrate)
+        for network, bits, grid, method in cases
+        for index in range(sets)
+    ]
+    for name in dict.fromkeys(case.network for case in wanted):
+        missing = [case for case in wanted if case.network == name and case not in rows]
+        if not missing:
+            continue
+        network = NETWORKS[name]
+        model = network.model()
+        available, evaluation = network.images(model)
+        for case in missing:
+            chosen = np.random.default_rng(case.index).permutation(len(available))[: case.calibrate]
+            images = available.select(np.sort(chosen))
+            recipe = methods[case.method].recipe(case.method, case.bits, GRIDS[case.grid])
+            rows[case] = _measure(case, model, images, recipe, evaluation.limit(network.measure), progress)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(rows[case])) + "\n")
+    return [rows[case] for case in wanted]
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [Row(**(each | {"case": Case(**each["case"])})) for each in kept]
+
+
+def _measure(
+    case: Case, model: onnx.ModelProto, images: Dataset, recipe: Recipe, others: Dataset, progress: Progress
+) -> Row:
+    with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
+        paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
+        save_onnx(model, paths[0])
+        started = time.process_time()
+        settings = Settings(limit=len(images), timing=False)
+        convert(model, images, recipe=recipe, settings=settings, progress=progress).save(paths[1])
+        took = time.process_time() - started
+        reference, quantized = evaluate(paths, others, latency=False, progress=progress).models
+    if reference.top1 is None or quantized.top1 is None or quantized.sqnr_db is None:
+        raise MissingData(f"the images of {case.network} have no labels")
+    return Row(case, quantized.sqnr_db, 100 * quantized.top1, 100 * reference.top1, took, quantized.images)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Build a table with a row for each method, with means over the sets and the gain over the method's start."""
+    built = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for column in ("network", "bits", "grid", "method", "SQNR", "gain", "against float", "CPU s"):
+        built.add_column(column, justify="left" if column in {"network", "grid", "method"} else "right")
+    for group in _groups(rows):
+        case = group[0].case
+        start = case.method.split(",")[0]
+        same = (case.network, case.bits, case.grid, start)
+        before = {row.case.index: row.sqnr_db for row in rows if _method_of(row) == same}
+        gains = [row.sqnr_db - before[row.case.index] for row in group if row.case.index in before]
+        built.add_row(
+            case.network,
+            str(case.bits),
+            case.grid,
+            case.method,
+            f"{_spread([row.sqnr_db for row in group])} dB",
+            "" if case.method == start or not gains else f"{_spread(gains, signed=True)} dB",
+            f"{_spread([row.top1 - row.float_top1 for row in group], signed=True)} points",
+            f"{np.mean([row.cpu_seconds for row in group]):.0f}",
+        )
+    return built
+
+
+def _method_of(row: Row) -> tuple[str, int, str, str]:
+    return row.case.network, row.case.bits, row.case.grid, row.case.method
+
+
+def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+    found: dict[tuple[str, int, str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault(_method_of(row), []).append(row)
+    return list(found.values())
+
+
+def _spread(values: Sequence[float], *, signed: bool = False) -> str:
+    mean = f"{np.mean(values):+.2f}" if signed else f"{np.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.2f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table. The result is 1 if data are missing or a conversion fails."""
+    parser = argparse.ArgumentParser(prog="benchmarks.learned_rounding", description="Learned rounding beside GPTQ.")
+    parser.add_argument("what", choices=("ladder", "practices"))
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), metavar="NAME", help=f"{', '.join(NETWORKS)}")
+    parser.add_argument("--bits", nargs="+", type=int, choices=range(2, 9), metavar="N", help="default: 4 3 2")
+    parser.add_argument("--grids", nargs="+", choices=list(GRIDS), metavar="NAME", help=f"default: {', '.join(GRIDS)}")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="exact names; default: all")
+    parser.add_argument("--sets", type=int, default=SETS, metavar="N", help=f"sets of images; default {SETS}")
+    parser.add_argument("--calibrate", type=int, metavar="N", help="images of each set")
+    parser.add_argument("--rows", type=Path, default=ROOT / "build" / "learned-rounding.jsonl", metavar="FILE")
+    options = parser.parse_args(arguments)
+    methods = METHODS if options.what == "ladder" else PRACTICES
+    for name in options.methods or ():
+        if name not in methods:
+            parser.error(f"no method is named {name!r}; there are: {'; '.join(methods)}")
+    if options.sets < 1 or (options.calibrate is not None and options.calibrate < 1):
+        parser.error("--sets and --calibrate must be at least 1")
+    ladder = options.what == "ladder"
+    cases = [
+        (network, bits, grid, method)
+        for network in options.networks or (list(NETWORKS) if ladder else ["ResNet-20"])
+        for bits in options.bits or ([4, 3, 2] if ladder else [2])
+        for grid in options.grids or (list(GRIDS) if ladder else ["a scale a channel"])
+        for method in options.methods or list(methods)
+    ]
+    try:
+        with progress_bars() as progress:
+            rows = measured(cases, methods, options.sets, options.calibrate, options.rows, progress)
+    except (ConvertError, MissingData) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    show([table(rows)])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

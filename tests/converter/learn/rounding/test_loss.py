@@ -1,0 +1,53 @@
+"""Losses of a block, and how much a network depends on the channels of its tensors."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from converter.learn.graph.program import Program  # noqa: E402
+from converter.learn.rounding.loss import BlockLoss, output_importance  # noqa: E402
+from converter.learn.rounding.samples import Tensors  # noqa: E402
+from tests.support.networks import conv, network, prepared, random  # noqa: E402
+
+TARGET: Tensors = {"y": torch.from_numpy(random(16, 4, 5, 5))}
+
+
+def test_the_error_is_relative_to_the_variance() -> None:
+    loss = BlockLoss("error", TARGET)
+    other = {"y": TARGET["y"] + 0.1}
+    expected = 0.01 / float(TARGET["y"].var(dim=(0, 2, 3), unbiased=False).mean())
+    assert float(loss(other, TARGET)) == pytest.approx(expected, rel=1e-4)
+    assert float(BlockLoss("error", {"y": 3 * TARGET["y"]})({"y": 3 * other["y"]}, {"y": 3 * TARGET["y"]})) == (
+        pytest.approx(expected, rel=1e-4)
+    )
+
+
+def test_a_cosine_does_not_depend_on_the_size() -> None:
+    loss = BlockLoss("cosine", TARGET)
+    assert float(loss({"y": 2 * TARGET["y"]}, TARGET)) == pytest.approx(0, abs=1e-5)
+    assert float(loss({"y": -TARGET["y"]}, TARGET)) == pytest.approx(2, abs=1e-5)
+
+
+def test_channels_count_as_much_as_they_matter() -> None:
+    importance = {"y": torch.tensor([4.0, 0.0, 0.0, 0.0]).reshape(1, 4, 1, 1)}
+    loss = BlockLoss("network", TARGET, importance)
+    only_last, only_first = ({"y": TARGET["y"].clone()} for _ in range(2))
+    only_last["y"][:, 1:] += 1
+    only_first["y"][:, 0] += 1
+    assert float(loss(only_last, TARGET)) == 0
+    assert float(loss(only_first, TARGET)) > 0
+
+
+def test_importance_is_the_squared_gradient_of_the_outputs() -> None:
+    """Two 1x1 convolutions. A channel between them matters by the sum of its squared weights in the second."""
+    constants: dict[str, Any] = {}
+    nodes = [conv(constants, "a", "x", "y", (6, 3, 1, 1)), conv(constants, "b", "y", "z", (4, 6, 1, 1))]
+    proto = network(nodes, constants, {"x": ["N", 3, 8, 8]}, {"z": ["N", 4, 8, 8]})
+    program, inputs = Program(prepared(proto).graph), {"x": torch.from_numpy(random(32, 3, 8, 8))}
+    found = output_importance(program, inputs, {"y"}, torch.Generator().manual_seed(0))["y"]
+    expected = np.square(constants["b.weight"][:, :, 0, 0]).sum(0)
+    assert found.shape == (1, 6, 1, 1)
+    np.testing.assert_allclose(found.flatten().numpy(), expected / expected.mean(), rtol=0.2)

@@ -83,7 +83,11 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
 )
 
 GRIDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"a scale a channel": {}, "two levels": {"block_size": 8, "two_level": True}}
+    {
+        "a scale a channel": {},
+        "two levels": {"block_size": 8, "two_level": True},
+        "two levels, blocks of 4": {"block_size": 4, "two_level": True},
+    }
 )
 
 
@@ -318,7 +322,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("ladder", "practices"))
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), metavar="NAME", help=f"{', '.join(NETWORKS)}")
     parser.add_argument("--bits", nargs="+", type=int, choices=range(2, 9), metavar="N", help="default: 4 3 2")
-    parser.add_argument("--grids", nargs="+", choices=list(GRIDS), metavar="NAME", help=f"default: {', '.join(GRIDS)}")
+    parser.add_argument(
+        "--grids", nargs="+", choices=list(GRIDS), metavar="NAME", help=f"{', '.join(GRIDS)}; default: the first two"
+    )
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="exact names; default: all")
     parser.add_argument("--sets", type=int, default=SETS, metavar="N", help=f"sets of images; default {SETS}")
     parser.add_argument("--calibrate", type=int, metavar="N", help="images of each set")
@@ -335,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (network, bits, grid, method)
         for network in options.networks or (list(NETWORKS) if ladder else ["ResNet-20"])
         for bits in options.bits or ([4, 3, 2] if ladder else [2])
-        for grid in options.grids or (list(GRIDS) if ladder else ["a scale a channel"])
+        for grid in options.grids or list(GRIDS)[: 2 if ladder else 1]
         for method in options.methods or list(methods)
     ]
     try:

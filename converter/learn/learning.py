@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from converter.cache.folder import NOWHERE, Cache
 from converter.data.dataset import Dataset
 from converter.learn.training_file import TrainingFile
 from converter.runtime.session import Progress
@@ -29,6 +30,7 @@ def learn_rounding(
     solver: LayerPass | None,
     memory_budget: int,
     seed: int,
+    kept: Cache = NOWHERE,
 ) -> PassReport:
     """Refine a quantized model. See `converter.learn.rounding.refine.refine_blocks`.
 
@@ -39,7 +41,9 @@ def learn_rounding(
     images = _required(settings.name, data)
     from converter.learn.rounding.refine import refine_blocks
 
-    return refine_blocks(model, settings, images, progress, solver=solver, memory_budget=memory_budget, seed=seed)
+    return refine_blocks(
+        model, settings, images, progress, solver=solver, memory_budget=memory_budget, seed=seed, kept=kept
+    )
 
 
 def train(

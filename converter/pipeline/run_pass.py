@@ -14,7 +14,7 @@ from typing import Any
 
 from converter.cache.folder import NOWHERE
 from converter.cache.steps import NO_CACHE, StepCache, kept
-from converter.calibration.correction import correct_layers
+from converter.calibration.correction import correct_layers, float_network
 from converter.calibration.make_up import make_up
 from converter.calibration.range_trial import choose_ranges
 from converter.calibration.sequential import solve_layers
@@ -23,9 +23,11 @@ from converter.data.dataset import Dataset
 from converter.engine.engine import Engine, InProcess
 from converter.learn.learning import learn_rounding, require_trainable, train
 from converter.learn.training_file import TrainingFile
+from converter.model_io.sizes import tensorwise_digest
 from converter.model_io.user_code import described
 from converter.pipeline.images import Images
 from converter.pipeline.shards import calibrate_in_shards
+from converter.qdq.floats import float_model
 from converter.recipes.recipe import Recipe
 from converter.recipes.registry import PASSES
 from converter.runtime.session import Progress
@@ -56,7 +58,7 @@ class PassContext:
         progress: Callback for progress.
         checkpoint: File for the state of a training. None: no state is written.
         metric: Metric that chooses the best epoch of a training. None: the share of right classes, or else the loss.
-        cache: Where statistics, the choice of ranges and solved layers are kept.
+        cache: Where statistics, the choice of ranges, solved layers and learned blocks are kept.
         engine: Where statistics are measured.
     """
 
@@ -279,8 +281,20 @@ def _run_correction_pass(step: CorrectionPass, model: Model, context: PassContex
 def _run_learned_rounding(step: LearnedRounding, model: Model, context: PassContext) -> PassReport:
     recipe, data = context.recipe, context.images.shown_to(step)
     solver = recipe.solver_before(step)
+    cache = NOWHERE
+    if data is not None and _is_own(step) and (solver is None or _is_own(solver)):
+        exact = tensorwise_digest(float_model(float_network(model).graph)) if context.cache.folder is not None else ""
+        facts = {"seed": recipe.seed, "memory": context.memory_budget, "exact": exact, **_state(model)}
+        cache = context.cache.of("blocks", model, data, step=step, solver=solver, **facts)
     return learn_rounding(
-        model, step, data, context.progress, solver=solver, memory_budget=context.memory_budget, seed=recipe.seed
+        model,
+        step,
+        data,
+        context.progress,
+        solver=solver,
+        memory_budget=context.memory_budget,
+        seed=recipe.seed,
+        kept=cache,
     )
 
 

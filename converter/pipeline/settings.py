@@ -50,8 +50,8 @@ class Settings:
             and compute in float32. Inputs and outputs keep their types.
         checkpoint: File for the state of a training. After an interruption, the same call continues from it.
 
-        cache: Folder for statistics, the choice of ranges, and solved layers. After an interruption, the same call
-            continues from it, and another recipe for the same model and samples uses what is the same. See
+        cache: Folder for statistics, the choice of ranges, solved layers and learned blocks. After an interruption, the
+            same call continues from it, and another recipe for the same model and samples uses what is the same. See
             `converter.cache.steps`. A search has its own argument ``cache``, which it uses for its attempts too.
 
     Raises:

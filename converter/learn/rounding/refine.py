@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import torch
 
+from converter.cache.folder import NOWHERE, Cache
 from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.correction import float_network, restore_float_weight
 from converter.calibration.layer_inputs import SequentialCalibration
@@ -28,6 +29,7 @@ from converter.learn.graph.spatial import NoTorchForm
 from converter.learn.held_out import hold_out
 from converter.learn.rounding.blocks import blocks, join, sole_boundaries
 from converter.learn.rounding.fake_quantize import LearnedWeight, QuantizedBlock
+from converter.learn.rounding.kept_blocks import KeptBlock, keep_block, restore_block
 from converter.learn.rounding.loss import BlockLoss, output_importance
 from converter.learn.rounding.network_check import Snapshot, network_db
 from converter.learn.rounding.outcomes import BlockOutcomes
@@ -64,6 +66,7 @@ def refine_blocks(
     solver: LayerPass | None,
     memory_budget: int,
     seed: int,
+    kept: Cache = NOWHERE,
 ) -> PassReport:
     """Refine the codes, scales and biases of every block that gains. If the network does not gain, no block changes.
 
@@ -76,6 +79,7 @@ def refine_blocks(
             block may gain only what its successors had compensated for, so the network is judged after every block.
         memory_budget: As for `converter.calibration.sequential.solve_layers`.
         seed: Random seed of the held-out samples, the windows and the batches.
+        kept: Blocks that have learned already, by this pass on this model and these data. New ones are added.
 
     Returns:
         The report of the pass.
@@ -93,29 +97,33 @@ def refine_blocks(
     if not layers:
         return PassReport(settings.name, skipped={**model.float_reasons, **left})
     start, outcomes = Snapshot(model, layers), BlockOutcomes({**model.float_reasons, **left})
-    kept = memory_budget // 2
-    judge_budget = round(kept * settings.held_out)
-    with ActivationCache(kept - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
+    in_memory = memory_budget // 2
+    judge_budget = round(in_memory * settings.held_out)
+    with ActivationCache(in_memory - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
         network = _Network(model, layers, data, (train_cache, judge_cache), settings.held_out, seed, memory_budget)
         before = best = network.decibels()
         if settings.loss == "network":
             network.measure_importance(device)
         pieces = network.pieces(settings)
         for index, piece in enumerate(pieces):
-            outcomes.solved |= network.enter(piece, solver)
             inside = {name: layers[name] for name in piece.whole.nodes if name in layers}
-            before_block = Snapshot(model, inside)
-            outcome = network.refine(piece.whole, inside, settings, device, index) if inside else ""
-            learned = isinstance(outcome, Outcome) and outcome.improved
-            if learned and solver is None:
-                after = network.decibels()
-                if after > best:
-                    best = after
-                else:
-                    before_block.restore(model)
-                    learned, outcome = False, _REJECTED.format(best, after)
-            outcomes.record(outcome, inside)
-            network.leave(piece, learned)
+            block = restore_block(model, index, inside, kept)
+            solved = network.enter(piece, solver if block is None else None)
+            if block is None:
+                before_block = Snapshot(model, inside)
+                outcome = network.refine(piece.whole, inside, settings, device, index) if inside else ""
+                block = KeptBlock(outcome, solved)
+                if block.learned and solver is None:
+                    after = network.decibels()
+                    if not after > best:
+                        before_block.restore(model)
+                        block = KeptBlock(_REJECTED.format(best, after), solved)
+                keep_block(model, index, inside, block, kept)
+            if block.learned and solver is None:
+                best = network.decibels()
+            outcomes.solved |= block.solved
+            outcomes.record(block.outcome, inside)
+            network.leave(piece, block.learned)
             progress(settings.name, index + 1, len(pieces))
         after = best if solver is None else network.decibels()
     if outcomes.learned and not after > before:

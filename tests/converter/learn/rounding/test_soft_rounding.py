@@ -117,8 +117,7 @@ def test_soft_rounding_gains_on_nearest_codes(loss: Any) -> None:
 @pytest.mark.parametrize(("optimizer", "schedule"), [("sgd", "cosine"), ("adam", "constant")])
 def test_other_optimizers_and_schedules(optimizer: Any, schedule: Any) -> None:
     x = images(64, 3, 12, 12)
-    rates = {"scale_rate": 0.003, "bias_rate": 0.003}
-    settings = LearnedRounding(method="soft", steps=20, batch=16, optimizer=optimizer, schedule=schedule, **rates)
+    settings = LearnedRounding(method="soft", steps=20, batch=16, optimizer=optimizer, schedule=schedule)
     passes = (Normalise(), ActivationRanges(), Rtn(bits=2), settings)
     assert convert(resnet(), x, recipe=Recipe("r", "", passes)).passes[-1].name == "learned_rounding"
 
@@ -126,6 +125,6 @@ def test_other_optimizers_and_schedules(optimizer: Any, schedule: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("soft_start", 1.5), ("soft_rate", -1.0), ("regularizer", float("nan")), ("soft_start", -0.1)]
 )
-def test_fields_out_of_range_are_refused(field: str, value: float) -> None:
+def test_fields_out_of_range_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         LearnedRounding(method="soft", **{field: value})

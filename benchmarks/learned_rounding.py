@@ -110,8 +110,8 @@ class Method:
 
 
 _MOVES = LearnedRounding()
-_PUBLISHED = LearnedRounding(method="soft", steps=1000)
-_NEAR_CODES = LearnedRounding(method="soft", steps=500, soft_start=0.3)
+_PUBLISHED = LearnedRounding(method="soft", steps=1000, schedule="constant")
+_NEAR_CODES = LearnedRounding(method="soft", steps=500, soft_start=0.3, schedule="constant")
 _TRAINED = Qat(objective="float", epochs=20)
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -139,7 +139,7 @@ _CHANGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "no scales": {"scale_rate": 0.0},
         "no biases": {"bias_rate": 0.0},
         "sgd": {"optimizer": "sgd", "soft_rate": 100.0, "scale_rate": 0.01, "bias_rate": 0.01},
-        "constant rate": {"schedule": "constant"},
+        "rate falls to zero": {"schedule": "cosine"},
         "1500 steps": {"steps": 1500},
         "a third of the rate": {"soft_rate": 0.003},
         "dropping half (QDrop)": {"drop": 0.5},

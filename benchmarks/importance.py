@@ -2,6 +2,7 @@
 
     python -m benchmarks.importance                                   all networks; about half an hour of one core
     python -m benchmarks.importance --networks resnet20 --json FILE
+    python -m benchmarks.importance --networks vit --search           also files by the search of --max-bytes
     python -m benchmarks.road_sign_vit                                trains the Vision Transformer first
 
 The importance of a layer by gradients is Σ |w ∂L/∂w| over its weights, the first-order change of a loss if the weights
@@ -12,8 +13,8 @@ bits to the layers of the largest importance per weight until the bytes are spen
 takes the loss at b bits as importance / 2^b, and gives bits where it falls most per byte.
 
 "measured" is what `--max-bytes` begins with: every layer is quantized alone, the error of the network's output on other
-images is measured, and the least sum within the bytes is found exactly (`converter.budget.effects`). The search would
-then correct it by its attempts, which is left out here.
+images is measured, and the least sum within the bytes is found exactly (`converter.budget.effects`). The search
+corrects it by its attempts, which only `--search` does here.
 
 All files are made by GPTQ with the recipe of mixed bits, from the same images, and differ in the bits alone. The
 budgets are the bytes of 3 bits in every layer, and the mean of those of 2 and 3 bits. No file is above its budget.
@@ -39,7 +40,7 @@ from rich.table import Table
 from benchmarks.budgets import uniform
 from benchmarks.shared_data import RESNET20, RESNET56, ROAD_SIGNS, MissingData
 from benchmarks.transformers.road_signs import vit
-from converter import ConvertError, Recipe, Settings, convert
+from converter import Budget, ConvertError, Recipe, Settings, convert, convert_within
 from converter.budget.effects import BITS, Effects, PreparedLayers, measure_effects, prepare_layers
 from converter.budget.mixed import BASE
 from converter.cache.folder import NOWHERE
@@ -114,7 +115,8 @@ class Row:
         sqnr_db: SQNR of the scores in dB. None for float.
         top1: Top-1 accuracy in percent.
         images: Number of images that measured it.
-        cpu_seconds: CPU seconds that the choice of bits took, without the conversion. 0 for bits that were given.
+        cpu_seconds: CPU seconds that the choice of bits took, without the conversion, except for a search. 0 for bits
+            that were given.
     """
 
     network: str
@@ -235,13 +237,14 @@ class _File:
     cpu_seconds: float = 0.0
 
 
-def measured(network: Network, calibrate: int, images: int, progress: Progress) -> list[Row]:
+def measured(network: Network, calibrate: int, images: int, search: bool, progress: Progress) -> list[Row]:
     """Choose bits for both budgets, make all files, and measure them. The float model comes first.
 
     Args:
         network: The network.
         calibrate: Images that calibrate. 64 others measure the effects of layers.
         images: Images that measure the files.
+        search: Whether `--max-bytes` makes a file for each budget too.
         progress: Called during the work.
 
     Raises:
@@ -276,7 +279,19 @@ def measured(network: Network, calibrate: int, images: int, progress: Progress) 
             for choice in CHOICES:
                 path, layer_bits = _within(budget, others, CHOICES[choice], effects, importance, made)
                 files.append(_File(path, choice, budget, layer_bits, took[choice.split(",")[0]]))
+            if search:
+                files.append(_searched(model, data, calibrate, budget, folder / f"{budget}.onnx", progress))
         return _rows(network.title, files, effects, evaluation.limit(images), progress)
+
+
+def _searched(
+    model: onnx.ModelProto, data: Dataset, calibrate: int, budget: int, path: Path, progress: Progress
+) -> _File:
+    started, settings = time.process_time(), Settings(limit=calibrate)
+    result = convert_within(model, data, Budget(max_bytes=budget), settings=settings, progress=progress)
+    result.save(path)
+    layer_bits = {layer.name: layer.bits for layer in result.layers if not layer.reason}
+    return _File(path, "--max-bytes", budget, layer_bits, time.process_time() - started)
 
 
 def _within(
@@ -338,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="default: all")
     parser.add_argument("--calibrate", type=int, default=_CALIBRATE, metavar="N", help=f"default {_CALIBRATE} images")
     parser.add_argument("--images", type=int, default=_IMAGES, metavar="N", help=f"that measure; default {_IMAGES}")
+    parser.add_argument("--search", action="store_true", help="a file by --max-bytes for each budget too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     options = parser.parse_args(arguments)
     if options.calibrate < 1 or options.images < 1:
@@ -346,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for name in options.networks:
             with progress_bars() as progress:
-                own = measured(NETWORKS[name], options.calibrate, options.images, progress)
+                own = measured(NETWORKS[name], options.calibrate, options.images, options.search, progress)
             show([table(own)])
             rows += own
             if options.json is not None:

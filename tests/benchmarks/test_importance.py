@@ -67,15 +67,19 @@ def _labelled(model: onnx.ModelProto, count: int, seed: int) -> Dataset:
     return load_data((x, run(model, x)[0].argmax(axis=1)), input_specs(model))
 
 
-def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("search", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_command(
+    search: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = Network("small", wide, lambda model, count: (_labelled(model, count, 1), _labelled(model, 40, 2)))
     monkeypatch.setattr(importance, "NETWORKS", {"small": small})
     path = tmp_path / "rows.json"
-    assert importance.main(["--networks", "small", "--calibrate", "16", "--images", "30", "--json", str(path)]) == 0
+    arguments = ["--networks", "small", "--calibrate", "16", "--images", "30", "--json", str(path)]
+    assert importance.main([*arguments, *(["--search"] if search else [])]) == 0
     assert "gradients, greedy" in capsys.readouterr().out
     rows = json.loads(path.read_text())
     assert [row["choice"] for row in rows[:3]] == ["float", "2 bits everywhere", "3 bits everywhere"]
-    assert [row["choice"] for row in rows[3:]] == [*CHOICES, *CHOICES]
+    assert [row["choice"] for row in rows[3:]] == 2 * [*CHOICES, *(["--max-bytes"] if search else [])]
     assert {row["images"] for row in rows} == {30}
     assert [row["mean_bits"] for row in rows[:3]] == [32, 2, 3]
     budgets = {row["budget"] for row in rows[3:]}

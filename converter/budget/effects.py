@@ -38,7 +38,7 @@ from passes.numerics.error import decibel
 from passes.numerics.moments import Moments
 from passes.numerics.noise_table import importance
 
-__all__ = ["BITS", "Effects", "Row", "measure_effects", "measure_some"]
+__all__ = ["BITS", "Effects", "PreparedLayers", "Row", "measure_effects", "measure_some", "prepare_layers"]
 
 BITS = (2, 3, 4, 8)  # choices of a layer
 _TRIED = (3, 4)  # bits tried in the network; at 2 bits errors are too large for a linear approximation
@@ -134,7 +134,7 @@ def measure_effects(
         memory_budget: Bytes of activations held in memory.
         progress: Called after every layer.
     """
-    prepared = _prepare(source, recipe, target, fit, memory_budget, progress)
+    prepared = prepare_layers(source, recipe, target, fit, memory_budget, progress)
     model, solver, layers = prepared.model, prepared.solver, prepared.layers
     rows = [row for _, row in _rows(prepared, recipe, fit, held_out, cache, memory_budget, progress)]
     storage = target.storage(recipe.storage)
@@ -180,14 +180,21 @@ def measure_some(
     Returns:
         The rows by their names in the cache of `measure_effects`.
     """
-    prepared = _prepare(source, recipe, target, fit, memory_budget, no_progress)
+    prepared = prepare_layers(source, recipe, target, fit, memory_budget, no_progress)
     rows = _rows(prepared, recipe, fit, held_out, NOWHERE, memory_budget, no_progress, slice(part, None, parts))
     return dict(rows)
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A model after the passes before its layer pass, and the layers that are measured, one of each tie."""
+class PreparedLayers:
+    """A model whose layers are ready for a layer pass.
+
+    Attributes:
+        model: The float model after the passes before the layer pass.
+        solver: The layer pass.
+        layers: The layers that are measured, by name: one of each tie.
+        ties: All layers that share a weight with a layer, by its name.
+    """
 
     model: Model
     solver: LayerPass
@@ -195,9 +202,10 @@ class _Prepared:
     ties: Mapping[str, tuple[str, ...]]
 
 
-def _prepare(
+def prepare_layers(
     source: onnx.ModelProto, recipe: Recipe, target: Target, fit: Dataset, memory_budget: int, progress: Progress
-) -> _Prepared:
+) -> PreparedLayers:
+    """Run the passes of a recipe before its layer pass. The arguments are as in `measure_effects`."""
     model = Model(import_graph(source), target.rules)
     context = PassContext(Images.all_of(fit), memory_budget, recipe, progress)
     solver = recipe.solver
@@ -207,11 +215,11 @@ def _prepare(
     layers = model.layers_to_quantize()
     ties = tied_layers(layers.values())
     layers = {name: layer for name, layer in layers.items() if ties.get(name, (name,))[0] == name}
-    return _Prepared(model, solver, layers, ties)
+    return PreparedLayers(model, solver, layers, ties)
 
 
 def _rows(
-    prepared: _Prepared,
+    prepared: PreparedLayers,
     recipe: Recipe,
     fit: Dataset,
     held_out: Dataset,

@@ -1,9 +1,11 @@
 """Samples that say little: warnings, and silence about samples that are as they should be."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from converter import convert
@@ -11,6 +13,7 @@ from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import InputSpec
 from converter.data.labels import Classes
 from converter.data.variety import little_variety
+from tests.support.command_line import SCALE, run
 from tests.support.models import CLASSES, SIDE, images, small_cnn
 
 DRAW = np.random.default_rng(0)
@@ -73,6 +76,28 @@ def test_a_conversion_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert rows.shape == (32, SIDE, SIDE, 3)
     assert CLASSES
     assert any("31 of 32 samples are nearly copies of others" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "expected"),
+    [
+        (np.repeat(images(1), 40, axis=0), np.arange(40) % CLASSES, "39 of 40 images are nearly copies of others"),
+        (np.full((40, SIDE, SIDE, 3), 7, np.uint8), np.arange(40) % CLASSES, "40 of 40 images are constant"),
+        (images(40), np.full(40, 2), f"the samples that calibrate are of 1 of {CLASSES} classes"),
+        (images(40), np.arange(40) % CLASSES, None),
+    ],
+    ids=["near copies", "constant", "one class", "ordinary"],
+)
+def test_the_command_warns(pixels: Any, labels: Any, expected: str | None, tmp_path: Path) -> None:
+    source, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    onnx.save(small_cnn(), source)
+    np.savez(data, x=pixels, y=labels)
+    result = run("convert", str(source), "-o", str(tmp_path / "out.onnx"), "--calibration", str(data), *SCALE)
+    assert result.exit_code == 0
+    output = " ".join(result.output.split())
+    warned = ("nearly copies", "are constant", "samples that calibrate are of")
+    assert [each in output for each in warned] == [expected is not None and each in expected for each in warned]
+    assert expected is None or expected in output
 
 
 def test_many_equal_samples_beside_a_few_others() -> None:

@@ -36,7 +36,7 @@ from benchmarks.dynamic import dynamic
 from benchmarks.embedded_preprocessing import embedded_preprocessing
 from benchmarks.float16 import float16
 from benchmarks.large_layers import large_model, matmul_nbits
-from benchmarks.low_bits import learned_rounding, low_bits, low_bits_efficientnet, two_level
+from benchmarks.low_bits import low_bits, low_bits_efficientnet, two_level
 from benchmarks.nbits import nbits
 from benchmarks.shared_data import MissingData
 from benchmarks.smoothquant import smoothquant
@@ -55,7 +55,6 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "imagenet": imagenet,
         "low-bits": low_bits,
         "low-bits-efficientnet": low_bits_efficientnet,
-        "learned-rounding": learned_rounding,
         "two-level": two_level,
         "calibration": calibration,
         "qat-cifar": qat_cifar,

@@ -16,20 +16,11 @@ from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS,
 from converter import Recipe, Settings, convert, find_recipe
 from converter.data.dataset import Dataset, load_data
 from converter.data.inputs import input_specs
-from converter.evaluation.evaluate import Measurement, evaluate
-from converter.learn.held_out import hold_out
+from converter.evaluation.evaluate import evaluate
 from converter.model_io.save import save_onnx
 from converter.runtime.session import Progress
 
-__all__ = [
-    "image_halves",
-    "learned_rounding",
-    "low_bits",
-    "low_bits_efficientnet",
-    "two_level",
-    "with_bits",
-    "with_gptq",
-]
+__all__ = ["image_halves", "low_bits", "low_bits_efficientnet", "two_level", "with_bits", "with_gptq"]
 
 _SCALES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -72,33 +63,6 @@ def low_bits_efficientnet(progress: Progress) -> Iterator[Bar]:
     yield from accuracy_losses("EfficientNet-Lite0", model, even, odd, limits, progress)
 
 
-def learned_rounding(progress: Progress) -> Iterator[Bar]:
-    """Measure the gain of learned rounding on EfficientNet-Lite0 at 4 and 3 bits, on images that neither method used.
-
-    Learned rounding starts from GPTQ's codes, computed on the images that are not held out to judge it. The note also
-    has the result of GPTQ on all calibration images.
-    """
-    model = EFFICIENTNET.model()
-    even, odd = image_halves(model)
-    for bits in (4, 3):
-        plain, learning = with_bits(bits), with_bits(bits, "int4-learned")
-        held_out = next(step.held_out for step in learning.passes if step.held_out)
-        started = even.select(hold_out(len(even), held_out, learning.seed).train)
-        with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
-            paths = [Path(folder) / f"{stage}.onnx" for stage in ("float", "all", "start", "learned")]
-            save_onnx(model, paths[0])
-            for recipe, images, path in zip((plain, plain, learning), (even, started, even), paths[1:], strict=True):
-                result = convert(model, images, recipe=recipe, settings=Settings(limit=len(even)), progress=progress)
-                result.save(path)
-            _, whole, start, learned = evaluate(paths, odd, latency=False, progress=progress).models
-        note = (
-            f"{_measured(start)} -> {_measured(learned)} ± {100 * (learned.top1_error or 0):.1f} % of {len(odd)} "
-            f"images, {result.seconds:.0f} s; GPTQ on all {len(even)}, judging ones too: {_measured(whole)}"
-        )
-        gained = (learned.sqnr_db or 0.0) - (start.sqnr_db or 0.0)
-        yield Bar(f"EfficientNet-Lite0, W{bits}A8: gained by learned rounding", gained, 0.0, "dB", True, note)
-
-
 def two_level(progress: Progress) -> Iterator[Bar]:
     """Measure the effect of block scales and of the block size on the SQNR of the scores and on the file size."""
     small, large = RESNET20.model(), EFFICIENTNET.model()
@@ -118,10 +82,6 @@ def two_level(progress: Progress) -> Iterator[Bar]:
             results = evaluate(paths, evaluation, latency=False, progress=progress).models[1:]
         for (bits, scales), each in zip(variants, results, strict=True):
             yield Bar(f"{name}, W{bits}A8: {scales}", each.sqnr_db or 0.0, None, "dB", note=f"{each.bytes:,} bytes")
-
-
-def _measured(measurement: Measurement) -> str:
-    return f"{measurement.sqnr_db:.2f} dB, {100 * (measurement.top1 or 0):.1f} %"
 
 
 def image_halves(model: onnx.ModelProto) -> tuple[Dataset, Dataset]:

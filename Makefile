@@ -12,7 +12,7 @@ BOOTSTRAP ?= $(shell for candidate in python3.11 python3.12 python3.13 python3 p
 	then echo "$$candidate"; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench targets conformance reference test test-all check format lint types clean distclean
+.PHONY: help install demo bench targets snippets conformance reference test test-all check format lint types clean distclean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench: $(STAMP)  ## measure accuracy, size and latency of the built-in recipes
 
 targets: $(STAMP)  ## set up the execution providers that can be had here, in build/targets
 	$(VENV)/bin/convert-onnx targets setup $(ARGS)
+
+snippets: targets  ## run the programs of `convert-onnx snippet` in Python, C++, Node.js and a browser, and compare them
+	$(PYTHON) -m benchmarks.targets snippets
 
 conformance: targets  ## every recipe, target and small graph, run where it can be; writes docs/conformance.md
 	OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.targets conformance --jobs 2

@@ -75,7 +75,7 @@ def evaluate(
 @click.option(
     "--for",
     "language",
-    type=click.Choice(["python", "cpp", "js", "csharp", "android", "rust"]),
+    type=click.Choice(["python", "cpp", "js", "node", "csharp", "android", "rust"]),
     default="python",
     show_default=True,
     help="Language of the program.",

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from converter.verification.environments import runtimes_folder
 
-__all__ = ["RUNTIMES", "Runtime", "set_up"]
+__all__ = ["RUNTIMES", "Runtime", "install", "set_up"]
 
 
 _STAMP, _PARTIAL = ".installed", ".partial"
@@ -47,18 +47,23 @@ RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
 
 
 def set_up(name: str, folder: Path | None = None) -> Path:
-    """Return the folder of a runtime. It is created if it does not exist or has other packages.
+    """Return the folder of a runtime. See `install`.
 
     Args:
         name: Key of `RUNTIMES`.
         folder: Folder for the runtime's own folder. The default is `runtimes_folder`.
+    """
+    return install(RUNTIMES[name], (folder or runtimes_folder()) / name)
+
+
+def install(runtime: Runtime, path: Path) -> Path:
+    """Return the folder of packages. It is created if it does not exist or has other packages.
 
     Raises:
         subprocess.CalledProcessError: A package cannot be installed.
         FileNotFoundError: npm is not on the path.
         FileExistsError: The folder is somebody else's.
     """
-    runtime, path = RUNTIMES[name], (folder or runtimes_folder()) / name
     stamp, wanted = path / _STAMP, "\n".join(runtime.packages)
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return path

@@ -5,18 +5,20 @@ A task whose worker dies is given to another one. After `_DEATHS` deaths it is l
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 
 import dask
 from distributed import Client, KilledWorker, LocalCluster, as_completed
+from distributed.utils import silence_logging_cmgr
 
 from converter.cache.source_digest import source_digest
 from converter.engine.engine import Lost, Task
 from converter.engine.shelf import Shelf
 from converter.engine.storage import Storage
 from converter.model_io.scratch import scratch_folder
-from passes.errors import UsageError, first_line
+from passes.errors import ConvertError, UsageError, first_line
 
 __all__ = ["DaskEngine", "local_engine", "remote_engine"]
 
@@ -35,11 +37,13 @@ class DaskEngine:
     Args:
         client: The client.
         storage: Storage of large arguments and results.
+        name: What messages call the scheduler.
         shares_disk: Whether the workers see the files of this process.
     """
 
-    def __init__(self, client: Client, storage: Storage, *, shares_disk: bool) -> None:
+    def __init__(self, client: Client, storage: Storage, *, name: str, shares_disk: bool) -> None:
         self._client = client
+        self._name = name
         self.shares_disk = shares_disk
         self.shelf = Shelf.on(storage)
 
@@ -49,7 +53,11 @@ class DaskEngine:
         return max(1, sum(map(int, self._client.nthreads().values())))
 
     def results(self, work: Callable[[Task], Any], tasks: Sequence[Task], lost: Lost) -> Iterator[tuple[int, Any]]:
-        """Yield the index of each task and its result, in the order in which they are done."""
+        """Yield the index of each task and its result, in the order in which they are done.
+
+        Raises:
+            ConvertError: The scheduler is gone.
+        """
         waiting = {self._client.submit(_run, work, task, pure=False): index for index, task in enumerate(tasks)}
         try:
             for future in as_completed(list(waiting)):
@@ -59,6 +67,10 @@ class DaskEngine:
                 except KilledWorker as error:
                     deaths = error.allowed_failures + 1
                     result = lost(tasks[index], f"{deaths} workers died of it, most likely for lack of memory")
+                except CancelledError as error:
+                    raise ConvertError(
+                        f"{self._name} ended before the work was done; start it and call this again"
+                    ) from error
                 yield index, result
         finally:
             self._client.cancel(list(waiting))
@@ -93,7 +105,7 @@ def local_engine(count: int, memory: int | None) -> Iterator[DaskEngine]:
         ) as cluster,
         Client(cluster) as client,
     ):
-        yield DaskEngine(client, Storage(str(folder)), shares_disk=True)
+        yield DaskEngine(client, Storage(str(folder)), name="the scheduler of `workers=`", shares_disk=True)
 
 
 @contextmanager
@@ -107,14 +119,14 @@ def remote_engine(address: str, storage: Storage) -> Iterator[DaskEngine]:
     Raises:
         UsageError: The scheduler does not answer, has no workers, or they have another version of the package.
     """
-    with dask.config.set(_SETTINGS):
+    with dask.config.set(_SETTINGS), silence_logging_cmgr(logging.CRITICAL):  # a lost scheduler is an error of ours
         try:
             client = Client(address, timeout=_WAIT)
         except OSError as error:
             raise UsageError(f"`scheduler={address}` does not answer: {first_line(error)}") from error
         with client:
             _require_same(client, address)
-            engine = DaskEngine(client, storage, shares_disk=False)
+            engine = DaskEngine(client, storage, name=f"`scheduler={address}`", shares_disk=False)
             try:
                 yield engine
             finally:

@@ -61,8 +61,12 @@ class Workers:
         else:
             self._check_scheduler(self.scheduler)
         if self.several and importlib.util.find_spec("distributed") is None:
-            given = f"`workers={self.count}`" if self.scheduler is None else f"`scheduler={self.scheduler}`"
-            raise UsageError(f"{given} {_EXTRA}")
+            raise UsageError(f"{self.given} {_EXTRA}")
+
+    @property
+    def given(self) -> str:
+        """The argument that asks for other processes, for messages."""
+        return f"`workers={self.count}`" if self.scheduler is None else f"`scheduler={self.scheduler}`"
 
     @property
     def several(self) -> bool:

@@ -31,6 +31,7 @@ from converter.speed.search import Speed, find_slow_layers, leaving
 from converter.targets.catalog import DEFAULT_TARGET, find_target
 from passes.arguments import require_type
 from passes.base import Stage
+from passes.errors import UsageError
 from passes.ir.model import Model
 from passes.ir.onnx_graph import import_graph
 from passes.report import PassReport
@@ -83,6 +84,10 @@ def convert(
     plan = with_layers(learning_on(find_recipe(recipe), settings.device), exclude, bits)
     plan = with_channels(plan, settings.channel_share)
     require_judgeable(settings.min_sqnr, plan, has_data=calibration is not None or training is not None)
+    if workers.several and not plan.needs_calibration:
+        raise UsageError(
+            f"{workers.given} has no effect: recipe {plan.name!r} measures no statistics of activations; leave it out"
+        )
     with own_checkpoint(settings.checkpoint), fixed_sums(settings.deterministic, learns=plan.learns):
         job = prepare(
             model,

@@ -4,7 +4,7 @@ import json
 
 from converter.data.inputs import InputSpec
 from converter.snippets.facts import Facts, ImageFacts
-from converter.snippets.placing import rectangles, scaled
+from converter.snippets.placing import placing, scaled
 
 __all__ = ["android"]
 
@@ -12,6 +12,8 @@ _BUFFERS = {"float32": "FloatBuffer", "int32": "IntBuffer", "int64": "LongBuffer
 _SPELLED = {
     "int": "val {name} = {value}",
     "round": "Math.round({x}).toInt()",
+    "floor": "{x}",
+    "half": "Math.rint(({x}) / 2.0).toInt()",
     "float": "{x}",
     "min": "minOf({a}, {b})",
     "max": "maxOf({a}, {b})",
@@ -62,13 +64,14 @@ def _image(image: ImageFacts) -> list[str]:
     if image.channels == 1:
         red, green, blue = (f"(argb[at] shr {bits} and 255)" for bits in (16, 8, 0))
         pixel = f"Math.round(0.299f * {red} + 0.587f * {green} + 0.114f * {blue})"
+    where = {"stretch": "Rect(0, 0, dw, dh)", "centre": "Rect(-left, -top, dw - left, dh - top)"}.get(
+        image.placing, "Rect(left, top, left + dw, top + dh)"
+    )
     lines = [
-        *rectangles(image, _SPELLED),
+        *placing(image, _SPELLED),
         f"val placed = Bitmap.createBitmap({image.width}, {image.height}, Bitmap.Config.ARGB_8888)",
         f"placed.eraseColor(Color.rgb({image.pad}, {image.pad}, {image.pad}))",
-        "val from = Rect(sx, sy, sx + sw, sy + sh)",
-        "val to = Rect(dx, dy, dx + dw, dy + dh)",
-        "Canvas(placed).drawBitmap(image, from, to, Paint(Paint.FILTER_BITMAP_FLAG))",
+        f"Canvas(placed).drawBitmap(image, null, {where}, Paint(Paint.FILTER_BITMAP_FLAG))",
         f"val argb = IntArray({count})",
         f"placed.getPixels(argb, 0, {image.width}, 0, 0, {image.width}, {image.height})",
     ]
@@ -85,8 +88,7 @@ def _image(image: ImageFacts) -> list[str]:
     value = f"{pixel}.toFloat()" if value == pixel else value
     return [
         *lines,
-        f"val mean = floatArrayOf({_floats(image.mean)})",
-        f"val std = floatArrayOf({_floats(image.std)})",
+        *(f"val {name} = floatArrayOf({_floats(numbers)})" for name, numbers in image.scaling.items()),
         f"val values = FloatBuffer.allocate({image.channels * count})",
         f"{fill}{value})",
         f"val tensor = OnnxTensor.createTensor(environment, values, {shape})",

@@ -4,14 +4,22 @@ import json
 
 from converter.data.inputs import InputSpec
 from converter.snippets.facts import Facts, ImageFacts
-from converter.snippets.placing import rectangles, scaled
+from converter.snippets.placing import placing, scaled
 
 __all__ = ["cpp"]
 
-_TYPES = {"float32": "float", "float64": "double", "uint8": "uint8_t", "int8": "int8_t", "int32": "int32_t"}
+_TYPES = {
+    "float16": "Ort::Float16_t",
+    "float32": "float",
+    "float64": "double",
+    "bool": "bool",
+    **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
 _SPELLED = {
     "int": "const int {name} = {value};",
-    "round": "static_cast<int>(std::lround({x}))",
+    "round": "static_cast<int>(std::lrint({x}))",
+    "floor": "{x}",
+    "half": "static_cast<int>(std::lrint(({x}) / 2.0))",
     "float": "{x}",
     "min": "std::min({a}, {b})",
     "max": "std::max({a}, {b})",
@@ -50,7 +58,7 @@ def cpp(facts: Facts) -> str:
     ]
     includes = [f"#include <{name}>" for name in headers]
     if image is not None:
-        includes.append("#include <opencv2/opencv.hpp>")
+        includes += ["#include <opencv2/imgcodecs.hpp>", "#include <opencv2/imgproc.hpp>"]
     return "\n".join([*includes, "", "int main() {", *(f"  {line}" for line in body), "}", ""])
 
 
@@ -61,44 +69,59 @@ def _path(name: str) -> str:
 def _image(image: ImageFacts) -> list[str]:
     grey, kind = image.channels == 1, _TYPES.get(str(image.input.dtype), "float")
     colour = "cv::COLOR_BGR2GRAY" if grey else None if image.bgr else "cv::COLOR_BGR2RGB"
-    flag, form = "cv::IMREAD_COLOR", "CV_8UC1" if grey else "CV_8UC3"
     lines = [
-        f'cv::Mat image = cv::imread("image.jpg", {flag});  // BGR',
+        'cv::Mat image = cv::imread("image.jpg", cv::IMREAD_COLOR);  // BGR',
         *([f"cv::cvtColor(image, image, {colour});"] if colour else []),
-        *rectangles(image, _SPELLED),
-        f"cv::Mat placed({image.height}, {image.width}, {form}, cv::Scalar::all({image.pad}));",
-        "cv::resize(image(cv::Rect(sx, sy, sw, sh)), placed(cv::Rect(dx, dy, dw, dh)), cv::Size(dw, dh), 0, 0, "
-        "cv::INTER_AREA);",
-        f"std::vector<{kind}> values({image.channels * image.height * image.width});",
+        *_placed(image, "CV_8UC1" if grey else "CV_8UC3"),
+        f"std::vector<{kind}> values({image.channels} * height * width);",
     ]
-    if not image.pixels:
-        lines.append(f"const float mean[] = {_floats(image.mean)}, std_[] = {_floats(image.std)};")
-    place = (
-        f"(y * {image.width} + x) * {image.channels} + c"
-        if image.input.channels_last
-        else f"(c * {image.height} + y) * {image.width} + x"
-    )
-    value = scaled(image, f"placed.ptr(y)[x * {image.channels} + c]", "c", "mean", "std_")
-    lines += [
-        f"for (int y = 0; y < {image.height}; ++y)",
-        f"  for (int x = 0; x < {image.width}; ++x)",
+    lines += [f"const float {name}[] = {_floats(numbers)};" for name, numbers in image.scaling.items()]
+    place = f"(y * width + x) * {image.channels} + c" if image.input.channels_last else "(c * height + y) * width + x"
+    value = scaled(image, f"placed.ptr(y)[x * {image.channels} + c]", "c", "mean", "std")
+    sizes = f"height, width, {image.channels}" if image.input.channels_last else f"{image.channels}, height, width"
+    return [
+        *lines,
+        "for (int y = 0; y < height; ++y)",
+        "  for (int x = 0; x < width; ++x)",
         f"    for (int c = 0; c < {image.channels}; ++c)",
-        f"      values[{place}] = {value};",
-        f"const int64_t shape[] = {{{', '.join(map(str, image.shape))}}};",
+        f"      values[{place}] = {f'Ort::Float16_t({value})' if kind == _TYPES['float16'] else value};",
+        f"const int64_t shape[] = {{1, {sizes}}};",
         f"tensors.push_back(Ort::Value::CreateTensor<{kind}>(memory, values.data(), values.size(), shape, 4));",
     ]
-    return lines
+
+
+def _placed(image: ImageFacts, form: str) -> list[str]:
+    """Lines that make ``placed``, of ``height`` and ``width``, from ``image``."""
+    if image.placing == "none":
+        return [
+            "const int width = image.cols, height = image.rows;  // the file takes any size",
+            "cv::Mat placed = image;",
+        ]
+    lines = [
+        f"const int width = {image.width}, height = {image.height};",
+        *placing(image, _SPELLED),
+        "cv::resize(image, image, cv::Size(dw, dh), 0, 0, dw < image.cols ? cv::INTER_AREA : cv::INTER_LINEAR);",
+    ]
+    if image.placing == "stretch":
+        return [*lines, "cv::Mat placed = image;"]
+    if image.placing == "centre":
+        return [*lines, "cv::Mat placed = image(cv::Rect(left, top, width, height));"]
+    return [
+        *lines,
+        f"cv::Mat placed(height, width, {form}, cv::Scalar::all({image.pad}));",
+        "image.copyTo(placed(cv::Rect(left, top, dw, dh)));",
+    ]
 
 
 def _zeros(spec: InputSpec, index: int) -> list[str]:
-    kind = _TYPES.get(str(spec.dtype), "int64_t" if spec.dtype.kind in "iu" else "float")
+    kind = _TYPES.get(str(spec.dtype), "float")
     shape = [size or 1 for size in spec.shape]
     count = " * ".join(map(str, shape)) or "1"
     return [
-        f"std::vector<{kind}> values{index}({count});  // your numbers of {spec.name}",
+        f"static {kind} values{index}[{count}];  // your numbers of {spec.name}",
         f"const std::vector<int64_t> shape{index} = {{{', '.join(map(str, shape))}}};",
-        f"tensors.push_back(Ort::Value::CreateTensor<{kind}>(memory, values{index}.data(), values{index}.size(), "
-        f"shape{index}.data(), shape{index}.size()));",
+        f"tensors.push_back(Ort::Value::CreateTensor<{kind}>(memory, values{index}, {count}, shape{index}.data(), "
+        f"shape{index}.size()));",
     ]
 
 
@@ -109,10 +132,12 @@ def _floats(numbers: tuple[float, ...]) -> str:
 def _result(facts: Facts) -> list[str]:
     if facts.result == "class":
         return ["std::cout << results[0].GetTensorData<int64_t>()[0] << std::endl;  // number of the class"]
-    if facts.result == "scores":
-        return [
-            "const float* scores = results[0].GetTensorData<float>();",
-            "const size_t count = results[0].GetTensorTypeAndShapeInfo().GetElementCount();",
-            "std::cout << std::max_element(scores, scores + count) - scores << std::endl;  // number of the class",
-        ]
-    return ["std::cout << results[0].GetTensorTypeAndShapeInfo().GetElementCount() << std::endl;"]
+    if facts.result == "tensor":
+        return ["std::cout << results[0].GetTensorTypeAndShapeInfo().GetElementCount() << std::endl;"]
+    kind = _TYPES.get(facts.output_type, "float")
+    order = ", [](auto a, auto b) { return a.ToFloat() < b.ToFloat(); }" if kind == _TYPES["float16"] else ""
+    return [
+        f"const {kind}* scores = results[0].GetTensorData<{kind}>();",
+        "const size_t count = results[0].GetTensorTypeAndShapeInfo().GetElementCount();",
+        f"std::cout << std::max_element(scores, scores + count{order}) - scores << std::endl;  // number of the class",
+    ]

@@ -4,7 +4,7 @@ import json
 
 from converter.data.inputs import InputSpec
 from converter.snippets.facts import Facts, ImageFacts
-from converter.snippets.placing import rectangles, scaled
+from converter.snippets.placing import placing, scaled
 
 __all__ = ["csharp"]
 
@@ -20,6 +20,8 @@ _TYPES = {
 _SPELLED = {
     "int": "int {name} = {value};",
     "round": "(int)Math.Round({x})",
+    "floor": "{x}",
+    "half": "(int)Math.Round(({x}) / 2.0)",
     "float": "{x}",
     "min": "Math.Min({a}, {b})",
     "max": "Math.Max({a}, {b})",
@@ -67,15 +69,15 @@ def _image(image: ImageFacts) -> list[str]:
     fill = ", ".join([f"(byte){image.pad}"] * (1 if image.channels == 1 else 3))
     parts = ["pixel.PackedValue"] if image.channels == 1 else ["pixel.R", "pixel.G", "pixel.B"]
     parts = parts[::-1] if image.bgr else parts
+    where = {"stretch": "0, 0", "centre": "-left, -top"}.get(image.placing, "left, top")
     lines = [
         f'using var image = Image.Load<{pixel}>("image.jpg");',
-        *rectangles(image, _SPELLED),
-        "image.Mutate(edit => edit.Crop(new Rectangle(sx, sy, sw, sh)).Resize(dw, dh));",
+        *placing(image, _SPELLED),
+        "image.Mutate(edit => edit.Resize(dw, dh, KnownResamplers.Triangle));",
         f"using var placed = new Image<{pixel}>({image.width}, {image.height}, new {pixel}({fill}));",
-        "placed.Mutate(edit => edit.DrawImage(image, new Point(dx, dy), 1f));",
+        f"placed.Mutate(edit => edit.DrawImage(image, new Point({where}), 1f));",
     ]
-    if not image.pixels:
-        lines += [f"float[] mean = {_floats(image.mean)}, std = {_floats(image.std)};"]
+    lines += [f"float[] {name} = {_floats(numbers)};" for name, numbers in image.scaling.items()]
     lines += [
         f"var tensor = new DenseTensor<{kind}>(new[] {{ {', '.join(map(str, image.shape))} }});",
         f"for (int y = 0; y < {image.height}; y++)",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import onnx
 
@@ -37,9 +37,8 @@ class ImageFacts:
         height, width: Size in pixels. 0: any size.
         preprocess: What is done outside of the file.
         bgr: Whether the input takes BGR.
-        placing: Whether the whole image is stretched to the size, its centre is cut out first, it is fitted and padded,
-            or the file takes it as it is.
-        centre: Share of the shorter side that is cut out.
+        placing: Whether the whole image is stretched to the size, the centre of the resized image is taken, it is
+            fitted and padded, or the file takes it as it is.
         pad: Pixel around a fitted image.
     """
 
@@ -49,7 +48,6 @@ class ImageFacts:
     preprocess: Preprocess
     bgr: bool
     placing: Literal["stretch", "centre", "letterbox", "none"]
-    centre: float
     pad: int
 
     @property
@@ -70,23 +68,19 @@ class ImageFacts:
         return 1, self.channels, self.height, self.width
 
     @property
-    def mean(self) -> tuple[float, ...]:
-        """Mean of each channel, on the scale of pixels before it is subtracted."""
-        return self._each(self.preprocess.mean, 0.0)
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel."""
-        return self._each(self.preprocess.std, 1.0)
+    def scaling(self) -> dict[str, tuple[float, ...]]:
+        """``mean`` and ``std`` of each channel, on the scale of divided pixels: those that the program uses."""
+        given = {} if self.pixels else {"mean": self.preprocess.mean, "std": self.preprocess.std}
+        return {
+            name: tuple(map(float, numbers * self.channels if len(numbers) == 1 else numbers))
+            for name, numbers in given.items()
+            if numbers is not None
+        }
 
     @property
     def divisor(self) -> int:
         """Number that pixels are divided by first."""
         return 1 if self.preprocess.scale == 255 else 255
-
-    def _each(self, numbers: tuple[float, ...] | None, empty: float) -> tuple[float, ...]:
-        given = (empty,) if numbers is None else numbers
-        return given * self.channels if len(given) == 1 else given
 
 
 @dataclass(frozen=True)
@@ -98,6 +92,7 @@ class Facts:
         image: Its image input. None: it takes tensors.
         inputs: All inputs.
         output: Name of the first output.
+        output_type: Type of its elements, by numpy's name.
         result: What the first output is: the number of a class, scores of classes, or a tensor.
         target: Target that it was written for.
     """
@@ -106,6 +101,7 @@ class Facts:
     image: ImageFacts | None
     inputs: tuple[InputSpec, ...]
     output: str
+    output_type: str
     result: Literal["class", "scores", "tensor"]
     target: str
 
@@ -137,6 +133,7 @@ def facts_of(path: Path) -> Facts:
         _image(model, inputs, path.name),
         inputs,
         output.name,
+        onnx.helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type).name,
         "class" if has_class_index(metadata) and rank == 1 else scores,
         metadata.get("convert_onnx.target", "cpu").strip('"'),
     )
@@ -155,20 +152,19 @@ def _image(model: onnx.ModelProto, inputs: tuple[InputSpec, ...], name: str) -> 
         )
     bgr = spec.image[0] == 3 and (used.channels == "bgr" if inside is None else inside.image.channels == "bgr")
     if has_any_size(model):
-        return ImageFacts(spec, 0, 0, used, bgr, "none", 1.0, _PAD)
+        return ImageFacts(spec, 0, 0, used, bgr, "none", _PAD)
     sizes = _stored_size(used)
     height, width = (own or given for own, given in zip(spec.image[1:], sizes, strict=True))
     if height is None or width is None:
         raise UsageError(
             f"{name}: takes images of any size {spec}, and stores none; convert it with `resize=` or `letterbox=`"
         )
-    kinds: dict[str, Any] = {"placing": "stretch", "centre": 1.0}
+    placing: Literal["stretch", "centre", "letterbox"] = "stretch"
     if used.letterbox is not None:
-        kinds = {"placing": "letterbox", "centre": 1.0}
-    elif isinstance(used.resize, int):
-        kinds = {"placing": "centre", "centre": (used.crop or used.resize) / used.resize}
-    pad = _PAD if used.pad is None else used.pad
-    return ImageFacts(spec, height, width, used, bgr, pad=pad, **kinds)
+        placing = "letterbox"
+    elif isinstance(used.resize, int) or used.crop is not None:
+        placing = "centre"
+    return ImageFacts(spec, height, width, used, bgr, placing, _PAD if used.pad is None else used.pad)
 
 
 def _stored_size(used: Preprocess) -> tuple[int | None, int | None]:

@@ -1,40 +1,55 @@
-"""Where an image goes, for languages whose images are drawn: a rectangle of it, onto a rectangle of the input."""
+"""Where an image goes: the size it is resized to, and where the input is in it or it is in the input."""
 
 from collections.abc import Mapping
 
 from converter.snippets.facts import ImageFacts
 
-__all__ = ["rectangles", "scaled"]
+__all__ = ["placing", "scaled"]
 
 
-def rectangles(image: ImageFacts, spelled: Mapping[str, str]) -> list[str]:
-    """Return lines that compute sx, sy, sw, sh (of the image) and dx, dy, dw, dh (of the input), in whole pixels.
+def placing(image: ImageFacts, spelled: Mapping[str, str]) -> list[str]:
+    """Return lines that compute what `Preprocess` computes, in whole pixels.
+
+    dw, dh: size to resize to. left, top: pixels of the resized image that are cut off ("centre"), or pixels in front of
+    it ("letterbox").
 
     Args:
         image: The image.
-        spelled: ``int``: how a number is declared, with {name} and {value}; ``round``, ``min``, ``max``: calls, with
-            {x} or {a} and {b}; ``float``: a whole number {x} as a factor of a float; ``w``, ``h``: size of the image.
+        spelled: ``int``: how a number is declared, with {name} and {value}; ``round``: to the nearest whole number;
+            ``floor``: of a division of whole numbers; ``half``: of a whole number, rounded to even; ``max``, ``min``:
+            of {a} and {b}; ``float``: a whole number {x} as a factor of a float; ``w``, ``h``: size of the image.
     """
     width, height = spelled["w"], spelled["h"]
 
     def lines(values: Mapping[str, str]) -> list[str]:
         return [spelled["int"].format(name=name, value=value) for name, value in values.items()]
 
-    whole = {"sx": "0", "sy": "0", "sw": width, "sh": height}
-    target = {"dx": "0", "dy": "0", "dw": str(image.width), "dh": str(image.height)}
+    if image.placing == "letterbox":
+        longer = spelled["max"].format(a=width, b=height)
+        fitted = {
+            name: spelled["round"].format(x=f"{side}.0 * {spelled['float'].format(x=size)} / {longer}")
+            for name, side, size in (("dw", image.width, width), ("dh", image.height, height))
+        }
+        front = {"left": f"({image.width} - dw) / 2", "top": f"({image.height} - dh) / 2"}
+        return lines(fitted | {name: spelled["floor"].format(x=value) for name, value in front.items()})
     if image.placing == "stretch":
-        return lines(whole | target)
-    if image.placing == "centre":
-        side = spelled["round"].format(x=f"{float(f'{image.centre:.6g}')} * {spelled['min'].format(a=width, b=height)}")
-        return lines({"side": side, "sx": f"({width} - side) / 2", "sy": f"({height} - side) / 2"}) + lines(
-            {"sw": "side", "sh": "side"} | target
-        )
-    longer = spelled["max"].format(a=width, b=height)
-    fitted = {
-        name: spelled["round"].format(x=f"{side}.0 * {spelled['float'].format(x=size)} / {longer}")
-        for name, side, size in (("dw", image.width, width), ("dh", image.height, height))
+        return lines({"dw": str(image.width), "dh": str(image.height)})
+    cut = {"left": f"dw - {image.width}", "top": f"dh - {image.height}"}
+    return lines(_size(image, spelled) | {name: spelled["half"].format(x=value) for name, value in cut.items()})
+
+
+def _size(image: ImageFacts, spelled: Mapping[str, str]) -> dict[str, str]:
+    """Size of the image whose centre is taken."""
+    width, height, resize = spelled["w"], spelled["h"], image.preprocess.resize
+    if resize is None:
+        return {"dw": width, "dh": height}
+    if isinstance(resize, tuple):
+        return {"dw": str(resize[1]), "dh": str(resize[0])}
+    shorter = spelled["min"].format(a=width, b=height)
+    return {
+        name: spelled["floor"].format(x=f"{resize} * {size} / {shorter}")
+        for name, size in (("dw", width), ("dh", height))
     }
-    return lines(whole | fitted | {"dx": f"({image.width} - dw) / 2", "dy": f"({image.height} - dh) / 2"})
 
 
 def scaled(image: ImageFacts, pixel: str, channel: str, mean: str, std: str) -> str:

@@ -36,10 +36,8 @@ def _image(image: ImageFacts) -> list[str]:
     if not image.pixels:
         scaled = "pixels.astype(np.float32)" + (" / np.float32(255)" if image.divisor == 255 else "")
         lines.append(f"values = {scaled}")
-        if image.preprocess.mean is not None:
-            lines.append(f"values -= np.array({list(image.mean)}, np.float32)")
-        if image.preprocess.std is not None:
-            lines.append(f"values /= np.array({list(image.std)}, np.float32)")
+        for sign, numbers in zip("-/", (image.scaling.get("mean"), image.scaling.get("std")), strict=True):
+            lines += [] if numbers is None else [f"values {sign}= np.array({list(numbers)}, np.float32)"]
         values = "values"
     turned = "" if image.input.channels_last else ".transpose(2, 0, 1)"
     shape = "any height and width" if image.placing == "none" else f"{list(image.shape)}"
@@ -61,7 +59,7 @@ def _placed(image: ImageFacts, filter_name: str, mode: str) -> list[str]:
             f"image.paste(fitted, (({side} - fitted.width) // 2, ({side} - fitted.height) // 2))",
         ]
     lines = []
-    if image.placing == "centre":
+    if isinstance(used.resize, int):
         lines += [
             "short, long = sorted(image.size)",
             f"long = max(1, int({used.resize} * long / short))",

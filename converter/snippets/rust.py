@@ -4,7 +4,7 @@ import json
 
 from converter.data.inputs import InputSpec
 from converter.snippets.facts import Facts, ImageFacts
-from converter.snippets.placing import rectangles, scaled
+from converter.snippets.placing import placing, scaled
 
 __all__ = ["rust"]
 
@@ -20,8 +20,10 @@ _TYPES = {
 _SPELLED = {
     "int": "let {name} = {value};",
     "round": "({x}).round() as u32",
+    "floor": "{x}",
+    "half": "(f64::from({x}) / 2.0).round_ties_even() as u32",
     "float": "{x} as f64",
-    "min": "width.min(height) as f64",
+    "min": "width.min(height)",
     "max": "width.max(height) as f64",
     "w": "width",
     "h": "height",
@@ -68,22 +70,18 @@ def _image(image: ImageFacts) -> list[str]:
     colour = ("Luma" if grey else "Rgb") + f"([{', '.join([str(image.pad)] * image.channels)}])"
     where = "[0, y, x, c]" if image.input.channels_last else "[0, c, y, x]"
     source = "2 - c" if image.bgr else "c"
+    where = {"stretch": "0, 0", "centre": "-(left as i64), -(top as i64)"}.get(image.placing, "left as i64, top as i64")
     pixel = f"placed.get_pixel(x as u32, y as u32)[{source}]"
     value = pixel if image.pixels else scaled(image, f"{pixel} as f32", "c", "mean", "std").replace(".0f", ".0")
     lines = [
         f'let image = image::open("image.jpg")?.{form}();',
         "let (width, height) = image.dimensions();",
-        *rectangles(image, _SPELLED),
-        "let part = imageops::crop_imm(&image, sx, sy, sw, sh).to_image();",
-        "let part = imageops::resize(&part, dw, dh, FilterType::Triangle);",
+        *placing(image, _SPELLED),
+        "let part = imageops::resize(&image, dw, dh, FilterType::Triangle);",
         f"let mut placed = image::{buffer}::from_pixel({image.width}, {image.height}, image::{colour});",
-        "imageops::overlay(&mut placed, &part, dx as i64, dy as i64);",
+        f"imageops::overlay(&mut placed, &part, {where});",
     ]
-    if not image.pixels:
-        lines += [
-            f"let mean = {[float(number) for number in image.mean]};",
-            f"let std = {[float(number) for number in image.std]};",
-        ]
+    lines += [f"let {name} = {list(numbers)};" for name, numbers in image.scaling.items()]
     return [
         *lines,
         f"let mut tensor = ArrayD::<{kind}>::zeros(vec!{list(image.shape)});",

@@ -9,6 +9,7 @@ from converter.snippets.cpp import cpp
 from converter.snippets.csharp import csharp
 from converter.snippets.facts import Facts, facts_of
 from converter.snippets.javascript import javascript
+from converter.snippets.node import node
 from converter.snippets.python import python
 from converter.snippets.rust import rust
 from passes.arguments import require_type
@@ -17,9 +18,19 @@ from passes.errors import UsageError
 __all__ = ["LANGUAGES", "snippet"]
 
 LANGUAGES: Mapping[str, Callable[[Facts], str]] = MappingProxyType(
-    {"python": python, "cpp": cpp, "js": javascript, "csharp": csharp, "android": android, "rust": rust}
+    {
+        "python": python,
+        "cpp": cpp,
+        "js": javascript,
+        "node": node,
+        "csharp": csharp,
+        "android": android,
+        "rust": rust,
+    }
 )
 """What writes the program, by the name of the language."""
+
+_ONE_SIZE = frozenset({"csharp", "android", "rust"})  # these programs make float32 or uint8 images of one size
 
 
 def snippet(model: str | Path, language: str = "python") -> str:
@@ -30,20 +41,30 @@ def snippet(model: str | Path, language: str = "python") -> str:
 
     Args:
         model: Path of an .onnx file.
-        language: "python", "cpp", "js", "csharp", "android" or "rust".
+        language: "python", "cpp", "js" (a page), "node", "csharp", "android" or "rust".
 
     Raises:
         ModelError: The file cannot be read.
         UsageError: There is no such language, or the file takes images of any size and stores none, or several at once.
-            A file that resizes inside has a program in Python only.
+            A file that resizes inside, or has inputs or outputs in float16, has no program in C#, Kotlin and Rust.
     """
     require_type("model", model, (str, Path), "the path of an .onnx file")
     if language not in LANGUAGES:
         raise UsageError(f"`language={language!r}` is none of {', '.join(LANGUAGES)}")
     facts = facts_of(Path(model))
-    if facts.image is not None and facts.image.placing == "none" and language != "python":
-        raise UsageError(
-            f"{facts.file}: resizes its images inside, and programs in {language} make images of one size; use python, "
-            "or a file without `embed_resize=`"
-        )
+    if language in _ONE_SIZE:
+        _require_one_size(facts, language)
     return LANGUAGES[language](facts)
+
+
+def _require_one_size(facts: Facts, language: str) -> None:
+    others = ", ".join(each for each in LANGUAGES if each not in _ONE_SIZE)
+    if facts.image is not None and facts.image.placing == "none":
+        raise UsageError(
+            f"{facts.file}: resizes its images inside, and programs in {language} make images of one size; "
+            f"use {others}, or a file without `embed_resize=`"
+        )
+    if "float16" in {facts.output_type, *(str(spec.dtype) for spec in facts.inputs)}:
+        raise UsageError(
+            f"{facts.file}: has inputs or outputs in float16, which programs in {language} do not make; use {others}"
+        )

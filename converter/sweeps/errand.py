@@ -15,7 +15,7 @@ from converter.pipeline.sweep_record import SweepRow
 from converter.sweeps.conversion import Conversion, converted
 from converter.sweeps.stored_rows import digest_of
 
-__all__ = ["Errand", "carried_out", "fetched", "shipped"]
+__all__ = ["Errand", "carried_out", "fetched", "forgotten", "shipped"]
 
 _INPUTS = ("model", "calibration", "evaluation")
 
@@ -118,7 +118,7 @@ def carried_out(errand: Errand) -> SweepRow:
         if row.file:
             path = files / row.file
             for each in (path, *data_locations(path, read_onnx(path))):
-                errand.storage.put(each, f"results/{row.key}/{each.name}")
+                errand.storage.put(each, f"{_place(row.key)}/{each.name}")
         return row
 
 
@@ -151,7 +151,7 @@ def fetched(errand: Errand, row: SweepRow, folder: Path) -> SweepRow:
     """
     if errand.storage is None or not row.file:
         return row
-    path, place = folder / row.file, f"results/{row.key}"
+    path, place = folder / row.file, _place(row.key)
     errand.storage.get(f"{place}/{row.file}", path)
     for each in data_locations_of(path):
         errand.storage.get(f"{place}/{each}", folder / each)
@@ -161,6 +161,17 @@ def fetched(errand: Errand, row: SweepRow, folder: Path) -> SweepRow:
         failure = "its file changed on the way from the worker; `retry=True` makes it again"
         return dataclasses.replace(row, file="", sha256="", failure=failure)
     return row
+
+
+def forgotten(errand: Errand) -> None:
+    """Remove what a worker stored of a conversion that nobody waits for."""
+    if errand.storage is not None:
+        errand.storage.remove(_place(errand.job.key))
+
+
+def _place(key: str) -> str:
+    """Return the folder in the storage for the file of a conversion."""
+    return f"results/{key}"
 
 
 def data_locations_of(path: Path) -> list[str]:

@@ -14,7 +14,7 @@ from converter.pipeline.settings import Settings
 from converter.pipeline.sweep_record import Sweep, SweepRow
 from converter.runtime.session import Progress, no_progress
 from converter.sweeps.conversion import Conversion
-from converter.sweeps.errand import Errand, carried_out, fetched, shipped
+from converter.sweeps.errand import Errand, carried_out, fetched, forgotten, shipped
 from converter.sweeps.opened_model import OpenedModel, calibration_for, key_of, open_for_sweep, shared_facts
 from converter.sweeps.plan import Cell, SweepPlan, cells_of
 from converter.sweeps.plan_file import read_plan
@@ -82,8 +82,13 @@ def _converted(jobs: Sequence[Conversion], stored: StoredRows, keep: bool, worke
         else:
             storage, known = Storage(str(workers.storage)), dict[Path, str]()
             errands = [shipped(job, storage, keep, known) for job in jobs]
-        for index, row in engine.results(carried_out, errands, _lost):
-            yield fetched(errands[index], row, stored.files)
+        left = dict(enumerate(errands))
+        try:
+            for index, row in engine.results(carried_out, errands, _lost):
+                yield fetched(left.pop(index), row, stored.files)
+        finally:
+            for errand in left.values():
+                forgotten(errand)
 
 
 def _lost(errand: Errand, reason: str) -> SweepRow:

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from converter.engine.storage import Storage
 from converter.pipeline.shards import calibrate_in_shards, shards_of
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from converter.runtime.session import no_progress
+from passes.errors import UsageError
 from passes.numerics.channels import ChannelStatistics
 from passes.numerics.histogram import Histogram
 from passes.statistics import Needs, Stats
@@ -128,3 +130,15 @@ def test_a_killed_worker_changes_nothing() -> None:
     spread = convert(wide(), DATA, recipe="int8", settings=Settings(limit=48), workers=Workers(2), progress=kill)
     assert killed
     assert spread.model.SerializeToString() == alone.model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given"), [("fp16", {"count": 2}), ("int8-weight-only", {"scheduler": "tcp://a:1", "storage": "x"})]
+)
+def test_workers_without_statistics_to_measure_are_refused(recipe: str, given: dict[str, Any]) -> None:
+    pytest.importorskip("distributed", reason="workers need convert-onnx[dask]")
+    workers = Workers(**given)
+    with pytest.raises(
+        UsageError, match=f"^`(workers=2|scheduler=tcp://a:1)` has no effect: recipe '{recipe}' measures"
+    ):
+        convert(wide(), recipe=recipe, workers=workers)

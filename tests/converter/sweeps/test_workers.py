@@ -1,14 +1,19 @@
 """A sweep on several processes gives the rows of one, without a shared disk too, and outlives its workers."""
 
 import dataclasses
+import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from converter import Preprocess, Settings, Sweep, SweepModel, SweepPlan, SweepRecipe, Workers, sweep
-from passes.errors import OutputError, UsageError
+from passes.errors import ConvertError, OutputError, UsageError
 from tests.support.command_line import names
 
 distributed = pytest.importorskip("distributed", reason="workers need convert-onnx[dask]")
@@ -63,6 +68,49 @@ def test_workers_without_this_disk_get_what_they_need(cluster: str) -> None:
     for name in names(Path("here/files")):
         assert Path("here/files", name).read_bytes() == Path("there/files", name).read_bytes()
     assert not list(Path("shared").glob("results/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+def test_a_stopped_sweep_leaves_no_files_in_the_storage(cluster: str) -> None:
+    def stop(label: str, done: int, _: int) -> None:
+        if (label, done) == ("sweep", 1):
+            time.sleep(3)  # the worker goes on
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(plan(), "there", workers=Workers(scheduler=cluster, storage="shared"), progress=stop)
+    assert not list(Path("shared").glob("results/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+def test_a_scheduler_that_dies_is_an_error_of_one_line(tmp_path: Path) -> None:
+    port = tmp_path / "port.json"
+    command = [sys.executable, "-m", "dask"]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(port)]
+    scheduler = subprocess.Popen([*command, "scheduler", *options], **quiet)
+    worker = subprocess.Popen(
+        [*command, "worker", "--scheduler-file", str(port), "--nthreads", "1", "--no-nanny"], **quiet
+    )
+    try:
+        while not port.is_file():
+            time.sleep(0.1)
+        address = json.loads(port.read_text())["address"]
+        with distributed.Client(address) as client:
+            client.wait_for_workers(1)
+
+        def stop(label: str, done: int, _: int) -> None:
+            if (label, done) == ("sweep", 1):
+                scheduler.kill()
+
+        with pytest.raises(ConvertError, match=f"^`scheduler={address}` ended before the work was done; start it"):
+            sweep(plan(), "there", workers=Workers(scheduler=address, storage="shared"), progress=stop)
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.usefixtures("folder")

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from converter.sweeps.sweep import sweep
     from converter.targets.catalog import find_target
     from converter.targets.target import Target
+    from converter.verification.ort_format import OrtFile, write_ort
     from converter.verification.verify import Verification, verify
     from passes.base import Correction, CorrectionPass, GraphPass, LayerPass, Pass, Problem, Solution, Stage
     from passes.data_facts import DataFacts
@@ -108,6 +109,7 @@ __all__ = [
     "Model",
     "ModelError",
     "Needs",
+    "OrtFile",
     "OutputError",
     "Pass",
     "PassReport",
@@ -162,6 +164,7 @@ __all__ = [
     "train",
     "verify",
     "view",
+    "write_ort",
     "write_report",
     "write_sweep",
 ]
@@ -196,6 +199,7 @@ _HOMES = {
     "ModelError": "passes.errors",
     "Needs": "passes.statistics",
     "OutputError": "passes.errors",
+    "OrtFile": "converter.verification.ort_format",
     "Pass": "passes.base",
     "PassReport": "passes.report",
     "Preprocess": "converter.data.preprocess",
@@ -248,6 +252,7 @@ _HOMES = {
     "train": "converter.pipeline.train",
     "verify": "converter.verification.verify",
     "view": "converter.inspection.netron",
+    "write_ort": "converter.verification.ort_format",
     "write_report": "converter.report.files",
     "write_sweep": "converter.report.sweep",
 }

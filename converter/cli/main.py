@@ -15,6 +15,7 @@ from converter.cli.analysis import compare, evaluate, inspect, snippet, view
 from converter.cli.context import given_preprocess, warn
 from converter.cli.lines import say
 from converter.cli.messages import in_words_of, logged_warnings
+from converter.cli.ort import ort
 from converter.cli.sensitivity import sensitivity
 from converter.cli.signals import listen, stop_listening
 from converter.cli.sweep import sweep
@@ -293,7 +294,7 @@ def recipes(name: str | None) -> None:
         say(f"Passes of other packages, for a recipe file: {', '.join(added)}")
 
 
-for command in (train, evaluate, compare, sensitivity, sweep, inspect, snippet, view, verify, targets):
+for command in (train, evaluate, compare, sensitivity, sweep, inspect, snippet, view, verify, ort, targets):
     cli.add_command(command)
 
 

@@ -35,6 +35,7 @@ FUNCTIONS = [
     "train",
     "verify",
     "view",
+    "write_ort",
     "write_report",
     "write_sweep",
 ]
@@ -77,6 +78,7 @@ VALUES = [
     "Metric",
     "Model",
     "Needs",
+    "OrtFile",
     "Pass",
     "PassReport",
     "Preprocess",

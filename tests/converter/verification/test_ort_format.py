@@ -78,3 +78,11 @@ def test_other_outputs_are_an_error_and_no_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(VerificationError, match=r"the outputs of its \.ort file differ by nan"):
         converter.write_ort(model)
     assert not (tmp_path / "model.ort").exists()
+
+
+def test_values_that_are_not_finite_count_as_equal_where_both_have_them() -> None:
+    one = np.array([1.0, np.nan, np.inf, -2.0])
+    assert ort_format._apart(one, one.copy()) == 0
+    assert ort_format._apart(one, np.array([1.0, np.nan, np.inf, -1.0])) == 0.5
+    assert np.isnan(ort_format._apart(one, np.array([np.nan, np.nan, np.inf, -2.0])))
+    assert ort_format._apart(one, one[:3]) == np.inf

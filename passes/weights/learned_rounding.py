@@ -34,13 +34,15 @@ class LearnedRounding(LearningPass):
         steps: Steps of the optimizer per block.
         batch: Images per step.
         method: How codes change. "moves": whole steps where the loss gains by them. "soft": soft rounding between two
-            neighbours, with a regularizer that decides in the end (AdaRound). It needs a thousand steps and more.
+            neighbours, with a regularizer that decides in the end (AdaRound). It needs 500 steps and more, and a
+            constant rate.
         loss: Error of a block's outputs. "error": squared error over variance. "network": the same, where a channel
             counts as much as the network's outputs depend on it (BRECQ). "cosine": 1 minus the cosine.
         move_share: Greatest share of a layer's rows in which a code changes in one step. With 0, no code changes.
         certainty: A code changes if the gain is greater than this many standard errors of its gradient.
         soft_rate: Learning rate of soft codes.
-        soft_start: Share of the way from a code to the float weight at which soft rounding starts, 0 to 1.
+        soft_start: Share of the way from a code to the float weight at which soft rounding starts, 0 to 1. AdaRound
+            starts codes that were rounded to nearest at 1.
         regularizer: Weight of the regularizer of soft rounding, for each code.
         scale_rate: Learning rate of the logarithms of scales.
         bias_rate: Learning rate of biases, in standard deviations of the layer's output.
@@ -63,7 +65,7 @@ class LearnedRounding(LearningPass):
     move_share: float = 0.06
     certainty: float = 1.0
     soft_rate: float = 0.01
-    soft_start: float = 1.0
+    soft_start: float = 0.3
     regularizer: float = 0.01
     scale_rate: float = 0.001
     bias_rate: float = 0.003

@@ -106,7 +106,7 @@ def test_the_regularizer_alone_rounds_to_nearest() -> None:
 def test_soft_rounding_gains_on_nearest_codes(loss: Any) -> None:
     x = images(64, 3, 12, 12)
     steps: list[Pass] = [Normalise(), ActivationRanges(), Rtn(bits=2)]
-    settings = LearnedRounding(method="soft", loss=loss, steps=120, batch=16, soft_rate=0.03)
+    settings = LearnedRounding(method="soft", loss=loss, steps=120, batch=16, soft_rate=0.03, soft_start=1.0)
     plain, better = (
         convert(resnet(), x, recipe=Recipe("r", "", tuple(passes))).model for passes in (steps, [*steps, settings])
     )

@@ -110,8 +110,8 @@ class Method:
 
 
 _MOVES = LearnedRounding()
-_PUBLISHED = LearnedRounding(method="soft", steps=1000, soft_start=1.0, schedule="constant")
-_NEAR_CODES = LearnedRounding(method="soft", steps=500, soft_start=0.3, schedule="constant")
+_PUBLISHED = LearnedRounding(method="soft", steps=1000, soft_start=1.0)
+_NEAR_CODES = LearnedRounding(method="soft", steps=500, soft_start=0.3)
 _TRAINED = Qat(objective="float", epochs=20)
 
 METHODS: Mapping[str, Method] = MappingProxyType(

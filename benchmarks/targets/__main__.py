@@ -5,6 +5,7 @@
 python -m benchmarks.targets measure [NAME ...]   ResNet-18, MobileNetV2 and EfficientNet-Lite0 on them
 python -m benchmarks.targets page                 a page in headless Chromium classifies an image
 python -m benchmarks.targets snippets             programs in Python, C++ and JavaScript run files; see make snippets
+python -m benchmarks.targets qnn-context          a context binary for Qualcomm's HTP, and what it saves
 python -m benchmarks.targets conformance          every recipe, target and graph of the zoo; see docs/conformance.md
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.shared_data import ROOT, MissingData
-from benchmarks.targets import conformance, measure, page, snippets
+from benchmarks.targets import conformance, measure, page, qnn_context, snippets
 from passes.errors import ConvertError
 
 __all__ = ["main"]
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measuring.add_argument("--images", type=int, default=200, metavar="N", help="run on each (default 200)")
     commands.add_parser("page", help="a page in headless Chromium")
     commands.add_parser("snippets", help="programs that run a file, in every language that can be run")
+    commands.add_parser("qnn-context", help="a context binary for HTP")
     suite = commands.add_parser("conformance", help="recipes x targets x zoo")
     suite.add_argument("--only", default="", metavar="PREFIX", help="graphs whose names begin so; printed, not written")
     suite.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return page.main()
         if options.command == "snippets":
             return snippets.main()
+        if options.command == "qnn-context":
+            return qnn_context.main()
         out: Path | None = None if options.only else ROOT / "docs" / "conformance.md"
         return conformance.main(options.only, out, options.jobs)
     except (ConvertError, MissingData) as error:

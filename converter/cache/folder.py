@@ -3,6 +3,7 @@
     DIR/<key>/about.json          the facts that the key is a hash of
     DIR/<key>/statistics.npz      what a step of a conversion found, see `converter.cache.steps`
     DIR/<key>/layer-<hash>.npz    the solution of one layer
+    DIR/<key>/block-0003.npz      what became of a block that learned
     DIR/<key>/effect-0003.npz     errors of one layer at every number of bits, in a search
     DIR/<key>/attempt.npz         measurements of one file, in a search
 

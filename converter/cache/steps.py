@@ -6,10 +6,13 @@ another recipe for the same model and samples finds what is the same, and a chan
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
+import numpy as np
 
 from converter.cache.folder import Cache
 from converter.cache.stored_values import pack, unpack
@@ -20,7 +23,7 @@ from passes.base import Pass
 from passes.errors import DataError
 from passes.ir.model import Model
 
-__all__ = ["NO_CACHE", "StepCache", "kept", "restored"]
+__all__ = ["NO_CACHE", "StepCache", "codes_digest", "kept", "restored"]
 
 Value = TypeVar("Value")
 
@@ -58,6 +61,18 @@ class StepCache:
 
 NO_CACHE = StepCache()
 """Stores nothing."""
+
+
+def codes_digest(model: Model) -> str:
+    """Return a digest of the codes, grids and removed weights of a model's layers."""
+    digest = hashlib.sha256()
+    for name, layer in sorted(model.quantized.items()):
+        pruned = None if layer.pruned is None else layer.pruned.kept
+        arrays = {"codes": layer.codes, **vars(layer.grid), "kept": pruned}
+        for key, value in arrays.items():
+            content = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+            digest.update(f"{name} {key} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def restored(cache: Cache, name: str) -> Any:

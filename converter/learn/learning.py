@@ -9,14 +9,14 @@ from converter.cache.folder import NOWHERE, Cache
 from converter.data.dataset import Dataset
 from converter.learn.training_file import TrainingFile
 from converter.runtime.session import Progress
-from passes.base import LayerPass, Pass
+from passes.base import Device, LayerPass, Pass
 from passes.errors import DataError, QuantizationError
 from passes.ir.model import Model
 from passes.report import PassReport
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
 
-__all__ = ["learn_rounding", "require_device", "require_own", "require_trainable", "train"]
+__all__ = ["learn_rounding", "require_device", "require_own", "require_trainable", "runs_on", "train"]
 
 _FEW = 2  # number of images for the check that torch can run a network
 
@@ -80,6 +80,20 @@ def require_device(passes: Iterable[Pass]) -> None:
             from converter.learn.device import find_device
 
             find_device(step.device, step.name)
+
+
+def runs_on(device: Device, name: str) -> str:
+    """Return the version of torch and the kind of device that a pass learns on, such as ``2.9.1 on cpu``.
+
+    Raises:
+        QuantizationError: Torch is not installed, or the requested CUDA device does not exist.
+    """
+    _require_torch(name)
+    import torch
+
+    from converter.learn.device import find_device
+
+    return f"{torch.__version__} on {find_device(device, name).type}"
 
 
 def require_trainable(model: Model, data: Dataset) -> None:

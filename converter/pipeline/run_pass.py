@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
-from converter.cache.folder import NOWHERE
-from converter.cache.steps import NO_CACHE, StepCache, kept
+from converter.cache.folder import NOWHERE, Cache
+from converter.cache.steps import NO_CACHE, StepCache, codes_digest, kept
 from converter.calibration.correction import correct_layers, float_network
 from converter.calibration.make_up import make_up
 from converter.calibration.range_trial import choose_ranges
@@ -21,7 +21,7 @@ from converter.calibration.sequential import solve_layers
 from converter.channels.costs import layer_products
 from converter.data.dataset import Dataset
 from converter.engine.engine import Engine, InProcess
-from converter.learn.learning import learn_rounding, require_trainable, train
+from converter.learn.learning import learn_rounding, require_trainable, runs_on, train
 from converter.learn.training_file import TrainingFile
 from converter.model_io.sizes import tensorwise_digest
 from converter.model_io.user_code import described
@@ -283,9 +283,7 @@ def _run_learned_rounding(step: LearnedRounding, model: Model, context: PassCont
     solver = recipe.solver_before(step)
     cache = NOWHERE
     if data is not None and _is_own(step) and (solver is None or _is_own(solver)):
-        exact = tensorwise_digest(float_model(float_network(model).graph)) if context.cache.folder is not None else ""
-        facts = {"seed": recipe.seed, "memory": context.memory_budget, "exact": exact, **_state(model)}
-        cache = context.cache.of("blocks", model, data, step=step, solver=solver, **facts)
+        cache = _cache_of_blocks(step, solver, model, data, context)
     return learn_rounding(
         model,
         step,
@@ -296,6 +294,23 @@ def _run_learned_rounding(step: LearnedRounding, model: Model, context: PassCont
         seed=recipe.seed,
         kept=cache,
     )
+
+
+def _cache_of_blocks(
+    step: LearnedRounding, solver: LayerPass | None, model: Model, data: Dataset, context: PassContext
+) -> Cache:
+    """Return the cache of learned blocks. They depend on torch, on its device, and on all codes and float weights."""
+    if context.cache.folder is None:
+        return NOWHERE
+    facts = {
+        "seed": context.recipe.seed,
+        "memory": context.memory_budget,
+        "exact": tensorwise_digest(float_model(float_network(model).graph)),
+        "codes": codes_digest(model),
+        "torch": runs_on(step.device, step.name),
+        **_state(model),
+    }
+    return context.cache.of("blocks", model, data, step=step, solver=solver, **facts)
 
 
 @run_kind.register

@@ -17,6 +17,14 @@ from passes.data_facts import DataFacts
 
 __all__ = ["LearnedRounding"]
 
+_CHOICES = {
+    "granularity": ("block", "layer", "network"),
+    "method": ("moves", "soft"),
+    "loss": ("error", "network", "cosine"),
+    "optimizer": ("adam", "sgd"),
+    "schedule": ("auto", "cosine", "constant"),
+}
+
 
 @dataclass(frozen=True)
 class LearnedRounding(LearningPass):
@@ -34,20 +42,21 @@ class LearnedRounding(LearningPass):
         steps: Steps of the optimizer per block.
         batch: Images per step.
         method: How codes change. "moves": whole steps where the loss gains by them. "soft": soft rounding between two
-            neighbours, with a regularizer that decides in the end (AdaRound). It needs 500 steps and more, and a
-            constant rate.
+            neighbours, with a regularizer that decides in the end (AdaRound). It needs 500 `steps` and more.
         loss: Error of a block's outputs. "error": squared error over variance. "network": the same, where a channel
             counts as much as the network's outputs depend on it (BRECQ). "cosine": 1 minus the cosine.
-        move_share: Greatest share of a layer's rows in which a code changes in one step. With 0, no code changes.
-        certainty: A code changes if the gain is greater than this many standard errors of its gradient.
-        soft_rate: Learning rate of soft codes.
+        move_share: Greatest share of a layer's rows in which a code changes in one step, with "moves". With 0, no code
+            changes.
+        certainty: With "moves", a code changes if the gain is greater than this many standard errors of its gradient.
+        soft_rate: Learning rate of codes with "soft".
         soft_start: Share of the way from a code to the float weight at which soft rounding starts, 0 to 1. AdaRound
             starts codes that were rounded to nearest at 1.
         regularizer: Weight of the regularizer of soft rounding, for each code.
         scale_rate: Learning rate of the logarithms of scales.
         bias_rate: Learning rate of biases, in standard deviations of the layer's output.
         optimizer: "adam", or "sgd" with a momentum of 0.9.
-        schedule: Learning rates fall to zero along a "cosine", or are "constant".
+        schedule: Learning rates fall to zero along a "cosine", or are "constant". "auto" is a cosine with "moves", and
+            constant with "soft".
         drop: Share of a block's input values that come from the float network.
         window: Side of the crop of each image, for blocks whose outputs depend on a neighbourhood only.
         held_out: Share of the calibration images that judge the result. Nothing learns from them.
@@ -70,13 +79,18 @@ class LearnedRounding(LearningPass):
     scale_rate: float = 0.001
     bias_rate: float = 0.003
     optimizer: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["auto", "cosine", "constant"] = "auto"
     drop: float = 0.0
     window: int = 28
     held_out: float = 0.125
     device: Device = "auto"
 
     def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        if self.method == "moves" and self.loss == "cosine":
+            raise ValueError("loss = cosine has no second order for method = moves; use method = soft, or loss = error")
         for name in ("layers_per_block", "steps", "batch", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -91,6 +105,11 @@ class LearnedRounding(LearningPass):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         super().__post_init__()
+
+    @property
+    def decays(self) -> bool:
+        """Whether learning rates fall to zero."""
+        return self.schedule == "cosine" or (self.schedule == "auto" and self.method == "moves")
 
     def requires_data(self, data: DataFacts) -> None:
         """Require enough samples, of one shape."""

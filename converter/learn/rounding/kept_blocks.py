@@ -25,10 +25,12 @@ class KeptBlock:
     Attributes:
         outcome: Result of learning, or why the block did not learn.
         solved: Layers that were solved again before, and how.
+        network_db: SQNR of the network after the block in dB, if it is measured after every block and has gained.
     """
 
     outcome: Outcome | str
     solved: Mapping[str, Change]
+    network_db: float | None = None
 
     @property
     def learned(self) -> bool:
@@ -53,7 +55,7 @@ def keep_block(model: Model, index: int, inside: Mapping[str, Linear], block: Ke
             keep_layer(model, [layer], _STATE, cache)
     outcome = block.outcome if isinstance(block.outcome, str) else astuple(block.outcome)
     solved = {name: (change.what, change.before_db, change.after_db) for name, change in block.solved.items()}
-    cache.store(_stored_name(index), pack((outcome, solved)))
+    cache.store(_stored_name(index), pack((outcome, solved, block.network_db)))
 
 
 def restore_block(model: Model, index: int, inside: Mapping[str, Linear], cache: Cache) -> KeptBlock | None:
@@ -71,15 +73,17 @@ def restore_block(model: Model, index: int, inside: Mapping[str, Linear], cache:
         return None
     place = f"{cache.folder}/{_stored_name(index)}.npz"
     try:
-        outcome, solved = stored
+        outcome, solved, network_db = stored
         changes = {name: Change(*parts) for name, parts in solved.items()}
-        block = KeptBlock(outcome if isinstance(outcome, str) else Outcome(*outcome), changes)
+        block = KeptBlock(outcome if isinstance(outcome, str) else Outcome(*outcome), changes, network_db)
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{place} is no learned block; delete it to learn the block again") from error
     if block.learned or block.solved:
         for layer in inside.values():
+            exact = model.float_weights[layer.name]
             if restore_layer(model, [layer], cache) is None:
                 raise DataError(f"{place} has no state of layer {layer.name}; delete it to learn the block again")
+            model.float_weights[layer.name] = exact  # a layer that is solved for the first time sets it
     return block
 
 

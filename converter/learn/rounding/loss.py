@@ -1,12 +1,13 @@
 """Loss of a block: how far its outputs are from those of the float block."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from converter.learn.graph.program import Program
+from converter.learn.graph.program import After, Program
+from passes.errors import QuantizationError
 
 __all__ = ["BlockLoss", "output_importance"]
 
@@ -54,7 +55,9 @@ class BlockLoss:
         return self.weighted({name: difference})[name].square().mean() / self.power[name]
 
 
-def output_importance(program: Program, inputs: Tensors, names: set[str], draws: torch.Generator) -> dict[str, Tensor]:
+def output_importance(
+    program: Program, batches: Iterable[Tensors], names: Collection[str], draws: torch.Generator
+) -> dict[str, Tensor]:
     """How much the outputs of the network depend on each channel of some tensors.
 
     It is the diagonal of ``J^T J`` with the Jacobian J of the outputs, each in units of its standard deviation, from
@@ -62,15 +65,41 @@ def output_importance(program: Program, inputs: Tensors, names: set[str], draws:
 
     Args:
         program: The float network.
-        inputs: Inputs of some samples, by name.
+        batches: Inputs of some samples, by name.
         names: Tensors of the network.
         draws: Random generator.
 
     Returns:
-        Factors ``[1, c, 1, ...]`` (``[1, ..., 1, c]`` for other than images) by name. Tensors that do not take part are
-        left out.
+        Factors ``[1, c, 1, 1]`` (``[1, ..., 1, c]`` for other than images) by name. Tensors on which no output depends
+        are left out.
+
+    Raises:
+        QuantizationError: No output is a number that varies over the samples.
     """
-    kept: dict[str, Tensor] = {}
+    totals: dict[str, Tensor] = {}
+    varied = False
+    for inputs in batches:
+        kept: dict[str, Tensor] = {}
+        outputs = [value for value in program(inputs, after=_noting(names, kept)).values() if _varies(value)]
+        varied = varied or bool(outputs)
+        for _ in range(_DRAWS if outputs else 0):
+            parts = []
+            for value in outputs:
+                signs = (torch.randint(0, 2, value.shape, generator=draws) * 2 - 1).to(value)
+                parts.append((signs * value).sum() / value.detach().std(unbiased=False))
+            objective, tensors = torch.stack(parts).sum(), list(kept.values())
+            slopes = torch.autograd.grad(objective, tensors, retain_graph=True, allow_unused=True)
+            for name, slope in zip(kept, slopes, strict=True):
+                if slope is not None:
+                    squares = slope.square().mean(dim=_other_axes(slope), keepdim=True)
+                    totals[name] = totals[name] + squares if name in totals else squares
+    if not varied:
+        raise QuantizationError("loss='network' needs an output that varies over the samples; use loss='error'")
+    return {name: value / value.mean() for name, value in totals.items() if torch.isfinite(value).all() and value.any()}
+
+
+def _noting(names: Collection[str], kept: dict[str, Tensor]) -> After:
+    """Keep tensors of these names while a program runs, each with a gradient."""
 
     def after(name: str, value: Tensor) -> Tensor:
         if name in names and value.is_floating_point():
@@ -79,35 +108,23 @@ def output_importance(program: Program, inputs: Tensors, names: set[str], draws:
             kept[name] = value
         return value
 
-    outputs = program(inputs, after=after)
-    totals = {name: torch.zeros_like(value) for name, value in kept.items()}
-    for _ in range(_DRAWS):
-        parts = []
-        for value in outputs.values():
-            signs = (torch.randint(0, 2, value.shape, generator=draws) * 2 - 1).to(value)
-            parts.append((signs * value).sum() / value.detach().std().clamp_min(_SMALLEST))
-        slopes = torch.autograd.grad(
-            torch.stack(parts).sum(), list(kept.values()), retain_graph=True, allow_unused=True
-        )
-        for name, slope in zip(kept, slopes, strict=True):
-            if slope is not None:
-                totals[name] += slope.square()
-    found = {name: _by_channel(torch.mean)(total) for name, total in totals.items()}
-    return {name: (value / value.mean()).detach() for name, value in found.items() if value.mean() > 0}
+    return after
 
 
-def _by_channel(reduce: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
-    def reduced(value: Tensor) -> Tensor:
-        channel = 1 if value.ndim == 4 else value.ndim - 1
-        return reduce(value, dim=[axis for axis in range(value.ndim) if axis != channel], keepdim=True)
+def _varies(value: Tensor) -> bool:
+    """Whether an output can be divided by its standard deviation and depends on what was kept."""
+    return value.is_floating_point() and value.requires_grad and bool(value.detach().std(unbiased=False) > 0)
 
-    return reduced
+
+def _other_axes(value: Tensor) -> list[int]:
+    """All axes but that of the channels: the second of images, else the last."""
+    channel = 1 if value.ndim == 4 else value.ndim - 1
+    return [axis for axis in range(value.ndim) if axis != channel]
 
 
 def _power(value: Tensor, importance: Tensor | None) -> Tensor:
     """Variance of each channel, averaged over channels. It is never zero."""
-    axes = [axis for axis in range(value.ndim) if axis != 1 or value.ndim == 1]
-    variance = value.var(dim=axes, unbiased=False, keepdim=True)
+    variance = value.var(dim=_other_axes(value), unbiased=False, keepdim=True)
     if importance is not None:
         variance = variance * importance
     return variance.mean().clamp_min(_SMALLEST)

@@ -8,7 +8,7 @@ layers behind it are solved again before they learn themselves.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,6 +54,7 @@ _COPIES = 3  # of a block's inputs while it learns: both streams, and outputs of
 
 _IMPORTANT = 32  # images that measure how much the network depends on each channel
 
+_NO_GRADIENTS = "loss='network' needs gradients of the whole network: {}; use loss='error'"
 _REJECTED = "single blocks gained, but the whole network did not ({:.2f} -> {:.2f} dB on held-out samples)"
 
 
@@ -102,9 +103,9 @@ def refine_blocks(
     with ActivationCache(in_memory - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
         network = _Network(model, layers, data, (train_cache, judge_cache), settings.held_out, seed, memory_budget)
         before = best = network.decibels()
-        if settings.loss == "network":
-            network.measure_importance(device)
         pieces = network.pieces(settings)
+        if settings.loss == "network":
+            network.measure_importance({name for piece in pieces for name in piece.whole.outputs}, device)
         for index, piece in enumerate(pieces):
             inside = {name: layers[name] for name in piece.whole.nodes if name in layers}
             block = restore_block(model, index, inside, kept)
@@ -115,12 +116,13 @@ def refine_blocks(
                 block = KeptBlock(outcome, solved)
                 if block.learned and solver is None:
                     after = network.decibels()
-                    if not after > best:
+                    if after > best:
+                        block = replace(block, network_db=after)
+                    else:
                         before_block.restore(model)
                         block = KeptBlock(_REJECTED.format(best, after), solved)
                 keep_block(model, index, inside, block, kept)
-            if block.learned and solver is None:
-                best = network.decibels()
+            best = best if block.network_db is None else block.network_db
             outcomes.solved |= block.solved
             outcomes.record(block.outcome, inside)
             network.leave(piece, block.learned)
@@ -177,23 +179,31 @@ class _Network:
         """Signal-to-noise ratio of the network's outputs on the held-out samples, in dB."""
         return network_db(self.model, self.reference, self.judge_images)
 
-    def measure_importance(self, device: torch.device) -> None:
-        """Measure how much the network's outputs depend on each channel, on some training images.
+    def measure_importance(self, names: set[str], device: torch.device) -> None:
+        """Measure how much the network's outputs depend on each channel of some tensors, on some training images.
 
         Raises:
-            QuantizationError: An operator of the network has no gradient.
+            QuantizationError: The network has no gradient, or no output varies over the images.
         """
         reason = unsupported(self.reference.graph.nodes)
         if reason:
-            raise QuantizationError(f"loss='network' needs gradients of the whole network: {reason}; use loss='error'")
-        program = Program(float_network(self.model).graph, device)
-        inputs = {
-            str(tensor.name): torch.from_numpy(self.train.get(FLOAT, str(tensor.name), 0)[:_IMPORTANT]).to(device)
-            for tensor in self.reference.graph.inputs
-        }
-        names = {str(tensor.name) for node in self.reference.graph.nodes for tensor in node.outputs}
+            raise QuantizationError(_NO_GRADIENTS.format(reason))
         draws = torch.Generator().manual_seed(self.seed)
-        self.importance = output_importance(program, inputs, names, draws)
+        try:
+            program = Program(float_network(self.model).graph, device)
+            self.importance = output_importance(program, self._few_inputs(device), names, draws)
+        except NoTorchForm as error:
+            raise QuantizationError(_NO_GRADIENTS.format(error)) from error
+
+    def _few_inputs(self, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield inputs of the network, batch by batch."""
+        names, left = [str(tensor.name) for tensor in self.reference.graph.inputs], _IMPORTANT
+        for at in range(len(self.train.parts)):
+            arrays = {name: self.train.get(FLOAT, name, at)[:left] for name in names}
+            yield {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
+            left -= len(next(iter(arrays.values())))
+            if left <= 0:
+                return
 
     def pieces(self, settings: LearnedRounding) -> list[_Piece]:
         """Cut the network into blocks. Outputs of the graph count as outputs of the block that writes them."""

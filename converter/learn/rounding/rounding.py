@@ -56,7 +56,7 @@ def learn(
     learned = block.learned()
     soft = [weight for weight in learned if isinstance(weight, SoftWeight)]
     start = [weight.codes.clone() for weight in learned]
-    moving = settings.move_share and settings.method == "moves"
+    moving = settings.method == "moves" and settings.move_share > 0
     moves = _moves(block, train, settings, loss, draws) if moving else None
     optimizer, rates = _optimizer(learned, soft, settings)
 
@@ -70,7 +70,7 @@ def learn(
     for step, index in enumerate(batches(len(train), size, settings.steps, draws)):
         done = step / settings.steps
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1.0)
+            group["lr"] = rate * (0.5 * (1 + math.cos(math.pi * done)) if settings.decays else 1.0)
         target = {name: value[index] for name, value in train.target.items()}
         error = loss(block(_mixed(train, index, settings.drop, draws)), target)
         penalty = regularizer(soft, done) if soft else None

@@ -84,6 +84,8 @@ def test_a_stopped_run_goes_on_at_its_block(
     assert same(model, undisturbed)
     assert report.changed == expected.changed
     assert report.skipped == expected.skipped
+    for name, exact in undisturbed.float_weights.items():
+        np.testing.assert_array_equal(model.float_weights[name].stored, exact.stored)
     blocks.clear()
     assert same(learned(cache, solver)[0], undisturbed)
     assert not blocks

@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
 torch = pytest.importorskip("torch")
 
 from converter.learn.graph.program import Program  # noqa: E402
 from converter.learn.rounding.loss import BlockLoss, output_importance  # noqa: E402
 from converter.learn.rounding.samples import Tensors  # noqa: E402
+from passes.errors import QuantizationError  # noqa: E402
 from tests.support.networks import conv, network, prepared, random  # noqa: E402
 
 TARGET: Tensors = {"y": torch.from_numpy(random(16, 4, 5, 5))}
@@ -46,8 +48,37 @@ def test_importance_is_the_squared_gradient_of_the_outputs() -> None:
     constants: dict[str, Any] = {}
     nodes = [conv(constants, "a", "x", "y", (6, 3, 1, 1)), conv(constants, "b", "y", "z", (4, 6, 1, 1))]
     proto = network(nodes, constants, {"x": ["N", 3, 8, 8]}, {"z": ["N", 4, 8, 8]})
-    program, inputs = Program(prepared(proto).graph), {"x": torch.from_numpy(random(32, 3, 8, 8))}
-    found = output_importance(program, inputs, {"y"}, torch.Generator().manual_seed(0))["y"]
+    program = Program(prepared(proto).graph)
+    batches = [{"x": torch.from_numpy(random(16, 3, 8, 8, seed=seed))} for seed in range(2)]
+    found = output_importance(program, batches, {"y"}, torch.Generator().manual_seed(0))["y"]
     expected = np.square(constants["b.weight"][:, :, 0, 0]).sum(0)
     assert found.shape == (1, 6, 1, 1)
     np.testing.assert_allclose(found.flatten().numpy(), expected / expected.mean(), rtol=0.2)
+
+
+def test_outputs_that_do_not_vary_are_left_out() -> None:
+    """One output is constant on the images. The other decides."""
+    constants: dict[str, Any] = {"none": np.zeros((), np.float32)}
+    nodes = [
+        conv(constants, "a", "x", "y", (6, 3, 1, 1)),
+        conv(constants, "b", "y", "z", (4, 6, 1, 1)),
+        helper.make_node("Mul", ["z", "none"], ["constant"], "mul"),
+    ]
+    shape: list[int | str] = ["N", 4, 8, 8]
+    inputs: dict[str, list[int | str]] = {"x": ["N", 3, 8, 8]}
+    outputs = {"z": shape, "constant": shape}
+    program = Program(prepared(network(nodes, constants, inputs, outputs)).graph)
+    batch = {"x": torch.from_numpy(random(16, 3, 8, 8))}
+    found = output_importance(program, [batch], {"y"}, torch.Generator().manual_seed(0))["y"]
+    assert torch.isfinite(found).all()
+    only_constant = Program(prepared(network(nodes, constants, inputs, {"constant": shape})).graph)
+    with pytest.raises(QuantizationError, match="loss='network' needs an output that varies"):
+        output_importance(only_constant, [batch], {"y"}, torch.Generator().manual_seed(0))
+
+
+def test_the_last_axis_of_tokens_is_that_of_the_channels() -> None:
+    tokens = torch.from_numpy(random(8, 5, 3)) * torch.tensor([1.0, 2.0, 3.0])
+    importance = {"y": torch.tensor([3.0, 0.0, 0.0])}
+    loss = BlockLoss("network", {"y": tokens}, importance)
+    expected = tokens[..., 0].var(unbiased=False)  # a third of three times the variance of the first channel
+    torch.testing.assert_close(loss.power["y"], expected)

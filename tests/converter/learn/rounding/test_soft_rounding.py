@@ -114,6 +114,12 @@ def test_soft_rounding_gains_on_nearest_codes(loss: Any) -> None:
     assert sqnr_db(expected, run(better, x)[0]) > sqnr_db(expected, run(plain, x)[0]) + 1
 
 
+def test_rates_are_constant_with_soft_codes_only() -> None:
+    assert LearnedRounding().decays
+    assert not LearnedRounding(method="soft").decays
+    assert LearnedRounding(method="soft", schedule="cosine").decays
+
+
 @pytest.mark.parametrize(("optimizer", "schedule"), [("sgd", "cosine"), ("adam", "constant")])
 def test_other_optimizers_and_schedules(optimizer: Any, schedule: Any) -> None:
     x = images(64, 3, 12, 12)
@@ -123,8 +129,25 @@ def test_other_optimizers_and_schedules(optimizer: Any, schedule: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("soft_start", 1.5), ("soft_rate", -1.0), ("regularizer", float("nan")), ("soft_start", -0.1)]
+    ("field", "value"),
+    [
+        ("soft_start", 1.5),
+        ("soft_start", -0.1),
+        ("soft_rate", -1.0),
+        ("regularizer", float("nan")),
+        ("loss", "other"),
+        ("optimizer", "lion"),
+        ("schedule", "step"),
+    ],
 )
 def test_fields_out_of_range_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         LearnedRounding(method="soft", **{field: value})
+
+
+def test_methods_are_named_and_moves_have_no_cosine() -> None:
+    method: Any = "hard"
+    with pytest.raises(ValueError, match="method must be one of moves, soft, not 'hard'"):
+        LearnedRounding(method=method)
+    with pytest.raises(ValueError, match="loss = cosine has no second order for method = moves"):
+        LearnedRounding(loss="cosine")

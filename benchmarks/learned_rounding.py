@@ -17,6 +17,7 @@ Results of a set are kept in the file of ``--rows`` as soon as they are measured
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
@@ -198,6 +199,7 @@ class Row:
         float_top1: Top-1 accuracy of the float model in percent.
         cpu_seconds: CPU seconds of the conversion.
         images: Images that measured it.
+        recipe: Digest of the recipe's passes. Rows of other recipes are measured again.
     """
 
     case: Case
@@ -206,6 +208,7 @@ class Row:
     float_top1: float
     cpu_seconds: float
     images: int
+    recipe: str
 
 
 def measured(
@@ -229,12 +232,15 @@ def measured(
     Raises:
         MissingData: A network or its images are not on this machine.
     """
-    rows = {row.case: row for row in _read(path)}
+    kept = {(row.case, row.recipe): row for row in _read(path)}
     wanted = [
         Case(network, bits, grid, method, index, calibrate or NETWORKS[network].calibrate)
         for network, bits, grid, method in cases
         for index in range(sets)
     ]
+    recipes = {case: methods[case.method].recipe(case.method, case.bits, GRIDS[case.grid]) for case in wanted}
+    known = {case: kept.get((case, _digest(recipe))) for case, recipe in recipes.items()}
+    rows = {case: row for case, row in known.items() if row is not None}
     for name in dict.fromkeys(case.network for case in wanted):
         missing = [case for case in wanted if case.network == name and case not in rows]
         if not missing:
@@ -243,20 +249,28 @@ def measured(
         model = network.model()
         available, evaluation = network.images(model)
         for case in missing:
+            if case.calibrate > len(available) - bool(case.index):  # a second set of all images would be the first
+                raise MissingData(f"{name} has {len(available):,} images to draw from; give --calibrate below that")
             chosen = np.random.default_rng(case.index).permutation(len(available))[: case.calibrate]
             images = available.select(np.sort(chosen))
-            recipe = methods[case.method].recipe(case.method, case.bits, GRIDS[case.grid])
-            rows[case] = _measure(case, model, images, recipe, evaluation.limit(network.measure), progress)
+            rows[case] = _measure(case, model, images, recipes[case], evaluation.limit(network.measure), progress)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(rows[case])) + "\n")
     return [rows[case] for case in wanted]
 
 
+def _digest(recipe: Recipe) -> str:
+    return hashlib.sha256(repr(recipe.passes).encode()).hexdigest()[:12]
+
+
 def _read(path: Path) -> list[Row]:
     if not path.exists():
         return []
-    kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):  # a kill has cut the last line
+        path.write_text("".join(lines[:-1]), encoding="utf-8")
+    kept = [json.loads(line) for line in lines if line.endswith("\n")]
     return [Row(**(each | {"case": Case(**each["case"])})) for each in kept]
 
 
@@ -273,7 +287,9 @@ def _measure(
         reference, quantized = evaluate(paths, others, latency=False, progress=progress).models
     if reference.top1 is None or quantized.top1 is None or quantized.sqnr_db is None:
         raise MissingData(f"the images of {case.network} have no labels")
-    return Row(case, quantized.sqnr_db, 100 * quantized.top1, 100 * reference.top1, took, quantized.images)
+    return Row(
+        case, quantized.sqnr_db, 100 * quantized.top1, 100 * reference.top1, took, quantized.images, _digest(recipe)
+    )
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -2,7 +2,7 @@
 
 onnxruntime's tool does the work: it applies its optimizations and saves the graph that it runs. So such a file is for
 the processor and the version of onnxruntime that wrote it, and its weights are unpacked. The list of operators is for
-``build.py --minimal_build --include_ops_by_config``.
+a minimal build of onnxruntime (its option ``include_ops_by_config``).
 """
 
 import contextlib

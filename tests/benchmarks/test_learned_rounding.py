@@ -49,6 +49,8 @@ def test_rows_are_kept_and_not_measured_again(tmp_path: Path, monkeypatch: pytes
         return measure(case, *rest)
 
     monkeypatch.setattr(learned_rounding, "_measure", noted)
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"case": {"netw')  # cut by a kill
     again = learned_rounding.measured(cases, SHORT, 2, 12, path, no_progress)
     assert [(case.method, case.index) for case in done] == [("GPTQ, moves", 0), ("GPTQ, moves", 1)]
     assert again[:2] == first
@@ -108,3 +110,18 @@ def test_missing_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: p
     monkeypatch.setattr(learned_rounding, "NETWORKS", {"ResNet-20": network})
     assert learned_rounding.main(["practices", "--rows", str(tmp_path / "rows.jsonl")]) == 1
     assert capsys.readouterr().err.startswith("Error: no weights in /nowhere")
+
+
+@pytest.mark.usefixtures("small")
+def test_rows_of_another_recipe_are_measured_again(tmp_path: Path) -> None:
+    cases, path = [("small", 4, CHANNELS, "GPTQ")], tmp_path / "rows.jsonl"
+    for beam in (1, 1, 2):
+        learned_rounding.measured(cases, {"GPTQ": Method(Gptq(beam=beam))}, 1, 8, path, no_progress)
+    assert len(path.read_text().splitlines()) == 2
+
+
+@pytest.mark.usefixtures("small")
+def test_more_images_than_there_are_is_an_error(tmp_path: Path) -> None:
+    cases = [("small", 4, CHANNELS, "GPTQ")]
+    with pytest.raises(MissingData, match="small has 32 images to draw from; give --calibrate below that"):
+        learned_rounding.measured(cases, SHORT, 1, 33, tmp_path / "rows.jsonl", no_progress)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from benchmarks.targets import __main__ as command
-from benchmarks.targets import conformance, measure
+from benchmarks.targets import conformance, measure, qnn_context
 from benchmarks.targets.conformance import Outcome, attempt, report
 from benchmarks.targets.measure import FOLDER
 from benchmarks.targets.page import classify_in_browser
@@ -178,3 +178,20 @@ def test_a_page_classifies_an_image(tmp_path: Path) -> None:
     assert (
         np.abs(scores - expected).max() <= 1e-4 * np.abs(expected).max()
     )  # one code of the input may be rounded differently
+
+
+@pytest.mark.slow
+def test_a_context_binary_gives_the_same_outputs(tmp_path: Path) -> None:
+    found = qnn_context.measured(tmp_path)
+    if isinstance(found, str):
+        pytest.skip(found)
+    assert found["difference"] == 0
+    assert found["context"] > 0
+
+
+def test_a_context_binary_needs_the_provider(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(qnn_context, "find_environment", lambda _: "no qnn provider here")
+    assert command.main(["qnn-context"]) == 1
+    assert capsys.readouterr().err == "Error: no qnn provider here\n"

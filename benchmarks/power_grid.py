@@ -6,7 +6,8 @@ Codes c of a power grid stand for ``s sign(c) |c|^a`` (PowerQuant, Yvinec et al.
 a is the best of a search for the whole network, and each channel has the best of a search of scales. The powers are
 rounded to 8 bits, as integer kernels need. onnxruntime on a CPU can hold such a grid: a Gather from a table of the
 codes is folded when the model is loaded, and the layer runs on its integer kernel (`holds_a_table` checks it). Each
-weight goes to the nearest value, and scales are searched, in every grid. Numbers are the mean of the layers' SQNR of weights.
+weight goes to the nearest value, and scales are searched, in every grid. Numbers are the mean of the layers' SQNR of
+weights.
 """
 
 import argparse

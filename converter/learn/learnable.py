@@ -11,6 +11,7 @@ from passes.errors import QuantizationError
 from passes.ir.model import Model
 from passes.ir.onnx_graph import import_graph
 from passes.statistics import Stats
+from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["require_learnable"]
 
@@ -48,6 +49,8 @@ def require_learnable(source: onnx.ModelProto, recipe: Recipe, target: Target) -
     if none:
         raise QuantizationError(f"recipe {recipe.name!r} can learn no layer: {none}; {_OTHER}")
     reason = unsupported(model.graph.nodes)
+    if reason and any(isinstance(step, LearnedRounding) and step.loss == "network" for step in recipe.passes):
+        raise QuantizationError(f"loss='network' needs gradients of the whole network: {reason}; use loss='error'")
     if recipe.trains and reason:
         learned = f"recipe int4-learned learns {sum(not each for each in reasons)} of {len(reasons)} layers"
         raise QuantizationError(f"recipe {recipe.name!r} cannot train the network: {reason}; {learned}, and {_OTHER}")

@@ -12,6 +12,7 @@ from converter.learn.learnable import require_learnable
 from converter.recipes.builtin import find_recipe
 from converter.targets.catalog import find_target
 from passes.errors import QuantizationError
+from passes.weights.learned_rounding import LearnedRounding
 from tests.support.control_flow import NETWORKS
 from tests.support.graphs import array, build, node
 from tests.support.networks import resnet
@@ -60,3 +61,11 @@ def test_control_flow_can_learn_around_it() -> None:
     check(NETWORKS["captured"](), "int4-learned")
     with pytest.raises(QuantizationError, match=r"If \(choice\) has no differentiable form"):
         check(NETWORKS["captured"](), "int4-qat")
+
+
+def test_the_loss_of_the_network_needs_all_gradients() -> None:
+    recipe = find_recipe("int4").with_pass(LearnedRounding(loss="network"))
+    match = r"loss='network' needs gradients of the whole network: Round \(round\) has no differentiable form"
+    with pytest.raises(QuantizationError, match=match):
+        converter.convert(strange(everywhere=False), unread, recipe=recipe)
+    require_learnable(resnet(), recipe, find_target("cpu"))

@@ -101,30 +101,17 @@ def refine_blocks(
     in_memory = memory_budget // 2
     judge_budget = round(in_memory * settings.held_out)
     with ActivationCache(in_memory - judge_budget) as train_cache, ActivationCache(judge_budget) as judge_cache:
-        network = _Network(model, layers, data, (train_cache, judge_cache), settings.held_out, seed, memory_budget)
+        caches = (train_cache, judge_cache)
+        network = _Network(model, layers, data, caches, settings, device, seed=seed, memory=memory_budget)
         before = best = network.decibels()
-        pieces = network.pieces(settings)
+        pieces = network.pieces()
         if settings.loss == "network":
-            network.measure_importance({name for piece in pieces for name in piece.whole.outputs}, device)
+            network.measure_importance({name for piece in pieces for name in piece.whole.outputs})
         for index, piece in enumerate(pieces):
-            inside = {name: layers[name] for name in piece.whole.nodes if name in layers}
-            block = restore_block(model, index, inside, kept)
-            solved = network.enter(piece, solver if block is None else None)
-            if block is None:
-                before_block = Snapshot(model, inside)
-                outcome = network.refine(piece.whole, inside, settings, device, index) if inside else ""
-                block = KeptBlock(outcome, solved)
-                if block.learned and solver is None:
-                    after = network.decibels()
-                    if after > best:
-                        block = replace(block, network_db=after)
-                    else:
-                        before_block.restore(model)
-                        block = KeptBlock(_REJECTED.format(best, after), solved)
-                keep_block(model, index, inside, block, kept)
+            block = network.learn_block(piece, index, solver, best, kept)
             best = best if block.network_db is None else block.network_db
             outcomes.solved |= block.solved
-            outcomes.record(block.outcome, inside)
+            outcomes.record(block.outcome, network.inside(piece))
             network.leave(piece, block.learned)
             progress(settings.name, index + 1, len(pieces))
         after = best if solver is None else network.decibels()
@@ -159,13 +146,16 @@ class _Network:
         layers: dict[str, Linear],
         data: Dataset,
         cache: tuple[ActivationCache, ActivationCache],
-        held_out: float,
+        settings: LearnedRounding,
+        device: torch.device,
+        *,
         seed: int,
         memory: int,
     ) -> None:
         self.model, self.layers, self.seed, self.memory = model, layers, seed, memory
+        self.settings, self.device = settings, device
         self.reference = float_network(model)
-        split = hold_out(len(data), held_out, seed)
+        split = hold_out(len(data), settings.held_out, seed)
         self.judge_images = data.select(split.judge)
         self.calibration = SequentialCalibration(
             model, self.reference, layers, data.select(split.train), cache[0], seed=seed, together=memory // 2
@@ -179,7 +169,38 @@ class _Network:
         """Signal-to-noise ratio of the network's outputs on the held-out samples, in dB."""
         return network_db(self.model, self.reference, self.judge_images)
 
-    def measure_importance(self, names: set[str], device: torch.device) -> None:
+    def inside(self, piece: _Piece) -> dict[str, Linear]:
+        """Layers of a block that learn, by name."""
+        return {name: self.layers[name] for name in piece.whole.nodes if name in self.layers}
+
+    def learn_block(self, piece: _Piece, index: int, solver: LayerPass | None, best: float, kept: Cache) -> KeptBlock:
+        """Run a block and learn it, or take what is kept of it.
+
+        Args:
+            piece: The block.
+            index: Its number.
+            solver: See `refine_blocks`. With None, the block changes only if the network gains.
+            best: SQNR of the network before the block, in dB.
+            kept: See `refine_blocks`.
+        """
+        inside = self.inside(piece)
+        block = restore_block(self.model, index, inside, kept)
+        solved = self.enter(piece, solver if block is None else None)
+        if block is not None:
+            return block
+        before = Snapshot(self.model, inside)
+        block = KeptBlock(self.refine(piece.whole, inside, index) if inside else "", solved)
+        if block.learned and solver is None:
+            after = self.decibels()
+            if after > best:
+                block = replace(block, network_db=after)
+            else:
+                before.restore(self.model)
+                block = KeptBlock(_REJECTED.format(best, after), solved)
+        keep_block(self.model, index, inside, block, kept)
+        return block
+
+    def measure_importance(self, names: set[str]) -> None:
         """Measure how much the network's outputs depend on each channel of some tensors, on some training images.
 
         Raises:
@@ -190,30 +211,32 @@ class _Network:
             raise QuantizationError(_NO_GRADIENTS.format(reason))
         draws = torch.Generator().manual_seed(self.seed)
         try:
-            program = Program(float_network(self.model).graph, device)
-            self.importance = output_importance(program, self._few_inputs(device), names, draws)
+            program = Program(float_network(self.model).graph, self.device)
+            self.importance = output_importance(program, self._few_inputs(), names, draws)
         except NoTorchForm as error:
             raise QuantizationError(_NO_GRADIENTS.format(error)) from error
 
-    def _few_inputs(self, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+    def _few_inputs(self) -> Iterator[dict[str, torch.Tensor]]:
         """Yield inputs of the network, batch by batch."""
         names, left = [str(tensor.name) for tensor in self.reference.graph.inputs], _IMPORTANT
         for at in range(len(self.train.parts)):
             arrays = {name: self.train.get(FLOAT, name, at)[:left] for name in names}
-            yield {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
+            yield {name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()}
             left -= len(next(iter(arrays.values())))
             if left <= 0:
                 return
 
-    def pieces(self, settings: LearnedRounding) -> list[_Piece]:
+    def pieces(self) -> list[_Piece]:
         """Cut the network into blocks. Outputs of the graph count as outputs of the block that writes them."""
         segments = cut(self.model.graph, self.layers)
-        if settings.granularity == "network":
+        if self.settings.granularity == "network":
             groups = [segments]
-        elif settings.granularity == "layer":
+        elif self.settings.granularity == "layer":
             groups = [[segment] for segment in segments]
         else:
-            groups = blocks(segments, self._sizes(set(sole_boundaries(segments).values())), settings.layers_per_block)
+            groups = blocks(
+                segments, self._sizes(set(sole_boundaries(segments).values())), self.settings.layers_per_block
+            )
         graph_outputs = [str(tensor.name) for tensor in self.model.graph.outputs]
         written = {str(node.name): [str(tensor.name) for tensor in node.outputs] for node in self.model.graph.nodes}
         result = []
@@ -256,9 +279,7 @@ class _Network:
         change = solve_layer(self.model, solver, layer, previous.grid.bits, self.calibration.moments(layer))
         return Change(f"solved again after layers that learned, {change.what}", previous.sqnr_db, change.after_db)
 
-    def refine(
-        self, piece: Segment, inside: dict[str, Linear], settings: LearnedRounding, device: torch.device, index: int
-    ) -> Outcome | str:
+    def refine(self, piece: Segment, inside: dict[str, Linear], index: int) -> Outcome | str:
         """Learn one block and write any gain into the model. Return the outcome, or why the block cannot learn."""
         nodes = [self.model.node(name) for name in piece.nodes]
         reason = unsupported(nodes)
@@ -267,12 +288,13 @@ class _Network:
         first = {name: self.train.get(FLOAT, name, 0) for name in piece.inputs}
         if any(values.dtype != np.float32 for values in first.values()):
             return "the block reads tensors that are not float"
-        program = Program(submodel(self.reference, piece, self.train.kinds).graph, device)
-        side = settings.window if looks_around(nodes, first) else None
+        program = Program(submodel(self.reference, piece, self.train.kinds).graph, self.device)
+        side = self.settings.window if looks_around(nodes, first) else None
         seed = self.seed + index
         try:
             train, held_out = (
-                _samples(pair, piece, program, side, seed, device, self.memory) for pair in (self.train, self.judge)
+                _samples(pair, piece, program, side, seed, self.device, self.memory)
+                for pair in (self.train, self.judge)
             )
         except NoTorchForm as error:
             return f"{error} has no differentiable form"
@@ -283,23 +305,15 @@ class _Network:
             return f"torch cannot run the block on {images} images: {str(error).splitlines()[0]}"
         if any(len(value) != len(train) for value in train.target.values()):
             return "the block's outputs do not have one entry for every image"
-        block = self._block(piece, inside, program, train, settings, device)
-        loss = BlockLoss(settings.loss, train.target, self.importance)
-        outcome = learn(block, train, held_out, settings, seed, loss)
+        block = self._block(piece, inside, program, train)
+        loss = BlockLoss(self.settings.loss, train.target, self.importance)
+        outcome = learn(block, train, held_out, self.settings, seed, loss)
         if outcome.improved:
             for weight in block.learned():
                 weight.write(self.model)
         return outcome
 
-    def _block(
-        self,
-        piece: Segment,
-        inside: dict[str, Linear],
-        program: Program,
-        train: Samples,
-        settings: LearnedRounding,
-        device: torch.device,
-    ) -> QuantizedBlock:
+    def _block(self, piece: Segment, inside: dict[str, Linear], program: Program, train: Samples) -> QuantizedBlock:
         writers, spread = {layer.output: layer for layer in inside.values()}, dict[str, Floats]()
 
         def measure(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -321,11 +335,11 @@ class _Network:
             bias = self.model.bias(layer)
             kept = None if quantized.pruned is None else quantized.pruned.kept
             state = (layer, quantized.codes, quantized.grid, bias, unit, step, kept)
-            if settings.method == "soft":
+            if self.settings.method == "soft":
                 exact = self.reference.weight(layer)
-                weights.append(SoftWeight(*state, exact=exact, start=settings.soft_start).to(device))
+                weights.append(SoftWeight(*state, exact=exact, start=self.settings.soft_start).to(self.device))
             else:
-                weights.append(LearnedWeight(*state).to(device))
+                weights.append(LearnedWeight(*state).to(self.device))
         written = {str(tensor.name) for name in piece.nodes for tensor in self.model.node(name).outputs}
         ranges = {name: grid for name, grid in self.model.activation_qparams.items() if name in written}
         return QuantizedBlock(program, weights, ranges, self._fixed(piece, inside))

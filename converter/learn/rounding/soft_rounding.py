@@ -88,7 +88,8 @@ class SoftWeight(LearnedWeight):
     @torch.no_grad()
     def round_codes(self) -> None:
         """Take the nearest neighbours as `codes`, and compute with them."""
-        self.codes.copy_(self.lower + (self.share() >= 0.5))
+        nearest = self.lower + (self.share() >= 0.5)
+        self.codes.copy_(torch.where(self.kept > 0, nearest, self.codes))  # removed weights keep theirs
         self.rounded = True
 
 

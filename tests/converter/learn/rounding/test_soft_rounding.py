@@ -72,6 +72,23 @@ def test_codes_far_from_the_float_weight_may_move_one_step_towards_it(step: Rtn)
     assert weight.codes.max() <= weight.high
 
 
+def test_removed_weights_keep_their_codes() -> None:
+    model = quantize(single("gemm"), Rtn(bits=3), LAYERS["gemm"].images())
+    (layer,) = model.layers().values()
+    held = model.quantized[layer.name]
+    kept = np.random.default_rng(0).random(held.codes.shape) < 0.5
+    codes = np.where(kept, held.codes, 0).astype(np.int8)
+    exact = prepared(single("gemm")).weight(layer)
+    unit = np.ones(layer.matrix_shape[:2], np.float32)
+    weight = SoftWeight(layer, codes, held.grid, model.bias(layer), unit, None, kept, exact=exact, start=1.0)
+    with torch.no_grad():
+        weight.logit.normal_(generator=torch.Generator().manual_seed(0))
+    assert not weight()[0].detach().numpy().reshape(kept.shape[1:][::-1]).T[~kept[0]].any()
+    weight.round_codes()
+    assert not weight.codes.numpy()[~kept].any()
+    assert not weight.solution()[0][~kept].any()
+
+
 def test_the_regularizer_begins_after_the_warm_up_and_ends_at_whole_codes() -> None:
     weight, _, _ = soft(Rtn(bits=3), 1.0)
     assert regularizer([weight], 0.1) is None

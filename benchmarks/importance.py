@@ -1,6 +1,6 @@
 """Bits of layers by gradients and by measured errors, at the same bytes.
 
-    python -m benchmarks.importance                                   all networks; about 25 CPU minutes
+    python -m benchmarks.importance                                   all networks
     python -m benchmarks.importance --networks resnet20 --json FILE
     python -m benchmarks.importance --networks vit --search           also files by the search of --max-bytes
     python -m benchmarks.road_sign_vit                                trains the Vision Transformer first

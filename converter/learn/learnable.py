@@ -37,6 +37,7 @@ def require_learnable(source: onnx.ModelProto, recipe: Recipe, target: Target) -
             f"recipe {recipe.name!r} learns on batches, and the inputs of the model share no batch axis; {_OTHER}"
         )
     from converter.learn.graph.program import unsupported
+    from converter.learn.rounding.loss import NO_GRADIENTS
 
     model = Model(import_graph(source), target.rules)
     for step in recipe.passes:
@@ -50,7 +51,7 @@ def require_learnable(source: onnx.ModelProto, recipe: Recipe, target: Target) -
         raise QuantizationError(f"recipe {recipe.name!r} can learn no layer: {none}; {_OTHER}")
     reason = unsupported(model.graph.nodes)
     if reason and any(isinstance(step, LearnedRounding) and step.loss == "network" for step in recipe.passes):
-        raise QuantizationError(f"loss='network' needs gradients of the whole network: {reason}; use loss='error'")
+        raise QuantizationError(NO_GRADIENTS.format(reason))
     if recipe.trains and reason:
         learned = f"recipe int4-learned learns {sum(not each for each in reasons)} of {len(reasons)} layers"
         raise QuantizationError(f"recipe {recipe.name!r} cannot train the network: {reason}; {learned}, and {_OTHER}")

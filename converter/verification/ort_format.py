@@ -108,9 +108,7 @@ def _converted(path: Path, folder: Path, platform: str | None) -> tuple[Path, Pa
         with (
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(
-                action="ignore", category=ResourceWarning
-            ),  # the tool leaves a file to the collector
+            warnings.catch_warnings(action="ignore", category=ResourceWarning),  # the tool does not close a file
         ):
             convert_onnx_models_to_ort(
                 path, folder, optimization_styles=[OptimizationStyle.Fixed], target_platform=platform

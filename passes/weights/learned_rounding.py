@@ -10,20 +10,12 @@ Learned rounding refines the codes, scales and biases of a quantized model by gr
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from passes.base import Device, LearningPass
 from passes.data_facts import DataFacts
 
 __all__ = ["LearnedRounding"]
-
-_CHOICES = {
-    "granularity": ("block", "layer", "network"),
-    "method": ("moves", "soft"),
-    "loss": ("error", "network", "cosine"),
-    "optimizer": ("adam", "sgd"),
-    "schedule": ("auto", "cosine", "constant"),
-}
 
 
 @dataclass(frozen=True)
@@ -86,9 +78,9 @@ class LearnedRounding(LearningPass):
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
         if self.method == "moves" and self.loss == "cosine":
             raise ValueError("loss = cosine has no second order for method = moves; use method = soft, or loss = error")
         for name in ("layers_per_block", "steps", "batch", "window"):

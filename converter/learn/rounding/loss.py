@@ -9,7 +9,10 @@ from torch import Tensor
 from converter.learn.graph.program import After, Program
 from passes.errors import QuantizationError
 
-__all__ = ["BlockLoss", "output_importance"]
+__all__ = ["NO_GRADIENTS", "BlockLoss", "output_importance"]
+
+NO_GRADIENTS = "loss='network' needs gradients of the whole network: {}; use loss='error'"
+"""Message for a network without gradients, with the reason to be put in."""
 
 Tensors = Mapping[str, Tensor]
 

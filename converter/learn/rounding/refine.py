@@ -30,7 +30,7 @@ from converter.learn.held_out import hold_out
 from converter.learn.rounding.blocks import blocks, join, sole_boundaries
 from converter.learn.rounding.fake_quantize import LearnedWeight, QuantizedBlock
 from converter.learn.rounding.kept_blocks import KeptBlock, keep_block, restore_block
-from converter.learn.rounding.loss import BlockLoss, output_importance
+from converter.learn.rounding.loss import NO_GRADIENTS, BlockLoss, output_importance
 from converter.learn.rounding.network_check import Snapshot, network_db
 from converter.learn.rounding.outcomes import BlockOutcomes
 from converter.learn.rounding.rounding import Outcome, learn
@@ -54,7 +54,6 @@ _COPIES = 3  # of a block's inputs while it learns: both streams, and outputs of
 
 _IMPORTANT = 32  # images that measure how much the network depends on each channel
 
-_NO_GRADIENTS = "loss='network' needs gradients of the whole network: {}; use loss='error'"
 _REJECTED = "single blocks gained, but the whole network did not ({:.2f} -> {:.2f} dB on held-out samples)"
 
 
@@ -208,13 +207,13 @@ class _Network:
         """
         reason = unsupported(self.reference.graph.nodes)
         if reason:
-            raise QuantizationError(_NO_GRADIENTS.format(reason))
+            raise QuantizationError(NO_GRADIENTS.format(reason))
         draws = torch.Generator().manual_seed(self.seed)
         try:
             program = Program(float_network(self.model).graph, self.device)
             self.importance = output_importance(program, self._few_inputs(), names, draws)
         except NoTorchForm as error:
-            raise QuantizationError(_NO_GRADIENTS.format(error)) from error
+            raise QuantizationError(NO_GRADIENTS.format(error)) from error
 
     def _few_inputs(self) -> Iterator[dict[str, torch.Tensor]]:
         """Yield inputs of the network, batch by batch."""

@@ -1,6 +1,7 @@
 """Learned blocks on disk: a stopped run goes on at its block, and what is damaged is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from converter import Recipe, Settings, convert  # noqa: E402
 from converter.cache.folder import Cache  # noqa: E402
+from converter.cache.steps import codes_digest  # noqa: E402
 from converter.learn.learning import learn_rounding  # noqa: E402
 from converter.learn.rounding import refine  # noqa: E402
 from converter.learn.rounding.rounding import learn  # noqa: E402
@@ -20,6 +22,7 @@ from passes.base import LayerPass  # noqa: E402
 from passes.errors import DataError  # noqa: E402
 from passes.graph.normalise.normalise import Normalise  # noqa: E402
 from passes.ir.model import Model  # noqa: E402
+from passes.numerics.sparsity import Pruned  # noqa: E402
 from passes.report import PassReport  # noqa: E402
 from passes.weights.gptq import Gptq  # noqa: E402
 from passes.weights.learned_rounding import LearnedRounding  # noqa: E402
@@ -115,3 +118,17 @@ def test_a_second_conversion_learns_nothing_again(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(refine, "learn", lambda *_: pytest.fail("it learns again"))
     second = convert(resnet(), X, recipe=recipe, settings=settings)
     assert first.model.SerializeToString() == second.model.SerializeToString()
+
+
+def test_the_digest_of_codes_knows_codes_grids_and_removed_weights() -> None:
+    model = quantize(resnet(), Rtn(bits=2), X)
+    name, held = next(iter(model.quantized.items()))
+    digests = {codes_digest(model)}
+    for changed in (
+        replace(held, codes=held.codes ^ 1),
+        replace(held, grid=replace(held.grid, bits=3)),
+        replace(held, pruned=Pruned(np.ones(held.codes.shape, bool), "unstructured")),
+    ):
+        model.quantized[name] = changed
+        digests.add(codes_digest(model))
+    assert len(digests) == 4

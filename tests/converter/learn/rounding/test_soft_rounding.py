@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from converter import Recipe, convert  # noqa: E402
+from converter.learn.rounding.rounding import _optimizer  # noqa: E402
 from converter.learn.rounding.soft_rounding import SoftWeight, regularizer  # noqa: E402
 from passes.activations.activation_ranges import ActivationRanges  # noqa: E402
 from passes.base import Pass  # noqa: E402
@@ -143,6 +144,10 @@ def test_other_optimizers_and_schedules(optimizer: Any, schedule: Any) -> None:
     settings = LearnedRounding(method="soft", steps=20, batch=16, optimizer=optimizer, schedule=schedule)
     passes = (Normalise(), ActivationRanges(), Rtn(bits=2), settings)
     assert convert(resnet(), x, recipe=Recipe("r", "", passes)).passes[-1].name == "learned_rounding"
+    weight, _, _ = soft(Rtn(bits=3), 1.0)
+    used, rates = _optimizer([weight], [weight], settings)
+    assert isinstance(used, {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer])
+    assert rates == [settings.scale_rate, settings.bias_rate, settings.soft_rate]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,15 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.qdq.clamps import with_clamps
 from converter.qdq.int32_biases import rounded_floats
-from converter.qdq.stored_weights import Tensors, find_stored, find_weight, layer_roles, type_name
+from converter.qdq.stored_weights import (
+    Roles,
+    StoredWeight,
+    Tensors,
+    find_stored,
+    find_weights,
+    type_name,
+    weight_roles,
+)
 from converter.qdq.weight_reader import FoundConstant, found_constant, weight_codes
 from passes.errors import ModelError
 from passes.ir.bodies import enclose, expose
@@ -50,7 +58,7 @@ def read_qdq(model: onnx.ModelProto) -> tuple[onnx.ModelProto, ExistingQparams]:
             constants. The message names the tensor.
     """
     tensors = Tensors.of(model.graph)
-    layers = [find_weight(node, tensors) for node in model.graph.node if layer_roles(node)]
+    layers = [stored for node in model.graph.node for stored in find_weights(node, tensors)]
     if not any(stored.codes is not None and not stored.is_float for stored in layers) and not any(
         node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph.node
     ):
@@ -96,8 +104,8 @@ class _Reader:
 
     def run(self) -> ExistingQparams:
         for node in self.graph.node:
-            if layer_roles(node) is not None:
-                self.weight(node)
+            for roles, stored in zip(weight_roles(node), find_weights(node, self.tensors), strict=True):
+                self.weight(node, roles, stored)
         self.read = self.outputs.union(*(node.input for node in self.graph.node))
         nodes: list[NodeProto] = []
         for node in self.graph.node:
@@ -112,10 +120,9 @@ class _Reader:
         self.prune(nodes)
         return ExistingQparams(self.weights, self.ranges, self.unkept, self.float_readers)
 
-    def weight(self, node: NodeProto) -> None:
+    def weight(self, node: NodeProto, roles: Roles, stored: StoredWeight) -> None:
         """Give a layer whose weight is stored as codes an initializer with the dequantized values."""
-        stored = find_weight(node, self.tensors)
-        index = 1 if node.input[1] == stored.path[0] else 0
+        index = roles.weight if node.input[roles.weight] == stored.path[0] else 0
         shared = stored.path[-1], "" if stored.scale is None else stored.scale.name
         if shared in self.shared:
             node.input[index] = self.shared[shared]

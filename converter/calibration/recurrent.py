@@ -85,12 +85,12 @@ def _solved(model: Model, layer_pass: LayerPass, readers: Sequence[GateWeight], 
     problem = Problem(layer, weight, None, bits, block_size, None, None)
     grid, plain = solver.grid_form(problem).grid(weight), solver.grid_form(problem).plain().grid(weight)
     codes = grid.codes(weight)
-    errors = (_energy(weight - each.values(each.codes(weight))) for each in (plain, grid))
-    energies = (_energy(weight), *errors)
+    before, after = (_energy(weight - each.values(each.codes(weight))) for each in (plain, grid))
+    energies = _energy(weight), before, after
     model.write_codes(readers, codes, grid, [None] * len(readers))
     size = "per channel" if block_size is None else f"blocks of {block_size}"
     what = ", ".join(filter(None, (f"{bits} bits {size}", why)))
-    return _Solved(Quantized(codes, grid, decibel(energies[0], energies[2])), what, energies)
+    return _Solved(Quantized(codes, grid, decibel(energies[0], after)), what, energies)
 
 
 def _change(parts: tuple[_Solved, _Solved]) -> Change:

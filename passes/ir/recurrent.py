@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from passes.ir.linear import RECURRENT_OPS, Linear, Scalar
 
-__all__ = ["NO_FLOATS", "GateWeight", "Recurrent", "readers_of_weights", "recurrent_layers", "why_not_recurrent"]
+__all__ = [
+    "NO_FLOATS",
+    "GateWeight",
+    "Recurrent",
+    "readers_of_weights",
+    "recurrent_layers",
+    "tied_recurrent",
+    "why_not_recurrent",
+]
 
 NO_FLOATS = "the target reads no weights that the file dequantizes"
 """Why the weights stay in float on a target without weight-only files."""
@@ -101,6 +109,18 @@ def readers_of_weights(layers: Iterable[Recurrent]) -> Mapping[str, tuple[GateWe
         for weight in layer.weights:
             readers[weight.weight] = (*readers.get(weight.weight, ()), weight)
     return readers
+
+
+def tied_recurrent(layers: Iterable[Recurrent]) -> list[tuple[str, ...]]:
+    """Return the names of the nodes, those that share a weight together."""
+    groups: list[tuple[set[str], list[str]]] = []
+    for layer in layers:
+        weights, names = {weight.weight for weight in layer.weights}, [layer.name]
+        for group in [group for group in groups if group[0] & weights]:
+            groups.remove(group)
+            weights, names = group[0] | weights, [*group[1], *names]
+        groups.append((weights, names))
+    return [tuple(names) for _, names in groups]
 
 
 def _recurrent(node: gs.Node) -> Recurrent:

@@ -66,7 +66,7 @@ class LayerReport:
         shape: Shape of the stored weight. For an LSTM, GRU or RNN, that of its two weights side by side.
         bits: Bits of the weight's grid. 32 if the layer stayed in float.
         stored_bits: Bits that a weight takes in the file.
-        granularity: Weights that share a scale: "channel" or "block 32".
+        granularity: Weights that share a scale: "channel" or "block 32". Of two weights "block 8 and block 12".
         activation_bits: Bits of the layer's input.
         before_db: SQNR of plain rounding, or SQNR before the last pass that refined the layer.
         after_db: SQNR of the layer as written.
@@ -306,7 +306,7 @@ def _recurrent_report(model: Model, layer: Recurrent, storage: Storage, change: 
     quantized = model.recurrent[layer.name]
     grids = [part.grid for part in quantized.weights]
     stored = recurrent_bits_in_file(model, layer, storage, smallest=True)
-    granularity = {"channel" if stored == 8 and grid.per_channel else grid.granularity for grid in grids}
+    granularity = ["channel" if stored == 8 and grid.per_channel else grid.granularity for grid in grids]
     multiples = sum(0 if grid.multiples is None or stored == 8 else grid.multiples.size for grid in grids)
     return LayerReport(
         name=layer.name,
@@ -314,7 +314,7 @@ def _recurrent_report(model: Model, layer: Recurrent, storage: Storage, change: 
         shape=layer.shape,
         bits=max(grid.bits for grid in grids),
         stored_bits=stored,
-        granularity=" and ".join(sorted(granularity)),
+        granularity=" and ".join(dict.fromkeys(granularity)),
         activation_bits=8 if is_dynamic_lstm(layer, quantized, storage) else 32,
         before_db=change.before_db,
         after_db=change.after_db,

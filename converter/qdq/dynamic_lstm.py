@@ -4,12 +4,14 @@ onnxruntime wants the weights as ``[directions, inputs, 4 * hidden]``, and scale
 ``[directions, 4 * hidden]``. It has no such operator for GRU and RNN.
 """
 
+from collections import Counter
+
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from converter.qdq.fragment import Fragment, Names
 from converter.qdq.storage import stored_bits
-from converter.qdq.weights import Storage
+from converter.qdq.weights import Storage, whole_copy
 from passes.ir.model import Quantized, QuantizedRecurrent
 from passes.ir.recurrent import GateWeight, Recurrent
 
@@ -28,23 +30,33 @@ def is_dynamic_lstm(layer: Recurrent, quantized: QuantizedRecurrent, storage: St
 
 
 def dynamic_lstm(
-    node: NodeProto, layer: Recurrent, quantized: QuantizedRecurrent, names: Names, narrowest: int = 2
+    node: NodeProto,
+    layer: Recurrent,
+    quantized: QuantizedRecurrent,
+    names: Names,
+    readers: Counter[str],
+    narrowest: int = 2,
 ) -> Fragment:
     """The node that replaces an LSTM, with its initializers.
 
     Args:
         node, layer, quantized: The node and its weights.
         names: Names of the graph.
+        readers: Number of operands that read each weight so far, by its name. Those of this node are added. Every one
+            gets a tensor of its own when the model loads, for the reason that
+            `converter.qdq.weights.dequantized_weight` gives.
         narrowest: Bits of the target's smallest integer type. Fewer than 8 are unpacked when the model loads.
     """
     fragment = Fragment(names)
     given = list(node.input) + [""] * (_INPUTS - len(node.input))
     scales: list[str] = []
     for weight, part in zip(layer.weights, quantized.weights, strict=True):
-        given[weight.operand] = _codes(fragment, weight, part, max(stored_bits(part.grid.bits), narrowest))
+        bits = max(stored_bits(part.grid.bits), narrowest)
+        given[weight.operand] = _codes(fragment, weight, part, bits, readers[weight.weight])
+        readers[weight.weight] += 1
         scale = part.grid.scale[..., 0]
         scales.append(fragment.shared(f"{weight.weight}_scale", scale))
-        scales.append(fragment.shared(f"{weight.weight}_zero_point", np.zeros(scale.shape, np.int8)))
+        scales.append(fragment.constant(f"{weight.weight}_zero_point", np.zeros(scale.shape, np.int8)))
     replaced = helper.make_node(
         DYNAMIC_LSTM, [*given, *scales], list(node.output), name=node.name, domain="com.microsoft"
     )
@@ -53,12 +65,13 @@ def dynamic_lstm(
     return fragment
 
 
-def _codes(fragment: Fragment, weight: GateWeight, quantized: Quantized, bits: int) -> str:
+def _codes(fragment: Fragment, weight: GateWeight, quantized: Quantized, bits: int, reader: int) -> str:
     """Add the codes, unless another node has, and return the name of their int8 form, ``[g, k, o]``."""
-    key = f"{weight.weight}_by_input"
+    name, by_input = weight.weight, np.ascontiguousarray(quantized.codes.swapaxes(1, 2))
+    key = f"{name}_by_input"
     if key not in fragment.names.shared:
-        name = fragment.codes(f"{weight.weight}_int{bits}", np.ascontiguousarray(quantized.codes.swapaxes(1, 2)), bits)
-        if bits < 8:
-            name = fragment.node("Cast", f"{weight.weight}_cast", [name], f"{weight.weight}_codes", to=TensorProto.INT8)
-        fragment.names.shared[key] = name
-    return fragment.names.shared[key]
+        fragment.names.shared[key] = fragment.codes(f"{name}_int{bits}", by_input, bits)
+    stored = fragment.names.shared[key]
+    if bits < 8:
+        stored = fragment.node("Cast", f"{name}_cast", [stored], f"{name}_codes", to=TensorProto.INT8)
+    return whole_copy(fragment, name, stored, len(by_input), reader) if reader else stored

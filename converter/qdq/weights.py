@@ -40,6 +40,7 @@ __all__ = [
     "output_rows",
     "rescaled_weight",
     "smaller_storage",
+    "whole_copy",
 ]
 
 Storage = Literal["cast", "packed", "int8", "dequantize", "matmulnbits", "dynamic"]
@@ -97,9 +98,7 @@ def dequantized_weight(
         codes = _cast(fragment, name, layer.stored(grid.integers(quantized.codes)), bits, TensorProto.INT8)
     zeros = grid.zero_point.reshape(-1)
     if reader:
-        ends = fragment.constant(f"{name}_end", np.array([layer.weight_shape[0] + reader], np.int64))
-        zero = fragment.shared(f"{name}_start", np.array([0], np.int64))
-        codes = fragment.node("Slice", f"{name}_whole", [codes, zero, ends, zero], f"{name}_copy")
+        codes = whole_copy(fragment, name, codes, layer.weight_shape[0], reader)
     scale = fragment.shared(f"{name}_scale", grid.scale.reshape(-1))
     if packed:
         zero_point = fragment.codes(f"{name}_zero_point", zeros, bits)
@@ -108,6 +107,21 @@ def dequantized_weight(
     inputs, result = [codes, scale, zero_point], f"{name}_dequantized"
     fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, result, axis=layer.channel_axis)
     return fragment
+
+
+def whole_copy(fragment: Fragment, name: str, codes: str, length: int, reader: int) -> str:
+    """Add a Slice that takes all of a tensor. Return its result, which is a tensor of its own when the file loads.
+
+    Args:
+        fragment: Where the nodes go.
+        name: Name of the weight.
+        codes: The tensor.
+        length: Its size along the first axis.
+        reader: Number of the reader. Slices of several readers differ, so that they are not merged.
+    """
+    end = fragment.constant(f"{name}_end", np.array([length + reader], np.int64))
+    start = fragment.shared(f"{name}_start", np.array([0], np.int64))
+    return fragment.node("Slice", f"{name}_whole", [codes, start, end, start], f"{name}_copy")
 
 
 def smaller_storage(

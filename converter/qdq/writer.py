@@ -121,6 +121,7 @@ class _Writer:
         self.gathered: list[TensorProto] = []
         self.weights: dict[tuple[str, ...], str] = {}  # weight and form -> its floats, which all its layers read
         self.recurrent = model.recurrent_layers() if model.recurrent else {}
+        self.readers: Counter[str] = Counter()  # of the codes of a weight by DynamicQuantizeLSTM
         self.dynamic: dict[str, DynamicCodes] = {}  # tensor -> its codes of one run
         self.ties = tied_layers(layer for layer in self.layers.values() if layer.name in model.quantized)
         self.bias_readers = Counter(layer.bias for layer in self.layers.values())
@@ -262,7 +263,7 @@ class _Writer:
         """Append an LSTM, GRU or RNN whose weights have codes."""
         layer, quantized = self.recurrent[node.name], self.model.recurrent[node.name]
         if is_dynamic_lstm(layer, quantized, self.storage):
-            self.add(dynamic_lstm(node, layer, quantized, self.names, self.model.rules.narrowest))
+            self.add(dynamic_lstm(node, layer, quantized, self.names, self.readers, self.model.rules.narrowest))
             return
         for weight, part in zip(layer.weights, quantized.weights, strict=True):
             node.input[weight.operand] = self.weight(

@@ -1,5 +1,7 @@
 """A network of LSTM, GRU or RNN layers on sequences, and a head."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -25,7 +27,7 @@ def stacked(
     shared: bool = False,
     head: bool = True,
     dtype: type[np.floating] = np.float32,
-    **attributes: int | str,
+    **attributes: Any,
 ) -> onnx.ModelProto:
     """Build layers ``rnn0``, ``rnn1``, ... with weights W0, R0 and biases B0, and a MatMul ``head``.
 

@@ -31,7 +31,8 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 def with_floats(model: onnx.ModelProto, floats: dict[str, np.ndarray]) -> onnx.ModelProto:
     """Return a copy of a model with other values of constants."""
-    changed = onnx.ModelProto.FromString(model.SerializeToString())
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
     for tensor in changed.graph.initializer:
         if tensor.name in floats:
             tensor.CopyFrom(numpy_helper.from_array(floats[tensor.name].astype(np.float32), tensor.name))

@@ -82,9 +82,10 @@ def _layers(result: Result) -> Iterator[dict[str, Any]]:
     tensors = Tensors.of(result.model.graph)
     nodes = {node.name: node for node in reversed(tensors.nodes) if layer_roles(node) is not None}  # the outermost wins
     for layer in result.layers:
-        weights = find_weights(nodes[layer.name], tensors)
+        weights = find_weights(nodes[layer.name], tensors) if layer.name in nodes else ()  # an Einsum has no roles
         storage = " and ".join(dict.fromkeys(_storage(layer, stored) for stored in weights))
-        yield dataclasses.asdict(layer) | {"storage": storage, "bytes": sum(stored.bytes for stored in weights)}
+        count = sum(stored.bytes for stored in weights)
+        yield dataclasses.asdict(layer) | {"storage": storage or "none", "bytes": count}
 
 
 def _storage(layer: LayerReport, stored: StoredWeight) -> str:

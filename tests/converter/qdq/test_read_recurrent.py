@@ -11,7 +11,7 @@ import converter
 from converter.pipeline.convert import convert
 from converter.recipes.builtin import RECIPES
 from converter.report.files import write_report
-from tests.support.graphs import run
+from tests.support.graphs import array, build, run
 from tests.support.recurrent_layers import sequences, stacked
 
 X = sequences()
@@ -123,3 +123,16 @@ def test_the_report_has_their_bytes_and_storage(tmp_path: Path) -> None:
     assert layer["bytes"] == rows * (24 + 32) + 2 * 4 * rows  # codes, and a scale of W and of R for each row
     write_report(result, tmp_path / "report.html")
     assert "rnn0" in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_of_an_operator_without_roles() -> None:
+    """An Einsum with a constant is no layer, and its row has a reason."""
+    nodes = [
+        helper.make_node("Einsum", ["x", "e"], ["s"], name="sum", equation="tnf,fg->tng"),
+        helper.make_node("MatMul", ["s", "w"], ["y"], name="head"),
+    ]
+    model = build(nodes, {"e": array(24, 24), "w": array(24, 5)}, [9, "n", 24])
+    result = convert(model, recipe="int8-weight-only")
+    layers = {each["name"]: each for each in converter.report_facts(result)["layers"]}
+    assert layers["sum"]["reason"] == "no pass quantizes Einsum"
+    assert (layers["sum"]["storage"], layers["sum"]["bytes"]) == ("none", 0)

@@ -54,8 +54,8 @@ def stacked(
         reads = [source, f"W{own}", f"R{own}", f"B{own}"]
         nodes += [
             node(op, reads, [f"y{index}"], name=f"rnn{index}", hidden_size=HIDDEN, direction=direction, **attributes),
-            node("Transpose", [f"y{index}"], [f"turned{index}"], perm=[0, 2, 1, 3]),
-            node("Reshape", [f"turned{index}", "states"], [f"states{index}"]),
+            node("Transpose", [f"y{index}"], [f"turned{index}"], name=f"turn{index}", perm=[0, 2, 1, 3]),
+            node("Reshape", [f"turned{index}", "states"], [f"states{index}"], name=f"join{index}"),
         ]
         source, inputs = f"states{index}", directions * HIDDEN
         if shared:

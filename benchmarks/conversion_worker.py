@@ -3,9 +3,10 @@
     python benchmarks/conversion_worker.py MODEL.onnx DATA RECIPE N SEED OUT.onnx
 
 `benchmarks.conversion_compare` runs this file by its path, with PYTHONPATH set to a checkout. So it imports nothing of
-the project but its public names, old and new.
+the project but its public names, old and new, and what the command of newer checkouts does first.
 """
 
+import contextlib
 import json
 import resource
 import sys
@@ -29,6 +30,10 @@ def main(model: str, data: str, recipe: str, count: str, seed: str, out: str) ->
     arguments: dict[str, Any] = {"limit": int(count), "seed": int(seed)}
     if hasattr(converter, "Settings"):  # older checkouts take them as arguments of `convert`
         arguments = {"settings": converter.Settings(**arguments)}
+    with contextlib.suppress(ImportError):  # as the command does
+        from converter.runtime.freed_memory import keep_freed_memory
+
+        keep_freed_memory()
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     result = converter.convert(
         model, data, recipe=recipe, preprocess=converter.Preprocess(mean=MEAN, std=STD), **arguments

@@ -30,6 +30,7 @@ from passes.weights.rtn import Rtn
 __all__ = ["choose_ranges"]
 
 _FIT, _SAMPLES = 64, 32  # samples that give ranges, and samples that judge them, at most
+_MANY = 4 * _SAMPLES  # from here on, those that judge may be among those that gave ranges: they are few of them
 _WORTH_DB = 0.3  # a smaller difference is chance
 
 
@@ -39,6 +40,7 @@ def choose_ranges(
     data: Dataset,
     progress: Progress,
     *,
+    stats: Stats | None = None,
     seed: int = 0,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
 ) -> tuple[ActivationRanges, tuple[str, ...]]:
@@ -49,6 +51,7 @@ def choose_ranges(
         model: The model before the pass. It does not change.
         data: Calibration data. Some of it gives ranges, and other samples judge them.
         progress: Called while the first are measured.
+        stats: Statistics of all samples, if they are known. From 128 samples on, they give the ranges.
         seed: Random seed of the choice of samples.
         memory_budget: Bytes of activations to hold in memory.
 
@@ -57,9 +60,12 @@ def choose_ranges(
     """
     if step.method != "mse" or step.bits == 16 or len(data) < 2 or not (needs := step.needs(model)):
         return step, ()
-    tried = data.limit(_FIT + _SAMPLES, seed)
-    fit, judge = tried.split(_fitting(len(tried)))
-    stats = calibrate(model, needs, fit, progress, seed=seed, memory_budget=memory_budget)
+    if stats is not None and len(data) >= _MANY:
+        judge = data.limit(_SAMPLES, seed)
+    else:
+        tried = data.limit(_FIT + _SAMPLES, seed)
+        fit, judge = tried.split(_fitting(len(tried)))
+        stats = calibrate(model, needs, fit, progress, seed=seed, memory_budget=memory_budget)
     whole = dataclasses.replace(step, method="minmax")
     models = [_applied(each, model, stats) for each in (step, whole)]
     if models[0].activation_qparams == models[1].activation_qparams:

@@ -10,17 +10,23 @@ from passes.numerics.histogram import Histogram
 
 __all__ = ["SampledHistogram"]
 
-_SAMPLES = 1 << 17  # values per sample of a tensor that enter its histogram
+_SAMPLES = 1 << 17  # values per sample of a tensor that enter its histogram, at most
+_FEWEST = 1 << 13  # and at least, however many samples there are
+_VALUES = 1 << 23  # values of all samples that a histogram needs
 
 
 class SampledHistogram:
     """Counts of some values of a tensor. The smallest and the largest value of each group of samples always count.
 
     Values are taken at equal steps through a group. So the counts do not depend on how a group is cut into batches.
+
+    Args:
+        samples: Number of all samples. The more there are, the fewer values of each are counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, samples: int) -> None:
         self._histogram = Histogram()
+        self._limit = max(min(_SAMPLES, _VALUES // max(samples, 1)), min(_SAMPLES, _FEWEST))
         self._group = -1
         self._extremes: list[float] = []
 
@@ -34,7 +40,7 @@ class SampledHistogram:
         """
         flat = values.reshape(-1)
         each = flat.size // part.count  # values per sample
-        limit = _SAMPLES * max((len(values) if values.ndim else 1) // part.count, 1)
+        limit = self._limit * max((len(values) if values.ndim else 1) // part.count, 1)
         if each <= limit:
             self._histogram.update(flat)
             return

@@ -73,7 +73,8 @@ def calibrate(
     layers = model.layers()
     inputs = {layers[name].input for name in needs.channels | needs.moments}
     tensor_names = sorted(needs.histograms | inputs | {name for name, _ in needs.tensors})
-    histograms = {name: SampledHistogram() for name in sorted(needs.histograms)}
+    shard = shard or Shard(0, len(data))
+    histograms = {name: SampledHistogram(shard.total) for name in sorted(needs.histograms)}
     channels: dict[str, ChannelStatistics] = {}
     others: dict[str, ChannelStatistics] = {}
     moments: dict[str, MomentsAccumulator] = {}
@@ -89,7 +90,6 @@ def calibrate(
         produced = session.run(outputs, batch.feeds) if session else []
         return {**batch.feeds, **dict(zip(outputs, produced, strict=True))}
 
-    shard = shard or Shard(0, len(data))
     size = batch_size(data, _BATCH, lambda sample: _bytes(run(sample)), memory_budget // 2)
     group, done = group_size(data), 0
     for batch in data.batches(size):

@@ -22,6 +22,7 @@ from converter.cli.sweep import sweep
 from converter.cli.targets import targets, verify
 from converter.cli.train import train
 from converter.model_io.user_code import Terminated
+from converter.runtime.freed_memory import keep_freed_memory
 from passes.errors import ConvertError
 
 if TYPE_CHECKING:
@@ -300,6 +301,7 @@ for command in (train, evaluate, compare, sensitivity, sweep, inspect, snippet, 
 
 def main() -> None:
     """Entry point of `convert-onnx`."""
+    keep_freed_memory()
     listen()
     try:
         cli(prog_name="convert-onnx")

@@ -240,16 +240,17 @@ def _run_activation_ranges(step: ActivationRanges, model: Model, context: PassCo
     assert data is not None  # there are no statistics without
     facts = {"step": step, "seed": context.recipe.seed, "memory": context.memory_budget, **_state(model)}
     cache = context.cache.of("ranges", model, data, **facts) if _is_own(step) else NOWHERE
-    method, notes = kept(cache, "ranges", lambda: _choice(step, model, data, context))
+    method, notes = kept(cache, "ranges", lambda: _choice(step, model, data, stats, context))
     chosen = step if method == step.method else dataclasses.replace(step, method="minmax")
     report = chosen.apply(model, stats)
     return dataclasses.replace(report, notes=(*notes, *report.notes))
 
 
-def _choice(step: ActivationRanges, model: Model, data: Dataset, context: PassContext) -> tuple[str, tuple[str, ...]]:
-    chosen, notes = choose_ranges(
-        step, model, data, context.progress, seed=context.recipe.seed, memory_budget=context.memory_budget
-    )
+def _choice(
+    step: ActivationRanges, model: Model, data: Dataset, stats: Stats, context: PassContext
+) -> tuple[str, tuple[str, ...]]:
+    seed, budget = context.recipe.seed, context.memory_budget
+    chosen, notes = choose_ranges(step, model, data, context.progress, stats=stats, seed=seed, memory_budget=budget)
     return chosen.method, notes
 
 

@@ -30,6 +30,7 @@ from passes.numerics.moments import Moments
 __all__ = ["HELD_OUT_DAMPINGS", "asymmetric_target", "held_out_damping", "projection"]
 
 HELD_OUT_DAMPINGS = (0.01, 0.1, 1.0, 10.0)
+_FEW_ROWS_PER_INPUT = 8
 _JUDGED = 64  # number of output channels on which λ is chosen
 _MOST_INPUTS_OF_TWO_FOLDS = 512  # a layer with more is judged on one half only, since each λ takes a factorisation
 
@@ -52,6 +53,8 @@ def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = 
     if damping is not None:
         return weight + _solve(moments.hessian, right, damping)
     least = 0.01 if moments.halves is None else held_out_damping(weight, moments.halves, HELD_OUT_DAMPINGS)
+    if least == np.inf:
+        return weight
     for candidate in (value for value in HELD_OUT_DAMPINGS if value >= least):
         with suppress(np.linalg.LinAlgError):
             return weight + _solve(moments.hessian, right, candidate)
@@ -59,7 +62,7 @@ def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = 
 
 
 def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates: Sequence[float]) -> float:
-    """Return the damping with the smallest error on the held-out half.
+    """Return the damping with the smallest error on the held-out half, or inf if the weight itself has a smaller one.
 
     A candidate is skipped if the Hessian of a half is not positive definite with it.
 
@@ -92,7 +95,8 @@ def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates
             return np.inf
 
     # The loss falls and then rises with the damping. Of equal ones, the largest is taken.
-    best = start = min(1, len(candidates) - 1)
+    few = halves[0].rows < _FEW_ROWS_PER_INPUT * weight.shape[2]  # then large dampings win, and each takes time
+    best = start = len(candidates) - 1 if few else min(1, len(candidates) - 1)
     while best + 1 < len(candidates) and loss(best + 1) <= loss(best):
         best += 1
     if best == start:
@@ -100,11 +104,11 @@ def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates
             best -= 1
     if not np.isfinite(loss(best)):
         raise np.linalg.LinAlgError(f"halves not positive definite with damping {max(candidates):g}")
-    return float(candidates[best])
+    return float(candidates[best]) if loss(best) < 0 else np.inf
 
 
 def _held_out_loss(hessian: Floats, right: Floats, other: Floats, unseen: Floats, damping: float) -> float:
-    """Return the error on the held-out half, up to a constant.
+    """Return the error on the held-out half, less that of the weight itself.
 
     Args:
         hessian: Hessian of the fitted half, ``[g, k, k]``.

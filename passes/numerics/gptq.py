@@ -251,4 +251,7 @@ def _power(weight: Floats, hessian: Floats) -> float:
 
 def permuted(matrix: Floats, order: NDArray[np.intp]) -> Floats:
     """Return ``[g, k, k]`` with rows and columns in another order, ``[g, k]``."""
-    return np.stack([each[index[:, None], index] for each, index in zip(matrix, order, strict=True)])
+    result = np.empty_like(matrix)
+    for each, index, place in zip(matrix, order, result, strict=True):
+        np.take(each.take(index, axis=0), index, axis=1, out=place, mode="clip")  # "raise" would go through a buffer
+    return result

@@ -22,6 +22,8 @@ from passes.numerics.grid import Floats
 
 __all__ = ["Moments", "MomentsAccumulator"]
 
+_CHUNK = 1 << 16  # values that are added together; they stay in the processor's cache
+
 _TILE = 256  # rows and columns of a matrix that is transposed at a time; both parts stay in the processor's cache
 
 
@@ -115,7 +117,10 @@ class Moments:
 
         def mean(one: Floats, other: Floats) -> Floats:
             result = share * one
-            result += (1 - share) * other
+            rows, added = result.reshape(-1, result.shape[-1]), other.reshape(-1, result.shape[-1])
+            step = max(1, _CHUNK // max(1, result.shape[-1]))
+            for start in range(0, len(rows), step):  # no second matrix of this size is made
+                rows[start : start + step] += (1 - share) * added[start : start + step]
             return result
 
         def mean_if_any(one: Floats | None, other: Floats | None) -> Floats | None:

@@ -10,6 +10,7 @@ from onnx import helper
 
 from converter import Recipe, convert
 from converter.calibration.range_trial import choose_ranges
+from converter.calibration.statistics import calibrate
 from passes.activations.activation_ranges import ActivationRanges
 from passes.graph.normalise.normalise import Normalise
 from passes.numerics.error import sqnr_db
@@ -45,6 +46,31 @@ def test_what_the_output_loses_decides(exponent: float, method: str) -> None:
     assert chosen.method == method
     assert bool(notes) == (method == "minmax")
     assert all("ranges of all values" in note for note in notes)
+
+
+@pytest.mark.parametrize(("exponent", "method"), [(4.0, "minmax"), (1.0, "mse")])
+def test_many_samples_are_not_measured_again(exponent: float, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 128 samples on, the statistics of all of them give the ranges."""
+    model = powers(exponent)
+    step, data = ActivationRanges(), dataset(model, rows(128))
+    known = calibrate(prepared(model), step.needs(prepared(model)), data, quiet)
+    monkeypatch.setattr("converter.calibration.range_trial.calibrate", None)
+    chosen, _ = choose_ranges(step, prepared(model), data, quiet, stats=known)
+    assert chosen.method == method
+
+
+def test_few_samples_are_judged_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = powers(4.0)
+    step, data, measured = ActivationRanges(), dataset(model, rows(127)), []
+    known = calibrate(prepared(model), step.needs(prepared(model)), data, quiet)
+
+    def spied(*arguments: Any, **options: Any) -> Any:
+        measured.append(len(arguments[2]))
+        return calibrate(*arguments, **options)
+
+    monkeypatch.setattr("converter.calibration.range_trial.calibrate", spied)
+    choose_ranges(step, prepared(model), data, quiet, stats=known)
+    assert measured == [64]
 
 
 def test_the_pass_takes_what_was_chosen_and_says_so() -> None:

@@ -57,6 +57,15 @@ def test_a_large_tensor_is_sampled_but_its_extremes_are_exact(monkeypatch: pytes
     assert histogram.mean_abs == pytest.approx(np.abs(data).mean(), rel=0.2)
 
 
+def test_the_more_samples_the_fewer_values_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.calibration.sampled_histogram._VALUES", 200)
+    monkeypatch.setattr("converter.calibration.sampled_histogram._FEWEST", 4)
+    needs = Needs(histograms=frozenset({"x"}))
+    few, many = (stats(prepared(resnet()), needs, np.tile(X, (n, 1, 1, 1))).histograms["x"] for n in (1, 3))
+    assert many.count < 2 * few.count, "three times the samples do not give three times the values"
+    assert (few.min, few.max) == (many.min, many.max) == (X.min(), X.max())
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_samples_of_a_tensor_do_not_depend_on_the_batch(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("converter.calibration.sampled_histogram._SAMPLES", 64)

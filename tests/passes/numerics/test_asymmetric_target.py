@@ -269,3 +269,15 @@ def test_the_damping_is_the_one_of_least_loss(rows: int, noise: float) -> None:
         return total
 
     assert held_out_damping(weight, halves, HELD_OUT_DAMPINGS) == min(HELD_OUT_DAMPINGS, key=loss)
+
+
+def test_the_weight_itself_is_the_target_where_every_fit_is_worse() -> None:
+    """Errors of the halves that have nothing in common: whatever is fitted to one hurts on the other."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 40, 24)).astype(np.float32)
+    error = rng.normal(size=(1, 40, 24)).astype(np.float32) * np.float32(3)
+    first, second = moments_of(x, x + error), moments_of(x, x - error)
+    weight = normal(1, 8, 24)
+    moments = Moments.joined(first, second)
+    assert held_out_damping(weight, (first, second), HELD_OUT_DAMPINGS) == np.inf
+    np.testing.assert_array_equal(asymmetric_target(weight, moments), weight)

@@ -298,11 +298,14 @@ class LayerPass(Pass):
         Raises:
             UnknownLayerError: A selector of `layer_bits` matches no layer.
         """
-        known = [name for name in model.recurrent_layers() if name not in model.float_reasons]
+        known = model.recurrent_layers()
         if not known:
             return {}
         named = by_layer(self.layer_bits, model.graph, [*model.layers_to_quantize(), *known], "layer_bits")
-        return {name: named.get(name, self.bits) for name in known if self.recurrent or name in named}
+        wanted = known if self.recurrent else named.keys() & known.keys()
+        return {
+            name: named.get(name, self.bits) for name in known if name in wanted and name not in model.float_reasons
+        }
 
     def matched(self, model: Model) -> tuple[str, ...]:
         """Return a line for every selector of `layer_bits` that is no plain name."""

@@ -231,3 +231,12 @@ def test_min_sqnr_gives_them_more_bits() -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ConvertError, match="rnn7"):
         convert(stacked("LSTM"), recipe="int8-weight-only", exclude=["rnn7"])
+
+
+def test_a_search_gives_them_8_bits() -> None:
+    model = stacked("LSTM", 2)
+    most = len(model.SerializeToString()) // 2
+    result = converter.convert_within(model, X.repeat(4, axis=0), converter.Budget(max_bytes=most))
+    assert [report_of(result, name).bits for name in ("rnn0", "rnn1")] == [8, 8]
+    again = convert(model, X, recipe=result.recipe)
+    assert [report_of(again, name).bits for name in ("rnn0", "rnn1")] == [8, 8]

@@ -43,7 +43,7 @@ from converter.runtime.latency import Latencies
 from converter.speed.search import Speed
 from converter.targets.catalog import find_target
 from passes.ir.bodies import inner_nodes
-from passes.ir.linear import LINEAR_OPS, Linear, refused_layers
+from passes.ir.linear import LINEAR_OPS, RECURRENT_OPS, Linear, refused_layers
 from passes.ir.model import Model
 from passes.ir.recurrent import Recurrent
 from passes.numerics.distribution import Distribution, distribution
@@ -338,7 +338,7 @@ def _inner_reports(node: gs.Node, branches: Mapping[tuple[str, str], Sequence[La
 def _float_reports(node: gs.Node, body: onnx.GraphProto) -> list[LayerReport]:
     found = []
     for inner, around in inner_nodes([body]):
-        if inner.op_type in LINEAR_OPS:
+        if inner.op_type in LINEAR_OPS | RECURRENT_OPS:
             shapes = {tensor.name: tuple(tensor.dims) for tensor in around.initializer}
             shape = next((shapes[name] for name in inner.input if name in shapes), ())
             name, reason = inner.name or inner.output[0], f"inside the {node.op} {node.name}"

@@ -233,6 +233,22 @@ def test_an_unknown_name_is_refused() -> None:
         convert(stacked("LSTM"), recipe="int8-weight-only", exclude=["rnn7"])
 
 
+def test_a_layer_in_a_branch_stays_in_float_with_a_reason() -> None:
+    model = stacked("GRU")
+    graph = model.graph
+    output = graph.node[0].output[0]
+    shape = onnx.helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
+    zeros = onnx.helper.make_node("Mul", ["start", "start"], [output])
+    branches = {"then_branch": [graph.node[0]], "else_branch": [zeros]}
+    bodies = {name: onnx.helper.make_graph(nodes, name, [], [shape]) for name, nodes in branches.items()}
+    choice = onnx.helper.make_node("If", ["chosen"], [output], name="choice", **bodies)
+    graph.initializer.append(numpy_helper.from_array(np.ones((9, 2, 6, HIDDEN), np.float32), "start"))
+    graph.node[0].CopyFrom(choice)
+    graph.input.append(onnx.helper.make_tensor_value_info("chosen", TensorProto.BOOL, []))
+    report = report_of(convert(model, recipe="int8-weight-only"))
+    assert (report.op, report.bits, report.reason) == ("GRU", 32, "inside the If choice")
+
+
 def test_a_search_gives_them_8_bits() -> None:
     model = stacked("LSTM", 2)
     most = len(model.SerializeToString()) // 2

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from scipy.linalg import blas
 
 from converter.calibration.sampled_histogram import SampledHistogram
 from converter.data.dataset import Batch, Dataset, Part
@@ -138,7 +139,9 @@ def check_finite(name: str, values: NDArray[np.generic]) -> None:
     if not values.size or values.dtype.kind != "f":
         return
     with np.errstate(invalid="ignore", over="ignore"):
-        if np.isfinite(values.sum()):  # one fast pass; a sum of finite values may overflow
+        # one fast pass; a sum of finite values may overflow
+        total = blas.sasum(values.reshape(-1)) if values.dtype == np.float32 else values.sum()
+        if np.isfinite(total):
             return
     missing = bool(np.isnan(values).any())
     if missing or np.isinf(values).any():

@@ -189,7 +189,8 @@ def _residual(x: Floats, step: Floats, first: Floats, last: Floats) -> tuple[Flo
 def _antiderivative(x: Floats, step: Floats, first: Floats, last: Floats) -> Floats:
     """Return the G of `quantization_error` for every x [h] on every grid [r]: [r, h]."""
     level, rest = _residual(x, step, first, last)
-    area: Floats = level * (step[:, None] ** 3 / 12.0) + rest**3 / 3.0
+    area: Floats = level * (step[:, None] ** 3 / 12.0)
+    area += rest * rest * rest / 3.0  # rest**3 takes four times as long
     return area
 
 

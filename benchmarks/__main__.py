@@ -38,6 +38,7 @@ from benchmarks.float16 import float16
 from benchmarks.large_layers import large_model, matmul_nbits
 from benchmarks.low_bits import low_bits, low_bits_efficientnet, two_level
 from benchmarks.nbits import nbits
+from benchmarks.recurrent_weights import recurrent_weights
 from benchmarks.shared_data import MissingData
 from benchmarks.smoothquant import smoothquant
 from benchmarks.training import qat_cifar, qat_road_signs
@@ -74,6 +75,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "wide-activations": wide_activations,
         "large-model": large_model,
         "dynamic": dynamic,
+        "recurrent-weights": recurrent_weights,
     }
 )
 

@@ -25,7 +25,7 @@ from converter.runtime.runner import Runner
 from converter.runtime.session import Progress
 from passes.numerics.error import sqnr_db
 
-__all__ = ["dynamic", "recurrent"]
+__all__ = ["dynamic", "recurrent", "sequences"]
 
 _JUDGED, _ROUNDS = 8, 60
 _OURS = "dynamic"
@@ -36,27 +36,33 @@ def dynamic(progress: Progress) -> Iterator[Bar]:
     """Compare size, error and processor time of both at batch 1: images of 224 pixels, and sequences of 50 steps."""
     images = random_images(_JUDGED, seed=1)
     yield from _compared("ViT-Ti", random_network("vit.py:vit_tiny"), [image[None] for image in images], progress)
+    yield from _compared("LSTM", recurrent(), sequences(), progress)
+
+
+def sequences() -> list[NDArray[np.float32]]:
+    """Return random sequences for `recurrent`."""
     rng = np.random.default_rng(1)
-    steps = [rng.standard_normal((_STEPS, 1, _FEATURES), dtype=np.float32) for _ in range(_JUDGED)]
-    yield from _compared("LSTM", recurrent(), steps, progress)
+    return [rng.standard_normal((_STEPS, 1, _FEATURES), dtype=np.float32) for _ in range(_JUDGED)]
 
 
-def recurrent() -> onnx.ModelProto:
-    """Return two bidirectional LSTM layers of 256 with random weights on [50, n, 128], and a layer of 10 outputs."""
+def recurrent(op: str = "LSTM", directions: int = 2) -> onnx.ModelProto:
+    """Return two LSTM or GRU layers of 256 with random weights on [50, n, 128], and a layer of 10 outputs."""
     rng = np.random.default_rng(0)
+    rows = {"LSTM": 4, "GRU": 3}[op] * _HIDDEN
     nodes, weights, source, inputs = [], [], "input", _FEATURES
     for index in range(2):
-        shapes = {"w": (2, 4 * _HIDDEN, inputs), "r": (2, 4 * _HIDDEN, _HIDDEN), "b": (2, 8 * _HIDDEN)}
+        shapes = {"w": (directions, rows, inputs), "r": (directions, rows, _HIDDEN), "b": (directions, 2 * rows)}
         for name, shape in shapes.items():
             values = rng.standard_normal(shape, dtype=np.float32) * np.float32(shape[-1] ** -0.5)
             weights.append(numpy_helper.from_array(values, f"{name}{index}"))
         reads = [source, *(f"{name}{index}" for name in shapes)]
-        lstm = helper.make_node("LSTM", reads, [f"y{index}"], f"lstm{index}", hidden_size=_HIDDEN)
-        lstm.attribute.append(helper.make_attribute("direction", "bidirectional"))
-        nodes.append(lstm)
+        layer = helper.make_node(op, reads, [f"y{index}"], f"{op.lower()}{index}", hidden_size=_HIDDEN)
+        direction = "bidirectional" if directions == 2 else "forward"
+        layer.attribute.append(helper.make_attribute("direction", direction))
+        nodes.append(layer)
         nodes.append(helper.make_node("Transpose", [f"y{index}"], [f"t{index}"], f"t{index}", perm=[0, 2, 1, 3]))
         nodes.append(helper.make_node("Reshape", [f"t{index}", "shape"], [f"s{index}"], f"s{index}"))
-        source, inputs = f"s{index}", 2 * _HIDDEN
+        source, inputs = f"s{index}", directions * _HIDDEN
     weights.append(numpy_helper.from_array(np.array([0, 0, -1]), "shape"))
     last = rng.standard_normal((inputs, _OUTPUTS), dtype=np.float32) * np.float32(inputs**-0.5)
     weights.append(numpy_helper.from_array(last, "w"))

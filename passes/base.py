@@ -27,12 +27,12 @@ from passes.errors import DataError, QuantizationError
 from passes.ir.codes import require_codes
 from passes.ir.linear import Linear
 from passes.ir.model import Model
+from passes.ir.problem import Problem, Solution
+from passes.ir.recurrent import recurrent_layers
 from passes.ir.selectors import by_layer, matches, select
 from passes.ir.ties import agreed
-from passes.numerics.grid import Codes, Floats, Grid, code_range
-from passes.numerics.moments import Moments
+from passes.numerics.grid import code_range
 from passes.numerics.output_statistics import OutputStatistics
-from passes.numerics.sparsity import Pruned
 from passes.numerics.weight_grid import GridForm
 from passes.report import PassReport
 from passes.statistics import Needs, Stats
@@ -67,52 +67,6 @@ class Stage(IntEnum):
     RANGES = 3  # sets the grids of activations, on the float graph in its final form
     WEIGHTS = 4  # sets the grids and codes of weights
     REFINEMENT = 5  # improves codes, scales and biases that exist
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One layer to solve.
-
-    Attributes:
-        layer: Geometry of the layer.
-        weight: ``[g, o, k]`` float32.
-        bias: ``[g, o]`` or None.
-        bits: Bits of the weight codes.
-        block_size: Number of inputs that share a scale. None: the whole output channel shares one.
-        min_scale: ``[g, o]``. The smallest scale whose int32 bias cannot overflow.
-        moments: Moments of the layer's inputs about a point near their mean, if the pass wants them.
-    """
-
-    layer: Linear
-    weight: Floats
-    bias: Floats | None
-    bits: int
-    block_size: int | None
-    min_scale: Floats | None
-    moments: Moments | None
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Solution of one layer.
-
-    Attributes:
-        codes: Weight codes ``[g, o, k]``.
-        grid: Grid of the codes.
-        bias: Bias ``[g, o]`` or None.
-        before_db: SQNR of plain rounding.
-        after_db: SQNR of these codes.
-        note: Anything else that the report should say.
-        pruned: Weights that were removed, and stay zero in later passes. None: there are none.
-    """
-
-    codes: Codes
-    grid: Grid
-    bias: Floats | None
-    before_db: float | None
-    after_db: float | None
-    note: str = ""
-    pruned: Pruned | None = None
 
 
 @dataclass(frozen=True)
@@ -250,6 +204,8 @@ class LayerPass(Pass):
         layer_bits: Bits by layer name, or by another selector of `passes.ir.selectors`. They override all other bits,
             and a name overrides a pattern.
         sequential: Whether a layer is solved on the outputs of its quantized predecessors.
+        recurrent: Whether the weights W and R of LSTM, GRU and RNN get codes too, rounded to nearest on searched
+            scales, whatever the pass does to other layers. Without it, only those that `layer_bits` selects get codes.
     """
 
     stage: ClassVar[Stage] = Stage.WEIGHTS
@@ -264,6 +220,7 @@ class LayerPass(Pass):
     first_last_bits: int | None = None
     layer_bits: Mapping[str, int] = field(default_factory=dict)
     sequential: bool = True
+    recurrent: bool = False
 
     def __post_init__(self) -> None:
         if self.fewest_blocks < 0:
@@ -332,11 +289,28 @@ class LayerPass(Pass):
         if self.first_last_bits is not None and bits:
             names = list(layers)
             bits[names[0]] = bits[names[-1]] = self.first_last_bits
-        return agreed(bits, by_layer(self.layer_bits, graph, layers, "layer_bits"), layers, graph, tables)
+        named = by_layer(self.layer_bits, graph, [*layers, *recurrent_layers(graph)], "layer_bits")
+        return agreed(bits, {name: named[name] for name in layers if name in named}, layers, graph, tables)
+
+    def recurrent_bits(self, model: Model) -> dict[str, int]:
+        """Return the weight bits of every LSTM, GRU and RNN that gets codes. See `recurrent`.
+
+        Raises:
+            UnknownLayerError: A selector of `layer_bits` matches no layer.
+        """
+        known = model.recurrent_layers()
+        if not known:
+            return {}
+        named = by_layer(self.layer_bits, model.graph, [*model.layers_to_quantize(), *known], "layer_bits")
+        wanted = known if self.recurrent else named.keys() & known.keys()
+        return {
+            name: named.get(name, self.bits) for name in known if name in wanted and name not in model.float_reasons
+        }
 
     def matched(self, model: Model) -> tuple[str, ...]:
         """Return a line for every selector of `layer_bits` that is no plain name."""
-        return matches(select(self.layer_bits, model.graph, model.layers_to_quantize(), "layer_bits"))
+        known = [*model.layers_to_quantize(), *model.recurrent_layers()]
+        return matches(select(self.layer_bits, model.graph, known, "layer_bits"))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Reports of passes. A report has every linear layer once: as changed, or as skipped with a reason."""
+"""Reports of passes. A report has every linear layer once: as changed, or as skipped with a reason.
+
+LSTM, GRU and RNN may be in it too.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -113,13 +116,14 @@ class PassReport:
         return f"<PassReport of {self.name}: {len(self.changed)} layers changed, {len(self.skipped)} skipped>"
 
 
-def require_complete(report: object, name: str, layers: Collection[str]) -> PassReport:
+def require_complete(report: object, name: str, layers: Collection[str], recurrent: Collection[str] = ()) -> PassReport:
     """Return the report of a pass. Refuse one that does not have every layer once.
 
     Args:
         report: What the pass returned. A pass of another package may return anything.
         name: Name of the pass.
         layers: Names of all layers of the model, after the pass.
+        recurrent: Names of other nodes that it may have.
 
     Raises:
         QuantizationError: The report is none, or a layer is missing, unknown, in it twice, or skipped without a
@@ -135,7 +139,7 @@ def require_complete(report: object, name: str, layers: Collection[str]) -> Pass
         ),
         ([each for each in changed if each in skipped], "reports {} as changed and as skipped; name it once"),
         (
-            [each for each in (*changed, *skipped) if each not in layers],
+            [each for each in (*changed, *skipped) if each not in layers and each not in recurrent],
             "reports {}, which the model does not have; leave it out",
         ),
         (

@@ -23,6 +23,7 @@ from converter.data.preprocess import Preprocess
 from converter.pipeline.convert import convert
 from converter.pipeline.verdict.answer import QUESTIONS
 from tests.support.models import make_model
+from tests.support.recurrent_layers import stacked
 from tests.support.task_models import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +95,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = np.random.default_rng(1)
     model = stand_in()
     onnx.save(model, folder / "model.onnx")
+    onnx.save(stacked("LSTM"), folder / "lstm.onnx")
     (folder / "model.py").write_text(FACTORY)
     for name, count in (("photos", 36), ("validation/cat", 5), ("validation/dog", 5)):
         (folder / name).mkdir(parents=True)

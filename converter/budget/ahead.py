@@ -143,6 +143,7 @@ def _builder(shelf: Shelf, item: Item) -> CandidateBuilder:
         search.settings,
         search.cache,
         no_progress,
+        recurrent=True,  # only the search for a recipe measures ahead
     )
 
 

@@ -25,7 +25,7 @@ from converter.data.dataset import Dataset
 from converter.pipeline.images import Images
 from converter.pipeline.run_pass import PassContext, run_pass
 from converter.pipeline.search_record import LayerEffect
-from converter.qdq.writer import bits_in_file
+from converter.qdq.layer_forms import bits_in_file
 from converter.recipes.recipe import Recipe
 from converter.runtime.session import Progress, no_progress
 from converter.targets.target import Target

@@ -139,7 +139,7 @@ def _search(
             f"only {len(held_out)} samples judge the files, so one sample is {100 / len(held_out):.2g} points, more "
             f"than `max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more samples"
         )
-    builder = CandidateBuilder(job.source, fit, judge, budget, job.target, settings, cache, progress)
+    builder = CandidateBuilder(job.source, fit, judge, budget, job.target, settings, cache, progress, recurrent=several)
     if workers.several:
         with opened(workers) as engine:
             measure_ahead(builder, _first_recipes(base, budget), base, engine, progress)

@@ -13,6 +13,7 @@ import numpy as np
 from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.layer_inputs import SequentialCalibration
 from converter.calibration.min_scale import min_scale_for_bias
+from converter.calibration.recurrent import restore_recurrent
 from converter.data.dataset import Dataset
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from converter.runtime.session import Progress
@@ -88,6 +89,7 @@ def float_network(model: Model) -> Model:
     ties = tied_layers(layers.values())
     for names in dict.fromkeys(ties.get(name, (name,)) for name in layers):
         _restore(network, [layers[name] for name in names], model)
+    restore_recurrent(network, model.recurrent)
     return network
 
 

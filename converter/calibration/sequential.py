@@ -11,7 +11,8 @@ from dataclasses import replace
 from converter.cache.folder import NOWHERE, Cache
 from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.layer_inputs import SequentialCalibration
-from converter.calibration.solving import keep_layer, restore_layer, solve_layer
+from converter.calibration.recurrent import round_recurrent
+from converter.calibration.solving import keep_layer, restore_layer, rounding, solve_layer
 from converter.data.dataset import Dataset
 from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from converter.runtime.session import Progress
@@ -21,7 +22,6 @@ from passes.ir.model import UNREACHED, Model
 from passes.ir.ties import shared_with, tied_layers
 from passes.numerics.moments import Moments
 from passes.report import Change, PassReport
-from passes.weights.rtn import Rtn
 
 __all__ = ["solve_layers"]
 
@@ -61,13 +61,17 @@ def solve_layers(
     ties = tied_layers(layers.values())
     tables = model.tables()
     bits = layer_pass.bits_of(layers, model.graph, tables)
+    recurrent = layer_pass.recurrent_bits(model)
+    # Recurrent weights are rounded first, and layers with ties before the float stream has come to them.
+    reference = Model(model.graph.copy(), model.rules) if ties or recurrent else model
+    rounded = round_recurrent(model, layer_pass, recurrent)
     changed: dict[str, Change] = {}
 
     def members_of(layer: Linear) -> list[Linear]:
         return [layers[name] for name in ties.get(layer.name, (layer.name,))]
 
     def solve(layer: Linear, moments: Moments | None) -> None:
-        solver = _rounding(layer_pass) if layer.name in tables else layer_pass
+        solver = rounding(layer_pass) if layer.name in tables else layer_pass
         change = solve_layer(model, solver, layer, bits[layer.name], moments, members_of(layer))
         if moments is not None:
             keep_layer(model, members_of(layer), change, solved)
@@ -82,10 +86,8 @@ def solve_layers(
 
     notes: tuple[str, ...] = ()
     if layer_pass.wants_moments and data is not None:
-        others = _moments_of_later_readers(model, layers, ties, data, memory_budget, seed) if ties else {}
+        others = _moments_of_later_readers(reference, layers, ties, data, memory_budget, seed) if ties else {}
         with ActivationCache(memory_budget // 2) as cache:
-            # With ties, a layer is quantized before the float stream has come to it.
-            reference = Model(model.graph.copy(), model.rules) if ties else model
             calibration = SequentialCalibration(
                 model,
                 reference,
@@ -116,22 +118,8 @@ def solve_layers(
         for layer in layers.values():
             if layer.name not in changed:
                 solve(layer, None)
-    ordered = {name: changed[name] for name in layers if name in changed}
+    ordered = {name: changed[name] for name in layers if name in changed} | rounded
     return PassReport(layer_pass.name, ordered, dict(model.float_reasons), notes)
-
-
-def _rounding(layer_pass: LayerPass) -> LayerPass:
-    """Return a pass that rounds to the nearest code, with the grid of another pass.
-
-    A solver that moves weights to where the layer's outputs are best moves rows of an embedding table away from theirs.
-    """
-    return Rtn(
-        bits=layer_pass.bits,
-        symmetric=layer_pass.symmetric,
-        block_size=layer_pass.block_size,
-        two_level=layer_pass.two_level,
-        fewest_blocks=layer_pass.fewest_blocks,
-    )
 
 
 def _untie_float_layers(model: Model) -> None:

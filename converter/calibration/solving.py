@@ -19,8 +19,9 @@ from passes.numerics.grid import Floats, code_range
 from passes.numerics.moments import Moments
 from passes.numerics.two_level import MOST_BITS, equal_block
 from passes.report import Change
+from passes.weights.rtn import Rtn
 
-__all__ = ["block_of", "corrected_biases", "keep_layer", "restore_layer", "solve_layer"]
+__all__ = ["block_of", "corrected_biases", "keep_layer", "restore_layer", "rounding", "solve_layer"]
 
 _RAISES = 4  # tries: a larger scale changes the corrected bias again, by less each time
 
@@ -126,6 +127,21 @@ def block_of(layer_pass: LayerPass, layer: Linear, bits: int) -> tuple[int | Non
             else f"{k} inputs cannot be cut into equal blocks of about {layer_pass.block_size}",
         )
     return layer_pass.block_size, ""
+
+
+def rounding(layer_pass: LayerPass) -> LayerPass:
+    """Return a pass that rounds to the nearest code, with the grid of another pass.
+
+    A solver that moves weights to where the layer's outputs are best moves rows of an embedding table away from theirs.
+    The inputs of a recurrent weight are inside of its operator, so no solver has their moments.
+    """
+    return Rtn(
+        bits=layer_pass.bits,
+        symmetric=layer_pass.symmetric,
+        block_size=layer_pass.block_size,
+        two_level=layer_pass.two_level,
+        fewest_blocks=layer_pass.fewest_blocks,
+    )
 
 
 def keep_layer(model: Model, members: Sequence[Linear], change: Change, cache: Cache) -> None:

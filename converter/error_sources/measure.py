@@ -22,6 +22,7 @@ from passes.activations.placement import clamp_bounds, scale_factor
 from passes.errors import QuantizationError
 from passes.ir.linear import LINEAR_OPS
 from passes.ir.model import Model
+from passes.ir.recurrent import tied_recurrent
 from passes.ir.ties import tied_layers
 
 __all__ = ["ErrorSource", "measure"]
@@ -97,6 +98,8 @@ def measure(
     """
     groups, ties = _groups(model), tied_layers(model.layers()[name] for name in model.quantized)
     weights = [ties.get(name, (name,)) for name in model.quantized if ties.get(name, (name,))[0] == name]
+    recurrent = model.recurrent_layers()
+    weights += tied_recurrent(recurrent[name] for name in model.recurrent)
     if not samples or not (groups or weights):
         return ()
     network = SwitchedNetwork(model, groups, samples, travels=engine.workers > 1)
@@ -120,9 +123,15 @@ def measure(
         for index, tensors in enumerate(groups)
     ]
     for index, layers in enumerate(weights, start=len(groups)):
-        bits = model.quantized[layers[0]].grid.bits
+        bits = _weight_bits(model, layers[0])
         sources.append(ErrorSource("weight", tuple(layers), tuple(layers), bits, errors[index]))
     return tuple(sorted(sources, key=lambda source: source.worst_db))
+
+
+def _weight_bits(model: Model, name: str) -> int:
+    if name in model.quantized:
+        return model.quantized[name].grid.bits
+    return max(part.grid.bits for part in model.recurrent[name].weights)
 
 
 def _bits(model: Model, tensors: Collection[str]) -> int:

@@ -66,7 +66,7 @@ class SwitchedNetwork:
         switch_of = {name: switch for group, switch in zip(groups, self._switches, strict=True) for name in group}
         _insert_switches(proto.graph, switch_of, model.activation_qparams, taken)
         self._off = {switch: np.array(False) for switch in self._switches}
-        self._rounded = {name: _constants(network, model, name) for name in model.quantized}
+        self._rounded = {name: _constants(network, model, name) for name in (*model.quantized, *model.recurrent)}
         _make_inputs(proto.graph, {constant for each in self._rounded.values() for constant in each})
         enclose(proto.graph)
         self._proto = proto if travels else None
@@ -146,7 +146,10 @@ def _switch(
 
 
 def _constants(network: Model, model: Model, layer: str) -> dict[str, NDArray[Any]]:
-    """Return the quantized weight and bias of a layer, by the names of the float constants in whose place they are."""
+    """Return the quantized weight and bias of a layer by the names of the float constants in whose place they are.
+
+    For an LSTM, GRU or RNN, these are its weights W and R.
+    """
     before, after = (each.node(layer).inputs[1:3] for each in (network, model))
     pairs = zip(before, after, strict=True)
     return {str(one.name): np.asarray(other.values) for one, other in pairs if isinstance(one, gs.Constant)}

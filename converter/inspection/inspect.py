@@ -25,7 +25,7 @@ from converter.qdq.pruned import CHANNELS_KEY, shares_of_zeros, taken_channels
 from converter.qdq.stored_weights import (
     StoredWeight,
     Tensors,
-    find_weight,
+    find_weights,
     int_attribute,
     layer_roles,
     tensor_bytes,
@@ -45,7 +45,7 @@ _INT8_ACCURACY = 4  # accuracy_level at which MatMulNBits rounds its activations
 
 @dataclass(frozen=True)
 class InspectedLayer:
-    """One linear node of a file. Its fields are keys of the JSON.
+    """One linear node, LSTM, GRU or RNN of a file. Its fields are keys of the JSON.
 
     Attributes:
         name: Name of the node, or of its first output if the node has none.
@@ -174,11 +174,13 @@ def _inspected(path: Path, name: str) -> Inspection:
 def _layer(
     node: NodeProto, tensors: Tensors, runtime: OptimizedGraph, bits: Mapping[str, Any], reasons: Mapping[str, Any]
 ) -> InspectedLayer:
-    weight = find_weight(node, tensors)
+    weights = find_weights(node, tensors)
+    weight = weights[0]
     running = runtime.integer_node(node, weight)
     name, activation = node.name or node.output[0], _activation_type(node, running, weight, tensors)
     fused = not weight.is_float and running is not None
-    stored, storage, granularity = weight.bits, weight.storage, weight.granularity
+    stored = max(each.bits for each in weights)
+    storage, granularity = (_both(getattr(each, what) for each in weights) for what in ("storage", "granularity"))
     if node.op_type == "MatMulNBits":
         stored, storage = int_attribute(node, "bits", 4), "matmulnbits"
     elif storage.endswith(" quantize"):
@@ -195,13 +197,18 @@ def _layer(
         op=node.op_type,
         weight_bits=None if weight.codes is None else grid,
         storage=storage,
-        bytes=weight.bytes,
+        bytes=sum(each.bytes for each in weights),
         granularity=granularity,
         activation_bits=type_bits(activation),
         activation_type=activation,
         fused=fused,
         reason=reason,
     )
+
+
+def _both(texts: Iterable[str]) -> str:
+    """Return what holds for W and R of a recurrent layer, once if it is the same."""
+    return " and ".join(dict.fromkeys(texts))
 
 
 def _reason(
@@ -258,7 +265,7 @@ def _activation_type(node: NodeProto, running: NodeProto | None, weight: StoredW
             return "int8" if int_attribute(other, "accuracy_level", 0) == _INT8_ACCURACY else weight.read_type
     if roles is not None and roles.activation is not None:
         return _type_of(tensors, _at(node.input, roles.activation))
-    if node.op_type == "DynamicQuantizeMatMul":
+    if node.op_type in {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}:
         return "uint8"
     maker = tensors.makers.get(node.input[0])
     if maker is None or maker.op_type != "DequantizeLinear" or _at(maker.input, 0) in tensors.constants:

@@ -48,6 +48,7 @@ _LOG = logging.getLogger(__name__)
 _INTEGER_OPS = frozenset([
     "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd", "ConvInteger", "MatMulInteger",
     "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits",
+    "DynamicQuantizeLSTM",
 ])
 # fmt: on
 _SIGNATURES = (

@@ -20,7 +20,7 @@ from converter.qdq.stored_weights import Tensors
 from passes.arguments import require_number, require_type
 from passes.errors import ModelError, ShapeError, UsageError
 from passes.ir.bodies import bodies
-from passes.ir.linear import LINEAR_OPS, has_layers
+from passes.ir.linear import LINEAR_OPS, RECURRENT_OPS, has_layers
 
 if TYPE_CHECKING:
     from converter.model_io.export import ExportResult, Unjudged
@@ -227,14 +227,26 @@ def _exported(model: Any, export: ExportOptions) -> "Unjudged":
     return export_unjudged(module, export.input_shape or DEFAULT_INPUT_SHAPE, tolerance=export.tolerance)
 
 
-def require_layers(model: onnx.ModelProto) -> None:
+def require_layers(model: onnx.ModelProto, *, recurrent: bool = True) -> None:
     """Refuse a model without a layer that can be quantized.
+
+    Args:
+        model: The model.
+        recurrent: Whether LSTM, GRU and RNN count as layers.
 
     Raises:
         ModelError: There is no such layer. The message lists the operators of the model.
     """
     nodes = Tensors.of(model.graph).nodes
     ops = sorted({node.op_type for node in nodes})
+    outside = sorted(RECURRENT_OPS.intersection(node.op_type for node in model.graph.node))
+    if LINEAR_OPS.isdisjoint(ops) and outside:
+        if recurrent:
+            return
+        raise ModelError(
+            f"nothing to quantize: the recipe leaves {', '.join(outside)} in float, and the model has no other layers; "
+            "use a recipe for weights only, such as int8-weight-only"
+        )
     if LINEAR_OPS.isdisjoint(ops):
         raise ModelError(
             f"nothing to quantize: the model has no {', '.join(sorted(LINEAR_OPS))}, only {', '.join(ops)}; "

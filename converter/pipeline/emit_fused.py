@@ -10,9 +10,10 @@ import logging
 
 import onnx
 
+from converter.qdq.layer_forms import runs_on_integers
 from converter.qdq.stored_weights import Tensors, find_weight
 from converter.qdq.weights import Storage
-from converter.qdq.writer import emit, runs_on_integers
+from converter.qdq.writer import emit
 from converter.runtime.optimized_graph import OptimizedGraph
 from converter.targets.target import Target
 from passes.activations.activation_ranges import placement_of

@@ -107,13 +107,17 @@ def reach(
             f"{decibels(after)} (the recipe's own has {decibels(before)})",
             None,
         )
-    if not best.work.quantized and first.work.quantized:
+    if not _has_codes(best) and _has_codes(first):
         raise BudgetError(
             f"no file reaches `min_sqnr={aim:g}` unless all layers stay in float, and none was written; the recipe's "
             f"own has {decibels(before)}",
             None,
         )
     return best, made, Mending(aim, before, after, *_changes(exact, whole, wider), len(tried))
+
+
+def _has_codes(written: Written) -> bool:
+    return bool(written.work.quantized or written.work.recurrent)
 
 
 def _judged(written: Written) -> dict[str, float]:

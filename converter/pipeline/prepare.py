@@ -237,7 +237,7 @@ def prepare(
         if has_any_size(opened):
             raise ModelError("the file resizes its images inside; convert the float model that it was made from")
         source, existing = read_qdq(opened)
-    require_layers(source)
+    require_layers(source, recurrent=recipe.takes_recurrent)
     if settings.class_index:
         require_scores(source)
     require_fit(source, target)

@@ -28,20 +28,26 @@ from converter.pipeline.trial_run import Fidelity
 from converter.pipeline.verdict.answer import Verdict
 from converter.pipeline.verdict.judge import Known, judge
 from converter.qdq.class_index import with_class_index
-from converter.qdq.dynamic_lstm import RecurrentWeights, recurrent_weights
+from converter.qdq.dynamic_lstm import is_dynamic_lstm
+from converter.qdq.layer_forms import (
+    bits_in_file,
+    multiplies_integers,
+    recurrent_bits_in_file,
+    runs_on_integers,
+)
 from converter.qdq.pruned import KEY as PRUNED_KEY
 from converter.qdq.weights import Storage
-from converter.qdq.writer import bits_in_file, multiplies_integers, runs_on_integers
 from converter.recipes.builtin import text_to_store
 from converter.recipes.recipe import Recipe
 from converter.runtime.latency import Latencies
 from converter.speed.search import Speed
 from converter.targets.catalog import find_target
 from passes.ir.bodies import inner_nodes
-from passes.ir.linear import LINEAR_OPS, Linear, refused_layers
+from passes.ir.linear import LINEAR_OPS, RECURRENT_OPS, Linear, refused_layers
 from passes.ir.model import Model
+from passes.ir.recurrent import Recurrent
 from passes.numerics.distribution import Distribution, distribution
-from passes.report import PassReport, TakenChannels
+from passes.report import Change, PassReport, TakenChannels
 
 __all__ = ["LayerReport", "Result", "layer_reports", "mean_file_bits", "numeric_versions", "stamp", "versions"]
 
@@ -53,14 +59,14 @@ _PACKAGES = ("convert-onnx", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy"
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Report of one Conv, ConvTranspose, Gemm or MatMul.
+    """Report of one Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU or RNN.
 
     Attributes:
         name, op: Name and operator of the node.
-        shape: Shape of the stored weight.
+        shape: Shape of the stored weight. For an LSTM, GRU or RNN, that of its two weights side by side.
         bits: Bits of the weight's grid. 32 if the layer stayed in float.
         stored_bits: Bits that a weight takes in the file.
-        granularity: Weights that share a scale: "channel" or "block 32".
+        granularity: Weights that share a scale: "channel" or "block 32". Of two weights "block 8 and block 12".
         activation_bits: Bits of the layer's input.
         before_db: SQNR of plain rounding, or SQNR before the last pass that refined the layer.
         after_db: SQNR of the layer as written.
@@ -245,17 +251,19 @@ def layer_reports(
         storage: Storage form of the weights.
         branches: Reports of the layers in converted branches. See `converter.pipeline.branches`.
     """
-    changes = {name: change for report in reports for name, change in report.changed.items() if name in model.quantized}
+    coded = model.quantized.keys() | model.recurrent.keys()
+    changes = {name: change for report in reports for name, change in report.changed.items() if name in coded}
     result = []
-    recurrent = recurrent_weights(model) if storage == "dynamic" else {}
-    refused = {name: why for name, why in refused_layers(model.graph).items() if name not in recurrent}
-    layers = model.layers()
+    refused = {name: why for name, why in refused_layers(model.graph).items() if name not in model.recurrent}
+    layers, recurrent = model.layers(), model.recurrent_layers()
     for node in model.graph.nodes:
         result += _inner_reports(node, branches)
         if node.name in refused:
-            result.append(LayerReport(node.name, node.op, (), 32, 32, "", 32, None, None, "", refused[node.name]))
-        if node.name in recurrent:
-            result.append(_recurrent_report(node, recurrent[node.name]))
+            shape = recurrent[node.name].shape if node.name in recurrent else ()
+            reason = model.float_reasons.get(node.name, refused[node.name])
+            result.append(LayerReport(node.name, node.op, shape, 32, 32, "", 32, None, None, "", reason))
+        if node.name in model.recurrent:
+            result.append(_recurrent_report(model, recurrent[node.name], storage, changes[node.name]))
         if node.name not in layers:
             continue
         layer, quantized = layers[node.name], model.quantized.get(node.name)
@@ -293,10 +301,27 @@ def _activation_bits(model: Model, layer: Linear, storage: Storage) -> int:
     return 8 if multiplies_integers(model, layer, storage) else 32
 
 
-def _recurrent_report(node: gs.Node, weights: RecurrentWeights) -> LayerReport:
-    """Return the report of an LSTM that the file holds with int8 weights."""
-    error = weights.sqnr_db
-    return LayerReport(str(node.name), node.op, weights.shape, 8, 8, "channel", 8, error, error, "", "")
+def _recurrent_report(model: Model, layer: Recurrent, storage: Storage, change: Change) -> LayerReport:
+    """Return the report of an LSTM, GRU or RNN whose weights have codes."""
+    quantized = model.recurrent[layer.name]
+    grids = [part.grid for part in quantized.weights]
+    stored = recurrent_bits_in_file(model, layer, storage, smallest=True)
+    granularity = ["channel" if stored == 8 and grid.per_channel else grid.granularity for grid in grids]
+    multiples = sum(0 if grid.multiples is None or stored == 8 else grid.multiples.size for grid in grids)
+    return LayerReport(
+        name=layer.name,
+        op=layer.op,
+        shape=layer.shape,
+        bits=max(grid.bits for grid in grids),
+        stored_bits=stored,
+        granularity=" and ".join(dict.fromkeys(granularity)),
+        activation_bits=8 if is_dynamic_lstm(layer, quantized, storage) else 32,
+        before_db=change.before_db,
+        after_db=change.after_db,
+        note=change.what,
+        reason="",
+        multiples=multiples,
+    )
 
 
 def _inner_reports(node: gs.Node, branches: Mapping[tuple[str, str], Sequence[LayerReport]]) -> list[LayerReport]:
@@ -313,7 +338,7 @@ def _inner_reports(node: gs.Node, branches: Mapping[tuple[str, str], Sequence[La
 def _float_reports(node: gs.Node, body: onnx.GraphProto) -> list[LayerReport]:
     found = []
     for inner, around in inner_nodes([body]):
-        if inner.op_type in LINEAR_OPS:
+        if inner.op_type in LINEAR_OPS | RECURRENT_OPS:
             shapes = {tensor.name: tuple(tensor.dims) for tensor in around.initializer}
             shape = next((shapes[name] for name in inner.input if name in shapes), ())
             name, reason = inner.name or inner.output[0], f"inside the {node.op} {node.name}"

@@ -13,6 +13,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from converter.qdq.fragment import Fragment, Names
+from converter.qdq.weights import whole_copy
 from passes.ir.linear import Linear
 from passes.ir.model import Quantized
 
@@ -80,8 +81,4 @@ def _weight(fragment: Fragment, layer: Linear, quantized: Quantized, bits: int, 
     stored = fragment.names.shared[key]
     if bits < 8:
         stored = fragment.node("Cast", f"{name}_cast", [stored], f"{name}_codes", to=TensorProto.INT8)
-    if not reader:
-        return stored
-    start = fragment.shared(f"{name}_start", np.array([0], np.int64))
-    end = fragment.constant(f"{name}_end", np.array([len(codes) + reader], np.int64))
-    return fragment.node("Slice", f"{name}_whole", [stored, start, end, start], f"{name}_copy")
+    return whole_copy(fragment, name, stored, len(codes), reader) if reader else stored

@@ -3,6 +3,7 @@ with.
 
     x -> QuantizeLinear [-> Clip] -> DequantizeLinear        an activation: readers read x, and its grid is recorded
     uint8 image -> DequantizeLinear                          the same: x is (pixel - zero point) * scale
+    x -> Quantize, DequantizeLinear -> the same, other bits   a copy of x, on a grid of its own
     codes -> [Cast | three bits ->] DequantizeLinear         a weight, a bias or another constant: its values
     floats -> QuantizeLinear [-> Clip] -> DequantizeLinear   the same, as training with fake quantization exports it
     codes -> Cast -> [Sub ->] Mul                            a weight whose codes only are in the file
@@ -12,6 +13,7 @@ effect, a Clip of floats replaces it (`converter.qdq.clamps`). The same holds fo
 activation (7 bits of 8).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,16 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.qdq.clamps import with_clamps
 from converter.qdq.int32_biases import rounded_floats
-from converter.qdq.stored_weights import Tensors, find_stored, find_weight, layer_roles, type_name
+from converter.qdq.stored_weights import (
+    Roles,
+    StoredWeight,
+    Tensors,
+    find_stored,
+    find_weights,
+    type_bits,
+    type_name,
+    weight_roles,
+)
 from converter.qdq.weight_reader import FoundConstant, found_constant, weight_codes
 from passes.errors import ModelError
 from passes.ir.bodies import enclose, expose
@@ -33,6 +44,7 @@ __all__ = ["read_qdq", "requantized"]
 _ADVICE = "save it in QDQ form before onnxruntime optimizes it, or pass the float model it was made from"
 _FLOAT = TensorProto.FLOAT
 _MOVES = frozenset({"Concat", "Gather", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+_ACTIVATIONS = frozenset({"int8", "uint8", "int16", "uint16"})
 _ENDINGS = ("_DequantizeLinear_Output", "_dequantized", "_rescaled", "_quantized")
 
 
@@ -46,11 +58,11 @@ def read_qdq(model: onnx.ModelProto) -> tuple[onnx.ModelProto, ExistingQparams]:
         The float model, and the codes and grids of the file.
 
     Raises:
-        ModelError: Activations have other than 8 bits or several scales, operators compute on codes, or scales are not
-            constants. The message names the tensor.
+        ModelError: Activations have other than 8 or 16 bits or several scales, operators compute on codes, or scales
+            are not constants. The message names the tensor.
     """
     tensors = Tensors.of(model.graph)
-    layers = [find_weight(node, tensors) for node in model.graph.node if layer_roles(node)]
+    layers = [stored for node in model.graph.node for stored in find_weights(node, tensors)]
     if not any(stored.codes is not None and not stored.is_float for stored in layers) and not any(
         node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph.node
     ):
@@ -92,12 +104,13 @@ class _Reader:
         self.ranges: dict[str, ActivationGrid] = {}
         self.unkept: dict[str, str] = {}
         self.float_readers: dict[str, int] = {}
+        self.copies: set[str] = set()  # floats on a second grid, of other bits
         self.pixels: set[str] = set()  # floats that exactly are the pixels of an image
 
     def run(self) -> ExistingQparams:
         for node in self.graph.node:
-            if layer_roles(node) is not None:
-                self.weight(node)
+            for roles, stored in zip(weight_roles(node), find_weights(node, self.tensors), strict=True):
+                self.weight(node, roles, stored)
         self.read = self.outputs.union(*(node.input for node in self.graph.node))
         nodes: list[NodeProto] = []
         for node in self.graph.node:
@@ -110,12 +123,11 @@ class _Reader:
         self.check_readers()
         nodes = self.rewired(nodes)
         self.prune(nodes)
-        return ExistingQparams(self.weights, self.ranges, self.unkept, self.float_readers)
+        return ExistingQparams(self.weights, self.ranges, self.unkept, self.float_readers, frozenset(self.copies))
 
-    def weight(self, node: NodeProto) -> None:
+    def weight(self, node: NodeProto, roles: Roles, stored: StoredWeight) -> None:
         """Give a layer whose weight is stored as codes an initializer with the dequantized values."""
-        stored = find_weight(node, self.tensors)
-        index = 1 if node.input[1] == stored.path[0] else 0
+        index = roles.weight if node.input[roles.weight] == stored.path[0] else 0
         shared = stored.path[-1], "" if stored.scale is None else stored.scale.name
         if shared in self.shared:
             node.input[index] = self.shared[shared]
@@ -175,9 +187,19 @@ class _Reader:
         grid = self.grid(node, root)
         if clip is not None:
             return self.clip_of_floats(node, clip, root, grid)
+        if quantize.input[0] in self.originals and root in self.ranges and self.ranges[root].bits != grid.bits:
+            return self.copy_of_floats(node, root, grid)
         self.record_grid(root, grid)
         self.originals[node.output[0]] = root
         return []
+
+    def copy_of_floats(self, node: NodeProto, root: str, grid: ActivationGrid) -> list[NodeProto]:
+        """The node for a tensor that is quantized again, with other bits: an Identity (`passes.activations.widths`)."""
+        name = self.name(f"{root}_{grid.bits}bit")
+        self.record_grid(name, grid)
+        self.copies.add(name)
+        self.originals[node.output[0]] = name
+        return [onnx.helper.make_node("Identity", [root], [name], name=name)]
 
     def are_pixels(self, name: str) -> bool:
         """Whether codes come from an input of the graph, and no operator has computed with them."""
@@ -204,15 +226,15 @@ class _Reader:
         return nodes
 
     def constant_of(self, node: NodeProto, constant: FoundConstant) -> None:
-        """Replace a constant by its floats. An 8-bit constant that is combined with activations keeps its grid."""
+        """Replace a constant by its floats. A constant that is combined with activations keeps its grid."""
         if node.output[0] not in self.read or node.output[0] in self.new_names:
             return
         name = self.floats(constant.values(), find_stored(node.output[0], self.tensors).path)
         if name != node.output[0]:
             self.originals[node.output[0]] = name
-        if constant.type in {"int8", "uint8"} and constant.codes.size and np.ptp(constant.scale) == 0:
-            zero_point, signed = int(constant.zero_point.flat[0]), constant.type == "int8"
-            self.ranges[name] = _grid(float(constant.scale.flat[0]), zero_point, signed=signed)
+        if constant.type in _ACTIVATIONS and constant.codes.size and np.ptp(constant.scale) == 0:
+            zero_point = int(constant.zero_point.flat[0])
+            self.ranges[name] = _grid(float(constant.scale.flat[0]), zero_point, constant.type)
 
     def clip_of_floats(self, node: NodeProto, clip: NodeProto, root: str, grid: ActivationGrid) -> list[NodeProto]:
         """Replace a Clip of codes by a Clip of floats, or by nothing if it passes all codes."""
@@ -246,19 +268,16 @@ class _Reader:
                 f"{root} is quantized with {scale.size} scales of {scale.dtype}; activations with one scale of float32 "
                 "are read; quantize it per tensor, or pass the float model"
             )
-        zero_point, signed = 0, False
         if len(node.input) > 2 and node.input[2]:
             tensor = self.constant(node.input[2], root)
-            if tensor.data_type not in {TensorProto.INT8, TensorProto.UINT8}:
+            kind = type_name(tensor.data_type)
+            if kind not in _ACTIVATIONS:
                 raise ModelError(
-                    f"{root} is quantized to {type_name(tensor.data_type)}; activations of 8 bits are read; "
-                    "quantize it to int8 or uint8, or pass the float model"
+                    f"{root} is quantized to {kind}; activations of 8 and 16 bits are read; "
+                    "quantize it to int8, uint8, int16 or uint16, or pass the float model"
                 )
-            zero_point, signed = (
-                int(_single(numpy_helper.to_array(tensor)).reshape(())),
-                tensor.data_type == TensorProto.INT8,
-            )
-        return _grid(float(scale.reshape(())), zero_point, signed=signed)
+            return _grid(float(scale.reshape(())), int(_single(numpy_helper.to_array(tensor)).reshape(())), kind)
+        return _grid(float(scale.reshape(())), 0, "uint8")
 
     def constant(self, name: str, of: str) -> TensorProto:
         if name not in self.tensors.constants:
@@ -359,10 +378,10 @@ class _Reader:
         return name
 
 
-def _grid(scale: float, zero_point: int, *, signed: bool) -> ActivationGrid:
-    grid = ActivationGrid(np.float32(scale), zero_point, signed, 0.0, 0.0)
+def _grid(scale: float, zero_point: int, kind: str) -> ActivationGrid:
+    grid = ActivationGrid(np.float32(scale), zero_point, not kind.startswith("u"), 0.0, 0.0, type_bits(kind))
     low, high = grid.ends
-    return ActivationGrid(grid.scale, zero_point, signed, low, high)
+    return replace(grid, low=low, high=high)
 
 
 def _single(values: NDArray[Any]) -> NDArray[Any]:

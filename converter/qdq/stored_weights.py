@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import NodeProto, TensorProto
 
+from passes.ir.linear import LINEAR_OPS, RECURRENT_OPS
+
 __all__ = [
     "INTEGER_OPS",
     "Roles",
@@ -23,11 +25,13 @@ __all__ = [
     "Tensors",
     "find_stored",
     "find_weight",
+    "find_weights",
     "int_attribute",
     "layer_roles",
     "tensor_bytes",
     "type_bits",
     "type_name",
+    "weight_roles",
 ]
 
 
@@ -41,9 +45,7 @@ class Roles:
     activation: int | None = None
 
 
-_FLOAT_OPS = {
-    op: Roles(1) for op in ("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul")
-}
+_FLOAT_OPS = {op: Roles(1) for op in (*LINEAR_OPS, *RECURRENT_OPS, "FusedConv", "FusedGemm", "FusedMatMul")}
 INTEGER_OPS: Mapping[str, Roles] = {
     "QLinearConv": Roles(3, 4, 5, 2),
     "QLinearMatMul": Roles(3, 4, 5, 2),
@@ -53,15 +55,23 @@ INTEGER_OPS: Mapping[str, Roles] = {
     "MatMulIntegerToFloat": Roles(1, 3, 5, 0),
     "DynamicQuantizeMatMul": Roles(1, 2, 3, None),
     "MatMulNBits": Roles(1, 2, 3),
+    "DynamicQuantizeLSTM": Roles(1, 8, 9),
 }
+_OF_STATES = {**dict.fromkeys(RECURRENT_OPS, Roles(2)), "DynamicQuantizeLSTM": Roles(2, 10, 11)}
 _RENAMED = {"float": "float32", "double": "float64"}
 _BITS = {"float32": 32, "float64": 64, "float16": 16, "bfloat16": 16, "bool": 8, "complex64": 64, "complex128": 128}
 _MOVES = frozenset({"Reshape", "Slice", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Pad", "Expand"})
 
 
 def layer_roles(node: NodeProto) -> Roles | None:
-    """Roles of a linear operator's inputs. None for any other node."""
+    """Roles of the inputs of a linear operator, or of an LSTM, GRU or RNN with its weight W. None for another node."""
     return _FLOAT_OPS.get(node.op_type) or INTEGER_OPS.get(node.op_type)
+
+
+def weight_roles(node: NodeProto) -> tuple[Roles, ...]:
+    """Roles by weight: one for a linear operator, those of W and R for an LSTM, GRU or RNN, none for any other node."""
+    both = layer_roles(node), _OF_STATES.get(node.op_type)
+    return tuple(roles for roles in both if roles is not None)
 
 
 def type_name(data_type: int) -> str:
@@ -203,10 +213,20 @@ class StoredWeight:
         return f"block {codes // count}" if blocked else "channel"
 
 
+def find_weights(node: NodeProto, tensors: Tensors) -> tuple[StoredWeight, ...]:
+    """The stored weights of a node: one of a linear node, W and R of an LSTM, GRU or RNN."""
+    return tuple(_stored(node, roles, tensors) for roles in weight_roles(node))
+
+
 def find_weight(node: NodeProto, tensors: Tensors) -> StoredWeight:
-    """The stored weight of a linear node. For MatMul and Gemm, it is the operand that is a constant."""
-    roles = layer_roles(node)
-    assert roles is not None
+    """The stored weight of a linear node, or the W of an LSTM, GRU or RNN.
+
+    For MatMul and Gemm, it is the operand that is a constant.
+    """
+    return find_weights(node, tensors)[0]
+
+
+def _stored(node: NodeProto, roles: Roles, tensors: Tensors) -> StoredWeight:
     stored = find_stored(_input(node, roles.weight), tensors)
     if stored.codes is None and node.op_type in {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}:
         other = find_stored(_input(node, 0), tensors)

@@ -30,6 +30,8 @@ _FORMS = {
     ("Mul", "Cast"),
     ("Mul", "Reshape", "Mul", "Cast"),
     ("Mul", "Sub", "Cast"),
+    ("Reshape", "Mul", "Cast"),
+    ("Reshape", "Mul", "Sub", "Cast"),
 }
 
 
@@ -112,7 +114,8 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
         return None
     if "Slice" in form and not _takes_all(steps["Slice"], stored.codes, tensors):
         return None
-    if ("Reshape" in form) != (stored.multiples is not None):
+    in_blocks = form[0] == "Reshape"  # each block is a row with a scale, and the rows become the weight at last
+    if not in_blocks and ("Reshape" in form) != (stored.multiples is not None):
         return None
     if stored.is_float != ("QuantizeLinear" in steps) or stored.scale.data_type != TensorProto.FLOAT:
         return None
@@ -142,6 +145,10 @@ def _constant(stored: StoredWeight, tensors: Tensors) -> FoundConstant | None:
     elif type_name(stored.codes.data_type).startswith("float"):
         return None
     block_size = block_size or int_attribute(last, "block_size", 0) or None
+    if in_blocks:
+        block_size = codes.shape[-1]
+        target = numpy_helper.to_array(tensors.constants[steps["Reshape"].input[1]])
+        codes, scale, zero_point = (part.reshape(target) for part in (codes, scale, zero_point))
     return FoundConstant(codes.astype(np.int32), scale, zero_point, kind, block_size, multiples)
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "output_rows",
     "rescaled_weight",
     "smaller_storage",
+    "whole_copy",
 ]
 
 Storage = Literal["cast", "packed", "int8", "dequantize", "matmulnbits", "dynamic"]
@@ -97,9 +98,7 @@ def dequantized_weight(
         codes = _cast(fragment, name, layer.stored(grid.integers(quantized.codes)), bits, TensorProto.INT8)
     zeros = grid.zero_point.reshape(-1)
     if reader:
-        ends = fragment.constant(f"{name}_end", np.array([layer.weight_shape[0] + reader], np.int64))
-        zero = fragment.shared(f"{name}_start", np.array([0], np.int64))
-        codes = fragment.node("Slice", f"{name}_whole", [codes, zero, ends, zero], f"{name}_copy")
+        codes = whole_copy(fragment, name, codes, layer.weight_shape[0], reader)
     scale = fragment.shared(f"{name}_scale", grid.scale.reshape(-1))
     if packed:
         zero_point = fragment.codes(f"{name}_zero_point", zeros, bits)
@@ -108,6 +107,21 @@ def dequantized_weight(
     inputs, result = [codes, scale, zero_point], f"{name}_dequantized"
     fragment.node("DequantizeLinear", f"{name}_dequantize", inputs, result, axis=layer.channel_axis)
     return fragment
+
+
+def whole_copy(fragment: Fragment, name: str, codes: str, length: int, reader: int) -> str:
+    """Add a Slice that takes all of a tensor. Return its result, which is a tensor of its own when the file loads.
+
+    Args:
+        fragment: Where the nodes go.
+        name: Name of the weight.
+        codes: The tensor.
+        length: Its size along the first axis.
+        reader: Number of the reader. Slices of several readers differ, so that they are not merged.
+    """
+    end = fragment.constant(f"{name}_end", np.array([length + reader], np.int64))
+    start = fragment.shared(f"{name}_start", np.array([0], np.int64))
+    return fragment.node("Slice", f"{name}_whole", [codes, start, end, start], f"{name}_copy")
 
 
 def smaller_storage(
@@ -164,7 +178,7 @@ def _multiplied(fragment: Fragment, layer: Linear, quantized: Quantized, bits: i
     assert grid.multiples is not None
     outputs, blocks = grid.multiples[:, :, 0].size, grid.multiples.shape[2]
     codes, multiples = (part.reshape(outputs, blocks, -1) for part in (quantized.codes, grid.multiples))
-    if layer.channel_axis == 1:  # the inputs come first
+    if not layer.has_rows:  # the inputs come first
         codes, multiples = (np.moveaxis(part, 0, 2) for part in (codes, multiples))
     value = _cast(fragment, name, codes, bits, to)
     packed = fragment.codes(f"{name}_multiples_int4", multiples, 4)
@@ -191,7 +205,7 @@ def rescaled_weight(
     fragment, result = Fragment(names), f"{name}_rescaled"
     bits = file_bits(grid.bits, storage, narrowest)
     if grid.per_channel:
-        shape = _channel_shape(layer)
+        shape = layer.scale_shape
         scale, zeros = _per_channel(layer, grid.scale, shape), _per_channel(layer, grid.zero_point, shape)
     if grid.multiples is not None and bits < 8:
         value = _multiplied(fragment, layer, quantized, bits, TensorProto.FLOAT)
@@ -215,15 +229,6 @@ def rescaled_weight(
     return fragment
 
 
-def _channel_shape(layer: Linear) -> tuple[int, ...]:
-    """Shape in which one number per output channel broadcasts over the stored weight."""
-    shape = [1] * len(layer.weight_shape)
-    shape[layer.channel_axis] = layer.weight_shape[layer.channel_axis]
-    if layer.op == "ConvTranspose" and layer.groups > 1:
-        shape[0] = layer.weight_shape[0]
-    return tuple(shape)
-
-
 def _per_channel(layer: Linear, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Values ``[g, o, 1]`` in the shape ``shape``."""
     if layer.op == "ConvTranspose" and layer.groups > 1:
@@ -245,15 +250,14 @@ def _unblock(fragment: Fragment, layer: Linear, value: str, shape: tuple[int, ..
     """Bring ``[g·o, b, block]`` back to the stored shape, as tensor ``result``."""
     name, (_, _, k) = layer.weight, layer.matrix_shape
     outputs, filled = shape[0], shape[1] * shape[2]
-    conv = layer.op == "Conv" or layer.transposed
     if filled > k:
         flat = fragment.constant(f"{name}_padded_shape", np.array([outputs, filled], np.int64))
         value = fragment.node("Reshape", f"{name}_flatten", [value, flat], f"{name}_padded")
         crop = {"crop_start": 0, "crop_end": k, "crop_axis": 1}
         bounds = [fragment.constant(f"{name}_{key}", np.array([n], np.int64)) for key, n in crop.items()]
         value = fragment.node("Slice", f"{name}_crop", [value, *bounds], f"{name}_cropped")
-    target = layer.weight_shape if conv else (outputs, k)
+    target = layer.weight_shape if layer.has_rows else (outputs, k)
     final = fragment.constant(f"{name}_shape", np.array(target, np.int64))
-    value = fragment.node("Reshape", f"{name}_reshape", [value, final], result if conv else f"{name}_rows")
-    if not conv:
+    value = fragment.node("Reshape", f"{name}_reshape", [value, final], result if layer.has_rows else f"{name}_rows")
+    if not layer.has_rows:
         fragment.node("Transpose", f"{name}_transpose", [value], result, perm=[1, 0])

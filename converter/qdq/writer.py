@@ -3,10 +3,9 @@
 Operators that run on integers get QuantizeLinear and DequantizeLinear around them. A tensor ``t`` of
 `Model.activation_qparams` becomes ``t -> t_quantize -> t_quantized -> t_dequantize -> t_dequantized``, and nodes that
 read ``t`` now read ``t_dequantized``. A name that is already in use gets a number appended. Codes are written as the
-passes made them. Only int32 biases are rounded here, and the weights of an LSTM with storage ``dynamic``.
+passes made them. Only int32 biases are rounded here.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -18,12 +17,19 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from converter.qdq.activations import Activations, absorbed_clamps, free_products, scalar_constants
 from converter.qdq.biases import added_biases
 from converter.qdq.dynamic import DynamicCodes, dynamic_codes, dynamic_matmul
-from converter.qdq.dynamic_lstm import dynamic_lstm, recurrent_weights
+from converter.qdq.dynamic_lstm import dynamic_lstm, is_dynamic_lstm
 from converter.qdq.float_clamps import clamps_of_floats, max_and_min
 from converter.qdq.floats import float_model, set_opsets
 from converter.qdq.fragment import Fragment, Names
 from converter.qdq.int32_biases import int32_bias, shared_bias
-from converter.qdq.matmul_nbits import block_bits, matmul_nbits
+from converter.qdq.layer_forms import (
+    bits_in_file,
+    is_matmul_nbits,
+    narrowest_block,
+    runs_on_integers,
+    weight_form,
+)
+from converter.qdq.matmul_nbits import matmul_nbits
 from converter.qdq.stored_weights import Tensors
 from converter.qdq.tables import (
     CodeTable,
@@ -35,10 +41,8 @@ from converter.qdq.tables import (
 )
 from converter.qdq.weights import (
     Storage,
-    dequantized_bits,
     dequantized_weight,
     file_bits,
-    rescaled_weight,
     smaller_storage,
 )
 from passes.activations.pixels import pixel_codes
@@ -51,7 +55,7 @@ from passes.ir.rules import needs_integers
 from passes.ir.ties import tied_layers
 from passes.numerics.grid import Floats, Grid
 
-__all__ = ["bits_in_file", "emit", "multiplies_integers", "runs_on_integers"]
+__all__ = ["emit"]
 
 _ROUNDED_BY_RUNTIME = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _SAFE_CODE = 64  # onnxruntime never makes uint8 codes of smaller ones: they cannot saturate a kernel
@@ -73,6 +77,8 @@ def emit(model: Model, storage: Storage = "cast", *, smallest: bool = False) -> 
     tables = _code_tables(model, storage, smallest=smallest)
     replaced = {layers[name].weight for name in model.quantized}
     replaced |= {node.inputs[0].name for node in model.graph.nodes if node.name in tables}
+    recurrent = model.recurrent_layers() if model.recurrent else {}
+    replaced |= {weight.weight for name in model.recurrent for weight in recurrent[name].weights}
     proto = float_model(model.graph, exposed=True, without=replaced)
     _Writer(model, storage, Names(proto.graph), tables, smallest=smallest).run(proto.graph)
     fill_weights(proto.graph, model.graph, replaced)  # those that another node reads
@@ -89,61 +95,10 @@ def emit(model: Model, storage: Storage = "cast", *, smallest: bool = False) -> 
     return proto
 
 
-def runs_on_integers(model: Model, layer: Linear) -> bool:
-    """Whether the layer runs on integers: its input is quantized, and the target has an integer kernel for it."""
-    return layer.name in model.quantized and model.reads_integers(layer)
-
-
-def multiplies_integers(model: Model, layer: Linear, storage: Storage) -> bool:
-    """Whether a layer's products are of integers: as in `runs_on_integers`, or with inputs that a run quantizes."""
-    dynamic = storage == "dynamic" and layer.op in {"Gemm", "MatMul"} and layer.name not in model.tables()
-    return runs_on_integers(model, layer) or (dynamic and layer.name in model.quantized)
-
-
-def bits_in_file(
-    model: Model,
-    layer: Linear,
-    storage: Storage,
-    bits: int | None = None,
-    *,
-    block_size: int | None = None,
-    smallest: bool = False,
-) -> int:
-    """Bits in the file of a layer's code. ONNX has no types of 3, 5, 6 or 7 bits.
-
-    Args:
-        model, layer, storage: The layer, and the storage form of the weights.
-        bits: Bits of the codes. The default is the bits of the layer's grid.
-        block_size: Inputs that will share a scale, for a layer without codes. None: all of a channel.
-        smallest: As in `emit`. It is for the default bits.
-    """
-    if bits is None:
-        quantized = model.quantized[layer.name]
-        bits = quantized.grid.bits
-        if smallest and not (storage in {"matmulnbits", "dynamic"} and _is_matmul_nbits(model, layer)):
-            form = _form(layer, quantized, storage, on_integers=runs_on_integers(model, layer))
-            storage = smaller_storage(form, layer, quantized, storage, model.rules.narrowest)
-    if model.reads_integers(layer):
-        return dequantized_bits(bits, math.prod(layer.matrix_shape), storage, model.rules.narrowest)
-    if storage == "matmulnbits" and layer.op in {"Gemm", "MatMul"}:
-        own = model.quantized.get(layer.name)
-        return block_bits(bits, block_size if own is None else own.grid.block_size, _narrowest_block(model, layer))
-    return file_bits(bits, storage, model.rules.narrowest)
-
-
-def _narrowest_block(model: Model, layer: Linear) -> int:
-    """Return the fewest bits in MatMulNBits. Rows of a table are read from codes of a byte or half of one."""
-    return max(4, model.rules.narrowest) if layer.name in model.tables() else model.rules.narrowest
-
-
-def _is_matmul_nbits(model: Model, layer: Linear) -> bool:
-    return layer.op in {"Gemm", "MatMul"} and not runs_on_integers(model, layer)
-
-
 def _code_tables(model: Model, storage: Storage, *, smallest: bool) -> dict[str, CodeTable]:
     layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
     bits = {name: bits_in_file(model, layer, storage, smallest=smallest) for name, layer in layers.items()}
-    packed = {name for name, layer in layers.items() if storage == "matmulnbits" and _is_matmul_nbits(model, layer)}
+    packed = {name for name, layer in layers.items() if storage == "matmulnbits" and is_matmul_nbits(model, layer)}
     return code_tables(model, bits, frozenset(packed))
 
 
@@ -165,7 +120,8 @@ class _Writer:
         self.initializers: list[TensorProto] = []
         self.gathered: list[TensorProto] = []
         self.weights: dict[tuple[str, ...], str] = {}  # weight and form -> its floats, which all its layers read
-        self.recurrent = recurrent_weights(model) if storage == "dynamic" else {}
+        self.recurrent = model.recurrent_layers() if model.recurrent else {}
+        self.readers: Counter[str] = Counter()  # of the codes of a weight by DynamicQuantizeLSTM
         self.dynamic: dict[str, DynamicCodes] = {}  # tensor -> its codes of one run
         self.ties = tied_layers(layer for layer in self.layers.values() if layer.name in model.quantized)
         self.bias_readers = Counter(layer.bias for layer in self.layers.values())
@@ -268,10 +224,8 @@ class _Writer:
             reads[0] = self.add(self.activations.by_channel(layer))
         if layer is None or quantized is None:
             node.input[:] = reads
-            if node.name in self.recurrent:
-                fragment = dynamic_lstm(node, self.recurrent[node.name], self.names)
-                self.nodes.extend(fragment.nodes)
-                self.initializers.extend(fragment.initializers)
+            if node.name in self.model.recurrent:
+                self.recurrent_layer(node)
             elif node.name in self.tables:
                 self.gather(node, self.tables[node.name])
             else:
@@ -280,13 +234,13 @@ class _Writer:
         node.input[0] = reads[0]
         if runs_on_integers(self.model, layer):
             self.integer_layer(node, layer, quantized)
-        elif self.storage == "matmulnbits" and _is_matmul_nbits(self.model, layer):
-            self.add(matmul_nbits(layer, quantized, node, self.names, _narrowest_block(self.model, layer)))
+        elif self.storage == "matmulnbits" and is_matmul_nbits(self.model, layer):
+            self.add(matmul_nbits(layer, quantized, node, self.names, narrowest_block(self.model, layer)))
         elif self.storage == "dynamic" and self.is_dynamic(layer, quantized):
             self.dynamic_layer(node, layer, quantized)
         else:
             self.require_weight_only(layer)
-            form = _form(layer, quantized, self.storage, on_integers=False)
+            form = weight_form(layer, quantized, self.storage, on_integers=False)
             node.input[1] = self.weight(form, layer, quantized)
             self.nodes.append(node)
 
@@ -305,9 +259,21 @@ class _Writer:
         reader = self.ties[layer.name].index(layer.name) if layer.name in self.ties else 0
         self.add(dynamic_matmul(layer, quantized, node, self.dynamic[source], self.names, bits, reader))
 
+    def recurrent_layer(self, node: NodeProto) -> None:
+        """Append an LSTM, GRU or RNN whose weights have codes."""
+        layer, quantized = self.recurrent[node.name], self.model.recurrent[node.name]
+        if is_dynamic_lstm(layer, quantized, self.storage):
+            self.add(dynamic_lstm(node, layer, quantized, self.names, self.readers, self.model.rules.narrowest))
+            return
+        for weight, part in zip(layer.weights, quantized.weights, strict=True):
+            node.input[weight.operand] = self.weight(
+                weight_form(weight, part, self.storage, on_integers=False), weight, part
+            )
+        self.nodes.append(node)
+
     def gather(self, node: NodeProto, table: CodeTable) -> None:
         """Append the nodes that read rows of a table from the codes of a layer."""
-        packed = self.storage == "matmulnbits" and _is_matmul_nbits(self.model, table.layer)
+        packed = self.storage == "matmulnbits" and is_matmul_nbits(self.model, table.layer)
         self.add((gathered_blocks if packed else gathered_rows)(table, node, self.names))
 
     def weight(self, form: Callable[..., Fragment], layer: Linear, quantized: Quantized) -> str:
@@ -386,14 +352,3 @@ class _Writer:
         self.nodes.extend(fragment.nodes)
         self.initializers.extend(fragment.initializers)
         return fragment.result
-
-
-def _form(layer: Linear, quantized: Quantized, storage: Storage, *, on_integers: bool) -> Callable[..., Fragment]:
-    """Return the form of a weight that is not in MatMulNBits."""
-    dequantize = on_integers or (storage == "dequantize" and _one_axis(layer, quantized))
-    return dequantized_weight if dequantize else rescaled_weight
-
-
-def _one_axis(layer: Linear, quantized: Quantized) -> bool:
-    """Whether the layer's scales lie along one axis of its stored weight, as DequantizeLinear requires."""
-    return quantized.grid.block_size is None and not (layer.op == "ConvTranspose" and layer.groups > 1)

@@ -119,30 +119,30 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
-                (*_PREPARE, Rotate(), Gptq(bits=4, block_size=8, two_level=True)),
+                (*_PREPARE, Rotate(), Gptq(bits=4, block_size=8, two_level=True, recurrent=True)),
             ),
             Recipe(
                 "int4-matmulnbits",
                 "4-bit weights in blocks of 32; Gemm and MatMul become MatMulNBits, convolutions run in float",
-                (*_PREPARE, Gptq(bits=4, block_size=32)),
+                (*_PREPARE, Gptq(bits=4, block_size=32, recurrent=True)),
                 storage="matmulnbits",
             ),
             Recipe(
                 "dynamic",
                 "8-bit weights, no data; Gemm, MatMul and LSTM quantize their inputs in every run, others are float",
-                (*_PREPARE, Rtn(bits=8)),
+                (*_PREPARE, Rtn(bits=8, recurrent=True)),
                 storage="dynamic",
             ),
             Recipe(
                 "int8-weight-only",
                 "8-bit weights, no data, float activations; runs at float speed",
-                (*_PREPARE, Rtn(bits=8)),
+                (*_PREPARE, Rtn(bits=8, recurrent=True)),
                 storage="int8",
             ),
             Recipe(
                 "int4-weight-only-rtn",
                 "4-bit weights, no data, float activations; runs at float speed, less accurate than int4-weight-only",
-                (*_PREPARE, Rtn(bits=4, block_size=8, two_level=True)),
+                (*_PREPARE, Rtn(bits=4, block_size=8, two_level=True, recurrent=True)),
             ),
             Recipe(
                 "fp16",

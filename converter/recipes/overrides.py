@@ -4,16 +4,20 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import onnx
+
 from converter.data.preprocess import Preprocess
+from converter.qdq.stored_weights import Tensors
 from converter.recipes.recipe import Recipe
 from passes.arguments import require_names, require_type, whole
 from passes.base import Pass
 from passes.channels.prune_channels import PruneChannels
 from passes.errors import UsageError, argument
 from passes.graph.exclude import Exclude
+from passes.ir.linear import RECURRENT_OPS
 from passes.numerics.two_level import MOST_BITS
 
-__all__ = ["with_bits", "with_channels", "with_layers", "with_overrides"]
+__all__ = ["with_bits", "with_channels", "with_layers", "with_overrides", "with_recurrent_bits"]
 
 
 def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, int] | None = None) -> Recipe:
@@ -60,6 +64,20 @@ def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
     else:
         change = {"layer_bits": dict(bits)}
     return recipe.with_solver(**change)
+
+
+def with_recurrent_bits(recipe: Recipe, model: onnx.ModelProto, bits: int) -> Recipe:
+    """Return the recipe with these bits in every LSTM, GRU and RNN of a model whose weights are constants.
+
+    Bits of layers that the recipe names stay.
+    """
+    constants = Tensors.of(model.graph).constants
+    floats = {name for name, tensor in constants.items() if tensor.data_type == onnx.TensorProto.FLOAT}
+    ops = {node.op_type for node in model.graph.node if set(node.input[1:3]) <= floats} & RECURRENT_OPS
+    solver = recipe.solver
+    if solver is None or not ops:
+        return recipe
+    return recipe.with_solver(layer_bits={f"op:{op}": bits for op in sorted(ops)} | dict(solver.layer_bits))
 
 
 def with_channels(recipe: Recipe, share: float | None) -> Recipe:

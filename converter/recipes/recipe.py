@@ -77,6 +77,12 @@ class Recipe:
         return any(step.narrows_floats for step in self.passes)
 
     @property
+    def takes_recurrent(self) -> bool:
+        """Whether LSTM, GRU and RNN can change: they get codes, all or those that are named, or become float16."""
+        named = self.solver is not None and (self.solver.recurrent or bool(self.solver.layer_bits))
+        return named or self.keeps or self.narrows_floats
+
+    @property
     def solver(self) -> LayerPass | None:
         """The layer pass that solves the layers. None if the weights get their codes in another way."""
         return next((step.solver for step in self.passes if step.solver is not None), None)

@@ -49,7 +49,7 @@ class RequestedLayers:
         """Do the same for one pass. The layers in ``bits`` are checked before the first pass that uses images."""
         with self.refused():
             if self.bits and (step.needs_data or step.stage > Stage.FLOAT):
-                select(self.bits, model.graph, model.layers(), "layer_bits")
+                select(self.bits, model.graph, [*model.layers(), *model.recurrent_layers()], "layer_bits")
             yield
         if self.exclude and not self.keeps and step.name == Exclude.name:
             self._require_some(model)

@@ -10,7 +10,7 @@ import numpy as np
 from converter.display.json_values import finite
 from converter.model_io.sizes import serialized_bytes
 from converter.pipeline.result import LayerReport, Result, versions
-from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
+from converter.qdq.stored_weights import StoredWeight, Tensors, find_weights, layer_roles
 from converter.recipes.toml import recipe_values
 from passes.arguments import require_type
 from passes.base import Stage
@@ -82,8 +82,10 @@ def _layers(result: Result) -> Iterator[dict[str, Any]]:
     tensors = Tensors.of(result.model.graph)
     nodes = {node.name: node for node in reversed(tensors.nodes) if layer_roles(node) is not None}  # the outermost wins
     for layer in result.layers:
-        stored = find_weight(nodes[layer.name], tensors)
-        yield dataclasses.asdict(layer) | {"storage": _storage(layer, stored), "bytes": stored.bytes}
+        weights = find_weights(nodes[layer.name], tensors) if layer.name in nodes else ()  # an Einsum has no roles
+        storage = " and ".join(dict.fromkeys(_storage(layer, stored) for stored in weights))
+        count = sum(stored.bytes for stored in weights)
+        yield dataclasses.asdict(layer) | {"storage": storage or "none", "bytes": count}
 
 
 def _storage(layer: LayerReport, stored: StoredWeight) -> str:

@@ -365,7 +365,8 @@ def share_of_zeros(layers: Sequence[LayerReport]) -> str:
 
 def _scales(layers: Sequence[LayerReport]) -> str:
     """Name what shares a scale: "channel", "block 8", or "block 3 to 8" for layers with different blocks."""
-    sizes = sorted({int(layer.granularity.split()[-1]) for layer in layers if layer.granularity.startswith("block")})
+    parts = dict.fromkeys(part for layer in layers for part in layer.granularity.split(" and "))  # of two weights
+    sizes = sorted(int(part.split()[-1]) for part in parts if part.startswith("block"))
     blocks = f"block {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''}" if sizes else ""
-    others = dict.fromkeys(layer.granularity for layer in layers if not layer.granularity.startswith("block"))
+    others = [part for part in parts if not part.startswith("block")]
     return ", ".join(filter(None, (*others, blocks)))

@@ -24,7 +24,7 @@ from passes.numerics.histogram import Histogram
 from passes.report import Change, CoveredRange, PassReport
 from passes.statistics import Needs, Stats
 
-__all__ = ["ActivationRanges", "placement_of", "spread"]
+__all__ = ["ActivationRanges", "placement_of", "spread", "wide_range"]
 
 
 def placement_of(model: Model) -> Placement:
@@ -103,7 +103,7 @@ class ActivationRanges(GraphPass):
         placement, wide = _reached(model, stats), self._wide_nodes(model)
         tensors, bits = model.graph.tensors(), widths(model.graph, placement, wide, 8 if wide else self.bits)
         grids = {name: self._grid(tensors[name], placement, model, stats, count) for name, count in bits.items()}
-        fixed = {name for name in grids if bits[name] == 16 and _wide_range(tensors[name], model) is not None}
+        fixed = {name for name in grids if bits[name] == 16 and wide_range(tensors[name], model) is not None}
         grids = shared_grids(model.graph, placement, grids, symmetric=model.rules.symmetric, fixed=fixed)
         model.activation_qparams = spread(placement, grids)
         covered = {
@@ -154,7 +154,7 @@ class ActivationRanges(GraphPass):
         source, pixels = str(tensor.name), pixel_grid(tensor)
         if pixels is not None and not model.rules.signed and bits == 8:
             return pixels[1]
-        if bits == 16 and (most := _wide_range(tensor, model)) is not None:
+        if bits == 16 and (most := wide_range(tensor, model)) is not None:
             return ActivationGrid.up_to(most)
         low, high = self._range(stats.histograms[source], symmetric=model.rules.symmetric, bits=bits)
         least, most = placement.bounds.get(source, (low, high))
@@ -171,7 +171,7 @@ class ActivationRanges(GraphPass):
         return mse(histogram, 8, symmetric)
 
 
-def _wide_range(tensor: gs.Tensor, model: Model) -> float | None:
+def wide_range(tensor: gs.Tensor, model: Model) -> float | None:
     """Return the largest value of the grid that a target's kernel writes with 16 bits, or None if the grid is free."""
     ranges = (model.rules.wide_ranges.get(node.op) for node in tensor.inputs)
     return next((most for most in ranges if most is not None), None)

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from passes.activations.activation_ranges import placement_of
+from passes.activations.activation_ranges import placement_of, wide_range
 from passes.activations.unrounded import float_readers, split_readers
 from passes.base import GraphPass, Stage
 from passes.errors import QuantizationError
-from passes.ir.existing_qparams import REQUANTIZE
+from passes.ir.existing_qparams import REQUANTIZE, requantize_with
 from passes.ir.model import Model
+from passes.numerics.grid import ActivationGrid
 from passes.report import Change, PassReport
 from passes.statistics import Stats
 
@@ -48,11 +49,8 @@ class KeepRanges(GraphPass):
         for tensor, existing in model.existing_qparams.ranges.items() if model.rules.linear else ():
             keep_sign = self.sign == "found" and not model.rules.symmetric
             grid = existing.with_sign(existing.signed if keep_sign else model.rules.signed)
-            if model.rules.symmetric and grid.zero_point not in ({0} if grid.signed else {0, 128}):
-                raise QuantizationError(
-                    f"{tensor}: its grid has zero point {grid.zero_point}, and the target takes symmetric ones only; "
-                    f"{REQUANTIZE}"
-                )
+            if refused := _why_refused(tensor, grid, model):
+                raise QuantizationError(f"{tensor}: {refused}")
             if tensor in present:
                 model.activation_qparams[tensor] = grid
             else:
@@ -69,6 +67,24 @@ class KeepRanges(GraphPass):
         return PassReport(self.name, changed, skipped, tuple(notes))
 
 
+def _why_refused(tensor: str, grid: ActivationGrid, model: Model) -> str:
+    """Return why the target does not take a grid, and the next step. Empty if it does."""
+    again = requantize_with("int8" if grid.bits == 8 else "a16w8")
+    if grid.bits not in model.rules.activation_bits:
+        return (
+            f"its grid has {grid.bits} bits, and the target has no integer kernels for them; convert it for a target "
+            f"that has, such as qnn, or {REQUANTIZE}"
+        )
+    if model.rules.symmetric and grid.zero_point not in ({0} if grid.signed else {0, 1 << (grid.bits - 1)}):
+        return f"its grid has zero point {grid.zero_point}, and the target takes symmetric ones only; {again}"
+    found = model.graph.tensors().get(tensor) if grid.bits == 16 and model.rules.wide_ranges else None
+    most = None if found is None else wide_range(found, model)
+    if most is not None and (grid.scale, grid.zero_point) != (ActivationGrid.up_to(most).scale, 0):
+        step = float(ActivationGrid.up_to(most).scale)
+        return f"its grid has step {float(grid.scale):g}, and the target's kernel writes 16 bits with {step:g}; {again}"
+    return ""
+
+
 def _split_readers(model: Model) -> None:
     """Let the nodes that read floats in the file read floats again.
 
@@ -80,7 +96,8 @@ def _split_readers(model: Model) -> None:
     }
     if not recorded:
         return
-    integer = placement_of(model).integer
+    copies = {str(node.name) for node in model.graph.nodes if node.outputs[0].name in model.existing_qparams.copies}
+    integer = placement_of(model).integer | copies
     found = {name: len(nodes) for name, nodes in float_readers(model.graph, recorded, integer).items()}
     for name, count in recorded.items():
         if found.get(name) != count:

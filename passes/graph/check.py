@@ -4,7 +4,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.errors import QuantizationError
-from passes.ir.model import Model
+from passes.ir.linear import Linear
+from passes.ir.model import Model, Quantized
 
 __all__ = ["check"]
 
@@ -56,18 +57,23 @@ def _constants(graph: gs.Graph) -> str | None:
 
 
 def _codes(model: Model) -> str | None:
-    layers = model.layers()
-    for name, quantized in model.quantized.items():
-        if name not in layers:
+    layers, recurrent = model.layers(), model.recurrent_layers()
+    for name in (*model.quantized, *model.recurrent):
+        if name not in layers and name not in recurrent:
             return f"quantized layer {name} is no longer in the graph"
-        low, high = (
-            -(1 << (quantized.grid.bits - 1)),
-            (1 << (quantized.grid.bits - 1)) - 1,
-        )  # existing codes may be -128
-        if quantized.codes.min() < low or quantized.codes.max() > high:
-            return f"{name} has codes outside {low}..{high}"
-        if not np.array_equal(model.weight(layers[name]), quantized.grid.values(quantized.codes)):
-            return f"the weight of {name} differs from its codes on their grid"
-        if quantized.pruned is not None and model.weight(layers[name])[~quantized.pruned.kept].any():
-            return f"weights of {name} that were removed are not zero"
+    weights = [(layers[name], quantized) for name, quantized in model.quantized.items()]
+    for name, both in model.recurrent.items():
+        weights += zip(recurrent[name].weights, both.weights, strict=True)
+    return next(filter(None, (_code(model, layer, quantized) for layer, quantized in weights)), None)
+
+
+def _code(model: Model, layer: Linear, quantized: Quantized) -> str | None:
+    name, middle = layer.name, 1 << (quantized.grid.bits - 1)
+    low, high = -middle, middle - 1  # existing codes may be -128
+    if quantized.codes.min() < low or quantized.codes.max() > high:
+        return f"{name} has codes outside {low}..{high}"
+    if not np.array_equal(model.weight(layer), quantized.grid.values(quantized.codes)):
+        return f"the weight of {name} differs from its codes on their grid"
+    if quantized.pruned is not None and model.weight(layer)[~quantized.pruned.kept].any():
+        return f"weights of {name} that were removed are not zero"
     return None

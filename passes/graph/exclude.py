@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 from passes.base import GraphPass
 from passes.ir.model import Model
 from passes.ir.onnx_graph import choices_with_layers
+from passes.ir.recurrent import recurrent_layers
 from passes.ir.selectors import matches, select
 from passes.report import Change, PassReport
 from passes.statistics import Stats
@@ -34,11 +35,12 @@ class Exclude(GraphPass):
             UnknownLayerError: A selector matches no layer. The message has the nearest names.
         """
         layers = model.layers()
-        known = [*layers, *(str(node.name) for node in choices_with_layers(model.graph))]
+        recurrent = recurrent_layers(model.graph)
+        known = [*layers, *recurrent, *(str(node.name) for node in choices_with_layers(model.graph))]
         selected = select(self.layers, model.graph, known, self.name)
         names = [name for chosen in selected.values() for name in chosen]
-        model.float_branches.update(name for name in names if name not in layers)
-        changed = {name: Change("left in float") for name in names if name in layers}
+        model.float_branches.update(name for name in names if name not in layers and name not in recurrent)
+        changed = {name: Change("left in float") for name in names if name in layers or name in recurrent}
         model.float_reasons |= dict.fromkeys(changed, "excluded by the recipe")
         skipped = {name: "not excluded" for name in layers if name not in changed}
         return PassReport(self.name, changed, skipped, notes=matches(selected))

@@ -1,7 +1,7 @@
 """Quantization that a file already had when it was read: codes and grids of its weights, grids of its activations."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,16 @@ from passes.errors import QuantizationError
 from passes.ir.linear import Linear
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid, dequantized
 
-__all__ = ["REQUANTIZE", "ExistingCodes", "ExistingQparams"]
+__all__ = ["REQUANTIZE", "ExistingCodes", "ExistingQparams", "requantize_with"]
 
-REQUANTIZE = "quantize it again with recipe int8 and `calibration=`"
-"""The next step where the quantization of a file cannot be kept."""
+
+def requantize_with(recipe: str) -> str:
+    """Return the next step where the quantization of a file cannot be kept: another recipe."""
+    return f"quantize it again with recipe {recipe} and `calibration=`"
+
+
+REQUANTIZE = requantize_with("int8")
+"""The next step for files of 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,15 @@ class ExistingQparams:
         unkept: Why the quantization of a tensor cannot be written again unchanged, by the tensor's name.
         float_readers: Number of nodes that read a tensor in float, by the tensor's name, where others read it
             quantized. It can be 0 if the tensor is an output of the graph.
+        copies: Names of tensors that are another one on a grid of other bits (`passes.activations.widths`). Each is the
+            result of an Identity.
     """
 
     weights: Mapping[str, ExistingCodes] = field(default_factory=dict)
     ranges: Mapping[str, ActivationGrid] = field(default_factory=dict)
     unkept: Mapping[str, str] = field(default_factory=dict)
     float_readers: Mapping[str, int] = field(default_factory=dict)
+    copies: Set[str] = frozenset()
 
     def require(self) -> None:
         """Require that the file is quantized.

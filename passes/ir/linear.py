@@ -19,13 +19,24 @@ from passes.ir.bodies import bodies
 from passes.numerics.grid import Floats
 from passes.numerics.im2col import Window, im2col
 
-__all__ = ["LINEAR_OPS", "Linear", "find_linear", "has_layers", "linear_layers", "refused_layers", "why_not_linear"]
+__all__ = [
+    "LINEAR_OPS",
+    "RECURRENT_OPS",
+    "Linear",
+    "find_linear",
+    "has_layers",
+    "linear_layers",
+    "refused_layers",
+    "why_not_linear",
+]
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Seed = int | tuple[int, ...]
 
 LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_OTHER_OPS = frozenset({"LSTM", "GRU", "RNN", "Einsum", "DeformConv", "Attention"})
+RECURRENT_OPS = frozenset({"LSTM", "GRU", "RNN"})
+"""Operators with a weight for the input and one for the state, see `passes.ir.recurrent`."""
+_OTHER_OPS = RECURRENT_OPS | {"Einsum", "DeformConv", "Attention"}
 """Operators that hold weights and are no linear layers."""
 
 
@@ -50,6 +61,7 @@ class Linear:
         auto_pad: ONNX's auto_pad attribute.
         output_padding: ONNX's output_padding attribute of a ConvTranspose.
         transposed: Whether a Gemm has transB set.
+        operand: Index of the weight among the node's inputs.
     """
 
     name: str
@@ -66,6 +78,7 @@ class Linear:
     auto_pad: str = "NOTSET"
     output_padding: tuple[int, ...] = ()
     transposed: bool = False
+    operand: int = 1
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -107,6 +120,20 @@ class Linear:
         if self.op == "ConvTranspose":
             return 1
         return 0 if self.op == "Conv" or self.transposed else 1
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the stored weight has the inputs of each output side by side."""
+        return self.op == "Conv" or self.transposed
+
+    @property
+    def scale_shape(self) -> tuple[int, ...]:
+        """Shape in which one number per output channel broadcasts over the stored weight."""
+        shape = [1] * len(self.weight_shape)
+        shape[self.channel_axis] = self.weight_shape[self.channel_axis]
+        if self.op == "ConvTranspose" and self.groups > 1:
+            shape[0] = self.weight_shape[0]
+        return tuple(shape)
 
     def matrix(self, stored: NDArray[Scalar]) -> NDArray[Scalar]:
         """Convert the stored weight to ``[g, o, k]``."""

@@ -11,13 +11,14 @@ from passes.ir.existing_qparams import ExistingQparams
 from passes.ir.large_constants import LARGE, ComputedValues, Values, assign, loaded
 from passes.ir.linear import Linear, linear_layers
 from passes.ir.onnx_graph import choices_with_layers
+from passes.ir.recurrent import Recurrent, recurrent_layers
 from passes.ir.rules import Rules
 from passes.ir.surgery import fresh_name, tensor_names
 from passes.ir.tables import Table, find_tables
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid
 from passes.numerics.sparsity import Pruned
 
-__all__ = ["UNREACHED", "FloatWeight", "Model", "Quantized"]
+__all__ = ["UNREACHED", "FloatWeight", "Model", "Quantized", "QuantizedRecurrent"]
 
 UNREACHED = "no value reaches it on the calibration data"  # why a layer stays in float
 
@@ -58,6 +59,19 @@ class FloatWeight:
         return self.layer.matrix(np.asarray(loaded(self.stored), np.float32))
 
 
+@dataclass(frozen=True)
+class QuantizedRecurrent:
+    """The quantized weights W and R of an LSTM, GRU or RNN.
+
+    Attributes:
+        weights: Codes and grids of both.
+        floats: Both before they were quantized.
+    """
+
+    weights: tuple[Quantized, Quantized]
+    floats: tuple[FloatWeight, FloatWeight]
+
+
 @dataclass
 class Model:
     """A graph that always runs in float, and the state of its quantization.
@@ -66,6 +80,7 @@ class Model:
         graph: The graph. The weight of a quantized layer has the dequantized values.
         rules: What the target accepts.
         quantized: Quantized weights, by layer name.
+        recurrent: Quantized weights of LSTM, GRU and RNN, by node name.
         activation_qparams: Grid (scale and zero point) of every activation that will be quantized, by tensor name.
         float_reasons: Why a layer stays in float, by layer name.
         float_branches: Names of If nodes whose branches stay in float.
@@ -77,6 +92,7 @@ class Model:
     graph: gs.Graph
     rules: Rules
     quantized: dict[str, Quantized] = field(default_factory=dict)
+    recurrent: dict[str, QuantizedRecurrent] = field(default_factory=dict)
     activation_qparams: dict[str, ActivationGrid] = field(default_factory=dict)
     float_reasons: dict[str, str] = field(default_factory=dict)
     float_branches: set[str] = field(default_factory=set)
@@ -96,6 +112,10 @@ class Model:
     def layers(self) -> dict[str, Linear]:
         """Return all linear layers by name, in the graph's order."""
         return linear_layers(self.graph)
+
+    def recurrent_layers(self) -> dict[str, Recurrent]:
+        """Return the LSTM, GRU and RNN nodes whose weights can be quantized, by name, in the graph's order."""
+        return recurrent_layers(self.graph)
 
     def layers_to_quantize(self) -> dict[str, Linear]:
         """Return the layers that no pass has left in float."""
@@ -135,7 +155,7 @@ class Model:
         Raises:
             QuantizationError: The graph has no such layer.
         """
-        return layer.matrix(np.asarray(self.node(layer.name).inputs[1].values, np.float32))
+        return layer.matrix(np.asarray(self.node(layer.name).inputs[layer.operand].values, np.float32))
 
     def bias(self, layer: Linear) -> Floats | None:
         """Return the layer's current bias as ``[g, o]``, or None.
@@ -167,7 +187,7 @@ class Model:
 
     def _write(self, layer: Linear, stored: Values, bias: Floats | None) -> None:
         node = self.node(layer.name)
-        self._assign(node, 1, stored, f"{layer.name}.weight")
+        self._assign(node, layer.operand, stored, f"{layer.name}.weight")
         if bias is None:
             return
         flat = np.ascontiguousarray(bias.reshape(-1).astype(np.float32))
@@ -218,7 +238,7 @@ class Model:
             QuantizationError: The graph has no such layer.
         """
         if len(layers) > 1:
-            assign(self.node(layers[0].name).inputs[1], stored)
+            assign(self.node(layers[0].name).inputs[layers[0].operand], stored)
         for layer, bias in zip(layers, biases, strict=True):
             self._write(layer, stored, bias)
 
@@ -228,7 +248,7 @@ class Model:
         Raises:
             QuantizationError: The graph has no such layer.
         """
-        return FloatWeight(layer, self.node(layer.name).inputs[1]._values, self.bias(layer))
+        return FloatWeight(layer, self.node(layer.name).inputs[layer.operand]._values, self.bias(layer))
 
     def untie(self, names: Sequence[str]) -> None:
         """Give layers that share a weight with others a copy that they share.

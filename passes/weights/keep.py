@@ -10,7 +10,8 @@ from passes.base import GraphPass, Stage, require_codes
 from passes.errors import QuantizationError, argument
 from passes.ir.existing_qparams import REQUANTIZE, ExistingCodes
 from passes.ir.linear import Linear
-from passes.ir.model import Model, Quantized
+from passes.ir.model import Model, Quantized, QuantizedRecurrent
+from passes.ir.recurrent import NO_FLOATS
 from passes.numerics.grid import Codes, Grid
 from passes.numerics.pair_sums import largest_sums
 from passes.report import Change, PassReport
@@ -51,9 +52,7 @@ class KeepCodes(GraphPass):
             if existing is None:
                 model.float_reasons[name] = "its weight has no codes of 8 bits or fewer in the source"
                 continue
-            codes, grid = existing.on_grid(layer)
-            if not np.array_equal(grid.values(codes), model.weight(layer)):
-                raise QuantizationError(f"{name}: its weight no longer equals its codes on their grid; {REQUANTIZE}")
+            codes, grid = _codes_on_grid(model, layer, existing)
             integer = layer.input in model.activation_qparams and (
                 model.rules.why_no_kernel(layer.op, len(layer.weight_shape), layer.groups) is None
             )
@@ -70,7 +69,41 @@ class KeepCodes(GraphPass):
                 what += ", bias rounded to steps of its input's scale times its weight's"
             changed[name] = Change(what)
         _require_kernels(refused)
+        changed |= _keep_recurrent(model)
         return PassReport(self.name, changed, dict(model.float_reasons))
+
+
+def _keep_recurrent(model: Model) -> dict[str, Change]:
+    """Adopt the codes of LSTM, GRU and RNN, if the file has them for W and for R."""
+    changed = {}
+    for name, layer in model.recurrent_layers().items():
+        if name in model.float_reasons:
+            continue
+        first, second = (model.existing_qparams.weights.get(weight.weight) for weight in layer.weights)
+        if first is None or second is None:
+            which = {(True, False): "its weight W has", (False, True): "its weight R has"}
+            whose = which.get((first is None, second is None), "its weights have")
+            model.float_reasons[name] = f"{whose} no codes of 8 bits or fewer in the source"
+            continue
+        if not model.rules.weight_only:
+            model.float_reasons[name] = NO_FLOATS
+            continue
+        kept = [
+            Quantized(*_codes_on_grid(model, weight, existing), float("nan"))
+            for weight, existing in zip(layer.weights, (first, second), strict=True)
+        ]
+        floats = tuple(model.float_weight(weight) for weight in layer.weights)
+        model.recurrent[name] = QuantizedRecurrent((kept[0], kept[1]), (floats[0], floats[1]))
+        changed[name] = Change(f"{max(each.grid.bits for each in kept)} bits kept")
+    return changed
+
+
+def _codes_on_grid(model: Model, layer: Linear, existing: ExistingCodes) -> tuple[Codes, Grid]:
+    """Return the codes of a weight and their grid, which must still give its values."""
+    codes, grid = existing.on_grid(layer)
+    if not np.array_equal(grid.values(codes), model.weight(layer)):
+        raise QuantizationError(f"{layer.name}: its weight no longer equals its codes on their grid; {REQUANTIZE}")
+    return codes, grid
 
 
 def _why_no_kernel(grid: Grid) -> str:

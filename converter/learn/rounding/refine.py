@@ -37,7 +37,7 @@ from converter.learn.rounding.rounding import Outcome, learn
 from converter.learn.rounding.samples import Samples, looks_around, run_in_batches, windows
 from converter.learn.rounding.soft_rounding import SoftWeight
 from converter.qdq.floats import float_model
-from converter.qdq.writer import runs_on_integers
+from converter.qdq.layer_forms import runs_on_integers
 from converter.runtime.session import Progress, open_session
 from passes.base import LayerPass
 from passes.errors import QuantizationError

@@ -1,5 +1,7 @@
 """Remove nodes whose output is their input: Identity, a Sum of one operand, and Dropout at inference."""
 
+from collections.abc import Set
+
 import onnx_graphsurgeon as gs
 
 from passes.ir.surgery import bypass, graph_output_names, is_default_domain
@@ -7,10 +9,14 @@ from passes.ir.surgery import bypass, graph_output_names, is_default_domain
 __all__ = ["remove_no_ops"]
 
 
-def remove_no_ops(graph: gs.Graph) -> list[str]:
+def remove_no_ops(graph: gs.Graph, copies: Set[str] = frozenset()) -> list[str]:
     """Remove nodes whose output is their input.
 
     A node stays if a graph output needs its name, or if its dropout mask is read.
+
+    Args:
+        graph: The graph.
+        copies: Names of results that stay.
 
     Returns:
         A line with the number of removed nodes for each operator.
@@ -21,6 +27,8 @@ def remove_no_ops(graph: gs.Graph) -> list[str]:
         if node.op not in ("Identity", "Dropout", "Sum") or not is_default_domain(node):
             continue
         if node.op == "Sum" and len(node.inputs) > 1:
+            continue
+        if node.outputs[0].name in copies:
             continue
         mask_used = any(mask.outputs or mask.name in outputs for mask in node.outputs[1:])
         if not mask_used and bypass(graph, node):

@@ -1,5 +1,6 @@
 """Rewrite networks of all exporters to the form that the other passes expect."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,7 +31,7 @@ __all__ = ["Normalise", "normalise"]
 _EXPECTED_VALUE = "it is the expected value of a softmax, as a detector decodes its boxes"
 
 
-def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
+def normalise(graph: gs.Graph, *, rewrite: bool = True, copies: Set[str] = frozenset()) -> list[str]:
     """Rewrite `graph` in place. Its outputs stay the same.
 
     The steps, in order:
@@ -51,6 +52,7 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
     Args:
         graph: The graph.
         rewrite: Whether to merge nodes, and to do the last four steps.
+        copies: Names of results of Identities that stay.
 
     Returns:
         A line for every kind of change.
@@ -65,7 +67,7 @@ def normalise(graph: gs.Graph, *, rewrite: bool = True) -> list[str]:
         notes += inlined + lower_constant_nodes(graph) + fold_constants(graph)
     graph.cleanup().toposort()
     refuse_unsupported(graph)
-    notes += remove_no_ops(graph)
+    notes += remove_no_ops(graph, copies)
     notes += name_nodes(graph)
     notes += merge_duplicates(graph) if rewrite else []
     notes += unshare_constants(graph)
@@ -105,7 +107,8 @@ class Normalise(GraphPass):
         Raises:
             ModelError: See `normalise`.
         """
-        notes = normalise(model.graph, rewrite=self.rewrite)
+        copies = frozenset() if self.rewrite else model.existing_qparams.copies
+        notes = normalise(model.graph, rewrite=self.rewrite, copies=copies)
         if model.existing_qparams:
             notes = [
                 f"the source was quantized already: {model.existing_qparams} were dequantized for the reference",

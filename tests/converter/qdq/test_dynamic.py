@@ -11,11 +11,12 @@ from onnx import helper
 
 import converter
 from converter import convert, find_recipe
-from passes.errors import RecipeError
+from passes.errors import ModelError, RecipeError
 from passes.numerics.error import sqnr_db
 from passes.weights.rtn import Rtn
 from tests.support.models import make_model, small_cnn
 from tests.support.networks import optimized, random, run
+from tests.support.recurrent_layers import sequences, stacked
 
 K, N, CLASSES = 48, 64, 10
 X = random(6, 5, K)
@@ -154,9 +155,43 @@ def test_an_lstm_has_int8_weights(direction: str, lengths: bool) -> None:
     assert (report.bits, report.activation_bits, report.granularity, report.reason) == (8, 8, "channel", "")
     assert report.after_db is not None
     assert report.after_db > 35
-    floats = convert(model, recipe="int8-weight-only")
+    floats = convert(model, recipe="dynamic", exclude=["lstm"])
     assert len(result.model.SerializeToString()) < len(floats.model.SerializeToString()) / 1.5
-    assert {layer.name: layer for layer in floats.layers}["lstm"].reason == "no pass quantizes LSTM"
+    assert {layer.name: layer for layer in floats.layers}["lstm"].reason == "excluded by the recipe"
+
+
+def test_fewer_bits_of_an_lstm_are_unpacked_at_load() -> None:
+    model = recurrent()
+    result = convert(model, recipe=find_recipe("dynamic").with_solver(bits=4))
+    assert operators(result.model).count("DynamicQuantizeLSTM") == 1
+    assert {layer.name: layer.stored_bits for layer in result.layers}["lstm"] == 4
+    assert sqnr_db(run(model, {"x": X})[0], run(result.model, {"x": X})[0]) > 10
+
+
+@pytest.mark.parametrize("op", ["GRU", "RNN"])
+def test_other_recurrent_layers_multiply_floats(op: str) -> None:
+    model, x = stacked(op), sequences()
+    result = convert(model, recipe="dynamic")
+    assert op in operators(result.model)
+    report = {layer.name: layer for layer in result.layers}["rnn0"]
+    assert (report.bits, report.stored_bits, report.activation_bits) == (8, 8, 32)
+    assert sqnr_db(run(model, {"x": x})[0], run(result.model, {"x": x})[0]) > 30
+
+
+def test_an_lstm_with_zero_points_multiplies_floats() -> None:
+    result = convert(recurrent(), recipe=find_recipe("dynamic").with_solver(symmetric=False))
+    assert "LSTM" in operators(result.model)
+    assert sqnr_db(run(recurrent(), {"x": X})[0], run(result.model, {"x": X})[0]) > 25
+
+
+def test_lstms_that_share_their_weights_store_them_once() -> None:
+    model, x = stacked("LSTM", 2, shared=True), sequences()
+    result = convert(model, recipe="dynamic")
+    first, second = (each for each in result.model.graph.node if each.op_type == "DynamicQuantizeLSTM")
+    assert [first.input[index] for index in (8, 10)] == [second.input[index] for index in (8, 10)]  # scales
+    codes = [t for t in result.model.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 3]
+    assert len(codes) == 2
+    assert sqnr_db(run(model, {"x": x})[0], run(result.model, {"x": x})[0]) > 25
 
 
 def test_an_lstm_whose_weights_are_computed_stays_in_float() -> None:
@@ -165,6 +200,16 @@ def test_an_lstm_whose_weights_are_computed_stays_in_float() -> None:
     model.graph.input.append(helper.make_tensor_value_info("moved", onnx.TensorProto.FLOAT, [2, 96, K]))
     result = convert(model, recipe="dynamic")
     assert "LSTM" in operators(result.model)
+
+
+def test_tools_read_an_lstm(tmp_path: Path) -> None:
+    convert(recurrent(), recipe="dynamic").save(tmp_path / "dynamic.onnx")
+    layer = {layer.name: layer for layer in converter.inspect(tmp_path / "dynamic.onnx").layers}["lstm"]
+    assert layer.op == "DynamicQuantizeLSTM"
+    assert (layer.weight_bits, layer.storage, layer.granularity) == (8, "int8", "channel")
+    assert (layer.activation_type, layer.fused, layer.on_integers) == ("uint8", True, True)
+    with pytest.raises(ModelError, match=r"operators that compute on integers \(.*1 DynamicQuantizeLSTM"):
+        convert(tmp_path / "dynamic.onnx", recipe="keep")
 
 
 def test_tools_read_such_a_file(tmp_path: Path) -> None:

@@ -56,6 +56,10 @@ def sixteen_bits() -> onnx.ModelProto:
     return qdq(dequantize(), codes=PLAIN, scale=0.01, zero_point=ZERO, activation=TensorProto.UINT16)
 
 
+def four_bits() -> onnx.ModelProto:
+    return qdq(dequantize(), codes=PLAIN, scale=0.01, zero_point=ZERO, activation=TensorProto.UINT4)
+
+
 def many_scales() -> onnx.ModelProto:
     model = qdq(dequantize(), codes=PLAIN, scale=0.01, zero_point=ZERO)
     for tensor in model.graph.initializer:
@@ -96,7 +100,12 @@ def pooled_codes() -> onnx.ModelProto:
         (unsymmetric, QuantizationError, r"fc: its weight's grid has zero point 5 \(as int8\).*`exclude=\['fc'\]`"),
         (blocked, QuantizationError, r"fc: its weight has a scale for every 4 inputs.*`exclude=\['fc'\]`"),
         (inputs_scaled, QuantizationError, "fc: its scales do not lie along its output channels; quantize it again"),
-        (sixteen_bits, ModelError, "input is quantized to uint16; activations of 8 bits are read; quantize it to int8"),
+        (
+            sixteen_bits,
+            QuantizationError,
+            "input: its grid has 16 bits.*no integer kernels for them; .*such as qnn",
+        ),
+        (four_bits, ModelError, "input is quantized to uint4; activations of 8 and 16 bits are read; quantize it to"),
         (many_scales, ModelError, "input is quantized with 8 scales of float32; .*quantize it per tensor"),
         (two_readers, QuantizationError, "input is read both quantized and in float.*; quantize it again with"),
         (pooled_codes, ModelError, r"flat \(Flatten\) computes on the codes of input; save it in QDQ form before"),

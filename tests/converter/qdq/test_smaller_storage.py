@@ -5,8 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from converter.qdq.layer_forms import bits_in_file
 from converter.qdq.weights import Storage
-from converter.qdq.writer import bits_in_file, emit
+from converter.qdq.writer import emit
 from passes.weights.rtn import Rtn
 from tests.support.networks import images, initializers, quantize, run, wide
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from converter.qdq.floats import float_model
+from converter.qdq.layer_forms import bits_in_file
 from converter.qdq.matmul_nbits import BLOCKS
 from converter.qdq.weights import STORAGES, Storage
-from converter.qdq.writer import bits_in_file, emit
+from converter.qdq.writer import emit
 from passes.errors import ModelError, TargetError
 from passes.ir.model import Model
 from passes.numerics.error import sqnr_db

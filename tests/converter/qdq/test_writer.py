@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from converter.qdq.floats import float_model
+from converter.qdq.layer_forms import runs_on_integers
 from converter.qdq.weights import STORAGES, Storage
-from converter.qdq.writer import emit, runs_on_integers
+from converter.qdq.writer import emit
 from passes.errors import TargetError
 from passes.numerics.error import sqnr_db
 from passes.numerics.grid import ActivationGrid

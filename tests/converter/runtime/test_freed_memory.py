@@ -1,11 +1,11 @@
 """Freed memory is kept for the next array."""
 
+import platform
 import subprocess
 import sys
 
 import pytest
 
-from converter.runtime import freed_memory
 from converter.runtime.freed_memory import keep_freed_memory
 
 FAULTS = """
@@ -28,12 +28,12 @@ def page_faults(*, keep: bool) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(freed_memory.platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_pages_are_cleared_once() -> None:
     without, with_it = page_faults(keep=False), page_faults(keep=True)
     assert with_it < without / 3
 
 
 def test_another_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(freed_memory.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()

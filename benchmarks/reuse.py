@@ -5,8 +5,8 @@
 
 "cache" converts ResNet-18 with random weights from 64 photographs by each recipe twice: alone, and with the cache that
 the other recipe left. Processor seconds are those of the command with all its imports. "workers" searches ResNet-20 on
-CIFAR-10 for the smallest file that loses at most half a point, in turns, on an idle machine. All processes may use
-every core, as by default. It compares elapsed seconds, and the files.
+CIFAR-10 for the smallest file that loses at most half a point, in turns, on an idle machine, with the threads that each
+process takes by itself. It compares elapsed seconds, and the files.
 """
 
 import argparse
@@ -33,11 +33,14 @@ __all__ = ["main"]
 _COLOURS = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
 
 
-def _command(*arguments: str | Path) -> tuple[float, float]:
-    """Run ``convert-onnx convert`` and return its processor seconds and its elapsed seconds."""
+def _command(*arguments: str | Path, threads: int | None = None) -> tuple[float, float]:
+    """Run ``convert-onnx convert`` and return its processor seconds and its elapsed seconds.
+
+    ``threads`` are those of BLAS. None: as the environment says.
+    """
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [sys.executable, "-m", "converter", "convert", *map(str, arguments), "--quiet"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -49,9 +52,9 @@ def _cache(folder: Path, recipes: Sequence[str], samples: int) -> Table:
     np.savez(data, input=calibration_crops(samples))
     table = Table("recipe", "alone, CPU s", "after the recipe", "with its cache, CPU s", "share")
     given = (model, "--calibration", data, *_COLOURS, "-o", folder / "out.onnx")
-    alone = {name: _command(*given, "--recipe", name, "--cache", folder / name)[0] for name in recipes}
+    alone = {name: _command(*given, "--recipe", name, "--cache", folder / name, threads=1)[0] for name in recipes}
     for first, second in (recipes, recipes[::-1]):
-        spent, _ = _command(*given, "--recipe", second, "--cache", folder / first)
+        spent, _ = _command(*given, "--recipe", second, "--cache", folder / first, threads=1)
         table.add_row(second, f"{alone[second]:.1f}", first, f"{spent:.1f}", f"{spent / alone[second]:.0%}")
     return table
 

@@ -35,7 +35,7 @@ class PairedRun:
         model: Model of the quantized stream.
         reference: Model of the float stream. It has the same nodes, with float weights.
         data: The images.
-        cache: Holds the activations. Its memory grows by what the samples that run together leave of theirs.
+        cache: Holds the activations.
         sequential: Whether to run the quantized stream too. If False, there is only the float stream.
         together: Bytes that the samples that run together may take.
     """
@@ -54,10 +54,7 @@ class PairedRun:
         self.parts: list[Part] = []
         self.kinds: dict[str, Kind] = {}
         self.group = data.static_batch or _BATCH
-        self._each = together  # bytes of a sample, if they are measured
-        size = batch_size(data, _BATCH, self._sample_bytes, together)
-        cache.memory_budget += max(0, together - size * self._each)  # what no batch needs may be kept
-        for batch in data.batches(size):
+        for batch in data.batches(batch_size(data, _BATCH, self._sample_bytes, together)):
             self.parts.append(batch.part)
             for name, values in batch.feeds.items():
                 self._append(FLOAT, name, values)
@@ -121,8 +118,7 @@ class PairedRun:
 
     def _sample_bytes(self, sample: Batch) -> int:
         """Bytes that one sample takes in the two streams."""
-        self._each = (1 + self.sequential) * run_bytes(float_model(self.reference.graph), sample.feeds)
-        return self._each
+        return (1 + self.sequential) * run_bytes(float_model(self.reference.graph), sample.feeds)
 
     def _append(self, stream: str, name: str, values: Value) -> None:
         self.kinds[name] = Kind.of(values)

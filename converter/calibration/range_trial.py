@@ -13,13 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from converter.calibration.sequential import solve_layers
-from converter.calibration.statistics import calibrate
 from converter.data.dataset import Dataset
 from converter.qdq.floats import float_model
 from converter.qdq.writer import emit
-from converter.runtime.batch_size import DEFAULT_MEMORY_BUDGET
 from converter.runtime.runner import Runner
-from converter.runtime.session import Progress, no_progress
+from converter.runtime.session import no_progress
 from passes.activations.activation_ranges import ActivationRanges
 from passes.errors import ModelError
 from passes.ir.model import Model
@@ -27,45 +25,45 @@ from passes.numerics.error import decibel
 from passes.statistics import Stats
 from passes.weights.rtn import Rtn
 
-__all__ = ["choose_ranges"]
+__all__ = ["choose_ranges", "trial_samples"]
 
-_FIT, _SAMPLES = 64, 32  # samples that give ranges, and samples that judge them, at most
-_MANY = 4 * _SAMPLES  # from here on, those that judge may be among those that gave ranges: they are few of them
+_SAMPLES = 32  # samples that judge, at most
 _WORTH_DB = 0.3  # a smaller difference is chance
+
+
+def trial_samples(step: ActivationRanges, data: Dataset, seed: int) -> tuple[Dataset, Dataset] | None:
+    """Split samples into those that give the ranges of a trial, and at most 32 others that judge them.
+
+    Args:
+        step: The pass. Only the method "mse" with 8 bits is put to the test.
+        data: Calibration data.
+        seed: Random seed of the choice of samples.
+
+    Returns:
+        Both parts, or None if there is no trial.
+    """
+    if step.method != "mse" or step.bits == 16 or len(data) < 2:
+        return None
+    return data.split(max(len(data) // 2, len(data) - _SAMPLES), seed)
 
 
 def choose_ranges(
     step: ActivationRanges,
     model: Model,
-    data: Dataset,
-    progress: Progress,
-    *,
-    stats: Stats | None = None,
-    seed: int = 0,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    stats: Stats,
+    judge: Dataset,
 ) -> tuple[ActivationRanges, tuple[str, ...]]:
     """Choose between ranges of least squared error and ranges that clip nothing.
 
     Args:
-        step: The pass. Only the method "mse" with 8 bits is put to the test.
+        step: The pass.
         model: The model before the pass. It does not change.
-        data: Calibration data. Some of it gives ranges, and other samples judge them.
-        progress: Called while the first are measured.
-        stats: Statistics of all samples, if they are known. From 128 samples on, they give the ranges.
-        seed: Random seed of the choice of samples.
-        memory_budget: Bytes of activations to hold in memory.
+        stats: Statistics of samples that give both ranges.
+        judge: Other samples, which judge them. See `trial_samples`.
 
     Returns:
         The pass to apply, and a note if it is not the given one.
     """
-    if step.method != "mse" or step.bits == 16 or len(data) < 2 or not (needs := step.needs(model)):
-        return step, ()
-    if stats is not None and len(data) >= _MANY:
-        judge = data.limit(_SAMPLES, seed)
-    else:
-        tried = data.limit(_FIT + _SAMPLES, seed)
-        fit, judge = tried.split(_fitting(len(tried)))
-        stats = calibrate(model, needs, fit, progress, seed=seed, memory_budget=memory_budget)
     whole = dataclasses.replace(step, method="minmax")
     models = [_applied(each, model, stats) for each in (step, whole)]
     if models[0].activation_qparams == models[1].activation_qparams:
@@ -82,11 +80,6 @@ def choose_ranges(
     count = min(len(judge), _SAMPLES)
     note = f"ranges of all values, {theirs:.1f} dB on {count} samples, against {ours:.1f} dB of clipped ones"
     return whole, (note,)
-
-
-def _fitting(count: int) -> int:
-    """Samples that give ranges: half of them, and all but a few where there are many."""
-    return max(count // 2, count - _SAMPLES)
 
 
 def _applied(step: ActivationRanges, model: Model, stats: Stats) -> Model:

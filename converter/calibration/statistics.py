@@ -139,8 +139,9 @@ def check_finite(name: str, values: NDArray[np.generic]) -> None:
     if not values.size or values.dtype.kind != "f":
         return
     with np.errstate(invalid="ignore", over="ignore"):
-        # one fast pass; a sum of finite values may overflow
-        total = blas.sasum(values.reshape(-1)) if values.dtype == np.float32 else values.sum()
+        # One fast pass; a sum of finite values may overflow. BLAS counts in 32 bits.
+        fast = values.dtype == np.float32 and values.size < 2**31
+        total = blas.sasum(values.reshape(-1)) if fast else values.sum()
         if np.isfinite(total):
             return
     missing = bool(np.isnan(values).any())

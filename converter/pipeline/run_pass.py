@@ -16,7 +16,7 @@ from converter.cache.folder import NOWHERE, Cache
 from converter.cache.steps import NO_CACHE, StepCache, codes_digest, kept
 from converter.calibration.correction import correct_layers, float_network
 from converter.calibration.make_up import make_up
-from converter.calibration.range_trial import choose_ranges
+from converter.calibration.range_trial import choose_ranges, trial_samples
 from converter.calibration.sequential import solve_layers
 from converter.channels.costs import layer_products
 from converter.data.dataset import Dataset
@@ -176,17 +176,16 @@ def _of_no_kind(step: Pass) -> QuantizationError:
 
 @run_kind.register
 def _run_graph_pass(step: GraphPass, model: Model, context: PassContext) -> PassReport:
-    return step.apply(model, _statistics(step, model, context))
+    return step.apply(model, _statistics(step, model, context, context.images.shown_to(step)))
 
 
-def _statistics(step: GraphPass, model: Model, context: PassContext) -> Stats:
-    """Measure what a pass needs.
+def _statistics(step: GraphPass, model: Model, context: PassContext, data: Dataset | None) -> Stats:
+    """Measure what a pass needs on samples.
 
     Raises:
         QuantizationError: The pass says what it needs in a wrong way.
         DataError: There are no images to measure it on.
     """
-    data = context.images.shown_to(step)
     needs, stats = step.needs(model), Stats()
     if not isinstance(needs, Needs):
         raise QuantizationError(f"{step.name}: needs() returned {type(needs).__name__}; return Needs(...)")
@@ -215,7 +214,8 @@ def _statistics(step: GraphPass, model: Model, context: PassContext) -> Stats:
 @run_kind.register
 def _run_prune_channels(step: PruneChannels, model: Model, context: PassContext) -> PassReport:
     """Choose channels, let all layers make up for them one after the other, and take them out."""
-    stats, data = _statistics(step, model, context), context.images.shown_to(step)
+    data = context.images.shown_to(step)
+    stats = _statistics(step, model, context, data)
     reference = Model(model.graph.copy(), model.rules)
     removal = step.choose(model, stats)
     sample = None if data is None else next(iter(data.batches(1)))
@@ -235,22 +235,21 @@ def _run_prune_channels(step: PruneChannels, model: Model, context: PassContext)
 
 @run_kind.register
 def _run_activation_ranges(step: ActivationRanges, model: Model, context: PassContext) -> PassReport:
-    data = context.images.shown_to(step)
-    stats = _statistics(step, model, context)
-    assert data is not None  # there are no statistics without
-    facts = {"step": step, "seed": context.recipe.seed, "memory": context.memory_budget, **_state(model)}
+    data, seed = context.images.shown_to(step), context.recipe.seed
+    parts = None if data is None else trial_samples(step, data, seed)
+    if data is None or parts is None:
+        return step.apply(model, _statistics(step, model, context, data))
+    first, second = (_statistics(step, model, context, part) for part in parts)
+    facts = {"step": step, "seed": seed, "memory": context.memory_budget, **_state(model)}
     cache = context.cache.of("ranges", model, data, **facts) if _is_own(step) else NOWHERE
-    method, notes = kept(cache, "ranges", lambda: _choice(step, model, data, stats, context))
+    method, notes = kept(cache, "ranges", lambda: _choice(step, model, first, parts[1]))
     chosen = step if method == step.method else dataclasses.replace(step, method="minmax")
-    report = chosen.apply(model, stats)
+    report = chosen.apply(model, Stats.joined(first, second))
     return dataclasses.replace(report, notes=(*notes, *report.notes))
 
 
-def _choice(
-    step: ActivationRanges, model: Model, data: Dataset, stats: Stats, context: PassContext
-) -> tuple[str, tuple[str, ...]]:
-    seed, budget = context.recipe.seed, context.memory_budget
-    chosen, notes = choose_ranges(step, model, data, context.progress, stats=stats, seed=seed, memory_budget=budget)
+def _choice(step: ActivationRanges, model: Model, stats: Stats, judge: Dataset) -> tuple[str, tuple[str, ...]]:
+    chosen, notes = choose_ranges(step, model, stats, judge)
     return chosen.method, notes
 
 

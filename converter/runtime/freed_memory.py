@@ -1,26 +1,32 @@
 """Keeping freed memory for the next array, on Linux.
 
 A conversion allocates and frees matrices of up to 100 MB many times. glibc returns each of them to the system, which
-then has to clear new pages for the next one. That took an eighth of the processor time of ResNet-18's `int4`. The
-setting holds for the whole process, so the command makes it and the library does not.
+then has to clear new pages for the next one (docs/design/cost.md). The setting holds for the whole process, so the
+command makes it and the library does not.
 """
 
 import ctypes
+import os
 import platform
 
 __all__ = ["keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of parameters in glibc's malloc.h
 _LARGEST = 1 << 28  # bytes: larger blocks are few, and are returned at once
+_LARGEST_OF_OLD = 1 << 25  # the most that older versions of glibc take
+_OF_USER = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
-    """Let the process reuse freed blocks of up to 256 MB, and return the rest of them only from 256 MB on.
+    """Let the process reuse freed blocks of up to 256 MB (32 MB with older versions of glibc).
 
     Returns:
-        Whether it was set. It is not on other systems, nor with another C library.
+        Whether it was set. It is not on other systems, with another C library, or if the environment sets the
+        allocator.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _OF_USER):
         return False
     libc = ctypes.CDLL(None)
-    return all(libc.mallopt(parameter, _LARGEST) == 1 for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
+    # The first is the one that may be refused. The second alone would fix the first at 128 KB, and do harm.
+    taken = any(libc.mallopt(_MMAP_THRESHOLD, most) == 1 for most in (_LARGEST, _LARGEST_OF_OLD))
+    return taken and libc.mallopt(_TRIM_THRESHOLD, _LARGEST) == 1

@@ -30,13 +30,15 @@ from passes.numerics.moments import Moments
 __all__ = ["HELD_OUT_DAMPINGS", "asymmetric_target", "held_out_damping", "projection"]
 
 HELD_OUT_DAMPINGS = (0.01, 0.1, 1.0, 10.0)
-_FEW_ROWS_PER_INPUT = 8
+_FEW_ROWS_PER_INPUT = 8  # of a half; with fewer, the largest λ is nearly always best, so the search starts there
 _JUDGED = 64  # number of output channels on which λ is chosen
 _MOST_INPUTS_OF_TWO_FOLDS = 512  # a layer with more is judged on one half only, since each λ takes a factorisation
 
 
 def asymmetric_target(weight: Floats, moments: Moments, damping: float | None = None) -> Floats:
-    """Return W* ``[g, o, k]``, or the weight itself if both networks have the same inputs.
+    """Return W* ``[g, o, k]``.
+
+    It is the weight itself if both networks have the same inputs, or if every damping does harm on held-out halves.
 
     Args:
         weight: Weight of the layer, ``[g, o, k]`` float32.
@@ -95,7 +97,7 @@ def held_out_damping(weight: Floats, halves: tuple[Moments, Moments], candidates
             return np.inf
 
     # The loss falls and then rises with the damping. Of equal ones, the largest is taken.
-    few = halves[0].rows < _FEW_ROWS_PER_INPUT * weight.shape[2]  # then large dampings win, and each takes time
+    few = halves[0].rows < _FEW_ROWS_PER_INPUT * weight.shape[2]
     best = start = len(candidates) - 1 if few else min(1, len(candidates) - 1)
     while best + 1 < len(candidates) and loss(best + 1) <= loss(best):
         best += 1

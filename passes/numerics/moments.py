@@ -12,6 +12,7 @@ can sum X̂ - c instead, where c is the mean of its first batch. `Moments.about`
 (shifted data; Chan, Golub & LeVeque 1983, §3).
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,10 +118,12 @@ class Moments:
 
         def mean(one: Floats, other: Floats) -> Floats:
             result = share * one
-            rows, added = result.reshape(-1, result.shape[-1]), other.reshape(-1, result.shape[-1])
-            step = max(1, _CHUNK // max(1, result.shape[-1]))
-            for start in range(0, len(rows), step):  # no second matrix of this size is made
-                rows[start : start + step] += (1 - share) * added[start : start + step]
+            if one.ndim == 2:
+                return result + (1 - share) * other
+            step = max(1, _CHUNK // max(1, one.shape[2]))
+            for group, start in itertools.product(range(len(one)), range(0, one.shape[1], step)):
+                part = np.s_[group, start : start + step]  # so that no second matrix of this size is made
+                result[part] += (1 - share) * other[part]
             return result
 
         def mean_if_any(one: Floats | None, other: Floats | None) -> Floats | None:

@@ -23,7 +23,6 @@ from passes.numerics.sparsity import Pruned
 
 __all__ = ["Gptq"]
 
-_JUDGED = 128  # output channels on which the SQNR of the report is computed, at most
 _WORTH_A_BIAS = 2048  # weights of a layer; a bias takes about 400 bytes and 12 for each output
 _FEW_BITS = 4  # below, mean errors are large
 _LARGE = 0.2  # of the output's power: what a wrong mean alone may take from a small layer
@@ -123,11 +122,9 @@ class Gptq(LayerPass):
                 correction = correction + moments.mean_residual
             if cheap or _is_large(correction, weight, varying.hessian):
                 bias = correction if bias is None else bias + correction
-        some = np.s_[:, :: -(-weight.shape[1] // _JUDGED)]
-        lowest = None if problem.min_scale is None else problem.min_scale[some]
-        plain = self.grid_form(problem).plain().grid(weight[some], min_scale=lowest)
-        rounded = plain.values(plain.codes(weight[some]))
-        before, after = output_errors(target[some], (rounded, values[some]), varying.hessian)
+        plain = self.grid_form(problem).plain().grid(weight, min_scale=problem.min_scale)
+        rounded = plain.values(plain.codes(weight))
+        before, after = output_errors(target, (rounded, values), varying.hessian)
         return Solution(
             result.codes,
             result.grid,
@@ -143,7 +140,9 @@ class Gptq(LayerPass):
         if not self.asymmetric_target:
             return weight, ""
         try:
-            return asymmetric_target(weight, moments), ""
+            target = asymmetric_target(weight, moments)
+            dropped = target is weight and moments.has_errors
+            return target, "errors of earlier layers not compensated (no gain on the held-out half)" if dropped else ""
         except np.linalg.LinAlgError as error:
             return weight, f"errors of earlier layers not compensated (Hessian {error})"
 

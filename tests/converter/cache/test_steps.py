@@ -44,8 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
         return calibrate(*arguments, **named)
 
     monkeypatch.setattr("converter.calibration.sequential.solve_layer", solving)
-    for module in ("converter.pipeline.shards", "converter.calibration.range_trial"):
-        monkeypatch.setattr(f"{module}.calibrate", calibrating)
+    monkeypatch.setattr("converter.pipeline.shards.calibrate", calibrating)
     return counted
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from converter import Recipe, convert
-from converter.calibration.range_trial import choose_ranges
+from converter.calibration.range_trial import choose_ranges, trial_samples
 from converter.calibration.statistics import calibrate
 from passes.activations.activation_ranges import ActivationRanges
 from passes.graph.normalise.normalise import Normalise
@@ -41,36 +41,36 @@ def rows(count: int) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize(("exponent", "method"), [(4.0, "minmax"), (1.0, "mse")])
 def test_what_the_output_loses_decides(exponent: float, method: str) -> None:
-    model = powers(exponent)
-    chosen, notes = choose_ranges(ActivationRanges(), prepared(model), dataset(model, rows(80)), quiet)
+    model, step, data = powers(exponent), ActivationRanges(), dataset(powers(exponent), rows(80))
+    parts = trial_samples(step, data, 0)
+    assert parts is not None
+    stats = calibrate(prepared(model), step.needs(prepared(model)), parts[0], quiet)
+    chosen, notes = choose_ranges(step, prepared(model), stats, parts[1])
     assert chosen.method == method
     assert bool(notes) == (method == "minmax")
     assert all("ranges of all values" in note for note in notes)
 
 
-@pytest.mark.parametrize(("exponent", "method"), [(4.0, "minmax"), (1.0, "mse")])
-def test_many_samples_are_not_measured_again(exponent: float, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From 128 samples on, the statistics of all of them give the ranges."""
-    model = powers(exponent)
-    step, data = ActivationRanges(), dataset(model, rows(128))
-    known = calibrate(prepared(model), step.needs(prepared(model)), data, quiet)
-    monkeypatch.setattr("converter.calibration.range_trial.calibrate", None)
-    chosen, _ = choose_ranges(step, prepared(model), data, quiet, stats=known)
-    assert chosen.method == method
+@pytest.mark.parametrize(("count", "judging"), [(2, 1), (3, 2), (64, 32), (80, 32), (300, 32)])
+def test_every_sample_gives_ranges_or_judges_them(count: int, judging: int) -> None:
+    parts = trial_samples(ActivationRanges(), dataset(powers(1.0), np.zeros((count, 200, 16), np.float32)), 3)
+    assert parts is not None
+    assert (len(parts[0]), len(parts[1])) == (count - judging, judging)
 
 
-def test_few_samples_are_judged_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = powers(4.0)
-    step, data, measured = ActivationRanges(), dataset(model, rows(127)), []
-    known = calibrate(prepared(model), step.needs(prepared(model)), data, quiet)
+def test_no_sample_is_measured_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
 
     def spied(*arguments: Any, **options: Any) -> Any:
         measured.append(len(arguments[2]))
         return calibrate(*arguments, **options)
 
-    monkeypatch.setattr("converter.calibration.range_trial.calibrate", spied)
-    choose_ranges(step, prepared(model), data, quiet, stats=known)
-    assert measured == [64]
+    monkeypatch.setattr("converter.pipeline.shards.calibrate", spied)
+    recipe = Recipe("r", "", (Normalise(), ActivationRanges(), Rtn(bits=8)))
+    convert(powers(1.0), rows(80), recipe=recipe)
+    assert len(measured) == 2
+    assert measured[1] == 32
+    assert sum(measured) <= 80
 
 
 def test_the_pass_takes_what_was_chosen_and_says_so() -> None:
@@ -87,14 +87,12 @@ def test_the_pass_takes_what_was_chosen_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "step", [ActivationRanges("percentile"), ActivationRanges("minmax"), ActivationRanges("entropy")]
+    "step",
+    [ActivationRanges("percentile"), ActivationRanges("minmax"), ActivationRanges("entropy"), ActivationRanges(bits=16)],
 )
 def test_other_methods_are_taken_as_they_are(step: ActivationRanges) -> None:
-    model = powers(4.0)
-    assert choose_ranges(step, prepared(model), dataset(model, rows(16)), quiet) == (step, ())
+    assert trial_samples(step, dataset(powers(4.0), rows(16)), 0) is None
 
 
 def test_one_sample_cannot_judge() -> None:
-    model = powers(4.0)
-    step = ActivationRanges()
-    assert choose_ranges(step, prepared(model), dataset(model, rows(1)), quiet) == (step, ())
+    assert trial_samples(ActivationRanges(), dataset(powers(4.0), rows(1)), 0) is None

@@ -1,6 +1,7 @@
 """Second moments: batches give the same 2/n XᵀX, cross moments and means as all rows at once."""
 
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -311,3 +312,20 @@ def test_the_symmetric_half_of_a_large_matrix() -> None:
     total = MomentsAccumulator(1, 300, cross=False)
     total.update(rows)
     assert_close(total.moments().hessian, 2 / 40 * rows.transpose(0, 2, 1) @ rows)
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+def test_joined_moments_of_many_inputs(order: str) -> None:
+    """Large matrices are added part by part, whatever the order of their values in memory."""
+    k = 300
+    halves = []
+    for seed in (1, 2):
+        rows, _ = draw(2, 40, k, seed)
+        total = MomentsAccumulator(2, k, cross=False)
+        total.update(rows)
+        moments = total.moments()
+        if order == "columns":
+            moments = replace(moments, hessian=np.asfortranarray(moments.hessian))
+        halves.append(moments)
+    joined = Moments.joined(*halves)
+    np.testing.assert_allclose(joined.hessian, (halves[0].hessian + halves[1].hessian) / 2, rtol=1e-6, atol=1e-6)

@@ -190,7 +190,7 @@ def _summary(rows: Sequence[Row], refused: Mapping[str, str]) -> list[str]:
     return [*lines, *([f"W8A8 below {LEAST_DB:g} dB: {', '.join(low)}"] if low else [])]
 
 
-_ON_INTEGERS = frozenset({"int8", "int8-gptq", "int4", "int4-learned", "int4-qat"})
+_ON_INTEGERS = frozenset({"int8", "int8-gptq", "int4", "int2-learned", "int4-qat"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

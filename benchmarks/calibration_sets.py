@@ -10,6 +10,7 @@ mean and the standard deviation are shown.
 """
 
 import argparse
+import dataclasses
 import re
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from converter.model_io.save import save_onnx
 from converter.report.progress import progress_bars
 from converter.runtime.session import Progress
 from passes.weights.gpfq import Gpfq
+from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.rtn import Rtn
 
 __all__ = ["SOLVERS", "Draw", "calibration", "drawn", "files_of", "main", "measured", "shown"]
@@ -45,13 +47,14 @@ _OTHER = "gtsrb_train.npz"
 _MEASURE, _DRAWS, _MOST_DRAWN = 2000, 3, 256
 _COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 _INT4 = find_recipe("int4")
+_LEARNING = LearnedRounding(method="soft", steps=200, soft_rate=0.025)
 
 SOLVERS: Mapping[str, Recipe] = MappingProxyType(
     {
         "rtn": _INT4.with_pass(Rtn(bits=4, block_size=8, two_level=True)),
         "gpfq": _INT4.with_pass(Gpfq(bits=4, block_size=8, two_level=True)),
         "gptq": _INT4,
-        "learned": find_recipe("int4-learned"),
+        "learned": dataclasses.replace(_INT4, passes=(*_INT4.passes, _LEARNING)),
     }
 )
 """Recipes by the name of what finds the codes."""

@@ -53,5 +53,5 @@ def require_learnable(source: onnx.ModelProto, recipe: Recipe, target: Target) -
     if reason and any(isinstance(step, LearnedRounding) and step.loss == "network" for step in recipe.passes):
         raise QuantizationError(NO_GRADIENTS.format(reason))
     if recipe.trains and reason:
-        learned = f"recipe int4-learned learns {sum(not each for each in reasons)} of {len(reasons)} layers"
+        learned = f"recipe int2-learned learns {sum(not each for each in reasons)} of {len(reasons)} layers"
         raise QuantizationError(f"recipe {recipe.name!r} cannot train the network: {reason}; {learned}, and {_OTHER}")

@@ -35,9 +35,11 @@ from passes.errors import UsageError
 from passes.ir.model import Model
 from passes.ir.onnx_graph import import_graph
 from passes.report import PassReport
+from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["convert", "quantize", "run_passes"]
 
+_AGAIN = "learning gained nothing, so the other passes ran again on all images"
 _LOG = logging.getLogger(__name__)
 
 
@@ -147,7 +149,32 @@ def quantize(job: Prepared, progress: Progress) -> Result:
 
 
 def run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassReport]]:
-    """Run the passes of a recipe on a new model. Return the model and their reports."""
+    """Run the passes of a recipe on a new model. Return the model and their reports.
+
+    If learned rounding gains nothing, the other passes run again on all images: those that it holds out are then worth
+    more to them, and the file is that of the recipe without it.
+    """
+    work, reports = _run_passes(job, progress)
+    learning = [step for step in job.recipe.passes if isinstance(step, LearnedRounding)]
+    if not learning or job.recipe.trains or any(_gained(report, learning) for report in reports):
+        return work, reports
+    others = tuple(step for step in job.recipe.passes if step not in learning)
+    again = dataclasses.replace(
+        job, recipe=dataclasses.replace(job.recipe, passes=others), images=job.images.without_held_out()
+    )
+    work, found = _run_passes(again, progress)
+    remaining = iter(found)
+    return work, [
+        dataclasses.replace(report, notes=(*report.notes, _AGAIN)) if step in learning else next(remaining)
+        for step, report in zip(job.recipe.passes, reports, strict=True)
+    ]
+
+
+def _gained(report: PassReport, learning: Sequence[LearnedRounding]) -> bool:
+    return bool(report.changed) and any(report.name == step.name for step in learning)
+
+
+def _run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassReport]]:
     work = Model(import_graph(job.source), job.target.rules, existing_qparams=job.existing)
     settings = job.settings
     context = PassContext(

@@ -85,6 +85,10 @@ class Images:
             return self.fitted
         return self.measured if step.stage <= Stage.RANGES else self.learnable
 
+    def without_held_out(self) -> "Images":
+        """Return the images of a recipe from which the passes that hold some out are gone."""
+        return dataclasses.replace(self, learnable=self.fitted, measured=self.calibration)
+
     def describe_calibration(self) -> dict[str, Any] | None:
         """Return `Dataset.describe` of the calibration images. None if there are none."""
         return None if self.calibration is None else self.calibration.describe()

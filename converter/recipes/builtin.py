@@ -79,14 +79,14 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block_size=8, two_level=True)),
             ),
             Recipe(
-                "int4-learned",
-                "int4, then codes, scales and biases learned block by block with torch",
+                "int2-learned",
+                "2-bit weights by sequential GPTQ, then soft rounding learned block by block with torch",
                 (
                     *_INTEGERS,
                     Rotate(),
                     ActivationRanges(),
-                    Gptq(bits=4, block_size=8, two_level=True),
-                    LearnedRounding(),
+                    Gptq(bits=2, block_size=8, two_level=True),
+                    LearnedRounding(method="soft", steps=200, soft_rate=0.025),
                 ),
             ),
             Recipe(

@@ -86,7 +86,7 @@ def test_int8_is_near_float_and_has_no_unnecessary_floats(name: str, tmp_path: P
     [  # 16-bit activations are for other targets: tests/converter/pipeline/test_wide_activations.py
         name
         for name, recipe in RECIPES.items()
-        if name not in {"int8", "int4-learned", "a16w8", "a16w4"} and not recipe.keeps
+        if name not in {"int8", "int2-learned", "a16w8", "a16w4"} and not recipe.keeps
     ],
 )
 def test_converts_with_every_recipe(recipe: str) -> None:

@@ -38,9 +38,9 @@ def check(model: onnx.ModelProto, recipe: str) -> None:
 
 
 def test_what_can_learn_passes() -> None:
-    for recipe in ("int4-learned", "int4-qat", "int4"):
+    for recipe in ("int2-learned", "int4-qat", "int4"):
         check(resnet(), recipe)
-    check(strange(everywhere=False), "int4-learned")
+    check(strange(everywhere=False), "int2-learned")
     check(strange(everywhere=True), "int4")
 
 
@@ -48,17 +48,17 @@ def test_training_names_the_operator_and_what_can_take_the_model() -> None:
     with pytest.raises(QuantizationError) as caught:
         converter.train(strange(everywhere=False), unread)
     assert "cannot train the network: Round (round) has no differentiable form" in str(caught.value)
-    assert "int4-learned learns 1 of 2 layers" in str(caught.value)
+    assert "int2-learned learns 1 of 2 layers" in str(caught.value)
 
 
-@pytest.mark.parametrize("recipe", ["int4-learned", "int4-qat"])
+@pytest.mark.parametrize("recipe", ["int2-learned", "int4-qat"])
 def test_a_model_without_a_layer_that_learns(recipe: str) -> None:
     with pytest.raises(QuantizationError, match=r"can learn no layer: in the model, Round .*int4 and int8-gptq"):
         converter.convert(strange(everywhere=True), unread, recipe=recipe)
 
 
 def test_control_flow_can_learn_around_it() -> None:
-    check(NETWORKS["captured"](), "int4-learned")
+    check(NETWORKS["captured"](), "int2-learned")
     with pytest.raises(QuantizationError, match=r"If \(choice\) has no differentiable form"):
         check(NETWORKS["captured"](), "int4-qat")
 

@@ -125,7 +125,7 @@ def test_a_branch_keeps_its_channels() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [name for name in SOLVING if name not in {"int4-qat", "int4-learned"}])
+@pytest.mark.parametrize("recipe", [name for name in SOLVING if name not in {"int4-qat", "int2-learned"}])
 def test_every_recipe(recipe: str) -> None:
     model, plan = network(deep=True), brief(recipe)
     result = converter.convert(model, BOTH if plan.needs_calibration else None, recipe=plan)

@@ -44,7 +44,7 @@ def metadata(result: Result) -> dict[str, str]:
 
 
 EIGHT_BITS = {"int8", "int8-gptq", "int8-2of4", "int8-weight-only", "dynamic"}
-INTEGERS = {*EIGHT_BITS - {"int8-weight-only", "dynamic"}, "int4", "int4-learned", "int4-pruned", "int4-qat"}
+INTEGERS = {*EIGHT_BITS - {"int8-weight-only", "dynamic"}, "int4", "int2-learned", "int4-pruned", "int4-qat"}
 AS_THEY_ARE = [pytest.param(name, marks=pytest.mark.slow if name in LEARNING else ()) for name in SOLVING]
 
 

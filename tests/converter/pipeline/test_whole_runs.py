@@ -22,7 +22,7 @@ def unread() -> Any:
     return pytest.fail("the data were read")
 
 
-@pytest.mark.parametrize("recipe", [name for name in SOLVING if name not in {"int4-learned", "int4-qat"}])
+@pytest.mark.parametrize("recipe", [name for name in SOLVING if name not in {"int2-learned", "int4-qat"}])
 def test_layers_are_quantized(recipe: str) -> None:
     result = converter.convert(recurrent(), runs, recipe=recipe)
     eight = recipe.startswith("int8") or recipe == "dynamic"
@@ -82,13 +82,13 @@ def test_noise_verifies_a_model_whose_sizes_are_its_batch() -> None:
     assert converter.verify(converter.convert(model, runs).model, "cpu").images == 1
 
 
-@pytest.mark.parametrize("recipe", ["int4-learned", "int4-qat"])
+@pytest.mark.parametrize("recipe", ["int2-learned", "int4-qat"])
 def test_learning_is_refused_before_data_are_read(recipe: str) -> None:
     with pytest.raises(ConvertError, match="share no batch axis; recipes int4 and int8-gptq take it"):
         converter.convert(recurrent(), unread, recipe=recipe)
 
 
-@pytest.mark.parametrize("recipe", ["int4-learned", "int4-qat"])
+@pytest.mark.parametrize("recipe", ["int2-learned", "int4-qat"])
 def test_learning_on_samples_of_different_shapes_is_refused(recipe: str) -> None:
     model = recurrent(gain=False, names=False)
     with pytest.raises(ConvertError, match="learns on batches, and the samples run one at a time"):

@@ -349,9 +349,9 @@ def test_a_pass_is_put_behind_those_of_its_stage() -> None:
 
 
 def test_fields_of_the_layer_pass() -> None:
-    recipe = RECIPES["int4-learned"]
+    recipe = RECIPES["int2-learned"]
     changed = recipe.with_solver(bits=3)
-    assert changed.solver == dataclasses.replace(Gptq(bits=4, block_size=8, two_level=True), bits=3)
+    assert changed.solver == dataclasses.replace(Gptq(bits=2, block_size=8, two_level=True), bits=3)
     assert [step for step in changed.passes if step.solver is None] == [s for s in recipe.passes if s.solver is None]
     assert RECIPES["keep"].solver is None
     assert RECIPES["keep"].with_solver(bits=3) == RECIPES["keep"]

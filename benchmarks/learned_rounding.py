@@ -10,8 +10,9 @@ file of every method, so methods are compared on equal images. SQNR of the score
 no set has. The gain is that over the method's own start, set by set.
 
 "soft" is rounding as published: AdaRound's (layer by layer) and BRECQ's (block by block) soft rounding. From codes
-rounded to nearest it begins at the float weights; from GPTQ's codes it begins near them, and takes the steps of
-`int2-learned`. "soft, 500 steps" takes more of them at a lower rate. "moves" are whole steps. "trained" is the training of `train`, without labels, on the same images and nothing else.
+rounded to nearest it begins at the float weights. From GPTQ's codes it begins near them, and takes the steps of
+`int2-learned`; "soft, 500 steps" takes more of them at a lower rate. "moves" are whole steps. "trained" is the training
+of `train`, without labels, on the same images and nothing else.
 
 Results of a set are kept in the file of ``--rows`` as soon as they are measured, and a run that was stopped goes on.
 """

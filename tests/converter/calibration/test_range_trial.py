@@ -88,7 +88,12 @@ def test_the_pass_takes_what_was_chosen_and_says_so() -> None:
 
 @pytest.mark.parametrize(
     "step",
-    [ActivationRanges("percentile"), ActivationRanges("minmax"), ActivationRanges("entropy"), ActivationRanges(bits=16)],
+    [
+        ActivationRanges("percentile"),
+        ActivationRanges("minmax"),
+        ActivationRanges("entropy"),
+        ActivationRanges(bits=16),
+    ],
 )
 def test_other_methods_are_taken_as_they_are(step: ActivationRanges) -> None:
     assert trial_samples(step, dataset(powers(4.0), rows(16)), 0) is None

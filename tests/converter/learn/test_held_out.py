@@ -15,7 +15,7 @@ from passes.activations.activation_ranges import ActivationRanges
 from passes.weights.gptq import Gptq
 from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.qat import Qat
-from tests.support.networks import images, resnet
+from tests.support.networks import images, resnet, run
 
 X = images(24, 3, 12, 12)
 
@@ -78,3 +78,15 @@ def test_gptq_has_not_seen_them() -> None:
     first, second = (convert(resnet(), data, recipe=recipe) for data in (few, other))
     for one, two in zip(first.passes[1].changed.values(), second.passes[1].changed.values(), strict=True):
         assert (one.before_db, one.after_db) == (two.before_db, two.after_db)
+
+
+def test_what_learning_held_out_is_used_where_it_gains_nothing() -> None:
+    """The file is then that of the recipe without learning, on all images."""
+    nothing = LearnedRounding(held_out=0.25, steps=1, move_share=0, bias_rate=0, scale_rate=0)
+    steps = (ActivationRanges(), Gptq(bits=4))
+    plain, learned = (convert(resnet(), X, recipe=Recipe("r", "", passes)) for passes in (steps, (*steps, nothing)))
+    np.testing.assert_array_equal(run(learned.model, X)[0], run(plain.model, X)[0])
+    assert [report.name for report in learned.passes] == ["activation_ranges", "gptq", "learned_rounding"]
+    assert "learning gained nothing, so the other passes ran again on all images" in learned.passes[-1].notes
+    assert not learned.passes[-1].changed
+    assert all("gained nothing" in why for why in learned.passes[-1].skipped.values())

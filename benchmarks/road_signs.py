@@ -44,6 +44,7 @@ from passes.base import Pass
 from passes.scale_migration.awq import Awq
 from passes.scale_migration.smoothquant import SmoothQuant
 from passes.weights.gptq import Gptq
+from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.rtn import Rtn
 
 __all__ = [
@@ -126,11 +127,11 @@ METHODS: Mapping[str, tuple[int, Recipe]] = MappingProxyType(
         ),
         "GPTQ, W4A8": (4, _INT4),
         "GPTQ with a scale a channel, W4A8": (4, _GPTQ4),
+        "learned rounding, W4A8": (4, replace(_INT4, passes=(*_INT4.passes, LearnedRounding()))),
         "GPTQ, W3A8": (3, with_gptq(_INT4, "gptq3", bits=3)),
         "round to nearest, W2A8": (2, with_steps(_INT4, "rtn2", {Gptq: Rtn(bits=2)})),
         "GPTQ with a scale a channel, W2A8": (2, with_gptq(_INT4, "gptq2-channel", bits=2, **_ONE_LEVEL)),
         "GPTQ, W2A8": (2, with_gptq(_INT4, "gptq2", bits=2)),
-        "learned rounding, W2A8": (2, find_recipe("int2-learned")),
     }
 )
 

@@ -34,8 +34,8 @@ class LearnedRounding(LearningPass):
         steps: Steps of the optimizer per block.
         batch: Images per step.
         method: How codes change. "moves": whole steps where the loss gains by them. "soft": soft rounding between two
-            neighbours, with a regularizer that decides in the end (AdaRound). `steps` times `soft_rate` is about how far
-            a code can move; it should be 5.
+            neighbours, with a regularizer that decides in the end (AdaRound). `steps` times `soft_rate` is about how
+            far a code can move; it should be 5.
         loss: Error of a block's outputs. "error": squared error over variance. "network": the same, where a channel
             counts as much as the network's outputs depend on it (BRECQ). "cosine": 1 minus the cosine.
         move_share: Greatest share of a layer's rows in which a code changes in one step, with "moves". With 0, no code

@@ -18,6 +18,7 @@ from converter.engine.engine import Lost, Task
 from converter.engine.shelf import Shelf
 from converter.engine.storage import Storage
 from converter.model_io.scratch import scratch_folder
+from converter.runtime.session import THREADS, available_threads
 from passes.errors import ConvertError, UsageError, first_line
 
 __all__ = ["DaskEngine", "local_engine", "remote_engine"]
@@ -86,15 +87,18 @@ def _run(work: Callable[[Task], Any], task: Task) -> Any:
 
 @contextmanager
 def local_engine(count: int, memory: int | None) -> Iterator[DaskEngine]:
-    """Yield an engine of local processes with one thread each, which end with the `with` block.
+    """Yield an engine of local processes, which end with the `with` block.
+
+    Each runs one task at a time, and onnxruntime in it takes an equal part of this process's processors.
 
     Args:
         count: Number of processes.
         memory: Bytes that each may take. None: an equal part of the machine's.
     """
+    share = {f"distributed.nanny.pre-spawn-environ.{THREADS}": max(1, available_threads() // count)}
     with (
         scratch_folder() as folder,
-        dask.config.set(_SETTINGS),
+        dask.config.set(_SETTINGS | share),
         LocalCluster(
             n_workers=count,
             threads_per_worker=1,

@@ -8,12 +8,15 @@ import onnx
 import onnxruntime as ort
 
 from converter.model_io.cpu_session import cpu_session
-from passes.errors import ModelError
+from passes.errors import ModelError, UsageError
 
-__all__ = ["EXACT_KERNELS", "Progress", "available_threads", "exact_kernels", "no_progress", "open_session"]
+__all__ = ["EXACT_KERNELS", "THREADS", "Progress", "available_threads", "exact_kernels", "no_progress", "open_session"]
 
 EXACT_KERNELS = "CONVERT_ONNX_EXACT_KERNELS"
 """Environment variable; see `exact_kernels`."""
+
+THREADS = "CONVERT_ONNX_THREADS"
+"""Environment variable: processors that this process may use. Each local worker gets its share of them."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the work, the amount that is done, and the total."""
@@ -34,7 +37,16 @@ def exact_kernels() -> bool:
 
 
 def available_threads() -> int:
-    """Number of processors that this process may use."""
+    """Number of processors that this process may use.
+
+    Raises:
+        UsageError: `CONVERT_ONNX_THREADS` is not a positive number.
+    """
+    given = os.environ.get(THREADS)
+    if given is not None:
+        if not given.isdecimal() or int(given) < 1:
+            raise UsageError(f"the environment variable {THREADS} is {given!r}; give a number from 1 on, or unset it")
+        return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -10,6 +10,7 @@ import pytest
 from converter.engine.engine import InProcess
 from converter.engine.shelf import Shelf
 from converter.engine.storage import Storage
+from converter.runtime.session import available_threads
 from passes.errors import OutputError, UsageError
 
 
@@ -33,6 +34,10 @@ def fail(value: int) -> None:
     raise OutputError(f"{value} cannot be written")
 
 
+def threads(_: object) -> int:
+    return available_threads()
+
+
 def lost(task: object, reason: str) -> str:
     return f"{task}: {reason}"
 
@@ -48,6 +53,8 @@ def test_local_workers_run_all_and_again_what_died(tmp_path: Path) -> None:
     from converter.engine.dask_engine import local_engine
 
     with local_engine(2, None) as engine:
+        share = max(1, available_threads() // 2)
+        assert sorted(engine.results(threads, [0, 0], lost)) == [(0, share), (1, share)]
         assert engine.shares_disk
         assert sorted(engine.results(square, [1, 2, 3], lost)) == [(0, 1), (1, 4), (2, 9)]
         assert list(engine.results(die_once, [str(tmp_path / "died")], lost)) == [(0, 1)]

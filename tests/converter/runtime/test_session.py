@@ -7,7 +7,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.runtime.session import EXACT_KERNELS, open_session
+from converter.runtime.session import EXACT_KERNELS, THREADS, available_threads, open_session
+from passes.errors import UsageError
 
 HIGH, LOW = np.iinfo(np.uint8).max, -127
 """Two products of them are beyond 16 bits, which x86 without VNNI adds two products in."""
@@ -56,3 +57,14 @@ def test_without_it_sessions_are_those_of_a_deployment(
     feeds = {"x": np.full((1, 16), HIGH, np.float32)}
     plain = onnxruntime.InferenceSession(extremes, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
     np.testing.assert_array_equal(open_session(path).run(None, feeds)[0], plain)
+
+
+def test_the_processors_of_a_process_may_be_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(THREADS, raising=False)
+    assert available_threads() >= 1
+    monkeypatch.setenv(THREADS, "7")
+    assert available_threads() == 7
+    for bad in ("0", "two", "-1", ""):
+        monkeypatch.setenv(THREADS, bad)
+        with pytest.raises(UsageError, match=f"CONVERT_ONNX_THREADS is '{bad}'; give a number from 1 on"):
+            available_threads()

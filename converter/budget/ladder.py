@@ -44,7 +44,7 @@ from converter.pipeline.result import Result
 from converter.pipeline.search_record import Search
 from converter.pipeline.settings import Settings
 from converter.recipes.builtin import AUTO, RECIPES, find_recipe, learning_on
-from converter.recipes.overrides import with_bits
+from converter.recipes.overrides import with_bits, with_recurrent_bits
 from converter.recipes.recipe import Recipe
 from converter.runtime.session import Progress, no_progress
 from converter.targets.catalog import DEFAULT_TARGET, find_target
@@ -57,6 +57,8 @@ from passes.weights.learned_rounding import LearnedRounding
 __all__ = ["convert_within"]
 
 _LOG = logging.getLogger(__name__)
+
+_RECURRENT_BITS = 8  # bits of LSTM, GRU and RNN in every attempt: what fewer of them cost is not measured
 
 
 def convert_within(
@@ -127,7 +129,8 @@ def _search(
 ) -> Result:
     """Convert until the budget is met. Try one recipe only, or several."""
     settings = job.settings
-    fit, held_out, base = job.images.calibration, job.images.judging, job.recipe
+    fit, held_out = job.images.calibration, job.images.judging
+    base = with_recurrent_bits(job.recipe, job.source, _RECURRENT_BITS) if several else job.recipe
     assert fit is not None
     if held_out is None:
         raise UsageError(
@@ -139,7 +142,7 @@ def _search(
             f"only {len(held_out)} samples judge the files, so one sample is {100 / len(held_out):.2g} points, more "
             f"than `max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more samples"
         )
-    builder = CandidateBuilder(job.source, fit, judge, budget, job.target, settings, cache, progress, recurrent=several)
+    builder = CandidateBuilder(job.source, fit, judge, budget, job.target, settings, cache, progress)
     if workers.several:
         with opened(workers) as engine:
             measure_ahead(builder, _first_recipes(base, budget), base, engine, progress)
@@ -330,7 +333,10 @@ def _hopeless(eight: Trial, budget: Budget) -> bool:
 
 
 def _like(recipe: Recipe, base: Recipe) -> Recipe:
-    """Return a built-in recipe with the limit, seed and preprocessing of the search."""
+    """Return a built-in recipe with the limit, seed, preprocessing and bits of recurrent layers of the search."""
+    solver = base.solver
+    assert solver is not None  # layers are solved by a layer pass
+    recipe = recipe.with_solver(recurrent_bits=solver.recurrent_bits)
     return dataclasses.replace(recipe, limit=base.limit, seed=base.seed, preprocess=base.preprocess)
 
 

@@ -35,7 +35,7 @@ def round_recurrent(model: Model, layer_pass: LayerPass, bits: Mapping[str, int]
     Returns:
         What changed, for the report, by the name of the node.
     """
-    if layer_pass.recurrent:
+    if layer_pass.takes_recurrent:
         refused = {str(node.name): why_not_recurrent(node) for node in model.graph.nodes if node.op in RECURRENT_OPS}
         model.float_reasons |= {
             name: why for name, why in refused.items() if why is not None and name not in model.float_reasons

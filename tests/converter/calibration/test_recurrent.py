@@ -27,7 +27,7 @@ def model_of(*arguments: Any, **options: Any) -> Model:
 
 
 def rounded(model: Model, layer_pass: Any = RTN) -> Model:
-    round_recurrent(model, layer_pass, layer_pass.recurrent_bits(model))
+    round_recurrent(model, layer_pass, layer_pass.bits_of_recurrent(model))
     check(model, "round_recurrent")
     return model
 

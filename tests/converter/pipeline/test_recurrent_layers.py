@@ -15,6 +15,7 @@ from converter.pipeline.result import LayerReport, Result
 from converter.recipes.builtin import RECIPES, find_recipe
 from passes.errors import ConvertError, ModelError
 from passes.numerics.error import sqnr_db
+from passes.weights.bias_correction import BiasCorrection
 from tests.support.graphs import array, run
 from tests.support.recurrent_layers import CLASSES, FEATURES, HIDDEN, sequences, stacked
 
@@ -192,6 +193,14 @@ def test_float16_models() -> None:
         assert report_of(result).bits == 8
         outputs = (run(each, X.astype(np.float16))[0].astype(np.float32) for each in (model, result.model))
         assert sqnr_db(*outputs) > 33
+
+
+def test_corrections_leave_them_as_they_are() -> None:
+    model = stacked("GRU", head=False)
+    plain = RECIPES["int8-weight-only"]
+    results = [convert(model, X, recipe=recipe) for recipe in (plain, plain.with_pass(BiasCorrection()))]
+    assert np.array_equal(*(run(result.model, X)[0] for result in results))
+    assert report_of(results[1]).bits == 8
 
 
 def test_a_model_of_recurrent_layers_alone() -> None:

@@ -125,12 +125,12 @@ def convert_within(
 
 
 def _search(
-    job: Prepared, budget: Budget, several: bool, cache: Path | None, workers: Workers, progress: Progress
+    job: Prepared, budget: Budget, is_auto: bool, cache: Path | None, workers: Workers, progress: Progress
 ) -> Result:
     """Convert until the budget is met. Try one recipe only, or several."""
     settings = job.settings
     fit, held_out = job.images.calibration, job.images.judging
-    base = with_recurrent_bits(job.recipe, job.source, _RECURRENT_BITS) if several else job.recipe
+    base = with_recurrent_bits(job.recipe, job.source, _RECURRENT_BITS) if is_auto else job.recipe
     assert fit is not None
     if held_out is None:
         raise UsageError(
@@ -147,9 +147,9 @@ def _search(
         with opened(workers) as engine:
             measure_ahead(builder, _first_recipes(base, budget), base, engine, progress)
     if settings.prune_channels is not None:
-        rungs = _rungs_with_channels(builder, base, several=several)
+        rungs = _rungs_with_channels(builder, base, is_auto=is_auto)
     else:
-        rungs = _rungs(builder, base) if several else iter([builder.attempt(base.name, base)])
+        rungs = _rungs(builder, base) if is_auto else iter([builder.attempt(base.name, base)])
     for trial in rungs:
         progress(f"auto: {trial.attempt.name}", 1, 1)
 
@@ -263,12 +263,12 @@ def _rungs(builder: CandidateBuilder, base: Recipe, eight: Trial | None = None) 
         yield builder.attempt("mixed-learned", _learned(_nearest([*starts[1:], *tried], budget).recipe))
 
 
-def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, several: bool) -> Iterator[Trial]:
+def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, is_auto: bool) -> Iterator[Trial]:
     """Yield attempts without some of the channels, at 8 bits and then at fewer, and then those with all channels.
 
     If only one recipe is wanted, all attempts are of this recipe.
     """
-    budget, recipe = builder.budget, _like(RECIPES["int8"], base) if several else base
+    budget, recipe = builder.budget, _like(RECIPES["int8"], base) if is_auto else base
     whole = builder.attempt(recipe.name, recipe)
     yield whole
     if _settled(whole, budget):
@@ -281,7 +281,7 @@ def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, several: bo
         except QuantizationError as error:
             _LOG.warning(f"the search goes on with all channels: {error}")
     share = 0.0 if channels is None else channels.for_fewer_bits()
-    if not several or (share and not budget.wants_smallest):
+    if not is_auto or (share and not budget.wants_smallest):
         return
     if share and channels is not None:
         fewer = channels.with_share(base, share)

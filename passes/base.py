@@ -206,6 +206,7 @@ class LayerPass(Pass):
         sequential: Whether a layer is solved on the outputs of its quantized predecessors.
         recurrent: Whether the weights W and R of LSTM, GRU and RNN get codes too, rounded to nearest on searched
             scales, whatever the pass does to other layers. Without it, only those that `layer_bits` selects get codes.
+        recurrent_bits: Bits of these weights, if they differ from `bits`. With it, all of them get codes.
     """
 
     stage: ClassVar[Stage] = Stage.WEIGHTS
@@ -221,12 +222,14 @@ class LayerPass(Pass):
     layer_bits: Mapping[str, int] = field(default_factory=dict)
     sequential: bool = True
     recurrent: bool = False
+    recurrent_bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.fewest_blocks < 0:
             raise ValueError(f"fewest_blocks must be 0 or more, not {self.fewest_blocks}")
         ends = self.bits if self.first_last_bits is None else self.first_last_bits
-        every = (self.bits, ends, *self.layer_bits.values())
+        states = self.bits if self.recurrent_bits is None else self.recurrent_bits
+        every = (self.bits, ends, states, *self.layer_bits.values())
         for bits in every:
             code_range(bits)
         GridForm(min(every), self.block_size, self.symmetric, self.two_level, self.searches)  # refuses impossible grids
@@ -264,6 +267,11 @@ class LayerPass(Pass):
         return True
 
     @property
+    def takes_recurrent(self) -> bool:
+        """Whether every LSTM, GRU and RNN gets codes, and not only those that `layer_bits` selects."""
+        return self.recurrent or self.recurrent_bits is not None
+
+    @property
     def searches(self) -> bool:
         """Whether weight scales are searched. If not, the largest weight gives the scale."""
         return True
@@ -292,8 +300,8 @@ class LayerPass(Pass):
         named = by_layer(self.layer_bits, graph, [*layers, *recurrent_layers(graph)], "layer_bits")
         return agreed(bits, {name: named[name] for name in layers if name in named}, layers, graph, tables)
 
-    def recurrent_bits(self, model: Model) -> dict[str, int]:
-        """Return the weight bits of every LSTM, GRU and RNN that gets codes. See `recurrent`.
+    def bits_of_recurrent(self, model: Model) -> dict[str, int]:
+        """Return the weight bits of every LSTM, GRU and RNN that gets codes. See `recurrent` and `recurrent_bits`.
 
         Raises:
             UnknownLayerError: A selector of `layer_bits` matches no layer.
@@ -302,10 +310,9 @@ class LayerPass(Pass):
         if not known:
             return {}
         named = by_layer(self.layer_bits, model.graph, [*model.layers_to_quantize(), *known], "layer_bits")
-        wanted = known if self.recurrent else named.keys() & known.keys()
-        return {
-            name: named.get(name, self.bits) for name in known if name in wanted and name not in model.float_reasons
-        }
+        wanted = known if self.takes_recurrent else named.keys() & known.keys()
+        bits = self.bits if self.recurrent_bits is None else self.recurrent_bits
+        return {name: named.get(name, bits) for name in known if name in wanted and name not in model.float_reasons}
 
     def matched(self, model: Model) -> tuple[str, ...]:
         """Return a line for every selector of `layer_bits` that is no plain name."""

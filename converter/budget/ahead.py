@@ -143,7 +143,6 @@ def _builder(shelf: Shelf, item: Item) -> CandidateBuilder:
         search.settings,
         search.cache,
         no_progress,
-        recurrent=True,  # only the search for a recipe measures ahead
     )
 
 

@@ -27,7 +27,6 @@ from converter.pipeline.result import Result, mean_file_bits, versions
 from converter.pipeline.search_record import BudgetAttempt
 from converter.pipeline.settings import Settings
 from converter.recipes.builtin import learning_on
-from converter.recipes.overrides import with_recurrent_bits
 from converter.recipes.recipe import Recipe
 from converter.recipes.toml import dump_recipe
 from converter.runtime.few_samples import real_feeds
@@ -71,7 +70,6 @@ class CandidateBuilder:
         settings: Device of learning passes, and bytes of activations held in memory.
         cache: Folder for measurements. None: nothing is stored.
         progress: Called during the work.
-        recurrent: Whether LSTM, GRU and RNN get 8 bits, whatever the recipe of an attempt says.
 
     Attributes:
         trials: All attempts so far.
@@ -89,10 +87,7 @@ class CandidateBuilder:
         settings: Settings,
         cache: Path | None,
         progress: Progress,
-        *,
-        recurrent: bool = False,
     ) -> None:
-        self.recurrent = recurrent
         self.source, self.fit, self.judge, self.budget, self.target = source, fit, judge, budget, target
         self.settings, self.progress = settings, progress
         self.cache_folder = cache
@@ -178,7 +173,6 @@ class CandidateBuilder:
     def prepared(self, recipe: Recipe) -> Prepared:
         """Return the inputs of a conversion by a recipe, on the images that calibrate."""
         recipe = learning_on(recipe, self.settings.device) if recipe.learns else recipe
-        recipe = with_recurrent_bits(recipe, self.source, 8) if self.recurrent else recipe
         settings = dataclasses.replace(
             self.settings,
             limit=len(self.fit),

@@ -44,7 +44,7 @@ from converter.pipeline.result import Result
 from converter.pipeline.search_record import Search
 from converter.pipeline.settings import Settings
 from converter.recipes.builtin import AUTO, RECIPES, find_recipe, learning_on
-from converter.recipes.overrides import with_bits
+from converter.recipes.overrides import with_bits, with_recurrent_bits
 from converter.recipes.recipe import Recipe
 from converter.runtime.session import Progress, no_progress
 from converter.targets.catalog import DEFAULT_TARGET, find_target
@@ -57,6 +57,8 @@ from passes.weights.learned_rounding import LearnedRounding
 __all__ = ["convert_within"]
 
 _LOG = logging.getLogger(__name__)
+
+_RECURRENT_BITS = 8  # bits of LSTM, GRU and RNN in every attempt: what fewer of them cost is not measured
 
 
 def convert_within(
@@ -123,11 +125,12 @@ def convert_within(
 
 
 def _search(
-    job: Prepared, budget: Budget, several: bool, cache: Path | None, workers: Workers, progress: Progress
+    job: Prepared, budget: Budget, is_auto: bool, cache: Path | None, workers: Workers, progress: Progress
 ) -> Result:
     """Convert until the budget is met. Try one recipe only, or several."""
     settings = job.settings
-    fit, held_out, base = job.images.calibration, job.images.judging, job.recipe
+    fit, held_out = job.images.calibration, job.images.judging
+    base = with_recurrent_bits(job.recipe, job.source, _RECURRENT_BITS) if is_auto else job.recipe
     assert fit is not None
     if held_out is None:
         raise UsageError(
@@ -139,14 +142,14 @@ def _search(
             f"only {len(held_out)} samples judge the files, so one sample is {100 / len(held_out):.2g} points, more "
             f"than `max_drop={budget.max_drop:g}`: the drop is mostly an estimate; give more samples"
         )
-    builder = CandidateBuilder(job.source, fit, judge, budget, job.target, settings, cache, progress, recurrent=several)
+    builder = CandidateBuilder(job.source, fit, judge, budget, job.target, settings, cache, progress)
     if workers.several:
         with opened(workers) as engine:
             measure_ahead(builder, _first_recipes(base, budget), base, engine, progress)
     if settings.prune_channels is not None:
-        rungs = _rungs_with_channels(builder, base, several=several)
+        rungs = _rungs_with_channels(builder, base, is_auto=is_auto)
     else:
-        rungs = _rungs(builder, base) if several else iter([builder.attempt(base.name, base)])
+        rungs = _rungs(builder, base) if is_auto else iter([builder.attempt(base.name, base)])
     for trial in rungs:
         progress(f"auto: {trial.attempt.name}", 1, 1)
 
@@ -260,12 +263,12 @@ def _rungs(builder: CandidateBuilder, base: Recipe, eight: Trial | None = None) 
         yield builder.attempt("mixed-learned", _learned(_nearest([*starts[1:], *tried], budget).recipe))
 
 
-def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, several: bool) -> Iterator[Trial]:
+def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, is_auto: bool) -> Iterator[Trial]:
     """Yield attempts without some of the channels, at 8 bits and then at fewer, and then those with all channels.
 
     If only one recipe is wanted, all attempts are of this recipe.
     """
-    budget, recipe = builder.budget, _like(RECIPES["int8"], base) if several else base
+    budget, recipe = builder.budget, _like(RECIPES["int8"], base) if is_auto else base
     whole = builder.attempt(recipe.name, recipe)
     yield whole
     if _settled(whole, budget):
@@ -278,7 +281,7 @@ def _rungs_with_channels(builder: CandidateBuilder, base: Recipe, *, several: bo
         except QuantizationError as error:
             _LOG.warning(f"the search goes on with all channels: {error}")
     share = 0.0 if channels is None else channels.for_fewer_bits()
-    if not several or (share and not budget.wants_smallest):
+    if not is_auto or (share and not budget.wants_smallest):
         return
     if share and channels is not None:
         fewer = channels.with_share(base, share)
@@ -330,7 +333,10 @@ def _hopeless(eight: Trial, budget: Budget) -> bool:
 
 
 def _like(recipe: Recipe, base: Recipe) -> Recipe:
-    """Return a built-in recipe with the limit, seed and preprocessing of the search."""
+    """Return a built-in recipe with the limit, seed, preprocessing and bits of recurrent layers of the search."""
+    solver = base.solver
+    assert solver is not None  # layers are solved by a layer pass
+    recipe = recipe.with_solver(recurrent_bits=solver.recurrent_bits)
     return dataclasses.replace(recipe, limit=base.limit, seed=base.seed, preprocess=base.preprocess)
 
 

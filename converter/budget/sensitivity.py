@@ -88,7 +88,7 @@ def sensitivity(
             data,
             plan,
             chosen,
-            requested=RequestedLayers(exclude, bits or {}),
+            requested=RequestedLayers(exclude, bits or {}, solver=plan.solver),
             export=export,
             preprocess=preprocess,
             settings=settings,

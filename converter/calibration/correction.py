@@ -50,13 +50,13 @@ def correct_layers(
         seed: Random seed of the output positions that are sampled from each image.
 
     Returns:
-        The report of the pass.
+        The report of the pass. It has no changes if only LSTM, GRU and RNN are quantized.
 
     Raises:
         QuantizationError: No layer is quantized yet, or there are no data.
         DataError: An activation is NaN or Inf. The message names the tensor.
     """
-    if not model.quantized:
+    if not (model.quantized or model.recurrent):
         raise QuantizationError(f"{correction.name}: no layer is quantized; put the pass after rtn, gptq or another")
     if data is None:
         raise QuantizationError(f"{correction.name} needs calibration data; use `calibration=`")
@@ -67,6 +67,8 @@ def correct_layers(
     skipped |= {
         name: "a MatMul has no bias" for name in model.quantized if layers[name].op == "MatMul" and name not in skipped
     }
+    if not model.quantized:
+        return PassReport(correction.name, {}, skipped)  # LSTM, GRU and RNN have codes, and they are not corrected
     correctable = {name: layer for name, layer in layers.items() if name not in skipped}
     ties = tied_layers(layers[name] for name in model.quantized)
     changed: dict[str, Change] = {}

@@ -87,6 +87,7 @@ def _applied(step: ActivationRanges, model: Model, stats: Stats) -> Model:
         model,
         graph=model.graph.copy(),
         quantized={},
+        recurrent={},
         activation_qparams={},
         float_reasons=dict(model.float_reasons),
         float_activations=dict(model.float_activations),

@@ -12,10 +12,16 @@ import numpy as np
 from converter.calibration.solving import block_of, rounding
 from passes.base import LayerPass, Problem
 from passes.ir.large_constants import copied
-from passes.ir.linear import RECURRENT_OPS
 from passes.ir.model import FloatWeight, Model, Quantized, QuantizedRecurrent
-from passes.ir.recurrent import NO_FLOATS, GateWeight, Recurrent, readers_of_weights, why_not_recurrent
-from passes.ir.surgery import fresh_name, tensor_names
+from passes.ir.recurrent import (
+    NO_FLOATS,
+    GateWeight,
+    Recurrent,
+    readers_of_weights,
+    recurrent_nodes,
+    why_not_recurrent,
+)
+from passes.ir.surgery import fresh_name, graph_output_names, tensor_names
 from passes.numerics.error import decibel
 from passes.numerics.grid import Floats
 from passes.report import Change
@@ -35,8 +41,8 @@ def round_recurrent(model: Model, layer_pass: LayerPass, bits: Mapping[str, int]
     Returns:
         What changed, for the report, by the name of the node.
     """
-    if layer_pass.recurrent:
-        refused = {str(node.name): why_not_recurrent(node) for node in model.graph.nodes if node.op in RECURRENT_OPS}
+    if layer_pass.takes_recurrent:
+        refused = {name: why_not_recurrent(node) for name, node in recurrent_nodes(model.graph).items()}
         model.float_reasons |= {
             name: why for name, why in refused.items() if why is not None and name not in model.float_reasons
         }
@@ -115,11 +121,12 @@ def _floats(model: Model, layer: Recurrent) -> tuple[FloatWeight, FloatWeight]:
 
 
 def _untie(model: Model, layers: Sequence[Recurrent]) -> None:
-    """Give weights that another node reads as well a copy, which the nodes to quantize share."""
+    """Give weights that another node reads, or that are graph outputs, a copy, which the nodes to quantize share."""
+    outputs = graph_output_names(model.graph)
     for readers in readers_of_weights(layers).values():
         operands = [(model.node(reader.name), reader.operand) for reader in readers]
         constant = operands[0][0].inputs[operands[0][1]]
-        if len(constant.outputs) > len(readers):
+        if len(constant.outputs) > len(readers) or constant.name in outputs:
             own = copied(constant, fresh_name(f"{readers[0].name}.weight", tensor_names(model.graph)))
             for node, operand in operands:
                 node.inputs[operand] = own

@@ -61,7 +61,7 @@ def solve_layers(
     ties = tied_layers(layers.values())
     tables = model.tables()
     bits = layer_pass.bits_of(layers, model.graph, tables)
-    recurrent = layer_pass.recurrent_bits(model)
+    recurrent = layer_pass.bits_of_recurrent(model)
     # Recurrent weights are rounded first, and layers with ties before the float stream has come to them.
     reference = Model(model.graph.copy(), model.rules) if ties or recurrent else model
     rounded = round_recurrent(model, layer_pass, recurrent)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.qdq.stored_weights import Tensors, find_weight, layer_roles
+from converter.qdq.stored_weights import Tensors, find_weights
 from converter.runtime.session import open_session
 from passes.ir.bodies import enclose, expose, tensors_read
 from passes.ir.surgery import fresh_name
@@ -138,7 +138,7 @@ def _linear_nodes(graph: onnx.GraphProto) -> dict[int, str]:
     return {
         index: node.name or node.output[0]
         for index, node in enumerate(graph.node)
-        if layer_roles(node) is not None and find_weight(node, tensors).codes is not None
+        if any(weight.codes is not None for weight in find_weights(node, tensors))
     }
 
 

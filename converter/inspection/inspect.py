@@ -50,8 +50,8 @@ class InspectedLayer:
     Attributes:
         name: Name of the node, or of its first output if the node has none.
         op: Operator.
-        weight_bits: Bits of the weight's grid, or of its float type if it is not quantized. None if no operand is a
-            constant.
+        weight_bits: Bits of the weight's grid, or of its float type if it is not quantized. The most of W and R for an
+            LSTM, GRU or RNN. None if no operand is a constant.
         storage: "float32", "int8", "int4 cast", "int4 dequantize", "int4 rescale", "matmulnbits", ...
         bytes: Bytes of codes, scales and zero points in the file.
         granularity: Weights that share a scale: "tensor", "channel", "block 32". Empty for floats.
@@ -175,27 +175,25 @@ def _layer(
     node: NodeProto, tensors: Tensors, runtime: OptimizedGraph, bits: Mapping[str, Any], reasons: Mapping[str, Any]
 ) -> InspectedLayer:
     weights = find_weights(node, tensors)
-    weight = weights[0]
+    weight, constant = weights[0], [each for each in weights if each.codes is not None]
     running = runtime.integer_node(node, weight)
     name, activation = node.name or node.output[0], _activation_type(node, running, weight, tensors)
-    fused = not weight.is_float and running is not None
-    stored = max(each.bits for each in weights)
+    fused = running is not None and all(map(_is_quantized, constant))
+    stored = max(map(_stored_bits, constant), default=0)
     storage, granularity = (_both(getattr(each, what) for each in weights) for what in ("storage", "granularity"))
     if node.op_type == "MatMulNBits":
         stored, storage = int_attribute(node, "bits", 4), "matmulnbits"
-    elif storage.endswith(" quantize"):
-        stored, fused = _quantized_bits(weight), running is not None
-    quantized = weight.codes is not None and (not weight.is_float or storage.endswith(" quantize"))
+    quantized = all(map(_is_quantized, weights))
     grid = bits.get(name, stored) if quantized else stored
-    reason = "" if fused else _reason(node, weight, quantized, activation, tensors, runtime, reasons.get(name))
-    rounded = "" if quantized or weight.codes is None else runtime.rounds_weight(node)
+    reason = "" if fused else _reason(node, weights, activation, tensors, runtime, reasons.get(name))
+    rounded = "" if any(map(_is_quantized, weights)) or not constant else runtime.rounds_weight(node)
     if rounded:
         grid, granularity, fused = type_bits(rounded), "tensor", running is not None
         reason = f"onnxruntime rounds its {weight.type} weight to {rounded} at load, one scale for the whole tensor"
     return InspectedLayer(
         name=name,
         op=node.op_type,
-        weight_bits=None if weight.codes is None else grid,
+        weight_bits=grid if constant else None,
         storage=storage,
         bytes=sum(each.bytes for each in weights),
         granularity=granularity,
@@ -207,29 +205,34 @@ def _layer(
 
 
 def _both(texts: Iterable[str]) -> str:
-    """Return what holds for W and R of a recurrent layer, once if it is the same."""
-    return " and ".join(dict.fromkeys(texts))
+    """Return what holds for W and R of a recurrent layer, once if it is the same. Empty texts are left out."""
+    return " and ".join(dict.fromkeys(filter(None, texts)))
+
+
+def _is_quantized(weight: StoredWeight) -> bool:
+    """Whether a weight has codes in the file, or gets them by a QuantizeLinear when it is loaded."""
+    return weight.codes is not None and (not weight.is_float or weight.storage.endswith(" quantize"))
 
 
 def _reason(
     node: NodeProto,
-    weight: StoredWeight,
-    quantized: bool,
+    weights: Sequence[StoredWeight],
     activation: str,
     tensors: Tensors,
     runtime: OptimizedGraph,
     reason: str | None,
 ) -> str:
     """Return why no integer operator reads the layer's codes."""
-    if weight.codes is None:
+    if all(each.codes is None for each in weights):
         return "no operand is a constant"
-    if not quantized:
-        return reason or f"weight is {weight.type}"
+    if not all(map(_is_quantized, weights)):
+        return reason or _why_float(weights)
     if runtime.problem:
         return runtime.problem
     if reason:
         return reason
-    when = "dequantized " + ("on every run" if runtime.dequantizes_every_run(weight) else "at load")
+    weight = weights[0]
+    when = "dequantized " + ("on every run" if any(map(runtime.dequantizes_every_run, weights)) else "at load")
     if "float" in activation:
         return f"float activations; {when}"
     if node.op_type == "ConvTranspose":
@@ -244,6 +247,16 @@ def _reason(
     if types := runtime.mixed_types(node):
         return f"not fused: onnxruntime makes {types[0]} of its input and {types[1]} of its output; {when}"
     return f"not fused by onnxruntime; {when}"
+
+
+def _why_float(weights: Sequence[StoredWeight]) -> str:
+    """Return which weight has no codes. It is named if the other one of a recurrent layer has some."""
+    floats = {name: each.type for name, each in zip("WR", weights, strict=False) if not _is_quantized(each)}
+    if len(floats) == len(weights) and len({*floats.values()}) == 1:
+        return f"weight is {weights[0].type}"
+    return " and ".join(
+        f"weight {name} is {'no constant' if kind == 'none' else kind}" for name, kind in floats.items()
+    )
 
 
 def _is_rounded(name: str, tensors: Tensors) -> bool:
@@ -273,8 +286,10 @@ def _activation_type(node: NodeProto, running: NodeProto | None, weight: StoredW
     return _type_of(tensors, _at(maker.input, 2))
 
 
-def _quantized_bits(weight: StoredWeight) -> int:
-    """Return the bits to which a QuantizeLinear in the file rounds a float weight at load."""
+def _stored_bits(weight: StoredWeight) -> int:
+    """Return the bits of a weight, or those to which a QuantizeLinear in the file rounds a float weight at load."""
+    if not weight.storage.endswith(" quantize"):
+        return weight.bits
     return type_bits(type_name(weight.zero_point.data_type)) if weight.zero_point is not None else 8
 
 

@@ -12,6 +12,7 @@ import onnx
 
 from converter.model_io.example_inputs import example_inputs, parse_input
 from converter.model_io.load import load_onnx, load_proto
+from converter.model_io.protobuf import is_default_domain
 from converter.model_io.python_spec import functions_of
 from converter.model_io.scratch import scratch_folder
 from converter.model_io.structure import model_bytes, read_structure
@@ -19,7 +20,7 @@ from converter.model_io.write import write_onnx
 from converter.qdq.stored_weights import Tensors
 from passes.arguments import require_number, require_type
 from passes.errors import ModelError, ShapeError, UsageError
-from passes.ir.bodies import bodies
+from passes.ir.bodies import bodies, tensors_read
 from passes.ir.linear import LINEAR_OPS, RECURRENT_OPS, has_layers
 
 if TYPE_CHECKING:
@@ -232,17 +233,22 @@ def require_layers(model: onnx.ModelProto, *, recurrent: bool = True) -> None:
 
     Args:
         model: The model.
-        recurrent: Whether LSTM, GRU and RNN count as layers.
+        recurrent: Whether LSTM, GRU and RNN count as layers, if their weights are constants.
 
     Raises:
         ModelError: There is no such layer. The message lists the operators of the model.
     """
+    if recurrent and _has_recurrent_weights(model.graph):
+        return
     nodes = Tensors.of(model.graph).nodes
     ops = sorted({node.op_type for node in nodes})
     outside = sorted(RECURRENT_OPS.intersection(node.op_type for node in model.graph.node))
     if LINEAR_OPS.isdisjoint(ops) and outside:
         if recurrent:
-            return
+            raise ModelError(
+                f"nothing to quantize: the weights of {', '.join(outside)} are no float32 constants, and the model has "
+                "no other layers; export the model with its weights as constants"
+            )
         raise ModelError(
             f"nothing to quantize: the recipe leaves {', '.join(outside)} in float, and the model has no other layers; "
             "use a recipe for weights only, such as int8-weight-only"
@@ -259,6 +265,21 @@ def require_layers(model: onnx.ModelProto, *, recurrent: bool = True) -> None:
             f"nothing to quantize: all {count} layers are inside of {', '.join(hosts)}, and the bodies of loops "
             "stay in float; export the model without control flow, for instance with a fixed number of steps"
         )
+
+
+def _has_recurrent_weights(graph: onnx.GraphProto) -> bool:
+    """Whether both weights of an LSTM, GRU or RNN are constants, or are computed from constants alone."""
+    stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    others = {name for name, kind in stored.items() if kind != onnx.TensorProto.FLOAT}
+    active = {value.name for value in graph.input} - stored.keys()
+    for node in graph.node:
+        if node.op_type in RECURRENT_OPS and is_default_domain(node.domain):
+            weights = [name for name in node.input[1:3] if name]
+            if len(weights) == 2 and (active | others).isdisjoint(weights):
+                return True
+        if not active.isdisjoint(tensors_read(node)):
+            active.update(node.output)
+    return False
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def convert(
             find_target(target),
             evaluation=evaluation,
             training=training,
-            requested=RequestedLayers(exclude, bits or {}, plan.keeps),
+            requested=RequestedLayers(exclude, bits or {}, plan.keeps, plan.solver),
             export=export,
             preprocess=preprocess,
             settings=settings,

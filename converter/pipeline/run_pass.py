@@ -37,8 +37,8 @@ from passes.channels.prune_channels import PruneChannels
 from passes.errors import ConvertError, DataError, QuantizationError
 from passes.graph.check import check
 from passes.ir.layer_names import require_known
-from passes.ir.linear import RECURRENT_OPS
 from passes.ir.model import Model
+from passes.ir.recurrent import recurrent_nodes
 from passes.report import PassReport, require_complete
 from passes.statistics import Needs, Stats
 from passes.weights.learned_rounding import LearnedRounding
@@ -87,8 +87,7 @@ def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
         report = run_kind(step, model, context)
     seconds = time.perf_counter() - started
     check(model, step.name)
-    recurrent = {str(node.name) for node in model.graph.nodes if node.op in RECURRENT_OPS}
-    report = require_complete(report, step.name, model.layers(), recurrent)
+    report = require_complete(report, step.name, model.layers(), recurrent_nodes(model.graph))
     step.ensures(model)
     return dataclasses.replace(report, name=step.name, seconds=seconds)
 

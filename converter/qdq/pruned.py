@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
+from converter.qdq.stored_weights import StoredWeight, Tensors, find_weights, weight_roles
 from converter.qdq.weight_reader import weight_codes
 from passes.report import TakenChannels
 
@@ -52,7 +52,7 @@ def taken_channels(model: onnx.ModelProto) -> TakenChannels | None:
 
 
 def shares_of_zeros(model: onnx.ModelProto) -> dict[str, float]:
-    """Return the share of zero weights of every layer whose weight can be read, by name.
+    """Return the share of zero weights of every layer whose weights can be read, by name.
 
     Nothing is counted, and the result is empty, if the file does not say that a layer was pruned.
     """
@@ -61,11 +61,10 @@ def shares_of_zeros(model: onnx.ModelProto) -> dict[str, float]:
     tensors = Tensors.of(model.graph)
     shares = {}
     for node in tensors.nodes:
-        if layer_roles(node) is None:
-            continue
-        values = nonzeros(find_weight(node, tensors), tensors)
-        if values is not None and values.size:
-            shares[node.name or node.output[0]] = 1 - float(np.mean(values))
+        parts = [values for weight in find_weights(node, tensors) if (values := nonzeros(weight, tensors)) is not None]
+        count = sum(values.size for values in parts)
+        if count and len(parts) == len(weight_roles(node)):
+            shares[node.name or node.output[0]] = 1 - sum(int(values.sum()) for values in parts) / count
     return shares
 
 

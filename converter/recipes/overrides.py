@@ -55,7 +55,8 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
 def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
     """Return the recipe with these bits in every layer, or with the bits of each layer.
 
-    One number of bits that is too large for two-level scales also sets one scale per channel.
+    One number of bits that is too large for two-level scales also sets one scale per channel. It does not change
+    `LayerPass.recurrent_bits`.
     """
     if isinstance(bits, int):
         change: dict[str, Any] = {"bits": bits, "layer_bits": {}, "first_last_bits": None}
@@ -67,17 +68,13 @@ def with_bits(recipe: Recipe, bits: int | Mapping[str, int]) -> Recipe:
 
 
 def with_recurrent_bits(recipe: Recipe, model: onnx.ModelProto, bits: int) -> Recipe:
-    """Return the recipe with these bits in every LSTM, GRU and RNN of a model whose weights are constants.
+    """Return the recipe with these bits in every LSTM, GRU and RNN. A model without any leaves it as it is.
 
-    Bits of layers that the recipe names stay.
+    Bits that the recipe gives to layers that it names stay.
     """
-    constants = Tensors.of(model.graph).constants
-    floats = {name for name, tensor in constants.items() if tensor.data_type == onnx.TensorProto.FLOAT}
-    ops = {node.op_type for node in model.graph.node if set(node.input[1:3]) <= floats} & RECURRENT_OPS
-    solver = recipe.solver
-    if solver is None or not ops:
+    if RECURRENT_OPS.isdisjoint(node.op_type for node in Tensors.of(model.graph).nodes):
         return recipe
-    return recipe.with_solver(layer_bits={f"op:{op}": bits for op in sorted(ops)} | dict(solver.layer_bits))
+    return recipe.with_solver(recurrent_bits=bits)
 
 
 def with_channels(recipe: Recipe, share: float | None) -> Recipe:

@@ -79,7 +79,7 @@ class Recipe:
     @property
     def takes_recurrent(self) -> bool:
         """Whether LSTM, GRU and RNN can change: they get codes, all or those that are named, or become float16."""
-        named = self.solver is not None and (self.solver.recurrent or bool(self.solver.layer_bits))
+        named = self.solver is not None and (self.solver.takes_recurrent or bool(self.solver.layer_bits))
         return named or self.keeps or self.narrows_floats
 
     @property

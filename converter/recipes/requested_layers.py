@@ -1,10 +1,10 @@
 """Layers that a call names, and errors that name the parameter of the call."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from passes.base import Pass, Stage
+from passes.base import LayerPass, Pass, Stage
 from passes.errors import UnknownLayerError, UsageError, argument
 from passes.graph.exclude import Exclude
 from passes.ir.model import Model
@@ -22,11 +22,13 @@ class RequestedLayers:
         exclude: Selectors of layers that stay in float.
         bits: Weight bits by selector.
         keeps: Whether the recipe keeps codes. What it cannot keep may be every layer.
+        solver: The layer pass of the recipe. It knows which LSTM, GRU and RNN get codes.
     """
 
     exclude: Sequence[str]
     bits: Mapping[str, int]
     keeps: bool = False
+    solver: LayerPass | None = None
 
     @contextlib.contextmanager
     def refused(self) -> Iterator[None]:
@@ -56,10 +58,20 @@ class RequestedLayers:
 
     def _require_some(self, model: Model) -> None:
         """Refuse a call that excludes every layer, for its file would be the float model."""
-        layers = model.layers()
+        layers = [*model.layers(), *self._recurrent(model)]
         branches = {str(node.name) for node in choices_with_layers(model.graph)} - model.float_branches
         if layers and not branches and all(name in model.float_reasons for name in layers):
             raise UsageError(
                 f"{argument(exclude=list(self.exclude))} leaves none of the {len(layers)} layers to quantize; "
                 "exclude fewer"
             )
+
+    def _recurrent(self, model: Model) -> Iterable[str]:
+        """Return the LSTM, GRU and RNN that get codes, with those of them that the call excludes."""
+        if self.solver is None or not model.rules.weight_only:
+            return ()
+        if self.solver.takes_recurrent:
+            return model.recurrent_layers()
+        with contextlib.suppress(UnknownLayerError):  # the layer pass refuses it
+            return self.solver.bits_of_recurrent(model)
+        return ()

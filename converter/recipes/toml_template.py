@@ -19,6 +19,7 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
     {
         "block_size": "32",
         "first_last_bits": "8",
+        "recurrent_bits": "8",
         "layer_bits": '{ "conv1" = 8 }',
         "layer_sparsity": '{ "conv1" = 0.25 }',
         "sparsity": "0.5",

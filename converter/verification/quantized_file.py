@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import NodeProto, TensorProto
 
-from converter.qdq.stored_weights import StoredWeight, Tensors, find_weight, layer_roles
+from converter.qdq.stored_weights import StoredWeight, Tensors, find_weights, layer_roles
 from passes.ir.rules import Rules
 
 __all__ = ["QuantizedFile"]
@@ -30,15 +30,18 @@ class QuantizedFile:
                 yield node, self.tensors.constants.get(node.input[2]) if len(node.input) > 2 else None
 
     def layers(self) -> Iterator[tuple[NodeProto, StoredWeight, bool]]:
-        """Linear nodes whose weight is stored as codes, and whether weight and input fit an integer kernel."""
+        """Weights that are stored as codes, with their nodes, and whether weight and input fit an integer kernel.
+
+        An LSTM, GRU or RNN comes once for each of its weights W and R that has codes.
+        """
         for node in self.tensors.nodes:
             if layer_roles(node) is None or node.op_type == "MatMulNBits":
                 continue
-            weight = find_weight(node, self.tensors)
-            if weight.codes is None or weight.is_float:
-                continue
-            integer = any(step.op_type == "DequantizeLinear" for step in weight.operators)
-            yield node, weight, integer and self.dequantized(node.input[0])
+            for weight in find_weights(node, self.tensors):
+                if weight.codes is None or weight.is_float:
+                    continue
+                integer = any(step.op_type == "DequantizeLinear" for step in weight.operators)
+                yield node, weight, integer and self.dequantized(node.input[0])
 
     def dequantized(self, name: str) -> bool:
         """Whether a tensor is dequantized from computed integers."""

@@ -24,6 +24,7 @@ from converter.qdq.stored_weights import (
 )
 from converter.targets.target import Target
 from converter.verification.quantized_file import QuantizedFile
+from passes.ir.linear import LINEAR_OPS
 
 __all__ = ["RULES", "Rule", "Violation", "violations"]
 
@@ -236,7 +237,8 @@ def _weight_types(file: QuantizedFile, target: Target) -> Iterator[str]:
 
 def _bias(file: QuantizedFile, target: Target) -> Iterator[str]:
     for node, _, integer in file.layers():
-        maker = file.tensors.makers.get(node.input[2]) if integer and len(node.input) > 2 else None
+        has_bias = integer and len(node.input) > 2 and node.op_type in LINEAR_OPS
+        maker = file.tensors.makers.get(node.input[2]) if has_bias else None
         if maker is not None and maker.op_type == "DequantizeLinear" and target.rules.bias != "int32":
             yield f"{node.name}: its bias is int32 behind a DequantizeLinear, not float"
 
@@ -335,12 +337,14 @@ RULES: tuple[Rule, ...] = (
 
 
 def violations(model: onnx.ModelProto | Path, target: Target) -> tuple[Violation, ...]:
-    """Everything in the file that violates the target's facts.
+    """Everything in the file that violates the target's facts, each sentence once.
 
     Raises:
         ModelError: There is no such file, or it is not an ONNX file.
     """
     file = QuantizedFile(read_whole_onnx(model) if isinstance(model, Path) else model)
     return tuple(
-        Violation(rule.fact, what, target.sources[rule.fact]) for rule in RULES for what in rule.check(file, target)
+        Violation(rule.fact, what, target.sources[rule.fact])
+        for rule in RULES
+        for what in dict.fromkeys(rule.check(file, target))
     )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import onnx_graphsurgeon as gs
+
 from passes.activations.activation_ranges import placement_of, wide_range
 from passes.activations.unrounded import float_readers, split_readers
 from passes.base import GraphPass, Stage
@@ -38,23 +40,28 @@ class KeepRanges(GraphPass):
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fill `Model.activation_qparams`.
 
+        A constant whose grid the target does not take stays in float. Its values are the same.
+
         Raises:
-            QuantizationError: The target does not take a grid, or the file's quantized readers of a tensor are not
-                those that would be written.
+            QuantizationError: The target does not take the grid of a computed tensor, or the file's quantized readers
+                of a tensor are not those that would be written.
         """
         for tensor, reason in model.existing_qparams.unkept.items():
             raise QuantizationError(f"{tensor} {reason}, which cannot be kept; {REQUANTIZE}")
-        present = {tensor.name for node in model.graph.nodes for tensor in (*node.inputs, *node.outputs)}
+        present = {tensor.name: tensor for node in model.graph.nodes for tensor in (*node.inputs, *node.outputs)}
         notes = []
         for tensor, existing in model.existing_qparams.ranges.items() if model.rules.linear else ():
             keep_sign = self.sign == "found" and not model.rules.symmetric
             grid = existing.with_sign(existing.signed if keep_sign else model.rules.signed)
-            if refused := _why_refused(tensor, grid, model):
-                raise QuantizationError(f"{tensor}: {refused}")
-            if tensor in present:
-                model.activation_qparams[tensor] = grid
-            else:
+            refused = _why_refused(tensor, grid, model)
+            if tensor not in present:
                 notes.append(f"{tensor} is no longer in the graph, so its grid cannot be kept")
+            elif refused and isinstance(present[tensor], gs.Constant):
+                notes.append(f"{tensor} is a constant, and the target does not take its grid: it stays in float")
+            elif refused:
+                raise QuantizationError(f"{tensor}: {refused}")
+            else:
+                model.activation_qparams[tensor] = grid
         if model.existing_qparams.ranges and not model.rules.linear:
             notes.append("the target has no integer layers: activations stay in float")
         _split_readers(model)

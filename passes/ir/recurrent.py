@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from passes.ir.linear import RECURRENT_OPS, Linear, Scalar
+from passes.ir.surgery import is_default_domain
 
 __all__ = [
     "NO_FLOATS",
@@ -19,6 +20,7 @@ __all__ = [
     "Recurrent",
     "readers_of_weights",
     "recurrent_layers",
+    "recurrent_nodes",
     "tied_recurrent",
     "why_not_recurrent",
 ]
@@ -80,17 +82,21 @@ class Recurrent:
         return first[0], first[1], first[2] + second[2]
 
 
+def recurrent_nodes(graph: gs.Graph) -> dict[str, gs.Node]:
+    """Return every LSTM, GRU and RNN by name, in the graph's order, whether its weights can be quantized or not."""
+    return {str(node.name): node for node in graph.nodes if node.op in RECURRENT_OPS}
+
+
 def recurrent_layers(graph: gs.Graph) -> dict[str, Recurrent]:
     """Return all nodes whose weights can be quantized by name, in the graph's order."""
-    return {
-        str(node.name): _recurrent(node)
-        for node in graph.nodes
-        if node.op in RECURRENT_OPS and why_not_recurrent(node) is None
-    }
+    nodes = recurrent_nodes(graph)
+    return {name: _recurrent(node) for name, node in nodes.items() if why_not_recurrent(node) is None}
 
 
 def why_not_recurrent(node: gs.Node) -> str | None:
     """Return why the weights of an LSTM, GRU or RNN cannot be quantized, or None if they can."""
+    if not is_default_domain(node):
+        return f"it is an operator of domain {node.domain}, not of ONNX"
     for operand, name in zip(_OPERANDS, "WR", strict=True):
         weight = node.inputs[operand] if operand < len(node.inputs) else None
         if not isinstance(weight, gs.Constant):

@@ -1,10 +1,13 @@
 """Refuse what no later pass can handle. The message names the node and the remedy."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.errors import ModelError
-from passes.ir.linear import LINEAR_OPS
+from passes.ir.linear import LINEAR_OPS, RECURRENT_OPS
+from passes.ir.surgery import is_default_domain
 
 __all__ = ["refuse_unsupported"]
 
@@ -17,7 +20,7 @@ def refuse_unsupported(graph: gs.Graph) -> None:
 
     Raises:
         ModelError: The graph has a node in training mode, only layers whose weights are not float32, or a
-            layer or BatchNormalization with NaN or Inf in a constant.
+            layer or BatchNormalization with NaN or Inf in a constant, or an LSTM, GRU or RNN with it in a weight.
     """
     for node in graph.nodes:
         if node.op == "BatchNormalization":
@@ -25,7 +28,9 @@ def refuse_unsupported(graph: gs.Graph) -> None:
         if node.op == "Dropout" and len(node.inputs) > 2 and not node.inputs[2].is_empty():
             _refuse_training_dropout(node)
         if node.op in LINEAR_OPS or node.op == "BatchNormalization":
-            _refuse_not_finite(node)
+            _refuse_not_finite(node, node.inputs)
+        if node.op in RECURRENT_OPS and is_default_domain(node):
+            _refuse_not_finite(node, node.inputs[1:3])
     _refuse_other_floats(graph)
 
 
@@ -59,9 +64,12 @@ def _other_float(node: gs.Node) -> str:
     return ""
 
 
-def _refuse_not_finite(node: gs.Node) -> None:
-    """Refuse NaN and Inf in constants of a layer. Elsewhere infinite constants are valid, as in a mask or a Clip."""
-    for tensor in node.inputs:
+def _refuse_not_finite(node: gs.Node, weights: Iterable[gs.Tensor]) -> None:
+    """Refuse NaN and Inf in constants of a layer.
+
+    Elsewhere infinite constants are valid, as in a mask, a Clip or a bias that keeps a gate of an LSTM open.
+    """
+    for tensor in weights:
         if not isinstance(tensor, gs.Constant):
             continue
         values = np.asarray(tensor.values)

@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 
 from passes.ir.large_constants import copied
 from passes.ir.linear import LINEAR_OPS, find_linear, linear_layers, why_not_linear
-from passes.ir.surgery import fresh_name, share_biases, sole_consumer, tensor_names
+from passes.ir.surgery import fresh_name, graph_output_names, share_biases, sole_consumer, tensor_names
 from passes.ir.ties import tied_layers
 
 __all__ = ["share_tied_biases", "unshare_constants"]
@@ -18,8 +18,8 @@ def unshare_constants(graph: gs.Graph) -> list[str]:
     """Copy constants that a layer shares with another node. The copies are called `<layer>.weight`, `<layer>.bias`.
 
     Layers that read a weight as the same matrix keep sharing it, or share one copy. The last layer that reads a
-    weight keeps the original, and so do those that share it, unless a node that is not a layer reads it. Nodes must
-    have names.
+    weight keeps the original, and so do those that share it, unless a node that is not a layer reads it, or it is a
+    graph output. Nodes must have names.
 
     Returns:
         A line for each copy.
@@ -35,7 +35,7 @@ def unshare_constants(graph: gs.Graph) -> list[str]:
             if not isinstance(tensor, gs.Constant) or sole_consumer(graph, tensor) is node:
                 continue
             view = _view(node) if index == 1 else None
-            if (view is not None and keeping.get(id(tensor)) == view) or (index == 2 and _same_weight(tensor)):
+            if (view is not None and keeping.get(id(tensor)) == view) or (index == 2 and _same_weight(graph, tensor)):
                 continue
             key = id(tensor), view
             if view is None or key not in copies:
@@ -53,6 +53,8 @@ def _shared_weights(graph: gs.Graph) -> list[gs.Constant]:
 
 def _last_view(graph: gs.Graph, weight: gs.Constant) -> Hashable:
     """Return how the last layer reads a weight, if only layers do. Those that read it so keep the original."""
+    if weight.name in graph_output_names(graph):
+        return None
     views = {id(reader): _view(reader, weight) for reader in weight.outputs}
     if None in views.values():
         return None
@@ -67,8 +69,10 @@ def share_tied_biases(graph: gs.Graph) -> None:
         share_biases([nodes[name] for name in names])
 
 
-def _same_weight(bias: gs.Constant) -> bool:
-    """Return whether all readers of a bias are layers that share one weight."""
+def _same_weight(graph: gs.Graph, bias: gs.Constant) -> bool:
+    """Return whether only layers that share one weight read a bias."""
+    if bias.name in graph_output_names(graph):
+        return False
     first = bias.outputs[0]
     weight = first.inputs[1]
     views = {_view(reader, weight) for reader in bias.outputs}

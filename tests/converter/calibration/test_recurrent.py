@@ -7,17 +7,21 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from converter.calibration.correction import float_network
+from converter.calibration.range_trial import _applied
 from converter.calibration.recurrent import round_recurrent
+from converter.calibration.statistics import calibrate
 from converter.qdq.writer import emit
 from converter.targets.catalog import find_target
+from passes.activations.activation_ranges import ActivationRanges
 from passes.errors import QuantizationError
 from passes.graph.check import check
 from passes.ir.model import Model
 from passes.ir.onnx_graph import import_graph
-from passes.ir.recurrent import recurrent_layers, tied_recurrent, why_not_recurrent
+from passes.ir.recurrent import recurrent_layers, recurrent_nodes, tied_recurrent, why_not_recurrent
 from passes.weights.gptq import Gptq
 from passes.weights.rtn import Rtn
-from tests.support.recurrent_layers import FEATURES, HIDDEN, stacked
+from tests.support.networks import dataset, quiet
+from tests.support.recurrent_layers import FEATURES, HIDDEN, sequences, stacked
 
 RTN = Rtn(bits=8, recurrent=True)
 
@@ -27,7 +31,7 @@ def model_of(*arguments: Any, **options: Any) -> Model:
 
 
 def rounded(model: Model, layer_pass: Any = RTN) -> Model:
-    round_recurrent(model, layer_pass, layer_pass.recurrent_bits(model))
+    round_recurrent(model, layer_pass, layer_pass.bits_of_recurrent(model))
     check(model, "round_recurrent")
     return model
 
@@ -107,3 +111,36 @@ def test_refusals(weight: gs.Tensor | None, reason: str) -> None:
     first = gs.Constant("w", np.ones((1, 4, 4), np.float32))
     inputs = [gs.Variable("x"), first, *([] if weight is None else [weight])]
     assert why_not_recurrent(gs.Node("RNN", "rnn", inputs=inputs, outputs=[gs.Variable("y")])) == reason
+
+
+def test_an_operator_of_another_domain_stays_in_float() -> None:
+    model = model_of("LSTM", 2)
+    model.node("rnn0").domain = "my.domain"
+    assert set(recurrent_nodes(model.graph)) == {"rnn0", "rnn1"}
+    rounded(model)
+    assert set(model.recurrent) == {"rnn1"}
+    assert model.float_reasons == {"rnn0": "it is an operator of domain my.domain, not of ONNX"}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", ["W0", "R0"])
+def test_a_weight_that_is_a_graph_output_keeps_its_values(name: str, shared: bool) -> None:
+    model = model_of("GRU", 2, shared=shared)
+    weight = model.graph.tensors()[name]
+    before = weight.values.copy()
+    model.graph.outputs.append(weight)
+    rounded(model)
+    assert np.array_equal(model.graph.tensors()[name].values, before)
+    layers = model.recurrent_layers()
+    read = {part.weight for each in layers.values() for part in each.weights}
+    assert name not in read
+    assert len(read) == (2 if shared else 4)
+
+
+def test_a_trial_of_ranges_does_not_change_the_model() -> None:
+    model = model_of("LSTM")
+    step = ActivationRanges()
+    trial = _applied(step, model, calibrate(model, step.needs(model), dataset(model, sequences()), quiet))
+    rounded(trial)
+    assert trial.recurrent
+    assert not model.recurrent

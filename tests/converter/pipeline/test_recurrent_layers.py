@@ -1,6 +1,7 @@
 """LSTM, GRU and RNN in recipes that quantize weights: codes for each row of each direction, and float arithmetic."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from converter.pipeline.result import LayerReport, Result
 from converter.recipes.builtin import RECIPES, find_recipe
 from passes.errors import ConvertError, ModelError
 from passes.numerics.error import sqnr_db
-from tests.support.graphs import run
-from tests.support.recurrent_layers import FEATURES, HIDDEN, sequences, stacked
+from passes.weights.bias_correction import BiasCorrection
+from tests.support.graphs import array, run
+from tests.support.recurrent_layers import CLASSES, FEATURES, HIDDEN, sequences, stacked
 
 X = sequences()
 WEIGHT_ONLY = ("int8-weight-only", "int4-weight-only-rtn", "int4-weight-only", "int4-matmulnbits")
@@ -193,6 +195,14 @@ def test_float16_models() -> None:
         assert sqnr_db(*outputs) > 33
 
 
+def test_corrections_leave_them_as_they_are() -> None:
+    model = stacked("GRU", head=False)
+    plain = RECIPES["int8-weight-only"]
+    corrected = convert(model, X, recipe=plain.with_pass(BiasCorrection()))
+    assert report_of(corrected).bits == 8
+    assert np.array_equal(run(convert(model, X, recipe=plain).model, X)[0], run(corrected.model, X)[0])
+
+
 def test_a_model_of_recurrent_layers_alone() -> None:
     model = stacked("GRU", head=False)
     assert report_of(convert(model, recipe="int4-weight-only-rtn")).bits == 4
@@ -256,3 +266,25 @@ def test_a_search_gives_them_8_bits() -> None:
     assert [report_of(result, name).bits for name in ("rnn0", "rnn1")] == [8, 8]
     again = convert(model, X, recipe=result.recipe)
     assert [report_of(again, name).bits for name in ("rnn0", "rnn1")] == [8, 8]
+
+
+@pytest.mark.parametrize("first", ["auto", "int8"])
+def test_searches_by_two_recipes_keep_their_files_apart(first: str, tmp_path: Path) -> None:
+    """Recipe `auto` has an attempt `int8` with 8 bits in the LSTM. Recipe `int8` leaves the LSTM in float."""
+    model, budget, found = stacked("LSTM"), converter.Budget(max_bytes=10**6), {}
+    for recipe in (first, {"auto": "int8", "int8": "auto"}[first]):
+        result = converter.convert_within(model, X.repeat(4, axis=0), budget, recipe=recipe, cache=tmp_path)
+        assert result.search is not None
+        found[recipe] = next(each for each in result.search.attempts if each.name == "int8")
+    assert found["auto"].layer_bits == {"rnn0": 8, "head": 8}
+    assert found["int8"].layer_bits == {"head": 8}
+    assert found["auto"].bytes < found["int8"].bytes / 2
+
+
+def test_a_search_with_a_layer_that_clean_up_removes() -> None:
+    model = stacked("LSTM")
+    head = next(node for node in model.graph.node if node.name == "head")
+    head.input[:] = ["x", "from_x"]  # nothing reads the LSTM
+    model.graph.initializer.append(numpy_helper.from_array(array(FEATURES, CLASSES), "from_x"))
+    result = converter.convert_within(model, X.repeat(4, axis=0), converter.Budget(max_bytes=10**6))
+    assert [(layer.name, layer.bits) for layer in result.layers] == [("head", 8)]

@@ -9,10 +9,13 @@ from onnx import helper, numpy_helper
 
 import converter
 from converter.pipeline.convert import convert
+from converter.qdq.pruned import shares_of_zeros
 from converter.recipes.builtin import RECIPES
 from converter.report.files import write_report
+from converter.targets.catalog import find_target
+from converter.verification.rules import violations
 from tests.support.graphs import array, build, run
-from tests.support.recurrent_layers import sequences, stacked
+from tests.support.recurrent_layers import FEATURES, HIDDEN, sequences, stacked
 
 X = sequences()
 
@@ -50,8 +53,11 @@ def test_another_recipe_starts_from_the_dequantized_weights(caplog: pytest.LogCa
     assert "the model is quantized already (3 weights and 0 activations)" in caplog.text
 
 
-def test_a_file_with_dequantize_linear_by_another_tool() -> None:
-    """W has a scale for the whole tensor and uint8 codes, R one for each row of its only direction."""
+def dequantized() -> onnx.ModelProto:
+    """Return a file with DequantizeLinear, by another tool.
+
+    W has a scale for the whole tensor and uint8 codes, R one for each row of its only direction.
+    """
     model = stacked("LSTM", directions=1)
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     of_w = np.float32(np.abs(values["W0"]).max() / 127)
@@ -72,6 +78,11 @@ def test_a_file_with_dequantize_linear_by_another_tool() -> None:
     nodes = [*dequantize, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    return model
+
+
+def test_a_file_with_dequantize_linear_by_another_tool() -> None:
+    model = dequantized()
     layer = {each.name: each for each in converter.inspect(model).layers}["rnn0"]
     assert (layer.weight_bits, layer.storage, layer.granularity) == (8, "uint8 and int8", "tensor and channel")
     result = convert(model, recipe="keep")
@@ -80,14 +91,75 @@ def test_a_file_with_dequantize_linear_by_another_tool() -> None:
     assert np.array_equal(run(model, X)[0], run(result.model, X)[0])
 
 
-def test_a_layer_with_one_quantized_weight_has_a_reason() -> None:
-    model = convert(stacked("RNN"), recipe="int8-weight-only").model
-    floats = stacked("RNN").graph.initializer
-    index = next(index for index, node in enumerate(model.graph.node) if node.op_type == "RNN")
-    model.graph.node[index].input[2] = "R0"
-    model.graph.initializer.extend(tensor for tensor in floats if tensor.name == "R0")
+def test_r_is_no_bias_of_an_integer_layer() -> None:
+    model = dequantized()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.05, np.float32), "step"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "zero"))
+    read = [
+        helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["codes"], name="quantize"),
+        helper.make_node("DequantizeLinear", ["codes", "step", "zero"], ["read"]),
+    ]
+    next(node for node in model.graph.node if node.op_type == "LSTM").input[0] = "read"
+    for index, node in enumerate(read):
+        model.graph.node.insert(index, node)
+    found = {each.fact: each.what for each in violations(model, find_target("tensorrt")) if "rnn0" in each.what}
+    assert found["linear"] == "rnn0: no integer LSTM, so it runs on dequantized floats"
+    assert "bias" not in found
+
+
+def half_quantized(operand: int, recipe: str = "int4-weight-only-rtn", op: str = "RNN") -> onnx.ModelProto:
+    """Return a file in which only one weight has codes. The operand 1 (W) or 2 (R) reads its floats again."""
+    model = convert(stacked(op), recipe=recipe).model
+    floats, name = stacked(op).graph.initializer, {1: "W0", 2: "R0"}[operand]
+    index = next(index for index, node in enumerate(model.graph.node) if node.op_type == op)
+    model.graph.node[index].input[operand] = name
+    model.graph.initializer.extend(tensor for tensor in floats if tensor.name == name)
+    return model
+
+
+@pytest.mark.parametrize(("operand", "name"), [(1, "W"), (2, "R")])
+def test_a_layer_with_one_quantized_weight_has_a_reason(operand: int, name: str) -> None:
+    model = half_quantized(operand, "int8-weight-only")
     report = {each.name: each for each in convert(model, recipe="keep").layers}["rnn0"]
-    assert report.reason == "its weight R has no codes of 8 bits or fewer in the source"
+    assert report.reason == f"its weight {name} has no codes of 8 bits or fewer in the source"
+
+
+@pytest.mark.parametrize(("operand", "name"), [(1, "W"), (2, "R")])
+def test_tools_see_both_weights(operand: int, name: str) -> None:
+    model = half_quantized(operand)
+    layer = {each.name: each for each in converter.inspect(model).layers}["rnn0"]
+    storage = ["int4 rescale", "int4 rescale"]
+    storage[operand - 1] = "float32"
+    assert (layer.weight_bits, layer.storage) == (32, " and ".join(storage))
+    assert layer.granularity == {"W": "block 4", "R": "block 3"}[name]
+    assert layer.reason == f"weight {name} is float32"
+    found = [each.what for each in violations(model, find_target("tensorrt")) if each.fact == "weight_only"]
+    assert found.count("rnn0: its weight is quantized and its input is float") == 1
+    whole = convert(stacked("RNN"), recipe="int4-weight-only-rtn").model
+    assert [each.what for each in violations(whole, find_target("tensorrt")) if each.fact == "weight_only"] == found
+
+
+def test_a_weight_that_is_an_input_is_named() -> None:
+    model = half_quantized(2)
+    node = next(node for node in model.graph.node if node.op_type == "RNN")
+    shape = next(list(tensor.dims) for tensor in model.graph.initializer if tensor.name == "R0")
+    node.input[2] = "moved"
+    model.graph.input.append(helper.make_tensor_value_info("moved", onnx.TensorProto.FLOAT, shape))
+    layer = {each.name: each for each in converter.inspect(model).layers}["rnn0"]
+    assert (layer.weight_bits, layer.granularity, layer.reason) == (4, "block 3", "weight R is no constant")
+
+
+@pytest.mark.parametrize(
+    ("name", "zeros"), [("W0", FEATURES / (FEATURES + HIDDEN)), ("R0", HIDDEN / (FEATURES + HIDDEN))]
+)
+@pytest.mark.parametrize("recipe", ["", "int8-weight-only"])
+def test_zeros_are_counted_in_both_weights(name: str, zeros: float, recipe: str) -> None:
+    model = stacked("GRU")
+    (tensor,) = (each for each in model.graph.initializer if each.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), name))
+    model = convert(model, recipe=recipe).model if recipe else model
+    model.metadata_props.add(key="convert_onnx.pruned", value='{"head": "unstructured"}')
+    assert shares_of_zeros(model)["rnn0"] == pytest.approx(zeros, abs=0.01)
 
 
 def test_inspect_lists_them(tmp_path: Path) -> None:
@@ -109,8 +181,12 @@ def test_compare_evaluate_and_sensitivity_know_them() -> None:
     suggestion = converter.suggest(model, result.model, comparison, x)
     named = {*suggestion.exclude, *(suggestion.bits or {})}
     assert named
-    assert convert(model, recipe="int4-weight-only-rtn", bits=dict.fromkeys(named, 8)).layers
-    assert converter.evaluate([model, result.model], x, latency=False).models[1].sqnr_db
+    mended = convert(model, recipe="int4-weight-only-rtn", bits=dict.fromkeys(named, 8))
+    assert {layer.name: layer.bits for layer in mended.layers if layer.name in named} == dict.fromkeys(named, 8)
+    first, second = converter.evaluate([model, result.model, mended.model], x, latency=False).models[1:]
+    assert first.sqnr_db is not None
+    assert second.sqnr_db is not None
+    assert 14 < first.sqnr_db < second.sqnr_db < 60
     found = converter.sensitivity(model, x, recipe="int4-weight-only-rtn")
     assert {source.name for source in found.sources} == {"rnn0", "rnn1", "head"}
 

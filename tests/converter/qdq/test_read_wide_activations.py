@@ -19,7 +19,7 @@ from converter.verification.rules import violations
 from passes.activations.activation_ranges import ActivationRanges
 from passes.errors import QuantizationError
 from passes.numerics.error import sqnr_db
-from tests.support.graphs import array, run
+from tests.support.graphs import array, build, run
 from tests.support.large_channel import images, network
 from tests.support.quantized_files import network as pooled
 from tests.support.quantized_files import quantization, static
@@ -132,3 +132,75 @@ def test_tools_read_them() -> None:
     sqnr = converter.evaluate([network(), model], images(1), latency=False).models[1].sqnr_db
     assert sqnr is not None
     assert sqnr > 30
+
+
+def with_constant(kind: type[np.integer], zero_point: int, *, quantized: bool = False) -> onnx.ModelProto:
+    """A constant of codes, added to the input of a layer whose weight has int8 codes.
+
+    Args:
+        kind: Type of the codes.
+        zero_point: Their zero point.
+        quantized: Whether the input and the sum are quantized too, to uint8.
+    """
+    ends = np.iinfo(kind)
+    constants = {
+        "offset_codes": np.linspace(ends.min, ends.max, 24).astype(kind),
+        "offset_scale": np.array(2.0 / ends.max, np.float32),
+        "offset_zero": np.array(zero_point, kind),
+        "w_codes": (40 * array(24, 8, seed=2)).clip(-127, 127).astype(np.int8),
+        "w_scale": np.array(0.01, np.float32),
+        "step": np.array(0.04, np.float32),
+        "middle": np.array(128, np.uint8),
+    }
+    nodes = [
+        helper.make_node("DequantizeLinear", ["offset_codes", "offset_scale", "offset_zero"], ["offset"]),
+        helper.make_node("DequantizeLinear", ["w_codes", "w_scale"], ["w"]),
+        helper.make_node("Add", ["x", "offset"], ["a"], name="add"),
+        helper.make_node("MatMul", ["a", "w"], ["y"], name="fc"),
+    ]
+    for index, (node, name) in enumerate(((nodes[2], "x"), (nodes[3], "a")) if quantized else ()):
+        node.input[0] = f"{name}_read"
+        pair = [
+            helper.make_node("QuantizeLinear", [name, "step", "middle"], [f"{name}_codes"], name=f"{name}_quantize"),
+            helper.make_node("DequantizeLinear", [f"{name}_codes", "step", "middle"], [f"{name}_read"]),
+        ]
+        nodes[2 + 3 * index : 2 + 3 * index] = pair
+    model = build(nodes, constants, [4, 24])
+    model.opset_import[0].version, model.ir_version = 21, 10
+    return model
+
+
+CONSTANTS = [(np.int16, 0), (np.uint16, 32768), (np.int16, 5), (np.int8, 0), (np.uint8, 7)]
+
+
+@pytest.mark.parametrize(("kind", "zero_point"), CONSTANTS)
+@pytest.mark.parametrize("target", ["cpu", "generic", "cuda", "qnn"])
+def test_constants_keep_their_values(kind: type[np.integer], zero_point: int, target: str) -> None:
+    source = with_constant(kind, zero_point)
+    result = convert(source, recipe="keep", target=target)
+    assert [(layer.name, layer.bits) for layer in result.layers] == [("fc", 8)]
+    x = array(4, 24, seed=3)
+    assert sqnr_db(run(source, x)[0], run(result.model, x)[0]) > 120
+
+
+@pytest.mark.parametrize(("kind", "zero_point"), CONSTANTS)
+@pytest.mark.parametrize("target", ["cpu", "tensorrt", "vitisai"])
+def test_constants_beside_computed_tensors(kind: type[np.integer], zero_point: int, target: str) -> None:
+    """The grids of the computed tensors are kept, and a constant whose grid the target does not take is floats."""
+    source = with_constant(kind, zero_point, quantized=True)
+    result = convert(source, recipe="keep", target=target)
+    assert [(layer.name, layer.bits, layer.activation_bits) for layer in result.layers] == [("fc", 8, 8)]
+    x = array(4, 24, seed=3)
+    assert sqnr_db(run(source, x)[0], run(result.model, x)[0]) > 40
+    broken = {each.fact for each in violations(result.model, find_target(target))}
+    assert broken <= {"float_outputs"}  # the source writes floats
+
+
+def test_a_constant_that_clean_up_folds() -> None:
+    source = with_constant(np.int16, 0)
+    source.graph.initializer.append(numpy_helper.from_array(np.array([1, 24]), "row"))
+    add = next(index for index, node in enumerate(source.graph.node) if node.op_type == "Add")
+    source.graph.node[add].input[1] = "offset_row"
+    source.graph.node.insert(add, helper.make_node("Reshape", ["offset", "row"], ["offset_row"]))
+    x = array(4, 24, seed=3)
+    assert np.array_equal(run(source, x)[0], run(convert(source, recipe="keep").model, x)[0])

@@ -68,6 +68,7 @@ def test_every_pass_can_be_named() -> None:
         symmetric=st.booleans(),
         block_size=st.none() | st.sampled_from([16, 32, 256]),  # MatMulNBits has no others
         first_last_bits=st.none() | st.integers(2, 8),
+        recurrent_bits=st.none() | st.integers(2, 8),
         layer_bits=st.dictionaries(
             st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9), st.integers(2, 8)
         ),
@@ -178,6 +179,7 @@ def test_which_recipes_need_data(steps: tuple[Rtn, ...], needed: bool) -> None:
         ('[[passes]]\npass = "exclude"\nlayers = ["fc", 3]', r"layers cannot be \['fc', 3\]"),
         ('[[passes]]\npass = "gptq"\nbits = 1', "weight bits must be 2 to 8, not 1"),
         ('[[passes]]\npass = "gptq"\nfirst_last_bits = 9', "weight bits must be 2 to 8, not 9"),
+        ('[[passes]]\npass = "gptq"\nrecurrent_bits = 9', "weight bits must be 2 to 8, not 9"),
         ('[[passes]]\npass = "rtn"\nlayer_bits = { fc = 16 }', "weight bits must be 2 to 8, not 16"),
         ('[[passes]]\npass = "rtn"\nblock_size = 0', "block_size must be at least 1, not 0"),
         ('[[passes]]\npass = "rtn"\nscale = "max"', "scale must be one of 'mse', 'absmax', not 'max'"),

@@ -32,7 +32,8 @@ def test_comments_become_settings_once_their_sign_is_gone() -> None:
     opened = "\n".join(line if line.startswith(either_or) else line.removeprefix("# ") for line in lines)
     recipe = parse_recipe(opened, "f.toml")
     assert recipe.preprocess == Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 256, 224)
-    assert recipe.passes[-1] == Gptq(bits=4, block_size=8, two_level=True, first_last_bits=8, layer_bits={"conv1": 8})
+    given = {"first_last_bits": 8, "layer_bits": {"conv1": 8}, "recurrent_bits": 8}
+    assert recipe.passes[-1] == Gptq(bits=4, block_size=8, two_level=True, **given)  # type: ignore[arg-type]
 
 
 def test_what_is_set_is_no_comment() -> None:

@@ -80,6 +80,16 @@ def test_groups_and_kernels_must_agree() -> None:
     assert set(weights(graph).values()) == {"w"}
 
 
+def test_a_weight_or_bias_that_is_a_graph_output_keeps_its_values() -> None:
+    nodes = [node("Gemm", ["x", "w", "b"], ["a"], "first"), node("Gemm", ["a", "w", "b"], ["y"], "second")]
+    model = build(nodes, {"w": array(6, 6), "b": array(6)}, ROWS)
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in ("w", "b"))
+    graph = gs.import_onnx(model)
+    normalise(graph)
+    assert set(weights(graph).values()) == {"first.weight"}  # one copy for both
+    assert not {"w", "b"} & {tensor.name for layer in graph.nodes for tensor in layer.inputs}
+
+
 @pytest.mark.parametrize(
     ("count", "said"), [(1, ""), (2, "weight shared with b"), (4, "weight shared with b and 2 more")]
 )

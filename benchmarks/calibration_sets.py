@@ -47,7 +47,7 @@ _OTHER = "gtsrb_train.npz"
 _MEASURE, _DRAWS, _MOST_DRAWN = 2000, 3, 256
 _COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 _INT4 = find_recipe("int4")
-_LEARNING = LearnedRounding(method="soft", steps=200, soft_rate=0.025)
+_LEARNING = LearnedRounding(method="soft", steps=150, soft_rate=0.033)
 
 SOLVERS: Mapping[str, Recipe] = MappingProxyType(
     {

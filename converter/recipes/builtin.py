@@ -86,7 +86,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     Rotate(),
                     ActivationRanges(),
                     Gptq(bits=2, block_size=8, two_level=True),
-                    LearnedRounding(method="soft", steps=200, soft_rate=0.025),
+                    LearnedRounding(method="soft", steps=150, soft_rate=0.033),
                 ),
             ),
             Recipe(

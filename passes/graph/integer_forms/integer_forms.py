@@ -12,6 +12,7 @@ from passes.activations.placement import place
 from passes.base import GraphPass
 from passes.graph.integer_forms.average_pool import averages_as_convolutions
 from passes.graph.integer_forms.batchnorm import norms_as_convolutions
+from passes.graph.integer_forms.channel_routes import route_channels
 from passes.graph.integer_forms.conv_transpose import transposed_as_convolutions
 from passes.graph.integer_forms.filled_blocks import fill_depthwise_blocks
 from passes.graph.integer_forms.hard_swish import HARD_FUNCTIONS, hard_functions_as_clips, has_integer_form
@@ -45,7 +46,9 @@ class IntegerForms(GraphPass):
             ModelError: The shapes of the graph contradict each other.
         """
         shapes = infer_shapes(model.graph)
-        notes = norms_as_convolutions(model.graph, model.rules, shapes)
+        notes = route_channels(model.graph, model.rules, shapes)
+        shapes = infer_shapes(model.graph) if notes else shapes
+        notes += norms_as_convolutions(model.graph, model.rules, shapes)
         notes += transposed_as_convolutions(model.graph, model.rules, shapes)
         model.graph.cleanup().toposort()
         rules = _with_hard_functions(model.rules)

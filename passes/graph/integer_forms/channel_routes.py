@@ -7,6 +7,7 @@ whole blocks, one Split cuts each source, and one Concat makes what each reader 
 of channels round, which kernels prefer, are new ones with weights of 0.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,13 @@ class _Block:
     source: str
     sinks: frozenset[str]
     channels: Channels
+    free: bool
     tensor: gs.Tensor | None = None
+
+    def add(self, count: int) -> None:
+        """Add new channels, if the source can have them."""
+        if self.free:
+            self.channels = np.concatenate([self.channels, np.full(count, _NEW)])
 
 
 class _Plan:
@@ -102,6 +109,7 @@ class _Plan:
         if any(len(np.unique(numbers[sink])) < len(numbers[sink]) for sink in self.sinks):
             return None
         readers: dict[int, list[str]] = {}
+        writers: dict[str, gs.Node] = {}
         for sink in self.sinks:
             for channel in numbers[sink].tolist():
                 readers.setdefault(channel, []).append(sink)
@@ -109,11 +117,13 @@ class _Plan:
             if any(channel not in readers for channel in numbers[name].tolist()):
                 return None
             writer = self.writer(tensor)
-            self.blocks[name] = list(_blocks(name, numbers[name], readers, self.sinks, sort=writer is not None))
+            self.blocks[name] = list(_blocks(name, numbers[name], readers, self.sinks, free=writer is not None))
             if writer is not None:
-                self.fill(name)
-                order = np.concatenate([block.channels for block in self.blocks[name]])
-                self.edits.append(_Edit(writer, "outputs", _places(order, numbers[name])))
+                writers[name] = writer
+        self.fill()
+        for name, writer in writers.items():
+            order = np.concatenate([block.channels for block in self.blocks[name]])
+            self.edits.append(_Edit(writer, "outputs", _places(order, numbers[name])))
         for sink in self.sinks:
             order = _places(np.concatenate([block.channels for block in self.read(sink)]), numbers[sink])
             if not np.array_equal(order, np.arange(len(order))) and not self.sort_readers(self.readers[sink], order):
@@ -134,18 +144,15 @@ class _Plan:
         layer = None if node is None else self.layers.get(node.name)
         return node if layer is not None and layer.op == "Conv" and layer.groups == 1 else None
 
-    def fill(self, source: str) -> None:
-        """Add new channels to blocks of a source, to make the number of channels of their only sink round."""
-        for block in self.blocks[source]:
-            if len(block.sinks) > 1:
-                continue
-            (sink,) = block.sinks
-            if sink == source or any(_NEW in other.channels for other in self.read(sink)):
-                continue
+    def fill(self) -> None:
+        """Round the channels of every block up, and those of a sink that a depthwise layer reads."""
+        for block in itertools.chain(*self.blocks.values()):
+            block.add(-len(block.channels) % _ROUND)
+        for sink in self.sinks:
             layers = [self.layers.get(node.name) for node in self.readers[sink]]
-            unit = BLOCK if any(layer is not None and _is_depthwise(layer) for layer in layers) else _ROUND
-            new = np.full(-len(self.moves.channels[sink]) % unit, _NEW)
-            block.channels = np.concatenate([block.channels, new])
+            own = [block for block in self.read(sink) if block.free and len(block.sinks) == 1]
+            if own and any(layer is not None and _is_depthwise(layer) for layer in layers):
+                own[-1].add(-sum(len(block.channels) for block in self.read(sink)) % BLOCK)
 
     def sort_readers(self, readers: Iterable[gs.Node], order: Channels) -> bool:
         """Sort what reads a tensor. False: it needs the old order."""
@@ -210,16 +217,16 @@ class _Plan:
 
 
 def _blocks(
-    source: str, channels: Channels, readers: dict[int, list[str]], sinks: Sequence[str], *, sort: bool
+    source: str, channels: Channels, readers: dict[int, list[str]], sinks: Sequence[str], *, free: bool
 ) -> Iterator[_Block]:
     """Cut a source where the sinks of its channels change."""
     keys = [tuple(sinks.index(sink) for sink in readers[channel]) for channel in channels.tolist()]
     places = list(range(len(keys)))
-    if sort:
+    if free:
         places.sort(key=lambda place: keys[place])  # equal channels stay in their order
     starts = [i for i in range(len(places)) if i == 0 or keys[places[i]] != keys[places[i - 1]]]
     for start, end in zip(starts, [*starts[1:], len(places)], strict=True):
-        yield _Block(source, frozenset(sinks[i] for i in keys[places[start]]), channels[places[start:end]])
+        yield _Block(source, frozenset(sinks[i] for i in keys[places[start]]), channels[places[start:end]], free)
 
 
 def _places(order: Channels, channels: Channels) -> Channels:

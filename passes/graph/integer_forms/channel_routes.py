@@ -16,24 +16,17 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from passes.graph.integer_forms.channel_moves import Channels, Moves, channel_moves
+from passes.graph.integer_forms.channelwise import acts_by_channel, is_depthwise, settled_tensors
 from passes.graph.normalise.shapes import Shapes
-from passes.ir.linear import Linear, linear_layers
+from passes.ir.linear import linear_layers
 from passes.ir.rules import Rules
-from passes.ir.surgery import (
-    fresh_name,
-    graph_output_names,
-    is_default_domain,
-    set_constant,
-    sole_consumer,
-    tensor_names,
-)
+from passes.ir.surgery import fresh_name, replace_input, set_constant, sole_consumer, tensor_names
 from passes.numerics.kernel_times import BLOCK
 
 __all__ = ["route_channels"]
 
 _NEW = -1  # stands for a channel that was not there
 _ROUND = 4  # inputs that a kernel of 1x1 multiplies at once
-_BY_CHANNEL = frozenset({"Clip", "HardSwish", "Identity", "LeakyRelu", "MaxPool", "Relu"})
 
 
 def route_channels(graph: gs.Graph, rules: Rules, shapes: Shapes) -> list[str]:
@@ -92,7 +85,7 @@ class _Plan:
     def __init__(self, graph: gs.Graph, moves: Moves) -> None:
         self.graph, self.moves = graph, moves
         self.layers = linear_layers(graph)
-        self.outputs = graph_output_names(graph)
+        self.settled = settled_tensors(graph)
         own = {id(node) for node in moves.nodes}
         self.readers = {
             name: [node for node in tensor.outputs if id(node) not in own] for name, tensor in moves.tensors.items()
@@ -100,11 +93,12 @@ class _Plan:
         self.sinks = [name for name in moves.tensors if self.readers[name]]
         self.blocks: dict[str, list[_Block]] = {}  # by source
         self.edits: list[_Edit] = []
+        self.resized: list[gs.Tensor] = []  # tensors whose shapes are inferred again
 
     def made(self) -> "_Plan | None":
         """Return the plan, or None if the channels of a tensor must stay in their order."""
         numbers = self.moves.channels
-        if not self.outputs.isdisjoint(numbers) or any(numbers[sink].ndim > 1 for sink in self.sinks):
+        if not self.settled.isdisjoint(numbers) or any(numbers[sink].ndim > 1 for sink in self.sinks):
             return None
         if any(len(np.unique(numbers[sink])) < len(numbers[sink]) for sink in self.sinks):
             return None
@@ -138,9 +132,12 @@ class _Plan:
     def writer(self, tensor: gs.Tensor) -> gs.Node | None:
         """Return the convolution whose outputs can be sorted to sort a source."""
         node = tensor.inputs[0] if len(tensor.inputs) == 1 else None
-        while node is not None and _by_channel(node):
+        self.resized.append(tensor)
+        while node is not None and acts_by_channel(node):
             tensor = node.inputs[0]
-            node = tensor.inputs[0] if len(tensor.inputs) == 1 and sole_consumer(self.graph, tensor) is node else None
+            self.resized.append(tensor)
+            free = tensor.name not in self.settled and sole_consumer(self.graph, tensor) is node
+            node = tensor.inputs[0] if free and len(tensor.inputs) == 1 else None
         layer = None if node is None else self.layers.get(node.name)
         return node if layer is not None and layer.op == "Conv" and layer.groups == 1 else None
 
@@ -151,7 +148,7 @@ class _Plan:
         for sink in self.sinks:
             layers = [self.layers.get(node.name) for node in self.readers[sink]]
             own = [block for block in self.read(sink) if block.free and len(block.sinks) == 1]
-            if own and any(layer is not None and _is_depthwise(layer) for layer in layers):
+            if own and any(layer is not None and is_depthwise(layer) for layer in layers):
                 own[-1].add(-sum(len(block.channels) for block in self.read(sink)) % BLOCK)
 
     def sort_readers(self, readers: Iterable[gs.Node], order: Channels) -> bool:
@@ -161,13 +158,14 @@ class _Plan:
             if layer is not None and layer.op == "Conv" and layer.groups == 1:
                 self.edits.append(_Edit(node, "inputs", order))
                 continue
-            depthwise = layer is not None and _is_depthwise(layer)
-            if not depthwise and not _by_channel(node):
+            depthwise = layer is not None and is_depthwise(layer)
+            if not depthwise and not acts_by_channel(node):
                 return False
             if depthwise:
                 self.edits.append(_Edit(node, "both", order))
             result = node.outputs[0]
-            if result.name in self.outputs or not self.sort_readers(result.outputs, order):
+            self.resized.append(result)
+            if result.name in self.settled or not self.sort_readers(result.outputs, order):
                 return False
         return True
 
@@ -182,6 +180,9 @@ class _Plan:
         tensors, names = tensor_names(self.graph), {node.name for node in self.graph.nodes}
         for edit in self.edits:
             _sort(self.graph, edit)
+        for tensor in [*self.resized, *self.moves.tensors.values()]:
+            if tensor.inputs:  # the shapes of the graph's inputs stay
+                tensor.shape = None
         for node in self.moves.nodes:
             node.inputs.clear()
             node.outputs.clear()
@@ -193,18 +194,16 @@ class _Plan:
             if sink in self.moves.sources:
                 continue
             tensor, parts = self.moves.tensors[sink], [block.tensor for block in self.read(sink)]
-            if len(parts) == 1:
-                op, attributes = "Identity", {}
-            else:
-                op, attributes = "Concat", {"axis": 1}
-            name = fresh_name(f"{sink}.{op.lower()}", names)
-            tensor.shape = None
-            self.graph.nodes.append(gs.Node(op, name, attributes, inputs=parts, outputs=[tensor]))
+            if len(parts) > 1:
+                name = fresh_name(f"{sink}.concat", names)
+                self.graph.nodes.append(gs.Node("Concat", name, {"axis": 1}, inputs=parts, outputs=[tensor]))
+                continue
+            for node in self.readers[sink]:
+                replace_input(node, tensor, parts[0])
         self.graph.toposort()
 
     def cut(self, source: gs.Tensor, blocks: Sequence[_Block], tensors: set[str], names: set[str]) -> None:
         """Give every block of a source a tensor."""
-        source.shape = None
         if len(blocks) == 1:
             blocks[0].tensor = source
             return
@@ -235,15 +234,6 @@ def _places(order: Channels, channels: Channels) -> Channels:
     return np.array([before.get(channel, _NEW) for channel in order.tolist()])
 
 
-def _is_depthwise(layer: Linear) -> bool:
-    return layer.op == "Conv" and layer.groups == layer.outputs == layer.inputs > 1
-
-
-def _by_channel(node: gs.Node) -> bool:
-    constant = all(isinstance(each, gs.Constant) or not each.name for each in node.inputs[1:])
-    return node.op in _BY_CHANNEL and is_default_domain(node) and constant and len(node.outputs) == 1
-
-
 def _sort(graph: gs.Graph, edit: _Edit) -> None:
     node = edit.node
     for index, axis in ((1, 1),) if edit.kind == "inputs" else ((1, 0), (2, 0)):
@@ -252,8 +242,6 @@ def _sort(graph: gs.Graph, edit: _Edit) -> None:
             set_constant(graph, node, index, _taken(np.asarray(constant.values), edit.order, axis), constant.name)
     if edit.kind == "both":
         node.attrs["group"] = len(edit.order)
-    if edit.kind != "inputs":
-        node.outputs[0].shape = None
 
 
 def _taken(values: NDArray[np.generic], order: Channels, axis: int) -> NDArray[np.generic]:

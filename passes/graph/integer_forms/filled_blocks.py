@@ -11,22 +11,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.graph.integer_forms.channelwise import acts_by_channel, is_depthwise, settled_tensors
 from passes.graph.integer_forms.geometry import convolution
 from passes.graph.normalise.shapes import Shapes
 from passes.ir.linear import Linear, linear_layers
 from passes.ir.rules import Rules
-from passes.ir.surgery import graph_output_names, is_default_domain, set_constant, sole_consumer
+from passes.ir.surgery import is_default_domain, set_constant, sole_consumer
 from passes.numerics.kernel_times import BLOCK, KernelTimes
 
 __all__ = ["fill_depthwise_blocks"]
 
 _LEAST = 5e3  # ns that the filled layers must save together
-_BY_CHANNEL = frozenset(
-    {
-        *("AveragePool", "Clip", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity"),
-        *("LeakyRelu", "MaxPool", "Relu", "Sigmoid"),
-    }
-)
 _OF_TWO = frozenset({"Add", "Mul"})
 
 
@@ -45,12 +40,12 @@ def fill_depthwise_blocks(graph: gs.Graph, rules: Rules, shapes: Shapes, layers:
     if rules.times is None:
         return []
     known, notes = linear_layers(graph), []
-    outputs, done = graph_output_names(graph), set[str]()
+    settled, done = settled_tensors(graph), set[str]()
     for node in list(graph.nodes):
         layer = known.get(node.name)
         if layer is None or node.name not in layers or node.name in done or not _unfilled(layer):
             continue
-        region = _Region(graph, known, outputs, layer.outputs)
+        region = _Region(graph, known, settled, layer.outputs)
         if region.reach(node) and region.saved(rules.times, shapes, layers) >= _LEAST:
             added = -layer.outputs % BLOCK
             region.fill(added)
@@ -61,11 +56,7 @@ def fill_depthwise_blocks(graph: gs.Graph, rules: Rules, shapes: Shapes, layers:
 
 
 def _unfilled(layer: Linear) -> bool:
-    return _depthwise(layer) and layer.outputs % BLOCK > 0
-
-
-def _depthwise(layer: Linear) -> bool:
-    return layer.op == "Conv" and layer.groups == layer.outputs == layer.inputs > 1
+    return is_depthwise(layer) and layer.outputs % BLOCK > 0
 
 
 @dataclass
@@ -75,7 +66,7 @@ class _Region:
     Attributes:
         graph: The graph.
         known: The graph's linear layers.
-        outputs: Names of the graph's outputs.
+        settled: Names of tensors that must stay as they are.
         channels: Number of channels of all these tensors.
         tensors: The tensors, by name.
         depthwise: Depthwise convolutions, by name.
@@ -85,7 +76,7 @@ class _Region:
 
     graph: gs.Graph
     known: dict[str, Linear]
-    outputs: set[str]
+    settled: set[str]
     channels: int
     tensors: dict[str, gs.Variable] = field(default_factory=dict)
     depthwise: dict[str, gs.Node] = field(default_factory=dict)
@@ -100,7 +91,7 @@ class _Region:
             if tensor.name in self.tensors:
                 continue
             self.tensors[tensor.name] = tensor
-            if tensor.name in self.outputs or len(tensor.inputs) != 1:
+            if tensor.name in self.settled or len(tensor.inputs) != 1:
                 return False
             for node, writes in ((tensor.inputs[0], True), *((reader, False) for reader in tensor.outputs)):
                 more = self.beyond(node, tensor, writes=writes)
@@ -116,7 +107,7 @@ class _Region:
         layer = self.known.get(node.name)
         if layer is not None:
             return self.at_layer(node, layer, tensor, writes=writes)
-        if node.op in _BY_CHANNEL and all(isinstance(each, gs.Constant) or not each.name for each in node.inputs[1:]):
+        if acts_by_channel(node):
             return [node.inputs[0], node.outputs[0]]
         if node.op in _OF_TWO and all(isinstance(each, gs.Variable) for each in node.inputs):
             return [*node.inputs, node.outputs[0]]
@@ -125,7 +116,7 @@ class _Region:
     def at_layer(self, node: gs.Node, layer: Linear, tensor: gs.Tensor, *, writes: bool) -> list[gs.Tensor] | None:
         if layer.op != "Conv" or any(other is tensor for other in node.inputs[1:]):
             return None
-        if _depthwise(layer) and layer.outputs == self.channels:
+        if is_depthwise(layer) and layer.outputs == self.channels:
             self.depthwise[node.name] = node
             return [node.inputs[0], node.outputs[0]]
         if layer.groups > 1 or (layer.outputs if writes else layer.inputs) != self.channels:

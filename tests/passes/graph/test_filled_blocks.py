@@ -105,7 +105,7 @@ def test_two_depthwise_layers_of_one_region_are_filled_together() -> None:
         node("Conv", ["d", "w3"], ["f"], name="again", group=58, pads=[1, 1, 1, 1]),
         node("Clip", ["f", "low", "high"], ["e"], name="clip"),
     ]
-    limits = {"low": np.float32(0).reshape(()), "high": np.float32(6).reshape(())}
+    limits: dict[str, Any] = {"low": np.float32(0).reshape(()), "high": np.float32(6).reshape(())}
     model = network(58, middle, w3=array(58, 1, 3, 3), **limits)
     graph, notes = filled(model)
     assert sorted(notes) == ["again: 58 channels filled up to 64", "deep: 58 channels filled up to 64"]

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from converter.comparison.filled import without_filled_channels
 from converter.comparison.matching import Match, match_tensors
 from converter.comparison.subgraphs import Subgraphs
 from converter.comparison.tap import Tap
@@ -242,7 +243,10 @@ def _compared(on: ModelsOnData, progress: Progress, metric: Any) -> Comparison:
         if measure is not None:
             measure.update([outputs, results], batch.truth)
         _, others = model_tap.run(batch)
-        both = {match.tensor: (tensors[match.tensor], others[match.other]) for match in matches}
+        both = {
+            match.tensor: (tensors[match.tensor], without_filled_channels(tensors[match.tensor], others[match.other]))
+            for match in matches
+        }
         feeds = {key: batch.real(rows) for key, rows in reference_tap.inputs(batch).items()}
         layers = layers or _Layers(float_model, both, reference_tap.floats, feeds, reference_tap.batch)
         layers.update(both, feeds)

@@ -12,7 +12,9 @@ from passes.activations.placement import place
 from passes.base import GraphPass
 from passes.graph.integer_forms.average_pool import averages_as_convolutions
 from passes.graph.integer_forms.batchnorm import norms_as_convolutions
+from passes.graph.integer_forms.channel_routes import route_channels
 from passes.graph.integer_forms.conv_transpose import transposed_as_convolutions
+from passes.graph.integer_forms.filled_blocks import fill_depthwise_blocks
 from passes.graph.integer_forms.hard_swish import HARD_FUNCTIONS, hard_functions_as_clips, has_integer_form
 from passes.graph.integer_forms.slow_layers import slow_layers
 from passes.graph.normalise.shapes import infer_shapes
@@ -44,14 +46,18 @@ class IntegerForms(GraphPass):
             ModelError: The shapes of the graph contradict each other.
         """
         shapes = infer_shapes(model.graph)
-        notes = norms_as_convolutions(model.graph, model.rules, shapes)
+        notes = route_channels(model.graph, model.rules, shapes)
+        shapes = infer_shapes(model.graph) if notes else shapes
+        notes += norms_as_convolutions(model.graph, model.rules, shapes)
         notes += transposed_as_convolutions(model.graph, model.rules, shapes)
         model.graph.cleanup().toposort()
         rules = _with_hard_functions(model.rules)
         layers = frozenset(model.layers()) - {*model.float_reasons, *model.float_activations}
         precise = layers_before_logarithms(model.graph, layers)
         layers = layers.difference(precise)
-        shapes = infer_shapes(model.graph) if notes else shapes
+        filled = fill_depthwise_blocks(model.graph, model.rules, shapes, layers)
+        shapes = infer_shapes(model.graph) if notes or filled else shapes
+        notes += filled
         slow = slow_layers(model.graph, rules, shapes, layers)
         reasons = dict.fromkeys(precise, _BEFORE_LOGARITHM) | dict.fromkeys(slow, _SLOW)
         model.float_activations |= reasons

@@ -9,24 +9,22 @@ be measured at all. If all convolutions together are expected to be slower than 
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import onnx_graphsurgeon as gs
 
 from passes.activations.placement import Placement, place
-from passes.graph.normalise.shapes import Dim, Shapes
+from passes.graph.integer_forms.geometry import convolution, pixels, size
+from passes.graph.normalise.shapes import Shapes
 from passes.ir.linear import Linear, linear_layers
 from passes.ir.rules import Rules
-from passes.numerics.kernel_times import Convolution, KernelTimes
+from passes.numerics.kernel_times import KernelTimes
 
 __all__ = ["slow_layers"]
 
 _SAVED = 0.25  # share of the time of the layers and operators that are moved to float
 _LEAST = 30e3  # ns that the first layers of a chain must save, and
 _STEP = 5e3  # ns that each further layer must save
-_UNKNOWN = 56  # size of a dimension that is not known
-_SIGNAL = _UNKNOWN**2  # length of a signal, if it is not known
 _SWEEPS = 3
 
 
@@ -92,11 +90,7 @@ class _Search:
         name = str(node.name)
         before = frozenset[str]().union(*(self.owners.get(tensor.name, frozenset()) for tensor in node.inputs))
         if layer is not None and layer.op == "Conv" and name in self.layers:
-            groups, outputs, inputs = layer.matrix_shape
-            taps = math.prod(layer.kernel)
-            pixels = _pixels(self.shapes.get(layer.output, ())[2:])
-            rows = taps // layer.kernel[-1]
-            shape = Convolution(groups, inputs // taps, outputs, taps, rows, pixels, len(layer.kernel))
+            shape = convolution(layer, self.shapes)
             self.on_integers[name], self.in_float[name] = self.times.integer_time(shape), self.times.float_time(shape)
         elif layer is None:
             elements = sum(self.elements(tensor.name) for tensor in node.outputs[:1])
@@ -115,7 +109,7 @@ class _Search:
 
     def elements(self, tensor: str) -> int:
         shape = self.shapes.get(tensor)
-        return 0 if shape is None else _size(shape[1:2]) * _pixels(shape[2:])
+        return 0 if shape is None else size(shape[1:2]) * pixels(shape[2:])
 
     def run(self, candidates: frozenset[str]) -> frozenset[str]:
         """Return the layers that should run in float."""
@@ -207,13 +201,3 @@ class _Search:
 
 def _with_step(best: _Choice) -> Callable[[_Choice], float]:
     return lambda choice: choice.time + (0.0 if choice is best else _STEP)
-
-
-def _pixels(dims: Sequence[Dim]) -> int:
-    """Return the number of positions. A single unknown axis beside axes of length 1 is that of a signal."""
-    unknown = [size for size in dims if not isinstance(size, int)]
-    return _SIGNAL if len(unknown) == 1 and _size(dims) == _UNKNOWN else _size(dims)
-
-
-def _size(dims: Iterable[Dim]) -> int:
-    return math.prod(size if isinstance(size, int) else _UNKNOWN for size in dims)

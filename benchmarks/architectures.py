@@ -3,9 +3,10 @@
     python -m benchmarks.architectures                                    all of them, at 224 pixels
     python -m benchmarks.architectures mobilenet_v3 vit --recipes int8    some of them
     python -m benchmarks.architectures --markdown docs/architectures.md   the table as a page, too
+    python -m benchmarks.architectures shufflenet --static                files of onnxruntime's quantize_static, too
 
 Weights are random. SQNR is that of the outputs on images that did not calibrate. Speed is relative to float on one
-thread, with all files of a network in turns. The exit code is 1 if a network is refused, if a file is slower than
+thread, in the least processor time of runs of all files of a network in turns. The exit code is 1 if a network is refused, if a file is slower than
 float, or if a file of 8-bit weights and activations (W8A8) is below 20 dB and no layer can be named that lowers it. If
 one can be named, the last line names it.
 """
@@ -25,7 +26,8 @@ from rich.table import Table
 from benchmarks.deployment import runtime_operators
 from benchmarks.random_resnet import random_images, random_network
 from benchmarks.shared_data import IMAGENET_SIZE
-from benchmarks.side_by_side import speedups
+from benchmarks.side_by_side import processor_speedups
+from benchmarks.static_quantization import static_files
 from converter import convert
 from converter.comparison.compare import compare
 from converter.data.dataset import load_data
@@ -90,7 +92,12 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether the file is as fast as float, and either accurate enough for W8A8 or its worst layer is named."""
+        """Whether the file is as fast as float, and either accurate enough for W8A8 or its worst layer is named.
+
+        Files of quantize_static are for comparison, so they always hold.
+        """
+        if self.recipe not in RECIPES:
+            return True
         return self.speedup >= _EQUAL and (not self.is_low or bool(self.lowest))
 
     @property
@@ -99,8 +106,10 @@ class Row:
         return self.recipe in _W8A8 and self.sqnr_db < LEAST_DB
 
 
-def rows(name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int) -> Iterator[Row]:
-    """Measure a network with every recipe.
+def rows(
+    name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int, *, static: bool = False
+) -> Iterator[Row]:
+    """Measure a network with every recipe, and with every form of quantize_static if ``static``.
 
     Raises:
         ConvertError: The network is refused.
@@ -115,12 +124,14 @@ def rows(name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int) -
             results[recipe] = convert(model, calibration, recipe=recipe)
             files[recipe] = Path(folder) / f"{recipe}.onnx"
             results[recipe].save(files[recipe])
+        if static:
+            files |= static_files(files["float"], calibration, Path(folder))
         measured = evaluate(list(files.values()), data, latency=False).models
-        faster = speedups(files, random_images(1, size), budget=20)
+        faster = processor_speedups(files, {"input": random_images(1, size)})
         for (recipe, path), result in zip(list(files.items())[1:], measured[1:], strict=True):
             sqnr = result.sqnr_db or 0.0
             lowest = ""
-            if sqnr < LEAST_DB:
+            if sqnr < LEAST_DB and recipe in results:
                 layers = compare(files["float"], path, data).layers
                 worst = min(layers, key=lambda layer: layer.introduced_db, default=None)
                 lowest = "" if worst is None else f"{worst.layer} {worst.introduced_db:.1f} dB"
@@ -132,7 +143,7 @@ def rows(name: str, model: onnx.ModelProto, recipes: Iterable[str], size: int) -
                 faster[recipe],
                 lowest,
                 _floats(runtime_operators(path)),
-                Counter(layer.reason for layer in results[recipe].layers if layer.reason),
+                Counter(layer.reason for layer in results[recipe].layers if layer.reason) if recipe in results else {},
             )
 
 
@@ -200,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipes", default="int8,int4", help=f"of {','.join(RECIPES)}, or all; default int8,int4")
     parser.add_argument("--size", type=int, default=IMAGENET_SIZE, help="of the images, in pixels")
     parser.add_argument("--markdown", type=Path, metavar="PATH", help="also write the table as a page")
+    parser.add_argument("--static", action="store_true", help="also files of quantize_static, in four forms")
     options = parser.parse_args(arguments)
     if options.size % 32:
         parser.error(
@@ -223,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "vit":
             factory += f"(image={options.size})"
         try:
-            network = list(rows(name, random_network(factory, options.size, shift=1.0), recipes, options.size))
+            model = random_network(factory, options.size, shift=1.0)
+            network = list(rows(name, model, recipes, options.size, static=options.static))
         except ConvertError as error:
             print(f"{name}: {error}", file=sys.stderr)
             refused[name] = str(error)

@@ -6,9 +6,9 @@
     python -m benchmarks.architectures shufflenet --static                files of onnxruntime's quantize_static, too
 
 Weights are random. SQNR is that of the outputs on images that did not calibrate. Speed is relative to float on one
-thread, in the least processor time of runs of all files of a network in turns. The exit code is 1 if a network is refused, if a file is slower than
-float, or if a file of 8-bit weights and activations (W8A8) is below 20 dB and no layer can be named that lowers it. If
-one can be named, the last line names it.
+thread, in the least processor time of runs of all files of a network in turns. The exit code is 1 if a network is
+refused, if a file is slower than float, or if a file of 8-bit weights and activations (W8A8) is below 20 dB and no
+layer can be named that lowers it. If one can be named, the last line names it.
 """
 
 import argparse

@@ -17,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -236,7 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             factory += f"(image={options.size})"
         try:
             model = random_network(factory, options.size, shift=1.0)
-            network = list(rows(name, model, recipes, options.size, static=options.static))
+            measure = partial(rows, static=True) if options.static else rows
+            network = list(measure(name, model, recipes, options.size))
         except ConvertError as error:
             print(f"{name}: {error}", file=sys.stderr)
             refused[name] = str(error)

@@ -127,7 +127,7 @@ METHODS: Mapping[str, tuple[int, Recipe]] = MappingProxyType(
         ),
         "GPTQ, W4A8": (4, _INT4),
         "GPTQ with a scale a channel, W4A8": (4, _GPTQ4),
-        "learned rounding, W4A8": (4, replace(_INT4, passes=(*_INT4.passes, LearnedRounding()))),
+        "learned rounding, W4A8": (4, replace(_INT4, name="learned4", passes=(*_INT4.passes, LearnedRounding()))),
         "GPTQ, W3A8": (3, with_gptq(_INT4, "gptq3", bits=3)),
         "round to nearest, W2A8": (2, with_steps(_INT4, "rtn2", {Gptq: Rtn(bits=2)})),
         "GPTQ with a scale a channel, W2A8": (2, with_gptq(_INT4, "gptq2-channel", bits=2, **_ONE_LEVEL)),

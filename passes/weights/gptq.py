@@ -140,9 +140,7 @@ class Gptq(LayerPass):
         if not self.asymmetric_target:
             return weight, ""
         try:
-            target = asymmetric_target(weight, moments)
-            dropped = target is weight and moments.has_errors
-            return target, "errors of earlier layers not compensated (no gain on the held-out half)" if dropped else ""
+            return asymmetric_target(weight, moments), ""
         except np.linalg.LinAlgError as error:
             return weight, f"errors of earlier layers not compensated (Hessian {error})"
 

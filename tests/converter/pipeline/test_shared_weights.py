@@ -91,7 +91,7 @@ def test_a_shared_weight_is_stored_once(name: str, recipe: str) -> None:
     steps = result.passes[next(i for i, step in enumerate(result.passes) if step.name in {"rtn", "gptq"})]
     for layer in ("gemm0", "gemm3") if name == "unrolled" else ("head0", "out2"):
         assert "weight shared with" in steps.changed[layer].what
-        assert layers[layer].bits == (8 if "int8" in recipe else 4)
+        assert layers[layer].bits == (8 if "int8" in recipe else 2 if recipe == "int2-learned" else 4)
 
 
 def test_the_file_shrinks_as_if_the_weight_were_alone() -> None:

@@ -22,7 +22,7 @@ from converter.cli.sweep import sweep
 from converter.cli.targets import targets, verify
 from converter.cli.train import train
 from converter.model_io.user_code import Terminated
-from converter.runtime.freed_memory import keep_freed_memory
+from converter.runtime.freed_memory import is_small, keep_freed_memory
 from passes.errors import ConvertError
 
 if TYPE_CHECKING:
@@ -199,6 +199,8 @@ def convert(
     from converter.report.files import check_report
     from converter.report.progress import progress_bars
 
+    if is_small(model, export.weights):
+        keep_freed_memory()
     for path in report:
         check_report(path)
     check_outputs(
@@ -301,7 +303,6 @@ for command in (train, evaluate, compare, sensitivity, sweep, inspect, snippet, 
 
 def main() -> None:
     """Entry point of `convert-onnx`."""
-    keep_freed_memory()
     listen()
     try:
         cli(prog_name="convert-onnx")

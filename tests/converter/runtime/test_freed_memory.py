@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from converter.runtime.freed_memory import keep_freed_memory
+from converter.runtime.freed_memory import is_small, keep_freed_memory
 
 FAULTS = """
 import resource
@@ -69,3 +69,15 @@ def test_older_versions_of_glibc(most: int, asked: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr("ctypes.CDLL", lambda _: Libc())
     assert keep_freed_memory() == (most > 0)
     assert calls == asked if most else len(calls) == asked
+
+
+def test_large_models_are_told_by_their_files(tmp_path: Path) -> None:
+    model, data = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    model.write_bytes(b"some")
+    assert is_small(model, None)
+    assert is_small("net.py:factory", None)
+    with data.open("wb") as file:
+        file.truncate(1 << 29)  # takes no room on the disk
+    assert not is_small(model)
+    assert not is_small("net.py:factory", data)
+    assert not is_small("a" * 5000)  # no file can have this name

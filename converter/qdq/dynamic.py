@@ -13,7 +13,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from converter.qdq.fragment import Fragment, Names
-from converter.qdq.weights import whole_copy
+from converter.qdq.weights import int8_codes
 from passes.ir.linear import Linear
 from passes.ir.model import Quantized
 
@@ -55,7 +55,9 @@ def dynamic_matmul(
     """
     grid, name = quantized.grid, layer.name
     fragment = Fragment(names)
-    inputs = [read.codes, _weight(fragment, layer, quantized, bits, reader), read.zero_point]
+    by_input = np.ascontiguousarray(quantized.codes[0].T)  # [k, o]
+    weight = int8_codes(fragment, layer.weight, f"by_input_{layer.view}", by_input, bits, reader)
+    inputs = [read.codes, weight, read.zero_point]
     if not grid.symmetric:
         inputs.append(fragment.constant(f"{layer.weight}_zero_point", grid.zero_point.reshape(-1).astype(np.int8)))
     scale = fragment.shared(f"{layer.weight}_scale", grid.scale.reshape(-1))
@@ -70,15 +72,3 @@ def dynamic_matmul(
     else:
         fragment.node_into("Mul", f"{name}_rescale", [floats, product], node.output[0])
     return fragment
-
-
-def _weight(fragment: Fragment, layer: Linear, quantized: Quantized, bits: int, reader: int) -> str:
-    """Add the codes and return their name: int8 ``[k, o]``."""
-    name, codes = layer.weight, np.ascontiguousarray(quantized.codes[0].T)  # [k, o]
-    key = f"{name}_by_input_{layer.view}"
-    if key not in fragment.names.shared:
-        fragment.names.shared[key] = fragment.codes(f"{name}_int{bits}", codes, bits)
-    stored = fragment.names.shared[key]
-    if bits < 8:
-        stored = fragment.node("Cast", f"{name}_cast", [stored], f"{name}_codes", to=TensorProto.INT8)
-    return whole_copy(fragment, name, stored, len(codes), reader) if reader else stored

@@ -7,13 +7,13 @@ onnxruntime wants the weights as ``[directions, inputs, 4 * hidden]``, and scale
 from collections import Counter
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 
 from converter.qdq.fragment import Fragment, Names
 from converter.qdq.storage import stored_bits
-from converter.qdq.weights import Storage, whole_copy
-from passes.ir.model import Quantized, QuantizedRecurrent
-from passes.ir.recurrent import GateWeight, Recurrent
+from converter.qdq.weights import Storage, int8_codes
+from passes.ir.model import QuantizedRecurrent
+from passes.ir.recurrent import Recurrent
 
 __all__ = ["DYNAMIC_LSTM", "dynamic_lstm", "is_dynamic_lstm"]
 
@@ -52,7 +52,9 @@ def dynamic_lstm(
     scales: list[str] = []
     for weight, part in zip(layer.weights, quantized.weights, strict=True):
         bits = max(stored_bits(part.grid.bits), narrowest)
-        given[weight.operand] = _codes(fragment, weight, part, bits, readers[weight.weight])
+        by_input = np.ascontiguousarray(part.codes.swapaxes(1, 2))  # [g, k, o]
+        reader = readers[weight.weight]
+        given[weight.operand] = int8_codes(fragment, weight.weight, "by_input", by_input, bits, reader)
         readers[weight.weight] += 1
         scale = part.grid.scale[..., 0]
         scales.append(fragment.shared(f"{weight.weight}_scale", scale))
@@ -63,15 +65,3 @@ def dynamic_lstm(
     replaced.attribute.extend(attribute for attribute in node.attribute if attribute.name != "layout")
     fragment.nodes.append(replaced)
     return fragment
-
-
-def _codes(fragment: Fragment, weight: GateWeight, quantized: Quantized, bits: int, reader: int) -> str:
-    """Add the codes, unless another node has, and return the name of their int8 form, ``[g, k, o]``."""
-    name, by_input = weight.weight, np.ascontiguousarray(quantized.codes.swapaxes(1, 2))
-    key = f"{name}_by_input"
-    if key not in fragment.names.shared:
-        fragment.names.shared[key] = fragment.codes(f"{name}_int{bits}", by_input, bits)
-    stored = fragment.names.shared[key]
-    if bits < 8:
-        stored = fragment.node("Cast", f"{name}_cast", [stored], f"{name}_codes", to=TensorProto.INT8)
-    return whole_copy(fragment, name, stored, len(by_input), reader) if reader else stored

@@ -37,6 +37,7 @@ __all__ = [
     "dequantized_bits",
     "dequantized_weight",
     "file_bits",
+    "int8_codes",
     "output_rows",
     "rescaled_weight",
     "smaller_storage",
@@ -122,6 +123,26 @@ def whole_copy(fragment: Fragment, name: str, codes: str, length: int, reader: i
     end = fragment.constant(f"{name}_end", np.array([length + reader], np.int64))
     start = fragment.shared(f"{name}_start", np.array([0], np.int64))
     return fragment.node("Slice", f"{name}_whole", [codes, start, end, start], f"{name}_copy")
+
+
+def int8_codes(fragment: Fragment, name: str, form: str, codes: Codes, bits: int, reader: int) -> str:
+    """Add the codes of a weight, unless another reader has, and return the name of their int8 form.
+
+    Args:
+        fragment: Where the constants and nodes go.
+        name: Name of the weight.
+        form: Tells this order of the codes from others of the same weight.
+        codes: The codes, in the order in which an operator of integers reads them.
+        bits: Bits that store a code.
+        reader: Number of the reader. All but the first get a copy, see `whole_copy`.
+    """
+    key = f"{name}_{form}"
+    if key not in fragment.names.shared:
+        fragment.names.shared[key] = fragment.codes(f"{name}_int{bits}", codes, bits)
+    stored = fragment.names.shared[key]
+    if bits < 8:
+        stored = fragment.node("Cast", f"{name}_cast", [stored], f"{name}_codes", to=TensorProto.INT8)
+    return whole_copy(fragment, name, stored, len(codes), reader) if reader else stored
 
 
 def smaller_storage(

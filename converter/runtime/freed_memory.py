@@ -11,6 +11,8 @@ import os
 import platform
 from pathlib import Path
 
+from passes.errors import ConvertError
+
 __all__ = ["is_small", "keep_freed_memory"]
 
 _SMALL = 1 << 28  # bytes of a model; what is kept of a larger one would take several times its size
@@ -22,18 +24,20 @@ _OF_USER = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX
 
 
 def is_small(*files: str | Path | None) -> bool:
-    """Return whether the given files have at most 256 MB together, with the data files beside them.
+    """Return whether the given files have at most 256 MB together, with the data files that models name.
 
     Args:
         files: Files of a model and its weights. None, and what is no file, counts as nothing. With a file that cannot
-            be looked at, the answer is no: what opens it says why.
+            be read, the answer is no: what opens it says why.
     """
+    from converter.model_io.structure import model_bytes
+
     try:
-        folders = [(Path(each).parent, Path(each).name) for each in files if each is not None and Path(each).is_file()]
-        beside = {path for folder, name in folders for path in folder.iterdir() if path.name.startswith(name)}
-        return sum(path.stat().st_size for path in beside if path.is_file()) <= _SMALL
-    except OSError:
+        paths = [Path(each) for each in files if each is not None and Path(each).is_file()]
+        sizes = [model_bytes(path) if path.suffix == ".onnx" else path.stat().st_size for path in paths]
+    except (ConvertError, OSError):
         return False
+    return sum(sizes) <= _SMALL
 
 
 def keep_freed_memory() -> bool:

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from converter.runtime.freed_memory import is_small, keep_freed_memory
+from tests.support.networks import resnet
 
 FAULTS = """
 import resource
@@ -72,12 +74,14 @@ def test_older_versions_of_glibc(most: int, asked: Any, monkeypatch: pytest.Monk
 
 
 def test_large_models_are_told_by_their_files(tmp_path: Path) -> None:
-    model, data = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
-    model.write_bytes(b"some")
+    model, data = tmp_path / "model.onnx", tmp_path / "weights.bin"
+    onnx.save_model(resnet(), model, save_as_external_data=True, location=data.name, size_threshold=0)
     assert is_small(model, None)
     assert is_small("net.py:factory", None)
     with data.open("wb") as file:
         file.truncate(1 << 29)  # takes no room on the disk
     assert not is_small(model)
     assert not is_small("net.py:factory", data)
+    model.write_bytes(b"some")
+    assert not is_small(model)
     assert not is_small("a" * 5000)  # no file can have this name

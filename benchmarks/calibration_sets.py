@@ -34,7 +34,6 @@ from converter.model_io.save import save_onnx
 from converter.report.progress import progress_bars
 from converter.runtime.session import Progress
 from passes.weights.gpfq import Gpfq
-from passes.weights.learned_rounding import LearnedRounding
 from passes.weights.rtn import Rtn
 
 __all__ = ["SOLVERS", "Draw", "calibration", "drawn", "files_of", "main", "measured", "shown"]
@@ -47,7 +46,7 @@ _OTHER = "gtsrb_train.npz"
 _MEASURE, _DRAWS, _MOST_DRAWN = 2000, 3, 256
 _COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 _INT4 = find_recipe("int4")
-_LEARNING = LearnedRounding(method="soft", steps=150, soft_rate=0.033)
+_LEARNING = find_recipe("int2-learned").passes[-1]
 
 SOLVERS: Mapping[str, Recipe] = MappingProxyType(
     {

@@ -113,7 +113,7 @@ class Method:
 
 _MOVES = LearnedRounding()
 _PUBLISHED = LearnedRounding(method="soft", steps=1000, soft_start=1.0)
-_NEAR_CODES = LearnedRounding(method="soft", steps=150, soft_rate=0.033)
+_NEAR_CODES = find_recipe("int2-learned").passes[-1]
 _LONG = LearnedRounding(method="soft", steps=500, soft_rate=0.01)
 _TRAINED = Qat(objective="float", epochs=20)
 

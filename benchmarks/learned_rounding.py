@@ -35,11 +35,24 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.low_bits import image_halves
-from benchmarks.shared_data import EFFICIENTNET, RESNET20, RESNET56, ROAD_SIGNS, ROOT, MissingData, Pretrained
+from benchmarks.nanodet import PREPROCESS as NANODET_PIXELS
+from benchmarks.nanodet import average_precision
+from benchmarks.shared_data import (
+    EFFICIENTNET,
+    RESNET20,
+    RESNET56,
+    ROAD_SIGNS,
+    ROOT,
+    MissingData,
+    Pretrained,
+    shared_file,
+)
 from benchmarks.transformers.road_signs import vit
 from converter import ConvertError, Recipe, Settings, convert, find_recipe
-from converter.data.dataset import Dataset
+from converter.data.dataset import Dataset, load_data
+from converter.data.inputs import input_specs
 from converter.evaluation.evaluate import evaluate
+from converter.model_io.load import read_onnx
 from converter.model_io.save import save_onnx
 from converter.report.progress import progress_bars
 from converter.report.table import show
@@ -62,12 +75,25 @@ class Network:
         images: Gives the images that may calibrate and those that measure.
         calibrate: Calibration images of each set.
         measure: Most images that measure.
+        metric: What `evaluate` measures, against the float model's own outputs. None: top-1, by labels.
     """
 
     model: Callable[[], onnx.ModelProto]
     images: Callable[[onnx.ModelProto], tuple[Dataset, Dataset]]
     calibrate: int
     measure: int
+    metric: Any = None
+
+
+def _nanodet_images(model: onnx.ModelProto) -> tuple[Dataset, Dataset]:
+    """Return the images that calibrate and 64 others. Their boxes are left out."""
+    inputs = input_specs(model)
+    with np.load(shared_file("detection/coco_even.npz")) as arrays:
+        others = arrays["x"]
+    calibration = shared_file("detection/coco_calibration.npz")
+    return load_data(calibration, inputs, preprocess=NANODET_PIXELS), load_data(
+        others, inputs, preprocess=NANODET_PIXELS
+    )
 
 
 def _pretrained(of: Pretrained, available: int, calibrate: int, measure: int) -> Network:
@@ -81,6 +107,9 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
         "ResNet-18, road signs": _pretrained(ROAD_SIGNS, 2048, 512, 6315),
         "ViT, road signs": Network(vit, lambda model: ROAD_SIGNS.images(model, 2048), 512, 6315),
         "EfficientNet-Lite0": Network(EFFICIENTNET.model, image_halves, 384, 500),
+        "NanoDet": Network(
+            lambda: read_onnx(shared_file("detection/nanodet_m.onnx")), _nanodet_images, 96, 64, average_precision
+        ),
     }
 )
 
@@ -198,8 +227,8 @@ class Row:
     Attributes:
         case: What was measured.
         sqnr_db: SQNR of the scores in dB.
-        top1: Top-1 accuracy in percent.
-        float_top1: Top-1 accuracy of the float model in percent.
+        score: Top-1 accuracy in percent. For a network with a metric: its value against the float model, in percent.
+        float_score: Score of the float model in percent.
         cpu_seconds: CPU seconds of the conversion.
         images: Images that measured it.
         recipe: Digest of the recipe's passes. Rows of other recipes are measured again.
@@ -207,8 +236,8 @@ class Row:
 
     case: Case
     sqnr_db: float
-    top1: float
-    float_top1: float
+    score: float
+    float_score: float
     cpu_seconds: float
     images: int
     recipe: str
@@ -287,12 +316,16 @@ def _measure(
         settings = Settings(limit=len(images), timing=False)
         convert(model, images, recipe=recipe, settings=settings, progress=progress).save(paths[1])
         took = time.process_time() - started
-        reference, quantized = evaluate(paths, others, latency=False, progress=progress).models
-    if reference.top1 is None or quantized.top1 is None or quantized.sqnr_db is None:
+        metric = NETWORKS[case.network].metric
+        found = evaluate(paths, others, latency=False, metric=metric, progress=progress).models
+    own, score = ((100.0, found[1].metric) if metric is not None else (_percent(each.top1) for each in found))
+    if own is None or score is None or found[1].sqnr_db is None:
         raise MissingData(f"the images of {case.network} have no labels")
-    return Row(
-        case, quantized.sqnr_db, 100 * quantized.top1, 100 * reference.top1, took, quantized.images, _digest(recipe)
-    )
+    return Row(case, found[1].sqnr_db, score, own, took, found[1].images, _digest(recipe))
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -313,7 +346,7 @@ def table(rows: Sequence[Row]) -> Table:
             case.method,
             f"{_spread([row.sqnr_db for row in group])} dB",
             "" if case.method == start or not gains else f"{_spread(gains, signed=True)} dB",
-            f"{_spread([row.top1 - row.float_top1 for row in group], signed=True)} points",
+            f"{_spread([row.score - row.float_score for row in group], signed=True)} points",
             f"{np.mean([row.cpu_seconds for row in group]):.0f}",
         )
     return built

@@ -2,11 +2,12 @@
 
     python -m benchmarks.reuse cache                      a second recipe on the cache of a first one
     python -m benchmarks.reuse workers                    a search within a budget, by one and by two processes
+    python -m benchmarks.reuse workers --network resnet56
 
 "cache" converts ResNet-18 with random weights from 64 photographs by each recipe twice: alone, and with the cache that
-the other recipe left. Processor seconds are those of the command with all its imports. "workers" searches ResNet-20 on
-CIFAR-10 for the smallest file that loses at most half a point, in turns, on an idle machine, with the threads that each
-process takes by itself. It compares elapsed seconds, and the files.
+the other recipe left. Processor seconds are those of the command with all its imports. "workers" searches a network on
+CIFAR-10 for the smallest file that loses at most half a point, in turns, on an idle machine, with ``--deterministic``,
+since sums in another order would give another file. It compares elapsed seconds, and the files.
 """
 
 import argparse
@@ -24,12 +25,13 @@ from rich.table import Table
 
 from benchmarks.photographs import calibration_crops
 from benchmarks.random_resnet import write_random_resnet18
-from benchmarks.shared_data import RESNET20, ROOT, MissingData, shared_file
+from benchmarks.shared_data import RESNET20, RESNET56, ROOT, MissingData, Pretrained, shared_file
 from converter.model_io.save import save_onnx
 from converter.report.table import show
 
 __all__ = ["main"]
 
+_NETWORKS = {"resnet20": RESNET20, "resnet56": RESNET56}
 _COLOURS = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
 
 
@@ -59,11 +61,10 @@ def _cache(folder: Path, recipes: Sequence[str], samples: int) -> Table:
     return table
 
 
-def _workers(folder: Path, turns: int) -> Table:
+def _workers(folder: Path, network: Pretrained, turns: int) -> Table:
     path = folder / "float.onnx"
-    save_onnx(RESNET20.model(), path)
-    assert RESNET20.evaluation is not None
-    data = ("--calibration", shared_file(RESNET20.calibration), "--evaluate", shared_file(RESNET20.evaluation))
+    save_onnx(network.model(), path)
+    data = ("--calibration", shared_file(network.calibration), "--deterministic")
     table = Table("turn", "workers", "elapsed s", "against one", "file")
     for turn in range(turns):
         one, expected = 0.0, b""
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("cache", "workers"))
     parser.add_argument("--recipes", nargs=2, default=["int8", "int4"], metavar="NAME")
     parser.add_argument("--samples", type=int, default=64, metavar="N")
+    parser.add_argument("--network", choices=list(_NETWORKS), default="resnet20")
     parser.add_argument("--turns", type=int, default=2, metavar="N")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="convert-onnx-bench-") as folder:
@@ -92,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             table = (
                 _cache(work, options.recipes, options.samples)
                 if options.what == "cache"
-                else _workers(work, options.turns)
+                else _workers(work, _NETWORKS[options.network], options.turns)
             )
         except MissingData as error:
             print(f"Error: {error}", file=sys.stderr)

@@ -14,7 +14,6 @@ from typing import Any
 import onnx
 
 from converter.budget.candidate_builder import CandidateBuilder
-from converter.budget.effects import measure_some
 from converter.budget.held_out_judge import Judge
 from converter.budget.limits import Budget
 from converter.data.dataset import Dataset
@@ -117,15 +116,10 @@ def _carried_out(task: _Task) -> Item:
     """Measure in any process. Return the arrays by their names in the cache of the search."""
     search: _Search = task.shelf.kept(task.search)
     with fixed_sums(search.settings.deterministic, learns=False):
-        return task.shelf.put(_measured(task, search))
-
-
-def _measured(task: _Task, search: _Search) -> dict[str, Any]:
-    if task.part is None:
-        return {"attempt": _builder(task.shelf, task.search).measured(task.recipe)}
-    source, target = onnx.ModelProto.FromString(search.source), find_target(search.target)
-    fit, held_out, memory = search.fit, search.held_out, search.settings.memory_budget
-    return dict(measure_some(source, task.recipe, target, fit, held_out, memory, task.part, task.parts))
+        builder = _builder(task.shelf, task.search)
+        if task.part is None:
+            return task.shelf.put({"attempt": builder.measured(task.recipe)})
+        return task.shelf.put(builder.some_effects(task.recipe, task.part, task.parts))
 
 
 @functools.lru_cache(maxsize=1)

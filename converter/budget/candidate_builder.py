@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converter.budget.effects import Effects, measure_effects
+from converter.budget.effects import Effects, Row, measure_effects, measure_some
 from converter.budget.held_out_judge import Judge, Verdict
 from converter.budget.limits import Budget
 from converter.budget.sensitivity import error_sources
@@ -139,8 +139,14 @@ class CandidateBuilder:
                 self.cache_of(recipe),
                 self.settings.memory_budget,
                 self.progress,
+                self.prepared(recipe).step_cache(),
             )
         return self.effects
+
+    def some_effects(self, recipe: Recipe, part: int, parts: int) -> dict[str, Row]:
+        """Return the effects of every ``parts``-th layer, from ``part`` on, as `effects_of` would store them."""
+        steps, memory = self.prepared(recipe).step_cache(), self.settings.memory_budget
+        return measure_some(self.source, recipe, self.target, self.fit, self.judge.data, memory, part, parts, steps)
 
     def error_sources(self, recipe: Recipe) -> tuple[ErrorSource, ...]:
         """Return what each rounding of a recipe costs, measured on a few held-out samples, or read from the cache."""

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.cache.folder import NOWHERE, Cache
+from converter.cache.steps import NO_CACHE, StepCache
 from converter.calibration.activation_cache import ActivationCache
 from converter.calibration.layer_inputs import SequentialCalibration
 from converter.calibration.min_scale import min_scale_of
@@ -121,6 +122,7 @@ def measure_effects(
     cache: Cache,
     memory_budget: int,
     progress: Progress,
+    steps: StepCache = NO_CACHE,
 ) -> Effects:
     """Quantize every layer alone and measure the effect.
 
@@ -133,8 +135,9 @@ def measure_effects(
         cache: Layers that are in the cache are not solved again.
         memory_budget: Bytes of activations held in memory.
         progress: Called after every layer.
+        steps: Where the statistics of activations and the choice of ranges are kept.
     """
-    prepared = prepare_layers(source, recipe, target, fit, memory_budget, progress)
+    prepared = prepare_layers(source, recipe, target, fit, memory_budget, progress, steps)
     model, solver, layers = prepared.model, prepared.solver, prepared.layers
     rows = [row for _, row in _rows(prepared, recipe, fit, held_out, cache, memory_budget, progress)]
     storage = target.storage(recipe.storage)
@@ -170,17 +173,18 @@ def measure_some(
     memory_budget: int,
     part: int,
     parts: int,
+    steps: StepCache,
 ) -> dict[str, Row]:
     """Measure the effects of every ``parts``-th layer, from ``part`` on. Other processes measure the others.
 
     Args:
-        source, recipe, target, fit, held_out, memory_budget: As in `measure_effects`.
+        source, recipe, target, fit, held_out, memory_budget, steps: As in `measure_effects`.
         part, parts: Which of the layers.
 
     Returns:
         The rows by their names in the cache of `measure_effects`.
     """
-    prepared = prepare_layers(source, recipe, target, fit, memory_budget, no_progress)
+    prepared = prepare_layers(source, recipe, target, fit, memory_budget, no_progress, steps)
     rows = _rows(prepared, recipe, fit, held_out, NOWHERE, memory_budget, no_progress, slice(part, None, parts))
     return dict(rows)
 
@@ -203,11 +207,17 @@ class PreparedLayers:
 
 
 def prepare_layers(
-    source: onnx.ModelProto, recipe: Recipe, target: Target, fit: Dataset, memory_budget: int, progress: Progress
+    source: onnx.ModelProto,
+    recipe: Recipe,
+    target: Target,
+    fit: Dataset,
+    memory_budget: int,
+    progress: Progress,
+    steps: StepCache = NO_CACHE,
 ) -> PreparedLayers:
     """Run the passes of a recipe before its layer pass. The arguments are as in `measure_effects`."""
     model = Model(import_graph(source), target.rules)
-    context = PassContext(Images.all_of(fit), memory_budget, recipe, progress)
+    context = PassContext(Images.all_of(fit), memory_budget, recipe, progress, cache=steps)
     solver = recipe.solver
     assert solver is not None  # layers are solved by a layer pass
     for step in recipe.passes[: recipe.passes.index(solver)]:

@@ -18,6 +18,7 @@ from converter.engine.engine import Lost, Task
 from converter.engine.shelf import Shelf
 from converter.engine.storage import Storage
 from converter.model_io.scratch import scratch_folder
+from converter.runtime.freed_memory import kept_by_children
 from converter.runtime.session import THREADS, available_threads
 from passes.errors import ConvertError, UsageError, first_line
 
@@ -30,6 +31,8 @@ _SETTINGS = {
     "distributed.worker.daemon": False,  # a task may start processes
     "distributed.comm.timeouts.connect": f"{_WAIT}s",
 }
+_ENVIRONMENT, _TRIM = "distributed.nanny.pre-spawn-environ", "MALLOC_TRIM_THRESHOLD_"
+_TRIM_OF_DASK = 65536  # bytes, by default: every matrix would then take new pages, at twice the processor time
 
 
 class DaskEngine:
@@ -89,16 +92,20 @@ def _run(work: Callable[[Task], Any], task: Task) -> Any:
 def local_engine(count: int, memory: int | None) -> Iterator[DaskEngine]:
     """Yield an engine of local processes, which end with the `with` block.
 
-    Each runs one task at a time, and onnxruntime in it takes an equal part of this process's processors.
+    Each runs one task at a time, and onnxruntime in it takes an equal part of this process's processors. Each keeps
+    freed memory if this process does.
 
     Args:
         count: Number of processes.
         memory: Bytes that each may take. None: an equal part of the machine's.
     """
-    share = {f"distributed.nanny.pre-spawn-environ.{THREADS}": max(1, available_threads() // count)}
+    environment = dict(dask.config.get(_ENVIRONMENT))
+    if environment.get(_TRIM) == _TRIM_OF_DASK:
+        del environment[_TRIM]
+    environment |= kept_by_children() | {THREADS: max(1, available_threads() // count)}
     with (
         scratch_folder() as folder,
-        dask.config.set(_SETTINGS | share),
+        dask.config.set(_SETTINGS | {_ENVIRONMENT: environment}),
         LocalCluster(
             n_workers=count,
             threads_per_worker=1,

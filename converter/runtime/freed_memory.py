@@ -13,14 +13,18 @@ from pathlib import Path
 
 from passes.errors import ConvertError
 
-__all__ = ["is_small", "keep_freed_memory"]
+__all__ = ["is_small", "keep_freed_memory", "kept_by_children"]
 
 _SMALL = 1 << 28  # bytes of a model; what is kept of a larger one would take several times its size
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of parameters in glibc's malloc.h
 _LARGEST = 1 << 28  # bytes: larger blocks are few, and are returned at once
 _LARGEST_OF_OLD = 1 << 25  # the most that older versions of glibc take
+_VARIABLES = {_MMAP_THRESHOLD: "MALLOC_MMAP_THRESHOLD_", _TRIM_THRESHOLD: "MALLOC_TRIM_THRESHOLD_"}
 _OF_USER = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
+
+
+_taken: dict[int, int] = {}  # parameters that this process has set
 
 
 def is_small(*files: str | Path | None) -> bool:
@@ -51,5 +55,16 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     # The first is the one that may be refused. The second alone would fix the first at 128 KB, and do harm.
-    taken = any(libc.mallopt(_MMAP_THRESHOLD, most) == 1 for most in (_LARGEST, _LARGEST_OF_OLD))
-    return taken and libc.mallopt(_TRIM_THRESHOLD, _LARGEST) == 1
+    most = next((most for most in (_LARGEST, _LARGEST_OF_OLD) if libc.mallopt(_MMAP_THRESHOLD, most) == 1), None)
+    if most is None or libc.mallopt(_TRIM_THRESHOLD, _LARGEST) != 1:
+        return False
+    _taken.update({_MMAP_THRESHOLD: most, _TRIM_THRESHOLD: _LARGEST})
+    return True
+
+
+def kept_by_children() -> dict[str, str]:
+    """Return the environment variables that let a child process keep freed memory as this process does.
+
+    They are none if this process does not.
+    """
+    return {_VARIABLES[parameter]: str(value) for parameter, value in _taken.items()}

@@ -38,6 +38,10 @@ def threads(_: object) -> int:
     return available_threads()
 
 
+def trimming(_: object) -> str | None:
+    return os.environ.get("MALLOC_TRIM_THRESHOLD_")
+
+
 def lost(task: object, reason: str) -> str:
     return f"{task}: {reason}"
 
@@ -48,11 +52,13 @@ def test_one_process_runs_all_in_order() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of dask's own threads and sockets when a cluster closes
-def test_local_workers_run_all_and_again_what_died(tmp_path: Path) -> None:
+def test_local_workers_run_all_and_again_what_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="workers need convert-onnx[dask]")
     from converter.engine.dask_engine import local_engine
 
+    monkeypatch.setattr("converter.runtime.freed_memory._taken", {})
     with local_engine(2, None) as engine:
+        assert list(engine.results(trimming, [0], lost)) == [(0, None)]  # not 64 KB, as Dask has it
         share = max(1, available_threads() // 2)
         assert sorted(engine.results(threads, [0, 0], lost)) == [(0, share), (1, share)]
         assert engine.shares_disk
@@ -62,6 +68,17 @@ def test_local_workers_run_all_and_again_what_died(tmp_path: Path) -> None:
         assert reason == "task: 3 workers died of it, most likely for lack of memory"
         with pytest.raises(OutputError, match="5 cannot be written"):
             list(engine.results(fail, [5], lost))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of dask's own threads and sockets when a cluster closes
+def test_local_workers_keep_freed_memory_as_this_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="workers need convert-onnx[dask]")
+    from converter.engine.dask_engine import local_engine
+
+    monkeypatch.setattr("converter.engine.dask_engine.kept_by_children", lambda: {"MALLOC_TRIM_THRESHOLD_": "1048576"})
+    with local_engine(1, None) as engine:
+        assert list(engine.results(trimming, [0], lost)) == [(0, "1048576")]
 
 
 def test_a_storage_keeps_files_by_their_bytes(tmp_path: Path) -> None:

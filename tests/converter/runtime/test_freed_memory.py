@@ -4,13 +4,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import onnx
 import pytest
 
-from converter.runtime.freed_memory import is_small, keep_freed_memory
+from converter.runtime.freed_memory import is_small, keep_freed_memory, kept_by_children
 from tests.support.networks import resnet
 
 FAULTS = """
@@ -29,11 +31,12 @@ NEW_GLIBC = LIBRARY == "glibc" and tuple(map(int, VERSION.split(".")[:2])) >= (2
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def page_faults(*, keep: bool) -> int:
+def page_faults(*, keep: bool, variables: Mapping[str, str] = MappingProxyType({})) -> int:
     """Page faults of a process that makes and frees the same array again and again."""
     # Huge pages would hide the faults: one fault then clears 2 MB.
     script = "import os; os.environ['NUMPY_MADVISE_HUGEPAGE'] = '0'\n" + FAULTS.format(keep=keep)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    environment |= variables
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     return int(done.stdout)
 
@@ -85,3 +88,24 @@ def test_large_models_are_told_by_their_files(tmp_path: Path) -> None:
     model.write_bytes(b"some")
     assert not is_small(model)
     assert not is_small("a" * 5000)  # no file can have this name
+
+
+def test_child_processes_keep_it_as_their_parent_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.runtime.freed_memory._taken", {})
+    assert not kept_by_children()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(mallopt=lambda *_: 1))
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
+        monkeypatch.delenv(name)
+    assert keep_freed_memory()
+    assert kept_by_children() == {
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
+    }
+
+
+@pytest.mark.skipif(not NEW_GLIBC, reason="the C library is not glibc 2.35 or newer")
+@pytest.mark.skipif(HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text(), reason="all pages are huge")
+def test_variables_do_what_the_call_does() -> None:
+    names = {"MALLOC_MMAP_THRESHOLD_": str(1 << 28), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
+    assert page_faults(keep=False, variables=names) < page_faults(keep=False) / 3

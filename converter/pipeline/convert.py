@@ -16,6 +16,7 @@ from converter.pipeline.branches import convert_branches
 from converter.pipeline.channel_shares import with_channels_chosen
 from converter.pipeline.finish import Written, write_file
 from converter.pipeline.fixed_sums import fixed_sums
+from converter.pipeline.kept_outputs import KeptOutputs
 from converter.pipeline.min_sqnr import advice, fault, reach, require_judgeable
 from converter.pipeline.prepare import JUDGING, Prepared, prepare
 from converter.pipeline.result import Result
@@ -30,7 +31,6 @@ from converter.runtime.session import Progress, no_progress
 from converter.speed.search import Speed, find_slow_layers, leaving
 from converter.targets.catalog import DEFAULT_TARGET, find_target
 from passes.arguments import require_type
-from passes.base import Stage
 from passes.errors import UsageError
 from passes.ir.model import Model
 from passes.ir.onnx_graph import import_graph
@@ -187,12 +187,13 @@ def _run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassRepo
         job.step_cache(),
         job.engine,
     )
-    reports = []
-    for step in job.recipe.passes:
-        with job.footprint.step(step.name), job.requested.before(step, work):
+    reports, outputs, passes = [], KeptOutputs(job), job.recipe.passes
+    settled = max((index for index, step in enumerate(passes) if step.settles_layers), default=-1)
+    for index, step in enumerate(passes):
+        if index == settled + 1 and job.recipe.solver is not None:
+            job.recipe.solver.keep_selected(work)
+        with job.footprint.step(step.name), job.requested.before(step, work), outputs.over(step, work.graph):
             reports.append(run_pass(step, work, context))
-            if step.stage is Stage.NORMALISE:
-                job.require_same(work.graph, step.name)
     return work, reports
 
 

@@ -27,6 +27,7 @@ from converter.learn.device import find_device
 from converter.learn.graph.program import Program, unsupported
 from converter.learn.graph.spatial import NoTorchForm
 from converter.learn.held_out import hold_out
+from converter.learn.learnable import no_layer
 from converter.learn.rounding.blocks import blocks, join, sole_boundaries
 from converter.learn.rounding.fake_quantize import LearnedWeight, QuantizedBlock
 from converter.learn.rounding.kept_blocks import KeptBlock, keep_block, restore_block
@@ -85,10 +86,13 @@ def refine_blocks(
         The report of the pass.
 
     Raises:
-        QuantizationError: No layer is quantized yet, or the settings require a CUDA device and there is none.
+        QuantizationError: No layer is quantized yet, all of them are in bodies, or the settings require a CUDA device
+            and there is none.
     """
     layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
     ties = tied_layers(layers.values())
+    if not model.layers():
+        raise QuantizationError(f"{settings.name} can learn no layer: {no_layer(model)}")
     if not layers or not all(name in model.float_weights for name in layers):
         raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
     device = find_device(settings.device, settings.name)

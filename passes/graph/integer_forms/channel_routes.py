@@ -209,7 +209,7 @@ class _Plan:
             return
         sizes = gs.Constant(fresh_name(f"{source.name}.sizes", tensors), np.array([len(b.channels) for b in blocks]))
         for index, block in enumerate(blocks):
-            block.tensor = gs.Variable(fresh_name(f"{source.name}_part{index}", tensors), np.float32)
+            block.tensor = gs.Variable(fresh_name(f"{source.name}_part{index}", tensors), source.dtype)
         name = fresh_name(f"{source.name}.split", names)
         parts = [block.tensor for block in blocks]
         self.graph.nodes.append(gs.Node("Split", name, {"axis": 1}, inputs=[source, sizes], outputs=parts))

@@ -38,6 +38,7 @@ class IntegerForms(GraphPass):
     """
 
     name: ClassVar[str] = "integer_forms"
+    keeps_outputs: ClassVar[bool] = True
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Rewrite the graph, and mark layers. The outputs of all layers stay the same.

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from onnx import TensorProto
 
 from converter import convert
 from converter.targets.catalog import find_target
@@ -142,6 +143,19 @@ def test_the_order_of_a_tensor_that_no_convolution_writes() -> None:
     assert notes
     assert ops(graph).count("Conv") == 2
     assert_same_outputs(model, graph, array(1, 8, 6, 6))
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32])
+def test_the_parts_of_a_split_have_the_type_of_the_source(dtype: int) -> None:
+    net = Network()
+    cast = net.unary("Cast", net.conv("x", 4), to=dtype)
+    parts = net.split(net.shuffle(cast, 2), 2, 2)  # channels 0 and 2, and 1 and 3
+    floats = [net.unary("Cast", part, to=TensorProto.FLOAT) for part in parts]
+    model = net.model(net.add("Sub", floats, [2])[0])
+    for graph, notes in (routed(model), routed(onnx.shape_inference.infer_shapes(model))):
+        assert notes
+        assert "Split" in ops(graph)
+        assert_same_outputs(model, graph, array(1, 8, 6, 6))
 
 
 def refused(kind: str) -> onnx.ModelProto:

@@ -28,6 +28,7 @@ def network(
     *,
     before: str = "Relu",
     kernel: int = 3,
+    image: tuple[int, ...] = IMAGE,
     outputs: tuple[str, ...] = ("y",),
     **constants: Any,
 ) -> onnx.ModelProto:
@@ -46,7 +47,7 @@ def network(
         "w2": array(20, channels, 1, 1),
         "bias2": array(20),
     }
-    return build(nodes, weights | constants, IMAGE, outputs=outputs)
+    return build(nodes, weights | constants, image, outputs=outputs)
 
 
 def squeeze(gate: str) -> list[onnx.NodeProto]:
@@ -134,6 +135,30 @@ def test_others_stay(model: onnx.ModelProto, reason: str) -> None:
     graph, notes = filled(model)
     assert not notes
     assert linear_layers(graph)["deep"].groups in {58, 64}
+    assert_same_outputs(model, graph, X)
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+@pytest.mark.parametrize("image", [(1, 12, 1, 2048), (1, 12, 58, 24)])
+def test_channels_that_meet_another_axis_stay(op: str, image: tuple[int, ...]) -> None:
+    """The operand with fewer axes has its channels on axis 2 of the other. With 64 channels the result was another."""
+    middle = [
+        node("ReduceMean", ["x"], ["r"], name="mean", axes=[2], keepdims=0),
+        node("Conv", ["r", "w3"], ["v"], name="line"),
+        node(op, ["d", "v"], ["f"], name="meet"),
+        node("GlobalAveragePool", ["f"], ["e"], name="pool"),
+    ]
+    model = network(58, middle, image=image, w3=array(58, 12, 1))
+    graph, notes = filled(model)
+    assert not notes
+    assert_same_outputs(model, graph, array(*image))
+
+
+def test_a_map_of_one_channel_is_not_filled() -> None:
+    middle = [node("Conv", ["d", "w3"], ["v"], name="map"), node("Mul", ["d", "v"], ["e"], name="attend")]
+    model = network(58, middle, w3=array(1, 58, 1, 1))
+    graph, notes = filled(model)
+    assert not notes
     assert_same_outputs(model, graph, X)
 
 

@@ -46,6 +46,7 @@ from tests.support.networks import (  # noqa: E402
     run,
 )
 from tests.support.quantized_state import same, state  # noqa: E402
+from tests.support.recurrent_layers import sequences, stacked  # noqa: E402
 
 X, UNSEEN = images(64, 3, 12, 12), images(64, 3, 12, 12, seed=9)
 SHORT = LearnedRounding(steps=10, batch=16)
@@ -251,6 +252,12 @@ def refused(model: Model, settings: LearnedRounding, data: Any) -> None:
 def test_nothing_quantized_is_refused() -> None:
     with pytest.raises(QuantizationError, match="learned_rounding refines quantized layers; put it after gptq or rtn"):
         refused(prepared(resnet()), SHORT, X)
+
+
+def test_a_model_of_recurrent_layers_is_refused_with_what_takes_it() -> None:
+    match = "learned_rounding can learn no layer: the model has only LSTM, GRU or RNN; recipe int4-weight-only takes it"
+    with pytest.raises(QuantizationError, match=match):
+        refused(prepared(stacked("LSTM", head=False)), SHORT, sequences(8))
 
 
 def test_no_data_are_refused() -> None:

@@ -30,7 +30,7 @@ from passes.ir.linear import Linear
 from passes.ir.model import Model
 from passes.ir.problem import Problem, Solution
 from passes.ir.recurrent import recurrent_layers
-from passes.ir.selectors import by_layer, matches, placed, select
+from passes.ir.selectors import by_layer, matches, select
 from passes.ir.ties import agreed
 from passes.numerics.grid import code_range
 from passes.numerics.output_statistics import OutputStatistics
@@ -83,6 +83,7 @@ class Pass:
         settles_layers: Whether layers have their final names and weights, and can be excluded, only after this pass.
         keeps_outputs: Whether the float graph computes the same after the pass. `convert` compares the outputs if nodes
             changed, and refuses to go on if they differ.
+        gives_back: Whether the recipe runs again without the pass if it changed nothing, on what it held out too.
         trains: Whether the pass learns from training images, which can be given apart from those that calibrate.
         narrows_floats: Whether what stays in float is float16 in the file.
     """
@@ -92,6 +93,7 @@ class Pass:
     keeps_codes: ClassVar[bool] = False
     settles_layers: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = False
+    gives_back: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     narrows_floats: ClassVar[bool] = False
 
@@ -104,6 +106,11 @@ class Pass:
     def held_out(self) -> float:
         """Share of its images that the pass holds out to judge its work. No other pass may see them. 0: none."""
         return 0.0
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the pass needs gradients of the whole network."""
+        return False
 
     @property
     def device(self) -> Device | None:
@@ -330,10 +337,6 @@ class LayerPass(Pass):
         """Return a line for every selector of `layer_bits` that is no plain name."""
         known = [*model.layers_to_quantize(), *model.recurrent_layers()]
         return matches(select(self.layer_bits, model.graph, known, "layer_bits", model.selected))
-
-    def keep_selected(self, model: Model) -> None:
-        """Record in `Model.selected` what the selectors of `layer_bits` match, before the graph is rewritten."""
-        model.selected |= placed(self.layer_bits, model.graph, [*model.layers(), *model.recurrent_layers()])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from passes.errors import QuantizationError
 from passes.ir.model import Model
 from passes.ir.onnx_graph import choices_with_layers, import_graph
 from passes.statistics import Stats
-from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["no_layer", "require_learnable"]
 
@@ -61,7 +60,7 @@ def require_learnable(
             f"recipe {recipe.name!r} can learn no layer: in the model, {next(filter(None, reasons))}; {_OTHER}"
         )
     reason = unsupported(model.graph.nodes)
-    if reason and any(isinstance(step, LearnedRounding) and step.loss == "network" for step in recipe.passes):
+    if reason and any(step.needs_gradients for step in recipe.passes if not step.trains):
         raise QuantizationError(NO_GRADIENTS.format(reason))
     if recipe.trains and reason:
         learned = f"recipe int2-learned learns {sum(not each for each in reasons)} of {len(reasons)} layers"

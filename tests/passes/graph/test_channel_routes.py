@@ -158,6 +158,19 @@ def test_the_parts_of_a_split_have_the_type_of_the_source(dtype: int) -> None:
         assert_same_outputs(model, graph, array(1, 8, 6, 6))
 
 
+@pytest.mark.parametrize(("channels", "cut"), [(16, True), (20, False)])
+def test_a_source_is_cut_into_few_parts(channels: int, cut: bool) -> None:
+    """A convolution with groups keeps its order. Readers of every second channel would need single channels of it."""
+    net = Network()
+    shuffled = net.shuffle(net.conv("x", channels, group=2), channels // 2)
+    halves = net.split(shuffled, channels // 2, channels // 2)
+    model = net.model(net.add("Sub", [net.conv(half, 5) for half in halves], [5])[0])
+    graph, notes = routed(model)
+    assert bool(notes) == cut
+    assert [len(node.outputs) for node in graph.nodes if node.op == "Split"] == [channels if cut else 2]
+    assert_same_outputs(model, graph, array(1, 8, 6, 6))
+
+
 def refused(kind: str) -> onnx.ModelProto:
     net = Network()
     one, two = net.conv("x", 6), net.conv("x", 6)

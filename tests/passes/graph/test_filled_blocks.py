@@ -170,6 +170,15 @@ def test_nothing_is_filled_where_it_saves_little() -> None:
     assert not filled(small)[1]
 
 
+def test_layers_that_run_in_float_even_if_filled_stay() -> None:
+    work = Model(gs.import_onnx(network(17, image=(1, 12, 56, 56))), CPU)
+    normalise(work.graph)
+    report = IntegerForms().apply(work, Stats())
+    assert "deep" in work.float_activations
+    assert not report.notes
+    assert linear_layers(work.graph)["deep"].groups == 17
+
+
 def test_targets_without_times_stay_as_they_are() -> None:
     graph, notes = filled(network(58), dataclasses.replace(CPU, times=None))
     assert not notes

@@ -249,6 +249,19 @@ def refused(model: Model, settings: LearnedRounding, data: Any) -> None:
         assert all(np.array_equal(value, after[name]) for name, value in before.items())
 
 
+def test_reports_give_the_error_whatever_the_loss() -> None:
+    found = []
+    for loss in ("error", "network", "cosine"):
+        settings = LearnedRounding(method="soft", loss=loss, steps=1, soft_rate=0, scale_rate=0, bias_rate=0)
+        model = quantize(resnet(), Rtn(bits=3), X)
+        report = learn_rounding(
+            model, settings, dataset(model, X), quiet, solver=None, memory_budget=DEFAULT_MEMORY_BUDGET, seed=0
+        )
+        found.append(report.skipped)
+    assert all("dB on held-out samples" in why for why in found[0].values())
+    assert found[0] == found[1] == found[2]
+
+
 def test_nothing_quantized_is_refused() -> None:
     with pytest.raises(QuantizationError, match="learned_rounding refines quantized layers; put it after gptq or rtn"):
         refused(prepared(resnet()), SHORT, X)

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -45,6 +45,7 @@ from converter.budget.effects import BITS, Effects, PreparedLayers, measure_effe
 from converter.budget.mixed import BASE
 from converter.cache.folder import NOWHERE
 from converter.data.dataset import Dataset
+from converter.display.json_values import fields_as_json
 from converter.evaluation.evaluate import evaluate
 from converter.learn.graph.program import Program
 from converter.model_io.save import save_onnx
@@ -115,8 +116,9 @@ class Row:
         sqnr_db: SQNR of the scores in dB. None for float.
         top1: Top-1 accuracy in percent.
         images: Number of images that measured it.
-        cpu_seconds: CPU seconds that the choice of bits took, without the conversion, except for a search. 0 for bits
-            that were given.
+        cpu_seconds: CPU seconds that the choice of bits took, without the conversion, except for a search. Those of
+            "gradients" leave out `measure_effects`, although the bytes of every choice come from it. 0 for bits that
+            were given.
     """
 
     network: str
@@ -320,7 +322,9 @@ def _rows(title: str, files: Sequence[_File], effects: Effects, images: Dataset,
     for index, (file, own) in enumerate(zip(files, found, strict=True)):
         bits = [file.layer_bits.get(name, 32) for name in effects.names]
         mean = float(np.average(bits, weights=effects.weights))
-        top1, sqnr = 100 * (own.top1 or 0.0), own.sqnr_db if index else None
+        if own.top1 is None:
+            raise MissingData(f"the images of {title} have no labels; give labelled images")
+        top1, sqnr = 100 * own.top1, own.sqnr_db if index else None
         size = file.path.stat().st_size
         rows.append(
             Row(title, file.budget, file.choice, mean, file.layer_bits, size, sqnr, top1, own.images, file.cpu_seconds)
@@ -366,7 +370,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show([table(own)])
             rows += own
             if options.json is not None:
-                options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+                options.json.write_text(
+                    json.dumps([fields_as_json(row) for row in rows], indent=2, allow_nan=False) + "\n",
+                    encoding="utf-8",
+                )
     except (ConvertError, MissingData, NoAllocation) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from types import MappingProxyType
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -80,6 +81,9 @@ class Pass:
         stage: Stage of the pass. It comes after all passes of earlier stages and before all passes of later stages.
         keeps_codes: Whether weights keep the codes of the source file.
         settles_layers: Whether layers have their final names and weights, and can be excluded, only after this pass.
+        keeps_outputs: Whether the float graph computes the same after the pass. `convert` compares the outputs if nodes
+            changed, and refuses to go on if they differ.
+        gives_back: Whether the recipe runs again without the pass if it changed nothing, on what it held out too.
         trains: Whether the pass learns from training images, which can be given apart from those that calibrate.
         narrows_floats: Whether what stays in float is float16 in the file.
     """
@@ -88,6 +92,8 @@ class Pass:
     stage: ClassVar[Stage]
     keeps_codes: ClassVar[bool] = False
     settles_layers: ClassVar[bool] = False
+    keeps_outputs: ClassVar[bool] = False
+    gives_back: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     narrows_floats: ClassVar[bool] = False
 
@@ -100,6 +106,11 @@ class Pass:
     def held_out(self) -> float:
         """Share of its images that the pass holds out to judge its work. No other pass may see them. 0: none."""
         return 0.0
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the pass needs gradients of the whole network."""
+        return False
 
     @property
     def device(self) -> Device | None:
@@ -246,7 +257,7 @@ class LayerPass(Pass):
 
     def requires(self, model: Model) -> None:
         """Require that every layer in `layer_bits` exists and is to be quantized."""
-        self.bits_of(model.layers_to_quantize(), model.graph, model.tables())
+        self.bits_of(model.layers_to_quantize(), model.graph, model.tables(), model.selected)
 
     def ensures(self, model: Model) -> None:
         """Check that every layer has codes, or a reason to stay in float."""
@@ -285,10 +296,17 @@ class LayerPass(Pass):
         two_level = self.two_level and problem.block_size is not None
         return GridForm(problem.bits, problem.block_size, self.symmetric, two_level, self.searches)
 
-    def bits_of(self, layers: Mapping[str, Linear], graph: gs.Graph, tables: Collection[str] = ()) -> dict[str, int]:
+    def bits_of(
+        self,
+        layers: Mapping[str, Linear],
+        graph: gs.Graph,
+        tables: Collection[str] = (),
+        selected: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> dict[str, int]:
         """Return the weight bits of every layer.
 
-        ``layers`` of ``graph`` will be quantized, ``tables`` are among them. See `passes.ir.ties.agreed`.
+        ``layers`` of ``graph`` will be quantized, ``tables`` are among them. See `passes.ir.ties.agreed`. For
+        ``selected`` see `Model.selected`.
 
         Raises:
             UnknownLayerError: A selector of `layer_bits` matches no layer.
@@ -297,7 +315,7 @@ class LayerPass(Pass):
         if self.first_last_bits is not None and bits:
             names = list(layers)
             bits[names[0]] = bits[names[-1]] = self.first_last_bits
-        named = by_layer(self.layer_bits, graph, [*layers, *recurrent_layers(graph)], "layer_bits")
+        named = by_layer(self.layer_bits, graph, [*layers, *recurrent_layers(graph)], "layer_bits", selected)
         return agreed(bits, {name: named[name] for name in layers if name in named}, layers, graph, tables)
 
     def bits_of_recurrent(self, model: Model) -> dict[str, int]:
@@ -309,7 +327,8 @@ class LayerPass(Pass):
         known = model.recurrent_layers()
         if not known:
             return {}
-        named = by_layer(self.layer_bits, model.graph, [*model.layers_to_quantize(), *known], "layer_bits")
+        every = [*model.layers_to_quantize(), *known]
+        named = by_layer(self.layer_bits, model.graph, every, "layer_bits", model.selected)
         wanted = known if self.takes_recurrent else named.keys() & known.keys()
         bits = self.bits if self.recurrent_bits is None else self.recurrent_bits
         return {name: named.get(name, bits) for name in known if name in wanted and name not in model.float_reasons}
@@ -317,7 +336,7 @@ class LayerPass(Pass):
     def matched(self, model: Model) -> tuple[str, ...]:
         """Return a line for every selector of `layer_bits` that is no plain name."""
         known = [*model.layers_to_quantize(), *model.recurrent_layers()]
-        return matches(select(self.layer_bits, model.graph, known, "layer_bits"))
+        return matches(select(self.layer_bits, model.graph, known, "layer_bits", model.selected))
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def solve_layers(
     layers = model.layers_to_quantize()
     ties = tied_layers(layers.values())
     tables = model.tables()
-    bits = layer_pass.bits_of(layers, model.graph, tables)
+    bits = layer_pass.bits_of(layers, model.graph, tables, model.selected)
     recurrent = layer_pass.bits_of_recurrent(model)
     # Recurrent weights are rounded first, and layers with ties before the float stream has come to them.
     reference = Model(model.graph.copy(), model.rules) if ties or recurrent else model

@@ -116,7 +116,8 @@ class Comparison(Overview):
         metric: The metric that was asked for, or None.
         values: Values of the metric: of the reference, None if its own outputs are the labels, and of the model.
         zeros: Share of zero weights of every layer of the model, by name. Empty if the model has no pruned layer.
-        transformed: Tensors whose channels are scaled or rotated in the quantized model. They are not compared.
+        transformed: Tensors whose channels are scaled, rotated or in another order in the quantized model. They are
+            not compared.
         taken: What was taken out of the network with whole channels. None: nothing was.
         worst: Images whose first output has the lowest SQNR, worst first.
     """
@@ -280,7 +281,7 @@ class _Layers:
 
     Attributes:
         unlike: Tensors whose shape differs between the models: the same name for different tensors.
-        transformed: Tensors whose channels are scaled or rotated.
+        transformed: Tensors whose channels are scaled, rotated or in another order.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Tensors with the same name in both models but with scaled or rotated channels in one of them.
+"""Tensors with the same name in both models whose channels are scaled, rotated or in another order in one of them.
 
-SmoothQuant, equalization and rotation change the values of a tensor, and the layers that read it undo the change.
+SmoothQuant, equalization, rotation and routes of channels change a tensor, and the layers that read it undo the change.
 Compared with the reference, such a tensor seems to have a large error although it has none. It is detected by the layer
 behind it. If the float layer reads that tensor, its output differs from the quantized layer's output, although the
 quantized layer's output is close to the reference.
@@ -41,7 +41,7 @@ def cut_where_alike(
         batch: The only batch size that the reference takes, or None.
 
     Returns:
-        The subgraphs of the reference, and the tensors that are scaled or rotated.
+        The subgraphs of the reference, and the tensors that are scaled, rotated or in another order.
     """
     transformed: set[str] = set()
     reached = {tensor: sqnr_db(wanted[tensor], given[tensor]) for tensor in given}

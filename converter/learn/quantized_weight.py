@@ -64,7 +64,7 @@ class QuantizedWeight(nn.Module):
 
     def levels(self, scale: Tensor) -> Tensor:
         """Codes minus their zero points, ``[g, o, k]``, for scales ``[g, o, b]``."""
-        raise QuantizationError(f"{type(self).__name__} does not override codes()")
+        raise QuantizationError(f"{type(self).__name__} does not override levels()")
 
     def input_scale(self) -> Tensor | float | None:
         """Scale of the layer's input, from which an int32 bias gets its scale. None if the bias stays in float."""

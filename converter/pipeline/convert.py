@@ -16,6 +16,7 @@ from converter.pipeline.branches import convert_branches
 from converter.pipeline.channel_shares import with_channels_chosen
 from converter.pipeline.finish import Written, write_file
 from converter.pipeline.fixed_sums import fixed_sums
+from converter.pipeline.kept_outputs import KeptOutputs
 from converter.pipeline.min_sqnr import advice, fault, reach, require_judgeable
 from converter.pipeline.prepare import JUDGING, Prepared, prepare
 from converter.pipeline.result import Result
@@ -30,12 +31,12 @@ from converter.runtime.session import Progress, no_progress
 from converter.speed.search import Speed, find_slow_layers, leaving
 from converter.targets.catalog import DEFAULT_TARGET, find_target
 from passes.arguments import require_type
-from passes.base import Stage
+from passes.base import Pass
 from passes.errors import UsageError
 from passes.ir.model import Model
 from passes.ir.onnx_graph import import_graph
+from passes.ir.selectors import placed
 from passes.report import PassReport
-from passes.weights.learned_rounding import LearnedRounding
 
 __all__ = ["convert", "quantize", "run_passes"]
 
@@ -151,17 +152,17 @@ def quantize(job: Prepared, progress: Progress) -> Result:
 def run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassReport]]:
     """Run the passes of a recipe on a new model. Return the model and their reports.
 
-    If learned rounding gains nothing, the other passes run again on all images: those that it holds out are then worth
-    more to them, and the file is that of the recipe without it.
+    If learned rounding gains nothing (`Pass.gives_back`), the other passes run again on all images: those that it holds
+    out are then worth more to them, and the file is that of the recipe without it. A recipe that also trains never runs
+    again, since the training starts from its codes and has changed them.
     """
     work, reports = _run_passes(job, progress)
-    learning = [step for step in job.recipe.passes if isinstance(step, LearnedRounding)]
+    learning = [step for step in job.recipe.passes if step.gives_back]
     if not learning or job.recipe.trains or any(_gained(report, learning) for report in reports):
         return work, reports
     others = tuple(step for step in job.recipe.passes if step not in learning)
-    again = dataclasses.replace(
-        job, recipe=dataclasses.replace(job.recipe, passes=others), images=job.images.without_held_out()
-    )
+    recipe = dataclasses.replace(job.recipe, passes=others)
+    again = dataclasses.replace(job, recipe=recipe, images=job.images.held_out_by(others, recipe.seed))
     work, found = _run_passes(again, progress)
     remaining = iter(found)
     return work, [
@@ -170,7 +171,7 @@ def run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassRepor
     ]
 
 
-def _gained(report: PassReport, learning: Sequence[LearnedRounding]) -> bool:
+def _gained(report: PassReport, learning: Sequence[Pass]) -> bool:
     return bool(report.changed) and any(report.name == step.name for step in learning)
 
 
@@ -187,12 +188,15 @@ def _run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassRepo
         job.step_cache(),
         job.engine,
     )
-    reports = []
-    for step in job.recipe.passes:
-        with job.footprint.step(step.name), job.requested.before(step, work):
+    reports, outputs = [], KeptOutputs(job)
+    passes, solver = job.recipe.passes, job.recipe.solver
+    settled = max((index for index, step in enumerate(passes) if step.settles_layers), default=-1)
+    for index, step in enumerate(passes):
+        if index == settled + 1 and solver is not None:
+            known = [*work.layers(), *work.recurrent_layers()]
+            work.selected |= placed(solver.layer_bits, work.graph, known)
+        with job.footprint.step(step.name), job.requested.before(step, work), outputs.over(step, work.graph):
             reports.append(run_pass(step, work, context))
-            if step.stage is Stage.NORMALISE:
-                job.require_same(work.graph, step.name)
     return work, reports
 
 

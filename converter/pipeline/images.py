@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Images:
             of ``calibration`` that judge.
         judging: Images that judge the file. None: there are none of their own. They may be part of ``calibration``.
         held_out: Whether ``judging`` is no part of ``calibration``.
+        judges: Indices of the images of ``calibration`` that judge.
         warnings: Likely mistakes in the data.
     """
 
@@ -53,6 +54,7 @@ class Images:
     measured: Dataset | None
     judging: Dataset | None = None
     held_out: bool = True
+    judges: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -85,9 +87,17 @@ class Images:
             return self.fitted
         return self.measured if step.stage <= Stage.RANGES else self.learnable
 
-    def without_held_out(self) -> "Images":
-        """Return the images of a recipe from which the passes that hold some out are gone."""
-        return dataclasses.replace(self, learnable=self.fitted, measured=self.calibration)
+    def held_out_by(self, passes: Iterable[Pass], seed: int) -> "Images":
+        """Return the images if only these passes hold some out, and none of them trains."""
+        if self.calibration is None:
+            return self
+        fitted = np.setdiff1d(np.arange(len(self.calibration)), self.judges)
+        learnable = fitted[_learnable(len(fitted), seed, passes)]
+        return dataclasses.replace(
+            self,
+            learnable=self.calibration.select(learnable),
+            measured=self.calibration.select(np.union1d(learnable, self.judges)),
+        )
 
     def describe_calibration(self) -> dict[str, Any] | None:
         """Return `Dataset.describe` of the calibration images. None if there are none."""
@@ -240,6 +250,7 @@ def _by_use(
         data.select(np.union1d(learnable, judges)),
         data.select(judges) if len(judges) else None,
         held_out=False,
+        judges=judges,
     )
 
 

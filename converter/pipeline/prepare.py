@@ -172,14 +172,14 @@ class Prepared:
             timed = not self.given.quantized
             return evaluate_pair(self.reference, quantized, data, name, progress, metric, latency=timed)
 
-    def require_same(self, graph: gs.Graph, step: str) -> None:
-        """Require that a rewritten float graph computes the same as `float_form`, or else as `reference`.
+    def original(self, graph: gs.Graph | None = None) -> Original:
+        """Return what rewritten float graphs must compute: outputs of a float graph on a few samples.
 
-        Raises:
-            ModelError: An output differs by more than rounding.
+        Args:
+            graph: The float graph. None: `float_form`, or else `reference`.
         """
-        same = self.reference if self.float_form is None else self.float_form
-        Original(same, self.samples(_CHECKED), "the model").require(float_model(graph), step)
+        given = self.reference if self.float_form is None else self.float_form
+        return Original(given if graph is None else float_model(graph), self.samples(_CHECKED), "the model")
 
     def warn(self) -> "Prepared":
         """Log the warnings, and what the samples that calibrate lack."""
@@ -242,7 +242,7 @@ def prepare(
         require_scores(source)
     require_fit(source, target)
     require_weight_only(source, recipe, target)
-    require_learnable(source, recipe, target)
+    require_learnable(source, recipe, target, requested)
     recipe = with_overrides(recipe, stored_preprocess(source), preprocess, settings.limit, settings.seed)
     if settings.embed_resize:
         require_any_size(recipe.preprocess, settings.embed_preprocess, fixed=target.static_shapes)

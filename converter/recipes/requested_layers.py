@@ -51,7 +51,8 @@ class RequestedLayers:
         """Do the same for one pass. The layers in ``bits`` are checked before the first pass that uses images."""
         with self.refused():
             if self.bits and (step.needs_data or step.stage > Stage.FLOAT):
-                select(self.bits, model.graph, [*model.layers(), *model.recurrent_layers()], "layer_bits")
+                known = [*model.layers(), *model.recurrent_layers()]
+                select(self.bits, model.graph, known, "layer_bits", model.selected)
             yield
         if self.exclude and not self.keeps and step.name == Exclude.name:
             self._require_some(model)

@@ -89,7 +89,7 @@ def _whole(comparison: Comparison, preprocess: Preprocess | None) -> RenderableT
     if lowest is not None:
         row(whole, "adds most", f"{decibels(lowest.introduced_db)} at {_named(lowest)}")
     if comparison.transformed:
-        row(whole, "tensors scaled or rotated", str(len(comparison.transformed)))
+        row(whole, "tensors scaled, rotated or in another order", str(len(comparison.transformed)))
     if comparison.unmatched:
         row(whole, "tensors without a counterpart", str(len(comparison.unmatched)))
     return whole

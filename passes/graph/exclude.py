@@ -25,6 +25,7 @@ class Exclude(GraphPass):
     """
 
     name: ClassVar[str] = "exclude"
+    keeps_outputs: ClassVar[bool] = True
 
     layers: tuple[str, ...] = ()
 

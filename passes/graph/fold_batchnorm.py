@@ -270,6 +270,7 @@ class FoldBatchnorm(GraphPass):
 
     name: ClassVar[str] = "fold_batchnorm"
     settles_layers: ClassVar[bool] = True
+    keeps_outputs: ClassVar[bool] = True
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Fold every BatchNormalization that can be folded. The report has a note for every other one."""

@@ -86,6 +86,8 @@ class Model:
         float_branches: Names of If nodes whose branches stay in float.
         float_activations: Why a node runs in float although its weight, if it has one, is quantized, by node name.
         float_weights: Weight and bias of a layer before it was quantized, by layer name.
+        selected: Layers that selectors of `LayerPass.layer_bits` by operator and by place matched when layers could be
+            excluded, by selector. Later passes may rewrite the nodes that the selectors name.
         existing_qparams: Quantization parameters of the file from which the model was read.
     """
 
@@ -98,6 +100,7 @@ class Model:
     float_branches: set[str] = field(default_factory=set)
     float_activations: dict[str, str] = field(default_factory=dict)
     float_weights: dict[str, FloatWeight] = field(default_factory=dict)
+    selected: dict[str, frozenset[str]] = field(default_factory=dict)
     existing_qparams: ExistingQparams = field(default_factory=ExistingQparams)
 
     def require_source_codes(self) -> None:

@@ -15,8 +15,9 @@ A name that a layer has is always that layer, whatever it looks like.
 import contextlib
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 
 import onnx_graphsurgeon as gs
 
@@ -24,10 +25,14 @@ from passes.errors import UnknownLayerError
 from passes.ir.layer_names import require_known
 from passes.ir.onnx_graph import layers_in_branches
 
-__all__ = ["by_layer", "matches", "matching", "select"]
+__all__ = ["by_layer", "matches", "matching", "placed", "select"]
 
 _SPAN = re.compile(r"from:(?P<first>.+)\.\.to:(?P<last>.+)", re.DOTALL)
 _PREFIXES = ("re:", "op:", "after:", "from:")
+_PLACES = ("op:", "after:", "from:")  # selectors that name nodes and operators of the graph
+
+Found = Mapping[str, Collection[str]]
+"""Names of the layers that selectors have matched in an earlier form of the graph, by selector."""
 
 
 def _is_pattern(selector: str) -> bool:
@@ -35,7 +40,9 @@ def _is_pattern(selector: str) -> bool:
     return selector.startswith(_PREFIXES) or any(sign in selector for sign in "*?")
 
 
-def select(selectors: Iterable[str], graph: gs.Graph, layers: Iterable[str], who: str) -> dict[str, tuple[str, ...]]:
+def select(
+    selectors: Iterable[str], graph: gs.Graph, layers: Iterable[str], who: str, found: Found = MappingProxyType({})
+) -> dict[str, tuple[str, ...]]:
     """Return the layers that each selector matches, in the graph's order.
 
     Args:
@@ -43,23 +50,42 @@ def select(selectors: Iterable[str], graph: gs.Graph, layers: Iterable[str], who
         graph: The graph, sorted.
         layers: Names of the layers that can be selected.
         who: The user of the selectors, for messages.
+        found: What `placed` has found. These selectors are not searched in the graph again.
 
     Raises:
         UnknownLayerError: A selector matches no layer, not even one in a branch of an If, which has a selection of its
             own. The message has the nearest names.
     """
     known = list(layers)
-    return {selector: _selected(selector, graph, known, who) for selector in selectors}
+    return {selector: _selected(selector, graph, known, who, found) for selector in selectors}
 
 
-def by_layer(values: Mapping[str, int], graph: gs.Graph, layers: Iterable[str], who: str) -> dict[str, int]:
+def placed(selectors: Iterable[str], graph: gs.Graph, layers: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return what selectors by operator and by place match: their nodes may not be in later forms of the graph.
+
+    Other selectors are left out, and so are those that match nothing.
+    """
+    known, found = list(layers), {}
+    for selector in selectors:
+        if selector.startswith(_PLACES) and selector not in known:
+            with contextlib.suppress(UnknownLayerError):
+                found[selector] = frozenset(_selected(selector, graph, known, "", {}))
+    return found
+
+
+def by_layer(
+    values: Mapping[str, int],
+    graph: gs.Graph,
+    layers: Iterable[str],
+    who: str,
+    found: Found = MappingProxyType({}),
+) -> dict[str, int]:
     """Return the value of every layer that a selector of ``values`` matches. A name counts more than a pattern.
 
-    Raises:
-        UnknownLayerError: As `select`.
+    For the arguments and errors see `select`.
     """
     known = list(layers)
-    selected = select(values, graph, known, who)
+    selected = select(values, graph, known, who, found)
     ordered = sorted(selected, key=known.__contains__)  # names last
     return {name: values[selector] for selector in ordered for name in selected[selector]}
 
@@ -79,7 +105,7 @@ def matching(selectors: Iterable[str], graph: gs.Graph, layers: Iterable[str]) -
     inside = layers_in_branches(graph)
     for selector in selectors:
         with contextlib.suppress(UnknownLayerError):
-            if _selected(selector, graph, known, "") or selector in inside or _is_pattern(selector):
+            if _selected(selector, graph, known, "", {}) or selector in inside or _is_pattern(selector):
                 found.append(selector)
     return found
 
@@ -87,14 +113,14 @@ def matching(selectors: Iterable[str], graph: gs.Graph, layers: Iterable[str]) -
 _LISTED = 8  # most layers in a line
 
 
-def _selected(selector: str, graph: gs.Graph, known: Sequence[str], who: str) -> tuple[str, ...]:
+def _selected(selector: str, graph: gs.Graph, known: Sequence[str], who: str, found: Found) -> tuple[str, ...]:
     inside = layers_in_branches(graph)
     if selector in known or not _is_pattern(selector):
         if selector in inside and selector not in known:
             return ()
         require_known([selector], [*known, *inside], who)
         return (selector,)
-    chosen = _chosen(selector, graph, who)
+    chosen = found[selector].__contains__ if selector in found else _chosen(selector, graph, who)
     names = tuple(name for name in known if chosen(name))
     if not names and not any(chosen(name) for name in inside):
         raise UnknownLayerError(who, selector, f"{selector!r} matches no layer; {_hint(selector, graph, known)}")

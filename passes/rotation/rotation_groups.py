@@ -17,7 +17,11 @@ from passes.ir.model import Model
 __all__ = ["RotationGroup", "RotationGroups", "rotation_groups"]
 
 _TRANSPARENT = frozenset({"Add", "AveragePool", "Dropout", "GlobalAveragePool", "Identity", "Sub"})
-"""Operators ``f`` with ``f(R x) = R f(x)`` for every matrix R over channels, if all their operands are activations."""
+"""Operators ``f`` with ``f(R x) = R f(x)`` for every matrix R over channels, if all their operands are activations.
+
+Pools are so only if the channels are on axis 1. Sums are so only if the channels of their operands are on one axis.
+"""
+_POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,14 @@ class _Tied:
     tensors: set[str] = field(default_factory=set)
     producers: list[Linear] = field(default_factory=list)
     consumers: list[Linear] = field(default_factory=list)
+    pools: list[str] = field(default_factory=list)
     reason: str | None = None
 
     def absorb(self, other: "_Tied") -> None:
         self.tensors |= other.tensors
         self.producers += other.producers
         self.consumers += other.consumers
+        self.pools += other.pools
         self.reason = self.reason or other.reason
 
     def fix(self, reason: str) -> None:
@@ -103,6 +109,8 @@ def rotation_groups(model: Model) -> RotationGroups:
         ]
         if node.op in _TRANSPARENT and not any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
             first = of(together[0])
+            if node.op in _POOLS:
+                first.pools.append(f"{node.name} ({node.op})")
             for tensor in together[1:]:
                 other = of(tensor)
                 if other is not first:
@@ -132,11 +140,13 @@ def _resolved(components: list[_Tied]) -> RotationGroups:
     groups, reasons = [], {}
     for tied in components:
         sizes = {layer.outputs for layer in tied.producers}
-        spatial = {bool(layer.kernel) for layer in [*tied.producers, *tied.consumers]}
+        spatial = {len(layer.kernel) for layer in [*tied.producers, *tied.consumers]}  # equal: so are their ranks
         if tied.reason is None and not tied.producers:
             tied.fix("no layer writes its input")
         if tied.reason is None and (len(sizes) != 1 or len(spatial) != 1):
             tied.fix("the layers around its input have different channels")
+        if tied.reason is None and tied.pools and 0 in spatial:
+            tied.fix(f"{tied.pools[0]} does not have its channels on axis 1")
         if tied.reason is not None:
             reasons.update({layer.name: tied.reason for layer in tied.consumers})
         elif tied.consumers:

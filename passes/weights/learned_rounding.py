@@ -57,6 +57,7 @@ class LearnedRounding(LearningPass):
     """
 
     name: ClassVar[str] = "learned_rounding"
+    gives_back: ClassVar[bool] = True
 
     granularity: Literal["block", "layer", "network"] = "block"
     layers_per_block: int = 4
@@ -98,6 +99,11 @@ class LearnedRounding(LearningPass):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         super().__post_init__()
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the loss weights channels by the network's outputs."""
+        return self.loss == "network"
 
     @property
     def decays(self) -> bool:

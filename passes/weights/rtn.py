@@ -14,7 +14,8 @@ class Rtn(LayerPass):
     """Round-to-nearest.
 
     Attributes:
-        scale: "mse" searches the scale of each channel. "absmax" takes the scale of the largest weight.
+        scale: "mse" searches the scale of each channel. "absmax" takes the scale of the largest weight. Weights of
+            LSTM, GRU and RNN always have searched scales, see `LayerPass.recurrent`.
     """
 
     name: ClassVar[str] = "rtn"

@@ -91,6 +91,25 @@ def test_the_command(
         assert row["cpu_seconds"] > 0
 
 
+def test_images_without_labels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def unlabelled(model: onnx.ModelProto, count: int) -> tuple[Dataset, Dataset]:
+        return _labelled(model, count, 1), load_data(images(20, 3, 12, 12, seed=2), input_specs(model))
+
+    monkeypatch.setattr(importance, "NETWORKS", {"small": Network("small", wide, unlabelled)})
+    assert importance.main(["--networks", "small", "--calibrate", "16", "--images", "20"]) == 1
+    assert "the images of small have no labels" in capsys.readouterr().err
+
+
+def test_infinity_is_null(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    row = importance.Row("small", None, "2 bits everywhere", 2.0, {"a": 2}, 100, float("-inf"), 10.0, 20, 0.0)
+    monkeypatch.setattr(importance, "NETWORKS", {"small": Network("small", wide, lambda *_: pytest.fail("opened"))})
+    monkeypatch.setattr(importance, "measured", lambda *_: [row])
+    path = tmp_path / "rows.json"
+    assert importance.main(["--networks", "small", "--json", str(path)]) == 0
+    assert "Infinity" not in path.read_text()
+    assert json.loads(path.read_text())[0]["sqnr_db"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

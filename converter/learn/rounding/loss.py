@@ -1,15 +1,18 @@
 """Loss of a block: how far its outputs are from those of the float block."""
 
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Literal
 
+import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor
 
 from converter.learn.graph.program import After, Program
 from passes.errors import QuantizationError
+from passes.ir.linear import Linear
 
-__all__ = ["NO_GRADIENTS", "BlockLoss", "output_importance"]
+__all__ = ["NO_GRADIENTS", "BlockLoss", "channel_axes", "output_importance"]
 
 NO_GRADIENTS = "loss='network' needs gradients of the whole network: {}; use loss='error'"
 """Message for a network without gradients, with the reason to be put in."""
@@ -17,6 +20,7 @@ NO_GRADIENTS = "loss='network' needs gradients of the whole network: {}; use los
 Tensors = Mapping[str, Tensor]
 
 _SMALLEST = 1e-20
+_MOVING = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _DRAWS = 4  # random signs for each batch
 
 
@@ -33,14 +37,19 @@ class BlockLoss:
         target: Outputs of the float block on the training samples, by name.
         importance: For "network": factor of each channel, shaped to multiply the output, by name. See
             `output_importance`.
+        axes: Axis of the channels by name, see `channel_axes`. Of others it is guessed.
     """
 
     def __init__(
-        self, kind: Literal["error", "network", "cosine"], target: Tensors, importance: Tensors | None = None
+        self,
+        kind: Literal["error", "network", "cosine"],
+        target: Tensors,
+        importance: Tensors | None = None,
+        axes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        self.kind = kind
+        self.kind, self.axes = kind, axes
         self.importance = {} if importance is None else {n: v for n, v in importance.items() if n in target}
-        self.power = {name: _power(value, self.importance.get(name)) for name, value in target.items()}
+        self.power = {name: _power(value, self.importance.get(name), axes.get(name)) for name, value in target.items()}
 
     def __call__(self, outputs: Tensors, target: Tensors) -> Tensor:
         """Loss of some samples, averaged over the outputs."""
@@ -58,8 +67,29 @@ class BlockLoss:
         return self.weighted({name: difference})[name].square().mean() / self.power[name]
 
 
+def channel_axes(graph: gs.Graph, layers: Mapping[str, Linear]) -> dict[str, int]:
+    """Return the axis of the channels by tensor: 1 behind a convolution of any rank, and -1 behind Gemm and MatMul.
+
+    Operators between layers keep it. Tensors behind one that moves axes are left out until the next layer.
+    """
+    axes: dict[str, int] = {}
+    for node in graph.nodes:
+        axis = next((axes[tensor.name] for tensor in node.inputs if tensor.name in axes), None)
+        if node.name in layers:
+            axis = 1 if layers[node.name].kernel else -1
+        elif node.op in _MOVING:
+            axis = None
+        if axis is not None:
+            axes.update({tensor.name: axis for tensor in node.outputs})
+    return axes
+
+
 def output_importance(
-    program: Program, batches: Iterable[Tensors], names: Collection[str], draws: torch.Generator
+    program: Program,
+    batches: Iterable[Tensors],
+    names: Collection[str],
+    draws: torch.Generator,
+    axes: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """How much the outputs of the network depend on each channel of some tensors.
 
@@ -71,10 +101,11 @@ def output_importance(
         batches: Inputs of some samples, by name.
         names: Tensors of the network.
         draws: Random generator.
+        axes: As for `BlockLoss`.
 
     Returns:
-        Factors ``[1, c, 1, 1]`` (``[1, ..., 1, c]`` for other than images) by name. Tensors on which no output depends
-        are left out.
+        Factors ``[1, c, 1, ...]`` (``[1, ..., 1, c]`` where channels are last) by name. Tensors on which no output
+        depends are left out.
 
     Raises:
         QuantizationError: No output is a number that varies over the samples.
@@ -94,7 +125,7 @@ def output_importance(
             slopes = torch.autograd.grad(objective, tensors, retain_graph=True, allow_unused=True)
             for name, slope in zip(kept, slopes, strict=True):
                 if slope is not None:
-                    squares = slope.square().mean(dim=_other_axes(slope), keepdim=True)
+                    squares = slope.square().mean(dim=_other_axes(slope, axes.get(name)), keepdim=True)
                     totals[name] = totals[name] + squares if name in totals else squares
     if not varied:
         raise QuantizationError("loss='network' needs an output that varies over the samples; use loss='error'")
@@ -119,15 +150,15 @@ def _varies(value: Tensor) -> bool:
     return value.is_floating_point() and value.requires_grad and bool(value.detach().std(unbiased=False) > 0)
 
 
-def _other_axes(value: Tensor) -> list[int]:
-    """All axes but that of the channels: the second of images, else the last."""
-    channel = 1 if value.ndim == 4 else value.ndim - 1
-    return [axis for axis in range(value.ndim) if axis != channel]
+def _other_axes(value: Tensor, channel: int | None) -> list[int]:
+    """All axes but that of the channels. If it is not known, it is the second of images, else the last."""
+    channel = (1 if value.ndim == 4 else -1) if channel is None else channel
+    return [axis for axis in range(value.ndim) if axis != channel % value.ndim]
 
 
-def _power(value: Tensor, importance: Tensor | None) -> Tensor:
+def _power(value: Tensor, importance: Tensor | None, channel: int | None) -> Tensor:
     """Variance of each channel, averaged over channels. It is never zero."""
-    variance = value.var(dim=_other_axes(value), unbiased=False, keepdim=True)
+    variance = value.var(dim=_other_axes(value, channel), unbiased=False, keepdim=True)
     if importance is not None:
         variance = variance * importance
     return variance.mean().clamp_min(_SMALLEST)

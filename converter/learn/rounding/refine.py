@@ -27,10 +27,11 @@ from converter.learn.device import find_device
 from converter.learn.graph.program import Program, unsupported
 from converter.learn.graph.spatial import NoTorchForm
 from converter.learn.held_out import hold_out
+from converter.learn.learnable import no_layer
 from converter.learn.rounding.blocks import blocks, join, sole_boundaries
 from converter.learn.rounding.fake_quantize import LearnedWeight, QuantizedBlock
 from converter.learn.rounding.kept_blocks import KeptBlock, keep_block, restore_block
-from converter.learn.rounding.loss import NO_GRADIENTS, BlockLoss, output_importance
+from converter.learn.rounding.loss import NO_GRADIENTS, BlockLoss, channel_axes, output_importance
 from converter.learn.rounding.network_check import Snapshot, network_db
 from converter.learn.rounding.outcomes import BlockOutcomes
 from converter.learn.rounding.rounding import Outcome, learn
@@ -85,10 +86,13 @@ def refine_blocks(
         The report of the pass.
 
     Raises:
-        QuantizationError: No layer is quantized yet, or the settings require a CUDA device and there is none.
+        QuantizationError: No layer is quantized yet, all of them are in bodies, or the settings require a CUDA device
+            and there is none.
     """
     layers = {name: layer for name, layer in model.layers().items() if name in model.quantized}
     ties = tied_layers(layers.values())
+    if not model.layers():
+        raise QuantizationError(f"{settings.name} can learn no layer: {no_layer(model)}")
     if not layers or not all(name in model.float_weights for name in layers):
         raise QuantizationError(f"{settings.name} refines quantized layers; put it after gptq or rtn in the recipe")
     device = find_device(settings.device, settings.name)
@@ -162,6 +166,7 @@ class _Network:
         self.train = self.calibration.pair
         self.judge = PairedRun(model, self.reference, self.judge_images, cache[1], together=memory // 2)
         self.importance: dict[str, torch.Tensor] = {}
+        self.axes = channel_axes(model.graph, model.layers())
         self.changed_tensors = set[str]()  # tensors of the quantized network that differ because a block has learned
 
     def decibels(self) -> float:
@@ -211,7 +216,7 @@ class _Network:
         draws = torch.Generator().manual_seed(self.seed)
         try:
             program = Program(float_network(self.model).graph, self.device)
-            self.importance = output_importance(program, self._few_inputs(), names, draws)
+            self.importance = output_importance(program, self._few_inputs(), names, draws, self.axes)
         except NoTorchForm as error:
             raise QuantizationError(NO_GRADIENTS.format(error)) from error
 
@@ -305,7 +310,7 @@ class _Network:
         if any(len(value) != len(train) for value in train.target.values()):
             return "the block's outputs do not have one entry for every image"
         block = self._block(piece, inside, program, train)
-        loss = BlockLoss(self.settings.loss, train.target, self.importance)
+        loss = BlockLoss(self.settings.loss, train.target, self.importance, self.axes)
         outcome = learn(block, train, held_out, self.settings, seed, loss)
         if outcome.improved:
             for weight in block.learned():

@@ -36,8 +36,8 @@ class Outcome:
 
     Attributes:
         before_db: Signal-to-noise ratio of the block's outputs on held-out samples before learning, in dB.
-        after_db: The same after learning.
-        improved: Whether the block changed.
+        after_db: The same after learning. With another loss than "error" it may be lower although the loss fell.
+        improved: Whether the block changed, which is so if the loss fell.
         moved: Number of codes that changed.
     """
 
@@ -62,7 +62,9 @@ def learn(
 
     for weight in soft:
         weight.rounded = True
-    before = best = _judged(block, held_out, loss)
+    plain = loss if loss.kind == "error" else BlockLoss("error", train.target, axes=loss.axes)
+    noise = _judged(block, held_out, plain)
+    before = best = noise if plain is loss else _judged(block, held_out, loss)
     state = copy.deepcopy(block.state_dict())
     for weight in soft:
         weight.rounded = False
@@ -91,7 +93,8 @@ def learn(
     for weight in soft:
         weight.rounded = True
     moved = sum(int((weight.codes != codes).sum()) for weight, codes in zip(learned, start, strict=True))
-    return Outcome(_decibel(before), _decibel(best), best < before, moved)
+    left = best if plain is loss else _judged(block, held_out, plain)
+    return Outcome(_decibel(noise), _decibel(left), best < before, moved)
 
 
 def _optimizer(

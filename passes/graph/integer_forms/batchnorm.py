@@ -16,7 +16,7 @@ __all__ = ["norms_as_convolutions"]
 
 
 def norms_as_convolutions(graph: gs.Graph, rules: Rules, shapes: Shapes) -> list[str]:
-    """Rewrite every BatchNormalization that does not read a graph input or write a graph output.
+    """Rewrite every BatchNormalization of float32 that does not read a graph input or write a graph output.
 
     Returns:
         A line for each.
@@ -28,7 +28,7 @@ def norms_as_convolutions(graph: gs.Graph, rules: Rules, shapes: Shapes) -> list
             continue
         source = node.inputs[0]
         rank, coefficients = len(shapes.get(source.name, ())), affine(node)
-        if isinstance(coefficients, str) or rank < 3 or not source.inputs:
+        if isinstance(coefficients, str) or rank < 3 or not source.inputs or node.inputs[1].dtype != np.float32:
             continue
         scale, shift = coefficients
         if rules.why_no_kernel("Conv", rank, len(scale)) or node.outputs[0].name in graph_output_names(graph):

@@ -26,6 +26,7 @@ from passes.numerics.kernel_times import BLOCK
 __all__ = ["route_channels"]
 
 _NEW = -1  # stands for a channel that was not there
+_PARTS = 16  # most parts of a source. A Split into single channels would take longer than the shuffle
 _ROUND = 4  # inputs that a kernel of 1x1 multiplies at once
 
 
@@ -112,6 +113,8 @@ class _Plan:
                 return None
             writer = self.writer(tensor)
             self.blocks[name] = list(_blocks(name, numbers[name], readers, self.sinks, free=writer is not None))
+            if len(self.blocks[name]) > _PARTS:
+                return None
             if writer is not None:
                 writers[name] = writer
         self.fill()
@@ -209,7 +212,7 @@ class _Plan:
             return
         sizes = gs.Constant(fresh_name(f"{source.name}.sizes", tensors), np.array([len(b.channels) for b in blocks]))
         for index, block in enumerate(blocks):
-            block.tensor = gs.Variable(fresh_name(f"{source.name}_part{index}", tensors), np.float32)
+            block.tensor = gs.Variable(fresh_name(f"{source.name}_part{index}", tensors), source.dtype)
         name = fresh_name(f"{source.name}.split", names)
         parts = [block.tensor for block in blocks]
         self.graph.nodes.append(gs.Node("Split", name, {"axis": 1}, inputs=[source, sizes], outputs=parts))

@@ -19,7 +19,7 @@ __all__ = ["transposed_as_convolutions"]
 
 
 def transposed_as_convolutions(graph: gs.Graph, rules: Rules, shapes: Shapes) -> list[str]:
-    """Rewrite every such 2-D ConvTranspose of fixed height and width.
+    """Rewrite every such 2-D ConvTranspose of float32 with fixed height and width.
 
     Returns:
         A line for each.
@@ -75,4 +75,5 @@ def _is_shuffle(node: gs.Node, shape: tuple[int, ...]) -> bool:
     plain = plain and all(step == 1 for step in attributes.get("dilations", [])) and "output_shape" not in attributes
     bias = len(node.inputs) < 3 or isinstance(node.inputs[2], gs.Constant)
     own = attributes.get("auto_pad", "NOTSET") in {"NOTSET", "VALID"} and attributes.get("group", 1) == 1
+    own = own and node.inputs[1].dtype == np.float32
     return len(kernel) == 2 and math.prod(kernel) > 1 and attributes.get("strides") == kernel and plain and own and bias

@@ -45,8 +45,8 @@ def fill_depthwise_blocks(graph: gs.Graph, rules: Rules, shapes: Shapes, layers:
         layer = known.get(node.name)
         if layer is None or node.name not in layers or node.name in done or not _unfilled(layer):
             continue
-        region = _Region(graph, known, settled, layer.outputs)
-        if region.reach(node) and region.saved(rules.times, shapes, layers) >= _LEAST:
+        region = _Region(graph, known, settled, shapes, layer.outputs)
+        if region.reach(node) and region.saved(rules.times, layers) >= _LEAST:
             added = -layer.outputs % BLOCK
             region.fill(added)
             done.update(region.depthwise)
@@ -67,6 +67,7 @@ class _Region:
         graph: The graph.
         known: The graph's linear layers.
         settled: Names of tensors that must stay as they are.
+        shapes: Shapes of the graph's tensors.
         channels: Number of channels of all these tensors.
         tensors: The tensors, by name.
         depthwise: Depthwise convolutions, by name.
@@ -77,6 +78,7 @@ class _Region:
     graph: gs.Graph
     known: dict[str, Linear]
     settled: set[str]
+    shapes: Shapes
     channels: int
     tensors: dict[str, gs.Variable] = field(default_factory=dict)
     depthwise: dict[str, gs.Node] = field(default_factory=dict)
@@ -109,9 +111,16 @@ class _Region:
             return self.at_layer(node, layer, tensor, writes=writes)
         if acts_by_channel(node):
             return [node.inputs[0], node.outputs[0]]
-        if node.op in _OF_TWO and all(isinstance(each, gs.Variable) for each in node.inputs):
+        if node.op in _OF_TWO and self.channels_meet(node):
             return [*node.inputs, node.outputs[0]]
         return None
+
+    def channels_meet(self, node: gs.Node) -> bool:
+        """Whether the channels of all inputs lie on one axis. With fewer axes, an input has them on another."""
+        shapes = [self.shapes.get(each.name, ()) for each in node.inputs if isinstance(each, gs.Variable)]
+        ranks = {len(shape) for shape in shapes}
+        whole = len(shapes) == len(node.inputs) and len(ranks) == 1
+        return whole and all(shape[1:2] == (self.channels,) for shape in shapes)
 
     def at_layer(self, node: gs.Node, layer: Linear, tensor: gs.Tensor, *, writes: bool) -> list[gs.Tensor] | None:
         if layer.op != "Conv" or any(other is tensor for other in node.inputs[1:]):
@@ -128,14 +137,14 @@ class _Region:
         """Whether no other node reads the constants of a layer."""
         return all(sole_consumer(self.graph, each) is node for each in node.inputs[1:] if isinstance(each, gs.Constant))
 
-    def saved(self, times: KernelTimes, shapes: Shapes, layers: frozenset[str]) -> float:
+    def saved(self, times: KernelTimes, layers: frozenset[str]) -> float:
         """Return the nanoseconds that the filled layers save, without what the other convolutions lose."""
         total, added = 0.0, -self.channels % BLOCK
         for name in self.depthwise.keys() | self.writers.keys() | self.readers.keys():
             if name not in layers:
                 continue
             layer = self.known[name]
-            old = convolution(layer, shapes)
+            old = convolution(layer, self.shapes)
             new = dataclasses.replace(
                 old,
                 groups=old.groups + (added if name in self.depthwise else 0),

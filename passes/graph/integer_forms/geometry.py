@@ -18,7 +18,7 @@ def convolution(layer: Linear, shapes: Shapes) -> Convolution:
     groups, outputs, inputs = layer.matrix_shape
     taps = math.prod(layer.kernel)
     rows = taps // layer.kernel[-1]
-    number = pixels(shapes.get(layer.output, ())[2:])
+    number = pixels(shapes.get(layer.output, (None,) * (2 + len(layer.kernel)))[2:])
     return Convolution(groups, inputs // taps, outputs, taps, rows, number, len(layer.kernel))
 
 

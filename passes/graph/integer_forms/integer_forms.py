@@ -17,7 +17,7 @@ from passes.graph.integer_forms.conv_transpose import transposed_as_convolutions
 from passes.graph.integer_forms.filled_blocks import fill_depthwise_blocks
 from passes.graph.integer_forms.hard_swish import HARD_FUNCTIONS, hard_functions_as_clips, has_integer_form
 from passes.graph.integer_forms.slow_layers import slow_layers
-from passes.graph.normalise.shapes import infer_shapes
+from passes.graph.normalise.shapes import Shapes, infer_shapes
 from passes.ir.logarithms import layers_before_logarithms
 from passes.ir.model import Model
 from passes.ir.rules import Rules
@@ -38,6 +38,7 @@ class IntegerForms(GraphPass):
     """
 
     name: ClassVar[str] = "integer_forms"
+    keeps_outputs: ClassVar[bool] = True
 
     def apply(self, model: Model, stats: Stats) -> PassReport:
         """Rewrite the graph, and mark layers. The outputs of all layers stay the same.
@@ -51,12 +52,13 @@ class IntegerForms(GraphPass):
         notes += norms_as_convolutions(model.graph, model.rules, shapes)
         notes += transposed_as_convolutions(model.graph, model.rules, shapes)
         model.graph.cleanup().toposort()
+        shapes = infer_shapes(model.graph) if notes else shapes
         rules = _with_hard_functions(model.rules)
         layers = frozenset(model.layers()) - {*model.float_reasons, *model.float_activations}
         precise = layers_before_logarithms(model.graph, layers)
         layers = layers.difference(precise)
-        filled = fill_depthwise_blocks(model.graph, model.rules, shapes, layers)
-        shapes = infer_shapes(model.graph) if notes or filled else shapes
+        filled = _filled(model, rules, shapes, layers)
+        shapes = infer_shapes(model.graph) if filled else shapes
         notes += filled
         slow = slow_layers(model.graph, rules, shapes, layers)
         reasons = dict.fromkeys(precise, _BEFORE_LOGARITHM) | dict.fromkeys(slow, _SLOW)
@@ -68,6 +70,15 @@ class IntegerForms(GraphPass):
         changed = {name: Change(reason) for name, reason in reasons.items()}
         skipped = {name: "computes the same" for name in model.layers() if name not in changed}
         return PassReport(self.name, changed, skipped, notes=tuple(notes))
+
+
+def _filled(model: Model, rules: Rules, shapes: Shapes, layers: frozenset[str]) -> list[str]:
+    """Fill depthwise layers, but not those that run in float even so. New channels would only cost time there."""
+    trial = model.graph.copy()
+    if not fill_depthwise_blocks(trial, model.rules, shapes, layers):
+        return []
+    slow = slow_layers(trial, rules, infer_shapes(trial), layers)
+    return fill_depthwise_blocks(model.graph, model.rules, shapes, layers.difference(slow))
 
 
 def _with_hard_functions(rules: Rules) -> Rules:

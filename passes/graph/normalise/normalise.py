@@ -98,6 +98,7 @@ class Normalise(GraphPass):
     name: ClassVar[str] = "normalise"
     stage: ClassVar[Stage] = Stage.NORMALISE
     settles_layers: ClassVar[bool] = True
+    keeps_outputs: ClassVar[bool] = True
 
     rewrite: bool = True
 

@@ -5,6 +5,7 @@ import pytest
 
 from converter import compare, convert
 from converter.comparison.filled import without_filled_channels
+from tests.passes.graph.test_channel_routes import stage
 from tests.support.graphs import array, build, node
 
 
@@ -21,6 +22,18 @@ from tests.support.graphs import array, build, node
 )
 def test_shapes(reference: tuple[int, ...], other: tuple[int, ...], expected: tuple[int, ...]) -> None:
     assert without_filled_channels(np.zeros(reference), np.zeros(other)).shape == expected
+
+
+def test_a_routed_tensor_of_the_filled_size_is_not_compared() -> None:
+    """Its channels are in another order, so that the first of them are not those of the reference."""
+    model, images = stage(3, 20, 10, 2), array(8, 8, 6, 6)
+    file = convert(model, images, recipe="int8", target="cpu-avx2").model
+    deep = next(each for each in file.graph.node if "t37_0" in each.output)
+    assert deep.op_type == "Concat"  # the depthwise layer behind it has 32 channels instead of 20
+    assert any(list(each.dims[:2]) == [32, 1] for each in file.graph.initializer)
+    found = compare(model, file, images)
+    assert "t37_0" in found.transformed
+    assert all(entry.introduced_db > 25 for entry in found.layers)
 
 
 def test_every_layer_of_a_filled_network_is_compared() -> None:

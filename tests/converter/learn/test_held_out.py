@@ -52,6 +52,16 @@ def test_what_one_judges_by_no_other_sees() -> None:
     np.testing.assert_array_equal(rows(apart.shown_to(Gptq())), X[hold_out(24, 0.25, 7).train])
 
 
+def test_without_one_pass_the_others_still_hold_out() -> None:
+    first, second = LearnedRounding(held_out=0.25), LearnedRounding(held_out=0.5)
+    found = opened(Recipe("two", "", (Gptq(bits=4), first, second), seed=7))
+    left = found.held_out_by((Gptq(bits=4), second), 7)
+    for step in (ActivationRanges(), Gptq()):
+        np.testing.assert_array_equal(rows(left.shown_to(step)), X[hold_out(24, 0.5, 7).train])
+        np.testing.assert_array_equal(rows(found.held_out_by((Gptq(bits=4),), 7).shown_to(step)), X)
+    np.testing.assert_array_equal(rows(left.shown_to(second)), X)
+
+
 def test_without_a_judge_all_is_everybodys() -> None:
     found = opened(Recipe("plain", "", (Gptq(bits=4),)))
     np.testing.assert_array_equal(rows(found.shown_to(Gptq())), X)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from converter import (
@@ -14,6 +15,7 @@ from converter import (
     GraphPass,
     LayerPass,
     Model,
+    ModelError,
     Needs,
     PassReport,
     Problem,
@@ -27,6 +29,7 @@ from converter import (
 )
 from converter.pipeline.images import Images
 from converter.pipeline.run_pass import PassContext, run_kind, run_pass
+from converter.recipes.registry import PASSES
 from passes.activations.activation_ranges import ActivationRanges
 from passes.base import Pass
 from passes.graph.normalise.normalise import Normalise
@@ -126,6 +129,51 @@ class Unregistered(Pass):
 def _run_painted(step: Painted, model: Model, context: PassContext) -> PassReport:
     ran.append(f"{step.name} with seed {context.recipe.seed}")
     return PassReport(step.name, skipped=dict.fromkeys(model.layers(), "painted"))
+
+
+@dataclass(frozen=True)
+class Scaling(GraphPass):
+    """Multiplies what the first Relu reads, and says that the outputs stay."""
+
+    name: ClassVar[str] = "scaling"
+    keeps_outputs: ClassVar[bool] = True
+
+    factor: float = 1.0
+
+    def apply(self, model: Model, stats: Stats) -> PassReport:
+        for item in model.graph.nodes:
+            if item.op == "Relu":
+                scale = gs.Constant(f"{self.name}.scale", np.full((), self.factor, np.float32))
+                result = gs.Variable(f"{self.name}.scaled", np.float32)
+                model.graph.nodes.append(gs.Node("Mul", f"{self.name}.by", inputs=[item.inputs[0], scale]))
+                model.graph.nodes[-1].outputs = [result]
+                item.inputs[0] = result
+                break
+        model.graph.toposort()
+        return PassReport(self.name, skipped=dict.fromkeys(model.layers(), "scaled"))
+
+
+@dataclass(frozen=True)
+class Loud(Scaling):
+    """The same, without a promise."""
+
+    name: ClassVar[str] = "loud"
+    keeps_outputs: ClassVar[bool] = False
+
+
+@pytest.mark.parametrize("before", [(), (Loud(3.0),)])
+def test_a_pass_that_promises_equal_outputs_is_compared(before: tuple[Pass, ...]) -> None:
+    def made(step: Pass) -> Recipe:
+        return Recipe("r", "", (Normalise(), *before, step, Rtn()))
+
+    with pytest.raises(ModelError, match="scaling changes what the model computes: output 'y' has"):
+        convert(resnet(), recipe=made(Scaling(1.5)))
+    convert(resnet(), recipe=made(Scaling(1.0)))
+
+
+def test_which_passes_promise_equal_outputs() -> None:
+    promising = {name for name, kind in PASSES.items() if kind.keeps_outputs}
+    assert promising == {"normalise", "fold_batchnorm", "exclude", "integer_forms"}
 
 
 def test_later_passes_are_asked_before_activations_are_calibrated() -> None:

@@ -127,7 +127,7 @@ def test_a_comparison_lists_layers_images_and_what_has_no_counterpart() -> None:
     assert row("agreement")[1:] == ["50.00", "%"]
     assert row("adds most")[2:] == ["33.3", "dB", "at", "conv"]
     assert row("without a counterpart")[-1] == "2"
-    assert row("scaled or rotated")[-1] == "1"
+    assert row("scaled, rotated or in another order")[-1] == "1"
 
 
 def test_a_suggestion_is_a_command_or_a_reason() -> None:

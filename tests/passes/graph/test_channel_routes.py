@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from onnx import TensorProto
 
 from converter import convert
 from converter.targets.catalog import find_target
@@ -141,6 +142,32 @@ def test_the_order_of_a_tensor_that_no_convolution_writes() -> None:
     graph, notes = routed(model)
     assert notes
     assert ops(graph).count("Conv") == 2
+    assert_same_outputs(model, graph, array(1, 8, 6, 6))
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32])
+def test_the_parts_of_a_split_have_the_type_of_the_source(dtype: int) -> None:
+    net = Network()
+    cast = net.unary("Cast", net.conv("x", 4), to=dtype)
+    parts = net.split(net.shuffle(cast, 2), 2, 2)  # channels 0 and 2, and 1 and 3
+    floats = [net.unary("Cast", part, to=TensorProto.FLOAT) for part in parts]
+    model = net.model(net.add("Sub", floats, [2])[0])
+    for graph, notes in (routed(model), routed(onnx.shape_inference.infer_shapes(model))):
+        assert notes
+        assert "Split" in ops(graph)
+        assert_same_outputs(model, graph, array(1, 8, 6, 6))
+
+
+@pytest.mark.parametrize(("channels", "cut"), [(16, True), (20, False)])
+def test_a_source_is_cut_into_few_parts(channels: int, cut: bool) -> None:
+    """A convolution with groups keeps its order. Readers of every second channel would need single channels of it."""
+    net = Network()
+    shuffled = net.shuffle(net.conv("x", channels, group=2), channels // 2)
+    halves = net.split(shuffled, channels // 2, channels // 2)
+    model = net.model(net.add("Sub", [net.conv(half, 5) for half in halves], [5])[0])
+    graph, notes = routed(model)
+    assert bool(notes) == cut
+    assert [len(node.outputs) for node in graph.nodes if node.op == "Split"] == [channels if cut else 2]
     assert_same_outputs(model, graph, array(1, 8, 6, 6))
 
 

@@ -28,6 +28,7 @@ def network(
     *,
     before: str = "Relu",
     kernel: int = 3,
+    image: tuple[int, ...] = IMAGE,
     outputs: tuple[str, ...] = ("y",),
     **constants: Any,
 ) -> onnx.ModelProto:
@@ -46,7 +47,7 @@ def network(
         "w2": array(20, channels, 1, 1),
         "bias2": array(20),
     }
-    return build(nodes, weights | constants, IMAGE, outputs=outputs)
+    return build(nodes, weights | constants, image, outputs=outputs)
 
 
 def squeeze(gate: str) -> list[onnx.NodeProto]:
@@ -137,12 +138,45 @@ def test_others_stay(model: onnx.ModelProto, reason: str) -> None:
     assert_same_outputs(model, graph, X)
 
 
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+@pytest.mark.parametrize("image", [(1, 12, 1, 2048), (1, 12, 58, 24)])
+def test_channels_that_meet_another_axis_stay(op: str, image: tuple[int, ...]) -> None:
+    """The operand with fewer axes has its channels on axis 2 of the other. With 64 channels the result was another."""
+    middle = [
+        node("ReduceMean", ["x"], ["r"], name="mean", axes=[2], keepdims=0),
+        node("Conv", ["r", "w3"], ["v"], name="line"),
+        node(op, ["d", "v"], ["f"], name="meet"),
+        node("GlobalAveragePool", ["f"], ["e"], name="pool"),
+    ]
+    model = network(58, middle, image=image, w3=array(58, 12, 1))
+    graph, notes = filled(model)
+    assert not notes
+    assert_same_outputs(model, graph, array(*image))
+
+
+def test_a_map_of_one_channel_is_not_filled() -> None:
+    middle = [node("Conv", ["d", "w3"], ["v"], name="map"), node("Mul", ["d", "v"], ["e"], name="attend")]
+    model = network(58, middle, w3=array(1, 58, 1, 1))
+    graph, notes = filled(model)
+    assert not notes
+    assert_same_outputs(model, graph, X)
+
+
 def test_nothing_is_filled_where_it_saves_little() -> None:
     small = network(58)
     for size, axis in ((6, 2), (6, 3)):
         small.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
     del small.graph.output[0].type.tensor_type.shape.dim[:]
     assert not filled(small)[1]
+
+
+def test_layers_that_run_in_float_even_if_filled_stay() -> None:
+    work = Model(gs.import_onnx(network(17, image=(1, 12, 56, 56))), CPU)
+    normalise(work.graph)
+    report = IntegerForms().apply(work, Stats())
+    assert "deep" in work.float_activations
+    assert not report.notes
+    assert linear_layers(work.graph)["deep"].groups == 17
 
 
 def test_targets_without_times_stay_as_they_are() -> None:

@@ -85,6 +85,17 @@ def test_rewritten_graph_computes_the_same(model: onnx.ModelProto, expected: lis
     assert_same_outputs(model, graph, X)
 
 
+def in_double(op: str, constants: Mapping[str, np.ndarray], **attributes: Any) -> onnx.ModelProto:
+    """An operator between convolutions that computes in double precision."""
+    middle = [
+        node("Cast", ["a"], ["c"], name="to", to=onnx.TensorProto.DOUBLE),
+        node("Neg", ["c"], ["d"], name="neg"),
+        node(op, ["d", *constants], ["e"], name="wide", **attributes),
+        node("Cast", ["e"], ["b"], name="back", to=onnx.TensorProto.FLOAT),
+    ]
+    return between(middle, {name: values.astype(np.float64) for name, values in constants.items()})
+
+
 @pytest.mark.parametrize(
     ("model", "op"),
     [
@@ -92,6 +103,10 @@ def test_rewritten_graph_computes_the_same(model: onnx.ModelProto, expected: lis
         pytest.param(up(4, 3, 2, 2, strides=[2, 2], pads=[1, 1, 0, 0]), "ConvTranspose", id="cropped"),
         pytest.param(up(4, 3, 2, 2, strides=[2, 2], output_padding=[1, 1]), "ConvTranspose", id="padded"),
         pytest.param(up(4, 4, 1, 1), "ConvTranspose", id="one_by_one"),
+        pytest.param(in_double("BatchNormalization", NORM), "BatchNormalization", id="double_batchnorm"),
+        pytest.param(
+            in_double("ConvTranspose", {"up.weight": array(4, 4, 2, 2)}, strides=[2, 2]), "ConvTranspose", id="double"
+        ),
         pytest.param(hard("HardSigmoid", alpha=-0.2), "HardSigmoid", id="falling"),
         pytest.param(between([norm("x", "n"), node("Add", ["a", "n"], ["b"])], NORM), "BatchNormalization", id="input"),
     ],

@@ -1,5 +1,6 @@
 """Layers by name, pattern, operator and place in the graph."""
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
@@ -97,6 +98,30 @@ def test_a_conversion_takes_selectors_everywhere() -> None:
     assert "op:Conv matches 2: stem, side" in notes
     again = converter.convert(network(), array(32, 3, 6, 6), recipe=result.recipe)
     assert [layer.bits for layer in again.layers] == [layer.bits for layer in result.layers]
+
+
+def test_bits_of_layers_around_a_node_that_a_later_pass_takes_out() -> None:
+    """The Transpose of a channel shuffle is gone when layers get their bits."""
+    nodes = [
+        node("Conv", ["x", "w0"], ["a"], name="first"),
+        node("Reshape", ["a", "blocks"], ["b"], name="cut"),
+        node("Transpose", ["b"], ["c"], name="turn", perm=[0, 2, 1, 3, 4]),
+        node("Reshape", ["c", "whole"], ["d"], name="join"),
+        node("Conv", ["d", "w1"], ["e"], name="second"),
+        node("Relu", ["e"], ["f"], name="relu"),
+        node("Conv", ["f", "w2"], ["y"], name="third"),
+    ]
+    shapes = {"blocks": np.array([1, 2, 4, 6, 6]), "whole": np.array([1, 8, 6, 6])}
+    weights = {name: array(8, 8, 1, 1, seed=seed) for seed, name in enumerate(("w0", "w1", "w2"))}
+    model, images = build(nodes, weights | shapes, [1, 8, 6, 6]), array(8, 8, 6, 6)
+    for selector, layers in (("after:turn", {"second", "third"}), ("from:turn..to:second", {"second"})):
+        result = converter.convert(model, images, bits={selector: 4})
+        assert any("sorted in the weights" in note for report in result.passes for note in report.notes)
+        assert {layer.name for layer in result.layers if layer.bits == 4} == layers
+    kept = converter.convert(model, images, bits={"after:turn": 4}, exclude=["third"])
+    assert {layer.name: layer.bits for layer in kept.layers} == {"first": 8, "second": 4, "third": 32}
+    with pytest.raises(UsageError, match=r"`bits=\{'after:second': 4\}`: 'after:second' matches no layer"):
+        converter.convert(model, images, bits={"after:second": 4}, exclude=["third"])
 
 
 def test_the_parameter_is_named_in_a_refusal() -> None:

@@ -154,6 +154,36 @@ def test_grouped_shared_and_leaving_tensors_stay() -> None:
     assert report.skipped["fourth"] == "third shares w8 with another node"
 
 
+def test_channels_that_meet_another_axis_stay() -> None:
+    """The operand with fewer axes has its channels on axis 2 of the sum."""
+    nodes = [
+        node("Conv", ["x", "deep.w"], ["d"], name="deep"),
+        node("Squeeze", ["x", "axis"], ["r"], name="line"),
+        node("Conv", ["r", "flat.w"], ["v"], name="flat"),
+        node("Add", ["d", "v"], ["e"], name="add"),
+        node("Conv", ["e", "last.w"], ["y"], name="last"),
+    ]
+    constants = {"deep.w": array(8, 3, 1, 1) ** 3, "flat.w": array(8, 3, 1) ** 3, "last.w": array(8, 8, 1, 1) ** 3}
+    model = model_of(nodes, constants | {"axis": np.array([2])}, (1, 3, 1, 6))
+    before = gs.export_onnx(model.graph)
+    report = Rotate().apply(model, Stats())
+    assert report.skipped["last"] == "the layers around its input have different channels"
+    assert_same_outputs(before, model.graph, array(1, 3, 1, 6))
+
+
+def test_a_pool_of_channels_that_are_last_is_no_pool_of_each_channel() -> None:
+    nodes = [
+        node("MatMul", ["x", "first.w"], ["h"], name="first"),
+        node("AveragePool", ["h"], ["p"], name="pool", kernel_shape=[3], pads=[1, 1]),
+        node("MatMul", ["p", "second.w"], ["y"], name="second"),
+    ]
+    model = model_of(nodes, {"first.w": array(10, 24) ** 3, "second.w": array(24, 5) ** 3}, ("N", 7, 10))
+    before = gs.export_onnx(model.graph)
+    report = Rotate().apply(model, Stats())
+    assert report.skipped["second"] == "pool (AveragePool) does not have its channels on axis 1"
+    assert_same_outputs(before, model.graph, array(2, 7, 10))
+
+
 def test_flat_weights_are_not_rotated() -> None:
     nodes = [
         node("Conv", ["x", "first.w"], ["h"], name="first"),

@@ -9,7 +9,7 @@ from onnx import helper
 torch = pytest.importorskip("torch")
 
 from converter.learn.graph.program import Program  # noqa: E402
-from converter.learn.rounding.loss import BlockLoss, output_importance  # noqa: E402
+from converter.learn.rounding.loss import BlockLoss, channel_axes, output_importance  # noqa: E402
 from converter.learn.rounding.samples import Tensors  # noqa: E402
 from passes.errors import QuantizationError  # noqa: E402
 from tests.support.networks import conv, network, prepared, random  # noqa: E402
@@ -74,6 +74,45 @@ def test_outputs_that_do_not_vary_are_left_out() -> None:
     only_constant = Program(prepared(network(nodes, constants, inputs, {"constant": shape})).graph)
     with pytest.raises(QuantizationError, match="loss='network' needs an output that varies"):
         output_importance(only_constant, [batch], {"y"}, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kernel", [(3,), (3, 3), (3, 1, 3)])
+def test_channels_of_convolutions_are_on_axis_1(kernel: tuple[int, ...]) -> None:
+    """Two convolutions of any rank with a Relu between. Only channel 2 of the first matters to the second."""
+    constants: dict[str, Any] = {}
+    nodes = [
+        conv(constants, "a", "x", "r", (6, 3, *kernel), pads=[0, 0] * len(kernel)),
+        helper.make_node("Relu", ["r"], ["y"], "relu"),
+        conv(constants, "b", "y", "z", (4, 6, *kernel), pads=[0, 0] * len(kernel)),
+    ]
+    constants["b.weight"][:, [0, 1, 3, 4, 5]] = 0
+    sides: list[int | str] = [9] * len(kernel)
+    ends: list[int | str] = [11 - 2 * side for side in kernel]
+    model = prepared(network(nodes, constants, {"x": ["N", 3, *sides]}, {"z": ["N", 4, *ends]}))
+    axes = channel_axes(model.graph, model.layers())
+    batch = {"x": torch.from_numpy(random(4, 3, *[9] * len(kernel)))}
+    draws = torch.Generator().manual_seed(0)
+    found = output_importance(Program(model.graph), [batch], {"y"}, draws, axes)["y"]
+    assert found.shape == (1, 6, *[1] * len(kernel))
+    np.testing.assert_allclose(found.flatten().numpy(), [0, 0, 6, 0, 0, 0], atol=1e-5)
+    target = {"y": torch.from_numpy(random(8, 6, *[7] * len(kernel)))}
+    others = [axis for axis in range(2 + len(kernel)) if axis != 1]
+    expected = target["y"].var(dim=others, unbiased=False).mean()
+    torch.testing.assert_close(BlockLoss("error", target, axes=axes).power["y"], expected)
+
+
+def test_axes_of_channels_behind_what_moves_them() -> None:
+    constants: dict[str, Any] = {"head": random(6, 5)}
+    nodes = [
+        conv(constants, "a", "x", "r", (6, 3, 3, 3)),
+        helper.make_node("Transpose", ["r"], ["t"], "turn", perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["t", "head"], ["m"], "head"),
+        helper.make_node("Relu", ["m"], ["z"], "relu"),
+    ]
+    model = prepared(network(nodes, constants, {"x": ["N", 3, 8, 8]}, {"z": ["N", 8, 8, 5]}))
+    axes = channel_axes(model.graph, model.layers())
+    assert "t" not in axes
+    assert (axes["r"], axes["z"]) == (1, -1)
 
 
 def test_the_last_axis_of_tokens_is_that_of_the_channels() -> None:

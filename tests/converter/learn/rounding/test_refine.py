@@ -46,6 +46,7 @@ from tests.support.networks import (  # noqa: E402
     run,
 )
 from tests.support.quantized_state import same, state  # noqa: E402
+from tests.support.recurrent_layers import sequences, stacked  # noqa: E402
 
 X, UNSEEN = images(64, 3, 12, 12), images(64, 3, 12, 12, seed=9)
 SHORT = LearnedRounding(steps=10, batch=16)
@@ -248,9 +249,28 @@ def refused(model: Model, settings: LearnedRounding, data: Any) -> None:
         assert all(np.array_equal(value, after[name]) for name, value in before.items())
 
 
+def test_reports_give_the_error_whatever_the_loss() -> None:
+    found = []
+    for loss in ("error", "network", "cosine"):
+        settings = LearnedRounding(method="soft", loss=loss, steps=1, soft_rate=0, scale_rate=0, bias_rate=0)
+        model = quantize(resnet(), Rtn(bits=3), X)
+        report = learn_rounding(
+            model, settings, dataset(model, X), quiet, solver=None, memory_budget=DEFAULT_MEMORY_BUDGET, seed=0
+        )
+        found.append(report.skipped)
+    assert all("dB on held-out samples" in why for why in found[0].values())
+    assert found[0] == found[1] == found[2]
+
+
 def test_nothing_quantized_is_refused() -> None:
     with pytest.raises(QuantizationError, match="learned_rounding refines quantized layers; put it after gptq or rtn"):
         refused(prepared(resnet()), SHORT, X)
+
+
+def test_a_model_of_recurrent_layers_is_refused_with_what_takes_it() -> None:
+    match = "learned_rounding can learn no layer: the model has only LSTM, GRU or RNN; recipe int4-weight-only takes it"
+    with pytest.raises(QuantizationError, match=match):
+        refused(prepared(stacked("LSTM", head=False)), SHORT, sequences(8))
 
 
 def test_no_data_are_refused() -> None:

@@ -25,6 +25,7 @@ __all__ = ["Rotated", "flatness", "flattening_rotation", "smooth_peak"]
 Doubles = NDArray[np.float64]
 
 _POWER = 8
+_MOST_PRODUCTS = 1 << 32  # of numbers, to rotate all weights once in a step; where there would be more, some rows do
 _FIRST_STEP = 0.3  # angle in radians of the largest plane rotation in the first step
 
 
@@ -46,9 +47,15 @@ class Rotated:
         return rotated
 
 
-def flatness(weights: Sequence[Rotated], rotation: Floats) -> float:
-    """Return the mean over weights of (mean over rows of peak²) / (mean square). The smallest possible value is 1."""
-    return float(np.mean([_flatness(weight.by(rotation)) for weight in weights]))
+def flatness(weights: Sequence[Rotated], rotation: Floats | None = None) -> float:
+    """Return the mean over weights of (mean over rows of peak²) / (mean square). The smallest possible value is 1.
+
+    Args:
+        weights: The weights.
+        rotation: Matrix by which they are rotated. None: they are not.
+    """
+    rows = (weight.weight if rotation is None else weight.by(rotation) for weight in weights)
+    return float(np.mean([_flatness(each) for each in rows]))
 
 
 def _flatness(rows: Floats) -> float:
@@ -69,7 +76,9 @@ def flattening_rotation(
         keeps_mean: Whether the matrix R has ``R 1 = 1``, so that ``R x`` has the mean of ``x``.
     """
     nearest = _nearest_that_keeps_mean if keeps_mean else _nearest
-    rotation = nearest(np.random.default_rng(seed).standard_normal((size, size))).astype(np.float32)
+    draw = np.random.default_rng(seed)
+    rotation = nearest(draw.standard_normal((size, size))).astype(np.float32)
+    weights = _sampled(weights, size, draw)
     loss, gradient = smooth_peak(weights, rotation)
     step, identity = _FIRST_STEP, np.eye(size, dtype=np.float32)
     for _ in range(steps):
@@ -89,6 +98,20 @@ def flattening_rotation(
         else:
             step /= 2
     return nearest(rotation.astype(np.float64))
+
+
+def _sampled(weights: Sequence[Rotated], size: int, draw: np.random.Generator) -> Sequence[Rotated]:
+    """Take rows whose inputs are rotated, and columns of weights whose outputs are, if all would take too long."""
+    share = _MOST_PRODUCTS / size / max(sum(weight.weight.size for weight in weights), 1)
+    if share >= 1:
+        return weights
+    sampled = []
+    for weight in weights:
+        axis = int(weight.outputs)
+        count = weight.weight.shape[axis]
+        taken = draw.choice(count, max(int(share * count), 1), replace=False)
+        sampled.append(Rotated(np.take(weight.weight, taken, axis), weight.outputs))
+    return sampled
 
 
 def smooth_peak(weights: Sequence[Rotated], rotation: Floats) -> tuple[float, Floats]:

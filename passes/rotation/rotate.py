@@ -67,11 +67,11 @@ class Rotate(GraphPass):
         skipped = dict(analysis.reasons)
         biases: dict[str, str] = {}
         for index, group in enumerate(analysis.groups):
-            plain, weights = _weights(model, group, {}), _weights(model, group, scales(model, group))
+            before = flatness(_weights(model, group, {}))
+            weights = _weights(model, group, scales(model, group))
             rotation = flattening_rotation(
                 weights, group.size, steps=self.steps, seed=self.seed + index, keeps_mean=group.keeps_mean
             )
-            before = flatness(plain, np.eye(group.size, dtype=np.float32))
             after = flatness(weights, rotation.astype(np.float32))
             if after > before * (1 - _GAIN):
                 skipped.update(dict.fromkeys(group.consumers, "no rotation flattens the weights around its input"))

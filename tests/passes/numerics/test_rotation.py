@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from passes.numerics import rotation as numerics
 from passes.numerics.rotation import Rotated, flatness, flattening_rotation, smooth_peak
 
 RNG = np.random.default_rng(0)
@@ -96,3 +97,12 @@ def test_descent_flattens_while_it_keeps_the_mean() -> None:
     )
     assert end < 0.7 * start
     assert end < 1.1 * free  # one of 24 directions is fixed
+
+
+def test_large_weights_are_flattened_by_some_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [Rotated(heavy(400, 24), False), Rotated(heavy(24, 600), True)]
+    monkeypatch.setattr(numerics, "_MOST_PRODUCTS", 24 * 24 * 250)  # a quarter of the rows and columns
+    start, end = (
+        flatness(weights, flattening_rotation(weights, 24, steps=steps, seed=1).astype(np.float32)) for steps in (0, 40)
+    )
+    assert end < 0.9 * start < flatness(weights)

@@ -1,11 +1,13 @@
 """Train a small Vision Transformer on German road signs, for `python -m benchmarks.transformers`.
 
     python -m benchmarks.road_sign_vit                       writes build/road_sign_vit.npz, about 4 CPU minutes
+    python -m benchmarks.road_sign_vit --projected           writes build/road_sign_vit_projected.npz
     python -m benchmarks.road_sign_vit --epochs 1            to try it
 
 The network is a hybrid (Dosovitskiy et al., 2020, section 3.1): the first two stages of the road-sign ResNet-18 make 36
-tokens of an image, and a transformer of four blocks reads them. The stages have the weights of the shared data and do
-not learn, which saves most of the time. The transformer starts from random weights.
+tokens of an image, and a transformer of four blocks reads them. With `--projected` a linear projection makes the tokens
+of what the stages write, as in that paper. Without it, the tokens are what a ReLU writes. The stages have the weights
+of the shared data and do not learn, which saves most of the time. The rest starts from random weights.
 
 It trains on the 10,000 images of 48x48 pixels that `benchmarks.shared_data` names, on one thread, and measures on the
 6,315 test images at the end. The images are turned, scaled, moved and made lighter or darker at random. They are never
@@ -36,21 +38,31 @@ _WIDTH = 128
 
 
 class Stages(nn.Module):
-    """The first two stages of ResNet-18: `[b, 3, 48, 48] -> [b, 36, 128]`."""
+    """The first two stages of ResNet-18: `[b, 3, 48, 48] -> [b, 36, 128]`.
 
-    def __init__(self) -> None:
+    Args:
+        projected: Whether a linear projection follows.
+    """
+
+    def __init__(self, projected: bool = False) -> None:
         super().__init__()
         whole = resnet18()
         self.stages = nn.Sequential(whole.conv1, whole.bn1, whole.relu, whole.maxpool, whole.layer1, whole.layer2)
+        self.projection = nn.Conv2d(_WIDTH, _WIDTH, 1) if projected else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.stages(x).flatten(2).transpose(1, 2)
+        out: Tensor = self.projection(self.stages(x)).flatten(2).transpose(1, 2)
         return out
 
 
 def hybrid(num_classes: int = 43) -> VisionTransformer:
     """Four blocks of 4 heads behind `Stages`: 1.5 million parameters, of which the stages have 0.7."""
     return VisionTransformer(48, 8, _WIDTH, 4, 4, num_classes, Stages())
+
+
+def projected_hybrid(num_classes: int = 43) -> VisionTransformer:
+    """`hybrid` with a linear projection of what the stages write."""
+    return VisionTransformer(48, 8, _WIDTH, 4, 4, num_classes, Stages(projected=True))
 
 
 @dataclass(frozen=True)
@@ -120,12 +132,15 @@ def top1(network: nn.Module, pixels: Tensor, labels: Tensor) -> float:
     return float((found == labels).float().mean())
 
 
-def train(schedule: Schedule, pixels: Tensor, labels: Tensor, checkpoint: Path) -> nn.Module:
+def train(
+    schedule: Schedule, pixels: Tensor, labels: Tensor, checkpoint: Path, *, projected: bool = False
+) -> nn.Module:
     """Train from random weights, or from the checkpoint if there is one, which is replaced after every epoch."""
     torch.manual_seed(schedule.seed)
-    network = hybrid()
-    stages = network.patch_embed
-    stages.requires_grad_(False).load_state_dict(_pretrained())
+    network = projected_hybrid() if projected else hybrid()
+    tokens = network.patch_embed
+    tokens.load_state_dict(tokens.state_dict() | _pretrained())
+    stages = tokens.get_submodule("stages").requires_grad_(False)
     optimizer = torch.optim.AdamW(
         [each for each in network.parameters() if each.requires_grad], lr=0.0, weight_decay=schedule.decay
     )
@@ -179,21 +194,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.road_sign_vit", description="Train a ViT on road signs.")
     parser.add_argument("--epochs", type=int, default=Schedule.epochs, help=f"default {Schedule.epochs}")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
-    weights = ROOT / VIT_ROAD_SIGNS_WEIGHTS
-    parser.add_argument("-o", "--output", type=Path, default=weights, help=f"default {VIT_ROAD_SIGNS_WEIGHTS}")
+    parser.add_argument("--projected", action="store_true", help="with a linear projection behind the stages")
+    parser.add_argument("-o", "--output", type=Path, help=f"default {' or '.join(VIT_ROAD_SIGNS_WEIGHTS.values())}")
     options = parser.parse_args(arguments)
+    output = options.output or ROOT / VIT_ROAD_SIGNS_WEIGHTS["vit-projected" if options.projected else "vit"]
     torch.set_num_threads(1)
     try:
         training, test = images("gtsrb_train.npz"), images("gtsrb_test.npz")
     except MissingData as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    network = train(
-        Schedule(epochs=options.epochs, seed=options.seed), *training, options.output.with_suffix(".checkpoint")
-    )
-    np.savez(options.output, **{name: value.numpy() for name, value in network.state_dict().items()})
-    print(f"{options.output}: top-1 {100 * top1(network, *test):.2f} % of {len(test[1]):,} test images")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    schedule, checkpoint = Schedule(epochs=options.epochs, seed=options.seed), output.with_suffix(".checkpoint")
+    network = train(schedule, *training, checkpoint, projected=options.projected)
+    np.savez(output, **{name: value.numpy() for name, value in network.state_dict().items()})
+    print(f"{output}: top-1 {100 * top1(network, *test):.2f} % of {len(test[1]):,} test images")
     return 0
 
 

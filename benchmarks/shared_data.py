@@ -6,6 +6,7 @@ They are read from the folder that $CONVERT_ONNX_DATA names. The default is ../s
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx
 
@@ -30,8 +31,10 @@ __all__ = [
 
 ROOT = Path(__file__).parents[1]
 IMAGENET_SIZE = 224
-VIT_ROAD_SIGNS_WEIGHTS = "build/road_sign_vit.npz"
-"""File, relative to the repository, that `python -m benchmarks.road_sign_vit` writes."""
+VIT_ROAD_SIGNS_WEIGHTS = MappingProxyType(
+    {"vit": "build/road_sign_vit.npz", "vit-projected": "build/road_sign_vit_projected.npz"}
+)
+"""Files, relative to the repository, that `python -m benchmarks.road_sign_vit` writes, by the name of the network."""
 
 
 class MissingData(Exception):

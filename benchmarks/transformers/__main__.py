@@ -1,9 +1,11 @@
-"""A sentence encoder and a Vision Transformer with trained weights: recipes of this tool, and onnxruntime's quantizers.
+"""A sentence encoder and Vision Transformers with trained weights: recipes of this tool, and onnxruntime's quantizers.
 
     python -m benchmarks.road_sign_vit                                trains the Vision Transformer first
-    python -m benchmarks.transformers                                 both networks, every method
+    python -m benchmarks.road_sign_vit --projected                    and the one with a linear projection
+    python -m benchmarks.transformers                                 all networks, every method
     python -m benchmarks.transformers minilm --methods W8             rows whose names begin with this
     python -m benchmarks.transformers vit --no-peers --json FILE
+    python -m benchmarks.transformers vit-projected --no-peers        the one whose residual stream can be rotated
 
 128 sentences or 512 road signs calibrate. Measured are 500 other sentences, by the mean cosine between the embeddings
 of a file and those of float, and the 6,315 test images of road signs, by top-1 accuracy. Speeds are in the least
@@ -54,15 +56,17 @@ def _minilm() -> Task:
     return Task("minilm", minilm(), encoded(texts[:_CALIBRATE]), encoded(texts[_CALIBRATE:]), "cosine", cosine)
 
 
-def _vit() -> Task:
-    model = vit()
+def _vit(name: str = "vit") -> Task:
+    model = vit(name)
     calibration, evaluation, labels = road_sign_images(model, _IMAGES)
     return Task(
-        "vit", model, {"input": calibration}, {"input": evaluation}, "top-1, %", lambda _, found: top1(found, labels)
+        name, model, {"input": calibration}, {"input": evaluation}, "top-1, %", lambda _, found: top1(found, labels)
     )
 
 
-TASKS: Mapping[str, Callable[[], Task]] = MappingProxyType({"minilm": _minilm, "vit": _vit})
+TASKS: Mapping[str, Callable[[], Task]] = MappingProxyType(
+    {"minilm": _minilm, "vit": _vit, "vit-projected": lambda: _vit("vit-projected")}
+)
 """Makers of the tasks by name."""
 
 _LEAST = MappingProxyType({"minilm": {"W8A8": 0.99, "W4A32": 0.98, "W4,": 0.98}})
@@ -77,8 +81,8 @@ def missed(task: str, rows: Sequence[Row]) -> list[str]:
         if best is not None and best < least:
             problems.append(f"{task}, {start}: {best:.4f} is below {least}")
     best = max((row.score for row in rows if row.file.startswith("W4A8")), default=None)
-    if task == "vit" and best is not None and best < rows[0].score - _LARGEST_DROP:
-        problems.append(f"vit, W4A8: {best:.2f} % is more than {_LARGEST_DROP} below {rows[0].score:.2f} %")
+    if task.startswith("vit") and best is not None and best < rows[0].score - _LARGEST_DROP:
+        problems.append(f"{task}, W4A8: {best:.2f} % is more than {_LARGEST_DROP} below {rows[0].score:.2f} %")
     return problems
 
 

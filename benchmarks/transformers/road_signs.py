@@ -1,4 +1,4 @@
-"""The Vision Transformer that `python -m benchmarks.road_sign_vit` trains, with road signs for it."""
+"""The Vision Transformers that `python -m benchmarks.road_sign_vit` trains, with road signs for them."""
 
 import numpy as np
 import onnx
@@ -13,17 +13,22 @@ __all__ = ["road_sign_images", "vit"]
 _SIDE = 48
 
 
-def vit() -> onnx.ModelProto:
-    """Export the float model. Its input is ``input`` [n, 3, 48, 48].
+def vit(name: str = "vit") -> onnx.ModelProto:
+    """Export a float model. Its input is ``input`` [n, 3, 48, 48].
+
+    Args:
+        name: A name in `VIT_ROAD_SIGNS_WEIGHTS`.
 
     Raises:
         MissingData: It was not trained yet.
     """
-    weights = ROOT / VIT_ROAD_SIGNS_WEIGHTS
-    if not weights.exists():
-        raise MissingData(f"no {VIT_ROAD_SIGNS_WEIGHTS}; run `python -m benchmarks.road_sign_vit`, which takes minutes")
-    export = ExportOptions(weights=weights, input_shape=(1, 3, _SIDE, _SIDE))
-    return open_model(f"{ROOT}/benchmarks/road_sign_vit.py:hybrid", export=export)
+    weights, projected = VIT_ROAD_SIGNS_WEIGHTS[name], name == "vit-projected"
+    if not (ROOT / weights).exists():
+        command = f"python -m benchmarks.road_sign_vit{' --projected' if projected else ''}"
+        raise MissingData(f"no {weights}; run `{command}`, which takes minutes")
+    export = ExportOptions(weights=ROOT / weights, input_shape=(1, 3, _SIDE, _SIDE))
+    factory = "projected_hybrid" if projected else "hybrid"
+    return open_model(f"{ROOT}/benchmarks/road_sign_vit.py:{factory}", export=export)
 
 
 def road_sign_images(

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from passes.numerics import rotation as numerics
 from passes.numerics.rotation import Rotated, flatness, flattening_rotation, smooth_peak
 
 RNG = np.random.default_rng(0)
@@ -75,3 +78,31 @@ def test_a_row_of_zeros_adds_nothing_to_the_slope() -> None:
     assert padded_loss == pytest.approx(loss, rel=1e-5)  # the mean of the rows and the mean square shrink alike
     np.testing.assert_allclose(padded_gradient, gradient, rtol=1e-4, atol=1e-5 * np.abs(gradient).max())
     assert np.isfinite(flattening_rotation([padded], 8, steps=20, seed=1)).all()
+
+
+@settings(max_examples=20)
+@given(size=st.integers(1, 12), steps=st.integers(0, 8), seed=st.integers(0, 99))
+def test_a_rotation_that_keeps_the_mean_fixes_the_ones(size: int, steps: int, seed: int) -> None:
+    weights = [Rotated(heavy(9, size), False), Rotated(heavy(size, 5), True)]
+    rotation = flattening_rotation(weights, size, steps=steps, seed=seed, keeps_mean=True)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(size), atol=1e-12)
+    np.testing.assert_allclose(rotation.sum(0), 1, atol=1e-12)
+    np.testing.assert_allclose(rotation.sum(1), 1, atol=1e-12)
+
+
+def test_descent_flattens_while_it_keeps_the_mean() -> None:
+    start, end, free = (
+        flatness(WEIGHTS, flattening_rotation(WEIGHTS, 24, steps=steps, seed=1, keeps_mean=mean).astype(np.float32))
+        for steps, mean in ((0, True), (40, True), (40, False))
+    )
+    assert end < 0.7 * start
+    assert end < 1.1 * free  # one of 24 directions is fixed
+
+
+def test_large_weights_are_flattened_by_some_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [Rotated(heavy(400, 24), False), Rotated(heavy(24, 600), True)]
+    monkeypatch.setattr(numerics, "_MOST_PRODUCTS", 24 * 24 * 250)  # a quarter of the rows and columns
+    start, end = (
+        flatness(weights, flattening_rotation(weights, 24, steps=steps, seed=1).astype(np.float32)) for steps in (0, 40)
+    )
+    assert end < 0.9 * start < flatness(weights)

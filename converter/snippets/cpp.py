@@ -42,7 +42,7 @@ def cpp(facts: Facts) -> str:
         "QNNExecutionProvider": 'options.AppendExecutionProvider("QNN", {{"backend_path", "libQnnHtp.so"}});',
         "CUDAExecutionProvider": "options.AppendExecutionProvider_CUDA(OrtCUDAProviderOptions{});",
         "TensorrtExecutionProvider": "options.AppendExecutionProvider_TensorRT(OrtTensorRTProviderOptions{});",
-    }.get(facts.provider)
+    }.get("" if facts.options else facts.provider)
     body = [
         "Ort::Env env;",
         "Ort::SessionOptions options;",

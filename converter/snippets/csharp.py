@@ -41,7 +41,7 @@ def csharp(facts: Facts) -> str:
         "CUDAExecutionProvider": "options.AppendExecutionProvider_CUDA();",
         "TensorrtExecutionProvider": "options.AppendExecutionProvider_Tensorrt();",
         "NnapiExecutionProvider": "options.AppendExecutionProvider_Nnapi();",
-    }.get(facts.provider)
+    }.get("" if facts.options else facts.provider)
     lines = [
         *(f"using {module};" for module in modules),
         "",

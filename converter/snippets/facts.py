@@ -1,5 +1,6 @@
 """What a program must know of a file to run it: its inputs, the preprocessing of its image, its output, its target."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,12 @@ _PROVIDERS = {
     "mobile": "NnapiExecutionProvider",
     "vitisai": "VitisAIExecutionProvider",
     "xnnpack": "XnnpackExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "openvino-npu": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "acl": "ACLExecutionProvider",
 }
+_OPTIONS = {"openvino-npu": {"device_type": "NPU"}, "coreml": {"ModelFormat": "MLProgram"}}
 _PAD = 114
 
 
@@ -109,6 +115,11 @@ class Facts:
     def provider(self) -> str:
         """Onnxruntime's name of the provider that runs the target. Empty for the CPU."""
         return _PROVIDERS.get(self.target, "")
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Options without which the provider would not run the file on the target."""
+        return _OPTIONS.get(self.target, {})
 
     @property
     def others(self) -> tuple[InputSpec, ...]:

@@ -13,11 +13,13 @@ def python(facts: Facts) -> str:
     modules = ["import numpy as np", "import onnxruntime as ort"]
     if facts.image is not None:
         modules.append("from PIL import Image")
-    providers = [*([facts.provider] if facts.provider else []), "CPUExecutionProvider"]
+    provider = json.dumps(facts.provider)
+    chosen = f"({provider}, {json.dumps(facts.options)})" if facts.options else provider
+    providers = [*([chosen] if facts.provider else []), '"CPUExecutionProvider"']
     lines = [
         *modules,
         "",
-        f"session = ort.InferenceSession({json.dumps(facts.file)}, providers={json.dumps(providers)})",
+        f"session = ort.InferenceSession({json.dumps(facts.file)}, providers=[{', '.join(providers)}])",
         *([] if facts.image is None else ["", *_image(facts.image)]),
         "",
     ]

@@ -39,7 +39,7 @@ def rust(facts: Facts) -> str:
         "OpenVINOExecutionProvider": "OpenVINOExecutionProvider",
         "QNNExecutionProvider": "QNNExecutionProvider",
         "NnapiExecutionProvider": "NNAPIExecutionProvider",
-    }.get(facts.provider)
+    }.get("" if facts.options else facts.provider)
     chosen = ""
     if provider:
         uses.append(f"use ort::execution_providers::{provider};")

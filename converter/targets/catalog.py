@@ -11,7 +11,7 @@ from types import MappingProxyType
 from converter.model_io.entry_points import entry_point_names, load_entry_point
 from converter.targets.accelerators import CUDA_GPU, MOBILE, OPENVINO, QNN_HTP, TENSORRT_GPU
 from converter.targets.cpus import CPU, CPU_AVX2, GENERIC, WEB
-from converter.targets.documented import VITISAI, XNNPACK_CPU
+from converter.targets.documented import ACL_CPU, COREML_APPLE, DIRECTML_GPU, OPENVINO_NPU, VITISAI, XNNPACK_CPU
 from converter.targets.target import Target
 from passes.arguments import require_type
 from passes.errors import TargetError
@@ -23,7 +23,10 @@ GROUP = "convert_onnx.targets"
 
 DEFAULT_TARGET = "cpu"
 
-_ALL = (CPU, OPENVINO, QNN_HTP, TENSORRT_GPU, CUDA_GPU, WEB, MOBILE, GENERIC, CPU_AVX2, VITISAI, XNNPACK_CPU)
+_ALL = (
+    *(CPU, OPENVINO, QNN_HTP, TENSORRT_GPU, CUDA_GPU, WEB, MOBILE, GENERIC, CPU_AVX2),
+    *(VITISAI, XNNPACK_CPU, DIRECTML_GPU, OPENVINO_NPU, COREML_APPLE, ACL_CPU),
+)
 
 TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target in _ALL})
 

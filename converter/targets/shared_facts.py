@@ -4,14 +4,21 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from converter.targets.sources import (
-    OURS,
-    UNTIMED,
-)
+from converter.targets.sources import OURS, QUANTIZED, UNTIMED
 from passes.ir.rules import Rules
 from passes.numerics.kernel_times import KernelTimes
 
-__all__ = ["AXES", "AXES_TRANSPOSED", "CLAMPS", "CPU_RULES", "CPU_TIMES", "EITHER", "MOVING", "sources_of"]
+__all__ = [
+    "AXES",
+    "AXES_TRANSPOSED",
+    "CLAMPS",
+    "CPU_RULES",
+    "CPU_TIMES",
+    "EITHER",
+    "FLOAT_RULES",
+    "MOVING",
+    "sources_of",
+]
 
 MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Resize", "Split"})
 CLAMPS = frozenset({"Relu", "Clip"})
@@ -32,6 +39,15 @@ CPU_RULES = Rules(
     weight_types=EITHER,
     channel_axes=AXES,
 )
+FLOAT_RULES = Rules(
+    linear=frozenset(),
+    compute=frozenset(),
+    moving=frozenset(),
+    absorbable=frozenset(),
+    narrowest=8,
+    weight_types=frozenset(),
+    channel_axes=MappingProxyType({}),
+)
 CPU_TIMES = dataclasses.replace(CPU_RULES, times=KernelTimes(), channels_last=True, gathers_codes=True)
 
 
@@ -41,5 +57,6 @@ def sources_of(*groups: tuple[str, Iterable[str]], **facts: str) -> Mapping[str,
         ("activation_bits", "float16", "gathers_codes", "sparsity", "wide_ranges", "wide_silu"), OURS
     )
     others |= dict.fromkeys(("channels_last", "times"), UNTIMED)
+    others["floats_only"] = QUANTIZED
     shared = others | {fact: source for source, names in groups for fact in names}
     return MappingProxyType(shared | facts)

@@ -3,14 +3,20 @@
 from types import MappingProxyType
 
 __all__ = [
+    "ACL",
     "ADDS",
     "CAST_INT2",
     "CAST_INT4",
     "COMPATIBILITY",
     "CONFORMANCE",
     "CONTRIB",
+    "COREML",
+    "COREML_OPERATORS",
     "CPU_KERNELS",
     "CUDA",
+    "DIRECTML",
+    "DIRECTML_OPERATORS",
+    "DML",
     "DOCS",
     "FOLDED",
     "GITHUB",
@@ -20,15 +26,21 @@ __all__ = [
     "MEASURED",
     "MLAS",
     "NNAPI",
+    "NNCF_NPU",
+    "NPU_DEVICE",
+    "NPU_STRIPPING",
     "ONNX",
+    "OPENVINO_PROVIDER",
     "ORT",
     "OURS",
     "PROCESSORS",
     "PROCESSOR_SOURCES",
     "QNN",
     "QUANTIZATION",
+    "QUANTIZED",
     "QUARK",
     "RYZEN_AI",
+    "SELECTORS",
     "SIGNED",
     "TENSORRT",
     "TENSORRT_OPERATORS",
@@ -67,6 +79,23 @@ LINEAR_AXES = f"outputs of the layer: {ONNX}onnx__QLinearConv.html, {ONNX}onnx__
 QNN = f"{DOCS}execution-providers/QNN-ExecutionProvider.html"
 NNAPI = f"{ORT}providers/nnapi/nnapi_builtin/builders/"
 XNNPACK = f"{ORT}providers/xnnpack/"
+ACL = f"{ORT}providers/acl/"
+COREML = f"{ORT}providers/coreml/builders/"
+COREML_OPERATORS = f"{GITHUB}blob/main/tools/ci_build/github/apple/coreml_supported_mlprogram_ops.md"
+DML = f"{ORT}providers/dml/DmlExecutionProvider/src/Operators/"
+DIRECTML = f"{DOCS}execution-providers/DirectML-ExecutionProvider.html"
+DIRECTML_OPERATORS = "https://learn.microsoft.com/en-us/windows/win32/api/directml/"
+SELECTORS = f"{ORT}optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc"
+NPU_STRIPPING = f"{ORT}providers/openvino/qdq_transformations/qdq_stripping.cc"
+OPENVINO_PROVIDER = f"{DOCS}execution-providers/OpenVINO-ExecutionProvider.html"
+NPU_DEVICE = (
+    "https://github.com/openvinotoolkit/openvino/blob/master/docs/articles_en/openvino-workflow/running-inference/"
+    "inference-devices-and-modes/npu-device.rst"
+)
+NNCF_NPU = (
+    "https://github.com/openvinotoolkit/nncf/blob/0f1980dbfe56904ddf4a4e554e1c29229bab9f02/"
+    "nncf/common/hardware/configs/npu.json"
+)
 QUARK = "AMD Quark, quark/onnx/quantization/config/custom_config.py"
 RYZEN_AI = "https://ryzenai.docs.amd.com/en/1.4/modelrun.html"
 VITIS_OPERATORS = (
@@ -91,3 +120,4 @@ SIGNED = f"x86 has kernels for uint8 x int8, and for int8 x int8 only with AVX-V
 TIMED = "measured: python -m benchmarks.kernel_times, on x86 with AVX-512 VNNI and onnxruntime 1.31"
 ADDS = f"{OURS}; its kernels are taken to add products in 32 bits, as those of x86 with VNNI do"
 UNTIMED = f"{OURS}; its kernels were not timed"
+QUANTIZED = "ours: recipes that quantize activations write what the target has kernels for, see linear"

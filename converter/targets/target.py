@@ -25,6 +25,8 @@ class Target:
             and become float32 when the file loads.
         static_shapes: Whether all dimensions must be fixed. Then the batch becomes 1.
         opset: Newest operator set of the target. None: that of its onnxruntime.
+        floats_only: Why the target runs float operators only, so that recipes that quantize activations are refused.
+            Empty: they are not.
         whole: Whether the provider must take every node.
         sparsity: Pattern of zeros that the target computes faster, n:m along the input channels. Empty: none.
         provider: Provider that runs the target on this kind of machine. None: only its rules can be checked.
@@ -41,6 +43,7 @@ class Target:
     float16: Literal["compute", "store"] = "store"
     static_shapes: bool = False
     opset: int | None = None
+    floats_only: str = ""
     whole: bool = False
     sparsity: str = ""
     provider: Literal["cpu", "openvino", "qnn", "web"] | None = None
@@ -68,6 +71,6 @@ class Target:
             return wanted
         if wanted == "packed" and self.int4 == "cast" and self.rules.narrowest == 2:
             return wanted
-        if wanted in {"int8", "dequantize"}:
+        if wanted == "int8" or (wanted == "dequantize" and not self.floats_only):
             return wanted
         return "int8" if self.int4 == "none" else self.int4

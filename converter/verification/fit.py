@@ -41,17 +41,23 @@ def require_fit(model: onnx.ModelProto, target: Target) -> None:
 
 
 def require_weight_only(model: onnx.ModelProto, recipe: Recipe, target: Target) -> None:
-    """Require that the target accepts a file with quantized weights only, if the recipe makes one.
+    """Require that the target accepts what the recipe quantizes: activations too, or weights only.
 
     Raises:
-        TargetError: The target does not accept it.
+        TargetError: The target does not accept it, or it runs floats only and the recipe quantizes activations.
     """
+    quantizes_activations = any(step.stage == Stage.RANGES for step in recipe.passes)
+    if target.floats_only and quantizes_activations:
+        raise TargetError(
+            f"target {target.name} runs floats only, and recipe {recipe.name} quantizes activations: "
+            f"{target.floats_only}; use recipe fp16, or int8-weight-only for a smaller file"
+        )
     if recipe.storage == "dynamic" and not target.quantizes_in_runs:
         _LOG.warning(
             f"target {target.name} does not quantize activations in its runs, so all layers have float activations; "
             "recipes that calibrate, such as int8, are faster there"
         )
-    if any(step.stage == Stage.RANGES for step in recipe.passes):
+    if quantizes_activations:
         return
     if not target.rules.weight_only and not recipe.narrows_floats:
         raise TargetError(

@@ -28,6 +28,18 @@ from passes.ir.linear import LINEAR_OPS
 
 __all__ = ["RULES", "Rule", "Violation", "violations"]
 
+_QUANTIZED = frozenset(
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeLSTM",
+        "ConvInteger",
+        "MatMulInteger",
+        "MatMulNBits",
+    }
+)
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -269,6 +281,12 @@ def _matmulnbits(file: QuantizedFile, target: Target) -> Iterator[str]:
             yield f"{node.name}: the target does not run {node.op_type}"
 
 
+def _floats_only(file: QuantizedFile, target: Target) -> Iterator[str]:
+    for node in file.tensors.nodes if target.floats_only else ():
+        if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
+            yield f"{node.name}: {node.op_type}, and {target.floats_only}"
+
+
 def _sparsity(file: QuantizedFile, target: Target) -> Iterator[str]:
     """A layer that was pruned in the target's pattern has it. Others run as if all their weights were there."""
     patterns = pruned_patterns(file.model)
@@ -332,6 +350,7 @@ RULES: tuple[Rule, ...] = (
     Rule("float_outputs", _float_outputs),
     Rule("fused_adds", _fused_adds),
     Rule("matmulnbits", _matmulnbits),
+    Rule("floats_only", _floats_only),
     Rule("sparsity", _sparsity),
 )
 

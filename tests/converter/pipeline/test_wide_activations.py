@@ -72,7 +72,7 @@ def test_what_costs_most_gets_16_bits_on_a_target_that_has_them() -> None:
     assert again.model.graph.SerializeToString() == result.model.graph.SerializeToString()
 
 
-@pytest.mark.parametrize("target", ["cpu", "generic", "web", "openvino", "tensorrt", "mobile", "xnnpack"])
+@pytest.mark.parametrize("target", ["cpu", "generic", "web", "openvino", "tensorrt", "mobile", "xnnpack", "directml"])
 def test_targets_without_16_bits_refuse_them(target: str) -> None:
     with pytest.raises(TargetError, match=r"no integer kernels for activations of 16 bits.*such as qnn"):
         converted("a16w8", target)

@@ -140,6 +140,23 @@ def test_the_provider_is_that_of_the_target(target: str, words: str, tmp_path: P
     assert target.upper() in converter.snippet(tmp_path / "model.onnx", "cpp").upper()
 
 
+@pytest.mark.parametrize(
+    ("target", "providers"),
+    [
+        ("openvino-npu", '[("OpenVINOExecutionProvider", {"device_type": "NPU"}), "CPUExecutionProvider"]'),
+        ("coreml", '[("CoreMLExecutionProvider", {"ModelFormat": "MLProgram"}), "CPUExecutionProvider"]'),
+        ("directml", '["DmlExecutionProvider", "CPUExecutionProvider"]'),
+    ],
+)
+def test_a_provider_has_the_options_that_the_target_needs(target: str, providers: str, tmp_path: Path) -> None:
+    """Without its device, OpenVINO would run the file on the CPU, so a language without options has no provider."""
+    model = small_cnn()
+    model.metadata_props.add(key="convert_onnx.target", value=target)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert f"providers={providers})" in converter.snippet(tmp_path / "model.onnx")
+    assert "OpenVINO" not in converter.snippet(tmp_path / "model.onnx", "cpp")
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
 @pytest.mark.parametrize("name", ["centre", "letterbox", "bgr"])
 def test_the_script_is_javascript(name: str, tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converter import convert
 from converter.data.dataset import load_data
 from converter.data.inputs import input_specs
+from converter.recipes.builtin import find_recipe
 from converter.runtime.session import open_session
 from converter.targets.catalog import DEFAULT_TARGET, TARGETS, find_target
 from converter.targets.target import Target
@@ -45,6 +47,14 @@ SUBSET = (
     "opset 11",
 )
 
+
+QUANTIZING = tuple(name for name, target in TARGETS.items() if not target.floats_only)
+FLOATS_ONLY = tuple(name for name, target in TARGETS.items() if target.floats_only)
+SOLVED = {
+    **dict.fromkeys(("directml", "openvino-npu"), ("int8", "int4", "int4-weight-only")),  # no form that others lack
+    **dict.fromkeys(FLOATS_ONLY, ("int4-matmulnbits", "int8-weight-only")),
+}
+"""Recipes that some targets are tested with, to save time. Others are tested with all of `SOLVING`."""
 
 REFUSED = {("conv 1-D", "tensorrt"): "the target has no integer Conv of 1 dimension; leave it out with an exclude pass"}
 
@@ -113,7 +123,7 @@ def test_an_unknown_target() -> None:
         find_target("tpu")
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", QUANTIZING)
 @pytest.mark.parametrize("graph", SUBSET)
 def test_written_files_follow_the_target_s_rules(graph: str, target: str) -> None:
     model = ZOO[graph]()
@@ -152,8 +162,10 @@ def test_four_bits_are_verified_by_running_them(tmp_path: Path) -> None:
     assert actual.float_db > 22  # as above
 
 
-@pytest.mark.parametrize("target", sorted(set(TARGETS) - {"tensorrt"}))
-@pytest.mark.parametrize("recipe", SOLVING)
+@pytest.mark.parametrize(
+    ("recipe", "target"),
+    [(recipe, name) for name in sorted(set(TARGETS) - {"tensorrt"}) for recipe in SOLVED.get(name, SOLVING)],
+)
 def test_every_recipe_follows_the_target_s_rules(recipe: str, target: str) -> None:
     assert violations(written(target, recipe), find_target(target)) == ()
 
@@ -161,6 +173,52 @@ def test_every_recipe_follows_the_target_s_rules(recipe: str, target: str) -> No
 def test_no_weight_only_form_on_tensorrt() -> None:
     with pytest.raises(TargetError, match="target tensorrt needs integer activations; use a recipe that quantizes"):
         convert(small_cnn(), "no such data", recipe="int4-weight-only", target="tensorrt")
+
+
+@pytest.mark.parametrize("target", FLOATS_ONLY)
+def test_targets_of_floats_refuse_quantized_activations_before_any_work(target: str) -> None:
+    reason = TARGETS[target].floats_only
+    expected = f"target {target} runs floats only, and recipe int8 quantizes activations: {reason}; use recipe fp16, or"
+    with pytest.raises(TargetError, match=expected):
+        convert(small_cnn(), "no such data", recipe="int8", target=target)
+
+
+@pytest.mark.parametrize("target", FLOATS_ONLY)
+@pytest.mark.parametrize("storage", ["int8", "dequantize"])
+def test_weights_for_targets_of_floats_become_floats_when_the_file_loads(
+    target: str, storage: Any, tmp_path: Path
+) -> None:
+    """onnxruntime folds Cast and Mul of constants, and no DequantizeLinear."""
+    recipe = dataclasses.replace(find_recipe("int8-weight-only"), storage=storage)
+    model = convert(small_cnn(), recipe=recipe, target=target).model
+    assert not nodes(model, "DequantizeLinear")
+    assert {constant(model, f"{name}.weight_int8").data_type for name in ("stem", "deep", "fc")} == {TensorProto.INT8}
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "folded.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    folded = onnx.load(tmp_path / "folded.onnx")
+    assert {constant(folded, node.input[1]).data_type for node in nodes(folded, "Conv")} == {TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("target", [*FLOATS_ONLY, "directml", "openvino-npu"])
+def test_float16_for_targets_that_compute_it(target: str) -> None:
+    model = convert(small_cnn(), recipe="fp16", target=target).model
+    assert violations(model, find_target(target)) == ()
+    assert {constant(model, node.input[1]).data_type for node in nodes(model, "Conv")} == {TensorProto.FLOAT16}
+
+
+def test_directml_and_the_npu_of_intel_have_no_integer_gemm() -> None:
+    for target in ("directml", "openvino-npu"):
+        model = written(target, "int8")
+        (gemm,), makers = (
+            nodes(model, "Gemm"),
+            {name: node.op_type for node in model.graph.node for name in node.output},
+        )
+        assert "DequantizeLinear" not in {makers.get(name) for name in gemm.input[1:]}
+        (add,) = nodes(model, "Add")
+        assert {makers[name] for name in add.input} == {"DequantizeLinear"}
+        assert all(makers[name] == "DequantizeLinear" for node in nodes(model, "Conv") for name in node.input[:2])
 
 
 def test_a_layer_without_an_integer_kernel_is_refused_before_calibration() -> None:

@@ -369,6 +369,7 @@ def test_targets_are_printed_with_their_sources() -> None:
     result = run("targets")
     assert max(map(len, result.stdout.splitlines())) <= 120
     names = ["cpu", "openvino", "qnn", "tensorrt", "cuda", "web", "mobile", "generic", "cpu-avx2", "vitisai", "xnnpack"]
+    names += ["directml", "openvino-npu", "coreml", "acl"]
     assert [line.split()[0] for line in result.stdout.splitlines() if re.match(" [a-z]", line)][1:] == names
     facts = run("targets", "mobile").stdout
     assert "HasValidBinaryOpQuantizedInputTypes" in facts

@@ -318,7 +318,7 @@ def _measure(
         took = time.process_time() - started
         metric = NETWORKS[case.network].metric
         found = evaluate(paths, others, latency=False, metric=metric, progress=progress).models
-    own, score = ((100.0, found[1].metric) if metric is not None else (_percent(each.top1) for each in found))
+    own, score = (100.0, found[1].metric) if metric is not None else (_percent(each.top1) for each in found)
     if own is None or score is None or found[1].sqnr_db is None:
         raise MissingData(f"the images of {case.network} have no labels")
     return Row(case, found[1].sqnr_db, score, own, took, found[1].images, _digest(recipe))

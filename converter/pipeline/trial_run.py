@@ -19,6 +19,7 @@ from converter.runtime.choices import same_choice
 from converter.runtime.few_samples import Feeds
 from converter.runtime.output_errors import Outputs, output_errors
 from converter.runtime.runner import Runner
+from converter.runtime.saturation import has_integer_operators, quantizes_in_bodies, sums_saturate
 from passes.errors import ModelError, VerificationError
 
 __all__ = ["Fidelity", "Judges", "trial_run"]
@@ -151,9 +152,13 @@ def trial_run(
     errors = output_errors(expected, usual, names, joined)
     fidelity = Fidelity(len(feeds), judges, errors, _changing(expected, usual, names))
     without = output_errors(expected, plain, names, joined)
-    if fidelity.sqnr_db is None or fidelity.sqnr_db > min(without.values()) - _LOSS_DB:
+    if fidelity.sqnr_db is None:
+        return fidelity
+    if fidelity.sqnr_db > min(without.values()) - _LOSS_DB and not _plain_saturates(quantized):
         return fidelity
     exact = min(output_errors(expected, _run(quantized, feeds, exact=True), names, joined).values())
+    if _exact_saturates(quantized):
+        exact = max(exact, min(without.values()))
     return dataclasses.replace(fidelity, exact_db=exact) if exact > fidelity.sqnr_db + _LOSS_DB else fidelity
 
 
@@ -205,8 +210,11 @@ def _refuse_disagreement(
 ) -> None:
     """Refuse a file whose two ways disagree, unless this processor's 8-bit kernels are the reason.
 
-    x86 without VNNI saturates sums of 8-bit products. Then the kernels that add exactly agree with float.
+    x86 without VNNI saturates sums of 8-bit products. Then the kernels that add exactly agree with float. Where these
+    cannot be had, the way that may saturate is the worse one.
     """
+    if (_plain_saturates(quantized) and plain < error) or (_exact_saturates(quantized) and error < plain):
+        return
     exact = output_errors(expected, _run(quantized, feeds, exact=True), names)
     if not _apart(exact[name], plain):
         return
@@ -214,6 +222,16 @@ def _refuse_disagreement(
         f"nothing written: output {name!r} has {decibels(error)} against float, but {decibels(plain)} with "
         "onnxruntime's optimizations off; leave the layers before it in float (`exclude=`), and report it"
     )
+
+
+def _plain_saturates(quantized: onnx.ModelProto) -> bool:
+    """Whether sums saturate with optimizations off: integer operators of the file then have no exact kernels."""
+    return has_integer_operators(quantized) and sums_saturate()
+
+
+def _exact_saturates(quantized: onnx.ModelProto) -> bool:
+    """Whether sums saturate with exact kernels: branches and loops do not get them."""
+    return quantizes_in_bodies(quantized) and sums_saturate()
 
 
 def _apart(first: float, second: float) -> bool:

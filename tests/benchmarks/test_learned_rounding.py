@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks import learned_rounding
-from benchmarks.learned_rounding import METHODS, PRACTICES, Case, Method, Network, Row
+from benchmarks.learned_rounding import METHODS, PRACTICES, Case, Method, Row
+from benchmarks.networks_with_images import Network
 from benchmarks.shared_data import MissingData
 from converter.runtime.session import no_progress
 from passes.weights.gptq import Gptq

@@ -61,8 +61,13 @@ def hybrid(num_classes: int = 43) -> VisionTransformer:
 
 
 def projected_hybrid(num_classes: int = 43) -> VisionTransformer:
-    """`hybrid` with a linear projection of what the stages write."""
-    return VisionTransformer(48, 8, _WIDTH, 4, 4, num_classes, Stages(projected=True))
+    """`hybrid` with a linear projection of what the stages write. Layers start from normal weights, as timm's do."""
+    network = VisionTransformer(48, 8, _WIDTH, 4, 4, num_classes, Stages(projected=True))
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    return network
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ R, exactly and at no cost: the weights of the layers before become ``R W``, and 
 flatten the rows of all these weights (`passes.numerics.rotation`). No data is needed.
 
 The residual stream of a transformer is such channels too, if its normalizations stand before the layers. They commute
-with R once their scale and shift have moved into the layers (`passes.rotation.normalized_streams`).
+with R once their scale and shift have moved into the layers (`passes.rotation.normalized_streams`). A recipe has to ask
+for it.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Rotate(GraphPass):
 
     steps: int = 40
     seed: int = 0
-    through_normalization: bool = True
+    through_normalization: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0:

@@ -60,7 +60,7 @@ class RotationGroups:
     reasons: Mapping[str, str]
 
 
-def rotation_groups(model: Model, *, through_normalization: bool = True) -> RotationGroups:
+def rotation_groups(model: Model, *, through_normalization: bool = False) -> RotationGroups:
     """Find the rotation groups of a sorted graph whose nodes have unique names.
 
     Args:

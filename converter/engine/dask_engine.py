@@ -4,6 +4,7 @@ A task whose worker dies is given to another one. After `_DEATHS` deaths it is l
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -104,6 +105,7 @@ def local_engine(count: int, memory: int | None) -> Iterator[DaskEngine]:
         del environment[_TRIM]
     environment |= kept_by_children() | {THREADS: max(1, available_threads() // count)}
     with (
+        _environment_of_this_process() as restore,
         scratch_folder() as folder,
         dask.config.set(_SETTINGS | {_ENVIRONMENT: environment}),
         LocalCluster(
@@ -116,7 +118,24 @@ def local_engine(count: int, memory: int | None) -> Iterator[DaskEngine]:
         ) as cluster,
         Client(cluster) as client,
     ):
+        restore()
         yield DaskEngine(client, Storage(str(folder)), name="the scheduler of `workers=`", shares_disk=True)
+
+
+@contextmanager
+def _environment_of_this_process() -> Iterator[Callable[[], None]]:
+    """Restore the variables that Dask sets in this process for those that it starts, at the end or when called."""
+    before = dict(os.environ)
+
+    def restore() -> None:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 @contextmanager

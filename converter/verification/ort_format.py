@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from converter.model_io.cpu_session import cpu_session
 from converter.model_io.load import read_onnx
 from converter.model_io.operator_libraries import libraries
 from converter.model_io.scratch import replacing, scratch_folder
@@ -121,18 +122,23 @@ def _converted(path: Path, folder: Path, platform: str | None) -> tuple[Path, Pa
 
 
 def _difference(path: Path, written: Path) -> float:
-    """Largest difference of an output on noise, as a share of its largest magnitude."""
+    """Largest difference of an output on noise, as a share of its largest magnitude.
+
+    Both run with the kernels of a deployment: the .ort file names its kernels, so it cannot get exact ones.
+    """
     runner = Runner(path, str(path))
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    model, file = ort.SessionOptions(), ort.SessionOptions()
+    model.log_severity_level = file.log_severity_level = 4
     try:
-        session = ort.InferenceSession(os.fspath(written), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(os.fspath(written), file, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ModelError(f"{path}: its .ort file does not load: {first_line(error)}") from error
-    differences = [0.0]
+    reference, differences = cpu_session(path, model), [0.0]
     for run in noise_runs(runner):
-        found = session.run(runner.outputs, runner.inputs(run.feeds))
-        for expected, actual in zip(runner.run(run), found, strict=True):
+        feeds = runner.inputs(run.feeds)
+        for expected, actual in zip(
+            reference.run(runner.outputs, feeds), session.run(runner.outputs, feeds), strict=True
+        ):
             differences.append(_apart(np.asarray(expected), np.asarray(actual)))
     return float(np.max(differences))  # unlike `max`, it keeps NaN
 

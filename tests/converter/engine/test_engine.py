@@ -77,8 +77,11 @@ def test_local_workers_keep_freed_memory_as_this_process_does(monkeypatch: pytes
     from converter.engine.dask_engine import local_engine
 
     monkeypatch.setattr("converter.engine.dask_engine.kept_by_children", lambda: {"MALLOC_TRIM_THRESHOLD_": "1048576"})
+    before = dict(os.environ)
     with local_engine(1, None) as engine:
+        assert dict(os.environ) == before  # Dask leaves the variables of its workers in the process that starts them
         assert list(engine.results(trimming, [0], lost)) == [(0, "1048576")]
+    assert dict(os.environ) == before
 
 
 def test_a_storage_keeps_files_by_their_bytes(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich import box
 from rich.table import Table
 
-from benchmarks.learned_rounding import NETWORKS
+from benchmarks.networks_with_images import NETWORKS
 from benchmarks.shared_data import MissingData
 from converter import find_recipe
 from converter.report.table import show

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 from benchmarks import learned_rounding
 from benchmarks.learned_rounding import METHODS, PRACTICES, Case, Method, Row
-from benchmarks.networks_with_images import Network
+from benchmarks.networks_with_images import NETWORKS, Network
 from benchmarks.shared_data import MissingData
 from converter.runtime.session import no_progress
 from passes.weights.gptq import Gptq
@@ -107,7 +107,7 @@ def test_missing_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: p
     def missing() -> onnx.ModelProto:
         raise MissingData("no weights in /nowhere; set CONVERT_ONNX_DATA to the folder that holds it")
 
-    network = replace(learned_rounding.NETWORKS["ResNet-20"], model=missing)
+    network = replace(NETWORKS["ResNet-20"], model=missing)
     monkeypatch.setattr(learned_rounding, "NETWORKS", {"ResNet-20": network})
     assert learned_rounding.main(["practices", "--rows", str(tmp_path / "rows.jsonl")]) == 1
     assert capsys.readouterr().err.startswith("Error: no weights in /nowhere")

@@ -40,7 +40,7 @@ def test_what_a_file_has() -> None:
         output_shape=None,
     )
     assert has_integer_operators(integers)
-    constants = {"s": np.asarray(np.float32(1)), "z": np.asarray(np.uint8(0))}
+    constants: dict[str, np.ndarray] = {"s": np.array(1, np.float32), "z": np.array(0, np.uint8)}
     body = helper.make_graph(
         [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["r"])],
         "body",

@@ -41,7 +41,12 @@ def static_files(model: Path, images: NDArray[np.float32], folder: Path) -> dict
 
     with errors_only():  # it warns about preprocessing that is done below
         prepared = folder / "prepared.onnx"
-        quant_pre_process(str(model), str(prepared))
+        try:
+            quant_pre_process(str(model), str(prepared))
+        except Exception as error:
+            if "Incomplete symbolic shape inference" not in str(error):
+                raise
+            quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)  # as its message advises
         written = {}
         for types, form in _FORMS:
             path = folder / f"static-{types}-{form}.onnx"

@@ -4,6 +4,7 @@ with.
     x -> QuantizeLinear [-> Clip] -> DequantizeLinear        an activation: readers read x, and its grid is recorded
     uint8 image -> DequantizeLinear                          the same: x is (pixel - zero point) * scale
     x -> Quantize, DequantizeLinear -> the same, other bits   a copy of x, on a grid of its own
+    x -> QuantizeLinear -> DequantizeLinear, other scale      a multiple of x, which a Mul computes
     codes -> [Cast | three bits ->] DequantizeLinear         a weight, a bias or another constant: its values
     floats -> QuantizeLinear [-> Clip] -> DequantizeLinear   the same, as training with fake quantization exports it
     codes -> Cast -> [Sub ->] Mul                            a weight whose codes only are in the file
@@ -13,9 +14,6 @@ effect, a Clip of floats replaces it (`converter.qdq.clamps`). The same holds fo
 activation (7 bits of 8).
 """
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -23,13 +21,14 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from converter.qdq.clamps import with_clamps
 from converter.qdq.int32_biases import rounded_floats
+from converter.qdq.leaky_relu import sums_to_leaky_relus
+from converter.qdq.read_grids import ACTIVATIONS, ADVICE, grid_of, required_constant, same_grid, typed_grid
 from converter.qdq.stored_weights import (
     Roles,
     StoredWeight,
     Tensors,
     find_stored,
     find_weights,
-    type_bits,
     type_name,
     weight_roles,
 )
@@ -41,10 +40,8 @@ from passes.numerics.grid import ActivationGrid, Floats
 
 __all__ = ["read_qdq", "requantized"]
 
-_ADVICE = "save it in QDQ form before onnxruntime optimizes it, or pass the float model it was made from"
 _FLOAT = TensorProto.FLOAT
 _MOVES = frozenset({"Concat", "Gather", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-_ACTIVATIONS = frozenset({"int8", "uint8", "int16", "uint16"})
 _ENDINGS = ("_DequantizeLinear_Output", "_dequantized", "_rescaled", "_quantized")
 
 
@@ -61,6 +58,7 @@ def read_qdq(model: onnx.ModelProto) -> tuple[onnx.ModelProto, ExistingQparams]:
         ModelError: Activations have other than 8 or 16 bits or several scales, operators compute on codes, or scales
             are not constants. The message names the tensor.
     """
+    model = sums_to_leaky_relus(model)
     tensors = Tensors.of(model.graph)
     layers = [stored for node in model.graph.node for stored in find_weights(node, tensors)]
     if not any(stored.codes is not None and not stored.is_float for stored in layers) and not any(
@@ -105,7 +103,7 @@ class _Reader:
         self.unkept: dict[str, str] = {}
         self.float_readers: dict[str, int] = {}
         self.copies: set[str] = set()  # floats on a second grid, of other bits
-        self.pixels: set[str] = set()  # floats that exactly are the pixels of an image
+        self.exact: set[str] = set()  # floats that are pixels of an image, or multiples of a tensor on a grid
 
     def run(self) -> ExistingQparams:
         for node in self.graph.node:
@@ -182,11 +180,15 @@ class _Reader:
         if (quantize is None or quantize.op_type != "QuantizeLinear") and self.are_pixels(node.input[0]):
             return self.floats_of_pixels(node)
         if quantize is None or quantize.op_type != "QuantizeLinear":
-            raise ModelError(f"{node.input[0]} holds codes that no QuantizeLinear writes; {_ADVICE}")
+            raise ModelError(f"{node.input[0]} holds codes that no QuantizeLinear writes; {ADVICE}")
         root = self.root(quantize.input[0])
-        grid = self.grid(node, root)
+        grid = grid_of(node, root, self.tensors)
+        written = grid_of(quantize, root, self.tensors)
+        if not same_grid(written, grid):
+            return self.multiple_of_floats(node, clip, root, written, grid)
         if clip is not None:
-            return self.clip_of_floats(node, clip, root, grid)
+            nodes, self.originals[node.output[0]] = self.clip_of_floats(clip, root, grid)
+            return nodes
         if quantize.input[0] in self.originals and root in self.ranges and self.ranges[root].bits != grid.bits:
             return self.copy_of_floats(node, root, grid)
         self.record_grid(root, grid)
@@ -211,7 +213,7 @@ class _Reader:
     def floats_of_pixels(self, node: NodeProto) -> list[NodeProto]:
         """The nodes that compute the floats of pixels: (pixel - zero point) * scale."""
         name = self.name(_plain_name(node.output[0]))
-        grid = self.grid(node, name)
+        grid = grid_of(node, name, self.tensors)
         nodes = [onnx.helper.make_node("Cast", [node.input[0]], [f"{name}_pixels"], f"{name}_cast", to=_FLOAT)]
         if grid.zero_point:
             zero = self.constant_named(f"{name}_zero", np.array(grid.zero_point, np.float32))
@@ -221,7 +223,7 @@ class _Reader:
         step = self.constant_named(f"{name}_step", np.array(grid.scale, np.float32))
         nodes.append(onnx.helper.make_node("Mul", [nodes[-1].output[0], step], [name], f"{name}_scale"))
         self.record_grid(name, grid)
-        self.pixels.add(name)
+        self.exact.add(name)
         self.originals[node.output[0]] = name
         return nodes
 
@@ -232,57 +234,56 @@ class _Reader:
         name = self.floats(constant.values(), find_stored(node.output[0], self.tensors).path)
         if name != node.output[0]:
             self.originals[node.output[0]] = name
-        if constant.type in _ACTIVATIONS and constant.codes.size and np.ptp(constant.scale) == 0:
+        if constant.type in ACTIVATIONS and constant.codes.size and np.ptp(constant.scale) == 0:
             zero_point = int(constant.zero_point.flat[0])
-            self.ranges[name] = _grid(float(constant.scale.flat[0]), zero_point, constant.type)
+            self.ranges[name] = typed_grid(float(constant.scale.flat[0]), zero_point, constant.type)
 
-    def clip_of_floats(self, node: NodeProto, clip: NodeProto, root: str, grid: ActivationGrid) -> list[NodeProto]:
-        """Replace a Clip of codes by a Clip of floats, or by nothing if it passes all codes."""
+    def multiple_of_floats(
+        self, node: NodeProto, clip: NodeProto | None, root: str, written: ActivationGrid, grid: ActivationGrid
+    ) -> list[NodeProto]:
+        """The nodes for codes that are dequantized with another scale or zero point than they were quantized with."""
+        nodes: list[NodeProto] = []
+        source = root
+        if clip is not None:
+            nodes, source = self.clip_of_floats(clip, root, written)
+        else:
+            self.record_grid(root, written)
+        name = self.name(_plain_name(node.output[0]))
+        factor = np.array(np.float64(grid.scale) / np.float64(written.scale), np.float32)
+        inputs = [source, self.constant_named(f"{name}_factor", factor)]
+        nodes.append(onnx.helper.make_node("Mul", inputs, [name], name=name))
+        if grid.zero_point != written.zero_point:
+            shift = np.array((written.zero_point - grid.zero_point) * np.float64(grid.scale), np.float32)
+            nodes[-1].output[0] = f"{name}_unshifted"
+            inputs = [f"{name}_unshifted", self.constant_named(f"{name}_shift", shift)]
+            nodes.append(onnx.helper.make_node("Add", inputs, [name], name=f"{name}_add"))
+        self.record_grid(name, grid)
+        self.exact.add(name)
+        self.originals[node.output[0]] = name
+        return nodes
+
+    def clip_of_floats(self, clip: NodeProto, root: str, grid: ActivationGrid) -> tuple[list[NodeProto], str]:
+        """Replace a Clip of codes by a Clip of floats, or by nothing if it passes all codes. Return what it writes."""
         ends = list(grid.code_range)
         for index, name in enumerate(clip.input[1:3]):
             if name:
-                ends[index] = int(numpy_helper.to_array(self.constant(name, root)))
+                ends[index] = int(numpy_helper.to_array(required_constant(name, root, self.tensors)))
         if ends[0] <= grid.code_range[0] and ends[1] >= grid.code_range[1]:
             self.record_grid(root, grid)
-            self.originals[node.output[0]] = root
-            return []
+            return [], root
         result = self.name(f"{root}_clipped")
         bounds = []
         for which, end in zip(("low", "high"), ends, strict=True):
             value = np.array(np.float32(end - grid.zero_point) * grid.scale)
             bounds.append(self.constant_named(f"{result}_{which}", value))
         self.record_grid(result, grid)
-        self.originals[node.output[0]] = result
-        return [onnx.helper.make_node("Clip", [root, *bounds], [result], name=result)]
+        return [onnx.helper.make_node("Clip", [root, *bounds], [result], name=result)], result
 
     def record_grid(self, root: str, grid: ActivationGrid) -> None:
         """Record the grid of a tensor. If it already has a different one, neither can be kept."""
         before = self.ranges.setdefault(root, grid)
         if (before.scale, before.zero_point, before.signed) != (grid.scale, grid.zero_point, grid.signed):
             self.unkept[root] = "is quantized twice, on different grids"
-
-    def grid(self, node: NodeProto, root: str) -> ActivationGrid:
-        scale = _single(numpy_helper.to_array(self.constant(node.input[1], root)))
-        if scale.size != 1 or scale.dtype != np.float32:
-            raise ModelError(
-                f"{root} is quantized with {scale.size} scales of {scale.dtype}; activations with one scale of float32 "
-                "are read; quantize it per tensor, or pass the float model"
-            )
-        if len(node.input) > 2 and node.input[2]:
-            tensor = self.constant(node.input[2], root)
-            kind = type_name(tensor.data_type)
-            if kind not in _ACTIVATIONS:
-                raise ModelError(
-                    f"{root} is quantized to {kind}; activations of 8 and 16 bits are read; "
-                    "quantize it to int8, uint8, int16 or uint16, or pass the float model"
-                )
-            return _grid(float(scale.reshape(())), int(_single(numpy_helper.to_array(tensor)).reshape(())), kind)
-        return _grid(float(scale.reshape(())), 0, "uint8")
-
-    def constant(self, name: str, of: str) -> TensorProto:
-        if name not in self.tensors.constants:
-            raise ModelError(f"{of} is quantized by {name}, which is not a constant; {_ADVICE}")
-        return self.tensors.constants[name]
 
     def require_readers(self, node: NodeProto) -> None:
         """Require that codes are only dequantized."""
@@ -292,7 +293,7 @@ class _Reader:
                 if other.op_type != "DequantizeLinear":
                     raise ModelError(
                         f"{other.name or other.op_type} ({other.op_type}) computes on the codes of {node.input[0]}; "
-                        f"{_ADVICE}"
+                        f"{ADVICE}"
                     )
         if node.output[0] in self.outputs:
             raise ModelError(f"the output {node.output[0]} holds codes; end the model with DequantizeLinear")
@@ -340,7 +341,7 @@ class _Reader:
             node.input[:] = [renamed.get(self.root(name), self.root(name)) for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]
         ranges = {name: grid for name, grid in self.ranges.items() if name not in self.unkept}
-        clamped = {name: grid for name, grid in ranges.items() if name not in self.pixels}
+        clamped = {name: grid for name, grid in ranges.items() if name not in self.exact}
         return with_clamps(nodes, clamped, self.outputs, self.constant_named) + ends
 
     def constant_named(self, wanted: str, values: Floats) -> str:
@@ -376,17 +377,6 @@ class _Reader:
             name = f"{wanted}_{count}"
         self.new_names.add(name)
         return name
-
-
-def _grid(scale: float, zero_point: int, kind: str) -> ActivationGrid:
-    grid = ActivationGrid(np.float32(scale), zero_point, not kind.startswith("u"), 0.0, 0.0, type_bits(kind))
-    low, high = grid.ends
-    return replace(grid, low=low, high=high)
-
-
-def _single(values: NDArray[Any]) -> NDArray[Any]:
-    """One value if all are equal, as `converter.qdq.activations` writes them for float layers. Otherwise all values."""
-    return values.reshape(-1)[:1] if values.size > 1 and np.all(values == values.flat[0]) else values
 
 
 def _plain_name(name: str) -> str:

@@ -29,6 +29,7 @@ from converter.qdq.layer_forms import (
     runs_on_integers,
     weight_form,
 )
+from converter.qdq.leaky_relu import leaky_relus, leaky_sum
 from converter.qdq.matmul_nbits import matmul_nbits
 from converter.qdq.stored_weights import Tensors
 from converter.qdq.tables import (
@@ -115,6 +116,7 @@ class _Writer:
         self.names = names
         self.layers = model.layers()
         self.activations = Activations(model, names)
+        self.leaky_relus = leaky_relus(model)
         self.pixels = pixel_codes(model.graph, model.activation_qparams)
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
@@ -217,6 +219,11 @@ class _Writer:
 
     def write(self, node: NodeProto, renamed: dict[str, str]) -> None:
         """Append a node. If it has a quantized weight, append the weight's nodes before it."""
+        if node.name in self.leaky_relus:
+            source = node.input[0]
+            grid = self.model.activation_qparams[source]
+            self.add(leaky_sum(node, self.activations.codes[source], grid, self.names))
+            return
         layer = self.layers.get(node.name)
         quantized = self.model.quantized.get(node.name)
         reads = [renamed.get(name, name) for name in node.input]

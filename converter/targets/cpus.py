@@ -15,6 +15,7 @@ from converter.targets.sources import (
     FOLDED,
     INSPECTED,
     KERNELS,
+    LEAKY_RELU,
     LINEAR_AXES,
     MEASURED,
     MLAS,
@@ -32,10 +33,12 @@ from converter.targets.target import Target
 
 __all__ = ["CPU", "CPU_AVX2", "GENERIC", "WEB"]
 
+_CPU = dataclasses.replace(CPU_TIMES, leaky_relu_as_sum=True)
+
 CPU = Target(
     "cpu",
     "onnxruntime CPU execution provider: uint8 activations, int8 per-channel weights",
-    CPU_TIMES,
+    _CPU,
     runtime="onnxruntime 1.23",
     matmulnbits=True,
     provider="cpu",
@@ -62,6 +65,7 @@ CPU = Target(
         provider="the onnxruntime package",
         variants=PROCESSOR_SOURCES,
         channels_last=INSPECTED,
+        leaky_relu_as_sum=LEAKY_RELU,
         pair_sum=ADDS,
         times=TIMED,
     ),
@@ -124,6 +128,6 @@ CPU_AVX2 = dataclasses.replace(
     CPU,
     name="cpu-avx2",
     description="onnxruntime CPU execution provider on x86 without VNNI: as cpu, with sums that fit its kernels",
-    rules=dataclasses.replace(CPU_TIMES, pair_sum=128),
+    rules=dataclasses.replace(_CPU, pair_sum=128),
     sources=MappingProxyType({**CPU.sources, "pair_sum": f"{MLAS}: 255 times 128 fits 16 bits"}),
 )

@@ -53,9 +53,8 @@ CPU_TIMES = dataclasses.replace(CPU_RULES, times=KernelTimes(), channels_last=Tr
 
 def sources_of(*groups: tuple[str, Iterable[str]], **facts: str) -> Mapping[str, str]:
     """Sources by fact: first those that targets share unless they say otherwise, then those that facts share."""
-    others = dict.fromkeys(
-        ("activation_bits", "float16", "gathers_codes", "sparsity", "wide_ranges", "wide_silu"), OURS
-    )
+    ours = ("activation_bits", "float16", "gathers_codes", "leaky_relu_as_sum", "sparsity", "wide_ranges", "wide_silu")
+    others = dict.fromkeys(ours, OURS)
     others |= dict.fromkeys(("channels_last", "times"), UNTIMED)
     others["floats_only"] = QUANTIZED
     shared = others | {fact: source for source, names in groups for fact in names}

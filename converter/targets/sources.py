@@ -22,6 +22,7 @@ __all__ = [
     "GITHUB",
     "INSPECTED",
     "KERNELS",
+    "LEAKY_RELU",
     "LINEAR_AXES",
     "MEASURED",
     "MLAS",
@@ -118,6 +119,7 @@ PROCESSORS = MappingProxyType(
 PROCESSOR_SOURCES = f"{QUANTIZATION}, {MLAS}; only x86 with VNNI was run"
 SIGNED = f"x86 has kernels for uint8 x int8, and for int8 x int8 only with AVX-VNNI-INT8: {MLAS}"
 TIMED = "measured: python -m benchmarks.kernel_times, on x86 with AVX-512 VNNI and onnxruntime 1.31"
+LEAKY_RELU = "measured: python -m benchmarks.leaky_relu"
 ADDS = f"{OURS}; its kernels are taken to add products in 32 bits, as those of x86 with VNNI do"
 UNTIMED = f"{OURS}; its kernels were not timed"
 QUANTIZED = "ours: recipes that quantize activations write what the target has kernels for, see linear"

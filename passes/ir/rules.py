@@ -43,6 +43,8 @@ class Rules:
         reads_by_channel: Whether float layers may read activations with a scale per channel. It keeps onnxruntime from
             rounding their weights.
         gathers_codes: Whether a Gather may read rows of int8 codes, which then become floats.
+        leaky_relu_as_sum: Whether a LeakyRelu between integers is faster as the sum of two multiples of its codes. The
+            file then holds a Clip of codes.
         no_float: Kernels that the target has for integers only, such as "Gelu", "Conv 3-D", "Resize nearest".
         weight_types: 8-bit types in which an integer layer may read its weight. Files are written with int8.
         weight_zero_points: Whether weights of integer layers may have zero points other than 0.
@@ -72,6 +74,7 @@ class Rules:
     scalars: bool = False
     reads_by_channel: bool = False
     gathers_codes: bool = False
+    leaky_relu_as_sum: bool = False
     no_float: frozenset[str] = frozenset()
     weight_types: frozenset[str] = frozenset({"int8"})
     weight_zero_points: bool = False

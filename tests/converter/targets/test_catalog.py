@@ -94,6 +94,7 @@ COMMANDS = tuple(
         "make conformance",
         "python -m benchmarks.targets measure",
         "python -m benchmarks.kernel_times",
+        "python -m benchmarks.leaky_relu",
         "convert-onnx inspect",
         "convert-onnx verify",
     )

@@ -328,6 +328,7 @@ WITHOUT_RULE = {
     "on_demand": "a choice of what to round; either file is taken",
     "scalars": "a choice of what to round; either file is taken",
     "gathers_codes": "a choice of how a table is stored; either file is taken",
+    "leaky_relu_as_sum": "a choice of what is faster; either file is taken",
     "reads_by_channel": "keeps weights exact; either file is taken",
     "pair_sum": "larger sums saturate on some processors only; a conversion there says so",
     "channels_last": "a choice of what runs in float; either file is taken",

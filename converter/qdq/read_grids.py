@@ -39,12 +39,30 @@ def grid_of(node: NodeProto, root: str, tensors: Tensors) -> ActivationGrid:
         tensor = required_constant(node.input[2], root, tensors)
         kind = type_name(tensor.data_type)
         if kind not in ACTIVATIONS:
-            raise ModelError(
-                f"{root} is quantized to {kind}; activations of 8 and 16 bits are read; "
-                "quantize it to int8, uint8, int16 or uint16, or pass the float model"
-            )
+            raise _unread(root, kind)
         return typed_grid(float(scale.reshape(())), int(_single(numpy_helper.to_array(tensor)).reshape(())), kind)
-    return typed_grid(float(scale.reshape(())), 0, "uint8")
+    return typed_grid(float(scale.reshape(())), 0, _type_without_zero_point(node, root, tensors))
+
+
+def _type_without_zero_point(node: NodeProto, root: str, tensors: Tensors) -> str:
+    """The type of codes that QuantizeLinear's output_dtype says, also for the DequantizeLinear behind it."""
+    maker: NodeProto | None = node
+    while maker is not None and maker.op_type != "QuantizeLinear":  # a Clip of codes may stand between
+        maker = tensors.makers.get(maker.input[0])
+    for attribute in maker.attribute if maker is not None else ():
+        if attribute.name == "output_dtype" and attribute.i:
+            kind = type_name(attribute.i)
+            if kind not in ACTIVATIONS:
+                raise _unread(root, kind)
+            return kind
+    return "uint8"
+
+
+def _unread(root: str, kind: str) -> ModelError:
+    return ModelError(
+        f"{root} is quantized to {kind}; activations of 8 and 16 bits are read; "
+        "quantize it to int8, uint8, int16 or uint16, or pass the float model"
+    )
 
 
 def required_constant(name: str, of: str, tensors: Tensors) -> TensorProto:

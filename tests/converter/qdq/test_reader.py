@@ -213,3 +213,17 @@ def test_from_the_command_line() -> None:
     assert refused.exit_code == 1
     assert "nothing to keep" in refused.stderr
     assert not Path("no.onnx").exists()
+
+
+@pytest.mark.parametrize(("kind", "low"), [("INT8", -128), ("UINT8", 0), ("INT16", -32768)])
+def test_codes_without_a_zero_point_have_the_type_that_the_node_says(kind: str, low: int) -> None:
+    attributes = {"output_dtype": int(TensorProto.DataType.Value(kind))}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale"], ["codes"], "q", **attributes),
+        helper.make_node("DequantizeLinear", ["codes", "scale"], ["floats"], "d"),
+        helper.make_node("Gemm", ["floats", "w"], ["output"], "fc"),
+    ]
+    constants = {"scale": np.array(0.05, np.float32), "w": np.eye(8, 5, dtype=np.float32)}
+    model = make_model(nodes, constants, inputs={"input": ["n", 8]}, outputs={"output": ["n", 5]}, opset=21)
+    _, found = read_qdq(model)
+    assert found.ranges["input"].code_range[0] == low

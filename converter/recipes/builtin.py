@@ -18,6 +18,7 @@ from passes.activations.keep_ranges import KeepRanges
 from passes.arguments import require_type
 from passes.base import Device, Pass
 from passes.errors import RecipeError, UsageError, argument
+from passes.graph.embeddings import Embeddings
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.integer_forms.integer_forms import IntegerForms
 from passes.graph.normalise.normalise import Normalise
@@ -64,19 +65,19 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int8",
                 "8-bit weights and activations",
-                (*_INTEGERS, ActivationRanges(), Rtn(bits=8)),
+                (*_INTEGERS, Embeddings(), ActivationRanges(), Rtn(bits=8)),
                 storage="int8",
             ),
             Recipe(
                 "int8-gptq",
                 "8-bit weights by sequential GPTQ, which makes up for the activations too; as fast as int8",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=8)),
+                (*_INTEGERS, Rotate(), Embeddings(), ActivationRanges(), Gptq(bits=8)),
                 storage="int8",
             ),
             Recipe(
                 "int4",
                 "4-bit weights by sequential GPTQ, 8-bit activations; runs at int8 speed",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block_size=8, two_level=True)),
+                (*_INTEGERS, Rotate(), Embeddings(), ActivationRanges(), Gptq(bits=4, block_size=8, two_level=True)),
             ),
             Recipe(
                 "int2-learned",
@@ -84,6 +85,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 (
                     *_INTEGERS,
                     Rotate(),
+                    Embeddings(),
                     ActivationRanges(),
                     Gptq(bits=2, block_size=8, two_level=True),
                     LearnedRounding(method="soft", steps=150, soft_rate=0.033),
@@ -92,12 +94,19 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int4-qat",
                 "int4, then trained with its quantization in place, with torch; see `train`",
-                (*_INTEGERS, Rotate(), ActivationRanges(), Gptq(bits=4, block_size=8, two_level=True), Qat()),
+                (
+                    *_INTEGERS,
+                    Rotate(),
+                    Embeddings(),
+                    ActivationRanges(),
+                    Gptq(bits=4, block_size=8, two_level=True),
+                    Qat(),
+                ),
             ),
             Recipe(
                 "int4-pruned",
                 "int4 with half of the weights removed in all but small layers; for files that are compressed",
-                (*_INTEGERS, ActivationRanges(), Prune(bits=4, block_size=8, two_level=True)),
+                (*_INTEGERS, Embeddings(), ActivationRanges(), Prune(bits=4, block_size=8, two_level=True)),
             ),
             Recipe(
                 "int8-2of4",
@@ -119,30 +128,30 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 "int4-weight-only",
                 "4-bit weights by sequential GPTQ, float activations; runs at float speed",
-                (*_PREPARE, Rotate(), Gptq(bits=4, block_size=8, two_level=True, recurrent=True)),
+                (*_PREPARE, Rotate(), Embeddings(), Gptq(bits=4, block_size=8, two_level=True, recurrent=True)),
             ),
             Recipe(
                 "int4-matmulnbits",
                 "4-bit weights in blocks of 32; Gemm and MatMul become MatMulNBits, convolutions run in float",
-                (*_PREPARE, Gptq(bits=4, block_size=32, recurrent=True)),
+                (*_PREPARE, Embeddings(), Gptq(bits=4, block_size=32, recurrent=True)),
                 storage="matmulnbits",
             ),
             Recipe(
                 "dynamic",
                 "8-bit weights, no data; Gemm, MatMul and LSTM quantize their inputs in every run, others are float",
-                (*_PREPARE, Rtn(bits=8, recurrent=True)),
+                (*_PREPARE, Embeddings(), Rtn(bits=8, recurrent=True)),
                 storage="dynamic",
             ),
             Recipe(
                 "int8-weight-only",
                 "8-bit weights, no data, float activations; runs at float speed",
-                (*_PREPARE, Rtn(bits=8, recurrent=True)),
+                (*_PREPARE, Embeddings(), Rtn(bits=8, recurrent=True)),
                 storage="int8",
             ),
             Recipe(
                 "int4-weight-only-rtn",
                 "4-bit weights, no data, float activations; runs at float speed, less accurate than int4-weight-only",
-                (*_PREPARE, Rtn(bits=4, block_size=8, two_level=True, recurrent=True)),
+                (*_PREPARE, Embeddings(), Rtn(bits=4, block_size=8, two_level=True, recurrent=True)),
             ),
             Recipe(
                 "fp16",

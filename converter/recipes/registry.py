@@ -12,6 +12,7 @@ from passes.activations.keep_ranges import KeepRanges
 from passes.base import Pass, Stage
 from passes.channels.prune_channels import PruneChannels
 from passes.errors import RecipeError
+from passes.graph.embeddings import Embeddings
 from passes.graph.exclude import Exclude
 from passes.graph.fold_batchnorm import FoldBatchnorm
 from passes.graph.integer_forms.integer_forms import IntegerForms
@@ -52,6 +53,7 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType(
             SmoothQuant,
             Awq,
             Rotate,
+            Embeddings,
             ActivationRanges,
             KeepRanges,
             Rtn,

@@ -1,10 +1,11 @@
-"""Embedding tables that a layer also reads as its weight, as language models do for their last layer.
+"""Embedding tables: matrices of which a Gather takes rows.
 
-A Gather takes rows of the table, and the layer multiplies by all of it, as it is stored or transposed. Both can read
-one set of codes, so the file has the numbers once (`converter.qdq.tables`).
+Language models often have a layer that multiplies by all of the table, as it is stored or transposed. Both can read one
+set of codes, so the file has the numbers once (`converter.qdq.tables`). Other tables stand alone
+(`passes.graph.embeddings`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from passes.ir.large_constants import TransposedValues, Values
 from passes.ir.linear import Linear
 from passes.ir.surgery import graph_output_names, is_default_domain
 
-__all__ = ["Table", "find_tables"]
+__all__ = ["Table", "find_tables", "lone_tables"]
 
 _SMALLEST = 1 << 14  # bytes; the nodes that read rows of codes take some hundreds
 
@@ -53,6 +54,22 @@ def find_tables(graph: gs.Graph, layers: Mapping[str, Linear], weights: Mapping[
                 found.setdefault(name, Table(readers, axis))
                 break
     return found
+
+
+def lone_tables(graph: gs.Graph, shared: Collection[str]) -> list[gs.Constant]:
+    """Return the tables of which Gathers take rows, but those that a layer has too.
+
+    Args:
+        graph: The graph.
+        shared: Names of the Gathers that read a table of a layer. See `find_tables`.
+    """
+    return [
+        table
+        for table in _gathered(graph)
+        if _axis(table.outputs[0]) == 0
+        and not any(node.name in shared for node in table.outputs)
+        and not all(isinstance(node.inputs[1], gs.Constant) for node in table.outputs)  # it would be folded
+    ]
 
 
 def _gathered(graph: gs.Graph) -> list[gs.Constant]:

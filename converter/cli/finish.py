@@ -59,6 +59,8 @@ def finish(
         table.show(tables[:1])
     for line in () if quiet else result.learning:
         say(line)
+    for line in () if quiet else result.embeddings:
+        say(f"Table {line}")
     if result.taken is not None:
         say(f"Channels: {result.taken.describe()}")
     if result.mending is not None:

@@ -43,6 +43,7 @@ from converter.runtime.latency import Latencies
 from converter.speed.search import Speed
 from converter.targets.catalog import find_target
 from passes.ir.bodies import inner_nodes
+from passes.graph.embeddings import Embeddings
 from passes.ir.linear import LINEAR_OPS, RECURRENT_OPS, Linear, refused_layers
 from passes.ir.model import Model
 from passes.ir.recurrent import Recurrent
@@ -154,6 +155,11 @@ class Result(Overview):
         """Outcome of every pass that learns by gradient, one line each."""
         learned = {step.name for step in self.recipe.passes if step.device is not None}
         return tuple(f"{report.name}: {'; '.join(report.notes)}" for report in self.passes if report.name in learned)
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """What became of each embedding table, one line each."""
+        return next((report.notes for report in self.passes if report.name == Embeddings.name), ())
 
     @property
     def taken(self) -> TakenChannels | None:

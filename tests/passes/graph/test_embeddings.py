@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converter import convert
+from converter import Result, convert
 from converter.qdq.reader import read_qdq
 from passes.numerics.error import sqnr_db
 from tests.support.networks import run
@@ -49,15 +49,23 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
+def decibels(result: Result) -> float:
+    """SQNR of the table in the file."""
+    stored, table = constants(result.model), constants(words())["words"]
+    return float(sqnr_db(table, stored["words_int8"] * stored["words_scale"][:, None]))
+
+
 @pytest.mark.parametrize("recipe", ["int8", "int4", "int4-weight-only", "dynamic", "int8-weight-only"])
 @pytest.mark.parametrize("readers", [1, 2])
 def test_the_file_has_the_rows_as_int8(recipe: str, readers: int) -> None:
     network = words(readers=readers)
-    model = convert(network, {"ids": IDS}, recipe=recipe).model
+    result = convert(network, {"ids": IDS}, recipe=recipe)
+    model = result.model
     stored = constants(model)
     assert stored["words_int8"].dtype == np.int8
     assert stored["words_int8"].shape == (ROWS, WIDTH)
     assert not any(values.dtype == np.float32 and values.size >= ROWS * WIDTH for values in stored.values())
+    assert result.embeddings == (f"words ({ROWS}x{WIDTH}): 8 bits a row, {decibels(result):.1f} dB",)
     assert {"embed"} <= {node.name for node in model.graph.node}
     assert next(node for node in model.graph.node if node.name == "embed").output[0] == "first"
     plain = convert(network, {"ids": IDS}, recipe=recipe, target="web").model
@@ -96,6 +104,8 @@ def test_tables_that_stay_in_float(what: str) -> None:
     result = convert(network, {"ids": ids}, recipe="int8-weight-only")
     assert "words" in constants(result.model)
     assert "words_int8" not in constants(result.model)
+    assert len(result.embeddings) == (what in {"spiky", "nan"})
+    assert all("stays in float" in line for line in result.embeddings)
 
 
 def test_a_table_that_a_layer_has_too_gets_the_layer_s_codes() -> None:

@@ -4,7 +4,7 @@
     python -m benchmarks.learned_rounding ladder --networks ResNet-20 --bits 2 --methods GPTQ
     python -m benchmarks.learned_rounding practices                       ResNet-20 at 2 bits, one choice changed a row
     python -m benchmarks.learned_rounding ladder --rows build/ladder.jsonl
-    python -m benchmarks.learned_rounding ladder --stored-bits           layers use the bits of the types that store them
+    python -m benchmarks.learned_rounding ladder --stored-bits                  layers use all bits that the file stores
 
 Activations have 8 bits; the passes before are those of `int4`. Each set of calibration images, drawn at random, gives a
 file of every method, so methods are compared on equal images. SQNR of the scores and top-1 are measured on images that

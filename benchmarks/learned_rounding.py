@@ -4,6 +4,7 @@
     python -m benchmarks.learned_rounding ladder --networks ResNet-20 --bits 2 --methods GPTQ
     python -m benchmarks.learned_rounding practices                       ResNet-20 at 2 bits, one choice changed a row
     python -m benchmarks.learned_rounding ladder --rows build/ladder.jsonl
+    python -m benchmarks.learned_rounding ladder --stored-bits                  layers use all bits that the file stores
 
 Activations have 8 bits; the passes before are those of `int4`. Each set of calibration images, drawn at random, gives a
 file of every method, so methods are compared on equal images. SQNR of the scores and top-1 are measured on images that
@@ -52,13 +53,23 @@ from passes.weights.rtn import Rtn
 __all__ = ["GRIDS", "METHODS", "PRACTICES", "Case", "Method", "Row", "main", "measured", "table"]
 
 
-GRIDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+_SCALES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "a scale a channel": {},
         "two levels": {"block_size": 8, "two_level": True},
         "two levels, blocks of 4": {"block_size": 4, "two_level": True},
     }
 )
+
+
+def _with_stored_bits(grid: str) -> str:
+    return f"{grid}, stored bits"
+
+
+GRIDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {**_SCALES, **{_with_stored_bits(grid): {**fields, "stored_bits": True} for grid, fields in _SCALES.items()}}
+)
+"""Fields of the layer pass by name. With stored bits, 3 bits take 3 bits in the file, or those layers would have 4."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,8 @@ class Method:
     def recipe(self, name: str, bits: int, grid: Mapping[str, Any]) -> Recipe:
         """Return the recipe `int4` with this method at some bits."""
         recipe = find_recipe("int4").with_pass(replace(self.solver, bits=bits, **grid), name)
+        if grid.get("stored_bits"):
+            recipe = replace(recipe, storage="packed")
         return recipe if self.refined is None else replace(recipe, passes=(*recipe.passes, self.refined))
 
 
@@ -314,7 +327,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), metavar="NAME", help=f"{', '.join(NETWORKS)}")
     parser.add_argument("--bits", nargs="+", type=int, choices=range(2, 9), metavar="N", help="default: 4 3 2")
     parser.add_argument(
-        "--grids", nargs="+", choices=list(GRIDS), metavar="NAME", help=f"{', '.join(GRIDS)}; default: the first two"
+        "--grids",
+        nargs="+",
+        choices=list(_SCALES),
+        metavar="NAME",
+        help=f"{', '.join(_SCALES)}; default: the first two",
+    )
+    parser.add_argument(
+        "--stored-bits",
+        action="store_true",
+        help="layers use all bits of the type that stores them, in packed files; the rows' grids say so",
     )
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="exact names; default: all")
     parser.add_argument("--sets", type=int, default=SETS, metavar="N", help=f"sets of images; default {SETS}")
@@ -328,11 +350,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.sets < 1 or (options.calibrate is not None and options.calibrate < 1):
         parser.error("--sets and --calibrate must be at least 1")
     ladder = options.what == "ladder"
+    grids = options.grids or list(_SCALES)[: 2 if ladder else 1]
     cases = [
         (network, bits, grid, method)
         for network in options.networks or (list(NETWORKS) if ladder else ["ResNet-20"])
         for bits in options.bits or ([4, 3, 2] if ladder else [2])
-        for grid in options.grids or list(GRIDS)[: 2 if ladder else 1]
+        for grid in (map(_with_stored_bits, grids) if options.stored_bits else grids)
         for method in options.methods or list(methods)
     ]
     try:

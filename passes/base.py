@@ -218,6 +218,8 @@ class LayerPass(Pass):
         recurrent: Whether the weights W and R of LSTM, GRU and RNN get codes too, rounded to nearest on searched
             scales, whatever the pass does to other layers. Without it, only those that `layer_bits` selects get codes.
         recurrent_bits: Bits of these weights, if they differ from `bits`. With it, all of them get codes.
+        stored_bits: Whether a layer that the file stores in a wider type uses the bits of that type, for no bytes more:
+            4 in INT4, 7 in INT8 on integer kernels, 8 in INT8 elsewhere. Layers in `layer_bits` keep theirs.
     """
 
     stage: ClassVar[Stage] = Stage.WEIGHTS
@@ -234,6 +236,7 @@ class LayerPass(Pass):
     sequential: bool = True
     recurrent: bool = False
     recurrent_bits: int | None = None
+    stored_bits: bool = False
 
     def __post_init__(self) -> None:
         if self.fewest_blocks < 0:

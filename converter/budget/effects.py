@@ -94,8 +94,8 @@ class Effects:
         return np.where(np.pad(wasted, ((0, 0), (0, 1))), np.inf, self.bytes)
 
     def choices(self, layer_bits: Mapping[str, int]) -> NDArray[np.intp]:
-        """Return the indices in `BITS` of the layers' bits, ``[l]``."""
-        return np.array([BITS.index(layer_bits[name]) for name in self.names], np.intp)
+        """Return the indices in `BITS` of the layers' bits ``[l]``, or of the next more, which are stored alike."""
+        return np.searchsorted(BITS, [layer_bits[name] for name in self.names]).astype(np.intp)
 
     def layers(self) -> tuple[LayerEffect, ...]:
         """Return the effects for a report."""

@@ -187,6 +187,7 @@ def _run_passes(job: Prepared, progress: Progress) -> tuple[Model, list[PassRepo
         settings.metric,
         job.step_cache(),
         job.engine,
+        job.target.storage(job.recipe.storage),
     )
     reports, outputs = [], KeptOutputs(job)
     passes, solver = job.recipe.passes, job.recipe.solver

@@ -18,6 +18,7 @@ from converter.calibration.correction import correct_layers, float_network
 from converter.calibration.make_up import make_up
 from converter.calibration.range_trial import choose_ranges, trial_samples
 from converter.calibration.sequential import solve_layers
+from converter.calibration.stored_bits import with_stored_bits
 from converter.channels.costs import layer_products
 from converter.data.dataset import Dataset
 from converter.engine.engine import Engine, InProcess
@@ -28,6 +29,7 @@ from converter.model_io.user_code import described
 from converter.pipeline.images import Images
 from converter.pipeline.shards import calibrate_in_shards
 from converter.qdq.floats import float_model
+from converter.qdq.weights import Storage
 from converter.recipes.recipe import Recipe
 from converter.recipes.registry import PASSES
 from converter.runtime.session import Progress
@@ -61,6 +63,7 @@ class PassContext:
         metric: Metric that chooses the best epoch of a training. None: the share of right classes, or else the loss.
         cache: Where statistics, the choice of ranges, solved layers and learned blocks are kept.
         engine: Where statistics are measured.
+        storage: Storage form of the weights in the file. None: that of the recipe.
     """
 
     images: Images
@@ -71,6 +74,7 @@ class PassContext:
     metric: Any = None
     cache: StepCache = NO_CACHE
     engine: Engine = InProcess()  # noqa: RUF009  (it has no state)
+    storage: Storage | None = None
 
 
 def run_pass(step: Pass, model: Model, context: PassContext) -> PassReport:
@@ -255,19 +259,20 @@ def _choice(step: ActivationRanges, model: Model, stats: Stats, judge: Dataset) 
 @run_kind.register
 def _run_layer_pass(step: LayerPass, model: Model, context: PassContext) -> PassReport:
     data, cache = context.images.shown_to(step), NOWHERE
+    solver, widened = with_stored_bits(step, model, context.storage or context.recipe.storage)
     if data is not None and step.wants_moments and _is_own(step):
-        facts = {"step": step, "seed": context.recipe.seed, "memory": context.memory_budget, **_state(model)}
+        facts = {"step": solver, "seed": context.recipe.seed, "memory": context.memory_budget, **_state(model)}
         cache = context.cache.of("layers", model, data, **facts)
     report = solve_layers(
         model,
-        step,
+        solver,
         data,
         context.progress,
         memory_budget=context.memory_budget,
         seed=context.recipe.seed,
         solved=cache,
     )
-    return dataclasses.replace(report, notes=(*step.matched(model), *report.notes))
+    return dataclasses.replace(report, notes=(*step.matched(model), *widened, *report.notes))
 
 
 @run_kind.register

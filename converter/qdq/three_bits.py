@@ -19,11 +19,14 @@ from converter.qdq.fragment import Fragment
 from converter.qdq.storage import unsigned_tensor
 from passes.numerics.grid import Codes
 
-__all__ = ["join_three_bits", "joined_codes", "packs_three_bits"]
+__all__ = ["SIGN_TABLE", "join_three_bits", "joined_codes", "packs_three_bits"]
+
+SIGN_TABLE = "sign_table"
+"""Wished name of the table, which all layers of a file share."""
 
 _TOGETHER = 4  # signs per element
 _WORTH = 6144  # fewest codes; below it, the nodes take more bytes than one bit per code saves
-_SIGN_TABLE: NDArray[np.int8] = np.where((np.arange(16)[:, None] >> np.arange(_TOGETHER)) & 1, -4, 0).astype(np.int8)
+_SIGNS: NDArray[np.int8] = np.where((np.arange(16)[:, None] >> np.arange(_TOGETHER)) & 1, -4, 0).astype(np.int8)
 
 
 def packs_three_bits(count: int) -> bool:
@@ -33,7 +36,7 @@ def packs_three_bits(count: int) -> bool:
 
 def joined_codes(low: NDArray[np.uint8], signs: NDArray[np.uint8]) -> Codes:
     """Join the parts of the codes as the file's nodes do."""
-    high = _SIGN_TABLE[signs].reshape(low.shape)
+    high = _SIGNS[signs].reshape(low.shape)
     codes: Codes = low.astype(np.int8) | high
     return codes
 
@@ -53,7 +56,7 @@ def join_three_bits(fragment: Fragment, name: str, codes: Codes) -> str:
     signs = (negative << np.arange(_TOGETHER, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)  # [n / 4]
     low = fragment.tensor(f"{name}_low", lambda title: unsigned_tensor(title, codes.astype(np.uint8) & 3, 2))
     high = fragment.tensor(f"{name}_signs", lambda title: unsigned_tensor(title, signs, 4))
-    table = fragment.shared("sign_table", _SIGN_TABLE)
+    table = fragment.shared(SIGN_TABLE, _SIGNS)
     shape = fragment.constant(f"{name}_shape", np.array(codes.shape, np.int64))
     low = fragment.node("Cast", f"{name}_cast", [low], f"{name}_low8", to=TensorProto.INT8)
     high = fragment.node("Cast", f"{name}_index", [high], f"{name}_rows", to=TensorProto.INT32)

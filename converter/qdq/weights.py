@@ -37,7 +37,9 @@ __all__ = [
     "dequantized_bits",
     "dequantized_weight",
     "file_bits",
+    "fragment_bytes",
     "int8_codes",
+    "is_small",
     "output_rows",
     "rescaled_weight",
     "smaller_storage",
@@ -156,13 +158,21 @@ def smaller_storage(
         form: `dequantized_weight` or `rescaled_weight`.
         layer, quantized, storage, narrowest: The layer, its codes, and how the recipe stores them.
     """
-    if storage == "int8" or quantized.grid.bits == 8 or quantized.codes.size > _SMALL:
+    if storage == "int8" or quantized.grid.bits == 8 or not is_small(quantized):
         return storage
-    packed, plain = (_bytes(form(layer, quantized, each, Names(GraphProto()), narrowest)) for each in (storage, "int8"))
+    packed, plain = (
+        fragment_bytes(form(layer, quantized, each, Names(GraphProto()), narrowest)) for each in (storage, "int8")
+    )
     return "int8" if plain < packed else storage
 
 
-def _bytes(fragment: Fragment) -> int:
+def is_small(quantized: Quantized) -> bool:
+    """Whether a layer is so small that int8 codes may take fewer bytes than the nodes that unpack others."""
+    return quantized.codes.size <= _SMALL
+
+
+def fragment_bytes(fragment: Fragment) -> int:
+    """Bytes of a fragment's nodes and constants in a file."""
     return len(GraphProto(node=fragment.nodes, initializer=fragment.initializers).SerializeToString())
 
 

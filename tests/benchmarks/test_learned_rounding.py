@@ -80,6 +80,19 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert row["case"]["bits"] == 4
 
 
+@pytest.mark.usefixtures("small")
+def test_stored_bits_are_rows_of_their_own(tmp_path: Path) -> None:
+    arguments = ["ladder", "--bits", "3", "--grids", CHANNELS, "--methods", "GPTQ", "--sets", "1"]
+    arguments += ["--rows", str(tmp_path / "rows.jsonl")]
+    assert learned_rounding.main(arguments) == learned_rounding.main([*arguments, "--stored-bits"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["case"]["grid"] for row in rows] == [CHANNELS, f"{CHANNELS}, stored bits"]
+    assert rows[0]["sqnr_db"] + 1 < rows[1]["sqnr_db"]
+    recipe = SHORT["GPTQ"].recipe("GPTQ", 3, learned_rounding.GRIDS["two levels, stored bits"])
+    assert recipe.storage == "packed"
+    assert recipe.solver == Gptq(bits=3, block_size=8, two_level=True, stored_bits=True)
+
+
 def test_every_choice_is_a_recipe() -> None:
     for name, method in {**METHODS, **PRACTICES}.items():
         recipe = method.recipe(name, 2, learned_rounding.GRIDS["two levels"])

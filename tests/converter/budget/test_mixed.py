@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from converter.budget.effects import BITS, Effects
 from converter.budget.limits import Budget
 from converter.budget.mixed import _NoiseModel
 from passes.numerics.expected_drop import Drop
@@ -64,3 +65,10 @@ def test_it_aims_a_step_below_what_broke_the_budget_if_the_expected_drop_says_no
 
 def test_it_ends_when_powers_within_and_beyond_the_budget_meet() -> None:
     assert aim(trial(0.0285, 0.4, holds=True), trial(0.03, 0.6, holds=False))[0] == 0.0
+
+
+def test_bits_between_the_choices_count_as_the_next_more() -> None:
+    """A small layer on integers gets 7 bits in the type of 8 (`LayerPass.stored_bits`)."""
+    table = np.ones((3, 4))
+    effects = Effects(("a", "b", "c"), np.ones(3, np.int64), table, table, *2 * [table.astype(np.int64)])
+    assert [BITS[choice] for choice in effects.choices({"c": 2, "b": 7, "a": 4})] == [4, 8, 2]

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from benchmarks.shared_data import MissingData
 from benchmarks.targets.programs import LANGUAGES, run_program, why_no
@@ -136,6 +136,33 @@ def test_a_program_places_an_image_as_the_tools_do(name: str, language: str, tmp
     wanted = expected(tmp_path / "model.onnx", smooth(*size))
     _, values = run_or_skip(tmp_path / "model.onnx", language, smooth(*size))
     assert np.abs(values - wanted).max() <= 0.02 * np.abs(wanted).max()
+
+
+def profile() -> bytes:
+    """A colour profile that exchanges red and green."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, green = data.find(b"rXYZ"), data.find(b"gXYZ")
+    data[red : red + 4], data[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(data)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@languages
+def test_a_program_decodes_a_photograph_as_pillow_does(language: str, turned: bool, tmp_path: Path) -> None:
+    """JPEG with fewer pixels of colour, a profile, and the orientation of a camera that was held upright."""
+    if turned and language == "js":
+        pytest.skip("Chromium turns images whatever the page asks for")
+    if why_no(language):
+        pytest.skip(why_no(language))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6 if turned else 1
+    smooth(31, 54).save(tmp_path / "photo.jpg", quality=80, icc_profile=profile(), exif=exif)
+    onnx.save(embedded("nhwc", any_size=True, resize=14, crop=SIDE), tmp_path / "model.onnx")
+    with Image.open(tmp_path / "photo.jpg") as image:
+        wanted = expected(tmp_path / "model.onnx", image)
+    (tmp_path / "program").mkdir()
+    ran = run_program(tmp_path / "model.onnx", language, tmp_path / "photo.jpg", tmp_path / "program")
+    assert np.abs(ran.values - wanted).max() <= EXACT * np.abs(wanted).max()
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,30 +57,40 @@ def android(facts: Facts) -> str:
 
 
 def _image(image: ImageFacts) -> list[str]:
-    count = image.height * image.width
+    any_size = image.placing == "none"
+    height, width = ("height", "width") if any_size else (image.height, image.width)
+    count = f"{height} * {width}" if any_size else image.height * image.width
+    elements = f"{image.channels} * {count}" if any_size else image.channels * image.height * image.width
     place = f"at * {image.channels} + c" if image.input.channels_last else f"c * {count} + at"
     shift = "8 * c" if image.bgr else "16 - 8 * c"
     pixel = f"(argb[at] shr ({shift}) and 255)"
     if image.channels == 1:
         red, green, blue = (f"(argb[at] shr {bits} and 255)" for bits in (16, 8, 0))
         pixel = f"Math.round(0.299f * {red} + 0.587f * {green} + 0.114f * {blue})"
+    sizes = ["1", str(image.channels), str(height), str(width)]
+    sizes = ["1", *sizes[2:], sizes[1]] if image.input.channels_last else sizes
+    shape = f"longArrayOf({', '.join(f'{size}.toLong()' if size.isalpha() else size for size in sizes)})"
     where = {"stretch": "Rect(0, 0, dw, dh)", "centre": "Rect(-left, -top, dw - left, dh - top)"}.get(
         image.placing, "Rect(left, top, left + dw, top + dh)"
     )
-    lines = [
+    placed = [
         *placing(image, _SPELLED),
         f"val placed = Bitmap.createBitmap({image.width}, {image.height}, Bitmap.Config.ARGB_8888)",
         f"placed.eraseColor(Color.rgb({image.pad}, {image.pad}, {image.pad}))",
         f"Canvas(placed).drawBitmap(image, null, {where}, Paint(Paint.FILTER_BITMAP_FLAG))",
-        f"val argb = IntArray({count})",
-        f"placed.getPixels(argb, 0, {image.width}, 0, 0, {image.width}, {image.height})",
     ]
-    shape = f"longArrayOf({', '.join(map(str, image.shape))})"
+    if any_size:
+        placed = ["val height = image.height", "val width = image.width // the file takes any size"]
+    lines = [
+        *placed,
+        f"val argb = IntArray({count})",
+        f"{'image' if any_size else 'placed'}.getPixels(argb, 0, {width}, 0, 0, {width}, {height})",
+    ]
     fill = f"for (at in 0 until {count}) for (c in 0 until {image.channels}) values.put({place}, "
     if image.pixels:
         return [
             *lines,
-            f"val values = ByteBuffer.allocateDirect({image.channels * count}).order(ByteOrder.nativeOrder())",
+            f"val values = ByteBuffer.allocateDirect({elements}).order(ByteOrder.nativeOrder())",
             f"{fill}{pixel}.toByte())",
             f"val tensor = OnnxTensor.createTensor(environment, values, {shape}, OnnxJavaType.UINT8)",
         ]
@@ -89,7 +99,7 @@ def _image(image: ImageFacts) -> list[str]:
     return [
         *lines,
         *(f"val {name} = floatArrayOf({_floats(numbers)})" for name, numbers in image.scaling.items()),
-        f"val values = FloatBuffer.allocate({image.channels * count})",
+        f"val values = FloatBuffer.allocate({elements})",
         f"{fill}{value})",
         f"val tensor = OnnxTensor.createTensor(environment, values, {shape})",
     ]

@@ -70,7 +70,7 @@ def _image(image: ImageFacts) -> list[str]:
     grey, kind = image.channels == 1, _TYPES.get(str(image.input.dtype), "float")
     colour = "cv::COLOR_BGR2GRAY" if grey else None if image.bgr else "cv::COLOR_BGR2RGB"
     lines = [
-        'cv::Mat image = cv::imread("image.jpg", cv::IMREAD_COLOR);  // BGR',
+        'cv::Mat image = cv::imread("image.jpg", cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION);  // BGR',
         *([f"cv::cvtColor(image, image, {colour});"] if colour else []),
         *_placed(image, "CV_8UC1" if grey else "CV_8UC3"),
         f"std::vector<{kind}> values({image.channels} * height * width);",

@@ -34,7 +34,8 @@ def csharp(facts: Facts) -> str:
     """Return the program, with top-level statements."""
     modules = ["System.Linq", "Microsoft.ML.OnnxRuntime", "Microsoft.ML.OnnxRuntime.Tensors"]
     if facts.image is not None:
-        modules += ["SixLabors.ImageSharp", "SixLabors.ImageSharp.PixelFormats", "SixLabors.ImageSharp.Processing"]
+        modules += ["SixLabors.ImageSharp", "SixLabors.ImageSharp.PixelFormats"]
+        modules += [] if facts.image.placing == "none" else ["SixLabors.ImageSharp.Processing"]
     provider = {
         "OpenVINOExecutionProvider": "options.AppendExecutionProvider_OpenVINO();",
         "QNNExecutionProvider": 'options.AppendExecutionProvider("QNN", new() { ["backend_path"] = "QnnHtp.dll" });',
@@ -65,25 +66,41 @@ def _feed(name: str, tensor: str) -> str:
 
 def _image(image: ImageFacts) -> list[str]:
     kind = _TYPES.get(str(image.input.dtype), "float")
-    pixel = "L8" if image.channels == 1 else "Rgb24"
+    bytes_as_they_are = kind == "byte" and image.input.channels_last
+    pixel = "L8" if image.channels == 1 else "Bgr24" if image.bgr and bytes_as_they_are else "Rgb24"
     fill = ", ".join([f"(byte){image.pad}"] * (1 if image.channels == 1 else 3))
     parts = ["pixel.PackedValue"] if image.channels == 1 else ["pixel.R", "pixel.G", "pixel.B"]
     parts = parts[::-1] if image.bgr else parts
     where = {"stretch": "0, 0", "centre": "-left, -top"}.get(image.placing, "left, top")
-    lines = [
-        f'using var image = Image.Load<{pixel}>("image.jpg");',
+    height, width = ("height", "width") if image.placing == "none" else (image.height, image.width)
+    sides = f"{height}, {width}"
+    sizes = f"{sides}, {image.channels}" if image.input.channels_last else f"{image.channels}, {sides}"
+    placed = "image" if image.placing == "none" else "placed"
+    resized = [
         *placing(image, _SPELLED),
         "image.Mutate(edit => edit.Resize(dw, dh, KnownResamplers.Triangle));",
         f"using var placed = new Image<{pixel}>({image.width}, {image.height}, new {pixel}({fill}));",
         f"placed.Mutate(edit => edit.DrawImage(image, new Point({where}), 1f));",
     ]
+    any_size = ["int height = image.Height, width = image.Width; // the file takes any size"]
+    lines = [
+        f'using var image = Image.Load<{pixel}>("image.jpg");',
+        *(any_size if image.placing == "none" else resized),
+    ]
+    if bytes_as_they_are:
+        return [
+            *lines,
+            f"var pixels = new byte[{height} * {width} * {image.channels}];",
+            f"{placed}.CopyPixelDataTo(pixels);",
+            f"var tensor = new DenseTensor<byte>(pixels, new[] {{ 1, {sizes} }});",
+        ]
     lines += [f"float[] {name} = {_floats(numbers)};" for name, numbers in image.scaling.items()]
     lines += [
-        f"var tensor = new DenseTensor<{kind}>(new[] {{ {', '.join(map(str, image.shape))} }});",
-        f"for (int y = 0; y < {image.height}; y++)",
-        f"    for (int x = 0; x < {image.width}; x++)",
+        f"var tensor = new DenseTensor<{kind}>(new[] {{ 1, {sizes} }});",
+        f"for (int y = 0; y < {height}; y++)",
+        f"    for (int x = 0; x < {width}; x++)",
         "    {",
-        "        var pixel = placed[x, y];",
+        f"        var pixel = {placed}[x, y];",
     ]
     for channel, part in enumerate(parts):
         where = f"0, y, x, {channel}" if image.input.channels_last else f"0, {channel}, y, x"

@@ -7,6 +7,8 @@ from converter.snippets.javascript_tensors import feeds, result, sizes, tensor
 
 __all__ = ["javascript"]
 
+_DECODING = '{ colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "none" }'
+
 
 def javascript(facts: Facts) -> str:
     """Return the script. It is a module, for a page or for a bundler."""
@@ -26,9 +28,10 @@ def javascript(facts: Facts) -> str:
 def _image(image: ImageFacts) -> list[str]:
     return [
         'const blob = await (await fetch("image.jpg")).blob();',
-        'const image = await createImageBitmap(blob, { colorSpaceConversion: "none" });',
+        f"const decoding = {_DECODING};",
+        "const image = await createImageBitmap(blob, decoding);",
         *sizes(image),
-        'const context = new OffscreenCanvas(width, height).getContext("2d");',
+        'const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });',
         *_drawn(image),
         "const rgba = context.getImageData(0, 0, width, height).data;",
         *tensor(image, "rgba", 4),
@@ -42,6 +45,14 @@ def _drawn(image: ImageFacts) -> list[str]:
     return [
         f'context.fillStyle = "rgb({image.pad} {image.pad} {image.pad})";',
         "context.fillRect(0, 0, width, height);",
-        'context.imageSmoothingQuality = "high";',
+        *_smoothing(image),
         f"context.drawImage(image, {where}, dw, dh);",
     ]
+
+
+def _smoothing(image: ImageFacts) -> list[str]:
+    """The canvas's filter that is nearest to the file's. Where it enlarges, "medium" is bilinear and "high" cubic."""
+    name = image.preprocess.interpolation or "bilinear"
+    if name == "nearest":
+        return ["context.imageSmoothingEnabled = false;"]
+    return [f'context.imageSmoothingQuality = "{"medium" if name == "bilinear" else "high"}";']

@@ -28,7 +28,7 @@ def node(facts: Facts) -> str:
 def _image(image: ImageFacts) -> list[str]:
     placed = [] if image.placing == "none" else _placed(image)
     return [
-        'const file = sharp("image.jpg").removeAlpha().toColourspace("srgb");',
+        'const file = sharp("image.jpg", { ignoreIcc: true }).removeAlpha().toColourspace("srgb");',
         "const image = await file.metadata();",
         *sizes(image),
         "const rgb = await file",
@@ -39,7 +39,7 @@ def _image(image: ImageFacts) -> list[str]:
 
 def _placed(image: ImageFacts) -> list[str]:
     kernel = _KERNELS.get(image.preprocess.interpolation or "bilinear", "linear")
-    steps = [f'.resize(dw, dh, {{ fit: "fill", kernel: "{kernel}" }})']
+    steps = [f'.resize(dw, dh, {{ fit: "fill", kernel: "{kernel}", fastShrinkOnLoad: false }})']
     if image.placing == "centre":
         steps.append(".extract({ left, top, width, height })")
     if image.placing == "letterbox":

@@ -34,21 +34,24 @@ def rust(facts: Facts) -> str:
     """Return the program."""
     uses = ["use ndarray::ArrayD;", "use ort::{inputs, session::Session, value::Tensor};"]
     provider = {
-        "CUDAExecutionProvider": "CUDAExecutionProvider",
-        "TensorrtExecutionProvider": "TensorRTExecutionProvider",
-        "OpenVINOExecutionProvider": "OpenVINOExecutionProvider",
-        "QNNExecutionProvider": "QNNExecutionProvider",
-        "NnapiExecutionProvider": "NNAPIExecutionProvider",
+        "CUDAExecutionProvider": "CUDA",
+        "TensorrtExecutionProvider": "TensorRT",
+        "OpenVINOExecutionProvider": "OpenVINO",
+        "QNNExecutionProvider": "QNN",
+        "NnapiExecutionProvider": "NNAPI",
     }.get("" if facts.options else facts.provider)
     chosen = ""
     if provider:
-        uses.append(f"use ort::execution_providers::{provider};")
-        chosen = f".with_execution_providers([{provider}::default().build()])?"
+        uses.append("use ort::ep;")
+        chosen = f".with_execution_providers([ep::{provider}::default().build()])?"
     lines = [f"let mut session = Session::builder()?{chosen}.commit_from_file({json.dumps(facts.file)})?;"]
     feeds = []
     if facts.image is not None:
-        uses.append("use image::{imageops, imageops::FilterType};")
-        lines += _image(facts.image)
+        if facts.image.placing == "none":
+            lines += _any_size(facts.image)
+        else:
+            uses.append("use image::{imageops, imageops::FilterType};")
+            lines += _image(facts.image)
         feeds.append(f"{json.dumps(facts.image.input.name)} => Tensor::from_array(tensor)?")
     feeds += [f"{json.dumps(spec.name)} => Tensor::from_array({_zeros(spec)})?" for spec in facts.others]
     lines += [f"let outputs = session.run(inputs![{', '.join(feeds)}])?;", *_result(facts), "Ok(())"]
@@ -64,11 +67,25 @@ def rust(facts: Facts) -> str:
     )
 
 
+def _any_size(image: ImageFacts) -> list[str]:
+    """Lines that make ``tensor`` of all pixels. Files that take any size take colours as uint8."""
+    planes = "let tensor = tensor.permuted_axes(vec![0, 3, 1, 2]).as_standard_layout().into_owned();"
+    swapped = ["for pixel in image.pixels_mut() {", "    pixel.0.reverse(); // BGR", "}"]
+    return [
+        f'let {"mut " if image.bgr else ""}image = image::open("image.jpg")?.to_rgb8();',
+        *(swapped if image.bgr else []),
+        "let (width, height) = image.dimensions(); // the file takes any size",
+        "let shape = vec![1, height as usize, width as usize, 3];",
+        "let tensor = ArrayD::<u8>::from_shape_vec(shape, image.into_raw())?;",
+        *([] if image.input.channels_last else [planes]),
+    ]
+
+
 def _image(image: ImageFacts) -> list[str]:
     grey, kind = image.channels == 1, _TYPES.get(str(image.input.dtype), "f32")
     form, buffer = ("to_luma8", "GrayImage") if grey else ("to_rgb8", "RgbImage")
     colour = ("Luma" if grey else "Rgb") + f"([{', '.join([str(image.pad)] * image.channels)}])"
-    where = "[0, y, x, c]" if image.input.channels_last else "[0, c, y, x]"
+    index = "[[0, y, x, c]]" if image.input.channels_last else "[[0, c, y, x]]"
     source = "2 - c" if image.bgr else "c"
     where = {"stretch": "0, 0", "centre": "-(left as i64), -(top as i64)"}.get(image.placing, "left as i64, top as i64")
     pixel = f"placed.get_pixel(x as u32, y as u32)[{source}]"
@@ -88,7 +105,7 @@ def _image(image: ImageFacts) -> list[str]:
         f"for y in 0..{image.height} {{",
         f"    for x in 0..{image.width} {{",
         f"        for c in 0..{image.channels} {{",
-        f"            tensor[{where}] = {value};",
+        f"            tensor{index} = {value};",
         "        }",
         "    }",
         "}",

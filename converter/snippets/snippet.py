@@ -30,7 +30,7 @@ LANGUAGES: Mapping[str, Callable[[Facts], str]] = MappingProxyType(
 )
 """What writes the program, by the name of the language."""
 
-_ONE_SIZE = frozenset({"csharp", "android", "rust"})  # these programs make float32 or uint8 images of one size
+_NO_FLOAT16 = frozenset({"csharp", "android", "rust"})  # these programs make no float16
 
 
 def snippet(model: str | Path, language: str = "python") -> str:
@@ -46,24 +46,19 @@ def snippet(model: str | Path, language: str = "python") -> str:
     Raises:
         ModelError: The file cannot be read.
         UsageError: There is no such language, or the file takes images of any size and stores none, or several at once.
-            A file that resizes inside, or has inputs or outputs in float16, has no program in C#, Kotlin and Rust.
+            A file with inputs or outputs in float16 has no program in C#, Kotlin and Rust.
     """
     require_type("model", model, (str, Path), "the path of an .onnx file")
     if language not in LANGUAGES:
         raise UsageError(f"`language={language!r}` is none of {', '.join(LANGUAGES)}")
     facts = facts_of(Path(model))
-    if language in _ONE_SIZE:
-        _require_one_size(facts, language)
+    if language in _NO_FLOAT16:
+        _require_no_float16(facts, language)
     return LANGUAGES[language](facts)
 
 
-def _require_one_size(facts: Facts, language: str) -> None:
-    others = ", ".join(each for each in LANGUAGES if each not in _ONE_SIZE)
-    if facts.image is not None and facts.image.placing == "none":
-        raise UsageError(
-            f"{facts.file}: resizes its images inside, and programs in {language} make images of one size; "
-            f"use {others}, or a file without `embed_resize=`"
-        )
+def _require_no_float16(facts: Facts, language: str) -> None:
+    others = ", ".join(each for each in LANGUAGES if each not in _NO_FLOAT16)
     if "float16" in {facts.output_type, *(str(spec.dtype) for spec in facts.inputs)}:
         raise UsageError(
             f"{facts.file}: has inputs or outputs in float16, which programs in {language} do not make; use {others}"

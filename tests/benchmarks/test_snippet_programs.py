@@ -8,9 +8,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
+from benchmarks.photographs import EVALUATION
 from benchmarks.shared_data import MissingData
+from benchmarks.targets import __main__ as command
+from benchmarks.targets import snippets
 from benchmarks.targets.programs import LANGUAGES, run_program, why_no
 from converter import Preprocess, input_specs
 from converter.data.any_size import with_any_size
@@ -138,6 +141,33 @@ def test_a_program_places_an_image_as_the_tools_do(name: str, language: str, tmp
     assert np.abs(values - wanted).max() <= 0.02 * np.abs(wanted).max()
 
 
+def profile() -> bytes:
+    """A colour profile that exchanges red and green."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, green = data.find(b"rXYZ"), data.find(b"gXYZ")
+    data[red : red + 4], data[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(data)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@languages
+def test_a_program_decodes_a_photograph_as_pillow_does(language: str, turned: bool, tmp_path: Path) -> None:
+    """JPEG with fewer pixels of colour, a profile, and the orientation of a camera that was held upright."""
+    if turned and language == "js":
+        pytest.skip("Chromium turns images whatever the page asks for")
+    if why_no(language):
+        pytest.skip(why_no(language))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6 if turned else 1
+    smooth(31, 54).save(tmp_path / "photo.jpg", quality=80, icc_profile=profile(), exif=exif)
+    onnx.save(embedded("nhwc", any_size=True, resize=14, crop=SIDE), tmp_path / "model.onnx")
+    with Image.open(tmp_path / "photo.jpg") as image:
+        wanted = expected(tmp_path / "model.onnx", image)
+    (tmp_path / "program").mkdir()
+    ran = run_program(tmp_path / "model.onnx", language, tmp_path / "photo.jpg", tmp_path / "program")
+    assert np.abs(ran.values - wanted).max() <= EXACT * np.abs(wanted).max()
+
+
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(small_cnn(), tmp_path / "model.onnx")
     smooth(SIDE, SIDE).save(tmp_path / "image.png")
@@ -145,3 +175,37 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for language, word in (("node", "node"), ("cpp", r"g\+\+"), ("js", "none of chromium")):
         with pytest.raises(MissingData, match=f"^{word}"):
             run_program(tmp_path / "model.onnx", language, tmp_path / "image.png", tmp_path)
+
+
+def test_more_photographs_are_spread_over_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(10):
+        (tmp_path / "imagenet_sample" / f"{index:04}").mkdir(parents=True)
+        smooth(8, 8).save(tmp_path / "imagenet_sample" / f"{index:04}" / "0.jpg")
+    monkeypatch.setenv("CONVERT_ONNX_DATA", str(tmp_path))
+    given: list[tuple[list[str], list[str]]] = []
+
+    def measured(_: Path, images: list[Path], languages: list[str]) -> list[object]:
+        given.append(([image.parent.name for image in images], languages))
+        return []
+
+    monkeypatch.setattr(snippets, "install", lambda *_: None)
+    monkeypatch.setattr(snippets, "_measured", measured)
+    assert command.main(["snippets", "--images", "4", "--languages", "python"]) == 0
+    ((folders, languages),) = given
+    assert (folders[len(EVALUATION) :], languages) == (["0000", "0002", "0005", "0007"], ["python"])
+
+
+@pytest.mark.parametrize(
+    ("form", "language", "same", "difference", "failed"),
+    [
+        ("any size", "node", 5, 0.0, False),
+        ("any size", "node", 5, 0.01, True),
+        ("any size", "js", 5, 0.01, False),  # WebAssembly has kernels of its own
+        ("any size", "js", 4, 0.01, True),
+        ("embedded", "node", 4, 0.1, False),
+    ],
+)
+def test_a_program_fails_where_the_file_resizes(
+    form: str, language: str, same: int, difference: float, failed: bool
+) -> None:
+    assert snippets._Row(form, language, 5, same, difference).failed == failed

@@ -1,5 +1,6 @@
 """Programs that run a file: the one in Python runs, and gives what the tools measure; the others have its facts."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,9 @@ from PIL import Image
 
 import converter
 from converter import Preprocess, Settings, convert
+from converter.data.any_size import with_any_size
 from converter.data.dataset import load_data
+from converter.data.embedding import Embed, embed, store_embedded
 from converter.data.preprocess import store_preprocess, stored_preprocess
 from converter.qdq.class_index import with_class_index
 from converter.runtime.runner import Runner
@@ -157,11 +160,127 @@ def test_a_provider_has_the_options_that_the_target_needs(target: str, providers
     assert "OpenVINO" not in converter.snippet(tmp_path / "model.onnx", "cpp")
 
 
+def any_size(folder: Path, image_form: str) -> Path:
+    model, description = embed(small_cnn(), Preprocess(**FORMS["centre"]), Embed.of(image_form))
+    store_embedded(model, description)
+    onnx.save(with_any_size(model), folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+SHAPES = {  # of one image [1, h, w, 3] and [1, 3, h, w] with the height and width of the decoded image
+    "python": ("np.ascontiguousarray(pixels[None], np.uint8)", "pixels.transpose(2, 0, 1)[None], np.uint8)"),
+    "cpp": ("shape[] = {1, height, width, 3}", "shape[] = {1, 3, height, width}"),
+    "js": ('"uint8", values, [1, height, width, 3]', '"uint8", values, [1, 3, height, width]'),
+    "node": ('"uint8", values, [1, height, width, 3]', '"uint8", values, [1, 3, height, width]'),
+    "csharp": ("DenseTensor<byte>(pixels, new[] { 1, height, width, 3 })", "<byte>(new[] { 1, 3, height, width })"),
+    "android": (
+        "longArrayOf(1, height.toLong(), width.toLong(), 3), OnnxJavaType.UINT8",
+        "longArrayOf(1, 3, height.toLong(), width.toLong()), OnnxJavaType.UINT8",
+    ),
+    "rust": ("ArrayD::<u8>::from_shape_vec(shape, image.into_raw())?;\n    let outputs", "vec![0, 3, 1, 2]"),
+}
+SIZES = {  # where the height comes from
+    "python": "np.asarray(image, np.uint8)",
+    "cpp": "height = image.rows",
+    "js": "const { width, height } = image;",
+    "node": "const { width, height } = image;",
+    "csharp": "height = image.Height",
+    "android": "val height = image.height",
+    "rust": "let (width, height) = image.dimensions();",
+}
+TURNED = {  # how colours become blue, green and red
+    "python": "[..., ::-1]",
+    "js": "rgba[4 * at + 2 - c]",
+    "node": "rgb[3 * at + 2 - c]",
+    "csharp": "tensor[0, 0, y, x] = pixel.B;",
+    "android": "argb[at] shr (8 * c)",
+    "rust": "pixel.0.reverse();",
+}
+
+
+def balanced(program: str) -> bool:
+    return all(program.count(opening) == program.count(closing) for opening, closing in ("()", "[]", "{}"))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_gives_a_file_of_any_size_the_image_as_it_is(language: str, tmp_path: Path) -> None:
+    for image_form, shape in zip(("nhwc", "nchw"), SHAPES[language], strict=True):
+        program = converter.snippet(any_size(tmp_path, image_form), language)
+        assert shape in program
+        assert SIZES[language] in program
+        assert '"input"' in program
+        assert balanced(program)
+        assert not re.search(r"\b1[24]\b|resize|crop|mean", program, re.IGNORECASE)  # 12, 14: its own sizes
+
+
+@pytest.mark.parametrize("language", TURNED)
+def test_colours_of_a_file_of_any_size_are_in_its_order(language: str, tmp_path: Path) -> None:
+    assert TURNED[language] in converter.snippet(any_size(tmp_path, "nchw-bgr"), language)
+    assert TURNED[language] not in converter.snippet(any_size(tmp_path, "nchw"), language)
+
+
+def test_opencv_gives_bgr_as_it_is(tmp_path: Path) -> None:
+    assert "BGR2RGB" in converter.snippet(any_size(tmp_path, "nhwc"), "cpp")
+    assert "BGR2RGB" not in converter.snippet(any_size(tmp_path, "nhwc-bgr"), "cpp")
+
+
+def test_imagesharp_copies_pixels_that_are_in_the_order_of_the_file(tmp_path: Path) -> None:
+    assert "Image.Load<Rgb24>" in converter.snippet(any_size(tmp_path, "nhwc"), "csharp")
+    assert "Image.Load<Bgr24>" in converter.snippet(any_size(tmp_path, "nhwc-bgr"), "csharp")
+    assert "Image.Load<Rgb24>" in converter.snippet(any_size(tmp_path, "nchw-bgr"), "csharp")  # which it takes apart
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [
+        ("js", 'colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "none"'),
+        ("node", "ignoreIcc: true"),
+        ("cpp", "cv::IMREAD_IGNORE_ORIENTATION"),
+    ],
+)
+@pytest.mark.parametrize("resized_inside", [True, False])
+def test_pixels_are_decoded_as_they_are_stored(language: str, words: str, resized_inside: bool, tmp_path: Path) -> None:
+    """As Pillow does: no colour profile is applied, and the orientation of the camera is left alone."""
+    path = any_size(tmp_path, "nhwc") if resized_inside else stored(tmp_path, "centre")
+    assert words in converter.snippet(path, language)
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "words"),
+    [
+        (None, 'imageSmoothingQuality = "medium"'),
+        ("bicubic", 'imageSmoothingQuality = "high"'),
+        ("nearest", "imageSmoothingEnabled = false"),
+    ],
+)
+def test_a_canvas_resizes_with_the_filter_nearest_to_that_of_the_file(
+    interpolation: str | None, words: str, tmp_path: Path
+) -> None:
+    model = small_cnn()
+    store_preprocess(model, Preprocess(resize=12, crop=12, interpolation=interpolation))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert words in converter.snippet(tmp_path / "model.onnx", "js")
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
-@pytest.mark.parametrize("name", ["centre", "letterbox", "bgr"])
-def test_the_script_is_javascript(name: str, tmp_path: Path) -> None:
-    (tmp_path / "page.mjs").write_text(converter.snippet(stored(tmp_path, name), "js"))
+@pytest.mark.parametrize("language", ["js", "node"])
+@pytest.mark.parametrize("name", ["centre", "letterbox", "bgr", "any size"])
+def test_the_script_is_javascript(name: str, language: str, tmp_path: Path) -> None:
+    path = any_size(tmp_path, "nchw-bgr") if name == "any size" else stored(tmp_path, name)
+    (tmp_path / "page.mjs").write_text(converter.snippet(path, language))
     subprocess.run(["node", "--check", str(tmp_path / "page.mjs")], check=True)
+
+
+@pytest.mark.skipif(shutil.which("rustfmt") is None, reason="there is no rustfmt")
+@pytest.mark.parametrize("name", ["centre", "letterbox", "bgr", "any size"])
+def test_the_program_in_rust_can_be_parsed(name: str, tmp_path: Path) -> None:
+    path = any_size(tmp_path, "nchw-bgr") if name == "any size" else stored(tmp_path, name)
+    program = converter.snippet(path, "rust")
+    subprocess.run(["rustfmt", "--edition", "2021"], input=program, text=True, check=True, capture_output=True)
+
+
+def test_rust_writes_each_pixel_where_it_belongs(tmp_path: Path) -> None:
+    assert "tensor[[0, c, y, x]] = " in converter.snippet(stored(tmp_path, "centre"), "rust")
 
 
 def test_the_command_prints_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

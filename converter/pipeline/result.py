@@ -29,12 +29,7 @@ from converter.pipeline.verdict.answer import Verdict
 from converter.pipeline.verdict.judge import Known, judge
 from converter.qdq.class_index import with_class_index
 from converter.qdq.dynamic_lstm import is_dynamic_lstm
-from converter.qdq.layer_forms import (
-    bits_in_file,
-    multiplies_integers,
-    recurrent_bits_in_file,
-    runs_on_integers,
-)
+from converter.qdq.layer_forms import bits_in_file, multiplies_integers, recurrent_bits_in_file, runs_on_integers
 from converter.qdq.pruned import KEY as PRUNED_KEY
 from converter.qdq.weights import Storage
 from converter.recipes.builtin import text_to_store
@@ -42,8 +37,8 @@ from converter.recipes.recipe import Recipe
 from converter.runtime.latency import Latencies
 from converter.speed.search import Speed
 from converter.targets.catalog import find_target
-from passes.ir.bodies import inner_nodes
 from passes.graph.embeddings import Embeddings
+from passes.ir.bodies import inner_nodes
 from passes.ir.linear import LINEAR_OPS, RECURRENT_OPS, Linear, refused_layers
 from passes.ir.model import Model
 from passes.ir.recurrent import Recurrent

@@ -57,10 +57,8 @@ def finish(
         table.show(tables)
     elif result.metrics is not None:
         table.show(tables[:1])
-    for line in () if quiet else result.learning:
+    for line in () if quiet else (*result.learning, *(f"Table {line}" for line in result.embeddings)):
         say(line)
-    for line in () if quiet else result.embeddings:
-        say(f"Table {line}")
     if result.taken is not None:
         say(f"Channels: {result.taken.describe()}")
     if result.mending is not None:

@@ -43,7 +43,7 @@ from converter.pipeline.verdict.timing import time_pair
 from converter.qdq.class_index import require_scores
 from converter.qdq.floats import float_model
 from converter.qdq.reader import read_qdq, requantized
-from converter.recipes.overrides import with_overrides
+from converter.recipes.overrides import with_aim, with_overrides
 from converter.recipes.recipe import Recipe
 from converter.recipes.requested_layers import RequestedLayers
 from converter.runtime.few_samples import Feeds, noise_feeds, real_feeds
@@ -244,6 +244,7 @@ def prepare(
     require_weight_only(source, recipe, target)
     require_learnable(source, recipe, target, requested)
     recipe = with_overrides(recipe, stored_preprocess(source), preprocess, settings.limit, settings.seed)
+    recipe = with_aim(recipe, settings.min_sqnr)
     if settings.embed_resize:
         require_any_size(recipe.preprocess, settings.embed_preprocess, fixed=target.static_shapes)
     front = open_front(opened, source, recipe, preprocess, settings.embed_preprocess, quantized=bool(existing))

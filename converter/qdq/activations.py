@@ -20,6 +20,7 @@ class Activations:
         self.model = model
         self.names = names
         self.codes: dict[str, str] = {}  # activation -> tensor that holds its codes
+        self.zero_points: dict[str, str] = {}  # activation -> constant that holds the zero point of its codes
 
     def quantize(self, name: str, source: str, result: str | None = None) -> Fragment:
         """Quantize and dequantize an activation.
@@ -33,7 +34,7 @@ class Activations:
         fragment = Fragment(self.names)
         parameters = _parameters(fragment, name, grid)
         codes = fragment.node("QuantizeLinear", f"{name}_quantize", [source, *parameters], f"{name}_quantized")
-        self.codes[name] = codes
+        self.codes[name], self.zero_points[name] = codes, parameters[1]
         result = result or self.names.tensor(f"{name}_dequantized")
         fragment.node_into("DequantizeLinear", f"{name}_dequantize", [codes, *parameters], result)
         return fragment
@@ -48,7 +49,7 @@ class Activations:
         """
         self.codes[name] = pixels
         fragment = Fragment(self.names)
-        _dequantize(fragment, name, pixels, self.model.activation_qparams[name], result)
+        self.zero_points[name] = _dequantize(fragment, name, pixels, self.model.activation_qparams[name], result)
         return fragment
 
     def rescale(self, source: str, name: str, result: str | None = None) -> Fragment:
@@ -61,7 +62,8 @@ class Activations:
         """
         self.codes[name] = self.codes[source]
         fragment = Fragment(self.names)
-        _dequantize(fragment, name, self.codes[name], self.model.activation_qparams[name], result)
+        grid = self.model.activation_qparams[name]
+        self.zero_points[name] = _dequantize(fragment, name, self.codes[name], grid, result)
         return fragment
 
     def scalar(self, constant: TensorProto) -> Fragment:
@@ -107,10 +109,12 @@ def _parameters(fragment: Fragment, name: str, grid: ActivationGrid) -> list[str
     return [scale, fragment.constant(f"{name}_zero_point", np.asarray(grid.zero_point, grid.dtype))]
 
 
-def _dequantize(fragment: Fragment, name: str, codes: str, grid: ActivationGrid, result: str | None = None) -> None:
-    inputs = [codes, *_parameters(fragment, name, grid)]
+def _dequantize(fragment: Fragment, name: str, codes: str, grid: ActivationGrid, result: str | None = None) -> str:
+    """Add a DequantizeLinear. Return the constant that holds the zero point."""
+    parameters = _parameters(fragment, name, grid)
     result = result or fragment.names.tensor(f"{name}_dequantized")
-    fragment.node_into("DequantizeLinear", f"{name}_dequantize", inputs, result)
+    fragment.node_into("DequantizeLinear", f"{name}_dequantize", [codes, *parameters], result)
+    return parameters[1]
 
 
 def scalar_constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:

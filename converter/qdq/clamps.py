@@ -18,7 +18,10 @@ from passes.numerics.grid import ActivationGrid
 __all__ = ["with_clamps"]
 
 _BEFORE_CLAMPS = frozenset(
-    {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Sum", "Mul", "Concat", "BatchNormalization"}
+    {
+        *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Sum", "Mul", "Concat", "BatchNormalization"),
+        "LeakyRelu",
+    }
 )
 
 
@@ -46,6 +49,8 @@ def with_clamps(
         grid = ranges.get(name)
         if grid is None or node.op_type not in _BEFORE_CLAMPS or (name in outputs and grid.ends[0] < 0):
             continue
+        if node.op_type == "LeakyRelu" and _holds(grid, node, ranges.get(node.input[0])):
+            continue
         bounds = [
             constant(f"{name}_{which}", np.array(np.float32(code - grid.zero_point) * grid.scale, np.float32))
             for which, code in zip(("low", "high"), grid.code_range, strict=True)
@@ -53,3 +58,13 @@ def with_clamps(
         node.output[0] = f"{name}_unclamped"
         result.append(onnx.helper.make_node("Clip", [node.output[0], *bounds], [name], name=f"{name}_clamp"))
     return result
+
+
+def _holds(grid: ActivationGrid, node: NodeProto, source: ActivationGrid | None) -> bool:
+    """Whether a LeakyRelu of values on ``source`` stays within half a step of ``grid``."""
+    if source is None:
+        return False
+    alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), 0.01)
+    half = float(grid.scale) / 2
+    (low, high), (least, most) = source.ends, grid.ends
+    return min(low, alpha * low) >= least - half and max(high, alpha * low) <= most + half

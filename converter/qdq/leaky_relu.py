@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from onnx import NodeProto, helper, numpy_helper
 
 from converter.qdq.fragment import Fragment, Names
@@ -30,6 +31,15 @@ _TOLERANCE = 1e-5  # of scales that are float32
 def leaky_relus(model: Model) -> frozenset[str]:
     """Return the names of the LeakyRelu nodes that are written as sums."""
     grids = model.activation_qparams
+
+    def has_codes(tensor: gs.Tensor) -> bool:
+        return tensor.name in grids and grids[tensor.name].bits == 8
+
+    def behind_clamp(tensor: gs.Tensor) -> gs.Tensor:
+        """The result of the clamp that alone reads the tensor, since the quantizer may take it over."""
+        only = tensor.outputs[0] if len(tensor.outputs) == 1 else None
+        return only.outputs[0] if only is not None and only.op in model.rules.absorbable else tensor
+
     return frozenset(
         str(node.name)
         for node in model.graph.nodes
@@ -37,23 +47,24 @@ def leaky_relus(model: Model) -> frozenset[str]:
         and model.rules.leaky_relu_as_sum
         and is_default_domain(node)
         and 0 < node.attrs.get("alpha", _ALPHA) < 1
-        and all(tensor.name in grids and grids[tensor.name].bits == 8 for tensor in (*node.inputs, *node.outputs))
+        and has_codes(node.inputs[0])
+        and (has_codes(node.outputs[0]) or has_codes(behind_clamp(node.outputs[0])))
     )
 
 
-def leaky_sum(node: NodeProto, codes: str, grid: ActivationGrid, names: Names) -> Fragment:
+def leaky_sum(node: NodeProto, codes: str, zero: str, grid: ActivationGrid, names: Names) -> Fragment:
     """Return the nodes that replace a LeakyRelu. The last of them writes the node's output under the node's name.
 
     Args:
         node: The LeakyRelu.
         codes: Tensor that holds the codes of its input.
+        zero: Constant that holds their zero point.
         grid: Grid of these codes.
         names: Names of the graph.
     """
     fragment = Fragment(names)
     alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), _ALPHA)
     source = node.input[0]
-    zero = fragment.constant(f"{source}_zero_point", np.asarray(grid.zero_point, grid.dtype))
     positive = fragment.node("Clip", f"{node.name}.positive", [codes, zero], f"{source}_positive")
     terms = []
     for part, factor, read in (("all", alpha, codes), ("positive", 1 - alpha, positive)):
@@ -79,6 +90,7 @@ def sums_to_leaky_relus(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with a LeakyRelu in place of each such sum. A model without one is returned as it is."""
     tensors = Tensors.of(model.graph)
     readers = Counter(name for node in tensors.nodes for name in node.input)
+    readers.update(value.name for value in model.graph.output)
     sums = {node.output[0]: found for node in model.graph.node if (found := _sum(node, tensors, readers)) is not None}
     if not sums:
         return model

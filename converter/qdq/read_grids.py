@@ -45,10 +45,12 @@ def grid_of(node: NodeProto, root: str, tensors: Tensors) -> ActivationGrid:
 
 
 def _type_without_zero_point(node: NodeProto, root: str, tensors: Tensors) -> str:
-    """The type of codes that QuantizeLinear's output_dtype says, also for the DequantizeLinear behind it."""
+    """The type of codes that QuantizeLinear writes, also for the DequantizeLinear behind it."""
     maker: NodeProto | None = node
     while maker is not None and maker.op_type != "QuantizeLinear":  # a Clip of codes may stand between
         maker = tensors.makers.get(maker.input[0])
+    if maker is not None and len(maker.input) > 2 and maker.input[2]:
+        return type_name(required_constant(maker.input[2], root, tensors).data_type)
     for attribute in maker.attribute if maker is not None else ():
         if attribute.name == "output_dtype" and attribute.i:
             kind = type_name(attribute.i)
@@ -81,9 +83,8 @@ def typed_grid(scale: float, zero_point: int, kind: str) -> ActivationGrid:
 
 def same_grid(one: ActivationGrid, other: ActivationGrid) -> bool:
     """Return whether codes stand for the same values, but for rounding of the scale."""
-    return one.zero_point == other.zero_point and abs(float(one.scale) - float(other.scale)) <= _TOLERANCE * float(
-        one.scale
-    )
+    alike = (one.zero_point, one.signed, one.bits) == (other.zero_point, other.signed, other.bits)
+    return alike and abs(float(one.scale) - float(other.scale)) <= _TOLERANCE * float(one.scale)
 
 
 def _single(values: NDArray[Any]) -> NDArray[Any]:

@@ -222,7 +222,8 @@ class _Writer:
         if node.name in self.leaky_relus:
             source = node.input[0]
             grid = self.model.activation_qparams[source]
-            self.add(leaky_sum(node, self.activations.codes[source], grid, self.names))
+            codes, zero = self.activations.codes[source], self.activations.zero_points[source]
+            self.add(leaky_sum(node, codes, zero, grid, self.names))
             return
         layer = self.layers.get(node.name)
         quantized = self.model.quantized.get(node.name)

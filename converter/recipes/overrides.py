@@ -13,11 +13,14 @@ from passes.arguments import require_names, require_type, whole
 from passes.base import Pass
 from passes.channels.prune_channels import PruneChannels
 from passes.errors import UsageError, argument
+from passes.graph.embeddings import Embeddings
 from passes.graph.exclude import Exclude
 from passes.ir.linear import RECURRENT_OPS
 from passes.numerics.two_level import MOST_BITS
 
-__all__ = ["with_bits", "with_channels", "with_layers", "with_overrides", "with_recurrent_bits"]
+__all__ = ["with_aim", "with_bits", "with_channels", "with_layers", "with_overrides", "with_recurrent_bits"]
+
+_TABLES_OVER_AIM = 10.0  # dB: a tenth of the error that the aim allows
 
 
 def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, int] | None = None) -> Recipe:
@@ -49,6 +52,19 @@ def with_layers(recipe: Recipe, exclude: Sequence[str] = (), bits: Mapping[str, 
         raise UsageError(f"{argument(bits=dict(bits))}: {error}") from error
     if exclude:
         passes = _with_excluded(passes, exclude)
+    return dataclasses.replace(recipe, passes=tuple(passes))
+
+
+def with_aim(recipe: Recipe, min_sqnr: float | None) -> Recipe:
+    """Return the recipe with embedding tables in float that would keep less than 10 dB over an aim."""
+    if min_sqnr is None:
+        return recipe
+    passes = (
+        dataclasses.replace(step, least_db=max(step.least_db, min_sqnr + _TABLES_OVER_AIM))
+        if isinstance(step, Embeddings)
+        else step
+        for step in recipe.passes
+    )
     return dataclasses.replace(recipe, passes=tuple(passes))
 
 

@@ -21,7 +21,7 @@ class Exclude(GraphPass):
 
     Attributes:
         layers: Names of the layers, or other selectors of `passes.ir.selectors`. An If counts as a layer: its branches
-            stay in float.
+            stay in float. So does a Gather of rows of an embedding table: the table stays in float.
     """
 
     name: ClassVar[str] = "exclude"
@@ -37,10 +37,13 @@ class Exclude(GraphPass):
         """
         layers = model.layers()
         recurrent = recurrent_layers(model.graph)
-        known = [*layers, *recurrent, *(str(node.name) for node in choices_with_layers(model.graph))]
+        tables = [str(node.name) for table in model.lone_tables() for node in table.outputs]
+        known = [*layers, *recurrent, *(str(node.name) for node in choices_with_layers(model.graph)), *tables]
         selected = select(self.layers, model.graph, known, self.name)
         names = [name for chosen in selected.values() for name in chosen]
-        model.float_branches.update(name for name in names if name not in layers and name not in recurrent)
+        model.float_tables.update(name for name in names if name in tables)
+        others = (name for name in names if name not in layers and name not in recurrent and name not in tables)
+        model.float_branches.update(others)
         changed = {name: Change("left in float") for name in names if name in layers or name in recurrent}
         model.float_reasons |= dict.fromkeys(changed, "excluded by the recipe")
         skipped = {name: "not excluded" for name in layers if name not in changed}

@@ -14,7 +14,7 @@ from passes.ir.onnx_graph import choices_with_layers
 from passes.ir.recurrent import Recurrent, recurrent_layers
 from passes.ir.rules import Rules
 from passes.ir.surgery import fresh_name, tensor_names
-from passes.ir.tables import Table, find_tables
+from passes.ir.tables import Table, find_tables, lone_tables
 from passes.numerics.grid import ActivationGrid, Codes, Floats, Grid
 from passes.numerics.sparsity import Pruned
 
@@ -84,6 +84,7 @@ class Model:
         activation_qparams: Grid (scale and zero point) of every activation that will be quantized, by tensor name.
         float_reasons: Why a layer stays in float, by layer name.
         float_branches: Names of If nodes whose branches stay in float.
+        float_tables: Names of Gathers whose embedding tables stay in float.
         float_activations: Why a node runs in float although its weight, if it has one, is quantized, by node name.
         float_weights: Weight and bias of a layer before it was quantized, by layer name.
         selected: Layers that selectors of `LayerPass.layer_bits` by operator and by place matched when layers could be
@@ -98,6 +99,7 @@ class Model:
     activation_qparams: dict[str, ActivationGrid] = field(default_factory=dict)
     float_reasons: dict[str, str] = field(default_factory=dict)
     float_branches: set[str] = field(default_factory=set)
+    float_tables: set[str] = field(default_factory=set)
     float_activations: dict[str, str] = field(default_factory=dict)
     float_weights: dict[str, FloatWeight] = field(default_factory=dict)
     selected: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -140,6 +142,14 @@ class Model:
         nodes = {node.name: node for node in self.graph.nodes}
         kept = {name: self.float_weights[name].stored for name in layers if name in self.float_weights}
         return find_tables(self.graph, layers, {name: kept.get(name, nodes[name].inputs[1]._values) for name in layers})
+
+    def lone_tables(self) -> list[gs.Constant]:
+        """Return the embedding tables that no layer has as its weight."""
+        layers = self.layers()
+        nodes = {node.name: node for node in self.graph.nodes}
+        weights = {name: nodes[name].inputs[layer.operand]._values for name, layer in layers.items()}
+        shared = find_tables(self.graph, layers, weights).values()
+        return lone_tables(self.graph, {reader for table in shared for reader in table.readers})
 
     def node(self, name: str) -> gs.Node:
         """Return the node of a name.

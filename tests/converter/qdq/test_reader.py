@@ -227,3 +227,21 @@ def test_codes_without_a_zero_point_have_the_type_that_the_node_says(kind: str, 
     model = make_model(nodes, constants, inputs={"input": ["n", 8]}, outputs={"output": ["n", 5]}, opset=21)
     _, found = read_qdq(model)
     assert found.ranges["input"].code_range[0] == low
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+def test_a_zero_point_may_stand_at_the_quantize_node_alone(kind: type) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["codes"], "q"),
+        helper.make_node("DequantizeLinear", ["codes", "scale"], ["floats"], "d"),
+        helper.make_node("Gemm", ["floats", "w"], ["output"], "fc"),
+    ]
+    constants = {
+        "scale": np.array(0.05, np.float32),
+        "zero": np.array(0, kind),
+        "w": np.eye(8, 5, dtype=np.float32),
+    }
+    model = make_model(nodes, constants, inputs={"input": ["n", 8]}, outputs={"output": ["n", 5]}, opset=21)
+    _, found = read_qdq(model)
+    assert found.ranges["input"].signed
+    assert "input" not in found.unkept

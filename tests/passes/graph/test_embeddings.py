@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converter import Result, convert
+from converter import Result, Settings, convert
 from converter.qdq.reader import read_qdq
 from passes.numerics.error import sqnr_db
 from tests.support.networks import run
@@ -106,6 +106,117 @@ def test_tables_that_stay_in_float(what: str) -> None:
     assert "words_int8" not in constants(result.model)
     assert len(result.embeddings) == (what in {"spiky", "nan"})
     assert all("stays in float" in line for line in result.embeddings)
+
+
+def behind(nodes: list[onnx.NodeProto], **more: np.ndarray) -> onnx.ModelProto:
+    """Rows "first" [n, 7, k] of a table of whole numbers, and nodes that make "output" of them."""
+    table = np.random.default_rng(6).permutation(ROWS * WIDTH).reshape(ROWS, WIDTH).astype(np.float32)
+    gather = helper.make_node("Gather", ["words", "ids"], ["first"], "embed")
+    graph = helper.make_graph(
+        [gather, *nodes],
+        "lookup",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", 7])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in {"words": table, **more}.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+W = np.random.default_rng(7).standard_normal((WIDTH, 5)).astype(np.float32)
+DATA = np.random.default_rng(8).standard_normal((ROWS * WIDTH, 4)).astype(np.float32)
+EXACT = {
+    "indices": (
+        [
+            helper.make_node("Cast", ["first"], ["numbers"], "cast", to=TensorProto.INT64),
+            helper.make_node("Gather", ["data", "numbers"], ["found"], "look"),
+            helper.make_node("MatMul", ["found", "w"], ["output"], "head"),
+        ],
+        {"data": DATA[:, :1].repeat(4, 1)[: ROWS * WIDTH], "w": W[:4]},
+        "Cast cast may need exact values",
+    ),
+    "anchors": (
+        [
+            helper.make_node("MatMul", ["first", "w"], ["scores"], "head"),
+            helper.make_node("MatMul", ["scores", "back"], ["offsets"], "tail"),
+            helper.make_node("Add", ["first", "offsets"], ["output"], "decode"),
+        ],
+        {"w": W, "back": W.T.copy()},
+        "no layer or normalization is between it and output output",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", list(EXACT))
+@pytest.mark.parametrize("recipe", ["int8", "int8-weight-only"])
+def test_numbers_that_must_be_exact_stay_in_float(what: str, recipe: str) -> None:
+    nodes, more, reason = EXACT[what]
+    result = convert(behind(nodes, **more), {"ids": IDS}, recipe=recipe)
+    assert "words" in constants(result.model)
+    assert any(reason in line for line in result.embeddings)
+
+
+@pytest.mark.parametrize("spelled_out", [False, True])
+def test_a_shortcut_around_layers_from_a_normalization_is_no_obstacle(spelled_out: bool) -> None:
+    """As in transformers that normalize behind the shortcut: the output is the last normalization."""
+    if spelled_out:
+        nodes = [
+            helper.make_node("ReduceMean", ["first", "axes"], ["mean"], "mean"),
+            helper.make_node("Sub", ["first", "mean"], ["centred"], "centre"),
+            helper.make_node("Pow", ["centred", "two"], ["squares"], "square"),
+            helper.make_node("ReduceMean", ["squares", "axes"], ["variance"], "variance"),
+            helper.make_node("Sqrt", ["variance"], ["deviation"], "root"),
+            helper.make_node("Div", ["centred", "deviation"], ["normal"], "normalize"),
+        ]
+    else:
+        nodes = [helper.make_node("LayerNormalization", ["first", "ones"], ["normal"], "normalize")]
+    nodes += [
+        helper.make_node("MatMul", ["normal", "w"], ["inner"], "up"),
+        helper.make_node("MatMul", ["inner", "back"], ["update"], "down"),
+        helper.make_node("Add", ["normal", "update"], ["output"], "shortcut"),
+    ]
+    more = {"w": W, "back": W.T.copy()}
+    more |= (
+        {"axes": np.array([-1], np.int64), "two": np.array(2, np.float32)}
+        if spelled_out
+        else {"ones": np.ones(WIDTH, np.float32)}
+    )
+    result = convert(behind(nodes, **more), {"ids": IDS}, recipe="int8-weight-only")
+    assert "words_int8" in constants(result.model)
+
+
+def test_every_row_must_keep_enough() -> None:
+    table = 100 * np.random.default_rng(9).standard_normal((ROWS, WIDTH)).astype(np.float32)
+    table[150] = 0.0039
+    table[150, 0] = 1.0
+    result = convert(words(table), {"ids": IDS}, recipe="int8-weight-only")
+    assert "words" in constants(result.model)
+    assert "row 150 would keep 28" in result.embeddings[0]
+
+
+@pytest.mark.parametrize("selector", ["embed", "emb*", "op:Gather"])
+def test_a_gather_can_be_excluded(selector: str) -> None:
+    result = convert(words(), {"ids": IDS}, recipe="int8", exclude=[selector])
+    assert "words" in constants(result.model)
+    assert "embed is excluded" in result.embeddings[0]
+    assert [layer.bits for layer in result.layers] == [8]
+
+
+def test_an_aim_near_the_table_s_own_error_leaves_it_in_float() -> None:
+    low, high = (
+        convert(words(), {"ids": IDS}, recipe="int8-weight-only", settings=Settings(min_sqnr=aim)) for aim in (20, 38)
+    )
+    assert "words_int8" in constants(low.model)
+    assert "words" in constants(high.model)
+
+
+def test_a_table_of_one_column_would_not_become_smaller() -> None:
+    table = np.random.default_rng(10).standard_normal((ROWS * WIDTH, 1)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["first", "w"], ["output"], "head")]
+    network = behind(nodes, w=W[:1])
+    network.graph.initializer[0].CopyFrom(numpy_helper.from_array(table, "words"))
+    model = convert(network, {"ids": IDS}, recipe="int8-weight-only").model
+    assert "words" in constants(model)
+    assert model.ByteSize() < 1.1 * network.ByteSize()
 
 
 def test_a_table_that_a_layer_has_too_gets_the_layer_s_codes() -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,14 @@ def static_files(model: Path, images: NDArray[np.float32], folder: Path) -> dict
 
     with errors_only():  # it warns about preprocessing that is done below
         prepared = folder / "prepared.onnx"
-        try:
-            quant_pre_process(str(model), str(prepared))
-        except Exception as error:
-            if "Incomplete symbolic shape inference" not in str(error):
-                raise
-            quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)  # as its message advises
+        source = str(model.resolve())
+        with chdir(folder):  # where it fails, it leaves files in the current folder
+            try:
+                quant_pre_process(source, prepared.name)
+            except Exception as error:
+                if "Incomplete symbolic shape inference" not in str(error):
+                    raise
+                quant_pre_process(source, prepared.name, skip_symbolic_shape=True)  # as its message advises
         written = {}
         for types, form in _FORMS:
             path = folder / f"static-{types}-{form}.onnx"

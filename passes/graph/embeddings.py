@@ -31,6 +31,7 @@ __all__ = ["Embeddings"]
 
 _LARGEST_CODE = 127
 _CHUNK = 1 << 22  # values that are rounded together
+_ROW_BELOW = 5.0  # dB: of 30,000 words of a sentence encoder, one has 29.7 dB, and 0.1 % have 36 and less
 _NODES = 1000  # bytes of the nodes that read codes, at most
 _ENDS = frozenset(
     {
@@ -76,8 +77,8 @@ class Embeddings(GraphPass):
     recipe excludes.
 
     Attributes:
-        least_db: SQNR in dB that a table, and every row of it, must keep. Normal values have 40 dB and more. A row with
-            one value far above the others can lose the rest.
+        least_db: SQNR in dB that a table must keep, and each of its rows but for 5 dB. Normal values have 40 and more.
+            A row with one value far above the others can lose the rest.
     """
 
     name: ClassVar[str] = "embeddings"
@@ -118,11 +119,13 @@ class Embeddings(GraphPass):
             codes[part] = np.rint(values / scales[part, None]).clip(-_LARGEST_CODE, _LARGEST_CODE)
             for energy, of in zip(energies, (values, values - codes[part] * scales[part, None]), strict=True):
                 energy[part] = np.square(of, dtype=np.float64).sum(axis=1)
-        lost = np.flatnonzero(energies[1] > energies[0] / 10 ** (self.least_db / 10))
-        if len(lost):
-            row = int(lost[0])
-            return f"row {row} would keep {decibel(energies[0, row], energies[1, row]):.1f} of {self.least_db:g} dB"
-        return codes, scales, decibel(*energies.sum(axis=1))
+        row = int(np.argmax(energies[1] / np.maximum(energies[0], np.finfo(np.float64).tiny)))
+        worst, sqnr = decibel(*energies[:, row]), decibel(*energies.sum(axis=1))
+        if sqnr < self.least_db:
+            return f"it would keep {sqnr:.1f} of {self.least_db:g} dB"
+        if worst < self.least_db - _ROW_BELOW:
+            return f"row {row} would keep {worst:.1f} of {self.least_db - _ROW_BELOW:g} dB"
+        return codes, scales, sqnr
 
 
 def _chunks(table: NDArray[np.float32]) -> Iterator[slice]:

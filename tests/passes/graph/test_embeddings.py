@@ -185,12 +185,15 @@ def test_a_shortcut_around_layers_from_a_normalization_is_no_obstacle(spelled_ou
 
 
 def test_every_row_must_keep_enough() -> None:
-    table = 100 * np.random.default_rng(9).standard_normal((ROWS, WIDTH)).astype(np.float32)
+    table = 100 * np.random.default_rng(9).standard_normal((ROWS, 500)).astype(np.float32)
     table[150] = 0.0039
     table[150, 0] = 1.0
-    result = convert(words(table), {"ids": IDS}, recipe="int8-weight-only")
+    table[151] = 0.0
+    network = words(table)
+    network.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones((500, 5), np.float32), "w"))
+    result = convert(network, {"ids": IDS}, recipe="int8-weight-only")
     assert "words" in constants(result.model)
-    assert "row 150 would keep 28" in result.embeddings[0]
+    assert "row 150 would keep 21" in result.embeddings[0]
 
 
 @pytest.mark.parametrize("selector", ["embed", "emb*", "op:Gather"])

@@ -31,7 +31,7 @@ __all__ = ["BASE", "mixed_attempts"]
 
 BASE = dataclasses.replace(
     # block scales of smaller blocks take bytes that gain more as bits of other layers
-    RECIPES["int4"].with_solver(block_size=16, fewest_blocks=0, stored_bits=True),
+    RECIPES["int4"].with_solver(block_size=16, fewest_blocks=0),
     name="mixed",
     description="bits of every layer chosen within a budget",
     storage="packed",

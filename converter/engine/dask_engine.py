@@ -124,8 +124,13 @@ def local_engine(count: int, memory: int | None) -> Iterator[DaskEngine]:
 
 @contextmanager
 def _environment_of_this_process() -> Iterator[Callable[[], None]]:
-    """Restore the variables that Dask sets in this process for those that it starts, at the end or when called."""
+    """Restore the variables that Dask sets in this process for those that it starts, at the end or when called.
+
+    Its own value of one variable is taken out first: another cluster left it here, and Dask prefers it to a new one.
+    """
     before = dict(os.environ)
+    if before.get(_TRIM) == str(_TRIM_OF_DASK):
+        del os.environ[_TRIM]
 
     def restore() -> None:
         for name in set(os.environ) - set(before):

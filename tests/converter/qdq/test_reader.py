@@ -217,7 +217,7 @@ def test_from_the_command_line() -> None:
 
 @pytest.mark.parametrize(("kind", "low"), [("INT8", -128), ("UINT8", 0), ("INT16", -32768)])
 def test_codes_without_a_zero_point_have_the_type_that_the_node_says(kind: str, low: int) -> None:
-    attributes = {"output_dtype": int(TensorProto.DataType.Value(kind))}
+    attributes: dict[str, Any] = {"output_dtype": int(TensorProto.DataType.Value(kind))}
     nodes = [
         helper.make_node("QuantizeLinear", ["input", "scale"], ["codes"], "q", **attributes),
         helper.make_node("DequantizeLinear", ["codes", "scale"], ["floats"], "d"),

@@ -131,7 +131,9 @@ def test_attempts_are_in_the_text_and_in_the_plot(page: str, facts: dict[str, An
         better = [
             other
             for other in search["attempts"]
-            if other["bytes"] < attempt["bytes"] and other["sqnr_db"] > attempt["sqnr_db"]
+            if (other["bytes"], -other["sqnr_db"]) != (attempt["bytes"], -attempt["sqnr_db"])
+            and other["bytes"] <= attempt["bytes"]
+            and other["sqnr_db"] >= attempt["sqnr_db"]
         ]
         assert row["front"] == (not better)
         assert row["text"].endswith(", kept") == kept

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from converter.qdq.leaky_relu import slope
 from passes.numerics.grid import ActivationGrid
 
 __all__ = ["with_clamps"]
@@ -64,7 +65,6 @@ def _holds(grid: ActivationGrid, node: NodeProto, source: ActivationGrid | None)
     """Whether a LeakyRelu of values on ``source`` stays within half a step of ``grid``."""
     if source is None:
         return False
-    alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), 0.01)
-    half = float(grid.scale) / 2
-    (low, high), (least, most) = source.ends, grid.ends
-    return min(low, alpha * low) >= least - half and max(high, alpha * low) <= most + half
+    half, (low, high), (least, most) = float(grid.scale) / 2, source.ends, grid.ends
+    results = slope(node) * low, high  # 0 is on every grid
+    return min(results) >= least - half and max(results) <= most + half

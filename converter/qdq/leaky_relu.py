@@ -1,8 +1,8 @@
 """A LeakyRelu between 8-bit tensors, as the sum of two multiples of codes: alpha x + (1 - alpha) max(x, 0).
 
 onnxruntime's LeakyRelu on integers looks every code up in a table. A Clip of codes at their zero point and an Add on
-integers are 1.7 times as fast (`python -m benchmarks.leaky_relu`). Both multiples are other scales of the same codes, so
-nothing is rounded in between. Results differ only where a value lies in the middle of two codes.
+integers are 1.7 times as fast (`python -m benchmarks.leaky_relu`). Both multiples are other scales of the same codes.
+So nothing is rounded in between, and results differ only where a value lies in the middle of two codes.
 
     codes -> DequantizeLinear(alpha s) ------------------------> Add -> the LeakyRelu's output
     codes -> Clip(zero point) -> DequantizeLinear((1 - alpha) s) ->

@@ -1,4 +1,4 @@
-"""Store embedding tables as int8, with a scale for each row: what stands in the file for a language model's words.
+"""Store embedding tables, such as that of a language model's words, as int8 with a scale for each row.
 
     codes -> Gather(ids) -> Cast(FLOAT) -> Mul(scale of each id)
 
@@ -6,8 +6,8 @@ Rows are rounded to nearest on symmetric grids, s = max |row| / 127, as Q8BERT d
 arXiv:1910.06188, equation 1, there with one scale for the table). Only rows that are read become floats. A table that
 is the weight of a layer too gets the codes of that layer instead (`converter.qdq.tables`).
 
-Not every table holds embeddings: it may hold indices, anchors of boxes or other numbers that must be exact. So all that
-is made of the rows has to come to a layer or a normalization, by arithmetic and moves alone.
+Not every table holds embeddings: it may hold indices, anchors of boxes or other numbers that must be exact. So
+every way from the rows to an output has to pass a layer or a normalization, and before it arithmetic and moves alone.
 """
 
 from collections.abc import Iterator
@@ -42,22 +42,8 @@ _ENDS = frozenset(
 )
 _ARITHMETIC = frozenset(
     {
-        *(
-            "Add",
-            "Div",
-            "Dropout",
-            "Elu",
-            "Erf",
-            "Gelu",
-            "GlobalAveragePool",
-            "Identity",
-            "LeakyRelu",
-            "Mean",
-            "Mul",
-            "Neg",
-            "Pow",
-        ),
-        *("ReduceMean", "ReduceSum", "Relu", "Sigmoid", "Softmax", "Sqrt", "Sub", "Sum", "Swish", "Tanh"),
+        *("Add", "Div", "Dropout", "Elu", "Erf", "Gelu", "GlobalAveragePool", "Identity", "LeakyRelu", "Mean", "Mul"),
+        *("Neg", "Pow", "ReduceMean", "ReduceSum", "Relu", "Sigmoid", "Softmax", "Sqrt", "Sub", "Sum", "Swish", "Tanh"),
     }
 )
 _MEANS = frozenset({"ReduceMean", "GlobalAveragePool"})  # of the last axis, as `normalise` writes it
